@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_measure.comparison import smooth_images
 from vmoe_measure.image_labels import class_index, read_labels, unambiguous
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.pictures import open_regular
-from vmoe_runtime.resampling import resize_bilinear
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SEED = 0
-_PATCHES_PER_SIDE = 7
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -114,12 +113,7 @@ def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
     Returns:
         uint8[count, H, W, C] without labels.
     """
-    generator = np.random.default_rng(_SEED)
-    coarse = generator.uniform(0, 255, (count, _PATCHES_PER_SIDE, _PATCHES_PER_SIDE, spec.channels))
-    smooth = np.empty((count, spec.height, spec.width, spec.channels), np.uint8)
-    for index, image in enumerate(coarse):
-        smooth[index] = np.rint(resize_bilinear(image, spec.height, spec.width))
-    return ImageSource(smooth)
+    return ImageSource(smooth_images(count, spec.height, spec.width, spec.channels))
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:
@@ -141,6 +135,18 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dic
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}") from None
     return loose, {name: files for name, files in found.items() if files}
+
+
+def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """The pictures of a folder; see `find_files`.
+
+    Raises:
+        ImageError: there are none, or a folder can't be read.
+    """
+    loose, below = find_files(folder, PICTURE_SUFFIXES)
+    if not loose and not below:
+        raise ImageError(f"{folder} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return loose, below
 
 
 def _from_npz(path: Path) -> ImageSource:
@@ -173,10 +179,8 @@ def _from_npz(path: Path) -> ImageSource:
 
 
 def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes: int | None) -> ImageSource:
-    loose, by_class = find_files(folder, PICTURE_SUFFIXES)
+    loose, by_class = pictures_of(folder)
     paths = loose + [path for pictures in by_class.values() for path in pictures]
-    if not paths:
-        raise ImageError(f"{folder} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
     # In folder order a batch would hold one class only, and one class asks for few experts.
     order = np.random.default_rng(_SEED).permutation(len(paths))
     shuffled = tuple(paths[index] for index in order)

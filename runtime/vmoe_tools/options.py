@@ -60,29 +60,24 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-class Share(click.ParamType):  # type: ignore[type-arg]
+class Share(FiniteRange):
     """A share as `0.01` or `1%`. From 0.5 on it must say `%`, as `0.5` is typed for half a percent, too.
 
     Example:
-        >>> Share().convert("0.01", None, None), Share().convert("0.5%", None, None)
+        >>> Share(0, 100).convert("0.01", None, None), Share(0, 100).convert("0.5%", None, None)
         (0.01, 0.005)
     """
 
-    name = "share"
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Reads one word."""
-        text, percent = str(value).removesuffix("%"), str(value).endswith("%")
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not 0 <= number < 100:
-            self.fail(f"'{value:.40}' is no share such as 0.01 or 1%", param, ctx)
-        if not percent and number >= _AMBIGUOUS:
+        text = str(value).removesuffix("%")
+        number = super().convert(text, param, ctx)
+        if text != str(value):
+            return number / 100
+        if number >= _AMBIGUOUS:
             whole = f", or {number * 100:g}%" * (number < 1)
             self.fail(f"{text}% or {text} of everything? Write {text}%{whole}", param, ctx)
-        return number / 100 if percent else number
+        return number
 
 
 bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
@@ -148,12 +143,13 @@ json_option = click.option(
     metavar="FILE",
     help="Write the result as JSON as well; - for standard output, and text goes to standard error.",
 )
-images_option = click.option(
-    "--images",
-    metavar="NPZ|DIR",
-    type=click.Path(path_type=Path),
-    help="An .npz file with 'images' and perhaps 'labels', or a folder of pictures, with a subfolder per class for labels.",
-)
+_IMAGES: dict[str, Any] = {
+    "metavar": "NPZ|DIR",
+    "type": click.Path(path_type=Path),
+    "help": "An .npz file with 'images' and perhaps 'labels', or a folder of pictures, perhaps in one subfolder per class.",
+}
+images_option = click.option("--images", **_IMAGES)
+required_images_option = click.option("--images", required=True, **_IMAGES)
 labels_option = click.option(
     "--labels",
     metavar="CSV",
@@ -168,7 +164,7 @@ def max_drop_option(default: float | None) -> Callable[[F], F]:
         "--max-drop-in-accuracy",
         "max_drop",
         metavar="X",
-        type=Share(),
+        type=Share(0, 100, max_open=True),
         default=default,
         show_default=default is not None,
         help="Recommend the fastest setting that is at most so much less accurate than the most accurate one; 0.01 or 1%.",
@@ -193,14 +189,15 @@ def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
-setting_options = _all_of(
-    profile_option,
+change_options = _all_of(
     click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
     click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
     click.option("--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."),
     click.option("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
     click.option("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
 )
+"""Adds what replaces settings of a profile."""
+setting_options = _all_of(profile_option, change_options)
 """Adds the options of the routing setting of calls, which are the fields of a `Setting`."""
 
 _FLAG: dict[str, Any] = {"type": bool, "multiple": True}

@@ -17,6 +17,7 @@ import click
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 
 STANDARD_OUTPUT = "-"
+_DRAWINGS = (".pdf", ".png", ".svg")
 LINE_SECONDS = 10
 """Between two lines about a long work, where no terminal shows a bar."""
 
@@ -45,6 +46,20 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
     for other in used:
         if other is not None and _real(other) == real:
             raise click.UsageError(f"{path} can't be written: {other} is used by this command; choose another file")
+
+
+def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] = ()) -> None:
+    """The same for a picture, which needs matplotlib, too.
+
+    Raises:
+        click.UsageError: as above, or the suffix names no format.
+    """
+    if target is None:
+        return
+    if target.suffix.lower() not in _DRAWINGS:
+        raise click.UsageError(f"{option}: {target} must end in {', '.join(_DRAWINGS[:-1])} or {_DRAWINGS[-1]}")
+    check_output_file(target, used)
+    import vmoe_tools.charts  # noqa: F401
 
 
 def people_stream(*targets: str | Path | None) -> TextIO:

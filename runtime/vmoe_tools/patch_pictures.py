@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_tools.charts import layer_name
-from vmoe_tools.inspect.samples import Frame, Samples
+from vmoe_tools.inspect.one_picture import PictureReport
+from vmoe_tools.inspect.samples import Frame, Samples, shown_pixels
 from vmoe_tools.inspect.statistics import class_name
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -27,7 +29,7 @@ _PALETTE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#
 _LIGHTNESS = (0.45, 0.75, 0.6)
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
-_LINE = "#777777"
+_LINE, _SAME, _OTHER = "#777777", "#13714a", "#b3261e"
 _LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
 _MOST_PANEL_INCHES = 2.4
 _POINTS_PER_CELL = 34  # an inch has 72
@@ -35,44 +37,38 @@ _LONGEST_NAME = 18
 _MOST_IN_LEGEND = 32
 
 
-def picture_kept(samples: Samples, class_names: Sequence[str] | None) -> Figure:
-    """Images down, MoE layers across: processed patches as they are, dropped ones greyed."""
-    layers = list(samples.own.experts)
-    figure, panels = _grid(samples, len(layers), class_names)
-    for row, line in enumerate(panels):
-        for axes, layer in zip(line[1:], layers, strict=True):
-            _show_kept(axes, samples, samples.own.experts[layer][row])
+def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
+    """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
+    layers = samples.own.experts
+    patches = [list(images) for images in zip(*layers.values(), strict=True)]
+    figure, panels = _expert_panels(samples, patches, class_names)
     _name_columns(panels, [layer_name(layer) for layer in layers])
-    figure.suptitle(f"Processed patches{_at(samples.own)};\ndropped ones are greyed", fontsize=9)
+    figure.suptitle(f"The expert of each patch at {samples.own.name or 'the only setting'}", fontsize=9)
     return figure
 
 
-def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
-    """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
-    layers = list(samples.own.experts)
-    # Where colours don't tell experts apart, there must be room for numbers.
-    wide = (
-        samples.pixels.shape[2]
-        / samples.patch_size[1]
-        * (0 if samples.num_experts <= len(_PALETTE) else _READABLE_CELL_INCHES)
-    )
-    panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
-    figure, panels = _grid(samples, len(layers), class_names, panel_inches=panel_inches)
-    colours = expert_colours(samples.num_experts)
-    for row, line in enumerate(panels):
-        for axes, layer in zip(line[1:], layers, strict=True):
-            _show_experts(axes, samples, samples.own.experts[layer][row], colours, panel_inches)
-    _name_columns(panels, [layer_name(layer) for layer in layers])
-    figure.suptitle(f"The expert of each patch\n{_at(samples.own)}".rstrip(), fontsize=9)
-    if samples.num_experts <= _MOST_IN_LEGEND:
-        handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
-        dropped = any((experts < 0).any() for experts in samples.own.experts.values())
-        handles += [Patch(facecolor=_VEIL, edgecolor="#555555", label="dropped")] if dropped else []
-        columns = min(len(handles), 2 + 2 * len(layers))
-        figure.legend(
-            handles=handles, ncols=columns, loc="outside lower center", fontsize=7, frameon=False, handlelength=1.2,
-            columnspacing=1.2,
-        )  # fmt: skip
+def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) -> Figure:
+    """MoE layers down, settings across: the expert of each patch of one picture, and the answer of each setting.
+
+    Args:
+        report: of the picture.
+        batch: dtype[1,H,W,C], the picture as the graph takes it.
+        manifest: of a bundle with MoE layers.
+
+    Raises:
+        RoutingError: it doesn't say where patches are.
+    """
+    assert manifest.rules is not None
+    patches = [[report.patches(setting, layer) for setting in report.settings] for layer in manifest.moe_layers]
+    pixels, (height, width) = shown_pixels(batch).repeat(len(patches), axis=0), manifest.model["patch_size"]
+    rows, settings = np.arange(len(patches)), report.settings
+    samples = Samples(pixels, rows, (height, width), manifest.rules.num_experts, Frame(None, None, None, {}), ())
+    figure, panels = _expert_panels(samples, patches, [layer_name(layer) for layer in manifest.moe_layers])
+    _name_columns(panels, [f"{each.name}\n{report.named(each.top1)}, {each.classes[0][1]:.0%}" for each in settings])
+    for axes, setting in zip(panels[0][1:], settings, strict=True):
+        axes.title.set_color(_SAME if setting.top1 == settings[-1].top1 else _OTHER)
+    title = "The expert of each patch, and the answer, cheapest setting first\n(red: not that of the most expensive one)"
+    figure.suptitle(title, fontsize=9)
     return figure
 
 
@@ -108,6 +104,30 @@ def expert_colours(count: int) -> list[str]:
     lightness = (_LIGHTNESS[index % len(_LIGHTNESS)] for index in range(count))
     parts = (colorsys.hls_to_rgb((index * 0.381966) % 1, light, 0.75) for index, light in enumerate(lightness))
     return ["#" + "".join(f"{round(part * 255):02x}" for part in colour) for colour in parts]
+
+
+def _expert_panels(
+    samples: Samples, patches: Sequence[Sequence[Array]], class_names: Sequence[str] | None
+) -> tuple[Figure, list[list[Axes]]]:
+    """A grid whose panels have the expert i64[rows,columns] of each patch as a colour, and which has a legend."""
+    # Where colours don't tell experts apart, there must be room for numbers.
+    few = samples.num_experts <= len(_PALETTE)
+    wide = 0 if few else samples.pixels.shape[2] / samples.patch_size[1] * _READABLE_CELL_INCHES
+    panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
+    figure, panels = _grid(samples, len(patches[0]), class_names, panel_inches=panel_inches)
+    colours = expert_colours(samples.num_experts)
+    for line, experts in zip(panels, patches, strict=True):
+        for axes, expert in zip(line[1:], experts, strict=True):
+            _show_experts(axes, samples, expert, colours, panel_inches)
+    if samples.num_experts <= _MOST_IN_LEGEND:
+        handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
+        dropped = any((expert < 0).any() for experts in patches for expert in experts)
+        handles += [Patch(facecolor=_VEIL, edgecolor="#555555", label="dropped")] if dropped else []
+        figure.legend(
+            handles=handles, ncols=min(len(handles), 2 * len(panels[0])), loc="outside lower center", fontsize=7,
+            frameon=False, handlelength=1.2, columnspacing=1.2,
+        )  # fmt: skip
+    return figure, panels
 
 
 def _grid(
@@ -181,10 +201,6 @@ def _lines(axes: Axes, samples: Samples, grid: tuple[int, ...]) -> None:
     (rows, columns), (height, width) = grid, samples.patch_size
     axes.hlines(np.arange(1, rows) * height - 0.5, -0.5, columns * width - 0.5, colors=_LINE, linewidths=0.3)
     axes.vlines(np.arange(1, columns) * width - 0.5, -0.5, rows * height - 0.5, colors=_LINE, linewidths=0.3)
-
-
-def _at(frame: Frame) -> str:
-    return "" if frame.name is None else f" at {frame.name}"
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:

@@ -459,7 +459,7 @@ def test_other_bundles_stand_beside(
     [
         ("dense", "A dense ViT has no routers", []),
         ("soft", "A Soft MoE drops nothing", ["classes", "experts", "gates", "load"]),
-        ("choice", "the experts choose", ["capacity-encoderblock_1", "classes", "experts", "gates", "load", "patches"]),
+        ("choice", "the experts choose", ["capacity-encoderblock_1", "classes", "experts", "gates", "load"]),
         ("ensemble", "no top-1", None),
     ],
 )

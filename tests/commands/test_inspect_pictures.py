@@ -16,7 +16,7 @@ from vmoe_runtime import Engine
 from vmoe_tools.charts import chart_classes, chart_gates, chart_loads
 from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.statistics import RoutingStatistics
-from vmoe_tools.patch_pictures import expert_colours, picture_capacities, picture_experts, picture_kept
+from vmoe_tools.patch_pictures import expert_colours, picture_capacities, picture_experts
 from vmoe_tools.program import main
 
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
@@ -32,7 +32,7 @@ def test_pictures_are_written_whole_and_replaced(
     (out / "load.png").write_text("an old one")
     named = with_odd_names(mnist_image_bundle, tmp_path)
     assert main(["inspect", str(named), "--images", str(digits), "--out", str(out), "-q"]) == 0
-    names = ["classes", "experts", "gates", "load", "patches", *(f"capacity-{layer}" for layer in LAYERS)]
+    names = ["classes", "experts", "gates", "load", *(f"capacity-{layer}" for layer in LAYERS)]
     assert sorted(path.name for path in out.iterdir()) == sorted(f"{name}.png" for name in names)
     for path in out.iterdir():
         with Image.open(path) as picture:
@@ -69,16 +69,12 @@ def test_samples_are_the_first_images_at_rising_capacity(
 
 
 def test_dropped_patches_are_greyed_and_no_others(samples: Samples) -> None:
-    figure = picture_kept(samples, None)
-    for row_, column in np.ndindex(6, 5):
-        alpha = overlay(figure, row_, column + 1, 6)[..., 3]
-        np.testing.assert_array_equal(alpha > 0, samples.own.experts[LAYERS[column]][row_] < 0)
-        assert set(alpha[alpha > 0]) <= {0.86}
     frames = picture_capacities(samples, LAYERS[3], None)
     for row_, column in np.ndindex(6, 6):
         alpha = overlay(frames, row_, column + 1, 7)[..., 3]
         processed = samples.frames[column].experts[LAYERS[3]][row_] >= 0
         np.testing.assert_array_equal(alpha > 0, ~processed)
+        assert set(alpha[alpha > 0]) <= {0.86}
         label = frames.axes[row_ * 7 + column + 1].get_xlabel()
         assert label.startswith(f"{processed.sum()} of 49\n")
 

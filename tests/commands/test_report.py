@@ -106,7 +106,7 @@ def test_accuracy_kept_pairs_and_flops_are_those_of_the_bench(
     for one in own:
         for key in ("top1", "kept_pairs", "flops_per_image", "images", "expert_bytes_per_call"):
             assert one[key] == theirs[one["profile"]][key]
-        assert f'<th scope="row">{one["profile"]}</th>' in page and f"{one['top1'] * 100:.2f}\u00a0%" in page
+        assert f'<th scope="row">{one["profile"]}</th>' in page and f"{one['top1']:.2%}" in page
     shown = {(each["profile"], each["top1"], each["kept"]) for curve in data_of(page)["curves"] for each in curve}
     assert shown == {(one["profile"], one["top1"], one["kept_pairs"]) for one in own}
     assert [curve["kind"] for curve in report["curves"]] == ["bpr", "vanilla", "pool"] * 2
@@ -119,8 +119,6 @@ def test_patches_loads_answers_and_classes_are_those_of_the_engine(
     labels = mnist_images["labels"][ASKED]
     samples = [sample["index"] for sample in report["samples"]]
     assert len(samples) == 12 and len(set(labels[samples])) == 10
-    found = report["class_map"]
-    assert found["classes"] == [f"class {digit}" for digit in range(10)] and found["images"] == np.bincount(labels).tolist()
     with Engine.load(mnist_image_bundle) as engine:
         for setting in report["settings"]:
             profile = report["points"][setting["point"]]["profile"]
@@ -133,12 +131,6 @@ def test_patches_loads_answers_and_classes_are_those_of_the_engine(
                 np.testing.assert_array_equal(raw[index], np.where(kept, expert + 1, 0))
                 counts = np.bincount(layer.expert[layer.kept], minlength=8)
                 np.testing.assert_allclose(setting["layers"][index]["load"], counts / counts.sum(), atol=5e-5)
-                if setting["point"] == found["point"]:
-                    weights = np.zeros((10, 8))
-                    shown = np.broadcast_to(labels[:, None, None], layer.kept.shape)[layer.kept]
-                    np.add.at(weights, (shown, layer.expert[layer.kept]), layer.weight[layer.kept])
-                    weights /= 50 * np.bincount(labels)[:, None]
-                    np.testing.assert_allclose(found["weight"][index], weights, atol=5.1e-5)
 
 
 def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[str, dict[str, Any], list[str]]) -> None:
@@ -237,7 +229,7 @@ def test_without_labels_the_page_leaves_out_accuracy(
         np.savez(tmp_path / "plain.npz", images=data["images"])
     words = (mnist_image_bundle, "--images", tmp_path / "plain.npz", *capacities(0.1, 2), "--batch-size", 32)
     page, report = report_of(capsys, tmp_path / "r.html", *words)
-    assert (report["recommended"], report["fall"], report["class_map"], report["cascades"]) == (None, None, None, [])
+    assert (report["recommended"], report["fall"], report["cascades"]) == (None, None, [])
     assert "The images have no labels" in page and "Recommended" not in page and "Same answers over capacity" in page
     assert report["same"][report["curves"][0]["points"][-1]] == 1.0
 
@@ -317,7 +309,4 @@ def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not
     assert len(found["samples"]) == 2 and "2 instead of 12 samples are shown, to keep the page small." in found["notes"]
     monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 700_000)
     assert "would be larger than" in complaint_of(capsys, 2, *words, "-q", "-o", tmp_path / "large.html")
-    monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 5_000_000)
-    monkeypatch.setattr("vmoe_tools.report.command.MOST_BYTES", 10_000)
-    assert "MB is the most" in complaint_of(capsys, 1, *words, "-q", "-o", tmp_path / "large.html")
     assert not (tmp_path / "large.html").exists()

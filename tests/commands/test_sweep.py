@@ -54,7 +54,7 @@ def test_what_is_no_range_is_one_line(word: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("word", "share"), [("0.01", 0.01), ("1%", 0.01), ("0.5%", 0.005), ("0", 0.0), ("50%", 0.5)])
 def test_a_share_is_a_number_or_percent(word: str, share: float) -> None:
-    assert Share().convert(word, None, None) == share
+    assert Share(0, 100, max_open=True).convert(word, None, None) == share
 
 
 # What it finds
@@ -358,8 +358,8 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
         (["--max-drop-in-accuracy", "0.1"], 2, "needs images with labels"),
         (["--max-drop-in-accuracy", "0.5", "--images", "NPZ"], 2, "0.5% or 0.5 of everything? Write 0.5%, or 50%"),
         (["--max-drop-in-accuracy", "2", "--images", "NPZ"], 2, "2% or 2 of everything? Write 2%"),
-        (["--max-drop-in-accuracy", "100%", "--images", "NPZ"], 2, "'100%' is no share such as 0.01 or 1%"),
-        (["--max-drop-in-accuracy", "nan", "--images", "NPZ"], 2, "'nan' is no share"),
+        (["--max-drop-in-accuracy", "100%", "--images", "NPZ"], 2, "100.0 is not in the range 0<=x<100"),
+        (["--max-drop-in-accuracy", "nan", "--images", "NPZ"], 2, "no finite number"),
         (["--target-latency", "0", "--images", "NPZ"], 2, "--target-latency"),
         (["--add-profile"], 2, "--add-profile writes a recommended setting"),
         (["--cascade"], 2, "there is no --images"),

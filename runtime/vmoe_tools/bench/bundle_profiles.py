@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
-from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops
-from vmoe_runtime.bundle.manifest import MANIFEST_NAME, Manifest
+from vmoe_measure.flops import rows_of_all_slots, sparse_flops
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import Profile
+from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.output import write_file
 
 
@@ -41,9 +41,10 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         raise BundleError(f"{path} has nothing to set, and so no profiles")
     entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
-    flops = raw.get("flops_per_image")
-    if isinstance(flops, dict):
-        raw["flops_per_image"] = {**flops, **_flops(manifest, profile)}
+    flops, shape = raw.get("flops_per_image"), model_shape(manifest)
+    if isinstance(flops, dict) and shape is not None:
+        own = sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape))
+        raw["flops_per_image"] = {**flops, profile.name: own}
     text = json.dumps(raw, indent=1) + "\n"
     try:
         parse_manifest(text.encode())
@@ -51,13 +52,3 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         raise BundleError(f"{path} can't get the profile {profile.name}: {error}") from None
     write_file(Path(path, MANIFEST_NAME), lambda file: file.write(text))
     return True
-
-
-def _flops(manifest: Manifest, profile: Profile) -> dict[str, Any]:
-    """FLOPs per image at the profile, where the manifest says what they are counted from."""
-    try:
-        shape = ModelShape.of(manifest.model, features=manifest.output == "features")
-    except BundleError:
-        return {}
-    assert manifest.rules is not None
-    return {profile.name: sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape))}

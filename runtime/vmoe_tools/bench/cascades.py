@@ -92,9 +92,8 @@ def _alike(points: Sequence[Point], qualities: Sequence[Quality]) -> list[list[i
     """The indices of points that can be put together: of one engine that runs any profile, at one batch size."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (point, quality) in enumerate(zip(points, qualities, strict=True)):
-        if point.profile is None or point.loaded.compared or point.concurrency > 1:
-            continue
-        if quality.flops_per_image is not None:
+        alone = point.profile is None or point.loaded.compared or point.concurrency > 1
+        if not alone and quality.flops_per_image is not None:
             groups.setdefault((id(point.loaded), point.batch_size), []).append(index)
     return list(groups.values())
 
@@ -108,14 +107,9 @@ def _worth_a_try(indices: Sequence[int], then: int, qualities: Sequence[Quality]
     def flops(index: int) -> int:
         return qualities[index].flops_per_image or 0
 
-    chosen: list[int] = []
-    best = -1.0
-    for index in sorted((index for index in indices if flops(index) < flops(then)), key=flops):
-        top1 = qualities[index].top1
-        if top1 is None or top1 > best:
-            chosen.append(index)
-            best = best if top1 is None else top1
-    return chosen
+    cheaper = sorted((index for index in indices if flops(index) < flops(then)), key=flops)
+    top1 = [qualities[index].top1 or 0.0 for index in cheaper]
+    return [index for n, index in enumerate(cheaper) if qualities[index].top1 is None or top1[n] > max(top1[:n], default=-1)]
 
 
 def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array]:

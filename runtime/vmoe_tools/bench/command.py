@@ -12,7 +12,6 @@ from typing import Any
 import click
 
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
-from vmoe_runtime import Engine
 from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.profiles import Profile
 from vmoe_tools import options
@@ -24,11 +23,9 @@ from vmoe_tools.bench.result import recommend, write_csv
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle, load_engines
 from vmoe_tools.machine import describe_machine
-from vmoe_tools.output import check_output_file, people_stream, write_file, write_json
+from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_file, write_json
 from vmoe_tools.program import complain
 from vmoe_tools.terminal import Progress
-
-_PICTURES = (".pdf", ".png", ".svg")
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -92,14 +89,15 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     axes = Axes.of(given)
     _check(bundles, axes, given)
     used = [*bundles, *compared, given["images"], given["labels"]]
-    for target in (given["json_target"], given["csv"], given["plot"]):
+    for target in (given["json_target"], given["csv"]):
         check_output_file(target, used)
+    check_drawing(given["plot"], "--plot", used)
     quiet, json_target = given["quiet"], given["json_target"]
     stream = people_stream(json_target, given["csv"])
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"], given["streams"])
         engines = load_engines(bundles, compared, given["backends"] or ["auto"], given["profiles"], parallelism, closing)
-        profiles_of = _profiles_of(engines, given["profiles"], axes, quiet=quiet)
+        profiles_of = _profiles_of(given["profiles"], axes, quiet=quiet)
         concurrencies = given["concurrencies"] or (given["streams"] or 1,)
         points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
         source = _images(points, given)
@@ -157,27 +155,17 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
                 raise click.UsageError(f"--{option} {why}, and there is no --images")
         if _limits(given):
             raise click.UsageError("a recommendation needs images with labels: --images NPZ|DIR")
-    if given["plot"] is not None:
-        if given["plot"].suffix.lower() not in _PICTURES:
-            raise click.UsageError(f"--plot: {given['plot']} must end in {', '.join(_PICTURES[:-1])} or {_PICTURES[-1]}")
-        # Before the measurement: nobody should wait for numbers that then can't be shown.
-        import vmoe_tools.charts  # noqa: F401
 
 
-def _profiles_of(
-    engines: Sequence[LoadedBundle], names: Sequence[str], axes: Axes, *, quiet: bool
-) -> Callable[[Engine], Sequence[Profile | None]]:
+def _profiles_of(names: Sequence[str], axes: Axes, *, quiet: bool) -> Callable[[LoadedBundle], Sequence[Profile | None]]:
     """The profiles that each engine is measured at; those of bundles to compare with are the stored ones."""
-    compared = {id(loaded.engine) for loaded in engines if loaded.compared}
     noted = set()
 
-    def profiles(engine: Engine) -> Sequence[Profile | None]:
-        if id(engine) in compared:
-            return named_profiles(engine, ())
-        named = named_profiles(engine, names)
-        if axes == Axes():
+    def profiles(loaded: LoadedBundle) -> Sequence[Profile | None]:
+        named = named_profiles(loaded.engine, () if loaded.compared else names)
+        if loaded.compared or axes == Axes():
             return named
-        found, notes = sweep_profiles(engine.manifest.rules, named[0], axes)
+        found, notes = sweep_profiles(loaded.engine.manifest.rules, named[0], axes)
         for note in notes:
             if note not in noted and not quiet:
                 complain(note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from vmoe_tools.bench.result import PointResult, near_chance, why
@@ -13,6 +13,25 @@ from vmoe_tools.terminal import number_text, print_section, share_text, table_of
 _STAR = {True: " *", False: "  ", None: ""}
 
 
+def interval_text(point: PointResult) -> str:
+    """The interval of the median time of a call in milliseconds."""
+    return " - ".join(number_text(ms, ".3f") for ms in (point.p50_low_ms, point.p50_high_ms))
+
+
+NUMBERS: Mapping[str, Callable[[PointResult], str]] = {
+    "top-1": lambda point: share_text(point.top1) + _STAR[point.pareto],
+    "images/s": lambda point: number_text(point.images_per_second, ".1f"),
+    "p50 ms": lambda point: number_text(point.p50_ms, ".2f"),
+    "95 % interval\nof p50": interval_text,
+    "p90 ms": lambda point: number_text(point.p90_ms, ".2f"),
+    "p99 ms": lambda point: number_text(point.p99_ms, ".2f"),
+    "MFLOP": lambda point: number_text(point.flops_per_image, ",.1f", 1e-6),
+    "kept pairs": lambda point: share_text(point.kept_pairs),
+    "expert MB": lambda point: number_text(point.expert_bytes_per_call, ",.2f", 1e-6),
+}
+"""The numbers of a point by their headings; a star marks the Pareto front."""
+
+
 def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle], stream: TextIO) -> None:
     """Prints what was loaded, and one line per point; those of the Pareto front have a star."""
     columns: dict[str, Callable[[PointResult], str]] = {
@@ -21,16 +40,8 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
         "backend": lambda point: point.backend,
         "batch": lambda point: str(point.batch_size),
         "concurrent": lambda point: str(point.concurrency),
-        "top-1": lambda point: share_text(point.top1) + _STAR[point.pareto],
-        "images/s": lambda point: number_text(point.images_per_second, ".1f"),
-        "p50 ms": lambda point: number_text(point.p50_ms, ".2f"),
-        "95 % interval\nof p50": interval_text,
-        "p90 ms": lambda point: number_text(point.p90_ms, ".2f"),
-        "p99 ms": lambda point: number_text(point.p99_ms, ".2f"),
-        "MFLOP": lambda point: number_text(point.flops_per_image, ",.1f", 1e-6),
-        "kept pairs": lambda point: share_text(point.kept_pairs),
+        **NUMBERS,
         "escalated": lambda point: share_text(point.escalated),
-        "expert MB": lambda point: number_text(point.expert_bytes_per_call, ",.2f", 1e-6),
     }
     for name in ("bundle", "backend", "batch", "concurrent", "escalated"):
         if len({columns[name](point) for point in points}) == 1:
@@ -58,11 +69,6 @@ def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], st
     print(
         f"Recommended: {printable(point.profile or point.bundle)}, top-1 {share_text(point.top1)}, "
         f"{number_text(point.images_per_second, '.1f')} images/s, {number_text(point.p50_ms, '.2f')} ms a call "
-        f"({interval_text(point)})\n{why(equal)}",
+        f"({interval_text(point)})\n{why(points, equal)}",
         file=stream,
     )
-
-
-def interval_text(point: PointResult) -> str:
-    """The interval of the median time of a call in milliseconds."""
-    return " - ".join(number_text(ms, ".3f") for ms in (point.p50_low_ms, point.p50_high_ms))

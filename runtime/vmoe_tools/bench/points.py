@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
-from vmoe_runtime import Engine, Routing, RoutingError
+from vmoe_runtime import Engine, Routing, Setting
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.engines import LoadedBundle
 
@@ -53,7 +53,7 @@ class Point:
 
 def plan_points(
     engines: Sequence[LoadedBundle],
-    profiles_of: Callable[[Engine], Sequence[Profile | None]],
+    profiles_of: Callable[[LoadedBundle], Sequence[Profile | None]],
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
@@ -61,7 +61,7 @@ def plan_points(
 
     Args:
         engines: one per bundle and backend, or several where each runs only one profile.
-        profiles_of: the profiles that an engine is measured at.
+        profiles_of: the profiles that each of them is measured at.
         batch_sizes: images per call; empty for the smallest batch that all bundles take.
         concurrencies: concurrent calls.
 
@@ -79,7 +79,7 @@ def plan_points(
     points = [
         Point(loaded, profile, size, calls)
         for loaded in engines
-        for profile, size, calls in product(profiles_of(loaded.engine), sizes, dict.fromkeys(concurrencies))
+        for profile, size, calls in product(profiles_of(loaded), sizes, dict.fromkeys(concurrencies))
         if loaded.engine.only_profile in (None, profile)
     ]
     if not points:
@@ -93,14 +93,16 @@ def recommendable(points: Sequence[Point]) -> list[int]:
     return [index for index, point in enumerate(points) if not point.loaded.compared]
 
 
-def named_profiles(engine: Engine, names: Sequence[str]) -> list[Profile | None]:
+def named_profiles(engine: Engine, names: Sequence[str], **changes: Any) -> list[Profile | None]:
     """The profiles of these names, each once; without names all stored ones, and [None] for a model without any.
 
+    Args:
+        engine: of the model.
+        names: of profiles.
+        changes: fields of a `Setting` that replace those of each profile.
+
     Raises:
-        click.UsageError: the model has no such profile.
+        RoutingError: the model has no such profile.
     """
-    try:
-        named = [engine.setting(name) for name in names]
-    except RoutingError as error:
-        raise click.UsageError(f"--profile: {error}") from None
-    return list(dict.fromkeys(named)) or list(engine.profiles.values()) or [None]
+    wanted: Sequence[str | None] = names or list(engine.profiles) or [None]
+    return list(dict.fromkeys(engine.setting(Setting(name, **changes)) for name in wanted))

@@ -85,7 +85,7 @@ class Assessment:
         if not images:
             return None
         manifest = self._point.engine.manifest
-        shape = _model_shape(manifest)
+        shape = model_shape(manifest)
         expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * _WEIGHT_BYTES[manifest.precision]
         return Quality(
             kept / pairs if pairs else None,
@@ -154,7 +154,7 @@ def experts_used(routing: Mapping[str, Routing]) -> int:
     return used
 
 
-def _model_shape(manifest: Manifest) -> ModelShape | None:
+def model_shape(manifest: Manifest) -> ModelShape | None:
     """The sizes that FLOPs are counted from; None where the manifest lacks them."""
     try:
         return ModelShape.of(manifest.model, features=manifest.output == "features")

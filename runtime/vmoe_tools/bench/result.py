@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ROUNDING = 1e-9
 """Of accuracies that may be lost, which are typed as decimals."""
-_STANDARD_ERRORS = 2  # from the accuracy of chance, within which an accuracy is called near chance
+_SETTING = ("capacity_ratio", "k", "bpr", "pool", "max_experts")
 
 
 @dataclass(frozen=True)
@@ -106,28 +106,17 @@ class PointResult:
             return 0.0, 0.0
         return speed * p50 / self.p50_high_ms, speed * p50 / self.p50_low_ms
 
-    @property
-    def near_chance(self) -> bool:
-        """Whether the accuracy is less than two standard errors better than that of always answering one class."""
-        if self.top1 is None or self.chance is None:
-            return False
-        error = math.sqrt(self.chance * (1 - self.chance) / self.images)
-        return self.top1 <= self.chance + _STANDARD_ERRORS * error
-
 
 def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointResult:
     """Puts together what is known about one point."""
     profile = point.profile
     unknown = dict.fromkeys(field.name for field in fields(Speed))
+    setting: dict[str, Any] = {name: getattr(profile, name, None) for name in _SETTING}
     return PointResult(
         bundle=point.loaded.name,
         precision=point.engine.manifest.precision,
         profile=None if profile is None else profile.name,
-        capacity_ratio=None if profile is None else profile.capacity_ratio,
-        k=None if profile is None else profile.k,
-        bpr=None if profile is None else profile.bpr,
-        pool=None if profile is None else profile.pool,
-        max_experts=None if profile is None else profile.max_experts,
+        **setting,
         backend=point.engine.backend,
         batch_size=point.batch_size,
         concurrency=point.concurrency,
@@ -171,12 +160,17 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
     return [replace(point, pareto=on_front(point), chance=chance) for point in points]
 
 
+def share_error(share: float, images: int) -> float:
+    """The standard error of a share that was measured on so many images."""
+    return math.sqrt(share * (1 - share) / images)
+
+
 def near_chance(points: Sequence[PointResult]) -> str | None:
-    """A sentence on the points whose accuracy is near chance; None where there are none."""
-    near = [point for point in points if point.near_chance]
+    """A sentence on the points less than two standard errors better than always one class; None where there are none."""
+    near = [p for p in points if p.chance and (p.top1 or 0.0) <= p.chance + 2 * share_error(p.chance, p.images)]
     if not near:
         return None
-    where = "every setting" if len(near) == len(points) else ", ".join(str(point.profile or point.bundle) for point in near)
+    where = ", ".join(str(point.profile or point.bundle) for point in near)
     return (
         f"The accuracy of {where} is near chance: always answering the most frequent class would be correct for "
         f"{near[0].chance or 0.0:.1%} of these images."
@@ -221,11 +215,7 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
     return sorted(equal, key=lambda i: (points[i].flops_per_image or 0, -(points[i].top1 or 0.0)))
 
 
-def why(equal: Sequence[int]) -> str:
-    """A sentence on how the first of some points was chosen, which `recommend` returned."""
-    if len(equal) == 1:
-        return "No other setting that is accurate enough is as fast."
-    return (
-        f"{len(equal)} settings that are accurate enough are equally fast within the noise of the timing; of these it has "
-        "the fewest FLOPs."
-    )
+def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
+    """A sentence on the points that `recommend` returned, behind the first one."""
+    others = ", ".join(str(points[i].profile or points[i].bundle) for i in equal[1:])
+    return f"Equally fast within the noise of the timing, but with more FLOPs: {others or 'no other setting'}."

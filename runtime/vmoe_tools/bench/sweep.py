@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import RoutingRules
 from vmoe_tools.options import ratios_of
@@ -53,7 +52,8 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
         and are left out. It has the capacity ratio of these slots, which may be far from the name's.
 
     Raises:
-        click.UsageError: the model has no capacity, or can't be run with one of the settings.
+        click.UsageError: the model has no capacity.
+        RoutingError: it can't be run with one of the settings.
     """
     if rules is None or base is None:
         kind = "a dense ViT" if rules is None else "a Soft MoE"
@@ -64,10 +64,7 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*varied.values()):
-        try:
-            profile = rules.profile(**dict(zip(varied, chosen, strict=True)), base=base)
-        except RoutingError as error:
-            raise click.UsageError(f"a setting of the sweep can't be run: {error}") from None
+        profile = rules.profile(**dict(zip(varied, chosen, strict=True)), base=base)
         # Requested ratios may differ where the integer number of slots doesn't.
         same = profiles.setdefault(replace(profile, name="", capacity_ratio=0), profile)
         if same != profile:
@@ -76,6 +73,4 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
 
 
 def _note(kept: Profile, names: Sequence[str]) -> str:
-    *rest, last = names
-    who, have, are = (f"{', '.join(rest)} and {last}", "have", "are") if rest else (last, "has", "is")
-    return f"{who} {have} the slots of {kept.name}, a capacity ratio of {kept.effective_ratio:.3g}, and {are} left out"
+    return f"left out, with the slots of {kept.name} (effectively {kept.effective_ratio:.3g}): {', '.join(names)}"

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,19 @@ from vmoe_runtime import RoutingError, Setting
 from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.profiles import SETTINGS
 from vmoe_tools import options
+from vmoe_tools.bench.points import named_profiles, plan_points
 from vmoe_tools.engines import LoadedBundle, load_engines
-from vmoe_tools.inspect.display import print_images, print_summary
-from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle, common_multiple, notes_on, run_images
+from vmoe_tools.inspect.display import print_images, print_picture, print_summary
+from vmoe_tools.inspect.image_run import ImageReport, Neighbours, common_multiple, notes_on, run_images
 from vmoe_tools.inspect.interference import call_size, measure_neighbours
+from vmoe_tools.inspect.one_picture import PictureReport, compare_settings
 from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.summary import summarize
-from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_json
+from vmoe_tools.run.command import check_classifies
 from vmoe_tools.terminal import Progress
 
 if TYPE_CHECKING:
@@ -35,11 +40,13 @@ _DEFAULTS = {"labels": None, "compared": (), "interference": None, "out": None, 
 
 @click.command(context_settings=options.CONTEXT)
 @options.bundle_argument
+@click.argument("picture", required=False, type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Compare the SHA-256 of every file with the manifest's.")
 @click.option("--list-tensors", is_flag=True, help="Print name, type, shape and bytes of every tensor, too.")
 @options.images_option
 @options.labels_option
-@options.setting_options
+@options.profiles_option
+@options.change_options
 @click.option(
     "--compare",
     "compared",
@@ -57,26 +64,46 @@ _DEFAULTS = {"labels": None, "compared": (), "interference": None, "out": None, 
 @click.option(
     "-o",
     "--out",
-    metavar="DIR",
+    metavar="DIR|FILE",
     type=click.Path(path_type=Path),
-    help="Draw pictures into this folder: patches, experts, gates, loads, and the experts of each class.",
+    help="Draw patches, experts, gates, loads, and the experts of each class into this folder; of one PICTURE, this file.",
 )
 @options.backend_option
 @options.threads_option
 @options.json_option
 @options.verbose_option
 @options.quiet_option
-def inspect(bundle: Path, verify: bool, list_tensors: bool, json_target: str | None, quiet: bool, **given: Any) -> None:
-    """Describes a bundle, or shows what its routers do.
+def inspect(
+    bundle: Path,
+    picture: Path | None,
+    verify: bool,
+    list_tensors: bool,
+    json_target: str | None,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Describes a bundle, shows what its routers do, or what becomes of one picture at several settings.
 
     The description has the model and its parameters, MoE layers, profiles and what they cost, results of validation, source
     and files, and which backends run it on this machine; nothing is loaded for that. With --images it is what the routers do
     with these images: the load of experts, what is dropped, gates, and which classes go where. All options below --images
-    are about that.
+    are about that. With PICTURE it is what each --profile answers and drops, side by side; without one, each stored profile.
     """
-    setting = Setting(**{field.name: given.pop(field.name) for field in fields(Setting)})
-    used = [bundle, *given["compared"], given["images"], given["labels"]]
+    profiles, changes = given.pop("profiles"), {name: given.pop(name) for name in SETTINGS}
+    used = [bundle, picture, *given["compared"], given["images"], given["labels"]]
     check_output_file(json_target, used)
+    if picture is not None:
+        if verify or list_tensors or any(given[name] for name in ("images", "labels", "compared", "interference")):
+            raise click.UsageError("PICTURE goes with settings, --backend, --threads and --out FILE alone")
+        check_drawing(given["out"], "--out", used)
+        compared = _side_by_side(bundle, picture, profiles, changes, given)
+        if not quiet:
+            print_picture(compared, people_stream(json_target))
+        write_json(json_target, {"on_picture": asdict(compared)})
+        return
+    if len(profiles) > 1:
+        raise click.UsageError("several --profile need a PICTURE, which they are shown on side by side")
+    setting = Setting(*profiles, **changes)
     if given["images"] is None:
         if setting != Setting() or any(given[name] != default for name, default in _DEFAULTS.items()):
             raise click.UsageError("options about a run on images need --images NPZ|DIR")
@@ -94,6 +121,27 @@ def inspect(bundle: Path, verify: bool, list_tensors: bool, json_target: str | N
     if not quiet:
         print_images(report, people_stream(json_target), pictures)
     write_json(json_target, {**summary, "on_images": asdict(report)})
+
+
+def _side_by_side(
+    bundle: Path, picture: Path, names: Sequence[str], changes: dict[str, Any], given: dict[str, Any]
+) -> PictureReport:
+    """Runs one picture at every setting, and draws it where that is requested."""
+    with ExitStack() as closing:
+        engines = load_engines([bundle], (), [given["backend"]], names, Parallelism(given["threads"]), closing)
+        manifest = engines[0].engine.manifest
+        check_classifies(manifest, bundle, 1)
+        if given["out"] is not None and manifest.rules is None:
+            raise click.UsageError("--out draws the experts of patches, and a dense ViT has none")
+        batch = to_batch(picture, manifest.input)
+        points = plan_points(engines, lambda loaded: named_profiles(loaded.engine, names, **changes), (1,))
+        report = compare_settings(points, batch, str(picture))
+    if given["out"] is not None:
+        from vmoe_tools.charts import write_picture
+        from vmoe_tools.patch_pictures import picture_settings
+
+        write_picture(picture_settings(report, batch, manifest), given["out"])
+    return report
 
 
 def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
@@ -114,7 +162,7 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
 
     if os.path.lexists(out) and not out.is_dir():
         raise click.UsageError(f"--out {out} is there already and no folder")
-    if not out.exists() and not out.absolute().parent.is_dir():
+    if not out.absolute().parent.is_dir():
         raise click.UsageError(f"--out {out} can't be made: there is no folder {out.absolute().parent}")
     # Path.resolve raises where links lead in a circle.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
@@ -138,7 +186,7 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
         sets = given["interference"]
         size = call_size(common_multiple(engines), len(source)) if sets else 0
         with progress.step("images", len(source)) as advance:
-            run = run_images(engines, source, name, lambda images: advance(images, images))
+            run = run_images(bundles, source, name, lambda images: advance(images, images))
         neighbours = _neighbours(bundles, source, name, sets, size, progress) if sets else ()
         samples, notes = None, notes_on(manifest, source, neighbours)
         if given["out"] is not None and manifest.rules is not None:
@@ -147,23 +195,15 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
             except RoutingError as error:
                 notes.append(f"No patches are drawn: {error}.")
     report = ImageReport(
+        **vars(run),
         bundle=first.name,
         source=str(given["images"]),
-        images=run.images,
         left_over=len(source) - run.images,
         labelled=run.top1 is not None,
         class_names=manifest.class_names,
         backend=engine.backend_description,
         group=manifest.group,
         profile=profile,
-        top1=run.top1,
-        layers=run.layers,
-        others=tuple(
-            OtherBundle(
-                each.name, each.engine.manifest.precision, each.engine.manifest.group, each.engine.backend_description, one
-            )
-            for each, one in zip(bundles[1:], run.agreements, strict=True)
-        ),
         neighbours=neighbours,
         notes=tuple(notes),
     )
@@ -188,13 +228,11 @@ def _neighbours(
 def _draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Path]:
     """Draws all pictures that the model and the images allow; a dense ViT has none."""
     from vmoe_tools.charts import chart_classes, chart_gates, chart_loads, write_picture
-    from vmoe_tools.patch_pictures import picture_capacities, picture_experts, picture_kept
+    from vmoe_tools.patch_pictures import picture_capacities, picture_experts
 
     layers, names = report.layers, report.class_names
     figures: dict[str, Figure] = {}
     if samples is not None and layers:
-        if any(layer.kind != "soft" for layer in layers.values()):
-            figures["patches"] = picture_kept(samples, names)
         figures["experts"] = picture_experts(samples, names)
         if len(samples.frames) > 1:
             figures |= {f"capacity-{layer}": picture_capacities(samples, layer, names) for layer in layers}

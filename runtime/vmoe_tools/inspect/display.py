@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle
+from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
 
@@ -16,6 +18,9 @@ _WIDTH_OF_A_LIST = 1000  # of a pipe: a line stays one
 _DIGITS_OF_A_HASH = 16
 _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
+_WIDTH = 78  # of patches side by side
+_SIGNS = string.digits + string.ascii_letters + "+."  # of experts, of all others, and of a dropped patch
+_LEGEND = "In each MoE layer, the expert of each patch (a is 10); a dot is a patch that was dropped."
 
 Summary = Mapping[str, Any]
 
@@ -124,6 +129,48 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] =
         _print_interference(report.neighbours, stream)
     if pictures:
         print_section(stream, "Pictures", *(one_line(path) for path in pictures))
+
+
+def print_picture(report: PictureReport, stream: TextIO) -> None:
+    """Prints what each setting answers, where the answer flips, and the experts of the patches in each layer."""
+
+    def answer(setting: SettingAnswer, rank: int) -> str:
+        index, share = setting.classes[rank]
+        return f"{report.named(index)} {share:.1%}"
+
+    columns: dict[str, Callable[[SettingAnswer], str]] = {
+        "setting": lambda setting: setting.name,
+        "MFLOP": lambda setting: number_text(setting.flops, ",.1f", 1e-6),
+        "answer": lambda setting: answer(setting, 0),
+        "next": lambda setting: answer(setting, 1) if len(setting.classes) > 1 else "-",
+    }
+    table = table_of(report.settings, columns, ("setting", "answer", "next"))
+    print_section(stream, f"{report.picture} on {report.bundle}", table, _flips(report), _LEGEND, width=_WIDTH)
+    if report.grid is None:
+        return
+    names = [setting.name for setting in report.settings]
+    several = max(1, _WIDTH // (max(report.grid[1], *map(len, names)) + 2))
+    for layer in report.settings[0].experts:
+        signs = {setting.name: _signs(report.patches(setting, layer)) for setting in report.settings}
+        for start in range(0, len(names), several):
+            shown = {name: signs[name] for name in names[start : start + several]}
+            print_section(stream, layer, table_of(range(report.grid[0]), shown), width=_WIDTH)
+
+
+def _flips(report: PictureReport) -> str:
+    """Where the answer flips, in a sentence or two."""
+    settings = report.settings
+    names = [report.named(setting.top1) for setting in settings]
+    if not report.flips:
+        return f"Every setting answers {names[0]}."
+    flips = "; ".join(f"from {names[i - 1]} to {names[i]} at {settings[i].name}" for i in report.flips)
+    first = settings[report.flips[-1]].name
+    return f"The answer flips {flips}. From {first} on it is that of {settings[-1].name}, the most expensive setting."
+
+
+def _signs(patches: np.ndarray[Any, np.dtype[Any]]) -> Callable[[int], str]:
+    """What shows a row of patches."""
+    return ["".join(_SIGNS[min(expert, len(_SIGNS) - 2)] for expert in row) for row in patches].__getitem__
 
 
 def _model(summary: Summary) -> list[Row]:

@@ -13,6 +13,7 @@ from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import Profile
+from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.agreement import Agreement, AgreementCount
 from vmoe_tools.inspect.interference import Interference
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
@@ -27,16 +28,16 @@ class ImageRun:
     """The results of a run.
 
     Attributes:
-        images: how many were run.
+        images: how many were run, in whole groups.
         top1: accuracy of the first bundle; None without labels.
         layers: its statistics of each MoE layer, by name.
-        agreements: of each other bundle with it.
+        others: how each other bundle agrees with it.
     """
 
     images: int
     top1: float | None
     layers: Mapping[str, LayerStatistics]
-    agreements: tuple[Agreement, ...]
+    others: tuple[OtherBundle, ...]
 
 
 @dataclass(frozen=True)
@@ -68,38 +69,30 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class ImageReport:
-    """What a bundle does with the user's images; the field names are keys of the JSON.
+class ImageReport(ImageRun):
+    """What a bundle does with the user's images; the field names, with those of the run, are keys of the JSON.
 
     Attributes:
         bundle: its name.
         source: the npz file or folder.
-        images: how many were run, in whole groups.
         left_over: how many were not, because they fill no group.
         labelled: whether labels are known.
         class_names: of the model; None where the bundle has none.
         backend: description of what ran.
         group: the images that share slots: "image", "batch", a number of images or "tokens:S"; None for a dense ViT.
         profile: the setting; None for a dense ViT and a Soft MoE.
-        top1: accuracy; None without labels.
-        layers: the statistics of each MoE layer by its name.
-        others: other bundles of the same model.
         neighbours: the inspected bundle first, then the others; empty where that wasn't requested.
         notes: what isn't known of this model or these images.
     """
 
     bundle: str
     source: str
-    images: int
     left_over: int
     labelled: bool
     class_names: tuple[str, ...] | None
     backend: str
     group: str | None
     profile: Profile | None
-    top1: float | None
-    layers: Mapping[str, LayerStatistics]
-    others: tuple[OtherBundle, ...]
     neighbours: tuple[Neighbours, ...]
     notes: tuple[str, ...]
 
@@ -110,7 +103,7 @@ def common_multiple(engines: Sequence[Engine]) -> int:
 
 
 def run_images(
-    engines: Sequence[Engine],
+    bundles: Sequence[LoadedBundle],
     source: ImageSource,
     setting: str | None,
     after_batch: Callable[[int], None] = lambda images: None,
@@ -118,7 +111,7 @@ def run_images(
     """Runs all images that make whole groups, once; what is left over is skipped.
 
     Args:
-        engines: bundles of one model, the inspected one first.
+        bundles: of one model, the inspected one first.
         source: the images.
         setting: name of the profile that all run with; None for a model without profiles.
         after_batch: called after each batch with its number of images.
@@ -127,7 +120,7 @@ def run_images(
         ImageError: there are fewer images than a group has.
         VmoeError: the images don't fit, or a bundle can't be run with the profile.
     """
-    first, *others = engines
+    first, *others = engines = [each.engine for each in bundles]
     manifest = first.manifest
     experts = manifest.rules.num_experts if manifest.rules else 0
     has_top1 = manifest.output == "logits"
@@ -151,8 +144,14 @@ def run_images(
             theirs = engine.logits_and_routing(batch if same_input else pictures, setting)
             count.add(outputs, theirs[0], routing, theirs[1])
         after_batch(len(batch))
-    agreements = tuple(count.result() for count in counts)
-    return ImageRun(whole, None if known is None else right / whole, statistics.layers(), agreements)
+    found = tuple(
+        OtherBundle(
+            each.name, each.engine.manifest.precision, each.engine.manifest.group, each.engine.backend_description,
+            count.result(),
+        )
+        for each, count in zip(bundles[1:], counts, strict=True)
+    )  # fmt: skip
+    return ImageRun(whole, None if known is None else right / whole, statistics.layers(), found)
 
 
 def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neighbours]) -> list[str]:

@@ -13,13 +13,8 @@ from vmoe_runtime.errors import BundleError
 
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_EXTENT = 2**53
-# Name, and bytes of an element.
-_DTYPES = {
-    "BOOL": ("bool", 1), "U8": ("uint8", 1), "I8": ("int8", 1), "F8_E5M2": ("float8_e5m2", 1),
-    "F8_E4M3": ("float8_e4m3fn", 1), "I16": ("int16", 2), "U16": ("uint16", 2), "F16": ("float16", 2),
-    "BF16": ("bfloat16", 2), "I32": ("int32", 4), "U32": ("uint32", 4), "F32": ("float32", 4), "F64": ("float64", 8),
-    "I64": ("int64", 8), "U64": ("uint64", 8), "C64": ("complex64", 8),
-}  # fmt: skip
+_DTYPES = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "I8": ("int8", 1)}
+"""Name, and bytes of an element, of the types that bundles have."""
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,14 @@ from vmoe_tools.bench.points import recommendable
 from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.display import summary_sections
-from vmoe_tools.inspect.image_run import run_images
+from vmoe_tools.inspect.image_run import OtherBundle, run_images
 from vmoe_tools.inspect.interference import Interference, call_size, measure_neighbours
-from vmoe_tools.inspect.samples import MOST_SAMPLES, Frame, Samples, shown_pixels
+from vmoe_tools.inspect.samples import Samples, shown_pixels, take_samples
 from vmoe_tools.inspect.statistics import LayerStatistics
 from vmoe_tools.inspect.summary import summarize
 from vmoe_tools.machine import describe_machine
 from vmoe_tools.report.contents import (
-    BundleAgreement,
     BundleContents,
-    ClassMap,
     Fall,
     Report,
     Sample,
@@ -52,7 +50,6 @@ _SETS_OF_NEIGHBOURS = 10
 _LARGEST_PNG = 64  # pixels of a side; larger ones are photographs, of which a JPEG is much smaller
 _LARGEST_SIDE = 224
 _QUALITY = 82
-_MOST_FRAMES = 6
 
 
 @dataclass(frozen=True)
@@ -159,13 +156,12 @@ class Collection:
                 for index, picture in zip(self.samples, pictures, strict=True)
             ],
             settings=[self._setting(index) for index in plan.own],
-            class_map=_class_map(self.start, seen, self.names),
             interference=self._neighbours(setting),
             agreements=self._agreements(setting),
             notes=self._notes(),
             merged=plan.notes,
         )
-        return Collected(report, dict(seen.layers), self._frames(pictures[:MOST_SAMPLES]))
+        return Collected(report, dict(seen.layers), self._frames(pictures))
 
     def _same(self) -> list[float | None]:
         reference = self.seen[self.plan.curves[0].points[-1]].classes
@@ -191,23 +187,14 @@ class Collection:
         return SettingContents(index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches)
 
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
-        """The first samples at some settings of the curve that the page begins with, the first and last among them."""
-        curve = next(curve for curve in self.plan.curves if self.start in curve.points)
-        chosen = np.linspace(0, len(curve.points) - 1, min(_MOST_FRAMES, len(curve.points))).round().astype(int)
-        indices = sorted({curve.points[index] for index in chosen} | {self.start}, key=curve.points.index)
-        count, frames = len(pictures), {}
-        for index in indices:
-            seen, profile = self.seen[index], self.plan.points[index].profile
-            if not count or seen.experts is None or profile is None:
-                return None
-            answers = None if seen.classes is None else seen.classes[self.samples[:count]]
-            experts = {name: layer[:count] for name, layer in seen.experts.items()}
-            frames[index] = Frame(profile.name, profile.effective_ratio, answers, experts)
-        labels = None if self.labels is None else self.labels[self.samples[:count]]
-        height, width = self.manifest.model["patch_size"]
-        pixels, rules = shown_pixels(np.concatenate(pictures)), self.manifest.rules
-        assert rules is not None
-        return Samples(pixels, labels, (height, width), rules.num_experts, frames[self.start], tuple(frames.values()))
+        """The first samples at several capacity ratios; of images that share groups the first images, which fill some."""
+        point = self.plan.points[self.start]
+        if not pictures or self.seen[self.start].experts is None:
+            return None
+        labels = None if self.labels is None else self.labels[self.samples]
+        alone = self.manifest.batch_multiple == 1
+        source = ImageSource(np.concatenate(pictures), labels) if alone else self.source
+        return take_samples(point.engine, source, point.profile)
 
     def _neighbours(self, setting: str) -> Interference | None:
         """How far the answers of some images move with their neighbours; None where every image is routed alone, or there
@@ -222,16 +209,14 @@ class Collection:
                 engine, self.source, setting, _SETS_OF_NEIGHBOURS, size, lambda images: advance(1, images)
             )
 
-    def _agreements(self, setting: str) -> list[BundleAgreement]:
+    def _agreements(self, setting: str) -> tuple[OtherBundle, ...]:
         """How alike the other bundles of the model are to the first one, on some images."""
         others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
         if not others:
-            return []
+            return ()
         some = ImageSource(self.source.images[: max(_COMPARED_IMAGES, self.manifest.batch_multiple)])
         with self.progress.step("agreement", len(some)) as advance:
-            engines = [each.engine for each in (self.first, *others)]
-            run = run_images(engines, some, setting, lambda images: advance(images, images))
-        return [BundleAgreement(each.name, setting, one) for each, one in zip(others, run.agreements, strict=True)]
+            return run_images([self.first, *others], some, setting, lambda images: advance(images, images)).others
 
     def _notes(self) -> list[str]:
         notes, source = [], self.source
@@ -320,17 +305,6 @@ def _bundle(loaded: LoadedBundle) -> BundleContents:
         sections = summary_sections(summarize(bundle, verified=True))
     manifest = loaded.engine.manifest
     return BundleContents(loaded.name, manifest.precision, manifest.summary, loaded.compared, sections)
-
-
-def _class_map(point: int, seen: Observed, names: Sequence[str]) -> ClassMap | None:
-    """The mean routing weight by class and expert; None without labels."""
-    layers = [layer for layer in seen.layers.values() if layer.class_weight is not None]
-    if not layers or layers[0].class_images is None:
-        return None
-    images = layers[0].class_images
-    shown = np.flatnonzero(images)
-    weight = [layer.class_weight[shown].round(_DIGITS).tolist() for layer in layers if layer.class_weight is not None]
-    return ClassMap(point, [names[index] for index in shown.tolist()], images[shown].tolist(), weight)
 
 
 def _layer(layer: LayerStatistics) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from vmoe_tools.program import printable
 from vmoe_tools.report import words
 from vmoe_tools.report.collect import Collection
 from vmoe_tools.report.page import pictures_of, render_page
-from vmoe_tools.report.plan import MOST_BYTES, make_plan
+from vmoe_tools.report.plan import make_plan
 from vmoe_tools.terminal import Progress
 
 _MOST_SAMPLES = 24
@@ -30,13 +30,7 @@ _PICTURES = ("accuracy", "patches", "experts")
 
 @click.command(context_settings=options.CONTEXT)
 @options.bundles_argument
-@click.option(
-    "--images",
-    metavar="NPZ|DIR",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="An .npz file with 'images' and perhaps 'labels', or a folder of pictures, with a subfolder per class for labels.",
-)
+@options.required_images_option
 @click.option("-o", "--out", metavar="PAGE", type=click.Path(path_type=Path), required=True, help="The .html file to write.")
 @options.labels_option
 @options.compare_option
@@ -79,16 +73,10 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"])
         engines = load_engines(bundles, given["compared"], [given["backend"]], names, parallelism, closing)
-        plan = make_plan(engines, axes, given)
+        plan = make_plan(engines, names, axes, given)
         collected = Collection(plan, given, Progress(sys.stderr, quiet=quiet)).put_together(command)
         class_names = engines[0].engine.class_names
     page, figures = render_page(collected, class_names), pictures_of(collected, class_names)
-    size = len(page.encode())
-    if size > MOST_BYTES:
-        raise click.ClickException(
-            f"the page would be {size / 1e6:.1f} MB large, and {MOST_BYTES / 1e6:g} MB is the most: fewer --samples, "
-            "bundles, curves or capacity ratios make it smaller"
-        )
     for name, figure in figures.items():
         write_picture(figure, paths[name])
     write_file(out, lambda file: file.write(page))

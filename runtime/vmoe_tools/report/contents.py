@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vmoe_tools.bench.result import PointResult
-from vmoe_tools.inspect.agreement import Agreement
+from vmoe_tools.inspect.image_run import OtherBundle
 from vmoe_tools.inspect.interference import Interference
 
 
@@ -76,32 +76,6 @@ class SettingContents:
 
 
 @dataclass(frozen=True)
-class ClassMap:
-    """Mean routing weight by class and expert: gates of kept pairs per token of the images of a class.
-
-    Attributes:
-        point: index of the setting among the report's points.
-        classes: names of the classes that any image shows.
-        images: of each of them.
-        weight: [layers][classes][E].
-    """
-
-    point: int
-    classes: list[str]
-    images: list[int]
-    weight: list[list[list[float]]]
-
-
-@dataclass(frozen=True)
-class BundleAgreement:
-    """How alike another bundle of the same model answers and routes; see `vmoe_tools.inspect.agreement`."""
-
-    bundle: str
-    setting: str
-    agreement: Agreement
-
-
-@dataclass(frozen=True)
 class Fall:
     """Where accuracy begins to fall along a curve.
 
@@ -146,7 +120,6 @@ class Report:
         patch_bytes: of each number in `SettingContents.patches`.
         samples: the images that are shown.
         settings: of the curves of the first bundle.
-        class_map: at `start`; None without labels.
         interference: at `start`; None where every image is routed alone, or there are too few images.
         agreements: of the other bundles of the same model with the first one, at `start`.
         notes: sentences about what is left out.
@@ -177,9 +150,8 @@ class Report:
     patch_bytes: int
     samples: list[Sample]
     settings: list[SettingContents]
-    class_map: ClassMap | None
     interference: Interference | None
-    agreements: list[BundleAgreement]
+    agreements: tuple[OtherBundle, ...]
     notes: list[str]
     merged: list[str]
 

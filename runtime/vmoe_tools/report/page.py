@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmoe_runtime import __version__
-from vmoe_tools.bench.display import interval_text
+from vmoe_tools.bench.display import NUMBERS
 from vmoe_tools.bench.result import PointResult
 from vmoe_tools.charts import (
     ACCURACY,
@@ -32,13 +32,12 @@ from vmoe_tools.patch_pictures import expert_colours, picture_capacities
 from vmoe_tools.report import words
 from vmoe_tools.report.collect import Collected
 from vmoe_tools.report.contents import Report, SettingContents
-from vmoe_tools.terminal import number_text
+from vmoe_tools.terminal import number_text, share_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_COLUMNS = ("accuracy", "images/s", "p50 ms", "95 % interval of p50", "p90 ms", "p99 ms", "MFLOP", "Pareto front")
 _SPEED = Scale("images per second", lambda point: point.images_per_second, from_zero=True)
 
 
@@ -70,28 +69,14 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         curves=list(_curve_charts(report)),
         experts=list(_expert_charts(collected, class_names)),
         start=report.points[report.start],
-        setting_heads=["setting", "bundle", "effective ratio", "same answers", *_COLUMNS, "kept pairs"],
+        setting_heads=["setting", "bundle", "effective ratio", "same answers", *NUMBERS],
         setting_rows=[
-            [
-                point.profile or point.bundle,
-                point.bundle,
-                number_text(effective, ".3g"),
-                words.percent(same, 2),
-                *_cells(point),
-                words.percent(point.kept_pairs, 2),
-            ]
+            [point.profile or point.bundle, point.bundle, number_text(effective, ".3g"), share_text(same), *_numbers(point)]
             for point, effective, same in zip(report.points, report.effective, report.same, strict=True)
         ],
-        cascade_heads=["first", "then", "bundle", "margin", "escalated", *_COLUMNS],
+        cascade_heads=["first", "then", "bundle", "margin", "escalated", *NUMBERS],
         cascade_rows=[
-            [
-                pair.profile,
-                pair.then,
-                pair.bundle,
-                "all" if (pair.margin or 0) > 1 else number_text(pair.margin, ".4f"),
-                words.percent(pair.escalated, 2),
-                *_cells(pair),
-            ]
+            [pair.profile, pair.then, pair.bundle, _margin(pair), share_text(pair.escalated), *_numbers(pair)]
             for pair in report.cascades
         ],
     )
@@ -105,18 +90,17 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
     figures = {"accuracy": overview([*report.points, *report.cascades])}
     if collected.samples is not None and report.layers:
         figures["patches"] = picture_capacities(collected.samples, report.layers[0], class_names)
-    if report.class_map is not None:
-        figures["experts"] = chart_classes(layers, class_names)
-    elif layers:
-        figures["experts"] = chart_loads(layers)
+    if layers:
+        figures["experts"] = chart_classes(layers, class_names) if report.labelled else chart_loads(layers)
     return figures
 
 
-def _cells(point: PointResult) -> list[str]:
-    """The cells of `_COLUMNS`."""
-    p50, p90, p99 = (number_text(ms, ".3g") for ms in (point.p50_ms, point.p90_ms, point.p99_ms))
-    speed, flops = number_text(point.images_per_second, ",.1f"), number_text(point.mega_flops, ".2f")
-    return [words.percent(point.top1, 2), speed, p50, interval_text(point), p90, p99, flops, "yes" if point.pareto else ""]
+def _numbers(point: PointResult) -> list[str]:
+    return [cell(point) for cell in NUMBERS.values()]
+
+
+def _margin(pair: PointResult) -> str:
+    return "all" if (pair.margin or 0) > 1 else number_text(pair.margin, ".4f")
 
 
 def _curve_charts(report: Report) -> Iterator[Picture]:
@@ -160,7 +144,7 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
         ("Load of each expert", "An expert that more tokens choose than it has slots drops the rest.", chart_loads(layers)),
         ("Gates in each MoE layer", "How many of all pairs of a layer have which gate.", chart_gates(layers)),
     ]
-    if report.class_map is not None:
+    if report.labelled:
         caption = "Mean routing weight: gates of kept pairs per token of the images of a class."
         charts.append(("Which classes go to which expert", caption, chart_classes(layers, class_names)))
     for title, caption, figure in charts:

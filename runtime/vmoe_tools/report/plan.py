@@ -58,27 +58,26 @@ class Plan:
         return [index for curve in self.curves if curve.bundle == self.engines[0].name for index in curve.points]
 
 
-def make_plan(engines: list[LoadedBundle], axes: Axes, given: dict[str, Any]) -> Plan:
+def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, given: dict[str, Any]) -> Plan:
     """Plans the settings of loaded bundles.
 
     Args:
         engines: the bundles.
+        names: of the profile that says what no axis does; none for the first stored one.
         axes: what is varied; what they leave open is that of `_DEFAULT_RATIOS` and `_DEFAULT_CURVES`.
         given: the values of the command's other options.
 
     Raises:
         click.UsageError: the bundles can't be run with one of the settings, or these are too many for a page.
     """
-    names = () if given["profile"] is None else (given["profile"],)
     curves: dict[int, dict[tuple[str, str], list[Profile]]] = {}
     notes: dict[str, None] = {}
 
-    def profiles_of(engine: Engine) -> Sequence[Profile | None]:
-        compared = any(loaded.engine is engine and loaded.compared for loaded in engines)
-        rules = engine.manifest.rules
-        if compared and (rules is None or isinstance(rules, SoftRules)):
+    def profiles_of(loaded: LoadedBundle) -> Sequence[Profile | None]:
+        engine, rules = loaded.engine, loaded.engine.manifest.rules
+        if loaded.compared and (rules is None or isinstance(rules, SoftRules)):
             return [None]
-        curves[id(engine)], found = _curves_of(rules, named_profiles(engine, () if compared else names)[0], axes)
+        curves[id(engine)], found = _curves_of(rules, named_profiles(engine, () if loaded.compared else names)[0], axes)
         notes.update(dict.fromkeys(found))
         return [profile for curve in curves[id(engine)].values() for profile in curve]
 
@@ -130,8 +129,8 @@ def _curves_of(
             kind, title = f"{kind}-k{k}", f"{title}, k={k}"
         if len(axes.limits) > 1:
             kind, title = f"{kind}-m{limit}", f"{title}, at most {limit} experts"
-        one = Axes(ratios, () if k is None else (k,), (order,), (pool,) if rules.has_policies else ())
-        one = one if limit is None else Axes(one.ratios, one.ks, one.orders, one.pools, (limit,))
+        pools = (pool,) if rules.has_policies else ()
+        one = Axes(ratios, () if k is None else (k,), (order,), pools, () if limit is None else (limit,))
         curves[kind, title], found = sweep_profiles(rules, base, one)
         notes += found
     if not curves:

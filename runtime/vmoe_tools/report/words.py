@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast, why
+from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast, share_error, why
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
@@ -88,13 +86,11 @@ def recommendation(report: Report) -> str | None:
     if (best.profile, best.bundle) != (point.profile, point.bundle):
         where = "" if best.bundle == point.bundle else f" in {best.bundle}"
         parts.append(f"where {best.profile}{where} has {percent(best.top1)}")
-        if point.images_per_second and best.images_per_second:
-            parts.append(f"{point.images_per_second / best.images_per_second:.2f} times its speed")
         if point.flops_per_image and best.flops_per_image:
             parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
     effective = effective_ratio(point.capacity_ratio, report.effective[report.recommended])
     ratio = "" if effective is None else f" Its effective capacity ratio is {effective}."
-    return f"{', '.join(parts)}. {why(report.equally_fast)}{ratio}"
+    return f"{', '.join(parts)}. {why(report.points, report.equally_fast)}{ratio}"
 
 
 def standard_error(report: Report) -> str | None:
@@ -104,25 +100,19 @@ def standard_error(report: Report) -> str | None:
         return None
     best = max(known, key=lambda point: point.top1 or 0.0)
     share = best.top1 or 0.0
-    error = math.sqrt(share * (1 - share) / best.images) * 100
+    error = share_error(share, best.images) * 100
     return f"The standard error of an accuracy of {percent(share)} on {best.images:,} images is {error:.1f}\u00a0points."
 
 
 def whole_slots(report: Report) -> str | None:
     """That charts have the requested ratios, where those of whole slots differ; None where they don't."""
-    requested = {index: report.points[index].capacity_ratio or 1.0 for curve in report.curves for index in curve.points}
-    off = {
-        index: abs(math.log((report.effective[index] or ratio) / ratio))
-        for index, ratio in requested.items()
-        if effective_ratio(ratio, report.effective[index])
-    }
-    if not off:
-        return None
-    example = max(off, key=lambda index: off[index])
-    return (
-        "Charts have the requested capacity ratios. The number of slots is rounded to an integer, so the effective ratio "
-        f"may differ: that of {report.points[example].profile} is {report.effective[example]:.3g}."
-    )
+    for point, effective in zip(report.points, report.effective, strict=True):
+        if ratio := effective_ratio(point.capacity_ratio, effective):
+            return (
+                "Charts have the requested capacity ratios. The number of slots is rounded to an integer, so the effective "
+                f"ratio may differ: that of {point.profile} is {ratio}."
+            )
+    return None
 
 
 def cascade(report: Report) -> str | None:
@@ -160,7 +150,7 @@ def neighbours(report: Report) -> str:
 
 def agreement(report: Report) -> list[str]:
     """How alike the bundles of the model are, a sentence each."""
-    sentences = []
+    sentences, setting = [], report.points[report.start].profile
     for one in report.agreements:
         found = one.agreement
         parts = [f"outputs differ by {found.mean_difference:.2g} on average, {found.max_difference:.2g} at most"]
@@ -169,7 +159,7 @@ def agreement(report: Report) -> list[str]:
             parts.insert(0, f"{routed} of the tokens go to the same experts in the layer that differs most")
         if found.same_top1 is not None:
             parts.insert(0, f"the same class for {percent(found.same_top1)} of {found.images:,} images")
-        sentences.append(f"{one.bundle} against {report.bundles[0].name} at {one.setting}: {'; '.join(parts)}.")
+        sentences.append(f"{one.bundle} against {report.bundles[0].name} at {setting}: {'; '.join(parts)}.")
     return sentences
 
 

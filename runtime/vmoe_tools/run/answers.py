@@ -51,33 +51,23 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
     at_once = max(1, _BATCH // multiple) * multiple
     for start in range(0, len(images), at_once):
         chunk = images[start : start + at_once]
-        groups = [_prepare(engine, chunk[i : i + multiple]) for i in range(0, len(chunk), multiple)]
-        readable = [array for arrays, _ in groups for array in arrays]
+        arrays, errors, bad = dict[int, Array](), dict[int, str](), dict[int, Path]()
+        for index, path in enumerate(chunk):
+            try:
+                arrays[index] = to_batch(path, engine.manifest.input)
+            except ImageError as error:
+                errors[index] = str(error)
+                bad.setdefault(index // multiple, path)
+        readable = [array for index, array in arrays.items() if index // multiple not in bad]
         if readable:
             logits = engine(np.concatenate(readable))
             found = iter(zip(likeliest(logits, top), softmax(logits), strict=True))
-        for number, (arrays, errors) in enumerate(groups):
-            for path, error in zip(chunk[number * multiple :], errors, strict=False):
-                yield Answer(path, (), error) if not arrays else _answer(path, *next(found))
-
-
-def _prepare(engine: Engine, group: Sequence[Path]) -> tuple[list[Array], list[str | None]]:
-    """The images of one routing group as the graph takes them, none where one can't be read; and what is wrong with each."""
-    arrays, errors = [], []
-    for path in group:
-        error = None
-        try:
-            arrays.append(to_batch(path, engine.manifest.input))
-        except ImageError as reason:
-            error = str(reason)
-        errors.append(error)
-    bad = next((path for path, error in zip(group, errors, strict=True) if error is not None), None)
-    if bad is None:
-        return arrays, errors
-    return [], [
-        error or f"{path} is not answered: it shares a routing group with {bad}, which can't be read"
-        for path, error in zip(group, errors, strict=True)
-    ]
+        for index, path in enumerate(chunk):
+            if (other := bad.get(index // multiple)) is None:
+                yield _answer(path, *next(found))
+            else:
+                shared = f"{path} is not answered: it shares a routing group with {other}, which can't be read"
+                yield Answer(path, (), errors.get(index, shared))
 
 
 def _answer(path: Path, best: Array, shares: Array) -> Answer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
+from vmoe_measure.image_source import pictures_of
 from vmoe_runtime import Engine, Setting
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_tools import options
@@ -54,7 +54,7 @@ def run(
     check_output_file(json_target, [bundle, *images])
     paths = [path for given_path in images for path in _pictures(given_path)]
     with Engine.load(bundle, Setting(**given), backend, threads) as engine:
-        _check(engine.manifest, bundle, len(paths))
+        check_classifies(engine.manifest, bundle, len(paths))
         stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
         if not quiet:
             name = f", {engine.profile.name}" if engine.profile else ""
@@ -81,21 +81,20 @@ def run(
 def _pictures(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    loose, below = find_files(path, PICTURE_SUFFIXES)
-    pictures = sorted([*loose, *(picture for several in below.values() for picture in several)])
-    if not pictures:
-        raise click.ClickException(f"{path} has no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
-    return pictures
+    loose, below = pictures_of(path)
+    return sorted([*loose, *(picture for several in below.values() for picture in several)])
 
 
-def _check(manifest: Manifest, bundle: Path, count: int) -> None:
+def check_classifies(manifest: Manifest, bundle: Path, count: int) -> None:
+    """Refuses bundles that don't return logits, and images that don't fill whole routing groups."""
     if manifest.output != "logits":
         what = {"features": f"features of size {manifest.outputs}, which have no classes", "members": "each member's logits"}
         raise click.ClickException(f"{bundle} returns {what[manifest.output]}; vmoe_runtime.Engine returns them in Python")
     multiple = manifest.batch_multiple
     if count % multiple:
         raise click.UsageError(
-            f"{count} images don't fit: the bundle routes in groups ({manifest.group}) that need a multiple of {multiple}"
+            f"{count} image{' doesn' if count == 1 else 's don'}'t fit: the bundle routes in groups ({manifest.group}) that "
+            f"need a multiple of {multiple}"
         )
 
 

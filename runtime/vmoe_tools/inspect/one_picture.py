@@ -1,0 +1,126 @@
+"""One picture at several settings side by side: what each answers, and which experts take which of its patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime import Routing, RoutingError
+from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.routing import TokenLayout
+from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.quality import Assessment
+from vmoe_tools.inspect.statistics import choices_of, class_name
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_LONGEST_NAME = 18
+
+
+@dataclass(frozen=True)
+class SettingAnswer:
+    """The picture at one setting.
+
+    Attributes:
+        name: of the setting, or of the bundle where it has nothing to set.
+        flops: of the matrix products for this picture; None where the manifest lacks the sizes.
+        classes: index and probability of all classes, likeliest first.
+        experts: of each MoE layer, for each token the experts that processed it, heaviest first; none where it was dropped.
+            The classifier token is the first one where there is one, then come patches row by row.
+    """
+
+    name: str
+    flops: int | None
+    classes: tuple[tuple[int, float], ...]
+    experts: Mapping[str, list[list[int]]]
+
+    @property
+    def top1(self) -> int:
+        """The likeliest class."""
+        return self.classes[0][0]
+
+
+@dataclass(frozen=True)
+class PictureReport:
+    """The picture at all settings; the field names are keys of the JSON.
+
+    Attributes:
+        bundle: its name.
+        picture: the file.
+        class_names: of the model; None where the bundle has none.
+        grid: rows and columns of patches; None where the manifest doesn't say which tokens are patches.
+        settings: the one with the fewest FLOPs first.
+        flips: indices of the settings whose class is not that of the setting before.
+    """
+
+    bundle: str
+    picture: str
+    class_names: tuple[str, ...] | None
+    grid: tuple[int, int] | None
+    settings: tuple[SettingAnswer, ...]
+    flips: tuple[int, ...]
+
+    def named(self, index: int) -> str:
+        """A class for people."""
+        return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
+
+    def patches(self, setting: SettingAnswer, layer: str) -> Array:
+        """i64[rows,columns], the heaviest expert of each patch, -1 where it was dropped.
+
+        Raises:
+            RoutingError: `grid` is None.
+        """
+        if self.grid is None:
+            raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
+        tokens = setting.experts[layer][-self.grid[0] * self.grid[1] :]
+        return np.array([token[0] if token else -1 for token in tokens]).reshape(self.grid)
+
+
+def compare_settings(points: Sequence[Point], batch: Array, picture: str) -> PictureReport:
+    """Runs the picture at every point.
+
+    Args:
+        points: of one model that returns logits; a batch is one image.
+        batch: dtype[1,H,W,C] as the graph takes it.
+        picture: its file.
+
+    Raises:
+        VmoeError: a backend failed.
+    """
+    manifest = points[0].engine.manifest
+    layout = TokenLayout.of(manifest)
+    answers = sorted((_answer(point, batch) for point in points), key=lambda setting: setting.flops or 0)
+    return PictureReport(
+        bundle=points[0].loaded.name,
+        picture=picture,
+        class_names=manifest.class_names,
+        grid=None if layout is None else (layout.rows, layout.columns),
+        settings=tuple(answers),
+        flips=tuple(i for i in range(1, len(answers)) if answers[i].top1 != answers[i - 1].top1),
+    )
+
+
+def _answer(point: Point, batch: Array) -> SettingAnswer:
+    seen: list[tuple[Array, Mapping[str, Routing], Array | None]] = []
+    assessment = Assessment(point, [lambda *results: seen.append(results)])
+    assessment.add(batch, None)
+    ((logits, routing, _),), quality = seen, assessment.quality()
+    assert quality is not None
+    shares = softmax(logits)[0]
+    return SettingAnswer(
+        name=point.loaded.name if point.profile is None else point.profile.name,
+        flops=quality.flops_per_image,
+        classes=tuple((index, float(shares[index])) for index in likeliest(logits, len(shares))[0].tolist()),
+        experts={name: _experts(layer) for name, layer in routing.items()},
+    )
+
+
+def _experts(routing: Routing) -> list[list[int]]:
+    choices = choices_of(routing)
+    tokens = len(choices.kept) if routing.layout is None else routing.layout.tokens
+    expert, kept, weight = (part.reshape(tokens, -1) for part in (choices.expert, choices.kept, choices.weight))
+    order = np.argsort(-weight, axis=1, kind="stable")
+    return [row[by][has[by]].tolist() for row, has, by in zip(expert, kept, order, strict=True)]

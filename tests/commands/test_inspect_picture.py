@@ -1,0 +1,152 @@
+"""vmoe inspect BUNDLE PICTURE: one picture at several settings side by side, as text, JSON and a drawing."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import complaint_of, json_of, kept_bundle, run
+from golden import FOLDER
+from matplotlib.colors import to_rgb
+from named_bundles import ODD_NAMES, with_odd_names
+from PIL import Image
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.images import to_batch
+from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
+from vmoe_tools.patch_pictures import expert_colours, picture_settings
+from vmoe_tools.program import printable
+
+PROFILES = ("c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2")
+
+
+@pytest.fixture
+def nine(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
+    """A nine that only the cheapest setting takes for a seven."""
+    Image.fromarray(mnist_images["images"][101]).save(tmp_path / "nine.png")
+    return tmp_path / "nine.png"
+
+
+def test_every_setting_has_its_answer_and_the_experts_of_each_token(
+    nine: Path, mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json_of(capsys, "inspect", mnist_image_bundle, nine)["on_picture"]
+    flops = [setting["flops"] for setting in found["settings"]]
+    assert sorted(setting["name"] for setting in found["settings"]) == sorted(PROFILES) and flops == sorted(flops)
+    assert (found["picture"], found["grid"]) == (str(nine), [7, 7])
+    with Engine.load(mnist_image_bundle) as engine:
+        for setting in found["settings"]:
+            logits, routing = engine.logits_and_routing(nine, setting["name"])
+            assert [index for index, _ in setting["classes"]] == np.argsort(-logits[0]).tolist()
+            assert setting["classes"][:1] == [list(engine.classify(nine, 1, profile=setting["name"])[0][0])]
+            for name, layer in routing.items():
+                kept = [layer.expert[0, token][layer.kept[0, token]].tolist() for token in range(50)]
+                assert setting["experts"][name] == kept
+    assert [setting["classes"][0][0] for setting in found["settings"]] == [7, 9, 9, 9] and found["flips"] == [1]
+
+
+def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
+    nine: Path, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run(capsys, "inspect", mnist_image_bundle, nine)[0]
+    words = " ".join(out.split())
+    assert "The answer flips from class 7 to class 9 at c0.3-k2. From c0.3-k2 on it is that of c1.05-k2" in words
+    assert all(len(line) < 80 for line in out.splitlines()[1:])  # the first one has the path of the picture
+    with Engine.load(mnist_image_bundle) as engine:
+        routing = engine.routing(nine, "c0.3-k1")["encoderblock_3"]
+    rows = np.where(routing.patch_mask()[0], routing.expert[0, 1:, 0].reshape(7, 7).astype(str), ".")
+    shown = out.partition("encoderblock_3\n")[2].splitlines()
+    assert shown[0].split()[0] == "c0.3-k1" and [line.split()[0] for line in shown[1:8]] == ["".join(row) for row in rows]
+
+    two = ("--profile", "c1-k1", "--profile", "c1-k2", "--pool")
+    named = with_odd_names(mnist_image_bundle, tmp_path)
+    out = run(capsys, "inspect", named, nine, *two)[0]
+    assert "Every setting answers nine" in out and "c1-k2-pool" in out and out.count("\x1b") == 0
+    many = [word for ratio in range(1, 9) for word in ("--profile", f"c{ratio}-k1-vanilla-pool")]
+    out = run(capsys, "inspect", mnist_image_bundle, nine, *many)[0]
+    assert max(map(len, out.splitlines()[1:])) < 80 and len(re.findall("c8-k1-vanilla-pool", out)) > 5
+    assert printable(ODD_NAMES[9])[:4] == "nine"
+
+
+def test_the_drawing_has_the_expert_of_each_patch_and_marks_other_answers(
+    nine: Path, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "settings.png"
+    raw = json_of(capsys, "inspect", mnist_image_bundle, nine, "-o", out)["on_picture"]
+    with Image.open(out) as picture:
+        assert picture.width > 800 and picture.height > 800
+    settings = tuple(SettingAnswer(**setting) for setting in raw["settings"])
+    report = PictureReport(**{**raw, "settings": settings, "grid": tuple(raw["grid"])})
+    with Engine.load(mnist_image_bundle) as engine:
+        figure = picture_settings(report, to_batch(nine, engine.manifest.input), engine.manifest)
+    colours = [to_rgb(colour) for colour in [*expert_colours(8), "#8c8c8c"]]
+    for row, layer in enumerate(settings[0].experts):
+        for column, setting in enumerate(settings):
+            drawn = np.asarray(figure.axes[row * 5 + column + 1].images[1].get_array())
+            for patch, experts in enumerate(setting.experts[layer][1:]):
+                assert tuple(drawn[divmod(patch, 7)][:3]) == colours[experts[0] if experts else -1]
+    titles = [axes.title for axes in figure.axes[1:5]]
+    assert titles[0].get_text().startswith("c0.3-k1\nclass 7, ")
+    assert titles[0].get_color() != titles[1].get_color() == titles[3].get_color()
+
+
+@pytest.fixture(scope="module")
+def dense_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense ViT with classes."""
+    target = tmp_path_factory.mktemp("dense") / "dense.vmoe"
+    export_bundle(FOLDER / "g4", target, config=FOLDER / "g4.json", validate=False)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["soft", "choice"])
+def test_models_of_other_kinds_are_shown_and_drawn(
+    kind: str, nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn, out = tmp_path / "drawn.svg", tmp_path / "found.json"
+    text = run(capsys, "inspect", kept_bundle(kind), nine, "-o", drawn, "--json", out)[0]
+    assert "Every setting answers" in text or "The answer flips" in text
+    assert drawn.exists()
+    for setting in json.loads(out.read_text())["on_picture"]["settings"]:
+        assert len(setting["experts"]) == 1
+        for layer in setting["experts"].values():
+            numbers = {len(token) for token in layer}
+            assert numbers == {4} if kind == "soft" else 0 in numbers
+
+
+def test_a_dense_model_has_an_answer_and_nothing_to_draw(
+    dense_bundle: Path, nine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{dense_bundle.name} " in run(capsys, "inspect", dense_bundle, nine)[0]
+    assert "a dense ViT has none" in complaint_of(capsys, 2, "inspect", dense_bundle, nine, "-o", "x.png")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["GROUPED", "PICTURE"], 2, "1 image doesn't fit: the bundle routes in groups (16)"),
+        (["MNIST", "nothing.png"], 1, "nothing.png"),
+        (["MNIST", "PICTURE", "--images", "PICTURE"], 2, "PICTURE goes with settings"),
+        (["MNIST", "PICTURE", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
+        (["MNIST", "PICTURE", "-o", "folder"], 2, "--out: folder must end in .pdf, .png or .svg"),
+        (["MNIST", "PICTURE", "-o", "PICTURE"], 2, "is used by this command"),
+        (["DENSE", "PICTURE"], 1, "which have no classes"),
+        (["MNIST", "--profile", "c1-k1", "--profile", "c1-k2"], 2, "several --profile need a PICTURE"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_done_is_one_line(
+    *,
+    words: list[str],
+    code: int,
+    says: str,
+    nine: Path,
+    mnist_bundle: Path,
+    mnist_image_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    paths = {"PICTURE": nine, "GROUPED": mnist_bundle, "MNIST": mnist_image_bundle, "DENSE": kept_bundle("dense")}
+    assert says in complaint_of(capsys, code, "inspect", *(paths.get(word, word) for word in words))
