@@ -36,8 +36,8 @@ from vmoe_tools.terminal import Progress
 @click.option(
     "--cascade",
     is_flag=True,
-    help="Measure cascades, too: the most accurate setting for the images that a cheaper one is not sure of. How sure it "
-    "must be is calibrated on one half of the images and tested on the other.",
+    help="Measure cascades, too: a cheap setting first, and the most accurate one for the images with low confidence. The "
+    "threshold is cross-validated: calibrated on one half of the images, tested on the other.",
 )
 @options.backends_option
 @options.batch_sizes_option

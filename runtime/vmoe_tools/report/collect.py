@@ -233,7 +233,7 @@ class Collection:
                 f"{len(self.samples)} instead of {self.given['samples']} samples are shown, to keep the page small."
             )
         if self.may_cascade and not self.has_halves:
-            notes.append("Cascades are left out: their margin is calibrated on some batches and tested on the others.")
+            notes.append("Cascades are left out: calibrating a margin and testing it takes two batches of images.")
         return notes
 
 

@@ -129,9 +129,9 @@ def cascade(report: Report) -> str | None:
     flops = (found.flops_per_image or 0) / (alone.flops_per_image or 1)
     return (
         f"The fastest cascade that loses at most {points_of(report.max_drop)} runs all images at {found.profile}, and the "
-        f"{percent(found.escalated)} that it is least sure of again at {found.then}: {percent(found.top1)} accuracy, where "
-        f"{found.then} alone has {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of its FLOPs."
-        " The margin of confidence was calibrated on every other batch and tested on the others."
+        f"{percent(found.escalated)} with the lowest confidence again at {found.then}: {percent(found.top1)} accuracy, "
+        f"where {found.then} alone has {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of its "
+        "FLOPs. The margin is cross-validated: calibrated on one half of the batches, tested on the other, and vice versa."
     )
 
 
