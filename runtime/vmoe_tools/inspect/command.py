@@ -87,7 +87,8 @@ def inspect(
     The description has the model and its parameters, MoE layers, profiles and what they cost, results of validation, source
     and files, and which backends run it on this machine; nothing is loaded for that. With --images it is what the routers do
     with these images: the load of experts, what is dropped, gates, and which classes go where. All options below --images
-    are about that. With PICTURE it is what each --profile answers and drops, side by side; without one, each stored profile.
+    are about that, at one --profile, which is the first stored one by default. With PICTURE it is what the picture's answer
+    is at each --profile, by default at all stored ones, and which patches these drop, side by side.
     """
     profiles, changes = given.pop("profiles"), {name: given.pop(name) for name in SETTINGS}
     used = [bundle, picture, *given["compared"], given["images"], given["labels"]]
