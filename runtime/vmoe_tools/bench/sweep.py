@@ -73,6 +73,4 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
 
 
 def _note(kept: Profile, names: Sequence[str]) -> str:
-    return (
-        f"not measured, as the slots are those of {kept.name} (effectively {kept.effective_ratio:.3g}): {', '.join(names)}"
-    )
+    return f"not measured, as slots are those of {kept.name} (effectively {kept.effective_ratio:.3g}): {', '.join(names)}"
