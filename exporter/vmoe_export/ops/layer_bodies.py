@@ -164,9 +164,9 @@ _ATTENTION = """
     rest = Constant <value_ints = [-1]> ()
     heads_0d = Constant <value_int: int = @num_heads> ()
     heads = Reshape (heads_0d, rest)
-    split = Concat <axis = 0> (copy, heads, rest)
     width = Shape <start = 2, end = 3> (q)
     size = Div (width, heads)
+    split = Concat <axis = 0> (copy, heads, size)
     size_float = Cast <to = 1> (size)
     root = Sqrt (size_float)
     q_split = Reshape (q, split)
@@ -177,8 +177,8 @@ _ATTENTION = """
     v_heads = Transpose <perm = [0, 2, 1, 3]> (v_split)
     {products}
     mixed_by_token = Transpose <perm = [0, 2, 1, 3]> (mixed)
-    merge = Concat <axis = 0> (copy, rest)
-    y = Reshape (mixed_by_token, merge)
+    shape = Shape (q)
+    y = Reshape (mixed_by_token, shape)
 """
 
 _ATTENTION_FLOAT32 = """

@@ -102,7 +102,8 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     served_all = GatherElements <axis = 1> (ranking, serving_all)
     served = Slice (served_all, zero, k, two)
     served_by_choice = Transpose <perm = [0, 2, 1]> (served)
-    queue_shape = Concat <axis = 0> (groups, minus_one)
+    pairs = Mul (k, tokens)
+    queue_shape = Concat <axis = 0> (groups, pairs)
     queue = Reshape (served_by_choice, queue_shape)
     queue_column = Unsqueeze (queue, two)
     expert_row = Range (start, experts_0d, step)
@@ -144,7 +145,7 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     filled = ScatterElements <axis = 0> (empty, target, source)
     filled_slots = Slice (filled, zero, total, zero)
     src_shape = Concat <axis = 0> (experts, slots)
-    src_i64 = Reshape (filled_slots, src_shape)
+    src_i64 = Reshape <allowzero = 1> (filled_slots, src_shape)
     src = Cast <to = 6> (src_i64)
 }}
 """

@@ -37,16 +37,15 @@ def soft_dispatch(dispatch_bf16: bool) -> str:
     """VmoeSoftDispatch."""
     return f"""
     VmoeSoftDispatch (x, dispatch) => (buf) {{
-        copy = Constant <value_ints = [0, 0]> ()
-        rest = Constant <value_ints = [-1]> ()
+        groups_and_tokens = Shape <start = 0, end = 2> (dispatch)
         groups = Shape <start = 0, end = 1> (dispatch)
         experts = Shape <start = 2, end = 3> (dispatch)
         slots = Shape <start = 3, end = 4> (dispatch)
         width = Shape <start = 2, end = 3> (x)
         {round_bf16("x", "rounded", dispatch_bf16)}
         flat_slots = Mul (experts, slots)
-        flat_shape = Concat <axis = 0> (copy, flat_slots)
-        flat = Reshape (dispatch, flat_shape)
+        flat_shape = Concat <axis = 0> (groups_and_tokens, flat_slots)
+        flat = Reshape <allowzero = 1> (dispatch, flat_shape)
         shares = Transpose <perm = [0, 2, 1]> (flat)
         mixed = MatMul (shares, rounded)
         split_shape = Concat <axis = 0> (groups, experts, slots, width)
@@ -63,7 +62,7 @@ def soft_combine(dispatch_bf16: bool) -> str:
     """VmoeSoftCombine."""
     return f"""
     VmoeSoftCombine (out, combine) => (y) {{
-        copy = Constant <value_ints = [0, 0]> ()
+        groups_and_tokens = Shape <start = 0, end = 2> (combine)
         groups = Shape <start = 0, end = 1> (combine)
         experts = Shape <start = 2, end = 3> (combine)
         slots = Shape <start = 3, end = 4> (combine)
@@ -75,8 +74,8 @@ def soft_combine(dispatch_bf16: bool) -> str:
         flat_slots = Mul (experts, slots)
         rows_shape = Concat <axis = 0> (groups, flat_slots, width)
         rows = Reshape (by_group, rows_shape)
-        shares_shape = Concat <axis = 0> (copy, flat_slots)
-        shares = Reshape (combine, shares_shape)
+        shares_shape = Concat <axis = 0> (groups_and_tokens, flat_slots)
+        shares = Reshape <allowzero = 1> (combine, shares_shape)
         y = MatMul (shares, rows)
     }}
     """
