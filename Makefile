@@ -1,4 +1,4 @@
-# make demo     sets up and shows the whole path on a trained checkpoint
+# make demo     installs what it needs and shows the whole path on a trained checkpoint
 # make report-pictures  makes the pictures of docs/report.md again, by way of a headless Chromium
 # make check    lints what has changed, and runs the tests that take seconds
 # make test     sets up and runs every check
@@ -12,8 +12,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
-SETUP := $(VENV)/.setup-done
+TOOLS := $(VENV)/.tools-done
 NATIVE := $(VENV)/.native-done
+SETUP := $(VENV)/.setup-done
 NATIVE_SOURCES := $(shell find plugins -type f)
 CXX_FILES := $(shell find plugins samples tests/cpp tests/on_gpu benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
 CXX_HEADERS := $(filter %.h %.hpp,$(CXX_FILES))
@@ -43,13 +44,17 @@ INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv;
 
 setup: $(SETUP)
 
-$(SETUP): pyproject.toml
+# What the checks need besides.
+$(SETUP): pyproject.toml | $(NATIVE)
+	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[dev]'
+	touch $@
+
+$(TOOLS): pyproject.toml
 	$(HAS_VENV) || $(INSTALL_VENV)
 	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(BUILD_TOOLS)
-	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[dev]'
-	touch $@ $(NATIVE)
+	touch $@
 
 .PHONY: install-native-packages install-test-packages
 install-native-packages: WANTED = $(PACKAGES)
@@ -64,13 +69,14 @@ install-native-packages install-test-packages:
 		echo "make: no apt-get here to install $(WANTED); going on without"; \
 	fi
 
-library: $(NATIVE)
+library: $(SETUP) $(NATIVE)
 
-$(NATIVE): $(SETUP) $(NATIVE_SOURCES)
-	$(PIP_INSTALL) --no-deps --no-build-isolation $(NATIVE_OPTIONS) -e .
+# The package and what it needs to export, run and report, which is all that `make demo` installs.
+$(NATIVE): $(TOOLS) $(NATIVE_SOURCES)
+	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[export,cpu,images,bench]'
 	touch $@
 
-wheel: $(WHEEL_VENV)/.done $(NATIVE)
+wheel: $(WHEEL_VENV)/.done $(SETUP) $(NATIVE)
 	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
 	$(WHEEL_VENV)/bin/python tools/build_wheels.py dist
 	VMOE_WHEELS=$(abspath dist) $(PYTEST) tests/project/test_portable_wheels.py
@@ -115,7 +121,7 @@ report-pictures: $(NATIVE)
 	cp demo/digits-experts.png docs/report_experts.png
 
 # With it, tests/commands/test_report_page.py and tests/support/check_report_page.py look for faults of access, too.
-check-report: $(NATIVE)
+check-report: $(SETUP) $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
 	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_page.py
 
@@ -137,7 +143,7 @@ test: $(NATIVE) lint
 	@$(BIN)/python -m slipcover --merge $(COVERAGE)/gw*.json --out $(COVERAGE)/all.json --fail-under 90 >$(COVERAGE)/table.txt; \
 		status=$$?; sed -n 2p $(COVERAGE)/table.txt; tail -n 1 $(COVERAGE)/table.txt; exit $$status
 
-hostile: $(NATIVE)
+hostile: $(SETUP) $(NATIVE)
 	mkdir -p build/hostile
 	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q
 	VMOE_RANDOM_CALLS=100000 $(BIN)/python -m pytest tests/op_library/test_sanitizers.py
@@ -161,7 +167,7 @@ lint-python: $(SETUP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-lint-native: $(NATIVE)
+lint-native: $(SETUP) $(NATIVE)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@test -f $(COMMANDS) || echo "make: no native library was built, so clang-tidy has nothing to check"
 	@$(MAKE) -s -j 2 tidy
