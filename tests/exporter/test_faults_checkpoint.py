@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,16 @@ class RunsCode:
 
     def __reduce__(self) -> tuple[object, ...]:
         return os._exit, (9,)
+
+
+class Described:
+    """A tensor of six zeros in a torch file that describes it in another way."""
+
+    def __init__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        self.description = (torch.zeros(6)._typed_storage(), offset, shape, strides, False, OrderedDict())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return torch._utils._rebuild_tensor_v2, self.description
 
 
 def copied(change: Callable[[Path], object], source: Path = SPARSE) -> Build:
@@ -164,6 +175,8 @@ FAULTS: dict[str, tuple[Build, Names]] = {
     "pt with four bytes for 1e18 elements": (
         saved({KERNEL: torch.zeros(1).expand(10**18)}), (TORCH, KERNEL, "1000000000000000000"),
     ),
+    "pt with a negative offset": (saved({KERNEL: Described(-3, (6,), (1,))}), (TORCH, "not a readable torch file")),
+    "pt with too many strides": (saved({KERNEL: Described(0, (6,), (1, 1))}), (TORCH, "not a readable torch file")),
     "pt with a sparse tensor": (saved({KERNEL: torch.eye(3).to_sparse()}), (TORCH, KERNEL, "sparse")),
     "pt whose mapping holds itself": (saved(CYCLE), (TORCH, "nested too deeply")),
 }  # fmt: skip

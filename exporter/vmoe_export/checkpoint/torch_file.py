@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import struct
 import sys
@@ -85,6 +86,8 @@ class TorchCheckpoint(Checkpoint):
                 raise CheckpointError(
                     f"it was written on a machine of other byte order than this one ({sys.byteorder} endian)"
                 )
+        # What it can't make of a damaged file it raises, and logs with a traceback as well.
+        logging.getLogger(FakeTensorMode.__module__).setLevel(logging.CRITICAL)
         # Tensors without data, whose storages say where in the file theirs is.
         with FakeTensorMode():
             return _torch_load(path, self._file)
