@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
+
+from vmoe_runtime.errors import shown
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -59,6 +62,15 @@ class Setting:
     bpr: bool | None = None
     pool: bool | None = None
     max_experts: int | None = None
+
+    def __new__(cls, *_values: object, **fields: object) -> Self:
+        """Raises TypeError for a field that there is not, naming the nearest one."""
+        known = cls.__dataclass_fields__
+        if unknown := next((name for name in fields if name not in known), None):
+            near = get_close_matches(unknown, known, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            raise TypeError(f"a setting has no {shown(unknown)}; {meant}")
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)

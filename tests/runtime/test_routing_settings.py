@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from damaged_files import assert_one_sentence
 
-from vmoe_runtime import RoutingError
+from vmoe_runtime import RoutingError, Setting
 from vmoe_runtime.profiles import SETTINGS, Profile
 from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
 
@@ -143,3 +145,14 @@ def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
     assert TopKRules(8, MOST_COUNTED_TOKENS, 1).profile(0.1, 1, True, True, 7).max_experts == 7
     with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
         large.profile(0.1, 1, True, True, 7)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("capcity", "did you mean 'capacity'?"), ("slots", "it has profile, capacity, k, bpr, pool, max_experts")],
+)
+def test_a_field_that_no_setting_has_is_a_type_error_that_names_the_nearest(field: str, words: str) -> None:
+    for use in (Setting, partial(replace, Setting())):
+        with pytest.raises(TypeError) as refused:
+            use(**{field: 0.5})
+        assert_one_sentence(str(refused.value), f"a setting has no '{field}'", words)
