@@ -20,6 +20,7 @@ from vmoe_runtime.pictures import open_regular
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SEED = 0
+_EXPECTED = "expected is 'images', uint8 or float32 [N,H,W,C], or [N,H,W] for one channel"
 PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -162,12 +163,15 @@ def _from_npz(path: Path) -> ImageSource:
         raise ImageError(f"{path}: {error.strerror or error}") from None
     # A damaged archive raises whatever zipfile, zlib or numpy tripped over.
     except Exception as error:
+        if "allow_pickle" in str(error):
+            raise ImageError(f"{path} holds an array of Python objects, which is not loaded; {_EXPECTED}") from None
         raise ImageError(f"{path} is not a readable npz file ({type(error).__name__})") from None
     if "images" not in arrays:
-        raise ImageError(f"{path} has no array 'images'")
+        raise ImageError(f"{path} has no array 'images', only {archive.files}; {_EXPECTED}")
     images = arrays["images"]
-    if images.ndim not in (3, 4):
-        raise ImageError(f"{path}: 'images' has shape {images.shape}, not [N,H,W,C] or [N,H,W]")
+    if images.ndim not in (3, 4) or images.dtype not in (np.uint8, np.float32):
+        bfloat16 = ", which is how numpy stores bfloat16" if images.dtype == "V2" else ""
+        raise ImageError(f"{path}: 'images' is {images.dtype}{list(images.shape)}{bfloat16}; {_EXPECTED}")
     if "labels" not in arrays:
         return ImageSource(images)
     labels = arrays["labels"]

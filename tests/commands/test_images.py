@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from command_runs import QUICK, complaint_of, json_of
@@ -126,17 +127,21 @@ def test_pictures_without_a_subfolder_have_no_labels(pictures: Path, manifest: M
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"images": None}, "has no array 'images'"),
-        ({"images": np.zeros(3)}, "'images' has shape (3,)"),
+        ({"images": None}, "has no array 'images', only ['labels']; expected is 'images', uint8 or float32"),
+        ({"images": np.zeros(3, np.uint8)}, "'images' is uint8[3]; expected is 'images', uint8 or float32 [N,H,W,C]"),
+        ({"images": np.zeros((16, 28, 28), ml_dtypes.bfloat16)}, "is |V2[16, 28, 28], which is how numpy stores bfloat16"),
         ({"labels": np.zeros(70)}, "'labels' is float64[70], and 70 images need 70 integers"),
         ({"labels": np.zeros(69, int)}, "'labels' is int64[69], and 70 images need 70 integers"),
         ({"labels": np.full(70, 10)}, "labels go from 10 to 10, and the model has classes 0 to 9"),
         ({"labels": np.full(70, -1)}, "labels go from -1 to -1"),
         ({"images": np.zeros((70, 28, 27), np.uint8)}, "images have shape (16, 28, 27)"),
-        ({"images": np.zeros((70, 28, 28))}, "images are float64"),
+        ({"images": np.zeros((70, 28, 28))}, "'images' is float64[70, 28, 28]; expected"),
         ({"images": np.zeros((9, 28, 28), np.uint8), "labels": None}, "needs 16 images, and --images has 9"),
         ({"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, int)}, "--images has 0"),
-        ({"images": np.array([{}] * 16)}, "is not a readable npz file"),
+        (
+            {"images": np.array([{}] * 16)},
+            "holds an array of Python objects, which is not loaded; expected is 'images', uint8",
+        ),
     ],
 )
 def test_an_npz_that_does_not_fit_is_one_sentence(
