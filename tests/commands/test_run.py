@@ -89,6 +89,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(
     good = [path for path in order if path not in bad]
     assert [line.partition(".png")[0] + ".png" for line in lines[1:]] == [str(path) for path in good]
     report = json.loads((tmp_path / "x.json").read_text())["images"]
+    assert all(c["class"] == str(c["index"]) for image in report for c in image["classes"])
     assert [Path(image["image"]) for image in report if image["error"]] == bad
     with Engine.load(mnist_image_bundle, threads=1) as engine:
         answers = [answer[0] for answer in engine.classify(good, 1)]

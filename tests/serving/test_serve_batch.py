@@ -121,7 +121,7 @@ def test_every_picture_is_answered_once_as_the_engine_does(finished: Path, digit
     for row in rows:
         expected = engine.classify(digits / row["path"], 5)[0]
         assert list(zip(row["class"], row["probability"], strict=True)) == [(str(index), p) for index, p in expected]
-        assert row["class_index"] == [index for index, _ in expected] and row["error"] is None
+        assert row["index"] == [index for index, _ in expected] and row["error"] is None
     summary = json.loads((finished / "_SUCCESS").read_text())
     assert (summary["pictures"], summary["answered"], summary["errors"], summary["parts"]) == (60, 59, 1, 6)
     assert summary["runtimes"] == [engine.backend_description]

@@ -31,7 +31,7 @@ def answer_fields(job: Job) -> list[pa.Field]:
     """The columns of an answer."""
     if not job.top:
         return [pa.field(str(job.output), pa.list_(pa.float32()))]
-    kinds = {"class": pa.string(), "class_index": pa.int32(), "probability": pa.float64()}
+    kinds = {"class": pa.string(), "index": pa.int32(), "probability": pa.float64()}
     return [pa.field(name, pa.list_(kind)) for name, kind in kinds.items()]
 
 

@@ -111,7 +111,7 @@ def _entry(each: Answer, names: Sequence[str] | None) -> dict[str, Any]:
         "image": str(each.image),
         "error": each.error,
         "classes": [
-            {"class": names[index] if names else index, "index": index, "probability": probability}
+            {"class": names[index] if names else str(index), "index": index, "probability": probability}
             for index, probability in each.classes
         ],
     }
