@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include <iterator>
 #include <limits>
 #include <new>
+#include <thread>
 #include <utility>
 
 #include "sdk/error.h"
@@ -26,7 +28,6 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr int kMaxThreads = 1024;
 constexpr int kAttempts = 3;
 
 bool are_finite(const float* values, size_t count) {
@@ -34,8 +35,11 @@ bool are_finite(const float* values, size_t count) {
 }
 
 void check_threads(int threads) {
-  if (threads < 0 || threads > kMaxThreads) {
-    fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", kMaxThreads, ", or 0, not ", threads);
+  // As in Python: starting hundreds of threads on a few CPUs takes minutes.
+  const int most = std::max(64, 4 * static_cast<int>(std::thread::hardware_concurrency()));
+  if (threads < 0 || threads > most) {
+    fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", most, " on this machine, or 0, not ",
+         threads);
   }
 }
 
@@ -73,6 +77,17 @@ InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values
 
 int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Once in a process and somebody who listens, and once more for the precisions that standard ops make slower.
+void warn_of_standard_ops(const std::string& failure, vmoe_precision precision) {
+  static std::array<std::atomic_flag, 2> warned = {};
+  const bool is_short = precision != VMOE_FP32;
+  if (!is_logged(VMOE_LOG_WARNING) || warned[is_short ? 1 : 0].test_and_set()) return;
+  log(VMOE_LOG_WARNING, failure, "; bundles run on standard ops until then, which take several times as long",
+      is_short
+          ? ", and longer in this bundle's precision than in fp32: export it in fp32 to stay without the op library"
+          : "");
 }
 
 }  // namespace
@@ -114,23 +129,22 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   bundle.check_unchanged();
   session_ = std::move(session);
   runtime_ = session_->description();
+  log(VMOE_LOG_INFO, path, " was loaded in ", milliseconds_since(start), " ms: profile ",
+      profile_ ? profile_->name : "none", ", ", runtime_, shares ? ", in a session shared with other engines" : "");
   if (const std::string& failure = find_op_library().failure; !failure.empty()) {
     runtime_ += "; " + failure;
-    log(VMOE_LOG_WARNING, failure, "; ", path, " runs on standard ops");
+    warn_of_standard_ops(failure, manifest_.precision);
   }
-  log(VMOE_LOG_INFO, path, " was loaded in ", milliseconds_since(start), " ms: profile ",
-      profile_ ? profile_->name : "none", ", ", session_->description(),
-      shares ? ", in a session shared with other engines" : "");
 }
 
 // Sets `shares` to false where it loads one.
 std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_load_options& options,
                                               bool& shares) const {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
-  const std::string& op_library = find_op_library().path;
+  const OpLibrary& op_library = find_op_library();
   // A forked process shares none of its parent's sessions.
   const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' + runtime.version + ' ' +
-                          std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library + ' ' +
+                          std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library.path + ' ' +
                           bundle.content_key();
   // The weights are hashed while the runtime loads them: neither waits for the other.
   auto weights = std::async(std::launch::async, [&] {
@@ -141,7 +155,7 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
   try {
     session = find_or_load_session(key, [&] {
       shares = false;
-      const BundleGraph graph = bundle.graph(op_library.empty() ? kInlinedGraph : kCanonicalGraph);
+      const BundleGraph graph = bundle.graph(op_library.path.empty() ? kInlinedGraph : kCanonicalGraph);
       auto loaded = std::make_shared<Session>(runtime, graph, threads_, op_library);
       check_interface(graph.path, *loaded, bundle.manifest());
       return loaded;

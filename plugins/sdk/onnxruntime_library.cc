@@ -4,13 +4,17 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string_view>
+#include <vector>
 
 #include "sdk/error.h"
+#include "sdk/log.h"
 #include "sdk/onnxruntime_log.h"
+#include "sdk/op_library.h"
 
 namespace vmoe::sdk {
 
@@ -22,6 +26,7 @@ static_assert(ORT_API_VERSION >= kApiVersion, "the headers of ONNX Runtime 1.21 
 constexpr char kVariable[] = "VMOE_ONNXRUNTIME";
 constexpr char kEntryPoint[] = "OrtGetApiBase";
 constexpr const char* kNames[] = {"libonnxruntime.so", "libonnxruntime.so.1"};
+constexpr char kSharedOnnx[] = "libonnx.so.1";
 constexpr char kNoTelemetry[] = "ORT_DISABLE_TELEMETRY";
 constexpr size_t kMaxMessage = 300;
 
@@ -51,14 +56,34 @@ Found open_given(const std::string& path, const std::string& source) {
   return {entry, path};
 }
 
-Found find_loaded() {
-  if (const GetApiBase entry = entry_point(RTLD_DEFAULT)) return {entry, "the one of this process"};
-  for (const char* name : kNames) {
-    if (void* library = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
-      if (const GetApiBase entry = entry_point(library)) return {entry, name};
+Found open_first(const std::vector<std::string>& paths, int mode) {
+  for (const std::string& path : paths) {
+    if (void* library = dlopen(path.c_str(), RTLD_NOW | mode)) {
+      if (const GetApiBase entry = entry_point(library)) return {entry, path};
     }
   }
   return {};
+}
+
+Found find_loaded() {
+  if (const GetApiBase entry = entry_point(RTLD_DEFAULT)) return {entry, "the one of this process"};
+  return open_first({std::begin(kNames), std::end(kNames)}, RTLD_NOLOAD);
+}
+
+// Where a library is looked for that nobody named: beside the Python package that holds this one, then on the library
+// path.
+std::vector<std::string> candidates() {
+  std::vector<std::string> paths;
+  const std::filesystem::path package = own_folder().parent_path();
+  if (package.filename() == "vmoe_runtime") {
+    std::error_code error;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(package.parent_path() / "onnxruntime" / "capi", error)) {
+      if (entry.path().filename().string().rfind(kNames[0], 0) == 0) paths.push_back(entry.path().string());
+    }
+  }
+  paths.insert(paths.end(), std::begin(kNames), std::end(kNames));
+  return paths;
 }
 
 Found find(const std::string& path) {
@@ -67,11 +92,7 @@ Found find(const std::string& path) {
   const char* variable = std::getenv(kVariable);
   if (variable != nullptr && *variable != '\0') return open_given(variable, std::string(kVariable) + "=" + variable);
   disable_telemetry();
-  for (const char* name : kNames) {
-    if (void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL)) {
-      if (const GetApiBase entry = entry_point(library)) return {entry, name};
-    }
-  }
+  if (Found installed = open_first(candidates(), RTLD_LOCAL); installed.entry != nullptr) return installed;
   fail(VMOE_RUNTIME_ERROR, "ONNX Runtime was not found: there is no ", kNames[0], " or ", kNames[1],
        " on the library path; give its path in the load options or in ", kVariable);
 }
@@ -90,6 +111,13 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", kApiVersion,
          " or newer is needed");
+  }
+  if (dlopen(kSharedOnnx, RTLD_LAZY | RTLD_NOLOAD) != nullptr) {
+    log(VMOE_LOG_WARNING, "ONNX Runtime ", version, " (", found.name, ") registers its ops in ", kSharedOnnx,
+        ", which has them already: each is a line \"Schema error\" on stderr, and harmless. Another build, such as "
+        "that in "
+        "pip's onnxruntime, has none: give its path in ",
+        kVariable);
   }
   OrtEnv* env = nullptr;
   const OrtLoggingLevel severity = onnxruntime_severity();

@@ -16,7 +16,8 @@ struct OnnxRuntime {
 };
 
 // The library at `path`, or if it is empty the first of: one that is loaded already, the path in the environment
-// variable VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1.
+// variable VMOE_ONNXRUNTIME, the onnxruntime that pip installed beside the package of this library, libonnxruntime.so,
+// libonnxruntime.so.1.
 //
 // Throws VMOE_RUNTIME_ERROR: there is none, or it is older than 1.21.
 const OnnxRuntime& find_onnxruntime(const std::string& path);

@@ -3,53 +3,60 @@
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <fstream>
 #include <system_error>
 
 namespace vmoe::sdk {
 
 namespace {
 
-std::string beside_this_library() {
+constexpr char kName[] = "libvmoe_onnxruntime.so";
+
+// What the machine that built the libraries lacked for it, as the build wrote it down.
+std::string why_missing(const std::filesystem::path& folder) {
+  std::ifstream record(folder / "missing.txt");
+  const std::string start = std::string(kName) + ": ";
+  for (std::string line; std::getline(record, line);) {
+    if (line.rfind(start, 0) == 0) {
+      return "the machine that built it lacked " + line.substr(start.size()) +
+             "; install that, and build and install again";
+    }
+  }
+  return "copy it from where this library came from, or run cmake --install again";
+}
+
+OpLibrary load(const std::string& path) {
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    const char* reason = dlerror();
+    const std::string text = reason != nullptr ? reason : "unknown reason";
+    const bool repeats = text.rfind(path + ": ", 0) == 0;
+    return {{}, {}, "the op library " + path + " can't be loaded: " + (repeats ? text.substr(path.size() + 2) : text)};
+  }
+  const auto cpu_path = reinterpret_cast<const char* (*)()>(dlsym(library, "vmoe_cpu_path"));
+  return {path, cpu_path == nullptr ? "unknown path" : cpu_path(), {}};
+}
+
+}  // namespace
+
+std::filesystem::path own_folder() {
   // Any address of this library tells where it was loaded from.
   static const char anchor = 0;
   Dl_info info{};
   if (dladdr(&anchor, &info) == 0 || info.dli_fname == nullptr) return {};
   std::error_code error;
-  const auto folder = std::filesystem::canonical(info.dli_fname, error).parent_path();
-  if (error) return {};
-  const auto library = folder / "libvmoe_onnxruntime.so";
-  return std::filesystem::is_regular_file(library, error) ? library.string() : std::string();
+  return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
-
-// Why the library can't be loaded; empty if it was.
-std::string load_failure(const std::string& path) {
-  if (dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) != nullptr) return {};
-  const char* reason = dlerror();
-  const std::string text = reason != nullptr ? reason : "unknown reason";
-  return text.rfind(path + ": ", 0) == 0 ? text.substr(path.size() + 2) : text;
-}
-
-}  // namespace
 
 const OpLibrary& find_op_library() {
   static const OpLibrary found = [] {
-    const std::string path = beside_this_library();
-    if (path.empty()) return OpLibrary{};
-    const std::string failure = load_failure(path);
-    return failure.empty() ? OpLibrary{path, {}}
-                           : OpLibrary{{}, "the op library " + path + " can't be loaded: " + failure};
+    const std::filesystem::path folder = own_folder();
+    const std::string path = folder / kName;
+    std::error_code error;
+    if (!folder.empty() && std::filesystem::is_regular_file(path, error)) return load(path);
+    return OpLibrary{{}, {}, "there is no op library " + path + ": " + why_missing(folder)};
   }();
   return found;
-}
-
-std::string op_library_cpu_path(const std::string& library) {
-  void* handle = dlopen(library.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-  if (handle == nullptr) return "unknown path";
-  using Name = const char* (*)();
-  const auto name = reinterpret_cast<Name>(dlsym(handle, "vmoe_cpu_path"));
-  const std::string path = name == nullptr ? "unknown path" : name();
-  dlclose(handle);
-  return path;
 }
 
 }  // namespace vmoe::sdk

@@ -2,20 +2,22 @@
 #ifndef VMOE_SDK_OP_LIBRARY_H_
 #define VMOE_SDK_OP_LIBRARY_H_
 
+#include <filesystem>
 #include <string>
 
 namespace vmoe::sdk {
 
+// Where this library was loaded from; empty if that can't be told.
+std::filesystem::path own_folder();
+
 struct OpLibrary {
-  std::string path;     // empty where there is none, or none that can be loaded
-  std::string failure;  // why not, in words; empty otherwise
+  std::string path;      // empty where there is none, or none that can be loaded
+  std::string cpu_path;  // the instruction set that its kernels take, such as "amx"
+  std::string failure;   // why there is none, in words, and what to do; empty otherwise
 };
 
 // libvmoe_onnxruntime.so beside this library. Looked for once.
 const OpLibrary& find_op_library();
-
-// The instruction set that the kernels of an op library that is loaded take, such as "amx".
-std::string op_library_cpu_path(const std::string& library);
 
 }  // namespace vmoe::sdk
 

@@ -2,7 +2,6 @@
 
 #include "sdk/error.h"
 #include "sdk/onnxruntime_log.h"
-#include "sdk/op_library.h"
 
 namespace vmoe::sdk {
 
@@ -84,17 +83,16 @@ const void* OutputTensor::data(std::vector<int64_t>& shape) const {
   return data;
 }
 
-Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const std::string& op_library)
+Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const OpLibrary& op_library)
     : runtime_(runtime),
-      uses_op_library_(!op_library.empty()),
+      op_library_(op_library),
       session_(nullptr, runtime.api->ReleaseSession),
       memory_(nullptr, runtime.api->ReleaseMemoryInfo) {
   const OrtApi& api = *runtime.api;
   const Options options = make_options(api, threads);
-  if (uses_op_library_) {
-    check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.c_str()),
-          "ONNX Runtime " + runtime.version + " can't use the op library " + op_library);
-    cpu_path_ = op_library_cpu_path(op_library);
+  if (uses_op_library()) {
+    check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.path.c_str()),
+          "ONNX Runtime " + runtime.version + " can't use the op library " + op_library.path);
   }
   OrtSession* session = nullptr;
   check(api, api.AddSessionConfigEntry(options.get(), kWeightsFolder, graph.folder.c_str()),
@@ -148,7 +146,7 @@ std::vector<OutputTensor> Session::run(const std::vector<InputTensor>& inputs, c
 
 std::string Session::description() const {
   return "ONNX Runtime " + runtime_.version + " CPU, " +
-         (uses_op_library_ ? "vmoe op library, " + cpu_path_ : std::string("standard ops"));
+         (uses_op_library() ? "vmoe op library, " + op_library_.cpu_path : std::string("standard ops"));
 }
 
 }  // namespace vmoe::sdk

@@ -11,6 +11,7 @@
 #include "sdk/bundle.h"
 #include "sdk/cancellation.h"
 #include "sdk/onnxruntime_library.h"
+#include "sdk/op_library.h"
 
 namespace vmoe::sdk {
 
@@ -51,10 +52,10 @@ class Session {
  public:
   // graph: of a bundle; its bytes are not needed afterwards.
   // threads: intra-op threads, or 0 for the runtime's own choice.
-  // op_library: path of the op library to register, or empty.
+  // op_library: the one to register, if it has a path.
   //
   // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
-  Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const std::string& op_library);
+  Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const OpLibrary& op_library);
 
   // Values of the outputs that are named, in order.
   //
@@ -67,7 +68,7 @@ class Session {
   // Runtime and version, and whether the op library is used.
   std::string description() const;
 
-  bool uses_op_library() const { return uses_op_library_; }
+  bool uses_op_library() const { return !op_library_.path.empty(); }
 
   // Also those with default values, which must not stand in for a setting.
   const Ports& inputs() const { return inputs_; }
@@ -75,8 +76,7 @@ class Session {
 
  private:
   const OnnxRuntime& runtime_;
-  bool uses_op_library_;
-  std::string cpu_path_;  // with the op library
+  const OpLibrary& op_library_;
   std::unique_ptr<OrtSession, void(ORT_API_CALL*)(OrtSession*)> session_;
   Ports inputs_, outputs_;
   std::unique_ptr<OrtMemoryInfo, void(ORT_API_CALL*)(OrtMemoryInfo*)> memory_;

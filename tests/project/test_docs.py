@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sdk_build import prefixes
 
 import vmoe_export
 import vmoe_runtime
@@ -99,6 +100,23 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         words = ["export", *words[1:]] if words[0] == "vmoe-export" else words[1:]
         assert main([*words, *(["--duration", "0.1"] if words[0] in ("bench", "report") else [])]) == 0, line
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_the_program_of_the_c_page_is_built_and_runs_as_it_stands(example_folder: Path) -> None:
+    prefixes()  # skips where there is no SDK
+    page = ROOT / "docs" / "cpp.md"
+    (program,), (project,), shell = blocks(page, "cpp"), blocks(page, "cmake"), blocks(page, "console")[-1]
+    (example_folder / "classify.cc").write_text(program)
+    (example_folder / "CMakeLists.txt").write_text(project)
+    environment = {name: value for name, value in os.environ.items() if name != "VMOE_ONNXRUNTIME"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    lines = re.findall(r"^\$ (.*)$", shell, re.MULTILINE)
+    command = ["bash", "-ec", "\n".join(lines)]
+    done = subprocess.run(command, cwd=example_folder, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    with vmoe_runtime.Engine.load(example_folder / "mnist.vmoe") as engine:
+        logits = engine(np.full((1, 28, 28, 1), 128, np.uint8), capacity=0.3)[0]
+    assert done.stdout.splitlines()[-2:] == [f"{logits.argmax()} {logits.max():.4f}"] * 2
 
 
 def test_the_page_of_the_python_api_has_every_public_name() -> None:

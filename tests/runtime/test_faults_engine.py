@@ -145,6 +145,11 @@ def test_an_unreadable_image_is_named(engine: Engine, make: Any, tmp_path: Path)
         assert_one_sentence(str(refused.value), "seven.png")
 
 
+def test_a_mistyped_keyword_is_a_type_error_that_names_the_nearest(engine: Engine) -> None:
+    with pytest.raises(TypeError, match=r"^a setting has no 'capcity'; did you mean 'capacity'\?$"):
+        engine(BATCH, capcity=0.5)
+
+
 def test_a_closed_engine_says_so(mnist_bundle: Path) -> None:
     engine = Engine.load(mnist_bundle)
     engine.close()
@@ -157,6 +162,7 @@ LOADING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "unknown backend": ({"backend": "abacus"}, BackendError, "'abacus'"),
     "no threads": ({"threads": 0}, BackendError, "threads"),
     "a million threads": ({"threads": 10**6}, BackendError, "threads"),
+    "a thousand threads": ({"threads": 1024}, BackendError, "on this machine"),
     "threads as text": ({"threads": "all"}, BackendError, "'all'"),
     "threads as a flag": ({"threads": True}, BackendError, "not True"),
     "a list of backends": ({"backend": ["onnxruntime"]}, BackendError, "['onnxruntime'] is not known"),

@@ -86,6 +86,7 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     "options of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.load(struct_size=0)),
     "options of a huge size": (ARGUMENT, "options uses fields", lambda c: c.load(struct_size=2**64 - 1)),
     "a million threads": (RUNTIME, "threads must be", lambda c: c.load(threads=10**6)),
+    "a thousand threads": (RUNTIME, "on this machine", lambda c: c.load(threads=1024)),
     "fewer than no threads": (RUNTIME, "not -1", lambda c: c.load(threads=-1)),
     "load an unknown profile": (ROUTING, "'fastest'", lambda c: c.load(profile=b"fastest")),
     "load a profile of too many experts": (ROUTING, "k must be", lambda c: c.load(profile=b"c0.3-k9")),

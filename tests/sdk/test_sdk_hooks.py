@@ -16,8 +16,11 @@ from damaged_files import assert_one_sentence, copied_bundle, edited_graph
 from sdk_build import Runner, setting_fields
 from wheels import onnxruntime_folder
 
+from vmoe_export import export_bundle
+
 NONE, DEBUG, INFO, WARNING, ERROR = -1, 0, 1, 2, 3
 ORT = "ONNX Runtime: "
+NO_OP_LIBRARY = "there is no op library "
 Messages = list[tuple[str, str]]
 
 
@@ -49,13 +52,21 @@ def test_a_warm_engine_answers_as_a_cold_one(
 
 
 def logged(prefix: Path, bundle: Path, mode: str, level: int, library: Path | None = None, **environment: str) -> Messages:
-    """The lines of sdk_log: pairs of a level, or what was done, and a message."""
+    """The lines of sdk_log: pairs of a level, or what was done, and a message; not that the op library is missing."""
+    messages, printed = all_logged(prefix, bundle, mode, level, library or sdk_build.onnxruntime_library(), **environment)
+    assert printed == ""
+    return [(first, rest) for first, rest in messages if not rest.startswith(NO_OP_LIBRARY)]
+
+
+def all_logged(
+    prefix: Path, bundle: Path, mode: str, level: int, library: Path | str, **environment: str
+) -> tuple[Messages, str]:
+    """The lines of sdk_log, and what was printed to stderr."""
     program = sdk_build.programs(prefix, "sdk_log") / "sdk_log"
-    library = library or sdk_build.onnxruntime_library()
     done = sdk_build.run(program, bundle, library, mode, str(level), **environment)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     lines = [line.split("\t", 1) for line in done.stdout.splitlines()]
-    return [(first, rest) for first, rest in lines]
+    return [(first, rest) for first, rest in lines], done.stderr
 
 
 @pytest.mark.parametrize("level", [INFO, DEBUG])
@@ -84,14 +95,38 @@ def test_the_oldest_onnxruntime_logs_as_the_newest(prefix: Path, mnist_bundle: P
     assert any(message.startswith(ORT) for _, message in logged(prefix, mnist_bundle, "all", DEBUG, library))
 
 
+@pytest.mark.parametrize(("precision", "slow"), [("fp32", "several times"), ("int8", "than in fp32: export it in fp32")])
+def test_a_process_without_the_op_library_is_warned_once(
+    mnist_checkpoint: Path, tmp_path: Path, precision: str, slow: str
+) -> None:
+    bundle = tmp_path / "x.vmoe"
+    export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], precision=precision, validate=False)
+    prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
+    library, onnxruntime = prefix / "lib" / sdk_build.OP_LIBRARY, sdk_build.onnxruntime_library()
+    (prefix / "lib" / "missing.txt").unlink(missing_ok=True)
+    ((level, message),), _ = all_logged(prefix, bundle, "all", WARNING, onnxruntime)
+    assert level == str(WARNING)
+    assert_one_sentence(message, f"{NO_OP_LIBRARY}{library}", "run cmake --install again", slow)
+    (prefix / "lib" / "missing.txt").write_text(f"libother.so: x\n{library.name}: the headers of Highway (libhwy-dev)\n")
+    _, (_, message), _ = all_logged(prefix, bundle, "all", INFO, onnxruntime)[0]
+    assert "the machine that built it lacked the headers of Highway (libhwy-dev); install" in message
+
+
 def test_an_op_library_that_cannot_be_loaded_is_a_warning(mnist_bundle: Path, tmp_path: Path) -> None:
     prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
     library = prefix / "lib" / sdk_build.OP_LIBRARY
     library.write_text("no library")
-    for level, message in (messages := logged(prefix, mnist_bundle, "all", WARNING)):
-        assert level == str(WARNING)
-        assert_one_sentence(message, f"the op library {library} can't be loaded: ", f"{mnist_bundle} runs on standard ops")
-    assert len(messages) == 2
+    ((level, message),) = logged(prefix, mnist_bundle, "all", WARNING)
+    assert level == str(WARNING)
+    assert_one_sentence(message, f"the op library {library} can't be loaded: ", "bundles run on standard ops")
+
+
+@pytest.mark.skipif(not list(Path("/usr/lib").glob("*/libonnx.so.1")), reason="Debian's libonnxruntime is not installed")
+def test_an_onnxruntime_that_prints_is_a_warning_that_names_it(mnist_bundle: Path) -> None:
+    messages, printed = all_logged(sdk_build.prefixes().standard_ops, mnist_bundle, "all", WARNING, "", VMOE_ONNXRUNTIME="")
+    level, message = messages[0]
+    assert level == str(WARNING) and printed.startswith("Schema error")
+    assert_one_sentence(message, "libonnxruntime.so", "Schema error", "VMOE_ONNXRUNTIME")
 
 
 def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle: Path, tmp_path: Path) -> None:

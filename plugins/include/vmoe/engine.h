@@ -67,8 +67,8 @@ VMOE_API const char* vmoe_version(void);
 typedef enum vmoe_log_level {
   VMOE_LOG_DEBUG = 0,   /* what ONNX Runtime calls INFO: some hundred messages a load */
   VMOE_LOG_INFO = 1,    /* a bundle was loaded: path, time, profile, runtime, and whether it shares a session */
-  VMOE_LOG_WARNING = 2, /* an op library that can't be loaded, a bundle that was replaced while it was loaded, and
-                           ONNX Runtime's warnings */
+  VMOE_LOG_WARNING = 2, /* an op library that is missing or can't be loaded (once in a process), a bundle that was
+                           replaced while it was loaded, an ONNX Runtime that prints, and ONNX Runtime's warnings */
   VMOE_LOG_ERROR = 3    /* ONNX Runtime's errors, which the status of a call says, too */
 } vmoe_log_level;
 
@@ -107,7 +107,7 @@ typedef struct vmoe_engine vmoe_engine;
 
 typedef struct vmoe_load_options {
   size_t struct_size;
-  /* Threads per call, 1 to 1024; 0 leaves the choice to ONNX Runtime. */
+  /* Threads per call, up to 64 or four for each CPU; 0 leaves the choice to ONNX Runtime. */
   int32_t threads;
   /* 1 compares the SHA-256 of every file, 0 checks names, sizes and external-data references only. */
   int32_t verify;
@@ -115,14 +115,15 @@ typedef struct vmoe_load_options {
    * NULL is the first stored one. */
   const char* profile;
   /* Path of the ONNX Runtime library, 1.21 or newer. NULL takes the first of: one that is loaded already, the path in
-   * the environment variable VMOE_ONNXRUNTIME, libonnxruntime.so, libonnxruntime.so.1. */
+   * the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library was installed into,
+   * libonnxruntime.so, libonnxruntime.so.1. */
   const char* onnxruntime;
 } vmoe_load_options;
 
 #define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL}
 
 /* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library and can be loaded;
- * without it the bundle runs on standard ops, and vmoe_info.runtime says why it could not be loaded. Engines of one
+ * without it the bundle runs on standard ops, and vmoe_info.runtime says why. Engines of one
  * process on the same bundle with the same threads share one session and its memory.
  * A bundle that is replaced meanwhile is loaded again, in three attempts at most.
  *

@@ -14,7 +14,7 @@
 namespace vmoe {
 
 struct LoadOptions {
-  int threads = 0;          // per call, 1 to 1024; 0 leaves the choice to ONNX Runtime
+  int threads = 0;          // per call; 0 leaves the choice to ONNX Runtime
   bool verify = true;       // compare the SHA-256 of every file
   std::string profile;      // for calls that say nothing else; empty: the first stored one
   std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options

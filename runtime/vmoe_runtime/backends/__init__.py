@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -54,10 +55,11 @@ class Parallelism:
     streams: int | None = None
 
     def check(self) -> None:
-        """Raises BackendError for what is no whole number from 1 to 1024."""
+        """Raises BackendError for what is no whole number from 1 on, or far above the number of CPUs."""
+        most = max(64, 4 * len(os.sched_getaffinity(0)))  # starting hundreds on a few CPUs takes minutes
         for name, value in (("threads", self.threads), ("streams", self.streams)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024):
-                raise BackendError(f"{name} must be a whole number from 1 to 1024, not {shown(value)}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+                raise BackendError(f"{name} must be a whole number from 1 to {most} on this machine, not {shown(value)}")
 
 
 class PreparedBackend(NamedTuple):
