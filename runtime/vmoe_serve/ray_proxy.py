@@ -20,20 +20,21 @@ class JsonRefusals:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An application of the ASGI."""
-        refused = False
+        started = refused = False
 
         async def send_json(message: Message) -> None:
-            nonlocal refused
+            nonlocal started, refused
             if message["type"] == "http.response.start":
                 refused = message["status"] >= 400 and "json" not in Headers(raw=message["headers"]).get("content-type", "")
             if not refused:
+                started = True
                 await send(message)
-            elif not message.get("more_body") and message["type"] == "http.response.body":
-                # Clients that ask again at once would keep the proxy from its work, and be cut off when it ends.
-                await asyncio.sleep(1)
-                await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
         await self._app(scope, receive, send_json)
+        if not started:  # also where a replica is lost, which leaves the proxy without a word
+            # Clients that ask again at once would keep the proxy from its work, and be cut off when it ends.
+            await asyncio.sleep(1)
+            await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
