@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -291,13 +292,28 @@ std::optional<Response> HttpServer::receive(Stream& stream, boost::beast::flat_b
   parser.header_limit(kMostHead);
   parser.body_limit(limits_.body);
   error_code error;
-  http::read_header(stream, buffer, parser, error);
+  const auto head = [&buffer] {
+    return std::string_view(static_cast<const char*>(buffer.data().data()), buffer.size());
+  };
+  while (!error && buffer.size() < kMostHead && head().find("\r\n\r\n") == std::string_view::npos) {
+    buffer.commit(stream.read_some(buffer.prepare(4096), error));
+  }
+  // Beast joins such a line to the one before; somebody before this server may take it for a header, or skip it.
+  const std::string_view lines = head().substr(0, head().find("\r\n\r\n"));
+  if (lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos) {
+    return error_response(400, "the request can't be understood: a line of its headers begins with a space");
+  }
+  if (!error) http::read_header(stream, buffer, parser, error);
   if (!error) {
     if (auto refusal = check_head(parser.get())) return refusal;
+    const auto fields = std::distance(parser.get().begin(), parser.get().end());
     if (boost::beast::iequals(parser.get()[http::field::expect], "100-continue") && buffer.size() == 0) {
       http::write(stream, http::response<http::empty_body>(http::status::continue_, 11), error);
     }
     if (!parser.is_done()) http::read(stream, buffer, parser, error);
+    if (!error && std::distance(parser.get().begin(), parser.get().end()) > fields) {
+      return error_response(400, "headers behind the body are not taken");
+    }
   }
   if (error == asio::error::timed_out) {
     const std::string seconds = std::to_string(limits_.request.count());
@@ -318,12 +334,15 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
   if (request.version() != 10 && request.version() != 11) {
     return error_response(400, "HTTP/1.0 and HTTP/1.1 are served");
   }
-  if (encodings + lengths > 1 || (encodings == 1 && !(is_chunked && request.version() == 11))) {
+  const bool is_length = request[http::field::content_length].find_first_not_of("0123456789") == std::string_view::npos;
+  if (encodings + lengths > 1 || !is_length || (encodings == 1 && !(is_chunked && request.version() == 11))) {
     return error_response(400,
                           "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: "
                           "chunked");
   }
-  if (request.count(http::field::host) != 1 && (request.version() == 11 || request.count(http::field::host) > 1)) {
+  const size_t hosts = request.count(http::field::host);
+  const bool is_host = request[http::field::host].find_first_of(" \t,/@") == std::string_view::npos;
+  if (hosts > 1 || !is_host || (hosts == 0 && request.version() == 11)) {
     return error_response(400, "the request must have one header Host");
   }
   const auto route = routes_.find(path_of(request));

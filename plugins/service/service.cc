@@ -1,5 +1,7 @@
 #include "service.h"
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -10,6 +12,8 @@
 namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
+constexpr size_t kLarge = size_t{1} << 21;             // pixels: some 30 ms
+constexpr int kLargeNice = 5;                          // leaves the processors to everything else
 constexpr char kJsonLength[] = "Inference-Header-Content-Length";
 
 Response json_response(const Json& json) { return text_response(to_text(json), "application/json"); }
@@ -21,7 +25,9 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
     : options_(options),
       engine_(engine),
       batcher_(batcher),
-      readers_(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
+      tensors_(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)),
+      pictures_(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
+  asio::post(large_pictures_, [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });  // of this thread
   const std::string model_path = "/v2/models/" + options.name;
   server.post("/v1/classify", "classify",
               [this](Request& request, const HasGone& has_gone) { return classify(request, has_gone); });
@@ -46,14 +52,12 @@ Response Service::classify(Request& request, const HasGone& has_gone) {
   if (engine_.info().output != VMOE_LOGITS) {
     throw RequestError("this model returns no logits, and so knows no classes: use infer");
   }
-  ClassifyRequest classified;
-  ImageBatch batch;
   const auto read = [&] {
-    classified = read_classify(query_of(request), request[http::field::content_type], std::move(request.body()),
-                               options_.batch_size);
-    batch = read_pictures(engine_, classified.pictures);
+    return read_classify(query_of(request), request[http::field::content_type], std::move(request.body()),
+                         options_.batch_size);
   };
-  asio::post(readers_, asio::use_future(read)).get();
+  const ClassifyRequest classified = asio::post(pictures_, asio::use_future(read)).get();
+  const ImageBatch batch = decode(classified.pictures, has_gone);
   const vmoe::Answer found = answer(batch, classified.setting, has_gone);
   return json_response(write_classify(classified, engine_.info(), found));
 }
@@ -62,7 +66,7 @@ Response Service::infer(const Request& request, const HasGone& has_gone) {
   const auto read = [&] {
     return read_infer(request[kJsonLength], request.body(), engine_.info(), options_.batch_size);
   };
-  const InferRequest inferred = asio::post(readers_, asio::use_future(read)).get();
+  const InferRequest inferred = asio::post(tensors_, asio::use_future(read)).get();
   const vmoe::Answer found = answer(inferred.images, inferred.setting, has_gone);
   size_t json_length = 0;
   std::string text = write_infer(options_.name, inferred, engine_.info(), found, &json_length);
@@ -70,6 +74,25 @@ Response Service::infer(const Request& request, const HasGone& has_gone) {
       text_response(std::move(text), json_length != 0 ? "application/octet-stream" : "application/json");
   if (json_length != 0) response.set(kJsonLength, std::to_string(json_length));
   return response;
+}
+
+ImageBatch Service::decode(const std::vector<std::string>& pictures, const HasGone& has_gone) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(options_.request_seconds);
+  const size_t size = engine_.info().image_bytes();
+  ImageBatch batch{engine_.info().input_dtype, static_cast<int64_t>(pictures.size()), {}};
+  batch.data.resize(pictures.size() * size);
+  for (size_t i = 0; i < pictures.size(); ++i) {
+    const auto decode_one = [&] {
+      if (std::chrono::steady_clock::now() > end || has_gone()) {
+        throw RequestError("other pictures were decoded for " + std::to_string(options_.request_seconds) + " seconds",
+                           503);
+      }
+      decode_picture(engine_, pictures[i], batch.data.data() + i * size);
+    };
+    asio::thread_pool& decoders = pixels_of(pictures[i]) > kLarge ? large_pictures_ : pictures_;
+    asio::post(decoders, asio::use_future(decode_one)).get();
+  }
+  return batch;
 }
 
 vmoe::Answer Service::answer(const ImageBatch& batch, const std::string& setting, const HasGone& has_gone) {

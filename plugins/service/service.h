@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 #include <vmoe/batcher.hpp>
 
 #include "http_server.h"
@@ -22,6 +23,7 @@ class Service {
 
   Response classify(Request& request, const HasGone& has_gone);
   Response infer(const Request& request, const HasGone& has_gone);
+  ImageBatch decode(const std::vector<std::string>& pictures, const HasGone& has_gone);
   vmoe::Answer answer(const ImageBatch& batch, const std::string& setting, const HasGone& has_gone);
   Json model() const;
   Json health() const;
@@ -29,7 +31,8 @@ class Service {
   const Options& options_;
   const vmoe::Engine& engine_;
   vmoe::Batcher& batcher_;
-  asio::thread_pool readers_;  // of JSON and pictures: few, as they may take much memory
+  // Few threads, as what they read may take much memory; infer waits for no picture, and a small one for no large one.
+  asio::thread_pool tensors_, pictures_, large_pictures_{1};
 };
 
 #endif  // VMOE_SERVICE_SERVICE_H_

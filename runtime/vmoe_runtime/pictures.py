@@ -8,10 +8,11 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmoe_runtime.errors import ImageError
+from vmoe_runtime.picture_files import checked_picture
 from vmoe_runtime.preprocessing import Window
 from vmoe_runtime.resampling import MODES, read_pixels
 
@@ -23,6 +24,8 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # Pillow keeps a pointer for each row, which would be most of a picture that is one pixel wide.
 _MOST_ROWS = 1 << 22
+_MOST_FILE = 1 << 29  # bytes; a file that is cut off there is refused
+_MOST_PIXELS = 1 << 25  # half of them where they have 16 bits per channel: decoders need up to 8 bytes for each
 
 _filters = threading.Lock()
 
@@ -94,30 +97,53 @@ def path_text(path: str | os.PathLike[str]) -> str:
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _open(file: BinaryIO, name: str) -> Image:
+def pixels_of(file: bytes) -> int:
+    """How many pixels a picture has by its header, counted twice where they have 16 bits per channel.
+
+    Raises:
+        ImageError: it is no picture, is damaged, or has more than are taken.
+    """
+    return _opened(checked_picture(file, "the image"), "the image")[1]
+
+
+def _opened(file: bytes, name: str) -> tuple[Image, int]:
+    """A picture that is not decoded yet, and `pixels_of` it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # Pillow warns of large pictures before their size can be read.
+        # Pillow warns of large pictures; what is taken here is smaller.
         with _filters, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             Image.init()
-            return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(
-            f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down, "
-            "or set PIL.Image.MAX_IMAGE_PIXELS if such pictures are wanted"
-        ) from None
+            image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
+        pixels = image.width * image.height * (2 if image.format == "PNG" and file[24] == 16 else 1)
+        if pixels > _MOST_PIXELS:
+            raise ImageError(f"{name} has {image.width}x{image.height} pixels, more than {_MOST_PIXELS:,}; scale it down")
+        return image, pixels
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name} is not a readable image (none of {', '.join(FORMATS)})") from None
-    except MemoryError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # a damaged file makes a decoder fail in any way
         raise _unreadable(name, error) from error
 
 
+def _open(file: BinaryIO, name: str) -> Image:
+    try:
+        with suppress(AttributeError, io.UnsupportedOperation):
+            file.seek(0)
+        content = checked_picture(file.read(_MOST_FILE), name)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # whatever a file object raises
+        raise _unreadable(name, error) from error
+    return _opened(content, name)[0]
+
+
 def _decode(image: Image, channels: int, name: str) -> None:
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith("F") or (image.mode.startswith("I") and image.format != "PNG"):
         # Pillow would cut such pixels off at 255 instead of scaling them.
         raise ImageError(f"{name} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if image.height > _MOST_ROWS:

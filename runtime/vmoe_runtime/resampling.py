@@ -24,7 +24,11 @@ MODES = {1: "L", 3: "RGB"}
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
     """uint8[height, width, channels] of a rectangle of a decoded PIL image: grey for one channel, RGB for three."""
+    from PIL.Image import fromarray
+
     part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
+    if part.mode.startswith("I"):  # of 16 bits; Pillow would cut such pixels off at 255 instead of scaling them
+        part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
     # Pillow warns of a transparency that it can't keep, and the picture is taken without.
     part.info.pop("transparency", None)
     return np.asarray(part.convert(MODES[channels])).reshape(window.height, window.width, channels)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.applications import Starlette
@@ -18,15 +18,18 @@ from starlette.routing import Route
 
 from vmoe_runtime import BackendError, ClassifyError, Engine, VmoeError, __version__
 from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.pictures import pixels_of
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.metrics import Metrics
 from vmoe_serve.wire import HEADER_LENGTH, RequestError, read_classify, read_infer, write_infer
 
 Array = np.ndarray[Any, np.dtype[Any]]
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
 _LATER = {"retry-after": "1"}
+_LARGE = 1 << 21  # pixels; some 30 ms
 
 
 class Service:
@@ -50,12 +53,16 @@ class Service:
             name: of the model, in addresses.
             most_images: of a request.
             most_bytes: of a request's body.
-            seconds: for a request's body to arrive.
+            seconds: for a request's body to arrive, and then for its pictures to be decoded.
         """
         self._engine, self._batcher, self._name = engine, batcher, name
         self._most_images, self._most_bytes, self._seconds = most_images, most_bytes, seconds
         self._arriving = 0  # bytes of the bodies that have not arrived as a whole
-        self._decoders = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "vmoe-decoder")
+        # infer waits for no picture, and a small one for no large one.
+        self._tensors, self._pictures = (
+            ThreadPoolExecutor(len(os.sched_getaffinity(0)), f"vmoe-{n}") for n in ("tensors", "pictures")
+        )
+        self._large_pictures = ThreadPoolExecutor(1, "vmoe-large-pictures")
         self._metrics = Metrics(name, batcher)
         routes = [
             Route("/v1/classify", self._replying("classify", self._classify), methods=["POST"]),
@@ -71,15 +78,17 @@ class Service:
     def close(self) -> None:
         """Answers what waits, and ends."""
         self._batcher.close()
-        self._decoders.shutdown()
+        for executor in (self._tensors, self._pictures, self._large_pictures):
+            executor.shutdown()
 
     async def _classify(self, request: Request) -> Response:
         """Classes of pictures: `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
         if self._engine.manifest.output != "logits":
             raise ClassifyError("this model outputs no logits, and so knows no classes: use infer")
         content_type = request.headers.get("content-type", "")
-        content = read_classify(await self._body(request), content_type, request.query_params, self._most_images)
-        answer = await self._answer(await self._batch(content.images), content.setting)
+        body = await self._body(request)
+        content = await _run(self._pictures, read_classify, body, content_type, request.query_params, self._most_images)
+        answer = await self._answer(await self._decoded(content.images), content.setting)
         names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
         predictions = [
             [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
@@ -94,7 +103,7 @@ class Service:
         self._check_name(request)
         output = self._engine.manifest.output
         content, images = read_infer(await self._body(request), request.headers.get(HEADER_LENGTH), output)
-        answer = await self._answer(await self._batch(images), content.parameters.setting)
+        answer = await self._answer(await _run(self._tensors, self._engine.batch, images), content.parameters.setting)
         text, headers = write_infer(self._name, content, output, answer.logits, answer.setting)
         return Response(text, headers=headers)
 
@@ -169,8 +178,18 @@ class Service:
             self._arriving -= size
         return b"".join(parts)
 
-    async def _batch(self, images: Any) -> Array:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, self._engine.batch, images)
+    async def _decoded(self, pictures: Sequence[Any]) -> Array:
+        """The files of pictures as the graph takes them, dtype[N,H,W,C]."""
+        batches = []
+        try:
+            async with asyncio.timeout(self._seconds):
+                for picture in pictures:
+                    is_large = await _run(self._pictures, pixels_of, picture) > _LARGE
+                    decoders = self._large_pictures if is_large else self._pictures
+                    batches.append(await _run(decoders, self._engine.batch, picture))
+        except TimeoutError:
+            raise RequestError(f"other pictures were decoded for {self._seconds:g} seconds", 503) from None
+        return np.concatenate(batches)
 
     async def _answer(self, batch: Array, setting: str | None) -> Answer:
         if setting is not None and self._engine.setting() is None:
@@ -182,6 +201,10 @@ class Service:
         model = request.path_params["model"]
         if model != self._name:
             raise RequestError(f"there is no model '{model[:80]}'; '{self._name}' is served here", 404)
+
+
+def _run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+    return asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
 
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503, MemoryError: 503}

@@ -116,7 +116,7 @@ def read_classify(body: bytes, content_type: str, query: Mapping[str, str], most
     if content_type.partition(";")[0].strip().lower() == "application/json":
         request = _read(ClassifyRequest, body, fields)
     elif body:
-        request = _read(ClassifyRequest, json.dumps({"images": [base64.b64encode(body).decode()]}).encode(), fields)
+        request = _read(ClassifyRequest, b'{"images": [""]}', fields).model_copy(update={"images": [body]})
     else:
         raise RequestError("the request has no body: send a picture, or JSON with 'images'")
     if len(request.images) > most_pictures:

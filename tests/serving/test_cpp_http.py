@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs
 from cpp_http import CppServer
-from http_client import PATIENCE, unexpected
+from http_client import PATIENCE, HttpClient, unexpected
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -141,7 +141,7 @@ def test_bad_bodies_are_400_and_a_message(server: CppServer) -> None:
         assert status == 400 and "Inference-Header-Content-Length" in refusal(status, text)
 
 
-def raw(server: CppServer, *parts: bytes, pause: float = 0) -> bytes:
+def raw(server: HttpClient, *parts: bytes, pause: float = 0) -> bytes:
     """What comes back when these bytes are sent, until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
         with suppress(OSError):  # it may close before all were sent

@@ -123,6 +123,28 @@ def test_several_pictures_of_a_request_are_answered_in_their_order(service: Serv
     assert found == [int(best[0][0]) for best in engine.classify(pictures, 1)]
 
 
+def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_seconds", 0.5)
+    large = png(np.zeros((5000, 5000, 3), np.uint8))
+
+    async def ask_all() -> tuple[list[Reply], list[bool]]:
+        tasks = [asyncio.create_task(answered(service, "POST", "/v1/classify", large)) for _ in range(30)]
+        await asyncio.sleep(0.1)
+        small = await answered(service, "POST", "/v1/classify", SEVEN.read_bytes())
+        assert small.status == 200
+        waiting = [task.done() for task in tasks]
+        return await asyncio.gather(*tasks), waiting
+
+    replies, waiting = asyncio.run(ask_all())
+    assert not all(waiting)
+    assert {reply.status for reply in replies} <= {200, 503}
+    refused = [reply for reply in replies if reply.status == 503]
+    assert refused and all(reply.headers["retry-after"] == "1" for reply in refused)
+    assert "other pictures were decoded" in refused[0].content["error"]
+
+
 @pytest.mark.parametrize("binary_in", [False, True])
 @pytest.mark.parametrize("binary_out", [False, True])
 def test_infer_gives_the_bits_of_the_engine(

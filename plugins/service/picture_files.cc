@@ -1,0 +1,94 @@
+#include "picture_files.h"
+
+#include <algorithm>
+#include <boost/crc.hpp>
+
+#include "requests.h"
+
+namespace {
+
+constexpr int kMostScans = 100;  // of a progressive JPEG, each of which passes over all of the picture
+constexpr char kEndsEarly[] = "it ends too early", kMarker[] = "a marker is damaged, or of a kind that is not read";
+
+void check(bool holds, const char* why) {
+  if (!holds) refuse_picture(why);
+}
+
+size_t number(std::string_view file, size_t at, size_t size) {
+  check(at + size <= file.size(), kEndsEarly);
+  size_t value = 0;
+  for (const unsigned char byte : file.substr(at, size)) value = value << 8 | byte;
+  return value;
+}
+
+void check_png(std::string_view file) {
+  constexpr size_t kFirst = 8;
+  bool has_palette = false;
+  size_t color = 0;
+  std::string_view kind;
+  for (size_t position = kFirst; kind != "IEND";) {
+    const size_t length = number(file, position, 4), end = position + 12 + length;
+    const size_t checksum = number(file, end - 4, 4);
+    kind = file.substr(position + 4, 4);
+    boost::crc_32_type crc;
+    crc.process_bytes(kind.data(), 4 + length);
+    check(crc.checksum() == checksum, "the checksum of a chunk is wrong");
+    if (position == kFirst) {
+      check(kind == "IHDR" && length == 13, "it has no header of a PNG");
+      const size_t depth = number(file, position + 16, 1), methods = number(file, position + 18, 2);
+      color = number(file, position + 17, 1);
+      check(methods == 0 && (depth >= 8 || color == 0 || color == 3), "it has no header of a PNG");
+    }
+    has_palette |= kind == "PLTE" && length > 0;
+    check(kind != "IDAT" || color != 3 || has_palette, "it has no palette");
+    const bool is_known = kind == "IHDR" || kind == "PLTE" || kind == "IDAT" || kind == "IEND";
+    check(is_known || kind[0] >= 'a', "it has a chunk of unknown kind");
+    position = end;
+  }
+}
+
+// The end of the scan from `position` on, where a marker follows that is no restart; restarts are in their order.
+size_t end_of_scan(std::string_view file, size_t position, bool has_restarts) {
+  for (size_t restart = 0;; ++position) {
+    position = std::min(file.find('\xFF', position), file.size());
+    const size_t next = number(file, position + 1, 1);
+    if (next == 0xFF) continue;
+    if (next != 0 && (next & 0xF8) != 0xD0) return position;
+    check(next == 0 || (has_restarts && (next & 7) == (restart++ & 7)), kMarker);
+    ++position;
+  }
+}
+
+void check_jpeg(std::string_view file) {
+  bool has_frame = false, has_codes = false, has_tables = false, has_restarts = false, is_adobe = false;
+  int scans = 0;
+  for (size_t position = 2;;) {
+    while (number(file, position, 2) == 0xFFFF) ++position;  // padding
+    const size_t mark = number(file, position, 2), marker = mark & 0xFF;
+    if (mark == 0xFFD9) return check(scans > 0, kEndsEarly);
+    const bool is_frame = marker >= 0xC0 && marker <= 0xC2, is_scan = marker == 0xDA;
+    const bool is_other = marker == 0xC4 || marker == 0xDB || marker == 0xDD || marker >> 4 == 0xE || marker == 0xFE;
+    check(mark >> 8 == 0xFF && (is_frame || is_scan || is_other), kMarker);
+    const size_t length = number(file, position + 2, 2);
+    if (is_frame) check(!has_frame && length > 7 && (number(file, position + 9, 1) != 4 || is_adobe), kMarker);
+    if (marker == 0xDD) has_restarts = number(file, position + 4, 2) != 0;
+    has_frame |= is_frame;
+    has_codes |= marker == 0xC4;
+    has_tables |= marker == 0xDB;
+    is_adobe |= marker == 0xEE;
+    position += 2 + length;
+    if (is_scan) {
+      position = end_of_scan(file, position, has_restarts);
+      check(has_frame && has_codes && has_tables && ++scans <= kMostScans, kMarker);
+    }
+  }
+}
+
+}  // namespace
+
+void refuse_picture(const std::string& why) { throw RequestError("the body is not a readable image: " + why); }
+
+void check_picture(std::string_view file) {
+  if (file.starts_with("\x89PNG\r\n\x1A\n")) check_png(file);
+  if (file.starts_with("\xFF\xD8")) check_jpeg(file);
+}

@@ -1,0 +1,97 @@
+"""Checks PNG and JPEG files as a whole, which decoders don't: what is damaged must not get an answer.
+
+The rules are those of `plugins/service/picture_files.cc`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+
+from vmoe_runtime.errors import ImageError
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_MOST_SCANS = 100  # of a progressive JPEG, each of which passes over all of the picture
+_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # that ends a scan
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+_ENDS_EARLY = "it ends too early"
+_BAD_MARKER = "a marker is damaged, or of a kind that is not read"
+
+
+def checked_picture(file: bytes, name: str) -> bytes:
+    """A PNG or JPEG without what its pixels don't need, which some decoders stumble over; other files as they are.
+
+    Args:
+        file: the whole of it.
+        name: that messages call it by.
+
+    Raises:
+        ImageError: it is cut off, a checksum of a PNG is wrong, or a marker of a JPEG is damaged.
+    """
+    try:
+        return _checked_png(file) if file.startswith(_PNG) else _checked_jpeg(file) if file.startswith(_JPEG) else file
+    except (ValueError, IndexError, struct.error) as error:
+        why = str(error) if type(error) is ValueError else _ENDS_EARLY
+        raise ImageError(f"{name} is not a readable image ({why})") from None
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def _checked_png(file: bytes) -> bytes:
+    kept, position, kind, color, has_palette = [_PNG], len(_PNG), b"", 0, False
+    while kind != b"IEND":
+        is_first = position == len(_PNG)
+        length, kind = struct.unpack_from(">I4s", file, position)
+        end = position + 12 + length
+        (checksum,) = struct.unpack_from(">I", file, end - 4)
+        _require(checksum == zlib.crc32(file[position + 4 : end - 4]), "the checksum of a chunk is wrong")
+        if is_first:
+            depth, color, compression, filtering = file[position + 16 : position + 20]
+            is_kind = kind == b"IHDR" and length == 13 and compression == filtering == 0
+            _require(is_kind and (depth >= 8 or color in (0, 3)), "it has no header of a PNG")
+        has_palette |= kind == b"PLTE" and length > 0
+        _require(kind != b"IDAT" or color != 3 or has_palette, "it has no palette")
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            kept.append(file[position:end])
+        else:
+            _require(kind[0] >= ord("a"), "it has a chunk of unknown kind")
+        position = end
+    return b"".join(kept)
+
+
+def _checked_jpeg(file: bytes) -> bytes:
+    position, seen, has_restarts, scans = len(_JPEG), set[int](), False, 0
+    while True:
+        while file[position : position + 2] == b"\xff\xff":  # padding
+            position += 1
+        mark, marker = file[position], file[position + 1]
+        if marker == 0xD9:
+            _require(scans > 0, _ENDS_EARLY)
+            return file
+        is_frame = marker in (0xC0, 0xC1, 0xC2)
+        _require(mark == 0xFF and (is_frame or marker in _SEGMENTS or 0xE0 <= marker <= 0xEF), _BAD_MARKER)
+        length = int.from_bytes(file[position + 2 : position + 4], "big")
+        content = file[position + 4 : position + 2 + length]
+        if is_frame:
+            _require(_FRAME not in seen and len(content) > 5 and (content[5] != 4 or _ADOBE in seen), _BAD_MARKER)
+        if marker == 0xDD:
+            has_restarts = any(content)
+        seen.add(_FRAME if is_frame else marker)
+        position += 2 + length
+        if marker == 0xDA:
+            scans += 1
+            end = _MARKER.search(file, position)
+            _require(end is not None, _ENDS_EARLY)
+            assert end is not None
+            restarts = [found[0] & 7 for found in _RESTART.findall(file, position, end.start())]
+            in_order = [number & 7 for number in range(len(restarts))] if has_restarts else []
+            _require(seen >= {_FRAME, 0xC4, 0xDB} and restarts == in_order and scans <= _MOST_SCANS, _BAD_MARKER)
+            position = end.start()
+
+
+_FRAME, _ADOBE = 0xC0, 0xEE
+_SEGMENTS = (0xC4, 0xDA, 0xDB, 0xDD, 0xFE)

@@ -1,0 +1,114 @@
+"""Python, the C++ service, Ray and batch jobs read the same of a picture, or refuse it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cpp_http
+import numpy as np
+import pytest
+from bad_requests import SEVEN
+from cpp_http import CppServer
+from odd_pictures import odd_pictures, png, saved, slope
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine, ImageError
+
+pytestmark = pytest.mark.long
+pa = pytest.importorskip("pyarrow")
+pytest.importorskip("ray.serve", reason="Ray is not installed")
+
+import test_wire  # noqa: E402
+
+from vmoe_serve.batch.classifier import Classifier, manifest_digest  # noqa: E402
+from vmoe_serve.batch.job import Job  # noqa: E402
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+JPEG_DIFFERENCE = 0.02  # of probabilities, where pixels differ by a few levels
+
+Verdict = dict[str, float] | None  # the probability of each class; None for a refusal
+
+
+class Readers:
+    """The four that read pictures, with one bundle."""
+
+    def __init__(self, bundle: Path, engine: Engine, server: CppServer) -> None:
+        self._engine, self._server = engine, server
+        self._ray = test_wire.served(engine)
+        job = Job(manifest_digest(bundle), "", 0, None, None, "onnxruntime", None, 10, 1)
+        self._batch = Classifier(job, bundle, 8, 1)
+
+    def read(self, pictures: list[bytes]) -> dict[str, list[Verdict]]:
+        answers = self._batch(pa.table({"path": [""] * len(pictures), "bytes": pictures})).to_pylist()
+        return {
+            "Python": [self._python(picture) for picture in pictures],
+            "C++": [self._http(*self._server.ask("POST", "/v1/classify?top=10", picture)[:2]) for picture in pictures],
+            "Ray": [self._asked(picture) for picture in pictures],
+            "batch": [None if row["error"] else dict(zip(row["class"], row["probability"], strict=True)) for row in answers],
+        }
+
+    def _python(self, picture: bytes) -> Verdict:
+        try:
+            return {str(name): share for name, share in self._engine.classify(picture, 10)[0]}
+        except ImageError as error:
+            assert "\n" not in str(error)
+            return None
+
+    def _asked(self, picture: bytes) -> Verdict:
+        return self._http(*test_wire.classify(self._ray, picture, "image/x", top="10")[::2])
+
+    def _http(self, status: int, body: bytes) -> Verdict:
+        assert status in (200, 400), body
+        return {best["class"]: best["probability"] for best in json.loads(body)["predictions"][0]} if status == 200 else None
+
+    def close(self) -> None:
+        self._ray.close()
+
+
+@contextmanager
+def readers(bundle: Path) -> Iterator[Readers]:
+    server = CppServer(cpp_http.program(), bundle, "--threads", "1")
+    with Engine.load(bundle, backend="onnxruntime", threads=1) as engine:
+        four = Readers(bundle, engine, server)
+        yield four
+        four.close()
+    assert server.stop() == (0, "")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_odd_pictures_get_the_same_answer_everywhere_or_a_refusal(
+    channels: int, mnist_image_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = mnist_image_bundle if channels == 1 else tmp_path / "colours.vmoe"
+    if channels == 3:
+        export_bundle(GOLDEN / "g4", bundle, validate=False)
+    pictures = odd_pictures()
+    with readers(bundle) as four:
+        found = four.read(list(pictures.values()))
+    for name, python, *others in zip(pictures, *found.values(), strict=True):
+        for other in others:
+            assert (python is None) == (other is None), name
+            if python is not None and other is not None:
+                most = JPEG_DIFFERENCE if name.startswith("JPEG") else 1e-12
+                np.testing.assert_allclose([other[each] for each in python], list(python.values()), 0, most, err_msg=name)
+    answered = sum(verdict is not None for verdict in found["Python"])
+    assert answered >= 100 and len(pictures) - answered >= 70
+    assert len(pictures) >= 200
+
+
+def test_a_picture_with_a_flipped_bit_or_without_its_end_is_answered_by_nobody(mnist_image_bundle: Path) -> None:
+    rng = np.random.default_rng(0)
+    damaged = []
+    for whole in (SEVEN.read_bytes(), saved(slope(28, 28), "PNG")):
+        for position in rng.choice(8 * len(whole), 250, replace=False):
+            flipped = bytearray(whole)
+            flipped[position // 8] ^= 1 << position % 8
+            damaged.append(bytes(flipped))
+    for whole in (png(8, 2), saved(slope()), saved(slope(), progressive=True)):
+        damaged += [whole[:size] for size in range(1, len(whole) - 1, len(whole) // 10)]
+    with readers(mnist_image_bundle) as four:
+        for reader, found in four.read(damaged).items():
+            assert not [verdict for verdict in found if verdict is not None], reader
