@@ -255,7 +255,7 @@ class Engine:
             return base
         if not isinstance(setting, Setting | None):
             raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
-        requested = replace(setting or Setting(), **fields)
+        requested = setting if setting and not fields else replace(setting or Setting(), **fields)
         if requested.profile is not None:
             base = _named_profile(self.manifest, requested.profile)
         changes = [getattr(requested, name) for name in SETTINGS]
