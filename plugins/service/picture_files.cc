@@ -7,8 +7,10 @@
 
 namespace {
 
-constexpr int kMostScans = 100;  // of a progressive JPEG, each of which passes over all of the picture
-constexpr char kEndsEarly[] = "it ends too early", kMarker[] = "a marker is damaged, or of a kind that is not read";
+constexpr int kMostScans = 100;      // of a progressive JPEG, each of which passes over all of the picture
+constexpr int kMostParts = 1 << 16;  // chunks, segments and bytes between them, or restarts of a scan
+constexpr char kEndsEarly[] = "it ends too early", kMarker[] = "a marker is damaged, or of a kind that is not read",
+               kTooMany[] = "it has too many parts";
 
 void check(bool holds, const char* why) {
   if (!holds) refuse_picture(why);
@@ -22,18 +24,16 @@ size_t number(std::string_view file, size_t at, size_t size) {
 }
 
 void check_png(std::string_view file) {
-  constexpr size_t kFirst = 8;
   bool has_palette = false;
-  size_t color = 0;
-  std::string_view kind;
-  for (size_t position = kFirst; kind != "IEND";) {
+  size_t position = 8, color = 0;
+  for (int part = 0; part < kMostParts; ++part) {
     const size_t length = number(file, position, 4), end = position + 12 + length;
     const size_t checksum = number(file, end - 4, 4);
-    kind = file.substr(position + 4, 4);
+    const std::string_view kind = file.substr(position + 4, 4);
     boost::crc_32_type crc;
     crc.process_bytes(kind.data(), 4 + length);
     check(crc.checksum() == checksum, "the checksum of a chunk is wrong");
-    if (position == kFirst) {
+    if (part == 0) {
       check(kind == "IHDR" && length == 13, "it has no header of a PNG");
       const size_t depth = number(file, position + 16, 1), methods = number(file, position + 18, 2);
       color = number(file, position + 17, 1);
@@ -43,13 +43,15 @@ void check_png(std::string_view file) {
     check(kind != "IDAT" || color != 3 || has_palette, "it has no palette");
     const bool is_known = kind == "IHDR" || kind == "PLTE" || kind == "IDAT" || kind == "IEND";
     check(is_known || kind[0] >= 'a', "it has a chunk of unknown kind");
+    if (kind == "IEND") return;
     position = end;
   }
+  refuse_picture(kTooMany);
 }
 
 // The end of the scan from `position` on, where a marker follows that is no restart; restarts are in their order.
 size_t end_of_scan(std::string_view file, size_t position, bool has_restarts) {
-  for (size_t restart = 0;; ++position) {
+  for (int restart = 0; restart < kMostParts; ++position) {
     position = std::min(file.find('\xFF', position), file.size());
     const size_t next = number(file, position + 1, 1);
     if (next == 0xFF) continue;
@@ -57,14 +59,19 @@ size_t end_of_scan(std::string_view file, size_t position, bool has_restarts) {
     check(next == 0 || (has_restarts && (next & 7) == (restart++ & 7)), kMarker);
     ++position;
   }
+  refuse_picture(kTooMany);
 }
 
 void check_jpeg(std::string_view file) {
   bool has_frame = false, has_codes = false, has_tables = false, has_restarts = false, is_adobe = false;
   int scans = 0;
-  for (size_t position = 2;;) {
-    while (number(file, position, 2) == 0xFFFF) ++position;  // padding
+  size_t position = 2;
+  for (int part = 0; part < kMostParts; ++part) {
     const size_t mark = number(file, position, 2), marker = mark & 0xFF;
+    if (mark == 0xFFFF) {  // padding
+      ++position;
+      continue;
+    }
     if (mark == 0xFFD9) return check(scans > 0, kEndsEarly);
     const bool is_frame = marker >= 0xC0 && marker <= 0xC2, is_scan = marker == 0xDA;
     const bool is_other = marker == 0xC4 || marker == 0xDB || marker == 0xDD || marker >> 4 == 0xE || marker == 0xFE;
@@ -82,6 +89,7 @@ void check_jpeg(std::string_view file) {
       check(has_frame && has_codes && has_tables && ++scans <= kMostScans, kMarker);
     }
   }
+  refuse_picture(kTooMany);
 }
 
 }  // namespace

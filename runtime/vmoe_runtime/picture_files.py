@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from itertools import islice
 
 from vmoe_runtime.errors import ImageError
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _MOST_SCANS = 100  # of a progressive JPEG, each of which passes over all of the picture
+_MOST_PARTS = 1 << 16  # chunks, segments and bytes between them, or restarts of a scan
 _MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # that ends a scan
 _RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-_ENDS_EARLY = "it ends too early"
+_ENDS_EARLY, _TOO_MANY = "it ends too early", "it has too many parts"
 _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
@@ -42,14 +44,13 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def _checked_png(file: bytes) -> bytes:
-    kept, position, kind, color, has_palette = [_PNG], len(_PNG), b"", 0, False
-    while kind != b"IEND":
-        is_first = position == len(_PNG)
+    kept, position, color, has_palette = [_PNG], len(_PNG), 0, False
+    for part in range(_MOST_PARTS):
         length, kind = struct.unpack_from(">I4s", file, position)
         end = position + 12 + length
         (checksum,) = struct.unpack_from(">I", file, end - 4)
         _require(checksum == zlib.crc32(file[position + 4 : end - 4]), "the checksum of a chunk is wrong")
-        if is_first:
+        if part == 0:
             depth, color, compression, filtering = file[position + 16 : position + 20]
             is_kind = kind == b"IHDR" and length == 13 and compression == filtering == 0
             _require(is_kind and (depth >= 8 or color in (0, 3)), "it has no header of a PNG")
@@ -59,16 +60,19 @@ def _checked_png(file: bytes) -> bytes:
             kept.append(file[position:end])
         else:
             _require(kind[0] >= ord("a"), "it has a chunk of unknown kind")
+        if kind == b"IEND":
+            return b"".join(kept)
         position = end
-    return b"".join(kept)
+    raise ValueError(_TOO_MANY)
 
 
 def _checked_jpeg(file: bytes) -> bytes:
     position, seen, has_restarts, scans = len(_JPEG), set[int](), False, 0
-    while True:
-        while file[position : position + 2] == b"\xff\xff":  # padding
-            position += 1
+    for _ in range(_MOST_PARTS):
         mark, marker = file[position], file[position + 1]
+        if mark == marker == 0xFF:  # padding
+            position += 1
+            continue
         if marker == 0xD9:
             _require(scans > 0, _ENDS_EARLY)
             return file
@@ -87,10 +91,13 @@ def _checked_jpeg(file: bytes) -> bytes:
             end = _MARKER.search(file, position)
             _require(end is not None, _ENDS_EARLY)
             assert end is not None
-            restarts = [found[0] & 7 for found in _RESTART.findall(file, position, end.start())]
+            found = islice(_RESTART.finditer(file, position, end.start()), _MOST_PARTS)
+            restarts = [restart[1][0] & 7 for restart in found]
+            _require(len(restarts) < _MOST_PARTS, _TOO_MANY)
             in_order = [number & 7 for number in range(len(restarts))] if has_restarts else []
             _require(seen >= {_FRAME, 0xC4, 0xDB} and restarts == in_order and scans <= _MOST_SCANS, _BAD_MARKER)
             position = end.start()
+    raise ValueError(_TOO_MANY)
 
 
 _FRAME, _ADOBE = 0xC0, 0xEE

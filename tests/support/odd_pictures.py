@@ -88,6 +88,7 @@ def _pngs() -> dict[str, bytes]:
         "inflated text": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 24))),
         "empty data": chunk(b"IDAT", b""),
         "wrong checksum": text[:-1] + b"x",
+        "70,000 chunks": chunk(b"abCD", b"") * 70_000,
         "part of the data": chunk(b"IDAT", data[:99]) + text,
     }
     found |= {f"with {name}": png(8, 2, extra) for name, extra in extras.items()}
@@ -155,6 +156,7 @@ def _jpegs() -> dict[str, bytes]:
         "wrong": b"\xff\xd0",
         "no marker": b"\xff\x55",
         "twice": b"\xff\xd3\xff\xd3",
+        "100,000": b"\xff\xd3\xff\xd4\xff\xd5\xff\xd6\xff\xd7\xff\xd0\xff\xd1\xff\xd2" * 12_500 + b"\xff\xd3",
     }
     found |= {f"restart: {name}": parts[:third] + each + parts[third + 2 :] for name, each in restarts.items()}
     scans = {"restart": b"\xff\xd0", "unknown": b"\xff\x30", "comment": b"\xff\xfe\0\4ab", "end": b"\xff\xff\xff\xd9"}
@@ -163,10 +165,8 @@ def _jpegs() -> dict[str, bytes]:
         for name, each in scans.items()
         if name != "end"
     }
-    found |= {
-        f"before the scan: {name}": plain[:scan] + each + plain[scan:]
-        for name, each in (scans | {"fill": b"\xff\xff", "junk": b"x"}).items()
-    }
+    fills = {"fill": b"\xff\xff", "junk": b"x", "long fill": b"\xff" * 100_000, "comments": b"\xff\xfe\0\2" * 100_000}
+    found |= {f"before the scan: {name}": plain[:scan] + each + plain[scan:] for name, each in (scans | fills).items()}
     ends = {
         "none": b"",
         "half": b"\xff",
