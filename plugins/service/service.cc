@@ -13,7 +13,7 @@ namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
 constexpr size_t kLarge = size_t{1} << 21;             // pixels: some 30 ms
-constexpr int kLargeNice = 19;                         // leaves the processors to everything else
+constexpr int kLargeNice = 5;                          // leaves the processors to everything else
 constexpr char kJsonLength[] = "Inference-Header-Content-Length";
 
 Response json_response(const Json& json) { return text_response(to_text(json), "application/json"); }
