@@ -41,7 +41,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def cells(row: Mapping[str, Any], fields: str) -> list[str]:
     """A cell for each word of `fields`, which is a key and perhaps a format; a dash where the value is None.
 
-    Example:
+    Examples:
         >>> cells({"name": "a", "share": 0.5, "ms": None}, "name share:.1% ms:.2f")
         ['a', '50.0%', '-']
     """

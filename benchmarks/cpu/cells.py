@@ -71,7 +71,7 @@ def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, 
 def distance(logits: Array, wanted: Array) -> tuple[float, float]:
     """Of float32[N, classes] from others: the largest difference, and the norm of all over theirs.
 
-    Example:
+    Examples:
         >>> distance(np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]]))
         (3.0, 0.6324555320336759)
     """

@@ -15,7 +15,7 @@ from on_gpu.device import Device
 from on_gpu.library import Library, build, find_nvcc, library_command
 
 from gpu.report import FAILED, Report, file_name
-from gpu.shapes import bar_shapes, sweep_shapes
+from gpu.shapes import timed_shapes
 
 PARTS = ("exactness", *sanitizer.TOOLS, "timing")
 WHOLE = {"random_cases": 400, "repeats": 30, "layers": 40, "every": 1}
@@ -29,8 +29,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="gpu.py",
         description="Builds the GPU kernels for this machine's GPU, checks and times them.",
-        epilog="Exit code: 0 all is right; 1 something is wrong or can't run; 2 usage; 3 all is right, but a kernel is over "
-        "its bar; 4 all is right, but a requested part lacks what it needs.",
+        epilog="Exit code: 0 all is right; 1 something is wrong or can't run; 2 usage; 4 all is right, but a requested part "
+        "lacks what it needs.",
     )
     add, some = parser.add_argument, "time only shapes with one of these in them: '64 x 197, E 8'"
     add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
@@ -40,8 +40,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("-o", "--output", type=Path, default=_RESULTS, metavar="DIR", help=f"default: {_RESULTS}")
     given = parser.parse_args(arguments)
     for text in given.shapes:
-        if not any(text in str(shape) for shape in (*bar_shapes(), *sweep_shapes())):
-            parser.error(f"argument --shapes: no shape has '{text}' in it; one is '{bar_shapes()[0]}'")
+        if not any(text in str(shape) for shape in timed_shapes()):
+            parser.error(f"argument --shapes: no shape has '{text}' in it; one is '{timed_shapes()[0]}'")
     given.chosen = [*(given.parts or []), *given.shapes, *(["quick"] if given.quick else [])]
     given.parts = list(dict.fromkeys(given.parts or PARTS))
     vars(given).update(QUICK if given.quick else WHOLE)
@@ -103,8 +103,7 @@ def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernel
     """All shapes, or those that were chosen; with --quick, some of them."""
     from gpu.timing import measure_rates, measure_shape
 
-    shapes = [(shape, True) for shape in bar_shapes()] + [(shape, False) for shape in sweep_shapes()]
-    shapes = [(shape, bar) for shape, bar in shapes if not given.shapes or any(text in str(shape) for text in given.shapes)]
+    shapes = [shape for shape in timed_shapes() if not given.shapes or any(text in str(shape) for text in given.shapes)]
     what, notes = "an empty kernel and a copy", list[str]()
     try:
         rates = measure_rates(device, kernels, given.repeats)
@@ -113,10 +112,10 @@ def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernel
             f"empty kernel takes {rates.launch * 1e6:.2f} µs. Medians of CUDA graphs on rotating buffers, interleaved; what "
             "the CPU needs to launch is in none of them.\n"
         )
-        for shape, bar in shapes[:: given.every]:
+        for shape in shapes[:: given.every]:
             what = str(shape)
             say(f"timing: {what}")
-            for row in measure_shape(device, kernels, shape, rates, given.repeats, bar=bar):
+            for row in measure_shape(device, kernels, shape, rates, given.repeats):
                 report.row(row)
                 notes += row["notes"]
     except RuntimeError as error:

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from on_gpu.shape import TYPE_BYTES, Shape
 
-BAR = 1.3  # times its floor, and the time of its launches, is what a kernel may take
-ONE_IMAGE_BAR = 0.5  # times what torch takes, for one image
 _INDEX_BYTES = 4  # of slot and src
 
 
@@ -41,13 +39,3 @@ def kernel_bytes(shape: Shape, kept: Kept) -> Mapping[str, int]:
         "RouteDispatch": gates + routed + moved,
         "Combine": routed + (kept.pairs + shape.all_tokens) * shape.row_bytes,
     }
-
-
-def bar_seconds(floor: float, launches: int, launch: float) -> float:
-    """The longest that a kernel may take: 1.3 times its floor, and its launches at the time of an empty kernel's.
-
-    Example:
-        >>> round(bar_seconds(10e-6, 2, 2e-6) * 1e6, 3)
-        17.0
-    """
-    return BAR * floor + launches * launch

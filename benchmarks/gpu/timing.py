@@ -20,8 +20,8 @@ from on_gpu.problem import Problem
 from on_gpu.shape import Shape
 
 from gpu import in_torch
-from gpu.floors import ONE_IMAGE_BAR, Kept, bar_seconds, count_kept, kernel_bytes
-from gpu.shapes import is_one_image, shape_of_kernel
+from gpu.floors import Kept, count_kept, kernel_bytes
+from gpu.shapes import shape_of_kernel
 
 Call = Callable[[], object]
 
@@ -49,7 +49,7 @@ class Rates(NamedTuple):
 def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
     """How many sets of buffers are larger than the cache together, twice, as far as 256 sets are.
 
-    Example:
+    Examples:
         >>> buffer_sets(1 << 20, 50 << 20), buffer_sets(1 << 30, 50 << 20), buffer_sets(1, 50 << 20)
         (100, 2, 256)
     """
@@ -87,7 +87,7 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
 def summarize(seconds: Sequence[float]) -> Time:
     """Median and quartiles.
 
-    Example:
+    Examples:
         >>> summarize([1, 2, 3])
         Time(lower=1.5, median=2.0, upper=2.5)
     """
@@ -105,35 +105,28 @@ def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
     return Rates(2 * _COPY_BYTES / seconds[0], seconds[1])
 
 
-def measure_shape(
-    device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int, *, bar: bool
-) -> Iterator[dict[str, Any]]:
-    """A row for each kernel as soon as it is measured; times in seconds. `bar` says whether the bar is set at this shape."""
+def measure_shape(device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int) -> Iterator[dict[str, Any]]:
+    """A row for each kernel as soon as it is measured; times in seconds."""
     for kernel in KERNELS:
-        yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats, bar)
+        yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats)
         device.release()
 
 
 def _measure_kernel(
-    device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int, bar: bool
+    device: Device, kernels: Library, kernel: str, shape: Shape, rates: Rates, repeats: int
 ) -> dict[str, Any]:
     sets = buffer_sets(kernel_bytes(shape, Kept(shape.pairs, shape.all_tokens))[kernel], device.l2_bytes)
     problems = [_routed_problem(device, kernels, shape) for _ in range(sets)]
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
-    if shape.type != "fp16" or is_one_image(shape):  # elsewhere bfloat16 moves the same bytes
+    if shape.type != "fp16":  # elsewhere bfloat16 moves the same bytes
         contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
-    limit = bar_seconds(floor, launches, rates.launch)
-    if is_one_image(shape):
-        limit = ONE_IMAGE_BAR * peer.median if peer else None
     return {
         **{"kernel": kernel, "shape": shape, "kept": kept, "buffer_sets": sets},
         **{"bytes": moved, "launches": launches, "floor": floor, "time": own, "of_copy": floor / own.median, "torch": peer},
-        "bar": limit if bar else None,
-        "passes": limit is not None and own.median <= limit if bar else None,
         "notes": [f"{kernel} at {shape}: {note}" for note in notes],
     }
 

@@ -241,7 +241,7 @@ def rate(done: Array, seconds: float) -> float:
         done: f64[R], seconds, in any order.
         seconds: of the window that they lie in.
 
-    Example:
+    Examples:
         >>> rate(np.repeat([0.5, 1.0, 1.5, 2.0], 8), 2.2)
         16.0
     """

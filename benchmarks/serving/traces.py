@@ -35,7 +35,7 @@ TRACES: dict[str, Callable[[Array, float], Array]] = {
 def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
     """f64[N]: a Poisson process of at most `rate` requests a second.
 
-    Example:
+    Examples:
         >>> trace = arrivals("poisson", 100.0, 10.0, seed=1)
         >>> len(trace), bool((trace[1:] >= trace[:-1]).all()), float(trace[-1]) < 10
         (1001, True, True)

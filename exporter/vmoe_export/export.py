@@ -73,7 +73,7 @@ def export_bundle(
     Raises:
         VmoeError: nothing was written.
 
-    Example:
+    Examples:
         >>> result = export_bundle("samples/mnist/vmoe_mnist", folder / "mnist.vmoe", capacity=[0.3], k=[1])
         >>> [profile.name for profile in result.plan.profiles]
         ['c0.3-k1']

@@ -23,7 +23,7 @@ def parse_steps(text: str) -> Preprocessing:
     Raises:
         ValueError: in one sentence.
 
-    Example:
+    Examples:
         >>> str(parse_steps("decode | resize_small(256) | central_crop(224) | value_range(-1, 1)"))
         'resize_small(256)|central_crop(224)'
     """

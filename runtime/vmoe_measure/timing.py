@@ -44,7 +44,7 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
         seconds: time of each call; at least one.
         images_per_call: batch size.
 
-    Example:
+    Examples:
         >>> summarize([1.0, 3.0, 2.0], images_per_call=16)
         Speed(images_per_second=8.0, p50_ms=2000.0, p90_ms=2800.0, p99_ms=2980.0, p50_low_ms=1000.0, p50_high_ms=3000.0)
     """
@@ -89,7 +89,7 @@ def call_order(num_calls: int, round_index: int) -> list[int]:
 
     So no call is always the first of its round.
 
-    Example:
+    Examples:
         >>> [call_order(3, index) for index in range(4)]
         [[0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 1, 2]]
     """

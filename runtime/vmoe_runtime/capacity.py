@@ -37,7 +37,7 @@ def compute_slots(
     Raises:
         RoutingError: the ratio is not a positive finite number, or leaves no slot at all.
 
-    Example:
+    Examples:
         >>> compute_slots(100, 10, 1.1)
         12
         >>> compute_slots(197, 8, 0.3, multiple_of=4)

@@ -40,7 +40,7 @@ class Engine:
         profile: the setting of calls that name none; None for a dense ViT and a Soft MoE.
         only_profile: see above.
 
-    Example:
+    Examples:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
         ...     logits = engine(images)
         ...     vanilla = engine(images, capacity=0.5, k=2, bpr=False)
@@ -173,7 +173,7 @@ class Engine:
             ClassifyError: the bundle outputs features or members, or `top` is no whole number from 1 on.
             ImageError, RoutingError, BackendError: as for a call.
 
-        Example:
+        Examples:
             >>> with Engine.load(bundle) as engine:
             ...     answers = engine.classify(images, top=2)
             >>> [index for index, probability in answers[0]]
@@ -220,7 +220,7 @@ class Engine:
             RoutingError: a setting that the model can't be run with.
             ClassifyError: the bundle has no logits or nothing to set, or there is no such margin.
 
-        Example:
+        Examples:
             >>> with Engine.load(bundle) as engine:
             ...     cascade = engine.cascade(first="c0.2-k1-pool", then="c1.05-k2", margin=0.5)
             ...     logits, escalated = cascade.answers(images)

@@ -73,7 +73,7 @@ class Geometry:
 class Preprocessing:
     """Checked steps; `str` gives them in the form that a manifest holds.
 
-    Example:
+    Examples:
         >>> str(read_steps("resize_small(256)|central_crop(224,224)"))
         'resize_small(256)|central_crop(224)'
     """

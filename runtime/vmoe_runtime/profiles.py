@@ -51,7 +51,7 @@ class Setting:
         pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
         max_experts: experts that a group may use, those with the largest gates of its tokens' first choices; E is no limit.
 
-    Example:
+    Examples:
         >>> Setting("c0.3-k1", pool=True) == Setting(profile="c0.3-k1", pool=True)
         True
     """
@@ -124,7 +124,7 @@ def profile_name(
 ) -> str:
     """The systematic name of a setting: of top-K routing, or without k of experts choice; `max_experts` None for no limit.
 
-    Example:
+    Examples:
         >>> profile_name(0.3, 1, True), profile_name(1.05, 2, False), profile_name(0.2, 1, True, True, 4)
         ('c0.3-k1', 'c1.05-k2-vanilla', 'c0.2-k1-pool-m4')
         >>> profile_name(1.0)
@@ -141,7 +141,7 @@ def profile_name(
 def parse_profile_name(name: str) -> dict[str, Any] | None:
     """The arguments of the rules' `profile` that a systematic name stands for, or None if it is no such name.
 
-    Example:
+    Examples:
         >>> parse_profile_name("c0.2-k1-pool-m4")
         {'capacity_ratio': 0.2, 'k': 1, 'bpr': True, 'pool': True, 'max_experts': 4}
         >>> parse_profile_name("c1.0")

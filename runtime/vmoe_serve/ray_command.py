@@ -141,23 +141,22 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
     return {"bundle": bundle.resolve(), "levels": [profile.name for profile in chosen], "profile": fixed, **values}
 
 
-def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any]) -> Any:
+def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any], *, is_last: bool = False) -> Any:
     from ray import serve
 
     from vmoe_serve.ray_application import application
     from vmoe_serve.ray_session import reason
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    for is_last in (False, True):
-        try:
-            serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-            return serve.run(application(name, **arguments), name=name, route_prefix="/")
-        except Exception as error:  # Ray raises whatever its parts raise
-            status = serve.status().applications.get(name)
-            reasons = [part.message for part in status.deployments.values() if part.message] if status else []
-            told = reason(reasons[0] if reasons else error)
-            # A replica that Ray gave up before it ran, as on a machine that is slow to start it, says nothing of the bundle.
-            if is_last or "never ran" not in told:
-                raise click.ClickException(f"Ray can't serve {bundle}: {told}") from None
-            serve.delete(name)
-    raise AssertionError
+    try:
+        serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
+        return serve.run(application(name, **arguments), name=name, route_prefix="/")
+    except Exception as error:  # Ray raises whatever its parts raise
+        status = serve.status().applications.get(name)
+        reasons = [part.message for part in status.deployments.values() if part.message] if status else []
+        told = reason(reasons[0] if reasons else error)
+        # A replica that Ray gave up before it ran, as on a machine that is slow to start it, says nothing of the bundle.
+        if is_last or "never ran" not in told:
+            raise click.ClickException(f"Ray can't serve {bundle}: {told}") from None
+    serve.delete(name)
+    return _deploy(bundle, name, host, port, arguments, is_last=True)

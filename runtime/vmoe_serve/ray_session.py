@@ -101,7 +101,7 @@ def silenced() -> Iterator[TextIO]:
 def reason(error: object) -> str:
     """The last line of an error, which says what went wrong where the others say where.
 
-    Example:
+    Examples:
         >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")
         'TensorRT is not installed'
     """

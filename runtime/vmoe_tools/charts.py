@@ -174,7 +174,7 @@ def chart_classes(layers: Mapping[str, LayerStatistics], class_names: Sequence[s
 def layer_name(layer: str) -> str:
     """The name of a MoE layer.
 
-    Example:
+    Examples:
         >>> layer_name("encoderblock_3")
         'block 3'
     """

@@ -81,10 +81,10 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
         "backends": [
             {
                 "name": name,
-                "runs": state.error is None,
+                "runs": isinstance(state, str),
                 "auto": name == auto,
-                "description": state.description,
-                "reason": None if state.error is None else str(state.error),
+                "description": state if isinstance(state, str) else None,
+                "reason": None if isinstance(state, str) else str(state),
             }
             for name, state in found.items()
         ],

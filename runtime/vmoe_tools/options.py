@@ -25,7 +25,7 @@ _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
 class RatioRange(click.ParamType):  # type: ignore[type-arg]
     """`LOW:HIGH` for 8 capacity ratios spaced by equal factors, `LOW:HIGH:N` for N, as a tuple of floats.
 
-    Example:
+    Examples:
         >>> RatioRange().convert("0.1:2.0:4", None, None)
         (0.1, 0.271, 0.737, 2.0)
     """
@@ -63,7 +63,7 @@ class FiniteRange(click.FloatRange):
 class Share(FiniteRange):
     """A share as `0.01` or `1%`. From 0.5 on it must say `%`, as `0.5` is typed for half a percent, too.
 
-    Example:
+    Examples:
         >>> Share(0, 100).convert("0.01", None, None), Share(0, 100).convert("0.5%", None, None)
         (0.01, 0.005)
     """

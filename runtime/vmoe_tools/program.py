@@ -156,7 +156,7 @@ def complain(sentence: str) -> None:
 def printable(text: str) -> str:
     r"""Text of a user or a bundle for a terminal: on one line, and without what steers one.
 
-    Example:
+    Examples:
         >>> print(printable("a cat\x1b[2J \udcff"))
         a cat\x1b[2J \udcff
     """

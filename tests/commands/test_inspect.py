@@ -28,7 +28,7 @@ from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
-from vmoe_tools.availability import Availability, chosen_by_auto
+from vmoe_tools.availability import chosen_by_auto
 from vmoe_tools.build.engine_store import store_engine
 from vmoe_tools.inspect.tensors import read_tensors
 
@@ -308,7 +308,7 @@ def test_auto_passes_over_what_is_unavailable_or_unsuited(
     errors: dict[str, BackendError], chosen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vmoe_tools.availability.fastest_first", lambda: ("onnxruntime", "openvino"))
-    found = {name: Availability(None if name in errors else "runs", errors.get(name)) for name in BACKENDS}
+    found = {name: errors.get(name, "runs") for name in BACKENDS}
     assert chosen_by_auto(found) == chosen
 
 

@@ -29,7 +29,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         CheckpointError: there is nothing to read, or it is damaged.
         BundleError: a bundle that is damaged.
 
-    Example:
+    Examples:
         >>> with open_checkpoint("samples/mnist/vmoe_mnist") as checkpoint:
         ...     checkpoint["head/kernel"].shape
         (64, 10)

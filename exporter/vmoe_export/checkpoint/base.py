@@ -115,7 +115,7 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     Raises:
         CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree; or one name twice.
 
-    Example:
+    Examples:
         >>> parameter_names(["params/embedding/kernel", "step"])
         {'embedding/kernel': 'params/embedding/kernel'}
     """

@@ -10,7 +10,7 @@ CLASS_LISTS = ("imagenet1k", "cifar100")
 def names_of(name: str) -> tuple[str, ...]:
     """The names of a list of CLASS_LISTS.
 
-    Example:
+    Examples:
         >>> names = names_of("imagenet1k")
         >>> len(names), names[0], names[999]
         (1000, 'tench', 'toilet tissue')

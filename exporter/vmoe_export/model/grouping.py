@@ -38,7 +38,7 @@ def parse_group(text: str, tokens_per_image: int, batch_size: int | None, member
     Raises:
         OptionError: not such a text, or a batch that is missing or not needed.
 
-    Example:
+    Examples:
         >>> parse_group("tokens:20", 50, None)
         Grouping(name='tokens:20', tokens=20, batch_multiple=2)
     """

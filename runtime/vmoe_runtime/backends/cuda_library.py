@@ -56,7 +56,7 @@ def runs_on(architectures: str, compute_capability: str) -> bool:
         architectures: in CMake's form. What isn't a number, such as "native", is taken to run.
         compute_capability: of the GPU, such as "9.0".
 
-    Example:
+    Examples:
         >>> [runs_on("80-real 90-real 120-virtual", gpu) for gpu in ("7.5", "8.6", "10.0", "12.1", "13.0")]
         [False, True, False, True, True]
     """

@@ -82,7 +82,7 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
     Raises:
         RoutingError: a parameter of another name. What the values must be is checked by the engine.
 
-    Example:
+    Examples:
         >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"})
         Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None)
     """

@@ -108,7 +108,7 @@ class LayerStatistics:
 class RoutingStatistics:
     """Counts over batches, so that no more than one batch's routing is held.
 
-    Example:
+    Examples:
         >>> from vmoe_runtime import Engine
         >>> with Engine.load(bundle, profile="c2-k1") as engine:
         ...     statistics = RoutingStatistics(num_experts=8, num_classes=10)
@@ -229,7 +229,7 @@ class _Counts:
 def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
     """The name of a class, or its index where names are not known; a longer one is cut to `longest` characters.
 
-    Example:
+    Examples:
         >>> class_name(1, ("tench", "West Highland white terrier"), 20), class_name(7, None, 20)
         ('West Highland whi...', '7')
     """

@@ -245,7 +245,7 @@ def choose_samples(labels: Array | None, available: int, wanted: int) -> list[in
         available: how many of the first images may be shown.
         wanted: how many to show.
 
-    Example:
+    Examples:
         >>> choose_samples(np.array([3, 3, 1, 3, 1, 2]), 6, 4)
         [0, 1, 2, 5]
     """

@@ -12,7 +12,7 @@ _MUCH = 0.05  # of a capacity ratio: whole slots that amount to more or less tha
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as people read it.
 
-    Example:
+    Examples:
         >>> percent(0.98765).replace("\u00a0", " "), percent(None)
         ('98.8 %', '-')
     """
@@ -22,7 +22,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 def points_of(share: float) -> str:
     """A difference of shares in percentage points.
 
-    Example:
+    Examples:
         >>> [points_of(share).replace("\u00a0", " ") for share in (0.01, 0.0216)]
         ['1 point', '2.2 points']
     """
@@ -33,7 +33,7 @@ def points_of(share: float) -> str:
 def effective_ratio(requested: float | None, effective: float | None) -> str | None:
     """The capacity ratio of whole slots, where that is more than 5 % off the requested one; else None.
 
-    Example:
+    Examples:
         >>> effective_ratio(0.1, 1.28), effective_ratio(1.05, 1.06), effective_ratio(None, None)
         ('1.28', None, None)
     """
@@ -82,7 +82,8 @@ def recommendation(report: Report) -> str | None:
     point = report.points[report.recommended]
     measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
     best = max(measured, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
-    parts = [f"The fastest setting that loses at most {points_of(report.max_drop)}: {percent(point.top1)} accuracy"]
+    fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report)}"
+    parts = [f"{fastest}: {percent(point.top1)} accuracy"]
     if (best.profile, best.bundle) != (point.profile, point.bundle):
         where = "" if best.bundle == point.bundle else f" in {best.bundle}"
         parts.append(f"where {best.profile}{where} has {percent(best.top1)}")
