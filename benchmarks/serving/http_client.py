@@ -127,7 +127,8 @@ class Connection:
 
     def hang_up(self) -> None:
         """Ends it at once, whatever is still to be sent."""
-        self.writer.transport.abort()
+        if not self.writer.is_closing():  # asyncio stumbles over the second end of a transport
+            self.writer.transport.abort()
 
 
 async def connect(port: int) -> Connection:
