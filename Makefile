@@ -107,13 +107,14 @@ demo: $(NATIVE)
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
 		-o demo/mnist.vmoe --force
 	$(BIN)/python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
-	$(BIN)/vmoe report demo/mnist.vmoe --profile c0.3-k1 --images samples/mnist/test_data.npz --duration 5 -o demo/report.html
+	$(BIN)/vmoe report demo/mnist.vmoe --profile c0.3-k1 --bpr --no-bpr --images samples/mnist/test_data.npz --duration 5 \
+		-o demo/report.html
 
 # The page as a phone and a screen show it, and the pictures beside it.
 report-pictures: $(NATIVE)
 	mkdir -p demo
 	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
-	$(BIN)/vmoe report demo/digits.vmoe --images samples/mnist/test_data.npz -o demo/digits.html
+	$(BIN)/vmoe report demo/digits.vmoe --bpr --no-bpr --pool --no-pool --images samples/mnist/test_data.npz -o demo/digits.html
 	$(BIN)/python tests/support/check_report_page.py demo/digits.html --pictures demo --height 1290
 	cp demo/digits-1440.png docs/report.png
 	cp demo/digits-390.png docs/report_phone.png

@@ -10,6 +10,7 @@ and `labels`, int[N], if the accuracy is wanted.
 import argparse
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ def main() -> None:
     parser.add_argument("--op-library", help="path of vmoe's op library; without it, the ops run as standard ops")
     given = parser.parse_args()
     manifest = json.loads((given.bundle / "manifest.json").read_bytes())
-    data = np.load(given.images)
+    no_images = f"error: {given.images} is no .npz file of images; `vmoe run` takes pictures"
+    data = np.load(given.images) if zipfile.is_zipfile(given.images) else sys.exit(no_images)
 
     images = data["images"]
     if images.ndim == 3:  # one channel

@@ -297,7 +297,7 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
         minutes = f"{cost.seconds / 60:,.0f} minutes" if cost.seconds > 90 else f"{cost.seconds:.0f} seconds"
         return (
             f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB, and the export about "
-            f"{minutes} and {cost.memory_bytes / 1e9:.1f} GB of memory on this machine."
+            f"{minutes} and {cost.memory_bytes / 1e9:.1f} GB of memory on this machine when it is idle."
         )
     size = sum(path.stat().st_size for path in result.path.iterdir())
     # The program would take a path that begins with a dash for an option.

@@ -143,18 +143,16 @@ def validation_lines(result: ExportResult) -> Iterator[str]:
 
 def _compared(what: str, output: str, comparisons: Sequence[Comparison], limits: Limits) -> str:
     relative = max(each.relative_difference for each in comparisons)
-    most = f"{relative:.1e} (limit {limits.relative:.1e})"
+    most = f"{relative:.1e} off (limit {limits.relative:.1e})"
     if limits.difference is not None:
-        most = f"{max(each.max_difference for each in comparisons):.1e} (limit {limits.difference:g})"
-    routed = ""
+        most = f"{max(each.max_difference for each in comparisons):.1e} off (limit {limits.difference:g})"
+    whole = f"from end to end, {output} are typically {max(each.output_difference for each in comparisons):.1e} off"
     if comparisons[0].profile:
-        alike, images = min(each.images_alike for each in comparisons), comparisons[0].images
-        routed = (
-            f", {min(each.agreement for each in comparisons):.2%} of the pairs are routed alike (limit "
-            f"{limits.agreement:.0%}), and {alike} of {images} images throughout"
-        )
-    whole = max(each.output_difference for each in comparisons)
-    return f"{what}: each part is at most {most} off{routed}; {output} are typically {whole:.1e} off"
+        agreement = min(each.agreement for each in comparisons)
+        most += f" and routes {agreement:.2%} of the pairs alike (limit {limits.agreement:.0%})"
+        alike = min(each.images_alike for each in comparisons)
+        whole += f", and {alike} of {comparisons[0].images} images are routed alike"
+    return f"{what}: each part is at most {most}; {whole}"
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:

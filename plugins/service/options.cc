@@ -101,7 +101,7 @@ Options parse_options(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     std::exit(app.exit(help));
   } catch (const CLI::ParseError& error) {
-    throw UsageError(error.what());
+    throw UsageError(std::string(error.what()) + "; --help lists the options");
   }
   for (const std::string& sweep : sweeps) add_sweep(sweep, options.capacity);
   std::sort(options.capacity.begin(), options.capacity.end());

@@ -62,7 +62,7 @@ size_t pixels_of(std::string_view file) {
   memory = {size_t{1} << 20};
   int width = 0, height = 0, channels = 0;
   if (stbi_info_from_memory(bytes_of(file), size_of(file), &width, &height, &channels) == 0) {
-    refuse_picture("PNG and JPEG are");
+    refuse_picture("it is neither PNG nor JPEG");
   }
   const size_t depth = stbi_is_16_bit_from_memory(bytes_of(file), size_of(file)) != 0 ? 2 : 1;
   const size_t pixels = static_cast<size_t>(width) * static_cast<size_t>(height) * depth;

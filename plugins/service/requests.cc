@@ -90,16 +90,6 @@ std::optional<int64_t> whole_number(std::string_view text) {
                                                                                     : std::nullopt;
 }
 
-// The value of a name in a query, as it stands there.
-std::string_view parameter(std::string_view query, std::string_view name) {
-  while (!query.empty()) {
-    const std::string_view pair = query.substr(0, query.find('&'));
-    query.remove_prefix(std::min(query.size(), pair.size() + 1));
-    if (pair.substr(0, pair.find('=')) == name) return pair.substr(std::min(pair.size(), name.size() + 1));
-  }
-  return {};
-}
-
 bool is_json(std::string_view content_type) {
   constexpr std::string_view kJson = "application/json";
   const std::string_view type = content_type.substr(0, content_type.find_first_of("; \t"));
@@ -221,9 +211,19 @@ RequestError::RequestError(const vmoe::Error& error) : RequestError(error.messag
 ClassifyRequest read_classify(std::string_view query, std::string_view content_type, std::string body,
                               int64_t most_images) {
   ClassifyRequest request;
-  request.setting = parameter(query, "setting");
   Input top;
-  if (const auto text = parameter(query, "top"); !text.empty()) top = whole_number(text).value_or(0);
+  while (!query.empty()) {
+    const std::string_view pair = query.substr(0, query.find('&')), name = pair.substr(0, pair.find('='));
+    const std::string_view value = pair.substr(std::min(pair.size(), name.size() + 1));
+    query.remove_prefix(std::min(query.size(), pair.size() + 1));
+    if (name == "setting") {
+      request.setting = value;
+    } else if (name == "top") {
+      top = whole_number(value).value_or(0);
+    } else if (!name.empty()) {
+      refuse("the query has a parameter '" + std::string(name.substr(0, kMostShown)) + "'; top and setting are known");
+    }
+  }
   if (is_json(content_type)) {
     const Input object = read_object(body, 100, static_cast<size_t>(most_images) + 1000);
     for (const auto& [name, value] : object.items()) {

@@ -110,7 +110,7 @@ def read_classify(body: bytes, content_type: str, query: Mapping[str, str], most
     Raises:
         RequestError: it can't be understood.
     """
-    fields: dict[str, Any] = {name: query[name] for name in ("top", "setting") if name in query}
+    fields: dict[str, Any] = dict(query)
     if fields.get("top", "").isdecimal():
         fields["top"] = int(fields["top"][:9])
     if content_type.partition(";")[0].strip().lower() == "application/json":

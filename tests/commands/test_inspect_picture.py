@@ -54,7 +54,7 @@ def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
 ) -> None:
     out = run(capsys, "inspect", mnist_image_bundle, nine)[0]
     words = " ".join(out.split())
-    assert "The answer flips from class 7 to class 9 at c0.3-k2. From c0.3-k2 on it is that of c1.05-k2" in words
+    assert "to the most expensive one, the answer flips from class 7 to class 9 at c0.3-k2." in words
     assert all(len(line) < 80 for line in out.splitlines()[1:])  # the first one has the path of the picture
     with Engine.load(mnist_image_bundle) as engine:
         routing = engine.routing(nine, "c0.3-k1")["encoderblock_3"]

@@ -86,7 +86,8 @@ def made(
     folder = tmp_path_factory.mktemp("report")
     low = folder.with_name("low.vmoe")
     export_bundle(mnist_checkpoint, low, capacity=[0.3], k=[1], precision="int8", validate=False)
-    words = ["report", mnist_image_bundle, low, "--images", images, *capacities(0.1, 0.5, 2), "--batch-size", 32, *QUICK]
+    words = ["report", mnist_image_bundle, low, "--images", images, *capacities(0.1, 0.5, 2), "--batch-size", 32]
+    words += ["--bpr", "--no-bpr", "--pool", "--no-pool", *QUICK]
     assert main([*map(str, words), "-q", "-o", str(folder / "r.html"), "--json", str(folder / "r.json")]) == 0
     names = sorted(path.name for path in folder.iterdir())
     return (folder / "r.html").read_text(encoding="utf-8"), json.loads((folder / "r.json").read_text()), names
@@ -102,14 +103,14 @@ def test_accuracy_kept_pairs_and_flops_are_those_of_the_bench(
     theirs = {one["profile"]: one for one in json_of(capsys, "bench", *words, "--batch-size", 32, *QUICK)["points"]}
     page, report, _ = made
     own = [one for one in report["points"] if one["precision"] == "fp32"]
-    assert len(own) == 9
+    assert len(own) == 12
     for one in own:
         for key in ("top1", "kept_pairs", "flops_per_image", "images", "expert_bytes_per_call"):
             assert one[key] == theirs[one["profile"]][key]
         assert f'<th scope="row">{one["profile"]}</th>' in page and f"{one['top1']:.2%}" in page
     shown = {(each["profile"], each["top1"], each["kept"]) for curve in data_of(page)["curves"] for each in curve}
     assert shown == {(one["profile"], one["top1"], one["kept_pairs"]) for one in own}
-    assert [curve["kind"] for curve in report["curves"]] == ["bpr", "vanilla", "pool"] * 2
+    assert [curve["kind"] for curve in report["curves"]] == ["pool", "bpr", "vanilla-pool", "vanilla"] * 2
 
 
 def test_patches_loads_answers_and_classes_are_those_of_the_engine(

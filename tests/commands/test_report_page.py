@@ -29,6 +29,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist
     with np.load(mnist_data) as data:
         np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     words = ["report", bundle, "--images", folder / "images.npz", *capacities(0.1, 0.2, 0.5, 1, 2), "--batch-size", 32]
+    words += ["--bpr", "--no-bpr"]
     assert main([*map(str, words), *QUICK, "-q", "-o", str(folder / "r.html")]) == 0
     return folder / "r.html"
 

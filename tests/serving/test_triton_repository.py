@@ -253,7 +253,7 @@ def test_what_was_there_stays_where_the_new_one_fails(
         (["{dense}", "{repo}", "--profile", "c1-k1"], 2, "the bundle has nothing to set: it has no profile 'c1-k1'"),
         (["absent.vmoe", "{repo}"], 1, "absent.vmoe is not a bundle"),
         (["{damaged}", "{repo}"], 1, "weights.safetensors was changed after export"),
-        (["{bundle}", "nowhere/repo"], 1, "nowhere is not there; make the folder first"),
+        (["{bundle}", "nowhere/repo"], 1, "nowhere is not a folder; make it first"),
         (["{bundle}", ".."], 1, "'..' is not a name for a repository"),
         (["{bundle}", "{bundle}", "--force"], 1, "was not written by"),
         (["{grouped}", "{repo}", "--backend", "onnxruntime"], 1, "--group image, or take --backend python"),

@@ -52,7 +52,7 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
             f"{target} is not text in UTF-8, which the libraries that write graphs need; choose another place"
         ) from None
     if not target.absolute().parent.is_dir():
-        raise ExportError(f"{target.absolute().parent} is not there; make the folder first")
+        raise ExportError(f"{target.absolute().parent} is not a folder; make it first")
     if os.path.lexists(target):
         if not force:
             raise ExportError(f"{target} exists; --force replaces it")

@@ -134,7 +134,7 @@ def check_target(target: Path, *, force: bool) -> None:
     if target.name in {"", ".."}:
         raise VmoeError(f"'{target}' is not a name for a repository")
     if not target.absolute().parent.is_dir():
-        raise VmoeError(f"{target.absolute().parent} is not there; make the folder first")
+        raise VmoeError(f"{target.absolute().parent} is not a folder; make it first")
     if not os.path.lexists(target):
         return
     if not force:

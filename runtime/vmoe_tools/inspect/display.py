@@ -20,7 +20,7 @@ _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
 _WIDTH = 78  # of patches side by side
 _SIGNS = string.digits + string.ascii_letters + "+."  # of experts, of all others, and of a dropped patch
-_LEGEND = "In each MoE layer, the expert of each patch (a is 10); a dot is a patch that was dropped."
+_LEGEND = "In each MoE layer, the expert of each patch (0-9, a-z, A-Z); a dot is a patch that was dropped."
 
 Summary = Mapping[str, Any]
 
@@ -164,8 +164,7 @@ def _flips(report: PictureReport) -> str:
     if not report.flips:
         return f"Every setting answers {names[0]}."
     flips = "; ".join(f"from {names[i - 1]} to {names[i]} at {settings[i].name}" for i in report.flips)
-    first = settings[report.flips[-1]].name
-    return f"The answer flips {flips}. From {first} on it is that of {settings[-1].name}, the most expensive setting."
+    return f"From the cheapest setting, {settings[0].name}, to the most expensive one, the answer flips {flips}."
 
 
 def _signs(patches: np.ndarray[Any, np.dtype[Any]]) -> Callable[[int], str]:

@@ -58,7 +58,8 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     BUNDLE... is one bundle, or several precisions of one model, the first of which is shown in detail. The page has
     accuracy, speed, FLOPs and kept pairs over the capacity ratio, the patches of sample images that are processed and their
     experts, the load of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures stand
-    beside it. By default there are 8 capacity ratios from 0.1 to 2, and three curves: --bpr, --no-bpr, and --bpr --pool.
+    beside it. By default there are 8 capacity ratios from 0.1 to 2, and one curve, as `vmoe bench --sweep 0.1:2` has them;
+    --bpr --no-bpr, --pool --no-pool and the options like these draw one curve each.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"--out {out} must end in .html")

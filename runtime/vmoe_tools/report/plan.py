@@ -25,7 +25,6 @@ MOST_BYTES = 5_000_000
 _EMPTY_PAGE = 700_000  # with its charts
 _POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
 _DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)
-_DEFAULT_CURVES = ((True, False), (False, False), (True, True))  # order and pool
 _KINDS = {(True, False): "bpr", (False, False): "vanilla", (True, True): "pool", (False, True): "vanilla-pool"}
 _TITLES = {"bpr": "Batch Priority Routing", "vanilla": "vanilla order", "pool": "pool of slots"}
 
@@ -64,7 +63,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
     Args:
         engines: the bundles.
         names: of the profile that says what no axis does; none for the first stored one.
-        axes: what is varied; what they leave open is that of `_DEFAULT_RATIOS` and `_DEFAULT_CURVES`.
+        axes: what is varied; what they leave open is `_DEFAULT_RATIOS`, and as in that profile.
         given: the values of the command's other options.
 
     Raises:
@@ -116,11 +115,9 @@ def _curves_of(
     if not isinstance(rules, TopKRules):
         profiles, notes = sweep_profiles(rules, base, Axes(ratios, axes.ks, axes.orders, axes.pools, axes.limits))
         return {("choice", "experts choice"): profiles}, notes
-    pairs: Sequence[tuple[bool, bool]] = _DEFAULT_CURVES
-    if axes.orders or axes.pools:
-        pairs = list(product(axes.orders or (bool(base.bpr),), axes.pools or (bool(base.pool),)))
+    orders, pools = axes.orders or (bool(base.bpr),), axes.pools or (bool(base.pool),)
     curves, notes = {}, []
-    for (order, pool), k, limit in product(pairs, axes.ks or (None,), axes.limits or (None,)):
+    for order, pool, k, limit in product(orders, pools, axes.ks or (None,), axes.limits or (None,)):
         if not rules.has_policies and pool:
             continue
         kind = _KINDS[order, pool]

@@ -81,7 +81,8 @@ def recommendation(report: Report) -> str | None:
         return None
     point = report.points[report.recommended]
     measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
-    best = max(measured, key=lambda p: (p.top1 or 0.0, p.images_per_second or 0.0))
+    named = None if report.fall is None else report.points[report.fall.best]  # in the opening
+    best = max(measured, key=lambda p: (p.top1 or 0.0, p is named))
     fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report)}"
     parts = [f"{fastest}: {percent(point.top1)} accuracy"]
     if (best.profile, best.bundle) != (point.profile, point.bundle):
@@ -91,7 +92,7 @@ def recommendation(report: Report) -> str | None:
             parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
     effective = effective_ratio(point.capacity_ratio, report.effective[report.recommended])
     ratio = "" if effective is None else f" Its effective capacity ratio is {effective}."
-    return f"{', '.join(parts)}. {why(report.points, report.equally_fast)}{ratio}"
+    return f"{', '.join(parts)}.{ratio} {why(report.points, report.equally_fast)}"
 
 
 def standard_error(report: Report) -> str | None:
