@@ -151,7 +151,7 @@ def _compared(what: str, output: str, comparisons: Sequence[Comparison], limits:
         agreement = min(each.agreement for each in comparisons)
         most += f" and routes {agreement:.2%} of the pairs alike (limit {limits.agreement:.0%})"
         alike = min(each.images_alike for each in comparisons)
-        whole += f", and {alike} of {comparisons[0].images} images are routed alike"
+        whole += f", and {alike} of {comparisons[0].images} images are routed alike (not judged)"
     return f"{what}: each part is at most {most}; {whole}"
 
 

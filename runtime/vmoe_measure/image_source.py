@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,9 +154,10 @@ def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
 def _from_npz(path: Path) -> ImageSource:
     try:
         with open_regular(path) as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if not zipfile.is_zipfile(file):
                 raise ImageError(f"{path} is not an npz file with an array 'images'")
+            file.seek(0)
+            archive = np.load(file, allow_pickle=False)
             arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
     except ImageError:
         raise

@@ -100,8 +100,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     if not quiet:
         click.echo("vmoe: starting Ray and its replicas", err=True)
     with told_if_ended(), connected_ray():
+        handle = _deploy(bundle, name, host, port, arguments)
         try:
-            handle = _deploy(bundle, name, host, port, arguments)
             if not quiet:
                 runtime, notes = handle.described.remote().result()
                 for note in notes:

@@ -193,6 +193,8 @@ def _read(kind: type[_Message_], body: bytes, defaults: Mapping[str, Any]) -> _M
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            raise RequestError(f"the request has a field '{where[:80]}'; {', '.join(kind.model_fields)} are known") from None
         raise RequestError(f"the request's '{where[:80]}' can't be used: {' '.join(first['msg'].split())[:200]}") from None
 
 

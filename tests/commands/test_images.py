@@ -161,7 +161,7 @@ def test_other_files_are_no_images(tmp_path: Path, npz: Callable[..., Path], man
     (tmp_path / "empty").mkdir()
     for name, says in {
         "one.npy": "is not an npz file with an array 'images'",
-        "digits.npz": "is not a readable npz file",
+        "digits.npz": "is not an npz file",
         "missing.npz": "No such file or directory",
         "empty": "has no pictures",
     }.items():

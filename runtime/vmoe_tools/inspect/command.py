@@ -29,6 +29,7 @@ from vmoe_tools.inspect.one_picture import PictureReport, compare_settings
 from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.summary import summarize
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_json
+from vmoe_tools.program import printable
 from vmoe_tools.run.command import check_classifies
 from vmoe_tools.terminal import Progress
 
@@ -100,6 +101,8 @@ def inspect(
         compared = _side_by_side(bundle, picture, profiles, changes, given)
         if not quiet:
             print_picture(compared, people_stream(json_target))
+            if given["out"] is not None:
+                print(printable(f"Wrote {given['out']}"), file=people_stream(json_target))
         write_json(json_target, {"on_picture": asdict(compared)})
         return
     if len(profiles) > 1:
