@@ -17,10 +17,12 @@ from torch import Tensor
 import vmoe_export
 from vmoe_export import export_bundle
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
-from vmoe_export.model.parameters import graph_shape, parameter_shapes
-from vmoe_export.model.torch_model import Vmoe
+from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import TopKRules
+from vmoe_torch import Vmoe
+from vmoe_torch.model import LayerRouting
 
 sys.path.append(str(Path(__file__).parents[2] / "samples"))
 import random_checkpoint as samples
@@ -99,27 +101,25 @@ class _Balancing(Vmoe):
     part points. Experts that nobody asks for would make every implementation that skips empty slots look too good.
     """
 
-    def _top_k(self, block: str, moe: MoeConfig, x: Tensor, settings: Any) -> tuple[Tensor, ...]:
+    def _sparse(self, block: str, moe: MoeConfig, x: Tensor, *setting: Any) -> tuple[Tensor, LayerRouting]:
         router = self._p(f"{block}.Moe.Router.dense.kernel")
-        mean = self._layer_norm(f"{block}.LayerNorm_1", x).mean(dim=(0, 1))
+        mean = x.mean(dim=(0, 1))
         router -= torch.outer(mean, mean @ router) / (mean @ mean)
-        return super()._top_k(block, moe, x, settings)
+        return super()._sparse(block, moe, x, *setting)
 
 
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     """Routers that use all experts about equally, as training makes them."""
     assert config.moe is not None
-    network = _Balancing(config, config.num_tokens)
-    tensors = {
-        name.replace("/", "."): torch.from_numpy(make(name, shape)).reshape(graph_shape(name, shape))
-        for name, shape in parameter_shapes(config).items()
-    }
+    rules = TopKRules(config.moe.num_experts, config.num_tokens, len(config.moe.layers))
+    network = _Balancing(config, config.num_tokens, rules=rules)
+    shapes = parameter_shapes(config)
+    tensors = {name.replace("/", "."): torch.from_numpy(make(name, shape)) for name, shape in shapes.items()}
     network.load_state_dict(tensors, assign=True)
     network.requires_grad_(False)
     images = torch.from_numpy(noise(_BALANCING_IMAGES, *config.image_size, config.channels))
-    slots = torch.full((len(config.moe.layers),), config.num_tokens)
     with torch.inference_mode():
-        network(images, slots, *(torch.tensor([value]) for value in (1, 1, 0, config.moe.num_experts)))
+        network(images, f"c{config.moe.num_experts}-k1")
     return {name.replace(".", "/"): p.numpy() for name, p in network.named_parameters() if "Router" in name}
 
 

@@ -19,9 +19,7 @@ from vmoe_export.bundle.weights_file import Span, write_weights
 from vmoe_export.graphs.graph_files import write_graphs
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import stored_parameters
-from vmoe_export.model.torch_model import Vmoe
 from vmoe_export.validation.reference_model import ReferenceModel
 from vmoe_export.validation.reference_weights import stored_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
@@ -29,6 +27,7 @@ from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
+from vmoe_torch import Vmoe, load_model
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
 RUNNERS = ("torch", "numpy", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
@@ -205,42 +204,49 @@ def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") 
 def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
     """The same, the routing groups, and where the weights lie."""
     folder = Path(tempfile.mkdtemp(dir=_scratch.name))
+    network = torch_model(model, group, bfloat16, output)
+    config = network.config
     with open_checkpoint(FOLDER / model) as checkpoint:
-        shapes = {name: info.shape for name, info in checkpoint.info.items()}
-        stored = settings(model)
-        size = tuple(stored["image_size"]) if "image_size" in stored else None
-        config = describe_model(shapes, stored["model"], dispatch_bf16=bfloat16, image_size=size)
         spans = write_weights(folder / "weights.safetensors", checkpoint, config, stored_parameters(config))
     grouping = parse_group(group, config.num_tokens, None, config.ensemble_size)
-    network = Vmoe(config, grouping.tokens, output=output).load_weights(folder / "weights.safetensors")
-    default: Profile | None = None
-    if config.moe and config.moe.routing.kind == "experts-choice":
-        choosing = ExpertsChoiceRules(config.moe.num_experts, grouping.tokens, len(config.moe.layers))
-        default = choosing.profile(1.0)
-    elif config.moe and config.moe.routing.kind == "top-k":
-        rules = TopKRules(
-            config.moe.num_experts, grouping.tokens, len(config.moe.layers), ensemble_size=config.ensemble_size
-        )
-        default = rules.profile(1.05, 1, True)
-    write_graphs(folder, exported_model(network), grouping, spans, default)
+    write_graphs(folder, exported_model(network), grouping, spans, network.profile)
     return folder, network, grouping, spans
+
+
+def torch_model(model: str, group: str, bfloat16: bool, output: Output) -> Vmoe:
+    stored = settings(model)
+    size = tuple(stored["image_size"]) if "image_size" in stored else None
+    moe = bool(stored["model"]["encoder"].get("moe"))
+    choices: dict[str, Any] = {"group": group, "dispatch_bf16": bfloat16} if moe else {}
+    return load_model(FOLDER / model, stored["model"], image_size=size, output=output, **choices)
 
 
 def exported_model(network: Vmoe) -> ExportedModel:
     """What the torch model is, as the graphs take it."""
-    return ExportedModel(network.config, network.group_tokens, network.output, network.uint8_input)
+    return ExportedModel(network.config, network.group_tokens, network.output)
 
 
 def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
     """The reference of validation, from images to output."""
-    x, routes = feeds["image"], list[np.ndarray]()
-    numbers = {name: int(feeds[name][0]) for name in ("k", "bpr", "pool", "max_experts") if name in feeds}
-    profile: Any = SimpleNamespace(k=None, bpr=None, pool=None, max_experts=None, slots=feeds.get("capacity"))
-    vars(profile).update(numbers)
+    x, routes, profile = feeds["image"], list[np.ndarray](), _profile(feeds)
     for part in reference.model.parts:
         x, layer = reference.run(part, x, [(len(feeds["image"]), profile)])
         routes += [value for outputs in layer for value in outputs]
     return [x, *routes]
+
+
+def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
+    """The torch model, in the order of a graph's outputs."""
+    with torch.inference_mode():
+        output, layers = network.forward_with_routing(torch.from_numpy(feeds["image"]), _profile(feeds))
+    names = exported_model(network).layer_outputs
+    return [output.numpy(), *(routes[name].numpy() for routes in layers.values() for name in names)]
+
+
+def _profile(feeds: dict[str, np.ndarray]) -> Any:
+    """What a profile says of routing, from the inputs of a graph."""
+    numbers = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "bpr", "pool", "max_experts")}
+    return SimpleNamespace(**numbers, slots=[int(slots) for slots in feeds.get("capacity", ())])
 
 
 @functools.cache
@@ -252,14 +258,11 @@ def _runner(
         weights = stored_weights(folder / "weights.safetensors", spans)
         return functools.partial(run_numpy, ReferenceModel(exported_model(network), weights))
     if runner == "torch":
-
-        def run(feeds: dict[str, np.ndarray]) -> Outputs:
-            with torch.inference_mode():
-                return [output.numpy() for output in network(*map(torch.from_numpy, feeds.values()))]
-
-        return run
+        return functools.partial(run_torch, network)
     moe = network.config.moe
-    names = [f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in network.layer_outputs]
+    names = [
+        f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in exported_model(network).layer_outputs
+    ]
     backend: Any
     if runner == "openvino":
         backend = OpenVinoBackend(folder / "model.inlined.onnx", threads=1)

@@ -1,6 +1,6 @@
 """The ops of the ONNX domain `vmoe`, version 1: declared here once.
 
-The ONNX functions, the torch ops, the numpy reference and the C++ adapters are all held to this table.
+The ONNX functions, the numpy reference and the C++ adapters are all held to this table.
 
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
 c slots per expert and group, M slots per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
@@ -126,7 +126,7 @@ class Op:
 
     @property
     def function_name(self) -> str:
-        """Name of the op in `torch_ops` and in the reference of the tests, such as `sparse_mlp`."""
+        """Name of the op in the reference of the tests, such as `sparse_mlp`."""
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
         return words.removeprefix("_vmoe_")
 

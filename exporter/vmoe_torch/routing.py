@@ -10,19 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmoe_runtime.errors import RoutingError
-
-
-def read_setting(name: str, setting: Tensor) -> int:
-    """The number that a routing setting is, i64[1].
-
-    Raises:
-        RoutingError: it is on a device, where every layer would wait for it.
-    """
-    if setting.device.type != "cpu":
-        raise RoutingError(f"{name} must be in the CPU's memory, where no layer waits for it, not on {setting.device}")
-    return int(setting)
-
 
 def route(
     gates: Tensor, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
@@ -34,14 +21,14 @@ def route(
         capacity: slots per expert and group.
         k: experts per token, 1 to E.
         bpr: Batch Priority Routing, or vanilla order.
-        pool: whether the slots of a group are one pool; the call then waits for the device once.
+        pool: whether the slots of a group are one pool; the call then waits for the device once, unless it is compiled.
         max_experts: experts that a group may use; None for all.
 
     Returns:
         slot i32[G,S,K], weight[G,S,K] of the gates' type, src i32[E,M] and expert i32[G,S,K], on the device of the gates.
     """
     (groups, tokens, experts), device = gates.shape, gates.device
-    ranked = gates.float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    ranked = gates.detach().float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     value, order = ranked.sort(dim=-1, descending=True, stable=True)
     expert = order[..., :k]
     weight = gates.gather(-1, expert)
@@ -51,7 +38,7 @@ def route(
     # The queue of each group: all first choices in serving order, then all second choices, ...
     queue = expert.gather(1, serving[..., None].expand_as(expert)).transpose(1, 2).reshape(groups, -1)
     is_open = torch.ones_like(queue, dtype=torch.bool)
-    if max_experts is not None:
+    if max_experts is not None and max_experts < experts:
         is_open = _allowed_experts(value[..., 0], order[..., 0], experts, max_experts).gather(1, queue)
     # A byte for each, where torch's one_hot has eight.
     asks = queue[..., None] == torch.arange(experts, device=device)
@@ -60,7 +47,9 @@ def route(
     if pool:
         kept = is_open & (is_open.cumsum(dim=1) <= experts * capacity)
         taken = (asks & kept[..., None]).sum(dim=1)
-        row = max(1, int(taken.sum(dim=0).max()))
+        # What is compiled must know it beforehand: an expert gets each token once at most.
+        most = groups * min(tokens, experts * capacity)
+        row = most if torch.compiler.is_compiling() else max(1, int(taken.sum(dim=0).max()))
         first_slot = (taken.cumsum(dim=0) - taken).gather(1, queue)
     else:
         kept = is_open & (position < capacity)
@@ -99,7 +88,7 @@ def choose_tokens(gates: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         slot i32[G,S,E] and src i32[E,M], on the device of the gates.
     """
     (groups, tokens, experts), device = gates.shape, gates.device
-    ranked = gates.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
+    ranked = gates.detach().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     order = ranked.argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1)
     group = torch.arange(groups, device=device)[:, None, None]

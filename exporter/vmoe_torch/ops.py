@@ -1,37 +1,37 @@
-"""The mathematics of the torch model, all in float32. Shapes are those of the ops of the table.
-
-Tensors are all on one device, whichever it is, but for routing settings, i64[1], which are in the CPU's memory: so nothing
-waits for the device, but for a routing with a pool.
-"""
+"""The mathematics of the torch model. Shapes are those of the ops of the table; tensors are all on one device."""
 
 from __future__ import annotations
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmoe_export.ops import torch_routing
 from vmoe_export.ops.table import SOFT_EPSILON
-from vmoe_export.ops.torch_routing import read_setting
 
 
-def gates(x: Tensor, router: Tensor) -> Tensor:
-    """VmoeGates: x[G,S,D], router[D,E] -> gates[G,S,E]."""
-    return torch.softmax(x @ router, dim=-1)
+def router_logits(x: Tensor, router: Tensor) -> Tensor:
+    """x[G,S,D], router[D,E] -> float32[G,S,E]. For the router of an E3, [D,M,E/M], they are [G,M,S/M,E/M].
+
+    In a short type, autocast's for one, tokens would go to other experts.
+    """
+    device = x.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        if router.dim() == 2:
+            return x.float() @ router.float()
+        by_member = x.float().reshape(len(x), -1, router.shape[1], x.shape[2]).transpose(1, 2)
+        logits: Tensor = by_member @ router.float().transpose(0, 1)
+        return logits
 
 
-def route(
-    gates: Tensor, capacity: Tensor, k: Tensor, bpr: Tensor, pool: Tensor | None, max_experts: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """VmoeRoute: gates[G,S,E] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K])."""
-    return torch_routing.route(
-        gates,
-        read_setting("capacity", capacity),
-        read_setting("k", k),
-        bool(read_setting("bpr", bpr)),
-        pool is not None and bool(read_setting("pool", pool)),
-        None if max_experts is None else read_setting("max_experts", max_experts),
-    )
+def gates(logits: Tensor) -> Tensor:
+    """Gates[G,S,E] of `router_logits`. Tokens of an E3 stand in the order (token, member); other members' gates are 0."""
+    gates = torch.softmax(logits, dim=-1)
+    if logits.dim() == 3:
+        return gates
+    own = torch.eye(logits.shape[1], device=logits.device)
+    return (gates.transpose(1, 2)[..., None, :] * own[..., None]).flatten(3).flatten(1, 2)
 
 
 def dispatch(x: Tensor, src: Tensor) -> Tensor:
@@ -60,11 +60,6 @@ def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
     """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot], in float32; dropped pairs (slot -1) add nothing."""
     picked = F.pad(out.flatten(0, 1), (0, 0, 0, 1))[slot.long()].float()
     return (torch.where(slot < 0, 0.0, weight.float())[..., None] * picked).sum(dim=2).to(out.dtype)
-
-
-def choose_tokens(gates: Tensor, capacity: Tensor) -> tuple[Tensor, Tensor]:
-    """VmoeChooseTokens: gates[G,S,E] -> (slot i32[G,S,E], src i32[E,M]): each expert takes its c best tokens of a group."""
-    return torch_routing.choose_tokens(gates, read_setting("capacity", capacity))
 
 
 def soft_router(x: Tensor, mu: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

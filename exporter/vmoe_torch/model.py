@@ -1,0 +1,292 @@
+"""The V-MoE as a torch module.
+
+Modules and parameters carry the names and shapes of the official tree (vmoe/nn/vit_moe.py): a parameter's path with `/` for
+`.` is its name in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vmoe_export.model.model_config import ModelConfig, MoeConfig
+from vmoe_export.model.parameters import POSITION_EMBEDDING, stored_parameters
+from vmoe_export.model.position_embedding import sincos2d_position_embedding
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
+from vmoe_runtime.bundle.manifest import Output
+from vmoe_runtime.errors import ImageError, RoutingError
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import RoutingRules
+from vmoe_torch import ops, routing
+
+LayerRouting = Mapping[str, Tensor]
+
+
+class _Parameters(nn.Module):
+    """A node of the parameter tree; children and parameters are added by name."""
+
+
+class Vmoe(nn.Module):
+    """A V-MoE or dense ViT; `load_model` makes one of a checkpoint.
+
+    Dropped tokens pass a MoE layer by its residual; gates and weights of kept ones carry gradients.
+    Parameters take no memory until they are loaded.
+
+    Attributes:
+        config: what the model is.
+        group_tokens: S, tokens per routing group; must divide the tokens of every batch.
+        output: "logits", or "features" for what the head gets. Of an ensemble (E3) "logits" are the official prediction, the
+            logarithm of the members' mean probability, and "members" are each member's logits.
+        rules: what makes a profile of a setting; None for a dense ViT.
+        profile: the routing setting of calls that say nothing else; may be replaced by what `setting` returns.
+        noise_std: of the noise that routers add to their logits in training, times the number of experts; 0 for none.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        group_tokens: int,
+        *,
+        output: Output = "logits",
+        rules: RoutingRules | None = None,
+        profile: Profile | None = None,
+        noise_std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.group_tokens = group_tokens
+        self.output = output
+        self.rules = rules
+        self.profile = profile
+        self.noise_std = noise_std
+        for name, shape in stored_parameters(config, features=output == "features").items():
+            self._add_parameter(name, shape)
+
+    def setting(self, profile: Profile | str | None = None, **fields: Any) -> Profile | None:
+        """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.
+
+        Args:
+            profile: a profile, or a systematic name such as `c0.3-k1`; None for the model's.
+            fields: capacity, k, bpr, pool and max_experts, as far as they differ from the profile's.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with.
+        """
+        rules = self.rules
+        if rules is None and (fields or isinstance(profile, str)):
+            raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
+        if rules and isinstance(profile, str):
+            profile = rules.named(profile)
+        base = cast("Profile | None", profile or self.profile)
+        return rules.profile(fields.pop("capacity", None), **fields, base=base) if rules and fields else base
+
+    def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
+        """Runs the model on float32[N,H,W,C] in [-1, 1], with a setting as in `setting`.
+
+        Returns:
+            logits[N, classes], members[N, M, classes] or features[N, size], as `output` says.
+
+        Raises:
+            ImageError: images of another size or type, or so many that groups can't be formed.
+            RoutingError: a setting that the model can't be run with.
+        """
+        return self.forward_with_routing(images, profile, **fields)[0]
+
+    def forward_with_routing(
+        self, images: Tensor, profile: Profile | str | None = None, **fields: Any
+    ) -> tuple[Tensor, dict[str, LayerRouting]]:
+        """The same, and what each MoE layer did, by the name of its block, such as `encoderblock_1`.
+
+        Returns:
+            The output, and for each layer what `Engine.routing` has of it: for top-k `expert` i32[G,S,K], `kept` bool[G,S,K]
+            and `weight` [G,S,K]; for experts choice `kept` and `weight` [G,S,E]; for Soft MoE `dispatch` and `combine`
+            [G,S,E,P]. Top-k and experts choice also have `router_logits` float32[G,S,E] (of an E3 [G,M,S/M,E/M]), and
+            `noisy_router_logits`, the same unless noise was added.
+        """
+        setting = self.setting(profile, **fields)
+        self._check(images)
+        x = self._embed(images)
+        moe, members = self.config.moe, self.config.ensemble_size
+        routes: dict[str, LayerRouting] = {}
+        for i in range(self.config.num_layers):
+            block = f"Encoder.encoderblock_{i}"
+            x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
+            if moe and i in moe.layers:
+                layer = moe.layers.index(i)
+                if layer == 0 and members > 1:  # what comes before is the same for all of them
+                    x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
+                x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer)
+            else:
+                x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)
+        if self.config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+            x = x[:, 0]
+        return self._head(self._layer_norm("Encoder.encoder_norm", x)), routes
+
+    def _check(self, images: Tensor) -> None:
+        config = self.config
+        shape = (*config.image_size, config.channels)
+        if images.dim() != 4 or images.shape[1:] != shape or not images.is_floating_point():
+            is_ = f"{str(images.dtype).removeprefix('torch.')}{list(images.shape)}"
+            raise ImageError(f"images must be float32[N, {', '.join(map(str, shape))}] in [-1, 1], not {is_}")
+        tokens = config.num_tokens * config.ensemble_size
+        if config.moe and len(images) * tokens % self.group_tokens:
+            multiple = self.group_tokens // math.gcd(self.group_tokens, tokens)
+            raise ImageError(f"{len(images)} images can't be cut into routing groups, which need a multiple of {multiple}")
+
+    def _add_parameter(self, name: str, shape: tuple[int, ...]) -> None:
+        *parents, leaf = name.split("/")
+        node: nn.Module = self
+        for parent in parents:
+            if parent not in node._modules:
+                node.add_module(parent, _Parameters())
+            node = node.get_submodule(parent)
+        if name == POSITION_EMBEDDING and self.config.position_emb == "sincos2d":  # computed, and no parameter
+            config, token = self.config, self.config.classifier == "token"
+            embedding = sincos2d_position_embedding(config.grid, config.hidden_size, config.position_temperature, token)
+            node.register_buffer(leaf, torch.from_numpy(embedding), persistent=False)
+            return
+        if name.endswith("/Moe/Router/dense/kernel") and (members := self.config.ensemble_size) > 1:
+            # As fine-tuned E3 have it: without the axis of members it would pass for the router of a plain V-MoE.
+            shape = (shape[0], members, shape[1] // members)
+        node.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta")))
+
+    def _p(self, path: str) -> Tensor:
+        parent, _, leaf = path.rpartition(".")
+        parameter: Tensor = getattr(self.get_submodule(parent), leaf)
+        return parameter
+
+    def _norm(self, path: str) -> tuple[Tensor, Tensor]:
+        return self._p(f"{path}.scale"), self._p(f"{path}.bias")
+
+    def _layer(self, path: str) -> tuple[Tensor, Tensor]:
+        """Kernel and bias of a dense layer."""
+        return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
+
+    def _dense(self, path: str, x: Tensor) -> Tensor:
+        # Attention's kernels and biases have an axis for the heads, the patches' kernel two for the pixels.
+        kernel, bias = self._layer(path)
+        return x @ kernel.reshape(x.shape[-1], -1) + bias.flatten()
+
+    def _layer_norm(self, path: str, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], *self._norm(path), LAYER_NORM_EPSILON)
+
+    def _embed(self, image: Tensor) -> Tensor:
+        config = self.config
+        (rows, columns), (height, width) = config.grid, config.patch_size
+        if (rows * height, columns * width) != config.image_size:
+            image = image[:, : rows * height, : columns * width]
+        # A convolution whose kernel is its stride is one product of flattened patches.
+        patches = image.reshape(-1, rows, height, columns, width, config.channels).permute(0, 1, 3, 2, 4, 5)
+        x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
+        if config.classifier == "token":
+            x = torch.cat([self._p("cls").expand(x.shape[0], -1, -1), x], dim=1)
+        if config.position_emb != "none":
+            x = x + self._p(POSITION_EMBEDDING.replace("/", "."))
+        return x
+
+    def _attention_block(self, norm: str, path: str, x: Tensor) -> Tensor:
+        """Self-attention with its layer norm and residual; x[N,T,D]."""
+        normed = self._layer_norm(norm, x)
+        return x + self._attention(path, normed, normed)
+
+    def _attention(self, path: str, queries: Tensor, keys: Tensor) -> Tensor:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
+        heads = self.config.num_heads
+        size = self.config.hidden_size // heads
+
+        def project(name: str, x: Tensor) -> Tensor:
+            projected = self._dense(f"{path}.{name}", x)
+            if self.config.attention_qk_norm and name != "value":
+                scale = self._p(f"{path}.{name}_ln.scale")
+                by_head = projected.reshape(-1, x.shape[1], heads, size)
+                projected = F.layer_norm(by_head, (size,), scale, None, LAYER_NORM_EPSILON).reshape(projected.shape)
+            return projected
+
+        query, key, value = project("query", queries), project("key", keys), project("value", keys)
+        return self._dense(f"{path}.out", ops.attention(query, key, value, heads))
+
+    def _mlp(self, path: str) -> tuple[Tensor, ...]:
+        """Weights and biases of an MLP."""
+        return (*self._layer(f"{path}.Dense_0"), *self._layer(f"{path}.Dense_1"))
+
+    def _mlp_block(self, norm: str, path: str, x: Tensor) -> Tensor:
+        """An MLP with its layer norm and residual; x[N,T,D]."""
+        return x + ops.mlp(self._layer_norm(norm, x), *self._mlp(path))
+
+    def _moe_block(
+        self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int
+    ) -> tuple[Tensor, LayerRouting]:
+        """A MoE layer, the how manyeth of the model, with its layer norm and residual; x[N,T,D]."""
+        # In a group the members of a token stand one after another, and those of an image everywhere else.
+        members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
+        images = rows // members
+        if members > 1:
+            x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
+        groups = x.reshape(rows * tokens // self.group_tokens, self.group_tokens, -1)
+        normed = self._layer_norm(f"{block}.LayerNorm_1", groups)
+        if moe.routing.kind == "soft":
+            y, routes = self._soft(block, moe, normed)
+        else:
+            assert setting is not None
+            y, routes = self._sparse(block, moe, normed, setting, setting.slots[layer])
+        y = (groups + y).reshape(images, tokens * members, -1)
+        if members > 1:
+            y = y.reshape(images, tokens, members, -1).transpose(1, 2).reshape(rows, tokens, -1)
+        return y, routes
+
+    def _sparse(self, block: str, moe: MoeConfig, x: Tensor, setting: Profile, slots: int) -> tuple[Tensor, LayerRouting]:
+        """Routing, dispatch, experts and combine for groups x[G,S,D], where each token or each expert chooses."""
+        clean = noisy = ops.router_logits(x, self._p(f"{block}.Moe.Router.dense.kernel"))
+        if self.training and self.noise_std:
+            noisy = clean + torch.randn_like(clean) * (self.noise_std / clean.shape[-1])
+        gates = ops.gates(noisy)
+        routes = {"router_logits": clean, "noisy_router_logits": noisy}
+        if moe.routing.kind == "experts-choice":  # each expert is a choice of each token, with its gate as weight
+            weight, (slot, src) = gates, routing.choose_tokens(gates, slots)
+        else:
+            assert setting.k is not None
+            slot, weight, src, routes["expert"] = routing.route(
+                gates, slots, setting.k, bool(setting.bpr), bool(setting.pool), setting.max_experts
+            )
+        out = ops.expert_mlp(ops.dispatch(x, src), *self._mlp(f"{block}.Moe.Mlp"), dispatch_bf16=moe.dispatch_bf16)
+        return ops.combine(out, slot, weight), {**routes, "kept": slot >= 0, "weight": weight}
+
+    def _soft(self, block: str, moe: MoeConfig, x: Tensor) -> tuple[Tensor, LayerRouting]:
+        """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
+        router, bf16 = f"{block}.Moe.Router", moe.dispatch_bf16
+        dispatch, combine = ops.soft_router(x, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
+        # It is tokens and what the experts make that are rounded, not their mixtures.
+        out = ops.expert_mlp(ops.soft_dispatch(x, dispatch, bf16), *self._mlp(f"{block}.Moe.Mlp"))
+        return ops.soft_combine(out, combine, bf16), {"dispatch": dispatch, "combine": combine}
+
+    def _head(self, x: Tensor) -> Tensor:
+        if self.config.classifier == "gap":
+            # A mean as a product: runtimes add up a plain one in another order where there is but one image.
+            tokens = x.shape[1]
+            x = (torch.full((1, 1, tokens), 1 / tokens, device=x.device) @ x)[:, 0]
+        elif self.config.classifier == "map":
+            x = self._map_head(x)
+        if self.config.representation_size:
+            x = torch.tanh(self._dense("pre_logits", x))
+        if self.output == "features":
+            return x
+        logits: Tensor = self._dense("head", x)
+        members = self.config.ensemble_size
+        if members == 1:
+            return logits
+        by_member = logits.reshape(-1, members, logits.shape[-1])
+        if self.output == "members":
+            return by_member
+        return torch.logsumexp(torch.log_softmax(by_member, dim=-1), dim=1) - math.log(members)
+
+    def _map_head(self, x: Tensor) -> Tensor:
+        probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)
+        y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
+        y = y + ops.mlp(self._layer_norm("MapHead.LayerNorm", y), *self._mlp("MapHead.Mlp"))
+        first: Tensor = y[:, 0]
+        return first
