@@ -95,9 +95,9 @@ class Vmoe(nn.Module):
             ImageError: images of another size or type, or so many that groups can't be formed.
             RoutingError: a setting that the model can't be run with.
         """
-        return self.forward_with_routing(images, profile, **fields)[0]
+        return self.logits_and_routing(images, profile, **fields)[0]
 
-    def forward_with_routing(
+    def logits_and_routing(
         self, images: Tensor, profile: Profile | str | None = None, **fields: Any
     ) -> tuple[Tensor, dict[str, LayerRouting]]:
         """The same, and what each MoE layer did, by the name of its block, such as `encoderblock_1`.

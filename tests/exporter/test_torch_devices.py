@@ -72,7 +72,7 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
     network = golden.torch_model(case.model, case.group, case.bfloat16, case.output)
     images = torch.from_numpy(case.images)
     with torch.inference_mode():
-        expected, routes = network.forward_with_routing(images, case.profile)
+        expected, routes = network.logits_and_routing(images, case.profile)
     moved = Vmoe(network.config, network.group_tokens, output=network.output)
     with torch.no_grad(), ForeignDevice() as device:
         for name, buffer in moved.named_buffers():
@@ -80,6 +80,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
             setattr(moved.get_submodule(parent), leaf, to_device(buffer))
         weights = {name: to_device(tensor.detach()) for name, tensor in network.state_dict().items()}
         moved.load_state_dict(weights, assign=True)
-        found, found_routes = moved.requires_grad_(False).forward_with_routing(to_device(images), case.profile)
+        found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
     check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]))

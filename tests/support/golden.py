@@ -238,7 +238,7 @@ def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Output
 def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
     """The torch model, in the order of a graph's outputs."""
     with torch.inference_mode():
-        output, layers = network.forward_with_routing(torch.from_numpy(feeds["image"]), _profile(feeds))
+        output, layers = network.logits_and_routing(torch.from_numpy(feeds["image"]), _profile(feeds))
     names = exported_model(network).layer_outputs
     return [output.numpy(), *(routes[name].numpy() for routes in layers.values() for name in names)]
 

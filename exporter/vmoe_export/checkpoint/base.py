@@ -19,7 +19,7 @@ from vmoe_export.errors import CheckpointError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
-_ROOT_WORDS = {"params", "target", "model", "module", "state_dict"}
+_ROOT_WORDS = {"params", "target", "model", "module", "_orig_mod", "state_dict"}
 _LANDMARK = "embedding/kernel"
 
 MAX_TREE_DEPTH = 64  # levels that a reader follows; the official tree has 7, a train state a few more
