@@ -154,5 +154,7 @@ def test_mistakes_are_one_message(mnist_checkpoint: Path, mnist: Vmoe, digits: t
         dense.setting(capacity=0.3)
     with pytest.raises(OptionError, match=r"^num_classes is 0, but must be a number of classes$"):
         load_model(mnist_checkpoint, num_classes=0)
+    with pytest.raises(TypeError, match=r"^load_model has no argument precision$"):
+        load_model(mnist_checkpoint, precision="int8")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"the config says hidden_size 32, but the checkpoint has 64$"):
         load_model(mnist_checkpoint, {"hidden_size": 32})

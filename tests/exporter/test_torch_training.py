@@ -85,7 +85,7 @@ def test_gradients_of_every_parameter_are_the_official_ones(case: str, tmp_path:
     for name, gradient in found.items():
         assert gradient is not None, name
         # Soft MoE rounds to bfloat16, where the last bit of a float32 may decide.
-        check_close(gradient.numpy(), official[name], 5e-3 if case == "soft" else 1e-4, floor, name)
+        check_close(gradient.numpy(), official[name], 1e-3 if case == "soft" else 1e-4, floor, name)
 
 
 @pytest.mark.parametrize("case", CASES)

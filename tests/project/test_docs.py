@@ -17,6 +17,7 @@ from sdk_build import prefixes
 
 import vmoe_export
 import vmoe_runtime
+import vmoe_torch
 from vmoe_tools.program import main
 
 ROOT = Path(__file__).parents[2]
@@ -121,7 +122,11 @@ def test_the_program_of_the_c_page_is_built_and_runs_as_it_stands(example_folder
 
 def test_the_page_of_the_python_api_has_every_public_name() -> None:
     page = (ROOT / "docs" / "reference" / "python.md").read_text()
-    assert [name for name in {*vmoe_runtime.__all__, *vmoe_export.__all__} - {"__version__"} if name not in page] == []
+    assert [
+        name
+        for name in {*vmoe_runtime.__all__, *vmoe_export.__all__, *vmoe_torch.__all__} - {"__version__"}
+        if name not in page
+    ] == []
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
