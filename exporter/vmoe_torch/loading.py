@@ -52,8 +52,8 @@ def load_model(
         checkpoint: what `vmoe_export.open_checkpoint` takes.
         config: official model config: a mapping, or the path of a JSON file.
         num_classes: give the model a new head for so many classes, initialized to zeros. Default: the checkpoint's head.
-        capacity, k: the routing setting of calls that say nothing else, with bpr, pool and max_experts of `fields`. Defaults
-            are an export's.
+        capacity: capacity ratio of calls that say nothing else; like k, bpr, pool and max_experts by default an export's.
+        k: experts per token of such calls.
         noise_std: of the noise that routers add in training, see `Vmoe`; official configs have 1.
         fields: bpr, pool, max_experts, preset, image_size, group, batch_size, rounding, capacity_multiple_of, dispatch_bf16,
             ensemble_size, router and output, as in `vmoe_export.ExportOptions`.

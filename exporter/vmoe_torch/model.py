@@ -268,7 +268,7 @@ class Vmoe(nn.Module):
         if self.config.classifier == "gap":
             # A mean as a product: runtimes add up a plain one in another order where there is but one image.
             tokens = x.shape[1]
-            x = (torch.full((1, 1, tokens), 1 / tokens, device=x.device) @ x)[:, 0]
+            x = (torch.full((1, 1, tokens), 1 / tokens, device=x.device, dtype=x.dtype) @ x)[:, 0]
         elif self.config.classifier == "map":
             x = self._map_head(x)
         if self.config.representation_size:

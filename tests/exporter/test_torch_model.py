@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,16 @@ def test_autocast_computes_in_bfloat16_and_routes_in_float32(mnist: Vmoe, digits
     mnist.zero_grad()
 
 
+@pytest.mark.parametrize("model", ["g2", "g6"])
+def test_a_model_may_be_turned_to_bfloat16(model: str) -> None:
+    case = next(case for case in [*golden.cases(), *golden.kind_cases()] if case.model == model)
+    network, images = golden.torch_model(model, "image", False, "logits"), torch.from_numpy(case.images[:2])
+    exact = network(images)
+    rounded = network.bfloat16()(images.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.1)
+
+
 def test_a_new_head_is_zero_and_trains_alone_from_the_first_step(
     mnist_checkpoint: Path, mnist: Vmoe, digits: torch.Tensor, tmp_path: Path
 ) -> None:
@@ -158,3 +170,10 @@ def test_mistakes_are_one_message(mnist_checkpoint: Path, mnist: Vmoe, digits: t
         load_model(mnist_checkpoint, precision="int8")  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"the config says hidden_size 32, but the checkpoint has 64$"):
         load_model(mnist_checkpoint, {"hidden_size": 32})
+
+
+def test_without_torch_the_message_says_what_to_install() -> None:
+    program = "import sys; sys.modules['torch'] = None; import vmoe_torch"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last == "ModuleNotFoundError: vmoe_torch needs PyTorch; pip install 'vmoe-export[export,torch]'"
