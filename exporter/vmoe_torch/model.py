@@ -221,7 +221,7 @@ class Vmoe(nn.Module):
     def _moe_block(
         self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int
     ) -> tuple[Tensor, LayerRouting]:
-        """A MoE layer, the how manyeth of the model, with its layer norm and residual; x[N,T,D]."""
+        """MoE layer number `layer` of the model, with its layer norm and residual; x[N,T,D]."""
         # In a group the members of a token stand one after another, and those of an image everywhere else.
         members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
         images = rows // members

@@ -40,9 +40,7 @@ def digits(mnist_images: dict[str, np.ndarray]) -> torch.Tensor:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_what_it_saves_exports_to_the_same_weights_and_loads_again(model: str, tmp_path: Path) -> None:
-    case = next(case for case in [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()] if case.model == model)
-    network = golden.torch_model(model, case.group, False, "logits")
-    network.compile(backend="eager")
+    network = golden.torch_model(model, "image", False, "logits")
     torch.save(network.state_dict(), tmp_path / "saved.pt")
     save_file(network.state_dict(), tmp_path / "saved.safetensors")
     torch.save(torch.compile(network).state_dict(), tmp_path / "compiled.pt")
@@ -121,8 +119,8 @@ def test_autocast_computes_in_bfloat16_and_routes_in_float32(mnist: Vmoe, digits
 
 @pytest.mark.parametrize("model", ["g2", "g6"])
 def test_a_model_may_be_turned_to_bfloat16(model: str) -> None:
-    case = next(case for case in [*golden.cases(), *golden.kind_cases()] if case.model == model)
-    network, images = golden.torch_model(model, "image", False, "logits"), torch.from_numpy(case.images[:2])
+    network = golden.torch_model(model, "image", False, "logits")
+    images = torch.from_numpy(golden.arrays(model)["images"][:2])
     exact = network(images)
     rounded = network.bfloat16()(images.bfloat16())
     assert rounded.dtype == torch.bfloat16
