@@ -174,6 +174,12 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     "a file of that name.",
 )
 @click.option(
+    "--head",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Another head: an npz or safetensors file of kernel [D, classes] and bias [classes], as vmoe fewshot writes it.",
+)
+@click.option(
     "--atol",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
@@ -231,7 +237,7 @@ def export(
     target = output_path or _output_name(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
-    sources = [path for path in (checkpoint, fields["config"], names_file, images) if path is not None]
+    sources = [path for path in (checkpoint, fields["config"], fields["head"], names_file, images) if path is not None]
     check_output_file(json_target, [target, *sources, Path(f"{checkpoint}.index")])
     if not dry_run:
         check_target(target, force=force, sources=sources)

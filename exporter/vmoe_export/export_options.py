@@ -50,6 +50,7 @@ class ExportOptions:
         preprocess: the official steps that make an image of a picture, joined by "|". Default: those of the official
             configs, "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         class_names: names of the classes.
+        head: a file with another head, see `checkpoint.new_head.NewHead`; the class names of the old one are not taken.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; instead of `config`.
 
     Raises:
@@ -76,6 +77,7 @@ class ExportOptions:
     output: Output | None = None
     preprocess: str | None = None
     class_names: Sequence[str] | None = None
+    head: str | os.PathLike[str] | None = None
     preset: str | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +109,7 @@ class ExportOptions:
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
             ("preprocess", str, "official steps, such as 'resize(384)'"),
             ("class_names", Sequence, "a sequence of names"),
+            ("head", str | os.PathLike, "the path of an npz or safetensors file"),
         ):
             value = getattr(self, name)
             # Text is a sequence, too: of letters, which nobody means.
@@ -120,6 +123,8 @@ class ExportOptions:
 
         if self.preset is not None and self.config is not None:
             raise OptionError(f"--preset {self.preset} is a config, so --config can't be given beside it; leave one out")
+        if self.head is not None and self.output == "features":
+            raise OptionError("features are the input of a head, so --head can't be given beside them; leave one out")
         if self.precision == "fp16" and not self.tensorrt:
             raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
         if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
@@ -171,7 +176,8 @@ class ExportOptions:
                 "preprocess": preset.preprocess if self.image_size in (None, preset.image_size) else None,
                 "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
-        given = {name: value for name, value in given.items() if getattr(self, name) is None}
+        of_head = ("output", "class_names") if self.head is not None else ()
+        given = {name: value for name, value in given.items() if getattr(self, name) is None and name not in of_head}
         return replace(self, **given)
 
     def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig) -> list[dict[str, Any]]:

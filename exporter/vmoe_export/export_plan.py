@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.model.grouping import Grouping, parse_group
@@ -100,15 +101,23 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         CheckpointError, ConfigError, OptionError: naming what doesn't fit.
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
-    options = options.completed_by(checkpoint)
+    options, trunk = options.completed_by(checkpoint), checkpoint
     preset = _preset(options)
     config = _config(options)
+    if options.head is not None:
+        checkpoint = head = NewHead(trunk, Path(options.head))
+        options = replace(options, class_names=options.class_names or head.class_names)
+        config = {name: value for name, value in config.items() if name != "num_classes"}
     shapes = {name: info.shape for name, info in checkpoint.info.items()}
     try:
         model = describe_model(shapes, config, **{name: getattr(options, name) for name in FLAGS})
         _check_ensemble(checkpoint, model, config)
         if preset and options.image_size is None:
             _check_size(preset, model)
+        if options.head is not None and (inputs := shapes["head/kernel"][0]) != model.feature_size:
+            raise OptionError(
+                f"--head {options.head}: its kernel takes {inputs} features, and the model has {model.feature_size}"
+            )
         check_parameters(checkpoint.info, model)
     except ConfigError as error:
         sentence = _of_preset(str(error), preset)
@@ -129,7 +138,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
         )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
-    rules, profiles = _profiles(checkpoint, model, grouping, options)
+    rules, profiles = _profiles(trunk, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
     steps = _preprocessing(options, model)

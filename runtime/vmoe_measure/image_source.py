@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 
 from vmoe_measure.comparison import smooth_images
 from vmoe_measure.image_labels import class_index, read_labels, unambiguous
+from vmoe_measure.npz_file import opened_npz
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.pictures import open_regular
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -152,24 +151,10 @@ def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
 
 
 def _from_npz(path: Path) -> ImageSource:
-    try:
-        with open_regular(path) as file:
-            if not zipfile.is_zipfile(file):
-                raise ImageError(f"{path} is not an npz file with an array 'images'")
-            file.seek(0)
-            archive = np.load(file, allow_pickle=False)
-            arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
-    except ImageError:
-        raise
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from None
-    # A damaged archive raises whatever zipfile, zlib or numpy tripped over.
-    except Exception as error:
-        if "allow_pickle" in str(error):
-            raise ImageError(f"{path} holds an array of Python objects, which is not loaded; {_EXPECTED}") from None
-        raise ImageError(f"{path} is not a readable npz file ({type(error).__name__})") from None
-    if "images" not in arrays:
-        raise ImageError(f"{path} has no array 'images', only {archive.files}; {_EXPECTED}")
+    with opened_npz(path, _EXPECTED) as archive:
+        if "images" not in archive.files:
+            raise ImageError(f"{path} has no array 'images', only {archive.files}; {_EXPECTED}")
+        arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
     images = arrays["images"]
     if images.ndim not in (3, 4) or images.dtype not in (np.uint8, np.float32):
         bfloat16 = ", which is how numpy stores bfloat16" if images.dtype == "V2" else ""

@@ -39,6 +39,7 @@ _ENTRIES = {
     "run": _Entry("vmoe_tools.run.command", "run", "Classify image files.", "images"),
     "bench": _Entry("vmoe_tools.bench.command", "bench", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
     "inspect": _Entry("vmoe_tools.inspect.command", "inspect", "Describe a bundle, or what its routers do.", "bench"),
+    "fewshot": _Entry("vmoe_tools.fewshot.command", "fewshot", "Fit a head for other classes.", "bench"),
     "report": _Entry("vmoe_tools.report.command", "report", "Write one HTML page of such a measurement.", "bench"),
     "serve": _Entry("vmoe_serve.command", "serve", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
     "build": _Entry("vmoe_tools.build.command", "build", "Build a TensorRT engine for one profile.", "tensorrt"),

@@ -160,7 +160,7 @@ def test_other_files_are_no_images(tmp_path: Path, npz: Callable[..., Path], man
     damaged.write_bytes(damaged.read_bytes()[:-300])
     (tmp_path / "empty").mkdir()
     for name, says in {
-        "one.npy": "is not an npz file with an array 'images'",
+        "one.npy": "is not an npz file; expected is 'images'",
         "digits.npz": "is not an npz file",
         "missing.npz": "No such file or directory",
         "empty": "has no pictures",

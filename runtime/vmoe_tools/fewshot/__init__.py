@@ -1,0 +1,1 @@
+"""`vmoe fewshot`: a head for other classes, from a few labelled images of each."""

@@ -1,0 +1,157 @@
+"""The command `vmoe fewshot`."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from vmoe_measure.image_source import ImageSource, open_images, pictures_of
+from vmoe_runtime import Engine, Setting
+from vmoe_tools import options
+from vmoe_tools.fewshot.ridge import fit_head, share_interval
+from vmoe_tools.output import check_output_file, people_stream, write_bytes, write_json
+from vmoe_tools.program import printable
+from vmoe_tools.terminal import Progress
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_BATCH = 64  # images at a time, or one routing group
+_MOST_CLASSES = 1 << 16
+
+
+@click.command(context_settings=options.CONTEXT)
+@options.bundle_argument
+@options.required_images_option
+@click.option("-o", "--out", metavar="HEAD", type=click.Path(path_type=Path), required=True, help="The .npz file to write.")
+@click.option(
+    "--per-class",
+    metavar="N",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Images of each class to fit to, picked at random; of a class with fewer, all but one. The rest are held out.",
+)
+@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Picks other images.")
+@options.setting_options
+@options.backend_option
+@options.threads_option
+@options.json_option
+@options.verbose_option
+@options.quiet_option
+def fewshot(
+    bundle: Path,
+    images: Path,
+    out: Path,
+    per_class: int,
+    seed: int,
+    backend: str,
+    threads: int | None,
+    json_target: str | None,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Fits a head for the classes of --images to the features of BUNDLE, and measures its accuracy on held-out images.
+
+    BUNDLE is an export with --output features. The classes are the subfolders of a folder, or the labels of an npz file.
+    The head is found in closed form (ridge regression), so this takes as long as the images take to run. What makes a
+    bundle of it is "vmoe export CKPT|BUNDLE --head HEAD".
+    """
+    if out.suffix != ".npz":
+        raise click.UsageError(f"--out {out} must end in .npz")
+    check_output_file(out, [bundle, images])
+    check_output_file(json_target, [bundle, images, out])
+    source, labels, names = _labelled(images)
+    chosen, held_out = _pick(labels, names, per_class, seed)
+    with Engine.load(bundle, Setting(**given), backend, threads) as engine:
+        _check_features(engine, bundle)
+        progress, profile = Progress(sys.stderr, quiet=quiet), engine.profile.name if engine.profile else None
+        head = fit_head(_features(engine, source, chosen, "fitting", progress), labels[chosen], labels.max() + 1)
+        features = _features(engine, source, held_out, "measuring", progress)
+    right = head.count_right(features, labels[held_out])
+    low, high = share_interval(right, len(held_out))
+    arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias}
+    if names is not None:
+        arrays["class_names"] = np.array(names)
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    write_bytes(out, content.getvalue())
+    result = {
+        "bundle": str(bundle),
+        "profile": profile,
+        "classes": len(head.bias),
+        "fitted_images": len(chosen),
+        "l2_strength": head.strength,
+        "held_out_images": len(held_out),
+        "accuracy": right / len(held_out),
+        "accuracy_95": [low, high],
+    }
+    if not quiet:
+        where = f", {profile}" if profile else ""
+        model = shlex.quote(str(bundle)) if engine.manifest.precision == "fp32" else "CKPT"
+        print(
+            f"{len(head.bias)} classes, {len(chosen):,} images to fit to{where}; L2 strength {head.strength:g}\n"
+            f"Accuracy on {len(held_out):,} held-out images: {right / len(held_out):.1%} "
+            f"(95 % interval {low:.1%} to {high:.1%})\n"
+            + printable(f"Wrote {out}; next: vmoe export {model} --head {shlex.quote(str(out))}"),
+            file=people_stream(json_target),
+        )
+    write_json(json_target, result)
+
+
+def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
+    """The images, their labels i64[N], and the names of the classes where subfolders name them."""
+    names = tuple(sorted(pictures_of(path)[1])) if path.is_dir() else None
+    source = open_images(path, names, len(names) if names else _MOST_CLASSES)
+    if source.labels is None or not len(source) or source.labels.max() < 1:
+        needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' beside 'images'"
+        raise click.ClickException(f"{path} has no two classes: expected is {needed}")
+    return source, source.labels, names
+
+
+def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: int) -> tuple[Array, Array]:
+    """Indices of the images to fit to and of all others."""
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for index in range(labels.max() + 1):
+        of_class = generator.permutation(np.flatnonzero(labels == index))
+        if len(of_class) < 2:
+            name = names[index] if names else index
+            raise click.ClickException(
+                f"class {name} has {len(of_class)} images, and needs at least 2: one to fit to, and one to hold out"
+            )
+        chosen.append(of_class[: min(per_class, len(of_class) - 1)])
+    # Mixed, as images that share a routing group would be of one class.
+    picked = generator.permutation(np.concatenate(chosen))
+    return picked, generator.permutation(np.setdiff1d(np.arange(len(labels)), picked))
+
+
+def _check_features(engine: Engine, bundle: Path) -> None:
+    if engine.manifest.output != "features":
+        raise click.ClickException(
+            f"{bundle} returns {engine.manifest.output}, and a head is fitted to features; export them first: vmoe export "
+            f"{shlex.quote(str(bundle))} --output features -o features.vmoe"
+        )
+
+
+def _features(engine: Engine, source: ImageSource, indices: Array, text: str, progress: Progress) -> Array:
+    """f32[N, D] of the images at N indices, in their order. A last group that isn't full gets some of them once more."""
+    multiple = engine.manifest.batch_multiple
+    size = max(1, min(_BATCH, len(indices)) // multiple) * multiple
+    padded = np.resize(indices, -(-len(indices) // size) * size)
+    images = source.images
+    taken = ImageSource(images[padded] if isinstance(images, np.ndarray) else tuple(images[i] for i in padded))
+    done = []
+    with progress.step(text, len(taken)) as advance:
+        for batch, _ in taken.whole_batches(size, engine.manifest.input):
+            done.append(engine(batch))
+            advance(size, size)
+    features: Array = np.concatenate(done)[: len(indices)]
+    if not np.isfinite(features).all():
+        raise click.ClickException("the model's features are not finite numbers")
+    return features

@@ -1,0 +1,124 @@
+"""`vmoe fewshot`: a head for other classes from a few images of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import complaint_of, json_of, run
+from PIL import Image
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.classes import softmax
+from vmoe_tools.fewshot.ridge import fit_head
+
+
+@pytest.fixture(scope="module")
+def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its groups are of 16 images, of which neither the fitted nor the held-out images are a multiple."""
+    target = tmp_path_factory.mktemp("features") / "features.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[1.05], group="16", output="features", validate=False)
+    return target
+
+
+@pytest.fixture
+def animals(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
+    """A folder for each of two classes, in which digits stand for them: 9 of one, 3 of the other."""
+    images, labels = mnist_images["images"], mnist_images["labels"]
+    for name, digit, count in (("zebra", 0, 9), ("ant", 1, 3)):
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        for index, image in enumerate(images[labels == digit][:count]):
+            Image.fromarray(image).save(tmp_path / "animals" / name / f"{index}.png")
+    return tmp_path / "animals"
+
+
+def test_ten_images_per_class_give_a_head_that_exports(
+    features_bundle: Path,
+    mnist_data: Path,
+    mnist_images: dict[str, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("fewshot", features_bundle, "--images", mnist_data, "-o", tmp_path / "head.npz")
+    found = json_of(capsys, *words)
+    assert (found["profile"], found["classes"], found["fitted_images"]) == ("c1.05-k2", 10, 100)
+    assert found["held_out_images"] == len(mnist_images["labels"]) - 100
+    low, high = found["accuracy_95"]
+    assert 0.85 < low < found["accuracy"] < high < 1
+    bundle = export_bundle(features_bundle, tmp_path / "x.vmoe", head=tmp_path / "head.npz", validate=False).path
+    with Engine.load(bundle) as engine:
+        right = engine(mnist_images["images"]).argmax(axis=1) == mnist_images["labels"]
+    assert abs(right.mean() - found["accuracy"]) < 0.01
+    text, _ = run(capsys, *words, "--per-class", 3, "--capacity", 0.3, "--seed", 1)
+    assert "30 images to fit to, c0.3-k2" in text and "95 % interval" in text
+    assert text.splitlines()[-1].endswith(f"next: vmoe export {features_bundle} --head {tmp_path / 'head.npz'}")
+
+
+def test_folders_are_the_classes_and_the_bundle_has_their_names(
+    features_bundle: Path, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = json_of(capsys, "fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
+    # Of the three ants one is held out.
+    assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
+    words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
+    run(capsys, "export", *words)
+    zebra = animals / "zebra" / "0.png"
+    (answer,) = json_of(capsys, "run", tmp_path / "animals.vmoe", zebra)["images"]
+    assert answer["classes"][0]["class"] == "zebra" and answer["classes"][0]["probability"] > 0.7
+
+
+@pytest.mark.parametrize(("images", "width"), [(40, 12), (12, 40)], ids=["more images", "more features"])
+def test_a_head_is_the_closed_form_at_the_strength_that_left_out_images_choose(images: int, width: int) -> None:
+    """Against systems of equations that are solved one by one, for each strength and each image that is left out."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(images) % 3
+    features = (generator.normal(size=(images, width)) + np.eye(3, width)[labels] * 2 + 5).astype(np.float32)
+    deviation = features.std(axis=0, dtype=np.float64) + 1e-5
+    inputs = np.pad((features - features.mean(axis=0, dtype=np.float64)) / deviation, ((0, 0), (0, 1)), constant_values=100)
+    targets = 2 * np.eye(3)[labels] - 1
+
+    def solved(rows: np.ndarray, strength: float) -> np.ndarray:
+        x = inputs[rows]
+        return np.linalg.solve(x.T @ x + strength * np.eye(width + 1), x.T @ targets[rows])
+
+    def left_out(strength: float) -> np.ndarray:
+        return np.stack([inputs[i] @ solved(np.arange(images) != i, strength) for i in range(images)])
+
+    errors = {strength: np.square(left_out(strength) - targets).mean() for strength in 2.0 ** np.arange(-10, 20)}
+    head = fit_head(features, labels, 3)
+    assert head.strength == min(errors, key=errors.__getitem__)
+    scores, logits = inputs @ solved(np.arange(images) >= 0, head.strength), features @ head.kernel + head.bias
+    scale = np.linalg.lstsq(scores.reshape(-1, 1), logits.reshape(-1), rcond=None)[0]
+    np.testing.assert_allclose(logits, scale * scores, atol=1e-3)
+    found = left_out(head.strength)
+    likely = {each: np.log(softmax(each * found)[range(images), labels]).sum() for each in 2 ** (np.arange(13) / 2)}
+    assert max(likely, key=likely.__getitem__) == pytest.approx(float(scale[0]), rel=1e-3)
+
+
+def test_what_has_no_classes_or_no_features_is_refused(
+    features_bundle: Path,
+    mnist_bundle: Path,
+    animals: Path,
+    mnist_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (animals.parent / "one" / "ant").mkdir(parents=True)
+    (animals / "ant" / "0.png").rename(animals.parent / "one" / "ant" / "0.png")
+    (animals / "ant" / "1.png").unlink()
+    np.savez(tmp_path / "bare.npz", images=np.zeros((4, 28, 28), np.uint8))
+    np.savez(tmp_path / "gap.npz", images=np.zeros((4, 28, 28), np.uint8), labels=np.array([0, 0, 2, 2]))
+    head = tmp_path / "head.npz"
+    for bundle, images, out, code, words in (
+        (mnist_bundle, mnist_digits, head, 1, "returns logits"),
+        (features_bundle, tmp_path / "bare.npz", head, 1, "'labels' beside 'images'"),
+        (features_bundle, animals.parent / "one", head, 1, "a subfolder of pictures for each class"),
+        (features_bundle, animals, head, 1, "class ant has 1 images"),
+        (features_bundle, tmp_path / "gap.npz", head, 1, "class 1 has 0 images"),
+        (features_bundle, mnist_digits, tmp_path / "head.pt", 2, "must end in .npz"),
+        (features_bundle, mnist_digits, mnist_digits, 2, "is used by this command"),
+    ):
+        assert words in complaint_of(capsys, code, "fewshot", bundle, "--images", images, "-o", out)
+    assert not head.exists()

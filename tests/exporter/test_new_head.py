@@ -1,0 +1,140 @@
+"""`vmoe export --head`: another head on the same trunk, from a file of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from damaged_files import SPARSE, assert_command_refuses
+from safetensors.numpy import load_file, save_file
+
+from vmoe_export import ExportOptions, OptionError, export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.reader import Bundle
+
+CLASSES = 3
+Head = dict[str, np.ndarray]
+
+
+def random_head(features: int, dtype: Any = np.float32, prefix: str = "") -> Head:
+    values = np.random.default_rng(1).normal(size=(features + 1, CLASSES))
+    return {f"{prefix}kernel": values[1:].astype(dtype), f"{prefix}bias": values[0].astype(dtype)}
+
+
+def weights(bundle: Path) -> Head:
+    return load_file(bundle / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def features_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("features") / "features.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1], output="features", validate=False)
+    return target
+
+
+@pytest.mark.parametrize("source", ["mnist_checkpoint", "mnist_image_bundle", "features_bundle"])
+def test_logits_are_those_of_the_new_head_and_the_trunk_stays_byte_for_byte(
+    source: str,
+    features_bundle: Path,
+    mnist_image_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    head = random_head(64)
+    np.savez(tmp_path / "head.npz", **head, class_names=np.array(["cat", "dog", "fox"]))
+    bundle = export_bundle(
+        request.getfixturevalue(source), tmp_path / "x.vmoe", head=tmp_path / "head.npz", capacity=[0.3], k=[1]
+    ).path
+    ours, trunk = weights(bundle), weights(mnist_image_bundle)
+    assert ours.keys() == trunk.keys()
+    different = {name for name in ours if ours[name].tobytes() != trunk[name].tobytes()}
+    assert different == {"head/kernel", "head/bias"}
+    pictures = mnist_images["images"][:8]
+    with Engine.load(bundle) as engine, Engine.load(features_bundle) as features:
+        assert engine.class_names == ("cat", "dog", "fox")
+        for capacity in (0.3, 1.05):
+            expected = features(pictures, capacity=capacity) @ head["kernel"] + head["bias"]
+            np.testing.assert_allclose(engine(pictures, capacity=capacity), expected, atol=1e-4)
+
+
+def test_the_old_names_and_the_old_number_of_classes_are_not_those_of_the_new_head(
+    mnist_checkpoint: Path, tmp_path: Path
+) -> None:
+    named, config = tmp_path / "named.vmoe", {"num_classes": 10}
+    export_bundle(mnist_checkpoint, named, class_names=list("0123456789"), validate=False)
+    np.savez(tmp_path / "head.npz", **random_head(64))
+    for source, options in ((named, {}), (mnist_checkpoint, {"config": config})):
+        bundle = export_bundle(
+            source, tmp_path / "x.vmoe", head=tmp_path / "head.npz", validate=False, force=True, **options
+        )
+        manifest = Bundle.open(bundle.path).manifest
+        assert (manifest.class_names, manifest.outputs) == (None, CLASSES)
+    given = export_bundle(
+        named, tmp_path / "y.vmoe", head=tmp_path / "head.npz", validate=False, class_names=["a", "b", "c"]
+    )
+    assert Bundle.open(given.path).manifest.class_names == ("a", "b", "c")
+    sources = [json.loads((path / "manifest.json").read_text())["source"]["sha256"] for path in (named, bundle.path)]
+    assert sources[0] != sources[1]  # the head is a part of what was exported
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64], ids=["float16", "bfloat16", "float64"])
+def test_a_head_may_be_of_any_float_and_under_its_official_names(dtype: Any, tmp_path: Path) -> None:
+    head = random_head(48, dtype, "head/")
+    save_file({**head, "step": np.zeros(1)}, tmp_path / "head.safetensors")
+    bundle = export_bundle(SPARSE, tmp_path / "x.vmoe", head=tmp_path / "head.safetensors", validate=False).path
+    for name, values in head.items():
+        np.testing.assert_array_equal(weights(bundle)[name], values.astype(np.float32))
+
+
+def good(**changes: Any) -> Head:
+    return {name: array for name, array in {**random_head(48), **changes}.items() if array is not None}
+
+
+WRONG: dict[str, tuple[Head, str]] = {
+    "no kernel": (good(kernel=None, weight=np.zeros((CLASSES, 48), np.float32)), "no array 'kernel'"),
+    "no bias": (good(bias=None), "no array 'bias'"),
+    "half of it under the official name": (good(**{"head/kernel": np.zeros((48, 3))}), "no array 'head/bias'"),
+    "a kernel for other features": (random_head(64), "takes 64 features, and the model has 48"),
+    "a kernel the other way round": (good(kernel=np.zeros((CLASSES, 48))), "kernel has shape (3, 48)"),
+    "a flat kernel": (good(kernel=np.zeros(48)), "kernel has shape (48,)"),
+    "no classes": (good(kernel=np.zeros((48, 0)), bias=np.zeros(0)), "kernel has shape (48, 0)"),
+    "integers": (good(kernel=np.zeros((48, 3), np.int32)), "kernel is int32"),
+    "NaN": (good(bias=np.full(3, np.nan)), "bias holds NaN"),
+    "more than float32 holds": (good(bias=np.full(3, 1e300)), "bias holds NaN or infinite"),
+    "names of other classes": (good(class_names=np.array(["a"])), "class_names is <U1[1]"),
+    "objects": (good(kernel=np.array([{}])), "Python objects"),
+}
+
+
+@pytest.mark.parametrize(("head", "name"), WRONG.values(), ids=WRONG)
+def test_a_wrong_head_is_refused_in_one_sentence(
+    head: Head, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "head.npz", **head)
+    arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(tmp_path / "head.npz")]
+    assert_command_refuses(arguments, 2, ["--head", "head.npz", name], capfd)
+    assert not (tmp_path / "x.vmoe").exists()
+
+
+@pytest.mark.parametrize("name", ["none.npz", "text.npz", "text.safetensors", "folder", "pipe.npz", "float8.safetensors"])
+def test_a_file_that_is_no_head_is_refused_in_one_sentence(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
+    for text in ("text.npz", "text.safetensors"):
+        (tmp_path / text).write_text("no head at all")
+    save_file(random_head(48, ml_dtypes.float8_e4m3fn), tmp_path / "float8.safetensors")
+    arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(tmp_path / name)]
+    assert_command_refuses(arguments, 2, ["--head", name], capfd)
+
+
+def test_features_have_no_head() -> None:
+    with pytest.raises(OptionError, match="leave one out"):
+        ExportOptions(output="features", head="head.npz")
