@@ -85,7 +85,7 @@ def test_the_old_names_and_the_old_number_of_classes_are_not_those_of_the_new_he
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64], ids=["float16", "bfloat16", "float64"])
 def test_a_head_may_be_of_any_float_and_under_its_official_names(dtype: Any, tmp_path: Path) -> None:
-    head = random_head(48, dtype, "head/")
+    head = random_head(40, dtype, "head/")
     save_file({**head, "step": np.zeros(1)}, tmp_path / "head.safetensors")
     bundle = export_bundle(SPARSE, tmp_path / "x.vmoe", head=tmp_path / "head.safetensors", validate=False).path
     for name, values in head.items():
@@ -93,18 +93,18 @@ def test_a_head_may_be_of_any_float_and_under_its_official_names(dtype: Any, tmp
 
 
 def good(**changes: Any) -> Head:
-    return {name: array for name, array in {**random_head(48), **changes}.items() if array is not None}
+    return {name: array for name, array in {**random_head(40), **changes}.items() if array is not None}
 
 
 WRONG: dict[str, tuple[Head, str]] = {
-    "no kernel": (good(kernel=None, weight=np.zeros((CLASSES, 48), np.float32)), "no array 'kernel'"),
+    "no kernel": (good(kernel=None, weight=np.zeros((CLASSES, 40), np.float32)), "no array 'kernel'"),
     "no bias": (good(bias=None), "no array 'bias'"),
-    "half of it under the official name": (good(**{"head/kernel": np.zeros((48, 3))}), "no array 'head/bias'"),
-    "a kernel for other features": (random_head(64), "takes 64 features, and the model has 48"),
-    "a kernel the other way round": (good(kernel=np.zeros((CLASSES, 48))), "kernel has shape (3, 48)"),
-    "a flat kernel": (good(kernel=np.zeros(48)), "kernel has shape (48,)"),
-    "no classes": (good(kernel=np.zeros((48, 0)), bias=np.zeros(0)), "kernel has shape (48, 0)"),
-    "integers": (good(kernel=np.zeros((48, 3), np.int32)), "kernel is int32"),
+    "half of it under the official name": (good(**{"head/kernel": np.zeros((40, 3))}), "no array 'head/bias'"),
+    "a kernel for other features": (random_head(64), "takes 64 features, and the model has 40"),
+    "a kernel the other way round": (good(kernel=np.zeros((CLASSES, 40))), "kernel has shape (3, 40)"),
+    "a flat kernel": (good(kernel=np.zeros(40)), "kernel has shape (40,)"),
+    "no classes": (good(kernel=np.zeros((40, 0)), bias=np.zeros(0)), "kernel has shape (40, 0)"),
+    "integers": (good(kernel=np.zeros((40, 3), np.int32)), "kernel is int32"),
     "NaN": (good(bias=np.full(3, np.nan)), "bias holds NaN"),
     "more than float32 holds": (good(bias=np.full(3, 1e300)), "bias holds NaN or infinite"),
     "names of other classes": (good(class_names=np.array(["a"])), "class_names is <U1[1]"),
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_head_is_refused_in_one_sentence(
     os.mkfifo(tmp_path / "pipe.npz")
     for text in ("text.npz", "text.safetensors"):
         (tmp_path / text).write_text("no head at all")
-    save_file(random_head(48, ml_dtypes.float8_e4m3fn), tmp_path / "float8.safetensors")
+    save_file(random_head(40, ml_dtypes.float8_e4m3fn), tmp_path / "float8.safetensors")
     arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(tmp_path / name)]
     assert_command_refuses(arguments, 2, ["--head", name], capfd)
 

@@ -163,3 +163,17 @@ def test_plain_onnxruntime_says_in_one_line_what_is_wrong(
     assert finished.returncode == 1
     assert "the bundle needs a multiple of 16 images, and there are 40" in finished.stderr
     assert finished.stderr.count("\n") == 1
+
+
+def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    command = [sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| 0") or "1.05" in line]
+    accuracy = {float(ratio): float(bpr.rstrip("%")) for ratio, bpr, _ in rows}
+    assert accuracy[1.05] >= 95 and accuracy[0.1] >= 80
+    with np.load(tmp_path / "digits.npz") as data, Engine.load(tmp_path / "digits.vmoe") as engine:
+        right = (engine(data["images"]).argmax(axis=1) == data["labels"]).mean()
+    assert abs(100 * right - accuracy[1.05]) < 0.1
