@@ -69,18 +69,14 @@ def fewshot(
     source, labels, names = _labelled(images)
     chosen, held_out = _pick(labels, names, per_class, seed)
     with Engine.load(bundle, Setting(**given), backend, threads) as engine:
-        _check_features(engine, bundle)
-        progress, profile = Progress(sys.stderr, quiet=quiet), engine.profile.name if engine.profile else None
-        head = fit_head(_features(engine, source, chosen, "fitting", progress), labels[chosen], labels.max() + 1)
-        features = _features(engine, source, held_out, "measuring", progress)
-    right = head.count_right(features, labels[held_out])
+        features = _features(engine, source, np.concatenate([chosen, held_out]), Progress(sys.stderr, quiet=quiet))
+    head = fit_head(features[: len(chosen)], labels[chosen], labels.max() + 1)
+    right = int(np.count_nonzero(head.classes_of(features[len(chosen) :]) == labels[held_out]))
     low, high = share_interval(right, len(held_out))
-    arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias}
-    if names is not None:
-        arrays["class_names"] = np.array(names)
-    content = io.BytesIO()
-    np.savez(content, **arrays)
+    arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias} | ({"class_names": np.array(names)} if names else {})
+    np.savez(content := io.BytesIO(), **arrays)
     write_bytes(out, content.getvalue())
+    profile = engine.profile.name if engine.profile else None
     result = {
         "bundle": str(bundle),
         "profile": profile,
@@ -131,23 +127,18 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
     return picked, generator.permutation(np.setdiff1d(np.arange(len(labels)), picked))
 
 
-def _check_features(engine: Engine, bundle: Path) -> None:
-    if engine.manifest.output != "features":
-        raise click.ClickException(
-            f"{bundle} returns {engine.manifest.output}, and a head is fitted to features; export them first: vmoe export "
-            f"{shlex.quote(str(bundle))} --output features -o features.vmoe"
-        )
-
-
-def _features(engine: Engine, source: ImageSource, indices: Array, text: str, progress: Progress) -> Array:
+def _features(engine: Engine, source: ImageSource, indices: Array, progress: Progress) -> Array:
     """f32[N, D] of the images at N indices, in their order. A last group that isn't full gets some of them once more."""
+    if (output := engine.manifest.output) != "features":
+        makes = "vmoe export CKPT --output features makes a bundle of these"
+        raise click.ClickException(f"the bundle returns {output}, and a head is fitted to features; {makes}")
     multiple = engine.manifest.batch_multiple
     size = max(1, min(_BATCH, len(indices)) // multiple) * multiple
     padded = np.resize(indices, -(-len(indices) // size) * size)
     images = source.images
     taken = ImageSource(images[padded] if isinstance(images, np.ndarray) else tuple(images[i] for i in padded))
     done = []
-    with progress.step(text, len(taken)) as advance:
+    with progress.step("features", len(taken)) as advance:
         for batch, _ in taken.whole_batches(size, engine.manifest.input):
             done.append(engine(batch))
             advance(size, size)
