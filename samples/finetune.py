@@ -61,7 +61,7 @@ def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, 
     for epoch in range(epochs):
         total = 0.0
         for chosen in torch.randperm(len(images)).split(batch_size)[: steps // epochs]:
-            logits, routing = model.forward_with_routing(images[chosen])
+            logits, routing = model.logits_and_routing(images[chosen])
             unequal = sum(importance_loss(layer["router_logits"]).mean() for layer in routing.values())
             loss = functional.cross_entropy(logits, labels[chosen]) + BALANCE * unequal
             optimizer.zero_grad()
