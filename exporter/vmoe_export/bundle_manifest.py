@@ -30,7 +30,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "format_version": FORMAT_VERSION,
         "producer": {"name": "vmoe-export", "version": __version__},
         "source": {
-            "name": os.fsencode(checkpoint.path.name).decode(errors="replace"),
+            "name": os.fsencode(checkpoint.name).decode(errors="replace"),
             "format": checkpoint.format,
             "sha256": checkpoint.sha256(),
         },

@@ -139,8 +139,8 @@ class ExportOptions:
         return [name for name in (*SETTINGS, *others) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
-        """The same options, where they are None completed by those of a bundle that serves as checkpoint, or else by the
-        preset's preprocessing and class names.
+        """The same options, where they are None completed by those of a bundle that serves as checkpoint, by the config that
+        lies beside it, or by the preset's preprocessing and class names.
 
         Capacity ratios, k and bpr stay as they are: they are those of profiles, see `profile_settings`.
 
@@ -168,7 +168,9 @@ class ExportOptions:
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "class_names": manifest.class_names,
             }
-        elif self.preset is not None:
+        elif self.preset is None:
+            given = {"config": checkpoint.config_file}
+        else:
             preset = PRESETS[self.preset]
             returns_classes = self.output != "features" and "head/kernel" in checkpoint.info
             given = {

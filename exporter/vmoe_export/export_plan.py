@@ -13,9 +13,10 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
+from vmoe_export.model.config_file import load_config
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
-from vmoe_export.model.model_description import FLAGS, describe_model, load_config
+from vmoe_export.model.model_description import FLAGS, describe_model
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
@@ -101,7 +102,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         CheckpointError, ConfigError, OptionError: naming what doesn't fit.
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
-    options, trunk = options.completed_by(checkpoint), checkpoint
+    own_config, trunk = options.config, checkpoint
+    options = options.completed_by(trunk)
     preset = _preset(options)
     config = _config(options)
     if options.head is not None:
@@ -142,9 +144,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
     steps = _preprocessing(options, model)
-    notes = tuple(
-        _of_preset(note, preset) for note in (*_notes(config, model, grouping, options), *_preset_notes(checkpoint, options))
-    )
+    beside = trunk.config_file
+    found = [f"the config is {beside}"] if options.config == beside != own_config else []
+    told = (*trunk.notes, *found, *_notes(config, model, grouping, options), *_preset_notes(checkpoint, options))
+    notes = tuple(_of_preset(note, preset) for note in told)
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 

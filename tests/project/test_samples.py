@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_export.model.model_description import describe_model, load_config
+from vmoe_export.model.config_file import load_config
+from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime import Engine
 

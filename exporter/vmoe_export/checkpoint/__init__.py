@@ -8,6 +8,7 @@ from pathlib import Path
 from vmoe_export.checkpoint.base import Checkpoint, TensorInfo
 from vmoe_export.checkpoint.bundle import BundleCheckpoint, is_bundle
 from vmoe_export.checkpoint.official import OfficialCheckpoint
+from vmoe_export.checkpoint.orbax_steps import find_item
 from vmoe_export.errors import CheckpointError
 
 __all__ = ["BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
@@ -19,7 +20,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint for reading, one tensor at a time.
 
     Args:
-        path: `PREFIX` or `PREFIX.index` of the official format, a `.safetensors` file, a torch `.pt`/`.pth` file, a
+        path: `PREFIX` or `PREFIX.index` of the official format of 2022, a folder that Orbax wrote (of steps, of which the
+            newest finished one is read, of one step, or of its `state`), a `.safetensors` file, a torch `.pt`/`.pth` file, a
             folder that holds exactly one of these, or a float32 bundle.
 
     Returns:
@@ -45,6 +47,8 @@ def _reader(path: Path) -> Checkpoint:
     if path.is_dir():
         if is_bundle(path):
             return BundleCheckpoint(path)
+        if (found := find_item(path)) is not None:
+            return _orbax(path, *found)
         path = _only_checkpoint_in(path)
     if path.suffix == ".safetensors" and path.is_file():
         from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
@@ -64,6 +68,16 @@ def _reader(path: Path) -> Checkpoint:
     if path.is_file():
         raise CheckpointError(f"{path} is not a checkpoint: expected PREFIX.index, .safetensors, .pt or .pth")
     raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there")
+
+
+def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:
+    try:
+        from vmoe_export.checkpoint.orbax_folder import OrbaxCheckpoint
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f"{path} is an Orbax checkpoint, and tensorstore is not installed; pip install 'vmoe-export[orbax]'"
+        ) from None
+    return OrbaxCheckpoint(item, notes)
 
 
 def _only_checkpoint_in(folder: Path) -> Path:

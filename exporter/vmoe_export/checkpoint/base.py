@@ -40,13 +40,20 @@ class Checkpoint(Mapping[str, Array]):
 
     Attributes:
         path: what was opened.
-        format: "vmoe", "safetensors", "torch" or "bundle".
-        files: every file that belongs to the checkpoint.
+        format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
+        files: every file that belongs to the checkpoint, as far as `sha256` is over files.
+        name: what a bundle calls its source.
+        notes: what a user should know of the way that it was found.
+        config_file: an official config that was found beside it.
         info: shape and dtype of each tensor.
     """
 
+    notes: tuple[str, ...] = ()
+    config_file: Path | None = None
+
     def __init__(self, path: Path, format: str, files: list[Path], stored: dict[str, TensorInfo]) -> None:
         self.path = path
+        self.name = path.name
         self.format = format
         self.files = files
         try:

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
-from vmoe_export.small_file import read_small
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)
 
 FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
 """The fields of ExportOptions that describe the model."""
-
-
-def load_config(path: Path) -> dict[str, Any]:
-    """Reads an official model config from JSON; the mapping may stand under a key `model`.
-
-    Raises:
-        ConfigError: there is no such file, or it holds no such mapping.
-    """
-    try:
-        config = json.loads(read_small(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not readable JSON ({error})") from None
-    if isinstance(config, dict) and isinstance(config.get("model"), dict):
-        config = config["model"]
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} must hold a JSON object")
-    return config
 
 
 def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **flags: Any) -> ModelConfig:

@@ -1,0 +1,165 @@
+"""Reads the parameters of an Orbax checkpoint, the format of today's official trainer, by tensorstore.
+
+Source of the format: orbax-checkpoint 0.2 to 0.12. A file `_METADATA` (of old versions: `checkpoint`) names the leaves of a
+tree; each array is a zarr of version 2 or 3, in a folder of its own or all in one OCDBT database. Values have no checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgpack
+import numpy as np
+import tensorstore
+
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name, parameter_names
+from vmoe_export.checkpoint.plain_file import PlainFile
+from vmoe_export.errors import CheckpointError
+
+_CONFIG_NAMES = ("config.json", "config.yaml")
+_PLACEHOLDER = "PLACEHOLDER://"
+_MAX_NAMES_BYTES = 64 << 20
+_MAX_TENSOR_BYTES = 1 << 36
+_CACHED_BYTES = 16 << 20  # of a database's nodes; values are read once, and not kept
+
+
+class OrbaxCheckpoint(Checkpoint):
+    """The parameters of a train state, or of a tree that was saved alone; each is read when it is asked for."""
+
+    def __init__(self, folder: Path, notes: Sequence[str] = ()) -> None:
+        """Finds the parameters and their shapes; what stands beside them is not opened.
+
+        Args:
+            folder: of an item, as `orbax_steps.find_item` returns it.
+            notes: what a user should know of the way that it was found.
+        """
+        try:
+            _check_plain(folder)
+            names = _read_names(folder)
+            self._stores, self._driver = names.stores, names.driver
+            self._files = {"driver": "file", "path": f"{folder.resolve()}/"}
+            self._is_database = (folder / "manifest.ocdbt").is_file()
+            self._context = tensorstore.Context(
+                {"cache_pool": {"total_bytes_limit": 0}, "cache_pool#nodes": {"total_bytes_limit": _CACHED_BYTES}}
+            )
+            stored = {name: self._info(name) for name in parameter_names(self._stores).values()}
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from None
+        super().__init__(folder, "orbax", [names.file], stored)
+        folder = folder.resolve()
+        self.name = "/".join(folder.parts[-2:])
+        self.notes = tuple(notes)
+        beside = [above / name for above in (folder, *folder.parents[:3]) for name in _CONFIG_NAMES]
+        self.config_file = next((path for path in beside if path.is_file()), None)
+
+    def sha256(self) -> str:
+        """SHA-256 (hex) over names, types, shapes and values: the files hold the optimizer's state, too."""
+        digest = hashlib.sha256()
+        for name, array in self.items():
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _info(self, name: str) -> TensorInfo:
+        try:
+            store = self._open(name)
+            dtype = dtype_from_name(store.dtype.name)
+        except CheckpointError as error:
+            raise CheckpointError(f"tensor {name}: {error}") from None
+        # Memory for either would be taken before anything is read, and the process ends where there is none.
+        chunk = store.chunk_layout.read_chunk.shape or store.shape
+        if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
+            sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
+            raise CheckpointError(f"tensor {name} has {sizes}, which is no parameter's")
+        return TensorInfo(tuple(store.shape), dtype)
+
+    def _open(self, name: str) -> Any:
+        path = f"{self._stores[name]}/"
+        where: dict[str, Any] = {"driver": "file", "path": self._files["path"] + path}
+        if self._is_database:
+            where = {"driver": "ocdbt", "base": self._files, "path": path, "cache_pool": "cache_pool#nodes"}
+        spec = {"driver": self._driver, "kvstore": where, "fill_missing_data_reads": False}
+        try:
+            return tensorstore.open(spec, open=True, read=True, context=self._context).result()
+        except ValueError as error:
+            raise CheckpointError(_reason(error)) from None
+
+    def _read(self, stored_name: str) -> Array:
+        store = self._open(stored_name)
+        array = np.empty(store.shape, store.dtype.numpy_dtype)
+        try:
+            tensorstore.array(array).write(store).result()
+        except ValueError as error:
+            raise CheckpointError(_reason(error)) from None
+        return array
+
+
+class _Names(NamedTuple):
+    """What the leaves are called in their store, by their paths joined by "/", and the driver that reads their arrays."""
+
+    file: Path
+    stores: dict[str, str]
+    driver: Literal["zarr", "zarr3"]
+
+
+def _check_plain(folder: Path) -> None:
+    """Checks that all below a folder are plain files: a link leads out of it, and a pipe is waited for."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f"{path.relative_to(folder)} is neither a plain file nor a folder")
+
+
+def _read_names(folder: Path) -> _Names:
+    path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
+    if path is None:
+        raise CheckpointError("neither _METADATA nor checkpoint is there to name its arrays")
+    with PlainFile(path) as file:
+        if file.size > _MAX_NAMES_BYTES:
+            raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for names")
+        text = bytes(file.read(0, file.size))
+    try:
+        if path.name == "checkpoint":
+            leaves, is_third = dict(_placeholders(msgpack.unpackb(text, strict_map_key=False), ())), False
+        else:
+            metadata = json.loads(text)
+            keys = [_keys(leaf) for leaf in metadata["tree_metadata"].values() if not _is_empty(leaf)]
+            leaves, is_third = {path: ".".join(path) for path in keys}, metadata.get("use_zarr3") is True
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgpack.UnpackException):
+        raise CheckpointError(f"{path.name} is damaged: it is no tree of names") from None
+    for leaf, store in leaves.items():
+        if "/" in "".join((*leaf, store)) or "\0" in store or store in ("", ".", ".."):
+            raise CheckpointError(f"{path.name} has the name {'/'.join(leaf)[:80]!r}, which can't be a file's")
+    return _Names(path, {"/".join(leaf): store for leaf, store in leaves.items()}, "zarr3" if is_third else "zarr")
+
+
+def _keys(leaf: Any) -> tuple[str, ...]:
+    return tuple(str(part["key"]) for part in leaf["key_metadata"])
+
+
+def _is_empty(leaf: Any) -> bool:
+    return leaf["value_metadata"].get("skip_deserialize") is True
+
+
+def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The leaves of a tree that lie in stores, with the names of these; values that lie in the tree itself are left out."""
+    if isinstance(tree, dict):
+        for key, child in tree.items():
+            yield from _placeholders(child, (*path, str(key)))
+    elif isinstance(tree, str) and tree.startswith(_PLACEHOLDER):
+        yield path, tree.removeprefix(_PLACEHOLDER)
+
+
+def _reason(error: ValueError) -> str:
+    """What tensorstore says, in a few words: its messages hold the whole request, and paths of this machine."""
+    text = str(error)
+    if "is missing" in text:
+        return "a chunk of it is missing"
+    if "does not exist" in text or "not found" in text:
+        return "its array is missing"
+    return f"it is damaged ({text.partition(':')[0].lower().replace('_', ' ')})"

@@ -1,0 +1,236 @@
+"""Orbax checkpoints give the parameters that were saved, bit for bit; unfinished, damaged and hostile ones are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import tensorstore
+from damaged_files import SPARSE, assert_command_refuses, export_command, golden_tensors
+from make_orbax import parameters
+
+from vmoe_export import CheckpointError, open_checkpoint
+from vmoe_export.checkpoint.orbax_steps import find_item
+
+LAYOUTS = Path(__file__).parents[1] / "data" / "orbax.tar.gz"
+KERNEL = "Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel"
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make_orbax.py` has written with three versions of Orbax."""
+    folder = tmp_path_factory.mktemp("orbax")
+    with tarfile.open(LAYOUTS) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golden model as step 200, as Orbax writes one without a database."""
+    folder = tmp_path_factory.mktemp("golden")
+    item, tensors = folder / "200" / "state", golden_tensors()
+    tree = {}
+    for name, array in tensors.items():
+        keys = ["params", *name.split("/")]
+        tree[str(tuple(keys))] = {
+            "key_metadata": [{"key": key, "key_type": 2} for key in keys],
+            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
+        }
+        store = {"driver": "file", "path": f"{item / '.'.join(keys)}/"}
+        description = {"fill_value": None, "dtype": array.dtype.str, "shape": array.shape, "chunks": array.shape}
+        spec = {"driver": "zarr", "kvstore": store, "metadata": description}
+        tensorstore.open(spec, create=True).result().write(array).result()
+    (item / "_METADATA").write_text(json.dumps({"tree_metadata": tree, "use_zarr3": False}))
+    return folder
+
+
+def assert_parameters(path: Path) -> None:
+    expected = parameters()
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == "orbax"
+        assert set(checkpoint) == set(expected)
+        for name, array in expected.items():
+            found = checkpoint[name]
+            assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        *("0.2.7 trainer", "0.5.9 trainer", "0.12.8 trainer", "0.12.8 default", "0.12.8 alone"),
+        *(f"0.12.8 ocdbt {database} zarr3 {third}" for database in (True, False) for third in (True, False)),
+    ],
+)
+def test_every_layout_gives_the_parameters_that_were_saved(layouts: Path, layout: str) -> None:
+    assert_parameters(layouts / layout)
+
+
+def test_a_step_and_its_item_are_taken_as_well(layouts: Path) -> None:
+    assert_parameters(layouts / "0.12.8 trainer" / "5")
+    assert_parameters(layouts / "0.12.8 trainer" / "5" / "state")
+
+
+def test_the_optimizers_arrays_are_not_opened(layouts: Path, tmp_path: Path) -> None:
+    shutil.copytree(layouts / "0.12.8 ocdbt False zarr3 False", tmp_path / "ckpt")
+    for folder in (tmp_path / "ckpt" / "5" / "state").glob("opt_state*"):
+        shutil.rmtree(folder)
+    assert_parameters(tmp_path / "ckpt")
+
+
+def test_the_newest_finished_step_is_read_and_the_others_are_named(layouts: Path, tmp_path: Path) -> None:
+    for name in ("5", "12", "run_0100", "200.orbax-checkpoint-tmp", "300"):
+        shutil.copytree(layouts / "0.12.8 trainer" / "5", tmp_path / name)
+    uncommitted = tmp_path / "300" / "_CHECKPOINT_METADATA"
+    uncommitted.write_text(json.dumps(json.loads(uncommitted.read_text()) | {"commit_timestamp_nsecs": None}))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.path == tmp_path / "run_0100" / "state"
+        assert checkpoint.notes == ("steps that were not finished are left out: 200.orbax-checkpoint-tmp, 300",)
+    for unfinished in (tmp_path / "200.orbax-checkpoint-tmp", tmp_path / "300", tmp_path / "300" / "state"):
+        with pytest.raises(CheckpointError, match="was not finished"):
+            open_checkpoint(unfinished)
+
+
+def test_where_finished_steps_are_marked_one_without_a_mark_is_left_out(layouts: Path, tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        shutil.copytree(layouts / "0.5.9 trainer" / "5", tmp_path / name)
+    (tmp_path / "1" / "commit_success.txt").touch()
+    assert find_item(tmp_path) == (tmp_path / "1" / "state", ("steps that were not finished are left out: 2",))
+    shutil.rmtree(tmp_path / "1")
+    (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp-99")
+    with pytest.raises(CheckpointError, match="holds no step that was finished"):
+        open_checkpoint(tmp_path)
+
+
+def test_its_bundle_is_that_of_the_official_files_but_for_the_source(golden: Path, tmp_path: Path) -> None:
+    options = ("--capacity", 0.3, "--no-validate", "-q")
+    assert export_command(golden, *options, "-o", tmp_path / "ours.vmoe") == 0
+    assert export_command(SPARSE, *options, "-o", tmp_path / "theirs.vmoe") == 0
+    for file in sorted((tmp_path / "ours.vmoe").iterdir()):
+        other = (tmp_path / "theirs.vmoe" / file.name).read_bytes()
+        if file.name != "manifest.json":
+            assert file.read_bytes() == other
+            continue
+        ours, theirs = json.loads(file.read_bytes()), json.loads(other)
+        assert (ours.pop("source")["name"], theirs.pop("source")["format"]) == ("200/state", "vmoe")
+        assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"model": {"encoder": {"moe": {"router": {"dispatcher": {"capacity_factor": 0.75}}}}}}'),
+        ("config.yaml", "model:\n  encoder:\n    moe:\n      layers: !!python/tuple [1, 3]\n      capacity_factor: 0.75\n"),
+    ],
+)
+def test_a_config_that_the_trainer_left_is_taken_and_named(
+    name: str, text: str, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    shutil.copytree(golden, tmp_path / "ckpt")
+    (tmp_path / name).write_text(text)
+    assert export_command(tmp_path / "ckpt", "--dry-run") == 0
+    assert f"the config is {tmp_path / name}" in capsys.readouterr().out
+
+
+def test_without_tensorstore_a_sentence_names_the_extra(
+    golden: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorstore", None)
+    monkeypatch.delitem(sys.modules, "vmoe_export.checkpoint.orbax_folder", raising=False)
+    assert_command_refuses([str(golden)], 1, ("tensorstore is not installed", "vmoe-export[orbax]"), capfd)
+
+
+def edited(name: str, **fields: Any) -> Change:
+    def change(item: Path) -> None:
+        path = item / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return change
+
+
+def leaf(*keys: str) -> Change:
+    entry = {"key_metadata": [{"key": key} for key in keys], "value_metadata": {}}
+    return edited("_METADATA", tree_metadata={"a": entry, "b": entry | {"key_metadata": [{"key": "x"}]}})
+
+
+def replaced(name: str, content: bytes) -> Change:
+    return lambda item: (item / name).write_bytes(content)
+
+
+def old_names(tree: Any) -> Change:
+    def change(item: Path) -> None:
+        (item / "_METADATA").unlink()
+        (item / "checkpoint").write_bytes(msgpack.packb(tree))
+
+    return change
+
+
+HEAD = "params.head.kernel"
+CHUNK, ARRAY = f"{HEAD}/0.0", f"{HEAD}/.zarray"
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda item: (item / CHUNK).unlink(), ("head/kernel", "a chunk of it is missing")),
+        (lambda item: os.truncate(item / CHUNK, 9), ("head/kernel", "damaged")),
+        (replaced(CHUNK, b""), ("head/kernel", "damaged")),
+        (replaced(CHUNK, b"x" * 999), ("head/kernel", "damaged")),
+        (lambda item: shutil.rmtree(item / HEAD), ("head/kernel", "its array is missing")),
+        (replaced(ARRAY, b"{"), ("head/kernel", "damaged")),
+        (edited(ARRAY, shape=[1 << 40, 1 << 12]), ("head/kernel", "no parameter's")),
+        (edited(ARRAY, shape=[1 << 40, 1 << 12], chunks=[1 << 30, 1 << 12]), ("head/kernel", "no parameter's")),
+        (edited(ARRAY, chunks=[1 << 30, 1 << 30]), ("head/kernel", "no parameter's")),
+        (edited(ARRAY, shape=[-1, 10]), ("head/kernel", "damaged")),
+        (edited(ARRAY, dtype="<U9"), ("head/kernel",)),
+        (edited(ARRAY, dtype="|O"), ("head/kernel", "damaged")),
+        (edited(ARRAY, compressor={"id": "unknown"}), ("head/kernel", "damaged")),
+        (lambda item: (item / "_METADATA").unlink(), ("must hold exactly one checkpoint",)),
+        (replaced("_METADATA", b"{"), ("_METADATA is damaged",)),
+        (replaced("_METADATA", DEEP), ("_METADATA is damaged",)),
+        (edited("_METADATA", tree_metadata=[]), ("_METADATA is damaged",)),
+        (edited("_METADATA", use_zarr3=True), ("its array is missing",)),
+        (leaf("params", "..", "embedding", "kernel"), ("holds no 'embedding/kernel'",)),
+        (leaf("params/../../x"), ("can't be a file's",)),
+        (leaf("a", "kernel"), ("holds no 'embedding/kernel'",)),
+        (lambda item: os.truncate(item / "_METADATA", 65 << 20), ("too long for names",)),
+        (old_names({"embedding": {"kernel": "PLACEHOLDER://../../secret"}}), ("can't be a file's",)),
+        (old_names({"embedding": {"kernel": "PLACEHOLDER://.."}}), ("can't be a file's",)),
+        (lambda item: (item / "link").symlink_to("/etc"), ("link is neither a plain file nor a folder",)),
+        (lambda item: os.mkfifo(item / HEAD / "pipe"), ("pipe is neither a plain file nor a folder",)),
+        (lambda item: shutil.copytree(item, item.parent / "default"), ("several items (default, state)",)),
+    ],
+)
+def test_a_damaged_or_hostile_one_is_refused(
+    golden: Path, change: Change, says: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, bundle = tmp_path / "ckpt", tmp_path / "x.vmoe"
+    shutil.copytree(golden, folder)
+    change(folder / "200" / "state")
+    assert_command_refuses([str(folder), "-o", str(bundle), "-q"], 1, says, capfd)
+    assert not bundle.exists()
+
+
+def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:
+    for number, file in enumerate(sorted((layouts / "0.12.8 trainer").rglob("*"))):
+        if not file.is_file() or not {"manifest.ocdbt", "d"} & {file.name, file.parent.name}:
+            continue
+        folder = tmp_path / str(number)
+        shutil.copytree(layouts / "0.12.8 trainer", folder)
+        (folder / file.relative_to(layouts / "0.12.8 trainer")).write_bytes(b"damaged" * 99)
+        try:
+            assert_parameters(folder)  # it was a node that no parameter needs
+        except CheckpointError as error:
+            assert "\n" not in str(error)
