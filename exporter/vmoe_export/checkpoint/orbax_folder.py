@@ -55,7 +55,8 @@ class OrbaxCheckpoint(Checkpoint):
         folder = folder.resolve()
         self.name = "/".join(folder.parts[-2:])
         self.notes = tuple(notes)
-        beside = [above / name for above in (folder, *folder.parents[:3]) for name in _CONFIG_NAMES]
+        above = folder.parents[: 3 if folder.parent.name[-1:].isdigit() else 1]  # step, ckpt, WORKDIR
+        beside = [place / name for place in (folder, *above) for name in _CONFIG_NAMES]
         self.config_file = next((path for path in beside if path.is_file()), None)
 
     def sha256(self) -> str:
