@@ -18,7 +18,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 PYTHON = {
     "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
-    "click ml_dtypes msgpack numpy onnx onnxruntime rich safetensors torch",
+    "click ml_dtypes msgpack numpy onnx onnxruntime rich safetensors tensorstore torch yaml",
     "exporter/vmoe_torch": "vmoe_export vmoe_runtime numpy torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
     "runtime/vmoe_measure": "vmoe_runtime numpy",
