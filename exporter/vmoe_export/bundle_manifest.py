@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -30,7 +29,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "format_version": FORMAT_VERSION,
         "producer": {"name": "vmoe-export", "version": __version__},
         "source": {
-            "name": os.fsencode(checkpoint.name).decode(errors="replace"),
+            "name": checkpoint.source,
             "format": checkpoint.format,
             "sha256": checkpoint.sha256(),
         },

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export.bundle.bundle_writer import check_target
-from vmoe_export.checkpoint import open_checkpoint
+from vmoe_export.checkpoint import ONE_FILE_SUFFIXES
+from vmoe_export.checkpoint.remote import checkpoint_at
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportResult, write_bundle
@@ -27,10 +28,12 @@ from vmoe_export.presets import PRESETS
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions
+from vmoe_measure.remote_files import is_address, public_address
 from vmoe_runtime.bundle.manifest import OUTPUTS
-from vmoe_tools.options import CONTEXT, json_option, quiet_option
+from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument
 from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
+from vmoe_tools.remote_sources import transfer_bar
 
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -46,15 +49,16 @@ def _none_if_empty(context: click.Context, parameter: click.Parameter, values: t
     return values or None
 
 
-def _output_name(checkpoint: Path, precision: str) -> Path:
+def _output_name(source: str, precision: str) -> Path:
+    checkpoint = Path(public_address(source) if is_address(source) else source)
     if checkpoint.suffix == ".vmoe":
         return Path(f"{checkpoint.stem}-{precision}.vmoe")
-    stem = checkpoint.stem if checkpoint.suffix in {".index", ".safetensors", ".pt", ".pth"} else checkpoint.name
+    stem = checkpoint.stem if checkpoint.suffix in {".index", *ONE_FILE_SUFFIXES} else checkpoint.name
     return Path(f"{stem}.vmoe")
 
 
 @click.command(context_settings=CONTEXT)
-@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option(
     "--capacity",
     "-c",
@@ -191,9 +195,8 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
     metavar="X",
     help="Largest relative difference of a part from float32. Default: 0.05 for bfloat16, 0.2 for int8.",
 )
-@click.option(
+@read_argument(
     "--images",
-    type=click.Path(path_type=Path),
     metavar="NPZ|DIR",
     help="Images on which the difference from float32 is measured, with labels its accuracy, too. Default: random ones.",
 )
@@ -205,7 +208,7 @@ def _output_name(checkpoint: Path, precision: str) -> Path:
 @quiet_option
 @click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def export(
-    checkpoint: Path,
+    checkpoint: str,
     output_path: Path | None,
     atol: float | None,
     max_distance: float | None,
@@ -222,7 +225,8 @@ def export(
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
     CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt or .pth file, or a float32
-    bundle, which comes with the settings that it was exported with and takes no --preset.
+    bundle, which comes with the settings that it was exported with and takes no --preset; or the address of one, such as
+    gs://BUCKET/PREFIX.
 
     Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
     """
@@ -237,12 +241,13 @@ def export(
     target = output_path or _output_name(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
-    sources = [path for path in (checkpoint, fields["config"], fields["head"], names_file, images) if path is not None]
+    given = (Path(checkpoint), fields["config"], fields["head"], names_file, images)
+    sources = [path for path in given if path is not None]
     check_output_file(json_target, [target, *sources, Path(f"{checkpoint}.index")])
     if not dry_run:
         check_target(target, force=force, sources=sources)
     try:
-        with open_checkpoint(checkpoint) as opened:
+        with checkpoint_at(checkpoint, transfer_bar(checkpoint, quiet=quiet)) as opened:
             plan = plan_export(opened, options)
             show.print(model_table(plan, verbose=verbose))
             if plan.profiles:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmoe_export.bundle.bundle_writer import new_bundle, write_manifest
+from vmoe_export.bundle.bundle_writer import CARD_NAME, new_bundle, write_manifest
+from vmoe_export.bundle.model_card import model_card
 from vmoe_export.bundle_manifest import manifest_of
-from vmoe_export.checkpoint import open_checkpoint
+from vmoe_export.checkpoint.remote import checkpoint_at
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
@@ -58,7 +59,7 @@ def export_bundle(
     """Exports a checkpoint to a bundle.
 
     Args:
-        checkpoint: what `open_checkpoint` takes.
+        checkpoint: what `open_checkpoint` takes, or its address, such as gs://bucket/b16.
         path: the bundle's folder, such as `b16.vmoe`.
         options: what to export; its fields may be given as keyword arguments instead.
         validate: read the weights back, and run each part of the written graphs in ONNX Runtime beside the reference.
@@ -85,7 +86,7 @@ def export_bundle(
     if images is not None and not isinstance(images, str | os.PathLike):
         raise OptionError(f"images is {images!r:.40}, but must be the path of an npz file or a folder")
     checks = ValidationOptions(atol, max_distance, None if images is None else Path(images))
-    with open_checkpoint(checkpoint) as opened:
+    with checkpoint_at(checkpoint) as opened:
         plan = plan_export(opened, ExportOptions(**fields) if options is None else options)
         return write_bundle(plan, Path(path), validation=checks if validate else None, force=force)
 
@@ -136,7 +137,10 @@ def write_bundle(
             findings = prove(plan, model, folder, spans, graphs, tensorrt, validation, images, stage)
         stage("writing the manifest")
         files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
-        write_manifest(folder, manifest_of(plan, files, findings))
+        content = manifest_of(plan, files, findings)
+        manifest = write_manifest(folder, content)
+        # Not in the manifest's list of files: people complete it, and no reader opens it.
+        (folder / CARD_NAME).write_text(model_card(content, manifest), "utf-8")
     return ExportResult(path=target, plan=plan, tensorrt=files, **vars(findings))
 
 

@@ -165,8 +165,7 @@ def _not_for_tensorrt(model: ModelConfig, rules: RoutingRules | None, profiles: 
 
 def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[str, Any]) -> None:
     """A pre-trained E3 has the tensors of a plain V-MoE, and read as one it gives wrong answers without a sign."""
-    name = os.fsencode(checkpoint.path.name).decode(errors="replace")
-    if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in name:
+    if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in checkpoint.path.name:
         raise ConfigError(
             "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; give "
             "--ensemble-size M for an ensemble of M members (2 in the official ones, which have a --preset), or "

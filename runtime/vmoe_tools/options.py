@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from vmoe_runtime.backends import BACKENDS
+from vmoe_tools.remote_sources import ReadPath, copied_first
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,8 +81,19 @@ class Share(FiniteRange):
         return number
 
 
-bundle_argument = click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
-bundles_argument = click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """One decorator that adds several options, in their order."""
+    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
+
+
+def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
+    """An argument or, if its first word begins with dashes, an option for what a command reads: a path or an address."""
+    decorate = click.option if words[0].startswith("-") else click.argument
+    return _all_of(decorate(*words, type=ReadPath(path_type=Path), **settings), copied_first)
+
+
+bundle_argument = read_argument("bundle", metavar="BUNDLE")
+bundles_argument = read_argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 profile_option = click.option(
     "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one."
 )
@@ -129,12 +141,11 @@ duration_option = click.option(
     show_default=True,
     help="Seconds of timing for all settings together; each gets at least 3 calls.",
 )
-compare_option = click.option(
+compare_option = read_argument(
     "--compare",
     "compared",
     metavar="BUNDLE",
     multiple=True,
-    type=click.Path(path_type=Path),
     help="A bundle of another model, such as a dense ViT, to measure beside them; repeats.",
 )
 json_option = click.option(
@@ -145,15 +156,13 @@ json_option = click.option(
 )
 _IMAGES: dict[str, Any] = {
     "metavar": "NPZ|DIR",
-    "type": click.Path(path_type=Path),
     "help": "An .npz file with 'images' and perhaps 'labels', or a folder of pictures, perhaps in one subfolder per class.",
 }
-images_option = click.option("--images", **_IMAGES)
-required_images_option = click.option("--images", required=True, **_IMAGES)
-labels_option = click.option(
+images_option = read_argument("--images", **_IMAGES)
+required_images_option = read_argument("--images", required=True, **_IMAGES)
+labels_option = read_argument(
     "--labels",
     metavar="CSV",
-    type=click.Path(path_type=Path),
     help="Labels of --images DIR: on each line a picture's path in it, and the name or index of its class.",
 )
 
@@ -182,11 +191,6 @@ sweep_option = click.option(
 verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print a traceback with an error.")
 """The program itself looks for it: see `vmoe_tools.program`."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
-
-
-def _all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """One decorator that adds several options, in their order."""
-    return lambda command: reduce(lambda decorated, option: option(decorated), reversed(options), command)
 
 
 change_options = _all_of(

@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import click
 
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+from vmoe_tools.program import with_addresses
 
 STANDARD_OUTPUT = "-"
 _DRAWINGS = (".pdf", ".png", ".svg")
@@ -130,7 +131,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Dicts, lists, tuples and arrays as JSON has them: arrays are lists, and what is no finite number is None."""
+    """Dicts, lists, tuples and arrays as JSON has them: arrays are lists, and what is no finite number is None.
+
+    What was copied is named by its address.
+    """
+    if isinstance(value, str):
+        return with_addresses(value)
     if isinstance(value, Mapping):
         return {name: plain(part) for name, part in value.items()}
     if hasattr(value, "tolist"):  # of numpy

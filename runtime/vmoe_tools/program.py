@@ -23,6 +23,9 @@ FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides it
 
+ADDRESSES: dict[str, str] = {}
+"""Where the copies of this run are, and the addresses of what was copied, by which people know it."""
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -111,6 +114,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         wrong, which one line on standard error explains.
     """
     words = [*prefix, *(sys.argv[1:] if argv is None else argv)]
+    ADDRESSES.clear()
     _end_at_signals()
     warnings.formatwarning = lambda message, *_, **__: f"vmoe: warning: {printable(str(message))}\n"
     try:
@@ -161,7 +165,14 @@ def printable(text: str) -> str:
         >>> print(printable("a cat\x1b[2J \udcff"))
         a cat\x1b[2J \udcff
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in with_addresses(text))
+
+
+def with_addresses(text: str) -> str:
+    """Text that names what was copied by its address."""
+    for copy, address in ADDRESSES.items():
+        text = text.replace(copy, address)
+    return text
 
 
 def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911

@@ -26,16 +26,17 @@ def graph_of(bundle: Path, name: str) -> onnx.ModelProto:
     return onnx.load(bundle / name, load_external_data=False)
 
 
-def test_a_bundle_holds_exactly_its_four_files(mnist_bundle: Path) -> None:
-    assert sorted(path.name for path in mnist_bundle.iterdir()) == ["manifest.json", *sorted(GRAPHS), "weights.safetensors"]
+def test_a_bundle_holds_exactly_its_five_files(mnist_bundle: Path) -> None:
+    names = ["README.md", "manifest.json", *sorted(GRAPHS), "weights.safetensors"]
+    assert sorted(path.name for path in mnist_bundle.iterdir()) == names
 
 
-def test_the_manifest_has_the_size_and_hash_of_every_other_file(mnist_bundle: Path) -> None:
+def test_the_manifest_has_the_size_and_hash_of_every_other_file_but_the_model_card(mnist_bundle: Path) -> None:
     manifest = json.loads((mnist_bundle / "manifest.json").read_text())
     found = {
         path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
         for path in mnist_bundle.iterdir()
-        if path.name != "manifest.json"
+        if path.name not in ("manifest.json", "README.md")
     }
     assert manifest["files"] == found
 

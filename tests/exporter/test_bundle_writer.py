@@ -14,6 +14,7 @@ from damaged_files import DENSE, assert_command_refuses, copied_bundle, copied_c
 from vmoe_export import ExportError, export_bundle
 from vmoe_export.bundle import bundle_writer
 from vmoe_export.bundle.bundle_writer import new_bundle
+from vmoe_runtime.bundle.reader import Bundle
 
 pytestmark = pytest.mark.fast
 
@@ -237,3 +238,34 @@ def test_an_old_bundle_whose_replacement_was_killed_comes_back(bundle: Path) -> 
     with pytest.raises(KeyError), new_bundle(bundle, force=True):
         raise KeyError
     assert everything(bundle) == before
+
+
+# The model card.
+
+
+@pytest.mark.parametrize("output", ["logits", "features"])
+def test_the_hub_reads_the_model_card(output: str, tmp_path: Path, mnist_checkpoint: Path, mnist_data: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    made = tmp_path / "x.vmoe"
+    fields = {"capacity": [0.3], "k": [1], "output": output, "group": "16", "precision": "bf16"}
+    export_bundle(mnist_checkpoint, made, images=mnist_data, **fields)
+    card = ModelCard.load(made / "README.md")
+    task = {"logits": "image-classification", "features": "image-feature-extraction"}[output]
+    assert card.data.to_dict() | {"tags": None} == {
+        "license": "unknown", "library_name": "vmoe-export", "pipeline_tag": task, "tags": None
+    }  # fmt: skip
+    assert {"mixture-of-experts", "onnx"} <= set(card.data.tags)
+    assert "# vmoe_mnist" in card.text and "of 1536 images" in card.text if output == "logits" else "c0.3-k1" in card.text
+    lines = card.text.split("```python\n")[1].split("\n```")[0].replace('"model.vmoe"', repr(str(made)))
+    photo = str(Path(mnist_data).with_name("seven.png"))
+    assert len(lines.splitlines()) == 3
+    exec(lines.replace('"photo.jpg"', repr(photo)), {})
+
+
+def test_an_edited_model_card_leaves_the_bundle_valid_and_goes_with_it(bundle: Path) -> None:
+    (bundle / "README.md").write_text("my words")
+    with Bundle.open(bundle) as opened:
+        opened.verify_weights()
+    write_over(bundle)
+    assert not (bundle / "README.md").exists()

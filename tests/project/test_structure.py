@@ -18,10 +18,10 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 PYTHON = {
     "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
-    "click ml_dtypes msgpack numpy onnx onnxruntime rich safetensors tensorstore torch yaml",
+    "vmoe_tools.remote_sources click ml_dtypes msgpack numpy onnx onnxruntime rich safetensors tensorstore torch yaml",
     "exporter/vmoe_torch": "vmoe_export vmoe_runtime numpy torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
-    "runtime/vmoe_measure": "vmoe_runtime numpy",
+    "runtime/vmoe_measure": "vmoe_runtime fsspec numpy",
     "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy rich tensorrt",
     "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "click fastapi numpy onnx prometheus_client pyarrow pydantic ray starlette triton_python_backend_utils",

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from vmoe_export.errors import ExportError
-from vmoe_runtime.bundle.manifest import FORMAT, MANIFEST_NAME, WEIGHTS_NAME
+from vmoe_runtime.bundle.manifest import FORMAT, MANIFEST_NAME, WEIGHTS_NAME, Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError, shown
+
+CARD_NAME = "README.md"
 
 _MAX_MANIFEST_BYTES = 16 << 20
 _AT_FDCWD, _EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
@@ -96,8 +98,8 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
         raise ExportError(f"{target} could not be written: {error.strerror or error}") from None
 
 
-def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
-    """Writes `manifest.json` over the files that are in the folder, with their sizes and SHA-256s.
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
+    """Writes `manifest.json` over the files that are in the folder, with their sizes and SHA-256s, and reads it.
 
     Raises:
         ExportError: what is in the folder now is no bundle that a reader takes.
@@ -110,7 +112,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps({**content, "files": files}, indent=1, allow_nan=False).encode() + b"\n"
     (folder / MANIFEST_NAME).write_bytes(text)
     try:
-        Bundle.open(folder, verify=False)
+        return Bundle.open(folder, verify=False).manifest
     except BundleError as error:
         raise ExportError(f"the export made a bundle that can't be loaded: {error}") from None
 
@@ -176,7 +178,7 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
 
 
 def _files_of_bundle(folder: Path) -> set[str] | None:
-    """Names of the files that the manifest lists, and its own; None where there is no manifest of a bundle.
+    """Names of the files that the manifest lists, its own and the model card's; None where there is no manifest of a bundle.
 
     Other programs write a manifest.json, too, and anybody may write one that lists what isn't the bundle's.
     """
@@ -189,7 +191,7 @@ def _files_of_bundle(folder: Path) -> set[str] | None:
         return None
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("files"), dict):
         return None
-    return {MANIFEST_NAME, *(name for name in content["files"] if name == WEIGHTS_NAME or name.endswith(".onnx"))}
+    return {MANIFEST_NAME, CARD_NAME, *(name for name in content["files"] if name == WEIGHTS_NAME or name.endswith(".onnx"))}
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -14,6 +14,7 @@ from vmoe_export.errors import CheckpointError
 __all__ = ["BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
 
 _TORCH_SUFFIXES = {".pt", ".pth"}
+ONE_FILE_SUFFIXES = {".safetensors", *_TORCH_SUFFIXES}
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -81,7 +82,7 @@ def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:
 
 
 def _only_checkpoint_in(folder: Path) -> Path:
-    found = sorted(p for p in folder.iterdir() if p.suffix in {".index", ".safetensors", *_TORCH_SUFFIXES})
+    found = sorted(p for p in folder.iterdir() if p.suffix in {".index", *ONE_FILE_SUFFIXES})
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"
         raise CheckpointError(f"{folder} must hold exactly one checkpoint to be given as a folder (found: {names})")

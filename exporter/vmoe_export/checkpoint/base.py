@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -40,9 +41,9 @@ class Checkpoint(Mapping[str, Array]):
 
     Attributes:
         path: what was opened.
+        source: what a bundle says that it came from: the name of that, or the address of which it is a copy.
         format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
         files: every file that belongs to the checkpoint, as far as `sha256` is over files.
-        name: what a bundle calls its source.
         notes: what a user should know of the way that it was found.
         config_file: an official config that was found beside it.
         info: shape and dtype of each tensor.
@@ -53,7 +54,7 @@ class Checkpoint(Mapping[str, Array]):
 
     def __init__(self, path: Path, format: str, files: list[Path], stored: dict[str, TensorInfo]) -> None:
         self.path = path
-        self.name = path.name
+        self.source = os.fsencode(path.name).decode(errors="replace")
         self.format = format
         self.files = files
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         short = next((name for name, info in self.info.items() if info.dtype != np.float32), None)
         if short is not None:
             raise CheckpointError(f"{folder} says that it is float32, but its tensor {short} is {self.info[short].dtype}")
-        self.path, self.format = folder, "bundle"
+        self.path, self.source, self.format = folder, os.fsencode(folder.name).decode(errors="replace"), "bundle"
         self.manifest = bundle.manifest
         self._identity = bundle.identity
         if self.manifest.model.get("position_emb") == "sincos2d":

@@ -52,6 +52,7 @@ class NewHead(Checkpoint):
         self.class_names = None if names is None else tuple(names.tolist())
         head = {name: TensorInfo(array.shape, array.dtype) for name, array in self._head.items()}
         super().__init__(trunk.path, trunk.format, [*trunk.files, path], {**trunk.info, **head})
+        self.source = trunk.source
 
     def _read(self, stored_name: str) -> Array:
         if stored_name in self._head:

@@ -51,27 +51,16 @@ class OfficialCheckpoint(Checkpoint):
     """A checkpoint in the format of the released V-MoE models."""
 
     def __init__(self, prefix: Path) -> None:
-        index_path = Path(f"{prefix}.index")
-        try:
-            with _naming(index_path), PlainFile(index_path) as file:
-                if file.size > _MAX_INDEX_BYTES:
-                    raise CheckpointError(
-                        f"it is {file.size / 1e6:,.0f} MB long, and no index is longer than {_MAX_INDEX_BYTES >> 20} MiB"
-                    )
-                shard_count, self._arrays = _read_index(bytes(file.read(0, file.size)))
-        except OSError as error:
-            raise CheckpointError(f"{index_path}: {error.strerror}") from None
-        needed = {shard for array in self._arrays.values() for _, shard in array.chunks}
-        self._shard_paths = [Path(f"{prefix}.data-{shard:05d}-of-{shard_count:05d}") for shard in range(shard_count)]
-        for shard, path in enumerate(self._shard_paths):
-            # A shard that no array points to may be left out; the official writer leaves it empty.
-            if not path.is_file() and shard in needed:
-                raise CheckpointError(f"{path} is missing: it is shard {shard + 1} of {shard_count}")
+        self._arrays, names = open_index(prefix)
+        self._shard_paths = {shard: Path(f"{prefix}{name}") for shard, name in names.items()}
+        for path in self._shard_paths.values():
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing: it is one of the shards that the index points to")
         self._shards: dict[int, _Shard] = {}
         super().__init__(
             prefix,
             "vmoe",
-            [index_path, *(path for path in self._shard_paths if path.is_file())],
+            [Path(f"{prefix}.index"), *self._shard_paths.values()],
             {name: array.info for name, array in self._arrays.items()},
         )
 
@@ -201,6 +190,28 @@ def _extension(cursor: MsgpackCursor, expected: int) -> MsgpackCursor:
     if code != expected:
         raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
     return payload
+
+
+def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
+    """The arrays that an index lists, and what comes after PREFIX in the names of the shards that it points to.
+
+    Others are empty, if they are there.
+
+    Raises:
+        CheckpointError: the index is damaged.
+    """
+    path = Path(f"{prefix}.index")
+    try:
+        with _naming(path), PlainFile(path) as file:
+            if file.size > _MAX_INDEX_BYTES:
+                raise CheckpointError(
+                    f"it is {file.size / 1e6:,.0f} MB long, and no index is longer than {_MAX_INDEX_BYTES >> 20} MiB"
+                )
+            count, arrays = _read_index(bytes(file.read(0, file.size)))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    needed = sorted({shard for array in arrays.values() for _, shard in array.chunks})
+    return arrays, {shard: f".data-{shard:05d}-of-{count:05d}" for shard in needed}
 
 
 def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:

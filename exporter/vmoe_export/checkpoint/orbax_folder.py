@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import operator
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -53,7 +54,7 @@ class OrbaxCheckpoint(Checkpoint):
             raise CheckpointError(f"{folder}: {error}") from None
         super().__init__(folder, "orbax", [names.file], stored)
         folder = folder.resolve()
-        self.name = "/".join(folder.parts[-2:])
+        self.source = os.fsencode("/".join(folder.parts[-2:])).decode(errors="replace")
         self.notes = tuple(notes)
         above = folder.parents[: 3 if folder.parent.name[-1:].isdigit() else 1]  # step, ckpt, WORKDIR
         beside = [place / name for place in (folder, *above) for name in _CONFIG_NAMES]

@@ -24,7 +24,7 @@ from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle, load_engines
 from vmoe_tools.machine import describe_machine
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_file, write_json
-from vmoe_tools.program import complain
+from vmoe_tools.program import ADDRESSES, complain
 from vmoe_tools.terminal import Progress
 
 
@@ -149,6 +149,8 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
         raise click.UsageError("--add-profile writes a recommended setting: add --max-drop-in-accuracy or --target-latency")
     if given["add_profile"] and len(bundles) > 1:
         raise click.UsageError("--add-profile writes into one bundle, and there are several")
+    if given["add_profile"] and str(bundles[0]) in ADDRESSES:
+        raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
     if given["images"] is None:
         for option, why in (("cascade", "calibrates a margin on images"), ("labels", "belongs to --images DIR")):
             if given[option]:

@@ -16,6 +16,7 @@ from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
 from vmoe_runtime.profiles import Profile, parse_profile_name
 from vmoe_tools.options import CONTEXT, bundle_argument, json_option, quiet_option
 from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.program import ADDRESSES
 
 if TYPE_CHECKING:
     from vmoe_tools.build.build import BuiltEngine
@@ -73,6 +74,8 @@ def build(
     """
     if print_trtexec and json_target is not None:
         raise click.UsageError("--print-trtexec builds nothing that --json could tell about; leave one out")
+    if print_trtexec and str(bundle) in ADDRESSES:
+        raise click.UsageError("--print-trtexec names files of the bundle, which must be in a folder of this machine")
     check_output_file(json_target, [bundle])
     opened = Bundle.open(bundle)
     chosen = _chosen_profile(opened, profile)

@@ -41,19 +41,18 @@ _DEFAULTS = {"labels": None, "compared": (), "interference": None, "out": None, 
 
 @click.command(context_settings=options.CONTEXT)
 @options.bundle_argument
-@click.argument("picture", required=False, type=click.Path(path_type=Path))
+@options.read_argument("picture", required=False)
 @click.option("--verify", is_flag=True, help="Compare the SHA-256 of every file with the manifest's.")
 @click.option("--list-tensors", is_flag=True, help="Print name, type, shape and bytes of every tensor, too.")
 @options.images_option
 @options.labels_option
 @options.profiles_option
 @options.change_options
-@click.option(
+@options.read_argument(
     "--compare",
     "compared",
     metavar="BUNDLE",
     multiple=True,
-    type=click.Path(path_type=Path),
     help="Another bundle of the same model, such as another precision or other groups: how far it agrees; repeats.",
 )
 @click.option(

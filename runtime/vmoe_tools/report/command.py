@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from vmoe_measure.remote_files import without_secrets
 from vmoe_runtime.backends import Parallelism
 from vmoe_tools import options
 from vmoe_tools.bench.sweep import Axes
@@ -69,7 +70,7 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     paths = {name: out.with_name(f"{out.stem}-{name}.png") for name in _PICTURES}
     for target in (json_target, out, *paths.values()):
         check_output_file(target, [*bundles, *given["compared"], given["images"], given["labels"]])
-    command = printable(shlex.join(["vmoe", *(click.get_current_context().find_object(list) or ())]))
+    command = printable(without_secrets(shlex.join(["vmoe", *(click.get_current_context().find_object(list) or ())])))
     names = () if given["profile"] is None else (given["profile"],)
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"])

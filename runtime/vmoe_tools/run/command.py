@@ -21,7 +21,7 @@ _MOST_CLASSES = 1 << 24
 
 @click.command(context_settings=options.CONTEXT)
 @options.bundle_argument
-@click.argument("images", metavar="IMAGE|DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.read_argument("images", metavar="IMAGE|DIR...", nargs=-1, required=True)
 @options.setting_options
 @click.option(
     "--top",

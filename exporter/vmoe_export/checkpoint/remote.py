@@ -1,0 +1,79 @@
+"""Checkpoints that have an address: what a reader needs of them is copied to a private folder first."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vmoe_export.checkpoint import ONE_FILE_SUFFIXES, open_checkpoint
+from vmoe_export.checkpoint.base import Checkpoint
+from vmoe_export.checkpoint.official import open_index
+from vmoe_export.errors import CheckpointError
+from vmoe_measure.remote_files import RemoteFiles, is_address
+from vmoe_runtime.errors import VmoeError
+
+_STEP = re.compile(r"(.*_)?\d+")
+_ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "checkpoint", "state", "default"}
+_FINISHED = "commit_success.txt"
+
+
+@contextmanager
+def checkpoint_at(
+    source: str | os.PathLike[str], tell: Callable[[int, int], object] = lambda done, total: None
+) -> Iterator[Checkpoint]:
+    """Opens a checkpoint on a disk or at an address; the copy of the latter goes when the block ends.
+
+    Args:
+        source: what `open_checkpoint` takes, or its address, such as gs://bucket/b16.
+        tell: called with the bytes that are here and those that are needed, while they come.
+
+    Raises:
+        VmoeError: as `open_checkpoint` does; errors of the block name the address, too.
+        RemoteError: it is not there, or can't be copied.
+    """
+    if not isinstance(source, str) or not is_address(source):
+        with open_checkpoint(source) as checkpoint:
+            yield checkpoint
+        return
+    with RemoteFiles(re.sub(r"\.index(?=[?#]|$)", "", source), tell) as files:
+        try:
+            _copy(files)
+            with open_checkpoint(files.path) as checkpoint:
+                checkpoint.source = str(checkpoint.path).replace(str(files.path), files.address)
+                yield checkpoint
+        except VmoeError as error:
+            error.args = (str(error).replace(str(files.path), files.address),)
+            raise
+
+
+def _copy(files: RemoteFiles) -> None:
+    """Copies what `open_checkpoint` would read."""
+    if files.path.suffix in ONE_FILE_SUFFIXES:
+        files.copy([""])
+    elif files.size(".index") is not None:
+        _copy_one(files, ".index")
+    elif not files.copy_bundle():
+        names = files.names()
+        found = [name for name in names if Path(name).suffix in {".index", *ONE_FILE_SUFFIXES}]
+        steps = [name for name in names if _STEP.fullmatch(name)]
+        if len(found) == 1:
+            _copy_one(files, f"/{found[0]}")
+        elif _ORBAX & set(names):
+            files.copy_below("")
+        elif steps:
+            # The newest that is finished; where there is no object store, nothing may say so.
+            newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
+            files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
+        else:
+            held = f"it holds {', '.join(names)[:200]}" if names else f"neither it nor {files.address}.index can be read"
+            raise CheckpointError(f"{files.address} is not a checkpoint: {held}")
+
+
+def _copy_one(files: RemoteFiles, suffix: str) -> None:
+    files.copy([suffix])
+    prefix = suffix.removesuffix(".index")
+    if prefix != suffix:
+        files.copy(prefix + name for name in open_index(Path(f"{files.path}{prefix}"))[1].values())

@@ -1,0 +1,291 @@
+"""Private copies of files that have an address, such as s3://bucket/name. What knows such addresses is fsspec."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+from vmoe_runtime.bundle.manifest_fields import MAX_MANIFEST_BYTES
+from vmoe_runtime.bundle.manifest_reader import parse_manifest
+from vmoe_runtime.errors import BundleError, VmoeError, shown
+
+T = TypeVar("T")
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\")]+")
+_BLOCK, _SMALLEST_BLOCK = 16 << 20, 64 << 10  # bytes of a request, and of one after several that were cut
+_SMALL_FILE, _SMALL_FILES = 1 << 20, 64  # bytes of files that are requested side by side, and how many
+_TRIES, _PAUSE = 5, 0.5  # without a byte, and seconds after the first, which double
+_ABSENT, _ABSENT_STATUS = (FileNotFoundError, NotADirectoryError, PermissionError), (401, 403, 404, 410)
+
+Seen = tuple[int, object]
+"""Bytes of a file, and what tells its versions apart, if the server does."""
+
+
+class RemoteError(VmoeError):
+    """A file at an address that is not there, or that can't be copied."""
+
+
+def is_address(source: object) -> bool:
+    """Whether it is the address of a file or folder elsewhere, and no path.
+
+    Examples:
+        >>> is_address("s3://bucket/photos"), is_address("photos")
+        (True, False)
+    """
+    return isinstance(source, str) and _ADDRESS.match(source) is not None
+
+
+def public_address(address: str) -> str:
+    """An address without user, password, query and fragment, which may be secrets.
+
+    Examples:
+        >>> public_address("https://me:secret@example.org/b16.vmoe?token=1")
+        'https://example.org/b16.vmoe'
+    """
+    return re.sub("://[^/]*@", "://", re.split("[?#]", address)[0] if _is_web(address) else address).rstrip("/")
+
+
+def without_secrets(text: str) -> str:
+    """A text with every address in it made public."""
+    return _ADDRESS.sub(lambda found: public_address(found[0]), text)
+
+
+class RemoteFiles(AbstractContextManager["RemoteFiles"]):
+    """The files at an address, and a private copy of some of them, which goes when the block ends.
+
+    A file's `suffix` is what comes after the address: ".index" of a prefix, "/manifest.json" in a folder, "" of a file.
+
+    Args:
+        address: of a file or folder, or the beginning of several addresses.
+        tell: called with the bytes that are here and those that are known to be needed, while they come.
+
+    Attributes:
+        address: what people may see of it.
+        path: of the copy; its name is the address's last part.
+
+    Raises:
+        RemoteError: fsspec, or its package for such addresses, is missing.
+    """
+
+    def __init__(self, address: str, tell: Callable[[int, int], object] = lambda done, total: None) -> None:
+        self.address, self._tell, self._is_web = public_address(address), tell, _is_web(address)
+        # What signs an address on the web signs those of files beside it and below it, if any.
+        base, mark, query = address.partition("#")[0].partition("?") if self._is_web else (address, "", "")
+        self._query, base = mark + query, base.rstrip("/")
+        try:
+            import fsspec
+        except ModuleNotFoundError:
+            raise RemoteError(f"{self.address} needs fsspec, which is missing; pip install 'vmoe-export[remote]'") from None
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(base)
+        except Exception as error:  # above all that a package is missing, and which one
+            raise RemoteError(f"{self.address}: {_reason(error)}") from None
+        self._fs.invalidate_cache()
+        self._done = self._total = 0
+        self._folder = tempfile.TemporaryDirectory(prefix="vmoe-", ignore_cleanup_errors=True)
+        self.path = Path(os.path.realpath(self._folder.name)) / self._checked(self._unquoted(base.rpartition("/")[2]))
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+    def size(self, suffix: str) -> int | None:
+        """Bytes of a file; None where there is none.
+
+        Raises:
+            RemoteError: the server doesn't answer, or doesn't say it.
+        """
+        seen = self._look(self._root + suffix + self._query)
+        return None if seen is None else seen[0]
+
+    def names(self) -> list[str]:
+        """Names of what is in the folder itself, sorted; none where there is no folder."""
+        try:
+            found = self._patiently(self.address, lambda: self._fs.ls(self._root, detail=False))
+        except RemoteError:
+            return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+
+    def copy(self, suffixes: Iterable[str]) -> None:
+        """Copies files.
+
+        Raises:
+            RemoteError: one is missing or can't be read, or there is no room for them.
+        """
+        self._copy({suffix: (self._root + suffix + self._query, None) for suffix in suffixes})
+
+    def copy_all(self) -> None:
+        """Copies a bundle's files, or the file of that address, or all files below that folder."""
+        if not self.copy_bundle():
+            self.copy_below("")
+
+    def copy_bundle(self) -> bool:
+        """Copies what the manifest lists; False where there is no bundle that a reader takes."""
+        manifest = f"/{MANIFEST_NAME}"
+        if not 0 < (self.size(manifest) or 0) <= MAX_MANIFEST_BYTES:
+            return False
+        self.copy([manifest])
+        try:
+            files = parse_manifest((self.path / MANIFEST_NAME).read_bytes()).files
+        except BundleError:  # or of another program; who opens the bundle explains it
+            return False
+        self.copy(f"/{name}" for name in files)
+        return True
+
+    def copy_below(self, suffix: str) -> None:
+        """Copies a file, or all files of a folder and of those in it."""
+        if self.size(suffix) is not None:
+            self.copy([suffix])
+            return
+        root = self._root + suffix
+        found = self._patiently(f"{self.address}{suffix}", lambda: self._fs.find(root, detail=True))
+        # A listing on the web may lead elsewhere, and has links that sort it.
+        below = {
+            self._unquoted(name[len(self._root) :]): (name + self._query, None if self._is_web else _seen(info))
+            for name, info in sorted(found.items())
+            if name.startswith(f"{root}/") and not name.endswith("/") and not (self._is_web and re.search("[?#]", name))
+        }
+        if not below and not self._done:
+            raise RemoteError(f"{self.address}{suffix} is not there, is empty, or may not be read")
+        self._copy(below)
+
+    def _copy(self, files: Mapping[str, tuple[str, Seen | None]]) -> None:
+        found: dict[str, tuple[str, Seen]] = {}
+        for suffix, (remote, listed) in files.items():
+            self._checked(self.path.name + suffix)
+            seen = listed or self._look(remote)
+            if seen is None:
+                raise RemoteError(f"{self.address}{suffix} is not there, or may not be read")
+            found[suffix] = remote, seen
+        needed, free = sum(seen[0] for _, seen in found.values()), shutil.disk_usage(self._folder.name).free
+        if free < needed:
+            sizes = f"{needed / 1e6:,.1f} MB, and {self.path.parent.parent} has {free / 1e6:,.1f} MB free"
+            raise RemoteError(f"{self.address} takes {sizes}; the variable TMPDIR names another folder for copies")
+        self._total += needed
+        small = [suffix for suffix, (_, seen) in found.items() if seen[0] <= _SMALL_FILE]
+        for start in range(0, len(small), _SMALL_FILES):
+            self._copy_small({found[suffix]: suffix for suffix in small[start : start + _SMALL_FILES]})
+        for suffix, (remote, seen) in found.items():
+            if not self._target(suffix).exists():
+                self._copy_file(suffix, remote, seen)
+
+    def _copy_small(self, files: Mapping[tuple[str, Seen], str]) -> None:
+        """Copies files side by side; those that don't come whole are left to `_copy_file`."""
+        contents: Mapping[str, object] = {}
+        with suppress(Exception):  # whatever the package raises; one by one it is explained
+            contents = self._fs.cat([remote for remote, _ in files], on_error="return")
+        for (remote, (size, _)), suffix in files.items():
+            content = contents.get(remote)
+            if isinstance(content, bytes) and len(content) == size:
+                self._target(suffix).write_bytes(content)
+                self._advance(size)
+
+    def _copy_file(self, suffix: str, remote: str, seen: Seen) -> None:
+        """Copies one file; a transfer that breaks goes on where it stopped, in smaller and smaller requests."""
+        size, done, failures, block = seen[0], 0, 0, _BLOCK
+        with self._target(suffix).open("wb") as out:
+            while done < size:
+                start = done
+                try:
+                    for piece in self._pieces(remote, start, block):
+                        out.write(piece)
+                        done += len(piece)
+                        self._advance(len(piece))
+                    if done < size:
+                        raise EOFError(f"{done} of {size} bytes came")
+                except Exception as error:
+                    failures = 1 if done > start and block else failures + 1
+                    self._wait(f"{self.address}{suffix}", error, failures)
+                    block = block and max(min(block, size) // 4, _SMALLEST_BLOCK)
+                    if not block or (start and isinstance(error, ValueError)):  # a web server that can't send parts
+                        self._advance(-done)
+                        done = block = out.truncate(out.seek(0))
+                if done > size or ((failures or size > block) and self._look(remote) != seen):
+                    raise RemoteError(f"{self.address}{suffix} was changed while it was copied; try again")
+
+    def _pieces(self, remote: str, start: int, block: int) -> Iterator[bytes]:
+        with self._fs.open(remote, "rb", block_size=block, cache_type="none") as source:
+            if start:
+                source.seek(start)
+            while piece := source.read(block or _BLOCK):
+                yield piece
+
+    def _look(self, remote: str) -> Seen | None:
+        """What there is to know of a file; None where there is none."""
+        name = self.address + remote[len(self._root) :].removesuffix(self._query)
+        self._fs.invalidate_cache()
+        try:
+            info: dict[str, Any] = self._patiently(name, lambda: self._fs.info(remote))
+        except RemoteError as error:
+            if error.__cause__ and _is_absent(error.__cause__):
+                return None
+            raise
+        if info["type"] != "file" or (self._is_web and info.get("mimetype") == "text/html"):
+            return None
+        if not isinstance(info.get("size"), int):
+            raise RemoteError(f"{name}: the server doesn't say how large it is, so that it can't be checked")
+        return _seen(info)
+
+    def _patiently(self, name: str, call: Callable[[], T]) -> T:
+        """What a call returns, which is tried again after a failure."""
+        failures = 0
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                failures += 1
+                self._wait(name, error, failures)
+
+    def _wait(self, name: str, error: Exception, failures: int) -> None:
+        """Waits before another try, or ends the tries of what no try would mend."""
+        # Of the web, fsspec says that a file isn't there whatever went wrong.
+        cause = (isinstance(error, FileNotFoundError) and self._is_web and error.__cause__) or error
+        if _is_absent(cause) or failures >= _TRIES:
+            raise RemoteError(f"{name} can't be read: {_reason(cause)}") from cause
+        time.sleep(_PAUSE * 2 ** (failures - 1))
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        self._tell(self._done, self._total)
+
+    def _target(self, suffix: str) -> Path:
+        target = Path(f"{self.path}{suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _unquoted(self, name: str) -> str:
+        return unquote(name) if self._is_web else name
+
+    def _checked(self, name: str) -> str:
+        if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise RemoteError(f"{self.address} has a file {shown(name)}, which is no name for a file here")
+        return name
+
+
+def _is_web(address: str) -> bool:
+    return address.lower().startswith(("http:", "https:"))
+
+
+def _is_absent(error: BaseException) -> bool:
+    """Whether there is no such file; servers that don't list what they have refuse what isn't there."""
+    return isinstance(error, _ABSENT) or getattr(error, "status", None) in _ABSENT_STATUS
+
+
+def _seen(info: Mapping[str, Any]) -> Seen:
+    return info["size"], info.get("ETag") or info.get("etag") or info.get("Last-Modified")
+
+
+def _reason(error: BaseException) -> str:
+    """What a package says, on one line, not too long, and without the secrets of an address."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        said = "it is not there"
+    return " ".join(without_secrets(said).split())[:300]

@@ -1,0 +1,75 @@
+"""What a command reads may have an address: it is copied first, and named by its address in whatever is printed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import click
+
+from vmoe_measure.remote_files import RemoteFiles, is_address, public_address
+from vmoe_tools.output import LINE_SECONDS
+from vmoe_tools.program import ADDRESSES, printable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Address(str):
+    """An address that the user gave where a path may stand."""
+
+
+class ReadPath(click.Path):
+    """A path, or the address of something that is read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads one word."""
+        return Address(value) if is_address(value) else super().convert(value, param, ctx)
+
+
+def copied_first(command: F) -> F:
+    """A command that gets the paths of copies for its addresses; they are there until it ends."""
+
+    @wraps(command)
+    def with_copies(**given: Any) -> Any:
+        with ExitStack() as closing:
+
+            def local(value: Any) -> Any:
+                if not isinstance(value, Address):
+                    return tuple(map(local, value)) if isinstance(value, tuple) else value
+                bar = transfer_bar(value, quiet=given.get("quiet", False))
+                files = closing.enter_context(RemoteFiles(value, bar))
+                ADDRESSES[str(files.path)] = files.address
+                files.copy_all()
+                return files.path
+
+            return command(**{name: local(value) for name, value in given.items()})
+
+    return cast(F, with_copies)
+
+
+def transfer_bar(address: str, *, quiet: bool) -> Callable[[int, int], None]:
+    """Shows a bar while files come, where standard error is a terminal; elsewhere a line every ten seconds.
+
+    Returns:
+        tell(done, total), in bytes.
+    """
+    name, told, bar = printable(public_address(address)), time.monotonic(), None
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told, bar
+        if not quiet and sys.stderr.isatty():
+            bar = bar or click.progressbar(length=total, label=name, file=sys.stderr)
+            bar.length = total
+            bar.update(done - bar.pos)
+            if done == total:
+                bar.render_finish()
+                bar = None
+        elif not quiet and time.monotonic() - told >= LINE_SECONDS:
+            told = time.monotonic()
+            click.echo(f"{name}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB are here", err=True)
+
+    return tell

@@ -1,0 +1,338 @@
+"""Checkpoints, bundles and images at addresses: the same results as from a disk, whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fsspec
+import pytest
+from command_runs import QUICK, complaint_of, json_of, run
+from cutting_proxy import cutting_proxy
+from damaged_files import folder_bytes
+from terminal import default_signals
+
+from vmoe_export import export_bundle
+from vmoe_export.checkpoint.remote import checkpoint_at
+from vmoe_measure import remote_files
+from vmoe_measure.remote_files import RemoteError, RemoteFiles
+from vmoe_runtime import BundleError, Engine, VmoeError
+from vmoe_tools import remote_sources
+
+pytest.importorskip("s3fs", reason="s3fs is not installed")
+pytest.importorskip("moto", reason="moto, an S3 server, is not installed")
+from ray_cluster import s3_server
+
+ROOT = Path(__file__).parents[2]
+MNIST = ROOT / "samples" / "mnist"
+BUCKET = "vmoe-remote"
+EXPORT = ("--capacity", "0.3", "--k", "1", "--no-validate", "-q")
+
+
+@pytest.fixture(autouse=True)
+def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of copies, in which nothing is left after any test; pauses are short."""
+    folder = tmp_path / "copies"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # connected to whatever server there was
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3 server's bucket on the web, where whatever is public can be read."""
+    with s3_server(BUCKET):
+        yield f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def put(address: str, folder: Path) -> str:
+    """Copies the plain files of a folder to an address, to be read by anybody."""
+    system, root = fsspec.url_to_fs(address)
+    public = {"ACL": "public-read"} if address.startswith("s3:") else {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            system.pipe_file(f"{root}/{path.relative_to(folder)}", path.read_bytes(), **public)
+    return address
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for path in MNIST.glob("vmoe_mnist.*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is exported from the disk."""
+    bundle = tmp_path_factory.mktemp("local") / "local.vmoe"
+    export_bundle(MNIST / "vmoe_mnist", bundle, capacity=[0.3], k=[1], validate=False)
+    return bundle
+
+
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """Python's web server, which lists folders and knows no ranges."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def assert_same_bundle(bundle: Path, local: Path, source: str) -> None:
+    """Byte for byte, but for the lines that name the source."""
+    found, expected = folder_bytes(bundle), folder_bytes(local)
+    assert json.loads(found["manifest.json"])["source"]["name"] == source
+    for name in ("manifest.json", "README.md"):
+        found[name] = found[name].replace(source.encode(), b"vmoe_mnist")
+    assert found == expected
+
+
+def test_a_checkpoint_in_memory_gives_the_same_bundle(
+    memory: fsspec.AbstractFileSystem, checkpoint: Path, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("memory://zoo", checkpoint)
+    put("memory://zoo/others", checkpoint)
+    for address, source in (
+        ("memory://zoo/vmoe_mnist", "memory://zoo/vmoe_mnist"),
+        ("memory://zoo/vmoe_mnist.index", "memory://zoo/vmoe_mnist"),
+        ("memory://zoo/others", "memory://zoo/others/vmoe_mnist"),
+    ):
+        run(capsys, "export", address, *EXPORT, "--force", "-o", tmp_path / "x.vmoe")
+        assert_same_bundle(tmp_path / "x.vmoe", local, source)
+    export_bundle("memory://zoo/vmoe_mnist", tmp_path / "y.vmoe", capacity=[0.3], k=[1], validate=False)
+    assert_same_bundle(tmp_path / "y.vmoe", local, "memory://zoo/vmoe_mnist")
+
+
+def test_progress_is_told_in_lines_where_there_is_no_terminal(
+    memory: fsspec.AbstractFileSystem, local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("memory://b.vmoe", local)
+    monkeypatch.setattr(remote_sources, "LINE_SECONDS", 0)
+    assert "memory://b.vmoe: 3 of 3 MB are here\n" in run(capsys, "run", "memory://b.vmoe", MNIST / "seven.png")[1]
+    assert run(capsys, "run", "memory://b.vmoe", MNIST / "seven.png", "-q") == ("", "")
+
+
+def test_only_what_an_export_needs_is_read(memory: fsspec.AbstractFileSystem, checkpoint: Path) -> None:
+    put("memory://zoo", checkpoint)
+    memory.pipe_file("/zoo/vmoe_mnist.data-00002-of-00003", b"of another export")
+    needed = sum(path.stat().st_size for path in checkpoint.iterdir())
+    told: list[tuple[int, int]] = []
+    with checkpoint_at("memory://zoo/vmoe_mnist", lambda done, total: told.append((done, total))) as opened:
+        assert sorted(path.name for path in opened.files) == sorted(path.name for path in checkpoint.iterdir())
+    assert told[-1] == (needed, needed)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_thirty_cut_connections_change_nothing(
+    scheme: str, s3: str, checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    put(f"s3://{BUCKET}/zoo", checkpoint)
+    monkeypatch.setattr(remote_files, "_TRIES", 30)
+    with cutting_proxy(urlsplit(s3).port or 0, cuts=30) as proxy:
+        server = f"http://127.0.0.1:{proxy.port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        address = f"s3://{BUCKET}/zoo/vmoe_mnist" if scheme == "s3" else f"{server}/{BUCKET}/zoo/vmoe_mnist"
+        for number in range(100):
+            run(capsys, "export", address, *EXPORT, "-o", tmp_path / f"{number}.vmoe")
+            assert_same_bundle(tmp_path / f"{number}.vmoe", local, address)
+            if not proxy.cuts:
+                break
+        assert proxy.cuts == 0
+
+
+def test_a_transfer_that_keeps_breaking_is_refused_and_leaves_nothing(
+    s3: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(f"s3://{BUCKET}/zoo", checkpoint)
+    for seed in range(10):
+        with cutting_proxy(urlsplit(s3).port or 0, cuts=1000, longest=60_000, seed=seed) as proxy:
+            address = f"http://127.0.0.1:{proxy.port}/{BUCKET}/zoo/vmoe_mnist"
+            told = complaint_of(capsys, 1, "export", address, *EXPORT, "-o", tmp_path / "x.vmoe")
+        assert told.startswith(f"vmoe: {address}") and "can't be read" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "copies"]
+
+
+@pytest.mark.parametrize("scheme", ["memory", "s3", "http"])
+def test_bundles_and_pictures_give_the_same_answers(
+    scheme: str, s3: str, memory: fsspec.AbstractFileSystem, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "disk" / "photos" / "a class" / "deep").mkdir(parents=True)
+    for name in ("photos/seven.png", "photos/a class/7.png", "photos/a class/deep/[7].png", "photos/a class/notes.txt"):
+        shutil.copy(MNIST / "seven.png", tmp_path / "disk" / name)
+    shutil.copytree(local, tmp_path / "disk" / "b.vmoe")
+    shutil.copy(MNIST / "test_data.npz", tmp_path / "disk")
+    with web_server(tmp_path / "disk") as server:
+        root = server if scheme == "http" else put(f"{scheme}://{BUCKET}/all", tmp_path / "disk")
+        for words in (
+            ("run", "b.vmoe", "photos", "photos/seven.png"),
+            ("inspect", "b.vmoe", "--images", "test_data.npz"),
+            ("inspect", "b.vmoe", "photos/seven.png"),
+            ("inspect", "b.vmoe", "--verify"),
+        ):
+            there, here = (
+                [word if word.startswith("-") else f"{place}/{word}" for word in words[1:]]
+                for place in (root, tmp_path / "disk")
+            )
+            expected = json.dumps(json_of(capsys, words[0], *here)).replace(str(tmp_path / "disk"), root)
+            assert json_of(capsys, words[0], *there) == json.loads(expected)
+
+
+def test_a_web_server_without_ranges_sends_files_as_a_whole(
+    checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote_files, "_BLOCK", 100_000)
+    monkeypatch.setattr(remote_files, "_SMALL_FILE", 1000)
+    with web_server(checkpoint) as server:
+        run(capsys, "export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
+        assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
+        with cutting_proxy(urlsplit(server).port or 0, cuts=3) as proxy:
+            address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
+            run(capsys, "export", address, *EXPORT, "-o", tmp_path / "y.vmoe")
+            assert_same_bundle(tmp_path / "y.vmoe", local, address)
+
+
+def test_a_file_that_is_replaced_during_its_copy_is_refused(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_files, "_BLOCK", 1000)
+    monkeypatch.setattr(remote_files, "_SMALL_FILE", 10)
+    memory.pipe_file("/zoo/x.safetensors", bytes(5000))
+
+    def replace(done: int, total: int) -> None:
+        memory.pipe_file("/zoo/x.safetensors", bytes(6000))
+
+    with RemoteFiles("memory://zoo/x.safetensors", replace) as files, pytest.raises(RemoteError, match="was changed while"):
+        files.copy([""])
+
+
+@pytest.mark.parametrize("name", ["/photos/../x.png", "/photos/a/../../x.png", "/photos//x.png", "/photos/a\0.png"])
+def test_names_that_lead_elsewhere_are_refused(
+    name: str, memory: fsspec.AbstractFileSystem, local: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory.pipe_file("/photos/seven.png", (MNIST / "seven.png").read_bytes())
+    memory.store[name] = memory.store["/photos/seven.png"]
+    assert "no name for a file here" in complaint_of(capsys, 1, "run", local, "memory://photos")
+
+
+def test_a_bundle_that_was_changed_is_refused_by_its_address(
+    memory: fsspec.AbstractFileSystem, local: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("memory://b.vmoe", local)
+    memory.pipe_file("/b.vmoe/model.onnx", bytes(memory.size("/b.vmoe/model.onnx")))
+    told = complaint_of(capsys, 1, "run", "memory://b.vmoe", MNIST / "seven.png")
+    assert told == "vmoe: memory://b.vmoe: model.onnx was changed after export (its SHA-256 differs)\n"
+    memory.pipe_file("/b.vmoe/manifest.json", b'{"format": "vmoe-bundle", "format_version": 1}')
+    assert "memory://b.vmoe" in complaint_of(capsys, 1, "run", "memory://b.vmoe", MNIST / "seven.png")
+
+
+def test_user_password_and_query_are_told_to_nobody(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with web_server(checkpoint) as server:
+        there = server.replace("://", "://me:pass@")
+        out, err = run(capsys, "export", f"{there}/vmoe_mnist?sig=key#x", *EXPORT[:-1], "-o", tmp_path / "x.vmoe")
+        told = complaint_of(capsys, 1, "export", f"{there}/gone.safetensors?sig=key", *EXPORT)
+        told += complaint_of(capsys, 1, "export", f"{there}/gone?sig=key", *EXPORT)
+    written = b"".join(folder_bytes(tmp_path / "x.vmoe").values()).decode(errors="replace")
+    assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_text())["source"]["name"] == f"{server}/vmoe_mnist"
+    for text in (out, err, told, written):
+        assert "pass@" not in text and "sig=" not in text
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("gs://vmoe_checkpoints/vmoe_b16", ("gcsfs",)),
+        ("nothing://bucket/x", ("nothing",)),
+        ("memory://gone", ("memory://gone", "read")),
+        ("s3://vmoe-remote/gone/x.npz", ("s3://vmoe-remote/gone/x.npz", "read")),
+    ],
+)
+def test_what_can_not_be_read_is_explained(
+    address: str, words: tuple[str, ...], s3: str, local: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (("export", address, "-q"), ("run", local, address), ("run", address, MNIST / "seven.png")):
+        told = complaint_of(capsys, 1, *command)
+        assert all(word in told for word in words), told
+
+
+def test_without_fsspec_the_extra_is_named(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    for command in (("export", "s3://bucket/x"), ("run", local, "hf://org/name")):
+        assert "pip install 'vmoe-export[remote]'" in complaint_of(capsys, 1, *command)
+
+
+def test_nothing_is_written_to_an_address_and_an_engine_takes_none(
+    memory: fsspec.AbstractFileSystem, local: Path, mnist_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put("memory://b.vmoe", local)
+    words = ("memory://b.vmoe", "--images", mnist_data, "--max-drop-in-accuracy", "1%", "--add-profile", *QUICK)
+    assert "--add-profile" in complaint_of(capsys, 2, "bench", *words)
+    with pytest.raises(BundleError, match="an address must be copied"):
+        Engine.load("memory://b.vmoe")
+
+
+def test_of_several_orbax_steps_the_newest_finished_one_is_copied(memory: fsspec.AbstractFileSystem) -> None:
+    for name, size in {
+        "100/state/d/x": 10, "100/commit_success.txt": 1, "200/state/d/x": 20, "200/commit_success.txt": 1,
+        "300/state/d/x": 40, "400.orbax-checkpoint-tmp/state/d/x": 80,
+    }.items():  # fmt: skip
+        memory.pipe_file(f"/ckpt/{name}", bytes(size))
+    told: list[tuple[int, int]] = []
+    with (
+        pytest.raises(VmoeError, match="memory://ckpt"),
+        checkpoint_at("memory://ckpt", lambda done, total: told.append((done, total))),
+    ):
+        pass
+    assert told[-1] == (21, 21)
+
+
+def test_a_signal_during_a_transfer_leaves_nothing(copies: Path, local: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/x.npz"
+        command = [sys.executable, "-m", "vmoe_tools", "run", str(local), address]
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(copies)},
+            preexec_fn=default_signals,  # noqa: PLW1509
+        )  # fmt: skip
+        silent.accept()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "vmoe: interrupted\n")

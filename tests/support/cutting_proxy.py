@@ -1,0 +1,63 @@
+"""A server in front of another one, whose connections break in the middle of an answer."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class CuttingProxy:
+    """Passes connections on to a port of this machine; some are cut after a random number of bytes of answers.
+
+    Attributes:
+        port: to connect to.
+        cuts: how many connections will still be cut.
+    """
+
+    def __init__(self, target: int, cuts: int, longest: int, seed: int) -> None:
+        self._target, self.cuts, self._longest, self._random = target, cuts, longest, random.Random(seed)
+        self._lock, self._listening = threading.Lock(), socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.create_connection(("127.0.0.1", self._target))
+                with self._lock:
+                    left = self._random.randrange(self._longest) if self.cuts else None
+                threading.Thread(target=self._pass_on, args=(client, server, None), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(server, client, left), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, left: int | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                if left is not None and len(data) > left:
+                    sink.sendall(data[:left])
+                    with self._lock:
+                        self.cuts = max(self.cuts - 1, 0)
+                    break
+                sink.sendall(data)
+                left = None if left is None else left - len(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@contextmanager
+def cutting_proxy(target: int, cuts: int, longest: int = 300_000, seed: int = 0) -> Iterator[CuttingProxy]:
+    """A proxy that cuts so many connections, each after fewer than `longest` bytes."""
+    proxy = CuttingProxy(target, cuts, longest, seed)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
