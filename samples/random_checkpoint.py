@@ -104,7 +104,7 @@ def describe(
     representation_size: int | None = None,
 ) -> ModelConfig:
     """The model of a variant for square images of `image_size` pixels; without `layers` it is a plain ViT."""
-    moe = MoeConfig(experts, variant.mlp_dim, tuple(layers), True, TopK(min(2, experts), 1.05, "ceil", 4))
+    moe = MoeConfig((experts,) * len(layers), variant.mlp_dim, tuple(layers), True, TopK(min(2, experts), 1.05, "ceil", 4))
     return ModelConfig(
         image_size=(image_size, image_size),
         channels=3,

@@ -111,7 +111,7 @@ class _Balancing(Vmoe):
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     """Routers that use all experts about equally, as training makes them."""
     assert config.moe is not None
-    rules = TopKRules(config.moe.num_experts, config.num_tokens, len(config.moe.layers))
+    rules = TopKRules(config.moe.experts, config.num_tokens)
     network = _Balancing(config, config.num_tokens, rules=rules)
     shapes = parameter_shapes(config)
     tensors = {name.replace("/", "."): torch.from_numpy(make(name, shape)) for name, shape in shapes.items()}

@@ -146,9 +146,9 @@ class _Graph:
     def moe(self, block: str, x: str, normed: str, profile: Profile) -> str:
         """Every expert takes its best tokens with a TopK, and adds its weighted results to the residual."""
         assert self._config.moe is not None and profile.k is not None
-        experts, all_tokens = self._config.moe.num_experts, self._batch * self._tokens
-        slots = min(profile.slots[0], self._tokens)
         router = self.weight(f"{block}/Moe/Router/dense/kernel")
+        experts, all_tokens = router.shape[1], self._batch * self._tokens
+        slots = min(profile.slots[0], self._tokens)
         source, weight = self._routing(self.op("MatMul", normed, router), experts, slots, profile.k)
         rows = self.op("Gather", self.reshape(normed, all_tokens, self._width), source, axis=0)
         parts = self.op("Split", rows, outputs=experts, axis=0, num_outputs=experts)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vmoe_export.export_plan import ExportPlan
+from vmoe_export.model.model_config import experts_entry
 from vmoe_export.validation.proof import Findings
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH
@@ -78,7 +79,7 @@ def _routing(plan: ExportPlan) -> dict[str, Any] | None:
     assert plan.model.moe is not None
     entry: dict[str, Any] = {
         "kind": rules.kind,
-        "num_experts": rules.num_experts,
+        **experts_entry(rules.experts),
         "layers": [f"encoderblock_{i}" for i in plan.model.moe.layers],
         "group": plan.grouping.name,
         "group_tokens": rules.group_tokens,

@@ -199,18 +199,17 @@ def _profiles(
     moe = model.moe
     if moe is None:
         return None, ()
-    experts, layers, routing = moe.num_experts, len(moe.layers), moe.routing
+    routing = moe.routing
     settings = options.profile_settings(checkpoint, routing)
     rules: RoutingRules
     if isinstance(routing, Soft):
-        return SoftRules(experts, grouping.tokens, layers, routing.slots_per_expert), ()
+        return SoftRules(moe.experts, grouping.tokens, routing.slots_per_expert), ()
     if isinstance(routing, ExpertsChoice):
-        rules = ExpertsChoiceRules(experts, grouping.tokens, layers, routing.rounding, routing.capacity_multiple_of)
+        rules = ExpertsChoiceRules(moe.experts, grouping.tokens, routing.rounding, routing.capacity_multiple_of)
     else:
         rules = TopKRules(
-            experts,
+            moe.experts,
             grouping.tokens,
-            layers,
             routing.rounding,
             routing.capacity_multiple_of,
             routing.ensemble_size,
@@ -238,6 +237,8 @@ def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, op
             f"the config's group_size of {moe['group_size']} tokens is not followed: groups are {grouping.name} "
             f"({grouping.tokens} tokens); --group tokens:{moe['group_size']} follows it"
         )
+    if moe.get("num_experts") not in (None, *model.moe.experts):
+        notes.append(f"the config's num_experts of {moe['num_experts']} is not followed: the checkpoint has fewer")
     if dispatcher.get("batch_priority") not in (None, options.bpr is not False):
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")

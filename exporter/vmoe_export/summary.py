@@ -15,7 +15,7 @@ from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.validation.limits import Limits
 from vmoe_export.validation.part_validation import Comparison
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
 _MUCH = 0.1  # of the requested ratio
@@ -44,13 +44,14 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table.add_row("Pictures", f"{plan.preprocessing}{assumed}")
     if moe:
         table.add_row(
-            "MoE layers", f"blocks {', '.join(map(str, moe.layers))}: {moe.num_experts} experts of size {moe.mlp_dim}"
+            "MoE layers", f"blocks {', '.join(map(str, moe.layers))}: {by_layer(moe.experts)} experts of size {moe.mlp_dim}"
         )
         if model.ensemble_size > 1:
+            own = by_layer([experts // model.ensemble_size for experts in moe.experts])
             gives = "each member's logits" if plan.output == "members" else "the logarithm of their mean probability"
             table.add_row(
                 "Ensemble",
-                f"{model.ensemble_size} members of {moe.num_experts // model.ensemble_size} experts each; returns {gives}",
+                f"{model.ensemble_size} members of {own} experts each; returns {gives}",
             )
         table.add_row(
             "Routing group",
@@ -84,7 +85,7 @@ def profile_table(plan: ExportPlan) -> Table:
             "BPR": profile.bpr,
             "pool": profile.pool if pooled else None,
             "max experts": profile.max_experts if limited else None,
-            "slots per expert": profile.slots[0],
+            "slots per expert": slots_range(profile.slots),
             "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
             "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
         }
@@ -195,8 +196,8 @@ def _names(profiles: Sequence[Profile]) -> str:
 
 
 def _slots(profile: Profile) -> str:
-    slots = profile.slots[0]
-    return f"{slots} slot{'s' if slots > 1 else ''}"
+    slots = slots_range(profile.slots)
+    return f"{slots} slot{'' if slots == '1' else 's'}"
 
 
 def _routing(routing: RoutingConfig) -> str:

@@ -88,7 +88,7 @@ vmoe_info info_of(const Engine& engine) {
   info.num_profiles = static_cast<int64_t>(manifest.profiles.size());
   info.num_class_names = static_cast<int64_t>(manifest.class_names.size());
   info.num_moe_layers = static_cast<int64_t>(manifest.moe_layers.size());
-  info.num_experts = manifest.rules ? manifest.rules->num_experts : 0;
+  info.num_experts = manifest.rules ? manifest.rules->num_experts() : 0;
   info.group_tokens = manifest.rules ? manifest.rules->group_tokens : 0;
   info.group = manifest.rules ? manifest.group.c_str() : nullptr;
   info.runtime = engine.runtime().c_str();

@@ -22,8 +22,4 @@ WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ra
   return (slots + multiple_of - 1) / multiple_of * multiple_of;
 }
 
-double effective_ratio(WideInt slots, WideInt num_pairs, WideInt num_experts) {
-  return static_cast<double>(slots * num_experts) / static_cast<double>(num_pairs);
-}
-
 }  // namespace vmoe::sdk

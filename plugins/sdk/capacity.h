@@ -23,9 +23,6 @@ enum class Rounding { kCeil, kHalfToEven };
 WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
                       WideInt multiple_of);
 
-// The capacity ratio that `slots` per expert really amounts to: c * E / (S * K).
-double effective_ratio(WideInt slots, WideInt num_pairs, WideInt num_experts);
-
 }  // namespace vmoe::sdk
 
 #endif  // VMOE_SDK_CAPACITY_H_

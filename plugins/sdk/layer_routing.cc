@@ -32,14 +32,15 @@ void for_each_output(LayerRouting& routing, const Visit& visit) {
 }
 
 // The routing of a layer as far as the manifest says: groups, and top-k's choices, vary.
-LayerRouting layer_of(const Manifest& manifest, const std::string& name) {
+LayerRouting layer_of(const Manifest& manifest, size_t index) {
   LayerRouting routing;
-  routing.layer = name;
+  routing.layer = manifest.moe_layers[index];
   routing.kind = manifest.kind();
   routing.groups = -1;
-  const RoutingRules rules = manifest.rules.value_or(RoutingRules{});
-  routing.tokens = rules.group_tokens;
-  routing.experts = rules.num_experts;
+  if (manifest.rules) {
+    routing.tokens = manifest.rules->group_tokens;
+    routing.experts = manifest.rules->experts[index];
+  }
   routing.choices = routing.kind.code == VMOE_EXPERTS_CHOICE ? routing.experts
                     : routing.kind.code == VMOE_SOFT         ? 0
                                                              : -1;
@@ -81,10 +82,10 @@ std::vector<std::string> routing_outputs(const Manifest& manifest) {
 
 Ports layer_ports(const Manifest& manifest) {
   Ports ports;
-  for (const std::string& layer : manifest.moe_layers) {
-    LayerRouting routing = layer_of(manifest, layer);
+  for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
+    LayerRouting routing = layer_of(manifest, i);
     for_each_output(routing, [&](const char* name, const auto& values) {
-      ports[layer + "/" + name] = {dtype_of(values.data()), shape_of(routing)};
+      ports[routing.layer + "/" + name] = {dtype_of(values.data()), shape_of(routing)};
     });
   }
   return ports;
@@ -93,10 +94,10 @@ Ports layer_ports(const Manifest& manifest) {
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest) {
   std::vector<LayerRouting> layers;
   auto output = outputs.begin();
-  for (const std::string& layer : manifest.moe_layers) {
-    LayerRouting routing = layer_of(manifest, layer);
-    for_each_output(routing,
-                    [&](const char* name, auto& values) { read(*output++, layer + "/" + name, routing, values); });
+  for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
+    LayerRouting routing = layer_of(manifest, i);
+    for_each_output(
+        routing, [&](const char* name, auto& values) { read(*output++, routing.layer + "/" + name, routing, values); });
     layers.push_back(std::move(routing));
   }
   return layers;

@@ -99,11 +99,24 @@ std::string read_group(const Json& raw) {
   return group;
 }
 
+// E of each MoE layer.
+std::vector<int64_t> read_experts(const Json& routing, size_t layers) {
+  const int64_t largest = routing["num_experts"];
+  const Json* given = optional_field(routing, "layer_experts");
+  if (given == nullptr) return std::vector<int64_t>(layers, largest);
+  const bool whole = std::all_of(given->begin(), given->end(), [&](const Json& count) {
+    return count.is_number_unsigned() && count >= 1 && count <= largest;
+  });
+  if (given->size() != layers || !whole || std::find(given->begin(), given->end(), largest) == given->end()) {
+    refuse("'layer_experts' must have a number for each of 'layers', and 'num_experts' is the largest");
+  }
+  return given->get<std::vector<int64_t>>();
+}
+
 RoutingRules read_rules(const Json& routing, size_t layers) {
   RoutingRules rules;
-  rules.num_experts = routing["num_experts"];
+  rules.experts = read_experts(routing, layers);
   rules.group_tokens = routing["group_tokens"];
-  rules.num_moe_layers = layers;
   rules.kind.code = static_cast<vmoe_routing_kind>(VMOE_TOP_K + index_of(routing["kind"], kRoutingKinds));
   if (rules.kind.code == VMOE_SOFT) {
     rules.kind.slots_per_expert = routing["slots_per_expert"];
@@ -112,10 +125,11 @@ RoutingRules read_rules(const Json& routing, size_t layers) {
   rules.rounding = routing["rounding"] == "ceil" ? Rounding::kCeil : Rounding::kHalfToEven;
   rules.capacity_multiple_of = routing["capacity_multiple_of"];
   if (const Json* members = optional_field(routing, "ensemble_size")) rules.kind.ensemble_size = *members;
-  for (const char* name : {"num_experts", "group_tokens"}) {
-    if (routing[name].get<int64_t>() % rules.kind.ensemble_size != 0) {
-      refuse("'ensemble_size' is ", rules.kind.ensemble_size, ", which doesn't divide '", name, "'");
-    }
+  const auto is_cut = [&](int64_t count) { return count % rules.kind.ensemble_size != 0; };
+  const bool cuts_experts = std::any_of(rules.experts.begin(), rules.experts.end(), is_cut);
+  if (cuts_experts || is_cut(rules.group_tokens)) {
+    refuse("'ensemble_size' is ", rules.kind.ensemble_size, ", which doesn't divide '",
+           cuts_experts ? "num_experts" : "group_tokens", "'");
   }
   return rules;
 }
@@ -140,8 +154,8 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
     if ((setting.given & VMOE_SET_POOL) != 0) {
       setting.pool = entry["pool"];
       setting.max_experts = entry["max_experts"];
-      if (setting.max_experts > rules.num_experts) {
-        fail(VMOE_ROUTING_ERROR, "'max_experts' is ", setting.max_experts, ", and there are ", rules.num_experts,
+      if (setting.max_experts > rules.num_experts()) {
+        fail(VMOE_ROUTING_ERROR, "'max_experts' is ", setting.max_experts, ", and there are ", rules.num_experts(),
              " experts");
       }
     }
@@ -151,7 +165,7 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
   }
   if (!is_list_of(entry["capacity"], computed.slots) || computed.name != name) {
     refuse("profile ", in_quotes(name), " doesn't say what its setting gives: ", computed.name, " with ",
-           computed.slots[0], " slots per expert in each of ", computed.slots.size(), " MoE layers");
+           computed.slots[0], " slots per expert in the first of ", computed.slots.size(), " MoE layers");
   }
   return computed;
 }

@@ -77,7 +77,7 @@ const char* RoutingRules::name_examples() const {
 
 RoutingSetting RoutingRules::setting_of(const Profile& profile) const {
   RoutingSetting setting{kind.settings(), profile.capacity_ratio, profile.k, profile.bpr, profile.pool, kNoLimit};
-  const bool limited = (kind.settings() & VMOE_SET_MAX_EXPERTS) != 0 && profile.max_experts < num_experts;
+  const bool limited = (kind.settings() & VMOE_SET_MAX_EXPERTS) != 0 && profile.max_experts < num_experts();
   if (limited) setting.max_experts = profile.max_experts;
   return setting;
 }
@@ -96,7 +96,7 @@ Profile RoutingRules::replaced(const Profile& base, const vmoe_setting& setting)
 Profile RoutingRules::profile(const RoutingSetting& setting) const {
   kind.check_settings(setting.given);
   const bool chooses = (kind.settings() & VMOE_SET_K) != 0;  // tokens choose experts
-  const int64_t most = num_experts / kind.ensemble_size;
+  const int64_t most = *std::min_element(experts.begin(), experts.end()) / kind.ensemble_size;
   if (chooses && (setting.k < 1 || setting.k > most)) {
     fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts",
          kind.ensemble_size == 1 ? "" : " of a member", ", ", most, ", not ", setting.k);
@@ -104,37 +104,47 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
   if (setting.max_experts < 1) {
     fail(VMOE_ROUTING_ERROR, "max_experts must be at least 1, not ", setting.max_experts);
   }
-  const bool limited = setting.max_experts < num_experts;
+  const bool limited = setting.max_experts < num_experts();
   if (limited && group_tokens > kMaxMassTokens) {
     fail(VMOE_ROUTING_ERROR, "max_experts needs groups of at most ", in_thousands(kMaxMassTokens),
          " tokens, and these have ", in_thousands(group_tokens));
   }
   const int64_t k = chooses ? setting.k : 1;
   const double ratio = setting.capacity_ratio;
-  if (ratio > static_cast<double>(num_experts)) {
+  if (ratio > static_cast<double>(num_experts())) {
     fail(VMOE_ROUTING_ERROR, "the capacity ratio ", rounded(ratio), " is larger than the number of experts, ",
-         num_experts, "; from ", rounded(static_cast<double>(num_experts) / static_cast<double>(k)),
+         num_experts(), "; from ", rounded(static_cast<double>(num_experts()) / static_cast<double>(k)),
          " on no token is dropped");
   }
   const WideInt pairs = static_cast<WideInt>(group_tokens) * k;
-  const WideInt slots = compute_slots(pairs, num_experts, ratio, rounding, capacity_multiple_of);
+  Profile profile;
+  profile.capacity_ratio = ratio;
+  WideInt all_slots = 0;
+  for (const int64_t count : experts) {
+    profile.slots.push_back(slots(pairs, count, ratio));
+    all_slots += static_cast<WideInt>(profile.slots.back()) * count;
+  }
+  const WideInt all_pairs = pairs * static_cast<WideInt>(experts.size());
+  profile.effective_ratio = static_cast<double>(all_slots) / static_cast<double>(all_pairs);
+  if (chooses) {
+    profile.k = k;
+    profile.bpr = setting.bpr;
+    profile.pool = setting.pool;
+    profile.max_experts = limited ? setting.max_experts : num_experts();
+  }
+  profile.name = profile_name(setting_of(profile));
+  return profile;
+}
+
+int64_t RoutingRules::slots(WideInt pairs, int64_t count, double ratio) const {
+  const double most = std::min(ratio, static_cast<double>(count));
+  const WideInt slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
   // An expert can't get more than all pairs; a multiple far above would only cost memory.
   if (slots > std::max<WideInt>(pairs, kSmallGroup)) {
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(slots),
          " slots per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
   }
-  Profile profile;
-  profile.capacity_ratio = ratio;
-  profile.effective_ratio = effective_ratio(slots, pairs, num_experts);
-  profile.slots.assign(num_moe_layers, narrow(slots));
-  if (chooses) {
-    profile.k = k;
-    profile.bpr = setting.bpr;
-    profile.pool = setting.pool;
-    profile.max_experts = limited ? setting.max_experts : num_experts;
-  }
-  profile.name = profile_name(setting_of(profile));
-  return profile;
+  return narrow(slots);
 }
 
 }  // namespace vmoe::sdk

@@ -2,6 +2,7 @@
 #ifndef VMOE_SDK_PROFILE_H_
 #define VMOE_SDK_PROFILE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -47,11 +48,13 @@ std::optional<RoutingSetting> parse_profile_name(std::string_view name);
 // What turns a requested setting into a profile.
 struct RoutingRules {
   RoutingKind kind;
-  int64_t num_experts = 0;   // E
-  int64_t group_tokens = 0;  // S
-  size_t num_moe_layers = 0;
+  std::vector<int64_t> experts;  // E of each MoE layer
+  int64_t group_tokens = 0;      // S
   Rounding rounding = Rounding::kCeil;
   int64_t capacity_multiple_of = 1;
+
+  // E; the largest one where the layers differ.
+  int64_t num_experts() const { return *std::max_element(experts.begin(), experts.end()); }
 
   // Throws VMOE_ROUTING_ERROR: a setting that this model can't be run with.
   Profile profile(const RoutingSetting& setting) const;
@@ -67,6 +70,11 @@ struct RoutingRules {
 
   // The setting that gives a profile.
   RoutingSetting setting_of(const Profile& profile) const;
+
+ private:
+  // Slots of each of so many experts of a layer. From a ratio of their number on, which drops nothing, there are no
+  // more.
+  int64_t slots(WideInt pairs, int64_t count, double ratio) const;
 };
 
 }  // namespace vmoe::sdk

@@ -25,7 +25,7 @@ class ModelShape:
         expert_mlp_dim: width of an expert's hidden layer.
         members: M of an ensemble (E3), whose tokens are repeated in the first MoE layer; 1 otherwise.
         router_products: products of all tokens with all experts, or with all slots of a Soft MoE, in a MoE layer.
-        router_columns: experts, or slots of all of them.
+        router_columns: of each MoE layer, its experts, or the slots of all of them.
         has_map_head: whether attention pools the tokens.
         representation_size, classes: of the head; 0 where it has no such layer.
     """
@@ -40,7 +40,7 @@ class ModelShape:
     expert_mlp_dim: int
     members: int
     router_products: int
-    router_columns: int
+    router_columns: tuple[int, ...]
     has_map_head: bool
     representation_size: int
     classes: int
@@ -62,7 +62,8 @@ class ModelShape:
             moe = model["moe"] or {}
             routing = moe.get("routing") or {}
             is_soft = routing.get("kind") == "soft"
-            columns = moe.get("num_experts", 0) * (routing["slots_per_expert"] if is_soft else 1)
+            layers, slots = tuple(moe.get("layers", ())), routing["slots_per_expert"] if is_soft else 1
+            experts = moe.get("layer_experts") or [moe["num_experts"] for _ in layers]
             shape = cls(
                 patches=patches,
                 patch_values=patch_height * patch_width * model["channels"],
@@ -70,11 +71,11 @@ class ModelShape:
                 width=model["hidden_size"],
                 num_layers=model["num_layers"],
                 mlp_dim=model["mlp_dim"],
-                moe_layers=tuple(moe.get("layers", ())),
+                moe_layers=layers,
                 expert_mlp_dim=moe.get("mlp_dim", 0),
                 members=routing.get("ensemble_size", 1),
                 router_products=3 if is_soft else 1,  # beside the logits, dispatch and combine
-                router_columns=columns,
+                router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
                 representation_size=model["representation_size"] or 0,
                 classes=0 if features else model["num_classes"] or 0,
@@ -99,16 +100,16 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float]) -> int:
         expert_rows: of each MoE layer, the rows that all experts together work on for an image.
     """
     total: float = _embedding(shape) + shape.members * _head(shape)
-    rows = iter(expert_rows)
+    moe = zip(expert_rows, shape.router_columns, strict=True)
     members = 1
     for layer in range(shape.num_layers):
         total += members * _attention(shape)
         if layer not in shape.moe_layers:
             total += members * 4 * shape.tokens * shape.width * shape.mlp_dim
             continue
-        members = shape.members
-        total += 2 * shape.router_products * members * shape.tokens * shape.width * shape.router_columns
-        total += 4 * next(rows) * shape.width * shape.expert_mlp_dim
+        members, (rows, columns) = shape.members, next(moe)
+        total += 2 * shape.router_products * members * shape.tokens * shape.width * columns
+        total += 4 * rows * shape.width * shape.expert_mlp_dim
     return round(total)
 
 
@@ -122,9 +123,9 @@ def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: Model
     """
     groups = shape.tokens * shape.members / rules.group_tokens  # per image
     if isinstance(rules, SoftRules):
-        return [groups * rules.num_experts * rules.slots_per_expert] * rules.num_moe_layers
+        return [groups * experts * rules.slots_per_expert for experts in rules.experts]
     assert profile is not None
-    return [groups * rules.num_experts * slots for slots in profile.slots]
+    return [groups * experts * slots for experts, slots in zip(rules.experts, profile.slots, strict=True)]
 
 
 def _embedding(shape: ModelShape) -> int:

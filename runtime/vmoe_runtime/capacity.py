@@ -53,8 +53,3 @@ def compute_slots(
             f"on {num_experts} experts with rounding 'round'; use a larger ratio"
         )
     return slots + -slots % multiple_of
-
-
-def effective_ratio(slots: int, num_pairs: int, num_experts: int) -> float:
-    """The capacity ratio of so many slots per expert: c * E / (S * K)."""
-    return slots * num_experts / num_pairs

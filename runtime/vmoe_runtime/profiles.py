@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -46,7 +47,7 @@ class Setting:
     Attributes:
         profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
         capacity: capacity ratio, more than 0 and at most the number of experts.
-        k: experts per token, 1 to the number of experts.
+        k: experts per token, 1 to the number of experts, of the layer with the fewest.
         bpr: True for Batch Priority Routing, False for vanilla order.
         pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
         max_experts: experts that a group may use, those with the largest gates of its tokens' first choices; E is no limit.
@@ -83,7 +84,7 @@ class Profile:
         k: experts per token.
         bpr: True for Batch Priority Routing, False for vanilla order.
         slots: of an expert in a group, one integer per MoE layer.
-        effective_ratio: C after rounding to whole slots.
+        effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
         pool: True where the slots of a group are one pool for all of its experts.
         max_experts: experts that a group may use; E is no limit.
         rules: of the model that it was made for.
@@ -113,6 +114,26 @@ class Profile:
         """The fields by their names in a manifest, where the slots are called `capacity`, as the graph input is."""
         names = ("name", "capacity_ratio", "k", "bpr", "slots", "effective_ratio", "pool", "max_experts")
         return {"capacity" if name == "slots" else name: getattr(self, name) for name in names}
+
+
+def by_layer(experts: Sequence[int]) -> str:
+    """E of the MoE layers for people, of each in their order where they differ.
+
+    Examples:
+        >>> by_layer((8, 8)), by_layer((8, 5, 8))
+        ('8', '8/5/8')
+    """
+    return "/".join(map(str, experts if len(set(experts)) > 1 else experts[:1]))
+
+
+def slots_range(slots: Sequence[int]) -> str:
+    """The slots of the MoE layers for people, from the fewest to the most.
+
+    Examples:
+        >>> slots_range((7, 7)), slots_range((7, 11, 9))
+        ('7', '7-11')
+    """
+    return "-".join(map(str, sorted({min(slots), max(slots)})))
 
 
 def profile_name(

@@ -28,6 +28,7 @@ class Routing:
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
+        experts: E of the layer, of all members of an ensemble.
         kept: top-k: bool[G,S,K], the choice got a slot. Experts choice: bool[G,S,E], the expert chose the token.
         weight: raw gates; top-k: f32[G,S,K], of dropped choices as well; experts choice: f32[G,S,E], of all.
         expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
@@ -37,6 +38,7 @@ class Routing:
 
     kind: RoutingKind
     layout: TokenLayout | None
+    experts: int
     kept: Array | None = None
     weight: Array | None = None
     expert: Array | None = None
@@ -86,11 +88,14 @@ class TokenLayout:
         return cls(tokens, manifest.ensemble_size, rows, columns)
 
 
-def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
+def layer_outputs(
+    manifest: Manifest, experts: int | None = None, *, fixed: bool = False
+) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
     """What a graph returns of each MoE layer, behind the name of the layer and a slash: element type and shape.
 
     Args:
         manifest: of the bundle.
+        experts: E of the layer; None for any.
         fixed: of a graph for TensorRT, whose profile is fixed.
     """
     rules = manifest.rules
@@ -101,9 +106,9 @@ def layer_outputs(manifest: Manifest, *, fixed: bool = False) -> dict[str, tuple
         return {"slot": ("int32", pairs), "weight": ("float32", pairs)}
     shape: tuple[int | None, ...] = pairs
     if rules.kind == "experts-choice":
-        shape = (None, rules.group_tokens, rules.num_experts)
+        shape = (None, rules.group_tokens, experts)
     elif rules.kind == "soft":
-        shape = (None, rules.group_tokens, rules.num_experts, rules.slots_per_expert)
+        shape = (None, rules.group_tokens, experts, rules.slots_per_expert)
     return {name: (_ELEMENTS.get(name, "float32"), shape) for name in LAYER_OUTPUTS[rules.kind]}
 
 
@@ -120,9 +125,9 @@ def layer_routings(
     """
     if manifest.rules is None:
         return {}
-    kind, layout = manifest.rules.kind, TokenLayout.of(manifest)
-    layers = layer_fields(names, values, profile)
-    return {name: Routing(kind, layout, **fields) for name, fields in zip(manifest.moe_layers, layers, strict=True)}
+    rules, layout = manifest.rules, TokenLayout.of(manifest)
+    layers = zip(manifest.moe_layers, rules.experts, layer_fields(names, values, profile), strict=True)
+    return {name: Routing(rules.kind, layout, experts, **fields) for name, experts, fields in layers}
 
 
 def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from vmoe_runtime.capacity import Rounding, compute_slots, effective_ratio
+from vmoe_runtime.capacity import Rounding, compute_slots
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, parse_profile_name, profile_name
 
@@ -44,17 +44,20 @@ class _Rules:
     """What all kinds have.
 
     Attributes:
-        num_experts: E.
+        experts: E of each MoE layer.
         group_tokens: S, tokens per routing group.
-        num_moe_layers: MoE layers of the model.
     """
 
     kind: ClassVar[RoutingKind]
     example: ClassVar[str]
 
-    num_experts: int
+    experts: tuple[int, ...]
     group_tokens: int
-    num_moe_layers: int
+
+    @property
+    def num_experts(self) -> int:
+        """E; the largest one where the layers differ."""
+        return max(self.experts)
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -144,22 +147,28 @@ class _CapacityRules(_Rules):
                 f"from {self.num_experts / (choice['k'] or 1):g} on no token is dropped"
             )
         pairs = self.group_tokens * (choice["k"] or 1)
-        slots = compute_slots(pairs, self.num_experts, ratio, self.rounding, self.capacity_multiple_of)
+        by_count = {experts: self._slots(pairs, experts, ratio) for experts in dict.fromkeys(self.experts)}
+        slots = tuple(by_count[experts] for experts in self.experts)
+        limit = None if choice["max_experts"] == self.num_experts else choice["max_experts"]
+        return Profile(
+            name=profile_name(ratio, **{**choice, "max_experts": limit}),
+            capacity_ratio=ratio,
+            slots=slots,
+            effective_ratio=float(sum(map(operator.mul, slots, self.experts))) / float(pairs * len(slots)),
+            rules=self,
+            **choice,
+        )
+
+    def _slots(self, pairs: int, experts: int, ratio: float) -> int:
+        """Slots of each of so many experts. From a ratio of their number on, which drops nothing, there are no more."""
+        slots = compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
         # An expert can't get more than all pairs; a multiple far above would only cost memory.
         if slots > max(pairs, _SMALL_GROUP):
             raise RoutingError(
                 f"rounding up to a multiple of {self.capacity_multiple_of} gives {slots} slots per expert, "
                 f"where a group has {pairs} token-expert pairs"
             )
-        limit = None if choice["max_experts"] == self.num_experts else choice["max_experts"]
-        return Profile(
-            name=profile_name(ratio, **{**choice, "max_experts": limit}),
-            capacity_ratio=ratio,
-            slots=(slots,) * self.num_moe_layers,
-            effective_ratio=effective_ratio(slots, pairs, self.num_experts),
-            rules=self,
-            **choice,
-        )
+        return slots
 
     def _choice(self, k: Any, bpr: Any, pool: Any, max_experts: Any) -> dict[str, Any]:
         """What a user gave, checked, as a profile has it; where experts choose, there is none of it."""
@@ -193,7 +202,7 @@ class TopKRules(_CapacityRules):
         for name, flag in (("bpr", bpr), ("pool", False if pool is None else pool)):
             if not _is_flag(flag):
                 raise RoutingError(f"{name} must be True or False, not {shown(flag)}")
-        k, most = _whole("k", k), self.num_experts // self.ensemble_size
+        k, most = _whole("k", k), min(self.experts) // self.ensemble_size
         if not 1 <= k <= most:
             what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
             raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")

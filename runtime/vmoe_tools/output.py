@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import click
 
@@ -106,11 +106,16 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all; see `write_large_file`."""
+    write_large_file(path, lambda file: file.write(content))
+
+
+def write_large_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file by way of a temporary one beside it, which is renamed.
 
     Args:
         path: of the file. A link stays one: the file that it points to is replaced.
-        content: of the file.
+        write: writes the content to an open file.
 
     Raises:
         click.ClickException: it can't be written; a file that was there before is unchanged.
@@ -120,7 +125,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         with tempfile.NamedTemporaryFile("wb", dir=real.parent, prefix=f".{real.name:.40}.", delete=False) as file:
             part = Path(file.name)
-            file.write(content)
+            write(file)
         part.chmod(real.stat().st_mode if real.exists() else 0o666 & ~_umask())
         part.replace(real)
     except OSError as error:

@@ -39,6 +39,7 @@ class _Entry:
 
 _ENTRIES = {
     "export": _Entry("vmoe_export.command", "export", "Convert a V-MoE checkpoint into a bundle.", "export"),
+    "prune": _Entry("vmoe_export.prune_command", "prune", "Write a checkpoint with fewer experts.", "export"),
     "run": _Entry("vmoe_tools.run.command", "run", "Classify image files.", "images"),
     "bench": _Entry("vmoe_tools.bench.command", "bench", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
     "inspect": _Entry("vmoe_tools.inspect.command", "inspect", "Describe a bundle, or what its routers do.", "bench"),

@@ -20,7 +20,7 @@ from vmoe_runtime.routing_kinds import TopKRules
 pytestmark = pytest.mark.fast
 
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.json").read_text())["rows"]
-RULES = TopKRules(num_experts=8, group_tokens=50, num_moe_layers=3)
+RULES = TopKRules(experts=(8, 8, 8), group_tokens=50)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

@@ -128,10 +128,10 @@ def test_patches_of_every_kind(name: str, setting: str | None, members: int) -> 
 
 def test_where_patches_are_not_known_that_is_said() -> None:
     kept = np.ones((2, 10, 1), bool)
-    unknown = Routing("top-k", None, kept, kept.astype(np.float32), kept.astype(np.int32))
+    unknown = Routing("top-k", None, 4, kept, kept.astype(np.float32), kept.astype(np.int32))
     with pytest.raises(RoutingError, match="doesn't say which tokens are patches"):
         layer_patches(unknown)
-    statistics = RoutingStatistics(num_experts=4)
+    statistics = RoutingStatistics()
     statistics.add({"block": unknown, "odd": replace(unknown, layout=TokenLayout(7, 1, 2, 3))}, images=2)
     layers = statistics.layers()
     assert [layer.patches_dropped for layer in layers.values()] == [None, None]
@@ -146,7 +146,7 @@ def test_statistics_are_the_count_over_all_batches(
     setting: str, grouped: Engine, mnist_images: dict[str, np.ndarray]
 ) -> None:
     images, labels = mnist_images["images"][:48], mnist_images["labels"][:48]
-    statistics = RoutingStatistics(EXPERTS, CLASSES)
+    statistics = RoutingStatistics(CLASSES)
     for start in range(0, 48, 16):
         chosen = slice(start, start + 16)
         statistics.add(grouped.routing(images[chosen], setting), 16, labels[chosen])
@@ -158,7 +158,7 @@ def test_statistics_are_the_count_over_all_batches(
 
 def test_all_gates_have_an_entropy(alone: Engine, mnist_images: dict[str, np.ndarray]) -> None:
     images = mnist_images["images"][:8]
-    statistics = RoutingStatistics(EXPERTS)
+    statistics = RoutingStatistics()
     routing = alone.routing(images, "c8-k8")
     statistics.add(routing, 8)
     for name, found in statistics.layers().items():
@@ -173,7 +173,7 @@ def test_statistics_with_experts_choice() -> None:
     labels = np.array([3, 1, 4, 1, 5, 9])
     with np.load(IMAGES) as data, Engine.load(kept_bundle("choice")) as engine:
         ((name, routing),) = engine.routing(data["images"], "c0.5").items()
-    statistics = RoutingStatistics(4, CLASSES)
+    statistics = RoutingStatistics(CLASSES)
     statistics.add({name: routing}, 6, labels)
     found = statistics.layers()[name]
     assert_statistics(found, routing, labels, 4, 10)
@@ -185,7 +185,7 @@ def test_statistics_with_experts_choice() -> None:
 def test_a_soft_moe_has_shares_in_place_of_pairs() -> None:
     with np.load(IMAGES) as data, Engine.load(kept_bundle("soft")) as engine:
         routing = engine.routing(data["images"])
-    statistics = RoutingStatistics(4, CLASSES)
+    statistics = RoutingStatistics(CLASSES)
     statistics.add(routing, 6, np.arange(6))
     ((name, found),) = statistics.layers().items()
     shares = routing[name].combine.astype(np.float64).sum(axis=3)
@@ -239,7 +239,7 @@ def test_agreement_is_the_count_over_all_images(
         mnist_checkpoint, tmp_path / "low.vmoe", capacity=[0.3], k=[2], group="16", precision="int8", validate=False
     )
     images = mnist_images["images"][:160]
-    count = AgreementCount(EXPERTS, has_top1=True)
+    count = AgreementCount(has_top1=True)
     with Engine.load(tmp_path / "low.vmoe") as low:
         for batch in (images[:64], images[64:]):
             ours, theirs = (engine.logits_and_routing(batch, "c0.3-k2") for engine in (grouped, low))

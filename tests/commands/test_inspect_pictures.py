@@ -93,7 +93,7 @@ def test_patches_have_the_colour_and_the_number_of_their_expert(samples: Samples
 
 
 def test_charts_have_the_numbers(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
-    statistics = RoutingStatistics(8, 10)
+    statistics = RoutingStatistics(10)
     with Engine.load(mnist_bundle) as engine:
         statistics.add(engine.routing(mnist_images["images"][:32]), 32, mnist_images["labels"][:32])
     layers = statistics.layers()

@@ -21,7 +21,7 @@ from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
 
 VMOE = Path(sys.executable).with_name("vmoe")
-COMMANDS = ["export", "run", "bench", "inspect", "fewshot", "report", "serve", "build"]
+COMMANDS = ["export", "prune", "run", "bench", "inspect", "fewshot", "report", "serve", "build"]
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 
 

@@ -133,7 +133,7 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "that contradicts the number of classes": ({"num_classes": 1000}, "num_classes"),
     "that contradicts the number of blocks": ({"encoder": {"num_layers": 12}}, "num_layers"),
     "that contradicts the MoE layers": ({"encoder": {"moe": {"layers": [0, 1]}}}, "moe.layers"),
-    "that contradicts the number of experts": ({"encoder": {"moe": {"num_experts": 32}}}, "num_experts"),
+    "that contradicts the number of experts": ({"encoder": {"moe": {"num_experts": 1}}}, "num_experts"),
     "with an unknown classifier": ({"classifier": "average"}, "'average'"),
     "with a classifier of other tensors": ({"classifier": "map"}, "'map'"),
     "with an unknown position embedding": ({"encoder": {"position_emb": {"name": "rope"}}}, "'rope'"),

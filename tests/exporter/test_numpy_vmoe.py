@@ -44,7 +44,7 @@ def _settings(case: golden.Case) -> numpy_vmoe.Settings:
         classifier,
         group_tokens=int(case.group.removeprefix("tokens:")),
         k=profile.k,
-        capacity=profile.slots[0],
+        capacity=profile.slots,
         bpr=profile.bpr,
         members=case.members,
         bf16=case.bfloat16,

@@ -15,10 +15,10 @@ from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, 
 
 pytestmark = pytest.mark.fast
 
-TOP_K = TopKRules(8, 50, 2)
-ENSEMBLE = TopKRules(8, 100, 2, ensemble_size=2)
-CHOICE = ExpertsChoiceRules(8, 50, 2)
-SOFT = SoftRules(8, 50, 2, slots_per_expert=4)
+TOP_K = TopKRules((8, 8), 50)
+ENSEMBLE = TopKRules((8, 8), 100, ensemble_size=2)
+CHOICE = ExpertsChoiceRules((8, 8), 50)
+SOFT = SoftRules((8, 8), 50, slots_per_expert=4)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,22 @@ def test_a_profile_says_what_its_graph_takes() -> None:
 
 def test_experts_choice_counts_tokens_and_not_choices() -> None:
     assert CHOICE.profile(1.0) == Profile("c1.0", 1.0, None, None, (7, 7), pytest.approx(56 / 50))
-    assert ExpertsChoiceRules(8, 50, 1, "round").profile(1.0).slots == (6,)
+    assert ExpertsChoiceRules((8,), 50, "round").profile(1.0).slots == (6,)
+
+
+def test_slots_are_those_of_each_layers_own_experts() -> None:
+    rules = TopKRules((8, 5), 50)
+    assert rules.profile(0.3, 1, True).slots == (2, 3)  # 50 * 0.3 / 8 and / 5, rounded up
+    assert rules.profile(0.3, 1, True).effective_ratio == (2 * 8 + 3 * 5) / (2 * 50)
+    assert rules.profile(6, 2, True).slots == (75, 100)  # 5 experts have as many slots as pairs from a ratio of 5 on
+    assert rules.profile(0.3, 1, True, max_experts=7).name == "c0.3-k1-m7"
+    assert rules.profile(0.3, 1, True, max_experts=8).name == "c0.3-k1"
+    with pytest.raises(RoutingError, match="k must be between 1 and the number of experts, 5, not 6"):
+        rules.profile(0.3, 6, True)
+    with pytest.raises(RoutingError, match=r"8\.5 is larger than the number of experts, 8"):
+        rules.profile(8.5, 1, True)
+    assert TopKRules((8, 4), 100, ensemble_size=2).profile(1, 2, True).slots == (25, 50)
+    assert ExpertsChoiceRules((8, 5), 50).profile(1.0).slots == (7, 10)
 
 
 def test_fields_replace_those_of_a_profile() -> None:
@@ -140,9 +155,9 @@ def test_soft_moe_has_nothing_to_set(name: str) -> None:
 
 
 def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
-    large = TopKRules(8, MOST_COUNTED_TOKENS + 1, 1)
+    large = TopKRules((8,), MOST_COUNTED_TOKENS + 1)
     assert large.profile(0.1, 1, True, True).max_experts == 8
-    assert TopKRules(8, MOST_COUNTED_TOKENS, 1).profile(0.1, 1, True, True, 7).max_experts == 7
+    assert TopKRules((8,), MOST_COUNTED_TOKENS).profile(0.1, 1, True, True, 7).max_experts == 7
     with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
         large.profile(0.1, 1, True, True, 7)
 

@@ -20,8 +20,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "g7": {"capacity": [0.5, 1.0]},
     "g6": {},
     "g5": {"capacity": [1.05], "k": [1], "output": "members"},
+    "g1": {"capacity": [0.3], "k": [1]},
 }
-"""Official models of experts choice, of Soft MoE and an ensemble (E3), and how they are exported."""
+"""Official models of experts choice, of Soft MoE, an ensemble (E3) and top-k, and how they are exported."""
 
 
 @pytest.fixture
@@ -40,11 +41,13 @@ def runners(tmp_path: Path) -> Iterator[Any]:
 
 
 @functools.cache
-def bundle_of(model: str) -> Path:
-    path = sdk_build.scratch_folder() / f"{model}.vmoe"
+def bundle_of(name: str) -> Path:
+    path = sdk_build.scratch_folder() / f"{name}.vmoe"
+    model, _, pruned = name.partition(" ")
     stored = golden.settings(model)
     size = tuple(stored["image_size"])
-    export_bundle(golden.FOLDER / model, path, config=stored["model"], image_size=size, validate=False, **MODELS[model])
+    checkpoint = golden.without_experts(model, path.with_suffix(".safetensors")) if pruned else golden.FOLDER / model
+    export_bundle(checkpoint, path, config=stored["model"], image_size=size, validate=False, **MODELS[model])
     return path
 
 
@@ -58,6 +61,12 @@ def bundle_of(model: str) -> Path:
         ("g6", {}),
         ("g5", {}),
         ("g5", {"capacity": 0.5, "k": 2, "bpr": False}),
+        ("g7 with fewer experts", {}),
+        ("g6 with fewer experts", {}),
+        ("g5 with fewer experts", {"capacity": 0.5, "k": 2}),
+        ("g1 with fewer experts", {}),
+        ("g1 with fewer experts", {"capacity": 7.5, "k": 2, "bpr": False}),
+        ("g1 with fewer experts", {"pool": True, "max_experts": 7}),
     ],
     ids=str,
 )
@@ -68,7 +77,7 @@ def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
     if prefix is None:
         pytest.skip("the op library was not built here")
     runner, engine = runners(bundle_of(model), prefix), python_engine(bundle_of(model), prefix)
-    images = golden.arrays(model)["images"][:4]
+    images = golden.arrays(model.partition(" ")[0])["images"][:4]
     assert runner.logits(images, *setting_fields(**setting)).tobytes() == engine(images, **setting).tobytes()
     expected, found = engine.routing(images, **setting), runner.routing(images, *setting_fields(**setting))
     assert list(found) == list(expected)
@@ -76,7 +85,7 @@ def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
         assert_same_routing(routing, expected[layer])
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, "g1 with fewer experts", "g5 with fewer experts"])
 @pytest.mark.parametrize(
     "setting",
     [

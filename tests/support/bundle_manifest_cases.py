@@ -122,6 +122,16 @@ bad("1001 MoE layers", says(put("routing/layers", [f"encoderblock_{i}" for i in 
 bad("no experts", says(put("routing/num_experts", 0)), "'num_experts'")
 bad("65,537 experts", says(put("routing/num_experts", 65_537)), "'num_experts'")
 bad("4.0 experts", says(put("routing/num_experts", 4.0)), "'num_experts'")
+good("experts of each layer that are the same", says(put("routing/layer_experts", [4])))
+good("experts of each layer that are null", says(put("routing/layer_experts", None)))
+for _value in ([], [4, 4], [3], [5], [4.0], [True], ["4"], [2**64]):
+    bad(
+        f"experts {_value!r} of each layer",
+        says(put("routing/layer_experts", _value)),
+        "'layer_experts'",
+        "each of 'layers'",
+    )
+bad("experts of each layer that are a number", says(put("routing/layer_experts", 4)), "'layer_experts'", "wrong type")
 bad("no tokens", says(put("routing/group_tokens", 0)), "'group_tokens'")
 bad("2^31 tokens", says(put("routing/group_tokens", 2**31)), "'group_tokens'")
 bad("2^60 tokens", says(put("routing/group_tokens", 2**60)), "'group_tokens'")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 import torch
 
 from vmoe_export import open_checkpoint
@@ -96,12 +97,11 @@ class Case:
         _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
         if self.kind == "experts-choice":
             rounding, multiple = self.raw["capacity_ceil_or_round"], self.raw["capacity_multiple_of"] or 1
-            choosing = ExpertsChoiceRules(experts, tokens, len(self.raw["layers"]), rounding, multiple)
+            choosing = ExpertsChoiceRules((experts,) * len(self.raw["layers"]), tokens, rounding, multiple)
             return choosing.profile(self.raw["capacity_factor"])
         rules = TopKRules(
-            experts,
+            (experts,) * len(self.raw["layers"]),
             tokens,
-            len(self.raw["layers"]),
             capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
             ensemble_size=self.members,
         )
@@ -148,6 +148,23 @@ def kind_of(model: str) -> RoutingKind | None:
     name = ((moe.get("router") or {}).get("name") or "").rpartition(".")[2]
     kinds: dict[str, RoutingKind] = {"SoftRouter": "soft", "NoisyTopItemsPerExpertRouter": "experts-choice"}
     return kinds.get(name, "top-k")
+
+
+def without_experts(model: str, path: Path) -> Path:
+    """The model's checkpoint as a safetensors file in which the last MoE layer has an expert less, of each member."""
+    with open_checkpoint(FOLDER / model) as checkpoint:
+        tensors = dict(checkpoint)
+    last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
+    moe, experts = last.removesuffix("Mlp/Dense_0/kernel"), len(tensors[last])
+    members = settings(model)["model"]["encoder"]["moe"].get("ensemble_size") or 1
+    kept = np.arange(experts).reshape(members, -1)[:, :-1].ravel()
+    for name, tensor in tensors.items():
+        if name.startswith(f"{moe}Mlp/"):
+            tensors[name] = tensor[kept]
+        elif name.startswith(f"{moe}Router/") and tensor.ndim:
+            tensors[name] = tensor.reshape(len(tensor), experts, *tensor.shape[2:][: "mu" in name])[:, kept]
+    safetensors.numpy.save_file(tensors, path)
+    return path
 
 
 def kept_pairs(expert: np.ndarray, kept: np.ndarray, num_experts: int) -> np.ndarray:

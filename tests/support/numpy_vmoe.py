@@ -6,7 +6,7 @@ Shares nothing with the exporter: an independent answer to compare the exported 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Settings:
         temperature: of sincos2d.
         group_tokens: S.
         k: experts per token.
-        capacity: places per expert and group; one for all MoE layers.
+        capacity: places per expert and group, of each MoE layer.
         bpr: Batch Priority Routing.
         pool: the places of a group are one pool.
         max_experts: experts that a group may use; 0 for all.
@@ -45,7 +45,7 @@ class Settings:
     temperature: float = 10_000.0
     group_tokens: int = 0
     k: int = 0
-    capacity: int = 0
+    capacity: Sequence[int] = ()
     bpr: bool = False
     pool: bool = False
     max_experts: int = 0
@@ -81,7 +81,8 @@ def forward(parameters: Parameters, images: Array, settings: Settings) -> Result
                 members = settings.members
                 x, normed = (np.repeat(rows, members, axis=0) for rows in (x, normed))
             by_token = normed.reshape(-1, members, *x.shape[1:]).swapaxes(1, 2)
-            y, kept, gates = _moe(p, f"{block}/Moe", by_token.reshape(-1, settings.group_tokens, x.shape[-1]), settings)
+            groups = by_token.reshape(-1, settings.group_tokens, x.shape[-1])
+            y, kept, gates = _moe(p, f"{block}/Moe", groups, settings, settings.capacity[len(result.kept)])
             result.kept[f"encoderblock_{i}"], result.gates[f"encoderblock_{i}"] = kept, gates
             x = x + y.reshape(by_token.shape).swapaxes(1, 2).reshape(x.shape)
         else:
@@ -166,14 +167,14 @@ def _product(x: Array, weights: Array, numbers: str) -> Array:
     return x @ weights
 
 
-def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array, Array, Array]:
+def _moe(p: Parameters, name: str, x: Array, settings: Settings, capacity: int) -> tuple[Array, Array, Array]:
     """Returns y[G,S,D], kept[G,S,E] and gates[G,S,E]."""
     logits = x @ p[f"{name}/Router/dense/kernel"].reshape(x.shape[-1], -1)
     if settings.members > 1:  # a member has its own experts, and tokens stand member by member
         owner = np.arange(logits.shape[-1]) // (logits.shape[-1] // settings.members)
         logits[:, owner != np.arange(x.shape[1])[:, None] % settings.members] = -np.inf
     gates = _softmax(logits)
-    kept = np.stack([_kept_pairs(group, settings) for group in gates])
+    kept = np.stack([_kept_pairs(group, settings, capacity) for group in gates])
     y = np.zeros_like(x)
     inputs = _to_bf16(x) if settings.bf16 else x
     for expert in range(gates.shape[-1]):
@@ -188,7 +189,7 @@ def _moe(p: Parameters, name: str, x: Array, settings: Settings) -> tuple[Array,
 _EXPERT_PARAMETERS = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
 
 
-def _kept_pairs(gates: Array, settings: Settings) -> Array:
+def _kept_pairs(gates: Array, settings: Settings, capacity: int) -> Array:
     """The pairs of one group that get a place, gates[S,E] -> bool[S,E]: the first of each expert, or of the pool."""
     # sorted() is stable: on ties the lower expert and the lower token stay first.
     chosen = [sorted(range(gates.shape[1]), key=lambda e, row=row: -row[e])[: settings.k] for row in gates]
@@ -204,7 +205,7 @@ def _kept_pairs(gates: Array, settings: Settings) -> Array:
         for token in turns:
             expert = chosen[token][choice]
             taken = kept.sum() if settings.pool else kept[:, expert].sum()
-            places = settings.capacity * gates.shape[1] if settings.pool else settings.capacity
+            places = capacity * gates.shape[1] if settings.pool else capacity
             if expert in used and taken < places:
                 kept[token, expert] = True
     return kept

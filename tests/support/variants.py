@@ -29,7 +29,8 @@ class Variant:
     Attributes:
         trained_grid: patches (rows, columns) that a learned position embedding has.
         image_size: pixels (height, width) that it runs on.
-        experts: of each MoE block, for the block numbers in `moe`.
+        experts: E of each MoE block, whose numbers `moe` has; the largest where they differ.
+        layer_experts: E of each where they differ.
         options: what `export_bundle` is told beside the config.
         settings: capacity ratio, k and bpr that the bundle is run with; the first ones are its profile.
         batch_multiple: images that fill whole groups.
@@ -48,6 +49,7 @@ class Variant:
     layers: int = 2
     moe: tuple[int, ...] = ()
     experts: int = 4
+    layer_experts: tuple[int, ...] = ()
     qk_norm: bool = False
     representation: int | None = None
     classes: int | None = 7
@@ -65,6 +67,11 @@ class Variant:
         """The settings, and each of them with a pool, with a limit, and with both."""
         policies = (False, 0), (True, 0), (False, (self.experts + 1) // 2), (True, max(1, self.experts - 1))
         return [Setting(*official, *policy) for official in self.settings for policy in policies]
+
+    @property
+    def experts_of(self) -> dict[int, int]:
+        """E of each MoE block."""
+        return dict(zip(self.moe, self.layer_experts or [self.experts] * len(self.moe), strict=True))
 
     @property
     def tokens(self) -> int:
@@ -108,8 +115,8 @@ class Variant:
             yield from self._attention(f"{block}/SelfAttention")
             yield from self._norm(f"{block}/LayerNorm_1")
             if i in self.moe:
-                yield f"{block}/Moe/Router/dense/kernel", (width, self.experts)
-                yield from self._mlp(f"{block}/Moe/Mlp", (self.experts,))
+                yield f"{block}/Moe/Router/dense/kernel", (width, self.experts_of[i])
+                yield from self._mlp(f"{block}/Moe/Mlp", (self.experts_of[i],))
             else:
                 yield from self._mlp(f"{block}/Mlp")
         yield from self._norm("Encoder/encoder_norm")
@@ -231,5 +238,11 @@ VARIANTS = (
         group_tokens=8, batch_multiple=4,
         settings=((0.5, 1, True), (1.05, 2, False), (0.5, 4, True)),
         options={"image_size": (12, 8), "group": "tokens:8", "capacity_multiple_of": 2},
+    ),
+    Variant(
+        "token, learned embedding, 8 experts in one block and 5 in another",
+        classifier="token", position="learned", trained_grid=(4, 4), image_size=(16, 16), layers=3, moe=(0, 2),
+        experts=8, layer_experts=(8, 5),
+        settings=((0.3, 1, True), (1.05, 2, False), (0.6, 5, True), (7.0, 1, True)),
     ),
 )  # fmt: skip

@@ -64,7 +64,7 @@ def write_weights(
         CheckpointError: a tensor holds NaN or infinite values, or values that bfloat16 has no room for.
         OSError: the file can't be written.
     """
-    header, spans = _layout(stored_tensors(shapes, precision))
+    header, spans = layout(stored_tensors(shapes, precision))
     with path.open("wb") as file:
         file.write(header)
         # In the order of the file; scales are written with their kernels, wherever they lie.
@@ -96,7 +96,8 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
     return quantized, scales
 
 
-def _layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
+def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
+    """The header of a safetensors file of these tensors, and where each lies behind it, in that order without gaps."""
     # Tensors whose length keeps the alignment come first, so that all of them are aligned.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
     entries: dict[str, dict[str, Any]] = {}

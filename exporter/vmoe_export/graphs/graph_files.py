@@ -29,7 +29,7 @@ from vmoe_runtime.bundle.manifest import (
     WEIGHTS_NAME,
     TensorRtPrecision,
 )
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
@@ -176,11 +176,11 @@ def _outputs(
     )
     if moe is None:
         return
-    per_token: list[str | int] = [choices] if isinstance(moe.routing, TopK) else [moe.num_experts]
-    if isinstance(moe.routing, Soft):
-        per_token.append(moe.routing.slots_per_expert)
+    slots = [moe.routing.slots_per_expert] if isinstance(moe.routing, Soft) else []
     kinds = {"expert": TensorProto.INT32, "slot": TensorProto.INT32, "kept": TensorProto.BOOL}
-    for name in names[1:]:
+    for index, name in enumerate(names[1:]):
+        experts = moe.experts[index * len(moe.experts) // len(names[1:])]
+        per_token = [choices if isinstance(moe.routing, TopK) else experts, *slots]
         kind = kinds.get(name.rpartition("/")[2], TensorProto.FLOAT)
         yield helper.make_tensor_value_info(name, kind, [_groups(model, grouping), grouping.tokens, *per_token])
 
@@ -236,7 +236,7 @@ def _describe(
     pixels = f"uint8[N,{shape}] in 0..255" if model.uint8_input else f"float32[N,{shape}] in [-1, 1]"
     members = f"{config.ensemble_size},{config.num_classes}"
     sizes = {"logits": config.num_classes, "members": members, "features": config.feature_size}
-    experts = f" with {moe.num_experts} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
+    experts = f" with {by_layer(moe.experts)} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
     facts = {
         "model": f"{KIND_NAMES[moe.routing.kind] if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
         f"hidden size {config.hidden_size}, patches of {'x'.join(map(str, config.patch_size))} px",

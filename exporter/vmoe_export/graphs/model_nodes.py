@@ -312,7 +312,7 @@ class ModelNodes:
         slot = expert.replace("/expert", "/slot")
         settings, routes = (capacity, *self._settings[1:]), [slot, weight, "", expert]
         if self._config.ensemble_size > 1:
-            gates = self._member_gates(moe, self._layer_norm(f"{block}/LayerNorm_1", x), router)
+            gates = self._member_gates(self._layer_norm(f"{block}/LayerNorm_1", x), router)
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
             routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], routes, {})
@@ -351,11 +351,11 @@ class ModelNodes:
     def _kept(self, slot: str, kept: str) -> None:
         self._add("GreaterOrEqual", slot, self._constant("no_slot_below", 0, np.int32), outputs=[kept])
 
-    def _member_gates(self, moe: MoeConfig, x: str, router: str) -> str:
+    def _member_gates(self, x: str, router: str) -> str:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
-        members, experts, tokens = self._config.ensemble_size, moe.num_experts, self._model.group_tokens
+        members, experts, tokens = self._config.ensemble_size, self._weights[router].shape[1], self._model.group_tokens
         owner = np.arange(experts) // (experts // members)
-        is_own = self._constant("is_own_expert", owner == np.arange(members)[:, None], np.bool_)
+        is_own = self._constant(f"is_own_expert_of_{experts}", owner == np.arange(members)[:, None], np.bool_)
         by_member = self._reshape(self._add("MatMul", x, router), -1, tokens // members, members, experts)
         scores = self._add("Where", is_own, by_member, self._constant("minus_infinity", -np.inf, np.float32))
         return self._reshape(self._add("Softmax", scores, axis=-1), -1, tokens, experts)

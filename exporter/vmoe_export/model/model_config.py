@@ -62,16 +62,26 @@ ROUTERS: Mapping[RoutingKind, str] = {
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """The MoE layers: which blocks they are in, their experts, and how tokens get to these.
+    """The MoE layers: E of each, which blocks they are in, and how tokens get to the experts.
 
     With `dispatch_bf16` tokens are rounded to bfloat16 on their way to the experts and back.
     """
 
-    num_experts: int
+    experts: tuple[int, ...]
     mlp_dim: int
     layers: tuple[int, ...]
     dispatch_bf16: bool
     routing: RoutingConfig
+
+    @property
+    def num_experts(self) -> int:
+        """E; the largest one where the layers differ."""
+        return max(self.experts)
+
+
+def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
+    """E of each MoE layer as it stands in a manifest: one number, and where the layers differ all of them as well."""
+    return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})
 
 
 @dataclass(frozen=True)
@@ -121,5 +131,7 @@ class ModelConfig:
     def to_json(self) -> dict[str, Any]:
         """The description as it stands in a bundle's manifest."""
         fields = dataclasses.asdict(self)
+        if fields["moe"]:
+            fields["moe"] = experts_entry(fields["moe"].pop("experts")) | fields["moe"]
         fields["origins"] = dict(self.origins)
         return fields

@@ -34,7 +34,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     """
     facts = ModelFacts(shapes, config or {}, {name: value for name, value in flags.items() if value is not None})
     patch_h, patch_w, channels, hidden = facts.shape("embedding/kernel", 4)
-    num_layers = _num_layers(facts)
+    num_layers = count_layers(facts)
     attention = "Encoder/encoderblock_0/SelfAttention"
     _, num_heads, _ = facts.shape(f"{attention}/query/kernel", 3)
     moe = describe_moe(facts, num_layers)
@@ -75,7 +75,8 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     return model
 
 
-def _num_layers(facts: ModelFacts) -> int:
+def count_layers(facts: ModelFacts) -> int:
+    """The number of encoder blocks. Raises ConfigError for blocks that are not numbered 0, 1, 2, ..."""
     blocks = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
     if blocks != set(range(len(blocks))) or not blocks:
         raise ConfigError(f"the checkpoint's encoder blocks are not numbered 0, 1, 2, ... (found {sorted(blocks)[:8]})")
@@ -144,6 +145,9 @@ def _image_size(
 def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
     """What the config says of the tensors must be so."""
     moe = mapping(facts.encoder, "moe")
+    experts = moe.get("num_experts")
+    if model.moe and isinstance(experts, int) and experts > model.moe.num_experts:
+        experts = None  # the model was pruned since
     claims: list[tuple[str, Any, Any]] = [
         ("patch_size", facts.config.get("patch_size"), model.patch_size),
         ("hidden_size", facts.config.get("hidden_size"), model.hidden_size),
@@ -151,7 +155,7 @@ def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
         ("encoder.mlp_dim", facts.encoder.get("mlp_dim"), model.mlp_dim),
         ("encoder.num_heads", facts.encoder.get("num_heads"), model.num_heads),
         ("encoder.attention_qk_norm", facts.encoder.get("attention_qk_norm"), model.attention_qk_norm),
-        ("encoder.moe.num_experts", moe.get("num_experts"), model.moe and model.moe.num_experts),
+        ("encoder.moe.num_experts", experts, model.moe and model.moe.num_experts),
         ("encoder.moe.layers", moe.get("layers"), model.moe and model.moe.layers),
         ("num_classes", facts.config.get("num_classes") or None, model.num_classes),
     ]

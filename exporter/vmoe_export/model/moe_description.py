@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import ROUTERS, ExpertsChoice, MoeConfig, RoutingConfig, Soft, TopK
 from vmoe_export.model.model_facts import ModelFacts, mapping, number
 from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.profiles import by_layer
 from vmoe_runtime.routing_kinds import RoutingKind
 
 _DEFAULT_CAPACITY_RATIO = 1.05
 _DEFAULT_EXPERTS_CHOICE_RATIO = 1.0
 _DEFAULT_K = 2
+Experts = tuple[int, ...]
 _KINDS: Mapping[str, RoutingKind] = {name: kind for kind, name in ROUTERS.items()}
 
 
@@ -28,26 +30,26 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
     layers = tuple(i for i, b in enumerate(blocks) if any(n.startswith(f"{b}/Moe/") for n in facts.shapes))
     if not layers:
         return None
-    first = f"{blocks[layers[0]]}/Moe"
-    mlp_dim = facts.shape(f"{first}/Mlp/Dense_0/kernel", 3)[2]
+    routers = [f"{blocks[i]}/Moe/Router" for i in layers]
+    mlp_dim = facts.shape(f"{blocks[layers[0]]}/Moe/Mlp/Dense_0/kernel", 3)[2]
     given = mapping(facts.encoder, "moe")
-    kind = _kind(facts, first, mapping(given, "router"))
+    kind = _kind(facts, routers[0], mapping(given, "router"))
     dispatcher = mapping(mapping(given, "router"), "dispatcher")
     facts.note("inferred", "num_experts", "layers")
     routing: RoutingConfig
     if kind == "soft":
-        num_experts, routing = _soft(facts, first, given)
+        experts, routing = _soft(facts, routers, given)
         # The official router always rounds.
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", True)
     else:
         if dispatcher.get("capacity") is not None:
             raise ConfigError("the config fixes the dispatcher's capacity to a number; give --capacity instead")
         read = _top_k if kind == "top-k" else _experts_choice
-        num_experts, routing = read(facts, f"{first}/Router/dense/kernel", given, dispatcher)
+        experts, routing = read(facts, [f"{router}/dense/kernel" for router in routers], given, dispatcher)
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", False)
     if bf16 not in (True, False):
         raise ConfigError(f"bfloat16 is {bf16!r}, not true or false")
-    return MoeConfig(num_experts, mlp_dim, layers, bool(bf16), routing)
+    return MoeConfig(experts, mlp_dim, layers, bool(bf16), routing)
 
 
 def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKind:
@@ -56,7 +58,7 @@ def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKi
     named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
     if name is not None and named is None:
         raise ConfigError(f"the router {name!r} is not supported; {', '.join(_KINDS)} are")
-    is_soft = f"{first}/Router/mu" in facts.shapes
+    is_soft = f"{first}/mu" in facts.shapes
     if is_soft:
         if "router" in facts.flags:
             raise OptionError(f"--router {facts.flags['router']} doesn't fit: the routers' tensors are those of a Soft MoE")
@@ -71,12 +73,13 @@ def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKi
     return kind
 
 
-def _soft(facts: ModelFacts, first: str, given: Mapping[str, Any]) -> tuple[int, Soft]:
-    """E, and the routing."""
+def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, Soft]:
+    """E of each MoE layer, and the routing."""
     for field in ("rounding", "capacity_multiple_of", "ensemble_size"):
         if field in facts.flags:
             raise OptionError(f"Soft MoE has no capacity to round and no members: it takes no {field}")
-    _, experts, slots = facts.shape(f"{first}/Router/mu", 3)
+    experts = tuple(facts.shape(f"{router}/mu", 3)[1] for router in routers)
+    slots = facts.shape(f"{routers[0]}/mu", 3)[2]
     slots_in_config = mapping(given, "router").get("num_slots")
     if slots_in_config is not None and slots_in_config != slots:
         raise ConfigError(f"the config says num_slots {slots_in_config!r}, but the checkpoint has {slots} slots per expert")
@@ -84,10 +87,12 @@ def _soft(facts: ModelFacts, first: str, given: Mapping[str, Any]) -> tuple[int,
     return experts, Soft(slots)
 
 
-def _top_k(facts: ModelFacts, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any]) -> tuple[int, TopK]:
-    """E, and the routing."""
-    experts, members = _experts(facts, router, given)
-    most = experts // members
+def _top_k(
+    facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any], dispatcher: Mapping[str, Any]
+) -> tuple[Experts, TopK]:
+    """E of each MoE layer, and the routing."""
+    experts, members = _experts(facts, routers, given)
+    most = min(experts) // members
     router_config = mapping(given, "router")
     k = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most))
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
@@ -97,13 +102,13 @@ def _top_k(facts: ModelFacts, router: str, given: Mapping[str, Any], dispatcher:
 
 
 def _experts_choice(
-    facts: ModelFacts, router: str, given: Mapping[str, Any], dispatcher: Mapping[str, Any]
-) -> tuple[int, ExpertsChoice]:
-    """E, and the routing."""
-    members = len(facts.shapes.get(router, ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
+    facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any], dispatcher: Mapping[str, Any]
+) -> tuple[Experts, ExpertsChoice]:
+    """E of each MoE layer, and the routing."""
+    members = len(facts.shapes.get(routers[0], ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
     if members or given.get("ensemble_size") not in (None, 1):
         raise OptionError("experts choice is no routing of ensembles (E3); leave the router or the ensemble size out")
-    _, experts = facts.shape(router, 2)
+    experts = tuple(facts.shape(router, 2)[1] for router in routers)
     return experts, ExpertsChoice(*_capacity(facts, dispatcher, _DEFAULT_EXPERTS_CHOICE_RATIO))
 
 
@@ -119,19 +124,20 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
     return number({"capacity_factor": ratio}, "capacity_factor", 0.0), cast(Rounding, rounding), max(multiple, 1)
 
 
-def _experts(facts: ModelFacts, router: str, given: Mapping[str, Any]) -> tuple[int, int]:
-    """E, and M, the members of the ensemble.
+def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, int]:
+    """E of each MoE layer, and M, the members of the ensemble.
 
     A fine-tuned E3 has a router [D, M, E/M]. A pre-trained one has that of a plain V-MoE, [D, E], in which member m owns
     columns m * E/M to (m + 1) * E/M: nothing in the tensors tells them apart.
     """
-    shape = facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2)
-    experts = math.prod(shape[1:])
+    shape, *others = (facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2) for router in routers)
+    experts = tuple(math.prod(each[1:]) for each in (shape, *others))
     # Here None in an official config means unknown, not "off".
     given = {key: value for key, value in given.items() if value is not None}
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
-    if isinstance(members, bool) or not isinstance(members, int) or members < 1 or experts % members:
-        raise ConfigError(f"the ensemble size is {members!r}, which is no whole number that divides {experts} experts")
+    if isinstance(members, bool) or not isinstance(members, int) or members < 1 or any(e % members for e in experts):
+        whole = by_layer(experts)
+        raise ConfigError(f"the ensemble size is {members!r}, which is no whole number that divides {whole} experts")
     if len(shape) == 3:
         if members != shape[1]:
             raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")

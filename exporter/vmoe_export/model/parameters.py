@@ -128,13 +128,14 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     yield "embedding/bias", (width,)
     if model.position_emb == "learned":
         yield POSITION_EMBEDDING, (1, model.num_tokens, width)
+    layer_experts = dict(zip(model.moe.layers, model.moe.experts, strict=True)) if model.moe else {}
     for i in range(model.num_layers):
         block = f"Encoder/encoderblock_{i}"
         yield from _layer_norm(f"{block}/LayerNorm_0", width)
         yield from _attention(f"{block}/SelfAttention", model)
         yield from _layer_norm(f"{block}/LayerNorm_1", width)
         if model.moe and i in model.moe.layers:
-            experts, hidden = model.moe.num_experts, model.moe.mlp_dim
+            experts, hidden = layer_experts[i], model.moe.mlp_dim
             if isinstance(model.moe.routing, Soft):
                 yield f"{block}/Moe/Router/mu", (width, experts, model.moe.routing.slots_per_expert)
                 yield f"{block}/Moe/Router/scale", ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -129,8 +129,10 @@ class PartValidation:
         watch.routes += own_routes
         same = np.ones(step.y.shape[:2], bool)
         if routes:
+            assert self._model.config.moe is not None
+            layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
             expected = Run.of(self._model.layer_outputs, [self._images, *step.routes], watch.profile)
-            for pairs in differences(expected, self._run_of(watch, self._images, routes)).pairs:
+            for pairs in differences(expected, self._run_of(watch, self._images, routes, layer)).pairs:
                 same &= self._tokens_alike(pairs)
                 watch.agreement = min(watch.agreement, float(pairs.mean()))
         self._judge(watch, part, step, found, same)
@@ -172,6 +174,8 @@ class PartValidation:
                 f"{limits.difference:g}; no bundle was written"
             )
 
-    def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array]) -> Run:
+    def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
+        """A run whose routes are those of the MoE layers from `first` on."""
         names = ("slot", "weight") if watch.graph.written.profile else self._model.layer_outputs
-        return Run.of(names, [output, *routes], watch.profile)
+        profile = watch.profile and replace(watch.profile, slots=watch.profile.slots[first:])
+        return Run.of(names, [output, *routes], profile)

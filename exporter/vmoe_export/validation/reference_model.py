@@ -152,7 +152,8 @@ class ReferenceModel:
         scores = x @ self._tensor(f"{block}/Moe/Router/dense/kernel")
         members = self._config.ensemble_size
         if members > 1:  # each routes to its own experts
-            owner = np.arange(moe.num_experts) // (moe.num_experts // members)
+            experts = scores.shape[-1]
+            owner = np.arange(experts) // (experts // members)
             member = np.arange(x.shape[1]) % members
             scores = np.where(owner == member[:, None], scores, np.float32(-np.inf))
         gates = ops.softmax(scores)
@@ -198,7 +199,7 @@ class ReferenceModel:
         """What the experts make of the tokens that they keep, kept[G,S,E], times their shares[G,S,E], added up."""
         rows, y = x.reshape(-1, x.shape[-1]), np.zeros_like(x).reshape(-1, x.shape[-1])
         kept, shares = (each.reshape(len(rows), -1) for each in (kept, shares))
-        chosen = [np.flatnonzero(kept[:, e]) for e in range(moe.num_experts)]
+        chosen = [np.flatnonzero(kept[:, e]) for e in range(kept.shape[1])]
         taken = (ops.round_bf16(rows[tokens]) if moe.dispatch_bf16 else rows[tokens] for tokens in chosen)
         for e, out in enumerate(self._by_expert(block, taken)):
             y[chosen[e]] += shares[chosen[e], e, None] * (ops.round_bf16(out) if moe.dispatch_bf16 else out)

@@ -172,7 +172,7 @@ typedef struct vmoe_info {
   int64_t num_profiles;            /* stored profiles; 0 for a dense ViT and Soft MoE */
   int64_t num_class_names;         /* classes, or 0 where the bundle names none */
   int64_t num_moe_layers;          /* 0 for a dense ViT */
-  int64_t num_experts;             /* E; 0 for a dense ViT */
+  int64_t num_experts;             /* E, the largest one where layers differ; 0 for a dense ViT */
   int64_t group_tokens;            /* S; 0 for a dense ViT */
   const char* group;               /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
   const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
@@ -202,7 +202,7 @@ typedef struct vmoe_profile {
   size_t struct_size;
   char name[64];          /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
   double capacity_ratio;  /* C as it was requested */
-  double effective_ratio; /* C after rounding to whole slots */
+  double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
   int64_t k;              /* experts per token; 0 with experts choice */
   int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order and with experts choice */
   int32_t pool;           /* 1 where the slots of a group are one pool for all experts, else 0 */

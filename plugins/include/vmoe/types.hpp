@@ -80,7 +80,7 @@ struct LayerRouting {
   vmoe_routing_kind kind = VMOE_TOP_K;
   std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice, dropped ones included
   std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 where the choice was dropped
-  int64_t experts = 0;          // E
+  int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
   std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in what a slot takes
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in what a token gets
@@ -111,7 +111,7 @@ struct Info {
   vmoe_output output = VMOE_LOGITS;
   int64_t output_size = 0;                    // floats per image
   int64_t batch_multiple = 1;                 // batches must be a multiple of this many images
-  int64_t num_experts = 0, group_tokens = 0;  // E and S; 0 for a dense ViT
+  int64_t num_experts = 0, group_tokens = 0;  // E, the largest one where layers differ, and S; 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;

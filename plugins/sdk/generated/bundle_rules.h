@@ -80,6 +80,7 @@ inline constexpr Field kManifestFields[] = {
     {"", "routing", FieldType::kObject, 0, true, ~0U, {}},
     {"routing", "layers", FieldType::kList, 0, false, ~0U, {}},
     {"routing", "num_experts", FieldType::kWhole, 65536, false, ~0U, {}},
+    {"routing", "layer_experts", FieldType::kList, 0, true, ~0U, {}},
     {"routing", "group", FieldType::kText, 0, false, ~0U, {}},
     {"routing", "group_tokens", FieldType::kWhole, 2147483647, false, ~0U, {}},
     {"routing", "rounding", FieldType::kText, 0, false, kOfTopK | kOfEnsemble | kOfExpertsChoice, {"ceil", "round"}},

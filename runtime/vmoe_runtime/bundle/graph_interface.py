@@ -65,6 +65,7 @@ def _expected_inputs(manifest: Manifest, *, settings: bool) -> dict[str, Port]:
 
 def _expected_outputs(manifest: Manifest, is_fixed: bool) -> dict[str, Port]:
     outputs: dict[str, Port] = {manifest.output: Port("float32", (None, *manifest.output_shape))}
-    for what, (element, shape) in layer_outputs(manifest, fixed=is_fixed).items():
-        outputs |= {f"{layer}/{what}": Port(element, shape) for layer in manifest.moe_layers}
+    for layer, experts in zip(manifest.moe_layers, manifest.rules.experts if manifest.rules else (), strict=True):
+        of_layer = layer_outputs(manifest, experts, fixed=is_fixed)
+        outputs |= {f"{layer}/{what}": Port(element, shape) for what, (element, shape) in of_layer.items()}
     return outputs

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vmoe_runtime.preprocessing import Preprocessing, squash
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules
 
 FORMAT = "vmoe-bundle"
@@ -150,5 +150,5 @@ class Manifest:
         if isinstance(blocks, int):
             words.append(f"{blocks} blocks")
         if self.rules:
-            words.append(f"E={self.rules.num_experts}")
+            words.append(f"E={by_layer(self.rules.experts)}")
         return ", ".join([*words, f"{self.input.height}x{self.input.width}"])

@@ -87,6 +87,7 @@ MANIFEST_FIELDS = (
     Field("routing", "object", optional=True),
     Field("routing.layers", "list"),
     Field("routing.num_experts", "whole", MAX_EXPERTS),
+    Field("routing.layer_experts", "list", optional=True),
     Field("routing.group", "text"),
     Field("routing.group_tokens", "whole", _MAX_INT32),
     Field("routing.rounding", "text", choices=("ceil", "round"), kinds=_WITH_CAPACITY),

@@ -118,17 +118,29 @@ def _rules(raw: Mapping[str, Any], kind: tables.FieldKind, layers: int) -> Routi
     if kind == "dense":
         return None
     routing = raw["routing"]
-    experts, tokens = routing["num_experts"], routing["group_tokens"]
+    experts, tokens = _experts(routing, layers), routing["group_tokens"]
     if kind == "soft":
-        return SoftRules(experts, tokens, layers, routing["slots_per_expert"])
+        return SoftRules(experts, tokens, routing["slots_per_expert"])
     rounding, multiple = routing["rounding"], routing["capacity_multiple_of"]
     if kind == "experts-choice":
-        return ExpertsChoiceRules(experts, tokens, layers, rounding, multiple)
+        return ExpertsChoiceRules(experts, tokens, rounding, multiple)
     members = routing.get("ensemble_size") or 1
-    for name, whole in (("num_experts", experts), ("group_tokens", tokens)):
-        if whole % members:
+    for name, counts in (("num_experts", experts), ("group_tokens", (tokens,))):
+        if any(whole % members for whole in counts):
             raise ValueError(f"'ensemble_size' is {members}, which doesn't divide '{name}'")
-    return TopKRules(experts, tokens, layers, rounding, multiple, members)
+    return TopKRules(experts, tokens, rounding, multiple, members)
+
+
+def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
+    """E of each MoE layer."""
+    largest: int = routing["num_experts"]
+    experts = routing.get("layer_experts")
+    if experts is None:
+        return (largest,) * layers
+    # True is equal to 1 in Python, and no number of experts.
+    if len(experts) != layers or not all(type(count) is int and count >= 1 for count in experts) or max(experts) != largest:
+        raise ValueError("'layer_experts' must have a number for each of 'layers', and 'num_experts' is the largest")
+    return tuple(experts)
 
 
 def _profiles(entries: list[Any], kind: tables.FieldKind, rules: RoutingRules | None) -> dict[str, Profile]:
@@ -149,7 +161,7 @@ def _profiles(entries: list[Any], kind: tables.FieldKind, rules: RoutingRules | 
         if capacity != slots or not all(type(count) is int for count in capacity) or computed.name != name:
             raise ValueError(
                 f"profile {name!r:.60} says capacity {capacity!r:.60}, but its setting gives {computed.name} with "
-                f"{slots[0]} slots per expert in each of {len(slots)} MoE layers"
+                f"{slots[0]} slots per expert in the first of {len(slots)} MoE layers"
             )
         if name in profiles:
             raise ValueError(f"there are two profiles {name!r}")

@@ -37,14 +37,12 @@ class Agreement:
 class AgreementCount:
     """Counts over batches."""
 
-    def __init__(self, num_experts: int, *, has_top1: bool) -> None:
+    def __init__(self, *, has_top1: bool) -> None:
         """Starts at nothing.
 
         Args:
-            num_experts: E of every MoE layer; 0 for a dense ViT.
             has_top1: the outputs are logits [N,classes].
         """
-        self._num_experts = num_experts
         self._has_top1 = has_top1
         self._images = self._same = self._values = 0
         self._largest = self._total = 0.0
@@ -87,7 +85,7 @@ class AgreementCount:
     def _keepers(self, routing: Routing) -> Array:
         """bool[T,E]: whether the expert keeps the token."""
         choices = choices_of(routing)
-        keepers = np.zeros((len(choices.kept), self._num_experts), bool)
+        keepers = np.zeros((len(choices.kept), routing.experts), bool)
         token, choice = np.nonzero(choices.kept)
         keepers[token, choices.expert[token, choice]] = True
         return keepers

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from vmoe_runtime.profiles import by_layer, slots_range
 from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle
 from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
@@ -39,7 +40,7 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
             "order": lambda profile: {None: "-", True: "BPR", False: "vanilla"}[profile["bpr"]],
             "pool": lambda profile: _yes(profile["pool"]),
             "max\nexperts": lambda profile: one_line(profile["max_experts"]),
-            "slots": lambda profile: str(profile["capacity"][0]),
+            "slots": lambda profile: slots_range(profile["capacity"]),
             "FLOPs": lambda profile: _short(profile["flops_per_image"]),
             "of\ndense": lambda profile: number_text(profile["of_dense"], ".0%"),
         }
@@ -76,7 +77,7 @@ def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
         rows = [
             ("routing", routing["kind"]),
             ("blocks", ", ".join(layer.rpartition("_")[2] for layer in routing["layers"])),
-            ("experts", f"{routing['num_experts']} in each, MLP {one_line(summary['model']['expert_mlp_dim'])}"),
+            ("experts", f"{by_layer(routing['layer_experts'])} in each, MLP {one_line(summary['model']['expert_mlp_dim'])}"),
             ("group", f"{one_line(routing['group'])}: {_count(routing['group_tokens'], 'token')}"),
             ("bf16 dispatch", _yes(summary["model"]["dispatch_bf16"])),
             ("a call sets", ", ".join(routing["settings"]) or "nothing"),
@@ -181,7 +182,7 @@ def _model(summary: Summary) -> list[Row]:
     known = ", without names" if names is None else f": {', '.join(map(one_line, names[:3]))}{', ...' * (len(names) > 3)}"
     share = "-" if per_token is None else f"{per_token:,}, {per_token / max(parameters['all'], 1):.1%} of them"
     if per_token is not None and summary["routing"] is not None and parameters["k"] is not None:
-        share += f": {parameters['k']} of {_count(summary['routing']['num_experts'], 'expert')} in each MoE layer"
+        share += f": {parameters['k']} of {by_layer(summary['routing']['layer_experts'])} experts in each MoE layer"
     sizes = {"width": "hidden_size", "heads": "num_heads", "MLP": "mlp_dim"}
     encoder = [f"{one_line(model['num_layers'])} blocks", *(f"{name} {one_line(model[key])}" for name, key in sizes.items())]
     rows = [

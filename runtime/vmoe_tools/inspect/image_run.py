@@ -122,11 +122,10 @@ def run_images(
     """
     first, *others = engines = [each.engine for each in bundles]
     manifest = first.manifest
-    experts = manifest.rules.num_experts if manifest.rules else 0
     has_top1 = manifest.output == "logits"
     known = source.labels if has_top1 else None
-    statistics = RoutingStatistics(experts, None if known is None else manifest.outputs)
-    counts = [AgreementCount(experts, has_top1=has_top1) for _ in others]
+    statistics = RoutingStatistics(None if known is None else manifest.outputs)
+    counts = [AgreementCount(has_top1=has_top1) for _ in others]
     multiple, right = common_multiple(engines), 0
     whole, size = len(source) // multiple * multiple, -(-_IMAGES_PER_CALL // multiple) * multiple
     if not whole:

@@ -38,13 +38,8 @@ class Choices:
     complete: bool
 
 
-def choices_of(routing: Routing, num_experts: int | None = None) -> Choices:
-    """The choices of one MoE layer.
-
-    Args:
-        routing: of the layer, for G groups of S tokens.
-        num_experts: E of the layer. Without it choices of top-k routing never count as complete.
-    """
+def choices_of(routing: Routing) -> Choices:
+    """The choices of one MoE layer, for G groups of S tokens."""
     if routing.kept is None:
         assert routing.combine is not None
         weight = routing.combine.sum(axis=3)
@@ -55,7 +50,7 @@ def choices_of(routing: Routing, num_experts: int | None = None) -> Choices:
     choices = routing.kept.shape[2]
     members = 1 if routing.layout is None else routing.layout.members
     expert, kept, weight = (part.reshape(-1, choices) for part in (routing.expert, routing.kept, routing.weight))
-    return Choices(expert, kept, weight, complete=choices == num_experts and members == 1)
+    return Choices(expert, kept, weight, complete=choices == routing.experts and members == 1)
 
 
 def _of_all_experts(kept: Array, weight: Array) -> Choices:
@@ -111,21 +106,19 @@ class RoutingStatistics:
     Examples:
         >>> from vmoe_runtime import Engine
         >>> with Engine.load(bundle, profile="c2-k1") as engine:
-        ...     statistics = RoutingStatistics(num_experts=8, num_classes=10)
+        ...     statistics = RoutingStatistics(num_classes=10)
         ...     statistics.add(engine.routing(images), images=16, labels=None)
         >>> layer = statistics.layers()["encoderblock_0"]
         >>> int(layer.load.sum()), layer.load.shape
         (800, (8,))
     """
 
-    def __init__(self, num_experts: int, num_classes: int | None = None) -> None:
+    def __init__(self, num_classes: int | None = None) -> None:
         """Starts at nothing.
 
         Args:
-            num_experts: E of every MoE layer, of all members of an ensemble.
             num_classes: of the labels; None where there are none.
         """
-        self._num_experts = num_experts
         self._num_classes = num_classes
         self._layers: dict[str, _Counts] = {}
 
@@ -139,7 +132,7 @@ class RoutingStatistics:
         """
         for name, layer in routing.items():
             if name not in self._layers:
-                self._layers[name] = _Counts(layer.kind, self._num_experts, self._num_classes)
+                self._layers[name] = _Counts(layer.kind, layer.experts, self._num_classes)
             self._layers[name].add(layer, images, labels)
 
     def layers(self) -> dict[str, LayerStatistics]:
@@ -164,7 +157,7 @@ class _Counts:
         self.tokens_per_image = 0
 
     def add(self, routing: Routing, images: int, labels: Array | None) -> None:
-        choices = choices_of(routing, self.num_experts)
+        choices = choices_of(routing)
         self.images += images
         self.pairs += choices.kept.size
         self.pairs_kept += int(np.count_nonzero(choices.kept))

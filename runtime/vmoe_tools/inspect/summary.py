@@ -33,8 +33,8 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         - `bundle`, `format_version`, `verified`, `kind`, `ensemble_size`, `precision`, `batch_multiple`
         - `model`: sizes by the names of the official configs, with `expert_mlp_dim` and `dispatch_bf16` of the experts
         - `parameters`: `all`; `per_token`, at most, at `k` experts per token of the first profile; `tensors`, how many
-        - `routing`: `kind`, `layers`, `num_experts`, `slots_per_expert` (Soft MoE), `group`, `group_tokens`, `rounding`,
-          `capacity_multiple_of`, `settings`
+        - `routing`: `kind`, `layers`, `num_experts`, `layer_experts`, `slots_per_expert` (Soft MoE), `group`,
+          `group_tokens`, `rounding`, `capacity_multiple_of`, `settings`
         - `image` and `output`: what the graph takes and returns
         - `profiles`: each with its slots as `capacity`, `flops_per_image`, and these as a share `of_dense`
         - `dense_flops_per_image`, of the dense model of the same size
@@ -109,8 +109,8 @@ def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: in
     """Parameters of the experts that a token doesn't go to; None where that isn't known."""
     if k is None or manifest.rules is None:
         return None
-    experts, unused = manifest.rules.num_experts, 0
-    for layer in manifest.moe_layers:
+    unused = 0
+    for layer, experts in zip(manifest.moe_layers, manifest.rules.experts, strict=True):
         own = [tensor for tensor in parameters if tensor.name.startswith(f"Encoder/{layer}/Moe/Mlp/")]
         if not own or any(tensor.shape[:1] != (experts,) for tensor in own):
             return None
@@ -126,6 +126,7 @@ def _routing(manifest: Manifest) -> dict[str, Any] | None:
         "kind": rules.kind,
         "layers": manifest.moe_layers,
         "num_experts": rules.num_experts,
+        "layer_experts": rules.experts,
         "slots_per_expert": getattr(rules, "slots_per_expert", None),
         "group": manifest.group,
         "group_tokens": rules.group_tokens,

@@ -91,11 +91,11 @@ class Collection:
         self.labels = self.source.labels
         available = min(len(self.source) // point.batch_size * point.batch_size for point in plan.points)
         self.samples = choose_samples(self.labels, available, plan.samples)
-        experts = manifest.rules.num_experts if manifest.rules else None
+        routes = manifest.rules is not None
         classes = None if self.labels is None else manifest.outputs
         observers = [
             PointObserver(
-                self.samples, has_logits=has_logits, experts=experts if point.loaded is self.first else None, classes=classes
+                self.samples, has_logits=has_logits, has_routing=routes and point.loaded is self.first, classes=classes
             )
             for point in plan.points
         ]

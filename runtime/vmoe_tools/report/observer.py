@@ -39,18 +39,18 @@ class Observed:
 class PointObserver:
     """Takes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
-    def __init__(self, samples: Sequence[int], *, has_logits: bool, experts: int | None, classes: int | None) -> None:
+    def __init__(self, samples: Sequence[int], *, has_logits: bool, has_routing: bool, classes: int | None) -> None:
         """Starts at the first image.
 
         Args:
             samples: indices of the sample images among all images, rising.
             has_logits: whether there are logits [N,classes].
-            experts: of each MoE layer; None where routing isn't requested.
+            has_routing: whether routing is requested.
             classes: of the labels; None where there are none.
         """
         self._samples = np.array(samples, np.int64)
         self._has_logits = has_logits
-        self._statistics = None if experts is None else RoutingStatistics(experts, classes)
+        self._statistics = RoutingStatistics(classes) if has_routing else None
         self._seen = 0
         self._answers: list[tuple[Array, Array]] = []
         self._experts: list[dict[str, Array]] = []

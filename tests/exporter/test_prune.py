@@ -1,0 +1,238 @@
+"""`vmoe prune`: which experts stay, what is written and refused; and models whose layers differ in their experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import golden
+import ml_dtypes
+import numpy as np
+import pytest
+from command_runs import complaint_of, json_of, run
+from safetensors.numpy import load_file, save_file
+
+from vmoe_export import export_bundle, open_checkpoint
+from vmoe_runtime import Engine
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
+MNIST = Path(__file__).parents[2] / "samples" / "mnist"
+COUNTS = (8, 5, 8, 3, 4)
+
+Tensors = dict[str, np.ndarray]
+
+
+def moe(block: int, what: str) -> str:
+    return f"Encoder/encoderblock_{block}/Moe/{what}"
+
+
+def router(block: int) -> str:
+    return moe(block, "Router/dense/kernel")
+
+
+def tensors_of(path: Path) -> Tensors:
+    with open_checkpoint(path) as checkpoint:
+        return dict(checkpoint)
+
+
+def saved(path: Path, tensors: Tensors) -> Path:
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    return path
+
+
+def before(tensors: Tensors) -> Tensors:
+    """As if fine-tuning had turned some experts' routers up and others down."""
+    rng = np.random.default_rng(7)
+    return {
+        name: t * rng.uniform(0.5, 1.5, t.shape[1:]) if name.endswith("dense/kernel") else t for name, t in tensors.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MNIST model with 8, 5, 8, 3 and 4 experts, as a bundle."""
+    folder = tmp_path_factory.mktemp("pruned")
+    checkpoint = folder / "few.safetensors"
+    tensors = tensors_of(MNIST / "vmoe_mnist")
+    for block, count in enumerate(COUNTS):
+        for name in (name for name in tensors if name.startswith(moe(block, ""))):
+            tensors[name] = tensors[name][:, :count] if name == router(block) else tensors[name][:count]
+    given = {"capacity": [0.3], "k": [1], "config": MNIST / "config.json", "tensorrt": True}
+    return export_bundle(saved(checkpoint, tensors), folder / "few.vmoe", **given).path  # validates every graph
+
+
+def test_the_experts_stay_whose_router_grew_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = tensors_of(MNIST / "vmoe_mnist")
+    earlier = before(tensors)
+    saved(tmp_path / "before.safetensors", earlier)
+    out = tmp_path / "few.safetensors"
+    words = ("prune", MNIST / "vmoe_mnist", "--before", tmp_path / "before.safetensors", "-o", out)
+    found = json_of(capsys, *words, "--experts", ",".join(map(str, COUNTS)))
+    written = load_file(out)
+    assert written.keys() == tensors.keys()
+    for block, count in enumerate(COUNTS):
+        growth = np.linalg.norm(tensors[router(block)], axis=0) - np.linalg.norm(earlier[router(block)], axis=0)
+        kept = sorted(np.argsort(growth)[8 - count :])
+        assert found["layers"][f"encoderblock_{block}"]["kept"] == kept
+        np.testing.assert_allclose(found["layers"][f"encoderblock_{block}"]["scores"], growth, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(written.pop(router(block)), tensors[router(block)][:, kept])
+        for name in [name for name in written if name.startswith(moe(block, ""))]:
+            np.testing.assert_array_equal(written.pop(name), tensors[name][kept])
+    assert all(tensor.tobytes() == tensors[name].tobytes() for name, tensor in written.items())
+    text, _ = run(capsys, *words, "--experts", 4)
+    assert text.count(" of 8 experts; without ") == 5 and "weaker" not in text
+    assert [load_file(out)[router(block)].shape for block in range(5)] == [(64, 4)] * 5
+
+
+def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "few.safetensors"
+    text, _ = run(capsys, "prune", mnist_image_bundle, "--images", mnist_digits, "--experts", 3, "-o", out)
+    assert "Warning: " in text and "weaker evidence" in text
+    with np.load(mnist_digits) as data, Engine.load(mnist_image_bundle) as engine:
+        routing = engine.routing(data["images"])
+    tensors, written = tensors_of(mnist_image_bundle), load_file(out)
+    for block, layer in enumerate(routing.values()):
+        of_class = np.bincount(layer.expert[:, 0].ravel(), minlength=8)
+        stay = sorted(np.lexsort((-np.bincount(layer.expert.ravel(), minlength=8), -of_class))[:3])
+        np.testing.assert_array_equal(written[router(block)], tensors[router(block)][:, stay])
+
+
+@pytest.mark.parametrize(("model", "words"), [("g5", ()), ("g5p", ("--ensemble-size", 2))])
+def test_each_member_of_an_ensemble_keeps_as_many(
+    model: str, words: tuple[Any, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = tensors_of(golden.FOLDER / model)  # with routers [D,M,E/M], or [D,E] as pre-trained ones have them
+    saved(tmp_path / "before.safetensors", before(tensors_of(golden.FOLDER / "g5")))
+    out = tmp_path / "few.safetensors"
+    words = ("prune", golden.FOLDER / model, "--before", tmp_path / "before.safetensors", "-o", out, *words)
+    layers = json_of(capsys, *words, "--experts", "8,4")["layers"]
+    assert layers["encoderblock_1"]["kept"] == list(range(8))
+    kept = np.array(layers["encoderblock_3"]["kept"])
+    assert (kept < 4).tolist() == [True, True, False, False]
+    found, whole = load_file(out)[router(3)], tensors[router(3)]
+    assert found.shape == (*whole.shape[:-1], whole.shape[-1] // 2)
+    np.testing.assert_array_equal(found.reshape(len(found), 4), whole.reshape(len(whole), 8)[:, kept])
+    np.testing.assert_array_equal(load_file(out)[moe(3, "Mlp/Dense_0/kernel")], tensors[moe(3, "Mlp/Dense_0/kernel")][kept])
+    assert "a multiple of the 2 members" in complaint_of(capsys, 2, *words, "--experts", 3)
+
+
+def test_bfloat16_stays_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors_of(MNIST / "vmoe_mnist").items()}
+    saved(tmp_path / "short.safetensors", tensors)
+    words = ("--before", MNIST / "vmoe_mnist", "--experts", 8, "-o", tmp_path / "few.safetensors")
+    run(capsys, "prune", tmp_path / "short.safetensors", *words)
+    assert {name: t.tobytes() for name, t in load_file(tmp_path / "few.safetensors").items()} == {
+        name: t.tobytes() for name, t in tensors.items()
+    }
+
+
+CKPT = MNIST / "vmoe_mnist"
+REFUSED: dict[str, tuple[int, list[Any], str]] = {
+    "no evidence": (2, [CKPT, "--experts", 4], "--before CKPT0"),
+    "both": (2, [CKPT, "--experts", 4, "--before", CKPT, "--images", MNIST / "test_data.npz"], "either"),
+    "no number": (2, [CKPT, "--experts", "half", "--before", CKPT], "'half'"),
+    "more experts than there are": (2, [CKPT, "--experts", 9, "--before", "BEFORE"], "at most 8"),
+    "numbers for other layers": (2, [CKPT, "--experts", "4,4", "--before", "BEFORE"], "5 MoE layers"),
+    "the same checkpoint": (1, [CKPT, "--experts", 4, "--before", CKPT], "nothing tells their experts apart"),
+    "another model": (1, [CKPT, "--experts", 4, "--before", golden.FOLDER / "g1"], "of the shape"),
+    "images for a checkpoint": (2, [CKPT, "--experts", 4, "--images", MNIST / "test_data.npz"], "vmoe export makes one"),
+    "a dense model": (2, [golden.FOLDER / "g4", "--experts", 4, "--before", CKPT], "dense ViT"),
+    "a Soft MoE": (2, [golden.FOLDER / "g6", "--experts", 4, "--before", CKPT], "Soft MoE"),
+    "another suffix": (2, [CKPT, "--experts", 4, "--before", "BEFORE", "-o", "few.npz"], ".safetensors"),
+    "its own source": (2, ["BEFORE", "--experts", 4, "--before", CKPT, "-o", "BEFORE"], "is used by this command"),
+    "experts of other tensors": (1, ["ODD", "--experts", 4, "--before", CKPT], "of 7 experts"),
+}
+
+
+@pytest.mark.parametrize(("code", "words", "says"), REFUSED.values(), ids=REFUSED)
+def test_what_can_not_be_pruned_is_refused_and_nothing_is_written(
+    code: int,
+    words: list[Any],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tensors = tensors_of(CKPT)
+    files = {"BEFORE": saved(tmp_path / "before.safetensors", before(tensors))}
+    files["ODD"] = saved(tmp_path / "odd.safetensors", {**tensors, router(2): tensors[router(2)][:, :7]})
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    content = files["BEFORE"].read_bytes()
+    assert says in complaint_of(capsys, code, "prune", *(files.get(str(word), word) for word in words))
+    assert list((tmp_path / "out").iterdir()) == [] and files["BEFORE"].read_bytes() == content
+
+
+def test_the_use_by_class_tokens_needs_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "images.npz", images=np.zeros((2, 40, 40, 3), np.uint8))
+    stored = golden.settings("g7")
+    path = tmp_path / "g7.vmoe"
+    export_bundle(golden.FOLDER / "g7", path, config=stored["model"], image_size=(40, 40), validate=False)
+    words = ("prune", path, "--experts", 4, "--images", tmp_path / "images.npz", "-o", tmp_path / "few.safetensors")
+    assert "reads no class token" in complaint_of(capsys, 2, *words)
+
+
+def test_layers_of_different_experts_route_alike_everywhere(pruned: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    images = mnist_images["images"][:32]
+    with Engine.load(pruned) as engine, Engine.load(pruned, backend="openvino") as openvino:
+        assert [layer.experts for layer in engine.routing(images).values()] == list(COUNTS)
+        assert engine.manifest.summary.startswith("V-MoE, 5 blocks, E=8/5/8/3/4")
+        plain = OnnxRuntimeBackend(pruned / "model.inlined.onnx", threads=1)
+        for setting in ("c0.3-k1", "c1.05-k3-vanilla", "c0.2-k1-pool-m4", "c7-k1"):
+            logits, routing = engine.logits_and_routing(images, setting)
+            others = openvino.logits_and_routing(images, setting)
+            np.testing.assert_allclose(others[0], logits, rtol=0, atol=1e-4)
+            names = ["logits", *(f"{layer}/{what}" for layer in routing for what in ("expert", "kept"))]
+            feeds = {"image": images[..., None].astype(np.float32) / 127.5 - 1, **engine.setting(setting).inputs}
+            output, *routes = plain.run(feeds, names)
+            np.testing.assert_allclose(output, logits, rtol=0, atol=1e-4)
+            for i, (name, layer) in enumerate(routing.items()):
+                for expert, kept in ((others[1][name].expert, others[1][name].kept), routes[2 * i : 2 * i + 2]):
+                    np.testing.assert_array_equal(expert, layer.expert)
+                    np.testing.assert_array_equal(kept, layer.kept)
+
+
+@pytest.mark.parametrize("model", ["g5", "g6", "g7"])
+def test_other_kinds_with_layers_of_different_experts_are_those_of_the_reference(model: str, tmp_path: Path) -> None:
+    stored = golden.settings(model)
+    checkpoint = golden.without_experts(model, tmp_path / "few.safetensors")
+    path = tmp_path / "few.vmoe"
+    export_bundle(checkpoint, path, config=stored["model"], image_size=tuple(stored["image_size"]))  # with validation
+    images = golden.arrays(model)["images"][:4]
+    with Engine.load(path) as engine, Engine.load(path, backend="openvino") as openvino:
+        one, other = engine.routing(images), openvino.routing(images)
+        assert len({layer.experts for layer in one.values()}) == 2
+        for name, layer in one.items():
+            if model == "g6":
+                np.testing.assert_allclose(other[name].combine, layer.combine, rtol=0, atol=1e-4)
+            else:
+                np.testing.assert_array_equal(other[name].kept, layer.kept)
+
+
+def test_a_bundle_with_fewer_experts_is_described_measured_and_exported_again(
+    pruned: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, _ = run(capsys, "inspect", pruned)
+    assert "8/5/8/3/4 in each" in text and "1 of 8/5/8/3/4 experts" in text
+    found = json_of(capsys, "inspect", pruned, "--images", mnist_digits)
+    assert [len(layer["load"]) for layer in found["on_images"]["layers"].values()] == list(COUNTS)
+    assert found["routing"]["layer_experts"] == list(COUNTS)
+    assert found["profiles"][0]["capacity"] == [2, 3, 2, 5, 4]
+    run(capsys, "report", pruned, "--images", mnist_digits, "--duration", "0.01", "-o", tmp_path / "report.html", "-q")
+    again = json_of(capsys, "export", pruned, "--precision", "bf16", "--no-validate", "-o", tmp_path / "bf16.vmoe")
+    assert again["model"]["moe"]["layer_experts"] == list(COUNTS)
+
+
+def test_the_config_of_the_whole_model_suits_a_pruned_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = golden.without_experts("g1", tmp_path / "few.safetensors")
+    tensors = load_file(checkpoint)
+    for name in [name for name in tensors if name.startswith(moe(1, ""))]:
+        tensors[name] = tensors[name][:, :6] if name == router(1) else tensors[name][:6]
+    saved(checkpoint, tensors)
+    (tmp_path / "model.json").write_text('{"encoder": {"moe": {"num_experts": 8}}}')
+    text, _ = run(capsys, "export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")
+    assert "6/7 experts" in text and "num_experts of 8 is not" in text
+    (tmp_path / "model.json").write_text('{"encoder": {"moe": {"num_experts": 6}}}')
+    assert "num_experts 6" in complaint_of(capsys, 1, "export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")
