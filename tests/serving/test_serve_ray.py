@@ -202,7 +202,8 @@ def test_the_documented_nginx_configuration_has_the_limits(server: Server, tmp_p
             while nginx.poll() is None and not exchanged(port, b"GET / HTTP/1.0\r\n\r\n"):
                 time.sleep(0.05)
             picture = http_request("/v1/classify", SEVEN.read_bytes(), "Connection: close")
-            assert exchanged(port, picture).startswith(b"HTTP/1.1 200 ")
+            answers = (exchanged(port, picture) for _ in range(9))  # a loaded machine may take too long for the first one
+            assert any(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
             assert exchanged(port, picture.replace(b"gth: ", b"gth: 99999")).startswith(b"HTTP/1.1 413 ")
             assert exchanged(port, b"GET / HTTP/1.1\r\nHo") == b""  # a head that doesn't come
             with contextlib.ExitStack() as held:

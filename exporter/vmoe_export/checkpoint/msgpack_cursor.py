@@ -103,13 +103,13 @@ class MsgpackCursor:
         self.file.stream.seek(span.start)
         data = self.file.stream.read(size)
         if len(data) < size:  # the file has shrunk
-            raise CheckpointError(f"it ends inside the value at byte {span.start}")
+            raise CheckpointError(f"it is cut short inside the value at byte {span.start}")
         return data
 
     def _skip(self, size: int) -> ByteSpan:
         start = self.position
         if size > self.end - start:
-            raise CheckpointError(f"it ends inside the value at byte {start}")
+            raise CheckpointError(f"it is cut short inside the value at byte {start}")
         self.position = start + size
         return ByteSpan(start, size)
 

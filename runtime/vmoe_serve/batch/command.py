@@ -86,7 +86,7 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
         click.echo(f"vmoe: {summary['errors']:,} pictures can't be answered; the column 'error' says why", err=True)
     if not options["quiet"]:
         how = f"{len(kept):,} were there already" + (f", the others took {seconds:,.1f} s" if written else "")
-        click.echo(f"{summary['pictures']:,} pictures in {summary['parts']:,} part files; {how}", people_stream(json_target))
+        click.echo(f"{summary['pictures']:,} pictures in {summary['parts']:,} parts; {how}", people_stream(json_target))
     return 1 if options["strict"] and summary["errors"] else 0
 
 
