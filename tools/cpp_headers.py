@@ -16,7 +16,7 @@ from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementTy
 from vmoe_runtime import preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
-from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES, SETTINGS
+from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES, SETTINGS
 from vmoe_serve import elastic
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -76,7 +76,8 @@ def op_table() -> str:
             settings nor the policies.
     """
     ops = list(OPS.values())
-    names = f"std::array<const char*, {len(SETTINGS)}> kSettingNames{{{_texts(SETTINGS)}}}"
+    routing = [name for name in SETTINGS if name != MERGE]
+    names = f"std::array<const char*, {len(routing)}> kSettingNames{{{_texts(routing)}}}"
     lines = [_OP_HEAD, "// The inputs that choose a routing, in their order.", f"inline constexpr {names};", ""]
     names: dict[tuple[str, ...], str] = {}
     for op in ops:
@@ -99,9 +100,9 @@ def op_table() -> str:
 
 def _declaration(op: Op, choices: str) -> Iterator[str]:
     """The lines of an op; `choices` is the name of its array of types."""
+    numbers = [value for value in op.inputs if value.type == "i64" and value.name != MERGE]
     settings, policies = (
-        tuple(value.name for value in op.inputs if value.type == "i64" and value.optional is optional)
-        for optional in (False, True)
+        tuple(value.name for value in numbers if value.optional is optional) for optional in (False, True)
     )
     for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
         if found not in known:
@@ -139,7 +140,7 @@ def _value(value: Value, op: Op) -> str:
     presence = "Required"
     if value.scale_of:
         presence = "Scale"
-    elif value.type == "i64":
+    elif value.type == "i64" and value.name != MERGE:
         presence = "Policy" if value.optional else "Setting"
     elif value.optional:
         presence = "Optional"
@@ -188,14 +189,14 @@ def bundle_rules() -> str:
         "WeightsName": manifest.WEIGHTS_NAME,
         "CanonicalGraph": manifest.CANONICAL_GRAPH,
         "InlinedGraph": manifest.INLINED_GRAPH,
+        "MergingGraph": manifest.MERGING_GRAPH,
         "ImageInput": manifest.IMAGE_INPUT,
         "FilePattern": manifest_fields.FILE_PATTERN,
         "Sha256Pattern": manifest_fields.SHA256_PATTERN,
         "BlockPattern": manifest_fields.BLOCK_PATTERN,
         "GroupPattern": manifest_fields.GROUP_PATTERN,
         "StepPattern": preprocessing._STEP.pattern,
-        "TopKPattern": re.sub(r"\?P<\w+>", "", profiles._TOP_K.pattern),
-        "ExpertsChoicePattern": re.sub(r"\?P<\w+>", "", profiles._EXPERTS_CHOICE.pattern),
+        "ProfilePattern": re.sub(r"\?P<\w+>", "", profiles._NAME.pattern),
     }
     lines += [f"inline constexpr char k{name}[] = {json.dumps(text)};" for name, text in texts.items()]
     lists = {
@@ -240,6 +241,7 @@ def _numbers() -> Iterator[tuple[str, str, int | float]]:
     yield "uint64_t", "MaxOpset", external_data.MAX_OPSET
     yield "size_t", "MaxByteDigits", external_data.MAX_BYTE_DIGITS
     yield "int64_t", "MaxMassTokens", routing_kinds.MOST_COUNTED_TOKENS
+    yield "int64_t", "MaxMerge", routing_kinds.MOST_MERGED
     yield "int64_t", "SmallGroup", routing_kinds._SMALL_GROUP
     yield "size_t", "MaxSteps", preprocessing.MAX_STEPS
     yield "int64_t", "MaxSide", preprocessing.MAX_SIDE

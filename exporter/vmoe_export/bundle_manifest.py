@@ -10,8 +10,8 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.model_config import experts_entry
 from vmoe_export.validation.proof import Findings
 from vmoe_runtime import __version__
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH
-from vmoe_runtime.routing_kinds import SoftRules
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, MERGING_GRAPH
+from vmoe_runtime.routing_kinds import DenseRules, SoftRules
 
 
 def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Findings) -> dict[str, Any]:
@@ -51,10 +51,15 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "routing": _routing(plan),
         "precision": plan.stored_precision,
         "batch_multiple": plan.grouping.batch_multiple,
+        **({"image_tokens": plan.rules.image_tokens} if plan.rules.image_tokens else {}),
         "profiles": [
             {name: value for name, value in profile.entry().items() if value is not None} for profile in plan.profiles
         ],
-        "graphs": {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH},
+        "graphs": {
+            "canonical": CANONICAL_GRAPH,
+            "inlined": INLINED_GRAPH,
+            **({"merging": MERGING_GRAPH} if any(profile.merge for profile in plan.profiles) else {}),
+        },
         **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
         "flops_per_image": {
             "dense": plan.dense_flops,
@@ -74,9 +79,8 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
 
 def _routing(plan: ExportPlan) -> dict[str, Any] | None:
     rules = plan.rules
-    if rules is None:
+    if plan.model.moe is None:
         return None
-    assert plan.model.moe is not None
     entry: dict[str, Any] = {
         "kind": rules.kind,
         **experts_entry(rules.experts),
@@ -86,5 +90,6 @@ def _routing(plan: ExportPlan) -> dict[str, Any] | None:
     }
     if isinstance(rules, SoftRules):
         return entry | {"slots_per_expert": rules.slots_per_expert}
+    assert not isinstance(rules, DenseRules)
     entry |= {"rounding": rules.rounding, "capacity_multiple_of": rules.capacity_multiple_of}
     return entry | ({"ensemble_size": rules.ensemble_size} if rules.ensemble_size > 1 else {})

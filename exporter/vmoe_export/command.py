@@ -104,6 +104,12 @@ def _output_name(source: str, precision: str) -> Path:
     help="Stored profiles treat all slots of a group as one pool for any expert, or give each expert its own (the default).",
 )
 @click.option(
+    "--merge",
+    metavar="R",
+    type=int,
+    help="Tokens that each encoder block merges with the likest ones in stored profiles. Default: none.",
+)
+@click.option(
     "--max-experts",
     type=click.IntRange(1),
     metavar="M",

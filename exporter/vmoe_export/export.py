@@ -123,13 +123,13 @@ def write_bundle(
     images = open_validation_images(plan, validation) if validation else None
     tensorrt: list[WrittenGraph] = []
     findings = Findings()
-    stored, default = plan.stored_precision, next(iter(plan.profiles), None)
+    stored = plan.stored_precision
     model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, plan.input == "uint8", stored)
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, progress, stored)
         stage("writing the graphs")
-        graphs = write_graphs(folder, model, plan.grouping, spans, default)
+        graphs = write_graphs(folder, model, plan.grouping, spans, plan.profiles)
         if products := plan.tensorrt_precision:
             stage("writing the TensorRT graphs")
             tensorrt = write_tensorrt_graphs(folder, model, plan.grouping, spans, plan.profiles, products)

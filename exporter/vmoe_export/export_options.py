@@ -18,7 +18,7 @@ from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import OUTPUTS, Output
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import shown
-from vmoe_runtime.profiles import SETTINGS
+from vmoe_runtime.profiles import MERGE, SETTINGS
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class ExportOptions:
         router: "top-k" or "experts-choice", which tensors can't tell. Default: the config's, or "top-k".
         pool: the slots of a group are one pool in the stored profiles (True), or each expert's own (False, the default).
         max_experts: experts that a group may use in the stored profiles. Default: all.
+        merge: tokens that each encoder block merges in the stored profiles. Default: none.
         precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", or "bf16-experts"
             for the experts' products alone. With `tensorrt` it also says what the large products of the TensorRT graphs are
             computed in: "fp32", "bf16" or "fp16".
@@ -71,6 +72,7 @@ class ExportOptions:
     router: Literal["top-k", "experts-choice"] | None = None
     pool: bool | None = None
     max_experts: int | None = None
+    merge: int | None = None
     precision: ExportPrecision = "fp32"
     tensorrt: bool = False
     input: Literal["float32", "uint8"] | None = None
@@ -104,6 +106,7 @@ class ExportOptions:
             ("batch_size", int, "a number of images"),
             ("ensemble_size", int, "a number of members"),
             ("max_experts", int, "a number of experts"),
+            ("merge", int, "a number of tokens"),
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
@@ -136,7 +139,7 @@ class ExportOptions:
     def routing_options(self) -> list[str]:
         """Names of the options that are set and need MoE layers."""
         others = ("group", "batch_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
-        return [name for name in (*SETTINGS, *others) if getattr(self, name) is not None]
+        return [name for name in (*SETTINGS, *others) if name != MERGE and getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
         """The same options, where they are None completed by those of a bundle that serves as checkpoint, by the config that
@@ -182,7 +185,7 @@ class ExportOptions:
         given = {name: value for name, value in given.items() if getattr(self, name) is None and name not in of_head}
         return replace(self, **given)
 
-    def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig) -> list[dict[str, Any]]:
+    def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig | None) -> list[dict[str, Any]]:
         """The settings of each profile as keyword arguments of its rules: the product of the ratios and ks.
 
         Where there are none, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
@@ -190,17 +193,18 @@ class ExportOptions:
         Raises:
             OptionError: an option that the kind doesn't have.
         """
-        own = {"top-k": SETTINGS, "experts-choice": SETTINGS[:1], "soft": ()}
-        kinds = {"top-k": "top-K routing", "experts-choice": "experts choice", "soft": "Soft MoE"}
-        refused = [name for name in SETTINGS if name not in own[routing.kind] and getattr(self, name) is not None]
-        if refused:
-            raise OptionError(f"{kinds[routing.kind]} has no {', '.join(refused)} to set; leave that out")
-        if isinstance(routing, Soft):
-            return []
+        merging = {} if self.merge is None else {MERGE: self.merge}
         stored = _stored_settings(checkpoint)
+        if routing is None or isinstance(routing, Soft):
+            if routing and (refused := [name for name in SETTINGS if name != MERGE and getattr(self, name) is not None]):
+                raise OptionError(f"Soft MoE has no {', '.join(refused)} to set; leave that out")
+            return [merging] if merging else stored
         if isinstance(routing, ExpertsChoice):
+            if refused := [name for name in SETTINGS[1:] if name != MERGE and getattr(self, name) is not None]:
+                raise OptionError(f"experts choice has no {', '.join(refused)} to set; leave that out")
             ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
-            return [{"capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
+            rest = {**(stored[0] if stored else {}), **merging}
+            return [{**rest, "capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
         # A bundle of experts choice may be exported with top-K routing.
         stored = [{"k": routing.k, "bpr": True, **fields} for fields in stored]
         flags = {name: getattr(self, name) for name in SETTINGS[2:] if getattr(self, name) is not None}
@@ -221,7 +225,7 @@ def _stored_settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     if not isinstance(checkpoint, BundleCheckpoint):
         return []
     rules = checkpoint.manifest.rules
-    off = {"pool": False, "max_experts": rules.num_experts if rules else None}
+    off = {"pool": False, "max_experts": rules.num_experts, MERGE: 0}
     return [
         {
             name: value

@@ -25,14 +25,14 @@ from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, spars
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import DenseRules, ExpertsChoiceRules, Rules, SoftRules, TopKRules
 
 
 @dataclass(frozen=True)
 class ExportPlan:
     """Everything that is decided before a byte is written.
 
-    `rules` and `profiles` are None and empty for a dense ViT; a Soft MoE has no profiles either.
+    There are no `profiles` of a dense ViT or a Soft MoE that merges no tokens.
     """
 
     checkpoint: Checkpoint
@@ -40,7 +40,7 @@ class ExportPlan:
     model: ModelConfig
     output: Output
     grouping: Grouping
-    rules: RoutingRules | None
+    rules: Rules
     profiles: tuple[Profile, ...]
     preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
@@ -87,8 +87,7 @@ class ExportPlan:
 
     def flops(self, profile: Profile) -> int:
         """FLOPs per image at a profile, when every slot of every expert is filled."""
-        assert self.rules is not None
-        return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape))
+        return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape), profile.merge or 0)
 
     @property
     def _shape(self) -> ModelShape:
@@ -151,14 +150,16 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
-def _not_for_tensorrt(model: ModelConfig, rules: RoutingRules | None, profiles: Sequence[Profile]) -> str | None:
+def _not_for_tensorrt(model: ModelConfig, rules: Rules, profiles: Sequence[Profile]) -> str | None:
     """What of the model or its routing the TensorRT graphs can't do."""
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
-    if rules and any(p.pool or (p.max_experts or rules.num_experts) < rules.num_experts for p in profiles):
+    if any(profile.merge for profile in profiles):
+        return "profiles that merge tokens"
+    if any(p.pool or (p.max_experts or rules.num_experts) < rules.num_experts for p in profiles):
         return "profiles with a pool or a limit of experts"
     return None
 
@@ -195,30 +196,23 @@ def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
 
 def _profiles(
     checkpoint: Checkpoint, model: ModelConfig, grouping: Grouping, options: ExportOptions
-) -> tuple[RoutingRules | None, tuple[Profile, ...]]:
+) -> tuple[Rules, tuple[Profile, ...]]:
+    rules = _rules(model, grouping)
+    settings = options.profile_settings(checkpoint, model.moe.routing if model.moe else None)
+    profiles = [rules.profile(**fields) for fields in settings]
+    return rules, tuple({profile.name: profile for profile in profiles}.values())
+
+
+def _rules(model: ModelConfig, grouping: Grouping) -> Rules:
     moe = model.moe
     if moe is None:
-        return None, ()
-    routing = moe.routing
-    settings = options.profile_settings(checkpoint, routing)
-    rules: RoutingRules
+        return DenseRules(image_tokens=model.num_tokens)
+    routing, sizes = moe.routing, (moe.experts, grouping.tokens, model.num_tokens if model.merges(grouping.tokens) else None)
     if isinstance(routing, Soft):
-        return SoftRules(moe.experts, grouping.tokens, routing.slots_per_expert), ()
+        return SoftRules(*sizes, routing.slots_per_expert)
     if isinstance(routing, ExpertsChoice):
-        rules = ExpertsChoiceRules(moe.experts, grouping.tokens, routing.rounding, routing.capacity_multiple_of)
-    else:
-        rules = TopKRules(
-            moe.experts,
-            grouping.tokens,
-            routing.rounding,
-            routing.capacity_multiple_of,
-            routing.ensemble_size,
-        )
-    profiles = {}
-    for fields in settings:
-        profile = rules.profile(**fields)
-        profiles[profile.name] = profile
-    return rules, tuple(profiles.values())
+        return ExpertsChoiceRules(*sizes, routing.rounding, routing.capacity_multiple_of)
+    return TopKRules(*sizes, routing.rounding, routing.capacity_multiple_of, routing.ensemble_size)
 
 
 def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
     whole, size = len(source) // multiple * multiple, -(-_IMAGES_PER_CALL // multiple) * multiple
     if not whole:
         raise OptionError(f"a group needs {multiple} images, and --images has {len(source)}")
-    assert manifest.rules is not None
+    assert manifest.moe_layers
     of_class, of_all = ([np.zeros(experts) for experts in manifest.rules.experts] for _ in range(2))
     for start in range(0, whole, size):
         batch = source.batch(start, min(size, whole - start), manifest.input)

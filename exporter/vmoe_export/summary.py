@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.table import Column, Table
@@ -73,19 +73,21 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 def profile_table(plan: ExportPlan) -> Table:
     """One row per profile: requested and effective ratio, slots, FLOPs against the dense ViT of the same size."""
-    experts = plan.rules.num_experts if plan.rules else 0
+    experts = plan.rules.num_experts
     pooled = any(profile.pool for profile in plan.profiles)
+    merged = any(profile.merge for profile in plan.profiles)
     limited = any((profile.max_experts or experts) < experts for profile in plan.profiles)
     rows = [
         {
             "profile": profile.name,
-            "capacity ratio": f"{profile.capacity_ratio:g}",
-            "effective": f"{profile.effective_ratio:.4g}",
+            "capacity ratio": profile.capacity_ratio and f"{profile.capacity_ratio:g}",
+            "effective": profile.effective_ratio and f"{profile.effective_ratio:.4g}",
             "k": profile.k,
             "BPR": profile.bpr,
             "pool": profile.pool if pooled else None,
             "max experts": profile.max_experts if limited else None,
-            "slots per expert": slots_range(profile.slots),
+            "merge": profile.merge if merged else None,
+            "slots per expert": slots_range(profile.slots) if profile.slots else None,
             "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
             "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
         }
@@ -105,14 +107,15 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
     notes = []
     by_setting: dict[object, list[Profile]] = {}
     for profile in plan.profiles:
-        setting = (profile.slots, profile.k, profile.bpr, profile.pool, profile.max_experts)
+        setting = replace(profile, name="", capacity_ratio=None, effective_ratio=None)
         by_setting.setdefault(setting, []).append(profile)
     for alike in by_setting.values():
         if len(alike) > 1:
             notes.append(f"{_names(alike)} are the same: each gives an expert {_slots(alike[0])} per group")
-    far = [p for p in plan.profiles if abs(p.effective_ratio - p.capacity_ratio) > _MUCH * p.capacity_ratio]
+    ratios = [(p, p.capacity_ratio or 0.0, p.effective_ratio or 0.0) for p in plan.profiles]
+    far = [(p, effective) for p, ratio, effective in ratios if abs(effective - ratio) > _MUCH * ratio]
     if far:
-        told = ", ".join(f"{p.name} is {p.effective_ratio:.3g} with {_slots(p)}" for p in far)
+        told = ", ".join(f"{p.name} is {effective:.3g} with {_slots(p)}" for p, effective in far)
         notes.append(f"slots are whole numbers, so an effective ratio is more than {_MUCH:.0%} off: {told}")
     above = [profile for profile in plan.profiles if plan.flops(profile) > plan.dense_flops]
     if above:

@@ -21,7 +21,7 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.errors import ImageError, RoutingError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import RoutingRules
+from vmoe_runtime.routing_kinds import Rules
 from vmoe_torch import ops, routing
 
 LayerRouting = Mapping[str, Tensor]
@@ -53,7 +53,7 @@ class Vmoe(nn.Module):
         group_tokens: int,
         *,
         output: Output = "logits",
-        rules: RoutingRules | None = None,
+        rules: Rules = None,
         profile: Profile | None = None,
         noise_std: float = 0.0,
     ) -> None:

@@ -209,12 +209,13 @@ inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximu
 inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kSparseMlpChoices};
 
 namespace attention {
-struct Input { enum : size_t { kQ, kK, kV }; };
+struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
 struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"q", ValueType::kFloat32, "NQD"},
     {"k", ValueType::kFloat32, "NTD"},
     {"v", ValueType::kFloat32, "NTD"},
+    {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NQD"}};
 struct Attribute { enum : size_t { kNumHeads, kBf16 }; };
@@ -226,8 +227,8 @@ inline constexpr AttributeSpec kAttributes[] = {
 inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, kGatesChoices};
 
 namespace attention_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kWqScale, kWkScale, kWvScale, kWoScale }; };
-struct Output { enum : size_t { kY }; };
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
+struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -240,16 +241,49 @@ inline constexpr ValueSpec kInputs[] = {
     {"bv", ValueType::kFloat32, "D"},
     {"wo", ValueType::kW, "DD", Presence::kRequired, Input::kWoScale},
     {"bo", ValueType::kFloat32, "D"},
+    {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
+    {"token", ValueType::kInt32, "NO", Presence::kOptional},
+    {"merge", ValueType::kInt64, "1", Presence::kOptional},
     {"wq_scale", ValueType::kFloat32, "D", Presence::kScale},
     {"wk_scale", ValueType::kFloat32, "D", Presence::kScale},
     {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
     {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
-struct Attribute { enum : size_t { kNumHeads }; };
-inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NUD"},
+    {"merged_sizes", ValueType::kFloat32, "NU", Presence::kOptional},
+    {"merged_token", ValueType::kInt32, "NO", Presence::kOptional},
+};
+struct Attribute { enum : size_t { kNumHeads, kPrefix }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"num_heads", 1, 1, kNoMaximum, 'D', false},
+    {"prefix", 0, 0, kNoMaximum, 0, false},
+};
 }  // namespace attention_block
 inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
+
+namespace merge {
+struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
+struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"k", ValueType::kFloat32, "NTD"},
+    {"sizes", ValueType::kFloat32, "NT"},
+    {"token", ValueType::kInt32, "NO"},
+    {"merge", ValueType::kInt64, "1"},
+};
+inline constexpr ValueSpec kOutputs[] = {
+    {"y", ValueType::kFloat32, "NUD"},
+    {"merged_sizes", ValueType::kFloat32, "NU"},
+    {"merged_token", ValueType::kInt32, "NO"},
+};
+struct Attribute { enum : size_t { kNumHeads, kPrefix }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"num_heads", 1, 1, kNoMaximum, 'D', false},
+    {"prefix", 0, 0, kNoMaximum, 0, false},
+};
+}  // namespace merge
+inline constexpr OpSpec kMerge{"VmoeMerge", merge::kInputs, merge::kOutputs, merge::kAttributes, kGatesChoices};
 
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -376,9 +410,9 @@ inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, fa
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, kGatesChoices};
 
 // The most inputs that an op has.
-inline constexpr size_t kMaxInputs = 15;
+inline constexpr size_t kMaxInputs = 18;
 
 // X(name, Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
+#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 
 }  // namespace vmoe::ops

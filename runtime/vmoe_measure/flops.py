@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import RoutingRules, SoftRules
+from vmoe_runtime.routing_kinds import DenseRules, Rules, SoftRules
 
 
 @dataclass(frozen=True)
@@ -92,40 +92,66 @@ def dense_flops(shape: ModelShape) -> int:
     return _embedding(shape) + shape.num_layers * (_attention(shape) + mlp) + _head(shape)
 
 
-def sparse_flops(shape: ModelShape, expert_rows: Sequence[float]) -> int:
+def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> int:
     """FLOPs per image.
 
     Args:
         shape: of the model.
         expert_rows: of each MoE layer, the rows that all experts together work on for an image.
+        merge: tokens that each block merges; finding them is not counted.
     """
-    total: float = _embedding(shape) + shape.members * _head(shape)
+    tokens = tokens_of_blocks(shape, merge)
+    total: float = _embedding(shape) + shape.members * _head(replace(shape, tokens=tokens[-1]))
     moe = zip(expert_rows, shape.router_columns, strict=True)
     members = 1
     for layer in range(shape.num_layers):
-        total += members * _attention(shape)
+        total += members * _attention(replace(shape, tokens=tokens[layer]))
+        left = tokens[layer + 1]
         if layer not in shape.moe_layers:
-            total += members * 4 * shape.tokens * shape.width * shape.mlp_dim
+            total += members * 4 * left * shape.width * shape.mlp_dim
             continue
         members, (rows, columns) = shape.members, next(moe)
-        total += 2 * shape.router_products * members * shape.tokens * shape.width * columns
+        total += 2 * shape.router_products * members * left * shape.width * columns
         total += 4 * rows * shape.width * shape.expert_mlp_dim
     return round(total)
 
 
-def rows_of_all_slots(rules: RoutingRules, profile: Profile | None, shape: ModelShape) -> list[float]:
+def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
+    """Tokens of an image that each encoder block begins with where each merges some, and those after the last block.
+
+    Examples:
+        >>> shape = ModelShape(49, 0, 50, 0, 3, 0, (), 0, 1, 0, (), False, 0, 0)
+        >>> tokens_of_blocks(shape, 8), tokens_of_blocks(shape, 100)
+        ([50, 42, 34, 26], [50, 26, 14, 8])
+    """
+    tokens, first = [shape.tokens], shape.tokens - shape.patches
+    for _ in range(shape.num_layers):
+        tokens.append(tokens[-1] - min(merge, (tokens[-1] - first) // 2))
+    return tokens
+
+
+def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) -> list[float]:
     """Rows per image of each MoE layer when every slot of every expert is taken, for `sparse_flops`.
+
+    Where tokens are merged there may be more slots than choices, which then are the bound.
 
     Args:
         rules: of the model.
-        profile: the setting; None for a Soft MoE.
+        profile: the setting; None for a Soft MoE and a dense ViT.
         shape: of the model.
     """
+    if isinstance(rules, DenseRules):
+        return []
     groups = shape.tokens * shape.members / rules.group_tokens  # per image
     if isinstance(rules, SoftRules):
         return [groups * experts * rules.slots_per_expert for experts in rules.experts]
     assert profile is not None
-    return [groups * experts * slots for experts, slots in zip(rules.experts, profile.slots, strict=True)]
+    rows = [groups * experts * slots for experts, slots in zip(rules.experts, profile.slots, strict=True)]
+    if not profile.merge:
+        return rows
+    left = [tokens_of_blocks(shape, profile.merge)[layer + 1] for layer in shape.moe_layers]
+    choices = [profile.k or experts for experts in rules.experts]
+    return [min(count, tokens * each) for count, tokens, each in zip(rows, left, choices, strict=True)]
 
 
 def _embedding(shape: ModelShape) -> int:

@@ -37,7 +37,7 @@ class Engine:
         manifest: the bundle's checked manifest.
         backend: the name of the backend that runs.
         backend_description: its runtime with the version, and whether the op library is used.
-        profile: the setting of calls that name none; None for a dense ViT and a Soft MoE.
+        profile: the setting of calls that name none; None for a dense ViT or a Soft MoE without profiles.
         only_profile: see above.
 
     Examples:
@@ -126,7 +126,7 @@ class Engine:
                 `batch_multiple`.
             setting: a profile from `engine.setting`, the name of one, or a `Setting`; default: the engine's profile.
             **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, pool=True,
-                max_experts=4, or profile="c0.3-k1".
+                max_experts=4, merge=8, or profile="c0.3-k1".
 
         Returns:
             float32[N, classes]; or float32[N, feature size] if the bundle was exported for features, or
@@ -237,7 +237,7 @@ class Engine:
         return Cascade(self, low, high, float(margin))
 
     def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
-        """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.
+        """The profile that a call with these arguments runs with; None for a model that routes and merges nothing.
 
         Calls take it as it is, which is the shortest way where many have one setting.
 
@@ -261,8 +261,6 @@ class Engine:
         changes = [getattr(requested, name) for name in SETTINGS]
         if all(change is None for change in changes):
             return base
-        if rules is None:
-            raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
         return rules.profile(*changes, base=base)
 
     def close(self) -> None:
@@ -391,6 +389,4 @@ def _named_profile(manifest: Manifest, name: str) -> Profile:
         raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
     if name in manifest.profiles:
         return manifest.profiles[name]
-    if manifest.rules is None:
-        raise RoutingError(f"this is a dense model: it has no profile '{name}'")
     return manifest.rules.named(name, manifest.profiles)

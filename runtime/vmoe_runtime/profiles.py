@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         bpr: bool | None
         pool: bool | None
         max_experts: int | None
+        merge: int | None
 
     SettingLike: TypeAlias = "Profile | Setting | str | None"
 
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
 OFFICIAL_SETTINGS = ("capacity", "k", "bpr")
 POLICIES = ("pool", "max_experts")
 """Left out, routing is the official one."""
-SETTINGS = (*OFFICIAL_SETTINGS, *POLICIES)
+MERGE = "merge"
+"""Tokens that each encoder block merges, which no routing kind is needed for; 0 where it is left out."""
+SETTINGS = (*OFFICIAL_SETTINGS, *POLICIES, MERGE)
 """What a call of top-K routing sets, in the order of the graph's inputs."""
 
 _RATIO = r"c(?P<ratio>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
-_TOP_K = re.compile(_RATIO + r"-k(?P<k>[0-9]{1,6})(?P<vanilla>-vanilla)?(?P<pool>-pool)?(?:-m(?P<most>[0-9]{1,6}))?")
-_EXPERTS_CHOICE = re.compile(_RATIO)
+_K = r"-k(?P<k>[0-9]{1,6})(?P<vanilla>-vanilla)?(?P<pool>-pool)?(?:-m(?P<most>[0-9]{1,6}))?"
+_MERGED = r"r(?P<merge>[0-9]{1,6})"
+_NAME = re.compile(f"{_RATIO}(?:{_K})?(?:-{_MERGED})?|{_MERGED.replace('merge', 'alone')}")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Setting:
         bpr: True for Batch Priority Routing, False for vanilla order.
         pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
         max_experts: experts that a group may use, those with the largest gates of its tokens' first choices; E is no limit.
+        merge: tokens of an image that each encoder block merges with those whose keys are likest (ToMe); 0 is none.
 
     Examples:
         >>> Setting("c0.3-k1", pool=True) == Setting(profile="c0.3-k1", pool=True)
@@ -63,6 +68,7 @@ class Setting:
     bpr: bool | None = None
     pool: bool | None = None
     max_experts: int | None = None
+    merge: int | None = None
 
     def __new__(cls, *_values: object, **fields: object) -> Self:
         """Raises TypeError for a field that there is not, naming the nearest one."""
@@ -79,7 +85,8 @@ class Profile:
     """A routing setting of one model, checked and with its slots. What a routing kind doesn't have is None.
 
     Attributes:
-        name: such as `c0.3-k1` (Batch Priority Routing), `c0.3-k1-vanilla`, `c0.2-k1-pool-m4`, or `c1.0` (experts choice).
+        name: such as `c0.3-k1` (Batch Priority Routing), `c0.3-k1-vanilla`, `c0.2-k1-pool-m4-r8`, `c1.0` (experts choice),
+            or `r8` of a model that merges and has no capacity.
         capacity_ratio: C as it was requested.
         k: experts per token.
         bpr: True for Batch Priority Routing, False for vanilla order.
@@ -87,33 +94,36 @@ class Profile:
         effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
         pool: True where the slots of a group are one pool for all of its experts.
         max_experts: experts that a group may use; E is no limit.
+        merge: tokens that each encoder block merges; 0 is none.
         rules: of the model that it was made for.
     """
 
     name: str
-    capacity_ratio: float
+    capacity_ratio: float | None
     k: int | None
     bpr: bool | None
     slots: tuple[int, ...]
-    effective_ratio: float
+    effective_ratio: float | None
     pool: bool | None = None
     max_experts: int | None = None
+    merge: int | None = None
     rules: object = field(default=None, compare=False, repr=False)
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The graph inputs that select this setting: `capacity` i64[MoE layers], and i64[1] each of `k`, `bpr`, `pool` and
-        `max_experts` that are not None.
+        """The graph inputs that select this setting: `capacity` i64[MoE layers] where there is one, and i64[1] each of `k`,
+        `bpr`, `pool`, `max_experts` and `merge` that are not None.
         """
         # Most calls have the profile of the call before, and making these takes 2 % of a small model's call.
         values = {name: getattr(self, name) for name in SETTINGS[1:]}
-        inputs = {"capacity": np.array(self.slots, np.int64)}
+        inputs = {"capacity": np.array(self.slots, np.int64)} if self.slots else {}
         return inputs | {name: np.array([value], np.int64) for name, value in values.items() if value is not None}
 
     def entry(self) -> dict[str, Any]:
         """The fields by their names in a manifest, where the slots are called `capacity`, as the graph input is."""
-        names = ("name", "capacity_ratio", "k", "bpr", "slots", "effective_ratio", "pool", "max_experts")
-        return {"capacity" if name == "slots" else name: getattr(self, name) for name in names}
+        names = ("name", "capacity_ratio", "k", "bpr", "slots", "effective_ratio", "pool", "max_experts", "merge")
+        fields = {"capacity" if name == "slots" else name: getattr(self, name) for name in names}
+        return fields | {"capacity": self.slots or None}
 
 
 def by_layer(experts: Sequence[int]) -> str:
@@ -137,43 +147,51 @@ def slots_range(slots: Sequence[int]) -> str:
 
 
 def profile_name(
-    capacity_ratio: float,
+    capacity_ratio: float | None,
     k: int | None = None,
     bpr: bool | None = True,
     pool: bool | None = False,
     max_experts: int | None = None,
+    merge: int | None = None,
 ) -> str:
-    """The systematic name of a setting: of top-K routing, or without k of experts choice; `max_experts` None for no limit.
+    """The systematic name of a setting: of top-K routing, without k of experts choice, without a ratio of other models.
+
+    `max_experts` None is for no limit. A model that has nothing else to set says `merge` even where it is 0.
 
     Examples:
         >>> profile_name(0.3, 1, True), profile_name(1.05, 2, False), profile_name(0.2, 1, True, True, 4)
         ('c0.3-k1', 'c1.05-k2-vanilla', 'c0.2-k1-pool-m4')
-        >>> profile_name(1.0)
-        'c1.0'
+        >>> profile_name(1.0), profile_name(0.3, 1, True, merge=8), profile_name(None, merge=0)
+        ('c1.0', 'c0.3-k1-r8', 'r0')
     """
+    if capacity_ratio is None:
+        return f"r{merge}"
+    merged = f"-r{merge}" if merge else ""
     ratio = f"c{capacity_ratio!r}"
     if k is None:
-        return ratio
+        return ratio + merged
     order = "" if bpr else "-vanilla"
     limit = "" if max_experts is None else f"-m{max_experts}"
-    return f"{ratio}-k{k}".replace(".0-", "-") + order + ("-pool" if pool else "") + limit
+    return f"{ratio}-k{k}".replace(".0-", "-") + order + ("-pool" if pool else "") + limit + merged
 
 
 def parse_profile_name(name: str) -> dict[str, Any] | None:
     """The arguments of the rules' `profile` that a systematic name stands for, or None if it is no such name.
 
     Examples:
-        >>> parse_profile_name("c0.2-k1-pool-m4")
-        {'capacity_ratio': 0.2, 'k': 1, 'bpr': True, 'pool': True, 'max_experts': 4}
-        >>> parse_profile_name("c1.0")
-        {'capacity_ratio': 1.0}
+        >>> parse_profile_name("c0.2-k1-pool-m4-r8")
+        {'capacity_ratio': 0.2, 'k': 1, 'bpr': True, 'pool': True, 'max_experts': 4, 'merge': 8}
+        >>> parse_profile_name("c1.0"), parse_profile_name("r8")
+        ({'capacity_ratio': 1.0}, {'merge': 8})
     """
-    if match := _TOP_K.fullmatch(name):
-        fields = {"capacity_ratio": float(match["ratio"]), "k": int(match["k"]), "bpr": match["vanilla"] is None}
-        if match["pool"]:
-            fields["pool"] = True
-        if match["most"]:
-            fields["max_experts"] = int(match["most"])
-        return fields
-    match = _EXPERTS_CHOICE.fullmatch(name)
-    return {"capacity_ratio": float(match["ratio"])} if match else None
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    if match["alone"]:
+        return {"merge": int(match["alone"])}
+    fields: dict[str, Any] = {"capacity_ratio": float(match["ratio"])}
+    if match["k"]:
+        fields |= {"k": int(match["k"]), "bpr": match["vanilla"] is None}
+    if match["pool"]:
+        fields["pool"] = True
+    return fields | {key: int(match[group]) for key, group in (("max_experts", "most"), ("merge", "merge")) if match[group]}

@@ -11,12 +11,12 @@ import numpy as np
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, RoutingKind
+from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, TOKEN_OUTPUT, ModelKind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Element = Literal["bool", "int32", "float32"]
 
-_ELEMENTS: Mapping[str, Element] = {"expert": "int32", "kept": "bool"}
+_ELEMENTS: Mapping[str, Element] = {"expert": "int32", "kept": "bool", TOKEN_OUTPUT: "int32"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Routing:
     """Where one MoE layer sent the tokens of a batch: G groups of S tokens. What its kind doesn't have is None.
 
     Tokens stand in the order of their groups: image by image, in each the classifier token first where there is one, then
-    patches row by row. In an ensemble (E3) the members of a token stand one after another.
+    patches row by row, unless some were merged. In an ensemble (E3) the members of a token stand one after another.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
@@ -34,9 +34,11 @@ class Routing:
         expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
         dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
         combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
+        token: i32[N,T], where each token that an image began with is now among those of its image: where some were merged,
+            several are at one place. None where the model can't merge.
     """
 
-    kind: RoutingKind
+    kind: ModelKind
     layout: TokenLayout | None
     experts: int
     kept: Array | None = None
@@ -44,11 +46,12 @@ class Routing:
     expert: Array | None = None
     dispatch: Array | None = None
     combine: Array | None = None
+    token: Array | None = None
 
     def patch_mask(self) -> Array:
         """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All of them in Soft MoE.
 
-        The classifier token is left out.
+        A merged patch went where the token did that it is in. The classifier token is left out.
 
         Raises:
             RoutingError: the bundle's manifest doesn't say where patches are.
@@ -60,6 +63,8 @@ class Routing:
             went = np.ones(self.dispatch.shape[:2], bool)
         else:
             went = np.any(self.kept, axis=2)
+        if self.token is not None:
+            went = np.take_along_axis(went.reshape(len(self.token), -1), self.token, axis=1)
         if layout is None or went.size % (layout.tokens * layout.members):
             raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
         by_token: Array = np.any(went.reshape(-1, layout.tokens, layout.members), axis=2)
@@ -99,17 +104,19 @@ def layer_outputs(
         fixed: of a graph for TensorRT, whose profile is fixed.
     """
     rules = manifest.rules
-    if rules is None:
-        return {}
-    pairs = (None, rules.group_tokens, None)
     if fixed:
-        return {"slot": ("int32", pairs), "weight": ("float32", pairs)}
-    shape: tuple[int | None, ...] = pairs
+        pairs = (None, rules.group_tokens, None)
+        return {"slot": ("int32", pairs), "weight": ("float32", pairs)} if manifest.moe_layers else {}
+    tokens = None if rules.image_tokens else rules.group_tokens  # merged ones are fewer
+    shape: tuple[int | None, ...] = (None, tokens, None)
     if rules.kind == "experts-choice":
-        shape = (None, rules.group_tokens, experts)
+        shape = (None, tokens, experts)
     elif rules.kind == "soft":
-        shape = (None, rules.group_tokens, experts, rules.slots_per_expert)
-    return {name: (_ELEMENTS.get(name, "float32"), shape) for name in LAYER_OUTPUTS[rules.kind]}
+        shape = (None, tokens, experts, rules.slots_per_expert)
+    outputs = {name: (_ELEMENTS.get(name, "float32"), shape) for name in LAYER_OUTPUTS[rules.kind]}
+    if rules.image_tokens and manifest.moe_layers:
+        outputs[TOKEN_OUTPUT] = (_ELEMENTS[TOKEN_OUTPUT], (None, rules.image_tokens))
+    return outputs
 
 
 def layer_routings(
@@ -123,8 +130,6 @@ def layer_routings(
         names: of `layer_outputs`.
         values: of each layer in turn, in that order.
     """
-    if manifest.rules is None:
-        return {}
     rules, layout = manifest.rules, TokenLayout.of(manifest)
     layers = zip(manifest.moe_layers, rules.experts, layer_fields(names, values, profile), strict=True)
     return {name: Routing(rules.kind, layout, experts, **fields) for name, experts, fields in layers}

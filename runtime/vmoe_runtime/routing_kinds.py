@@ -7,31 +7,40 @@ to learn them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from vmoe_runtime.capacity import Rounding, compute_slots
 from vmoe_runtime.errors import RoutingError, shown
-from vmoe_runtime.profiles import OFFICIAL_SETTINGS, SETTINGS, Profile, parse_profile_name, profile_name
+from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES, SETTINGS, Profile, parse_profile_name, profile_name
 
 RoutingKind = Literal["top-k", "experts-choice", "soft"]
+ModelKind = Literal["dense", RoutingKind]
 
 ROUTING_KINDS: tuple[RoutingKind, ...] = ("top-k", "experts-choice", "soft")
 
-KIND_NAMES: Mapping[RoutingKind, str] = {
+KIND_NAMES: Mapping[ModelKind, str] = {
+    "dense": "dense ViT",
     "top-k": "V-MoE",
     "experts-choice": "V-MoE of experts choice",
     "soft": "Soft MoE",
 }
 """What a model of the kind is called."""
 
-LAYER_OUTPUTS: Mapping[RoutingKind, tuple[str, ...]] = {
+LAYER_OUTPUTS: Mapping[ModelKind, tuple[str, ...]] = {
+    "dense": (),
     "top-k": ("expert", "kept", "weight"),
     "experts-choice": ("kept", "weight"),
     "soft": ("dispatch", "combine"),
 }
 """What a graph returns of each MoE layer, behind the layer's name and a slash."""
+
+TOKEN_OUTPUT = "token"
+"""What it returns beside them where it merges tokens."""
+
+MOST_MERGED = 65_536
+"""The largest `merge`; a block merges at most half of its tokens anyway."""
 
 MOST_COUNTED_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
@@ -46,23 +55,27 @@ class _Rules:
     Attributes:
         experts: E of each MoE layer.
         group_tokens: S, tokens per routing group.
+        image_tokens: T, tokens of an image, where blocks can merge some; None where they can't.
     """
 
-    kind: ClassVar[RoutingKind]
+    kind: ClassVar[ModelKind]
+    own_settings: ClassVar[tuple[str, ...]] = ()
+    """What the kind has to set beside `merge`."""
     example: ClassVar[str]
 
     experts: tuple[int, ...]
     group_tokens: int
+    image_tokens: int | None = None
 
     @property
     def num_experts(self) -> int:
         """E; the largest one where the layers differ."""
-        return max(self.experts)
+        return max(self.experts, default=0)
 
     @property
     def settings(self) -> tuple[str, ...]:
         """What a call may set, in the order of the graph's inputs."""
-        return ()
+        return (*self.own_settings, *((MERGE,) if self.image_tokens else ()))
 
     @property
     def ensemble_size(self) -> int:
@@ -80,7 +93,8 @@ class _Rules:
             RoutingError: it is no such name, or not one of this kind.
         """
         fields = parse_profile_name(name)
-        if not self.settings or fields is None or ("k" in fields) != ("k" in self.settings):
+        needed = {"capacity": "capacity_ratio", "k": "k"}
+        if fields is None or any((key in fields) != (name in self.settings) for name, key in needed.items()):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
             raise RoutingError(f"there is no profile '{name}'; {has}{self.example}")
         return self.profile(**fields)
@@ -92,12 +106,47 @@ class _Rules:
             RoutingError: with their names, and why.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
+            if refused == [MERGE]:
+                why = "an ensemble (E3)" if self.ensemble_size > 1 else "groups that cut an image"
+                raise RoutingError(f"tokens can't be merged in {why}: it takes no merge")
             *most, last = refused
             raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
-    def profile(self, *values: Any, **_: Any) -> Profile:
-        """The profile of a setting; a kind without settings refuses them all."""
-        raise NotImplementedError
+    def profile(
+        self,
+        capacity_ratio: float | None = None,
+        k: int | None = None,
+        bpr: bool | None = None,
+        pool: bool | None = None,
+        max_experts: int | None = None,
+        merge: int | None = None,
+        *,
+        base: Profile | None = None,
+    ) -> Profile:
+        """The profile of a setting.
+
+        Args:
+            capacity_ratio, k, bpr, pool, max_experts, merge: what the model has of them; None for those of the base.
+            base: where the others come from; without one, there is no pool, no limit of experts, and nothing is merged.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with, or that it doesn't have.
+        """
+        values = dict(zip(SETTINGS, (capacity_ratio, k, bpr, pool, max_experts, merge), strict=True))
+        self.check_names([name for name, value in values.items() if value is not None])
+        if base is not None:
+            of_base = {**vars(base), "capacity": base.capacity_ratio}
+            values = {name: of_base[name] if value is None else value for name, value in values.items()}
+        requested, merged = values.pop(MERGE), None
+        if MERGE in self.settings:
+            merged = _whole(MERGE, 0 if requested is None else requested)
+            if not 0 <= merged <= MOST_MERGED:
+                raise RoutingError(f"merge must be between 0 and {MOST_MERGED:,}, not {shown(merged)}")
+        return self._profile(values, merged)
+
+    def _profile(self, _: dict[str, Any], merge: int | None) -> Profile:
+        """The profile of what the kind has to set; without more it is merging alone."""
+        return Profile(profile_name(None, merge=merge), None, None, None, (), None, merge=merge, rules=self)
 
     def _refusal(self, names: str) -> str:
         raise NotImplementedError
@@ -115,30 +164,7 @@ class _CapacityRules(_Rules):
     rounding: Rounding = "ceil"
     capacity_multiple_of: int = 1
 
-    def profile(
-        self,
-        capacity_ratio: float | None = None,
-        k: int | None = None,
-        bpr: bool | None = None,
-        pool: bool | None = None,
-        max_experts: int | None = None,
-        *,
-        base: Profile | None = None,
-    ) -> Profile:
-        """The profile of a setting.
-
-        Args:
-            capacity_ratio, k, bpr, pool, max_experts: what the kind has of them; None for those of the base.
-            base: where the others come from; without one, there is no pool and no limit of experts.
-
-        Raises:
-            RoutingError: a setting that the model can't be run with, or that the kind doesn't have.
-        """
-        values = dict(zip(SETTINGS, (capacity_ratio, k, bpr, pool, max_experts), strict=True))
-        self.check_names([name for name, value in values.items() if value is not None])
-        if base is not None:
-            of_base = {**vars(base), "capacity": base.capacity_ratio}
-            values = {name: of_base[name] if value is None else value for name, value in values.items()}
+    def _profile(self, values: dict[str, Any], merge: int | None) -> Profile:
         ratio = _number(values.pop("capacity"))
         choice = self._choice(**values)
         if ratio > self.num_experts:
@@ -151,10 +177,11 @@ class _CapacityRules(_Rules):
         slots = tuple(by_count[experts] for experts in self.experts)
         limit = None if choice["max_experts"] == self.num_experts else choice["max_experts"]
         return Profile(
-            name=profile_name(ratio, **{**choice, "max_experts": limit}),
+            name=profile_name(ratio, **{**choice, "max_experts": limit}, merge=merge),
             capacity_ratio=ratio,
             slots=slots,
             effective_ratio=float(sum(map(operator.mul, slots, self.experts))) / float(pairs * len(slots)),
+            merge=merge,
             rules=self,
             **choice,
         )
@@ -196,7 +223,8 @@ class TopKRules(_CapacityRules):
     @property
     def settings(self) -> tuple[str, ...]:
         """What a call may set, in the order of the graph's inputs."""
-        return SETTINGS if self.has_policies else OFFICIAL_SETTINGS
+        merging = super().settings
+        return (*OFFICIAL_SETTINGS, *(POLICIES if self.has_policies else ()), *merging)
 
     def _choice(self, k: Any, bpr: Any, pool: Any, max_experts: Any) -> dict[str, Any]:
         for name, flag in (("bpr", bpr), ("pool", False if pool is None else pool)):
@@ -226,15 +254,11 @@ class ExpertsChoiceRules(_CapacityRules):
     """Each expert chooses the tokens with the largest gates, as many as it has slots."""
 
     kind = "experts-choice"
+    own_settings = ("capacity",)
     example = "any name like c1.0 works"
 
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """What a call may set, in the order of the graph's inputs."""
-        return ("capacity",)
-
     def _refusal(self, names: str) -> str:
-        return f"with experts choice there is nothing to set but the capacity ratio: it takes no {names}"
+        return f"with experts choice there is nothing to set but {_listed(self.settings)}: it takes no {names}"
 
 
 @dataclass(frozen=True)
@@ -246,21 +270,37 @@ class SoftRules(_Rules):
     """
 
     kind = "soft"
-    example = "Soft MoE has nothing to set"
+    example = "any name like r8 works"
 
     slots_per_expert: int = 1
 
-    def profile(self, *values: Any, **_: Any) -> Profile:
-        """Refuses whatever is asked for."""
-        self.check_names([name for name, value in zip(SETTINGS, values, strict=False) if value is not None])
-        raise RoutingError(self.example)
+    def _refusal(self, names: str) -> str:
+        most = f" but {MERGE}" if self.settings else ""
+        return f"Soft MoE has nothing to set{most}: it takes no {names}"
+
+
+@dataclass(frozen=True)
+class DenseRules(_Rules):
+    """A dense ViT, which routes nothing."""
+
+    kind = "dense"
+    example = "any name like r8 works"
+
+    experts: tuple[int, ...] = ()
+    group_tokens: int = 0
 
     def _refusal(self, names: str) -> str:
-        return f"Soft MoE has nothing to set: it takes no {names}"
+        return f"this is a dense model: it has no {names}"
 
 
-RoutingRules = TopKRules | ExpertsChoiceRules | SoftRules
+Rules = TopKRules | ExpertsChoiceRules | SoftRules | DenseRules
 """What makes a profile of a requested setting, for a model of one kind."""
+
+
+def _listed(settings: Sequence[str]) -> str:
+    """Settings in words."""
+    words = {"capacity": "the capacity ratio"}
+    return " and ".join(words.get(name, name) for name in settings) or "nothing"
 
 
 def _number(value: Any) -> float:

@@ -29,7 +29,7 @@ def named(manifest: Manifest, name: str) -> Profile:
     """
     if name in manifest.profiles:
         return manifest.profiles[name]
-    if manifest.rules is None or not manifest.profiles:
+    if not manifest.moe_layers or not manifest.profiles:
         raise click.UsageError(f"the bundle has nothing to set: it has no profile '{name:.80}'")
     return manifest.rules.named(name, manifest.profiles)
 
@@ -48,12 +48,12 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
         RoutingError: the model can't be run with one of them.
     """
     chosen = [named(manifest, name) for name in profiles]
-    stored = sorted(manifest.profiles.values(), key=lambda profile: profile.effective_ratio)
+    stored = sorted(manifest.profiles.values(), key=lambda profile: (profile.effective_ratio or 0, -(profile.merge or 0)))
     if not stored:
         raise click.UsageError("--slo-ms chooses between settings, and the bundle has none")
     if not ratios:
         return chosen or stored
-    if manifest.rules is None:
+    if not manifest.moe_layers:
         raise click.UsageError("--capacity: the bundle has no capacity to choose")
     base = chosen[0] if chosen else next(iter(manifest.profiles.values()))
     found: dict[Profile, Profile] = {}

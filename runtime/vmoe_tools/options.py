@@ -199,6 +199,7 @@ change_options = _all_of(
     click.option("--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."),
     click.option("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
     click.option("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
+    click.option("--merge", metavar="R", type=int, help="Tokens that each block merges. Default: the profile's."),
 )
 """Adds what replaces settings of a profile."""
 setting_options = _all_of(profile_option, change_options)
@@ -214,10 +215,11 @@ axis_options = _all_of(
     click.option("--pool", "pools", flag_value=True, help="All slots of a group form one pool.", **_FLAG),
     click.option("--no-pool", "pools", flag_value=False, help="Each expert has its slots; with --pool both.", **_FLAG),
     click.option("--max-experts", "limits", metavar="M", type=int, multiple=True, help="Experts of a group; repeats."),
+    click.option("--merge", "merges", metavar="R", type=int, multiple=True, help="Tokens that a block merges; repeats."),
 )
 """Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
 
-The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`.
+The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`, `merges`.
 """
 
 

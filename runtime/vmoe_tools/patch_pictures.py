@@ -58,7 +58,7 @@ def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) ->
     Raises:
         RoutingError: it doesn't say where patches are.
     """
-    assert manifest.rules is not None
+    assert manifest.moe_layers
     patches = [[report.patches(setting, layer) for setting in report.settings] for layer in manifest.moe_layers]
     pixels, (height, width) = shown_pixels(batch).repeat(len(patches), axis=0), manifest.model["patch_size"]
     rows, settings = np.arange(len(patches)), report.settings

@@ -226,7 +226,7 @@ def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> 
     with open_checkpoint(FOLDER / model) as checkpoint:
         spans = write_weights(folder / "weights.safetensors", checkpoint, config, stored_parameters(config))
     grouping = parse_group(group, config.num_tokens, None, config.ensemble_size)
-    write_graphs(folder, exported_model(network), grouping, spans, network.profile)
+    write_graphs(folder, exported_model(network), grouping, spans, [network.profile] if network.profile else [])
     return folder, network, grouping, spans
 
 

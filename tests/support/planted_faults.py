@@ -58,7 +58,7 @@ class Planted:
         model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, precision=plan.stored_precision)
         weights = folder / "weights.safetensors"
         spans = write_weights(weights, plan.checkpoint, plan.model, plan.weight_shapes, precision=plan.stored_precision)
-        graphs = write_graphs(folder, model, plan.grouping, spans, next(iter(plan.profiles), None))
+        graphs = write_graphs(folder, model, plan.grouping, spans, plan.profiles)
         parts = [GraphParts(folder, graph, model) for graph in graphs]
         return cls(folder, plan, model, spans, parts, np.random.default_rng(seed))
 

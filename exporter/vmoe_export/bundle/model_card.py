@@ -61,13 +61,13 @@ def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
     settings = []
     for profile in content["profiles"] or [{"name": None}]:
         label, found = profile["name"], measured.get(profile["name"], {"top1": None})
-        cost = flops.get(label or "dense" * (manifest.rules is None))
+        cost = flops.get(label or "dense" * (not manifest.moe_layers))
         cells = [f"`{label}`" if label else "-", *(profile.get(field, "-") for field in ("capacity_ratio", "k"))]
         cells += [profile.get("capacity", "-")[0], "-" if cost is None else f"{cost / 1e9:.3g}"]
         cells += ["-" if found["top1"] is None else f"{found['top1']:.2%} of {found['images']} images"]
         settings.append(f"| {' | '.join(map(str, cells))} |")
     photos = '["photo.jpg"]' + (f" * {manifest.batch_multiple}" if manifest.batch_multiple > 1 else "")
-    tags = ["vision", "onnx", "vision-transformer", *(["mixture-of-experts", "v-moe"] if manifest.rules else [])]
+    tags = ["vision", "onnx", "vision-transformer", *(["mixture-of-experts", "v-moe"] if manifest.moe_layers else [])]
     return _CARD.format(
         task="image-feature-extraction" if manifest.output == "features" else "image-classification",
         tags="\n".join(f"- {tag}" for tag in tags),

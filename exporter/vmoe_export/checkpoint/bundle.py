@@ -55,7 +55,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         model = self.manifest.model
         moe = _mapping(model, "moe")
         routing = _mapping(moe, "routing")
-        kind = self.manifest.rules.kind if self.manifest.rules else None
+        kind = self.manifest.rules.kind
         return {
             "classifier": model.get("classifier"),
             "encoder": {

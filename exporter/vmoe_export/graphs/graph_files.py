@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -26,11 +27,12 @@ from vmoe_runtime.bundle.manifest import (
     DENSE_GRAPH_KEY,
     IMAGE_INPUT,
     INLINED_GRAPH,
+    MERGING_GRAPH,
     WEIGHTS_NAME,
     TensorRtPrecision,
 )
-from vmoe_runtime.profiles import Profile, by_layer
-from vmoe_runtime.routing_kinds import KIND_NAMES
+from vmoe_runtime.profiles import MERGE, Profile, by_layer
+from vmoe_runtime.routing_kinds import KIND_NAMES, TOKEN_OUTPUT
 
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
@@ -46,37 +48,51 @@ class WrittenGraph:
     """
 
     file: str
-    cuts: tuple[str, ...]
+    cuts: tuple[tuple[str, ...], ...]
     profile: Profile | None = None
+
+    def suits(self, profile: Profile | None) -> bool:
+        """Whether it is made to be run at a profile."""
+        merges = bool(profile and profile.merge)
+        in_standard_ops = {INLINED_GRAPH: not merges, MERGING_GRAPH: merges}
+        return self.profile in (None, profile) and in_standard_ops.get(self.file, True)
 
 
 def write_graphs(
-    folder: Path, model: ExportedModel, grouping: Grouping, weights: Mapping[str, Span], default: Profile | None
+    folder: Path, model: ExportedModel, grouping: Grouping, weights: Mapping[str, Span], profiles: Sequence[Profile]
 ) -> list[WrittenGraph]:
     """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
 
     The former has ops of the domain vmoe with their functions, and its inputs for the settings of the routing kind have
-    default values; the latter has standard ops alone, and the settings are plain inputs.
+    default values; the latter has standard ops alone, and the settings are plain inputs. It merges no tokens: where a profile
+    does, there is `model.merging.onnx` as well.
 
     Args:
         folder: where the weights lie.
         model: what the graphs compute.
         grouping: which batches the graphs must take.
         weights: where each parameter lies in the weights file.
-        default: the profile whose settings become the default values of `model.onnx`; None for a dense ViT and a Soft MoE.
+        profiles: those of the bundle; the settings of the first become the default values of `model.onnx`.
 
     Returns:
-        Both graphs, in that order.
+        The graphs, in that order.
 
     Raises:
         ExportError: ONNX's full checker or strict shape inference refuses a graph.
     """
     written = []
-    for file, kind in ((CANONICAL_GRAPH, ModelNodes), (INLINED_GRAPH, StandardNodes)):
-        settings = default.inputs if default else {}
+    kinds: dict[str, type[ModelNodes]] = {CANONICAL_GRAPH: ModelNodes, INLINED_GRAPH: StandardNodes}
+    if any(profile.merge for profile in profiles):
+        kinds[MERGING_GRAPH] = StandardNodes
+    unmerged = {MERGE: np.zeros(1, np.int64)} if model.merges else {}
+    for file, kind in kinds.items():
+        settings = (profiles[0].inputs if profiles else {}) | unmerged
+        if file == INLINED_GRAPH:
+            settings.pop(MERGE, None)
         nodes = kind(model, weights, list(settings))
         graph = _graph(model, grouping, nodes, settings)
-        _name_block_shapes(graph, nodes, model, grouping)
+        if MERGE not in settings:
+            _name_block_shapes(graph, nodes, model, grouping)
         how = f"Inputs {', '.join(settings)} choose the routing and " if settings else ""
         functions = []
         if file == CANONICAL_GRAPH:
@@ -89,7 +105,7 @@ def write_graphs(
             how += "must be given. " if settings else ""
             how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
         proto = _model(graph, functions)
-        _describe(proto, model, grouping, default, model.precision, how)
+        _describe(proto, model, grouping, profiles[0] if profiles else None, model.precision, how)
         _write(folder / file, proto)
         written.append(WrittenGraph(file, tuple(nodes.cuts)))
     return written
@@ -177,12 +193,18 @@ def _outputs(
     if moe is None:
         return
     slots = [moe.routing.slots_per_expert] if isinstance(moe.routing, Soft) else []
-    kinds = {"expert": TensorProto.INT32, "slot": TensorProto.INT32, "kept": TensorProto.BOOL}
+    kinds = {"kept": TensorProto.BOOL, **dict.fromkeys(("expert", "slot", TOKEN_OUTPUT), TensorProto.INT32)}
+    merges = any(name.endswith(f"/{TOKEN_OUTPUT}") for name in names)
     for index, name in enumerate(names[1:]):
         experts = moe.experts[index * len(moe.experts) // len(names[1:])]
         per_token = [choices if isinstance(moe.routing, TopK) else experts, *slots]
-        kind = kinds.get(name.rpartition("/")[2], TensorProto.FLOAT)
-        yield helper.make_tensor_value_info(name, kind, [_groups(model, grouping), grouping.tokens, *per_token])
+        what = name.rpartition("/")[2]
+        # Merged tokens are fewer from layer to layer.
+        tokens = f"{name.rpartition('/')[0]}_tokens" if merges else grouping.tokens
+        shape = [_groups(model, grouping), tokens, *per_token]
+        if what == TOKEN_OUTPUT:
+            shape = [BATCH_DIM, config.num_tokens]
+        yield helper.make_tensor_value_info(name, kinds.get(what, TensorProto.FLOAT), shape)
 
 
 def _groups(model: ExportedModel, grouping: Grouping) -> str:

@@ -9,8 +9,11 @@ from vmoe_export.ops.functions import function_bodies
 from vmoe_export.precision import PRECISIONS, WeightType, hidden_chunk
 
 
-def model_bodies(model: ExportedModel, *, policies: bool) -> list[onnx.FunctionProto]:
-    """The functions of all ops in the types and chunks of the model; with `policies` they take `pool` and `max_experts`."""
+def model_bodies(model: ExportedModel, *, policies: bool, merging: bool) -> list[onnx.FunctionProto]:
+    """The functions of all ops in the types and chunks of the model.
+
+    With `policies` they take `pool` and `max_experts`, and with `merging` what tokens are merged by.
+    """
     config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
 
     def chunks(hidden: int, weights: WeightType) -> int:
@@ -26,4 +29,6 @@ def model_bodies(model: ExportedModel, *, policies: bool) -> list[onnx.FunctionP
         dense_chunks=chunks(config.mlp_dim, numbers.dense),
         expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
         policies=policies,
+        merging=merging,
+        prefix=config.prefix_tokens,
     )

@@ -25,6 +25,8 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
 from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, OPS, PLUGIN_ATTRIBUTES
 from vmoe_export.precision import PRECISIONS, STORED_BYTES, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
+from vmoe_runtime.profiles import MERGE
+from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
 _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
@@ -45,7 +47,8 @@ class ModelNodes:
         nodes: sorted by their inputs.
         functions: the bodies of all ops, written for the model, by op.
         blocks: the op, the input and the output of each part of an encoder block that has a residual.
-        cuts: between `model.parts`, the value that alone goes from one to the next.
+        cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are merged
+            their sizes and where each has gone.
         outputs: the model's output, then the outputs of each MoE layer.
     """
 
@@ -55,10 +58,12 @@ class ModelNodes:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
-        self.functions = {body.name: body for body in model_bodies(model, policies="pool" in settings)}
+        self._merging: list[str] = []
+        bodies = model_bodies(model, policies="pool" in settings, merging=MERGE in settings)
+        self.functions = {body.name: body for body in bodies}
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, str, str]] = []
-        self.cuts: list[str] = []
+        self.cuts: list[tuple[str, ...]] = []
         self.outputs = list(self._forward())
 
     def initializers(self) -> list[onnx.TensorProto]:
@@ -67,8 +72,8 @@ class ModelNodes:
         return [tensor for name, tensor in self._tensors.items() if name in used]
 
     def _layer_outputs(self) -> Sequence[str]:
-        """Names of the outputs of each MoE layer."""
-        return self._model.layer_outputs
+        """Names of the outputs of each MoE layer, without that of merging."""
+        return [name for name in self._model.layer_outputs if name != TOKEN_OUTPUT]
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
         """Writes an op of the table in the way of this graph; returns its outputs, with a name for each that is ""."""
@@ -147,15 +152,20 @@ class ModelNodes:
 
     def _forward(self) -> Iterator[str]:
         config, moe, members = self._config, self._config.moe, self._config.ensemble_size
-        x = self._cut(self._embed())
+        x = self._embed()
+        if MERGE in self._settings:
+            self._merging = self._unmerged()
+        self._cut(x)
         capacities = iter(self._capacities())
         routes: list[str] = []
         for i in range(config.num_layers):
             block, self._place = f"Encoder/encoderblock_{i}", f"encoderblock_{i}"
-            x = self._cut(self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x))
-            if moe and i in moe.layers:
+            is_sparse = bool(moe and i in moe.layers)
+            token = f"encoderblock_{i}/{TOKEN_OUTPUT}" if is_sparse else ""
+            x = self._cut(self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x, token))
+            if moe and is_sparse:
                 names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
-                routes += names
+                routes += [*names, *([token] if self._merging else ())]
                 is_first = i == moe.layers[0]
                 if is_first and members > 1:  # what comes before is the same for all of them
                     x = self._add("Unsqueeze", x, self._integers(1))
@@ -175,8 +185,16 @@ class ModelNodes:
 
     def _cut(self, x: str) -> str:
         """Notes the residual stream, float32, as what goes from one part of the model to the next."""
-        self.cuts.append(x)
+        self.cuts.append((x, *self._merging))
         return x
+
+    def _unmerged(self) -> list[str]:
+        """The sizes of an image's tokens, and where each is, before any was merged."""
+        tokens = self._config.num_tokens
+        batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
+        shape = self._add("Concat", batch, self._integers(tokens), axis=0)
+        row = self._constant("token_row", np.arange(tokens), np.int32)
+        return [self._add("Expand", first, shape) for first in (self._constant("one_token", 1, np.float32), row)]
 
     def _capacities(self) -> Sequence[str]:
         """The capacity of each MoE layer."""
@@ -248,30 +266,43 @@ class ModelNodes:
             x = self._add("Add", x, POSITION_EMBEDDING)
         return x
 
-    def _attention_block(self, norm: str, path: str, x: str) -> str:
-        """Self-attention with its layer norm and residual; x[N,T,D]."""
+    def _attention_block(self, norm: str, path: str, x: str, token: str) -> str:
+        """Self-attention with its layer norm and residual, x[N,T,D]; where tokens are merged with them, as `token`."""
+        heads = self._config.num_heads
+        merged = {"num_heads": heads, "prefix": self._config.prefix_tokens}
         if self._config.attention_qk_norm:
-            normed, tokens = self._layer_norm(norm, x), self._config.num_tokens
-            return self._add("Add", x, self._attention(path, (normed, tokens), (normed, tokens)))
+            normed = self._layer_norm(norm, x)
+            mixed, keys = self._attention(path, normed, normed)
+            y = self._add("Add", x, mixed)
+            if self._merging:
+                y, *self._merging = self._op("VmoeMerge", [y, keys, *self._merging, MERGE], ["", "", token], merged)
+            return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
-        heads = self._config.num_heads
-        return self._vmoe("VmoeAttentionBlock", x, *self._norm(norm), *weights, *self._scales(*layers), num_heads=heads)
+        scales = self._scales(*layers)
+        merging = (*self._merging, MERGE) if self._merging else ("",) * 3 * bool(scales)
+        outputs = ["", "", token] if self._merging else [""]
+        y, *self._merging = self._op(
+            "VmoeAttentionBlock", [x, *self._norm(norm), *weights, *merging, *scales], outputs, merged
+        )
+        return y
 
-    def _attention(self, path: str, queries: tuple[str, int], keys: tuple[str, int]) -> str:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D], each given with its Q or T."""
+    def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]; returns what it gives, and the keys as they enter it."""
         heads, size = self._config.num_heads, self._config.hidden_size // self._config.num_heads
 
-        def project(name: str, x: str, tokens: int) -> str:
+        def project(name: str, x: str) -> str:
             projected = self._linear(f"{path}/{name}", x)
             if not self._config.attention_qk_norm or name == "value":
                 return projected
-            by_head = self._reshape(projected, -1, tokens, heads, size)
-            return self._reshape(self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=False), -1, tokens, heads * size)
+            by_head = self._reshape(projected, 0, 0, heads, size)
+            return self._reshape(self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=False), 0, 0, heads * size)
 
-        projections = [project(name, *x) for name, x in (("query", queries), ("key", keys), ("value", keys))]
+        q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
         bf16 = PRECISIONS[self._model.precision].dense != "float"
-        return self._linear(f"{path}/out", self._vmoe("VmoeAttention", *projections, num_heads=heads, bf16=int(bf16)))
+        sizes = self._merging[:1]
+        mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
+        return self._linear(f"{path}/out", mixed), k
 
     def _mlp(self, path: str) -> tuple[list[str], int]:
         """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
@@ -295,22 +326,34 @@ class ModelNodes:
         if members > 1:
             x = self._reshape(x, -1, members, tokens, width) if parts_members else x
             x = self._add("Transpose", x, perm=[0, 2, 1, 3])
-        if members > 1 or group != tokens:
+        images = x
+        if self._merging and group != tokens:
+            x = self._grouped(x, group // tokens)
+        elif members > 1 or group != tokens:
             x = self._reshape(x, -1, group, width)
         routed = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
         y = routed(block, moe, x, capacity, outputs)
         if members > 1:
             y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
+        if self._merging and group != tokens:
+            return self._add("Reshape", y, self._add("Shape", images))
         if members > 1 or group != tokens:
             y = self._reshape(y, -1, tokens, width)
         return y
+
+    def _grouped(self, x: str, images: int) -> str:
+        """Tokens x[N,T,D] as groups of so many images each, however many T are left."""
+        tokens = self._add("Mul", self._add("Shape", x, start=1, end=2), self._integers(images))
+        shape = [self._integers(-1), tokens, self._integers(self._config.hidden_size)]
+        return self._add("Reshape", x, self._add("Concat", *shape, axis=0))
 
     def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
         norm, router = self._norm(f"{block}/LayerNorm_1"), f"{block}/Moe/Router/dense/kernel"
         expert, kept, weight = outputs
         slot = expert.replace("/expert", "/slot")
-        settings, routes = (capacity, *self._settings[1:]), [slot, weight, "", expert]
+        settings = (capacity, *(name for name in self._settings[1:] if name != MERGE))
+        routes = [slot, weight, "", expert]
         if self._config.ensemble_size > 1:
             gates = self._member_gates(self._layer_norm(f"{block}/LayerNorm_1", x), router)
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
@@ -365,7 +408,11 @@ class ModelNodes:
         if config.classifier == "gap":
             # A mean as a product: runtimes add up a plain one in another order where there is but one image.
             tokens = config.num_tokens
-            mean = self._constant("mean", np.full((1, 1, tokens), 1 / tokens), np.float32)
+            if self._merging:
+                share = self._constant("share", 1 / tokens, np.float32)
+                mean = self._add("Mul", self._add("Unsqueeze", self._merging[0], self._integers(1)), share)
+            else:
+                mean = self._constant("mean", np.full((1, 1, tokens), 1 / tokens), np.float32)
             x = self._first_token(self._add("MatMul", mean, x))
         elif config.classifier == "map":
             x = self._map_head(x)
@@ -382,7 +429,7 @@ class ModelNodes:
 
     def _map_head(self, x: str) -> str:
         path = "MapHead/MultiHeadDotProductAttention"
-        y = self._attention(path, (self._repeated("MapHead/probe"), 1), (x, self._config.num_tokens))
+        y, _ = self._attention(path, self._repeated("MapHead/probe"), x)
         weights, chunk = self._mlp("MapHead/Mlp")
         mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
         return self._first_token(self._add("Add", y, mlp))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.precision import ExportPrecision
 from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.routing_kinds import LAYER_OUTPUTS
+from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, TOKEN_OUTPUT
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,12 @@ class ExportedModel:
     def layer_outputs(self) -> tuple[str, ...]:
         """The outputs of each MoE layer, in order; see `vmoe_runtime.routing_kinds`."""
         moe = self.config.moe
-        return LAYER_OUTPUTS[moe.routing.kind] if moe else ()
+        return (*LAYER_OUTPUTS[moe.routing.kind], *((TOKEN_OUTPUT,) if self.merges else ())) if moe else ()
+
+    @property
+    def merges(self) -> bool:
+        """Whether blocks can merge tokens."""
+        return self.config.merges(self.group_tokens)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -118,6 +118,15 @@ class ModelConfig:
         return math.prod(self.grid) + (self.classifier == "token")
 
     @property
+    def prefix_tokens(self) -> int:
+        """Tokens at the front of an image that are read apart from the others: 1 where a classifier reads the first."""
+        return int(self.classifier in ("token", "0"))
+
+    def merges(self, group_tokens: int) -> bool:
+        """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""
+        return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
+
+    @property
     def feature_size(self) -> int:
         """Size of what the head gets."""
         return self.representation_size or self.hidden_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from vmoe_export.ops import experts_choice_bodies, layer_bodies, routing_bodies, soft_bodies
+from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
 from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
 
@@ -24,6 +24,8 @@ def function_bodies(
     tokens: ElementType = "float",
     gates: ElementType = "float",
     policies: bool = True,
+    merging: bool = False,
+    prefix: int = 0,
 ) -> list[onnx.FunctionProto]:
     """The ONNX function of each op of the table, written for one model.
 
@@ -38,6 +40,8 @@ def function_bodies(
         tokens: the type T of the model, for the ops that have it.
         gates: the type R of the model.
         policies: whether VmoeRoute and VmoeRouterBlock take `pool` and `max_experts`; without, they are shorter.
+        merging: whether VmoeAttention and VmoeAttentionBlock take what tokens are merged by.
+        prefix: what the `prefix` attribute of the model's nodes says.
 
     Returns:
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
@@ -58,8 +62,9 @@ def function_bodies(
         ),
         "VmoeLinear": layer_bodies.linear(dense),
         "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks),
-        "VmoeAttention": layer_bodies.attention(attention_bf16),
-        "VmoeAttentionBlock": layer_bodies.attention_block(dense),
+        "VmoeAttention": layer_bodies.attention(attention_bf16, merging),
+        "VmoeAttentionBlock": layer_bodies.attention_block(dense, merging),
+        "VmoeMerge": merging_body.merge(prefix),
         "VmoeMlpBlock": layer_bodies.mlp_block(dense),
         "VmoeRouterBlock": layer_bodies.router_block(policies),
         "VmoeExpertBlock": layer_bodies.expert_block(experts),

@@ -10,15 +10,23 @@ from __future__ import annotations
 from vmoe_export.ops.onnx_lines import chunked_product, gelu_tanh, product, round_bf16
 from vmoe_export.ops.routing_bodies import official_route_node
 from vmoe_export.ops.table import LAYER_NORM_EPSILON, OPS, ElementType
-from vmoe_runtime.profiles import POLICIES
+from vmoe_runtime.profiles import MERGE, POLICIES
 
 _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
 
 
-def input_names(op: str, weights: ElementType, policies: bool = True) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if `policies`."""
-    values = (value for value in OPS[op].inputs if not value.scale_of or weights == "i8")
-    return [value.name for value in values if policies or value.name not in POLICIES]
+MERGING_INPUTS = ("sizes", "token", MERGE)
+"""The inputs by which tokens are merged, of the ops that may do without."""
+
+
+def input_names(op: str, weights: ElementType, policies: bool = True, merging: bool = False) -> list[str]:
+    """The inputs that nodes of the op have: scales only where its weights are int8, policies if `policies`, and those by
+    which tokens are merged if `merging`, or where scales stand behind them.
+    """
+    values = [value for value in OPS[op].inputs if not value.scale_of or weights == "i8"]
+    stand_before = any(value.scale_of for value in values)
+    left_out = (*(() if policies else POLICIES), *(() if merging or stand_before else MERGING_INPUTS))
+    return [value.name for value in values if not value.optional or value.name not in left_out]
 
 
 def linear(weights: ElementType) -> str:
@@ -68,17 +76,20 @@ def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
     )
 
 
-def attention(bf16: bool) -> str:
-    """VmoeAttention; with `bf16`, what enters its two products is rounded."""
-    products = _ATTENTION_FLOAT32
+def attention(bf16: bool, merging: bool) -> str:
+    """VmoeAttention; with `bf16`, what enters its two products is rounded, and with `merging` keys have sizes."""
+    score, by_size = ("alike", _BY_SIZE) if merging else ("scores", "")
+    products = _ATTENTION_FLOAT32.format(score=score, by_size=by_size)
     if bf16:
         products = _ATTENTION_BF16.format(
+            score=score,
+            by_size=by_size,
             round_q=round_bf16("q_heads", "q_narrow", True),
             round_k=round_bf16("k_heads", "k_narrow", True),
             round_v=round_bf16("v_heads", "v_narrow", True),
             round_exp=round_bf16("exp", "exp_narrow", True),
         )
-    return _body("VmoeAttention", "float", _ATTENTION.format(products=products))
+    return _body("VmoeAttention", "float", _ATTENTION.format(products=products), merging=merging)
 
 
 def sparse_mlp(weights: ElementType, policies: bool) -> str:
@@ -97,9 +108,15 @@ def sparse_mlp(weights: ElementType, policies: bool) -> str:
     )
 
 
-def attention_block(weights: ElementType) -> str:
-    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32."""
+def attention_block(weights: ElementType, merging: bool) -> str:
+    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32. With `merging` it ends in VmoeMerge."""
     bf16 = int(weights != "float")
+    end = "y = Add (x, o)"
+    if merging:
+        end = """
+        whole = Add (x, o)
+        y, merged_sizes, merged_token = vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, k, MERGING)
+        """.replace("MERGING", ", ".join(MERGING_INPUTS))
     return _body(
         "VmoeAttentionBlock",
         weights,
@@ -108,10 +125,11 @@ def attention_block(weights: ElementType) -> str:
         {_linear_node("normed", "q", weights)}
         {_linear_node("normed", "k", weights)}
         {_linear_node("normed", "v", weights)}
-        mixed = vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> (q, k, v)
+        mixed = vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> (q, k, v{", sizes" if merging else ""})
         {_linear_node("mixed", "o", weights)}
-        y = Add (x, o)
+        {end}
         """,
+        merging=merging,
     )
 
 
@@ -184,9 +202,17 @@ _ATTENTION = """
 _ATTENTION_FLOAT32 = """
     scale = Reciprocal (root)
     q_scaled = Mul (q_heads, scale)
-    scores = MatMul (q_scaled, k_heads)
+    {score} = MatMul (q_scaled, k_heads)
+    {by_size}
     shares = Softmax <axis = -1> (scores)
     mixed = MatMul (shares, v_heads)
+"""
+
+_BY_SIZE = """
+    key_axes = Constant <value_ints = [1, 2]> ()
+    counts = Log (sizes)
+    counts_row = Unsqueeze (counts, key_axes)
+    scores = Add (alike, counts_row)
 """
 
 # The sum of the softmax is that of the exponentials before they are rounded, and divides after the second product.
@@ -196,7 +222,8 @@ _ATTENTION_BF16 = """
     {round_v}
     last = Constant <value_ints = [-1]> ()
     products = MatMul (q_narrow, k_narrow)
-    scores = Div (products, root)
+    {score} = Div (products, root)
+    {by_size}
     top = ReduceMax <keepdims = 1> (scores, last)
     lowered = Sub (scores, top)
     exp = Exp (lowered)
@@ -207,9 +234,9 @@ _ATTENTION_BF16 = """
 """
 
 
-def _body(op: str, weights: ElementType, lines: str, policies: bool = True) -> str:
-    outputs = ", ".join(value.name for value in OPS[op].outputs)
-    return f"{op} ({', '.join(input_names(op, weights, policies))}) => ({outputs}) {{ {lines} }}"
+def _body(op: str, weights: ElementType, lines: str, policies: bool = True, merging: bool = False) -> str:
+    outputs = [value.name for value in OPS[op].outputs if merging or not value.name.startswith("merged_")]
+    return f"{op} ({', '.join(input_names(op, weights, policies, merging))}) => ({', '.join(outputs)}) {{ {lines} }}"
 
 
 def _linear_node(x: str, which: str, weights: ElementType) -> str:

@@ -5,12 +5,13 @@ The ONNX functions, the numpy reference and the C++ adapters are all held to thi
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
 c slots per expert and group, M slots per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
 slots per expert and group, M = G * P. In the dense layers N images, T tokens per image, Q queries per image (T in
-self-attention) and P outputs.
+self-attention), P outputs, O tokens of an image before any was merged and U those that merging leaves of T.
 
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
 router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
 are the blocks of an encoder, each with the LayerNormalization before it (with `LAYER_NORM_EPSILON`): VmoeAttentionBlock,
-VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute.
+VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeMerge makes one
+token of each of the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
@@ -20,16 +21,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vmoe_runtime.profiles import OFFICIAL_SETTINGS, POLICIES
+from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES
 
 DOMAIN = "vmoe"
 VERSION = 1
 OPSET = 20
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-6
+MERGE_EPSILON = 1e-12
+"""Under the root of the lengths that VmoeMerge divides keys by."""
 SOFT_EPSILON = 1e-6
 """Under the root of the lengths that VmoeSoftRouter divides by."""
 LARGEST_INT8 = 127
@@ -81,14 +84,15 @@ class AttributeRule:
 ATTRIBUTE_RULES: Mapping[str, AttributeRule] = {
     "dispatch_bf16": AttributeRule(0, 1),
     "bf16": AttributeRule(0, 1),
+    "prefix": AttributeRule(0),
     "num_heads": AttributeRule(1, divides="D"),
     "hidden_chunk": AttributeRule(0, divides="F", only_i8=True),
 }
 """By name, for every op that has the attribute.
 
 dispatch_bf16: tokens are rounded to bfloat16 on their way to the experts and back. bf16: the two products of attention take
-bfloat16. hidden_chunk: the second product of an MLP cuts its depth F into chunks of so many, each with a scale of its own
-for a row; 0 is one chunk.
+bfloat16. prefix: so many tokens at the front of an image, such as the classifier's, are never merged. hidden_chunk: the
+second product of an MLP cuts its depth F into chunks of so many, each with a scale of its own for a row; 0 is one chunk.
 """
 
 
@@ -135,6 +139,11 @@ def _f(name: str, *dims: str) -> Value:
     return Value(name, "float", dims)
 
 
+def _left_out(value: Value) -> Value:
+    """The value where a node may do without it."""
+    return replace(value, optional=True)
+
+
 def _scale(weight: Value) -> Value:
     return Value(f"{weight.name}_scale", "float", (*weight.dims[:-2], weight.dims[-1]), optional=True, scale_of=weight.name)
 
@@ -157,6 +166,9 @@ _EXPERTS, _EXPERT_SCALES = (
     (_EXPERT_W1, _f("b1", "E", "F"), _EXPERT_W2, _f("b2", "E", "D")),
     (_scale(_EXPERT_W1), _scale(_EXPERT_W2)),
 )
+_SIZES, _TOKEN = _f("sizes", "N", "T"), Value("token", "i32", ("N", "O"))
+_MERGING = (_SIZES, _TOKEN, Value(MERGE, "i64", ("1",)))
+_MERGED = (_f("y", "N", "U", "D"), _f("merged_sizes", "N", "U"), Value("merged_token", "i32", ("N", "O")))
 _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
@@ -199,7 +211,7 @@ OPS: Mapping[str, Op] = {
         ),
         Op(
             "VmoeAttention",
-            (_f("q", "N", "Q", "D"), _f("k", "N", "T", "D"), _f("v", "N", "T", "D")),
+            (_f("q", "N", "Q", "D"), _f("k", "N", "T", "D"), _f("v", "N", "T", "D"), _left_out(_SIZES)),
             (_f("y", "N", "Q", "D"),),
             {"num_heads": 1, "bf16": 0},
         ),
@@ -209,10 +221,17 @@ OPS: Mapping[str, Op] = {
                 _f("x", "N", "T", "D"),
                 *_NORM,
                 *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
+                *map(_left_out, _MERGING),
                 *(_scale(weight) for weight in _PROJECTIONS),
             ),
-            (_f("y", "N", "T", "D"),),
-            {"num_heads": 1},
+            (_MERGED[0], *map(_left_out, _MERGED[1:])),
+            {"num_heads": 1, "prefix": 0},
+        ),
+        Op(
+            "VmoeMerge",
+            (_f("x", "N", "T", "D"), _f("k", "N", "T", "D"), *_MERGING),
+            _MERGED,
+            {"num_heads": 1, "prefix": 0},
         ),
         Op(
             "VmoeMlpBlock",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vmoe_export.errors import ExportError
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
+from vmoe_export.validation.reference_model import Stream
 from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
@@ -44,25 +46,25 @@ class GraphParts:
     def load(self, part: str) -> LoadedPart:
         """One part as a session of its own."""
         number = self._model.parts.index(part)
-        start = self.written.cuts[number - 1] if number else IMAGE_INPUT
+        start = self.written.cuts[number - 1] if number else (IMAGE_INPUT,)
         block, _, what = part.rpartition("/")
-        end = self.written.cuts[number] if number < len(self.written.cuts) else self._model.output
+        end = self.written.cuts[number] if number < len(self.written.cuts) else (self._model.output,)
         routes = [v.name for v in self._proto.graph.output if what == "Moe" and v.name.startswith(f"{block}/")]
         path = self._folder / "part.onnx"  # beside the weights, which it points into
         try:
-            cut = self._cut(start, [end, *routes])
+            cut = self._cut(start, [name for name in dict.fromkeys((*end, *routes)) if name not in start])
             path.write_bytes(cut.SerializeToString())
             takes = {value.name for value in cut.graph.input}
-            return LoadedPart(f"{part} of {self.written.file}", _session(path, self._library), start, takes, [end, *routes])
+            return LoadedPart(f"{part} of {self.written.file}", _session(path, self._library), start, takes, end, routes)
         except Exception as error:  # ONNX Runtime raises many kinds
             raise _refused(f"{part} of {self.written.file}", error) from None
         finally:
             path.unlink(missing_ok=True)
 
-    def _cut(self, start: str, ends: list[str]) -> onnx.ModelProto:
-        """The nodes between a value and others, as a model."""
+    def _cut(self, start: Sequence[str], ends: Sequence[str]) -> onnx.ModelProto:
+        """The nodes between some values and others, as a model."""
         whole = self._proto.graph
-        needed, used, open_values = set[int](), {start}, list(ends)
+        needed, used, open_values = set[int](), set(start), list(ends)
         while open_values:
             name = open_values.pop()
             producer = None if name in used else self._producers.get(name)
@@ -70,17 +72,17 @@ class GraphParts:
             if producer is not None and producer not in needed:
                 needed.add(producer)
                 open_values += whole.node[producer].input
-        stream = helper.make_tensor_value_info(start, onnx.TensorProto.FLOAT, ["rows", "tokens", "width"])
         cut = onnx.ModelProto()
         cut.CopyFrom(self._proto)
         graph = cut.graph
         del graph.node[:], graph.input[:], graph.output[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(whole.node[i] for i in sorted(needed))
         inputs = [value for value in whole.input if value.name in used]
-        graph.input.extend(inputs if start == IMAGE_INPUT else [stream, *inputs])
+        graph.input.extend(inputs if IMAGE_INPUT in start else [*_stream_infos(start), *inputs])
         graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in used)
-        known = {value.name: value for value in (*whole.value_info, *whole.output)}
-        graph.output.extend(known.get(name) or onnx.ValueInfoProto(name=name, type=stream.type) for name in ends)
+        streams = (info for cut_at in self.written.cuts for info in _stream_infos(cut_at))
+        known = {value.name: value for value in (*streams, *whole.output)}
+        graph.output.extend(known[name] for name in ends)
         return cut
 
 
@@ -88,20 +90,38 @@ class LoadedPart:
     """One part of a graph, ready to run."""
 
     def __init__(
-        self, name: str, session: onnxruntime.InferenceSession, start: str, takes: set[str], outputs: list[str]
+        self,
+        name: str,
+        session: onnxruntime.InferenceSession,
+        start: Sequence[str],
+        takes: set[str],
+        end: Sequence[str],
+        routes: Sequence[str],
     ) -> None:
-        self._name, self._session, self._start, self._takes, self._outputs = name, session, start, takes, outputs
+        self._name, self._session = name, session
+        self._start, self._takes, self._end, self._routes = start, takes, end, routes
 
-    def run(self, x: Array, images: Array, profile: Profile | None) -> list[Array]:
-        """What the part makes of x and the images that it comes from: the stream or output, then its routes."""
+    def run(self, stream: Stream, images: Array, profile: Profile | None) -> tuple[Stream, list[Array]]:
+        """What the part makes of the stream and the images that it comes from: the stream or output, and its routes."""
         settings = profile.inputs if profile else {}
-        feeds = {IMAGE_INPUT: images, **settings, self._start: x}
+        given = dict(zip(self._start, (stream.x, stream.sizes, stream.token), strict=False))
+        feeds = {IMAGE_INPUT: images, **settings, **given}
         taken = {name: array for name, array in feeds.items() if name in self._takes}
+        outputs = [output.name for output in self._session.get_outputs()]
         try:
             # Copies: the runtime's own arrays would keep the memory of the whole session.
-            return [np.array(values) for values in self._session.run(self._outputs, taken)]
+            made = dict(zip(outputs, (np.array(values) for values in self._session.run(outputs, taken)), strict=True))
         except Exception as error:
             raise _refused(self._name, error) from None
+        found = given | made
+        return Stream(*(found[name] for name in self._end)), [found[name] for name in self._routes]
+
+
+def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
+    """The values of a stream, as the graph says what they are: x, and where tokens are merged sizes and token."""
+    rows = ("rows", "tokens")
+    kinds = ((onnx.TensorProto.FLOAT, (*rows, "width")), (onnx.TensorProto.FLOAT, rows), (onnx.TensorProto.INT32, ("rows", "all")))
+    return [helper.make_tensor_value_info(name, *kind) for name, kind in zip(names, kinds, strict=False)]
 
 
 def _refused(what: str, error: Exception) -> ExportError:

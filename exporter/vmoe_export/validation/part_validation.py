@@ -12,11 +12,16 @@ from vmoe_export.errors import ExportError
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.graph_parts import GraphParts, LoadedPart
 from vmoe_export.validation.limits import Limits
+from vmoe_export.validation.reference_model import Stream
 from vmoe_export.validation.reference_run import Step
 from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_MERGED_ALIKE = 0.7
+"""Of a few pairs in each of a few images one or two are near-ties, which rounding decides."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class _Watch:
     graph: GraphParts
     number: int  # of the profile
     profile: Profile | None
-    own: Array  # what its own parts before gave
+    own: Stream  # what its own parts before gave
     routes: list[Array] = field(default_factory=list)
     worst: tuple[float, str] = (0.0, "embedding")
     max_difference: float = 0.0
@@ -67,7 +72,7 @@ class PartValidation:
     Args:
         model: what the graphs compute.
         graphs: with what each is held to.
-        profiles: those of the bundle; none for a dense ViT and a Soft MoE.
+        profiles: those of the bundle that merge alike; none for a dense ViT and a Soft MoE that don't.
         images: as the model takes them, whole routing groups.
     """
 
@@ -81,10 +86,10 @@ class PartValidation:
         self._model, self._images = model, images
         self._limits = {id(graph): limits for graph, limits in graphs}
         self._watched = [
-            _Watch(graph, number, profile, images)
+            _Watch(graph, number, profile, Stream(images))
             for graph, _ in graphs
             for number, profile in enumerate(profiles or (None,))
-            if graph.written.profile in (None, profile)
+            if graph.written.suits(profile)
         ]
 
     def compare(self, part: str, steps: Sequence[Step]) -> None:
@@ -105,7 +110,7 @@ class PartValidation:
         """What was found, at the end; `expected` are the runs of the reference by profile."""
         found = []
         for watch in self._watched:
-            apart = differences(expected[watch.number], self._run_of(watch, watch.own, watch.routes))
+            apart = differences(expected[watch.number], self._run_of(watch, watch.own.x, watch.routes))
             found.append(
                 Comparison(
                     watch.graph.written.file,
@@ -122,40 +127,46 @@ class PartValidation:
         return found
 
     def _compare(self, watch: _Watch, loaded: LoadedPart, part: str, step: Step) -> None:
-        found, *routes = loaded.run(step.x, self._images, watch.profile)
+        found, routes = loaded.run(step.before, self._images, watch.profile)
         # The same of what the graph's own parts made of the images.
-        own, *own_routes = (found, *routes) if part == "embedding" else loaded.run(watch.own, self._images, watch.profile)
-        watch.own = own
-        watch.routes += own_routes
-        same = np.ones(step.y.shape[:2], bool)
+        own = (found, routes) if part == "embedding" else loaded.run(watch.own, self._images, watch.profile)
+        watch.own = own[0]
+        watch.routes += own[1]
+        same: Array | None = None
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
             expected = Run.of(self._model.layer_outputs, [self._images, *step.routes], watch.profile)
             for pairs in differences(expected, self._run_of(watch, self._images, routes, layer)).pairs:
-                same &= self._tokens_alike(pairs)
+                same = self._tokens_alike(pairs, found.x.shape[1])
                 watch.agreement = min(watch.agreement, float(pairs.mean()))
         self._judge(watch, part, step, found, same)
 
-    def _tokens_alike(self, pairs: Array) -> Array:
+    def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
         """bool[rows, T], the tokens whose pairs[images, T * members * choices] are all true."""
         config = self._model.config
-        by_token: Array = np.all(pairs.reshape(len(pairs), config.num_tokens, config.ensemble_size, -1), axis=3)
-        return by_token.swapaxes(1, 2).reshape(-1, config.num_tokens)
+        by_token: Array = np.all(pairs.reshape(len(pairs), tokens, config.ensemble_size, -1), axis=3)
+        return by_token.swapaxes(1, 2).reshape(-1, tokens)
 
-    def _judge(self, watch: _Watch, part: str, step: Step, found: Array, same: Array) -> None:
-        relative = step.distance(found, same) if same.any() else np.inf
-        largest = float(np.abs(found - step.y)[same].max(initial=0))
+    def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None) -> None:
+        relative = step.distance(found, same) if same is None or same.any() else np.inf
+        apart = np.abs(found.x - step.as_merged(found).x)
+        largest = float((apart if same is None else apart[same]).max(initial=0))
         if not relative <= watch.worst[0]:
             watch.worst = (relative, part)
         watch.max_difference = max(watch.max_difference, largest)
         limits, where = self._limits[id(watch.graph)], f"{part} of {watch.graph.written.file}"
         if watch.profile:
             where += f" at {watch.profile.name}"
-        if not np.isfinite(found).all():
+        if not np.isfinite(found.x).all():
             raise ExportError(
                 f"validation failed: {where} gives values that are not finite, where its type has no room for them; choose "
                 "another --precision; no bundle was written"
+            )
+        if (alike := step.merged_alike(found)) < _MERGED_ALIKE:
+            raise ExportError(
+                f"validation failed: {where} merges {alike:.2%} of the pairs of tokens that the reference merges, fewer than "
+                f"{_MERGED_ALIKE:.0%}; no bundle was written"
             )
         if watch.agreement < limits.agreement:
             raise ExportError(
@@ -176,6 +187,9 @@ class PartValidation:
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
         """A run whose routes are those of the MoE layers from `first` on."""
-        names = ("slot", "weight") if watch.graph.written.profile else self._model.layer_outputs
+        names: Sequence[str] = self._model.layer_outputs
+        if len(watch.graph.written.cuts[0]) == 1:  # it merges nothing
+            names = [name for name in names if name != TOKEN_OUTPUT]
+        names = ("slot", "weight") if watch.graph.written.profile else names
         profile = watch.profile and replace(watch.profile, slots=watch.profile.slots[first:])
         return Run.of(names, [output, *routes], profile)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from vmoe_export.errors import ExportError
-from vmoe_export.validation.reference_model import ReferenceModel
-from vmoe_export.validation.reference_run import Step, run_reference
+from vmoe_export.validation.reference_model import ReferenceModel, Stream
+from vmoe_export.validation.reference_run import Step, run_reference, split_stream
 from vmoe_measure.comparison import Run, differences
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import InputSpec
@@ -85,10 +85,10 @@ def distance_from_float32(
         tell(part, steps)
         distinct = steps[:1] if steps[0] is steps[-1] else steps  # up to the first MoE layer all profiles have the same
         settings = [(len(images), tally.profile) for tally in tallies]
-        rounded, _ = stored.run(part, np.concatenate([step.x for step in distinct]), settings)
-        found = np.split(rounded, len(distinct)) * (len(steps) // len(distinct))
-        for tally, step, y in zip(tallies, steps, found, strict=True):
-            tally.add_part(part, step.distance(y))
+        rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), settings)
+        found = split_stream(rounded, len(distinct)) * (len(steps) // len(distinct))
+        for tally, step, whole in zip(tallies, steps, found, strict=True):
+            tally.add_part(part, step.distance(whole))
 
     for number, (images, labels) in enumerate(batches):
         expected = run_reference(exact, images, profiles, tell if number else round_part)

@@ -123,7 +123,7 @@ def prove(
     from vmoe_export.validation.graph_parts import GraphParts
     from vmoe_export.validation.part_validation import PartValidation
     from vmoe_export.validation.reference_model import ReferenceModel
-    from vmoe_export.validation.reference_run import run_reference, validation_images
+    from vmoe_export.validation.reference_run import merging_alike, run_reference, validation_images
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
     profiles, weights = plan.profiles, folder / WEIGHTS_NAME
@@ -134,13 +134,15 @@ def prove(
     of_tensorrt = tensorrt_limits(model, products, options.atol) if products else limits
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
     held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
-    validation = PartValidation(model, held, profiles, images)
+    found = []
+    for alike in merging_alike(profiles):
+        validation = PartValidation(model, held, alike, images)
 
-    def compare(part: str, steps: list[Step]) -> None:
-        stage(f"comparing the graphs with the reference: {part}")
-        validation.compare(part, steps)
+        def compare(part: str, steps: list[Step], validation: PartValidation = validation) -> None:
+            stage(f"comparing the graphs with the reference: {part}")
+            validation.compare(part, steps)
 
-    found = validation.comparisons(run_reference(stored, images, profiles, compare))
+        found += validation.comparisons(run_reference(stored, images, alike, compare))
     names = {graph.file for graph in graphs}
     ours, theirs = (tuple(each for each in found if (each.graph in names) == own) for own in (True, False))
     findings = Findings(limits, ours, tensorrt_limits=of_tensorrt if products else None, tensorrt_comparisons=theirs)
@@ -157,16 +159,21 @@ def _distances(
     """How far the model as stored is from float32, within the limit."""
     from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
     from vmoe_export.validation.reference_model import ReferenceModel
-    from vmoe_export.validation.reference_run import validation_images
+    from vmoe_export.validation.reference_run import merging_alike, validation_images
     from vmoe_export.validation.reference_weights import official_weights
 
     profiles, multiple = plan.profiles, plan.grouping.batch_multiple
     exact = ReferenceModel(stored.model, official_weights(plan.checkpoint, plan.model, plan.weight_shapes))
-    batches = (
-        [(validation_images(stored.model, multiple, ROUNDED_IMAGES), None)]
-        if source is None
-        else user_batches(source, multiple, plan.input_spec, len(profiles))
-    )
-    distances = distance_from_float32(stored, exact, profiles, batches, stage, answers=source is not None)
+
+    def batches() -> Iterable[tuple[Array, Array | None]]:
+        if source is None:
+            return [(validation_images(stored.model, multiple, ROUNDED_IMAGES), None)]
+        return user_batches(source, multiple, plan.input_spec, len(profiles))
+
+    distances = [
+        distance
+        for alike in merging_alike(profiles)
+        for distance in distance_from_float32(stored, exact, alike, batches(), stage, answers=source is not None)
+    ]
     check_distance(distances, plan.stored_precision, limit)
     return distances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,45 @@ Routes = tuple[Array, ...]
 """The `layer_outputs` of one MoE layer."""
 
 
+@dataclass(frozen=True)
+class Stream:
+    """What passes from one part of a model to the next.
+
+    Attributes:
+        x: the residual stream f32[images, T, D], images as the model takes them, or its output. From the first MoE layer of
+            an ensemble (E3) on the members of an image stand one after another.
+        sizes: f32[images, T], how many tokens each is the mean of; None where the model can't merge.
+        token: i32[images, T0], where each token of an image has gone; None likewise.
+        keys: of the attention that it comes from, f32[images, T, D], by which its tokens are merged; None elsewhere.
+    """
+
+    x: Array
+    sizes: Array | None = None
+    token: Array | None = None
+    keys: Array | None = None
+
+    def of_images(self, chosen: slice) -> Stream:
+        """The stream of some images."""
+        return Stream(*(None if values is None else values[chosen] for values in vars(self).values()))
+
+    @classmethod
+    def joined(cls, streams: Sequence[Stream]) -> Stream:
+        """The stream of all images of several."""
+        fields = zip(*(vars(stream).values() for stream in streams), strict=True)
+        return cls(*(None if values[0] is None else np.concatenate(values) for values in fields))
+
+    def merged(self, token: Array) -> Stream:
+        """The stream as its tokens go where others did: token i32[images, T0] after a merging."""
+        return Stream(*ops.merge_tokens(self.x, self.sizes, self.places(token)), token)
+
+    def places(self, token: Array) -> Array:
+        """Where each token of the stream has gone, i32[images, T], by where those went that each image began with."""
+        assert self.sizes is not None and self.token is not None
+        places = np.zeros(self.sizes.shape, np.int32)
+        np.put_along_axis(places, self.token, token, axis=1)
+        return places
+
+
 class ReferenceModel:
     """A model with its weights, in float32; products round as the dtype of their weights says.
 
@@ -39,37 +79,58 @@ class ReferenceModel:
         self._source = weights
         self._read: dict[str, Array | None] = {}
 
-    def run(self, part: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
+    def run(
+        self, part: str, stream: Stream, settings: Sequence[tuple[int, Profile | None]]
+    ) -> tuple[Stream, list[Routes]]:
         """Runs one part of `model.parts`.
 
         Args:
             part: its name.
-            x: what the part before it gave, f32[images, T, D]; images as the model takes them for the first. From the first
-                MoE layer of an ensemble (E3) on the members of an image stand one after another.
+            stream: what the part before it gave; for the first the images.
             settings: of a MoE layer: how many images are routed by which profile, in their order.
 
         Returns:
-            What the next part takes, or the model's output; and, of a MoE layer, its outputs for each of `settings`.
+            What the next part takes, once `merge` has had it, or the model's output; and, of a MoE layer, its outputs for each
+            of `settings`.
         """
         place, _, what = part.rpartition("/")
-        block = f"Encoder/{place}"
+        block, x = f"Encoder/{place}", stream.x
         self._read.clear()
         try:
             if what == "Moe":
-                return self._moe_layer(block, x, settings)
+                y, routes = self._moe_layer(block, x, settings)
+                return replace(stream, x=y), self._with_tokens(routes, stream, settings)
             compute = {"embedding": self._embed, "head": self._head, "SelfAttention": self._self_attention}
             rows = range(0, len(x), ROWS_AT_ONCE * self._config.ensemble_size)
             step = partial(compute.get(what, self._mlp_layer), block)
-            return np.concatenate([step(x[start : start + rows.step]) for start in rows]), []
+            return Stream.joined([step(stream.of_images(slice(start, start + rows.step))) for start in rows]), []
         finally:
             self._read.clear()  # only one part of the model is in memory
 
-    def _self_attention(self, block: str, x: Array) -> Array:
-        normed = self._norm(f"{block}/LayerNorm_0", x)
-        return x + self._attention(f"{block}/SelfAttention", normed, normed)
+    def _with_tokens(self, routes: list[Routes], stream: Stream, settings: Sequence[tuple[int, Any]]) -> list[Routes]:
+        if stream.token is None:
+            return routes
+        ends = np.cumsum([count for count, _ in settings])[:-1]
+        return [(*each, token) for each, token in zip(routes, np.split(stream.token, ends), strict=True)]
 
-    def _mlp_layer(self, block: str, x: Array) -> Array:
-        return x + self._mlp(f"{block}/Mlp", self._norm(f"{block}/LayerNorm_1", x))
+    def merge(self, stream: Stream, profile: Profile | None) -> Stream:
+        """What a part gave, with the tokens merged that the profile wants to be: those behind an attention."""
+        keys, token = stream.keys, stream.token
+        if keys is None or token is None or not profile or not profile.merge:
+            return replace(stream, keys=None)
+        places = ops.merged_places(keys, profile.merge, self._config.num_heads, self._config.prefix_tokens)
+        return stream.merged(np.take_along_axis(places, token, axis=1))
+
+    def _self_attention(self, block: str, stream: Stream) -> Stream:
+        x = stream.x
+        normed = self._norm(f"{block}/LayerNorm_0", x)
+        sizes = stream.sizes if stream.sizes is not None and stream.sizes.max() > 1 else None
+        added, keys = self._attention(f"{block}/SelfAttention", normed, normed, sizes)
+        return replace(stream, x=x + added, keys=keys if self.model.merges else None)
+
+    def _mlp_layer(self, block: str, stream: Stream) -> Stream:
+        x = stream.x
+        return replace(stream, x=x + self._mlp(f"{block}/Mlp", self._norm(f"{block}/LayerNorm_1", x)))
 
     def _weights(self, name: str) -> Array | None:
         if name not in self._read:
@@ -105,8 +166,8 @@ class ReferenceModel:
         scale = self._weights(scale_name(kernel))
         return self._tensor(kernel)[expert], self._tensor(f"{path}/bias")[expert], None if scale is None else scale[expert]
 
-    def _embed(self, _: str, image: Array) -> Array:
-        config = self._config
+    def _embed(self, _: str, images: Stream) -> Stream:
+        config, image = self._config, images.x
         (rows, columns), (height, width) = config.grid, config.patch_size
         if image.dtype == np.uint8:
             image = image.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
@@ -115,10 +176,13 @@ class ReferenceModel:
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
         if config.classifier == "token":
             x = np.concatenate([np.repeat(self._tensor("cls"), len(x), axis=0), x], axis=1)
-        return x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
+        x = x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
+        if not self.model.merges:
+            return Stream(x)
+        return Stream(x, np.ones(x.shape[:2], np.float32), np.tile(np.arange(x.shape[1], dtype=np.int32), (len(x), 1)))
 
-    def _attention(self, path: str, queries: Array, keys: Array) -> Array:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
+    def _attention(self, path: str, queries: Array, keys: Array, sizes: Array | None) -> tuple[Array, Array]:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], and the keys as they enter it."""
         heads = self._config.num_heads
 
         def project(name: str, x: Array) -> Array:
@@ -129,18 +193,19 @@ class ReferenceModel:
             return ops.layer_norm(by_head, self._tensor(f"{path}/{name}_ln/scale")).reshape(projected.shape)
 
         bf16 = self._tensor(f"{path}/query/kernel").dtype != np.float32
-        mixed = ops.attention(project("query", queries), project("key", keys), project("value", keys), heads, bf16)
-        return self._dense(f"{path}/out", mixed)
+        q, k, v = project("query", queries), project("key", keys), project("value", keys)
+        return self._dense(f"{path}/out", ops.attention(q, k, v, sizes, heads, bf16)), k
 
     def _moe_layer(self, block: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
-        moe, members, tokens = self._config.moe, self._config.ensemble_size, self._config.num_tokens
+        moe, members, tokens = self._config.moe, self._config.ensemble_size, x.shape[1]
         assert moe is not None
         images = sum(count for count, _ in settings)
         if len(x) == images:  # up to the first MoE layer the members of an image are the same
             x = np.repeat(x, members, axis=0)
         # In a group the members of a token stand one after another.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
-        groups = by_token.reshape(-1, self.model.group_tokens, x.shape[-1])
+        # Merged tokens are as many fewer in a group as in each of its images.
+        groups = by_token.reshape(-1, self.model.group_tokens * tokens // self._config.num_tokens, x.shape[-1])
         normed = self._norm(f"{block}/LayerNorm_1", groups)
         route = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
         layer = moe.layers.index(int(block.rpartition("_")[2]))
@@ -212,17 +277,20 @@ class ReferenceModel:
         del self._read[f"{path}/Dense_0/kernel"]  # the kernels of all experts are the largest tensors there are
         return (self._mlp_output(path, features, e) for e, features in enumerate(hidden))
 
-    def _head(self, _: str, x: Array) -> Array:
+    def _head(self, _: str, stream: Stream) -> Stream:
+        return Stream(self._output(stream.x, stream.sizes))
+
+    def _output(self, x: Array, sizes: Array | None) -> Array:
         config, members = self._config, self._config.ensemble_size
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
         x = self._norm("Encoder/encoder_norm", x)
         if config.classifier == "gap":
-            x = x.mean(axis=1)
+            x = x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
         elif config.classifier == "map":
             path = "MapHead"
             probe = np.repeat(self._tensor(f"{path}/probe"), len(x), axis=0)
-            x = self._attention(f"{path}/MultiHeadDotProductAttention", probe, x)
+            x, _ = self._attention(f"{path}/MultiHeadDotProductAttention", probe, x, sizes)
             x = (x + self._mlp(f"{path}/Mlp", self._norm(f"{path}/LayerNorm", x)))[:, 0]
         if config.representation_size:
             x = np.tanh(self._dense("pre_logits", x))

@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, SOFT_EPSILON
+from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, MERGE_EPSILON, SOFT_EPSILON
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -130,8 +130,12 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
     return y + b2
 
 
-def attention(q: Array, k: Array, v: Array, num_heads: int = 1, bf16: bool = False) -> Array:
+def attention(
+    q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False
+) -> Array:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+
+    A key that stands for several merged tokens, sizes[N,T], counts as often: its logarithm is added to each score.
 
     With `bf16`, what enters the two products is rounded to bfloat16: q, k, v, and the exponentials of the softmax, which
     are divided by their sum, taken before the rounding, after the second product.
@@ -141,10 +145,49 @@ def attention(q: Array, k: Array, v: Array, num_heads: int = 1, bf16: bool = Fal
         return (round_bf16(x) if bf16 else x).reshape(*x.shape[:2], num_heads, -1).transpose(0, 2, 1, 3)
 
     scores = heads(q) @ heads(k).swapaxes(2, 3) / math.sqrt(q.shape[2] // num_heads)
+    if sizes is not None:
+        scores = scores + np.log(sizes)[:, None, None]
     exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
     total = exp.sum(axis=-1, keepdims=True)
     mixed: Array = round_bf16(exp) @ heads(v) / total if bf16 else exp / total @ heads(v)
     return mixed.transpose(0, 2, 1, 3).reshape(q.shape)
+
+
+def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> Array:
+    """Where each token of an image goes as VmoeMerge merges `merge` of them by their keys: k[N,T,D] -> i32[N,T].
+
+    Behind the tokens of the prefix, every second one may join the likest of the others (arXiv 2210.09461). Those that stay
+    come first then, and the others behind them. Ties go to the lower token; NaN is the least like.
+    """
+    count = k.shape[1]
+    mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
+    metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
+    # The tokens 0, 2, 4 .. may join, but for a classifier's token 0. A longer prefix is left out of the count.
+    first = 2 * (prefix == 1) or prefix
+    joining, joined = np.arange(first, count, 2), np.arange(first + (-1 if prefix == 1 else 1), count, 2)
+    number = min(merge, count // 2, len(joining)) if len(joined) else 0
+    places = np.tile(np.arange(count, dtype=np.int32), (len(k), 1))
+    if not number:
+        return places
+    scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.argsort(-scores.max(axis=2), axis=1, kind="stable")
+    for own, to, ranked in zip(places, scores.argmax(axis=2), order, strict=True):
+        goes = np.zeros(len(joining), bool)
+        goes[ranked[:number]] = True
+        behind = prefix + len(joining) - number
+        own[joining] = np.where(goes, behind + to, prefix + np.cumsum(~goes) - 1)
+        own[joined] = behind + np.arange(len(joined))
+    return places
+
+
+def merge_tokens(x: Array, sizes: Array, places: Array) -> tuple[Array, Array]:
+    """Tokens x[N,T,D], each a mean of sizes[N,T] tokens, at their places i32[N,T] -> the means there, and their sizes."""
+    goes = places[:, None] == np.arange(places.max() + 1)[:, None]  # [N,U,T]
+    weights = goes * sizes[:, None]
+    merged = weights.sum(axis=-1)
+    y: Array = weights @ x / merged[..., None]
+    return np.where((goes.sum(axis=-1) == 1)[..., None], goes.astype(x.dtype) @ x, y), merged
 
 
 def linear(x: Array, w: Array, b: Array, w_scale: Array | None = None) -> Array:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.validation.reference_model import ReferenceModel, Routes
+from vmoe_export.validation.reference_model import ReferenceModel, Routes, Stream
 from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
 
@@ -21,19 +21,39 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Step:
-    """What one part of the reference takes and gives at one profile: x and y, and of a MoE layer its outputs."""
+    """What one part of the reference takes and gives at one profile, before and after merging; of a MoE layer its outputs."""
 
-    x: Array
-    y: Array
+    before: Stream
+    whole: Stream
+    after: Stream
     routes: Routes = ()
 
-    def distance(self, found: Array, same: Array | None = None) -> float:
-        """How far another y is off, as a share of the size of what the part adds to x; over the tokens `same`."""
+    def distance(self, found: Stream, same: Array | None = None) -> float:
+        """How far another result is off, as a share of the size of what the part adds; over the tokens `same`.
+
+        Where tokens were merged, it is compared with what the reference's are as they go where the other's went.
+        """
         rows = slice(None) if same is None else same
-        x = np.repeat(self.x, len(self.y) // len(self.x), axis=0)  # a member of an ensemble has its image's
-        added = self.y - x if x.shape == self.y.shape else self.y
-        size = np.linalg.norm(added[rows]) + _EPSILON * np.linalg.norm(self.y[rows])
-        return float(np.linalg.norm((found - self.y)[rows]) / max(size, _TINY))
+        before, whole = self.before.x, self.whole.x
+        before = np.repeat(before, len(whole) // len(before), axis=0)  # a member of an ensemble has its image's
+        added = whole - before if before.shape == whole.shape else whole
+        expected = self.as_merged(found).x
+        size = np.linalg.norm(added[rows]) + _EPSILON * np.linalg.norm(whole[rows])
+        return float(np.linalg.norm((found.x - expected)[rows]) / max(size, _TINY))
+
+    def merged_alike(self, found: Stream) -> float:
+        """Share of the pairs of tokens that the reference makes one of which the other has made one, too."""
+        if self.whole.keys is None or self.after.token is None or found.token is None:
+            return 1.0
+        places = (self.whole.places(token) for token in (self.after.token, found.token))
+        ours, theirs = (np.triu(each[:, None] == each[..., None], 1) for each in places)
+        return float((ours & theirs).sum() / ours.sum()) if ours.any() else 1.0
+
+    def as_merged(self, found: Stream) -> Stream:
+        """The reference's result as its tokens go where the other's went."""
+        if found.token is None or found.x.shape[1] == self.whole.x.shape[1]:
+            return self.whole
+        return self.whole.merged(found.token)
 
 
 StepHook = Callable[[str, list[Step]], object]
@@ -50,30 +70,46 @@ def run_reference(
     Args:
         reference: the model.
         images: as it takes them.
-        profiles: those to run at; none for a dense ViT and a Soft MoE, which have one answer.
+        profiles: those to run at; none for a dense ViT and a Soft MoE, which have one answer. All merge alike.
         after: called with the name of each part that has run, and its step at each profile.
     """
     model = reference.model
     settings = [(len(images), profile) for profile in profiles or (None,)]
     layers: list[list[Array]] = [[] for _ in settings]
-    x, copies = images, 1
+    stream, copies = Stream(images), 1
     for part in model.parts:
         if part.endswith("/Moe") and copies < len(settings):  # what comes before is the same for every profile
             copies = len(settings)
-            x = np.concatenate([x] * copies)
-        y, routes = reference.run(part, x, settings)
-        steps = [Step(*each) for each in zip(np.split(x, copies), np.split(y, copies), strict=True)]
+            stream = Stream.joined([stream] * copies)
+        whole, routes = reference.run(part, stream, settings)
+        merged = reference.merge(whole, settings[0][1])
+        streams = (split_stream(each, copies) for each in (stream, whole, merged))
+        steps = [Step(*each) for each in zip(*streams, strict=True)]
         if routes:
-            steps = [Step(step.x, step.y, route) for step, route in zip(steps, routes, strict=True)]
+            steps = [replace(step, routes=route) for step, route in zip(steps, routes, strict=True)]
             for found, route in zip(layers, routes, strict=True):
                 found.extend(route)
         after(part, steps * (len(settings) // copies))
-        x = y
-    outputs = np.split(x, copies) * (len(settings) // copies)
+        stream = merged
+    outputs = split_stream(stream, copies) * (len(settings) // copies)
     return [
-        Run.of(model.layer_outputs, [output, *routes], profile)
+        Run.of(model.layer_outputs, [output.x, *routes], profile)
         for output, routes, (_, profile) in zip(outputs, layers, settings, strict=True)
     ]
+
+
+def split_stream(stream: Stream, parts: int) -> list[Stream]:
+    """The stream in so many equal parts, by its images."""
+    rows = len(stream.x) // parts
+    return [stream.of_images(slice(i * rows, (i + 1) * rows)) for i in range(parts)]
+
+
+def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
+    """The profiles in lists of those that merge as many tokens, which can run side by side; one empty list for none."""
+    found: dict[int | None, list[Profile]] = {}
+    for profile in profiles:
+        found.setdefault(profile.merge, []).append(profile)
+    return list(found.values()) or [[]]
 
 
 def validation_images(model: ExportedModel, batch_multiple: int, least: int) -> Array:

@@ -18,19 +18,19 @@ inline constexpr char kManifestName[] = "manifest.json";
 inline constexpr char kWeightsName[] = "weights.safetensors";
 inline constexpr char kCanonicalGraph[] = "model.onnx";
 inline constexpr char kInlinedGraph[] = "model.inlined.onnx";
+inline constexpr char kMergingGraph[] = "model.merging.onnx";
 inline constexpr char kImageInput[] = "image";
 inline constexpr char kFilePattern[] = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}";
 inline constexpr char kSha256Pattern[] = "[0-9a-f]{64}";
 inline constexpr char kBlockPattern[] = "encoderblock_[0-9]{1,6}";
 inline constexpr char kGroupPattern[] = "image|batch|(tokens:)?([1-9][0-9]{0,8})";
 inline constexpr char kStepPattern[] = "(resize_small|central_crop|resize)\\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\\)";
-inline constexpr char kTopKPattern[] = "c([0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?)-k([0-9]{1,6})(-vanilla)?(-pool)?(?:-m([0-9]{1,6}))?";
-inline constexpr char kExpertsChoicePattern[] = "c([0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?)";
+inline constexpr char kProfilePattern[] = "c([0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?)(?:-k([0-9]{1,6})(-vanilla)?(-pool)?(?:-m([0-9]{1,6}))?)?(?:-r([0-9]{1,6}))?|r([0-9]{1,6})";
 inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "bf16-experts"};
 inline constexpr const char* kOutputs[] = {"logits", "members", "features"};
 inline constexpr const char* kRoutingKinds[] = {"top-k", "experts-choice", "soft"};
 inline constexpr const char* kFieldKinds[] = {"dense", "top-k", "ensemble", "experts-choice", "soft"};
-inline constexpr const char* kSettingNames[] = {"capacity", "k", "bpr", "pool", "max_experts"};
+inline constexpr const char* kSettingNames[] = {"capacity", "k", "bpr", "pool", "max_experts", "merge"};
 inline constexpr const char* kStepNames[] = {"resize_small", "central_crop", "resize"};
 inline constexpr int64_t kFormatVersion = 3;
 inline constexpr size_t kMaxManifestBytes = 16777216;
@@ -42,6 +42,7 @@ inline constexpr int kMaxGraphDepth = 64;
 inline constexpr uint64_t kMaxOpset = 1000;
 inline constexpr size_t kMaxByteDigits = 18;
 inline constexpr int64_t kMaxMassTokens = 131071;
+inline constexpr int64_t kMaxMerge = 65536;
 inline constexpr int64_t kSmallGroup = 128;
 inline constexpr size_t kMaxSteps = 4;
 inline constexpr int64_t kMaxSide = 65536;
@@ -77,6 +78,7 @@ inline constexpr Field kManifestFields[] = {
     {"", "class_names", FieldType::kList, 0, true, ~0U, {}},
     {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "bf16-experts"}},
     {"", "batch_multiple", FieldType::kWhole, 65536, false, ~0U, {}},
+    {"", "image_tokens", FieldType::kWhole, 2147483647, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
     {"", "routing", FieldType::kObject, 0, true, ~0U, {}},
     {"routing", "layers", FieldType::kList, 0, false, ~0U, {}},
     {"routing", "num_experts", FieldType::kWhole, 65536, false, ~0U, {}},
@@ -91,6 +93,7 @@ inline constexpr Field kManifestFields[] = {
     {"", "graphs", FieldType::kObject, 0, false, ~0U, {}},
     {"graphs", "canonical", FieldType::kText, 0, false, ~0U, {"model.onnx"}},
     {"graphs", "inlined", FieldType::kText, 0, false, ~0U, {"model.inlined.onnx"}},
+    {"graphs", "merging", FieldType::kText, 0, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {"model.merging.onnx"}},
     {"", "tensorrt", FieldType::kObject, 0, true, ~0U, {}},
     {"tensorrt", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "fp16", "bf16"}},
     {"tensorrt", "graphs", FieldType::kObject, 0, false, ~0U, {}},
@@ -104,12 +107,13 @@ inline constexpr Field kKindFields[] = {
 
 inline constexpr Field kProfileFields[] = {
     {"", "name", FieldType::kText, 0, false, ~0U, {}},
-    {"", "capacity_ratio", FieldType::kNumber, 0, false, ~0U, {}},
+    {"", "capacity_ratio", FieldType::kNumber, 0, false, kOfTopK | kOfEnsemble | kOfExpertsChoice, {}},
     {"", "k", FieldType::kWhole, 65536, false, kOfTopK | kOfEnsemble, {}},
     {"", "bpr", FieldType::kFlag, 0, false, kOfTopK | kOfEnsemble, {}},
     {"", "pool", FieldType::kFlag, 0, false, kOfTopK, {}},
     {"", "max_experts", FieldType::kWhole, 65536, false, kOfTopK, {}},
-    {"", "capacity", FieldType::kList, 0, false, ~0U, {}},
+    {"", "merge", FieldType::kCount, 65536, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
+    {"", "capacity", FieldType::kList, 0, false, kOfTopK | kOfEnsemble | kOfExpertsChoice, {}},
 };
 
 inline constexpr Field kFileFields[] = {

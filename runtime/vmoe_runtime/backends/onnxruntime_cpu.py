@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends import Parallelism, PreparedBackend
+from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
+from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.profiles import Profile
@@ -113,17 +115,17 @@ def _named(ports: Iterable[Any]) -> dict[str, Port]:
 def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
     """The graph of a bundle that suits this installation."""
     library, failure = op_library.usable_library()
-    graph = INLINED_GRAPH if library is None else CANONICAL_GRAPH
     if library is None and bundle.manifest.precision != "fp32":
         op_library.warn_once(
             f"on standard ops {bundle.manifest.precision} is slower than fp32: install the op library, or export in fp32"
         )
     description = f"{_describe_cpu(library)}; {failure}" if failure else _describe_cpu(library)
-    return PreparedBackend(
-        description,
-        lambda: OnnxRuntimeBackend(bundle.graph(graph), cpu.threads, library, description=description),
-        (cpu, library),
-    )
+
+    def load(graph: BundleGraph) -> Backend:
+        return OnnxRuntimeBackend(graph, cpu.threads, library, description=description)
+
+    loads = partial(StandardBackend, bundle, load) if library is None else lambda: load(bundle.graph(CANONICAL_GRAPH))
+    return PreparedBackend(description, loads, (cpu, library))
 
 
 def _describe_cpu(library: Path | None) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.backends import Parallelism, PreparedBackend
+from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
+from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
-from vmoe_runtime.bundle.manifest import INLINED_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
 from vmoe_runtime.profiles import Profile
@@ -104,12 +105,16 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
     """
     rules = bundle.manifest.rules
     # Soft MoE puts nothing in order.
-    if rules is not None and rules.kind != "soft" and rules.group_tokens > _MAX_GROUP_TOKENS:
+    if rules.kind != "soft" and rules.group_tokens > _MAX_GROUP_TOKENS:
         raise UnsuitedError(
             f"OpenVINO routes groups of up to {_MAX_GROUP_TOKENS} tokens exactly, and this bundle's have "
             f"{rules.group_tokens}; use backend 'onnxruntime'"
         )
-    return PreparedBackend(_DESCRIPTION, lambda: OpenVinoBackend(bundle.graph(INLINED_GRAPH), cpu.threads, cpu.streams), cpu)
+
+    def load(graph: BundleGraph) -> Backend:
+        return OpenVinoBackend(graph, cpu.threads, cpu.streams)
+
+    return PreparedBackend(_DESCRIPTION, partial(StandardBackend, bundle, load), cpu)
 
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:

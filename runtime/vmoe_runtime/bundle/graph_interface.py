@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from vmoe_runtime.bundle.manifest import IMAGE_INPUT, Manifest
+from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, Manifest
 from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BundleError
+from vmoe_runtime.profiles import MERGE
 from vmoe_runtime.routing import layer_outputs
+from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
 
 class Port(NamedTuple):
@@ -43,11 +45,13 @@ def check_interface(graph: BundleGraph, inputs: Mapping[str, Port], outputs: Map
     if manifest is None:
         return
     is_fixed = manifest.tensorrt is not None and name in manifest.tensorrt.graphs.values()
-    expected = _expected_inputs(manifest, settings=not is_fixed)
+    merges = not is_fixed and name != INLINED_GRAPH
+    expected = _expected_inputs(manifest, settings=not is_fixed, merges=merges)
     if inputs.keys() != expected.keys():
         took, wanted = (", ".join(sorted(names)) for names in (inputs, expected))
         raise BundleError(f"{graph.path} takes {took!r:.200}, and by the manifest it takes {wanted!r}")
-    for verb, found, ports in (("takes", inputs, expected), ("outputs", outputs, _expected_outputs(manifest, is_fixed))):
+    returned = _expected_outputs(manifest, is_fixed, merges)
+    for verb, found, ports in (("takes", inputs, expected), ("outputs", outputs, returned)):
         for key, port in ports.items():
             if key not in found or not found[key].suits(port):
                 raise BundleError(
@@ -55,17 +59,20 @@ def check_interface(graph: BundleGraph, inputs: Mapping[str, Port], outputs: Map
                 )
 
 
-def _expected_inputs(manifest: Manifest, *, settings: bool) -> dict[str, Port]:
+def _expected_inputs(manifest: Manifest, *, settings: bool, merges: bool) -> dict[str, Port]:
     inputs = {IMAGE_INPUT: Port(manifest.input.dtype, (None, *manifest.input.size))}
-    if settings and manifest.rules is not None:
+    if settings:
         count = {"capacity": len(manifest.moe_layers)}
-        inputs |= {name: Port("int64", (count.get(name, 1),)) for name in manifest.rules.settings}
+        names = [name for name in manifest.rules.settings if merges or name != MERGE]
+        inputs |= {name: Port("int64", (count.get(name, 1),)) for name in names}
     return inputs
 
 
-def _expected_outputs(manifest: Manifest, is_fixed: bool) -> dict[str, Port]:
+def _expected_outputs(manifest: Manifest, is_fixed: bool, merges: bool) -> dict[str, Port]:
     outputs: dict[str, Port] = {manifest.output: Port("float32", (None, *manifest.output_shape))}
-    for layer, experts in zip(manifest.moe_layers, manifest.rules.experts if manifest.rules else (), strict=True):
+    for layer, experts in zip(manifest.moe_layers, manifest.rules.experts, strict=True):
         of_layer = layer_outputs(manifest, experts, fixed=is_fixed)
+        if not merges:
+            of_layer.pop(TOKEN_OUTPUT, None)
         outputs |= {f"{layer}/{what}": Port(element, shape) for what, (element, shape) in of_layer.items()}
     return outputs

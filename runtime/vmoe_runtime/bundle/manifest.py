@@ -11,7 +11,7 @@ import numpy as np
 
 from vmoe_runtime.preprocessing import Preprocessing, squash
 from vmoe_runtime.profiles import Profile, by_layer
-from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules
+from vmoe_runtime.routing_kinds import KIND_NAMES, Rules
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3
@@ -21,6 +21,8 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.safetensors"
 CANONICAL_GRAPH = "model.onnx"
 INLINED_GRAPH = "model.inlined.onnx"
+MERGING_GRAPH = "model.merging.onnx"
+"""The inlined graph that merges tokens, as far as the bundle has profiles that do: it has fewer from block to block."""
 IMAGE_INPUT = "image"
 
 Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
@@ -103,12 +105,12 @@ class Manifest:
         output: "logits", "members" or "features".
         outputs: size of the last dimension of the output.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
-        rules: how settings become profiles; None for a dense ViT.
+        rules: how settings become profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
         precision: what the large products are computed in; see `Precision`.
         batch_multiple: batches must be a multiple of this many images.
         profiles: the stored settings by name, in the order of the export; the first is the default. Dense ViTs and
-            Soft MoEs have none.
+            Soft MoEs have some only where they were exported with `--merge`.
         class_names: names of the classes, or None.
         tensorrt: the graphs for TensorRT, or None where the bundle was exported without.
         files: every other file of the bundle.
@@ -120,7 +122,7 @@ class Manifest:
     output: Output
     outputs: int
     moe_layers: tuple[str, ...]
-    rules: RoutingRules | None
+    rules: Rules
     group: str | None
     precision: Precision
     batch_multiple: int
@@ -133,7 +135,7 @@ class Manifest:
     @property
     def ensemble_size(self) -> int:
         """M, the members of an ensemble of experts (E3); 1 for every other model."""
-        return self.rules.ensemble_size if self.rules else 1
+        return self.rules.ensemble_size
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -144,11 +146,11 @@ class Manifest:
     def summary(self) -> str:
         """The model in words, such as "V-MoE, 12 blocks, E=8, 224x224"."""
         blocks = self.model.get("num_layers")
-        words = [KIND_NAMES[self.rules.kind] if self.rules else "dense ViT"]
+        words = [KIND_NAMES[self.rules.kind]]
         if self.ensemble_size > 1:
             words = [f"E3 of {self.ensemble_size} members"]
         if isinstance(blocks, int):
             words.append(f"{blocks} blocks")
-        if self.rules:
+        if self.moe_layers:
             words.append(f"E={by_layer(self.rules.experts)}")
         return ", ".join([*words, f"{self.input.height}x{self.input.width}"])

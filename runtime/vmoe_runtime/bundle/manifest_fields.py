@@ -12,11 +12,12 @@ from vmoe_runtime.bundle.manifest import (
     CANONICAL_GRAPH,
     IMAGE_INPUT,
     INLINED_GRAPH,
+    MERGING_GRAPH,
     OUTPUTS,
     PRECISIONS,
     TENSORRT_PRECISIONS,
 )
-from vmoe_runtime.routing_kinds import ROUTING_KINDS
+from vmoe_runtime.routing_kinds import MOST_MERGED, ROUTING_KINDS
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = 64 << 20
@@ -35,9 +36,9 @@ _MAX_SLOTS = 65_536  # of an expert and group in Soft MoE
 _MAX_INT32 = 2**31 - 1  # graphs count tokens and slots in int32
 _MAX_FILE_BYTES = 2**53
 
-FieldType = Literal["object", "list", "text", "number", "flag", "whole"]
+FieldType = Literal["object", "list", "text", "number", "flag", "whole", "count"]
 """What JSON calls an object, an array, a string, a number and a boolean; a whole number is written without a point, and is 1
-or more."""
+or more, or as a count 0."""
 
 FieldKind = Literal["dense", "top-k", "ensemble", "experts-choice", "soft"]
 """The routing kinds; an ensemble (E3) counts as a kind of its own, and so does a model without routing."""
@@ -45,6 +46,7 @@ FieldKind = Literal["dense", "top-k", "ensemble", "experts-choice", "soft"]
 FIELD_KINDS: tuple[FieldKind, ...] = ("dense", "top-k", "ensemble", "experts-choice", "soft")
 _TOP_K: tuple[FieldKind, ...] = ("top-k", "ensemble")
 _WITH_CAPACITY: tuple[FieldKind, ...] = (*_TOP_K, "experts-choice")
+_MERGING: tuple[FieldKind, ...] = ("dense", "top-k", "experts-choice", "soft")
 
 
 class Field(NamedTuple):
@@ -84,6 +86,7 @@ MANIFEST_FIELDS = (
     Field("class_names", "list", optional=True),
     Field("precision", "text", choices=PRECISIONS),
     Field("batch_multiple", "whole", _MAX_BATCH_MULTIPLE),
+    Field("image_tokens", "whole", _MAX_INT32, optional=True, kinds=_MERGING),
     Field("routing", "object", optional=True),
     Field("routing.layers", "list"),
     Field("routing.num_experts", "whole", MAX_EXPERTS),
@@ -98,6 +101,7 @@ MANIFEST_FIELDS = (
     Field("graphs", "object"),
     Field("graphs.canonical", "text", choices=(CANONICAL_GRAPH,)),
     Field("graphs.inlined", "text", choices=(INLINED_GRAPH,)),
+    Field("graphs.merging", "text", choices=(MERGING_GRAPH,), optional=True, kinds=_MERGING),
     Field("tensorrt", "object", optional=True),
     Field("tensorrt.precision", "text", choices=TENSORRT_PRECISIONS),
     Field("tensorrt.graphs", "object"),
@@ -113,12 +117,13 @@ KIND_FIELDS = (
 
 PROFILE_FIELDS = (
     Field("name", "text"),
-    Field("capacity_ratio", "number"),
+    Field("capacity_ratio", "number", kinds=_WITH_CAPACITY),
     Field("k", "whole", MAX_EXPERTS, kinds=_TOP_K),
     Field("bpr", "flag", kinds=_TOP_K),
     Field("pool", "flag", kinds=("top-k",)),
     Field("max_experts", "whole", MAX_EXPERTS, kinds=("top-k",)),
-    Field("capacity", "list"),
+    Field("merge", "count", MOST_MERGED, optional=True, kinds=_MERGING),
+    Field("capacity", "list", kinds=_WITH_CAPACITY),
 )
 
 FILE_FIELDS = (Field("sha256", "text"), Field("bytes", "whole", _MAX_FILE_BYTES))
@@ -130,6 +135,7 @@ _TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
     "number": (int, float),
     "flag": (bool,),
     "whole": (int,),
+    "count": (int,),
 }
 
 
@@ -166,7 +172,8 @@ def _check_value(key: str, value: Any, field: Field) -> None:
     is_of_type: bool = isinstance(value, _TYPES[field.type])
     if not is_of_type or isinstance(value, bool) != (field.type == "flag"):
         raise ValueError(f"'{key}' is missing or of the wrong type")
-    if field.type == "whole" and not 1 <= value <= field.most:
-        raise ValueError(f"'{key}' is {value!s:.40}, which is out of range, 1 to {field.most}")
+    least = {"whole": 1, "count": 0}.get(field.type)
+    if least is not None and not least <= value <= field.most:
+        raise ValueError(f"'{key}' is {value!s:.40}, which is out of range, {least} to {field.most}")
     if field.choices and value not in field.choices:
         raise ValueError(f"'{key}' is {value!r:.60}, not one of {', '.join(field.choices)}")

@@ -15,6 +15,7 @@ from vmoe_runtime.bundle.manifest import (
     FORMAT_VERSION,
     INLINED_GRAPH,
     MANIFEST_NAME,
+    MERGING_GRAPH,
     WEIGHTS_NAME,
     FileRecord,
     InputSpec,
@@ -24,8 +25,8 @@ from vmoe_runtime.bundle.manifest import (
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import read_steps
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
+from vmoe_runtime.profiles import SETTINGS, Profile
+from vmoe_runtime.routing_kinds import DenseRules, ExpertsChoiceRules, Rules, SoftRules, TopKRules
 
 
 def parse_manifest(text: bytes) -> Manifest:
@@ -72,6 +73,8 @@ def _manifest(raw: dict[str, Any], kind: tables.FieldKind) -> Manifest:
     rules = _rules(raw, kind, len(layers))
     profiles = _profiles(raw["profiles"], kind, rules)
     files = _files(raw["files"])
+    if (MERGING_GRAPH in files) != (raw["graphs"].get("merging") is not None):
+        raise ValueError(f"'graphs' and 'files' don't agree on {MERGING_GRAPH}")
     return Manifest(
         model=raw["model"],
         input=InputSpec(image["dtype"], image["height"], image["width"], image["channels"], steps),
@@ -114,21 +117,24 @@ def _group(raw: Mapping[str, Any]) -> str | None:
     return group
 
 
-def _rules(raw: Mapping[str, Any], kind: tables.FieldKind, layers: int) -> RoutingRules | None:
+def _rules(raw: Mapping[str, Any], kind: tables.FieldKind, layers: int) -> Rules:
+    merging = raw.get("image_tokens")
     if kind == "dense":
-        return None
+        return DenseRules(image_tokens=merging)
     routing = raw["routing"]
     experts, tokens = _experts(routing, layers), routing["group_tokens"]
+    if merging is not None and tokens % merging:
+        raise ValueError(f"'image_tokens' is {merging}, which doesn't divide 'group_tokens'")
     if kind == "soft":
-        return SoftRules(experts, tokens, routing["slots_per_expert"])
+        return SoftRules(experts, tokens, merging, routing["slots_per_expert"])
     rounding, multiple = routing["rounding"], routing["capacity_multiple_of"]
     if kind == "experts-choice":
-        return ExpertsChoiceRules(experts, tokens, rounding, multiple)
+        return ExpertsChoiceRules(experts, tokens, merging, rounding, multiple)
     members = routing.get("ensemble_size") or 1
     for name, counts in (("num_experts", experts), ("group_tokens", (tokens,))):
         if any(whole % members for whole in counts):
             raise ValueError(f"'ensemble_size' is {members}, which doesn't divide '{name}'")
-    return TopKRules(experts, tokens, rounding, multiple, members)
+    return TopKRules(experts, tokens, merging, rounding, multiple, members)
 
 
 def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
@@ -143,32 +149,35 @@ def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     return tuple(experts)
 
 
-def _profiles(entries: list[Any], kind: tables.FieldKind, rules: RoutingRules | None) -> dict[str, Profile]:
+def _profiles(entries: list[Any], kind: tables.FieldKind, rules: Rules) -> dict[str, Profile]:
     profiles: dict[str, Profile] = {}
     for entry in entries:
-        if not isinstance(rules, TopKRules | ExpertsChoiceRules) or not isinstance(entry, dict):
+        if not rules.settings or not isinstance(entry, dict):
             raise ValueError(f"profiles must be objects, and a model of the kind {kind} has none")
         tables.check_fields(entry, tables.PROFILE_FIELDS, kind)
         name: str = entry["name"]
         try:
             if (entry.get("max_experts") or 0) > rules.num_experts:
                 raise RoutingError(f"'max_experts' is {entry['max_experts']}, and there are {rules.num_experts} experts")
-            computed = rules.profile(entry["capacity_ratio"], *(entry[setting] for setting in rules.settings[1:]))
+            computed = rules.profile(entry.get("capacity_ratio"), *(entry.get(setting) for setting in SETTINGS[1:]))
         except RoutingError as error:
             raise ValueError(f"profile {name!r:.60}: {error}") from None
         # 1.0 and true are equal to 1 in Python, and no numbers of slots.
-        capacity, slots = entry["capacity"], list(computed.slots)
+        capacity, slots = entry.get("capacity") or [], list(computed.slots)
         if capacity != slots or not all(type(count) is int for count in capacity) or computed.name != name:
-            raise ValueError(
-                f"profile {name!r:.60} says capacity {capacity!r:.60}, but its setting gives {computed.name} with "
-                f"{slots[0]} slots per expert in the first of {len(slots)} MoE layers"
-            )
+            raise ValueError(f"profile {name!r:.60} says capacity {capacity!r:.60}, but its setting gives {_told(computed)}")
         if name in profiles:
             raise ValueError(f"there are two profiles {name!r}")
         profiles[name] = computed
     if not profiles and kind not in ("dense", "soft"):
         raise ValueError("a sparse model needs at least one profile")
     return profiles
+
+
+def _told(profile: Profile) -> str:
+    if not profile.slots:
+        return profile.name
+    return f"{profile.name} with {profile.slots[0]} slots per expert in the first of {len(profile.slots)} MoE layers"
 
 
 def _files(entries: dict[str, Any]) -> dict[str, FileRecord]:

@@ -13,7 +13,14 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from vmoe_runtime.bundle.external_data import external_data
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH, MANIFEST_NAME, WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.manifest import (
+    CANONICAL_GRAPH,
+    INLINED_GRAPH,
+    MANIFEST_NAME,
+    MERGING_GRAPH,
+    WEIGHTS_NAME,
+    Manifest,
+)
 from vmoe_runtime.bundle.manifest_fields import MAX_GRAPH_BYTES, MAX_MANIFEST_BYTES
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.bundle.watched_folder import WatchedFolder
@@ -160,7 +167,7 @@ class Bundle:
     def _check_file(self, name: str) -> None:
         if name.endswith(".onnx"):
             graph = self._read_graph(name)
-            if name in (CANONICAL_GRAPH, INLINED_GRAPH):
+            if name in (CANONICAL_GRAPH, INLINED_GRAPH, MERGING_GRAPH):
                 self._graphs[name] = graph
             return
         with self._folder.open(name) as file:

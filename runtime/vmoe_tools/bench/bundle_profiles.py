@@ -37,13 +37,13 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         manifest = bundle.manifest
     if profile.name in manifest.profiles:
         return False
-    if manifest.rules is None or not manifest.rules.settings:
+    if not manifest.moe_layers or not manifest.rules.settings:
         raise BundleError(f"{path} has nothing to set, and so no profiles")
     entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
     flops, shape = raw.get("flops_per_image"), model_shape(manifest)
     if isinstance(flops, dict) and shape is not None:
-        own = sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape))
+        own = sparse_flops(shape, rows_of_all_slots(manifest.rules, profile, shape), profile.merge or 0)
         raw["flops_per_image"] = {**flops, profile.name: own}
     text = json.dumps(raw, indent=1) + "\n"
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import RoutingRules
+from vmoe_runtime.routing_kinds import KIND_NAMES, Rules
 from vmoe_tools.options import ratios_of
 
 
@@ -39,11 +39,11 @@ class Axes:
         return cls(ratios, *(tuple(dict.fromkeys(values.pop(name))) for name in ("ks", "orders", "pools", "limits")))
 
 
-def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
+def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
     """The profiles of a sweep.
 
     Args:
-        rules: of the model; None for a dense ViT.
+        rules: of the model.
         base: the profile that says what no axis does; None for a model that has none.
         axes: what to vary.
 
@@ -55,10 +55,10 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
         click.UsageError: the model has no capacity.
         RoutingError: it can't be run with one of the settings.
     """
-    if rules is None or base is None:
-        kind = "a dense ViT" if rules is None else "a Soft MoE"
-        raise click.UsageError(f"the bundle is {kind}, which has no capacity to choose")
+    if base is None or (axes.ratios and "capacity" not in rules.settings):
+        raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity to choose")
     values: dict[str, Sequence[Any]] = {"k": axes.ks, "bpr": axes.orders, "pool": axes.pools, "max_experts": axes.limits}
+    values["merge"] = axes.merges
     values["capacity_ratio"] = axes.ratios
     varied = {name: several for name, several in values.items() if several}
     profiles: dict[Profile, Profile] = {}
@@ -73,4 +73,4 @@ def sweep_profiles(rules: RoutingRules | None, base: Profile | None, axes: Axes)
 
 
 def _note(kept: Profile, names: Sequence[str]) -> str:
-    return f"not measured, as slots are those of {kept.name} (effectively {kept.effective_ratio:.3g}): {', '.join(names)}"
+    return f"not measured, as slots are those of {kept.name} (effectively {kept.effective_ratio or 0:.3g}): {', '.join(names)}"

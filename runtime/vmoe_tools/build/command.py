@@ -115,7 +115,7 @@ def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
     """The profile to build for; None for a dense ViT."""
     manifest = bundle.manifest
     graphs = exported_graphs(bundle).graphs
-    if manifest.rules is None:
+    if not manifest.moe_layers:
         if name is not None:
             raise click.UsageError(f"--profile {name}: this is a dense model, which has no profiles")
         return None

@@ -134,7 +134,7 @@ def _side_by_side(
         engines = load_engines([bundle], (), [given["backend"]], names, Parallelism(given["threads"]), closing)
         manifest = engines[0].engine.manifest
         check_classifies(manifest, bundle, 1)
-        if given["out"] is not None and manifest.rules is None:
+        if given["out"] is not None and not manifest.moe_layers:
             raise click.UsageError("--out draws the experts of patches, and a dense ViT has none")
         batch = to_batch(picture, manifest.input)
         points = plan_points(engines, lambda loaded: named_profiles(loaded.engine, names, **changes), (1,))
@@ -192,7 +192,7 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
             run = run_images(bundles, source, name, lambda images: advance(images, images))
         neighbours = _neighbours(bundles, source, name, sets, size, progress) if sets else ()
         samples, notes = None, notes_on(manifest, source, neighbours)
-        if given["out"] is not None and manifest.rules is not None:
+        if given["out"] is not None and manifest.moe_layers:
             try:
                 samples = take_samples(engine, source, profile)
             except RoutingError as error:

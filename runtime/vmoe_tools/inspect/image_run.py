@@ -156,7 +156,7 @@ def run_images(
 def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neighbours]) -> list[str]:
     """What isn't known, a sentence each."""
     notes = []
-    if manifest.rules is None:
+    if not manifest.moe_layers:
         notes.append("A dense ViT has no routers: every patch goes through every layer, and there are no experts to show.")
     elif manifest.rules.kind == "soft":
         notes.append(
@@ -166,8 +166,8 @@ def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neigh
         notes.append("With experts choice the experts choose their tokens: all have the same load.")
     if source.note is not None:
         notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
-    elif source.labels is None and manifest.rules is not None:
+    elif source.labels is None and manifest.moe_layers:
         notes.append("Without labels it is not known which classes go to which experts.")
-    if neighbours and not any(one.group in {"image", "1"} for one in neighbours) and manifest.rules is not None:
+    if neighbours and not any(one.group in {"image", "1"} for one in neighbours) and manifest.moe_layers:
         notes.append("A bundle exported with --group image, added with --compare, shows answers that no neighbour can move.")
     return notes

@@ -74,7 +74,7 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
         VmoeError: the images don't fit, or the backend failed.
     """
     manifest = engine.manifest
-    assert manifest.rules is not None
+    assert manifest.moe_layers
     multiple = manifest.batch_multiple
     size = min(-(-MOST_SAMPLES // multiple) * multiple, len(source) // multiple * multiple)
     count = min(size, MOST_SAMPLES)

@@ -100,14 +100,14 @@ def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> dict[s
     profile = next(iter(manifest.profiles.values()), None)
     k = profile.k if profile else None
     unused: int | None = 0
-    if manifest.rules is not None and not isinstance(manifest.rules, SoftRules):
+    if manifest.moe_layers and not isinstance(manifest.rules, SoftRules):
         unused = _unused_by_a_token(parameters, manifest, k)
     return {"all": count, "per_token": None if unused is None else count - unused, "k": k, "tensors": len(tensors)}
 
 
 def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: int | None) -> int | None:
     """Parameters of the experts that a token doesn't go to; None where that isn't known."""
-    if k is None or manifest.rules is None:
+    if k is None or not manifest.moe_layers:
         return None
     unused = 0
     for layer, experts in zip(manifest.moe_layers, manifest.rules.experts, strict=True):

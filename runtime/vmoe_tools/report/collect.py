@@ -91,7 +91,7 @@ class Collection:
         self.labels = self.source.labels
         available = min(len(self.source) // point.batch_size * point.batch_size for point in plan.points)
         self.samples = choose_samples(self.labels, available, plan.samples)
-        routes = manifest.rules is not None
+        routes = bool(manifest.moe_layers)
         classes = None if self.labels is None else manifest.outputs
         observers = [
             PointObserver(
@@ -125,7 +125,7 @@ class Collection:
         """
         plan, points, manifest = self.plan, self.measured.points, self.manifest
         layout, seen = TokenLayout.of(manifest), self.seen[self.start]
-        experts = manifest.rules.num_experts if manifest.rules else 0
+        experts = manifest.rules.num_experts
         setting = points[self.start].profile or ""
         pictures = [to_batch(self.source.images[index : index + 1], manifest.input) for index in self.samples]
         report = Report(

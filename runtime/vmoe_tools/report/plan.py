@@ -12,7 +12,7 @@ import click
 from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import TokenLayout
-from vmoe_runtime.routing_kinds import KIND_NAMES, RoutingRules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import KIND_NAMES, DenseRules, Rules, SoftRules, TopKRules
 from vmoe_tools.bench.points import Point, named_profiles, plan_points
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle
@@ -74,7 +74,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
     def profiles_of(loaded: LoadedBundle) -> Sequence[Profile | None]:
         engine, rules = loaded.engine, loaded.engine.manifest.rules
-        if loaded.compared and (rules is None or isinstance(rules, SoftRules)):
+        if loaded.compared and isinstance(rules, SoftRules | DenseRules):
             return [None]
         curves[id(engine)], found = _curves_of(rules, named_profiles(engine, () if loaded.compared else names)[0], axes)
         notes.update(dict.fromkeys(found))
@@ -92,7 +92,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
         engines,
         points,
         placed,
-        sorted({profile.capacity_ratio for profile in own_points if profile is not None}),
+        sorted({profile.capacity_ratio for profile in own_points if profile and profile.capacity_ratio}),
         [index for index, point in enumerate(points) if id(point.engine) not in curves],
         list(notes),
         _room_for_samples(engines[0].engine, len(points), len(own_points), given["samples"]),
@@ -105,12 +105,12 @@ def patch_bytes(experts: int) -> int:
 
 
 def _curves_of(
-    rules: RoutingRules | None, base: Profile | None, axes: Axes
+    rules: Rules, base: Profile | None, axes: Axes
 ) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
     """The settings of each curve by its kind and title, and notes on ratios that are left out."""
-    if rules is None or base is None or isinstance(rules, SoftRules):
-        kind = "a dense ViT" if rules is None else f"a {KIND_NAMES[rules.kind]}"
-        raise click.UsageError(f"the report shows what a capacity does, and the bundle is {kind}, which has none")
+    if base is None or isinstance(rules, SoftRules | DenseRules):
+        kind = KIND_NAMES[rules.kind]
+        raise click.UsageError(f"the report shows what a capacity does, and the bundle is a {kind}, which has none")
     ratios = axes.ratios or _DEFAULT_RATIOS
     if not isinstance(rules, TopKRules):
         profiles, notes = sweep_profiles(rules, base, Axes(ratios, axes.ks, axes.orders, axes.pools, axes.limits))
@@ -138,7 +138,7 @@ def _curves_of(
 def _room_for_samples(engine: Engine, points: int, settings: int, wanted: int) -> int:
     """How many samples fit on a page beside the numbers of its settings."""
     manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
-    layers, experts = len(manifest.moe_layers), manifest.rules.num_experts if manifest.rules else 0
+    layers, experts = len(manifest.moe_layers), manifest.rules.num_experts
     left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - settings * layers * _LAYER
     if left < 0:
         raise click.UsageError(

@@ -1,0 +1,142 @@
+"""ONNX function body of VmoeMerge, in ONNX's own text format.
+
+It sorts nothing: how many are likelier tells a token's turn, exactly, in integers that every runtime counts alike. Tokens
+move by a product with a matrix of their sizes, which costs as much as one of attention's and keeps every bit where nothing
+is merged.
+"""
+
+from __future__ import annotations
+
+from vmoe_export.ops.table import MERGE_EPSILON
+
+
+def merge(prefix: int) -> str:
+    """VmoeMerge for a model with so many tokens in front that are never merged."""
+    # Of tokens behind the prefix every second one may join another. One classifier's token counts among them as token 0.
+    first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
+    return _MERGE.format(prefix=prefix, first=first, joined=joined, epsilon=f"{MERGE_EPSILON:.12f}")
+
+
+_MERGE = """
+VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    rest = Constant <value_ints = [-1]> ()
+    copy = Constant <value_ints = [0, 0]> ()
+    zero_0d = Constant <value_int = 0> ()
+    one_0d = Constant <value_int = 1> ()
+    nothing = Constant <value_float = 0.0> ()
+    unit = Constant <value_float = 1.0> ()
+    prefix = Constant <value_ints = [{prefix}]> ()
+    first = Constant <value_ints = [{first}]> ()
+    joined = Constant <value_ints = [{joined}]> ()
+    images = Shape <start = 0, end = 1> (x)
+    tokens = Shape <start = 1, end = 2> (x)
+
+    # The mean of each token's keys over the heads, as unit vectors: of the tokens that may join, and of the others.
+    heads_0d = Constant <value_int: int = @num_heads> ()
+    heads = Reshape (heads_0d, rest)
+    width = Shape <start = 2, end = 3> (k)
+    size = Div (width, heads)
+    by_head_shape = Concat <axis = 0> (copy, heads, size)
+    by_head = Reshape (k, by_head_shape)
+    mean = ReduceMean <keepdims = 0> (by_head, two)
+    square = Mul (mean, mean)
+    square_sum = ReduceSum <keepdims = 1> (square, two)
+    epsilon = Constant <value_float = {epsilon}> ()
+    square_length = Add (square_sum, epsilon)
+    length = Sqrt (square_length)
+    metric = Div (mean, length)
+    own = Slice (metric, first, tokens, one, two)
+    other = Slice (metric, joined, tokens, one, two)
+    other_columns = Transpose <perm = [0, 2, 1]> (other)
+    products = MatMul (own, other_columns)
+    is_nan = IsNaN (products)
+    least = Constant <value = float {{-inf}}> ()
+    scores = Where (is_nan, least, products)
+
+    # The likest of the others for each token, the lower one on ties.
+    own_count = Shape <start = 1, end = 2> (scores)
+    other_count = Shape <start = 2, end = 3> (scores)
+    own_count_0d = Squeeze (own_count)
+    other_count_0d = Squeeze (other_count)
+    own_row = Range (zero_0d, own_count_0d, one_0d)
+    other_row = Range (zero_0d, other_count_0d, one_0d)
+    best = ReduceMax <keepdims = 1> (scores, two)
+    is_best = Equal (scores, best)
+    candidate = Where (is_best, other_row, other_count)
+    to = ReduceMin <keepdims = 0> (candidate, two)
+
+    # Its turn: how many are likelier, or as likely and lower.
+    best_row = Transpose <perm = [0, 2, 1]> (best)
+    is_likelier = Greater (best_row, best)
+    is_as_likely = Equal (best_row, best)
+    own_column = Unsqueeze (own_row, one)
+    is_lower = Less (own_row, own_column)
+    is_tied = And (is_as_likely, is_lower)
+    is_ahead = Or (is_likelier, is_tied)
+    ahead = Cast <to = 7> (is_ahead)
+    turn = ReduceSum <keepdims = 0> (ahead, two)
+    half = Div (tokens, two)
+    any_other = Mul (other_count, tokens)
+    number = Min (merge, half, own_count, any_other)
+    goes = Less (turn, number)
+
+    # Behind the prefix stand the tokens that stay, then the others.
+    stays = Not (goes)
+    stay_ones = Cast <to = 7> (stays)
+    stay_count = CumSum (stay_ones, one_0d)
+    before_own = Sub (prefix, one)
+    stay_place = Add (stay_count, before_own)
+    own_left = Sub (own_count, number)
+    behind = Add (prefix, own_left)
+    join_place = Add (to, behind)
+    own_place = Where (goes, join_place, stay_place)
+    other_place_row = Add (other_row, behind)
+    other_shape = Concat <axis = 0> (images, other_count)
+    other_place = Expand (other_place_row, other_shape)
+    prefix_0d = Squeeze (prefix)
+    prefix_row = Range (zero_0d, prefix_0d, one_0d)
+    prefix_shape = Concat <axis = 0> (images, prefix)
+    prefix_place = Expand (prefix_row, prefix_shape)
+    moved_place = Concat <axis = 1> (prefix_place, own_place, other_place)
+    # Where none is merged they stay as they were.
+    own_step = Mul (own_row, two)
+    other_step = Mul (other_row, two)
+    own_was = Add (own_step, first)
+    other_was = Add (other_step, joined)
+    was = Concat <axis = 0> (prefix_row, own_was, other_was)
+    is_still = Less (number, one)
+    place = Where (is_still, was, moved_place)
+
+    # A row of sizes for each place; tokens in the order prefix, those that may join, the others.
+    x_prefix = Slice (x, zero, prefix, one)
+    x_own = Slice (x, first, tokens, one, two)
+    x_other = Slice (x, joined, tokens, one, two)
+    x_sorted = Concat <axis = 1> (x_prefix, x_own, x_other)
+    sizes_prefix = Slice (sizes, zero, prefix, one)
+    sizes_own = Slice (sizes, first, tokens, one, two)
+    sizes_other = Slice (sizes, joined, tokens, one, two)
+    sizes_sorted = Concat <axis = 1> (sizes_prefix, sizes_own, sizes_other)
+    left = Sub (tokens, number)
+    left_0d = Squeeze (left)
+    left_row = Range (zero_0d, left_0d, one_0d)
+    left_column = Unsqueeze (left_row, one)
+    place_row = Unsqueeze (place, one)
+    is_there = Equal (left_column, place_row)
+    sizes_row = Unsqueeze (sizes_sorted, one)
+    shares = Where (is_there, sizes_row, nothing)
+    merged_sizes = ReduceSum <keepdims = 0> (shares, two)
+    sums = MatMul (shares, x_sorted)
+    merged_column = Unsqueeze (merged_sizes, two)
+    y = Div (sums, merged_column)
+
+    # The places by the old order of the tokens.
+    was_key, was_index = TopK <axis = 0, largest = 0> (was, tokens)
+    place_by_token = Gather <axis = 1> (place, was_index)
+    token_index = Cast <to = 7> (token)
+    new_token = GatherElements <axis = 1> (place_by_token, token_index)
+    merged_token = Cast <to = 6> (new_token)
+}}
+"""

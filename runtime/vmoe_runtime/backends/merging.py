@@ -1,0 +1,57 @@
+"""Standard ops: one graph for calls that merge no tokens, whose sizes are known, and one for those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vmoe_runtime.backends import Backend
+from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, MERGING_GRAPH
+from vmoe_runtime.bundle.reader import Bundle, BundleGraph
+from vmoe_runtime.errors import RoutingError
+from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class StandardBackend:
+    """The inlined graph, and where the bundle has it the one that merges.
+
+    Args:
+        bundle: whose graphs to load.
+        load: loads one.
+    """
+
+    profile: Profile | None = None
+
+    def __init__(self, bundle: Bundle, load: Callable[[BundleGraph], Backend]) -> None:
+        self._plain = load(bundle.graph(INLINED_GRAPH))
+        self._merging = load(bundle.graph(MERGING_GRAPH)) if MERGING_GRAPH in bundle.manifest.files else None
+        self._image_tokens = bundle.manifest.rules.image_tokens
+        self.description = self._plain.description
+
+    def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
+        """Runs the graph that the feeds ask for; see `Backend`.
+
+        Raises:
+            RoutingError: they ask for merging, and the bundle has no such graph.
+        """
+        if feeds.get(MERGE, np.zeros(1)).any():
+            if self._merging is None:
+                raise RoutingError(
+                    "on standard ops only a bundle that was exported with --merge can merge tokens; export it again with "
+                    "--merge R, or install the op library"
+                )
+            return self._merging.run(feeds, outputs)
+        asked = [name for name in outputs if not _is_token(name)]
+        results = iter(self._plain.run({name: array for name, array in feeds.items() if name != MERGE}, asked))
+        # Unmerged, every token is where it was.
+        places = np.tile(np.arange(self._image_tokens or 0, dtype=np.int32), (len(feeds[IMAGE_INPUT]), 1))
+        return [places if _is_token(name) else next(results) for name in outputs]
+
+
+def _is_token(output: str) -> bool:
+    return output.rpartition("/")[2] == TOKEN_OUTPUT
