@@ -21,11 +21,12 @@ class Head {
       keys_ = memory.template take<float>(count_elements(shape.tokens, size_));
       values_ = memory.template take<float>(count_elements(size_, shape.tokens));
       scores_ = memory.template take<float>(kScoreRows * score_stride_);
+      by_size_ = memory.template take<float>(score_stride_);
     });
   }
 
-  // q, k, v and y at the head's first column of the image's first row.
-  void run(const float* q, const float* k, const float* v, float* y) const {
+  // q, k, v and y at the head's first column of the image's first row, and the sizes of its keys, or none.
+  void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);
     for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
@@ -35,6 +36,7 @@ class Head {
       pack_panel(kernels_, v + column, shape_.hidden, shape_.tokens, count, values_ + place);
     });
     const float scale = 1.0f / std::sqrt(static_cast<float>(size_));
+    const bool sized = sizes != nullptr && size_scores(sizes, shape_.tokens, score_stride_, scale, by_size_);
     for (size_t row = 0; row < shape_.queries; row += kScoreRows) {
       const size_t rows = std::min(kScoreRows, shape_.queries - row);
       if (row + rows < shape_.queries) {
@@ -44,7 +46,11 @@ class Head {
         multiply_panel(kernels_, q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count,
                        scores_ + token, score_stride_);
       });
-      for (size_t r = 0; r < rows; ++r) kernels_.attention_softmax(scores_ + r * score_stride_, shape_.tokens, scale);
+      for (size_t r = 0; r < rows; ++r) {
+        float* scores = scores_ + r * score_stride_;
+        for (size_t i = 0; sized && i < shape_.tokens; ++i) scores[i] += by_size_[i];
+        kernels_.attention_softmax(scores, shape_.tokens, scale);
+      }
       for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
         multiply_panel(kernels_, scores_, score_stride_, rows, shape_.tokens, values_ + place, count,
                        y + row * shape_.hidden + column, shape_.hidden);
@@ -57,9 +63,10 @@ class Head {
   const AttentionShape& shape_;
   size_t size_;  // D / H
   size_t score_stride_ = 0;
-  float* keys_ = nullptr;    // [D/H, S]
-  float* values_ = nullptr;  // [S, D/H]
-  float* scores_ = nullptr;  // [kScoreRows, S]
+  float* keys_ = nullptr;     // [D/H, S]
+  float* values_ = nullptr;   // [S, D/H]
+  float* scores_ = nullptr;   // [kScoreRows, S]
+  float* by_size_ = nullptr;  // [S]
 
   // Asks for the head's columns of some rows: they lie too far apart for the processor to foresee.
   void prefetch(const float* rows, size_t count) const {
@@ -100,8 +107,9 @@ void compute_attention(const Kernels& kernels, const AttentionShape& shape, cons
     const size_t column = task % shape.heads * (shape.hidden / shape.heads);
     const size_t query = image * shape.queries * shape.hidden + column;
     const size_t token = image * shape.tokens * shape.hidden + column;
+    const float* sizes = shape.sizes == nullptr ? nullptr : shape.sizes + image * shape.tokens;
     Workspace workspace;
-    Head(kernels, shape, workspace).run(q + query, k + token, v + token, y + query);
+    Head(kernels, shape, workspace).run(q + query, k + token, v + token, sizes, y + query);
   });
 }
 

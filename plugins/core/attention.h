@@ -5,6 +5,7 @@
 
 #include "core/kernels.h"
 #include "core/layer_weights.h"
+#include "core/merging.h"
 #include "core/residual.h"
 #include "core/task_runner.h"
 
@@ -16,6 +17,8 @@ struct AttentionShape {
   size_t tokens = 0;   // T, keys and values of each image
   size_t hidden = 0;   // D
   size_t heads = 0;    // H; head h has the columns h * D/H to (h + 1) * D/H
+  // How many tokens each key stands for, f32[N,T]: its logarithm is added to the scores. None: one each.
+  const float* sizes = nullptr;
 };
 
 // y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Throws
@@ -35,13 +38,13 @@ struct AttentionBlockWeights {
   size_t heads = 1;
 };
 
-// y = x + out(attention(query(n), key(n), value(n))) with n = norm(x): x and y f32[N,T,D]; y may be x. Throws
-// std::bad_alloc.
+// y = x + out(attention(query(n), key(n), value(n))) with n = norm(x): x and y f32[N,T,D]; y may be x. Where tokens are
+// merged then, y is f32[N, T - merging.count, D] and not x. Throws std::bad_alloc.
 void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                             float* y, const TaskRunner& runner);
+                             const Merging& merging, float* y, const TaskRunner& runner);
 
 // The part of it for bfloat16 and int8.
 void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                                  float* y, const TaskRunner& runner);
+                                  const Merging& merging, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

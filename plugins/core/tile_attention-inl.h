@@ -78,8 +78,9 @@ HWY_ATTR inline void pack_values(const TileHead& head, char* values) {
 }
 
 // exp(scale * (score - max)) of one row, as lines of bfloat16 `kTileBytes` apart; returns their sum before rounding.
-// The scores of a panel of 32 tokens are `stride` floats from those of the next.
-HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, float scale, char* line) {
+// The scores of a panel of 32 tokens are `stride` floats from those of the next. `added` may be none.
+HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, const float* added, float scale,
+                                  char* line) {
   const FloatTag d;
   const size_t panels = divide_up(tokens, kPanelColumns);
   float* last = scores + (panels - 1) * stride;
@@ -87,6 +88,10 @@ HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, f
     last[i] = -std::numeric_limits<float>::infinity();
   }
   constexpr size_t kVectors = kPanelColumns / kLanes;
+  for (size_t i = 0; added != nullptr && i < panels * kPanelColumns; i += kLanes) {
+    float* score = scores + i / kPanelColumns * stride + i % kPanelColumns;
+    hn::Store(hn::Add(hn::Load(d, score), hn::LoadU(d, added + i)), d, score);
+  }
   auto largest = hn::Load(d, scores);
   for (size_t panel = 0; panel < panels; ++panel) {
 #pragma GCC unroll 8
@@ -134,7 +139,7 @@ HWY_ATTR void attend(const TileHead& head) {
           keys + panel * head.lines * kPanelStepBytes, head.lines, scores + panel * kSumsOfBlock, nothing);
     }
     for (size_t row = 0; row < rows; ++row) {
-      total[row] = softmax_to_lines(scores + row * kPanelColumns, kSumsOfBlock, head.tokens, scale,
+      total[row] = softmax_to_lines(scores + row * kPanelColumns, kSumsOfBlock, head.tokens, head.added, scale,
                                     shares + line_offset(row, panels * kTileBytes));
     }
     for (size_t line = 0; line < head.lines; ++line) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "core/attention.h"
@@ -18,15 +19,25 @@ void attend_head(const TileKernels& kernels, TileHead head) {
   kernels.attend(head);
 }
 
+// What the sizes of a head's keys add to its scores, in `memory`; none where there is nothing to add.
+const float* added_by(const float* sizes, const TileHead& head, float* memory) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
+  const size_t padded = round_up(head.tokens, kPanelColumns);
+  return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
+}
+
 class Block {
  public:
-  Block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x, float* y)
+  Block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x, const Merging& merging,
+        float* y)
       : norm_(weights.norm),
         images_(images),
         tokens_(tokens),
         x_(x),
+        merging_(merging),
         y_(y),
-        kernels_(tile_kernels_for(weights.query.matrix->kernels().path)),
+        path_kernels_(weights.query.matrix->kernels()),
+        kernels_(tile_kernels_for(path_kernels_.path)),
         heads_(weights.heads),
         width_(weights.query.matrix->depth()),
         int8_(weights.query.int8()) {
@@ -52,6 +63,10 @@ class Block {
         slot.key = memory.template take<char>(rows * lines() * kLineBytes);
         slot.value = memory.template take<char>(rows * lines() * kLineBytes);
         slot.mixed = memory.template take<char>(row_tiles * out_.matrix->steps() * kTileBytes);
+        if (merging.count > 0) {
+          slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
+          slot.whole = memory.template take<float>(rows * width_);
+        }
         if (!int8_) continue;
         slot.row_scale = memory.template take<float>(rows);
         slot.exact = memory.template take<float>(rows * lines() * kPanelColumns);
@@ -88,6 +103,11 @@ class Block {
     stages.push_back({out_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         project_out(group, slot, begin, end);
                       }});
+    if (merging_.count > 0) {
+      stages.push_back({images_of_group_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                          merge(group, slot, begin, std::min(end, images_of(group)));
+                        }});
+    }
     run_stages(runner, groups_, stages, kernels_.needs_tile_configuration);
   }
 
@@ -102,12 +122,16 @@ class Block {
     char* mixed = nullptr;   // activations of the output's projection
     float* exact = nullptr;  // int8: f32[rows, lines * 32] before they are quantized
     float* mixed_scale = nullptr;
+    float* exact_key = nullptr;  // where tokens are merged: f32[rows, lines * 32] before they are rounded
+    float* whole = nullptr;      // f32[rows, D] before it is merged
   };
 
   const LayerNorm norm_;
   const size_t images_, tokens_;
   const float* x_;
+  const Merging& merging_;
   float* y_;
+  const Kernels& path_kernels_;
   const TileKernels& kernels_;
   const size_t heads_;
   const size_t width_;  // D
@@ -169,14 +193,21 @@ class Block {
       product.offset = mine.offset;
       product.line_stride = mine.line_stride;
       product.out = mine.to + panel * mine.line_stride;
+      if (i == 1 && memory.exact_key != nullptr) {
+        product.exact = memory.exact_key + panel * kPanelColumns;
+        product.exact_stride = lines() * kPanelColumns;
+      }
       kernels_.multiply(product);
     }
   }
 
   // Heads of the group's images, one after the other.
-  void mix(size_t, size_t slot, size_t begin, size_t end) const {
+  void mix(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
     const size_t lines_of_head = lines() / heads_;
+    float* added = nullptr;
+    Workspace workspace;
+    take_all(workspace, [&](auto& scratch) { added = scratch.template take<float>(round_up(tokens_, kPanelColumns)); });
     for (size_t i = begin; i < end; ++i) {
       const size_t image = i / heads_, line = i % heads_ * lines_of_head;
       TileHead head;
@@ -189,6 +220,8 @@ class Block {
       head.size = width_ / heads_;
       head.lines = lines_of_head;
       head.offset = mixed_offset_ + image * tokens_;
+      const size_t first = first_row(group) + image * tokens_;
+      head.added = added_by(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
       if (int8_) {
         head.out = memory.exact + line * kPanelColumns;
         head.out_columns = lines_of_head * kPanelColumns;
@@ -224,16 +257,28 @@ class Block {
     const size_t place = first_row(group) * width_ + begin * kPanelColumns;
     product.addend = x_ + place;
     product.out = y_ + place;
+    if (memory.whole != nullptr) product.out = memory.whole + begin * kPanelColumns;
     kernels_.multiply(product);
+  }
+
+  void merge(size_t group, size_t slot, size_t begin, size_t end) const {
+    const size_t head_stride = lines() / heads_ * kPanelColumns, stride = lines() * kPanelColumns;
+    for (size_t i = begin; i < end; ++i) {
+      const size_t image = group * images_of_group_ + i;
+      const MergingKeys keys{slots_[slot].exact_key + i * tokens_ * stride, stride, head_stride, heads_,
+                             width_ / heads_};
+      merge_image(path_kernels_, merging_, image, tokens_, width_, slots_[slot].whole + i * tokens_ * width_, keys,
+                  y_ + image * (tokens_ - merging_.count) * width_);
+    }
   }
 };
 
 }  // namespace
 
 void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                                  float* y, const TaskRunner& runner) {
+                                  const Merging& merging, float* y, const TaskRunner& runner) {
   if (images == 0 || tokens == 0 || weights.query.matrix->depth() == 0) return;
-  Block(weights, images, tokens, x, y).run(runner);
+  Block(weights, images, tokens, x, merging, y).run(runner);
 }
 
 void compute_tile_attention(const Kernels& path_kernels, const AttentionShape& shape, const float* q, const float* k,
@@ -250,11 +295,13 @@ void compute_tile_attention(const Kernels& path_kernels, const AttentionShape& s
                       Workspace workspace;
                       size_t* offset = nullptr;
                       char *query = nullptr, *key = nullptr, *value = nullptr;
+                      float* added = nullptr;
                       take_all(workspace, [&](auto& memory) {
                         offset = memory.template take<size_t>(shape.queries);
                         query = memory.template take<char>(query_tiles * lines * kTileBytes);
                         key = memory.template take<char>(token_tiles * lines * kTileBytes);
                         value = memory.template take<char>(token_tiles * lines * kTileBytes);
+                        added = memory.template take<float>(round_up(shape.tokens, kPanelColumns));
                       });
                       for (size_t row = 0; row < shape.queries; ++row) offset[row] = row * shape.hidden * sizeof(float);
                       TileRows rows;
@@ -285,6 +332,8 @@ void compute_tile_attention(const Kernels& path_kernels, const AttentionShape& s
                       head.tokens = shape.tokens;
                       head.size = size;
                       head.lines = lines;
+                      const float* sizes = shape.sizes == nullptr ? nullptr : shape.sizes + image * shape.tokens;
+                      head.added = added_by(sizes, head, added);
                       head.offset = offset;
                       head.out_columns = size;
                       head.out = y + image * shape.queries * shape.hidden + column;

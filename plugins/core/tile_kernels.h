@@ -41,6 +41,9 @@ struct TileProduct {
   bool lines = false;
   const float* addend = nullptr;  // float32, at the same offsets; may be `out`; or none
   size_t columns = 0;             // float32: at most panels * 32
+  // Lines: the 32 values before they were rounded as well, f32[row_count, exact_stride]; or none.
+  float* exact = nullptr;
+  size_t exact_stride = 0;
   size_t line_stride = 0;
   void* out = nullptr;
 };
@@ -73,9 +76,10 @@ struct TileHead {
   const char* v = nullptr;
   size_t line_stride = 0;
   size_t tokens = 0;
-  size_t size = 0;          // columns of a head
-  size_t lines = 0;         // lines that they take
-  char* scratch = nullptr;  // tile_head_bytes, at a multiple of 64
+  const float* added = nullptr;  // to each token's scores before they are scaled, f32[tokens in whole panels]; or none
+  size_t size = 0;               // columns of a head
+  size_t lines = 0;              // lines that they take
+  char* scratch = nullptr;       // tile_head_bytes, at a multiple of 64
   // Query r goes to `out` + offset[r] bytes: float32, or bfloat16 lines `out_line_stride` bytes apart.
   const size_t* offset = nullptr;
   bool out_lines = false;

@@ -67,6 +67,10 @@ struct Finish {
     const size_t offset = product.offset[row];
     char* to = static_cast<char*>(product.out) + offset;
     if constexpr (kLines) {
+      if (product.exact != nullptr) {
+        float* exact = product.exact + row * product.exact_stride + column;
+        for (size_t v = 0; v < kVectors; ++v) hn::StoreU(values[v], d, exact + v * kLanes);
+      }
       store_bf16_line(values, to + panel * product.line_stride);
     } else {
       float* out = reinterpret_cast<float*>(to) + column;

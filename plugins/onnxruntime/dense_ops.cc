@@ -1,4 +1,7 @@
 // Layers without routing: linear layers, MLPs and attention, and the blocks of an encoder that are made of them.
+#include <algorithm>
+#include <string>
+
 #include "core/attention.h"
 #include "core/linear.h"
 #include "core/mlp.h"
@@ -42,27 +45,77 @@ Kernel make_attention(const NodeInfo& node) {
     const ops::Sizes& sizes = call.sizes();
     if (sizes['T'] == 0) throw ops::OpError("there are no keys");
     const auto compute = bf16 ? compute_tile_attention : compute_attention;
-    compute(process_kernels(), {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads}, call.data<float>(Input::kQ),
-            call.data<float>(Input::kK), call.data<float>(Input::kV), call.output<float>(ops::attention::Output::kY),
-            call.runner());
+    compute(process_kernels(), {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads, call.data<float>(Input::kSizes)},
+            call.data<float>(Input::kQ), call.data<float>(Input::kK), call.data<float>(Input::kV),
+            call.output<float>(ops::attention::Output::kY), call.runner());
+  };
+}
+
+// The merging that a call asks for; T and O are known.
+template <class Input, class Output>
+Merging merging_of(const Call& call, size_t prefix) {
+  Merging merging;
+  const int64_t* merge = call.data<int64_t>(Input::kMerge);
+  if (merge == nullptr) return merging;
+  if (*merge < 0) throw ops::OpError("merge must be 0 or more, not " + std::to_string(*merge));
+  const size_t tokens = call.sizes()['T'];
+  merging.sizes = call.data<float>(Input::kSizes);
+  if (merging.sizes == nullptr || call.data<int32_t>(Input::kToken) == nullptr) {
+    throw ops::OpError("merge is given, but sizes or token is not");
+  }
+  merging.token = call.indices(Input::kToken, tokens, "tokens");
+  merging.prefix = prefix;
+  merging.all_tokens = call.sizes()['O'];
+  merging.count = count_merged(tokens, *merge, prefix);
+  const size_t left = tokens - merging.count;
+  merging.merged_sizes = call.output<float>(Output::kMergedSizes, 'U', left);
+  merging.merged_token = call.output<int32_t>(Output::kMergedToken);
+  if (merging.count > 0) return merging;
+  const size_t images = call.sizes()['N'];
+  if (merging.merged_sizes != nullptr) std::copy_n(merging.sizes, images * tokens, merging.merged_sizes);
+  if (merging.merged_token != nullptr) std::copy_n(merging.token, images * merging.all_tokens, merging.merged_token);
+  return merging;
+}
+
+Kernel make_merge(const NodeInfo& node) {
+  using ops::merge::Attribute;
+  using ops::merge::Input;
+  using ops::merge::Output;
+  const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
+  const auto prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
+  return [heads, prefix](const Call& call) {
+    const ops::Sizes& sizes = call.sizes();
+    const Merging merging = merging_of<Input, Output>(call, prefix);
+    const float* x = call.data<float>(Input::kX);
+    float* y = call.output<float>(Output::kY, 'U', sizes['T'] - merging.count);
+    if (merging.count == 0) {
+      std::copy_n(x, sizes['N'] * sizes['T'] * sizes['D'], y);
+      return;
+    }
+    merge_tokens(process_kernels(), merging, sizes['N'], sizes['T'], sizes['D'], heads, x, call.data<float>(Input::kK),
+                 y, call.runner());
   };
 }
 
 Kernel make_attention_block(const NodeInfo& node) {
+  using ops::attention_block::Attribute;
   using ops::attention_block::Input;
-  const auto heads = static_cast<size_t>(node.attribute(ops::attention_block::Attribute::kNumHeads));
+  using ops::attention_block::Output;
+  const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
+  const auto prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
   const MatrixParts by_column{heads, 1, 0}, by_depth{1, heads, 0};
-  return [heads, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
+  return [heads, prefix, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
           value = NodeLinear(node, Input::kWv, by_column),
           out = NodeLinear(node, Input::kWo, by_depth)](const Call& call) {
+    const Merging merging = merging_of<Input, Output>(call, prefix);
     compute_attention_block({query.read(call),
                              key.read(call),
                              value.read(call),
                              out.read(call),
                              {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                              heads},
-                            call.sizes()['N'], call.sizes()['T'], call.data<float>(Input::kX),
-                            call.output<float>(ops::attention_block::Output::kY), call.runner());
+                            call.sizes()['N'], call.sizes()['T'], call.data<float>(Input::kX), merging,
+                            call.output<float>(Output::kY, 'U', call.sizes()['T'] - merging.count), call.runner());
   };
 }
 
@@ -74,6 +127,7 @@ void add_dense_ops(OpList& list) {
   add_op(list, {ops::kMlpBlock, make_mlp_block, true});
   add_op(list, {ops::kAttention, make_attention});
   add_op(list, {ops::kAttentionBlock, make_attention_block, true});
+  add_op(list, {ops::kMerge, make_merge});
 }
 
 }  // namespace vmoe::ort

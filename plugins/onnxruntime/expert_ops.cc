@@ -35,8 +35,8 @@ Kernel make_router_block(const NodeInfo& node) {
                   call.data<float>(Input::kX), tokens, gates, call.runner());
     route(
         shape, ElementType::kFloat32, gates, call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
-        [&](size_t slots) { return call.sources(Output::kSrc, slots); }, call.output<int32_t>(Output::kExpert),
-        call.runner());
+        [&](size_t slots) { return call.output<int32_t>(Output::kSrc, 'M', slots); },
+        call.output<int32_t>(Output::kExpert), call.runner());
   };
 }
 

@@ -152,13 +152,6 @@ const int32_t* Call::indices(size_t index, size_t count, const char* things) con
                 ", but there are " + std::to_string(count) + " " + things);
 }
 
-int32_t* Call::sources(size_t index, size_t slots) const {
-  ops::Sizes sizes = sizes_;
-  sizes.set('M', static_cast<int64_t>(slots));
-  ops::check_numbering(sizes);
-  return static_cast<int32_t*>(raw_output(index, sizes));
-}
-
 void* Call::raw_output(size_t index, const ops::Sizes& sizes) const {
   if (index >= output_count_) return nullptr;
   const ops::Shape shape = sizes.shape_of(node_.spec->outputs[index]);

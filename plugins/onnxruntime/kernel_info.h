@@ -73,9 +73,15 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Makes output `index`, the src i32[E,M] of a routing, with so many slots for each expert: with a pool, M is known
-  // only now. Throws OpError for too many.
-  int32_t* sources(size_t index, size_t slots) const;
+  // Makes output `index`, whose size of one dimension is known only now; null for one that the node leaves out. Throws
+  // OpError for more slots than are numbered.
+  template <class T>
+  T* output(size_t index, char dim, size_t size) const {
+    ops::Sizes sizes = sizes_;
+    sizes.set(dim, static_cast<int64_t>(size));
+    ops::check_numbering(sizes);
+    return static_cast<T*>(raw_output(index, sizes));
+  }
 
   // ONNX Runtime's own threads; valid while the call runs.
   TaskRunner runner() const;

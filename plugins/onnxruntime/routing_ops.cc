@@ -12,8 +12,8 @@ void compute_route(const Call& call) {
   const Tensor& gates = call.input(Input::kGates);
   route(
       call.routing(), gates.type, gates.data, call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
-      [&](size_t slots) { return call.sources(Output::kSrc, slots); }, call.output<int32_t>(Output::kExpert),
-      call.runner());
+      [&](size_t slots) { return call.output<int32_t>(Output::kSrc, 'M', slots); },
+      call.output<int32_t>(Output::kExpert), call.runner());
 }
 
 void compute_dispatch(const Call& call) {
