@@ -53,6 +53,7 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots,
   c.bpr = profile.bpr ? 1 : 0;
   c.pool = profile.pool ? 1 : 0;
   c.max_experts = profile.max_experts;
+  c.merge = profile.merge;
   write_struct(target, c, "profile");
   if (slots != nullptr) std::copy(profile.slots.begin(), profile.slots.end(), slots);
 }
@@ -90,7 +91,7 @@ vmoe_info info_of(const Engine& engine) {
   info.num_moe_layers = static_cast<int64_t>(manifest.moe_layers.size());
   info.num_experts = manifest.rules ? manifest.rules->num_experts() : 0;
   info.group_tokens = manifest.rules ? manifest.rules->group_tokens : 0;
-  info.group = manifest.rules ? manifest.group.c_str() : nullptr;
+  info.group = manifest.group.empty() ? nullptr : manifest.group.c_str();
   info.runtime = engine.runtime().c_str();
   info.uses_op_library = engine.uses_op_library() ? 1 : 0;
   info.threads = engine.threads();
@@ -253,6 +254,8 @@ vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe
     c.slots = found.kind.slots_per_expert;
     c.dispatch = data_or_null(found.dispatch);
     c.combine = data_or_null(found.combine);
+    c.token = data_or_null(found.token);
+    c.image_tokens = found.token.empty() ? 0 : found.kind.image_tokens;
     write_struct(layer, c, "layer");
   });
 }

@@ -64,7 +64,8 @@ std::string profile_names(const Manifest& manifest) {
 
 // The integers that a graph takes for a profile, in the order of kSettingFields.
 std::array<std::vector<int64_t>, std::size(kSettingFields)> values_of(const Profile& profile) {
-  return {profile.slots, {profile.k}, {profile.bpr ? 1 : 0}, {profile.pool ? 1 : 0}, {profile.max_experts}};
+  return {profile.slots,          {profile.k},           {profile.bpr ? 1 : 0},
+          {profile.pool ? 1 : 0}, {profile.max_experts}, {profile.merge}};
 }
 
 InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values) {
@@ -157,7 +158,7 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
       shares = false;
       const BundleGraph graph = bundle.graph(op_library.path.empty() ? kInlinedGraph : kCanonicalGraph);
       auto loaded = std::make_shared<Session>(runtime, graph, threads_, op_library);
-      check_interface(graph.path, *loaded, bundle.manifest());
+      check_interface(graph.path, *loaded, bundle.manifest(), !op_library.path.empty());
       return loaded;
     });
   } catch (...) {
@@ -174,13 +175,12 @@ std::optional<Profile> Engine::named_profile(const char* name) const {
     return manifest.profiles.empty() ? std::nullopt : std::optional(manifest.profiles.front());
   }
   if (const Profile* stored = manifest.find_profile(name)) return *stored;
-  if (!manifest.rules) fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no profile ", in_quotes(name));
-  if (manifest.kind().settings() == 0) {
-    fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; Soft MoE has nothing to set");
+  if (!manifest.rules || manifest.kind().settings() == 0) {
+    fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; the model has nothing to set");
   }
   if (const auto profile = manifest.rules->named_profile(name)) return profile;
-  fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; the bundle has ", profile_names(manifest),
-       ", and ", manifest.rules->name_examples());
+  const std::string stored = manifest.profiles.empty() ? "" : "the bundle has " + profile_names(manifest) + ", and ";
+  fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; ", stored, manifest.rules->name_examples());
 }
 
 std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
@@ -192,8 +192,8 @@ std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
   auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
   manifest().kind().check_settings(setting.set);
   const auto& rules = manifest().rules;
-  if (setting.set == 0 || !base || !rules) return base;
-  return rules->replaced(*base, setting);
+  if (setting.set == 0 || !rules) return base;
+  return rules->replaced(base.value_or(Profile{}), setting);
 }
 
 void Engine::check_process() const {
@@ -210,6 +210,10 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
   const auto values = values_of(profile.value_or(Profile{}));  // inputs point into them
   for (size_t i = 0; profile && i < values.size(); ++i) {
     if ((manifest().kind().settings() & kSettingFields[i].bit) == 0) continue;
+    if (kSettingFields[i].bit == VMOE_SET_MERGE && !merges()) {
+      if (profile->merge == 0) continue;
+      fail(VMOE_ROUTING_ERROR, "tokens are merged by the op library, and ", find_op_library().failure);
+    }
     inputs.push_back(settings_tensor(kSettingFields[i].name, values[i]));
   }
   return session_->run(inputs, outputs, cancellation);
@@ -262,10 +266,10 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {
   check_process();
   const auto profile = this->setting(setting);
-  auto names = routing_outputs(manifest());
+  auto names = routing_outputs(manifest(), merges());
   // A graph must have an output to compute.
   if (names.empty()) names.emplace_back(manifest().output_name());
-  return read_routing(run_graph(images, profile, names, nullptr), manifest());
+  return read_routing(run_graph(images, profile, names, nullptr), manifest(), merges());
 }
 
 }  // namespace vmoe::sdk

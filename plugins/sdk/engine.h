@@ -47,6 +47,8 @@ class Engine {
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                       const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
+  // Whether the loaded graph can merge tokens, as the canonical one does.
+  bool merges() const { return uses_op_library(); }
 
   Manifest manifest_;
   pid_t process_;  // that loaded it

@@ -32,8 +32,11 @@ void check_value(const Json* value, const Field& field) {
     fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is missing or of the wrong type");
   }
   // Compared as what it is: numbers above 63 bits are unsigned.
-  if (field.type == FieldType::kWhole && (*value < 1 || *value > field.most)) {
-    fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is ", value->dump(), ", which is out of range, 1 to ", field.most);
+  const int least = field.type == FieldType::kWhole ? 1 : 0;
+  const bool is_whole = field.type == FieldType::kWhole || field.type == FieldType::kCount;
+  if (is_whole && (*value < least || *value > field.most)) {
+    fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is ", value->dump(), ", which is out of range, ", least, " to ",
+         field.most);
   }
   if (field.choices[0] == nullptr) return;
   std::string choices;

@@ -37,13 +37,13 @@ bool suits(const Port& found, const Port& expected) {
   return same;
 }
 
-Ports expected_inputs(const Manifest& manifest) {
+Ports expected_inputs(const Manifest& manifest, bool merges) {
   const InputSpec& image = manifest.input;
   const auto type =
       image.dtype == VMOE_FLOAT32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   Ports inputs{{kImageInput, {type, {-1, image.height, image.width, image.channels}}}};
   for (const SettingField& field : kSettingFields) {
-    if ((manifest.kind().settings() & field.bit) == 0) continue;
+    if ((manifest.kind().settings() & field.bit) == 0 || (field.bit == VMOE_SET_MERGE && !merges)) continue;
     const size_t count = field.bit == VMOE_SET_CAPACITY_RATIO ? manifest.moe_layers.size() : 1;
     inputs[field.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {static_cast<int64_t>(count)}};
   }
@@ -61,14 +61,14 @@ void check_ports(const std::string& graph, const char* verb, const Ports& found,
 
 }  // namespace
 
-void check_interface(const std::string& graph, const Session& session, const Manifest& manifest) {
-  const Ports inputs = expected_inputs(manifest);
+void check_interface(const std::string& graph, const Session& session, const Manifest& manifest, bool merges) {
+  const Ports inputs = expected_inputs(manifest, merges);
   if (names(inputs) != names(session.inputs())) {
     fail(VMOE_BUNDLE_ERROR, graph, " takes ", in_quotes(names(session.inputs())), ", and by the manifest it takes ",
          in_quotes(names(inputs)));
   }
   check_ports(graph, "takes", session.inputs(), inputs);
-  Ports outputs = layer_ports(manifest);
+  Ports outputs = layer_ports(manifest, merges);
   outputs[manifest.output_name()] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, manifest.output_shape(-1)};
   check_ports(graph, "outputs", session.outputs(), outputs);
 }

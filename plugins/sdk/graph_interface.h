@@ -11,8 +11,9 @@
 
 namespace vmoe::sdk {
 
-// graph: its path, for people. Throws VMOE_BUNDLE_ERROR, naming the graph and what differs.
-void check_interface(const std::string& graph, const Session& session, const Manifest& manifest);
+// graph: its path, for people; `merges` says whether it is one that can merge tokens. Throws VMOE_BUNDLE_ERROR, naming
+// the graph and what differs.
+void check_interface(const std::string& graph, const Session& session, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk
 

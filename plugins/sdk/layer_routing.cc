@@ -16,7 +16,7 @@ constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_
 
 // Calls `visit` with each output that the kind has of a layer: its name behind the layer's own, and its values.
 template <typename Visit>
-void for_each_output(LayerRouting& routing, const Visit& visit) {
+void for_each_output(LayerRouting& routing, bool merges, const Visit& visit) {
   switch (routing.kind.code) {
     case VMOE_TOP_K: visit("expert", routing.expert); [[fallthrough]];
     case VMOE_EXPERTS_CHOICE:
@@ -29,17 +29,21 @@ void for_each_output(LayerRouting& routing, const Visit& visit) {
       break;
     case VMOE_DENSE: break;
   }
+  if (merges && routing.kind.image_tokens > 0) visit("token", routing.token);
 }
 
 // The routing of a layer as far as the manifest says: groups, and top-k's choices, vary.
-LayerRouting layer_of(const Manifest& manifest, size_t index) {
+LayerRouting layer_of(const Manifest& manifest, size_t index, bool merges) {
   LayerRouting routing;
   routing.layer = manifest.moe_layers[index];
   routing.kind = manifest.kind();
   routing.groups = -1;
   if (manifest.rules) {
-    routing.tokens = manifest.rules->group_tokens;
+    routing.tokens = merges && routing.kind.image_tokens > 0 ? -1 : manifest.rules->group_tokens;
     routing.experts = manifest.rules->experts[index];
+    if (routing.kind.image_tokens > 0) {
+      routing.group_images = manifest.rules->group_tokens / routing.kind.image_tokens;
+    }
   }
   routing.choices = routing.kind.code == VMOE_EXPERTS_CHOICE ? routing.experts
                     : routing.kind.code == VMOE_SOFT         ? 0
@@ -57,11 +61,14 @@ template <typename T>
 void read(const OutputTensor& output, const std::string& name, LayerRouting& routing, std::vector<T>& values) {
   std::vector<int64_t> shape;
   const auto* data = static_cast<const T*>(output.data(shape));
-  if (shape.size() == shape_of(routing).size()) {
+  const bool is_token = static_cast<const void*>(&values) == &routing.token;
+  if (!is_token && shape.size() == shape_of(routing).size()) {
     if (routing.groups < 0) routing.groups = shape[0];
+    if (routing.tokens < 0) routing.tokens = shape[1];
     if (routing.choices < 0) routing.choices = shape[2];
   }
-  if (shape != shape_of(routing)) {
+  if (shape != (is_token ? std::vector<int64_t>{routing.groups * routing.group_images, routing.kind.image_tokens}
+                         : shape_of(routing))) {
     fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
          " has another shape than its other outputs and the manifest say");
   }
@@ -70,34 +77,38 @@ void read(const OutputTensor& output, const std::string& name, LayerRouting& rou
 
 }  // namespace
 
-std::vector<std::string> routing_outputs(const Manifest& manifest) {
+std::vector<std::string> routing_outputs(const Manifest& manifest, bool merges) {
   LayerRouting routing;
   routing.kind = manifest.kind();
   std::vector<std::string> names;
   for (const std::string& layer : manifest.moe_layers) {
-    for_each_output(routing, [&](const char* name, const auto&) { names.push_back(layer + "/" + name); });
+    for_each_output(routing, merges, [&](const char* name, const auto&) { names.push_back(layer + "/" + name); });
   }
   return names;
 }
 
-Ports layer_ports(const Manifest& manifest) {
+Ports layer_ports(const Manifest& manifest, bool merges) {
   Ports ports;
   for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
-    LayerRouting routing = layer_of(manifest, i);
-    for_each_output(routing, [&](const char* name, const auto& values) {
-      ports[routing.layer + "/" + name] = {dtype_of(values.data()), shape_of(routing)};
+    LayerRouting routing = layer_of(manifest, i, merges);
+    for_each_output(routing, merges, [&](const char* name, const auto& values) {
+      const bool is_token = static_cast<const void*>(&values) == &routing.token;
+      ports[routing.layer + "/" + name] = {
+          dtype_of(values.data()), is_token ? std::vector<int64_t>{-1, routing.kind.image_tokens} : shape_of(routing)};
     });
   }
   return ports;
 }
 
-std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest) {
+std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest,
+                                       bool merges) {
   std::vector<LayerRouting> layers;
   auto output = outputs.begin();
   for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
-    LayerRouting routing = layer_of(manifest, i);
-    for_each_output(
-        routing, [&](const char* name, auto& values) { read(*output++, routing.layer + "/" + name, routing, values); });
+    LayerRouting routing = layer_of(manifest, i, merges);
+    for_each_output(routing, merges, [&](const char* name, auto& values) {
+      read(*output++, routing.layer + "/" + name, routing, values);
+    });
     layers.push_back(std::move(routing));
   }
   return layers;

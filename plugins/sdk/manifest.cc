@@ -113,10 +113,16 @@ std::vector<int64_t> read_experts(const Json& routing, size_t layers) {
   return given->get<std::vector<int64_t>>();
 }
 
-RoutingRules read_rules(const Json& routing, size_t layers) {
+RoutingRules read_rules(const Json& raw, size_t layers) {
   RoutingRules rules;
+  if (const Json* merging = optional_field(raw, "image_tokens")) rules.kind.image_tokens = *merging;
+  if (optional_field(raw, "routing") == nullptr) return rules;
+  const Json& routing = raw["routing"];
   rules.experts = read_experts(routing, layers);
   rules.group_tokens = routing["group_tokens"];
+  if (rules.kind.image_tokens > 0 && rules.group_tokens % rules.kind.image_tokens != 0) {
+    refuse("'image_tokens' is ", rules.kind.image_tokens, ", which doesn't divide 'group_tokens'");
+  }
   rules.kind.code = static_cast<vmoe_routing_kind>(VMOE_TOP_K + index_of(routing["kind"], kRoutingKinds));
   if (rules.kind.code == VMOE_SOFT) {
     rules.kind.slots_per_expert = routing["slots_per_expert"];
@@ -146,7 +152,11 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
   try {
     RoutingSetting setting;
     setting.given = rules.kind.settings();
-    setting.capacity_ratio = entry["capacity_ratio"];
+    if ((setting.given & VMOE_SET_CAPACITY_RATIO) != 0) setting.capacity_ratio = entry["capacity_ratio"];
+    if (const Json* merge = optional_field(entry, "merge")) {
+      setting.given |= VMOE_SET_MERGE;
+      setting.merge = *merge;
+    }
     if ((setting.given & VMOE_SET_K) != 0) {
       setting.k = entry["k"];
       setting.bpr = entry["bpr"];
@@ -163,9 +173,13 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
   } catch (const Error& error) {
     refuse("profile ", in_quotes(name), ": ", error.what());
   }
-  if (!is_list_of(entry["capacity"], computed.slots) || computed.name != name) {
-    refuse("profile ", in_quotes(name), " doesn't say what its setting gives: ", computed.name, " with ",
-           computed.slots[0], " slots per expert in the first of ", computed.slots.size(), " MoE layers");
+  const Json* capacity = optional_field(entry, "capacity");
+  if (!is_list_of(capacity == nullptr ? Json::array() : *capacity, computed.slots) || computed.name != name) {
+    const std::string slots = computed.slots.empty() ? ""
+                                                     : " with " + std::to_string(computed.slots[0]) +
+                                                           " slots per expert in the first of " +
+                                                           std::to_string(computed.slots.size()) + " MoE layers";
+    refuse("profile ", in_quotes(name), " doesn't say what its setting gives: ", computed.name, slots);
   }
   return computed;
 }
@@ -174,17 +188,18 @@ void read_profiles(const Json& entries, unsigned kind, Manifest& manifest) {
   const bool has_profiles = manifest.kind().settings() != 0;
   for (const Json& entry : entries) {
     if (!manifest.rules || !has_profiles || !entry.is_object()) {
-      refuse("profiles must be objects, and a ", manifest.rules ? "Soft MoE" : "dense model", " has none");
+      refuse("profiles must be objects, and a ", kind == kOfSoft ? "Soft MoE" : "dense model", " has none");
     }
     check_fields(entry, kProfileFields, kind);
     Profile profile = read_profile(entry, *manifest.rules);
     if (manifest.find_profile(profile.name) != nullptr) refuse("there are two profiles ", in_quotes(profile.name));
     manifest.profiles.push_back(std::move(profile));
   }
-  if (has_profiles && manifest.profiles.empty()) refuse("a sparse model needs at least one profile");
+  const bool needs_profile = (manifest.kind().settings() & VMOE_SET_CAPACITY_RATIO) != 0;
+  if (needs_profile && manifest.profiles.empty()) refuse("a sparse model needs at least one profile");
 }
 
-void read_files(const Json& entries, Manifest& manifest) {
+void read_files(const Json& entries, const Json& graphs, Manifest& manifest) {
   for (const auto& [name, entry] : entries.items()) {
     if (!matches<kFilePattern>(name) || name == kManifestName) {
       refuse(in_quotes(name), " is not a file name that a bundle may hold");
@@ -196,6 +211,9 @@ void read_files(const Json& entries, Manifest& manifest) {
   }
   for (const char* name : {kWeightsName, kCanonicalGraph, kInlinedGraph}) {
     if (manifest.files.count(name) == 0) refuse("the bundle has no ", name);
+  }
+  if ((manifest.files.count(kMergingGraph) != 0) != (optional_field(graphs, "merging") != nullptr)) {
+    refuse("'graphs' and 'files' don't agree on ", kMergingGraph);
   }
 }
 
@@ -239,10 +257,12 @@ Manifest read(const Json& raw) {
   if (kind != kOfDense) {
     manifest.moe_layers = read_layers(raw["routing"]["layers"]);
     manifest.group = read_group(raw);
-    manifest.rules = read_rules(raw["routing"], manifest.moe_layers.size());
+  }
+  if (kind != kOfDense || optional_field(raw, "image_tokens") != nullptr) {
+    manifest.rules = read_rules(raw, manifest.moe_layers.size());
   }
   read_profiles(raw["profiles"], kind, manifest);
-  read_files(raw["files"], manifest);
+  read_files(raw["files"], raw["graphs"], manifest);
   check_tensorrt(raw, manifest);
   return manifest;
 }

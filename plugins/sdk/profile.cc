@@ -29,24 +29,35 @@ int64_t narrow(WideInt slots) {
 }  // namespace
 
 std::string profile_name(const RoutingSetting& setting) {
+  if ((setting.given & VMOE_SET_CAPACITY_RATIO) == 0) return "r" + std::to_string(setting.merge);
+  const std::string merged = setting.merge > 0 ? "-r" + std::to_string(setting.merge) : "";
   std::string ratio = shortest(setting.capacity_ratio);
-  if ((setting.given & VMOE_SET_K) == 0) return "c" + ratio;
+  if ((setting.given & VMOE_SET_K) == 0) return "c" + ratio + merged;
   if (ratio.size() > 2 && ratio.compare(ratio.size() - 2, 2, ".0") == 0) ratio.resize(ratio.size() - 2);
   std::string name = "c" + ratio + "-k" + std::to_string(setting.k);
   if (!setting.bpr) name += "-vanilla";
   if (setting.pool) name += "-pool";
   if (setting.max_experts != kNoLimit) name += "-m" + std::to_string(setting.max_experts);
-  return name;
+  return name + merged;
 }
 
 std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
-  static const std::regex top_k(kTopKPattern), experts_choice(kExpertsChoicePattern);
+  // Its groups: ratio, k, vanilla, pool, limit of experts, merge; merge alone.
+  static const std::regex pattern(kProfilePattern);
   std::smatch parts;
   const std::string text(name);
   RoutingSetting setting;
   if (name.size() > kMaxName) return std::nullopt;  // which could exhaust the stack
-  if (std::regex_match(text, parts, top_k)) {
-    setting.given = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR;
+  if (!std::regex_match(text, parts, pattern)) return std::nullopt;
+  const int merge = parts[7].matched ? 7 : 6;
+  if (parts[merge].matched) {
+    setting.given = VMOE_SET_MERGE;
+    setting.merge = std::stol(parts.str(merge));
+  }
+  if (merge == 7) return setting;
+  setting.given |= VMOE_SET_CAPACITY_RATIO;
+  if (parts[2].matched) {
+    setting.given |= VMOE_SET_K | VMOE_SET_BPR;
     setting.k = std::stol(parts.str(2));
     setting.bpr = !parts[3].matched;
     setting.pool = parts[4].matched;
@@ -55,10 +66,6 @@ std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
       setting.given |= VMOE_SET_MAX_EXPERTS;
       setting.max_experts = std::stol(parts.str(5));
     }
-  } else if (std::regex_match(text, parts, experts_choice)) {
-    setting.given = VMOE_SET_CAPACITY_RATIO;
-  } else {
-    return std::nullopt;
   }
   setting.capacity_ratio = parse_decimal(parts.str(1));
   return setting;
@@ -66,17 +73,20 @@ std::optional<RoutingSetting> parse_profile_name(std::string_view name) {
 
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   const auto setting = parse_profile_name(name);
-  if (!setting || (kind.settings() & VMOE_SET_K) != (setting->given & VMOE_SET_K)) return std::nullopt;
+  constexpr int kNeeded = VMOE_SET_CAPACITY_RATIO | VMOE_SET_K;
+  if (!setting || ((kind.settings() ^ setting->given) & kNeeded) != 0) return std::nullopt;
   return profile(*setting);
 }
 
 const char* RoutingRules::name_examples() const {
+  if ((kind.settings() & VMOE_SET_CAPACITY_RATIO) == 0) return "any name like r8 works";
   return (kind.settings() & VMOE_SET_K) != 0 ? "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
                                              : "any name like c1.0 works";
 }
 
 RoutingSetting RoutingRules::setting_of(const Profile& profile) const {
-  RoutingSetting setting{kind.settings(), profile.capacity_ratio, profile.k, profile.bpr, profile.pool, kNoLimit};
+  RoutingSetting setting{kind.settings(), profile.capacity_ratio, profile.k, profile.bpr, profile.pool,
+                         kNoLimit,        profile.merge};
   const bool limited = (kind.settings() & VMOE_SET_MAX_EXPERTS) != 0 && profile.max_experts < num_experts();
   if (limited) setting.max_experts = profile.max_experts;
   return setting;
@@ -90,11 +100,21 @@ Profile RoutingRules::replaced(const Profile& base, const vmoe_setting& setting)
   if ((setting.set & VMOE_SET_BPR) != 0) requested.bpr = setting.bpr == 1;
   if ((setting.set & VMOE_SET_POOL) != 0) requested.pool = setting.pool == 1;
   if ((setting.set & VMOE_SET_MAX_EXPERTS) != 0) requested.max_experts = setting.max_experts;
+  if ((setting.set & VMOE_SET_MERGE) != 0) requested.merge = setting.merge;
   return profile(requested);
 }
 
 Profile RoutingRules::profile(const RoutingSetting& setting) const {
   kind.check_settings(setting.given);
+  if (setting.merge < 0 || setting.merge > kMaxMerge) {
+    fail(VMOE_ROUTING_ERROR, "merge must be between 0 and ", in_thousands(kMaxMerge), ", not ", setting.merge);
+  }
+  if ((kind.settings() & VMOE_SET_CAPACITY_RATIO) == 0) {
+    Profile alone;
+    alone.merge = setting.merge;
+    alone.name = profile_name(setting_of(alone));
+    return alone;
+  }
   const bool chooses = (kind.settings() & VMOE_SET_K) != 0;  // tokens choose experts
   const int64_t most = *std::min_element(experts.begin(), experts.end()) / kind.ensemble_size;
   if (chooses && (setting.k < 1 || setting.k > most)) {
@@ -132,6 +152,7 @@ Profile RoutingRules::profile(const RoutingSetting& setting) const {
     profile.pool = setting.pool;
     profile.max_experts = limited ? setting.max_experts : num_experts();
   }
+  profile.merge = setting.merge;
   profile.name = profile_name(setting_of(profile));
   return profile;
 }

@@ -25,21 +25,25 @@ struct RoutingSetting {
   bool bpr = true;                 // Batch Priority Routing, or vanilla order
   bool pool = false;               // the slots of a group are one pool for all experts
   int64_t max_experts = kNoLimit;  // experts that a group may use
+  int64_t merge = 0;               // tokens that each block merges
 };
 
 // A setting that a model can be run with. What its kind doesn't have is 0.
 struct Profile {
-  std::string name;            // such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" with experts choice
+  std::string
+      name;  // such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" with experts choice; "r8" of merging alone
   double capacity_ratio = 0;   // C as it was requested
   double effective_ratio = 0;  // C after rounding to whole slots
   int64_t k = 0;               // experts per token
   bool bpr = false;            // Batch Priority Routing, or vanilla order
   bool pool = false;           // the slots of a group are one pool for all experts
   int64_t max_experts = 0;     // experts that a group may use; E is no limit
+  int64_t merge = 0;           // tokens that each block merges
   std::vector<int64_t> slots;  // slots per expert and group, of each MoE layer
 };
 
-// The systematic name of what a setting gives: "c0.3-k1", "c1.05-k2-vanilla-pool-m4"; "c1.0" of a ratio alone.
+// The systematic name of what a setting gives: "c0.3-k1", "c1.05-k2-vanilla-pool-m4-r8"; "c1.0" of a ratio alone, and
+// "r8" of merging alone.
 std::string profile_name(const RoutingSetting& setting);
 
 // The setting that a systematic name stands for, with just what it says as given; or nothing if it is not one.
@@ -54,7 +58,7 @@ struct RoutingRules {
   int64_t capacity_multiple_of = 1;
 
   // E; the largest one where the layers differ.
-  int64_t num_experts() const { return *std::max_element(experts.begin(), experts.end()); }
+  int64_t num_experts() const { return experts.empty() ? 0 : *std::max_element(experts.begin(), experts.end()); }
 
   // Throws VMOE_ROUTING_ERROR: a setting that this model can't be run with.
   Profile profile(const RoutingSetting& setting) const;

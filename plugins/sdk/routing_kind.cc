@@ -22,22 +22,28 @@ std::string listed(int set) {
 }  // namespace
 
 int RoutingKind::settings() const {
+  const int merging = image_tokens > 0 ? VMOE_SET_MERGE : 0;
   switch (code) {
-    case VMOE_TOP_K: return ensemble_size > 1 ? kAllSettings & ~kPolicies : kAllSettings;
-    case VMOE_EXPERTS_CHOICE: return VMOE_SET_CAPACITY_RATIO;
-    default: return 0;
+    case VMOE_TOP_K: return merging | (ensemble_size > 1 ? kRoutingSettings & ~kPolicies : kRoutingSettings);
+    case VMOE_EXPERTS_CHOICE: return merging | VMOE_SET_CAPACITY_RATIO;
+    default: return merging;
   }
 }
 
 void RoutingKind::check_settings(int set) const {
   const int missing = set & ~settings();
   if (missing == 0) return;
+  if (missing == VMOE_SET_MERGE) {
+    fail(VMOE_ROUTING_ERROR, "tokens can't be merged in ",
+         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image", ": it takes no merge");
+  }
+  const char* but = image_tokens > 0 ? " but merge" : "";
   switch (code) {
-    case VMOE_DENSE: fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no capacity, k, bpr, pool or max_experts");
-    case VMOE_SOFT: fail(VMOE_ROUTING_ERROR, "Soft MoE has nothing to set: it takes no ", listed(missing));
+    case VMOE_DENSE: fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no ", listed(missing));
+    case VMOE_SOFT: fail(VMOE_ROUTING_ERROR, "Soft MoE has nothing to set", but, ": it takes no ", listed(missing));
     case VMOE_EXPERTS_CHOICE:
-      fail(VMOE_ROUTING_ERROR, "with experts choice there is nothing to set but the capacity ratio: it takes no ",
-           listed(missing));
+      fail(VMOE_ROUTING_ERROR, "with experts choice there is nothing to set but the capacity ratio",
+           image_tokens > 0 ? " and merge" : "", ": it takes no ", listed(missing));
     default: fail(VMOE_ROUTING_ERROR, "ensembles (E3) are routed officially: they take no ", listed(missing));
   }
 }

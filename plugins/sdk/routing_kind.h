@@ -20,10 +20,12 @@ inline constexpr SettingField kSettingFields[] = {{VMOE_SET_CAPACITY_RATIO, kSet
                                                   {VMOE_SET_K, kSettingNames[1]},
                                                   {VMOE_SET_BPR, kSettingNames[2]},
                                                   {VMOE_SET_POOL, kSettingNames[3]},
-                                                  {VMOE_SET_MAX_EXPERTS, kSettingNames[4]}};
+                                                  {VMOE_SET_MAX_EXPERTS, kSettingNames[4]},
+                                                  {VMOE_SET_MERGE, kSettingNames[5]}};
 
-inline constexpr int kAllSettings =
+inline constexpr int kRoutingSettings =
     VMOE_SET_CAPACITY_RATIO | VMOE_SET_K | VMOE_SET_BPR | VMOE_SET_POOL | VMOE_SET_MAX_EXPERTS;
+inline constexpr int kAllSettings = kRoutingSettings | VMOE_SET_MERGE;
 inline constexpr int kPolicies = VMOE_SET_POOL | VMOE_SET_MAX_EXPERTS;
 
 // How a model routes.
@@ -31,6 +33,7 @@ struct RoutingKind {
   vmoe_routing_kind code = VMOE_DENSE;
   int64_t ensemble_size = 1;     // M, the members of an E3, which have E / M experts each
   int64_t slots_per_expert = 0;  // P, Soft MoE only
+  int64_t image_tokens = 0;      // T, where blocks can merge tokens; else 0
 
   // What a call may set, VMOE_SET_* together.
   int settings() const;

@@ -207,9 +207,10 @@ typedef struct vmoe_profile {
   int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order and with experts choice */
   int32_t pool;           /* 1 where the slots of a group are one pool for all experts, else 0 */
   int64_t max_experts;    /* experts that a group may use, E where it may use all; 0 with experts choice */
+  int64_t merge;          /* tokens that each encoder block merges; 0 for none */
 } vmoe_profile;
 
-#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0}
+#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0, 0}
 
 /* A stored profile, 0 <= index < num_profiles.
  *
@@ -219,13 +220,20 @@ typedef struct vmoe_profile {
 VMOE_API vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile,
                                           int64_t* slots, size_t slots_size);
 
-enum { VMOE_SET_CAPACITY_RATIO = 1, VMOE_SET_K = 2, VMOE_SET_BPR = 4, VMOE_SET_POOL = 8, VMOE_SET_MAX_EXPERTS = 16 };
+enum {
+  VMOE_SET_CAPACITY_RATIO = 1,
+  VMOE_SET_K = 2,
+  VMOE_SET_BPR = 4,
+  VMOE_SET_POOL = 8,
+  VMOE_SET_MAX_EXPERTS = 16,
+  VMOE_SET_MERGE = 32
+};
 
 /* The routing setting of one call: a profile, and what to replace in it.
  *
- * What a model can be set depends on its kind: top-k has all five; ensembles (E3) have capacity ratio, k
- * and bpr; experts choice has the capacity ratio; Soft MoE and a dense ViT have nothing. Others are a
- * VMOE_ROUTING_ERROR. */
+ * What a model can be set depends on its kind: top-k has all six; ensembles (E3) have capacity ratio, k
+ * and bpr; experts choice has the capacity ratio and merge; Soft MoE and a dense ViT have merge. No model merges where
+ * groups cut an image. Others are a VMOE_ROUTING_ERROR. */
 typedef struct vmoe_setting {
   size_t struct_size;
   const char* profile; /* a stored or systematic name; NULL is the engine's */
@@ -236,9 +244,10 @@ typedef struct vmoe_setting {
   int32_t pool;        /* 1 or 0 */
   int32_t reserved;    /* 0 */
   int64_t max_experts; /* 1 or more; the number of experts or more is no limit */
+  int64_t merge;       /* 0 or more: tokens of an image that each encoder block merges; needs the op library */
 } vmoe_setting;
 
-#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0}
+#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* The profile that a call with this setting (NULL: the engine's) runs with; `slots` as in vmoe_engine_profile.
  * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT and Soft MoE, which have no profile. */
@@ -337,9 +346,13 @@ typedef struct vmoe_layer_routing {
   int64_t slots;         /* P, Soft MoE; 0 otherwise */
   const float* dispatch; /* f32[G,S,E,P], Soft MoE: share of each token in what a slot takes */
   const float* combine;  /* f32[G,S,E,P], Soft MoE: share of each slot in what a token gets */
+  const int32_t* token;  /* i32[N,T], where each token that an image began with is now among its image's S / images of a
+                            group; NULL where nothing can be merged */
+  int64_t image_tokens;  /* T; 0 likewise */
 } vmoe_layer_routing;
 
-#define VMOE_LAYER_ROUTING_INIT {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, 0, 0, NULL, NULL, 0, 0, NULL, NULL}
+#define VMOE_LAYER_ROUTING_INIT \
+  {sizeof(vmoe_layer_routing), NULL, 0, 0, 0, NULL, 0, 0, NULL, NULL, 0, 0, NULL, NULL, NULL, 0}
 
 /* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
  *

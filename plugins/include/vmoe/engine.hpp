@@ -54,17 +54,19 @@ inline vmoe_setting c_setting(const Setting& setting) {
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
   c.set = (setting.capacity_ratio ? VMOE_SET_CAPACITY_RATIO : 0) | (setting.k ? VMOE_SET_K : 0) |
           (setting.bpr ? VMOE_SET_BPR : 0) | (setting.pool ? VMOE_SET_POOL : 0) |
-          (setting.max_experts ? VMOE_SET_MAX_EXPERTS : 0);
+          (setting.max_experts ? VMOE_SET_MAX_EXPERTS : 0) | (setting.merge ? VMOE_SET_MERGE : 0);
   c.capacity_ratio = setting.capacity_ratio.value_or(0);
   c.k = setting.k.value_or(0);
   c.bpr = setting.bpr.value_or(false);
   c.pool = setting.pool.value_or(false);
   c.max_experts = setting.max_experts.value_or(0);
+  c.merge = setting.merge.value_or(0);
   return c;
 }
 
 inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {
-  return {c.name, c.capacity_ratio, c.effective_ratio, c.k, c.bpr != 0, std::move(slots), c.pool != 0, c.max_experts};
+  return {c.name,           c.capacity_ratio, c.effective_ratio, c.k,    c.bpr != 0,
+          std::move(slots), c.pool != 0,      c.max_experts,     c.merge};
 }
 
 // A copy of what the C API points to; empty for a null pointer.
@@ -88,6 +90,7 @@ inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& 
   layer.slots = c.slots;
   layer.dispatch = copy(c.dispatch, shares);
   layer.combine = copy(c.combine, shares);
+  layer.token = copy(c.token, grid.images * c.image_tokens);
   layer.grid = grid;
   return layer;
 }

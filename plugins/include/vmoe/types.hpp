@@ -29,6 +29,7 @@ struct Setting {
   std::optional<bool> bpr;
   std::optional<bool> pool;            // the slots of a group are one pool for all experts
   std::optional<int64_t> max_experts;  // experts that a group may use; the number of experts or more is no limit
+  std::optional<int64_t> merge;        // tokens of an image that each encoder block merges
 };
 
 struct Profile {
@@ -40,6 +41,7 @@ struct Profile {
   std::vector<int64_t> slots;  // slots per expert and group, of each MoE layer
   bool pool = false;           // the slots of a group are one pool for all experts
   int64_t max_experts = 0;     // experts that a group may use, E where it may use all; 0 with experts choice
+  int64_t merge = 0;           // tokens that each encoder block merges
 };
 
 // dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
@@ -85,19 +87,26 @@ struct LayerRouting {
   std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in what a slot takes
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in what a token gets
   PatchGrid grid;
+  // [N,T], where each token that an image began with is now among those of its image; empty where nothing can be
+  // merged.
+  std::vector<int32_t> token;
 
-  // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. The classifier token is
-  // left out. All 1 for Soft MoE, which drops nothing. Empty where the bundle doesn't say how many patches an image
-  // has.
+  // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. A merged patch went
+  // where the token did that it is in. The classifier token is left out. All 1 for Soft MoE, which drops nothing. Empty
+  // where the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.classifier_token ? 1 : 0;
-    if (patches == 0 || groups * tokens != grid.images * (before + patches) * grid.members) return {};
+    const int64_t all = before + patches,
+                  left = token.empty() ? all : groups * tokens / std::max<int64_t>(1, grid.images);
+    if (patches == 0 || groups * tokens != grid.images * left * grid.members) return {};
+    if (!token.empty() && token.size() != static_cast<size_t>(grid.images * all)) return {};
     std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches), 1);
     if (kept.empty()) return mask;
     const int64_t size = grid.members * choices;  // of a token
     for (int64_t i = 0; i < grid.images * patches; ++i) {
-      const int64_t token = i / patches * (before + patches) + before + i % patches;
-      const auto first = kept.begin() + token * size;
+      const int64_t image = i / patches, place = before + i % patches;
+      const int64_t now = token.empty() ? place : token[static_cast<size_t>(image * all + place)];
+      const auto first = kept.begin() + (image * left + now) * size;
       mask[static_cast<size_t>(i)] = std::find(first, first + size, 1) != first + size ? 1 : 0;
     }
     return mask;
