@@ -101,9 +101,7 @@ def op_table() -> str:
 def _declaration(op: Op, choices: str) -> Iterator[str]:
     """The lines of an op; `choices` is the name of its array of types."""
     numbers = [value for value in op.inputs if value.type == "i64" and value.name != MERGE]
-    settings, policies = (
-        tuple(value.name for value in numbers if value.optional is optional) for optional in (False, True)
-    )
+    settings, policies = (tuple(value.name for value in numbers if value.optional is optional) for optional in (False, True))
     for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
         if found not in known:
             raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")

@@ -24,6 +24,7 @@ class ModelFields(TypedDict, total=False):
     bpr: bool | None
     pool: bool | None
     max_experts: int | None
+    merge: int | None
     preset: str | None
     image_size: tuple[int, int] | None
     group: str | None
@@ -52,11 +53,12 @@ def load_model(
         checkpoint: what `vmoe_export.open_checkpoint` takes.
         config: official model config: a mapping, or the path of a JSON file.
         num_classes: give the model a new head for so many classes, initialized to zeros. Default: the checkpoint's head.
-        capacity: capacity ratio of calls that say nothing else; like k, bpr, pool and max_experts by default an export's.
+        capacity: capacity ratio of calls that say nothing else; like k, bpr, pool, max_experts and merge by default that of
+            an export.
         k: experts per token of such calls.
         noise_std: of the noise that routers add in training, see `Vmoe`; official configs have 1.
-        fields: bpr, pool, max_experts, preset, image_size, group, batch_size, rounding, capacity_multiple_of, dispatch_bf16,
-            ensemble_size, router and output, as in `vmoe_export.ExportOptions`.
+        fields: bpr, pool, max_experts, merge, preset, image_size, group, batch_size, rounding, capacity_multiple_of,
+            dispatch_bf16, ensemble_size, router and output, as in `vmoe_export.ExportOptions`.
 
     Raises:
         VmoeError: the checkpoint can't be read, or an option doesn't fit it.

@@ -7,8 +7,7 @@ Modules and parameters carry the names and shapes of the official tree (vmoe/nn/
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +18,14 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING, stored_parameters
 from vmoe_export.model.position_embedding import sincos2d_position_embedding
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.errors import ImageError, RoutingError
+from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import Rules
+from vmoe_runtime.routing_kinds import DenseRules, Rules
 from vmoe_torch import ops, routing
+from vmoe_torch.merging import Merged
+from vmoe_torch.merging import merge as merge_tokens
 
-LayerRouting = Mapping[str, Tensor]
+LayerRouting = dict[str, Tensor]
 
 
 class _Parameters(nn.Module):
@@ -53,7 +54,7 @@ class Vmoe(nn.Module):
         group_tokens: int,
         *,
         output: Output = "logits",
-        rules: Rules = None,
+        rules: Rules | None = None,
         profile: Profile | None = None,
         noise_std: float = 0.0,
     ) -> None:
@@ -61,29 +62,24 @@ class Vmoe(nn.Module):
         self.config = config
         self.group_tokens = group_tokens
         self.output = output
-        self.rules = rules
+        self.rules = rules or DenseRules()
         self.profile = profile
         self.noise_std = noise_std
         for name, shape in stored_parameters(config, features=output == "features").items():
             self._add_parameter(name, shape)
 
     def setting(self, profile: Profile | str | None = None, **fields: Any) -> Profile | None:
-        """The profile that a call with these arguments runs with; None for a dense ViT and a Soft MoE.
+        """The profile that a call with these arguments runs with; None for a model that routes and merges nothing.
 
         Args:
             profile: a profile, or a systematic name such as `c0.3-k1`; None for the model's.
-            fields: capacity, k, bpr, pool and max_experts, as far as they differ from the profile's.
+            fields: capacity, k, bpr, pool, max_experts and merge, as far as they differ from the profile's.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
-        rules = self.rules
-        if rules is None and (fields or isinstance(profile, str)):
-            raise RoutingError("this is a dense model: it has no capacity, k, bpr, pool or max_experts")
-        if rules and isinstance(profile, str):
-            profile = rules.named(profile)
-        base = cast("Profile | None", profile or self.profile)
-        return rules.profile(fields.pop("capacity", None), **fields, base=base) if rules and fields else base
+        base = self.rules.named(profile) if isinstance(profile, str) else profile or self.profile
+        return self.rules.profile(fields.pop("capacity", None), **fields, base=base) if fields else base
 
     def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
         """Runs the model on float32[N,H,W,C] in [-1, 1], with a setting as in `setting`.
@@ -105,27 +101,31 @@ class Vmoe(nn.Module):
         Returns:
             The output, and for each layer what `Engine.routing` has of it: for top-k `expert` i32[G,S,K], `kept` bool[G,S,K]
             and `weight` [G,S,K]; for experts choice `kept` and `weight` [G,S,E]; for Soft MoE `dispatch` and `combine`
-            [G,S,E,P]. Top-k and experts choice also have `router_logits` float32[G,S,E] (of an E3 [G,M,S/M,E/M]), and
-            `noisy_router_logits`, the same unless noise was added.
+            [G,S,E,P]; and where tokens were merged `token` [N,T]. Top-k and experts choice also have `router_logits`
+            float32[G,S,E] (of an E3 [G,M,S/M,E/M]), and `noisy_router_logits`, the same unless noise was added.
         """
         setting = self.setting(profile, **fields)
         self._check(images)
         x = self._embed(images)
         moe, members = self.config.moe, self.config.ensemble_size
         routes: dict[str, LayerRouting] = {}
+        merge = (setting.merge or 0) if setting else 0
+        merged = Merged.nothing(x) if merge else None
         for i in range(self.config.num_layers):
             block = f"Encoder.encoderblock_{i}"
-            x = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x)
+            x, merged = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x, merged, merge)
             if moe and i in moe.layers:
                 layer = moe.layers.index(i)
                 if layer == 0 and members > 1:  # what comes before is the same for all of them
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
                 x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer)
+                if merged:
+                    routes[f"encoderblock_{i}"]["token"] = merged.token
             else:
                 x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)
         if self.config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
-        return self._head(self._layer_norm("Encoder.encoder_norm", x)), routes
+        return self._head(self._layer_norm("Encoder.encoder_norm", x), merged.sizes if merged else None), routes
 
     def _check(self, images: Tensor) -> None:
         config = self.config
@@ -189,13 +189,18 @@ class Vmoe(nn.Module):
             x = x + self._p(POSITION_EMBEDDING.replace("/", "."))
         return x
 
-    def _attention_block(self, norm: str, path: str, x: Tensor) -> Tensor:
-        """Self-attention with its layer norm and residual; x[N,T,D]."""
-        normed = self._layer_norm(norm, x)
-        return x + self._attention(path, normed, normed)
+    def _attention_block(
+        self, norm: str, path: str, x: Tensor, merged: Merged | None, merge: int
+    ) -> tuple[Tensor, Merged | None]:
+        """Self-attention with its layer norm and residual, x[N,T,D], and as much merging of its tokens."""
+        normed, heads = self._layer_norm(norm, x), self.config.num_heads
+        added, keys = self._attention(path, normed, normed, merged.sizes if merged else None)
+        if merged is None:
+            return x + added, None
+        return merge_tokens(x + added, keys, merged, merge, heads, self.config.prefix_tokens)
 
-    def _attention(self, path: str, queries: Tensor, keys: Tensor) -> Tensor:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]."""
+    def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], and the keys as they enter it."""
         heads = self.config.num_heads
         size = self.config.hidden_size // heads
 
@@ -208,7 +213,7 @@ class Vmoe(nn.Module):
             return projected
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
-        return self._dense(f"{path}.out", ops.attention(query, key, value, heads))
+        return self._dense(f"{path}.out", ops.attention(query, key, value, heads, sizes)), key
 
     def _mlp(self, path: str) -> tuple[Tensor, ...]:
         """Weights and biases of an MLP."""
@@ -227,7 +232,9 @@ class Vmoe(nn.Module):
         images = rows // members
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
-        groups = x.reshape(rows * tokens // self.group_tokens, self.group_tokens, -1)
+        # Merged tokens are as many fewer in a group as in each of its images.
+        group_tokens = self.group_tokens * tokens // self.config.num_tokens
+        groups = x.reshape(rows * tokens // group_tokens, group_tokens, -1)
         normed = self._layer_norm(f"{block}.LayerNorm_1", groups)
         if moe.routing.kind == "soft":
             y, routes = self._soft(block, moe, normed)
@@ -264,13 +271,14 @@ class Vmoe(nn.Module):
         out = ops.expert_mlp(ops.soft_dispatch(x, dispatch, bf16), *self._mlp(f"{block}.Moe.Mlp"))
         return ops.soft_combine(out, combine, bf16), {"dispatch": dispatch, "combine": combine}
 
-    def _head(self, x: Tensor) -> Tensor:
+    def _head(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         if self.config.classifier == "gap":
             # A mean as a product: runtimes add up a plain one in another order where there is but one image.
-            tokens = x.shape[1]
-            x = (torch.full((1, 1, tokens), 1 / tokens, device=x.device, dtype=x.dtype) @ x)[:, 0]
+            tokens = self.config.num_tokens
+            shares = x.new_full((1, 1, tokens), 1 / tokens) if sizes is None else (sizes[:, None] / tokens).to(x.dtype)
+            x = (shares @ x)[:, 0]
         elif self.config.classifier == "map":
-            x = self._map_head(x)
+            x = self._map_head(x, sizes)
         if self.config.representation_size:
             x = torch.tanh(self._dense("pre_logits", x))
         if self.output == "features":
@@ -284,9 +292,9 @@ class Vmoe(nn.Module):
             return by_member
         return torch.logsumexp(torch.log_softmax(by_member, dim=-1), dim=1) - math.log(members)
 
-    def _map_head(self, x: Tensor) -> Tensor:
+    def _map_head(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         probe = self._p("MapHead.probe").expand(x.shape[0], -1, -1)
-        y = self._attention("MapHead.MultiHeadDotProductAttention", probe, x)
+        y, _ = self._attention("MapHead.MultiHeadDotProductAttention", probe, x, sizes)
         y = y + ops.mlp(self._layer_norm("MapHead.LayerNorm", y), *self._mlp("MapHead.Mlp"))
         first: Tensor = y[:, 0]
         return first

@@ -50,10 +50,14 @@ def expert_mlp(buf: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, d
     return _round_bf16(out) if dispatch_bf16 else out
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
-    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads."""
+def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, sizes: Tensor | None = None) -> Tensor:
+    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+
+    The logarithm of a key's size, sizes[N,T], is added to its scores.
+    """
     query, key, value = (x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    by_size = None if sizes is None else sizes.log().to(query.dtype)[:, None, None]
+    return F.scaled_dot_product_attention(query, key, value, by_size).transpose(1, 2).flatten(2)
 
 
 def combine(out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                 "moe": {
                     "ensemble_size": self.manifest.ensemble_size,
                     "router": {
-                        "name": None if kind is None else ROUTERS[kind],
+                        "name": None if kind == "dense" else ROUTERS[kind],
                         # It may turn out to be top-K routing, and then it has no k yet.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {

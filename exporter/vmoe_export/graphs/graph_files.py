@@ -64,8 +64,8 @@ def write_graphs(
     """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
 
     The former has ops of the domain vmoe with their functions, and its inputs for the settings of the routing kind have
-    default values; the latter has standard ops alone, and the settings are plain inputs. It merges no tokens: where a profile
-    does, there is `model.merging.onnx` as well.
+    default values; the latter has standard ops alone, and the settings are plain inputs. It merges no tokens: where a
+    profile does, there is `model.merging.onnx` as well.
 
     Args:
         folder: where the weights lie.
@@ -147,7 +147,7 @@ def tensorrt_graph(
     weights: Mapping[str, Span],
     profile: Profile | None,
     precision: TensorRtPrecision,
-) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+) -> tuple[onnx.ModelProto, tuple[tuple[str, ...], ...]]:
     """The graph of one profile for TensorRT.
 
     Args:

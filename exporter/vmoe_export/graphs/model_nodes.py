@@ -47,8 +47,8 @@ class ModelNodes:
         nodes: sorted by their inputs.
         functions: the bodies of all ops, written for the model, by op.
         blocks: the op, the input and the output of each part of an encoder block that has a residual.
-        cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are merged
-            their sizes and where each has gone.
+        cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are
+            merged their sizes and where each has gone.
         outputs: the model's output, then the outputs of each MoE layer.
     """
 

@@ -109,13 +109,17 @@ def sparse_mlp(weights: ElementType, policies: bool) -> str:
 
 
 def attention_block(weights: ElementType, merging: bool) -> str:
-    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32. With `merging` it ends in VmoeMerge."""
+    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32.
+
+    With `merging` it ends in VmoeMerge.
+    """
     bf16 = int(weights != "float")
     end = "y = Add (x, o)"
     if merging:
         end = """
         whole = Add (x, o)
-        y, merged_sizes, merged_token = vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, k, MERGING)
+        y, merged_sizes, merged_token =
+            vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, k, MERGING)
         """.replace("MERGING", ", ".join(MERGING_INPUTS))
     return _body(
         "VmoeAttentionBlock",

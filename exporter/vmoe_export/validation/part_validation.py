@@ -165,8 +165,8 @@ class PartValidation:
             )
         if (alike := step.merged_alike(found)) < _MERGED_ALIKE:
             raise ExportError(
-                f"validation failed: {where} merges {alike:.2%} of the pairs of tokens that the reference merges, fewer than "
-                f"{_MERGED_ALIKE:.0%}; no bundle was written"
+                f"validation failed: {where} merges {alike:.2%} of the pairs of tokens that the reference merges, fewer "
+                f"than {_MERGED_ALIKE:.0%}; no bundle was written"
             )
         if watch.agreement < limits.agreement:
             raise ExportError(

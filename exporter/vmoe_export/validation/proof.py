@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vmoe_export.graphs.graph_files import WrittenGraph
     from vmoe_export.validation.part_validation import Comparison
     from vmoe_export.validation.precision_distance import PrecisionDistance
-    from vmoe_export.validation.reference_model import ReferenceModel
+    from vmoe_export.validation.reference_model import Array, ReferenceModel
     from vmoe_export.validation.reference_run import Step
 
 StageHook = Callable[[str], object]

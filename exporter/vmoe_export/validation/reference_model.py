@@ -43,16 +43,18 @@ class Stream:
 
     def of_images(self, chosen: slice) -> Stream:
         """The stream of some images."""
-        return Stream(*(None if values is None else values[chosen] for values in vars(self).values()))
+        fields = {name: values[chosen] for name, values in vars(self).items() if values is not None}
+        return Stream(**fields)
 
     @classmethod
     def joined(cls, streams: Sequence[Stream]) -> Stream:
         """The stream of all images of several."""
-        fields = zip(*(vars(stream).values() for stream in streams), strict=True)
-        return cls(*(None if values[0] is None else np.concatenate(values) for values in fields))
+        fields = {name: [getattr(stream, name) for stream in streams] for name in vars(streams[0])}
+        return cls(**{name: np.concatenate(values) for name, values in fields.items() if values[0] is not None})
 
     def merged(self, token: Array) -> Stream:
         """The stream as its tokens go where others did: token i32[images, T0] after a merging."""
+        assert self.sizes is not None
         return Stream(*ops.merge_tokens(self.x, self.sizes, self.places(token)), token)
 
     def places(self, token: Array) -> Array:
@@ -79,9 +81,7 @@ class ReferenceModel:
         self._source = weights
         self._read: dict[str, Array | None] = {}
 
-    def run(
-        self, part: str, stream: Stream, settings: Sequence[tuple[int, Profile | None]]
-    ) -> tuple[Stream, list[Routes]]:
+    def run(self, part: str, stream: Stream, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Stream, list[Routes]]:
         """Runs one part of `model.parts`.
 
         Args:
@@ -90,8 +90,8 @@ class ReferenceModel:
             settings: of a MoE layer: how many images are routed by which profile, in their order.
 
         Returns:
-            What the next part takes, once `merge` has had it, or the model's output; and, of a MoE layer, its outputs for each
-            of `settings`.
+            What the next part takes, once `merge` has had it, or the model's output; and, of a MoE layer, its outputs for
+            each of `settings`.
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
@@ -286,7 +286,11 @@ class ReferenceModel:
             x = x[:, 0]
         x = self._norm("Encoder/encoder_norm", x)
         if config.classifier == "gap":
-            x = x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
+            x = (
+                x.mean(axis=1)
+                if sizes is None
+                else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
+            )
         elif config.classifier == "map":
             path = "MapHead"
             probe = np.repeat(self._tensor(f"{path}/probe"), len(x), axis=0)

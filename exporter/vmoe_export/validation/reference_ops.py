@@ -130,9 +130,7 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
     return y + b2
 
 
-def attention(
-    q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False
-) -> Array:
+def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False) -> Array:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
     A key that stands for several merged tokens, sizes[N,T], counts as often: its logarithm is added to each score.

@@ -21,7 +21,7 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Step:
-    """What one part of the reference takes and gives at one profile, before and after merging; of a MoE layer its outputs."""
+    """What a part of the reference takes and gives at one profile, before and after merging; of a MoE layer its outputs."""
 
     before: Stream
     whole: Stream

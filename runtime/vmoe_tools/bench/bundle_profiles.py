@@ -37,7 +37,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         manifest = bundle.manifest
     if profile.name in manifest.profiles:
         return False
-    if not manifest.moe_layers or not manifest.rules.settings:
+    if not manifest.rules.settings:
         raise BundleError(f"{path} has nothing to set, and so no profiles")
     entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}

@@ -24,6 +24,7 @@ class Axes:
         orders: True for Batch Priority Routing, False for vanilla order.
         pools: whether the slots of a group are one pool.
         limits: experts that a group may use.
+        merges: tokens that each encoder block merges.
     """
 
     ratios: tuple[float, ...] = ()
@@ -31,12 +32,15 @@ class Axes:
     orders: tuple[bool, ...] = ()
     pools: tuple[bool, ...] = ()
     limits: tuple[int, ...] = ()
+    merges: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Axes:
         """Takes the values of `axis_options` out of a command's."""
         ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
-        return cls(ratios, *(tuple(dict.fromkeys(values.pop(name))) for name in ("ks", "orders", "pools", "limits")))
+        return cls(
+            ratios, *(tuple(dict.fromkeys(values.pop(name))) for name in ("ks", "orders", "pools", "limits", "merges"))
+        )
 
 
 def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
@@ -55,7 +59,7 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
         click.UsageError: the model has no capacity.
         RoutingError: it can't be run with one of the settings.
     """
-    if base is None or (axes.ratios and "capacity" not in rules.settings):
+    if "capacity" not in rules.settings and (base is None or axes.ratios) and axes != Axes(merges=axes.merges):
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity to choose")
     values: dict[str, Sequence[Any]] = {"k": axes.ks, "bpr": axes.orders, "pool": axes.pools, "max_experts": axes.limits}
     values["merge"] = axes.merges
@@ -73,4 +77,6 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
 
 
 def _note(kept: Profile, names: Sequence[str]) -> str:
-    return f"not measured, as slots are those of {kept.name} (effectively {kept.effective_ratio or 0:.3g}): {', '.join(names)}"
+    return (
+        f"not measured, as slots are those of {kept.name} (effectively {kept.effective_ratio or 0:.3g}): {', '.join(names)}"
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
-from vmoe_runtime.routing_kinds import RoutingKind
+from vmoe_runtime.routing_kinds import ModelKind
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -85,7 +85,7 @@ class LayerStatistics:
         class_images: i64[classes], images of each class; None without labels.
     """
 
-    kind: RoutingKind
+    kind: ModelKind
     images: int
     load: Array
     requested: Array | None
@@ -143,8 +143,8 @@ class RoutingStatistics:
 class _Counts:
     """The sums of one layer."""
 
-    def __init__(self, kind: RoutingKind, num_experts: int, num_classes: int | None) -> None:
-        self.kind: RoutingKind = kind
+    def __init__(self, kind: ModelKind, num_experts: int, num_classes: int | None) -> None:
+        self.kind: ModelKind = kind
         self.num_experts = num_experts
         self.images = self.pairs = self.pairs_kept = 0
         self.patches = self.patches_kept = 0

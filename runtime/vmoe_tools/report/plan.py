@@ -104,9 +104,7 @@ def patch_bytes(experts: int) -> int:
     return 1 if experts < 255 else 2
 
 
-def _curves_of(
-    rules: Rules, base: Profile | None, axes: Axes
-) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
+def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
     """The settings of each curve by its kind and title, and notes on ratios that are left out."""
     if base is None or isinstance(rules, SoftRules | DenseRules):
         kind = KIND_NAMES[rules.kind]

@@ -1,0 +1,51 @@
+"""Token merging ("Token Merging", arXiv 2210.09461) in torch; its choices carry no gradient, what it averages does."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vmoe_export.ops.table import MERGE_EPSILON
+
+
+class Merged(NamedTuple):
+    """What became of an image's tokens: how many each is the mean of, f32[N,T], and where each has gone, i64[N,T0]."""
+
+    sizes: Tensor
+    token: Tensor
+
+    @classmethod
+    def nothing(cls, x: Tensor) -> Merged:
+        """Every token of x[N,T,D] as it is."""
+        tokens = torch.arange(x.shape[1], device=x.device)
+        return cls(torch.ones(x.shape[:2], device=x.device), tokens.expand(len(x), -1))
+
+
+def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, prefix: int) -> tuple[Tensor, Merged]:
+    """VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D]; behind the prefix `count` tokens join the likest others."""
+    tokens = x.shape[1]
+    # The tokens 0, 2, 4 .. may join, but for a classifier's token 0. A longer prefix is left out of the count.
+    first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
+    joining, others = len(range(first, tokens, 2)), len(range(joined, tokens, 2))
+    count = min(count, tokens // 2, joining) if others else 0
+    if not count:
+        return x, merged
+    with torch.no_grad():
+        mean = k.float().reshape(*k.shape[:2], num_heads, -1).mean(dim=2)
+        metric = mean / torch.sqrt((mean * mean).sum(dim=-1, keepdim=True) + MERGE_EPSILON)
+        scores = metric[:, first::2] @ metric[:, joined::2].transpose(1, 2)
+        best, to = scores.nan_to_num(nan=-torch.inf).max(dim=2)
+        # Of equal ones the lower: argmax of booleans is the first.
+        to = (scores.nan_to_num(nan=-torch.inf) == best[..., None]).int().argmax(dim=2)
+        turn = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        goes, behind = turn < count, prefix + joining - count
+        place = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+        place[:, :prefix] = torch.arange(prefix, device=x.device)
+        place[:, first::2] = torch.where(goes, behind + to, prefix - 1 + (~goes).cumsum(dim=1))
+        place[:, joined::2] = behind + torch.arange(others, device=x.device)
+        shares = torch.nn.functional.one_hot(place, tokens - count).transpose(1, 2) * merged.sizes[:, None]
+    sizes = shares.sum(dim=2)
+    y = (shares @ x.float() / sizes[..., None]).to(x.dtype)
+    return y, Merged(sizes, place.gather(1, merged.token))
