@@ -44,10 +44,9 @@ def main() -> None:
         if given.profile not in profiles:
             sys.exit(f"error: there is no profile '{given.profile}', but {', '.join(profiles) or 'none'}")
         profile = profiles[given.profile]
-        setting["capacity"] = np.array(profile["capacity"], np.int64)  # places per expert, by MoE layer
-        for name in ("k", "bpr", "pool", "max_experts"):
+        for name in ("capacity", "k", "bpr", "pool", "max_experts", "merge"):  # capacity: slots per expert, by MoE layer
             if name in profile:
-                setting[name] = np.array([profile[name]], np.int64)
+                setting[name] = np.array(profile[name], np.int64).reshape(-1)
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions

@@ -243,6 +243,7 @@ def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
             "order": None if point.bpr is None or point.then else "BPR" if point.bpr else "vanilla",
             "pool": None if point.pool is None or point.then else "pool" if point.pool else "no pool",
             "limit": None if point.max_experts is None or point.then else f"{point.max_experts} experts",
+            "merge": None if point.merge is None or point.then else f"merge {point.merge}",
             "backend": point.backend,
             "batch": f"batch {point.batch_size}",
             "concurrency": f"{point.concurrency} calls",

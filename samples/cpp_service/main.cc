@@ -19,7 +19,7 @@
 using Integers = std::vector<int64_t>;
 
 // Graph inputs by name: "capacity", places per expert and group of each MoE layer, and one number each of "k", experts
-// per token, "bpr", 1 for Batch Priority Routing, "pool" and "max_experts", where the bundle's routing kind has them.
+// per token, "bpr", 1 for Batch Priority Routing, "pool", "max_experts" and "merge", where the model has them.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -35,8 +35,8 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    inputs["capacity"] = profile.at("capacity").get<Integers>();
-    for (const char* name : {"k", "bpr", "pool", "max_experts"}) {
+    inputs["capacity"] = profile.value("capacity", Integers());
+    for (const char* name : {"k", "bpr", "pool", "max_experts", "merge"}) {
       const auto value = profile.value(name, nlohmann::json());
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
       if (value.is_number()) inputs[name] = {value.get<int64_t>()};

@@ -13,7 +13,7 @@ from damaged_files import put
 from vmoe_runtime import RoutingError
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import RoutingRules
+from vmoe_runtime.routing_kinds import Rules
 
 _LARGE = (put("routing/group", "batch"), lambda m: m.update(profiles=m["profiles"][:1]))
 
@@ -67,14 +67,14 @@ def random_names() -> list[str]:
     return names
 
 
-def described(profile: Profile, rules: RoutingRules) -> str:
+def described(profile: Profile, rules: Rules) -> str:
     """A profile as `sdk_readers` prints it, with 0 for what there is none of, and all experts where there is no limit."""
     limit = (0 if profile.k is None else rules.num_experts) if profile.max_experts is None else profile.max_experts
     numbers = [profile.k or 0, int(profile.bpr or 0), int(profile.pool or 0), limit, *profile.slots]
     return " ".join(map(str, (profile.name, repr(profile.capacity_ratio), repr(profile.effective_ratio), *numbers)))
 
 
-def python_answer(rules: RoutingRules, name: str) -> tuple[str, str]:
+def python_answer(rules: Rules, name: str) -> tuple[str, str]:
     """What `sdk_readers` would print."""
     try:
         return "ok", described(rules.named(name), rules)

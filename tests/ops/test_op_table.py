@@ -12,6 +12,7 @@ from op_models import (
     RUNNERS,
     SETTINGS,
     given_inputs,
+    made_outputs,
     one_node_model,
     run_reference,
     runner,
@@ -36,8 +37,10 @@ pytestmark = pytest.mark.fast
 
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 WITH_POLICIES = pytest.mark.parametrize("policies", [False, True], ids=["official", "policies"])
+MERGING = pytest.mark.parametrize("merging", [False, True], ids=["whole", "merging"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
-SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3}
+SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3, "O": 9, "U": 5}
+MERGE = 2  # of T, which leaves U
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")
 WEIGHTS = {"w", "w1", "w2", "wq", "wk", "wv", "wo"}
@@ -54,15 +57,18 @@ def test_there_is_one_function_per_op_and_no_other() -> None:
 
 @EVERY_WEIGHT
 @WITH_POLICIES
+@MERGING
 @pytest.mark.parametrize("dispatch_bf16", [False, True])
 @EVERY_OP
 def test_the_onnx_function_has_the_names_of_the_table(
-    op: Op, dispatch_bf16: bool, policies: bool, weights: ElementType
+    op: Op, dispatch_bf16: bool, merging: bool, policies: bool, weights: ElementType
 ) -> None:
-    function = _function(op, dispatch_bf16, weights, policies)
+    function = _function(op, dispatch_bf16, weights, policies, merging)
     assert function.domain == DOMAIN
-    assert list(function.input) == [value.name for value in given_inputs(op, weights, policies)]
-    assert list(function.output) == [value.name for value in op.outputs]
+    # An input that is left out is declared where others stand behind it.
+    stand_behind = merging or (op.name == "VmoeAttentionBlock" and weights == "i8")
+    assert list(function.input) == [value.name for value in given_inputs(op, weights, policies, stand_behind)]
+    assert list(function.output) == [value.name for value in made_outputs(op, merging)]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in function.attribute_proto}
     plugin = {name: value.encode() for name, value in PLUGIN_ATTRIBUTES.items()}
     assert attributes == {**op.attributes, **plugin}
@@ -71,13 +77,22 @@ def test_the_onnx_function_has_the_names_of_the_table(
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
+@MERGING
 @pytest.mark.parametrize(("op", "types"), CHOICES, ids=[f"{op.name}-{_words(types)}" for op, types in CHOICES])
-def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, name: str) -> None:
+def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, merging: bool, name: str) -> None:
     chosen = types.get("W", "float"), types.get("T", "float"), types.get("R", "float")
-    inputs = [sample_input(op, position, types) for position in range(len(given_inputs(op, chosen[0])))]
-    run = runner(name, op.name, False, *chosen) if name != "reference" else functools.partial(run_reference, op)
+    if merging and given_inputs(op, merging=True) == given_inputs(op):
+        pytest.skip("it is no op that may merge tokens or not")
+    inputs = [sample_input(op, op.inputs.index(value), types) for value in given_inputs(op, chosen[0], merging=merging)]
+    run = (
+        runner(name, op.name, False, *chosen, merging=merging)
+        if name != "reference"
+        else functools.partial(run_reference, op)
+    )
+    sizes = SIZES if merging or op.name == "VmoeMerge" else {**SIZES, "U": SIZES["T"]}
     found = [(output.shape, output.dtype) for output in run(*inputs)]
-    assert found == [(tuple(SIZES[dim] for dim in value.dims), NUMPY_TYPES[types[value.type]]) for value in op.outputs]
+    made = made_outputs(op, merging)
+    assert found == [(tuple(sizes[dim] for dim in value.dims), NUMPY_TYPES[types[value.type]]) for value in made]
 
 
 @EVERY_OP
@@ -88,14 +103,18 @@ def test_onnx_shape_inference_knows_the_ranks_and_types_of_the_table(op: Op) -> 
     inferred = onnx.shape_inference.infer_shapes(
         onnx.inliner.inline_local_functions(model), check_type=True, strict_mode=True
     )
-    for output, value in zip(inferred.graph.output, op.outputs, strict=True):
+    for output, value in zip(inferred.graph.output, made_outputs(op), strict=True):
         assert len(output.type.tensor_type.shape.dim) == len(value.dims)
 
 
 def _function(
-    op: Op, dispatch_bf16: bool = False, weights: ElementType = "float", policies: bool = False
+    op: Op,
+    dispatch_bf16: bool = False,
+    weights: ElementType = "float",
+    policies: bool = False,
+    merging: bool = False,
 ) -> onnx.FunctionProto:
-    bodies = function_bodies(dense=weights, experts=weights, dispatch_bf16=dispatch_bf16, policies=policies)
+    bodies = function_bodies(dense=weights, experts=weights, dispatch_bf16=dispatch_bf16, policies=policies, merging=merging)
     return next(function for function in bodies if function.name == op.name)
 
 
@@ -104,6 +123,7 @@ def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarra
     value = op.inputs[position]
     if value.type == "i64":
         numbers = dict(zip((*SETTINGS, *POLICIES), (CAPACITY, SIZES["K"], 1, 0, SIZES["E"]), strict=True))
+        numbers["merge"] = MERGE
         return np.array([numbers[value.name]], np.int64)
     shape = tuple(SIZES[dim] for dim in value.dims)
     if op.name == "VmoeExpertBlock" and value.name in ROUTES:
@@ -113,5 +133,5 @@ def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarra
     rng = np.random.default_rng(position)
     if value.type != "i32":
         return np.asarray(rng.random(shape, np.float32) * 8, NUMPY_TYPES[(types or op.type_choices[0])[value.type]])
-    limit = {"src": SIZES["G"] * SIZES["S"], "slot": SIZES["E"] * SIZES["M"]}[value.name]
-    return rng.integers(-1, limit, shape, dtype=np.int32)
+    limit = {"src": SIZES["G"] * SIZES["S"], "slot": SIZES["E"] * SIZES["M"], "token": SIZES["T"]}[value.name]
+    return rng.integers(0 if value.name == "token" else -1, limit, shape, dtype=np.int32)

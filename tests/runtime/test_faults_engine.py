@@ -226,7 +226,6 @@ def test_weights_that_make_no_finite_answer_are_told_from_images_that_do(tmp_pat
 
 def test_openvino_refuses_groups_that_overflow_its_integers(mnist_bundle: Path) -> None:
     bundle = Bundle.open(mnist_bundle)
-    assert bundle.manifest.rules is not None
     rules = replace(bundle.manifest.rules, group_tokens=46_341)
     with pytest.raises(BackendError, match="46340 tokens"):
         prepare_backend("openvino", replace(bundle, manifest=replace(bundle.manifest, rules=rules)), None)

@@ -61,7 +61,7 @@ def test_flops_are_those_of_the_graph(model: str, bundles: dict[str, Path]) -> N
     manifest = Bundle.open(bundles[model]).manifest
     profile = next(iter(manifest.profiles.values()), None)
     shape = ModelShape.of(manifest.model)
-    rows = rows_of_all_slots(manifest.rules, profile, shape) if manifest.rules else []
+    rows = rows_of_all_slots(manifest.rules, profile, shape)
     feeds = {"image": golden.arrays(model)["images"][:IMAGES], **(profile.inputs if profile else {})}
     counted = products_of(bundles[model], feeds) / len(feeds["image"])
     assert sparse_flops(shape, rows) == pytest.approx(counted, rel=0.01)

@@ -11,7 +11,7 @@ from damaged_files import assert_one_sentence
 
 from vmoe_runtime import RoutingError, Setting
 from vmoe_runtime.profiles import SETTINGS, Profile
-from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, RoutingRules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, Rules, SoftRules, TopKRules
 
 pytestmark = pytest.mark.fast
 
@@ -30,7 +30,7 @@ SOFT = SoftRules((8, 8), 50, slots_per_expert=4)
         (SOFT, ()),
     ],
 )
-def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: RoutingRules, names: tuple[str, ...]) -> None:
+def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: Rules, names: tuple[str, ...]) -> None:
     assert rules.settings == names
     if names:
         assert tuple(rules.named("c1.0" if names == ("capacity",) else "c1-k1").inputs) == names
@@ -51,7 +51,7 @@ def test_the_inputs_of_a_graph_are_the_settings_of_its_kind(rules: RoutingRules,
         (CHOICE, "c0.50", "c0.5"),
     ],
 )
-def test_a_name_stands_for_one_profile(rules: RoutingRules, asked: str, name: str) -> None:
+def test_a_name_stands_for_one_profile(rules: Rules, asked: str, name: str) -> None:
     profile = rules.named(asked)
     assert profile.name == name
     assert rules.named(name) == profile
@@ -66,7 +66,7 @@ def test_a_profile_says_what_its_graph_takes() -> None:
 
 def test_experts_choice_counts_tokens_and_not_choices() -> None:
     assert CHOICE.profile(1.0) == Profile("c1.0", 1.0, None, None, (7, 7), pytest.approx(56 / 50))
-    assert ExpertsChoiceRules((8,), 50, "round").profile(1.0).slots == (6,)
+    assert ExpertsChoiceRules((8,), 50, rounding="round").profile(1.0).slots == (6,)
 
 
 def test_slots_are_those_of_each_layers_own_experts() -> None:
@@ -109,7 +109,7 @@ def test_fields_replace_those_of_a_profile() -> None:
         (ENSEMBLE, "c1-k5", ["number of experts of a member, 4"]),
     ],
 )
-def test_a_name_that_the_kind_does_not_have_is_refused(rules: RoutingRules, name: str, words: list[str]) -> None:
+def test_a_name_that_the_kind_does_not_have_is_refused(rules: Rules, name: str, words: list[str]) -> None:
     with pytest.raises(RoutingError) as refused:
         rules.named(name)
     assert_one_sentence(str(refused.value), *words)
@@ -142,7 +142,7 @@ BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", CHOICE: "c1.0"}
         (ENSEMBLE, {"max_experts": 8}, ["ensembles (E3) are routed officially: they take no max_experts"]),
     ],
 )
-def test_a_setting_that_can_not_be_is_refused(rules: RoutingRules, fields: dict[str, Any], words: list[str]) -> None:
+def test_a_setting_that_can_not_be_is_refused(rules: Rules, fields: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(RoutingError) as refused:
         rules.profile(**fields, base=rules.named(BASES[rules]))
     assert_one_sentence(str(refused.value), *words)

@@ -21,13 +21,13 @@ from vmoe_export.graphs.graph_files import write_graphs
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.parameters import stored_parameters
-from vmoe_export.validation.reference_model import ReferenceModel
+from vmoe_export.validation.reference_model import ReferenceModel, Stream
 from vmoe_export.validation.reference_weights import stored_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import ExpertsChoiceRules, RoutingKind, TopKRules
+from vmoe_runtime.routing_kinds import TOKEN_OUTPUT, ExpertsChoiceRules, RoutingKind, TopKRules
 from vmoe_torch import Vmoe, load_model
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
@@ -97,7 +97,7 @@ class Case:
         _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
         if self.kind == "experts-choice":
             rounding, multiple = self.raw["capacity_ceil_or_round"], self.raw["capacity_multiple_of"] or 1
-            choosing = ExpertsChoiceRules((experts,) * len(self.raw["layers"]), tokens, rounding, multiple)
+            choosing = ExpertsChoiceRules((experts,) * len(self.raw["layers"]), tokens, None, rounding, multiple)
             return choosing.profile(self.raw["capacity_factor"])
         rules = TopKRules(
             (experts,) * len(self.raw["layers"]),
@@ -243,26 +243,33 @@ def exported_model(network: Vmoe) -> ExportedModel:
     return ExportedModel(network.config, network.group_tokens, network.output)
 
 
+def unmerged_outputs(model: ExportedModel) -> list[str]:
+    """What the official code says of a MoE layer, which merges nothing."""
+    return [name for name in model.layer_outputs if name != TOKEN_OUTPUT]
+
+
 def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Outputs:
     """The reference of validation, from images to output."""
-    x, routes, profile = feeds["image"], list[np.ndarray](), _profile(feeds)
+    stream, routes, profile = Stream(feeds["image"]), list[np.ndarray](), _profile(feeds)
+    names = unmerged_outputs(reference.model)
     for part in reference.model.parts:
-        x, layer = reference.run(part, x, [(len(feeds["image"]), profile)])
-        routes += [value for outputs in layer for value in outputs]
-    return [x, *routes]
+        whole, layer = reference.run(part, stream, [(len(feeds["image"]), profile)])
+        stream = reference.merge(whole, profile)
+        routes += [value for outputs in layer for value in outputs[: len(names)]]
+    return [stream.x, *routes]
 
 
 def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
     """The torch model, in the order of a graph's outputs."""
     with torch.inference_mode():
         output, layers = network.logits_and_routing(torch.from_numpy(feeds["image"]), _profile(feeds))
-    names = exported_model(network).layer_outputs
+    names = unmerged_outputs(exported_model(network))
     return [output.numpy(), *(routes[name].numpy() for routes in layers.values() for name in names)]
 
 
 def _profile(feeds: dict[str, np.ndarray]) -> Any:
     """What a profile says of routing, from the inputs of a graph."""
-    numbers = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "bpr", "pool", "max_experts")}
+    numbers = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "bpr", "pool", "max_experts", "merge")}
     return SimpleNamespace(**numbers, slots=[int(slots) for slots in feeds.get("capacity", ())])
 
 
@@ -278,7 +285,7 @@ def _runner(
         return functools.partial(run_torch, network)
     moe = network.config.moe
     names = [
-        f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in exported_model(network).layer_outputs
+        f"encoderblock_{i}/{what}" for i in (moe.layers if moe else ()) for what in unmerged_outputs(exported_model(network))
     ]
     backend: Any
     if runner == "openvino":

@@ -16,6 +16,7 @@ from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import function_bodies
+from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
     DOMAIN,
@@ -49,17 +50,32 @@ Run = Callable[..., list[np.ndarray]]
 
 def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False, **attributes: int) -> list[np.ndarray]:
     """The numpy reference, in the dtype of the inputs; scales that are not needed may be left out."""
+    given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
-        for value, array in zip(op.inputs, padded(op, inputs), strict=True)
+        for value, array in zip(op.inputs, given, strict=True)
     ]
     outputs = getattr(reference, op.function_name)(*arguments, *attribute_values(op, dispatch_bf16, **attributes).values())
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
-def padded(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """The inputs, and None for optional ones at the end that were left out."""
-    return [*inputs, *[None] * (len(op.inputs) - len(inputs))]
+def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """The inputs, and None for optional ones that were left out: those of merging, or at the end."""
+    left = list(inputs)
+    merges = len(left) > len([value for value in op.inputs if not _merges(value)]) or any(
+        array is not None and array.dtype == np.int64 and op.name == "VmoeAttentionBlock" for array in left
+    )
+    return [None if _merges(value) and not merges else left.pop(0) if left else None for value in op.inputs]
+
+
+def _merges(value: Value) -> bool:
+    """Whether an op may do without the value, and so without merging tokens."""
+    return value.optional and value.name in (*MERGING_INPUTS, "merged_sizes", "merged_token")
+
+
+def made_outputs(op: Op, merging: bool = False) -> list[Value]:
+    """The outputs of the op, with those of merging if it is asked for."""
+    return [value for value in op.outputs if merging or not _merges(value)]
 
 
 def element_types(
@@ -70,10 +86,10 @@ def element_types(
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
-def given_inputs(op: Op, weights: ElementType = "float", policies: bool = False) -> list[Value]:
-    """The inputs that the op has with weights of that type: scales only with int8, and policies if asked for."""
+def given_inputs(op: Op, weights: ElementType = "float", policies: bool = False, merging: bool = False) -> list[Value]:
+    """The inputs that the op has with weights of that type: scales only with int8, policies and merging if asked for."""
     values = [value for value in op.inputs if not value.scale_of or weights == "i8"]
-    return [value for value in values if policies or value.name not in POLICIES]
+    return [value for value in values if (policies or value.name not in POLICIES) and (merging or not _merges(value))]
 
 
 @functools.cache
@@ -87,23 +103,26 @@ def runner(
     *,
     hidden: int = 0,
     policies: bool = False,
+    merging: bool = False,
     **attributes: int,
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
     `weights`, `tokens` and `gates` are the types W, T and R; with int8 weights the inputs end in their scales. `hidden` is
-    F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has those inputs.
+    F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has those inputs, and
+    `merging` the same of an op that can merge tokens.
     """
     op = OPS[op_name]
-    names = [value.name for value in given_inputs(op, weights, policies)]
+    names = [value.name for value in given_inputs(op, weights, policies, merging)]
     types = element_types(op, weights, tokens, gates)
-    model = one_node_model(op, dispatch_bf16, weights, tokens, gates, hidden=hidden, policies=policies, **attributes)
+    options = {"hidden": hidden, "policies": policies, "merging": merging, **attributes}
+    model = one_node_model(op, dispatch_bf16, weights, tokens, gates, **options)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs = zip(run_widened(*inputs), op.outputs, strict=True)
+        outputs = zip(run_widened(*inputs), made_outputs(op, merging), strict=True)
         with np.errstate(invalid="ignore"):  # numpy warns of a NaN in a shorter type
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
@@ -125,6 +144,7 @@ def one_node_model(
     *,
     hidden: int = 0,
     policies: bool = False,
+    merging: bool = False,
     **attributes: int,
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
@@ -132,10 +152,13 @@ def one_node_model(
     numpy has no bfloat16 that runtimes take or give: what is bfloat16 for the op goes in and out of the model as float32.
     """
     types = element_types(op, weights, tokens, gates)
-    given = given_inputs(op, weights, policies)
-    narrow = [value.name for value in (*given, *op.outputs) if types[value.type] == "bf16"]
+    given, made = given_inputs(op, weights, policies, merging), made_outputs(op, merging)
+    narrow = [value.name for value in (*given, *made) if types[value.type] == "bf16"]
     inner = {name: f"{name}_bf16" for name in narrow}
-    names = [[inner.get(value.name, value.name) for value in values] for values in (given, op.outputs)]
+    # Inputs that are left out have places where others stand behind them.
+    known = [value.name for value in given]
+    places = [name if name in known else "" for name in input_names(op.name, weights, policies, merging)]
+    names = [[inner.get(name, name) for name in row] for row in (places, [value.name for value in made])]
     values = attribute_values(op, dispatch_bf16, **attributes)
     node = helper.make_node(op.name, *names, domain=DOMAIN, **values)
     casts_in, casts_out = (
@@ -146,9 +169,9 @@ def one_node_model(
             for v in values
             if v.name in narrow
         ]
-        for values, outward in ((given, False), (op.outputs, True))
+        for values, outward in ((given, False), (made, True))
     )
-    inputs, outputs = ([_value_info(value, types) for value in values] for values in (given, op.outputs))
+    inputs, outputs = ([_value_info(value, types) for value in values] for values in (given, made))
     chunks = hidden // values["hidden_chunk"] if values.get("hidden_chunk") else 1
     model = helper.make_model(
         helper.make_graph([*casts_in, node, *casts_out], op.name, inputs, outputs),
@@ -164,6 +187,8 @@ def one_node_model(
             tokens=tokens,
             gates=gates,
             policies=policies,
+            merging=merging,
+            prefix=values.get("prefix", 0),
         ),
         ir_version=IR_VERSION,
     )

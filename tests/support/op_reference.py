@@ -161,16 +161,53 @@ def attention_block(
     bv: Array,
     wo: Array,
     bo: Array,
+    sizes: Array | None = None,
+    token: Array | None = None,
+    merge: int | None = None,
     wq_scale: Array | None = None,
     wk_scale: Array | None = None,
     wv_scale: Array | None = None,
     wo_scale: Array | None = None,
     num_heads: int = 1,
-) -> Array:
-    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x."""
+    prefix: int = 0,
+) -> Array | tuple[Array, ...]:
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x; `merge`s as VmoeMerge does."""
     normed = layer_norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
-    return x + linear(attention(q, k, v, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
+    y: Array = x + linear(attention(q, k, v, sizes, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
+    if sizes is None or token is None or merge is None:
+        return y
+    return merge_tokens(y, k, sizes, token, merge, num_heads, prefix)
+
+
+def merge_tokens(
+    x: Array, k: Array, sizes: Array, token: Array, merge: int, num_heads: int = 1, prefix: int = 0
+) -> tuple[Array, Array, Array]:
+    """VmoeMerge: x[N,T,D] -> (y[N,U,D], merged_sizes[N,U], merged_token i32[N,O]), written token by token."""
+    count = x.shape[1]
+    first = 2 if prefix == 1 else prefix
+    own, other = range(first, count, 2), range(1 if prefix == 1 else prefix + 1, count, 2)
+    number = min(merge, count // 2, len(own)) if other else 0
+    if not number:
+        return x, sizes, token
+    results = []
+    for image in range(len(x)):
+        keys = k[image].reshape(count, num_heads, -1).mean(axis=1)
+        units = keys / np.sqrt((keys * keys).sum(axis=1, keepdims=True) + 1e-12)
+        score = {a: [-np.inf if np.isnan(units[a] @ units[b]) else units[a] @ units[b] for b in other] for a in own}
+        joins = sorted(own, key=lambda a: (-max(score[a]), a))[:number]
+        to = {a: other[score[a].index(max(score[a]))] for a in joins}
+        left = [*range(prefix), *(a for a in own if a not in to), *other]
+        members = {token: [token, *(a for a in sorted(to) if to[a] == token)] for token in left}
+        total = np.array([sizes[image][members[one]].sum() for one in left])
+        means = [(sizes[image][members[one], None] * x[image][members[one]]).sum(axis=0) for one in left] / total[:, None]
+        place = [left.index(to.get(one, one)) for one in range(count)]
+        results.append((means, total, np.array([place[one] for one in token[image]])))
+    y, merged_sizes, merged_token = (np.stack(values) for values in zip(*results, strict=True))
+    return y.astype(x.dtype), merged_sizes.astype(sizes.dtype), merged_token.astype(np.int32)
+
+
+merge = merge_tokens
 
 
 def mlp_block(

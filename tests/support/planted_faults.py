@@ -33,7 +33,7 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.graph_parts import GraphParts
 from vmoe_export.validation.limits import graph_limits
 from vmoe_export.validation.part_validation import PartValidation
-from vmoe_export.validation.reference_model import ReferenceModel
+from vmoe_export.validation.reference_model import ReferenceModel, Stream
 from vmoe_export.validation.reference_run import Step, validation_images
 from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
@@ -74,12 +74,16 @@ class Planted:
             config = self.model.config
             x = self.rng.standard_normal((len(images), config.num_tokens, config.hidden_size), np.float32)
             reference = ReferenceModel(self.model, stored_weights(weights, self.spans))
-            y, routes = reference.run(part, x, [(len(images), profile) for profile in profiles or (None,)])
+            stream = Stream(x)
+            if self.model.merges:
+                tokens = np.arange(config.num_tokens, dtype=np.int32)
+                stream = Stream(x, np.ones(x.shape[:2], np.float32), np.tile(tokens, (len(x), 1)))
+            y, routes = reference.run(part, stream, [(len(images), profile) for profile in profiles or (None,)])
             limits = graph_limits(self.model, None)
             validation = PartValidation(self.model, [(graph, limits) for graph in self.graphs], profiles, images)
             for watch in validation._watched:
-                watch.own = x
-            validation.compare(part, [Step(x, y, *routes)])
+                watch.own = stream
+            validation.compare(part, [Step(stream, y, y, *routes)])
         except ExportError as error:
             return str(error)
         return ""

@@ -76,7 +76,7 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
     """The setting of a request.
 
     Args:
-        parameters: by name: `profile` (a text), `capacity` (a number), `k` and `max_experts` (whole numbers), `bpr` and
+        parameters: by name: `profile` (a text), `capacity` (a number), `k`, `max_experts` and `merge` (whole numbers), `bpr` and
             `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
 
     Raises:
@@ -84,7 +84,7 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
 
     Examples:
         >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"})
-        Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None)
+        Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None, merge=None)
     """
     names = [field.name for field in dataclasses.fields(Setting)]
     if unknown := sorted(parameters.keys() - set(names)):

@@ -86,12 +86,14 @@ class Assessment:
             return None
         manifest = self._point.engine.manifest
         shape = model_shape(manifest)
+        profile = self._point.profile
+        merge = (profile.merge or 0) if profile else 0
         expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * _WEIGHT_BYTES[manifest.precision]
         return Quality(
             kept / pairs if pairs else None,
             right / images if self._labelled else None,
             images,
-            None if shape is None else sparse_flops(shape, [layer / images for layer in rows]),
+            None if shape is None else sparse_flops(shape, [layer / images for layer in rows], merge),
             round(used / calls * expert_bytes) if shape is not None and rows else None,
         )
 

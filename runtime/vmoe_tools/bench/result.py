@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 ROUNDING = 1e-9
 """Of accuracies that may be lost, which are typed as decimals."""
-_SETTING = ("capacity_ratio", "k", "bpr", "pool", "max_experts")
+_SETTING = ("capacity_ratio", "k", "bpr", "pool", "max_experts", "merge")
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,13 @@ class PointResult:
     Attributes:
         bundle: name of the bundle.
         precision: of its large products.
-        profile: name of the routing setting; it and the next five are None where the model has no such setting.
+        profile: name of the routing setting; it and the next six are None where the model has no such setting.
         capacity_ratio: C as requested.
         k: experts per token.
         bpr: True for Batch Priority Routing.
         pool: True where the slots of a group are one pool.
         max_experts: experts that a group may use; all of them where there is no limit.
+        merge: tokens that each encoder block merges.
         backend: name of the backend.
         batch_size: images per call.
         threads: threads per call as requested; None for the runtime's own choice.
@@ -66,6 +67,7 @@ class PointResult:
     bpr: bool | None
     pool: bool | None
     max_experts: int | None
+    merge: int | None
     backend: str
     batch_size: int
     threads: int | None

@@ -34,13 +34,14 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
     if summary["profiles"]:
         columns: dict[str, Callable[[Summary], str]] = {
             "name": lambda profile: profile["name"],
-            "requested\nratio": lambda profile: f"{profile['capacity_ratio']:g}",
-            "effective\nratio": lambda profile: f"{profile['effective_ratio']:.4g}",
+            "requested\nratio": lambda profile: number_text(profile["capacity_ratio"], "g"),
+            "effective\nratio": lambda profile: number_text(profile["effective_ratio"], ".4g"),
             "k": lambda profile: one_line(profile["k"]),
             "order": lambda profile: {None: "-", True: "BPR", False: "vanilla"}[profile["bpr"]],
             "pool": lambda profile: _yes(profile["pool"]),
             "max\nexperts": lambda profile: one_line(profile["max_experts"]),
-            "slots": lambda profile: slots_range(profile["capacity"]),
+            "merge": lambda profile: one_line(profile["merge"]),
+            "slots": lambda profile: slots_range(profile["capacity"]) if profile["capacity"] else "-",
             "FLOPs": lambda profile: _short(profile["flops_per_image"]),
             "of\ndense": lambda profile: number_text(profile["of_dense"], ".0%"),
         }

@@ -19,7 +19,7 @@ _MOST = 2**53  # of a number that no reader checks
 _DESCRIPTION: Mapping[str, type] = {
     "num_layers": int, "hidden_size": int, "num_heads": int, "mlp_dim": int, "classifier": str, "num_classes": int,
 }  # fmt: skip
-_PROFILE = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "capacity")
+_PROFILE = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "merge", "capacity")
 
 
 def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: in
 
 def _routing(manifest: Manifest) -> dict[str, Any] | None:
     rules = manifest.rules
-    if rules is None:
+    if not manifest.moe_layers:
         return None
     return {
         "kind": rules.kind,
