@@ -114,14 +114,14 @@ void merge_image(const Kernels& kernels, const Merging& merging, size_t image, s
     return likeness[a] != likeness[b] ? likeness[a] > likeness[b] : a < b;
   });
   const size_t behind = prefix + joining - merging.count;
-  std::fill(place, place + tokens, 0);
+  std::fill(place, place + tokens, -1);
   for (size_t i = 0; i < merging.count; ++i) {
     place[first + 2 * order[i]] = static_cast<int32_t>(behind + likest[order[i]]);
   }
   int32_t stays = 0;
   for (; stays < static_cast<int32_t>(prefix); ++stays) place[stays] = stays;
   for (size_t token = first; token < tokens; token += 2) {
-    if (place[token] == 0) place[token] = stays++;  // one that joins has a place behind
+    if (place[token] < 0) place[token] = stays++;
   }
   for (size_t token = joined, next = behind; token < tokens; token += 2) place[token] = static_cast<int32_t>(next++);
 

@@ -11,7 +11,7 @@ from vmoe_export.ops.table import OPS
 pytestmark = pytest.mark.fast
 
 MERGE = OPS["VmoeMerge"]
-SIZES = [(7, 2, 1), (50, 8, 1), (50, 100, 1), (49, 0, 0), (2, 5, 1), (1, 3, 0), (6, 9, 0), (9, 3, 3), (21, 50, 2)]
+SIZES = [(7, 2, 1), (50, 8, 1), (50, 100, 1), (49, 0, 0), (2, 5, 1), (1, 3, 0), (6, 9, 0), (9, 3, 3), (21, 50, 2), (4, 2, 0)]
 """Tokens, `merge` and prefix, with more than there is to merge and less than can be."""
 
 

@@ -83,7 +83,7 @@ class Planted:
             validation = PartValidation(self.model, [(graph, limits) for graph in self.graphs], profiles, images)
             for watch in validation._watched:
                 watch.own = stream
-            validation.compare(part, [Step(stream, y, y, *routes)])
+            validation.compare(part, [Step(stream, y, *routes)])
         except ExportError as error:
             return str(error)
         return ""

@@ -20,8 +20,8 @@ from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_MERGED_ALIKE = 0.7
-"""Of a few pairs in each of a few images one or two are near-ties, which rounding decides."""
+_MERGED_ALIKE = 0.95
+"""Least share of merged tokens that were to be, or nearly."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ class PartValidation:
                 f"validation failed: {where} gives values that are not finite, where its type has no room for them; choose "
                 "another --precision; no bundle was written"
             )
-        if (alike := step.merged_alike(found)) < _MERGED_ALIKE:
+        if (alike := step.merged_alike(found, self._model.config)) < _MERGED_ALIKE:
             raise ExportError(
-                f"validation failed: {where} merges {alike:.2%} of the pairs of tokens that the reference merges, fewer "
-                f"than {_MERGED_ALIKE:.0%}; no bundle was written"
+                f"validation failed: {where} merges tokens of which the reference merges {alike:.2%}, fewer than "
+                f"{_MERGED_ALIKE:.0%}; no bundle was written"
             )
         if watch.agreement < limits.agreement:
             raise ExportError(

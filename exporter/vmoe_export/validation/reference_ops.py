@@ -157,18 +157,12 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
     Behind the tokens of the prefix, every second one may join the likest of the others (arXiv 2210.09461). Those that stay
     come first then, and the others behind them. Ties go to the lower token; NaN is the least like.
     """
+    scores, joining, joined = _likeness(k, num_heads, prefix)
     count = k.shape[1]
-    mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
-    metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
-    # The tokens 0, 2, 4 .. may join, but for a classifier's token 0. A longer prefix is left out of the count.
-    first = 2 * (prefix == 1) or prefix
-    joining, joined = np.arange(first, count, 2), np.arange(first + (-1 if prefix == 1 else 1), count, 2)
     number = min(merge, count // 2, len(joining)) if len(joined) else 0
     places = np.tile(np.arange(count, dtype=np.int32), (len(k), 1))
     if not number:
         return places
-    scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
-    scores = np.where(np.isnan(scores), -np.inf, scores)
     order = np.argsort(-scores.max(axis=2), axis=1, kind="stable")
     for own, to, ranked in zip(places, scores.argmax(axis=2), order, strict=True):
         goes = np.zeros(len(joining), bool)
@@ -177,6 +171,30 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
         own[joining] = np.where(goes, behind + to, prefix + np.cumsum(~goes) - 1)
         own[joined] = behind + np.arange(len(joined))
     return places
+
+
+def share_of_likest(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
+    """Share of the tokens that have joined another, by their places i32[N,T], that were to by `merged_places`, or nearly."""
+    scores, joining, _ = _likeness(k, num_heads, prefix)
+    number = k.shape[1] - places.max() - 1
+    if not number:
+        return 1.0
+    to = places[:, joining] - (prefix + len(joining) - number)
+    best = scores.max(axis=2)
+    least = np.sort(best, axis=1)[:, -number, None]
+    chosen = np.take_along_axis(scores, np.maximum(to, 0)[..., None], axis=2)[..., 0]
+    return float(((chosen >= best - near) & (best >= least - near))[to >= 0].mean())
+
+
+def _likeness(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
+    """How like each token that may join is to each that may be joined, and which these are."""
+    mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
+    metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
+    # The tokens 0, 2, 4 .. may join, but for a classifier's token 0. A longer prefix is left out of the count.
+    first = 2 if prefix == 1 else prefix
+    joining, joined = np.arange(first, k.shape[1], 2), np.arange(first + (-1 if prefix == 1 else 1), k.shape[1], 2)
+    scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
+    return np.where(np.isnan(scores), -np.inf, scores), joining, joined
 
 
 def merge_tokens(x: Array, sizes: Array, places: Array) -> tuple[Array, Array]:

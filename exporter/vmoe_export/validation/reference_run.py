@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_model import ReferenceModel, Routes, Stream
 from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
@@ -16,16 +18,17 @@ from vmoe_runtime.profiles import Profile
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _EPSILON = np.finfo(np.float32).eps
+_NEAR = 1e-3
+"""Of two likenesses, which rounding may put the other way round."""
 _TINY = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a part of the reference takes and gives at one profile, before and after merging; of a MoE layer its outputs."""
+    """What a part of the reference takes and gives at one profile, before it merges; of a MoE layer its outputs."""
 
     before: Stream
     whole: Stream
-    after: Stream
     routes: Routes = ()
 
     def distance(self, found: Stream, same: Array | None = None) -> float:
@@ -41,13 +44,12 @@ class Step:
         size = np.linalg.norm(added[rows]) + _EPSILON * np.linalg.norm(whole[rows])
         return float(np.linalg.norm((found.x - expected)[rows]) / max(size, _TINY))
 
-    def merged_alike(self, found: Stream) -> float:
-        """Share of the pairs of tokens that the reference makes one of which the other has made one, too."""
-        if self.whole.keys is None or self.after.token is None or found.token is None:
+    def merged_alike(self, found: Stream, config: ModelConfig) -> float:
+        """Share of the tokens that the other has merged which the reference merges, too, or nearly."""
+        keys = self.whole.keys
+        if keys is None or found.token is None:
             return 1.0
-        places = (self.whole.places(token) for token in (self.after.token, found.token))
-        ours, theirs = (np.triu(each[:, None] == each[..., None], 1) for each in places)
-        return float((ours & theirs).sum() / ours.sum()) if ours.any() else 1.0
+        return ops.share_of_likest(keys, self.whole.places(found.token), config.num_heads, config.prefix_tokens, _NEAR)
 
     def as_merged(self, found: Stream) -> Stream:
         """The reference's result as its tokens go where the other's went."""
@@ -82,15 +84,13 @@ def run_reference(
             copies = len(settings)
             stream = Stream.joined([stream] * copies)
         whole, routes = reference.run(part, stream, settings)
-        merged = reference.merge(whole, settings[0][1])
-        streams = (split_stream(each, copies) for each in (stream, whole, merged))
-        steps = [Step(*each) for each in zip(*streams, strict=True)]
+        steps = [Step(*each) for each in zip(split_stream(stream, copies), split_stream(whole, copies), strict=True)]
         if routes:
             steps = [replace(step, routes=route) for step, route in zip(steps, routes, strict=True)]
             for found, route in zip(layers, routes, strict=True):
                 found.extend(route)
         after(part, steps * (len(settings) // copies))
-        stream = merged
+        stream = reference.merge(whole, settings[0][1])
     outputs = split_stream(stream, copies) * (len(settings) // copies)
     return [
         Run.of(model.layer_outputs, [output.x, *routes], profile)

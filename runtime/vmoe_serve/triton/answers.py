@@ -76,8 +76,8 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
     """The setting of a request.
 
     Args:
-        parameters: by name: `profile` (a text), `capacity` (a number), `k`, `max_experts` and `merge` (whole numbers), `bpr` and
-            `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
+        parameters: by name: `profile` (a text), `capacity` (a number), `k`, `max_experts` and `merge` (whole numbers), `bpr`
+            and `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
 
     Raises:
         RoutingError: a parameter of another name. What the values must be is checked by the engine.
