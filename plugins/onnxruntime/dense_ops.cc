@@ -48,6 +48,8 @@ Kernel make_attention(const NodeInfo& node) {
   };
 }
 
+// For all tokens, or for those of the class token alone.
+template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
   using ops::attention_block::Input;
   const auto heads = static_cast<size_t>(node.attribute(ops::attention_block::Attribute::kNumHeads));
@@ -55,14 +57,16 @@ Kernel make_attention_block(const NodeInfo& node) {
   return [heads, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
           value = NodeLinear(node, Input::kWv, by_column),
           out = NodeLinear(node, Input::kWo, by_depth)](const Call& call) {
+    if (kClassToken && call.sizes()['T'] == 0) throw ops::OpError("there are no tokens");
     compute_attention_block({query.read(call),
                              key.read(call),
                              value.read(call),
                              out.read(call),
                              {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                              heads},
-                            call.sizes()['N'], call.sizes()['T'], call.data<float>(Input::kX),
-                            call.output<float>(ops::attention_block::Output::kY), call.runner());
+                            call.sizes()['N'], kClassToken ? 1 : call.sizes()['T'], call.sizes()['T'],
+                            call.data<float>(Input::kX), call.output<float>(ops::attention_block::Output::kY),
+                            call.runner());
   };
 }
 
@@ -73,7 +77,8 @@ void add_dense_ops(OpList& list) {
   add_op(list, {ops::kDenseMlp, make_dense_mlp});
   add_op(list, {ops::kMlpBlock, make_mlp_block, true});
   add_op(list, {ops::kAttention, make_attention});
-  add_op(list, {ops::kAttentionBlock, make_attention_block, true});
+  add_op(list, {ops::kAttentionBlock, make_attention_block<false>, true});
+  add_op(list, {ops::kClassAttentionBlock, make_attention_block<true>});
 }
 
 }  // namespace vmoe::ort

@@ -251,6 +251,32 @@ inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 
 }  // namespace attention_block
 inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
 
+namespace class_attention_block {
+struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kWqScale, kWkScale, kWvScale, kWoScale }; };
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"ln_scale", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D"},
+    {"wq", ValueType::kW, "DD", Presence::kRequired, Input::kWqScale},
+    {"bq", ValueType::kFloat32, "D"},
+    {"wk", ValueType::kW, "DD", Presence::kRequired, Input::kWkScale},
+    {"bk", ValueType::kFloat32, "D"},
+    {"wv", ValueType::kW, "DD", Presence::kRequired, Input::kWvScale},
+    {"bv", ValueType::kFloat32, "D"},
+    {"wo", ValueType::kW, "DD", Presence::kRequired, Input::kWoScale},
+    {"bo", ValueType::kFloat32, "D"},
+    {"wq_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wk_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
+};
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
+struct Attribute { enum : size_t { kNumHeads }; };
+inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
+}  // namespace class_attention_block
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, kSparseMlpChoices};
+
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -379,6 +405,6 @@ inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, s
 inline constexpr size_t kMaxInputs = 15;
 
 // X(name, Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
+#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(class_attention_block, ClassAttentionBlock) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 
 }  // namespace vmoe::ops

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.fast
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
 WITH_POLICIES = pytest.mark.parametrize("policies", [False, True], ids=["official", "policies"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
-SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3}
+SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3, "1": 1}
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")
 WEIGHTS = {"w", "w1", "w2", "wq", "wk", "wv", "wo"}

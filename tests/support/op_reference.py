@@ -173,6 +173,11 @@ def attention_block(
     return x + linear(attention(q, k, v, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
 
 
+def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
+    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], what `attention_block` gives of the first tokens."""
+    return attention_block(*inputs, **attributes)[:, :1]
+
+
 def mlp_block(
     x: Array,
     ln_scale: Array,

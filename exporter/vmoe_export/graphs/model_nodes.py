@@ -18,6 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from vmoe_export.bundle.weights_file import Span, external_tensor
+from vmoe_export.graphs.class_dispatch import class_dispatch
 from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
@@ -55,6 +56,8 @@ class ModelNodes:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
+        # The parts that give the class token alone, and whether the residual stream has come down to it: x[N,1,D].
+        self._class_parts, self._is_class_token = [f"Encoder/{part}" for part in model.class_token_parts], False
         self.functions = {body.name: body for body in model_bodies(model, policies="pool" in settings)}
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, str, str]] = []
@@ -119,7 +122,7 @@ class ModelNodes:
         outer, self._place = self._place, self._place_of(inputs)
         written = self._write(op, inputs, outputs, attributes)
         self._place = outer
-        if op in _BLOCKS:
+        if op in _BLOCKS and not self._is_class_token:
             self.blocks.append((op, inputs[0], written[0]))
         return written
 
@@ -152,7 +155,7 @@ class ModelNodes:
         routes: list[str] = []
         for i in range(config.num_layers):
             block, self._place = f"Encoder/encoderblock_{i}", f"encoderblock_{i}"
-            x = self._cut(self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x))
+            x = self._cut(self._attention_block(block, x))
             if moe and i in moe.layers:
                 names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
                 routes += names
@@ -164,6 +167,8 @@ class ModelNodes:
             else:
                 weights, chunk = self._mlp(f"{block}/Mlp")
                 x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
+            if f"{block}/Moe" in self._class_parts and not self._is_class_token:
+                x = self._first_token(x, keepdims=True)
             x = self._cut(x)
         self._place = "head"
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
@@ -194,8 +199,8 @@ class ModelNodes:
     def _reshape(self, x: str, *shape: int) -> str:
         return self._add("Reshape", x, self._integers(*shape))
 
-    def _first_token(self, x: str) -> str:
-        return self._add("Gather", x, self._constant("first", 0, np.int64), axis=1)
+    def _first_token(self, x: str, *, keepdims: bool = False) -> str:
+        return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
 
     def _layer(self, path: str) -> tuple[str, str]:
         return f"{path}/kernel", f"{path}/bias"
@@ -224,8 +229,7 @@ class ModelNodes:
 
     def _repeated(self, tensor: str) -> str:
         """A parameter [1,1,D] once for each image: [N,1,D]."""
-        batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
-        shape = self._add("Concat", batch, self._integers(1, 1), axis=0)
+        shape = self._add("Concat", self._add("Shape", IMAGE_INPUT, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
     def _embed(self) -> str:
@@ -248,15 +252,19 @@ class ModelNodes:
             x = self._add("Add", x, POSITION_EMBEDDING)
         return x
 
-    def _attention_block(self, norm: str, path: str, x: str) -> str:
-        """Self-attention with its layer norm and residual; x[N,T,D]."""
+    def _attention_block(self, block: str, x: str) -> str:
+        """Self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] where no other token matters."""
+        norm, path = f"{block}/LayerNorm_0", f"{block}/SelfAttention"
+        self._is_class_token = class_token = path in self._class_parts
         if self._config.attention_qk_norm:
             normed, tokens = self._layer_norm(norm, x), self._config.num_tokens
-            return self._add("Add", x, self._attention(path, (normed, tokens), (normed, tokens)))
+            x, asking = (self._first_token(each, keepdims=True) if class_token else each for each in (x, normed))
+            queries = asking, 1 if class_token else tokens
+            return self._add("Add", x, self._attention(path, queries, (normed, tokens)))
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
-        heads = self._config.num_heads
-        return self._vmoe("VmoeAttentionBlock", x, *self._norm(norm), *weights, *self._scales(*layers), num_heads=heads)
+        op, heads = "VmoeClassAttentionBlock" if class_token else "VmoeAttentionBlock", self._config.num_heads
+        return self._vmoe(op, x, *self._norm(norm), *weights, *self._scales(*layers), num_heads=heads)
 
     def _attention(self, path: str, queries: tuple[str, int], keys: tuple[str, int]) -> str:
         """Multi-head attention of queries[N,Q,D] over keys[N,T,D], each given with its Q or T."""
@@ -284,7 +292,7 @@ class ModelNodes:
     def _moe_block(
         self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str], *, parts_members: bool
     ) -> str:
-        """A MoE layer with its layer norm and residual: x[N,T,D], and `outputs` by their names.
+        """A MoE layer with its layer norm and residual, x[N,T,D] or the class tokens, and `outputs` by their names.
 
         Of an ensemble x is [N,M,T,D], which `parts_members` makes of [N * M,T,D].
         """
@@ -301,7 +309,7 @@ class ModelNodes:
         y = routed(block, moe, x, capacity, outputs)
         if members > 1:
             y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
-        if members > 1 or group != tokens:
+        if members > 1 or (group != tokens and not self._is_class_token):
             y = self._reshape(y, -1, tokens, width)
         return y
 
@@ -316,9 +324,8 @@ class ModelNodes:
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
             routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], routes, {})
-        y = self._expert_block(block, moe, x, routes[:3])
         self._kept(slot, kept)
-        return y
+        return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
     def _experts_choice(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
         """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
@@ -327,9 +334,8 @@ class ModelNodes:
         scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
         self._add("Softmax", scores, outputs=[gates], axis=-1)
         slot, src = self._op("VmoeChooseTokens", [gates, capacity], ["", ""], {})
-        y = self._expert_block(block, moe, x, (slot, gates, src))
         self._kept(slot, kept)
-        return y
+        return self._expert_block(block, moe, x, (slot, gates, src), kept)
 
     def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
         """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
@@ -343,7 +349,13 @@ class ModelNodes:
         out = self._vmoe("VmoeExpertMlp", mixtures, *weights, dispatch_bf16=0, hidden_chunk=chunk)
         return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
 
-    def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str]) -> str:
+    def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
+        """Dispatch, experts and combine; `kept`, and `expert` unless experts choose, say where the class tokens went."""
+        if f"{block}/Moe" in self._class_parts and self._config.ensemble_size == 1:
+            self._is_class_token = True
+            tokens = 0 if self._model.group_tokens == self._config.num_tokens else self._config.num_tokens
+            body = class_dispatch(moe.experts[-1], tokens, experts_choose=len(kept) == 1)
+            x, *routes = self._expand(body, [x, routes[1], *kept], [""] * 4, {})
         weights, chunk = self._mlp(f"{block}/Moe/Mlp")
         norm, bf16 = self._norm(f"{block}/LayerNorm_1"), int(moe.dispatch_bf16)
         return self._vmoe("VmoeExpertBlock", x, *norm, *routes, *weights, dispatch_bf16=bf16, hidden_chunk=chunk)

@@ -28,7 +28,7 @@ def function_bodies(
     """The ONNX function of each op of the table, written for one model.
 
     Args:
-        dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeAttentionBlock and VmoeMlpBlock.
+        dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
         experts: the type W of the experts: of VmoeSparseMlp, VmoeExpertMlp and VmoeExpertBlock.
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
         dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says, but for those of Soft MoE.
@@ -59,7 +59,8 @@ def function_bodies(
         "VmoeLinear": layer_bodies.linear(dense),
         "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks),
         "VmoeAttention": layer_bodies.attention(attention_bf16),
-        "VmoeAttentionBlock": layer_bodies.attention_block(dense),
+        "VmoeAttentionBlock": layer_bodies.attention_block(dense, class_token=False),
+        "VmoeClassAttentionBlock": layer_bodies.attention_block(dense, class_token=True),
         "VmoeMlpBlock": layer_bodies.mlp_block(dense),
         "VmoeRouterBlock": layer_bodies.router_block(policies),
         "VmoeExpertBlock": layer_bodies.expert_block(experts),

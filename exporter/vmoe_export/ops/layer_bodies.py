@@ -97,20 +97,25 @@ def sparse_mlp(weights: ElementType, policies: bool) -> str:
     )
 
 
-def attention_block(weights: ElementType) -> str:
-    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32."""
+def attention_block(weights: ElementType, class_token: bool) -> str:
+    """VmoeAttentionBlock, or VmoeClassAttentionBlock; attention is bfloat16 where weights are shorter than float32."""
     bf16 = int(weights != "float")
+    x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
+    first = "first = Constant <value_ints = [0]> ()\n" + "\n".join(
+        f"{name}_first = Gather <axis = 1> ({name}, first)" for name in ("x", "normed")
+    )
     return _body(
-        "VmoeAttentionBlock",
+        "VmoeClassAttentionBlock" if class_token else "VmoeAttentionBlock",
         weights,
         f"""
         {_LAYER_NORM}
-        {_linear_node("normed", "q", weights)}
+        {first if class_token else ""}
+        {_linear_node(asking, "q", weights)}
         {_linear_node("normed", "k", weights)}
         {_linear_node("normed", "v", weights)}
         mixed = vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> (q, k, v)
         {_linear_node("mixed", "o", weights)}
-        y = Add (x, o)
+        y = Add ({x}, o)
         """,
     )
 

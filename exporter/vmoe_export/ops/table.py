@@ -10,7 +10,8 @@ self-attention) and P outputs.
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
 router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
 are the blocks of an encoder, each with the LayerNormalization before it (with `LAYER_NORM_EPSILON`): VmoeAttentionBlock,
-VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute.
+VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeClassAttentionBlock
+is VmoeAttentionBlock for the first token of each image alone, which asks all tokens.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
@@ -160,6 +161,12 @@ _EXPERTS, _EXPERT_SCALES = (
 _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
+_ATTENTION_BLOCK = (
+    _f("x", "N", "T", "D"),
+    *_NORM,
+    *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
+    *(_scale(weight) for weight in _PROJECTIONS),
+)
 
 OPS: Mapping[str, Op] = {
     op.name: op
@@ -203,17 +210,8 @@ OPS: Mapping[str, Op] = {
             (_f("y", "N", "Q", "D"),),
             {"num_heads": 1, "bf16": 0},
         ),
-        Op(
-            "VmoeAttentionBlock",
-            (
-                _f("x", "N", "T", "D"),
-                *_NORM,
-                *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
-                *(_scale(weight) for weight in _PROJECTIONS),
-            ),
-            (_f("y", "N", "T", "D"),),
-            {"num_heads": 1},
-        ),
+        Op("VmoeAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "T", "D"),), {"num_heads": 1}),
+        Op("VmoeClassAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "1", "D"),), {"num_heads": 1}),
         Op(
             "VmoeMlpBlock",
             (_f("x", "N", "T", "D"), *_NORM, *_MLP, *_MLP_SCALES),

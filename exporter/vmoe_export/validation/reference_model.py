@@ -45,7 +45,8 @@ class ReferenceModel:
         Args:
             part: its name.
             x: what the part before it gave, f32[images, T, D]; images as the model takes them for the first. From the first
-                MoE layer of an ensemble (E3) on the members of an image stand one after another.
+                MoE layer of an ensemble (E3) on the members of an image stand one after another. T is 1 behind one of
+                `model.class_token_parts`.
             settings: of a MoE layer: how many images are routed by which profile, in their order.
 
         Returns:
@@ -53,14 +54,16 @@ class ReferenceModel:
         """
         place, _, what = part.rpartition("/")
         block = f"Encoder/{place}"
+        tokens = slice(1 if part in self.model.class_token_parts else None)
         self._read.clear()
         try:
             if what == "Moe":
-                return self._moe_layer(block, x, settings)
+                y, routes = self._moe_layer(block, x, settings)
+                return y[:, tokens], routes
             compute = {"embedding": self._embed, "head": self._head, "SelfAttention": self._self_attention}
             rows = range(0, len(x), ROWS_AT_ONCE * self._config.ensemble_size)
             step = partial(compute.get(what, self._mlp_layer), block)
-            return np.concatenate([step(x[start : start + rows.step]) for start in rows]), []
+            return np.concatenate([step(x[start : start + rows.step])[:, tokens] for start in rows]), []
         finally:
             self._read.clear()  # only one part of the model is in memory
 

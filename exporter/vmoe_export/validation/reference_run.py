@@ -31,6 +31,7 @@ class Step:
         """How far another y is off, as a share of the size of what the part adds to x; over the tokens `same`."""
         rows = slice(None) if same is None else same
         x = np.repeat(self.x, len(self.y) // len(self.x), axis=0)  # a member of an ensemble has its image's
+        x = x[:, : self.y.shape[1]]  # of the last block the class token
         added = self.y - x if x.shape == self.y.shape else self.y
         size = np.linalg.norm(added[rows]) + _EPSILON * np.linalg.norm(self.y[rows])
         return float(np.linalg.norm((found - self.y)[rows]) / max(size, _TINY))
