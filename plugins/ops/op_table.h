@@ -252,25 +252,8 @@ inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 
 inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
 
 namespace class_attention_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kWqScale, kWkScale, kWvScale, kWoScale }; };
+using attention_block::Input, attention_block::kInputs;
 struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kInputs[] = {
-    {"x", ValueType::kFloat32, "NTD"},
-    {"ln_scale", ValueType::kFloat32, "D"},
-    {"ln_bias", ValueType::kFloat32, "D"},
-    {"wq", ValueType::kW, "DD", Presence::kRequired, Input::kWqScale},
-    {"bq", ValueType::kFloat32, "D"},
-    {"wk", ValueType::kW, "DD", Presence::kRequired, Input::kWkScale},
-    {"bk", ValueType::kFloat32, "D"},
-    {"wv", ValueType::kW, "DD", Presence::kRequired, Input::kWvScale},
-    {"bv", ValueType::kFloat32, "D"},
-    {"wo", ValueType::kW, "DD", Presence::kRequired, Input::kWoScale},
-    {"bo", ValueType::kFloat32, "D"},
-    {"wq_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wk_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
-};
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
 struct Attribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};

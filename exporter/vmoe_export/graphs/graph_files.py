@@ -191,15 +191,16 @@ def _groups(model: ExportedModel, grouping: Grouping) -> str:
 
 
 def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, model: ExportedModel, grouping: Grouping) -> None:
-    """Declares the shapes around encoder blocks: a runtime that knows that they are the same size computes in place."""
+    """Declares the shapes around encoder blocks: a runtime that knows them computes in place, and fuses the head."""
     config = model.config
     expert_shape = (_groups(model, grouping), grouping.tokens, config.hidden_size)
     known = {value.name for value in (*graph.input, *graph.output)}
     rows = BATCH_DIM
-    for op, *values in nodes.blocks:
+    for op, is_class_token, *values in nodes.blocks:
         if op == "VmoeExpertBlock" and config.ensemble_size > 1:
             rows = MEMBER_DIM  # from the first one on, each image is there once for each member
         shape = expert_shape if op == "VmoeExpertBlock" else (rows, config.num_tokens, config.hidden_size)
+        shape = (rows, 1, config.hidden_size) if is_class_token else shape
         for name in values:
             if name not in known:
                 known.add(name)

@@ -45,7 +45,7 @@ class ModelNodes:
     Attributes:
         nodes: sorted by their inputs.
         functions: the bodies of all ops, written for the model, by op.
-        blocks: the op, the input and the output of each part of an encoder block that has a residual.
+        blocks: of each part of an encoder block that has a residual: op, whether it has class tokens alone, input, output.
         cuts: between `model.parts`, the value that alone goes from one to the next.
         outputs: the model's output, then the outputs of each MoE layer.
     """
@@ -60,7 +60,7 @@ class ModelNodes:
         self._class_parts, self._is_class_token = [f"Encoder/{part}" for part in model.class_token_parts], False
         self.functions = {body.name: body for body in model_bodies(model, policies="pool" in settings)}
         self.nodes: list[onnx.NodeProto] = []
-        self.blocks: list[tuple[str, str, str]] = []
+        self.blocks: list[tuple[str, bool, str, str]] = []
         self.cuts: list[str] = []
         self.outputs = list(self._forward())
 
@@ -122,8 +122,8 @@ class ModelNodes:
         outer, self._place = self._place, self._place_of(inputs)
         written = self._write(op, inputs, outputs, attributes)
         self._place = outer
-        if op in _BLOCKS and not self._is_class_token:
-            self.blocks.append((op, inputs[0], written[0]))
+        if op in _BLOCKS:
+            self.blocks.append((op, self._is_class_token, inputs[0], written[0]))
         return written
 
     def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
