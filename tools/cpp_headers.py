@@ -68,7 +68,7 @@ namespace vmoe::sdk {
 def op_table() -> str:
     """The text of plugins/ops/op_table.h: for each op its specification and the indices of what it has.
 
-    Ops with the same choices of types share these, under the name of the first.
+    Ops with the same choices of types share these, under the name of the first, and so do ops with the same inputs.
 
     Raises:
         KeyError: an attribute without a rule.
@@ -80,13 +80,15 @@ def op_table() -> str:
     names = f"std::array<const char*, {len(routing)}> kSettingNames{{{_texts(routing)}}}"
     lines = [_OP_HEAD, "// The inputs that choose a routing, in their order.", f"inline constexpr {names};", ""]
     names: dict[tuple[str, ...], str] = {}
+    first_with: dict[tuple[Value, ...], str] = {}
     for op in ops:
         choices = _choices(op)
         if choices not in names:
             names[choices] = f"k{_short(op)}Choices"
-            lines += [*_array("TypeChoice", names[choices], choices), ""]
-        lines += [*_declaration(op, names[choices]), ""]
+            lines += _array("TypeChoice", names[choices], choices)
+        lines += _declaration(op, names[choices], first_with.setdefault(op.inputs, op.function_name))
     lines += [
+        "",
         "// The most inputs that an op has.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
         "",
@@ -98,8 +100,8 @@ def op_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _declaration(op: Op, choices: str) -> Iterator[str]:
-    """The lines of an op; `choices` is the name of its array of types."""
+def _declaration(op: Op, choices: str, inputs: str) -> Iterator[str]:
+    """The lines of an op; `choices` names its array of types, `inputs` the space of the first op with its inputs."""
     numbers = [value for value in op.inputs if value.type == "i64" and value.name != MERGE]
     settings, policies = (tuple(value.name for value in numbers if value.optional is optional) for optional in (False, True))
     for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
@@ -107,9 +109,13 @@ def _declaration(op: Op, choices: str) -> Iterator[str]:
             raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")
     space = op.function_name
     yield f"namespace {space} {{"
-    yield from _constants("Input", [value.name for value in op.inputs])
+    if inputs == space:
+        yield from _constants("Input", [value.name for value in op.inputs])
+    else:
+        yield f"using {inputs}::Input, {inputs}::kInputs;"
     yield from _constants("Output", [value.name for value in op.outputs])
-    yield from _array("ValueSpec", "kInputs", [_value(value, op) for value in op.inputs])
+    if inputs == space:
+        yield from _array("ValueSpec", "kInputs", [_value(value, op) for value in op.inputs])
     yield from _array("ValueSpec", "kOutputs", [_value(value, op) for value in op.outputs])
     if op.attributes:
         yield from _constants("Attribute", op.attributes)

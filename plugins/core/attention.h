@@ -38,13 +38,14 @@ struct AttentionBlockWeights {
   size_t heads = 1;
 };
 
-// y = x + out(attention(query(n), key(n), value(n))) with n = norm(x): x and y f32[N,T,D]; y may be x. Where tokens are
-// merged then, y is f32[N, T - merging.count, D] and not x. Throws std::bad_alloc.
-void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                             const Merging& merging, float* y, const TaskRunner& runner);
+// y = x + out(attention(query(n), key(n), value(n))) with n = norm(x) for the first `queries` tokens of each image:
+// x f32[N,T,D], y f32[N,queries,D]; y may be x where queries are all tokens. Where tokens are merged then, which needs
+// all of them, y is f32[N, T - merging.count, D] and not x. Throws std::bad_alloc.
+void compute_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
+                             const float* x, const Merging& merging, float* y, const TaskRunner& runner);
 
 // The part of it for bfloat16 and int8.
-void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                                  const Merging& merging, float* y, const TaskRunner& runner);
+void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
+                                  const float* x, const Merging& merging, float* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -28,10 +28,11 @@ const float* added_by(const float* sizes, const TileHead& head, float* memory) {
 
 class Block {
  public:
-  Block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x, const Merging& merging,
-        float* y)
+  Block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens, const float* x,
+        const Merging& merging, float* y)
       : norm_(weights.norm),
         images_(images),
+        queries_(queries),
         tokens_(tokens),
         x_(x),
         merging_(merging),
@@ -47,38 +48,46 @@ class Block {
     slots_.resize(stage_slots(groups_));
     const size_t rows = images_of_group_ * tokens;
     const size_t row_tiles = divide_up(rows, kRowsPerTile);
-    const size_t token_tiles = divide_up(tokens, kRowsPerTile);
+    const size_t asking = images_of_group_ * queries, asking_tiles = divide_up(asking, kRowsPerTile);
     take_all(workspace_, [&](auto& memory) {
       query_ = weights.query.with_padding(memory);
       key_ = weights.key.with_padding(memory);
       value_ = weights.value.with_padding(memory);
       out_ = weights.out.with_padding(memory);
-      row_offset_ = memory.template take<size_t>(rows);
-      mixed_offset_ = memory.template take<size_t>(rows);
-      query_offset_ = memory.template take<size_t>(rows);
+      row_offset_ = memory.template take<size_t>(asking);
+      mixed_offset_ = memory.template take<size_t>(asking);
+      query_offset_ = memory.template take<size_t>(asking);
+      asking_ = memory.template take<int32_t>(asking);
       token_offset_ = memory.template take<size_t>(rows);
       for (Slot& slot : slots_) {
         slot.rows = memory.template take<char>(row_tiles * query_.matrix->steps() * kTileBytes);
-        slot.query = memory.template take<char>(images_of_group_ * token_tiles * lines() * kTileBytes);
+        slot.asking =
+            some_ask() ? memory.template take<char>(asking_tiles * query_.matrix->steps() * kTileBytes) : slot.rows;
+        slot.query = memory.template take<char>(images_of_group_ * lines() * query_stride());
         slot.key = memory.template take<char>(rows * lines() * kLineBytes);
         slot.value = memory.template take<char>(rows * lines() * kLineBytes);
-        slot.mixed = memory.template take<char>(row_tiles * out_.matrix->steps() * kTileBytes);
+        slot.mixed = memory.template take<char>(asking_tiles * out_.matrix->steps() * kTileBytes);
         if (merging.count > 0) {
           slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
           slot.whole = memory.template take<float>(rows * width_);
         }
         if (!int8_) continue;
         slot.row_scale = memory.template take<float>(rows);
-        slot.exact = memory.template take<float>(rows * lines() * kPanelColumns);
-        slot.mixed_scale = memory.template take<float>(rows);
+        slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
+        slot.exact = memory.template take<float>(asking * lines() * kPanelColumns);
+        slot.mixed_scale = memory.template take<float>(asking);
       }
     });
-    for (size_t row = 0; row < rows; ++row) {
-      const size_t image = row / tokens, token = row % tokens;
+    for (size_t row = 0; row < asking; ++row) {
+      const size_t image = row / queries, query = row % queries;
+      asking_[row] = static_cast<int32_t>(image * tokens + query);
       row_offset_[row] = row * width_ * sizeof(float);
       mixed_offset_[row] =
           int8_ ? row * lines() * kPanelColumns * sizeof(float) : line_offset(row, out_.matrix->steps() * kTileBytes);
-      query_offset_[row] = image * token_tiles * lines() * kTileBytes + line_offset(token, kTileBytes);
+      query_offset_[row] = image * lines() * query_stride() + line_offset(query, kTileBytes);
+    }
+    for (size_t row = 0; row < rows; ++row) {
+      const size_t image = row / tokens, token = row % tokens;
       token_offset_[row] = image * tokens * lines() * kLineBytes + token * kLineBytes;
     }
   }
@@ -96,7 +105,8 @@ class Block {
                         mix(group, slot, begin, std::min(end, images_of(group) * heads_));
                       }});
     if (int8_) {
-      stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+      const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
+      stages.push_back({asking_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                           quantize(group, slot, begin, end);
                         }});
     }
@@ -116,6 +126,8 @@ class Block {
   struct Slot {
     char* rows = nullptr;  // activations of the projections
     float* row_scale = nullptr;
+    char* asking = nullptr;  // those of the tokens that ask
+    float* asking_scale = nullptr;
     char* query = nullptr;  // [image][head][line] of row tiles
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
@@ -127,7 +139,7 @@ class Block {
   };
 
   const LayerNorm norm_;
-  const size_t images_, tokens_;
+  const size_t images_, queries_, tokens_;
   const float* x_;
   const Merging& merging_;
   float* y_;
@@ -143,6 +155,7 @@ class Block {
   size_t* mixed_offset_ = nullptr;
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
+  int32_t* asking_ = nullptr;  // the rows of a group that ask
   std::vector<Slot> slots_;
   Workspace workspace_;
 
@@ -150,7 +163,13 @@ class Block {
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
   size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
+  size_t asking_of(size_t group) const { return images_of(group) * queries_; }
   size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
+  size_t first_asking(size_t group) const { return group * images_of_group_ * queries_; }
+  // Whether not all tokens ask.
+  bool some_ask() const { return queries_ < tokens_; }
+  // Bytes of 32 columns of an image's queries.
+  size_t query_stride() const { return divide_up(queries_, kRowsPerTile) * kTileBytes; }
 
   void normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     TileRows rows;
@@ -164,6 +183,16 @@ class Block {
     rows.row_tile_stride = query_.matrix->steps() * kTileBytes;
     rows.scale = slots_[slot].row_scale;
     pack_tiles(kernels_, rows, first_tile, end_tile);
+    if (!some_ask() || first_tile > 0) return;
+    rows.index = asking_;
+    rows.row_count = asking_of(group);
+    rows.tiles = slots_[slot].asking;
+    rows.scale = slots_[slot].asking_scale;
+    pack_tiles(kernels_, rows, 0, divide_up(rows.row_count, kRowsPerTile));
+    for (size_t row = 0; row < rows.row_count; ++row) {  // what project_out adds to
+      std::copy_n(rows.rows + static_cast<size_t>(asking_[row]) * width_, width_,
+                  y_ + (first_asking(group) + row) * width_);
+    }
   }
 
   // Panels of the query's, the key's and the value's projection, one after the other.
@@ -175,7 +204,7 @@ class Block {
       const size_t* offset;
       size_t line_stride;
     } projections[] = {
-        {query_, memory.query, query_offset_, divide_up(tokens_, kRowsPerTile) * kTileBytes},
+        {query_, memory.query, query_offset_, query_stride()},
         {key_, memory.key, token_offset_, tokens_ * kLineBytes},
         {value_, memory.value, token_offset_, tokens_ * kLineBytes},
     };
@@ -185,10 +214,10 @@ class Block {
       const auto& mine = projections[i];
       const size_t panel = first - i * lines();
       TileProduct product = mine.weights.make_product(0, panel, last - first);
-      product.rows = memory.rows;
+      product.rows = i == 0 ? memory.asking : memory.rows;
       product.row_tile_stride = query_.matrix->steps() * kTileBytes;
-      product.row_count = rows_of(group);
-      product.row_scale = memory.row_scale;
+      product.row_count = i == 0 ? asking_of(group) : rows_of(group);
+      product.row_scale = i == 0 ? memory.asking_scale : memory.row_scale;
       product.lines = true;
       product.offset = mine.offset;
       product.line_stride = mine.line_stride;
@@ -211,15 +240,16 @@ class Block {
     for (size_t i = begin; i < end; ++i) {
       const size_t image = i / heads_, line = i % heads_ * lines_of_head;
       TileHead head;
-      head.q_step_stride = divide_up(tokens_, kRowsPerTile) * kTileBytes;
+      head.q_step_stride = query_stride();
       head.line_stride = tokens_ * kLineBytes;
       head.q = memory.query + (image * lines() + line) * head.q_step_stride;
       head.k = memory.key + (image * lines() + line) * head.line_stride;
       head.v = memory.value + (image * lines() + line) * head.line_stride;
-      head.queries = head.tokens = tokens_;
+      head.queries = queries_;
+      head.tokens = tokens_;
       head.size = width_ / heads_;
       head.lines = lines_of_head;
-      head.offset = mixed_offset_ + image * tokens_;
+      head.offset = mixed_offset_ + image * queries_;
       const size_t first = first_row(group) + image * tokens_;
       head.added = added_by(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
       if (int8_) {
@@ -239,7 +269,7 @@ class Block {
     rows.type = ElementType::kInt8;
     rows.depth = rows.stride = lines() * kPanelColumns;
     rows.rows = slots_[slot].exact;
-    rows.row_count = rows_of(group);
+    rows.row_count = asking_of(group);
     rows.tiles = slots_[slot].mixed;
     rows.row_tile_stride = out_.matrix->steps() * kTileBytes;
     rows.scale = slots_[slot].mixed_scale;
@@ -251,11 +281,11 @@ class Block {
     TileProduct product = out_.make_product(0, begin, end - begin);
     product.rows = memory.mixed;
     product.row_tile_stride = out_.matrix->steps() * kTileBytes;
-    product.row_count = rows_of(group);
+    product.row_count = asking_of(group);
     product.row_scale = memory.mixed_scale;
     product.offset = row_offset_;
-    const size_t place = first_row(group) * width_ + begin * kPanelColumns;
-    product.addend = x_ + place;
+    const size_t place = first_asking(group) * width_ + begin * kPanelColumns;
+    product.addend = (some_ask() ? y_ : x_) + place;
     product.out = y_ + place;
     if (memory.whole != nullptr) product.out = memory.whole + begin * kPanelColumns;
     kernels_.multiply(product);
@@ -275,10 +305,10 @@ class Block {
 
 }  // namespace
 
-void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t tokens, const float* x,
-                                  const Merging& merging, float* y, const TaskRunner& runner) {
+void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
+                                  const float* x, const Merging& merging, float* y, const TaskRunner& runner) {
   if (images == 0 || tokens == 0 || weights.query.matrix->depth() == 0) return;
-  Block(weights, images, tokens, x, merging, y).run(runner);
+  Block(weights, images, queries, tokens, x, merging, y).run(runner);
 }
 
 void compute_tile_attention(const Kernels& path_kernels, const AttentionShape& shape, const float* q, const float* k,

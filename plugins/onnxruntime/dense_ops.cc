@@ -97,24 +97,33 @@ Kernel make_merge(const NodeInfo& node) {
   };
 }
 
+// For all tokens, or for those of the class token alone.
+template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
   using ops::attention_block::Attribute;
   using ops::attention_block::Input;
   using ops::attention_block::Output;
   const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
-  const auto prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
+  const auto prefix = kClassToken ? 0 : static_cast<size_t>(node.attribute(Attribute::kPrefix));
   const MatrixParts by_column{heads, 1, 0}, by_depth{1, heads, 0};
   return [heads, prefix, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
           value = NodeLinear(node, Input::kWv, by_column),
           out = NodeLinear(node, Input::kWo, by_depth)](const Call& call) {
-    const Merging merging = merging_of<Input, Output>(call, prefix);
+    Merging merging;
+    if constexpr (kClassToken) {
+      if (call.sizes()['T'] == 0) throw ops::OpError("there are no tokens");
+      merging.sizes = call.data<float>(Input::kSizes);
+    } else {
+      merging = merging_of<Input, Output>(call, prefix);
+    }
     compute_attention_block({query.read(call),
                              key.read(call),
                              value.read(call),
                              out.read(call),
                              {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                              heads},
-                            call.sizes()['N'], call.sizes()['T'], call.data<float>(Input::kX), merging,
+                            call.sizes()['N'], kClassToken ? 1 : call.sizes()['T'], call.sizes()['T'],
+                            call.data<float>(Input::kX), merging,
                             call.output<float>(Output::kY, 'U', call.sizes()['T'] - merging.count), call.runner());
   };
 }
@@ -126,7 +135,8 @@ void add_dense_ops(OpList& list) {
   add_op(list, {ops::kDenseMlp, make_dense_mlp});
   add_op(list, {ops::kMlpBlock, make_mlp_block, true});
   add_op(list, {ops::kAttention, make_attention});
-  add_op(list, {ops::kAttentionBlock, make_attention_block, true});
+  add_op(list, {ops::kAttentionBlock, make_attention_block<false>, true});
+  add_op(list, {ops::kClassAttentionBlock, make_attention_block<true>});
   add_op(list, {ops::kMerge, make_merge});
 }
 

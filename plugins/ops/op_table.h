@@ -20,7 +20,6 @@ inline constexpr TypeChoice kSparseMlpChoices[] = {
     {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
 };
-
 namespace sparse_mlp {
 struct Input { enum : size_t { kX, kRouter, kW1, kB1, kW2, kB2, kCapacity, kK, kBpr, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY, kSlot, kWeight }; };
@@ -49,9 +48,7 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace sparse_mlp
 inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
-
 inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
-
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
 struct Output { enum : size_t { kGates }; };
@@ -62,13 +59,11 @@ inline constexpr ValueSpec kInputs[] = {
 inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
 }  // namespace gates
 inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, kGatesChoices};
-
 inline constexpr TypeChoice kRouteChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
 };
-
 namespace route {
 struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
@@ -88,13 +83,11 @@ inline constexpr ValueSpec kOutputs[] = {
 };
 }  // namespace route
 inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, kRouteChoices};
-
 inline constexpr TypeChoice kDispatchChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
 };
-
 namespace dispatch {
 struct Input { enum : size_t { kX, kSrc }; };
 struct Output { enum : size_t { kBuf }; };
@@ -105,7 +98,6 @@ inline constexpr ValueSpec kInputs[] = {
 inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
 }  // namespace dispatch
 inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, kDispatchChoices};
-
 inline constexpr TypeChoice kRouteDispatchChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
@@ -117,7 +109,6 @@ inline constexpr TypeChoice kRouteDispatchChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
     {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
-
 namespace route_dispatch {
 struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
 struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
@@ -135,7 +126,6 @@ inline constexpr ValueSpec kOutputs[] = {
 };
 }  // namespace route_dispatch
 inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, kRouteDispatchChoices};
-
 namespace expert_mlp {
 struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kOut }; };
@@ -156,7 +146,6 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace expert_mlp
 inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kSparseMlpChoices};
-
 inline constexpr TypeChoice kCombineChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
@@ -164,7 +153,6 @@ inline constexpr TypeChoice kCombineChoices[] = {
     {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
-
 namespace combine {
 struct Input { enum : size_t { kOut, kSlot, kWeight }; };
 struct Output { enum : size_t { kY }; };
@@ -176,7 +164,6 @@ inline constexpr ValueSpec kInputs[] = {
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
 inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, kCombineChoices};
-
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
 struct Output { enum : size_t { kY }; };
@@ -189,7 +176,6 @@ inline constexpr ValueSpec kInputs[] = {
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
 inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kSparseMlpChoices};
-
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -207,7 +193,6 @@ struct Attribute { enum : size_t { kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace dense_mlp
 inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kSparseMlpChoices};
-
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
 struct Output { enum : size_t { kY }; };
@@ -225,7 +210,6 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace attention
 inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, kGatesChoices};
-
 namespace attention_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
 struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
@@ -261,7 +245,14 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace attention_block
 inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
-
+namespace class_attention_block {
+using attention_block::Input, attention_block::kInputs;
+struct Output { enum : size_t { kY }; };
+inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
+struct Attribute { enum : size_t { kNumHeads }; };
+inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
+}  // namespace class_attention_block
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, kSparseMlpChoices};
 namespace merge {
 struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
 struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
@@ -284,7 +275,6 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace merge
 inline constexpr OpSpec kMerge{"VmoeMerge", merge::kInputs, merge::kOutputs, merge::kAttributes, kGatesChoices};
-
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -304,7 +294,6 @@ struct Attribute { enum : size_t { kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace mlp_block
 inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kSparseMlpChoices};
-
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
@@ -327,7 +316,6 @@ inline constexpr ValueSpec kOutputs[] = {
 };
 }  // namespace router_block
 inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, kGatesChoices};
-
 namespace expert_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -353,7 +341,6 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace expert_block
 inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, kSparseMlpChoices};
-
 namespace choose_tokens {
 struct Input { enum : size_t { kGates, kCapacity }; };
 struct Output { enum : size_t { kSlot, kSrc }; };
@@ -367,7 +354,6 @@ inline constexpr ValueSpec kOutputs[] = {
 };
 }  // namespace choose_tokens
 inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, kGatesChoices};
-
 namespace soft_router {
 struct Input { enum : size_t { kX, kMu, kScale }; };
 struct Output { enum : size_t { kDispatch, kCombine }; };
@@ -382,7 +368,6 @@ inline constexpr ValueSpec kOutputs[] = {
 };
 }  // namespace soft_router
 inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, kGatesChoices};
-
 namespace soft_dispatch {
 struct Input { enum : size_t { kX, kDispatch }; };
 struct Output { enum : size_t { kBuf }; };
@@ -395,7 +380,6 @@ struct Attribute { enum : size_t { kDispatchBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_dispatch
 inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, kGatesChoices};
-
 namespace soft_combine {
 struct Input { enum : size_t { kOut, kCombine }; };
 struct Output { enum : size_t { kY }; };
@@ -413,6 +397,6 @@ inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, s
 inline constexpr size_t kMaxInputs = 18;
 
 // X(name, Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
+#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(class_attention_block, ClassAttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 
 }  // namespace vmoe::ops

@@ -43,7 +43,7 @@ void Sizes::add(const ValueSpec& value, const Shape& shape) {
 Shape Sizes::shape_of(const ValueSpec& value) const {
   Shape shape;
   for (const char* dim = value.dims; *dim != '\0'; ++dim) {
-    shape.sizes[static_cast<size_t>(shape.rank++)] = sizes_[index_of(*dim)];
+    shape.sizes[static_cast<size_t>(shape.rank++)] = *dim == '1' ? 1 : sizes_[index_of(*dim)];
   }
   return shape;
 }

@@ -27,6 +27,7 @@ class ModelShape:
         router_products: products of all tokens with all experts, or with all slots of a Soft MoE, in a MoE layer.
         router_columns: of each MoE layer, its experts, or the slots of all of them.
         has_map_head: whether attention pools the tokens.
+        reads_class_token: whether the head reads one token alone, so that the last block computes no other that it needn't.
         representation_size, classes: of the head; 0 where it has no such layer.
     """
 
@@ -42,8 +43,15 @@ class ModelShape:
     router_products: int
     router_columns: tuple[int, ...]
     has_map_head: bool
+    reads_class_token: bool
     representation_size: int
     classes: int
+
+    @property
+    def ends_in_class_pairs(self) -> bool:
+        """Whether the last MoE layer computes the pairs of the class tokens alone."""
+        ends_in_pairs = self.num_layers - 1 in self.moe_layers and self.router_products == self.members == 1
+        return self.reads_class_token and ends_in_pairs
 
     @classmethod
     def of(cls, model: Mapping[str, Any], *, features: bool = False) -> ModelShape:
@@ -77,6 +85,7 @@ class ModelShape:
                 router_products=3 if is_soft else 1,  # beside the logits, dispatch and combine
                 router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
+                reads_class_token=model["classifier"] in ("token", "0"),
                 representation_size=model["representation_size"] or 0,
                 classes=0 if features else model["num_classes"] or 0,
             )
@@ -88,8 +97,8 @@ class ModelShape:
 
 def dense_flops(shape: ModelShape) -> int:
     """FLOPs per image of the dense ViT of the same size: every MoE layer an MLP that each token visits once."""
-    mlp = 4 * shape.tokens * shape.width * shape.mlp_dim
-    return _embedding(shape) + shape.num_layers * (_attention(shape) + mlp) + _head(shape)
+    blocks = (_dense_block(shape, layer, shape.tokens, shape.tokens) for layer in range(shape.num_layers))
+    return _embedding(shape) + sum(blocks) + _head(shape)
 
 
 def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> int:
@@ -105,13 +114,12 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0
     moe = zip(expert_rows, shape.router_columns, strict=True)
     members = 1
     for layer in range(shape.num_layers):
-        total += members * _attention(replace(shape, tokens=tokens[layer]))
-        left = tokens[layer + 1]
         if layer not in shape.moe_layers:
-            total += members * 4 * left * shape.width * shape.mlp_dim
+            total += members * _dense_block(shape, layer, tokens[layer], tokens[layer + 1])
             continue
+        total += members * _attention(shape, tokens[layer], tokens[layer])
         members, (rows, columns) = shape.members, next(moe)
-        total += 2 * shape.router_products * members * left * shape.width * columns
+        total += 2 * shape.router_products * members * tokens[layer + 1] * shape.width * columns
         total += 4 * rows * shape.width * shape.expert_mlp_dim
     return round(total)
 
@@ -147,20 +155,29 @@ def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) 
         return [groups * experts * rules.slots_per_expert for experts in rules.experts]
     assert profile is not None
     rows = [groups * experts * slots for experts, slots in zip(rules.experts, profile.slots, strict=True)]
-    if not profile.merge:
-        return rows
-    left = [tokens_of_blocks(shape, profile.merge)[layer + 1] for layer in shape.moe_layers]
-    choices = [profile.k or experts for experts in rules.experts]
-    return [min(count, tokens * each) for count, tokens, each in zip(rows, left, choices, strict=True)]
+    if profile.merge:
+        left = [tokens_of_blocks(shape, profile.merge)[layer + 1] for layer in shape.moe_layers]
+        choices = [profile.k or experts for experts in rules.experts]
+        rows = [min(count, tokens * each) for count, tokens, each in zip(rows, left, choices, strict=True)]
+    return [*rows[:-1], float(profile.k or rules.experts[-1])] if shape.ends_in_class_pairs else rows
 
 
 def _embedding(shape: ModelShape) -> int:
     return 2 * shape.patches * shape.patch_values * shape.width
 
 
-def _attention(shape: ModelShape) -> int:
-    tokens, width = shape.tokens, shape.width
-    return 8 * tokens * width**2 + 4 * tokens**2 * width
+def _dense_block(shape: ModelShape, layer: int, tokens: int, left: int) -> int:
+    """Of so many tokens, and those that merging leaves of them."""
+    if shape.reads_class_token and layer == shape.num_layers - 1:
+        left, queries = 1, 1
+    else:
+        queries = tokens
+    return _attention(shape, queries, tokens) + 4 * left * shape.width * shape.mlp_dim
+
+
+def _attention(shape: ModelShape, queries: int, tokens: int) -> int:
+    width = shape.width
+    return 4 * (tokens + queries) * width**2 + 4 * queries * tokens * width
 
 
 def _head(shape: ModelShape) -> int:

@@ -174,7 +174,7 @@ class Layers {
     float* y = give("an attention block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);  // it works in place
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},
-                                  shape_.groups, shape_.tokens, y, y, runner_);
+                                  shape_.groups, shape_.tokens, shape_.tokens, y, y, runner_);
   }
 
   // The halves of an encoder block with an MLP, dense and sparse, each in place.

@@ -56,8 +56,8 @@ CONFIGS = list({(case.model, case.group, case.bfloat16): case for case in CASES}
 
 # Of what is on the list of TensorRT 10.1's ONNX parser for float32, float16, bfloat16, int32 and int64.
 PARSED = {
-    "Add", "Cast", "Concat", "Div", "Expand", "Gather", "Gelu", "LayerNormalization", "MatMul", "Mul", "ReduceMean",
-    "Reshape", "Shape", "Slice", "Softmax", "Sub", "Tanh", "Transpose",
+    "Add", "Cast", "Concat", "Constant", "Div", "Expand", "Gather", "Gelu", "LayerNormalization", "MatMul", "Mul",
+    "ReduceMean", "Reshape", "Shape", "Slice", "Softmax", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
 PLUGINS = {"VmoeGates": 2, "VmoeRouteDispatch": 2, "VmoeCombine": 3}
 """The plugins of a graph, and how many inputs each has."""

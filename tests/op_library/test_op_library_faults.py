@@ -164,7 +164,9 @@ def setting_faults() -> Iterator[Fault]:
         for value in (1.0, "1", [1]):
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
-    for op in ("VmoeAttention", "VmoeAttentionBlock"):
+    no_tokens = {"x": np.zeros((2, 0, 6), np.float32)}
+    yield Fault("VmoeClassAttentionBlock", "no tokens", ("there are no tokens",), no_tokens)
+    for op in ("VmoeAttention", "VmoeAttentionBlock", "VmoeClassAttentionBlock"):
         for value in (0, -1, 2**40, 4):
             yield Fault(op, f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
     for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeDenseMlp", "VmoeMlpBlock", "VmoeExpertBlock"):

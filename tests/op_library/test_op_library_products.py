@@ -16,7 +16,7 @@ import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from op_models import given_inputs, node_call, runner, settings
 
-from vmoe_export.ops.table import OPS, ElementType
+from vmoe_export.ops.table import ELEMENT_TYPES, OPS, ElementType
 from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
@@ -30,6 +30,7 @@ TOKENS = 8  # of an image: a power of two, so that their mean is exact
 SIZES = ((1, 64, 0), (4, 128, 64), (33, 70, 0), (64, 192, 64), (100, 768, 0), (200, 1536, 768))
 """Width, hidden features, and chunk of them in int8."""
 SMALLEST = np.float32(1e-45)
+ATTENTION_BLOCKS = ("VmoeAttentionBlock", "VmoeClassAttentionBlock")
 APPROXIMATE_GELU = ("avx2", "avx2_vnni")
 """Paths whose GELU is off by a few units in the last place, which may decide where a hidden value is rounded to."""
 
@@ -57,6 +58,24 @@ def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: st
         assert np.isfinite(expected).all(), layer.op
         assert np.ptp(expected) > 0, layer.op
         assert_same_bits(found, expected, layer, path)
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
+def test_the_class_token_has_the_bits_that_it_has_among_all_tokens(weights: ElementType, path: str) -> None:
+    rng = np.random.default_rng(4)
+    layers = []
+    for images, tokens, width, heads in ((1, 1, 64, 4), (7, 17, 70, 7), (9, 50, 96, 3), (5, 197, 128, 2)):
+        inputs = {"x": normal(rng, images, tokens, width), "ln_scale": normal(rng, width), "ln_bias": normal(rng, width)}
+        for name in "qkvo":
+            inputs |= matrix(rng, weights, f"w{name}", (), width, width) | {f"b{name}": normal(rng, width)}
+        if weights == "float":
+            inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
+        layers += [Layer(op, inputs, {"num_heads": heads}) for op in ATTENTION_BLOCKS]
+    found = library_outputs(layers, path)
+    for every, alone in zip(found[::2], found[1::2], strict=True):
+        assert np.isfinite(every).all()
+        np.testing.assert_array_equal(alone.view(np.int32), every[:, :1].view(np.int32))
 
 
 @EVERY_PATH
@@ -130,7 +149,7 @@ def made_layers(rng: np.random.Generator, weights: ElementType, width: int, hidd
         Layer("VmoeSparseMlp", layer, attributes, hidden),
         Layer("VmoeMlpBlock", {"x": base, **norm, **unbiased}, attributes, hidden),
         Layer("VmoeExpertBlock", {"x": base, **norm, **routes, **unbiased_experts}, attributes, hidden),
-        Layer("VmoeAttentionBlock", {"x": x, **norm, **attention}, {"num_heads": heads}),
+        *(Layer(op, {"x": x, **norm, **attention}, {"num_heads": heads}) for op in ATTENTION_BLOCKS),
     ]
 
 
@@ -212,7 +231,7 @@ def assert_same_bits(found: np.ndarray, expected: np.ndarray, layer: Layer, path
     size = np.abs(expected).max(axis=-1, keepdims=True)
     if layer.hidden and path in APPROXIMATE_GELU:
         assert (np.abs(found - expected) <= 2**-6 * size).all(), what
-    elif layer.op == "VmoeAttentionBlock":  # what it mixes is off by little, which a scale of int8 hands on
+    elif layer.op in ATTENTION_BLOCKS:  # what it mixes is off by little, which a scale of int8 hands on
         assert (np.abs(found - expected) <= 4e-6 * size).all(), what
     else:
         np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=what)

@@ -125,8 +125,9 @@ def test_bfloat16_attention_is_the_reference(heads: int, size: int, name: str) -
 
 @EVERY_RUNNER
 @EVERY_WEIGHT
+@pytest.mark.parametrize("op_name", ["VmoeAttentionBlock", "VmoeClassAttentionBlock"])
 @pytest.mark.parametrize("seed", range(3))
-def test_an_attention_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
+def test_an_attention_block_is_the_reference(seed: int, op_name: str, weights: ElementType, name: str) -> None:
     rng = np.random.default_rng(seed)
     width, heads = ((24, 3), (20, 1), (64, 4))[seed]
     x = _normal(rng, 2, 7 + seed, width)
@@ -134,7 +135,7 @@ def test_an_attention_block_is_the_reference(seed: int, weights: ElementType, na
     matrices, scales = _weights(projections, weights)
     biases = [_normal(rng, width) * np.float32(0.1) for _ in range(4)]
     pairs = [array for pair in zip(matrices, biases, strict=True) for array in pair]
-    _check_block(name, "VmoeAttentionBlock", weights, [x, *_norm(rng, width), *pairs, *scales], num_heads=heads)
+    _check_block(name, op_name, weights, [x, *_norm(rng, width), *pairs, *scales], num_heads=heads)
 
 
 @EVERY_RUNNER

@@ -63,7 +63,7 @@ def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | Non
     """The inputs, and None for optional ones that were left out: those of merging, or at the end."""
     left = list(inputs)
     merges = len(left) > len([value for value in op.inputs if not _merges(value)]) or any(
-        array is not None and array.dtype == np.int64 and op.name == "VmoeAttentionBlock" for array in left
+        array is not None and array.dtype == np.int64 and op.name.endswith("AttentionBlock") for array in left
     )
     return [None if _merges(value) and not merges else left.pop(0) if left else None for value in op.inputs]
 

@@ -210,6 +210,11 @@ def merge_tokens(
 merge = merge_tokens
 
 
+def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
+    """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], what `attention_block` gives of the first tokens."""
+    return attention_block(*inputs, **attributes)[:, :1]
+
+
 def mlp_block(
     x: Array,
     ln_scale: Array,

@@ -72,7 +72,9 @@ class Planted:
             images = validation_images(self.model, self.plan.grouping.batch_multiple, 2)
             profiles = self.plan.profiles[:1]
             config = self.model.config
-            x = self.rng.standard_normal((len(images), config.num_tokens, config.hidden_size), np.float32)
+            before = self.model.parts[self.model.parts.index(part) - 1]
+            tokens = 1 if before in self.model.class_token_parts else config.num_tokens
+            x = self.rng.standard_normal((len(images), tokens, config.hidden_size), np.float32)
             reference = ReferenceModel(self.model, stored_weights(weights, self.spans))
             stream = Stream(x)
             if self.model.merges:

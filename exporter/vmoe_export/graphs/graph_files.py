@@ -91,8 +91,7 @@ def write_graphs(
             settings.pop(MERGE, None)
         nodes = kind(model, weights, list(settings))
         graph = _graph(model, grouping, nodes, settings)
-        if MERGE not in settings:
-            _name_block_shapes(graph, nodes, model, grouping)
+        _name_block_shapes(graph, nodes, model, grouping, merges=MERGE in settings)
         how = f"Inputs {', '.join(settings)} choose the routing and " if settings else ""
         functions = []
         if file == CANONICAL_GRAPH:
@@ -212,20 +211,32 @@ def _groups(model: ExportedModel, grouping: Grouping) -> str:
     return BATCH_DIM if grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
-def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, model: ExportedModel, grouping: Grouping) -> None:
-    """Declares the shapes around encoder blocks: a runtime that knows that they are the same size computes in place."""
+def _name_block_shapes(
+    graph: onnx.GraphProto, nodes: ModelNodes, model: ExportedModel, grouping: Grouping, *, merges: bool
+) -> None:
+    """Declares the shapes around encoder blocks: a runtime that knows them computes in place, and fuses the head."""
     config = model.config
-    expert_shape = (_groups(model, grouping), grouping.tokens, config.hidden_size)
     known = {value.name for value in (*graph.input, *graph.output)}
-    rows = BATCH_DIM
-    for op, *values in nodes.blocks:
+    rows, groups = BATCH_DIM, _groups(model, grouping)
+    tokens: int | str = config.num_tokens
+    group_tokens: int | str = grouping.tokens
+
+    def declare(name: str, *shape: int | str) -> None:
+        if name not in known:
+            known.add(name)
+            graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (*shape, config.hidden_size)))
+
+    for number, (op, is_class_token, before, after) in enumerate(nodes.blocks):
         if op == "VmoeExpertBlock" and config.ensemble_size > 1:
             rows = MEMBER_DIM  # from the first one on, each image is there once for each member
-        shape = expert_shape if op == "VmoeExpertBlock" else (rows, config.num_tokens, config.hidden_size)
-        for name in values:
-            if name not in known:
-                known.add(name)
-                graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        if is_class_token:
+            tokens = 1
+        in_groups = op == "VmoeExpertBlock" and not is_class_token
+        declare(before, *((groups, group_tokens) if in_groups else (rows, tokens)))
+        if op == "VmoeAttentionBlock" and merges:
+            tokens = f"tokens_{number}"
+            group_tokens = tokens if groups == BATCH_DIM else f"group_{tokens}"
+        declare(after, *((groups, group_tokens) if in_groups else (rows, tokens)))
 
 
 def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> onnx.ModelProto:

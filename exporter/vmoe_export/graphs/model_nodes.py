@@ -8,35 +8,29 @@ ONNX, and `TensorRtNodes` as what TensorRT fuses best.
 from __future__ import annotations
 
 import math
-import posixpath
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from vmoe_export.bundle.weights_file import Span, external_tensor
+from vmoe_export.bundle.weights_file import Span
+from vmoe_export.graphs.class_dispatch import class_dispatch
+from vmoe_export.graphs.graph_writer import GraphWriter
 from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
-from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, OPS, PLUGIN_ATTRIBUTES
-from vmoe_export.precision import PRECISIONS, STORED_BYTES, hidden_chunk, weight_type
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
+from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 from vmoe_runtime.profiles import MERGE
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
-_BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
-
-class ModelNodes:
-    """The nodes of a model in the order of their computation, and the tensors that they take.
-
-    A node is named after the layer of the official tree that it belongs to and its op, such as
-    `encoderblock_0/SelfAttention/query/MatMul`, and what it computes after its op and number; weights go by their official
-    names, and slots by `<block>/slot`.
+class ModelNodes(GraphWriter):
+    """The nodes of a model; slots of a MoE layer go by `<block>/slot`.
 
     Args:
         model: says what to compute.
@@ -44,111 +38,25 @@ class ModelNodes:
         settings: the names of the graph's inputs for the settings of the routing kind.
 
     Attributes:
-        nodes: sorted by their inputs.
         functions: the bodies of all ops, written for the model, by op.
-        blocks: the op, the input and the output of each part of an encoder block that has a residual.
         cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are
             merged their sizes and where each has gone.
         outputs: the model's output, then the outputs of each MoE layer.
     """
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
-        self._model, self._config = model, model.config
-        self._weights, self._settings = weights, settings
-        self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
-        self._taken: Counter[str] = Counter()
-        self._place = "embedding"
-        self._merging: list[str] = []
+        super().__init__(weights)
+        self._model, self._config, self._settings = model, model.config, settings
+        self._merging: list[str] = []  # sizes of the tokens, and where each has gone
+        self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
         bodies = model_bodies(model, policies="pool" in settings, merging=MERGE in settings)
         self.functions = {body.name: body for body in bodies}
-        self.nodes: list[onnx.NodeProto] = []
-        self.blocks: list[tuple[str, str, str]] = []
         self.cuts: list[tuple[str, ...]] = []
         self.outputs = list(self._forward())
-
-    def initializers(self) -> list[onnx.TensorProto]:
-        """The weights, parts of weights and constants that the nodes take."""
-        used = {name for node in self.nodes for name in node.input}
-        return [tensor for name, tensor in self._tensors.items() if name in used]
 
     def _layer_outputs(self) -> Sequence[str]:
         """Names of the outputs of each MoE layer, without that of merging."""
         return [name for name in self._model.layer_outputs if name != TOKEN_OUTPUT]
-
-    def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
-        """Writes an op of the table in the way of this graph; returns its outputs, with a name for each that is ""."""
-        named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
-        return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
-
-    def _expand(
-        self, body: onnx.FunctionProto, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]
-    ) -> list[str]:
-        """Writes the body of a function in place of a node that calls it."""
-        names = dict(zip(body.input, inputs, strict=True))
-        names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
-        for inner in body.node:
-            node = onnx.NodeProto()
-            node.CopyFrom(inner)
-            for attribute in node.attribute:
-                if attribute.ref_attr_name:
-                    attribute.CopyFrom(helper.make_attribute(attribute.name, attributes[attribute.ref_attr_name]))
-            node.input[:] = [names[name] for name in inner.input]
-            node.output[:] = [names.get(name, "") for name in inner.output]
-            if node.domain == DOMAIN:
-                given = {attribute.name: attribute.i for attribute in node.attribute}
-                made = self._op(node.op_type, node.input, node.output, given)
-            else:
-                made = self._append(node)
-            names.update(zip(inner.output, made, strict=True))
-        return [names[name] for name in body.output]
-
-    def _append(self, node: onnx.NodeProto) -> list[str]:
-        """Adds a node, with a name for it and for each of its outputs that has none; returns its outputs."""
-        name = f"{self._place_of(node.input)}/{node.op_type}"
-        node.name = f"{name}_{self._taken[name]}" if self._taken[name] else name
-        self._taken[name] += 1
-        number = f"{node.op_type}_{len(self.nodes)}"
-        node.output[:] = [given or (f"{number}_{index}" if index else number) for index, given in enumerate(node.output)]
-        self.nodes.append(node)
-        return list(node.output)
-
-    def _place_of(self, inputs: Sequence[str]) -> str:
-        """The layer of the official tree whose weights are among the inputs; the current one where there are none."""
-        layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
-        # A block is named after what follows its layer norm.
-        layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
-        return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
-
-    def _op(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
-        assert attributes.keys() == OPS[op].attributes.keys()
-        outer, self._place = self._place, self._place_of(inputs)
-        written = self._write(op, inputs, outputs, attributes)
-        self._place = outer
-        if op in _BLOCKS:
-            self.blocks.append((op, inputs[0], written[0]))
-        return written
-
-    def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
-        """Writes an op of the table; returns its first output."""
-        return self._op(op, inputs, outputs or [""] * len(OPS[op].outputs), attributes)[0]
-
-    def _add(self, op: str, *inputs: str, outputs: Sequence[str] = ("",), **attributes: Any) -> str:
-        """Adds a node of ONNX; returns its first output."""
-        return self._append(helper.make_node(op, inputs, outputs, **attributes))[0]
-
-    def _constant(self, name: str, values: Any, dtype: Any) -> str:
-        array = np.asarray(values, dtype)
-        tensor = self._tensors.setdefault(name, numpy_helper.from_array(array, name))
-        assert np.array_equal(numpy_helper.to_array(tensor), array)
-        return name
-
-    def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
-        """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
-        span = self._weights[whole]
-        length = STORED_BYTES[span.dtype] * math.prod(dims)
-        part = Span(span.offset + number * length, length, dims, span.dtype)
-        self._tensors[name] = external_tensor(name, part)
-        return name
 
     def _forward(self) -> Iterator[str]:
         config, moe, members = self._config, self._config.moe, self._config.ensemble_size
@@ -162,7 +70,7 @@ class ModelNodes:
             block, self._place = f"Encoder/encoderblock_{i}", f"encoderblock_{i}"
             is_sparse = bool(moe and i in moe.layers)
             token = f"encoderblock_{i}/{TOKEN_OUTPUT}" if is_sparse else ""
-            x = self._cut(self._attention_block(f"{block}/LayerNorm_0", f"{block}/SelfAttention", x, token))
+            x = self._cut(self._attention_block(block, x, token))
             if moe and is_sparse:
                 names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
                 routes += [*names, *([token] if self._merging else ())]
@@ -174,6 +82,8 @@ class ModelNodes:
             else:
                 weights, chunk = self._mlp(f"{block}/Mlp")
                 x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
+            if f"{block}/Moe" in self._class_parts and not self._is_class_token:
+                x = self._first_token(x, keepdims=True)
             x = self._cut(x)
         self._place = "head"
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
@@ -212,8 +122,8 @@ class ModelNodes:
     def _reshape(self, x: str, *shape: int) -> str:
         return self._add("Reshape", x, self._integers(*shape))
 
-    def _first_token(self, x: str) -> str:
-        return self._add("Gather", x, self._constant("first", 0, np.int64), axis=1)
+    def _first_token(self, x: str, *, keepdims: bool = False) -> str:
+        return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
 
     def _layer(self, path: str) -> tuple[str, str]:
         return f"{path}/kernel", f"{path}/bias"
@@ -242,8 +152,7 @@ class ModelNodes:
 
     def _repeated(self, tensor: str) -> str:
         """A parameter [1,1,D] once for each image: [N,1,D]."""
-        batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
-        shape = self._add("Concat", batch, self._integers(1, 1), axis=0)
+        shape = self._add("Concat", self._add("Shape", IMAGE_INPUT, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
     def _embed(self) -> str:
@@ -266,25 +175,30 @@ class ModelNodes:
             x = self._add("Add", x, POSITION_EMBEDDING)
         return x
 
-    def _attention_block(self, norm: str, path: str, x: str, token: str) -> str:
-        """Self-attention with its layer norm and residual, x[N,T,D]; where tokens are merged with them, as `token`."""
-        heads = self._config.num_heads
+    def _attention_block(self, block: str, x: str, token: str) -> str:
+        """Self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] where no other token matters.
+
+        Where tokens are merged it ends with that, and `token` says where they have gone.
+        """
+        norm, path, heads = f"{block}/LayerNorm_0", f"{block}/SelfAttention", self._config.num_heads
+        self._is_class_token = class_token = path in self._class_parts
         merged = {"num_heads": heads, "prefix": self._config.prefix_tokens}
         if self._config.attention_qk_norm:
             normed = self._layer_norm(norm, x)
-            mixed, keys = self._attention(path, normed, normed)
+            x, asking = (self._first_token(each, keepdims=True) if class_token else each for each in (x, normed))
+            mixed, keys = self._attention(path, asking, normed)
             y = self._add("Add", x, mixed)
-            if self._merging:
+            if self._merging and not class_token:
                 y, *self._merging = self._op("VmoeMerge", [y, keys, *self._merging, MERGE], ["", "", token], merged)
             return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
         scales = self._scales(*layers)
         merging = (*self._merging, MERGE) if self._merging else ("",) * 3 * bool(scales)
-        outputs = ["", "", token] if self._merging else [""]
-        y, *self._merging = self._op(
-            "VmoeAttentionBlock", [x, *self._norm(norm), *weights, *merging, *scales], outputs, merged
-        )
+        inputs = [x, *self._norm(norm), *weights, *merging, *scales]
+        if class_token:
+            return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
+        y, *self._merging = self._op("VmoeAttentionBlock", inputs, ["", "", token] if self._merging else [""], merged)
         return y
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
@@ -315,7 +229,7 @@ class ModelNodes:
     def _moe_block(
         self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str], *, parts_members: bool
     ) -> str:
-        """A MoE layer with its layer norm and residual: x[N,T,D], and `outputs` by their names.
+        """A MoE layer with its layer norm and residual, x[N,T,D] or the class tokens, and `outputs` by their names.
 
         Of an ensemble x is [N,M,T,D], which `parts_members` makes of [N * M,T,D].
         """
@@ -335,9 +249,9 @@ class ModelNodes:
         y = routed(block, moe, x, capacity, outputs)
         if members > 1:
             y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
-        if self._merging and group != tokens:
+        if self._merging and group != tokens and not self._is_class_token:
             return self._add("Reshape", y, self._add("Shape", images))
-        if members > 1 or group != tokens:
+        if members > 1 or (group != tokens and not self._is_class_token):
             y = self._reshape(y, -1, tokens, width)
         return y
 
@@ -359,9 +273,8 @@ class ModelNodes:
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
             routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], routes, {})
-        y = self._expert_block(block, moe, x, routes[:3])
         self._kept(slot, kept)
-        return y
+        return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
     def _experts_choice(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
         """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
@@ -370,9 +283,8 @@ class ModelNodes:
         scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
         self._add("Softmax", scores, outputs=[gates], axis=-1)
         slot, src = self._op("VmoeChooseTokens", [gates, capacity], ["", ""], {})
-        y = self._expert_block(block, moe, x, (slot, gates, src))
         self._kept(slot, kept)
-        return y
+        return self._expert_block(block, moe, x, (slot, gates, src), kept)
 
     def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
         """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
@@ -386,10 +298,28 @@ class ModelNodes:
         out = self._vmoe("VmoeExpertMlp", mixtures, *weights, dispatch_bf16=0, hidden_chunk=chunk)
         return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
 
-    def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str]) -> str:
+    def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
+        """Dispatch, experts and combine; `kept`, and `expert` unless experts choose, say where the class tokens went."""
+        if f"{block}/Moe" in self._class_parts and self._config.ensemble_size == 1:
+            self._is_class_token = True
+            body = class_dispatch(moe.experts[-1], self._tokens_of_image(), experts_choose=len(kept) == 1)
+            x, *routes = self._expand(body, [x, routes[1], *kept], [""] * 4, {})
         weights, chunk = self._mlp(f"{block}/Moe/Mlp")
         norm, bf16 = self._norm(f"{block}/LayerNorm_1"), int(moe.dispatch_bf16)
         return self._vmoe("VmoeExpertBlock", x, *norm, *routes, *weights, dispatch_bf16=bf16, hidden_chunk=chunk)
+
+    def _tokens_of_image(self) -> str:
+        """Lines for `tokens`, those of an image that is a part of its group, by which that is cut; none where it is all."""
+        group, own = self._model.group_tokens, self._config.num_tokens
+        if group == own:
+            return ""
+        if not self._merging:
+            return f"tokens = Constant <value_ints = [{own}]> ()"
+        return f"""
+        group_images = Constant <value_ints = [{group // own}]> ()
+        group_tokens = Shape <start = 1, end = 2> (x)
+        tokens = Div (group_tokens, group_images)
+        """
 
     def _kept(self, slot: str, kept: str) -> None:
         self._add("GreaterOrEqual", slot, self._constant("no_slot_below", 0, np.int32), outputs=[kept])

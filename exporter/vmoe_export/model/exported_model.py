@@ -47,3 +47,11 @@ class ExportedModel:
         second = ["Moe" if moe and i in moe.layers else "Mlp" for i in range(self.config.num_layers)]
         blocks = [f"encoderblock_{i}/{name}" for i, last in enumerate(second) for name in ("SelfAttention", last)]
         return ("embedding", *blocks, "head")
+
+    @property
+    def class_token_parts(self) -> tuple[str, ...]:
+        """Those of `parts` that give the class token of an image alone, as nothing behind them reads another."""
+        if self.config.classifier not in ("token", "0"):
+            return ()
+        attention, last = self.parts[-3:-1]
+        return (last,) if last.endswith("/Moe") else (attention, last)

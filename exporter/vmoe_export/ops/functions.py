@@ -30,7 +30,7 @@ def function_bodies(
     """The ONNX function of each op of the table, written for one model.
 
     Args:
-        dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeAttentionBlock and VmoeMlpBlock.
+        dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
         experts: the type W of the experts: of VmoeSparseMlp, VmoeExpertMlp and VmoeExpertBlock.
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
         dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says, but for those of Soft MoE.
@@ -63,7 +63,8 @@ def function_bodies(
         "VmoeLinear": layer_bodies.linear(dense),
         "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks),
         "VmoeAttention": layer_bodies.attention(attention_bf16, merging),
-        "VmoeAttentionBlock": layer_bodies.attention_block(dense, merging),
+        "VmoeAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=False),
+        "VmoeClassAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=True),
         "VmoeMerge": merging_body.merge(prefix),
         "VmoeMlpBlock": layer_bodies.mlp_block(dense),
         "VmoeRouterBlock": layer_bodies.router_block(policies),

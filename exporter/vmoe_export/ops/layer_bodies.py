@@ -108,25 +108,30 @@ def sparse_mlp(weights: ElementType, policies: bool) -> str:
     )
 
 
-def attention_block(weights: ElementType, merging: bool) -> str:
-    """VmoeAttentionBlock; attention is bfloat16 where weights are shorter than float32.
+def attention_block(weights: ElementType, merging: bool, class_token: bool) -> str:
+    """VmoeAttentionBlock, or VmoeClassAttentionBlock; attention is bfloat16 where weights are shorter than float32.
 
-    With `merging` it ends in VmoeMerge.
+    With `merging` keys have sizes, and the former ends in VmoeMerge.
     """
     bf16 = int(weights != "float")
-    end = "y = Add (x, o)"
-    if merging:
+    x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
+    first = "first = Constant <value_ints = [0]> ()\n" + "\n".join(
+        f"{name}_first = Gather <axis = 1> ({name}, first)" for name in ("x", "normed")
+    )
+    end = f"y = Add ({x}, o)"
+    if merging and not class_token:
         end = """
         whole = Add (x, o)
         y, merged_sizes, merged_token =
             vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, k, MERGING)
         """.replace("MERGING", ", ".join(MERGING_INPUTS))
     return _body(
-        "VmoeAttentionBlock",
+        "VmoeClassAttentionBlock" if class_token else "VmoeAttentionBlock",
         weights,
         f"""
         {_LAYER_NORM}
-        {_linear_node("normed", "q", weights)}
+        {first if class_token else ""}
+        {_linear_node(asking, "q", weights)}
         {_linear_node("normed", "k", weights)}
         {_linear_node("normed", "v", weights)}
         mixed = vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> (q, k, v{", sizes" if merging else ""})

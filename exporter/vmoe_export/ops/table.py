@@ -10,8 +10,9 @@ self-attention), P outputs, O tokens of an image before any was merged and U tho
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
 router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
 are the blocks of an encoder, each with the LayerNormalization before it (with `LAYER_NORM_EPSILON`): VmoeAttentionBlock,
-VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeMerge makes one
-token of each of the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it.
+VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeClassAttentionBlock
+is VmoeAttentionBlock for the first token of each image alone, which asks all tokens. VmoeMerge makes one token of each of
+the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
@@ -172,6 +173,13 @@ _MERGED = (_f("y", "N", "U", "D"), _f("merged_sizes", "N", "U"), Value("merged_t
 _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
+_ATTENTION_BLOCK = (
+    _f("x", "N", "T", "D"),
+    *_NORM,
+    *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
+    *map(_left_out, _MERGING),
+    *(_scale(weight) for weight in _PROJECTIONS),
+)
 
 OPS: Mapping[str, Op] = {
     op.name: op
@@ -217,16 +225,11 @@ OPS: Mapping[str, Op] = {
         ),
         Op(
             "VmoeAttentionBlock",
-            (
-                _f("x", "N", "T", "D"),
-                *_NORM,
-                *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
-                *map(_left_out, _MERGING),
-                *(_scale(weight) for weight in _PROJECTIONS),
-            ),
+            _ATTENTION_BLOCK,
             (_MERGED[0], *map(_left_out, _MERGED[1:])),
             {"num_heads": 1, "prefix": 0},
         ),
+        Op("VmoeClassAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "1", "D"),), {"num_heads": 1}),
         Op(
             "VmoeMerge",
             (_f("x", "N", "T", "D"), _f("k", "N", "T", "D"), *_MERGING),

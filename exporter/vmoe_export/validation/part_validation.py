@@ -138,7 +138,7 @@ class PartValidation:
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
             expected = Run.of(self._model.layer_outputs, [self._images, *step.routes], watch.profile)
             for pairs in differences(expected, self._run_of(watch, self._images, routes, layer)).pairs:
-                same = self._tokens_alike(pairs, found.x.shape[1])
+                same = self._tokens_alike(pairs, step.before.x.shape[1])[:, : found.x.shape[1]]
                 watch.agreement = min(watch.agreement, float(pairs.mean()))
         self._judge(watch, part, step, found, same)
 
@@ -149,7 +149,8 @@ class PartValidation:
         return by_token.swapaxes(1, 2).reshape(-1, tokens)
 
     def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None) -> None:
-        relative = step.distance(found, same) if same is None or same.any() else np.inf
+        # Where no class token is routed alike, the share of pairs judges alone.
+        relative = step.distance(found, same) if same is None or same.any() else 0.0
         apart = np.abs(found.x - step.as_merged(found).x)
         largest = float((apart if same is None else apart[same]).max(initial=0))
         if not relative <= watch.worst[0]:

@@ -86,7 +86,8 @@ class ReferenceModel:
 
         Args:
             part: its name.
-            stream: what the part before it gave; for the first the images.
+            stream: what the part before it gave, of one token where that is one of `model.class_token_parts`; for the first
+                the images.
             settings: of a MoE layer: how many images are routed by which profile, in their order.
 
         Returns:
@@ -95,15 +96,18 @@ class ReferenceModel:
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
+        is_class_token = part in self.model.class_token_parts
         self._read.clear()
         try:
             if what == "Moe":
                 y, routes = self._moe_layer(block, x, settings)
+                y = y[:, :1] if is_class_token else y
                 return replace(stream, x=y), self._with_tokens(routes, stream, settings)
             compute = {"embedding": self._embed, "head": self._head, "SelfAttention": self._self_attention}
             rows = range(0, len(x), ROWS_AT_ONCE * self._config.ensemble_size)
             step = partial(compute.get(what, self._mlp_layer), block)
-            return Stream.joined([step(stream.of_images(slice(start, start + rows.step))) for start in rows]), []
+            whole = Stream.joined([step(stream.of_images(slice(start, start + rows.step))) for start in rows])
+            return replace(whole, x=whole.x[:, :1], keys=None) if is_class_token else whole, []
         finally:
             self._read.clear()  # only one part of the model is in memory
 

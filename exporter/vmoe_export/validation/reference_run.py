@@ -39,6 +39,7 @@ class Step:
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
         before = np.repeat(before, len(whole) // len(before), axis=0)  # a member of an ensemble has its image's
+        before = before[:, : whole.shape[1]]  # of the last block the class token
         added = whole - before if before.shape == whole.shape else whole
         expected = self.as_merged(found).x
         size = np.linalg.norm(added[rows]) + _EPSILON * np.linalg.norm(whole[rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,8 @@ class Assessment:
         """
         logits, routing = self._point.logits_and_routing(batch)
         right = 0 if labels is None else count_right(logits, labels)
-        more = len(batch), 1, right, *count_pairs(routing.values()), experts_used(routing), *expert_rows(routing)
+        pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self._point.engine.manifest))
+        more = len(batch), 1, right, *pairs, experts_used(computed), *expert_rows(computed)
         for observe in self._observers:
             observe(logits, routing, labels)
         self._labelled = labels is not None
@@ -127,6 +128,20 @@ def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
 def count_right(logits: Array, labels: Array) -> int:
     """How many rows of logits [N, classes] are largest at their label [N]."""
     return int(np.count_nonzero(logits.argmax(axis=1) == labels))
+
+
+def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> dict[str, Routing]:
+    """The routing as far as experts work on it: of the last layer perhaps the class tokens alone."""
+    layers = dict(routing)
+    if shape is None or not shape.ends_in_class_pairs:
+        return layers
+    name, last = layers.popitem()
+    assert last.kept is not None
+    rows = slice(None, None, shape.tokens)
+    kept, expert = (
+        each if each is None else each.reshape(1, -1, each.shape[2])[:, rows] for each in (last.kept, last.expert)
+    )
+    return {**layers, name: replace(last, kept=kept, expert=expert)}
 
 
 def expert_rows(routing: Mapping[str, Routing]) -> list[int]:

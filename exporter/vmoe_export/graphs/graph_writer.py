@@ -1,0 +1,124 @@
+"""How a graph is written: nodes with their names, and the tensors that they take."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from vmoe_export.bundle.weights_file import Span, external_tensor
+from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES
+from vmoe_export.precision import STORED_BYTES
+
+_BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
+
+
+class GraphWriter:
+    """Nodes in the order of their computation, and the tensors that they take.
+
+    A node is named after the layer of the official tree that it belongs to and its op, such as
+    `encoderblock_0/SelfAttention/query/MatMul`, and what it computes after its op and number; weights go by their official
+    names.
+
+    Args:
+        weights: where each parameter lies in the weights file.
+
+    Attributes:
+        nodes: sorted by their inputs.
+        blocks: of each part of an encoder block that has a residual: op, whether it has class tokens alone, input, output.
+    """
+
+    def __init__(self, weights: Mapping[str, Span]) -> None:
+        self._weights = weights
+        self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
+        self._taken: Counter[str] = Counter()
+        self._place = "embedding"
+        self._is_class_token = False  # the residual stream has come down to it: x[N,1,D]
+        self.nodes: list[onnx.NodeProto] = []
+        self.blocks: list[tuple[str, bool, str, str]] = []
+
+    def initializers(self) -> list[onnx.TensorProto]:
+        """The weights, parts of weights and constants that the nodes take."""
+        used = {name for node in self.nodes for name in node.input}
+        return [tensor for name, tensor in self._tensors.items() if name in used]
+
+    def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        """Writes an op of the table in the way of this graph; returns its outputs, with a name for each that is ""."""
+        named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
+        return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
+
+    def _expand(
+        self, body: onnx.FunctionProto, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]
+    ) -> list[str]:
+        """Writes the body of a function in place of a node that calls it."""
+        names = dict(zip(body.input, inputs, strict=True))
+        names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
+        for inner in body.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(inner)
+            for attribute in node.attribute:
+                if attribute.ref_attr_name:
+                    attribute.CopyFrom(helper.make_attribute(attribute.name, attributes[attribute.ref_attr_name]))
+            node.input[:] = [names[name] for name in inner.input]
+            node.output[:] = [names.get(name, "") for name in inner.output]
+            if node.domain == DOMAIN:
+                given = {attribute.name: attribute.i for attribute in node.attribute}
+                made = self._op(node.op_type, node.input, node.output, given)
+            else:
+                made = self._append(node)
+            names.update(zip(inner.output, made, strict=True))
+        return [names[name] for name in body.output]
+
+    def _append(self, node: onnx.NodeProto) -> list[str]:
+        """Adds a node, with a name for it and for each of its outputs that has none; returns its outputs."""
+        name = f"{self._place_of(node.input)}/{node.op_type}"
+        node.name = f"{name}_{self._taken[name]}" if self._taken[name] else name
+        self._taken[name] += 1
+        number = f"{node.op_type}_{len(self.nodes)}"
+        node.output[:] = [given or (f"{number}_{index}" if index else number) for index, given in enumerate(node.output)]
+        self.nodes.append(node)
+        return list(node.output)
+
+    def _place_of(self, inputs: Sequence[str]) -> str:
+        """The layer of the official tree whose weights are among the inputs; the current one where there are none."""
+        layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
+        # A block is named after what follows its layer norm.
+        layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
+        return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
+
+    def _op(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        assert attributes.keys() == OPS[op].attributes.keys()
+        outer, self._place = self._place, self._place_of(inputs)
+        written = self._write(op, inputs, outputs, attributes)
+        self._place = outer
+        if op in _BLOCKS:
+            self.blocks.append((op, self._is_class_token, inputs[0], written[0]))
+        return written
+
+    def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
+        """Writes an op of the table; returns its first output."""
+        return self._op(op, inputs, outputs or [""] * len(OPS[op].outputs), attributes)[0]
+
+    def _add(self, op: str, *inputs: str, outputs: Sequence[str] = ("",), **attributes: Any) -> str:
+        """Adds a node of ONNX; returns its first output."""
+        return self._append(helper.make_node(op, inputs, outputs, **attributes))[0]
+
+    def _constant(self, name: str, values: Any, dtype: Any) -> str:
+        array = np.asarray(values, dtype)
+        tensor = self._tensors.setdefault(name, numpy_helper.from_array(array, name))
+        assert np.array_equal(numpy_helper.to_array(tensor), array)
+        return name
+
+    def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
+        """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
+        span = self._weights[whole]
+        length = STORED_BYTES[span.dtype] * math.prod(dims)
+        part = Span(span.offset + number * length, length, dims, span.dtype)
+        self._tensors[name] = external_tensor(name, part)
+        return name
