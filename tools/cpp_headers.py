@@ -78,7 +78,7 @@ def op_table() -> str:
     ops = list(OPS.values())
     routing = [name for name in SETTINGS if name != MERGE]
     names = f"std::array<const char*, {len(routing)}> kSettingNames{{{_texts(routing)}}}"
-    lines = [_OP_HEAD, "// The inputs that choose a routing, in their order.", f"inline constexpr {names};", ""]
+    lines = [_OP_HEAD, "// The inputs that choose a routing, in their order.", f"inline constexpr {names};"]
     names: dict[tuple[str, ...], str] = {}
     first_with: dict[tuple[Value, ...], str] = {}
     for op in ops:
@@ -91,7 +91,6 @@ def op_table() -> str:
         "",
         "// The most inputs that an op has.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
-        "",
         "// X(name, Name) for each op.",
         f"#define VMOE_FOR_EACH_OP(X) {' '.join(f'X({op.function_name}, {_short(op)})' for op in ops)}",
         "",

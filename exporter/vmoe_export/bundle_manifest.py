@@ -55,11 +55,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "profiles": [
             {name: value for name, value in profile.entry().items() if value is not None} for profile in plan.profiles
         ],
-        "graphs": {
-            "canonical": CANONICAL_GRAPH,
-            "inlined": INLINED_GRAPH,
-            **({"merging": MERGING_GRAPH} if any(profile.merge for profile in plan.profiles) else {}),
-        },
+        "graphs": _graphs(plan),
         **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
         "flops_per_image": {
             "dense": plan.dense_flops,
@@ -75,6 +71,11 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         if findings.limits
         else None,
     }
+
+
+def _graphs(plan: ExportPlan) -> dict[str, str]:
+    graphs = {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH}
+    return graphs | ({"merging": MERGING_GRAPH} if any(profile.merge for profile in plan.profiles) else {})
 
 
 def _routing(plan: ExportPlan) -> dict[str, Any] | None:

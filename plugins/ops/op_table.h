@@ -14,7 +14,6 @@ namespace vmoe::ops {
 
 // The inputs that choose a routing, in their order.
 inline constexpr std::array<const char*, 5> kSettingNames{"capacity", "k", "bpr", "pool", "max_experts"};
-
 inline constexpr TypeChoice kSparseMlpChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
@@ -395,7 +394,6 @@ inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, s
 
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 18;
-
 // X(name, Name) for each op.
 #define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(class_attention_block, ClassAttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 

@@ -96,7 +96,8 @@ class _Rules:
         needed = {"capacity": "capacity_ratio", "k": "k"}
         if fields is None or any((key in fields) != (name in self.settings) for name, key in needed.items()):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
-            raise RoutingError(f"there is no profile '{name}'; {has}{self.example}")
+            example = self.example if self.settings else f"a {KIND_NAMES[self.kind]} has nothing to set here"
+            raise RoutingError(f"there is no profile '{name}'; {has}{example}")
         return self.profile(**fields)
 
     def check_names(self, names: Collection[str]) -> None:

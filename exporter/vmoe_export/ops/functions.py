@@ -35,10 +35,8 @@ def function_bodies(
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
         dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says, but for those of Soft MoE.
         soft_bf16: what that of VmoeSoftDispatch and VmoeSoftCombine says.
-        dense_chunks: chunks that the dense layers' `hidden_chunk` cuts the hidden features into.
-        expert_chunks: the same of the experts.
-        tokens: the type T of the model, for the ops that have it.
-        gates: the type R of the model.
+        dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
+        tokens, gates: the types T and R of the model, for the ops that have them.
         policies: whether VmoeRoute and VmoeRouterBlock take `pool` and `max_experts`; without, they are shorter.
         merging: whether VmoeAttention and VmoeAttentionBlock take what tokens are merged by.
         prefix: what the `prefix` attribute of the model's nodes says.
