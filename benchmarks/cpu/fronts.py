@@ -36,8 +36,10 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
 
 def name_of(point: Point) -> str:
     """Such as `ViT H/14`, or `V-MoE L/16, Every 2`, with the routing where it isn't that of training."""
+    if not point["layers"]:
+        return f"ViT {point['size']}"
     routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)
-    return f"V-MoE {point['size']}, {point['layers']}{routing}" if point["layers"] else f"ViT {point['size']}"
+    return f"V-MoE {point['size']}, {point['layers']}{routing}"
 
 
 def words(points: Sequence[Point], metric: str) -> list[str]:
