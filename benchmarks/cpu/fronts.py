@@ -64,7 +64,7 @@ def words(points: Sequence[Point], metric: str) -> list[str]:
 
 
 def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """A panel for each metric; ticks at the bottom are times of settings without a published accuracy."""
+    """A panel for each metric. Points of a trained model's other routing have no name; ticks have no published accuracy."""
     figure = Figure((5.0 * len(metrics), 4.4), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, (metric, about) in zip(panels, metrics.items(), strict=True):
@@ -77,9 +77,15 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
             unknown = [p["ms"] for p in own if p[metric] is None]
             axes.plot(unknown, [0.01] * len(unknown), "|", color=color, transform=axes.get_xaxis_transform())
             place: Any = {"xytext": (-4, 4), "ha": "right"} if kind else {"xytext": (4, -9), "ha": "left"}
-            for p in known:
-                name = name_of(p).partition(" ")[2]
-                axes.annotate(name, (p["ms"], p[metric]), textcoords="offset points", fontsize=6, color=color, **place)
+            for p in (p for p in known if "=" not in name_of(p)):
+                axes.annotate(
+                    name_of(p).partition(" ")[2],
+                    (p["ms"], p[metric]),
+                    textcoords="offset points",
+                    fontsize=6,
+                    color=color,
+                    **place,
+                )
         axes.set(xscale="log", xlabel="milliseconds per image", ylabel=f"{about['title']}, %")
         axes.set_title(f"{about['pixels']} pixels", fontsize=10)
         axes.xaxis.set_major_formatter("{x:g}")
