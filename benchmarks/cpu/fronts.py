@@ -76,18 +76,11 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
             axes.scatter([p["ms"] for p in known], [p[metric] for p in known], color=color, s=20)
             unknown = [p["ms"] for p in own if p[metric] is None]
             axes.plot(unknown, [0.01] * len(unknown), "|", color=color, transform=axes.get_xaxis_transform())
-            place: Any = {"xytext": (-4, 4), "ha": "right"} if kind else {"xytext": (4, -9), "ha": "left"}
+            side, edge = ("right", "bottom") if kind else ("left", "top")
             for p in (p for p in known if "=" not in name_of(p)):
-                axes.annotate(
-                    name_of(p).partition(" ")[2],
-                    (p["ms"], p[metric]),
-                    textcoords="offset points",
-                    fontsize=6,
-                    color=color,
-                    **place,
-                )
-        axes.set(xscale="log", xlabel="milliseconds per image", ylabel=f"{about['title']}, %")
-        axes.set_title(f"{about['pixels']} pixels", fontsize=10)
+                name = f" {name_of(p).partition(' ')[2]} "
+                axes.text(p["ms"], p[metric], name, ha=side, va=edge, fontsize=6, color=color)
+        axes.set(xscale="log", xlabel=f"milliseconds per image, {about['pixels']} pixels", ylabel=f"{about['title']}, %")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
         axes.margins(0.15)

@@ -55,7 +55,7 @@ def test_a_run_stores_its_points_and_a_later_one_draws_them_without_measuring(
     assert stored[0]["kept"] is None and 0.5 < stored[1]["kept"] <= 1
     assert "V-MoE tiny, Every 2, 28 pixels" in outputs[0].err and outputs[1].err == f"{tmp_path / 'a.svg'} is written\n"
     assert outputs[0].out == outputs[1].out and "Not run" not in outputs[0].out
-    assert "tiny, Every 2</text>" in (tmp_path / "a.svg").read_text() and not (tmp_path / "headline-work").exists()
+    assert "tiny, Every 2" in (tmp_path / "a.svg").read_text() and not (tmp_path / "headline-work").exists()
 
 
 def test_what_an_image_reads_and_multiplies_is_the_whole_model(tmp_path: Path) -> None:
