@@ -25,13 +25,13 @@ from cpu.int8_peers import missing_nncf
 from cpu.models import MODELS, prepare
 from cpu.picture import draw
 from cpu.runs import RUNS, Cell
+from cpu.timing import MAX_OTHERS_SHARE
 
 from vmoe_tools.machine import cpu_model
 
 _FOLDER = Path("build") / "speed"
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "ck": [0.1, 0.3, 0.5, 1.05, 2.1], "rounds": 15}
 _QUICK = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "ck": [0.3, 1.05, 2.1], "rounds": 3}
-_MAX_OTHERS_SHARE = 0.05
 _MAX_CK = 8.0
 
 
@@ -81,7 +81,7 @@ def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
 
 def void_sentences(cell: Cell, share: float) -> list[str]:
     """Why a cell doesn't count: other processes took too much of the machine."""
-    return [f"other processes took {share:.0%} of the machine while {cell} was timed"] if share > _MAX_OTHERS_SHARE else []
+    return [f"other processes took {share:.0%} of the machine while {cell} was timed"] if share > MAX_OTHERS_SHARE else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,14 +31,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]
 Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
 
-_SIZES = {  # variant, pixels and classes
-    "b16": (samples.VARIANTS["B/16"], 224, 1000),
-    "s32": (samples.VARIANTS["S/32"], 224, 1000),
-    "tiny": (samples.Variant(64, 4, 128, 4, 4), 28, 10),
-}
+# variant, pixels and classes
+_SIZES = {size.replace("/", "").lower(): (variant, 224, 1000) for size, variant in samples.VARIANTS.items()}
+_SIZES["tiny"] = (samples.Variant(64, 4, 128, 4, 4), 28, 10)
 MODELS = tuple(_SIZES)
-_EXPERTS, _PLACEMENT = 8, "Every 2"
-_BALANCING_IMAGES = 8
+_BALANCING_IMAGES, _BALANCING_RATIO = 8, 4
 
 
 def noise(*shape: int) -> Array:
@@ -85,12 +82,15 @@ class Model:
         return rules.profile(ck, 1, bpr=True) if ck <= 1.2 else rules.profile(ck / 2, 2, bpr=True)
 
 
-def prepare(name: str, folder: Path) -> Model:
-    """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`."""
-    variant, pixels, classes = _SIZES[name]
-    layers = samples.moe_layers(_PLACEMENT, variant.num_layers)
+def prepare(name: str, folder: Path, experts: int = 8, placement: str = "Every 2", pixels: int | None = None) -> Model:
+    """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`.
+
+    `placement` says which blocks have experts, such as "Last 5"; images have `pixels` x `pixels`, or as many as usual.
+    """
+    variant, usual_pixels, classes = _SIZES[name]
+    layers = samples.moe_layers(placement, variant.num_layers)
     folder.mkdir(parents=True, exist_ok=True)
-    sparse, dense = (samples.describe(variant, pixels, classes, _EXPERTS, where) for where in (layers, ()))
+    sparse, dense = (samples.describe(variant, pixels or usual_pixels, classes, experts, where) for where in (layers, ()))
     return Model(name, {"sparse": sparse, "dense": dense}, folder)
 
 
@@ -109,17 +109,23 @@ class _Balancing(Vmoe):
 
 
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
-    """Routers that use all experts about equally, as training makes them."""
+    """Routers that use all experts about equally, as training makes them.
+
+    Each layer's experts are its first one here, whose numbers are stored once: a large model's would not fit into memory.
+    """
     assert config.moe is not None
     rules = TopKRules(config.moe.experts, config.num_tokens)
     network = _Balancing(config, config.num_tokens, rules=rules)
     shapes = parameter_shapes(config)
-    tensors = {name.replace("/", "."): torch.from_numpy(make(name, shape)) for name, shape in shapes.items()}
+    stored = {name: (1, *shape[1:]) if samples.EXPERT_TENSORS in name else shape for name, shape in shapes.items()}
+    tensors = {
+        name.replace("/", "."): torch.from_numpy(make(name, shape)).expand(shapes[name]) for name, shape in stored.items()
+    }
     network.load_state_dict(tensors, assign=True)
     network.requires_grad_(False)
     images = torch.from_numpy(noise(_BALANCING_IMAGES, *config.image_size, config.channels))
     with torch.inference_mode():
-        network(images, f"c{config.moe.num_experts}-k1")
+        network(images, f"c{_BALANCING_RATIO}-k1")
     return {name.replace(".", "/"): p.numpy() for name, p in network.named_parameters() if "Router" in name}
 
 

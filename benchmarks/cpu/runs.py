@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,12 +68,22 @@ def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
     return lambda images, ck: engine(images, names[ck]), engine.backend_description
 
 
+@contextlib.contextmanager
+def stored(graph: onnx.ModelProto) -> Iterator[str]:
+    """The path of a graph, whose weights lie beside it: bytes of more than 2 GB can't be handed over."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "peer.onnx"))
+        onnx.save_model(graph, path, save_as_external_data=True, location="weights")
+        yield path
+
+
 def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
     """A graph in ONNX Runtime with all of its optimizations."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with stored(graph) as path:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"image": images})[0]
 
 
@@ -102,8 +115,9 @@ def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
         graph = dense_graph(cell, form)
         if runtime == _ORT:
             return in_ort(quantize_for_ort(graph) if precision == "int8" else graph, cell.threads)
-        model = openvino.Core().read_model(graph.SerializeToString())
-        call = in_openvino(quantize_for_openvino(model) if precision == "int8" else model, cell.threads, precision)
+        with stored(graph) as path:
+            model = openvino.Core().read_model(path)
+            call = in_openvino(quantize_for_openvino(model) if precision == "int8" else model, cell.threads, precision)
         return lambda images: call({"image": images})
 
     forms: tuple[Attention, ...] = ("separate", "contrib" if runtime == _ORT else "fused")

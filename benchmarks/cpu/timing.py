@@ -13,6 +13,9 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Key = TypeVar("Key", bound=Hashable)
 
+MAX_OTHERS_SHARE = 0.05
+"""Of the CPUs, for other processes; above it a measurement is void."""
+
 _WARM_UP_ROUNDS = 2
 _PAUSE_SECONDS = 0.05  # worker threads of the last call spin on for a while, and would disturb the next
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,88 @@
+"""Published accuracy over measured milliseconds: Pareto fronts of dense and sparse models, in words and as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from vmoe_tools.charts import write_picture
+
+Point = Mapping[str, Any]
+"""A setting of `published.json`, `layers` None of a dense model, an accuracy where none is published; and `ms` per image."""
+
+_COLORS = {"dense ViT": "#d55e00", "V-MoE": "#0072b2"}
+_TRAINED = {"capacity": 1.05, "k": 2}
+
+
+def front(points: Sequence[Point], metric: str) -> list[Point]:
+    """Those with an accuracy that no other is as fast and as accurate as, and better in one of both; the fastest first.
+
+    Examples:
+        >>> slow, fast, worse = ({"ms": ms, "top1": top1} for ms, top1 in ((9, 80.0), (5, 70.0), (6, 70.0)))
+        >>> front([slow, fast, worse], "top1") == [fast, slow]
+        True
+    """
+    found: list[Point] = []
+    for point in sorted((p for p in points if p[metric] is not None), key=lambda p: (p["ms"], -p[metric])):
+        if not found or point[metric] > found[-1][metric]:
+            found.append(point)
+    return found
+
+
+def name_of(point: Point) -> str:
+    """Such as `ViT H/14`, or `V-MoE L/16, Every 2`, with the routing where it isn't that of training."""
+    if not point["layers"]:
+        return f"ViT {point['size']}"
+    routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)
+    return f"V-MoE {point['size']}, {point['layers']}{routing}"
+
+
+def words(points: Sequence[Point], metric: str) -> list[str]:
+    """What the sparse models save at equal accuracy: a sentence for each model of the dense front, then of the sparse one.
+
+    The first take measured points alone; the others compare with a dense model between two measured ones, and say so.
+    """
+    dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
+    taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}
+    found = []
+    for own in dense:
+        best = next((p for p in sparse if p[metric] >= own[metric]), None)
+        end = f"{taken[id(best)]}, {best['ms'] / own['ms']:.2f} x as long" if best else "no V-MoE here is as accurate"
+        found.append(f"{taken[id(own)]}; {end}.")
+    accuracies, logs = [p[metric] for p in dense], [math.log(p["ms"]) for p in dense]
+    for own in sparse:
+        if dense and accuracies[0] <= own[metric] <= accuracies[-1]:
+            ms = math.exp(np.interp(own[metric], accuracies, logs))
+            end = f"a dense model between two measured ones (log time, linear) {ms:.1f} ms: {own['ms'] / ms:.2f} x as long"
+            found.append(f"{taken[id(own)]}, {end}.")
+    return found
+
+
+def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """A panel for each metric. Points of a trained model's other routing have no name; ticks have no published accuracy."""
+    figure = Figure((5.0 * len(metrics), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for axes, (metric, about) in zip(panels, metrics.items(), strict=True):
+        here = [p for p in points if p["pixels"] == about["pixels"]]
+        for (label, color), kind in zip(_COLORS.items(), (False, True), strict=True):
+            own = [p for p in here if bool(p["layers"]) == kind]
+            known, line = [p for p in own if p[metric] is not None], front(own, metric)
+            axes.plot([p["ms"] for p in line], [p[metric] for p in line], color=color, label=label)
+            axes.scatter([p["ms"] for p in known], [p[metric] for p in known], color=color, s=20)
+            unknown = [p["ms"] for p in own if p[metric] is None]
+            axes.plot(unknown, [0.01] * len(unknown), "|", color=color, transform=axes.get_xaxis_transform())
+            side, edge = ("right", "bottom") if kind else ("left", "top")
+            for p in (p for p in known if "=" not in name_of(p)):
+                name = f" {name_of(p).partition(' ')[2]} "
+                axes.text(p["ms"], p[metric], name, ha=side, va=edge, fontsize=6, color=color)
+        axes.set(xscale="log", xlabel=f"milliseconds per image, {about['pixels']} pixels", ylabel=f"{about['title']}, %")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(alpha=0.3, which="both")
+        axes.margins(0.15)
+    panels[0].legend(loc="lower right", fontsize=8)
+    write_picture(figure, path)

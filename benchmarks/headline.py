@@ -1,0 +1,152 @@
+"""Published accuracy over milliseconds per image of this machine: dense ViTs against V-MoEs with 32 experts.
+
+    python benchmarks/headline.py [--sizes S/32 B/16 ...] [--batch 8] [--threads 2] [--precision bf16] [-o FILE.svg]
+
+times every setting of cpu/published.json, prints a table and what is saved at equal accuracy, and draws the picture. Points
+are stored beside it as they are measured (`--json`), and those that are stored are not measured again.
+
+The accuracies are the paper's, of models trained on JFT-300M. The paper gives their cost as TPUv3-core-days, FLOPs and time
+on TPUs; here it is the time on this CPU of models of the same shapes with weights N(0, 0.02) and balanced routers. Weights
+change the time only by how many pairs get a slot, which is in the table. A dense model is timed in this engine, OpenVINO and
+ONNX Runtime, and the fastest counts; one that took over 1.5 x as long as the fastest is not timed for later models. ONNX
+Runtime has no bfloat16 on a CPU and takes float32 beside it. What int8 costs in accuracy is not shown. Each model is made,
+timed in a block of its own and deleted before the next: the largest takes 45 GB of disk and 16 GB of memory meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from command_line import cells, count, say, table
+from cpu.fronts import draw, name_of, words
+from cpu.int8_peers import missing_nncf
+from cpu.models import Model, prepare
+from cpu.runs import RUNS, Cell
+from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, time_interleaved
+
+from vmoe_runtime import Engine
+from vmoe_tools.machine import cpu_model
+
+Point = dict[str, Any]
+
+_PUBLISHED = Path(__file__).parent / "cpu" / "published.json"
+_DENSE = {
+    "bf16": ["engine-dense-bf16", "dense-openvino-bf16", "dense-ort-fp32"],
+    "int8": ["engine-dense-int8", "dense-openvino-int8", "dense-ort-int8"],
+}
+_EXPERTS, _TOO_SLOW = 32, 1.5
+_KEY = itemgetter("size", "layers", "pixels", "k", "capacity", "precision", "batch", "threads")
+_FIELDS = "name pixels ms:.1f lower:.1f upper:.1f title kept:.1% others:.0%"
+
+
+def timed(call: Callable[[], object], given: argparse.Namespace) -> Point:
+    """Milliseconds per image, median and quartiles, and the share of the CPUs that other processes took meanwhile."""
+    with OthersWatch() as others:
+        ms = time_interleaved({0: call}, given.rounds)[0] / given.batch
+    lower, median, upper = map(float, np.percentile(ms, [25, 50, 75]))
+    return {"ms": median, "lower": lower, "upper": upper, "others": others.share}
+
+
+def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> Point:
+    """The fastest runtime's point; takes those that are far slower out of `runs`."""
+    cell, images, found = Cell(model, given.batch, given.threads, {}), model.images(given.batch), dict[str, Point]()
+    for name in runs:
+        call, runtime = RUNS[name].load(cell)
+        found[name] = {"title": f"{RUNS[name].title}; {runtime}", "kept": None, **timed(partial(call, images, None), given)}
+        say(f"  {RUNS[name].title}: {found[name]['ms']:.1f} ms per image")
+    best = min(found.values(), key=lambda point: point["ms"])
+    runs[:] = [name for name in runs if found[name]["ms"] <= _TOO_SLOW * best["ms"]]
+    return best
+
+
+def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Namespace) -> Iterator[Point]:
+    """A point for each setting of one loaded engine."""
+    images, bundle = model.images(given.batch), model.bundle("sparse", given.precision)
+    with Engine.load(bundle, backend="onnxruntime", threads=given.threads, verify=False) as engine:
+        for setting in settings:
+            routing = {"capacity": setting["capacity"], "k": setting["k"]}
+            kept = float(np.mean([route.kept.mean() for route in engine.routing(images, **routing).values()]))
+            title = f"V-MoE, this engine, {given.precision}; {engine.backend_description}"
+            yield {"title": title, "kept": kept, **timed(partial(engine, images, **routing), given)}
+
+
+def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
+    """Every setting, once for each resolution that it is timed at, with the accuracies of that one; dense models first."""
+    metrics, points = published["metrics"], list[Point]()
+    run = {"precision": given.precision, "batch": given.batch, "threads": given.threads}
+    for setting in published["settings"]:
+        resolutions = {about["pixels"] for metric, about in metrics.items() if metric in setting}
+        for pixels in sorted(resolutions or {min(about["pixels"] for about in metrics.values())}):
+            known = {metric: setting.get(metric) for metric, about in metrics.items() if about["pixels"] == pixels}
+            blank = dict.fromkeys(("layers", "k", "capacity"))
+            points.append(blank | setting | dict.fromkeys(metrics) | known | run | {"pixels": pixels})
+    return [point for point in points if given.sizes is None or point["size"] in given.sizes]
+
+
+def measure(todo: Sequence[Point], given: argparse.Namespace, store: Callable[[Point], None]) -> None:
+    """Measures the points, and stores each; a model that can't be made or loaded is left out with a sentence."""
+    runs = [name for name in _DENSE[given.precision] if name != "dense-openvino-int8" or not missing_nncf()]
+    work = given.output.parent / "headline-work"
+    ordered = sorted(todo, key=lambda point: (point["layers"] is not None, point["pixels"]))
+    for (size, layers, pixels), group in groupby(ordered, key=itemgetter("size", "layers", "pixels")):
+        settings = list(group)
+        say(f"{name_of(settings[0])}, {pixels} pixels")
+        try:
+            shutil.rmtree(work, ignore_errors=True)
+            model = prepare(size.replace("/", "").lower(), work, _EXPERTS, layers or "Every 2", pixels)
+            results = measure_sparse(model, settings, given) if layers else [measure_dense(model, given, runs)]
+            for setting, result in zip(settings, results, strict=True):
+                store(setting | result)
+        except (OSError, MemoryError, RuntimeError) as error:
+            say(f"  not run: {error}")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where other processes took too much of the machine."""
+    parser = argparse.ArgumentParser(description="Published accuracy over measured time, dense and sparse.")
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="such as S/32 (default: all)")
+    parser.add_argument("--batch", type=count, default=8)
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--precision", choices=_DENSE, default="bf16")
+    parser.add_argument("--rounds", type=count, default=7, help="timed calls (default: 7)")
+    parser.add_argument("--published", type=Path, default=_PUBLISHED, help="accuracies and settings, as JSON")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="measured points (default: beside the picture)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build", "headline.svg"), help="the picture, .svg or .png")
+    given = parser.parse_args(arguments)
+    published, stored = json.loads(given.published.read_text()), given.json or given.output.with_suffix(".json")
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    have = {_KEY(point): point for point in (json.loads(stored.read_text()) if stored.exists() else ())}
+
+    def store(point: Point) -> None:
+        have[_KEY(point)] = point
+        stored.write_text(json.dumps(list(have.values()), indent=1) + "\n")
+
+    points, metrics = wanted(published, given), published["metrics"]
+    measure([point for point in points if _KEY(point) not in have], given, store)
+    done = [have[_KEY(point)] | point for point in points if _KEY(point) in have]  # today's accuracies, stored times
+    head = ["", "pixels", "ms/image", "lower", "upper", "fastest in", "kept pairs", "others", *metrics, "source"]
+    rows = [cells(point | {"name": name_of(point)}, f"{_FIELDS} {' '.join(metrics)} source") for point in done]
+    print(f"{cpu_model()}, {given.threads} threads, batch {given.batch}. Accuracies: {published['paper']}.\n")
+    print(*table(head, rows), sep="\n")
+    print(*(f"\nNot run: {name_of(point)}, {point['pixels']} pixels." for point in points if _KEY(point) not in have))
+    for metric, about in metrics.items():
+        print("", f"{about['title']}, {about['pixels']} pixels:", *words(done, metric), sep="\n")
+    draw(done, metrics, given.output)
+    say(f"{given.output} is written")
+    return int(any(point["others"] > MAX_OTHERS_SHARE for point in done))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Where a V-MoE B/16 spends the time of one image at C = 0.3, k = 1, and the least that this machine can take for it.
+
+    python benchmarks/layers.py [--threads 2] [--precision bf16] [--rounds 30]
+
+Times are those of ONNX Runtime's profile of the bundle's ops, medians over the calls. The floor of a layer is the larger of
+two times: that of reading its weights once at the rate of the memory, of the experts those that got a token, and that of its
+multiply-adds at the peak. The rate is what numpy reaches with as many threads, each taking the maximum of its part of 2 GB.
+The peak is what the dense MLP's op reaches for 16 images, where its products have many rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import timeit
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from command_line import count, table
+from cpu.models import prepare
+from cpu.timing import MAX_OTHERS_SHARE, OthersWatch
+
+import vmoe_runtime
+from vmoe_measure.flops import ModelShape
+from vmoe_runtime import Engine
+from vmoe_tools.machine import cpu_model
+
+_KINDS = {"VmoeAttentionBlock": "attention", "VmoeMlpBlock": "dense MLPs", "VmoeExpertBlock": "experts"}
+_REST = "everything else"
+_PROFILE, _WARM_UP, _MANY_IMAGES, _BYTES_READ = "c0.3-k1", 3, 16, 2**31
+
+
+def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) -> dict[str, float]:
+    """Milliseconds of a call that its layers of each kind take, and those between them; medians."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
+    options.register_custom_ops_library(vmoe_runtime.library_path())
+    with tempfile.TemporaryDirectory() as folder:
+        options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, "profile"))
+        session = onnxruntime.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        calls = timeit.repeat(lambda: session.run(["logits"], dict(feeds)), number=1, repeat=_WARM_UP + rounds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    ms, turns = defaultdict[str, Any](lambda: np.zeros(len(calls))), Counter[str]()
+    for event in (event for event in events if event["name"].endswith("_kernel_time")):
+        ms[_KINDS.get(event["args"]["op_name"], _REST)][turns[event["name"]]] += event["dur"] / 1e3
+        turns[event["name"]] += 1
+    ms["between ops"] = 1e3 * np.array(calls) - sum(ms.values())
+    return {kind: float(np.median(values[_WARM_UP:])) for kind, values in ms.items()}
+
+
+def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
+    """Bytes of weights by kind of layer; of the experts of a block the share that is used, by its name."""
+    graph, total = onnx.load(path / "model.onnx", load_external_data=False).graph, Counter[str]()
+    width = onnx.helper.tensor_dtype_to_np_dtype
+    sizes = {t.name: math.prod(t.dims) * width(t.data_type).itemsize for t in graph.initializer}
+    for node in graph.node:
+        kind = _KINDS.get(node.op_type, _REST)
+        share = used[node.name.partition("/")[0]] if kind == "experts" else 1.0
+        total[kind] += round(share * sum(sizes.get(name, 0) for name in node.input))
+    return total
+
+
+def multiply_adds(shape: ModelShape, images: int, kept: int) -> dict[str, int]:
+    """Of so many images by kind of layer; `kept` pairs have a slot."""
+    tokens, width, moe = images * shape.tokens, shape.width, len(shape.moe_layers)
+    embedding = images * width * (shape.patches * shape.patch_values + shape.classes)
+    return {
+        "attention": shape.num_layers * tokens * (4 * width**2 + 2 * shape.tokens * width),
+        "dense MLPs": (shape.num_layers - moe) * tokens * 2 * width * shape.mlp_dim,
+        "experts": kept * 2 * width * shape.expert_mlp_dim,
+        _REST: embedding + tokens * width * sum(shape.router_columns),
+    }
+
+
+def memory_rate(threads: int) -> float:
+    """Bytes per ms that so many threads read together, the best of 5 times."""
+    parts = np.array_split(np.ones(_BYTES_READ // 8, np.int64), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return _BYTES_READ / 1e3 / min(timeit.repeat(lambda: list(pool.map(np.max, parts)), number=1, repeat=5))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where other processes took too much of the machine."""
+    parser = argparse.ArgumentParser(description="Where a V-MoE B/16 spends its time.")
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="bf16")
+    parser.add_argument("--rounds", type=count, default=30, help="timed calls (default: 30)")
+    given = parser.parse_args(arguments)
+    model = prepare("b16", Path("build", "speed", "work"))
+    path, images = model.bundle("sparse", given.precision), model.images(_MANY_IMAGES)
+    with Engine.load(path, backend="onnxruntime", threads=given.threads, verify=False) as engine:
+        routes, settings = engine.routing(images[:1], _PROFILE), dict[str, Any](engine.profiles[_PROFILE].inputs)
+        shape, runtime = ModelShape.of(engine.manifest.model), engine.backend_description
+    used = {name: len(np.unique(route.expert[route.kept])) / shape.router_columns[0] for name, route in routes.items()}
+    kept = sum(int(route.kept.sum()) for route in routes.values())
+    with OthersWatch() as others:
+        rate = memory_rate(given.threads)
+        many = profiled(path, {"image": images} | settings, given.threads, 3)
+        taken = profiled(path, {"image": images[:1]} | settings, given.threads, given.rounds)
+    peak = multiply_adds(shape, _MANY_IMAGES, 0)["dense MLPs"] / many["dense MLPs"]
+    read, products = bytes_read(path, used), multiply_adds(shape, 1, kept)
+    rows: list[Any] = []
+    for kind, ms in sorted(taken.items(), key=lambda item: -item[1]):
+        macs = products.get(kind, 0)
+        rows.append((kind, ms, read[kind] / 1e6, macs / 1e6, max(read[kind] / rate, macs / peak)))
+    rows.append(("the call", *np.sum([row[1:] for row in rows], axis=0)))
+    print(f"{cpu_model()}, {given.threads} threads, {runtime}; {given.precision}, one image, {kept:,} kept pairs.")
+    print(f"Memory {rate / 1e6:.1f} GB/s, peak {peak / 1e6:,.0f} GMAC/s. Other processes took {others.share:.0%}.\n")
+    head = ["", "ms", "MB of weights", "million multiply-adds", "floor, ms", "floor / time"]
+    form = ("{}", "{:.2f}", "{:.1f}", "{:,.0f}", "{:.2f}", "{:.0%}")
+    shown = [[part.format(value) for part, value in zip(form, (*row, row[4] / row[1]), strict=True)] for row in rows]
+    print(*table(head, shown), sep="\n")
+    return int(others.share > MAX_OTHERS_SHARE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
