@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -84,8 +84,9 @@ def measure(
                 calls += pairs
                 seconds += [[] for _ in pairs]
             images = sum(call.images for call in calls)
+            settle = _calls_of_engines([*points, *(pair.first for pair in pairs)], batches)
             with progress.step("speed", duration) as advance:
-                time_interleaved(calls, duration, after_round=lambda taken: advance(taken, images), into=seconds)
+                time_interleaved(calls, duration, after_round=lambda s: advance(s, images), into=seconds, settle=settle)
         except KeyboardInterrupt as interrupt:
             measured.interrupt = interrupt
     speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]
@@ -166,6 +167,12 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
     calls = ConcurrentCalls(call, point.concurrency, point.batch_size)
     closing.callback(calls.close)
     return calls
+
+
+def _calls_of_engines(points: Sequence[Point], batches: Mapping[int, Array]) -> list[Callable[[], object]]:
+    """For each point a call of its engine, the same one for all points of an engine."""
+    calls = {id(point.loaded): partial(point.logits, batches[point.batch_size]) for point in points}
+    return [calls[id(point.loaded)] for point in points]
 
 
 def _assess(
