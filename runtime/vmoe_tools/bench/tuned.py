@@ -73,7 +73,7 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
         raise click.UsageError(
             f"--tune searches on one half of {least} images or more, and tests on the other, and --images has {len(source)}"
         )
-    full = first.profile if from_first else full_setting(manifest.rules, list(manifest.profiles.values()))
+    full = first.profile if from_first else full_setting(manifest, first.profile)
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
         source, truth = _answered(source, point), full.name

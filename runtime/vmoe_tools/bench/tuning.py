@@ -17,9 +17,9 @@ import numpy as np
 from vmoe_measure.cascade import margin_of_gains
 from vmoe_measure.flops import ModelShape
 from vmoe_measure.image_source import ImageSource
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import RoutingRules
 from vmoe_tools.bench.cascades import CascadeAnswers
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
@@ -28,14 +28,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Place = tuple[int, ...]
 """On the grid: of each axis an index, 0 for the full setting's value."""
 
-MOST_TRIALS = 160
+MOST_TRIALS = 100
 _FULL_RATIO = 1.05  # at which the official models were trained
 _FULL_K = 2
 _RATIOS = 12  # each smaller by the square root of 2
-_FIRST_PART = 8  # after this part of the images a setting is given up that is clearly worse than one as cheap
+_FIRST_PART = 8  # from this part of the images on a setting is given up that is clearly worse than one as cheap
 _FAR_BELOW = 0.1  # settings that lose more answers lead nowhere
 _MOST_CALIBRATIONS = 4
 _DEVIATIONS = 1.64  # of a normal distribution, for a confidence of 95 % that no more is lost
+
+_KEYWORDS = {"capacity": "capacity_ratio"}
 
 AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     "capacity": lambda full, _: [float(f"{full.capacity_ratio / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
@@ -93,20 +95,23 @@ class Tuned:
     trials: int
 
 
-def full_setting(rules: RoutingRules, stored: Sequence[Profile]) -> Profile:
-    """The highest setting that a bundle is used at: the official routing with the most experts per token and slots.
+def full_setting(manifest: Manifest, base: Profile) -> Profile:
+    """The highest setting that a bundle is used at: the official routing with the most slots and experts per token.
 
     Args:
-        rules: of the model.
-        stored: profiles of the bundle, at least one.
+        manifest: of the bundle.
+        base: any setting of it.
     """
-    ratio = max(_FULL_RATIO, *(profile.capacity_ratio for profile in stored))
-    base = rules.profile(min(ratio, rules.num_experts), base=replace(stored[0], pool=None, max_experts=None))
-    most = max([_FULL_K, *(profile.k or 1 for profile in stored)])
-    try:
-        return base if base.k is None else rules.profile(k=most, bpr=True, base=base)
-    except RoutingError:  # a layer, or a member of an ensemble, with fewer experts
-        return base
+    rules, used = manifest.rules, [base, *manifest.profiles.values()]
+    assert rules is not None
+    ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
+    k = max([_FULL_K, *(profile.k or 0 for profile in used)])
+    highest = {
+        "capacity": min(ratio, rules.num_experts),
+        "k": min(k, min(rules.experts, default=1) // rules.ensemble_size),
+        **{"bpr": True, "pool": False, "max_experts": rules.num_experts, "merge": 0},
+    }
+    return rules.profile(**{_KEYWORDS.get(name, name): highest[name] for name in rules.settings}, base=base)
 
 
 class Search:
@@ -125,7 +130,7 @@ class Search:
         rules: Any = point.engine.manifest.rules
         names = [name for name in rules.settings if name in AXES]
         values = {name: AXES[name](point.profile, shape) for name in names}
-        self._axes = {{"capacity": "capacity_ratio"}.get(name, name): values[name] for name in names}
+        self._axes = {_KEYWORDS.get(name, name): values[name] for name in names}
         self._point, self._rules, self._source, self._max_drop = point, rules, source, max_drop
         self._num_batches = len(source) // point.batch_size
         self._labels = source.labels[: self._num_batches * point.batch_size]
@@ -207,7 +212,7 @@ class Search:
         batches = self._source.whole_batches(self._point.batch_size, self._point.engine.manifest.input)
         for count, (batch, labels) in enumerate(batches, 1):
             assessment.add(batch, labels)
-            if count == -(-self._num_batches // _FIRST_PART) and self._is_worse(assessment, answers):
+            if count >= -(-self._num_batches // _FIRST_PART) and self._is_worse(assessment, answers):
                 return None
         quality = assessment.quality()
         assert quality is not None and quality.flops_per_image is not None
