@@ -106,7 +106,7 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
     assert rules is not None
     ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
     k = max([_FULL_K, *(profile.k or 0 for profile in used)])
-    highest = {
+    highest: dict[str, Any] = {
         "capacity": min(ratio, rules.num_experts),
         "k": min(k, min(rules.experts, default=1) // rules.ensemble_size),
         **{"bpr": True, "pool": False, "max_experts": rules.num_experts, "merge": 0},
@@ -172,7 +172,7 @@ class Search:
         Wrong ones that become right don't make up for them: the best of many settings has won the most by luck.
         """
         lost = np.count_nonzero(self._full.right & ~right)
-        return lost + _DEVIATIONS * math.sqrt(lost) <= self._max_drop * len(right) + 1e-9
+        return bool(lost + _DEVIATIONS * math.sqrt(lost) <= self._max_drop * len(right) + 1e-9)
 
     def _front(self) -> list[Trial]:
         """The trials that answer better than all that are as cheap, cheapest first."""
