@@ -82,6 +82,7 @@ def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads would disturb the next run
     with stored(graph) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"image": images})[0]

@@ -17,20 +17,22 @@ MAX_OTHERS_SHARE = 0.05
 """Of the CPUs, for other processes; above it a measurement is void."""
 
 _WARM_UP_ROUNDS = 2
-_PAUSE_SECONDS = 0.05  # worker threads of the last call spin on for a while, and would disturb the next
+_PAUSE_SECONDS = 0.05  # worker threads of the last call may spin on for a while, and would disturb the next
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
     """Milliseconds f64[rounds] of each call; all are called round robin, so that a disturbance meets all of them.
 
-    Two rounds of warm-up come first. A call that returns a float says by it how many seconds count.
+    Two rounds of warm-up come first, and before each call an untimed one, as the session that ran last has left its threads
+    and caches. A call that returns a float says by it how many seconds count.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
     for index in range(taken.shape[1]):
         for chosen in order.permutation(len(keys)):
             time.sleep(_PAUSE_SECONDS)
+            calls[keys[chosen]]()
             start = time.perf_counter()
             answer = calls[keys[chosen]]()
             taken[chosen, index] = 1e3 * (answer if isinstance(answer, float) else time.perf_counter() - start)

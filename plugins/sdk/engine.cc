@@ -144,7 +144,8 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const OpLibrary& op_library = find_op_library();
   // A forked process shares none of its parent's sessions.
-  const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' + runtime.version + ' ' +
+  const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' +
+                          std::to_string(options.spin) + ' ' + runtime.version + ' ' +
                           std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library.path + ' ' +
                           bundle.content_key();
   // The weights are hashed while the runtime loads them: neither waits for the other.
@@ -157,7 +158,7 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
     session = find_or_load_session(key, [&] {
       shares = false;
       const BundleGraph graph = bundle.graph(op_library.path.empty() ? kInlinedGraph : kCanonicalGraph);
-      auto loaded = std::make_shared<Session>(runtime, graph, threads_, op_library);
+      auto loaded = std::make_shared<Session>(runtime, graph, threads_, options.spin != 0, op_library);
       check_interface(graph.path, *loaded, bundle.manifest(), !op_library.path.empty());
       return loaded;
     });

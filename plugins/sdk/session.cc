@@ -7,12 +7,13 @@ namespace vmoe::sdk {
 
 namespace {
 
+constexpr char kStopSpinning[] = "session.force_spinning_stop";
 constexpr char kWeightsFolder[] = "session.model_external_initializers_file_folder_path";
 
 using Options = std::unique_ptr<OrtSessionOptions, void(ORT_API_CALL*)(OrtSessionOptions*)>;
 using ShapeInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, void(ORT_API_CALL*)(OrtTensorTypeAndShapeInfo*)>;
 
-Options make_options(const OrtApi& api, int threads) {
+Options make_options(const OrtApi& api, int threads, bool spin) {
   const std::string what = "ONNX Runtime refuses the session options";
   OrtSessionOptions* created = nullptr;
   check(api, api.CreateSessionOptions(&created), what);
@@ -21,6 +22,7 @@ Options make_options(const OrtApi& api, int threads) {
   check(api, api.SetUserLoggingFunction(created, log_of_onnxruntime, nullptr), what);
   check(api, api.SetSessionLogSeverityLevel(created, onnxruntime_severity()), what);
   check(api, api.SetInterOpNumThreads(created, 1), what);
+  if (!spin) check(api, api.AddSessionConfigEntry(created, kStopSpinning, "1"), what);
   if (threads > 0) check(api, api.SetIntraOpNumThreads(created, threads), what);
   return options;
 }
@@ -83,13 +85,14 @@ const void* OutputTensor::data(std::vector<int64_t>& shape) const {
   return data;
 }
 
-Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const OpLibrary& op_library)
+Session::Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, bool spin,
+                 const OpLibrary& op_library)
     : runtime_(runtime),
       op_library_(op_library),
       session_(nullptr, runtime.api->ReleaseSession),
       memory_(nullptr, runtime.api->ReleaseMemoryInfo) {
   const OrtApi& api = *runtime.api;
-  const Options options = make_options(api, threads);
+  const Options options = make_options(api, threads, spin);
   if (uses_op_library()) {
     check(api, api.RegisterCustomOpsLibrary_V2(options.get(), op_library.path.c_str()),
           "ONNX Runtime " + runtime.version + " can't use the op library " + op_library.path);

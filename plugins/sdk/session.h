@@ -52,10 +52,11 @@ class Session {
  public:
   // graph: of a bundle; its bytes are not needed afterwards.
   // threads: intra-op threads, or 0 for the runtime's own choice.
+  // spin: whether they may go on looking for work after a call.
   // op_library: the one to register, if it has a path.
   //
   // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
-  Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, const OpLibrary& op_library);
+  Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, bool spin, const OpLibrary& op_library);
 
   // Values of the outputs that are named, in order.
   //

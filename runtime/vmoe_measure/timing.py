@@ -102,6 +102,7 @@ def time_interleaved(
     clock: Callable[[], float] = time.perf_counter,
     after_round: Callable[[float], None] = lambda seconds: None,
     into: list[list[float]] | None = None,
+    settle: Sequence[Callable[[], object]] = (),
 ) -> list[list[float]]:
     """Times every call once per round, so that a machine that gets slower does so for all of them.
 
@@ -114,6 +115,8 @@ def time_interleaved(
         clock: returns seconds.
         after_round: called between rounds, with the seconds that the round took.
         into: where the seconds go as they are measured, a list per call, for callers that are interrupted.
+        settle: for each call an untimed one of the same session, made where the call before had another one: caches are the
+            other session's until then, and its threads may still look for work.
 
     Returns:
         Per call the seconds of each round.
@@ -122,11 +125,15 @@ def time_interleaved(
         for chosen in call_order(len(calls), index):
             calls[chosen]()
     seconds: list[list[float]] = [[] for _ in calls] if into is None else into
+    settled: object = None
     begin = clock()
     end = begin + duration
     rounds = 0
     while rounds < MINIMUM_ROUNDS or clock() < end:
         for chosen in call_order(len(calls), rounds):
+            if settle and settle[chosen] is not settled:
+                settled = settle[chosen]
+                settled()
             start = clock()
             calls[chosen]()
             seconds[chosen].append(clock() - start)

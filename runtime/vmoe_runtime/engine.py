@@ -67,9 +67,10 @@ class Engine:
         threads: int | None = None,
         *,
         streams: int | None = None,
+        spin: bool = False,
         verify: bool = True,
     ) -> Engine:
-        """Loads a bundle. Engines of one process on the same files, backend, threads and streams share one loaded copy.
+        """Loads a bundle. Engines of one process on the same files, backend and options of threads share one loaded copy.
 
         Args:
             path: the `NAME.vmoe` folder.
@@ -82,6 +83,7 @@ class Engine:
                 GPU ignore it.
             streams: calls that are run at once, each on `threads` threads of its own; further ones wait. Only "openvino" has
                 more than one. Default: the runtime's own choice.
+            spin: have ONNX Runtime's threads look for work for tens of milliseconds after a call, instead of sleeping.
             verify: check the SHA-256 of every file.
 
         Raises:
@@ -91,6 +93,7 @@ class Engine:
         """
 
         def load_once() -> Engine:
+            cpu = Parallelism(threads, streams, spin)
             with Bundle.open(path, verify=verify) as bundle:
                 engine = cls(bundle.manifest)
                 engine.profile = engine.setting(profile)
@@ -98,7 +101,7 @@ class Engine:
                 with ThreadPoolExecutor(1) as pool:
                     weights = pool.submit(bundle.verify_weights if verify else lambda: None)
                     try:
-                        engine.backend, loaded = open_backend(backend, bundle, Parallelism(threads, streams), engine.profile)
+                        engine.backend, loaded = open_backend(backend, bundle, cpu, engine.profile)
                     finally:
                         # Changed weights are the better explanation of whatever else went wrong.
                         weights.result()

@@ -91,6 +91,14 @@ def test_calls_take_turns_from_the_first_to_the_last_round() -> None:
     assert times == [[1] * 4, [2] * 4, [4] * 4] and rounds == [7.0] * 4
 
 
+def test_a_call_of_another_session_is_timed_after_an_untimed_one() -> None:
+    watch = Stopwatch(1, 2, 4, 100, 200)
+    *calls, first, second = watch.calls
+    times = time_interleaved(calls, duration=0, clock=watch, settle=[first, first, second])
+    assert watch.log[6:] == [3, 0, 1, 4, 2, 3, 1, 4, 2, 3, 0, 4, 2, 3, 0, 1]
+    assert times == [[1] * 3, [2] * 3, [4] * 3]
+
+
 def test_so_many_callers_call_concurrently_and_each_waits_for_its_answer() -> None:
     together = threading.Barrier(3, timeout=20)
     seen: list[int] = []

@@ -50,7 +50,7 @@ def _struct(name: str, fields: str) -> type[Any]:
     return functools.partial(made, ctypes.sizeof(made))  # type: ignore[return-value]
 
 
-LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime")
+LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime i:spin i:reserved")
 Images = _struct("Images", "p:data n:data_bytes i:dtype i:reserved q:count q:height q:width q:channels")
 Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
 Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts")

@@ -118,13 +118,16 @@ typedef struct vmoe_load_options {
    * the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library was installed into,
    * libonnxruntime.so, libonnxruntime.so.1. */
   const char* onnxruntime;
+  /* 1 has ONNX Runtime's threads look for work for tens of milliseconds after a call, 0 has them sleep at once. */
+  int32_t spin;
+  int32_t reserved; /* 0 */
 } vmoe_load_options;
 
-#define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL}
+#define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL, 0, 0}
 
 /* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library and can be loaded;
  * without it the bundle runs on standard ops, and vmoe_info.runtime says why. Engines of one
- * process on the same bundle with the same threads share one session and its memory.
+ * process on the same bundle with the same threads and spin share one session and its memory.
  * A bundle that is replaced meanwhile is loaded again, in three attempts at most.
  *
  * Load in the process that runs: after a fork the child's calls on its parent's engines fail. Unless it is set already,

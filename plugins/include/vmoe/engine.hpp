@@ -156,6 +156,7 @@ class Engine {
     vmoe_load_options c = VMOE_LOAD_OPTIONS_INIT;
     c.threads = options.threads;
     c.verify = options.verify;
+    c.spin = options.spin;
     c.profile = options.profile.empty() ? nullptr : options.profile.c_str();
     c.onnxruntime = options.onnxruntime.empty() ? nullptr : options.onnxruntime.c_str();
     Engine engine;

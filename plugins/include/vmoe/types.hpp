@@ -18,6 +18,7 @@ struct LoadOptions {
   bool verify = true;       // compare the SHA-256 of every file
   std::string profile;      // for calls that say nothing else; empty: the first stored one
   std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
+  bool spin = false;        // let threads look for work for a while after a call: see vmoe_load_options
 };
 
 // A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting

@@ -49,10 +49,12 @@ class Parallelism:
     Attributes:
         threads: CPU threads per call.
         streams: calls that run at once, each on threads of its own.
+        spin: whether threads of ONNX Runtime look for work for a while after a call, instead of sleeping at once.
     """
 
     threads: int | None = None
     streams: int | None = None
+    spin: bool = False
 
     def check(self) -> None:
         """Raises BackendError for what is no whole number from 1 on, or far above the number of CPUs."""

@@ -25,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _CPU: Sequence[tuple[str, Mapping[str, str]]] = (("CPUExecutionProvider", {}),)
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_STOP_SPINNING = "session.force_spinning_stop"
 _FATAL_ONLY = 4  # errors arrive as exceptions; the runtime's own log lines would say them twice
 
 
@@ -34,6 +35,7 @@ class OnnxRuntimeBackend:
     Args:
         graph: a bundle's, or the path of an ONNX file; its external data lies beside it.
         threads: intra-op threads, or None for the runtime's own choice.
+        spin: whether they may go on looking for work after a call, which takes CPUs from all others of the process.
         library: the op library to register, or None.
         providers: execution providers with their options, the one to run on first.
         description: runtime and version, and what it runs on with which ops; default: the CPU.
@@ -50,6 +52,7 @@ class OnnxRuntimeBackend:
         threads: int | None = None,
         library: Path | None = None,
         *,
+        spin: bool = False,
         providers: Sequence[tuple[str, Mapping[str, str]]] = _CPU,
         description: str | None = None,
         profile: Profile | None = None,
@@ -58,6 +61,8 @@ class OnnxRuntimeBackend:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         options.inter_op_num_threads = 1
+        if not spin:
+            options.add_session_config_entry(_STOP_SPINNING, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         if library is not None:
@@ -122,7 +127,7 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
     description = f"{_describe_cpu(library)}; {failure}" if failure else _describe_cpu(library)
 
     def load(graph: BundleGraph) -> Backend:
-        return OnnxRuntimeBackend(graph, cpu.threads, library, description=description)
+        return OnnxRuntimeBackend(graph, cpu.threads, library, spin=cpu.spin, description=description)
 
     loads = partial(StandardBackend, bundle, load) if library is None else lambda: load(bundle.graph(CANONICAL_GRAPH))
     return PreparedBackend(description, loads, (cpu, library))

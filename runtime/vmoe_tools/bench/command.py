@@ -17,10 +17,11 @@ from vmoe_runtime.profiles import Profile
 from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.display import print_recommendation, print_results
-from vmoe_tools.bench.measurement import measure
+from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable
 from vmoe_tools.bench.result import recommend, write_csv
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
+from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
 from vmoe_tools.engines import LoadedBundle, load_engines
 from vmoe_tools.machine import describe_machine
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_file, write_json
@@ -38,6 +39,12 @@ from vmoe_tools.terminal import Progress
     is_flag=True,
     help="Measure cascades, too: a cheap setting first, and the most accurate one for the images with low confidence. The "
     "threshold is cross-validated: calibrated on one half of the images, tested on the other.",
+)
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Search all that the model can set, and cascades, for the fewest FLOPs within --max-drop-in-accuracy of the full "
+    "setting, or of --profile: on one half of the images. The other half tests what was found.",
 )
 @options.backends_option
 @options.batch_sizes_option
@@ -87,7 +94,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     ends the measurement and shows what there is.
     """
     axes = Axes.of(given)
-    _check(bundles, axes, given)
+    _check(bundles, axes, given | {"compared": compared})
     used = [*bundles, *compared, given["images"], given["labels"]]
     for target in (given["json_target"], given["csv"]):
         check_output_file(target, used)
@@ -102,7 +109,12 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
         source = _images(points, given)
         progress = Progress(sys.stderr, quiet=quiet)
-        measured = measure(points, source, given["duration"], progress, cascades=given["cascade"])
+        tuned = None
+        if given["tune"]:
+            tuned = tune(points[0], source, given["max_drop"], progress, from_first=bool(given["profiles"]))
+            points, source = tuned.points, tuned.test
+        cascades = given["cascade"] if tuned is None else tuned.cascades
+        measured = measure(points, source, given["duration"], progress, cascades=cascades)
         machine = describe_machine(engines)
     if measured.interrupt and not measured.points:
         raise measured.interrupt
@@ -110,16 +122,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     content: dict[str, Any] = {"machine": machine, "points": [asdict(point) for point in measured.points]}
     if not quiet:
         print_results(everything, engines, stream)
-    if given["cascade"]:
-        content["cascades"] = [asdict(cascade) for cascade in measured.cascades]
-        if not measured.cascades and not measured.interrupt and not quiet:
-            complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
-    equal: list[int] = []
-    if _limits(given) and not measured.interrupt:
-        equal = recommend(measured.points, recommendable(points), given["max_drop"], given["target_ms"])
-        content |= {"recommended": equal[0], "equally_fast": equal}
-        if not quiet:
-            print_recommendation(measured.points, equal, stream)
+    equal = _conclude(measured, points, tuned, given | {"bundle": bundles[0]}, content)
     if measured.interrupt:
         content["interrupted"] = True
     write_json(json_target, content)
@@ -134,6 +137,34 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         raise measured.interrupt
     if given["add_profile"] and equal:
         _add(bundles[0], points[equal[0]].profile, quiet=quiet)
+
+
+def _conclude(
+    measured: Measured, points: Sequence[Point], tuned: TunedPoints | None, given: dict[str, Any], content: dict[str, Any]
+) -> list[int]:
+    """Adds cascades and the chosen setting to the JSON's content, and prints it.
+
+    Returns:
+        Indices of the settings that are equally good, the chosen one first; none where none is to be chosen.
+    """
+    quiet, stream, complete = given["quiet"], people_stream(given["json_target"], given["csv"]), not measured.interrupt
+    if given["cascade"] or tuned:
+        content["cascades"] = [asdict(cascade) for cascade in measured.cascades]
+    if given["cascade"] and not measured.cascades and complete and not quiet:
+        complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
+    if not _limits(given) or not complete:
+        return []
+    if tuned:
+        equal = [tuned.single]
+        content["tuned"] = tuned_content(tuned, measured.points, measured.cascades)
+    else:
+        equal = recommend(measured.points, recommendable(points), given["max_drop"], given["target_ms"])
+    content |= {"recommended": equal[0], "equally_fast": equal}
+    if not quiet and tuned:
+        print_tuned(content["tuned"], given["bundle"], stream)
+    elif not quiet:
+        print_recommendation(measured.points, equal, stream)
+    return equal
 
 
 def _limits(given: dict[str, Any]) -> bool:
@@ -151,8 +182,20 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
         raise click.UsageError("--add-profile writes into one bundle, and there are several")
     if given["add_profile"] and str(bundles[0]) in ADDRESSES:
         raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
+    if given["tune"]:
+        several = (
+            len(bundles) > 1 or len(given["profiles"]) > 1 or len(given["backends"]) > 1 or len(given["batch_sizes"]) > 1
+        )
+        if several or given["compared"] or axes != Axes() or given["cascade"] or given["target_ms"] is not None:
+            raise click.UsageError("--tune chooses the settings of one bundle itself, on one backend and at one batch size")
+        if given["max_drop"] is None:
+            raise click.UsageError("--tune needs to know what may be lost: --max-drop-in-accuracy 0.5%")
     if given["images"] is None:
-        for option, why in (("cascade", "calibrates a margin on images"), ("labels", "belongs to --images DIR")):
+        for option, why in (
+            ("tune", "chooses a setting on images"),
+            ("cascade", "calibrates a margin on images"),
+            ("labels", "belongs to --images DIR"),
+        ):
             if given[option]:
                 raise click.UsageError(f"--{option} {why}, and there is no --images")
         if _limits(given):
@@ -183,7 +226,7 @@ def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
         return synthetic_images(max(point.batch_size for point in points), manifest.input)
     outputs = manifest.outputs if manifest.output == "logits" else None
     source = open_images(path, manifest.class_names, outputs, given["labels"])
-    if _limits(given) and source.labels is None:
+    if _limits(given) and not given["tune"] and source.labels is None:
         why = f": {source.note}" if source.note else ""
         raise click.UsageError(f"a recommendation needs labels, and {path} has none{why}")
     if given["cascade"] and any(len(source) < 2 * point.batch_size for point in points):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ import numpy as np
 
 from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleaved
-from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, plan_cascades, timed_batches
+from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, PlannedCascade, plan_cascades, timed_batches
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
 from vmoe_tools.bench.result import PointResult, cascade_result, mark, point_result
@@ -49,7 +49,7 @@ def measure(
     progress: Progress,
     observers: Sequence[Observe] = (),
     *,
-    cascades: bool = False,
+    cascades: bool | Sequence[PlannedCascade] = False,
 ) -> Measured:
     """Measures all points.
 
@@ -59,7 +59,7 @@ def measure(
         duration: seconds for timing all points together.
         progress: where it shows how far it is.
         observers: for each point what takes its results as well; empty for nothing.
-        cascades: measure pairs of the points, too; see `vmoe_tools.bench.cascades.plan_cascades`. They need logits.
+        cascades: measure pairs of the points, too: these, or those of `vmoe_tools.bench.cascades.plan_cascades`.
 
     Raises:
         VmoeError: the images don't fit, or a backend failed.
@@ -78,14 +78,15 @@ def measure(
             _assess(points, assessments, source, progress, "accuracy and routing")
             if cascades:
                 known = [quality for one in assessments if (quality := one.quality()) is not None]
-                pairs += _pairs(points, source, known, answers)
+                pairs += _pairs(points, source, known, answers, None if cascades is True else cascades)
                 _assess([pair.first for pair in pairs], pairs, source, progress, "cascades")
                 qualities += [pair.quality(known[pair.plan.first], known[pair.plan.then]) for pair in pairs]
                 calls += pairs
                 seconds += [[] for _ in pairs]
             images = sum(call.images for call in calls)
+            settle = _calls_of_engines([*points, *(pair.first for pair in pairs)], batches)
             with progress.step("speed", duration) as advance:
-                time_interleaved(calls, duration, after_round=lambda taken: advance(taken, images), into=seconds)
+                time_interleaved(calls, duration, after_round=lambda s: advance(s, images), into=seconds, settle=settle)
         except KeyboardInterrupt as interrupt:
             measured.interrupt = interrupt
     speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]
@@ -168,6 +169,12 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
     return calls
 
 
+def _calls_of_engines(points: Sequence[Point], batches: Mapping[int, Array]) -> list[Callable[[], object]]:
+    """For each point a call of its engine, the same one for all points of an engine."""
+    calls = {id(point.loaded): partial(point.logits, batches[point.batch_size]) for point in points}
+    return [calls[id(point.loaded)] for point in points]
+
+
 def _assess(
     points: Sequence[Point],
     assessments: Sequence[Assessment] | Sequence[CascadePoint],
@@ -185,9 +192,14 @@ def _assess(
 
 
 def _pairs(
-    points: Sequence[Point], source: ImageSource, qualities: Sequence[Quality], answers: Sequence[CascadeAnswers]
+    points: Sequence[Point],
+    source: ImageSource,
+    qualities: Sequence[Quality],
+    answers: Sequence[CascadeAnswers],
+    plans: Sequence[PlannedCascade] | None,
 ) -> list[CascadePoint]:
-    plans = plan_cascades(points, qualities, answers, source.labels)
+    if plans is None:
+        plans = plan_cascades(points, qualities, answers, source.labels)
     firsts = {(points[plan.first].batch_size, points[plan.first].engine.manifest.input) for plan in plans}
     timed = {(size, spec): timed_batches(source, size, spec) for size, spec in firsts}
     return [

@@ -167,6 +167,19 @@ def share_error(share: float, images: int) -> float:
     return math.sqrt(share * (1 - share) / images)
 
 
+def share_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share of `count` trials, by Wilson's formula.
+
+    Examples:
+        >>> [round(end, 3) for end in share_interval(95, 100)]
+        [0.888, 0.978]
+    """
+    z = 1.96
+    middle, whole = right + z * z / 2, count + z * z
+    half = z * math.sqrt(right * (count - right) / count + z * z / 4)
+    return (middle - half) / whole, (middle + half) / whole
+
+
 def near_chance(points: Sequence[PointResult]) -> str | None:
     """A sentence on the points less than two standard errors better than always one class; None where there are none."""
     near = [p for p in points if p.chance and (p.top1 or 0.0) <= p.chance + 2 * share_error(p.chance, p.images)]

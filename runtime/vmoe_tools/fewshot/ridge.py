@@ -9,7 +9,6 @@ fitted to is left out in turn, so that no image on which the accuracy is measure
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,16 +75,3 @@ def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:
     kernel = weights[:-1] / deviation[:, None]
     bias = _BIAS_INPUT * weights[-1] - mean @ kernel
     return RidgeHead(kernel.astype(np.float32), bias.astype(np.float32), strength)
-
-
-def share_interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of `count` trials, by Wilson's formula.
-
-    Examples:
-        >>> [round(end, 3) for end in share_interval(95, 100)]
-        [0.888, 0.978]
-    """
-    z = 1.96
-    middle, whole = right + z * z / 2, count + z * z
-    half = z * math.sqrt(right * (count - right) / count + z * z / 4)
-    return (middle - half) / whole, (middle + half) / whole

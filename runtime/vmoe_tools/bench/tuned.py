@@ -1,0 +1,149 @@
+"""`vmoe bench --tune`: a search on one half of the images, and what of it is measured on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TextIO
+
+import click
+import numpy as np
+
+from vmoe_measure.flops import ModelShape, dense_flops
+from vmoe_measure.image_source import ImageSource
+from vmoe_tools.bench.cascades import PlannedCascade
+from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.result import PointResult, share_interval
+from vmoe_tools.bench.tuning import MOST_TRIALS, Search, Tuned, full_setting
+from vmoe_tools.terminal import Progress, number_text, print_section, share_text
+
+_LEAST_IMAGES = 64
+_IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # of the search
+
+
+@dataclass(frozen=True)
+class TunedPoints:
+    """What the search found, to be measured.
+
+    Attributes:
+        tuned: the settings.
+        points: of the full setting, the single one and both of the cascade, each once.
+        cascades: the cascade, if there is one.
+        test: the images that the search has not seen.
+        searched: images that it has seen.
+        truth: what counts as right: "labels", or the answers of a profile.
+    """
+
+    tuned: Tuned
+    points: list[Point]
+    cascades: list[PlannedCascade]
+    test: ImageSource
+    searched: int
+    truth: str
+
+    @property
+    def single(self) -> int:
+        """The index of the single setting's point."""
+        return [point.profile for point in self.points].index(self.tuned.single)
+
+
+def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress, *, from_first: bool) -> TunedPoints:
+    """Searches.
+
+    Args:
+        first: a point of the engine, and the images per call that the result is measured with.
+        source: the images; without labels, the answers of the full setting count as right.
+        max_drop: answers that may be lost, 0 to 1.
+        progress: where it shows how far it is.
+        from_first: whether the full setting is that of `first`, instead of the highest one of the model.
+
+    Raises:
+        click.UsageError: there is nothing to search, or there are too few images.
+        VmoeError: the images don't fit, or a backend failed.
+    """
+    engine, size = first.engine, first.batch_size
+    manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model)
+    least = max(_LEAST_IMAGES, 2 * size)
+    if first.profile is None or manifest.rules is None or manifest.output != "logits":
+        what = f"bundle outputs {manifest.output}" if manifest.output != "logits" else "model has nothing to set"
+        raise click.UsageError(f"--tune searches the settings of a classifier, and this {what}")
+    if engine.only_profile is not None:
+        raise click.UsageError(f"--tune tries many settings, and the graphs of {engine.backend} are fixed to one each")
+    if len(source) < least:
+        raise click.UsageError(
+            f"--tune searches on one half of {least} images or more, and tests on the other, and --images has {len(source)}"
+        )
+    full = first.profile if from_first else full_setting(manifest, first.profile)
+    point, truth = replace(first, profile=full), "labels"
+    if source.labels is None:
+        source, truth = _answered(source, point), full.name
+    search_half, test_half = _half(source, size, 0), _half(source, size, 1)
+    together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
+    with progress.step("search", MOST_TRIALS) as advance:
+        tuned = Search(replace(point, batch_size=together), shape, search_half, max_drop).run(advance)
+    cascade = tuned.cascade
+    profiles = dict.fromkeys([full, tuned.single, *([cascade.first, cascade.then] if cascade else [])])
+    index = {profile: number for number, profile in enumerate(profiles)}
+    margins = (cascade.margin, cascade.margin) if cascade else (0.0, 0.0)
+    plans = [PlannedCascade(index[cascade.first], index[cascade.then], cascade.margin, margins)] if cascade else []
+    points = [replace(point, profile=profile) for profile in profiles]
+    return TunedPoints(tuned, points, plans, test_half, len(search_half), truth)
+
+
+def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: Sequence[PointResult]) -> dict[str, Any]:
+    """What is known of the settings that were found, as it stands in the JSON.
+
+    Args:
+        found: by the search.
+        points, cascades: as they were measured on the other half.
+    """
+    dense = dense_flops(ModelShape.of(found.points[0].engine.manifest.model))
+    full, single = points[0], points[found.single]
+    results = []
+    for role, one in (("full", full), ("setting", single), *(("cascade", cascade) for cascade in cascades)):
+        low, high = share_interval(round((one.top1 or 0.0) * one.images), one.images)
+        shares = {"top1": one.top1, "top1_low": low, "top1_high": high, "flops_of_dense": (one.flops_per_image or 0) / dense}
+        names = {"profile": one.profile, "then": one.then, "margin": one.margin}
+        results.append({"role": role, **names, **shares, "escalated": one.escalated, "p50_ms": one.p50_ms})
+    images = {"searched_images": found.searched, "tested_images": full.images, "truth": found.truth}
+    return {**images, "tried": found.tuned.trials, "results": results}
+
+
+def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
+    """Prints what was found, and how to load the cascade.
+
+    Args:
+        content: as `tuned_content` returns.
+        path: of the bundle.
+        stream: where to.
+    """
+    rows, load = [], ""
+    for one in content["results"]:
+        name = one["profile"] + (f", then {one['then']} below a margin of {one['margin']:.4f}" if one["then"] else "")
+        interval = f"95 % interval {share_text(one['top1_low'])} - {share_text(one['top1_high'])}"
+        cost = f"{one['flops_of_dense']:.0%} of the dense FLOPs, {number_text(one['p50_ms'], '.2f')} ms a call"
+        rows.append((one["role"], f"{name}: top-1 {share_text(one['top1'])} ({interval}), {cost}"))
+        if one["then"]:
+            steps = f'first="{one["profile"]}", then="{one["then"]}", margin={one["margin"]:.4f}'
+            load = f'The cascade: Engine.load("{path}").cascade({steps})'
+    notes = (
+        f"{content['tried']} settings were tried on {content['searched_images']:,} images; these figures are of the others."
+    )
+    if content["truth"] != "labels":
+        notes += f" Without labels, top-1 is the share of answers that are those of {content['truth']}."
+    print_section(stream, "Tuned", rows, notes, *filter(None, [load]))
+
+
+def _answered(source: ImageSource, point: Point) -> ImageSource:
+    """The images of whole batches, labelled as a point answers them."""
+    batches = source.whole_batches(point.batch_size, point.engine.manifest.input)
+    labels = np.concatenate([point.logits(batch).argmax(axis=1) for batch, _ in batches])
+    return ImageSource(source.images[: len(labels)], labels)
+
+
+def _half(source: ImageSource, size: int, which: int) -> ImageSource:
+    """Every other batch, from the first one or the second one on."""
+    chosen = np.flatnonzero(np.arange(len(source)) // size % 2 == which)
+    assert source.labels is not None
+    images = source.images[chosen] if isinstance(source.images, np.ndarray) else tuple(source.images[i] for i in chosen)
+    return ImageSource(images, source.labels[chosen])

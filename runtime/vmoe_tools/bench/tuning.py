@@ -1,0 +1,250 @@
+"""The search of `vmoe bench --tune`: the setting and the cascade of the fewest FLOPs that answer as well as a full setting.
+
+Settings lie on a grid, one axis for each thing that the model can set, from the full setting down. The search goes from
+setting to neighbour, beginning with the cheapest one that answers well enough, and then with those that answer better than
+all that are as cheap. It depends on answers and FLOPs alone, and so finds the same every time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vmoe_measure.cascade import margin_of_gains
+from vmoe_measure.flops import ModelShape
+from vmoe_measure.image_source import ImageSource
+from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.errors import RoutingError
+from vmoe_runtime.profiles import Profile
+from vmoe_tools.bench.cascades import CascadeAnswers
+from vmoe_tools.bench.points import Point
+from vmoe_tools.bench.quality import Assessment
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Place = tuple[int, ...]
+"""On the grid: of each axis an index, 0 for the full setting's value."""
+
+MOST_TRIALS = 100
+_FULL_RATIO = 1.05  # at which the official models were trained
+_FULL_K = 2
+_RATIOS = 12  # each smaller by the square root of 2
+_FIRST_PART = 8  # from this part of the images on a setting is given up that is clearly worse than one as cheap
+_FAR_BELOW = 0.1  # settings that lose more answers lead nowhere
+_MOST_CALIBRATIONS = 4
+_DEVIATIONS = 1.64  # of a normal distribution, for a confidence of 95 % that no more is lost
+
+_KEYWORDS = {"capacity": "capacity_ratio"}
+
+AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
+    "capacity": lambda full, _: [float(f"{full.capacity_ratio / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
+    "k": lambda full, _: range((full.k or 1) - 1, 0, -1),
+    "pool": lambda full, _: () if full.pool else (True,),
+    "max_experts": lambda full, _: [
+        max(1, (full.max_experts or 1) >> n) for n in range(1, (full.max_experts or 1).bit_length())
+    ],
+    "merge": lambda _, shape: [max(1, shape.tokens // shape.num_layers // 4) * n for n in range(1, 7)],
+}
+"""The values of what a model can set, from the one nearest to the full setting's on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting, and what it did with the images of the search.
+
+    Attributes:
+        profile: the setting.
+        right: bool[N], which images it answered as they are labelled.
+        margins: f64[N], how sure it was; see `vmoe_runtime.classes.margins_of`.
+        flops: per image.
+    """
+
+    profile: Profile
+    right: Array
+    margins: Array
+    flops: int
+
+
+@dataclass(frozen=True)
+class TunedCascade:
+    """Two settings, the margin that was calibrated for them, and FLOPs per image of both steps."""
+
+    first: Profile
+    then: Profile
+    margin: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What the search found.
+
+    Attributes:
+        full: what the others are compared with.
+        single: the setting of the fewest FLOPs that answers well enough; perhaps the full one.
+        cascade: the cascade that does; None where no one has fewer FLOPs than the single setting.
+        trials: settings that were tried.
+    """
+
+    full: Profile
+    single: Profile
+    cascade: TunedCascade | None
+    trials: int
+
+
+def full_setting(manifest: Manifest, base: Profile) -> Profile:
+    """The highest setting that a bundle is used at: the official routing with the most slots and experts per token.
+
+    Args:
+        manifest: of the bundle.
+        base: any setting of it.
+    """
+    rules, used = manifest.rules, [base, *manifest.profiles.values()]
+    assert rules is not None
+    ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
+    k = max([_FULL_K, *(profile.k or 0 for profile in used)])
+    highest: dict[str, Any] = {
+        "capacity": min(ratio, rules.num_experts),
+        "k": min(k, min(rules.experts, default=1) // rules.ensemble_size),
+        **{"bpr": True, "pool": False, "max_experts": rules.num_experts, "merge": 0},
+    }
+    return rules.profile(**{_KEYWORDS.get(name, name): highest[name] for name in rules.settings}, base=base)
+
+
+class Search:
+    """Tries settings of one engine on the same images."""
+
+    def __init__(self, point: Point, shape: ModelShape, source: ImageSource, max_drop: float) -> None:
+        """Tries the full setting.
+
+        Args:
+            point: the full setting, and the images per call.
+            shape: of the model.
+            source: the images, with labels.
+            max_drop: answers that may be lost, 0 to 1.
+        """
+        assert point.profile is not None and source.labels is not None
+        rules: Any = point.engine.manifest.rules
+        names = [name for name in rules.settings if name in AXES]
+        values = {name: AXES[name](point.profile, shape) for name in names}
+        self._axes = {_KEYWORDS.get(name, name): values[name] for name in names}
+        self._point, self._rules, self._source, self._max_drop = point, rules, source, max_drop
+        self._num_batches = len(source) // point.batch_size
+        self._labels = source.labels[: self._num_batches * point.batch_size]
+        self._trials: dict[object, Trial | None] = {}
+        full = self._try(point.profile)
+        assert full is not None
+        self._full = full
+
+    def run(self, advance: Callable[[float, int], None] = lambda amount, images: None) -> Tuned:
+        """Searches, and puts cascades together of what was tried.
+
+        Args:
+            advance: called after each setting that was tried, with 1 and the number of images.
+
+        Raises:
+            VmoeError: the images don't fit, or a backend failed.
+        """
+        waiting: dict[Place, Trial] = {(0,) * len(self._axes): self._full}
+        seen = set(waiting)
+        while (place := self._next(waiting)) is not None:
+            del waiting[place]
+            for neighbour in self._neighbours(place):
+                if neighbour in seen or len(self._trials) >= MOST_TRIALS:
+                    continue
+                seen.add(neighbour)
+                trial = self._try_place(neighbour)
+                advance(1, len(self._labels))
+                if trial is not None and trial not in waiting.values():
+                    waiting[neighbour] = trial
+        tried = [trial for trial in self._trials.values() if trial is not None]
+        single = min((trial for trial in tried if self._is_enough(trial.right)), key=lambda trial: trial.flops)
+        cascades = [found for found in self._cascades() if found.flops < single.flops]
+        best = min(cascades, key=lambda found: found.flops, default=None)
+        return Tuned(self._full.profile, single.profile, best, len(self._trials))
+
+    def _is_enough(self, right: Array) -> bool:
+        """Whether no more right answers are lost than may be, with a confidence of 95 %.
+
+        Wrong ones that become right don't make up for them: the best of many settings has won the most by luck.
+        """
+        lost = np.count_nonzero(self._full.right & ~right)
+        return bool(lost + _DEVIATIONS * math.sqrt(lost) <= self._max_drop * len(right) + 1e-9)
+
+    def _front(self) -> list[Trial]:
+        """The trials that answer better than all that are as cheap, cheapest first."""
+        front: list[Trial] = []
+        for trial in sorted(filter(None, self._trials.values()), key=lambda one: (one.flops, -one.right.sum())):
+            if not front or trial.right.sum() > front[-1].right.sum():
+                front.append(trial)
+        return front
+
+    def _next(self, waiting: Mapping[Place, Trial]) -> Place | None:
+        enough = [place for place, trial in waiting.items() if self._is_enough(trial.right)]
+        if enough:
+            return min(enough, key=lambda place: waiting[place].flops)
+        least = self._full.right.mean() - _FAR_BELOW
+        front = {id(trial) for trial in self._front() if trial.right.mean() >= least}
+        others = [place for place, trial in waiting.items() if id(trial) in front]
+        return max(others, key=lambda place: waiting[place].right.sum(), default=None)
+
+    def _neighbours(self, place: Place) -> Iterator[Place]:
+        for axis, values in enumerate(self._axes.values()):
+            for index in (place[axis] + 1, place[axis] - 1):
+                if 0 <= index <= len(values):
+                    yield (*place[:axis], index, *place[axis + 1 :])
+
+    def _try_place(self, place: Place) -> Trial | None:
+        chosen = {name: values[i - 1] for (name, values), i in zip(self._axes.items(), place, strict=True) if i}
+        try:
+            return self._try(self._rules.profile(**chosen, base=self._full.profile))
+        except RoutingError:  # values that don't go together
+            return None
+
+    def _try(self, profile: Profile) -> Trial | None:
+        """The trial of a setting; None for one that was given up."""
+        key = replace(profile, name="", capacity_ratio=0, effective_ratio=0)  # ratios may differ where slots don't
+        if key in self._trials:
+            return self._trials[key]
+        self._trials[key] = None
+        answers = CascadeAnswers()
+        assessment = Assessment(replace(self._point, profile=profile), [answers])
+        batches = self._source.whole_batches(self._point.batch_size, self._point.engine.manifest.input)
+        for count, (batch, labels) in enumerate(batches, 1):
+            assessment.add(batch, labels)
+            if count >= -(-self._num_batches // _FIRST_PART) and self._is_worse(assessment, answers):
+                return None
+        quality = assessment.quality()
+        assert quality is not None and quality.flops_per_image is not None
+        trial = Trial(profile, answers.classes == self._labels, answers.margins, quality.flops_per_image)
+        self._trials[key] = trial
+        return trial
+
+    def _is_worse(self, assessment: Assessment, answers: CascadeAnswers) -> bool:
+        """Whether a trial as cheap answers these images better, by more than two standard errors of the difference."""
+        quality, classes = assessment.quality(), answers.classes
+        assert quality is not None and quality.flops_per_image is not None
+        right = classes == self._labels[: len(classes)]
+        for trial in filter(None, self._trials.values()):
+            differences = trial.right[: len(right)].astype(int) - right
+            cheaper = trial.flops <= quality.flops_per_image
+            if cheaper and differences.sum() > 2 * math.sqrt(np.count_nonzero(differences)):
+                return True
+        return False
+
+    def _cascades(self) -> Iterator[TunedCascade]:
+        front = [*self._front(), self._full]
+        allowed = math.floor(self._max_drop * len(self._labels) + 1e-9)
+        calibrations = np.unique(np.linspace(0, allowed, _MOST_CALIBRATIONS).astype(int))
+        for then in front:
+            for first in front:
+                gain = then.right.astype(int) - first.right
+                for lost in calibrations if first.flops < then.flops else ():
+                    margin = margin_of_gains(first.margins, gain, int(lost))
+                    escalated = ~(first.margins >= margin)
+                    if self._is_enough(np.where(escalated, then.right, first.right)):
+                        flops = first.flops + escalated.mean() * then.flops
+                        yield TunedCascade(first.profile, then.profile, margin, float(flops))

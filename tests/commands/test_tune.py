@@ -1,0 +1,135 @@
+"""vmoe bench --tune: what it finds on one half of the images, and that its figures are those of the other half."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
+
+from vmoe_measure.flops import ModelShape, dense_flops
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_tools.bench import tuning
+from vmoe_tools.bench.tuning import full_setting
+
+pytestmark = pytest.mark.long
+
+DROP = 0.03
+
+
+@pytest.fixture
+def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> dict[str, np.ndarray]:
+    """160 digits, half of them for the search; also in tmp_path / "digits.npz"."""
+    digits = {name: mnist_images[name][:160] for name in ("images", "labels")}
+    np.savez(tmp_path / "digits.npz", **digits)
+    return digits
+
+
+@pytest.fixture(autouse=True)
+def _few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "MOST_TRIALS", 30)
+
+
+def right_of(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return logits.argmax(axis=1) == labels
+
+
+def test_settings_are_found_on_one_half_and_tested_on_the_other(
+    mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, json_file = Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe")), tmp_path / "found.json"
+    words = ("bench", bundle, "--tune", "--max-drop-in-accuracy", DROP, "--images", tmp_path / "digits.npz", *QUICK)
+    text, _ = run(capsys, *words, "--add-profile", "--json", json_file)
+    report: dict[str, Any] = json.loads(json_file.read_text())
+    tuned, points = report["tuned"], report["points"]
+    assert (tuned["searched_images"], tuned["tested_images"], tuned["truth"]) == (80, 80, "labels")
+    full, single, cascade = tuned["results"]
+    assert [one["role"] for one in tuned["results"]] == ["full", "setting", "cascade"]
+    assert full["profile"] == "c1.05-k2" and points[report["recommended"]]["profile"] == single["profile"]
+    assert cascade["flops_of_dense"] < single["flops_of_dense"] < full["flops_of_dense"]
+    assert list(Bundle.open(bundle).manifest.profiles)[-1] == single["profile"]
+    shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]:.4f}'
+    assert f"cascade({shown})" in " ".join(text.split())
+    search, test = ({name: array[which::2] for name, array in images.items()} for which in (0, 1))
+    with Engine.load(bundle, threads=1) as engine:
+        dense = dense_flops(ModelShape.of(engine.manifest.model))
+        two_steps = engine.cascade(first=cascade["profile"], then=cascade["then"], margin=cascade["margin"])
+        calls = [lambda batch: engine(batch, full["profile"]), lambda batch: engine(batch, single["profile"]), two_steps]
+        for one, call in zip(tuned["results"], calls, strict=True):
+            assert one["top1"] == right_of(call(test["images"]), test["labels"]).mean(), one
+            assert one["top1_low"] < one["top1"] < one["top1_high"] and one["p50_ms"] > 0
+            best, found = (right_of(known(search["images"]), search["labels"]).sum() for known in (calls[0], call))
+            assert best - found <= DROP * 80, one
+    assert single["flops_of_dense"] == points[report["recommended"]]["flops_per_image"] / dense
+    again = json_of(capsys, *words)["tuned"]
+    for one in (*again["results"], *tuned["results"]):
+        del one["p50_ms"]
+    assert again == tuned
+
+
+def test_without_labels_the_answers_of_the_full_setting_count_as_right(
+    mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "plain.npz", images=images["images"])
+    words = ("--tune", "--max-drop-in-accuracy", DROP, "--images", tmp_path / "plain.npz", "--profile", "c0.3-k2")
+    tuned = json_of(capsys, "bench", mnist_image_bundle, *words, *QUICK)["tuned"]
+    full, single = tuned["results"][:2]
+    assert (tuned["truth"], full["profile"], full["top1"]) == ("c0.3-k2", "c0.3-k2", 1.0)
+    with Engine.load(mnist_image_bundle, threads=1) as engine:
+        answers = [engine(images["images"][1::2], one["profile"]).argmax(axis=1) for one in (full, single)]
+    assert single["top1"] == np.mean(answers[0] == answers[1])
+
+
+@pytest.mark.parametrize(("kind", "name"), [("fp32", "c1.05-k2"), ("choice", "c1.05"), ("ensemble", "c1.05-k2")])
+def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, name: str) -> None:
+    with Engine.load(kept_bundle(kind), threads=1) as engine:
+        assert engine.profile is not None
+        assert full_setting(engine.manifest, engine.profile).name == name
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "--tune chooses a setting on images, and there is no --images"),
+        (["--images", "FEW"], "on one half of 64 images or more, and tests on the other, and --images has 8"),
+        (["--images", "DIGITS", "--sweep", "0.1:1"], "--tune chooses the settings of one bundle itself"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_searched_is_one_line(
+    words: list[str],
+    says: str,
+    mnist_image_bundle: Path,
+    images: dict[str, np.ndarray],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.savez(tmp_path / "few.npz", **{name: array[:8] for name, array in images.items()})
+    paths = {"FEW": tmp_path / "few.npz", "DIGITS": tmp_path / "digits.npz"}
+    arguments = ["--tune", "--max-drop-in-accuracy", "1%", *(str(paths.get(word, word)) for word in words)]
+    assert says in complaint_of(capsys, 2, "bench", mnist_image_bundle, *arguments, "-q", *QUICK)
+
+
+def test_what_may_be_lost_must_be_said(
+    mnist_image_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("bench", mnist_image_bundle, "--tune", "--images", mnist_digits, "-q", *QUICK)
+    assert "--max-drop-in-accuracy 0.5%" in complaint_of(capsys, 2, *words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("dense", "this bundle outputs features"), ("soft", "this model has nothing to set")]
+)
+def test_a_model_with_nothing_to_set_has_nothing_to_search(
+    kind: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = kept_bundle(kind)
+    spec = Bundle.open(bundle).manifest.input
+    np.savez(tmp_path / "images.npz", images=np.zeros((64, spec.height, spec.width, spec.channels), np.uint8))
+    words = ("--tune", "--max-drop-in-accuracy", "1%", "--images", tmp_path / "images.npz", "-q", *QUICK)
+    assert says in complaint_of(capsys, 2, "bench", bundle, *words)
