@@ -25,8 +25,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr size_t kMostRowTiles = 3;                            // of a block
-constexpr size_t kLinesOfStep = kPanelStepBytes / kLineBytes;  // of a panel
+constexpr size_t kMostRowTiles = 3;  // of a block
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
 
 // ---- Sums of 4-byte groups of a row with the 16 columns of a line of weights
@@ -62,15 +61,20 @@ struct NativeBf16 {
 };
 #endif
 
-// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
+// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that. Weights from
+// int4 are not negative there, 8 more than they are, and stand in the place of the rows.
 struct PortableInt8 {
   static constexpr bool kOneInstruction = false;
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
   static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
+    return add_products(hn::Set(BitsTag(), group), weights, sums);
+  }
+  static HWY_INLINE Sums add_products(Bits row, Bits weights, Sums sums) {
     const SignedTag d;
 #if HWY_TARGET == HWY_SCALAR
     int32_t sum = hn::GetLane(sums);
+    const uint32_t group = hn::GetLane(row);
     const uint32_t columns = hn::GetLane(weights);
     for (int shift = 0; shift < 32; shift += 8) {
       const uint8_t byte = group >> shift & 0xff;
@@ -80,7 +84,6 @@ struct PortableInt8 {
     return hn::Set(d, sum);
 #else
     const hn::Repartition<int8_t, SignedTag> d8;
-    const auto row = hn::Set(BitsTag(), group);
 #if HWY_ARCH_X86
     const hn::RebindToUnsigned<decltype(d8)> du8;
     return hn::SumOfMulQuadAccumulate(d, hn::BitCast(du8, row), hn::BitCast(d8, weights), sums);
@@ -98,7 +101,9 @@ struct VnniInt8 {
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
   static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
-    const auto row = hn::Set(BitsTag(), group);
+    return add_products(hn::Set(BitsTag(), group), weights, sums);
+  }
+  static HWY_INLINE Sums add_products(Bits row, Bits weights, Sums sums) {
 #if HWY_TARGET <= HWY_AVX3_DL
     sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
 #elif HWY_TARGET == HWY_AVX2
@@ -138,6 +143,13 @@ struct TileOperand {
   size_t row_count;
 };
 
+// The scales of a step of an int4 panel, from a column on.
+HWY_INLINE Floats int4_scale(const char* panel, size_t column) {
+  const hn::Rebind<hwy::float16_t, FloatTag> d16;
+  return hn::PromoteTo(FloatTag(),
+                       hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(panel + kTileBytes) + column));
+}
+
 // Sums of row tiles times one panel in vectors, 32 columns to each row of `sums`.
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
@@ -162,6 +174,17 @@ struct VectorBlock {
       const char* mine = rows.tiles + line_offset(row, rows.row_tile_stride);
       for (size_t part = 0; part < 2; part += kParts) {
         const char* weights = panel + part * kTileBytes;
+        if constexpr (kType == ElementType::kInt4) {
+          const char* excess = mine + kTileBytes - row % kRowsPerTile * (kLineBytes - sizeof(int32_t));
+          float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
+          LinesAhead& ahead = part == 0 ? lines : none;
+          if (count - row > kRows / 2) {
+            run_int4_pass<kRows>(mine, excess, panel, part, steps, out, ahead);
+          } else {
+            run_int4_pass<kRows / 2>(mine, excess, panel, part, steps, out, ahead);
+          }
+          continue;
+        }
         float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
         LinesAhead& ahead = part == 0 ? lines : none;
         if (count - row > kRows / 2) {
@@ -225,6 +248,73 @@ struct VectorBlock {
       }
     }
   }
+
+  // The same with int4 weights, from one half of the panel on; `excess` is what the rows' lines have behind them.
+  template <size_t kCount>
+  static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
+                                         size_t steps, float* out, LinesAhead& lines) {
+    const FloatTag d;
+    const SignedTag di;
+    const auto low = hn::Set(BitsTag(), 0x0f0f0f0fu);
+    LinesAhead ahead = lines;
+    for (size_t r = 0; r < kCount; ++r) std::fill_n(out + r * kPanelColumns, kParts * kRowsPerTile, 0.0f);
+    for (size_t k = 0; k < steps; ++k) {
+      typename Int8Sums::Sums sums[kCount][kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kCount; ++r) {
+        int32_t more;
+        std::memcpy(&more, excess + r * sizeof(more), sizeof(more));
+#pragma GCC unroll 16
+        for (auto& vector : sums[r]) vector = hn::Set(di, -more);
+      }
+      const auto add_lines = [&](size_t pair) HWY_ATTR {
+        Bits weights[2][kParts * kVectors];
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) {
+          const char* from =
+              panel + (half + v / kVectors) * (kTileBytes / 2) + pair * kLineBytes + v % kVectors * kLanes * 4;
+          const auto both = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
+          weights[0][v] = hn::And(both, low);
+          weights[1][v] = hn::And(hn::ShiftRight<4>(both), low);
+        }
+#pragma GCC unroll 16
+        for (size_t line = 0; line < 2; ++line) {
+#pragma GCC unroll 16
+          for (size_t r = 0; r < kCount; ++r) {
+            uint32_t group;
+            std::memcpy(&group, rows + r * kLineBytes + (2 * pair + line) * sizeof(group), sizeof(group));
+            const auto row = hn::Set(BitsTag(), group);
+#pragma GCC unroll 16
+            for (size_t v = 0; v < kParts * kVectors; ++v) {
+              sums[r][v] = Int8Sums::add_products(weights[line][v], row, sums[r][v]);
+            }
+          }
+        }
+      };
+      if constexpr (Int8Sums::kOneInstruction) {
+#pragma GCC unroll 16
+        for (size_t pair = 0; pair < kRowsPerTile / 2; ++pair) add_lines(pair);
+      } else {
+        for (size_t pair = 0; pair < kRowsPerTile / 2; ++pair) add_lines(pair);
+      }
+      Floats scale[kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) scale[v] = int4_scale(panel, half * kRowsPerTile + v * kLanes);
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kCount; ++r) {
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) {
+          float* total = out + r * kPanelColumns + v * kLanes;
+          hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, sums[r][v]), scale[v])), d, total);
+        }
+      }
+      rows += tile_step_bytes(ElementType::kInt4);
+      excess += tile_step_bytes(ElementType::kInt4);
+      panel += panel_step_bytes(ElementType::kInt4);
+      ahead.template step<3>();
+    }
+    lines = ahead;
+  }
 };
 
 // Sums of row tiles times one panel in tile registers. What is done beside fills the vector units, which idle.
@@ -238,6 +328,9 @@ struct MatrixUnitBlock {
   static HWY_INLINE void multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                   Beside& beside) {
     static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
+    if constexpr (kType == ElementType::kInt4) {
+      return multiply_int4<kRowTiles>(operand, panel, steps, sums, beside);
+    }
     const char* rows = operand.tiles;
     const size_t stride = operand.row_tile_stride;
     Tiles t;
@@ -282,6 +375,54 @@ struct MatrixUnitBlock {
   }
 
  private:
+  // A step's weights are unpacked, and its sums scaled and added up, in vectors.
+  template <size_t kRowTiles, class Beside>
+  static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                       Beside& beside) {
+    const FloatTag d;
+    const SignedTag di;
+    const BitsTag du;
+    HWY_ALIGN char weights[kPanelStepBytes];
+    HWY_ALIGN float step_sums[kRowsPerTile * kPanelColumns];
+    std::fill_n(sums, kRowTiles * kRowsPerTile * kPanelColumns, 0.0f);
+    const char* rows = operand.tiles;
+    Tiles t;
+    for (size_t k = 0; k < steps; ++k) {
+      const auto low = hn::Set(du, 0x0f0f0f0fu);
+      for (size_t i = 0; i < kTileBytes; i += kLanes * 4) {
+        const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(panel + i));
+        auto* to = reinterpret_cast<uint32_t*>(weights + i / kLineBytes * 2 * kLineBytes + i % kLineBytes);
+        hn::Store(hn::And(both, low), du, to);
+        hn::Store(hn::And(hn::ShiftRight<4>(both), low), du, to + kRowsPerTile);
+      }
+      for (size_t tile = 0; tile < kRowTiles; ++tile) {
+        const char* mine = rows + tile * operand.row_tile_stride;
+        asm volatile("" : : : "memory");
+        t.template load<4>(mine);
+        t.template load<5>(weights);
+        t.template load<6>(weights + kTileBytes);
+        t.template zero<0>();
+        t.template zero<1>();
+        t.template multiply<ElementType::kInt8, 0, 4, 5>();
+        t.template multiply<ElementType::kInt8, 1, 4, 6>();
+        t.template store<0>(step_sums);
+        t.template store<1>(step_sums + kPanelColumns / 2);
+        asm volatile("" : : : "memory");
+        const auto* excess = reinterpret_cast<const int32_t*>(mine + kTileBytes);
+        for (size_t i = 0; i < kRowsPerTile * kPanelColumns; i += kLanes) {
+          const auto whole =
+              hn::Sub(hn::BitCast(di, hn::Load(d, step_sums + i)), hn::Set(di, excess[i / kPanelColumns]));
+          float* total = sums + tile * kRowsPerTile * kPanelColumns + i;
+          hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, whole), int4_scale(panel, i % kPanelColumns))),
+                    d, total);
+        }
+      }
+      rows += operand.step_stride;
+      panel += panel_step_bytes(ElementType::kInt4);
+      beside.step();
+    }
+  }
+
   // Sums of row tile r are in registers 2 r and 2 r + 1, 16 columns each.
   template <size_t... kSums>
   static HWY_INLINE void zero_sums(Tiles& t, std::index_sequence<kSums...>) {

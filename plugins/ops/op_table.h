@@ -16,9 +16,10 @@ namespace vmoe::ops {
 inline constexpr std::array<const char*, 5> kSettingNames{"capacity", "k", "bpr", "pool", "max_experts"};
 
 inline constexpr TypeChoice kSparseMlpChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
 };
 
 namespace sparse_mlp {
@@ -34,8 +35,8 @@ inline constexpr ValueSpec kInputs[] = {
     {"capacity", ValueType::kInt64, "1", Presence::kSetting},
     {"k", ValueType::kInt64, "1", Presence::kSetting},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting},
-    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
+    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"y", ValueType::kFloat32, "GSD"},
@@ -50,7 +51,7 @@ inline constexpr AttributeSpec kAttributes[] = {
 }  // namespace sparse_mlp
 inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
 
-inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
+inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
 
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
@@ -64,9 +65,9 @@ inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
 inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, kGatesChoices};
 
 inline constexpr TypeChoice kRouteChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
 };
 
 namespace route {
@@ -90,9 +91,9 @@ inline constexpr ValueSpec kOutputs[] = {
 inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, kRouteChoices};
 
 inline constexpr TypeChoice kDispatchChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
 };
 
 namespace dispatch {
@@ -107,15 +108,15 @@ inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
 inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, kDispatchChoices};
 
 inline constexpr TypeChoice kRouteDispatchChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
 
 namespace route_dispatch {
@@ -145,8 +146,8 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "EF"},
     {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "ED"},
-    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
+    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
@@ -158,11 +159,11 @@ inline constexpr AttributeSpec kAttributes[] = {
 inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kSparseMlpChoices};
 
 inline constexpr TypeChoice kCombineChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
 
 namespace combine {
@@ -177,6 +178,12 @@ inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
 inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, kCombineChoices};
 
+inline constexpr TypeChoice kLinearChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
+
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
 struct Output { enum : size_t { kY }; };
@@ -184,11 +191,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"w", ValueType::kW, "DP", Presence::kRequired, Input::kWScale},
     {"b", ValueType::kFloat32, "P"},
-    {"w_scale", ValueType::kFloat32, "P", Presence::kScale},
+    {"w_scale", ValueType::kQ, "P", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
-inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kSparseMlpChoices};
+inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kLinearChoices};
 
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -199,14 +206,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "F"},
     {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
-    {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "F", Presence::kScale},
+    {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace dense_mlp
-inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kLinearChoices};
 
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV }; };
@@ -240,16 +247,16 @@ inline constexpr ValueSpec kInputs[] = {
     {"bv", ValueType::kFloat32, "D"},
     {"wo", ValueType::kW, "DD", Presence::kRequired, Input::kWoScale},
     {"bo", ValueType::kFloat32, "D"},
-    {"wq_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wk_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wq_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wk_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wv_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wo_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
 }  // namespace attention_block
-inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kLinearChoices};
 
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
@@ -262,14 +269,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "F"},
     {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
-    {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "F", Presence::kScale},
+    {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace mlp_block
-inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kLinearChoices};
 
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
@@ -308,8 +315,8 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "EF"},
     {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "ED"},
-    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
+    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };

@@ -140,7 +140,7 @@ class ModelNodes:
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
         """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
         span = self._weights[whole]
-        length = STORED_BYTES[span.dtype] * math.prod(dims)
+        length = int(STORED_BYTES[span.dtype] * math.prod(dims))
         part = Span(span.offset + number * length, length, dims, span.dtype)
         self._tensors[name] = external_tensor(name, part)
         return name
@@ -204,9 +204,9 @@ class ModelNodes:
         return f"{path}/scale", f"{path}/bias"
 
     def _scales(self, *layers: str) -> list[str]:
-        """The scales of dense layers, where their kernels are int8."""
+        """The scales of dense layers, where their kernels are int8 or int4."""
         kernels = [f"{path}/kernel" for path in layers]
-        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) == "i8"]
+        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) in ("i8", "i4")]
 
     def _linear(self, path: str, x: str) -> str:
         """A dense layer of x[N,T,D]."""

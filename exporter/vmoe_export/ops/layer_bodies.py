@@ -1,6 +1,6 @@
 """ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
 
-A body is written for the type of the weights of its products. With int8 weights it takes their scales as inputs, and with
+A body is written for the type of the weights of its products. With int8 or int4 weights it takes their scales as inputs, and with
 other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the routing
 policies.
 """
@@ -16,8 +16,8 @@ _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EP
 
 
 def input_names(op: str, weights: ElementType, policies: bool = True) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights are int8, and policies if `policies`."""
-    values = (value for value in OPS[op].inputs if not value.scale_of or weights == "i8")
+    """The inputs that nodes of the op have: scales only where its weights are int8 or int4, and policies if `policies`."""
+    values = (value for value in OPS[op].inputs if not value.scale_of or weights in ("i8", "i4"))
     return [value.name for value in values if policies or value.name not in POLICIES]
 
 
@@ -49,7 +49,8 @@ def dense_mlp(weights: ElementType, chunks: int) -> str:
 
 def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
     """VmoeExpertMlp, whose hidden features are quantized in so many chunks."""
-    scales = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
+    rows = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
+    scales = [f"{name}_scale" if weights == "i4" else f"{name}_scale_row" for name in ("w1", "w2")]
     return _body(
         "VmoeExpertMlp",
         weights,
@@ -58,10 +59,10 @@ def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
         {round_bf16("buf", "rounded", dispatch_bf16)}
         b1_row = Unsqueeze (b1, one)
         b2_row = Unsqueeze (b2, one)
-        {scales}
-        {product("rounded", "w1", "product1", weights, "w1_scale_row")}
+        {rows}
+        {product("rounded", "w1", "product1", weights, scales[0])}
         {gelu_tanh("product1", "b1_row", "hidden")}
-        {chunked_product("hidden", "w2", "product2", weights, "w2_scale_row", chunks)}
+        {chunked_product("hidden", "w2", "product2", weights, scales[1], chunks)}
         exact = Add (product2, b2_row)
         {round_bf16("exact", "out", dispatch_bf16)}
         """,

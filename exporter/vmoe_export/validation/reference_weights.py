@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.bundle.weights_file import Span, official_tensor
+from vmoe_export.bundle.weights_file import Span, official_tensor, quantize_groups
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model.model_config import ModelConfig
@@ -21,7 +21,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Callable[[str], Array | None]
 """A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
 
-_DTYPES: Mapping[StoredType, Any] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
+_DTYPES: Mapping[StoredType, Any] = {
+    "F32": np.float32,
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+    "I8": np.int8,
+    "U8": np.uint8,
+}
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
@@ -33,7 +39,10 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         if span is None:
             return None
         stored = data[span.offset : span.offset + span.length].view(_DTYPES[span.dtype])
-        if name.endswith("_scale"):  # of attention they stand by head, as biases do
+        if span.dtype == "U8":
+            values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
+            return values.reshape(span.shape).astype(ml_dtypes.int4)
+        if name.endswith("_scale") and span.dtype == "F32":  # of attention they stand by head, as biases do
             return np.asarray(stored.reshape(*span.shape[: "/Moe/" in name], -1))
         return np.asarray(stored.reshape(graph_shape(name, span.shape)))
 
@@ -82,6 +91,8 @@ def check_stored_weights(
 def _is_nearest(official: Array, found: Array, scales: Array | None) -> bool:
     if found.dtype == np.float32:
         return bool(np.array_equal(official.view(np.uint32), found.view(np.uint32)))
+    if found.dtype == ml_dtypes.int4:
+        return all(map(np.array_equal, quantize_groups(official), (found, scales)))
     if scales is None:
         bits = official.view(np.uint32)
         nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16

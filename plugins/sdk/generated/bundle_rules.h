@@ -26,7 +26,7 @@ inline constexpr char kGroupPattern[] = "image|batch|(tokens:)?([1-9][0-9]{0,8})
 inline constexpr char kStepPattern[] = "(resize_small|central_crop|resize)\\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\\)";
 inline constexpr char kTopKPattern[] = "c([0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?)-k([0-9]{1,6})(-vanilla)?(-pool)?(?:-m([0-9]{1,6}))?";
 inline constexpr char kExpertsChoicePattern[] = "c([0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?)";
-inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "bf16-experts"};
+inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "int4", "bf16-experts"};
 inline constexpr const char* kOutputs[] = {"logits", "members", "features"};
 inline constexpr const char* kRoutingKinds[] = {"top-k", "experts-choice", "soft"};
 inline constexpr const char* kFieldKinds[] = {"dense", "top-k", "ensemble", "experts-choice", "soft"};
@@ -75,7 +75,7 @@ inline constexpr Field kManifestFields[] = {
     {"output", "name", FieldType::kText, 0, false, ~0U, {"logits", "members", "features"}},
     {"output", "size", FieldType::kWhole, 16777216, false, ~0U, {}},
     {"", "class_names", FieldType::kList, 0, true, ~0U, {}},
-    {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "bf16-experts"}},
+    {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "int4", "bf16-experts"}},
     {"", "batch_multiple", FieldType::kWhole, 65536, false, ~0U, {}},
     {"", "routing", FieldType::kObject, 0, true, ~0U, {}},
     {"routing", "layers", FieldType::kList, 0, false, ~0U, {}},
