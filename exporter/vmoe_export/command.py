@@ -150,7 +150,7 @@ def _output_name(source: str, precision: str) -> Path:
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="Type of the large matrix products and of their stored weights. int4 is for the weights of experts, beside int8; fp16 "
+    help="Type of the large matrix products and of their stored weights. int4 is for those of experts, beside int8; fp16 is "
     "for --tensorrt.",
 )
 @click.option(

@@ -95,8 +95,9 @@ def runner(
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
-    `weights`, `tokens` and `gates` are the types W, T and R; with int8 or int4 weights the inputs end in their scales. `hidden` is
-    F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has those inputs.
+    `weights`, `tokens` and `gates` are the types W, T and R; with int8 or int4 weights the inputs end in their scales.
+    `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has
+    those inputs.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, policies)]
@@ -133,8 +134,7 @@ def one_node_model(
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
 
-    numpy has no bfloat16 or int4 that runtimes take or give: what is so for the op goes in and out of the model as float32 or
-    int8.
+    numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
     """
     types = element_types(op, weights, tokens, gates)
     given = given_inputs(op, weights, policies)

@@ -82,6 +82,9 @@ class ModelNodes:
         names = dict(zip(body.input, inputs, strict=True))
         names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
         for inner in body.node:
+            if inner.op_type == "Identity" and names[inner.input[0]] in self._weights:
+                names[inner.output[0]] = names[inner.input[0]]
+                continue
             node = onnx.NodeProto()
             node.CopyFrom(inner)
             for attribute in node.attribute:

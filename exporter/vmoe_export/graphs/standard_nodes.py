@@ -72,5 +72,6 @@ class StandardNodes(ModelNodes):
             f"exact = Concat <axis = 0> ({', '.join(f'out_{e}' for e in experts)})",
             round_bf16("exact", "out", bool(dispatch_bf16)),
         ]
-        header = f'<domain: "body", opset_import: ["": {INT4_OPSET if element == "i4" else OPSET}]> body (buf, {", ".join(parts)}) => (out)'
+        opset = INT4_OPSET if element == "i4" else OPSET
+        header = f'<domain: "body", opset_import: ["": {opset}]> body (buf, {", ".join(parts)}) => (out)'
         return onnx.parser.parse_function(f"{header} {{ {chr(10).join(lines)} }}"), [buf, *parts.values()]

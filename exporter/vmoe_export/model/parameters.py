@@ -51,7 +51,7 @@ class StoredTensor:
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """What the parameters of these shapes are stored as. A kernel in int8 or int4 has its scales behind it, `<name>_scale`."""
+    """What the parameters of these shapes are stored as. A kernel in int8 or int4 is followed by its scales."""
     tensors = {}
     for name, shape in shapes.items():
         tensors[name] = StoredTensor(shape, stored_type(name, precision))

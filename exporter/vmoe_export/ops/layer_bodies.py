@@ -1,8 +1,8 @@
 """ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
 
-A body is written for the type of the weights of its products. With int8 or int4 weights it takes their scales as inputs, and with
-other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the routing
-policies.
+A body is written for the type of the weights of its products. With int8 or int4 weights it takes their scales as inputs, and
+with other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the
+routing policies.
 """
 
 from __future__ import annotations
@@ -220,5 +220,10 @@ def _linear_node(x: str, which: str, weights: ElementType) -> str:
 
 def _expert_mlp_node(weights: ElementType) -> str:
     inputs = ", ".join(input_names("VmoeExpertMlp", weights))
+    lines = ""
+    if weights == "i4":
+        # ONNX Runtime lets int4 into a function only where an op of its own takes it there.
+        lines = "w1_same = Identity (w1)\nw2_same = Identity (w2)\n"
+        inputs = inputs.replace("w1,", "w1_same,").replace("w2,", "w2_same,")
     attributes = ", ".join(f"{name}: int = @{name}" for name in OPS["VmoeExpertMlp"].attributes)
-    return f"out = vmoe.VmoeExpertMlp <{attributes}> ({inputs})"
+    return f"{lines}out = vmoe.VmoeExpertMlp <{attributes}> ({inputs})"

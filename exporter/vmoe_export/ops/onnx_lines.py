@@ -42,8 +42,6 @@ def product(x: str, weights: str, result: str, element: ElementType, scale: str 
         {result}_weights = Cast <to = {ONNX_TYPES["float"]}> ({weights})
         {result} = MatMul ({result}_rows, {result}_weights)
         """
-    # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
-    # would round once where this rounds twice.
     quantized = quantize(x, f"{result}_rows", f"{result}_row_scale")
     if element == "i4":
         return f"""
@@ -52,6 +50,8 @@ def product(x: str, weights: str, result: str, element: ElementType, scale: str 
         {result}_sums = MatMul ({result}_rows_clipped, {f"{result}_weights" if scale else weights})
         {result} = Mul ({result}_sums, {result}_row_scale)
         """
+    # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
+    # would round once where this rounds twice.
     return f"""
     {quantized}
     {result}_rows = Cast <to = {ONNX_TYPES["i8"]}> ({result}_rows_clipped)
@@ -64,7 +64,8 @@ def product(x: str, weights: str, result: str, element: ElementType, scale: str 
 
 
 def quantize(x: str, rows: str, scale: str) -> str:
-    """Node lines for the rows of x in whole numbers that int8 has, float32 `<rows>_clipped`, and the scale of each: its largest value / 127, or 1 for a row of zeros.
+    """Node lines for the rows of x in whole numbers from -127 to 127, float32 `<rows>_clipped`, and the scale of each: its
+    largest value / 127, or 1 for a row of zeros.
 
     A maximum may pass over NaN, and int8 has none: a row with NaN gets an infinite scale, so that it gives nothing finite.
     """

@@ -160,7 +160,8 @@ def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
 
     Weights in bfloat16: x is rounded to bfloat16 as well. Weights in int8, with w_scale[...,P]: each row of x is quantized,
     the sums are whole numbers and exact, and are scaled by the product of both scales. Weights in int4, with
-    w_scale[...,groups,P]: the same sums of each group times its scale are added up in their order, then times that of the row.
+    w_scale[...,groups,P]: the sums of each group times its scale are added up in their order, and the total is scaled by the
+    row's.
     """
     if w.dtype == ml_dtypes.int4:
         assert w_scale is not None
