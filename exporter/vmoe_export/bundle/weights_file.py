@@ -117,6 +117,11 @@ def quantize_groups(weights: Array) -> tuple[Array, Array]:
     return np.clip(steps, -LARGEST_INT4, LARGEST_INT4, out=steps).astype(np.int8), scales
 
 
+def pack_int4(quantized: Array) -> Array:
+    """int8[..., n] of int4 values as uint8[..., n / 2], the first of two in the low half."""
+    return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
+
+
 def spread_groups(scales: Array, depth: int) -> Array:
     """The scales[..., groups, outputs] of int4 weights for each of so many inputs, float32[..., depth, outputs]."""
     return np.repeat(scales.astype(np.float32), INT4_GROUP, axis=-2)[..., :depth, :]
@@ -158,7 +163,7 @@ def _encode(name: str, array: Array, dtype: StoredType, checkpoint: Checkpoint) 
         scales = np.empty((len(array), -(-array.shape[1] // INT4_GROUP), array.shape[2]), np.float16)
         for expert, matrix in enumerate(array):
             quantized, scales[expert] = quantize_groups(matrix)
-            packed[expert] = quantized[:, ::2] & 15 | quantized[:, 1::2] << 4
+            packed[expert] = pack_int4(quantized)
         if not np.isfinite(scales).all():
             raise CheckpointError(f"{checkpoint.path}: tensor {name} holds values too large for int4; use --precision int8")
         yield name, packed.data.cast("B")

@@ -66,8 +66,12 @@ def check_stored_weights(
     checkpoint: Checkpoint,
     config: ModelConfig,
     stage: Callable[[str], object] = lambda text: None,
+    *,
+    calibrated: bool = False,
 ) -> None:
     """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
+
+    Of int4 weights that were `calibrated` only the scales are held to the checkpoint.
 
     Raises:
         ExportError: naming the tensor that is not.
@@ -81,18 +85,20 @@ def check_stored_weights(
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
         for matrix in np.ndindex(official.shape[:-2]):  # experts are many, and each step makes an array of its size
-            if not _is_nearest(official[matrix], found[matrix], None if scales is None else scales[matrix]):
+            scale = None if scales is None else scales[matrix]
+            if not _is_nearest(official[matrix], found[matrix], scale, calibrated=calibrated):
                 raise ExportError(
                     f"validation failed: tensor {name} of {path.name} is not that of the checkpoint in its type; "
                     "no bundle was written"
                 )
 
 
-def _is_nearest(official: Array, found: Array, scales: Array | None) -> bool:
+def _is_nearest(official: Array, found: Array, scales: Array | None, *, calibrated: bool) -> bool:
     if found.dtype == np.float32:
         return bool(np.array_equal(official.view(np.uint32), found.view(np.uint32)))
     if found.dtype == ml_dtypes.int4:
-        return all(map(np.array_equal, quantize_groups(official), (found, scales)))
+        nearest, wanted = quantize_groups(official)
+        return np.array_equal(scales, wanted) and (calibrated or np.array_equal(found, nearest))  # type: ignore[arg-type]
     if scales is None:
         bits = official.view(np.uint32)
         nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16
