@@ -199,7 +199,8 @@ def _output_name(source: str, precision: str) -> Path:
 @read_argument(
     "--images",
     metavar="NPZ|DIR",
-    help="Images on which the difference from float32 is measured, with labels its accuracy, too. Default: random ones.",
+    help="Images on which the difference from float32 is measured, with labels its accuracy, too; int4 is rounded for the "
+    "first of them. Default: random ones.",
 )
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")

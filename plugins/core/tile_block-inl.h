@@ -61,8 +61,7 @@ struct NativeBf16 {
 };
 #endif
 
-// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that. Weights from
-// int4 are not negative there, 8 more than they are, and stand in the place of the rows.
+// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
 struct PortableInt8 {
   static constexpr bool kOneInstruction = false;
   using Sums = hn::Vec<SignedTag>;
@@ -92,6 +91,19 @@ struct PortableInt8 {
 #endif
 #endif
   }
+  // Two lines of int4 weights, 0 to 15, with signed rows: int16 holds eight of their products.
+  static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+    const hn::Repartition<int16_t, SignedTag> d16;
+    const hn::Repartition<int8_t, SignedTag> d8;
+    const hn::RebindToUnsigned<decltype(d8)> du8;
+    const auto first = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(du8, weights[0]), hn::BitCast(d8, rows[0]));
+    const auto second = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(du8, weights[1]), hn::BitCast(d8, rows[1]));
+    return hn::Add(sums, hn::WidenMulPairwiseAdd(SignedTag(), hn::Add(first, second), hn::Set(d16, 1)));
+#else
+    return add_products(weights[1], rows[1], add_products(weights[0], rows[0], sums));
+#endif
+  }
 };
 
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
@@ -112,6 +124,9 @@ struct VnniInt8 {
     asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(row.raw), "v"(weights.raw));
 #endif
     return sums;
+  }
+  static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
+    return add_products(weights[1], rows[1], add_products(weights[0], rows[0], sums));
   }
 };
 #endif
@@ -178,11 +193,10 @@ struct VectorBlock {
           const char* excess = mine + kTileBytes - row % kRowsPerTile * (kLineBytes - sizeof(int32_t));
           float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
           LinesAhead& ahead = part == 0 ? lines : none;
-          if (count - row > kRows / 2) {
-            run_int4_pass<kRows>(mine, excess, panel, part, steps, out, ahead);
-          } else {
-            run_int4_pass<kRows / 2>(mine, excess, panel, part, steps, out, ahead);
-          }
+          const size_t quarters = divide_up(std::min(count - row, kRows), kRows / 4);
+          constexpr decltype(&run_int4_pass<1>) kPasses[] = {run_int4_pass<kRows / 4>, run_int4_pass<kRows / 2>,
+                                                             run_int4_pass<kRows * 3 / 4>, run_int4_pass<kRows>};
+          kPasses[quarters - 1](mine, excess, panel, part, steps, out, ahead);
           continue;
         }
         float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
@@ -268,27 +282,22 @@ struct VectorBlock {
         for (auto& vector : sums[r]) vector = hn::Set(di, -more);
       }
       const auto add_lines = [&](size_t pair) HWY_ATTR {
-        Bits weights[2][kParts * kVectors];
+        Bits weights[kParts * kVectors][2];
 #pragma GCC unroll 16
         for (size_t v = 0; v < kParts * kVectors; ++v) {
           const char* from =
               panel + (half + v / kVectors) * (kTileBytes / 2) + pair * kLineBytes + v % kVectors * kLanes * 4;
           const auto both = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
-          weights[0][v] = hn::And(both, low);
-          weights[1][v] = hn::And(hn::ShiftRight<4>(both), low);
+          weights[v][0] = hn::And(both, low);
+          weights[v][1] = hn::And(hn::ShiftRight<4>(both), low);
         }
 #pragma GCC unroll 16
-        for (size_t line = 0; line < 2; ++line) {
+        for (size_t r = 0; r < kCount; ++r) {
+          uint32_t group[2];
+          std::memcpy(group, rows + r * kLineBytes + pair * sizeof(group), sizeof(group));
+          const Bits row[] = {hn::Set(BitsTag(), group[0]), hn::Set(BitsTag(), group[1])};
 #pragma GCC unroll 16
-          for (size_t r = 0; r < kCount; ++r) {
-            uint32_t group;
-            std::memcpy(&group, rows + r * kLineBytes + (2 * pair + line) * sizeof(group), sizeof(group));
-            const auto row = hn::Set(BitsTag(), group);
-#pragma GCC unroll 16
-            for (size_t v = 0; v < kParts * kVectors; ++v) {
-              sums[r][v] = Int8Sums::add_products(weights[line][v], row, sums[r][v]);
-            }
-          }
+          for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Int8Sums::add_int4(weights[v], row, sums[r][v]);
         }
       };
       if constexpr (Int8Sums::kOneInstruction) {
