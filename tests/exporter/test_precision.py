@@ -13,7 +13,8 @@ from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
 from variants import Variant
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_export.bundle.weights_file import quantize_columns
+from vmoe_export.bundle.weights_file import quantize_columns, quantize_groups, spread_groups
+from vmoe_export.calibration import round_for_inputs
 from vmoe_export.export import ExportResult
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation.limits import distance_limit
@@ -113,6 +114,20 @@ def test_a_column_of_zeros_has_the_scale_1() -> None:
     weights[1, :, 2] = 0
     steps, scales = quantize_columns(weights)
     assert scales[1, 2] == 1 and not steps[1, :, 2].any()
+    steps, scales = quantize_groups(weights[1])
+    assert scales[0, 2] == 1 and not steps[:, 2].any()
+
+
+def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((130, 9)).astype(np.float32)
+    inputs = (rng.standard_normal((400, 20)) @ rng.standard_normal((20, 130))).astype(np.float32)
+    nearest, scales = quantize_groups(weights)
+    found = round_for_inputs(weights, inputs)
+    assert np.abs(found).max() <= 7
+    off = [np.linalg.norm(inputs @ (steps * spread_groups(scales, 130) - weights)) for steps in (found, nearest)]
+    assert off[0] < off[1] / 2
+    np.testing.assert_array_equal(round_for_inputs(weights, inputs[:0]), nearest)
 
 
 @pytest.mark.parametrize(
@@ -167,16 +182,19 @@ def test_a_dense_model_may_be_short_too(tmp_path: Path) -> None:
     assert 1e-4 < distance.relative_difference < distance_limit("int8", None)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_the_users_images_show_how_many_answers_change(
-    tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]
+    precision: str, tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]
 ) -> None:
     labels = mnist_images["labels"]
     np.savez(tmp_path / "some.npz", images=mnist_images["images"][:170], labels=labels[:170])  # ten fill no routing group
     result = export_bundle(
-        mnist_bundle, tmp_path / "x.vmoe", precision="int8", capacity=[0.3], k=[1], images=tmp_path / "some.npz"
+        mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=tmp_path / "some.npz"
     )
     (distance,) = result.distances
     assert distance.images == 160
+    # int4 is rounded for the images: to its nearest values it is off by 7 %.
+    assert distance.part_difference < 0.05
     graphs = [OnnxRuntimeBackend(path / "model.inlined.onnx", 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)
