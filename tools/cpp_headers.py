@@ -25,10 +25,11 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "fp16": "Float16",
     "bf16": "Bfloat16",
     "i8": "Int8",
+    "i4": "Int4",
     "i32": "Int32",
     "i64": "Int64",
 }
-_VARIABLES: tuple[ValueType, ...] = ("W", "T", "R")
+_VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T", "R")
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
 
@@ -151,6 +152,8 @@ def _value(value: Value, op: Op) -> str:
     fields = [f'"{value.name}"', _value_type(value.type), f'"{"".join(value.dims)}"']
     if presence != "Required" or scales:
         fields.append(f"Presence::k{presence}")
+    if value.grouped_dims:
+        scales = ["kNoScale", f'"{"".join(value.grouped_dims)}"']
     return f"{{{', '.join([*fields, *scales])}}}"
 
 
@@ -158,7 +161,7 @@ def _attribute(name: str, default: int) -> str:
     rule = ATTRIBUTE_RULES[name]
     maximum = "kNoMaximum" if rule.maximum is None else str(rule.maximum)
     divides = f"'{rule.divides}'" if rule.divides else "0"
-    return f'{{"{name}", {default}, {rule.minimum}, {maximum}, {divides}, {str(rule.only_i8).lower()}}}'
+    return f'{{"{name}", {default}, {rule.minimum}, {maximum}, {divides}, {str(rule.only_quantized).lower()}}}'
 
 
 def _choices(op: Op) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.model_config import experts_entry
+from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.validation.proof import Findings
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, MERGING_GRAPH
@@ -25,6 +26,8 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
     model, checkpoint = plan.model, plan.checkpoint
     height, width = model.image_size
     names = plan.options.class_names
+    stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
+    packed = {name: list(tensor.shape) for name, tensor in stored.items() if tensor.dtype == "U8"}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -50,6 +53,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "class_names": None if names is None else list(names),
         "routing": _routing(plan),
         "precision": plan.stored_precision,
+        **({"int4_shapes": packed} if packed else {}),
         "batch_multiple": plan.grouping.batch_multiple,
         **({"image_tokens": plan.rules.image_tokens} if plan.rules.image_tokens else {}),
         "profiles": [

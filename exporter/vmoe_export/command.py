@@ -156,7 +156,8 @@ def _output_name(source: str, precision: str) -> Path:
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="Type of the large matrix products and of their stored weights. fp16 is for --tensorrt.",
+    help="Type of the large matrix products and of their stored weights. int4 is for those of experts, beside int8; fp16 is "
+    "for --tensorrt.",
 )
 @click.option(
     "--tensorrt", is_flag=True, help="Write a graph for TensorRT for each profile as well, fixed to its capacity and k."
@@ -199,12 +200,13 @@ def _output_name(source: str, precision: str) -> Path:
     "--max-distance",
     type=click.FloatRange(0, min_open=True),
     metavar="X",
-    help="Largest relative difference of a part from float32. Default: 0.05 for bfloat16, 0.2 for int8.",
+    help="Largest relative difference of a part from float32. Default: 0.05 for bfloat16, 0.2 for int8, 0.4 for int4.",
 )
 @read_argument(
     "--images",
     metavar="NPZ|DIR",
-    help="Images on which the difference from float32 is measured, with labels its accuracy, too. Default: random ones.",
+    help="Images on which the difference from float32 is measured, with labels its accuracy, too; int4 is rounded for the "
+    "first of them. Default: random ones.",
 )
 @click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")

@@ -44,7 +44,7 @@ def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
     stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
     sizes = {name: math.prod(shape) for name, shape in plan.weight_shapes.items()}
     largest = max(sizes, key=lambda name: sizes[name])
-    memory = _START_BYTES + sizes[largest] * (4 + 1 + STORED_BYTES[stored[largest].dtype])
+    memory = _START_BYTES + int(sizes[largest] * (4 + 1 + STORED_BYTES[stored[largest].dtype]))
     seconds = _START_SECONDS + _SECONDS_PER_GB * 4 * sum(sizes.values()) / 1e9 * (1 if validate else 0.6)
     if validate:
         model, multiple, profiles = plan.model, plan.grouping.batch_multiple, max(1, len(plan.profiles))

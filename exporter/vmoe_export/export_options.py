@@ -41,9 +41,9 @@ class ExportOptions:
         pool: the slots of a group are one pool in the stored profiles (True), or each expert's own (False, the default).
         max_experts: experts that a group may use in the stored profiles. Default: all.
         merge: tokens that each encoder block merges in the stored profiles. Default: none.
-        precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", or "bf16-experts"
-            for the experts' products alone. With `tensorrt` it also says what the large products of the TensorRT graphs are
-            computed in: "fp32", "bf16" or "fp16".
+        precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", "int4" for the
+            weights of experts beside int8, or "bf16-experts" for the experts' products alone. With `tensorrt` it also says
+            what the large products of the TensorRT graphs are computed in: "fp32", "bf16" or "fp16".
         tensorrt: write a graph for TensorRT for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default; of an E3 the official prediction, the logarithm of the mean probability of its

@@ -134,10 +134,12 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    if model.moe is None and options.precision == "bf16-experts":
+    if model.moe is None and options.precision in ("bf16-experts", "int4"):
         raise OptionError(
-            "this is a dense ViT without experts, so precision bf16-experts means nothing; choose bf16 or int8"
+            f"this is a dense ViT without experts, so precision {options.precision} means nothing; choose bf16 or int8"
         )
+    if model.moe and options.precision == "int4" and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
+        raise OptionError("precision int4 stores two weights in a byte, and the sizes of the experts are odd; choose int8")
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(trunk, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):

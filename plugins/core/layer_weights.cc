@@ -19,7 +19,7 @@ TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t
   TileProduct product;
   product.type = type();
   product.steps = steps;
-  product.panel = matrix->panel_at(index, first_panel) + first_step * kPanelStepBytes;
+  product.panel = matrix->panel_at(index, first_panel) + first_step * panel_step_bytes(type());
   product.panel_stride = matrix->panel_stride();
   product.panels = panels;
   const size_t column = first_panel * kPanelColumns;

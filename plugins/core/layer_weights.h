@@ -13,7 +13,7 @@ namespace vmoe {
 
 // A weight matrix [1, D, P] or [E, D, P] packed, with what belongs to its columns as an op gets it (not owned): bias,
 // and for int8 scale, f32[P] or f32[E, P]. What enters a product is rounded to bfloat16 with bfloat16 weights,
-// quantized with int8 ones; sums and biases are float32.
+// quantized with int8 and int4 ones; sums and biases are float32.
 struct LinearWeights {
   std::shared_ptr<const PackedWeights> matrix;
   const float* bias = nullptr;
@@ -22,6 +22,8 @@ struct LinearWeights {
   ElementType type() const { return matrix->type(); }
   bool in_tiles() const { return type() != ElementType::kFloat32; }
   bool int8() const { return type() == ElementType::kInt8; }
+  // What enters a product is.
+  bool quantized() const { return int8() || type() == ElementType::kInt4; }
 
   // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes. With `first`
   // [matrices + 1], those of a matrix m without rows, first[m] to first[m + 1], are not read and are zero.
@@ -54,8 +56,8 @@ struct LinearWeights {
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
-  // int8: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same number
-  // that the second matrix was packed with.
+  // int8 and int4: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same
+  // number that the second matrix was packed with.
   size_t hidden_chunk = 0;
 
   size_t experts() const { return first.matrix->matrices(); }

@@ -51,14 +51,14 @@ bool in_tiles(ElementType type) { return type != ElementType::kFloat32; }
 }  // namespace
 
 PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weights) : kernels_(kernels), form_(weights) {
-  form_.data = nullptr;
+  form_.data = form_.scale = nullptr;
   if (in_tiles(type())) {
     panel_columns_ = kPanelColumns;
     padded_depth_ = weights.depth_parts == 1
                         ? weights.depth
                         : weights.depth_parts * round_up(weights.depth / weights.depth_parts, kPanelColumns);
     panels_ = weights.column_parts * divide_up(weights.columns / weights.column_parts, kPanelColumns);
-    panel_bytes_ = steps() * kPanelStepBytes;
+    panel_bytes_ = steps() * panel_step_bytes(type());
     matrix_bytes_ = panels_ * panel_bytes_;
   } else {
     panel_columns_ = kernels.panel_columns;
@@ -133,6 +133,7 @@ size_t PackedWeights::chunk_steps() const {
 size_t PackedWeights::chunks() const { return divide_up(steps(), chunk_steps()); }
 
 void PackedWeights::pack_panel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const {
+  if (type() == ElementType::kInt4) return pack_int4_panel(weights, matrix, panel, steps(), to);
   const char* from = static_cast<const char*>(weights.data) + matrix * depth() * columns() * bytes_of(type());
   if (in_tiles(type())) {
     pack_tile_panel(weights, from, panel, steps(), to);

@@ -8,6 +8,7 @@
 
 #include "core/element_type.h"
 #include "core/kernels.h"
+#include "core/tiles.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -15,7 +16,8 @@ namespace vmoe {
 // Weights as they are stored: `matrices` matrices of [depth, columns], row-major, one after another.
 struct StoredWeights {
   const void* data = nullptr;
-  ElementType type = ElementType::kFloat32;  // float32, bfloat16 or int8
+  ElementType type =
+      ElementType::kFloat32;  // float32, bfloat16, int8 or int4, two to a byte, the first in the low half
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
@@ -25,13 +27,14 @@ struct StoredWeights {
   size_t depth_parts = 1;
   // int8: what is summed up at once, in elements of the depth, a multiple of 64; 0 is all of it.
   size_t depth_chunk = 0;
+  const void* scale = nullptr;  // int4: float16[matrices, groups of 64 of the depth, columns]
 
   size_t elements() const { return matrices * depth * columns; }
-  size_t bytes() const { return elements() * bytes_of(type); }
+  size_t bytes() const { return type == ElementType::kInt4 ? divide_up(elements(), 2) : elements() * bytes_of(type); }
 };
 
 // Immutable; any number of threads may read it. float32 lies in panels as wide as the path's tiles of registers,
-// bfloat16 and int8 in panels of tiles (tiles.h).
+// all else in panels of tiles (tiles.h).
 class PackedWeights {
  public:
   // Throws std::bad_alloc.

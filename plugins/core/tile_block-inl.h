@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "core/element_type.h"
+#include "core/tile_groups-inl.h"
 #include "core/tile_registers-inl.h"
 #include "core/tiles.h"
 #include "core/vector_math-inl.h"
@@ -25,93 +26,8 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr size_t kMostRowTiles = 3;                            // of a block
-constexpr size_t kLinesOfStep = kPanelStepBytes / kLineBytes;  // of a panel
+constexpr size_t kMostRowTiles = 3;  // of a block
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
-
-// ---- Sums of 4-byte groups of a row with the 16 columns of a line of weights
-
-using SignedTag = hn::RebindToSigned<FloatTag>;
-
-// Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened.
-struct WidenedBf16 {
-  static constexpr bool kOneInstruction = false;
-  using Sums = Floats;
-  static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
-  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
-    const FloatTag d;
-    const BitsTag du;
-    const auto upper = hn::Set(du, 0xffff0000u);
-    sums = hn::MulAdd(hn::BitCast(d, hn::Set(du, pair << 16)), hn::BitCast(d, hn::ShiftLeft<16>(weights)), sums);
-    return hn::MulAdd(hn::BitCast(d, hn::Set(du, pair & 0xffff0000u)), hn::BitCast(d, hn::And(weights, upper)), sums);
-  }
-};
-
-#if HWY_NATIVE_DOT_BF16
-struct NativeBf16 {
-  static constexpr bool kOneInstruction = true;
-  using Sums = Floats;
-  static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
-  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
-    const FloatTag d;
-    const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
-    auto unused = hn::Zero(d);
-    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, hn::Set(BitsTag(), pair)), hn::BitCast(db, weights), sums,
-                                         unused);
-  }
-};
-#endif
-
-// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
-struct PortableInt8 {
-  static constexpr bool kOneInstruction = false;
-  using Sums = hn::Vec<SignedTag>;
-  static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
-  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
-    const SignedTag d;
-#if HWY_TARGET == HWY_SCALAR
-    int32_t sum = hn::GetLane(sums);
-    const uint32_t columns = hn::GetLane(weights);
-    for (int shift = 0; shift < 32; shift += 8) {
-      const uint8_t byte = group >> shift & 0xff;
-      sum +=
-          (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
-    }
-    return hn::Set(d, sum);
-#else
-    const hn::Repartition<int8_t, SignedTag> d8;
-    const auto row = hn::Set(BitsTag(), group);
-#if HWY_ARCH_X86
-    const hn::RebindToUnsigned<decltype(d8)> du8;
-    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(du8, row), hn::BitCast(d8, weights), sums);
-#else
-    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(d8, row), hn::BitCast(d8, weights), sums);
-#endif
-#endif
-  }
-};
-
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
-// VNNI, which Highway knows only together with more that not every processor has.
-struct VnniInt8 {
-  static constexpr bool kOneInstruction = true;
-  using Sums = hn::Vec<SignedTag>;
-  static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
-  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
-    const auto row = hn::Set(BitsTag(), group);
-#if HWY_TARGET <= HWY_AVX3_DL
-    sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
-#elif HWY_TARGET == HWY_AVX2
-    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.raw) : "x"(row.raw), "x"(weights.raw));
-#else
-    asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(row.raw), "v"(weights.raw));
-#endif
-    return sums;
-  }
-};
-#endif
-
-// ---- Blocks
 
 // Lines of memory that are asked for at a steady rate before they are needed.
 struct LinesAhead {
@@ -138,6 +54,13 @@ struct TileOperand {
   size_t row_count;
 };
 
+// The scales of a step of an int4 panel, from a column on.
+HWY_INLINE Floats int4_scale(const char* panel, size_t column) {
+  const hn::Rebind<hwy::float16_t, FloatTag> d16;
+  return hn::PromoteTo(FloatTag(),
+                       hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(panel + kTileBytes) + column));
+}
+
 // Sums of row tiles times one panel in vectors, 32 columns to each row of `sums`.
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
@@ -162,6 +85,16 @@ struct VectorBlock {
       const char* mine = rows.tiles + line_offset(row, rows.row_tile_stride);
       for (size_t part = 0; part < 2; part += kParts) {
         const char* weights = panel + part * kTileBytes;
+        if constexpr (kType == ElementType::kInt4) {
+          const char* excess = mine + kTileBytes - row % kRowsPerTile * (kLineBytes - sizeof(int32_t));
+          float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
+          LinesAhead& ahead = part == 0 ? lines : none;
+          const size_t quarters = divide_up(std::min(count - row, kRows), kRows / 4);
+          constexpr decltype(&run_int4_pass<1>) kPasses[] = {run_int4_pass<kRows / 4>, run_int4_pass<kRows / 2>,
+                                                             run_int4_pass<kRows * 3 / 4>, run_int4_pass<kRows>};
+          kPasses[quarters - 1](mine, excess, panel, part, steps, out, ahead);
+          continue;
+        }
         float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
         LinesAhead& ahead = part == 0 ? lines : none;
         if (count - row > kRows / 2) {
@@ -225,6 +158,74 @@ struct VectorBlock {
       }
     }
   }
+
+  // One group of a row for all columns.
+  static HWY_INLINE Bits load_group(const char* from) {
+    uint32_t group;
+    std::memcpy(&group, from, sizeof(group));
+    return hn::Set(BitsTag(), group);
+  }
+
+  // The same with int4 weights, from one half of the panel on; `excess` is what the rows' lines have behind them.
+  template <size_t kCount>
+  static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
+                                         size_t steps, float* out, LinesAhead& lines) {
+    const FloatTag d;
+    const SignedTag di;
+    const auto low = hn::Set(BitsTag(), 0x0f0f0f0fu);
+    LinesAhead ahead = lines;
+    for (size_t r = 0; r < kCount; ++r) std::fill_n(out + r * kPanelColumns, kParts * kRowsPerTile, 0.0f);
+    for (size_t k = 0; k < steps; ++k) {
+      typename Int8Sums::Sums sums[kCount][kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kCount; ++r) {
+        int32_t more;
+        std::memcpy(&more, excess + r * sizeof(more), sizeof(more));
+#pragma GCC unroll 16
+        for (auto& vector : sums[r]) vector = hn::Set(di, -more);
+      }
+      const auto add_lines = [&](size_t pair) HWY_ATTR {
+        Bits weights[kParts * kVectors][2];
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) {
+          const char* from =
+              panel + (half + v / kVectors) * (kTileBytes / 2) + pair * kLineBytes + v % kVectors * kLanes * 4;
+          const auto both = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
+          weights[v][0] = hn::And(both, low);
+          weights[v][1] = hn::And(hn::ShiftRight<4>(both), low);
+        }
+#pragma GCC unroll 16
+        for (size_t r = 0; r < kCount; ++r) {
+          const char* from = rows + r * kLineBytes + pair * 2 * sizeof(uint32_t);
+          const Bits row[] = {load_group(from), load_group(from + sizeof(uint32_t))};
+#pragma GCC unroll 16
+          for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Int8Sums::add_int4(weights[v], row, sums[r][v]);
+        }
+      };
+      if constexpr (Int8Sums::kOneInstruction) {
+#pragma GCC unroll 16
+        for (size_t pair = 0; pair < kRowsPerTile / 2; ++pair) add_lines(pair);
+      } else {
+        for (size_t pair = 0; pair < kRowsPerTile / 2; ++pair) add_lines(pair);
+      }
+      Floats scale[kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) scale[v] = int4_scale(panel, half * kRowsPerTile + v * kLanes);
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kCount; ++r) {
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) {
+          float* total = out + r * kPanelColumns + v * kLanes;
+          hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, sums[r][v]), scale[v])), d, total);
+        }
+      }
+      rows += tile_step_bytes(ElementType::kInt4);
+      excess += tile_step_bytes(ElementType::kInt4);
+      panel += panel_step_bytes(ElementType::kInt4);
+      ahead.template step<3>();
+    }
+    lines = ahead;
+  }
 };
 
 // Sums of row tiles times one panel in tile registers. What is done beside fills the vector units, which idle.
@@ -238,6 +239,9 @@ struct MatrixUnitBlock {
   static HWY_INLINE void multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                   Beside& beside) {
     static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
+    if constexpr (kType == ElementType::kInt4) {
+      return multiply_int4<kRowTiles>(operand, panel, steps, sums, beside);
+    }
     const char* rows = operand.tiles;
     const size_t stride = operand.row_tile_stride;
     Tiles t;
@@ -282,6 +286,54 @@ struct MatrixUnitBlock {
   }
 
  private:
+  // A step's weights are unpacked, and its sums scaled and added up, in vectors.
+  template <size_t kRowTiles, class Beside>
+  static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                       Beside& beside) {
+    const FloatTag d;
+    const SignedTag di;
+    const BitsTag du;
+    HWY_ALIGN char weights[kPanelStepBytes];
+    HWY_ALIGN float step_sums[kRowsPerTile * kPanelColumns];
+    std::fill_n(sums, kRowTiles * kRowsPerTile * kPanelColumns, 0.0f);
+    const char* rows = operand.tiles;
+    Tiles t;
+    for (size_t k = 0; k < steps; ++k) {
+      const auto low = hn::Set(du, 0x0f0f0f0fu);
+      for (size_t i = 0; i < kTileBytes; i += kLanes * 4) {
+        const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(panel + i));
+        auto* to = reinterpret_cast<uint32_t*>(weights + i / kLineBytes * 2 * kLineBytes + i % kLineBytes);
+        hn::Store(hn::And(both, low), du, to);
+        hn::Store(hn::And(hn::ShiftRight<4>(both), low), du, to + kRowsPerTile);
+      }
+      for (size_t tile = 0; tile < kRowTiles; ++tile) {
+        const char* mine = rows + tile * operand.row_tile_stride;
+        asm volatile("" : : : "memory");
+        t.template load<4>(mine);
+        t.template load<5>(weights);
+        t.template load<6>(weights + kTileBytes);
+        t.template zero<0>();
+        t.template zero<1>();
+        t.template multiply<ElementType::kInt8, 0, 4, 5>();
+        t.template multiply<ElementType::kInt8, 1, 4, 6>();
+        t.template store<0>(step_sums);
+        t.template store<1>(step_sums + kPanelColumns / 2);
+        asm volatile("" : : : "memory");
+        const auto* excess = reinterpret_cast<const int32_t*>(mine + kTileBytes);
+        for (size_t i = 0; i < kRowsPerTile * kPanelColumns; i += kLanes) {
+          const auto whole =
+              hn::Sub(hn::BitCast(di, hn::Load(d, step_sums + i)), hn::Set(di, excess[i / kPanelColumns]));
+          float* total = sums + tile * kRowsPerTile * kPanelColumns + i;
+          hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, whole), int4_scale(panel, i % kPanelColumns))),
+                    d, total);
+        }
+      }
+      rows += operand.step_stride;
+      panel += panel_step_bytes(ElementType::kInt4);
+      beside.step();
+    }
+  }
+
   // Sums of row tile r are in registers 2 r and 2 r + 1, 16 columns each.
   template <size_t... kSums>
   static HWY_INLINE void zero_sums(Tiles& t, std::index_sequence<kSums...>) {

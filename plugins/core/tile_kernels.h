@@ -13,6 +13,8 @@
 namespace vmoe {
 
 // Rows of activations times consecutive panels of weights, in bfloat16 with float32 sums or in int8 with int32 sums.
+// With int4 weights the int32 sums of a step become float32(sum) * scale of the step's group, and these are added up in
+// their order; none is a fused multiply-add.
 struct TileProduct {
   ElementType type = ElementType::kBfloat16;
   const char* rows = nullptr;  // the first row tile, as tiles.h says
@@ -24,14 +26,14 @@ struct TileProduct {
   size_t panels = 0;
   const char* next_panel = nullptr;  // read ahead behind the last one; or none
 
-  // int8: sums become float32(sum) * (row_scale * column_scale).
+  // int8: sums become float32(sum) * (row_scale * column_scale). int4: sum * row_scale.
   const float* row_scale = nullptr;     // f32[row_count]
   const float* column_scale = nullptr;  // f32[panels * 32]
   // What paths that read rows as unsigned take off each sum: 128 times the sum of its column, i32[panels * 32].
   const int32_t* column_excess = nullptr;
 
   // Then, in this order: + addend, + bias, GELU in its tanh approximation (with GELU or lines there is no addend).
-  // With GELU, bfloat16 goes to lines and int8 to float32.
+  // With GELU, bfloat16 goes to lines and all else to float32.
   const float* bias = nullptr;  // f32[panels * 32], or none
   bool gelu = false;
 
@@ -62,7 +64,7 @@ struct TileRows {
   float* scratch = nullptr;           // f32[depth in whole lines]
   char* tiles = nullptr;              // all of the lines' steps are written
   size_t row_tile_stride = 0;         // bytes
-  // int8: max|x| / 127 of each row, or 1 where the row is zero, f32[row_count].
+  // int8 and int4: max|x| / 127 of each row, or 1 where the row is zero, f32[row_count].
   float* scale = nullptr;
 };
 
@@ -99,7 +101,8 @@ struct TileKernels {
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
   // Around the calls of one thread: what the matrix unit's registers need to be set to. Never nested.
   bool needs_tile_configuration;
-  // Whether rows of int8 are stored as unsigned, 128 more than they are; see TileProduct::column_excess.
+  // Whether rows of int8, other than those for int4 weights, are stored as unsigned, 128 more than they are; see
+  // TileProduct::column_excess.
   bool unsigned_rows;
 };
 

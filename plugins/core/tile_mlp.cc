@@ -20,8 +20,8 @@ struct Slot {
   char* rows = nullptr;  // activations of the first product
   float* row_scale = nullptr;
   char* hidden = nullptr;         // activations of the second product
-  float* exact = nullptr;         // int8: f32[rows, hidden columns] before they are quantized
-  float* hidden_scale = nullptr;  // int8: f32[chunks, rows]
+  float* exact = nullptr;         // quantized: f32[rows, hidden columns] before they are quantized
+  float* hidden_scale = nullptr;  // quantized: f32[chunks, rows]
 };
 
 class Mlp {
@@ -31,12 +31,13 @@ class Mlp {
         out_(out),
         addend_(addend),
         kernels_(tile_kernels_for(weights.first.matrix->kernels().path)),
-        int8_(weights.first.int8()),
+        quantized_(weights.first.quantized()),
+        tile_bytes_(tile_step_bytes(weights.first.type())),
         hidden_(weights.first.matrix->columns()),
         width_(weights.second.matrix->columns()),
         groups_(group_rows(rows.first, weights.first.matrix->matrices())),
         apart_(groups_run_apart(groups_.size())) {
-    chunk_ = int8_ ? weights.hidden_chunk : kHiddenChunk;
+    chunk_ = quantized_ ? weights.hidden_chunk : kHiddenChunk;
     if (chunk_ == 0) chunk_ = std::max<size_t>(round_up(hidden_, depth_of_line(weights.first.type())), 1);
     // Without hidden values one chunk is left, of no steps: the bias.
     chunks_ = std::max<size_t>(divide_up(hidden_, chunk_), 1);
@@ -51,9 +52,9 @@ class Mlp {
       exact_offset_ = memory.template take<size_t>(most_rows);
       line_offset_ = memory.template take<size_t>(most_rows);
       for (Slot& slot : slots_) {
-        slot.rows = memory.template take<char>(most_tiles_ * first_steps() * kTileBytes);
-        slot.hidden = memory.template take<char>(most_tiles_ * hidden_steps() * kTileBytes);
-        if (!int8_) continue;
+        slot.rows = memory.template take<char>(most_tiles_ * first_steps() * tile_bytes_);
+        slot.hidden = memory.template take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
+        if (!quantized_) continue;
         slot.row_scale = memory.template take<float>(most_rows);
         slot.exact = memory.template take<float>(most_rows * exact_stride());
         slot.hidden_scale = memory.template take<float>(most_rows * chunks_);
@@ -62,7 +63,7 @@ class Mlp {
     for (size_t row = 0; row < most_rows; ++row) {
       offset_[row] = row * width_ * sizeof(float);
       exact_offset_[row] = row * exact_stride() * sizeof(float);
-      line_offset_[row] = line_offset(row, hidden_steps() * kTileBytes);
+      line_offset_[row] = line_offset(row, hidden_steps() * tile_bytes_);
     }
   }
 
@@ -76,9 +77,10 @@ class Mlp {
   float* out_;
   const float* addend_;
   const TileKernels& kernels_;
-  const bool int8_;
-  const size_t hidden_;  // F
-  const size_t width_;   // D
+  const bool quantized_;
+  const size_t tile_bytes_;  // from one step of a row tile to the next
+  const size_t hidden_;      // F
+  const size_t width_;       // D
   const std::vector<RowGroup> groups_;
   const bool apart_;
   bool holds_all_ = true;
@@ -121,11 +123,12 @@ class Mlp {
         return;
       }
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
-        const char* second = second_.matrix->panel_at(matrix, 0) + chunk * chunk_steps() * kPanelStepBytes;
+        const char* second =
+            second_.matrix->panel_at(matrix, 0) + chunk * chunk_steps() * panel_step_bytes(second_.type());
         const char* next =
             chunk + 1 < chunks_ ? first_.matrix->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
         multiply_first(group, slot, chunk * chunk_panels(), panels_of_chunk(chunk), 0, second);
-        if (int8_) quantize(group, slot, chunk, 0, 0, row_tiles(group));
+        if (quantized_) quantize(group, slot, chunk, 0, 0, row_tiles(group));
         multiply_second(group, slot, chunk, 0, 0, second_.matrix->panels(), next);
       }
     };
@@ -140,7 +143,7 @@ class Mlp {
     stages.push_back({first_.matrix->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         multiply_first(group, slot, begin, end - begin, begin, nullptr);
                       }});
-    if (int8_) {
+    if (quantized_) {
       stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                           quantize_all(group, slot, begin, end);
                         }});
@@ -163,7 +166,7 @@ class Mlp {
     rows.norm_bias = rows_.norm.bias;
     rows.round_bf16 = rows_.round_bf16;
     rows.tiles = slots_[slot].rows;
-    rows.row_tile_stride = first_steps() * kTileBytes;
+    rows.row_tile_stride = first_steps() * tile_bytes_;
     rows.scale = slots_[slot].row_scale;
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
@@ -175,19 +178,19 @@ class Mlp {
     const Slot& memory = slots_[slot];
     TileProduct product = first_.make_product(mine.matrix, first_panel, panels);
     product.rows = memory.rows;
-    product.row_tile_stride = first_steps() * kTileBytes;
+    product.row_tile_stride = first_steps() * tile_bytes_;
     product.row_count = mine.count();
     product.row_scale = memory.row_scale;
     product.next_panel = next;
     product.gelu = true;
-    if (int8_) {
+    if (quantized_) {
       product.offset = exact_offset_;
       product.out = memory.exact + place * kPanelColumns;
     } else {
       product.lines = true;
       product.offset = line_offset_;
-      product.line_stride = kTileBytes;
-      product.out = memory.hidden + place * kTileBytes;
+      product.line_stride = tile_bytes_;
+      product.out = memory.hidden + place * tile_bytes_;
     }
     kernels_.multiply(product);
   }
@@ -197,19 +200,19 @@ class Mlp {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
     TileRows rows;
-    rows.type = ElementType::kInt8;
+    rows.type = second_.type();
     rows.rows = memory.exact + step * depth_of_line(rows.type);
     rows.stride = exact_stride();
     rows.row_count = count;
     rows.depth = std::min(chunk_, hidden_ - chunk * chunk_);
-    rows.tiles = memory.hidden + step * kTileBytes;
-    rows.row_tile_stride = hidden_steps() * kTileBytes;
+    rows.tiles = memory.hidden + step * tile_bytes_;
+    rows.row_tile_stride = hidden_steps() * tile_bytes_;
     rows.scale = memory.hidden_scale + chunk * count;
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
   void quantize_all(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
-    for (size_t chunk = 0; int8_ && chunk < chunks_; ++chunk) {
+    for (size_t chunk = 0; quantized_ && chunk < chunks_; ++chunk) {
       quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
     }
   }
@@ -221,8 +224,9 @@ class Mlp {
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
         const size_t step = chunk * chunk_steps();
         const bool last = panel + 1 == second_.matrix->panels() && chunk + 1 == chunks_;
-        const char* next =
-            last ? nullptr : second_.matrix->panel_at(matrix, panel) + (step + steps_of_chunk(chunk)) * kPanelStepBytes;
+        const char* next = last ? nullptr
+                                : second_.matrix->panel_at(matrix, panel) +
+                                      (step + steps_of_chunk(chunk)) * panel_step_bytes(second_.type());
         multiply_second(group, slot, chunk, step, panel, 1, next);
       }
     }
@@ -235,10 +239,10 @@ class Mlp {
     const Slot& memory = slots_[slot];
     TileProduct product =
         second_.make_product(mine.matrix, first_panel, panels, chunk * chunk_steps(), steps_of_chunk(chunk));
-    product.rows = memory.hidden + step * kTileBytes;
-    product.row_tile_stride = hidden_steps() * kTileBytes;
+    product.rows = memory.hidden + step * tile_bytes_;
+    product.row_tile_stride = hidden_steps() * tile_bytes_;
     product.row_count = mine.count();
-    if (int8_) product.row_scale = memory.hidden_scale + chunk * mine.count();
+    if (quantized_) product.row_scale = memory.hidden_scale + chunk * mine.count();
     product.next_panel = next;
     const size_t place = mine.begin * width_ + first_panel * kPanelColumns;
     product.offset = offset_;

@@ -1,4 +1,4 @@
-// MLPs on bfloat16 or int8 weights.
+// MLPs on bfloat16, int8 or int4 weights.
 #pragma once
 
 #include "core/mlp.h"

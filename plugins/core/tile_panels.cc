@@ -63,6 +63,29 @@ void pack_tile_panel(const StoredWeights& weights, const char* matrix, size_t pa
   }
 }
 
+void pack_int4_panel(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
+  constexpr size_t kGroup = depth_of_line(ElementType::kInt4);
+  const size_t column = panel * kPanelColumns;
+  const size_t count = std::min(kPanelColumns, weights.columns - column);
+  const auto* data = static_cast<const uint8_t*>(weights.data);
+  const auto* scale = static_cast<const uint16_t*>(weights.scale) + matrix * steps * weights.columns + column;
+  for (size_t step = 0; step < steps; ++step, to += panel_step_bytes(ElementType::kInt4)) {
+    std::memset(to, kInt4Excess << 4 | kInt4Excess, kTileBytes);
+    std::memset(to + kTileBytes, 0, kLineBytes);
+    std::memcpy(to + kTileBytes, scale + step * weights.columns, count * sizeof(*scale));
+    for (size_t i = 0; i < std::min(kGroup, weights.depth - step * kGroup); ++i) {
+      const size_t first = (matrix * weights.depth + step * kGroup + i) * weights.columns + column;
+      const size_t line = i / kGroupBytes;
+      for (size_t c = 0; c < count; ++c) {
+        // Two's complement of four bits, and 8 more than that, differ in one bit.
+        const int value = (data[(first + c) / 2] >> (first + c) % 2 * 4 & 0xf) ^ kInt4Excess;
+        char& byte = to[c / 16 * (kTileBytes / 2) + line / 2 * kLineBytes + c % 16 * kGroupBytes + i % kGroupBytes];
+        byte = static_cast<char>(line % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
+      }
+    }
+  }
+}
+
 void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   std::fill(excess, excess + kPanelColumns, 0);
   const auto* weights = reinterpret_cast<const int8_t*>(panel);

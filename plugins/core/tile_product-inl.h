@@ -56,6 +56,8 @@ struct Finish {
         if (product.column_excess != nullptr) whole = hn::Sub(whole, hn::LoadU(di, product.column_excess + place));
         const auto scale = hn::Mul(hn::Set(d, product.row_scale[row]), hn::LoadU(d, product.column_scale + place));
         values[v] = hn::Mul(hn::ConvertTo(d, whole), scale);
+      } else if constexpr (kType == ElementType::kInt4) {
+        values[v] = hn::Mul(hn::Load(d, sums + v * kLanes), hn::Set(d, product.row_scale[row]));
       } else {
         values[v] = hn::Load(d, sums + v * kLanes);
       }
@@ -148,11 +150,12 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product) {
     const char* ahead = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = row_tiles_of_block(row_tiles - tile);
-      BesideProducts<PendingRows<Rows>> beside{pending, rows_per_step, {ahead, kLinesOfStep * 256 * count / row_tiles}};
+      BesideProducts<PendingRows<Rows>> beside{
+          pending, rows_per_step, {ahead, panel_step_bytes(kType) / kLineBytes * 256 * count / row_tiles}};
       const size_t first_row = tile * kRowsPerTile;
       multiply_block<Block, kType>(count,
-                                   {product.rows + tile * product.row_tile_stride, product.row_tile_stride, kTileBytes,
-                                    product.row_count - first_row},
+                                   {product.rows + tile * product.row_tile_stride, product.row_tile_stride,
+                                    tile_step_bytes(kType), product.row_count - first_row},
                                    weights, product.steps, sums[buffer], beside);
       ahead = beside.lines.next;
       pending.finish_all();
@@ -171,7 +174,10 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product) {
 template <class Block>
 void multiply_tiles(const TileProduct& product) {
   const bool int8 = product.type == ElementType::kInt8;
-  if (product.gelu) {
+  if (product.type == ElementType::kInt4) {
+    product.gelu ? multiply_panels<Block, ElementType::kInt4, true, false>(product)
+                 : multiply_panels<Block, ElementType::kInt4, false, false>(product);
+  } else if (product.gelu) {
     int8 ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
          : multiply_panels<Block, ElementType::kBfloat16, true, true>(product);
   } else if (product.lines) {

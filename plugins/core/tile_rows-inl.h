@@ -141,10 +141,10 @@ HWY_INLINE void store_int8_line(const Floats (&values)[kLineBytes / kLanes], cha
 #endif
 }
 
-// One row as int8 lines, `count` a multiple of 64: clip(rint(x / scale), -127, 127). Returns its scale, which isn't
-// finite where a value isn't.
-template <bool kUnsigned>
-HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line) {
+// One row as lines of int8, or of int8 for int4 weights with its `sums`, `count` a multiple of 64:
+// clip(rint(x / scale), -127, 127). Returns its scale, which isn't finite where a value isn't.
+template <ElementType kType, bool kUnsigned>
+HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
   constexpr size_t kVectors = kLineBytes / kLanes;
   const auto zero = hn::Zero(d);
@@ -156,7 +156,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line) {
   const auto reciprocal = hn::Set(d, 1.0f / scale);
   // A scale of so few bits, whose reciprocal may be infinite, leaves quotients beyond 127.
   const bool tiny = scale < std::numeric_limits<float>::min();
-  for (size_t i = 0; i < count; i += kLineBytes, line += kTileBytes) {
+  for (size_t i = 0; i < count; i += kLineBytes, line += tile_step_bytes(kType)) {
     // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
     // the last place: close to the middle of two integers it could go the other way, and the division is done.
     Floats rounded[kVectors];
@@ -175,6 +175,15 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line) {
       }
     }
     store_int8_line<kUnsigned>(rounded, line);
+    if constexpr (kType == ElementType::kInt4) {
+      auto total = rounded[0];
+#pragma GCC unroll 16
+      for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
+      const auto whole = hn::ConvertTo(SignedTag(), hn::Set(d, kInt4Excess * hn::ReduceSum(d, total)));
+      const int32_t sum = hn::GetLane(whole);
+      std::memcpy(sums, &sum, sizeof(sum));
+      sums += tile_step_bytes(kType);
+    }
   }
   return scale;
 }
@@ -202,7 +211,11 @@ HWY_ATTR void pack_rows(const TileRows& rows) {
     }
     char* line = rows.tiles + line_offset(r, rows.row_tile_stride);
     if (rows.type == ElementType::kInt8) {
-      rows.scale[r] = row_to_int8_lines<Block::kUnsignedRows>(row, padded, line);
+      rows.scale[r] = row_to_int8_lines<ElementType::kInt8, Block::kUnsignedRows>(row, padded, line, nullptr);
+    } else if (rows.type == ElementType::kInt4) {
+      char* sums =
+          rows.tiles + r / kRowsPerTile * rows.row_tile_stride + kTileBytes + r % kRowsPerTile * sizeof(int32_t);
+      rows.scale[r] = row_to_int8_lines<ElementType::kInt4, false>(row, padded, line, sums);
     } else {
       row_to_bf16_lines(row, padded, line);
     }

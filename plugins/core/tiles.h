@@ -6,6 +6,11 @@
 // A line of weights holds 16 columns over 4 bytes of the depth: 2 bfloat16 or 4 int8. Weights lie in panels of 32
 // columns, [panel][step][2][16 lines][64 B]: a product reads a panel from its first byte to its last.
 // What is beyond the last row, column or depth is zero.
+//
+// int4 weights are multiplied with lines of int8, and a step of the depth is the group that shares a scale. Two lines
+// of theirs are one of 64 bytes, the first in the low halves, 8 more than they are; behind a step's lines stand the
+// float16 scales of its 32 columns, [panel][step]([2][8 lines][64 B], [32] float16). Behind each step of such
+// activations stand the int32 sums of its 16 rows, times 8: what the 8 more add.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +24,20 @@ inline constexpr size_t kLineBytes = 64;
 inline constexpr size_t kTileBytes = kRowsPerTile * kLineBytes;
 inline constexpr size_t kPanelColumns = 32;
 inline constexpr size_t kPanelStepBytes = 2 * kTileBytes;
+inline constexpr int kInt4Excess = 8;
 
 constexpr size_t divide_up(size_t count, size_t size) { return (count + size - 1) / size; }
 constexpr size_t round_up(size_t count, size_t size) { return divide_up(count, size) * size; }
+
+// Bytes from one step of a panel to the next.
+constexpr size_t panel_step_bytes(ElementType type) {
+  return type == ElementType::kInt4 ? kTileBytes + kLineBytes : kPanelStepBytes;
+}
+
+// Bytes from one step of a row tile to the next, of what weights of a type are multiplied with.
+constexpr size_t tile_step_bytes(ElementType type) {
+  return type == ElementType::kInt4 ? kTileBytes + kLineBytes : kTileBytes;
+}
 
 // Elements of the depth in a line of activations.
 constexpr size_t depth_of_line(ElementType type) { return kLineBytes / bytes_of(type); }

@@ -64,9 +64,11 @@ NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSp
   node_.attributes.check(node_.types);
   ops::Sizes sizes;  // those that the constants have
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
-    if (const std::optional<Tensor> constant = constant_input(i)) sizes.add(spec.inputs[i], constant->shape);
+    if (const std::optional<Tensor> constant = constant_input(i))
+      sizes.add(spec.inputs[i], constant->shape, constant->type);
   }
   node_.attributes.check(sizes);
+  ops::check_groups(sizes);
 }
 
 std::optional<int64_t> NodeInfo::read_attribute(const char* name) const {
@@ -118,7 +120,7 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
     if (value != nullptr) {
       inputs_[i] = read_tensor(api_, value, spec.name);
       types.add(spec, inputs_[i].type);
-      sizes_.add(spec, inputs_[i].shape);
+      sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
     }
     if (!spec.is_number()) continue;
     // An input wins over an attribute.

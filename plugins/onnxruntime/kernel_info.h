@@ -58,8 +58,11 @@ class Call {
   // Throws OpError where one is not.
   const int32_t* indices(size_t index, size_t count, const char* things) const;
 
-  // The scales of input `weights`, which are there where it is int8, else null.
-  const float* scales(size_t weights) const { return data<float>(node_.spec->inputs[weights].scale); }
+  // The scales of input `weights`, which are there where it is int8 or int4, else null.
+  const void* scales(size_t weights) const {
+    const size_t input = node_.spec->inputs[weights].scale;
+    return input == ops::kNoScale ? nullptr : inputs_[input].data;
+  }
 
   // All dimensions of the op; with an op that routes K as well, and M as it is without a pool.
   const ops::Sizes& sizes() const { return sizes_; }

@@ -74,9 +74,9 @@ class CustomOp : public OrtCustomOp {
   static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
-    // Weights may be of any type, which NodeInfo checks.
-    return value.type == ops::ValueType::kW ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
-                                            : onnx_type_of(types_[value.type]);
+    // Weights may be of any type, which NodeInfo checks; int4 is none of those that ONNX Runtime counts as any.
+    return value.type == ops::ValueType::kW && types_.w != ElementType::kInt4 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+                                                                              : onnx_type_of(types_[value.type]);
   }
 
   static OrtCustomOpInputOutputCharacteristic characteristic_of(const ops::ValueSpec& value) {
@@ -105,9 +105,11 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 void add_op(OpList& list, const Op& op, const char* provider) {
   const auto& choices = op.spec.choices;
   for (size_t i = 0; i < choices.size(); ++i) {
-    // Choices that differ in the type of weights alone are one.
+    // Choices that differ in the type of weights alone are one, as far as that has the same scales.
     bool is_new = true;
-    for (size_t j = 0; j < i; ++j) is_new = is_new && (choices[j].t != choices[i].t || choices[j].r != choices[i].r);
+    for (size_t j = 0; j < i; ++j) {
+      is_new = is_new && (choices[j].q != choices[i].q || choices[j].t != choices[i].t || choices[j].r != choices[i].r);
+    }
     if (is_new) list.push_back(new CustomOp(op, choices[i], provider));
   }
 }

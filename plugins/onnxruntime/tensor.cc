@@ -20,6 +20,7 @@ constexpr TypePair kTypes[] = {
     {ElementType::kFloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
     {ElementType::kBfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16},
     {ElementType::kInt8, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8},
+    {ElementType::kInt4, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4},
     {ElementType::kInt32, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32},
     {ElementType::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
 };

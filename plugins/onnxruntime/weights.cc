@@ -13,13 +13,14 @@
 namespace vmoe::ort {
 namespace {
 
-StoredWeights stored(const Tensor& tensor, const MatrixParts& parts) {
+StoredWeights stored(const Tensor& tensor, const MatrixParts& parts, const void* scale) {
   StoredWeights weights;
   weights.data = tensor.data;
   weights.type = tensor.type;
   weights.column_parts = parts.columns;
   weights.depth_parts = parts.depth;
   weights.depth_chunk = parts.chunk;
+  if (tensor.type == ElementType::kInt4) weights.scale = scale;
   const auto rank = static_cast<size_t>(tensor.shape.rank);
   weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape.sizes[0]) : 1;
   weights.depth = static_cast<size_t>(tensor.shape.sizes[rank - 2]);
@@ -57,17 +58,23 @@ NodeLinear::NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts)
     : kernels_(process_kernels()), input_(input), parts_(parts) {
   const std::optional<Tensor> constant = node.constant_input(input);
   if (!constant) return;
-  const StoredWeights weights = stored(*constant, parts_);
+  const size_t scale = node.node().spec->inputs[input].scale;
+  std::optional<Tensor> constant_scale;
+  if (constant->type == ElementType::kInt4 && !(constant_scale = node.constant_input(scale))) return;
+  const StoredWeights weights = stored(*constant, parts_, constant_scale ? constant_scale->data : nullptr);
   constant_ = PackedWeights::share(kernels_, weights);
   give_back(weights.data, weights.bytes());
 }
 
 std::shared_ptr<const PackedWeights> NodeLinear::packed(const Call& call) const {
-  return constant_ ? constant_ : std::make_shared<const PackedWeights>(kernels_, stored(call.input(input_), parts_));
+  if (constant_) return constant_;
+  return std::make_shared<const PackedWeights>(kernels_, stored(call.input(input_), parts_, call.scales(input_)));
 }
 
 LinearWeights NodeLinear::read(const Call& call) const {
-  return {packed(call), call.data<float>(input_ + 1), call.scales(input_)};
+  LinearWeights weights{packed(call), call.data<float>(input_ + 1)};
+  if (weights.int8()) weights.scale = static_cast<const float*>(call.scales(input_));
+  return weights;
 }
 
 NodeMlp::NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk)

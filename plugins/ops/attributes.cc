@@ -24,7 +24,7 @@ Attributes::Attributes(const OpSpec& spec, const ReadAttribute& read) : specs_(s
 void Attributes::check(const Types& types) const {
   const ElementType weights = types[ValueType::kW];
   for (size_t i = 0; i < values_.size(); ++i) {
-    if (specs_[i].only_int8 && values_[i] != 0 && weights != ElementType::kInt8) {
+    if (specs_[i].only_quantized && values_[i] != 0 && weights != ElementType::kInt8 && weights != ElementType::kInt4) {
       throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 where weights are " + name_of(weights) +
                     ", not " + std::to_string(values_[i]));
     }

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "core/tiles.h"
 #include "ops/op_error.h"
 
 namespace vmoe::ops {
@@ -49,9 +50,10 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
     if (input.scale == kNoScale) continue;
     const ElementType type = types[input.type];
     const std::string scale = spec.inputs[input.scale].name;
-    if (is_given(input.scale) != (type == ElementType::kInt8)) {
+    const bool quantized = type == ElementType::kInt8 || type == ElementType::kInt4;
+    if (is_given(input.scale) != quantized) {
       throw OpError(std::string(input.name) + " is " + name_of(type) + ", so input " + scale + " must be " +
-                    (type == ElementType::kInt8 ? "given" : "left out"));
+                    (quantized ? "given" : "left out"));
     }
   }
 }
@@ -65,8 +67,19 @@ void check_numbering(const Sizes& sizes) {
   }
 }
 
+void check_groups(const Sizes& sizes) {
+  for (const auto& [groups, depth] : {std::pair{'H', 'D'}, {'J', 'F'}}) {
+    if (!sizes.has(groups) || !sizes.has(depth)) continue;
+    const size_t wanted = divide_up(sizes[depth], depth_of_line(ElementType::kInt4));
+    if (sizes[groups] == wanted) continue;
+    throw OpError(std::string("int4 weights of ") + depth + " = " + std::to_string(sizes[depth]) + " have " +
+                  std::to_string(wanted) + " groups of scales, not " + std::to_string(sizes[groups]));
+  }
+}
+
 RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes) {
   node.attributes.check(sizes);
+  check_groups(sizes);
   if (!node.spec->routes()) {
     if (sizes.has('G') && sizes.has('P')) check_slots(sizes);
     check_numbering(sizes);

@@ -27,6 +27,9 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
 // Throws OpError where the slots, E * M, or the choices of all tokens, G * S * K, are too many for 32 bits.
 void check_numbering(const Sizes& sizes);
 
+// Throws OpError where scales of int4 weights are not one for each group of their depth.
+void check_groups(const Sizes& sizes);
+
 // The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
 // routes it sets K, and M to what it is without a pool, and returns the routing. Throws OpError, also for a setting
 // that is out of range or missing.

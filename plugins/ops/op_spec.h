@@ -8,14 +8,14 @@
 
 namespace vmoe::ops {
 
-// The type of an input or output: an element type, or one of the type variables W, T and R. All values of a variable
-// have the same element type.
-enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kT, kR };
-inline constexpr size_t kValueTypes = 6;
+// The type of an input or output: an element type, or one of the type variables W, Q, T and R. All values of a
+// variable have the same element type.
+enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT, kR };
+inline constexpr size_t kValueTypes = 7;
 
 // What the type variables of an op stand for.
 struct TypeChoice {
-  ElementType w, t, r;
+  ElementType w, q, t, r;
 
   constexpr ElementType operator[](ValueType type) const {
     switch (type) {
@@ -23,6 +23,7 @@ struct TypeChoice {
       case ValueType::kInt32: return ElementType::kInt32;
       case ValueType::kInt64: return ElementType::kInt64;
       case ValueType::kW: return w;
+      case ValueType::kQ: return q;
       case ValueType::kT: return t;
       case ValueType::kR: return r;
     }
@@ -35,20 +36,22 @@ enum class Presence : uint8_t {
   kOptional,
   kSetting,  // capacity, k or bpr of an op that routes: an input or an INT attribute
   kPolicy,   // pool or max_experts of an op that routes: an input, left out in official routing
-  kScale,    // of int8 weights: there with them, and only then
+  kScale,    // of int8 or int4 weights: there with them, and only then
 };
 
 inline constexpr size_t kNoScale = SIZE_MAX;
 
 // An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
 // hidden, K experts per token, M = G * capacity slots, N images, T tokens and Q queries per image, P outputs of a
-// dense layer; in Soft MoE P slots per expert and group, and M = G * P; 1 is itself.
+// dense layer; in Soft MoE P slots per expert and group, and M = G * P; H = ceil(D / 64), J = ceil(F / 64); 1 is
+// itself.
 struct ValueSpec {
   const char* name;
   ValueType type;
   const char* dims;
   Presence presence = Presence::kRequired;
-  size_t scale = kNoScale;  // of weights: the input that holds their scales
+  size_t scale = kNoScale;             // of weights: the input that holds their scales
+  const char* grouped_dims = nullptr;  // of scales: what `dims` are beside int4 weights, where they are float16
 
   // Whether it is a number that says how to route, which the host reads wherever the kernel runs.
   constexpr bool is_number() const { return presence == Presence::kSetting || presence == Presence::kPolicy; }
@@ -62,7 +65,7 @@ struct AttributeSpec {
   int64_t otherwise;         // what a node without it has
   int64_t minimum, maximum;  // kNoMaximum: none
   char divides;              // the dimension that it divides where it isn't 0, or 0
-  bool only_int8;            // 0 with weights of other types
+  bool only_quantized;       // 0 with weights that are neither int8 nor int4
 };
 
 // An array that lives as long as the process.

@@ -15,9 +15,10 @@ namespace vmoe::ops {
 // The inputs that choose a routing, in their order.
 inline constexpr std::array<const char*, 5> kSettingNames{"capacity", "k", "bpr", "pool", "max_experts"};
 inline constexpr TypeChoice kSparseMlpChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
 };
 namespace sparse_mlp {
 struct Input { enum : size_t { kX, kRouter, kW1, kB1, kW2, kB2, kCapacity, kK, kBpr, kW1Scale, kW2Scale }; };
@@ -32,8 +33,8 @@ inline constexpr ValueSpec kInputs[] = {
     {"capacity", ValueType::kInt64, "1", Presence::kSetting},
     {"k", ValueType::kInt64, "1", Presence::kSetting},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting},
-    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
+    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"y", ValueType::kFloat32, "GSD"},
@@ -47,7 +48,7 @@ inline constexpr AttributeSpec kAttributes[] = {
 };
 }  // namespace sparse_mlp
 inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
-inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
+inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
 struct Output { enum : size_t { kGates }; };
@@ -59,9 +60,9 @@ inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
 }  // namespace gates
 inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, kGatesChoices};
 inline constexpr TypeChoice kRouteChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
 };
 namespace route {
 struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
@@ -83,9 +84,9 @@ inline constexpr ValueSpec kOutputs[] = {
 }  // namespace route
 inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, kRouteChoices};
 inline constexpr TypeChoice kDispatchChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
 };
 namespace dispatch {
 struct Input { enum : size_t { kX, kSrc }; };
@@ -98,15 +99,15 @@ inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
 }  // namespace dispatch
 inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, kDispatchChoices};
 inline constexpr TypeChoice kRouteDispatchChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
 namespace route_dispatch {
 struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
@@ -134,8 +135,8 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "EF"},
     {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "ED"},
-    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
+    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
@@ -146,11 +147,11 @@ inline constexpr AttributeSpec kAttributes[] = {
 }  // namespace expert_mlp
 inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kSparseMlpChoices};
 inline constexpr TypeChoice kCombineChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
 };
 namespace combine {
 struct Input { enum : size_t { kOut, kSlot, kWeight }; };
@@ -163,6 +164,11 @@ inline constexpr ValueSpec kInputs[] = {
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
 inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, kCombineChoices};
+inline constexpr TypeChoice kLinearChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+};
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
 struct Output { enum : size_t { kY }; };
@@ -170,11 +176,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"w", ValueType::kW, "DP", Presence::kRequired, Input::kWScale},
     {"b", ValueType::kFloat32, "P"},
-    {"w_scale", ValueType::kFloat32, "P", Presence::kScale},
+    {"w_scale", ValueType::kQ, "P", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
-inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kSparseMlpChoices};
+inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kLinearChoices};
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -184,14 +190,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "F"},
     {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
-    {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "F", Presence::kScale},
+    {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace dense_mlp
-inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kLinearChoices};
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
 struct Output { enum : size_t { kY }; };
@@ -227,10 +233,10 @@ inline constexpr ValueSpec kInputs[] = {
     {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
     {"token", ValueType::kInt32, "NO", Presence::kOptional},
     {"merge", ValueType::kInt64, "1", Presence::kOptional},
-    {"wq_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wk_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wv_scale", ValueType::kFloat32, "D", Presence::kScale},
-    {"wo_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"wq_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wk_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wv_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wo_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
@@ -243,7 +249,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"prefix", 0, 0, kNoMaximum, 0, false},
 };
 }  // namespace attention_block
-inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kLinearChoices};
 namespace class_attention_block {
 using attention_block::Input, attention_block::kInputs;
 struct Output { enum : size_t { kY }; };
@@ -251,7 +257,7 @@ inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
 struct Attribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
 }  // namespace class_attention_block
-inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, kLinearChoices};
 namespace merge {
 struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
 struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
@@ -285,14 +291,14 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "F"},
     {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
-    {"w1_scale", ValueType::kFloat32, "F", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "D", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "F", Presence::kScale},
+    {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk }; };
 inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
 }  // namespace mlp_block
-inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kLinearChoices};
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
@@ -329,8 +335,8 @@ inline constexpr ValueSpec kInputs[] = {
     {"b1", ValueType::kFloat32, "EF"},
     {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
     {"b2", ValueType::kFloat32, "ED"},
-    {"w1_scale", ValueType::kFloat32, "EF", Presence::kScale},
-    {"w2_scale", ValueType::kFloat32, "ED", Presence::kScale},
+    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
+    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };

@@ -14,14 +14,16 @@ std::string shape_text(const Shape& shape) {
   return text + (kept < shape.rank ? ", ...]" : "]");
 }
 
-void Sizes::add(const ValueSpec& value, const Shape& shape) {
+void Sizes::add(const ValueSpec& value, const Shape& shape, ElementType type) {
+  const bool grouped = value.grouped_dims != nullptr && type == ElementType::kFloat16;
+  const char* const dims = grouped ? value.grouped_dims : value.dims;
   const auto has = [&] { return std::string(value.name) + " has shape " + shape_text(shape); };
-  const size_t rank = std::strlen(value.dims);
+  const size_t rank = std::strlen(dims);
   if (shape.rank != static_cast<int64_t>(rank)) {
-    throw OpError(has() + ", not the " + std::to_string(rank) + " dimensions " + value.dims);
+    throw OpError(has() + ", not the " + std::to_string(rank) + " dimensions " + dims);
   }
   for (size_t i = 0; i < rank; ++i) {
-    const char dim = value.dims[i];
+    const char dim = dims[i];
     const int64_t size = shape.sizes[i];
     if (size < 0 || size > INT32_MAX) throw OpError(has() + ", but sizes must be known and fit 32 bits");
     if (dim == '1') {

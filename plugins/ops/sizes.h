@@ -33,7 +33,7 @@ class Sizes {
 
   // Throws OpError where the rank isn't the specification's, a size is negative, or one contradicts a size that is
   // known.
-  void add(const ValueSpec& value, const Shape& shape);
+  void add(const ValueSpec& value, const Shape& shape, ElementType type = ElementType::kFloat32);
 
   void set(char dim, int64_t size) { sizes_[index_of(dim)] = size; }
 

@@ -26,7 +26,7 @@ void require(bool holds, const std::string& what, CpuPath path) {
 // of the largest value of a row.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
-  return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kInt8 ? 2.5e-2 : 1e-2;
+  return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
 }
 
 void check_layers(const Kernels& kernels, ElementType type, unsigned number) {

@@ -22,7 +22,8 @@ using vmoe::StoredWeights;
 using vmoe::TaskRunner;
 using Floats = std::vector<float>;
 
-inline constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8};
+inline constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8,
+                                         ElementType::kInt4};
 
 // From -0.5 to 0.5.
 inline Floats make_numbers(size_t count, unsigned seed) {
@@ -48,6 +49,9 @@ inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights 
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
   std::vector<int8_t> whole;
+  const size_t groups = vmoe::divide_up(form.depth, 64);
+  const std::vector<uint16_t> group_scale(form.matrices * groups * form.columns, 0x2bff);  // nearly 1 / 16
+  form.scale = group_scale.data();
   form.type = type;
   form.data = values.data();
   if (type == ElementType::kBfloat16) {
@@ -55,6 +59,9 @@ inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights 
     form.data = narrow.data();
   } else if (type == ElementType::kInt8) {
     for (float value : values) whole.push_back(static_cast<int8_t>(value * 254));
+    form.data = whole.data();
+  } else if (type == ElementType::kInt4) {
+    for (float value : values) whole.push_back(static_cast<int8_t>(value * 254));  // twice as many as needed
     form.data = whole.data();
   }
   const size_t columns = form.matrices * form.columns;
@@ -139,7 +146,10 @@ class Layers {
     return {make_layer(kernels_, type_, make_form(experts, hidden_, expert_hidden_), 10),
             make_layer(kernels_, type_, second, 20)};
   }
-  size_t chunk() const { return type_ == ElementType::kInt8 && heads_ > 1 ? 64 : 0; }
+  size_t chunk() const { return is_quantized() && heads_ > 1 ? 64 : 0; }
+  bool is_quantized() const { return type_ == ElementType::kInt8 || type_ == ElementType::kInt4; }
+  // int4 weights are those of MLPs alone.
+  ElementType linear_type() const { return type_ == ElementType::kInt4 ? ElementType::kInt8 : type_; }
   vmoe::MlpWeights mlp_weights(const std::pair<Layer, Layer>& mlp) const {
     return {mlp.first.weights(), mlp.second.weights(), chunk()};
   }
@@ -149,7 +159,7 @@ class Layers {
 
   void run_dense_layers() {
     constexpr size_t kColumns = 70;
-    const Layer w = make_layer(kernels_, type_, make_form(1, hidden_, kColumns), 30);
+    const Layer w = make_layer(kernels_, linear_type(), make_form(1, hidden_, kColumns), 30);
     vmoe::compute_linear(w.weights(), x_.data(), rows_, give("a linear layer", rows_ * kColumns, Answer::kFloat32),
                          runner_);
     const auto mlp = make_mlp(1);
@@ -169,8 +179,10 @@ class Layers {
   void run_attention_block() {
     StoredWeights by_column = make_form(1, hidden_, hidden_), by_depth = by_column;
     by_column.column_parts = by_depth.depth_parts = heads_;
-    const Layer query = make_layer(kernels_, type_, by_column, 50), key = make_layer(kernels_, type_, by_column, 53),
-                value = make_layer(kernels_, type_, by_column, 56), out = make_layer(kernels_, type_, by_depth, 59);
+    const Layer query = make_layer(kernels_, linear_type(), by_column, 50),
+                key = make_layer(kernels_, linear_type(), by_column, 53),
+                value = make_layer(kernels_, linear_type(), by_column, 56),
+                out = make_layer(kernels_, linear_type(), by_depth, 59);
     float* y = give("an attention block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);  // it works in place
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},

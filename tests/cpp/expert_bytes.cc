@@ -59,14 +59,16 @@ std::shared_ptr<const PackedWeights> make_weights(const Kernels& kernels, Elemen
   for (size_t i = 0; i < count; ++i) {
     if (type == ElementType::kFloat32) reinterpret_cast<float*>(stored.data())[i] = value_at(i);
     if (type == ElementType::kBfloat16) reinterpret_cast<uint16_t*>(stored.data())[i] = vmoe::to_bf16(value_at(i));
-    if (type == ElementType::kInt8) stored[i] = static_cast<char>(value_at(i) * 508);
+    if (vmoe::bytes_of(type) == 1) stored[i] = static_cast<char>(value_at(i) * 508);
   }
+  const std::vector<uint16_t> group_scale(kExperts * vmoe::divide_up(depth, 64) * columns, 0x2bff);  // nearly 1 / 16
   vmoe::StoredWeights weights;
   weights.data = stored.data();
   weights.type = type;
   weights.matrices = kExperts;
   weights.depth = depth;
   weights.columns = columns;
+  weights.scale = group_scale.data();
   return std::make_shared<PackedWeights>(kernels, weights);
 }
 
@@ -141,7 +143,8 @@ int main(int argc, char** argv) {
   for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
                        CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
     if (!vmoe::cpu_path_supported(path)) continue;
-    for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8}) {
+    for (const ElementType type :
+         {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8, ElementType::kInt4}) {
       // Whole panels, and columns that are padded to some.
       for (const size_t width : {size_t{1024}, size_t{1000}}) {
         const bool is_right = gives_right_bits(vmoe::kernels_for(path), type, width, width + 512, uses_all);

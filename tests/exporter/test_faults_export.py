@@ -56,6 +56,7 @@ OPTIONS = {
     "unknown precision": (["--precision", "int4"], "--precision"),
     "two precisions at once": (["--precision", "bf16,int8"], "--precision"),
     "TensorRT graphs in int8": (["--precision", "int8", "--tensorrt"], "precision int8"),
+    "TensorRT graphs in int4": (["--precision", "int4", "--tensorrt"], "precision int4"),
     "TensorRT graphs with experts in bfloat16": (["--precision", "bf16-experts", "--tensorrt"], "precision bf16-experts"),
     "max distance of 0": (["--precision", "int8", "--max-distance", "0"], "--max-distance"),
     "max distance that is not a number": (["--precision", "int8", "--max-distance", "nan"], "max_distance"),

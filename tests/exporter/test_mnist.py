@@ -23,15 +23,19 @@ SETTINGS = [(ratio, k, bpr) for ratio in (0.1, 0.2, 0.3, 0.5, 1.05, 2.0) for k i
 EXPERTS = 8
 
 # Shares of the 1,536 images, on average over the settings: all of them in groups of 16, those of BPR with each image alone.
-MOST_LOST = {"bf16": 0.002, "int8": 0.005}
+MOST_LOST = {"bf16": 0.002, "int8": 0.005, "int4": 0.005}
 # At each one. In groups of 16 images a token that goes elsewhere takes slots from other images as well.
 MOST_LOST_AT_ONE_SETTING = {
-    "image": {"bf16": 0.002, "int8": 0.005},
-    "16": {"bf16": 0.004, "int8": 0.006},
+    "image": {"bf16": 0.002, "int8": 0.005, "int4": 5 / 1536},
+    "16": {"bf16": 0.004, "int8": 0.006, "int4": 0.006},
 }
-FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98}
+FEWEST_SAME_ANSWERS = {"bf16": 0.99, "int8": 0.98, "int4": 0.98}
 # By layer, of the (token, expert) pairs that are kept in float32: layers further on see what those before made of it.
-FEWEST_KEPT = {"bf16": (0.985, 0.98, 0.97, 0.96, 0.95), "int8": (0.965, 0.95, 0.925, 0.905, 0.885)}
+FEWEST_KEPT = {
+    "bf16": (0.985, 0.98, 0.97, 0.96, 0.95),
+    "int8": (0.965, 0.95, 0.925, 0.905, 0.885),
+    "int4": (0.965, 0.94, 0.91, 0.885, 0.86),
+}
 
 needs_op_library = pytest.mark.skipif(find_library() is None, reason="this installation has no op library")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import golden
+import ml_dtypes
 import numpy as np
 import numpy_vmoe
 import pytest
@@ -26,9 +27,13 @@ from vmoe_runtime.capacity import compute_slots
 
 RUNNERS = ("numpy", "canonical", "onnxruntime", "openvino")
 BATCHES = (1, 3)
-PRECISIONS = {"fp32": "float64", "bf16": "bf16", "int8": "int8", "bf16-experts": "float64"}
+PRECISIONS = {"fp32": "float64", "bf16": "bf16", "int8": "int8", "bf16-experts": "float64", "int4": "int8"}
 """What the numpy model calls the numbers of each, those of experts left out."""
-EXPORTS = [*itertools.product(("fp32", "bf16", "int8"), VARIANTS), ("bf16-experts", VARIANTS[6])]
+EXPORTS = [
+    *itertools.product(("fp32", "bf16", "int8"), VARIANTS),
+    ("bf16-experts", VARIANTS[6]),
+    *(("int4", variant) for variant in VARIANTS if variant.moe),
+]
 DENSE: tuple[Setting | None, ...] = (None,)
 
 Answer = tuple[np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -70,6 +75,7 @@ class Exported:
             features=self.plan.output == "features",
             bf16=variant.options.get("dispatch_bf16", False),
             bf16_weights=self.plan.stored_precision == "bf16-experts",
+            int4_weights=self.plan.stored_precision == "int4",
             numbers=PRECISIONS[self.plan.stored_precision],
         )
         if setting is not None:
@@ -124,8 +130,13 @@ class Exported:
 
 def _as_used(name: str, tensors: Tensors) -> np.ndarray | None:
     """A stored tensor in the shape that graphs use."""
+    if name in tensors and tensors[name].dtype == np.float16:
+        return tensors[name]
     if name not in tensors or name.endswith("_scale"):
         return tensors[name].reshape(*tensors[name].shape[: "/Moe/" in name], -1) if name in tensors else None
+    if tensors[name].dtype == np.uint8:  # two int4
+        halves = np.stack([tensors[name] & 15, tensors[name] >> 4], axis=-1).astype(np.int8)
+        return ((halves ^ 8) - 8).reshape(*tensors[name].shape[:2], -1).astype(ml_dtypes.int4)
     return tensors[name].reshape(graph_shape(name, tensors[name].shape))
 
 

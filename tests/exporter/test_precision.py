@@ -13,7 +13,8 @@ from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
 from variants import Variant
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_export.bundle.weights_file import quantize_columns
+from vmoe_export.bundle.weights_file import quantize_columns, quantize_groups, spread_groups
+from vmoe_export.calibration import round_for_inputs
 from vmoe_export.export import ExportResult
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation.limits import distance_limit
@@ -22,7 +23,7 @@ from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 pytestmark = pytest.mark.long
 
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
-SHORT = ("bf16", "int8", "bf16-experts")
+SHORT = ("bf16", "int8", "int4", "bf16-experts")
 EVERY_SHORT = pytest.mark.parametrize("precision", SHORT)
 SETTINGS = ((0.3, 1, True), (1.05, 2, False))
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
@@ -80,12 +81,21 @@ def test_kernels_of_large_products_are_stored_short_and_all_else_as_it_was(
     precision: str, results: dict[str, ExportResult], tensors: dict[str, np.ndarray]
 ) -> None:
     found = stored(results[precision])
-    scales = {f"{name}_scale" for name in tensors if precision == "int8" and is_short(name, precision)}
+    scales = {f"{name}_scale" for name in tensors if precision in ("int8", "int4") and is_short(name, precision)}
     assert found.keys() == tensors.keys() | scales
     for name, array in tensors.items():
         if not is_short(name, precision):
             np.testing.assert_array_equal(found[name], array)
-        elif precision == "int8":
+        elif precision == "int4" and "/Moe/" in name:
+            scale = found[f"{name}_scale"]
+            assert (found[name].dtype, found[name].shape) == (np.uint8, (*array.shape[:2], array.shape[2] // 2))
+            groups = np.split(np.abs(array), range(64, array.shape[1], 64), axis=1)
+            largest = np.stack([group.max(axis=1) for group in groups], axis=1)
+            np.testing.assert_array_equal(scale, (largest / np.float32(7)).astype(np.float16))
+            halves = np.stack([found[name] & 15, found[name] >> 4], axis=-1).reshape(array.shape).astype(np.int8)
+            steps = array / np.repeat(scale.astype(np.float32), 64, axis=1)[:, : array.shape[1]]
+            np.testing.assert_array_equal((halves ^ 8) - 8, np.clip(np.rint(steps), -7, 7))
+        elif precision in ("int8", "int4"):
             weights, scale = columns(name, array), found[f"{name}_scale"]
             assert (found[name].dtype, found[name].shape) == (np.int8, array.shape)
             assert (scale.dtype, scale.shape) == (np.float32, tensors[name.replace("kernel", "bias")].shape)
@@ -104,6 +114,20 @@ def test_a_column_of_zeros_has_the_scale_1() -> None:
     weights[1, :, 2] = 0
     steps, scales = quantize_columns(weights)
     assert scales[1, 2] == 1 and not steps[1, :, 2].any()
+    steps, scales = quantize_groups(weights[1])
+    assert scales[0, 2] == 1 and not steps[:, 2].any()
+
+
+def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((130, 9)).astype(np.float32)
+    inputs = (rng.standard_normal((400, 20)) @ rng.standard_normal((20, 130))).astype(np.float32)
+    nearest, scales = quantize_groups(weights)
+    found = round_for_inputs(weights, inputs)
+    assert np.abs(found).max() <= 7
+    off = [np.linalg.norm(inputs @ (steps * spread_groups(scales, 130) - weights)) for steps in (found, nearest)]
+    assert off[0] < off[1] / 2
+    np.testing.assert_array_equal(round_for_inputs(weights, inputs[:0]), nearest)
 
 
 @pytest.mark.parametrize(
@@ -158,16 +182,19 @@ def test_a_dense_model_may_be_short_too(tmp_path: Path) -> None:
     assert 1e-4 < distance.relative_difference < distance_limit("int8", None)
 
 
+@pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_the_users_images_show_how_many_answers_change(
-    tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]
+    precision: str, tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]
 ) -> None:
     labels = mnist_images["labels"]
     np.savez(tmp_path / "some.npz", images=mnist_images["images"][:170], labels=labels[:170])  # ten fill no routing group
     result = export_bundle(
-        mnist_bundle, tmp_path / "x.vmoe", precision="int8", capacity=[0.3], k=[1], images=tmp_path / "some.npz"
+        mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=tmp_path / "some.npz"
     )
     (distance,) = result.distances
     assert distance.images == 160
+    # int4 is rounded for the images: to its nearest values it is off by 7 %.
+    assert distance.part_difference < 0.05
     graphs = [OnnxRuntimeBackend(path / "model.inlined.onnx", 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)
@@ -197,15 +224,21 @@ def test_pictures_have_answers_and_features_none(output: str, tmp_path: Path, mn
 # What is refused.
 
 
-def test_a_dense_model_has_no_experts_to_store_in_bf16(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(DENSE), "--precision", "bf16-experts", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["dense ViT", "bf16-experts means nothing"], capfd)
+@pytest.mark.parametrize("precision", ["bf16-experts", "int4"])
+def test_a_dense_model_has_no_experts_to_store_short(
+    precision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(DENSE), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
+    assert_command_refuses(arguments, 2, ["dense ViT", f"{precision} means nothing"], capfd)
 
 
-def test_an_expert_weight_beyond_bfloat16_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4")])
+def test_an_expert_weight_beyond_a_type_is_refused(
+    precision: str, what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tensors = golden_tensors()
     name = next(name for name in tensors if is_short(name, "bf16-experts"))
     tensors[name].flat[0] = np.finfo(np.float32).max  # rounds to infinity
-    arguments = [str(written(tmp_path, tensors)), "--precision", "bf16-experts", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 1, [name, "too large for bfloat16"], capfd)
+    arguments = [str(written(tmp_path, tensors)), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
+    assert_command_refuses(arguments, 1, [name, f"too large for {what}"], capfd)
     assert not (tmp_path / "x.vmoe").exists()

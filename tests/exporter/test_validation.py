@@ -49,7 +49,7 @@ def exported(variant: Variant, folder: Path, seed: int = 0, **options: Any) -> E
     return export_bundle(saved(variant, folder, seed), folder / "x.vmoe", config=variant.config, force=True, **options)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "bf16-experts"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4", "bf16-experts"])
 def test_a_deep_model_passes_in_every_precision(precision: Any, tmp_path: Path) -> None:
     result = exported(DEEP, tmp_path, precision=precision)
     assert result.limits and len(result.comparisons) == 2

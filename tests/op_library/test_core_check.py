@@ -52,7 +52,7 @@ def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
     lines = _lines(program, "unused")
     paths = {line.split()[0] for line in lines}
     assert "scalar" in paths
-    kinds = [f"{element} {width}" for element in ("float32", "bfloat16", "int8") for width in (1024, 1000)]
+    kinds = [f"{element} {width}" for element in ("float32", "bfloat16", "int8", "int4") for width in (1024, 1000)]
     assert sorted(lines) == sorted(f"{path} {kind}: right" for path in paths for kind in kinds)
     # It would be noticed.
     used = subprocess.run([program, "used"], capture_output=True, check=False)

@@ -31,7 +31,7 @@ DENSE = Variant(
     "without experts, 1152 hidden features that int8 cuts in three", classifier="map", position="learned",
     trained_grid=(4, 4), image_size=(16, 16), hidden=576, heads=9, classes=100,
 )  # fmt: skip
-MODELS = ("mnist fp32", "mnist bf16-experts", "s32 fp32", "s32 bf16", "s32 int8", "dense bf16", "dense int8")
+MODELS = ("mnist fp32", "mnist bf16-experts", "s32 fp32", "s32 bf16", "s32 int8", "s32 int4", "dense bf16", "dense int8")
 PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
 IMAGES = 40
 EXPERTS, WIDTH, HIDDEN, TOKENS = 5, 21, 50, 33

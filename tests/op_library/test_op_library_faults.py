@@ -113,6 +113,21 @@ def scale_faults(op: Op) -> Iterator[Fault]:
             yield Fault(op.name, f"{first} alone of int8", (first, "int8"), {first: integers[first]})
 
 
+def int4_faults(op: Op) -> Iterator[Fault]:
+    """More groups of scales than the depth has."""
+    if not any(value.grouped_dims for value in op.inputs):
+        return
+    sizes = {**SIZES, "H": 2, "J": 1}
+    good: Inputs = {}
+    for value in op.inputs:
+        if value.scale_of:
+            good[value.name] = np.ones([sizes[dim] for dim in value.grouped_dims], np.float16)
+        elif value.type == "W":
+            good[value.name] = np.ones([sizes[dim] for dim in value.dims], ml_dtypes.int4)
+    says = ("int4", f"D = {SIZES['D']}", "1 groups", "not 2")
+    yield Fault(op.name, "int4 weights with too many scales", says, good, {}, tuple(good))
+
+
 def int8_inputs(op: Op) -> Inputs:
     """Good weights in int8, and their scales."""
     names = {value.name: value for value in op.inputs if value.type == "W" or value.scale_of}
@@ -220,7 +235,11 @@ def value_faults() -> Iterator[Fault]:
     yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys})
 
 
-FAULTS = {str(fault): fault for op in OPS.values() for fault in (*shape_faults(op), *scale_faults(op), *int8_faults(op))}
+FAULTS = {
+    str(fault): fault
+    for op in OPS.values()
+    for fault in (*shape_faults(op), *scale_faults(op), *int8_faults(op), *int4_faults(op))
+}
 FAULTS |= {str(fault): fault for fault in (*setting_faults(), *policy_faults(), *value_faults())}
 
 

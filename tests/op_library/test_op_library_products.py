@@ -1,4 +1,5 @@
-"""Every layer op with weights in int8 or bfloat16: on every CPU path the bits of its ONNX function in stock ONNX Runtime.
+"""Every layer op with weights in int8, int4 or bfloat16: on every CPU path the bits of its ONNX function in stock ONNX
+Runtime, in int4 those of the reference, whose order of sums ONNX doesn't have.
 
 Numbers are chosen so that nothing but the products under test rounds: normalized rows are ln_bias, hidden values are so
 large that GELU leaves them alone, all tokens of an image attend alike, and sums in bfloat16 are whole numbers that float32
@@ -14,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import given_inputs, node_call, runner, settings
+from op_models import given_inputs, node_call, run_reference, runner, settings
 
 from vmoe_export.ops.table import ELEMENT_TYPES, OPS, ElementType
 from vmoe_runtime.op_library import find_library
@@ -25,10 +26,11 @@ if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
-EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8"])
+EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8", "i4"])
 TOKENS = 8  # of an image: a power of two, so that their mean is exact
 SIZES = ((1, 64, 0), (4, 128, 64), (33, 70, 0), (64, 192, 64), (100, 768, 0), (200, 1536, 768))
-"""Width, hidden features, and chunk of them in int8."""
+"""Width, hidden features, and chunk of them in int8 and int4."""
+EXPERT_OPS = ("VmoeExpertMlp", "VmoeSparseMlp", "VmoeExpertBlock")
 SMALLEST = np.float32(1e-45)
 ATTENTION_BLOCKS = ("VmoeAttentionBlock", "VmoeClassAttentionBlock")
 APPROXIMATE_GELU = ("avx2", "avx2_vnni")
@@ -52,7 +54,8 @@ class Layer:
 def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: str) -> None:
     rng = np.random.default_rng(1)
     layers = [layer for sizes in SIZES for layer in made_layers(rng, weights, *sizes)]
-    assert {layer.op for layer in layers} == {op.name for op in OPS.values() if any(v.type == "W" for v in op.inputs)}
+    takes = {op.name for op in OPS.values() if any(types.get("W") == weights for types in op.type_choices)}
+    assert {layer.op for layer in layers} == takes
     for layer, found in zip(layers, library_outputs(layers, path), strict=True):
         expected = function_output(layer, weights)
         assert np.isfinite(expected).all(), layer.op
@@ -121,11 +124,11 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
 
 def made_layers(rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int) -> list[Layer]:
     """Each op that has weights, at these sizes."""
-    chunk = chunk if weights == "i8" else 0
+    chunk = chunk if weights in ("i8", "i4") else 0
     attributes = {"hidden_chunk": chunk}
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
-    mlp, experts = mlp_inputs(rng, weights, (), width, hidden), mlp_inputs(rng, weights, (2,), width, hidden)
+    mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))
     # What is added to x comes without a bias, and x is nothing where two chunks are: the order of additions would show.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
@@ -142,7 +145,7 @@ def made_layers(rng: np.random.Generator, weights: ElementType, width: int, hidd
         attention |= matrix(rng, weights, f"w{name}", (), width, width)
         attention[f"b{name}"] = rows_of(rng, weights, width) * np.float32(name != "o")
     heads = next(count for count in (4, 3, 1) if width % count == 0)
-    return [
+    layers = [
         Layer("VmoeLinear", {"x": x, **linear}),
         Layer("VmoeDenseMlp", {"x": x, **mlp}, attributes, hidden),
         Layer("VmoeExpertMlp", {"buf": x, **experts}, attributes, hidden),
@@ -151,6 +154,7 @@ def made_layers(rng: np.random.Generator, weights: ElementType, width: int, hidd
         Layer("VmoeExpertBlock", {"x": base, **norm, **routes, **unbiased_experts}, attributes, hidden),
         *(Layer(op, {"x": x, **norm, **attention}, {"num_heads": heads}) for op in ATTENTION_BLOCKS),
     ]
+    return [layer for layer in layers if weights != "i4" or layer.op in EXPERT_OPS]
 
 
 def mlp_inputs(rng: np.random.Generator, weights: ElementType, experts: tuple[int, ...], width: int, hidden: int) -> Inputs:
@@ -168,12 +172,16 @@ def matrix(
     if weights == "i8":
         scale = rng.random((*experts, columns), np.float32) / 128 + np.float32(1e-3)
         return {name: int8(rng, *experts, depth, columns), f"{name}_scale": scale}
+    if weights == "i4":
+        scale = rng.random((*experts, -(-depth // 64), columns)) / 8 + 1e-2
+        steps = rng.integers(-7, 8, (*experts, depth, columns)).astype(ml_dtypes.int4)
+        return {name: steps, f"{name}_scale": scale.astype(np.float16)}
     return {name: rng.integers(-2, 3, (*experts, depth, columns)).astype(ml_dtypes.bfloat16)}
 
 
 def rows_of(rng: np.random.Generator, weights: ElementType, *shape: int) -> np.ndarray:
     """Activations or biases: whole numbers where bfloat16 must not round sums."""
-    return normal(rng, *shape) if weights == "i8" else rng.integers(-4, 5, shape).astype(np.float32)
+    return normal(rng, *shape) if weights in ("i8", "i4") else rng.integers(-4, 5, shape).astype(np.float32)
 
 
 def strange_rows(depth: int) -> np.ndarray:
@@ -223,6 +231,8 @@ def library_outputs(layers: list[Layer], path: str) -> list[np.ndarray]:
 
 def function_output(layer: Layer, weights: ElementType) -> np.ndarray:
     inputs = [layer.inputs[value.name] for value in given_inputs(OPS[layer.op], weights)]
+    if weights == "i4":
+        return run_reference(OPS[layer.op], *inputs, **layer.attributes)[0]
     return runner("onnxruntime", layer.op, False, weights, hidden=layer.hidden, **layer.attributes)(*inputs)[0]
 
 

@@ -15,7 +15,9 @@ from vmoe_runtime import Engine, RoutingError
 
 BACKENDS = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 CHOICE, SOFT = "g7", "g6"
-MODELS = {f"{model}-{precision}": (model, precision) for model in (CHOICE, SOFT) for precision in ("fp32", "bf16", "int8")}
+MODELS = {
+    f"{model}-{precision}": (model, precision) for model in (CHOICE, SOFT) for precision in ("fp32", "bf16", "int8", "int4")
+}
 
 
 @pytest.fixture(scope="module")

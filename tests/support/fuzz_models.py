@@ -39,6 +39,7 @@ ONNX_TYPES = {
 }
 """By the types of the plan, which knows scales of int8 weights as a type of their own."""
 SETTINGS = ("capacity", "k", "bpr")
+WEIGHTS: tuple[ElementType, ...] = ("float", "bf16", "i8")
 FIXED = (
     {"D": 16, "E": 8, "F": 48, "P": 10},
     {"D": 7, "E": 3, "F": 13, "P": 33},
@@ -115,7 +116,7 @@ def weights_of(op: Op) -> list[Value]:
 
 
 def weight_types(op: Op) -> tuple[ElementType, ...]:
-    return ELEMENT_TYPES["W"] if any(value.type == "W" for value in op.inputs) else ("float",)
+    return WEIGHTS if any(value.type == "W" for value in op.inputs) else ("float",)
 
 
 def _with_all_attributes(op: Op) -> Iterator[Model]:
@@ -123,7 +124,7 @@ def _with_all_attributes(op: Op) -> Iterator[Model]:
     for weights in weight_types(op):
         for numbers in itertools.product(*(CHOICES[name] for name in op.attributes)):
             attributes = dict(zip(op.attributes, numbers, strict=True))
-            if any(attributes[name] and ATTRIBUTE_RULES[name].only_i8 and weights != "i8" for name in attributes):
+            if any(attributes[name] and ATTRIBUTE_RULES[name].only_quantized and weights != "i8" for name in attributes):
                 yield Model(op.name, "never-loads", weights, attributes=attributes)
                 continue
             for fixed in (None, *FIXED) if weights_of(op) else (None,):
@@ -151,7 +152,7 @@ def _extreme_attributes(op: Op) -> Iterator[Model]:
         for number in OUT_OF_RANGE[name]:
             yield Model(op.name, "never-loads", weight_types(op)[-1], attributes={name: number})
         if ATTRIBUTE_RULES[name].divides:
-            for weights in ("i8",) if ATTRIBUTE_RULES[name].only_i8 else weight_types(op):
+            for weights in ("i8",) if ATTRIBUTE_RULES[name].only_quantized else weight_types(op):
                 yield Model(op.name, weights=weights, attributes={name: 2**62})
 
 
@@ -165,7 +166,7 @@ def _wrong_weights(op: Op) -> Iterator[Model]:
             yield Model(op.name, "never-loads", "float", fixed, added_scale=value.name)
             yield Model(op.name, "never-loads", "bf16", fixed, added_scale=value.name)
         if value.type == "W" and len(typed) > 1:
-            for weights, other in itertools.permutations(ELEMENT_TYPES["W"], 2):
+            for weights, other in itertools.permutations(WEIGHTS, 2):
                 yield Model(op.name, "never-loads", weights, fixed, types={value.name: other})
     uses = Counter(dim for value in constants for dim in value.dims)
     for value in constants:

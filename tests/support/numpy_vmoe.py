@@ -37,6 +37,7 @@ class Settings:
         bf16: round expert inputs and outputs to bfloat16.
         bf16_weights: expert weights are bfloat16, and so is what they are multiplied with.
         numbers: what large products are computed in: "float64", "bf16" or "int8". Attention's own are bf16 in the last two.
+        int4_weights: expert weights are int4 in groups of 64.
         features: leave the head out.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     bf16: bool = False
     bf16_weights: bool = False
     numbers: str = "float64"
+    int4_weights: bool = False
     features: bool = False
 
 
@@ -156,12 +158,21 @@ def _product(x: Array, weights: Array, numbers: str) -> Array:
     """x[..., inputs] . weights[inputs, outputs] in those numbers; the weights are those of the checkpoint."""
     if numbers == "bf16":
         return _to_bf16(x) @ _to_bf16(weights)
+    rows = np.abs(x).max(axis=-1, keepdims=True) / 127
+    rows[rows == 0] = 1
+    if numbers == "int4":
+        y = np.zeros((*x.shape[:-1], weights.shape[-1]))
+        for start in range(0, len(weights), 64):
+            group = weights[start : start + 64].astype(np.float32)
+            scale = (np.abs(group).max(axis=0) / np.float32(7)).astype(np.float16).astype(np.float32)
+            scale[scale == 0] = 1
+            whole = np.clip(np.rint(group / scale), -7, 7).astype(np.float64)
+            y += np.rint(x[..., start : start + 64] / rows) @ whole * scale
+        return y * rows
     if numbers == "int8":
         # The scale of a column is float32, that of a row here float64.
         columns = np.abs(weights).max(axis=0).astype(np.float32) / np.float32(127)
         columns[columns == 0] = 1
-        rows = np.abs(x).max(axis=-1, keepdims=True) / 127
-        rows[rows == 0] = 1
         whole = np.rint(weights.astype(np.float32) / columns).astype(np.float64)
         return np.rint(x / rows) @ whole * rows * columns
     return x @ weights
@@ -179,7 +190,7 @@ def _moe(p: Parameters, name: str, x: Array, settings: Settings, capacity: int) 
     inputs = _to_bf16(x) if settings.bf16 else x
     for expert in range(gates.shape[-1]):
         weights = {key: p[f"{name}/Mlp/{key}"][expert] for key in _EXPERT_PARAMETERS}
-        numbers = "bf16" if settings.bf16_weights else settings.numbers
+        numbers = "bf16" if settings.bf16_weights else "int4" if settings.int4_weights else settings.numbers
         out = _mlp({f"e/{key}": array for key, array in weights.items()}, "e", inputs, numbers)
         out = _to_bf16(out) if settings.bf16 else out
         y += np.where(kept[..., expert], gates[..., expert], 0)[..., None] * out

@@ -21,6 +21,7 @@ from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
     DOMAIN,
     ELEMENT_TYPES,
+    INT4_OPSET,
     IR_VERSION,
     OPS,
     OPSET,
@@ -38,11 +39,14 @@ RUNNERS = ("onnxruntime", "onnxruntime-inlined", "openvino", *([OP_LIBRARY] if f
 NUMPY_TYPES = {
     "float": np.float32,
     "i8": np.int8,
+    "i4": ml_dtypes.int4,
     "i32": np.int32,
     "i64": np.int64,
     "bf16": ml_dtypes.bfloat16,
     "fp16": np.float16,
 }
+WIDER_TYPES: dict[ElementType, ElementType] = {"bf16": "float", "i4": "i8"}
+"""What numpy's arrays have of types that runtimes neither take from it nor give."""
 SETTINGS = ("capacity", "k", "bpr")
 
 Run = Callable[..., list[np.ndarray]]
@@ -82,13 +86,13 @@ def element_types(
     op: Op, weights: ElementType = "float", tokens: ElementType = "float", gates: ElementType = "float"
 ) -> Types:
     """The element type of each value type of the op."""
-    chosen: Types = {"W": weights, "T": tokens, "R": gates}
+    chosen: Types = {"W": weights, "Q": "fp16" if weights == "i4" else "float", "T": tokens, "R": gates}
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
 def given_inputs(op: Op, weights: ElementType = "float", policies: bool = False, merging: bool = False) -> list[Value]:
-    """The inputs that the op has with weights of that type: scales only with int8, policies and merging if asked for."""
-    values = [value for value in op.inputs if not value.scale_of or weights == "i8"]
+    """The inputs that the op has with weights of that type: scales only with int8 or int4, the others if asked for."""
+    values = [value for value in op.inputs if not value.scale_of or weights in ("i8", "i4")]
     return [value for value in values if (policies or value.name not in POLICIES) and (merging or not _merges(value))]
 
 
@@ -108,9 +112,9 @@ def runner(
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
-    `weights`, `tokens` and `gates` are the types W, T and R; with int8 weights the inputs end in their scales. `hidden` is
-    F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has those inputs, and
-    `merging` the same of an op that can merge tokens.
+    `weights`, `tokens` and `gates` are the types W, T and R; with int8 or int4 weights the inputs end in their scales.
+    `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has
+    those inputs, and `merging` the same of an op that can merge tokens.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, policies, merging)]
@@ -149,12 +153,12 @@ def one_node_model(
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
 
-    numpy has no bfloat16 that runtimes take or give: what is bfloat16 for the op goes in and out of the model as float32.
+    numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
     """
     types = element_types(op, weights, tokens, gates)
     given, made = given_inputs(op, weights, policies, merging), made_outputs(op, merging)
-    narrow = [value.name for value in (*given, *made) if types[value.type] == "bf16"]
-    inner = {name: f"{name}_bf16" for name in narrow}
+    narrow = [value.name for value in (*given, *made) if types[value.type] in WIDER_TYPES]
+    inner = {name: f"{name}_narrow" for name in narrow}
     # Inputs that are left out have places where others stand behind them.
     known = [value.name for value in given]
     places = [name if name in known else "" for name in input_names(op.name, weights, policies, merging)]
@@ -165,7 +169,7 @@ def one_node_model(
         [
             helper.make_node("Cast", [inner[v.name]], [v.name], to=TensorProto.FLOAT)
             if outward
-            else helper.make_node("Cast", [v.name], [inner[v.name]], to=TensorProto.BFLOAT16)
+            else helper.make_node("Cast", [v.name], [inner[v.name]], to=ONNX_TYPES[types[v.type]])
             for v in values
             if v.name in narrow
         ]
@@ -175,9 +179,12 @@ def one_node_model(
     chunks = hidden // values["hidden_chunk"] if values.get("hidden_chunk") else 1
     model = helper.make_model(
         helper.make_graph([*casts_in, node, *casts_out], op.name, inputs, outputs),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
+        opset_imports=[
+            helper.make_opsetid("", INT4_OPSET if weights == "i4" else OPSET),
+            helper.make_opsetid(DOMAIN, VERSION),
+        ],
         functions=function_bodies(
-            dense=weights,
+            dense="i8" if weights == "i4" else weights,
             experts=weights,
             attention_bf16=bool(values["bf16"]) if "bf16" in values else None,
             dispatch_bf16=dispatch_bf16,
@@ -272,8 +279,9 @@ def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:
 
 
 def _value_info(value: Value, types: Types) -> onnx.ValueInfoProto:
-    dims = [int(dim) if dim.isdecimal() else dim for dim in value.dims]
-    element = "float" if types[value.type] == "bf16" else types[value.type]
+    named = value.grouped_dims if value.grouped_dims and types[value.type] == "fp16" else value.dims
+    dims = [int(dim) if dim.isdecimal() else dim for dim in named]
+    element = WIDER_TYPES.get(types[value.type], types[value.type])
     return helper.make_tensor_value_info(value.name, ONNX_TYPES[element], dims)
 
 
@@ -299,4 +307,6 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
+    if array.dtype == ml_dtypes.int4:
+        return array.astype(np.int8)
     return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array

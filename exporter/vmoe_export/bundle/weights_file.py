@@ -18,11 +18,17 @@ from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
 from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
-from vmoe_export.ops.table import LARGEST_INT8
+from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT4, LARGEST_INT8
 from vmoe_export.precision import ExportPrecision, StoredType
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
-_ELEMENTS: Mapping[StoredType, int] = {"F32": TensorProto.FLOAT, "BF16": TensorProto.BFLOAT16, "I8": TensorProto.INT8}
+_ELEMENTS: Mapping[StoredType, int] = {
+    "F32": TensorProto.FLOAT,
+    "F16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "I8": TensorProto.INT8,
+    "U8": TensorProto.INT4,
+}
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,7 +36,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Span:
-    """Where a tensor lies in the file: offset and length in bytes, and its shape and element type as stored."""
+    """Where a tensor lies in the file: offset and length in bytes, the shape of its values and their type as stored."""
 
     offset: int
     length: int
@@ -55,7 +61,7 @@ def write_weights(
         shapes: shape of each tensor in the checkpoint.
         progress: called with name and bytes after each tensor.
         precision: what the weights of products are stored in: as they are; rounded to bfloat16, to nearest with ties to
-            even; or as int8, with float32 scales beside.
+            even; or as int8 or int4, with scales beside.
 
     Returns:
         The span of each tensor.
@@ -96,6 +102,31 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
     return quantized, scales
 
 
+def quantize_groups(weights: Array) -> tuple[Array, Array]:
+    """One matrix float32[inputs, outputs] as whole numbers from -7 to 7, int8, and the float16 scales[groups, outputs].
+
+    The scale is the largest absolute weight of INT4_GROUP of the inputs / 7, as float16, and 1 where that is zero; weights
+    are rounded to nearest, ties to even. Weights that float16 has no room for get an infinite scale.
+    """
+    with np.errstate(over="ignore"):
+        largest = np.maximum.reduceat(np.abs(weights), np.arange(0, len(weights), INT4_GROUP), axis=0)
+        scales = (largest / np.float32(LARGEST_INT4)).astype(np.float16)
+    scales[scales == 0] = 1
+    steps = weights / spread_groups(scales, len(weights))
+    np.rint(steps, out=steps)
+    return np.clip(steps, -LARGEST_INT4, LARGEST_INT4, out=steps).astype(np.int8), scales
+
+
+def pack_int4(quantized: Array) -> Array:
+    """int8[..., n] of int4 values as uint8[..., n / 2], the first of two in the low half."""
+    return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
+
+
+def spread_groups(scales: Array, depth: int) -> Array:
+    """The scales[..., groups, outputs] of int4 weights for each of so many inputs, float32[..., depth, outputs]."""
+    return np.repeat(scales.astype(np.float32), INT4_GROUP, axis=-2)[..., :depth, :]
+
+
 def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
     """The header of a safetensors file of these tensors, and where each lies behind it, in that order without gaps."""
     # Tensors whose length keeps the alignment come first, so that all of them are aligned.
@@ -104,7 +135,9 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
     position = 0
     for name in order:
         start, position = position, position + tensors[name].nbytes
-        entries[name] = {"dtype": tensors[name].dtype, "shape": list(tensors[name].shape), "data_offsets": [start, position]}
+        *outer, last = tensors[name].shape or (1,)
+        shape = [*outer, last // 2] if tensors[name].dtype == "U8" else list(tensors[name].shape)
+        entries[name] = {"dtype": tensors[name].dtype, "shape": shape, "data_offsets": [start, position]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     spans = {
@@ -125,6 +158,16 @@ def _encode(name: str, array: Array, dtype: StoredType, checkpoint: Checkpoint) 
                 f"{checkpoint.path}: tensor {name} holds values too large for bfloat16; use --precision fp32"
             )
         yield name, rounded.view(np.uint16).data.cast("B")
+    elif dtype == "U8":
+        packed = np.empty((*array.shape[:-1], array.shape[-1] // 2), np.uint8)
+        scales = np.empty((len(array), -(-array.shape[1] // INT4_GROUP), array.shape[2]), np.float16)
+        for expert, matrix in enumerate(array):
+            quantized, scales[expert] = quantize_groups(matrix)
+            packed[expert] = pack_int4(quantized)
+        if not np.isfinite(scales).all():
+            raise CheckpointError(f"{checkpoint.path}: tensor {name} holds values too large for int4; use --precision int8")
+        yield name, packed.data.cast("B")
+        yield scale_name(name), scales.data.cast("B")
     else:
         quantized, scales = quantize_columns(array.reshape(graph_shape(name, array.shape)))
         yield name, quantized.data.cast("B")

@@ -20,7 +20,8 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.model_config import Soft, TopK
 from vmoe_export.ops.functions import fixed_function_bodies
-from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
+from vmoe_export.ops.table import DOMAIN, INT4_OPSET, IR_VERSION, OPSET, VERSION
+from vmoe_export.precision import PRECISIONS
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import (
     CANONICAL_GRAPH,
@@ -103,7 +104,8 @@ def write_graphs(
         else:
             how += "must be given. " if settings else ""
             how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
-        proto = _model(graph, functions)
+        opset = INT4_OPSET if PRECISIONS[model.precision].experts == "i4" else OPSET
+        proto = _model(graph, functions, opset)
         _describe(proto, model, grouping, profiles[0] if profiles else None, model.precision, how)
         _write(folder / file, proto)
         written.append(WrittenGraph(file, tuple(nodes.cuts)))
@@ -239,8 +241,8 @@ def _name_block_shapes(
         declare(after, *((groups, group_tokens) if in_groups else (rows, tokens)))
 
 
-def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> onnx.ModelProto:
-    opsets = {"": OPSET} | ({DOMAIN: VERSION} if functions else {})
+def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = (), opset: int = OPSET) -> onnx.ModelProto:
+    opsets = {"": opset} | ({DOMAIN: VERSION} if functions else {})
     return helper.make_model(
         graph,
         producer_name="vmoe-export",

@@ -60,6 +60,9 @@ class GraphWriter:
         names = dict(zip(body.input, inputs, strict=True))
         names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
         for inner in body.node:
+            if inner.op_type == "Identity" and names[inner.input[0]] in self._weights:
+                names[inner.output[0]] = names[inner.input[0]]
+                continue
             node = onnx.NodeProto()
             node.CopyFrom(inner)
             for attribute in node.attribute:
@@ -118,7 +121,7 @@ class GraphWriter:
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
         """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
         span = self._weights[whole]
-        length = STORED_BYTES[span.dtype] * math.prod(dims)
+        length = int(STORED_BYTES[span.dtype] * math.prod(dims))
         part = Span(span.offset + number * length, length, dims, span.dtype)
         self._tensors[name] = external_tensor(name, part)
         return name

@@ -131,9 +131,9 @@ class ModelNodes(GraphWriter):
         return f"{path}/scale", f"{path}/bias"
 
     def _scales(self, *layers: str) -> list[str]:
-        """The scales of dense layers, where their kernels are int8."""
+        """The scales of dense layers, where their kernels are int8 or int4."""
         kernels = [f"{path}/kernel" for path in layers]
-        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) == "i8"]
+        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) in ("i8", "i4")]
 
     def _linear(self, path: str, x: str) -> str:
         """A dense layer of x[N,T,D]."""

@@ -13,7 +13,7 @@ import onnx.parser
 
 from vmoe_export.graphs.model_nodes import ModelNodes
 from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
-from vmoe_export.ops.table import OPSET
+from vmoe_export.ops.table import INT4_GROUP, INT4_OPSET, OPSET
 from vmoe_export.precision import STORED_TYPES, WeightType
 
 
@@ -42,8 +42,12 @@ class StandardNodes(ModelNodes):
         }
         for e in experts:
             for i in chunks:
-                name = f"{w2}/{e}/{i}" if len(chunks) > 1 else f"{w2}/{e}"
-                parts[f"w2_{e}_{i}"] = self._part(w2, name, e * len(chunks) + i, chunk, width)
+                part = f"{e}/{i}" if len(chunks) > 1 else f"{e}"
+                number = e * len(chunks) + i
+                parts[f"w2_{e}_{i}"] = self._part(w2, f"{w2}/{part}", number, chunk, width)
+                if element == "i4":
+                    groups = -(-chunk // INT4_GROUP)
+                    parts[f"w2_scale_{e}_{i}"] = self._part(scales[1], f"{scales[1]}/{part}", number, groups, width)
         lines = [
             round_bf16("buf", "rounded", bool(dispatch_bf16)),
             f"{', '.join(f'buf_{e}' for e in experts)} = Split <axis = 0, num_outputs = {len(experts)}> (rounded)",
@@ -51,15 +55,23 @@ class StandardNodes(ModelNodes):
         for e in experts:
             rows = [f"hidden_{e}_{i}" for i in chunks] if len(chunks) > 1 else [f"hidden_{e}"]
             lines += [
-                product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}"),
+                product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}", width),
                 gelu_tanh(f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
                 f"{', '.join(rows)} = Split <axis = -1, num_outputs = {len(rows)}> (hidden_{e})" if len(chunks) > 1 else "",
-                added_products(rows, [f"w2_{e}_{i}" for i in chunks], f"product2_{e}", element, f"w2_scale_{e}"),
+                added_products(
+                    rows,
+                    [f"w2_{e}_{i}" for i in chunks],
+                    f"product2_{e}",
+                    element,
+                    [f"w2_scale_{e}_{i}" if element == "i4" else f"w2_scale_{e}" for i in chunks],
+                    chunk,
+                ),
                 f"out_{e} = Add (product2_{e}, b2_{e})",
             ]
         lines += [
             f"exact = Concat <axis = 0> ({', '.join(f'out_{e}' for e in experts)})",
             round_bf16("exact", "out", bool(dispatch_bf16)),
         ]
-        header = f'<domain: "body", opset_import: ["": {OPSET}]> body (buf, {", ".join(parts)}) => (out)'
+        opset = INT4_OPSET if element == "i4" else OPSET
+        header = f'<domain: "body", opset_import: ["": {opset}]> body (buf, {", ".join(parts)}) => (out)'
         return onnx.parser.parse_function(f"{header} {{ {chr(10).join(lines)} }}"), [buf, *parts.values()]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig, Soft
+from vmoe_export.ops.table import INT4_GROUP
 from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
 
 Shape = tuple[int, ...]
@@ -38,7 +39,7 @@ def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the weights file: its shape, and its element type as safetensors names it."""
+    """A tensor of the weights file: the shape of its values, and its element type as safetensors names it."""
 
     shape: Shape
     dtype: StoredType
@@ -46,26 +47,29 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        return STORED_BYTES[self.dtype] * math.prod(self.shape)
+        return int(STORED_BYTES[self.dtype] * math.prod(self.shape))
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """What the parameters of these shapes are stored as. A kernel in int8 is followed by its scales, `<name>_scale`."""
+    """What the parameters of these shapes are stored as. A kernel in int8 or int4 is followed by its scales."""
     tensors = {}
     for name, shape in shapes.items():
         tensors[name] = StoredTensor(shape, stored_type(name, precision))
         if tensors[name].dtype == "I8":
             tensors[scale_name(name)] = StoredTensor(scale_shape(name, shape), "F32")
+        elif tensors[name].dtype == "U8":
+            *matrices, depth, columns = shape
+            tensors[scale_name(name)] = StoredTensor((*matrices, -(-depth // INT4_GROUP), columns), "F16")
     return tensors
 
 
 def scale_name(kernel: str) -> str:
-    """The name of the scales of an int8 kernel."""
+    """The name of the scales of an int8 or int4 kernel."""
     return f"{kernel}_scale"
 
 
 def scale_shape(kernel: str, shape: Shape) -> Shape:
-    """The shape of the scales of a kernel of that shape: one for each output, as a bias has them."""
+    """The shape of the scales of an int8 kernel of that shape: one for each output, as a bias has them."""
     if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
         return shape[1:]
     return (*graph_shape(kernel, shape)[:-2], shape[-1])

@@ -7,7 +7,7 @@ import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
+from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
 
 _AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
@@ -71,7 +71,8 @@ def function_bodies(
         "VmoeSoftDispatch": soft_bodies.soft_dispatch(soft_bf16),
         "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
     }
-    return [_declared(_parse(texts[name]), op) for name, op in OPS.items()]
+    opset = INT4_OPSET if experts == "i4" else OPSET
+    return [_declared(_parse(texts[name], opset), op) for name, op in OPS.items()]
 
 
 def _declared(function: onnx.FunctionProto, op: Op) -> onnx.FunctionProto:
@@ -103,6 +104,6 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
     ]
 
 
-def _parse(text: str) -> onnx.FunctionProto:
-    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": {VERSION}]>'
+def _parse(text: str, opset: int = OPSET) -> onnx.FunctionProto:
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}, "{DOMAIN}": {VERSION}]>'
     return onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))

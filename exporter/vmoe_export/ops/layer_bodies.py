@@ -1,8 +1,8 @@
 """ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
 
-A body is written for the type of the weights of its products. With int8 weights it takes their scales as inputs, and with
-other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the routing
-policies.
+A body is written for the type of the weights of its products. With int8 or int4 weights it takes their scales as inputs, and
+with other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the
+routing policies.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ MERGING_INPUTS = ("sizes", "token", MERGE)
 
 
 def input_names(op: str, weights: ElementType, policies: bool = True, merging: bool = False) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights are int8, policies if `policies`, and those by
-    which tokens are merged if `merging`, or where scales stand behind them.
+    """The inputs that nodes of the op have: scales only where its weights are int8 or int4, policies if `policies`, and
+    those by which tokens are merged if `merging`, or where scales stand behind them.
     """
-    values = [value for value in OPS[op].inputs if not value.scale_of or weights == "i8"]
+    values = [value for value in OPS[op].inputs if not value.scale_of or weights in ("i8", "i4")]
     stand_before = any(value.scale_of for value in values)
     left_out = (*(() if policies else POLICIES), *(() if merging or stand_before else MERGING_INPUTS))
     return [value.name for value in values if not value.optional or value.name not in left_out]
@@ -57,7 +57,8 @@ def dense_mlp(weights: ElementType, chunks: int) -> str:
 
 def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
     """VmoeExpertMlp, whose hidden features are quantized in so many chunks."""
-    scales = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
+    rows = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
+    scales = [f"{name}_scale" if weights == "i4" else f"{name}_scale_row" for name in ("w1", "w2")]
     return _body(
         "VmoeExpertMlp",
         weights,
@@ -66,10 +67,10 @@ def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
         {round_bf16("buf", "rounded", dispatch_bf16)}
         b1_row = Unsqueeze (b1, one)
         b2_row = Unsqueeze (b2, one)
-        {scales}
-        {product("rounded", "w1", "product1", weights, "w1_scale_row")}
+        {rows}
+        {product("rounded", "w1", "product1", weights, scales[0])}
         {gelu_tanh("product1", "b1_row", "hidden")}
-        {chunked_product("hidden", "w2", "product2", weights, "w2_scale_row", chunks)}
+        {chunked_product("hidden", "w2", "product2", weights, scales[1], chunks)}
         exact = Add (product2, b2_row)
         {round_bf16("exact", "out", dispatch_bf16)}
         """,
@@ -255,5 +256,10 @@ def _linear_node(x: str, which: str, weights: ElementType) -> str:
 
 def _expert_mlp_node(weights: ElementType) -> str:
     inputs = ", ".join(input_names("VmoeExpertMlp", weights))
+    lines = ""
+    if weights == "i4":
+        # ONNX Runtime lets int4 into a function only where an op of its own takes it there.
+        lines = "w1_same = Identity (w1)\nw2_same = Identity (w2)\n"
+        inputs = inputs.replace("w1,", "w1_same,").replace("w2,", "w2_same,")
     attributes = ", ".join(f"{name}: int = @{name}" for name in OPS["VmoeExpertMlp"].attributes)
-    return f"out = vmoe.VmoeExpertMlp <{attributes}> ({inputs})"
+    return f"{lines}out = vmoe.VmoeExpertMlp <{attributes}> ({inputs})"

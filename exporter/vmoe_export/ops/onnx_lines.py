@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import onnx
 
-from vmoe_export.ops.table import ElementType
+from vmoe_export.ops.table import INT4_GROUP, ElementType
 
 ONNX_TYPES: Mapping[ElementType, int] = {
     "float": onnx.TensorProto.FLOAT,
     "fp16": onnx.TensorProto.FLOAT16,
     "bf16": onnx.TensorProto.BFLOAT16,
     "i8": onnx.TensorProto.INT8,
+    "i4": onnx.TensorProto.INT4,
     "i32": onnx.TensorProto.INT32,
     "i64": onnx.TensorProto.INT64,
 }
 
 
-def product(x: str, weights: str, result: str, element: ElementType, scale: str = "") -> str:
+def product(x: str, weights: str, result: str, element: ElementType, scale: str = "", depth: int = 0) -> str:
     """Node lines for result = x . weights, in the numbers that the type of the weights asks for.
 
     Args:
         x: rows of float32.
         weights: a matrix, or one for each of the leading sizes of x.
         result: name of the product, without bias.
-        element: type of the weights: float, bf16 or i8.
-        scale: for i8 the scales of the columns, shaped so that they multiply the result.
+        element: type of the weights: float, bf16, i8 or i4.
+        scale: for i8 the scales of the columns, shaped so that they multiply the result; for i4 those of the groups, or none
+            where the weights are dequantized.
+        depth: see `dequantize`.
     """
     if element == "float":
         return f"{result} = MatMul ({x}, {weights})"
@@ -38,10 +42,19 @@ def product(x: str, weights: str, result: str, element: ElementType, scale: str 
         {result}_weights = Cast <to = {ONNX_TYPES["float"]}> ({weights})
         {result} = MatMul ({result}_rows, {result}_weights)
         """
+    quantized = quantize(x, f"{result}_rows", f"{result}_row_scale")
+    if element == "i4":
+        return f"""
+        {quantized}
+        {dequantize(weights, scale, f"{result}_weights", depth) if scale else ""}
+        {result}_sums = MatMul ({result}_rows_clipped, {f"{result}_weights" if scale else weights})
+        {result} = Mul ({result}_sums, {result}_row_scale)
+        """
     # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
     # would round once where this rounds twice.
     return f"""
-    {quantize(x, f"{result}_rows", f"{result}_row_scale")}
+    {quantized}
+    {result}_rows = Cast <to = {ONNX_TYPES["i8"]}> ({result}_rows_clipped)
     {result}_sums = MatMulInteger ({result}_rows, {weights})
     {result}_sums_cast = Cast <to = {ONNX_TYPES["float"]}> ({result}_sums)
     {result}_sums_float = Sum ({result}_sums_cast)
@@ -51,7 +64,8 @@ def product(x: str, weights: str, result: str, element: ElementType, scale: str 
 
 
 def quantize(x: str, rows: str, scale: str) -> str:
-    """Node lines for the rows of x as int8, and the scale of each: its largest value / 127, or 1 for a row of zeros.
+    """Node lines for the rows of x in whole numbers from -127 to 127, float32 `<rows>_clipped`, and the scale of each: its
+    largest value / 127, or 1 for a row of zeros.
 
     A maximum may pass over NaN, and int8 has none: a row with NaN gets an infinite scale, so that it gives nothing finite.
     """
@@ -72,7 +86,26 @@ def quantize(x: str, rows: str, scale: str) -> str:
     {rows}_steps = Div ({x}, {scale})
     {rows}_whole = Round ({rows}_steps)
     {rows}_clipped = Clip ({rows}_whole, {rows}_least, {rows}_most)
-    {rows} = Cast <to = {ONNX_TYPES["i8"]}> ({rows}_clipped)
+    """
+
+
+def dequantize(weights: str, scale: str, result: str, depth: int = 0) -> str:
+    """Node lines for int4 weights in float32, where times a whole number of int8 they are exact.
+
+    OpenVINO takes none whose last group is shorter: with the `depth` of the weights, groups are cut until all are the same.
+    """
+    block = math.gcd(INT4_GROUP, depth)
+    blocks, gathered = f"{result}_scales", ""
+    if depth % INT4_GROUP:
+        blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
+        gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
+        gathered += f"{blocks} = Gather <axis = -2> ({result}_scales, {result}_groups)"
+    # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
+    return f"""
+    {result}_scales = Cast <to = {ONNX_TYPES["float"]}> ({scale})
+    {gathered}
+    {result}_steps = DequantizeLinear <axis = -2, block_size = {block}> ({weights}, {blocks})
+    {result} = Sum ({result}_steps)
     """
 
 
@@ -81,20 +114,31 @@ def chunked_product(x: str, weights: str, result: str, element: ElementType, sca
     if chunks == 1:
         return product(x, weights, result, element, scale)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
+    whole = ""
+    if element == "i4":
+        whole, weights, scale = dequantize(weights, scale, f"{result}_weights"), f"{result}_weights", ""
     return f"""
+    {whole}
     {", ".join(parts)} = Split <axis = -1, num_outputs = {chunks}> ({x})
     {", ".join(matrices)} = Split <axis = -2, num_outputs = {chunks}> ({weights})
-    {added_products(parts, matrices, result, element, scale)}
+    {added_products(parts, matrices, result, element, [scale] * chunks)}
     """
 
 
-def added_products(parts: Sequence[str], weights: Sequence[str], result: str, element: ElementType, scale: str) -> str:
-    """Node lines for result = the sum over the parts, from the first to the last, of each with its weights."""
+def added_products(
+    parts: Sequence[str],
+    weights: Sequence[str],
+    result: str,
+    element: ElementType,
+    scales: Sequence[str],
+    depth: int = 0,
+) -> str:
+    """Node lines for result = the sum over the parts, from the first to the last, of each with its weights and scales."""
     lines = []
     total = ""
-    for i, (part, matrix) in enumerate(zip(parts, weights, strict=True)):
+    for i, (part, matrix, scale) in enumerate(zip(parts, weights, scales, strict=True)):
         term = f"{result}_term_{i}" if len(parts) > 1 else result
-        lines.append(product(part, matrix, term, element, scale))
+        lines.append(product(part, matrix, term, element, scale, depth))
         if not total:
             total = term
             continue

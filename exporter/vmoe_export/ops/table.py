@@ -30,6 +30,8 @@ from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES
 DOMAIN = "vmoe"
 VERSION = 1
 OPSET = 20
+INT4_OPSET = 21
+"""Of graphs with int4 weights: what has scales by group."""
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-6
 MERGE_EPSILON = 1e-12
@@ -38,27 +40,35 @@ SOFT_EPSILON = 1e-6
 """Under the root of the lengths that VmoeSoftRouter divides by."""
 LARGEST_INT8 = 127
 """-128 stays unused, so that the range is symmetric."""
+LARGEST_INT4 = 7
+INT4_GROUP = 64
+"""Weights of a column, next to each other along the depth, that share a scale; the last group may be shorter."""
 
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
-ElementType = Literal["float", "fp16", "bf16", "i8", "i32", "i64"]
-ValueType = Literal["float", "i32", "i64", "W", "T", "R"]
+ElementType = Literal["float", "fp16", "bf16", "i8", "i4", "i32", "i64"]
+ValueType = Literal["float", "i32", "i64", "W", "Q", "T", "R"]
 
 ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),
     "i64": ("i64",),
-    "W": ("float", "bf16", "i8"),
+    "W": ("float", "bf16", "i8", "i4"),
+    "Q": ("float", "fp16"),
     "T": ("float", "fp16", "bf16"),
     "R": ("float", "fp16", "bf16"),
 }
-"""The element types that a value may have. W, T and R are type variables: all values of one of them have the same type.
+"""The element types that a value may have. W, Q, T and R are type variables: all values of one of them have the same type.
 
 W is the type of weights and decides how their products compute; biases, GELU, softmax, LayerNormalization and outputs are
 float32. With bf16, what enters a product is rounded to bfloat16 (to nearest, ties to even) as well, and sums are float32.
 With i8, a column of weights is its integers times its scale, what enters a product is rounded to integers of -127 to 127
-times a scale of the row, and sums are exact int32. Routing reads tokens that are not rounded.
+times a scale of the row, and sums are exact int32. With i4, which experts may have, a column has a scale for each group of
+INT4_GROUP along the depth: the exact int32 sums of a group times it are added up in float32, in the order of the groups, and
+the total is multiplied by the scale of the row. Routing reads tokens that are not rounded.
+
+Q is the type of scales: float16 beside i4, else float32.
 
 T is the type of tokens, R that of gates, and neither is computed in: routing compares the exact values of the gates and
 hands their bits on as weights, dispatch copies the bits of tokens, and combine multiplies and adds in float32 and rounds its
@@ -73,13 +83,14 @@ Types = dict[ValueType, ElementType]
 class AttributeRule:
     """The values that an INT attribute may have: `minimum` to `maximum`, None for no bound.
 
-    `divides` names the dimension that the attribute, if it isn't 0, divides. With `only_i8` it is 0 for other weights.
+    `divides` names the dimension that the attribute, if it isn't 0, divides. With `only_quantized` it is 0 where weights are
+    neither i8 nor i4.
     """
 
     minimum: int
     maximum: int | None = None
     divides: str = ""
-    only_i8: bool = False
+    only_quantized: bool = False
 
 
 ATTRIBUTE_RULES: Mapping[str, AttributeRule] = {
@@ -87,7 +98,7 @@ ATTRIBUTE_RULES: Mapping[str, AttributeRule] = {
     "bf16": AttributeRule(0, 1),
     "prefix": AttributeRule(0),
     "num_heads": AttributeRule(1, divides="D"),
-    "hidden_chunk": AttributeRule(0, divides="F", only_i8=True),
+    "hidden_chunk": AttributeRule(0, divides="F", only_quantized=True),
 }
 """By name, for every op that has the attribute.
 
@@ -102,7 +113,8 @@ class Value:
     """An input or output of an op: its type, a key of ELEMENT_TYPES, and symbolic shape.
 
     With `optional` a node may do without it: without scales, policies, or an output that nobody asks for.
-    `scale_of` names the weights whose scales it holds, one for each column: it is there where they are i8, and only there.
+    `scale_of` names the weights whose scales it holds, one for each column: it is there where they are i8 or i4, and only
+    there. `grouped_dims` is its shape beside i4: H groups along D, J along F.
     """
 
     name: str
@@ -110,6 +122,7 @@ class Value:
     dims: tuple[str, ...]
     optional: bool = False
     scale_of: str = ""
+    grouped_dims: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,12 +135,22 @@ class Op:
     attributes: Mapping[str, int] = field(default_factory=dict)
     takes: Callable[[Types], bool] = lambda types: True
 
+    def _fits(self, types: Types) -> bool:
+        """Whether weights and scales go together: i4 are those of experts alone, and have scales by group."""
+        if types.get("W") == "i4" and not any(value.grouped_dims for value in self.inputs):
+            return False
+        return "Q" not in types or (types["Q"] == "fp16") == (types["W"] == "i4")
+
     @property
     def type_choices(self) -> list[Types]:
         """Every choice of element types that the op takes: for each of its value types, such as T, the element type."""
         used = list(dict.fromkeys(value.type for value in (*self.inputs, *self.outputs)))
         products = itertools.product(*(ELEMENT_TYPES[name] for name in used))
-        return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self.takes(types)]
+        return [
+            types
+            for types in (dict(zip(used, product, strict=True)) for product in products)
+            if self._fits(types) and self.takes(types)
+        ]
 
     @property
     def function_name(self) -> str:
@@ -146,7 +169,10 @@ def _left_out(value: Value) -> Value:
 
 
 def _scale(weight: Value) -> Value:
-    return Value(f"{weight.name}_scale", "float", (*weight.dims[:-2], weight.dims[-1]), optional=True, scale_of=weight.name)
+    *matrices, depth, columns = weight.dims
+    grouped = (*matrices, {"D": "H", "F": "J"}[depth], columns) if matrices else ()
+    name, dims = f"{weight.name}_scale", (*matrices, columns)
+    return Value(name, "Q", dims, optional=True, scale_of=weight.name, grouped_dims=grouped)
 
 
 _SETTINGS = tuple(Value(name, "i64", ("1",)) for name in OFFICIAL_SETTINGS)

@@ -10,8 +10,9 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.precision import PRECISIONS, ExportPrecision, WeightType
 from vmoe_runtime.bundle.manifest import Precision, TensorRtPrecision
 
-_STEPS: Mapping[WeightType, float] = {"float": 0.0, "bf16": 2**-8, "i8": 1 / 24}
-"""From one value of a type to the next, as a share of a typical value: int8 has 127 of them up to the largest of a row."""
+_STEPS: Mapping[WeightType, float] = {"float": 0.0, "bf16": 2**-8, "i8": 1 / 24, "i4": 1 / 24}
+"""From one value of a type to the next, as a share of a typical value: int8 has 127 of them up to the largest of a row,
+also what is multiplied with int4."""
 
 _SLACK = 16
 _PAIRS = 0.98
@@ -19,7 +20,7 @@ _PAIRS = 0.98
 # A graph for TensorRT rounds after every operation, where the reference rounds what enters a product.
 _TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05}
 
-_DISTANCES: Mapping[Precision, float] = {"fp32": 0.0, "bf16": 0.05, "int8": 0.2, "bf16-experts": 0.05}
+_DISTANCES: Mapping[Precision, float] = {"fp32": 0.0, "bf16": 0.05, "int8": 0.2, "int4": 0.4, "bf16-experts": 0.05}
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def prove(
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
     profiles, weights = plan.profiles, folder / WEIGHTS_NAME
-    check_stored_weights(weights, spans, plan.checkpoint, plan.model, stage)
+    check_stored_weights(weights, spans, plan.checkpoint, plan.model, stage, calibrated=source is not None)
     stored = ReferenceModel(model, stored_weights(weights, spans))
     images = validation_images(model, plan.grouping.batch_multiple, GRAPH_IMAGES)
     limits, products = graph_limits(model, options.atol), plan.tensorrt_precision

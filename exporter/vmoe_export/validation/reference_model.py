@@ -162,7 +162,7 @@ class ReferenceModel:
 
     def _mlp_output(self, path: str, hidden: Array, expert: Any = ...) -> Array:
         kernel, bias, scale = self._mlp_weights(f"{path}/Dense_1", expert)
-        chunk = hidden_chunk(hidden.shape[-1], "i8" if scale is not None else "float")
+        chunk = hidden_chunk(hidden.shape[-1], "float" if scale is None else "i8")
         return ops.mlp_output(hidden, kernel, bias, scale, chunk)
 
     def _mlp_weights(self, path: str, expert: Any) -> tuple[Array, Array, Array | None]:

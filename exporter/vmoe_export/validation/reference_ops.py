@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.ops.table import LARGEST_INT8, LAYER_NORM_EPSILON, MERGE_EPSILON, SOFT_EPSILON
+from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT8, LAYER_NORM_EPSILON, MERGE_EPSILON, SOFT_EPSILON
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -124,9 +124,12 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
     """What an MLP makes of its hidden features."""
     depth = w2.shape[-2]
     size = hidden_chunk or depth
-    y = product(hidden[..., :size], w2[..., :size, :], w2_scale)
-    for start in range(size, depth, size):
-        y = y + product(hidden[..., start : start + size], w2[..., start : start + size, :], w2_scale)
+    y: Array = np.zeros((), hidden.dtype)
+    for start in range(0, max(depth, 1), max(size, 1)):
+        part, scale = slice(start, start + size), w2_scale
+        if w2.dtype == ml_dtypes.int4 and scale is not None:
+            scale = scale[..., start // INT4_GROUP : -(-(start + size) // INT4_GROUP), :]
+        y = y + product(hidden[..., part], w2[..., part, :], scale)
     return y + b2
 
 
@@ -215,8 +218,19 @@ def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
     """x[...,T,D] . w[...,D,P] in the numbers that the type of w asks for, in the dtype of x.
 
     Weights in bfloat16: x is rounded to bfloat16 as well. Weights in int8, with w_scale[...,P]: each row of x is quantized,
-    the sums are whole numbers and exact, and are scaled by the product of both scales.
+    the sums are whole numbers and exact, and are scaled by the product of both scales. Weights in int4, with
+    w_scale[...,groups,P]: the sums of each group times its scale are added up in their order, and the total is scaled by the
+    row's.
     """
+    if w.dtype == ml_dtypes.int4:
+        assert w_scale is not None
+        quantized, scale = quantize(x)
+        total: Array = np.zeros((), x.dtype)
+        for group, start in enumerate(range(0, w.shape[-2], INT4_GROUP)):
+            part = slice(start, start + INT4_GROUP)
+            sums = np.matmul(quantized[..., part], w[..., part, :].astype(x.dtype))
+            total = total + sums * w_scale[..., group, None, :].astype(x.dtype)
+        return total * scale
     if w.dtype == np.int8:
         assert w_scale is not None
         quantized, scale = quantize(x)

@@ -9,7 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.bundle.weights_file import Span, official_tensor
+from vmoe_export.bundle.weights_file import Span, official_tensor, quantize_groups
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model.model_config import ModelConfig
@@ -21,7 +21,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Callable[[str], Array | None]
 """A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
 
-_DTYPES: Mapping[StoredType, Any] = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "I8": np.int8}
+_DTYPES: Mapping[StoredType, Any] = {
+    "F32": np.float32,
+    "BF16": ml_dtypes.bfloat16,
+    "F16": np.float16,
+    "I8": np.int8,
+    "U8": np.uint8,
+}
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
@@ -33,7 +39,10 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         if span is None:
             return None
         stored = data[span.offset : span.offset + span.length].view(_DTYPES[span.dtype])
-        if name.endswith("_scale"):  # of attention they stand by head, as biases do
+        if span.dtype == "U8":
+            values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
+            return values.reshape(span.shape).astype(ml_dtypes.int4)
+        if name.endswith("_scale") and span.dtype == "F32":  # of attention they stand by head, as biases do
             return np.asarray(stored.reshape(*span.shape[: "/Moe/" in name], -1))
         return np.asarray(stored.reshape(graph_shape(name, span.shape)))
 
@@ -57,8 +66,12 @@ def check_stored_weights(
     checkpoint: Checkpoint,
     config: ModelConfig,
     stage: Callable[[str], object] = lambda text: None,
+    *,
+    calibrated: bool = False,
 ) -> None:
     """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
+
+    Of int4 weights that were `calibrated` only the scales are held to the checkpoint.
 
     Raises:
         ExportError: naming the tensor that is not.
@@ -72,16 +85,20 @@ def check_stored_weights(
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
         for matrix in np.ndindex(official.shape[:-2]):  # experts are many, and each step makes an array of its size
-            if not _is_nearest(official[matrix], found[matrix], None if scales is None else scales[matrix]):
+            scale = None if scales is None else scales[matrix]
+            if not _is_nearest(official[matrix], found[matrix], scale, calibrated=calibrated):
                 raise ExportError(
                     f"validation failed: tensor {name} of {path.name} is not that of the checkpoint in its type; "
                     "no bundle was written"
                 )
 
 
-def _is_nearest(official: Array, found: Array, scales: Array | None) -> bool:
+def _is_nearest(official: Array, found: Array, scales: Array | None, *, calibrated: bool) -> bool:
     if found.dtype == np.float32:
         return bool(np.array_equal(official.view(np.uint32), found.view(np.uint32)))
+    if found.dtype == ml_dtypes.int4:
+        nearest, wanted = quantize_groups(official)
+        return np.array_equal(scales, wanted) and (calibrated or np.array_equal(found, nearest))  # type: ignore[arg-type]
     if scales is None:
         bits = official.view(np.uint32)
         nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16

@@ -26,7 +26,7 @@ inline constexpr char kBlockPattern[] = "encoderblock_[0-9]{1,6}";
 inline constexpr char kGroupPattern[] = "image|batch|(tokens:)?([1-9][0-9]{0,8})";
 inline constexpr char kStepPattern[] = "(resize_small|central_crop|resize)\\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\\)";
 inline constexpr char kProfilePattern[] = "c([0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?)(?:-k([0-9]{1,6})(-vanilla)?(-pool)?(?:-m([0-9]{1,6}))?)?(?:-r([0-9]{1,6}))?|r([0-9]{1,6})";
-inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "bf16-experts"};
+inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "int4", "bf16-experts"};
 inline constexpr const char* kOutputs[] = {"logits", "members", "features"};
 inline constexpr const char* kRoutingKinds[] = {"top-k", "experts-choice", "soft"};
 inline constexpr const char* kFieldKinds[] = {"dense", "top-k", "ensemble", "experts-choice", "soft"};
@@ -76,7 +76,7 @@ inline constexpr Field kManifestFields[] = {
     {"output", "name", FieldType::kText, 0, false, ~0U, {"logits", "members", "features"}},
     {"output", "size", FieldType::kWhole, 16777216, false, ~0U, {}},
     {"", "class_names", FieldType::kList, 0, true, ~0U, {}},
-    {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "bf16-experts"}},
+    {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "int4", "bf16-experts"}},
     {"", "batch_multiple", FieldType::kWhole, 65536, false, ~0U, {}},
     {"", "image_tokens", FieldType::kWhole, 2147483647, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
     {"", "routing", FieldType::kObject, 0, true, ~0U, {}},

@@ -53,7 +53,8 @@ class OpenVinoBackend:
 
     def __init__(self, graph: BundleGraph | Path, threads: int | None = None, streams: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        # By itself it rounds what is multiplied with int4 to int8 in groups of its own.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)  # of all streams together
         if streams is not None:

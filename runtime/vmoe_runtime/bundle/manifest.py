@@ -25,11 +25,11 @@ MERGING_GRAPH = "model.merging.onnx"
 """The inlined graph that merges tokens, as far as the bundle has profiles that do: it has fewer from block to block."""
 IMAGE_INPUT = "image"
 
-Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
-"""What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8; or
-expert weights in bfloat16 and all else in float32."""
+Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
+"""What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8;
+expert weights in int4 and the others in int8; or expert weights in bfloat16 and all else in float32."""
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "bf16-experts")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "int4", "bf16-experts")
 
 Output = Literal["logits", "members", "features"]
 """What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""

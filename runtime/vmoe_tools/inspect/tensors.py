@@ -13,8 +13,8 @@ from vmoe_runtime.errors import BundleError
 
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_EXTENT = 2**53
-_DTYPES = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "I8": ("int8", 1)}
-"""Name, and bytes of an element, of the types that bundles have."""
+_DTYPES = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2), "I8": ("int8", 1), "U8": ("int4", 0.5)}
+"""Name, and bytes of an element, of the types that bundles have. U8 is two int4, of the last axis."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ListedTensor:
 
     @property
     def is_scale(self) -> bool:
-        """Whether it holds the scales of an int8 kernel, which say how that is stored and are no parameters."""
+        """Whether it holds the scales of an int8 or int4 kernel, which say how that is stored and are no parameters."""
         return self.name.rpartition("/")[2] == "kernel_scale"
 
 
@@ -78,6 +78,8 @@ def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
         raise ValueError(f"the entry of {name!r:.60} is none of a tensor")
     dtype, width = _DTYPES[code]
     start, end = span
+    if code == "U8":
+        shape = [*shape[:-1], 2 * shape[-1]] if shape else [2]
     tensor = ListedTensor(name, dtype, tuple(shape), end - start)
     if tensor.bytes != tensor.elements * width:
         raise ValueError(f"{name!r:.60} has {tensor.bytes} bytes, which its shape doesn't take")

@@ -1,0 +1,91 @@
+"""Rounds the int4 weights of experts for what these are given for a user's images, rather than each to its nearest value.
+
+Format and scales stay as they are. A column is rounded from one end of the depth to the other, and what a weight is off by
+is taken from those behind it, as far as their inputs go together: GPTQ (arXiv 2210.17323).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.bundle.weights_file import Span, pack_int4, quantize_groups, spread_groups
+from vmoe_export.export_plan import ExportPlan
+from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT4
+from vmoe_export.validation.reference_model import ReferenceModel
+from vmoe_export.validation.reference_run import run_reference
+from vmoe_export.validation.reference_weights import Weights, official_weights
+from vmoe_measure.image_source import ImageSource
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_IMAGES = 128  # at most, or one routing group
+_DAMPING = 0.01  # of the mean square of the inputs
+
+
+def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, model: ExportedModel, source: ImageSource) -> None:
+    """Rounds the int4 weights of a weights file again, for the first images of `source`.
+
+    Args:
+        path: from `write_weights`; its int4 weights are replaced.
+        spans: where its tensors lie.
+        plan: of the export.
+        model: of the export.
+        source: images that fill at least one routing group.
+
+    Raises:
+        ImageError: the images don't fit the model.
+    """
+    multiple = plan.grouping.batch_multiple
+    images, _ = next(iter(source.whole_batches(max(1, _IMAGES // multiple) * multiple, plan.input_spec)))
+    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the one whose experts get the most
+    weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
+    run_reference(_Calibration(model, weights, path, spans), images, profiles)
+
+
+def round_for_inputs(weights: Array, inputs: Array) -> Array:
+    """int4 weights, int8[depth, outputs], of float32[depth, outputs] for inputs f32[rows, depth]; with the usual scales."""
+    depth = len(weights)
+    scales = spread_groups(quantize_groups(weights)[1], depth)
+    together = inputs.T.astype(np.float64) @ inputs
+    together[np.diag_indices(depth)] += _DAMPING * np.trace(together) / depth or 1  # 1: an expert without rows
+    factor = np.linalg.cholesky(np.linalg.inv(together)).T
+    left, quantized = weights.astype(np.float64), np.empty(weights.shape, np.int8)
+    for start in range(0, depth, INT4_GROUP):
+        stop = min(start + INT4_GROUP, depth)
+        off = np.empty((stop - start, weights.shape[1]))
+        for i in range(start, stop):
+            quantized[i] = np.clip(np.rint(left[i] / scales[i]), -LARGEST_INT4, LARGEST_INT4)
+            off[i - start] = (left[i] - quantized[i] * scales[i]) / factor[i, i]
+            left[i + 1 : stop] -= np.outer(factor[i, i + 1 : stop], off[i - start])
+        left[stop:] -= factor[start:stop, stop:].T @ off
+    return quantized
+
+
+class _Calibration(ReferenceModel):
+    """The model in float32, which rounds the kernels of each expert when it comes to them."""
+
+    def __init__(self, model: ExportedModel, weights: Weights, path: Path, spans: Mapping[str, Span]) -> None:
+        super().__init__(model, weights)
+        self._path, self._spans = path, spans
+
+    def _mlp_hidden(self, path: str, x: Array, expert: Any = ...) -> Array:
+        self._round(f"{path}/Dense_0/kernel", x, expert)
+        return super()._mlp_hidden(path, x, expert)
+
+    def _mlp_output(self, path: str, hidden: Array, expert: Any = ...) -> Array:
+        self._round(f"{path}/Dense_1/kernel", hidden, expert)
+        return super()._mlp_output(path, hidden, expert)
+
+    def _round(self, kernel: str, rows: Array, expert: Any) -> None:
+        span = self._spans[kernel]
+        if expert is ... or span.dtype != "U8":
+            return
+        packed = pack_int4(round_for_inputs(self._tensor(kernel)[expert], rows))
+        with self._path.open("r+b") as file:
+            file.seek(span.offset + expert * packed.nbytes)
+            file.write(packed.data.cast("B"))

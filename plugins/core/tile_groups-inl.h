@@ -1,0 +1,124 @@
+// Sums of 4-byte groups of a row with the 16 columns of a line of weights. tile_kernels.cc compiles this file once per
+// instruction set.
+
+#if defined(VMOE_CORE_TILE_GROUPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_TILE_GROUPS_INL_H_
+#undef VMOE_CORE_TILE_GROUPS_INL_H_
+#else
+#define VMOE_CORE_TILE_GROUPS_INL_H_
+#endif
+
+#include "core/vector_math-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using SignedTag = hn::RebindToSigned<FloatTag>;
+
+// Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened.
+struct WidenedBf16 {
+  static constexpr bool kOneInstruction = false;
+  using Sums = Floats;
+  static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
+    const FloatTag d;
+    const BitsTag du;
+    const auto upper = hn::Set(du, 0xffff0000u);
+    sums = hn::MulAdd(hn::BitCast(d, hn::Set(du, pair << 16)), hn::BitCast(d, hn::ShiftLeft<16>(weights)), sums);
+    return hn::MulAdd(hn::BitCast(d, hn::Set(du, pair & 0xffff0000u)), hn::BitCast(d, hn::And(weights, upper)), sums);
+  }
+};
+
+#if HWY_NATIVE_DOT_BF16
+struct NativeBf16 {
+  static constexpr bool kOneInstruction = true;
+  using Sums = Floats;
+  static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
+  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
+    const FloatTag d;
+    const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
+    auto unused = hn::Zero(d);
+    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, hn::Set(BitsTag(), pair)), hn::BitCast(db, weights), sums,
+                                         unused);
+  }
+};
+#endif
+
+// Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
+struct PortableInt8 {
+  static constexpr bool kOneInstruction = false;
+  using Sums = hn::Vec<SignedTag>;
+  static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
+    return add_products(hn::Set(BitsTag(), group), weights, sums);
+  }
+  static HWY_INLINE Sums add_products(Bits row, Bits weights, Sums sums) {
+    const SignedTag d;
+#if HWY_TARGET == HWY_SCALAR
+    int32_t sum = hn::GetLane(sums);
+    const uint32_t group = hn::GetLane(row);
+    const uint32_t columns = hn::GetLane(weights);
+    for (int shift = 0; shift < 32; shift += 8) {
+      const uint8_t byte = group >> shift & 0xff;
+      sum +=
+          (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
+    }
+    return hn::Set(d, sum);
+#else
+    const hn::Repartition<int8_t, SignedTag> d8;
+#if HWY_ARCH_X86
+    const hn::RebindToUnsigned<decltype(d8)> du8;
+    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(du8, row), hn::BitCast(d8, weights), sums);
+#else
+    return hn::SumOfMulQuadAccumulate(d, hn::BitCast(d8, row), hn::BitCast(d8, weights), sums);
+#endif
+#endif
+  }
+  // Two lines of int4 weights, 0 to 15, with signed rows: int16 holds eight of their products.
+  static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+    const hn::Repartition<int16_t, SignedTag> d16;
+    const hn::Repartition<int8_t, SignedTag> d8;
+    const hn::RebindToUnsigned<decltype(d8)> du8;
+    const auto first = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(du8, weights[0]), hn::BitCast(d8, rows[0]));
+    const auto second = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(du8, weights[1]), hn::BitCast(d8, rows[1]));
+    return hn::Add(sums, hn::WidenMulPairwiseAdd(SignedTag(), hn::Add(first, second), hn::Set(d16, 1)));
+#else
+    return add_products(weights[1], rows[1], add_products(weights[0], rows[0], sums));
+#endif
+  }
+};
+
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2
+// VNNI, which Highway knows only together with more that not every processor has.
+struct VnniInt8 {
+  static constexpr bool kOneInstruction = true;
+  using Sums = hn::Vec<SignedTag>;
+  static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
+  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
+    return add_products(hn::Set(BitsTag(), group), weights, sums);
+  }
+  static HWY_INLINE Sums add_products(Bits row, Bits weights, Sums sums) {
+#if HWY_TARGET <= HWY_AVX3_DL
+    sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
+#elif HWY_TARGET == HWY_AVX2
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums.raw) : "x"(row.raw), "x"(weights.raw));
+#else
+    asm("vpdpbusd %2, %1, %0" : "+v"(sums.raw) : "v"(row.raw), "v"(weights.raw));
+#endif
+    return sums;
+  }
+  static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
+    return add_products(weights[1], rows[1], add_products(weights[0], rows[0], sums));
+  }
+};
+#endif
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
+
+#endif  // VMOE_CORE_TILE_GROUPS_INL_H_
