@@ -37,7 +37,7 @@ def function_bodies(
         soft_bf16: what that of VmoeSoftDispatch and VmoeSoftCombine says.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
         tokens, gates: the types T and R of the model, for the ops that have them.
-        policies, merging: whether ops take `pool` and `max_experts`, and what tokens are merged by; without, they are shorter.
+        policies, merging: whether ops take `pool` and `max_experts`, and what tokens are merged by; without, shorter.
         prefix: what the `prefix` attribute of the model's nodes says.
 
     Returns:

@@ -40,7 +40,7 @@ _DEVIATIONS = 1.64  # of a normal distribution, for a confidence of 95 % that no
 _KEYWORDS = {"capacity": "capacity_ratio"}
 
 AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
-    "capacity": lambda full, _: [float(f"{full.capacity_ratio / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
+    "capacity": lambda full, _: [float(f"{(full.capacity_ratio or 0) / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
     "k": lambda full, _: range((full.k or 1) - 1, 0, -1),
     "pool": lambda full, _: () if full.pool else (True,),
     "max_experts": lambda full, _: [
