@@ -96,7 +96,7 @@ class _Rules:
         needed = {"capacity": "capacity_ratio", "k": "k"}
         if fields is None or any((key in fields) != (name in self.settings) for name, key in needed.items()):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
-            example = self.example if self.settings else f"a {KIND_NAMES[self.kind]} has nothing to set here"
+            example = self.example if self.settings else "the model has nothing to set"
             raise RoutingError(f"there is no profile '{name}'; {has}{example}")
         return self.profile(**fields)
 

@@ -63,6 +63,9 @@ def random_names() -> list[str]:
         name = f"c{ratio}-k{chance.randrange(7)}" + "-vanilla" * chance.randrange(2) + "-pool" * chance.randrange(2)
         names.append(name + f"-m{chance.randrange(7)}" * chance.randrange(2))
         names.append(f"c{ratio}")
+        names.append(names[-2] + f"-r{chance.randrange(20)}")
+        names.append(f"c{ratio}-r{chance.randrange(20)}")
+        names.append(f"r{chance.randrange(20)}")
         names.append("c" + "".join(chance.choices(PARTS, k=chance.randrange(1, 6))))
     return names
 
@@ -70,8 +73,9 @@ def random_names() -> list[str]:
 def described(profile: Profile, rules: Rules) -> str:
     """A profile as `sdk_readers` prints it, with 0 for what there is none of, and all experts where there is no limit."""
     limit = (0 if profile.k is None else rules.num_experts) if profile.max_experts is None else profile.max_experts
-    numbers = [profile.k or 0, int(profile.bpr or 0), int(profile.pool or 0), limit, *profile.slots]
-    return " ".join(map(str, (profile.name, repr(profile.capacity_ratio), repr(profile.effective_ratio), *numbers)))
+    numbers = [profile.k or 0, int(profile.bpr or 0), int(profile.pool or 0), limit, profile.merge or 0, *profile.slots]
+    ratios = (repr(ratio or 0.0) for ratio in (profile.capacity_ratio, profile.effective_ratio))
+    return " ".join(map(str, (profile.name, *ratios, *numbers)))
 
 
 def python_answer(rules: Rules, name: str) -> tuple[str, str]:

@@ -186,7 +186,21 @@ class Layers {
     float* y = give("an attention block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);  // it works in place
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},
-                                  shape_.groups, shape_.tokens, shape_.tokens, y, y, runner_);
+                                  shape_.groups, shape_.tokens, shape_.tokens, y, {}, y, runner_);
+    run_merging_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_});
+  }
+
+  // The same where tokens have sizes and some are merged.
+  void run_merging_block(const vmoe::AttentionBlockWeights& weights) {
+    const size_t tokens = shape_.tokens, images = shape_.groups, count = vmoe::count_merged(tokens, 3, 1);
+    std::vector<float> sizes(images * tokens);
+    for (size_t i = 0; i < sizes.size(); ++i) sizes[i] = static_cast<float>(1 + i % 3);
+    const std::vector<int32_t> token(images * 2);
+    std::vector<int32_t> merged_token(token.size());
+    std::vector<float> merged_sizes(images * (tokens - count));
+    const vmoe::Merging merging{count, 1, 2, sizes.data(), token.data(), merged_sizes.data(), merged_token.data()};
+    vmoe::compute_attention_block(weights, images, tokens, tokens, x_.data(), merging,
+                                  give("a merging block", images * (tokens - count) * hidden_, kind(false)), runner_);
   }
 
   // The halves of an encoder block with an MLP, dense and sparse, each in place.

@@ -133,7 +133,7 @@ struct Tensor {
 // One call: what is fed, and what must come of it.
 struct Call {
   std::map<char, int64_t> sizes;
-  int64_t capacity = 1, k = 1, bpr = 1, pool = 0, max_experts = INT64_MAX;
+  int64_t capacity = 1, k = 1, bpr = 1, pool = 0, max_experts = INT64_MAX, merge = 0;
   bool valid = true;
   bool finite = true;
   std::string fault = "settings";  // what makes it invalid
@@ -209,6 +209,13 @@ inline void follow_divisors(const Model& model, Random& random, Call& call) {
   }
 }
 
+// How many tokens are merged: of those behind the prefix every second one may join another.
+inline int64_t merged_tokens(int64_t tokens, int64_t merge, int64_t prefix) {
+  const int64_t joining = prefix == 1 ? (tokens - 1) / 2 : (tokens - prefix + 1) / 2;
+  const bool any_other = tokens > (prefix == 1 ? 1 : prefix + 1);
+  return any_other ? std::max<int64_t>(0, std::min({merge, tokens / 2, joining})) : 0;
+}
+
 inline void choose_sizes(const Model& model, Random& random, Call& call) {
   for (const Value& value : model.inputs) {
     for (char letter : value.dims) {
@@ -220,6 +227,10 @@ inline void choose_sizes(const Model& model, Random& random, Call& call) {
     choose_settings(model, random, call);
     call.valid = settings_are_valid(call);
   }
+  const bool merges =
+      std::any_of(model.inputs.begin(), model.inputs.end(), [](const Value& value) { return value.name == "merge"; });
+  if (merges) call.merge = between(random, 0, 9);
+  call.sizes['U'] = call.sizes['T'] - merged_tokens(call.sizes['T'], call.merge, model.attribute("prefix", 0));
   if (model.is_soft()) call.sizes['M'] = call.sizes['G'] * call.sizes['P'];
   follow_divisors(model, random, call);
   if (model.op == "VmoeAttention" && call.sizes['T'] == 0) call.valid = false;
@@ -262,6 +273,8 @@ inline bool make_setting_invalid(const Call& call, const std::string& name, Rand
     bad = one_of(random, {2, -1, INT64_MAX, INT64_MIN, int64_t{1} << 32 | 1});
   } else if (name == "max_experts") {
     bad = one_of(random, {0, -1, INT64_MIN});
+  } else if (name == "merge") {
+    bad = one_of(random, {-1, INT64_MIN});
   } else {
     const int64_t cells = call.sizes.at('G') * call.sizes.at('E');
     bad = one_of(random, {0, -1, INT64_MIN});
@@ -271,10 +284,15 @@ inline bool make_setting_invalid(const Call& call, const std::string& name, Rand
   return true;
 }
 
+// Below which the numbers of an index input are.
+inline int64_t index_limit(const Call& call, const std::string& name) {
+  if (name == "token") return call.sizes.at('T');
+  return name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
+}
+
 inline bool make_index_invalid(const Call& call, const std::string& name, Random& random, const Tensor& tensor) {
   if (tensor.elements == 0) return false;
-  const int64_t limit =
-      name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
+  const int64_t limit = index_limit(call, name);
   tensor.as<int32_t>()[random() % tensor.elements] =
       static_cast<int32_t>(one_of(random, {limit, limit + 1, kInt32Max, -2, -kInt32Max - 1}));
   return true;
@@ -313,21 +331,23 @@ inline void fill_floats(const Tensor& tensor, const Call& call, Random& random) 
 
 inline void fill_tensor(const Value& value, const Tensor& tensor, const Call& call, Random& random) {
   if (value.type == "i64") {
-    const std::map<std::string, int64_t> settings = {{"capacity", call.capacity},
-                                                     {"k", call.k},
-                                                     {"bpr", call.bpr},
-                                                     {"pool", call.pool},
-                                                     {"max_experts", call.max_experts}};
+    const std::map<std::string, int64_t> settings = {
+        {"capacity", call.capacity},       {"k", call.k},        {"bpr", call.bpr}, {"pool", call.pool},
+        {"max_experts", call.max_experts}, {"merge", call.merge}};
     std::fill_n(tensor.as<int64_t>(), tensor.elements, settings.at(value.name));
   } else if (value.type == "i32") {
-    const int64_t limit =
-        value.name == "src" ? call.sizes.at('G') * call.sizes.at('S') : call.sizes.at('E') * call.sizes.at('M');
+    const int64_t limit = index_limit(call, value.name);
     for (size_t i = 0; i < tensor.elements; ++i)
       tensor.as<int32_t>()[i] = static_cast<int32_t>(between(random, -1, limit - 1));
   } else if (value.type == "i8") {
     fill_bytes(tensor, random);
   } else {
     fill_floats(tensor, call, random);
+    // Tokens are one or more.
+    for (size_t i = 0; value.name == "sizes" && i < tensor.elements; ++i) {
+      float& size = tensor.as<float>()[i];
+      size = 1 + std::floor(4 * std::fabs(size));
+    }
   }
 }
 
@@ -373,6 +393,8 @@ inline Call make_call(const Model& model, Random& random) {
   if (!faulty || !call.valid) return call;
   const size_t input = random() % call.inputs.size();
   const Value& value = model.inputs[input];
+  // What becomes of merged tokens is not asked for the class token alone.
+  if (model.op == "VmoeClassAttentionBlock" && (value.name == "merge" || value.name == "token")) return call;
   if (value.type == "i64" && make_setting_invalid(call, value.name, random, call.inputs[input])) {
     call.valid = false;
     call.fault = value.name;

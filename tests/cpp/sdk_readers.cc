@@ -21,13 +21,13 @@ namespace {
 
 using vmoe::sdk::Profile;
 
-// The name, both ratios, k, bpr, pool, max_experts and each layer's slots; "none" where it names no profile.
+// The name, both ratios, k, bpr, pool, max_experts, merge and each layer's slots; "none" where it names no profile.
 std::string described(const std::optional<Profile>& profile) {
   if (!profile) return "none";
   std::string text = profile->name + " " + vmoe::sdk::shortest(profile->capacity_ratio) + " " +
                      vmoe::sdk::shortest(profile->effective_ratio) + " " + std::to_string(profile->k) + " " +
                      std::to_string(profile->bpr) + " " + std::to_string(profile->pool) + " " +
-                     std::to_string(profile->max_experts);
+                     std::to_string(profile->max_experts) + " " + std::to_string(profile->merge);
   for (const int64_t slots : profile->slots) text += " " + std::to_string(slots);
   return text;
 }

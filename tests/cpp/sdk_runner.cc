@@ -2,16 +2,16 @@
 //
 //   sdk_runner BUNDLE ONNXRUNTIME THREADS
 //
-// Commands are fields between tabs; SETTING is six of them, profile, capacity ratio, k, bpr, pool and max_experts, each
-// "-" where not given.
+// Commands are fields between tabs; SETTING is seven of them, profile, capacity ratio, k, bpr, pool, max_experts and
+// merge, each "-" where not given.
 //   info
 //   profiles
 //   setting SETTING
 //   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
 //   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then
-//                                                  expert, kept, weight, dispatch, combine and the patch mask, each
-//                                                  with its size as int64 before it
+//                                                  expert, kept, weight, dispatch, combine, token and the patch
+//                                                  mask, each with its size as int64 before it
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -43,14 +43,16 @@ vmoe::Setting read_setting(const Fields& fields) {
   if (fields[4] != "-") setting.bpr = fields[4] == "1";
   if (fields[5] != "-") setting.pool = fields[5] == "1";
   if (fields[6] != "-") setting.max_experts = std::strtoll(fields[6].c_str(), nullptr, 10);
+  if (fields[7] != "-") setting.merge = std::strtoll(fields[7].c_str(), nullptr, 10);
   return setting;
 }
 
 void print_error(const vmoe::Error& error) { std::printf("error\t%d\t%s\n", error.code, error.message.c_str()); }
 
 void print_profile(const vmoe::Profile& profile) {
-  std::printf("\t%s %a %a %" PRId64 " %d %d %" PRId64 " ", profile.name.c_str(), profile.capacity_ratio,
-              profile.effective_ratio, profile.k, profile.bpr ? 1 : 0, profile.pool ? 1 : 0, profile.max_experts);
+  std::printf("\t%s %a %a %" PRId64 " %d %d %" PRId64 " %" PRId64 " ", profile.name.c_str(), profile.capacity_ratio,
+              profile.effective_ratio, profile.k, profile.bpr ? 1 : 0, profile.pool ? 1 : 0, profile.max_experts,
+              profile.merge);
   for (const int64_t slots : profile.slots) std::printf("%" PRId64 ",", slots);
 }
 
@@ -78,11 +80,11 @@ struct ImageFile {
 };
 
 ImageFile read_images(const Fields& fields, const vmoe::Info& info) {
-  std::ifstream stream(fields[9], std::ios::binary);
+  std::ifstream stream(fields[10], std::ios::binary);
   ImageFile file{{std::istreambuf_iterator<char>(stream), {}}, {}};
   file.images = {nullptr,
-                 fields[7] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32,
-                 std::atoll(fields[8].c_str()),
+                 fields[8] == "uint8" ? VMOE_UINT8 : VMOE_FLOAT32,
+                 std::atoll(fields[9].c_str()),
                  info.height,
                  info.width,
                  info.channels};
@@ -102,7 +104,7 @@ void write_sized(std::ofstream& stream, const std::vector<T>& values) {
 }
 
 void warm_up(const vmoe::Engine& engine, const Fields& fields) {
-  const auto count = engine.warm_up(std::atoll(fields[7].c_str()), read_setting(fields));
+  const auto count = engine.warm_up(std::atoll(fields[8].c_str()), read_setting(fields));
   if (!count) return print_error(count.error());
   std::printf("ok\t%" PRId64 "\n", *count);
 }
@@ -112,7 +114,7 @@ void run(const vmoe::Engine& engine, const Fields& fields) {
   file.images.data = file.bytes.data();
   const auto output = engine.run(file.images, read_setting(fields));
   if (!output) return print_error(output.error());
-  std::ofstream stream(fields[10], std::ios::binary);
+  std::ofstream stream(fields[11], std::ios::binary);
   write(stream, output->data(), output->size());
   std::printf("ok\n");
 }
@@ -122,7 +124,7 @@ void route(const vmoe::Engine& engine, const Fields& fields) {
   file.images.data = file.bytes.data();
   const auto layers = engine.routing(file.images, read_setting(fields));
   if (!layers) return print_error(layers.error());
-  std::ofstream stream(fields[10], std::ios::binary);
+  std::ofstream stream(fields[11], std::ios::binary);
   std::printf("ok");
   for (const auto& layer : *layers) {
     const int64_t shape[] = {layer.kind,    layer.groups, layer.tokens,    layer.choices,
@@ -133,6 +135,7 @@ void route(const vmoe::Engine& engine, const Fields& fields) {
     write_sized(stream, layer.weight);
     write_sized(stream, layer.dispatch);
     write_sized(stream, layer.combine);
+    write_sized(stream, layer.token);
     write_sized(stream, layer.patch_mask());
     std::printf("\t%s", layer.layer.c_str());
   }

@@ -166,6 +166,8 @@ def assert_same_routing(found: SdkRouting, expected: Routing) -> None:
         one, other = getattr(found, name), getattr(expected, name)
         assert (one is None) == (other is None), name
         assert one is None or (one.dtype, *bits(one)) == (other.dtype, *bits(other)), name
+    # On standard ops, graphs that merge nothing don't say where tokens are.
+    assert found.token is None or found.token.tobytes() == expected.token.tobytes()
     assert found.patch_mask is not None and bits(found.patch_mask) == bits(expected.patch_mask())
 
 
@@ -255,7 +257,7 @@ def described(profile: Any) -> str:
     """A profile as `sdk_runner` prints it."""
     capacity = "".join(f"{places}," for places in profile.slots)
     numbers = f"{c_hex(profile.capacity_ratio)} {c_hex(profile.effective_ratio)}"
-    choices = f"{profile.k} {int(profile.bpr)} {int(profile.pool)} {profile.max_experts}"
+    choices = f"{profile.k} {int(profile.bpr)} {int(profile.pool)} {profile.max_experts} {profile.merge}"
     return f"{profile.name} {numbers} {choices} {capacity}"
 
 

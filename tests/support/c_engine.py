@@ -53,7 +53,7 @@ def _struct(name: str, fields: str) -> type[Any]:
 LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime i:spin i:reserved")
 Images = _struct("Images", "p:data n:data_bytes i:dtype i:reserved q:count q:height q:width q:channels")
 Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
-Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts")
+Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts q:merge")
 ElasticOptions = _struct("ElasticOptions", "d:target q:most_images q:multiple d:time")
 ElasticSeen = _struct("ElasticSeen", "d:time q:waiting d:oldest q:arrived")
 ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")

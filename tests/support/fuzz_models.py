@@ -53,6 +53,7 @@ CHOICES: Mapping[str, tuple[int, ...]] = {
     "bf16": (0, 1),
     "num_heads": (1, 2, 3, 5),
     "hidden_chunk": (0, 64),
+    "prefix": (0, 1, 3),
 }
 """Values of an attribute that some sizes go with."""
 OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
@@ -60,6 +61,7 @@ OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
     "bf16": (2, -1, 2**63 - 1, 0.5),
     "num_heads": (0, -1, -(2**63), 2.0),
     "hidden_chunk": (-64, 1, 32, 65, -(2**63), 64.0),
+    "prefix": (-1, -(2**63), 0.5),
 }
 """Values that no sizes go with, and such that are no integers."""
 
@@ -104,6 +106,12 @@ def models() -> Iterator[Model]:
         for left_out in (POLICIES, ("pool",), ("max_experts",), ("expert",), (*POLICIES, "expert")):
             yield Model(name, left_out=left_out)
     yield Model("VmoeSparseMlp", left_out=("slot", "weight"))
+    whole = ("sizes", "token", "merge", "merged_sizes", "merged_token")
+    for weights, fixed in itertools.product(WEIGHTS, (None, FIXED[0])):
+        for op_name in ("VmoeAttentionBlock", "VmoeClassAttentionBlock"):
+            can_write_over = op_name == "VmoeAttentionBlock"
+            yield Model(op_name, weights=weights, fixed=fixed, left_out=whole, in_place=can_write_over)
+    yield Model("VmoeAttention", left_out=("sizes",))
     yield Model("VmoeSparseMlp", left_out=("weight",), weights="bf16", fixed=FIXED[1])
     yield Model("VmoeSparseMlp", left_out=("slot",), weights="i8", fixed=FIXED[0])
 

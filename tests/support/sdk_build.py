@@ -176,6 +176,7 @@ class SdkRouting:
         kept: bool[G,S,K].
         weight: f32[G,S,K].
         dispatch, combine: f32[G,S,E,P].
+        token: i32[N,T], as one row.
         patch_mask: bool[N,h,w].
     """
 
@@ -185,6 +186,7 @@ class SdkRouting:
     weight: np.ndarray | None
     dispatch: np.ndarray | None
     combine: np.ndarray | None
+    token: np.ndarray | None
     patch_mask: np.ndarray | None
 
     @classmethod
@@ -205,6 +207,7 @@ class SdkRouting:
             array(np.float32, pairs),
             array(np.float32, shares),
             array(np.float32, shares),
+            array(np.int32, (-1,)),
             array(np.bool_, (-1, rows, columns)),
         )
 
@@ -268,7 +271,9 @@ def setting_fields(
     bpr: bool | None = None,
     pool: bool | None = None,
     max_experts: int | None = None,
+    merge: int | None = None,
 ) -> list[str]:
     """A setting as `sdk_runner` reads it."""
-    values = (profile, capacity, k, None if bpr is None else int(bpr), None if pool is None else int(pool), max_experts)
+    flags = (None if flag is None else int(flag) for flag in (bpr, pool))
+    values = (profile, capacity, k, *flags, max_experts, merge)
     return ["-" if value is None else value if isinstance(value, str) else repr(value) for value in values]
