@@ -29,7 +29,7 @@ import random_checkpoint as samples
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]
-Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
+Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
 
 _SIZES = {  # variant, pixels and classes
     "b16": (samples.VARIANTS["B/16"], 224, 1000),
