@@ -29,7 +29,7 @@ import random_checkpoint as samples
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Kind = Literal["sparse", "dense"]
-Precision = Literal["fp32", "bf16", "int8", "bf16-experts"]
+Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
 
 # variant, pixels and classes
 _SIZES = {size.replace("/", "").lower(): (variant, 224, 1000) for size, variant in samples.VARIANTS.items()}

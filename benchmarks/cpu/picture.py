@@ -13,7 +13,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-_COLORS = {"fp32": "C0", "bf16": "C1", "int8": "C2", "experts": "C4"}
+_COLORS = {"fp32": "C0", "bf16": "C1", "int8": "C2", "int4": "C3", "experts": "C4"}
 _LINES = {"engine": "-", "dense-openvino": "--", "dense-ort": ":", "per-expert": "-.", "inlined": "--"}
 
 

@@ -151,6 +151,7 @@ _NUMBERS = {
     "fp32": ("fp32", "fp32", "fp32"),
     "bf16": ("bf16", "bf16", "bf16"),
     "int8": ("int8", "bf16", "int8"),
+    "int4": ("int8", "bf16", "int4"),
     "bf16-experts": ("fp32", "fp32", "bf16"),
 }
 _ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[str]], ...] = (

@@ -53,19 +53,14 @@ class StandardNodes(ModelNodes):
             f"{', '.join(f'buf_{e}' for e in experts)} = Split <axis = 0, num_outputs = {len(experts)}> (rounded)",
         ]
         for e in experts:
+            matrices = [f"w2_{e}_{i}" for i in chunks]
+            own_scales = [f"w2_scale_{e}_{i}" if element == "i4" else f"w2_scale_{e}" for i in chunks]
             rows = [f"hidden_{e}_{i}" for i in chunks] if len(chunks) > 1 else [f"hidden_{e}"]
             lines += [
                 product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}", width),
                 gelu_tanh(f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
                 f"{', '.join(rows)} = Split <axis = -1, num_outputs = {len(rows)}> (hidden_{e})" if len(chunks) > 1 else "",
-                added_products(
-                    rows,
-                    [f"w2_{e}_{i}" for i in chunks],
-                    f"product2_{e}",
-                    element,
-                    [f"w2_scale_{e}_{i}" if element == "i4" else f"w2_scale_{e}" for i in chunks],
-                    chunk,
-                ),
+                added_products(rows, matrices, f"product2_{e}", element, own_scales, chunk),
                 f"out_{e} = Add (product2_{e}, b2_{e})",
             ]
         lines += [

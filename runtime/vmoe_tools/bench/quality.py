@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
 """Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
 
-_WEIGHT_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2, "bf16-experts": 2, "int8": 1}
+_WEIGHT_BYTES: Mapping[Precision, float] = {"fp32": 4, "bf16": 2, "bf16-experts": 2, "int8": 1, "int4": 0.5 + 2 / 64}
 
 
 @dataclass(frozen=True)
