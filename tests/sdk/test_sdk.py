@@ -18,6 +18,7 @@ from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
 from vmoe_runtime import RoutingError
+from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.bundle.reader import Bundle
@@ -55,9 +56,11 @@ def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
     library = prefix / "lib" / sdk_build.OP_LIBRARY
     opened = Bundle.open(bundle)
     has_library = library.is_file()
-    graph = opened.file("model.onnx" if has_library else "model.inlined.onnx")
     engine = Engine(opened.manifest)
-    engine._backend = OnnxRuntimeBackend(graph, threads, library if has_library else None)
+    if has_library:
+        engine._backend = OnnxRuntimeBackend(opened.file("model.onnx"), threads, library)
+    else:
+        engine._backend = StandardBackend(opened, lambda graph: OnnxRuntimeBackend(graph, threads))
     engine.backend_description = engine._backend.description
     return engine
 

@@ -33,8 +33,7 @@ def function_bodies(
         dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
         experts: the type W of the experts: of VmoeSparseMlp, VmoeExpertMlp and VmoeExpertBlock.
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
-        dispatch_bf16: what the `dispatch_bf16` attribute of the model's nodes says, but for those of Soft MoE.
-        soft_bf16: what that of VmoeSoftDispatch and VmoeSoftCombine says.
+        dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
         tokens, gates: the types T and R of the model, for the ops that have them.
         policies, merging: whether ops take `pool` and `max_experts`, and what tokens are merged by; without, shorter.

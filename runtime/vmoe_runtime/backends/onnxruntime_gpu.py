@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends import Parallelism, PreparedBackend
+from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
 from vmoe_runtime.backends.batch_range import VARIABLE, range_from_environment
 from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing, check_settings
+from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.tensorrt.engine_cache import digest_of, private_folder
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
-from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH
-from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
+from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path
 from vmoe_runtime.profiles import Profile
@@ -62,14 +64,14 @@ def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | No
     check_routing(bundle, profile)
     gpu = _require(_CUDA, "cuda")
     library = usable_cuda_library(gpu, "CUDA op library")
-    graph = fixed_graph or (INLINED_GRAPH if library is None else CANONICAL_GRAPH)
+    graph = fixed_graph or (None if library is None else CANONICAL_GRAPH)
     precision = f", {exported_graphs(bundle).precision}" if fixed_graph else ""
     ops = "standard ops" if library is None else "vmoe CUDA op library"
     description = f"{_RUNTIME} CUDA on {gpu.name}{precision}, {ops}"
 
-    def load() -> OnnxRuntimeBackend:
+    def load_graph(graph: BundleGraph) -> Backend:
         return OnnxRuntimeBackend(
-            bundle.graph(graph),
+            graph,
             library=library,
             providers=_ON_CUDA,
             description=description,
@@ -77,6 +79,7 @@ def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | No
             check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
         )
 
+    load = partial(StandardBackend, bundle, load_graph) if graph is None else lambda: load_graph(bundle.graph(graph))
     return PreparedBackend(description, load, (library, graph))
 
 
