@@ -2,8 +2,9 @@
 
     python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--rounds 20]
 
-A round times blocks of calls of each engine: alone, and each after a call of the other one. A time is the one that a tenth of the calls doesn't exceed, as other
-processes move that the least. The bundles must differ, as engines on one bundle share a session.
+A round times blocks of calls of each engine: alone, and each after a call of the other one. A time is the one that a tenth
+of the calls doesn't exceed, as other processes move that the least. The bundles must differ, as engines on one bundle share
+a session.
 """
 
 from __future__ import annotations
