@@ -1,41 +1,64 @@
 """Two engines in one process: how long a call takes between calls of the other engine, over how long it takes alone.
 
-    python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--seconds 2] [--rounds 5]
+    python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--rounds 20]
 
-A round times one engine, the other, and both in turns. The bundles must differ, as engines on one bundle share a session.
+A round times blocks of calls of each engine: alone, and each after a call of the other one. A time is the one that a tenth
+of the calls doesn't exceed, as other processes move that the least. The bundles must differ, as engines on one bundle share
+a session.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from command_line import count, positive, table
+from command_line import count, table
 
-from vmoe_measure.timing import time_interleaved
 from vmoe_runtime import Engine
 
+_PERCENTILE = 10
+_CALLS = 4  # of a block
+_PAUSE_SECONDS = 0.1  # before a block, as threads may still spin
 
-def measure(given: argparse.Namespace, *, spin: bool) -> list[list[str]]:
-    """A row for each bundle: medians over the rounds."""
-    engines = [Engine.load(path, None, "onnxruntime", given.threads, spin=spin) for path in given.bundles]
-    shapes = [(given.batch, spec.height, spec.width, spec.channels) for spec in (e.manifest.input for e in engines)]
-    images = [np.random.default_rng(0).integers(0, 256, shape, np.uint8) for shape in shapes]
-    calls = [partial(engine, engine.batch(batch)) for engine, batch in zip(engines, images, strict=True)]
-    blocks = ([calls[0]], [calls[1]], calls)
-    times = [[time_interleaved(block, given.seconds) for block in blocks] for _ in range(given.rounds)]
-    medians = 1e3 * np.array([[np.median(taken) for block in one for taken in block] for one in times])
+
+def measure(given: argparse.Namespace) -> list[list[str]]:
+    """A row for each bundle, with threads that spin after a call and without."""
+    keys = [(path, spin) for spin in (True, False) for path in given.bundles]
+    engines = {(path, spin): Engine.load(path, None, "onnxruntime", given.threads, spin=spin) for path, spin in keys}
+    calls = {key: partial(engine, _noise(engine, given.batch)) for key, engine in engines.items()}
+    seconds: dict[Any, tuple[list[float], list[float]]] = {key: ([], []) for key in keys}
+    for _ in range(given.rounds):
+        for path, spin in keys:
+            other = next(one for one in given.bundles if one != path)
+            for taken, neighbour in zip(seconds[path, spin], (None, calls[other, spin]), strict=True):
+                _time(calls[path, spin], neighbour, taken)
     rows = []
-    for path, alone, between in zip(given.bundles, medians[:, :2].T, medians[:, 2:].T, strict=True):
-        numbers = map(np.median, (alone, between, between / alone))
-        rows.append([f"{path.name}, spin={spin}", *(f"{number:.2f}" for number in numbers)])
-    for engine in engines:
-        engine.close()
+    for (path, spin), both in seconds.items():
+        alone, beside = (1e3 * float(np.percentile(taken, _PERCENTILE)) for taken in both)
+        rows.append([f"{path.name}, spin={spin}", *(f"{number:.2f}" for number in (alone, beside, beside / alone))])
     return rows
+
+
+def _noise(engine: Engine, batch: int) -> np.ndarray:
+    spec = engine.manifest.input
+    return engine.batch(np.random.default_rng(0).integers(0, 256, (batch, spec.height, spec.width, spec.channels), np.uint8))
+
+
+def _time(call: partial, neighbour: partial | None, seconds: list[float]) -> None:
+    time.sleep(_PAUSE_SECONDS)
+    call()
+    for _ in range(_CALLS):
+        if neighbour is not None:
+            neighbour()
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,11 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundles", type=Path, nargs=2, metavar="BUNDLE")
     parser.add_argument("--batch", type=count, default=1, metavar="N")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
-    parser.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="of a block of calls")
-    parser.add_argument("--rounds", type=count, default=5, metavar="N")
+    parser.add_argument("--rounds", type=count, default=20, metavar="N")
     given = parser.parse_args(arguments)
-    rows = [row for spin in (True, False) for row in measure(given, spin=spin)]
-    print(*table(["", "alone, ms", "in turns, ms", "ratio"], rows), sep="\n")
+    print(*table(["", "alone, ms", "after the other, ms", "ratio"], measure(given)), sep="\n")
     return 0
 
 
