@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +48,19 @@ class Routing:
     combine: Array | None = None
     token: Array | None = None
 
+    def by_token(self) -> Routing:
+        """The same for the tokens that each image began with, [N,T,..]: a merged one goes where its token does."""
+        if self.token is None:
+            return self
+        images, fields = len(self.token), ("kept", "weight", "expert", "dispatch", "combine")
+        rows = np.arange(images)[:, None]
+        spread = {
+            name: values.reshape(images, -1, *values.shape[2:])[rows, self.token]
+            for name in fields
+            if (values := getattr(self, name)) is not None
+        }
+        return replace(self, token=None, **spread)
+
     def patch_mask(self) -> Array:
         """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All of them in Soft MoE.
 
@@ -56,15 +69,13 @@ class Routing:
         Raises:
             RoutingError: the bundle's manifest doesn't say where patches are.
         """
-        layout = self.layout
+        layout, routing = self.layout, self.by_token()
         went: Array
-        if self.kept is None:
-            assert self.dispatch is not None
-            went = np.ones(self.dispatch.shape[:2], bool)
+        if routing.kept is None:
+            assert routing.dispatch is not None
+            went = np.ones(routing.dispatch.shape[:2], bool)
         else:
-            went = np.any(self.kept, axis=2)
-        if self.token is not None:
-            went = np.take_along_axis(went.reshape(len(self.token), -1), self.token, axis=1)
+            went = np.any(routing.kept, axis=2)
         if layout is None or went.size % (layout.tokens * layout.members):
             raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
         by_token: Array = np.any(went.reshape(-1, layout.tokens, layout.members), axis=2)

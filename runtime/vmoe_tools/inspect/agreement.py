@@ -84,7 +84,7 @@ class AgreementCount:
 
     def _keepers(self, routing: Routing) -> Array:
         """bool[T,E]: whether the expert keeps the token."""
-        choices = choices_of(routing)
+        choices = choices_of(routing.by_token())
         keepers = np.zeros((len(choices.kept), routing.experts), bool)
         token, choice = np.nonzero(choices.kept)
         keepers[token, choices.expert[token, choice]] = True

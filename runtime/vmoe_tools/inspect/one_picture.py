@@ -119,7 +119,7 @@ def _answer(point: Point, batch: Array) -> SettingAnswer:
 
 
 def _experts(routing: Routing) -> list[list[int]]:
-    choices = choices_of(routing)
+    choices = choices_of(routing.by_token())
     tokens = len(choices.kept) if routing.layout is None else routing.layout.tokens
     expert, kept, weight = (part.reshape(tokens, -1) for part in (choices.expert, choices.kept, choices.weight))
     order = np.argsort(-weight, axis=1, kind="stable")

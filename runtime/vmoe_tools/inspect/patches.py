@@ -38,7 +38,7 @@ def layer_patches(routing: Routing) -> LayerPatches:
     Raises:
         RoutingError: the bundle's manifest doesn't say where patches are.
     """
-    choices, layout = choices_of(routing), routing.layout
+    choices, layout = choices_of(routing.by_token()), routing.layout
     if layout is None or len(choices.kept) % (layout.tokens * layout.members):
         raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
     first = layout.tokens - layout.rows * layout.columns
