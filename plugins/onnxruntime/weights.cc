@@ -58,9 +58,11 @@ NodeLinear::NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts)
     : kernels_(process_kernels()), input_(input), parts_(parts) {
   const std::optional<Tensor> constant = node.constant_input(input);
   if (!constant) return;
-  const size_t scale = node.node().spec->inputs[input].scale;
   std::optional<Tensor> constant_scale;
-  if (constant->type == ElementType::kInt4 && !(constant_scale = node.constant_input(scale))) return;
+  if (constant->type == ElementType::kInt4) {
+    constant_scale = node.constant_input(node.node().spec->inputs[input].scale);
+    if (!constant_scale) return;
+  }
   const StoredWeights weights = stored(*constant, parts_, constant_scale ? constant_scale->data : nullptr);
   constant_ = PackedWeights::share(kernels_, weights);
   give_back(weights.data, weights.bytes());

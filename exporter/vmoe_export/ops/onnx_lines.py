@@ -92,19 +92,20 @@ def quantize(x: str, rows: str, scale: str) -> str:
 def dequantize(weights: str, scale: str, result: str, depth: int = 0) -> str:
     """Node lines for int4 weights in float32, where times a whole number of int8 they are exact.
 
-    OpenVINO takes none whose last group is shorter: with the `depth` of the weights, groups are cut until all are the same.
+    OpenVINO takes none but matrices, by axis 0, and none whose last group is shorter: with the `depth` of a matrix, groups
+    are cut until all are the same.
     """
-    block = math.gcd(INT4_GROUP, depth)
+    block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
     blocks, gathered = f"{result}_scales", ""
     if depth % INT4_GROUP:
         blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
         gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
-        gathered += f"{blocks} = Gather <axis = -2> ({result}_scales, {result}_groups)"
+        gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
     # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
     return f"""
     {result}_scales = Cast <to = {ONNX_TYPES["float"]}> ({scale})
     {gathered}
-    {result}_steps = DequantizeLinear <axis = -2, block_size = {block}> ({weights}, {blocks})
+    {result}_steps = DequantizeLinear <axis = {axis}, block_size = {block}> ({weights}, {blocks})
     {result} = Sum ({result}_steps)
     """
 
