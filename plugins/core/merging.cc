@@ -116,7 +116,7 @@ void merge_image(const Kernels& kernels, const Merging& merging, size_t image, s
   const size_t behind = prefix + joining - merging.count;
   std::fill(place, place + tokens, -1);
   for (size_t i = 0; i < merging.count; ++i) {
-    place[first + 2 * order[i]] = static_cast<int32_t>(behind + likest[order[i]]);
+    place[first + size_t{2} * order[i]] = static_cast<int32_t>(behind + likest[order[i]]);
   }
   int32_t stays = 0;
   for (; stays < static_cast<int32_t>(prefix); ++stays) place[stays] = stays;
