@@ -51,12 +51,11 @@ Kernel make_attention(const NodeInfo& node) {
   };
 }
 
-// The merging that a call asks for; T and O are known.
+// The merging that a call asks for, with a prefix; T and O are known.
 template <class Input, class Output>
-Merging merging_of(const Call& call, size_t prefix) {
-  Merging merging;
-  const int64_t* merge = call.data<int64_t>(Input::kMerge);
-  if (merge == nullptr) return merging;
+void fill_merging(const Call& call, Merging& merging) {
+  const auto* merge = call.data<int64_t>(Input::kMerge);
+  if (merge == nullptr) return;
   if (*merge < 0) throw ops::OpError("merge must be 0 or more, not " + std::to_string(*merge));
   const size_t tokens = call.sizes()['T'];
   merging.sizes = call.data<float>(Input::kSizes);
@@ -64,17 +63,15 @@ Merging merging_of(const Call& call, size_t prefix) {
     throw ops::OpError("merge is given, but sizes or token is not");
   }
   merging.token = call.indices(Input::kToken, tokens, "tokens");
-  merging.prefix = prefix;
   merging.all_tokens = call.sizes()['O'];
-  merging.count = count_merged(tokens, *merge, prefix);
+  merging.count = count_merged(tokens, *merge, merging.prefix);
   const size_t left = tokens - merging.count;
   merging.merged_sizes = call.output<float>(Output::kMergedSizes, 'U', left);
   merging.merged_token = call.output<int32_t>(Output::kMergedToken);
-  if (merging.count > 0) return merging;
+  if (merging.count > 0) return;
   const size_t images = call.sizes()['N'];
   if (merging.merged_sizes != nullptr) std::copy_n(merging.sizes, images * tokens, merging.merged_sizes);
   if (merging.merged_token != nullptr) std::copy_n(merging.token, images * merging.all_tokens, merging.merged_token);
-  return merging;
 }
 
 Kernel make_merge(const NodeInfo& node) {
@@ -85,9 +82,11 @@ Kernel make_merge(const NodeInfo& node) {
   const auto prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
   return [heads, prefix](const Call& call) {
     const ops::Sizes& sizes = call.sizes();
-    const Merging merging = merging_of<Input, Output>(call, prefix);
-    const float* x = call.data<float>(Input::kX);
-    float* y = call.output<float>(Output::kY, 'U', sizes['T'] - merging.count);
+    Merging merging;
+    merging.prefix = prefix;
+    fill_merging<Input, Output>(call, merging);
+    const auto* x = call.data<float>(Input::kX);
+    auto* y = call.output<float>(Output::kY, 'U', sizes['T'] - merging.count);
     if (merging.count == 0) {
       std::copy_n(x, sizes['N'] * sizes['T'] * sizes['D'], y);
       return;
@@ -110,11 +109,12 @@ Kernel make_attention_block(const NodeInfo& node) {
           value = NodeLinear(node, Input::kWv, by_column),
           out = NodeLinear(node, Input::kWo, by_depth)](const Call& call) {
     Merging merging;
+    merging.prefix = prefix;
     if constexpr (kClassToken) {
       if (call.sizes()['T'] == 0) throw ops::OpError("there are no tokens");
       merging.sizes = call.data<float>(Input::kSizes);
     } else {
-      merging = merging_of<Input, Output>(call, prefix);
+      fill_merging<Input, Output>(call, merging);
     }
     compute_attention_block({query.read(call),
                              key.read(call),
