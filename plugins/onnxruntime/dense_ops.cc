@@ -103,7 +103,8 @@ Kernel make_attention_block(const NodeInfo& node) {
   using ops::attention_block::Input;
   using ops::attention_block::Output;
   const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
-  const auto prefix = kClassToken ? 0 : static_cast<size_t>(node.attribute(Attribute::kPrefix));
+  size_t prefix = 0;
+  if constexpr (!kClassToken) prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
   const MatrixParts by_column{heads, 1, 0}, by_depth{1, heads, 0};
   return [heads, prefix, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
           value = NodeLinear(node, Input::kWv, by_column),
