@@ -143,7 +143,9 @@ def load_inlined(cell: Cell, precision: str) -> Loaded:
     """The bundle's graph of standard ops in OpenVINO, "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
-    call, feeds = in_openvino(model, cell.threads, precision), {ck: p.inputs for ck, p in cell.profiles.items()}
+    call, names = in_openvino(model, cell.threads, precision), {port.get_any_name() for port in model.inputs}
+    settings = {ck: profile.inputs.items() for ck, profile in cell.profiles.items()}
+    feeds = {ck: {name: array for name, array in given if name in names} for ck, given in settings.items()}
     return lambda images, ck: call({"image": images, **feeds[ck]}), _OPENVINO
 
 

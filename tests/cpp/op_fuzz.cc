@@ -84,9 +84,10 @@ std::string check_outputs(const Model& model, const Call& call, const std::vecto
         return where + " is not finite, but every input is";
       }
       if (value.type != "i32") continue;
-      const int64_t limit = value.name == "src"      ? call.sizes.at('G') * call.sizes.at('S')
-                            : value.name == "expert" ? call.sizes.at('E')
-                                                     : call.sizes.at('E') * call.sizes.at('M');
+      const int64_t limit = value.name == "src"            ? call.sizes.at('G') * call.sizes.at('S')
+                            : value.name == "merged_token" ? call.sizes.at('U')
+                            : value.name == "expert"       ? call.sizes.at('E')
+                                                           : call.sizes.at('E') * call.sizes.at('M');
       const int32_t index = outputs[i].as<int32_t>()[at];
       if (index < -1 || index >= limit) return where + " is " + std::to_string(index);
     }

@@ -64,7 +64,7 @@ def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: st
 
 
 @EVERY_PATH
-@pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
+@pytest.mark.parametrize("weights", [weights for weights in ELEMENT_TYPES["W"] if weights != "i4"])
 def test_the_class_token_has_the_bits_that_it_has_among_all_tokens(weights: ElementType, path: str) -> None:
     rng = np.random.default_rng(4)
     layers = []

@@ -21,13 +21,14 @@ def class_dispatch(experts: int, tokens: str, *, experts_choose: bool) -> onnx.F
     names = ["x", "weight", "kept", *([] if experts_choose else ["expert"])]
     by_image = [f"{name}_image = Reshape ({name}, shape)" for name in names] if tokens else []
     rows = [f"class_{name} = Gather <axis = 1> ({name}{'_image' if tokens else ''}, zero)" for name in names]
+    rest = "rest = Constant <value_ints = [-1]> ()" if tokens or experts_choose else ""
     cut = f"{tokens}\nas_it_is = Constant <value_ints = [0]> ()\nshape = Concat <axis = 0> (rest, tokens, as_it_is)"
     chosen = "class_expert = Reshape (numbers, rest)" if experts_choose else ""
     return onnx.parser.parse_function(f"""
     <domain: "body", opset_import: ["": {OPSET}]>
     body ({", ".join(names)}) => (class_x, slot, class_weight, src) {{
         zero = Constant <value_ints = [0]> ()
-        rest = Constant <value_ints = [-1]> ()
+        {rest}
         {cut if tokens else ""}
         {chr(10).join(by_image)}
         {chr(10).join(rows)}

@@ -27,7 +27,6 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     zero_0d = Constant <value_int = 0> ()
     one_0d = Constant <value_int = 1> ()
     nothing = Constant <value_float = 0.0> ()
-    unit = Constant <value_float = 1.0> ()
     prefix = Constant <value_ints = [{prefix}]> ()
     first = Constant <value_ints = [{first}]> ()
     joined = Constant <value_ints = [{joined}]> ()
