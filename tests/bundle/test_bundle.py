@@ -82,15 +82,15 @@ def test_no_trace_of_the_exporting_machine_is_left(mnist_bundle: Path, name: str
 
 def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Path) -> None:
     model = graph_of(mnist_bundle, "model.onnx")
-    assert [value.name for value in model.graph.input] == ["image", "capacity", "k", "bpr", "pool", "max_experts"]
+    assert [value.name for value in model.graph.input] == ["image", *SETTINGS]
     defaults = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in model.graph.initializer if t.name in SETTINGS}
-    assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1], "pool": [0], "max_experts": [8]}
+    assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1], "pool": [0], "max_experts": [8], "merge": [0]}
     # What its nodes call: all blocks are sparse, and the MoE layer in one op and routing in one op are for other graphs.
     others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeSparseMlp", "VmoeGates", "VmoeRouteDispatch", "VmoeChooseTokens"}
     others |= {name for name in OPS if name.startswith("VmoeSoft") or name == "VmoeClassAttentionBlock"}
     assert {function.name for function in model.functions} == OPS.keys() - others
     assert {function.domain for function in model.functions} == {DOMAIN}
-    layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("expert", "kept", "weight")]
+    layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("expert", "kept", "weight", "token")]
     assert [value.name for value in model.graph.output] == ["logits", *layers]
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     ops = [node.op_type for node in nodes]
@@ -100,7 +100,7 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         own = {
             "VmoeExpertBlock": {"dispatch_bf16": 0, "hidden_chunk": 0},
-            "VmoeAttentionBlock": {"num_heads": 4},
+            "VmoeAttentionBlock": {"num_heads": 4, "prefix": 1},
         }.get(node.op_type, {})
         assert attributes == {**own, "plugin_namespace": b"vmoe", "plugin_version": b"1"}
 
@@ -134,8 +134,9 @@ def test_batch_groups_and_choices_are_named_dimensions(mnist_bundle: Path, mnist
     assert grouped["image"] == single["image"] == ["batch", 28, 28, 1]
     assert grouped["logits"] == ["batch", 10]
     for what in ("expert", "kept", "weight"):
-        assert grouped[f"encoderblock_0/{what}"] == ["groups", 800, "k"]
-        assert single[f"encoderblock_0/{what}"] == ["batch", 50, "k"]
+        assert grouped[f"encoderblock_0/{what}"] == ["groups", "encoderblock_0_tokens", "k"]
+        assert single[f"encoderblock_0/{what}"] == ["batch", "encoderblock_0_tokens", "k"]
+    assert grouped["encoderblock_0/token"] == ["batch", 50]
 
 
 def test_stock_onnxruntime_runs_the_canonical_graph_with_the_first_profile_by_default(

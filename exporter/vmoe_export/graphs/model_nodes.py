@@ -102,7 +102,8 @@ class ModelNodes(GraphWriter):
         tokens = self._config.num_tokens
         batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
         shape = self._add("Concat", batch, self._integers(tokens), axis=0)
-        row = self._constant("token_row", np.arange(tokens), np.int32)
+        ends = (self._constant(f"int32_{number}", number, np.int32) for number in (0, tokens, 1))
+        row = self._add("Range", *ends)
         return [self._add("Expand", first, shape) for first in (self._constant("one_token", 1, np.float32), row)]
 
     def _capacities(self) -> Sequence[str]:
