@@ -22,7 +22,7 @@ for _version in (4, 2, 1, 0, -1, 2**64, "3", True, 3.0, None):
 bad("a format version of 3e0", swap(b'"format_version": 3', b'"format_version": 3e0'), "export it again")
 bad("no format version", says(drop("format_version")), "export it again")
 bad("no precision", says(drop("precision")), "'precision'")
-bad("an unknown precision", says(put("precision", "int4")), "'precision'", "'int4'")
+bad("an unknown precision", says(put("precision", "int2")), "'precision'", "'int2'")
 bad("the precision of TensorRT graphs", says(put("precision", "fp16")), "'precision'", "'fp16'")
 bad("a precision that is null", says(put("precision", None)), "'precision'")
 bad("a precision that is a number", says(put("precision", 8)), "'precision'")
