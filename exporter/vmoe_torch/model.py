@@ -118,7 +118,7 @@ class Vmoe(nn.Module):
                 layer = moe.layers.index(i)
                 if layer == 0 and members > 1:  # what comes before is the same for all of them
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
-                x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer)
+                x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer, merged)
                 if merged:
                     routes[f"encoderblock_{i}"]["token"] = merged.token
             else:
@@ -224,7 +224,7 @@ class Vmoe(nn.Module):
         return x + ops.mlp(self._layer_norm(norm, x), *self._mlp(path))
 
     def _moe_block(
-        self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int
+        self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int, merged: Merged | None = None
     ) -> tuple[Tensor, LayerRouting]:
         """MoE layer number `layer` of the model, with its layer norm and residual; x[N,T,D]."""
         # In a group the members of a token stand one after another, and those of an image everywhere else.
@@ -233,7 +233,7 @@ class Vmoe(nn.Module):
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
         # Merged tokens are as many fewer in a group as in each of its images.
-        group_tokens = self.group_tokens * tokens // self.config.num_tokens
+        group_tokens = self.group_tokens // self.config.num_tokens * tokens if merged else self.group_tokens
         groups = x.reshape(rows * tokens // group_tokens, group_tokens, -1)
         normed = self._layer_norm(f"{block}.LayerNorm_1", groups)
         if moe.routing.kind == "soft":

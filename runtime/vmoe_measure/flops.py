@@ -128,7 +128,7 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
     """Tokens of an image that each encoder block begins with where each merges some, and those after the last block.
 
     Examples:
-        >>> shape = ModelShape(49, 0, 50, 0, 3, 0, (), 0, 1, 0, (), False, 0, 0)
+        >>> shape = ModelShape(49, 0, 50, 0, 3, 0, (), 0, 1, 0, (), False, True, 0, 0)
         >>> tokens_of_blocks(shape, 8), tokens_of_blocks(shape, 100)
         ([50, 42, 34, 26], [50, 26, 14, 8])
     """
@@ -159,7 +159,7 @@ def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) 
         left = [tokens_of_blocks(shape, profile.merge)[layer + 1] for layer in shape.moe_layers]
         choices = [profile.k or experts for experts in rules.experts]
         rows = [min(count, tokens * each) for count, tokens, each in zip(rows, left, choices, strict=True)]
-    return [*rows[:-1], float(profile.k or rules.experts[-1])] if shape.ends_in_class_pairs else rows
+    return [*rows[:-1], float(rules.experts[-1])] if shape.ends_in_class_pairs else rows
 
 
 def _embedding(shape: ModelShape) -> int:

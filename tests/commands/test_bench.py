@@ -20,7 +20,19 @@ from vmoe_tools.bench.measurement import CALLS_EACH, ConcurrentCalls
 from vmoe_tools.machine import usable_cores
 
 POINT_KEYS = [
-    *("bundle", "precision", "profile", "capacity_ratio", "k", "bpr", "pool", "max_experts", "backend", "batch_size"),
+    *(
+        "bundle",
+        "precision",
+        "profile",
+        "capacity_ratio",
+        "k",
+        "bpr",
+        "pool",
+        "max_experts",
+        "merge",
+        "backend",
+        "batch_size",
+    ),
     *("threads", "images_per_second", "p50_ms", "p90_ms", "p99_ms", "p50_low_ms", "p50_high_ms", "kept_pairs", "top1"),
     *(
         "images",
@@ -229,7 +241,7 @@ def test_openvino_has_the_requested_streams() -> None:
         with Engine.load(bundle, backend="openvino", threads=threads, streams=streams) as engine:
             got = min(streams, cores)
             # What OpenVINO has compiled, the only one who knows how it will run.
-            model = engine._backend._model  # type: ignore[union-attr]
+            model = engine._backend._plain._model  # type: ignore[union-attr]
             assert model.get_property("NUM_STREAMS") == got
             assert model.get_property("INFERENCE_NUM_THREADS") == min(threads * streams, cores)
             assert engine.backend_description.endswith(f", {got} stream{'s' * (got > 1)}")
@@ -254,7 +266,7 @@ def test_openvino_has_the_requested_streams() -> None:
         (["BUNDLE", "--batch-size", "24"], "--batch-size 24 doesn't fit: the bundle routes in groups (16)"),
         (["BUNDLE", "--profile", "fast"], "there is no profile 'fast'"),
         (["BUNDLE", "--profile", "c0.3-k9"], "k must be between 1 and the number of experts"),
-        (["DENSE", "--profile", "c0.3-k1"], "dense model"),
+        (["DENSE", "--profile", "c0.3-k1"], "has nothing to set"),
     ],
     ids=str,
 )

@@ -97,7 +97,7 @@ def test_the_summary_says_what_the_manifest_says(kind: str, capsys: pytest.Captu
         assert {key: found["routing"][key] for key in same} == {key: routing[key] for key in same}
         for key in ("slots_per_expert", "rounding", "capacity_multiple_of"):
             assert found["routing"][key] == routing.get(key)
-    fields = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "capacity")
+    fields = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "merge", "capacity")
     assert found["profiles"] == [
         {
             **{field: profile.get(field) for field in fields},

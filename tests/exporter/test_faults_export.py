@@ -53,7 +53,7 @@ OPTIONS = {
     "image that is not square for a learned position embedding": (["--image-size", "64x96"], "position embedding"),
     "capacity multiple of 0": (["--capacity-multiple-of", "0"], "--capacity-multiple-of"),
     "unknown rounding": (["--rounding", "down"], "--rounding"),
-    "unknown precision": (["--precision", "int4"], "--precision"),
+    "unknown precision": (["--precision", "int2"], "--precision"),
     "two precisions at once": (["--precision", "bf16,int8"], "--precision"),
     "TensorRT graphs in int8": (["--precision", "int8", "--tensorrt"], "precision int8"),
     "TensorRT graphs in int4": (["--precision", "int4", "--tensorrt"], "precision int4"),

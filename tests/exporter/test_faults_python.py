@@ -39,7 +39,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("bpr", np.array([1, 0]), OptionError, r"bpr is array\(\[1, 0\]\)"),
     ("dispatch_bf16", "false", OptionError, "^dispatch_bf16 "),
     ("tensorrt", torch.ones(2), OptionError, r"tensorrt is tensor\(\[1., 1.\]\)"),
-    ("precision", "int4", OptionError, "^precision "),
+    ("precision", "int2", OptionError, "^precision "),
     ("precision", [[1], [1, 2]], OptionError, "not one of fp32"),
     ("precision", "fp16", OptionError, "add --tensorrt"),
     ("capacity_multiple_of", 0, OptionError, "^capacity_multiple_of "),

@@ -24,11 +24,11 @@ from vmoe_torch import Vmoe, routing
 ROUTING_SETTINGS = list(itertools.product((1, 3, 40), (1, 2, 4), (True, False), (False,), (None, 2)))
 
 
-def check_same(found: list[Tensor], expected: list[Tensor]) -> None:
+def check_same(found: list[Tensor], expected: list[Tensor], atol: float = 1e-5) -> None:
     for one, other in zip(found, expected, strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
         if one.is_floating_point():
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, equal_nan=True)
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=atol, equal_nan=True)
         else:
             assert torch.equal(one, other)
 
@@ -82,4 +82,6 @@ def test_a_whole_model_leaves_a_device_alone(case: golden.Case) -> None:
         moved.load_state_dict(weights, assign=True)
         found, found_routes = moved.requires_grad_(False).logits_and_routing(to_device(images), case.profile)
     assert device.faults == []
-    check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]))
+    # A sum in another order may flip the rounding of a token to bfloat16.
+    atol = 3e-3 if case.bfloat16 else 1e-5
+    check_same(tree_leaves(from_device([found, found_routes])), tree_leaves([expected, routes]), atol)

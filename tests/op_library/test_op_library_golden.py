@@ -66,11 +66,19 @@ def test_experts_choice_and_soft_moe_are_the_official_ones(path: str) -> None:
 @functools.cache
 def answers(path: str | None) -> dict[str, Outputs]:
     """Logits, then what each MoE layer puts out, of every case."""
-    calls = []
+    calls, unmerged = [], []
     cases = [*CASES, *OTHER_KINDS]
     for case in cases:
-        folder, _ = golden.exported(case.model, case.group, case.bfloat16, case.output)
+        folder, network = golden.exported(case.model, case.group, case.bfloat16, case.output)
         profile = case.profile
         feeds = {"image": case.images} | (profile.inputs if profile else {})
         calls.append(Call(folder / "model.onnx", feeds))
-    return dict(zip(map(str, cases), outputs_of(run_calls(calls, path)), strict=True))
+        outputs = golden.exported_model(network).layer_outputs
+        unmerged.append((len(outputs), len(golden.unmerged_outputs(golden.exported_model(network)))))
+    found = outputs_of(run_calls(calls, path))
+    # Where tokens are merged is the last output of each layer.
+    own = [
+        [logits, *(route for i, route in enumerate(routes) if i % step < kept)]
+        for (logits, *routes), (step, kept) in zip(found, unmerged, strict=True)
+    ]
+    return dict(zip(map(str, cases), own, strict=True))

@@ -165,7 +165,7 @@ def reference(op_name: str, inputs: Inputs, *flags: int) -> list[np.ndarray]:
     if op_name == "VmoeAttention":
         from op_reference import attention
 
-        return [attention(*wide.values(), *flags)]
+        return [attention(*wide.values(), None, *flags)]
     return run_reference(OPS[op_name], *wide.values(), dispatch_bf16=bool(flags and flags[0]))
 
 

@@ -68,7 +68,7 @@ def test_the_onnx_function_has_the_names_of_the_table(
     function = _function(op, dispatch_bf16, weights, policies, merging)
     assert function.domain == DOMAIN
     # An input that is left out is declared where others stand behind it.
-    stand_behind = merging or (op.name.endswith("AttentionBlock") and weights == "i8")
+    stand_behind = merging or (op.name.endswith("AttentionBlock") and weights in ("i8", "i4"))
     assert list(function.input) == [value.name for value in given_inputs(op, weights, policies, stand_behind)]
     assert list(function.output) == [value.name for value in made_outputs(op, merging)]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in function.attribute_proto}

@@ -294,7 +294,9 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
         compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", properties)
 
         def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
-            results = compiled(dict(zip(names, map(_widened, inputs), strict=True)))
+            given = dict(zip(names, map(_widened, inputs), strict=True))
+            used = {port.get_any_name() for port in compiled.inputs}  # it drops the others
+            results = compiled({name: array for name, array in given.items() if name in used})
             return [np.array(results[output]) for output in outputs]
 
         return run_openvino

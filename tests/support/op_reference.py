@@ -212,6 +212,7 @@ merge = merge_tokens
 
 def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
     """VmoeClassAttentionBlock: x[N,T,D] -> y[N,1,D], what `attention_block` gives of the first tokens."""
+    inputs = (*inputs[:12], None, None, *inputs[14:])  # without what is merged afterwards
     return attention_block(*inputs, **attributes)[:, :1]
 
 
