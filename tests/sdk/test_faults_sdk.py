@@ -135,7 +135,7 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     "a bpr of 2": (ROUTING, "bpr must be 0 or 1, not 2", lambda c: c.set(set=BPR, bpr=2)),
     "a pool of 2": (ROUTING, "pool must be 0 or 1, not 2", lambda c: c.set(set=POOL, pool=2)),
     "a limit of -1 experts": (ROUTING, "at least 1, not -1", lambda c: c.set(set=MAX_EXPERTS, max_experts=-1)),
-    "an unknown field": (ARGUMENT, "'set' is 32", lambda c: c.set(set=32)),
+    "an unknown field": (ARGUMENT, "'set' is 64", lambda c: c.set(set=64)),
     "an unknown profile": (ROUTING, "there is no profile 'fastest'", lambda c: c.set(profile=b"fastest")),
     "a profile without a name": (ROUTING, "there is no profile ''", lambda c: c.set(profile=b"")),
     "a profile of ratio 1e999": (ROUTING, "inf", lambda c: c.set(profile=b"c1e999-k1")),

@@ -295,7 +295,7 @@ def _session_runner(model: onnx.ModelProto, names: Sequence[str], name: str) -> 
 
         def run_openvino(*inputs: np.ndarray) -> list[np.ndarray]:
             given = dict(zip(names, map(_widened, inputs), strict=True))
-            used = {port.get_any_name() for port in compiled.inputs}  # it drops the others
+            used = {name for port in compiled.inputs for name in port.get_names()}  # it drops the others
             results = compiled({name: array for name, array in given.items() if name in used})
             return [np.array(results[output]) for output in outputs]
 
