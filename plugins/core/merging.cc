@@ -22,6 +22,7 @@ size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
 // The mean of a token's keys over the heads, as a unit vector.
 void unit_key(const MergingKeys& keys, size_t token, float* to) {
+  if (keys.size == 0) return;  // of any number of heads
   const float* from = keys.values + token * keys.token_stride;
   const float share = 1.0f / static_cast<float>(keys.heads);
   std::copy(from, from + keys.size, to);
