@@ -233,7 +233,8 @@ inline void choose_sizes(const Model& model, Random& random, Call& call) {
   call.sizes['U'] = call.sizes['T'] - merged_tokens(call.sizes['T'], call.merge, model.attribute("prefix", 0));
   if (model.is_soft()) call.sizes['M'] = call.sizes['G'] * call.sizes['P'];
   follow_divisors(model, random, call);
-  if (model.op == "VmoeAttention" && call.sizes['T'] == 0) call.valid = false;
+  const bool needs_tokens = model.op == "VmoeAttention" || model.op == "VmoeClassAttentionBlock";
+  if (needs_tokens && call.sizes['T'] == 0) call.valid = false;
   if (model.expected == "never-runs") call.valid = false;
 }
 
