@@ -307,7 +307,11 @@ class Block {
 
 void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
                                   const float* x, const Merging& merging, float* y, const TaskRunner& runner) {
-  if (images == 0 || tokens == 0 || weights.query.matrix->depth() == 0) return;
+  if (images == 0 || tokens == 0) return;
+  if (weights.query.matrix->depth() == 0) {
+    if (merging.count == 0) return;
+    return merge_tokens(weights.query.matrix->kernels(), merging, images, tokens, 0, weights.heads, x, x, y, runner);
+  }
   Block(weights, images, queries, tokens, x, merging, y).run(runner);
 }
 
