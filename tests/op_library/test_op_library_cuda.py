@@ -102,8 +102,8 @@ def test_the_canonical_graph_runs_on_it_with_the_outer_op_inlined(version: str |
     found = outputs_of(run_calls(mnist_calls, packages=packages, library=library()))
     for (logits, *routes), (wanted, *wanted_routes) in zip(found, expected, strict=True):
         np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-5)
-        for what in (0, 1):  # expert and kept
-            for route, wanted_route in zip(routes[what::3], wanted_routes[what::3], strict=True):
+        for what in (0, 1, 3):  # expert, kept and token
+            for route, wanted_route in zip(routes[what::4], wanted_routes[what::4], strict=True):
                 np.testing.assert_array_equal(route, wanted_route)
 
 

@@ -19,8 +19,8 @@ from vmoe_runtime.op_library import find_library, library_path
 if find_library() is None:
     pytest.skip("this installation has no op library", allow_module_level=True)
 
-SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 2, "1": 1}
-SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2}
+SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 2, "O": 7, "1": 1}
+SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2, "merge": 2}
 WEIGHTS = ("router", "w1", "w2", "w", "wq", "wk", "wv", "wo")
 """Inputs that are packed at load where they are constant."""
 LARGEST = 2**31 - 1
@@ -55,6 +55,8 @@ def good_input(rng: np.random.Generator, name: str, element: str, dims: tuple[st
     shape = [SIZES[dim] for dim in dims]
     if element == "i64":
         return np.array([SETTINGS[name]], np.int64)
+    if name == "token":
+        return rng.integers(-1, SIZES["T"], shape, dtype=np.int32)
     if element == "i32":
         return rng.integers(-1, 10, shape, dtype=np.int32)
     return rng.standard_normal(shape).astype(NUMPY_TYPES[element])
@@ -180,7 +182,12 @@ def setting_faults() -> Iterator[Fault]:
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
     no_tokens = {"x": np.zeros((2, 0, 6), np.float32)}
-    yield Fault("VmoeClassAttentionBlock", "no tokens", ("there are no tokens",), no_tokens)
+    yield Fault(
+        "VmoeClassAttentionBlock",
+        "no tokens",
+        ("there are no tokens",),
+        {**no_tokens, "sizes": np.zeros((2, 0), np.float32)},
+    )
     for op in ("VmoeAttention", "VmoeAttentionBlock", "VmoeClassAttentionBlock"):
         for value in (0, -1, 2**40, 4):
             yield Fault(op, f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
@@ -232,7 +239,12 @@ def value_faults() -> Iterator[Fault]:
         "VmoeLinear", "x of nine dimensions", ("shape [1, 1, 1, 1, 1, 1, 1, 1, ...]",), {"x": np.ones((1,) * 9, np.float32)}
     )
     no_keys = np.zeros((2, 0, 6), np.float32)
-    yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys})
+    yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys, "sizes": no_keys[..., 0]})
+    for op in ("VmoeMerge", "VmoeAttentionBlock"):
+        yield Fault(op, "merge below 0", ("merge", "0 or more", "-1"), {"merge": np.array([-1])})
+        far = np.full((2, 7), SIZES["T"], np.int32)
+        yield Fault(op, "a token that there is not", ("token has the number 5", "5 tokens"), {"token": far})
+    yield Fault("VmoeAttentionBlock", "merge without sizes", ("merge is given",), {"sizes": None})
 
 
 FAULTS = {
