@@ -146,7 +146,7 @@ def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: fl
     """A measured point of batch 1, whose speed is known to a share."""
     ms = 1000 / speed
     return PointResult(
-        *("b", "fp32", name, 0.5, 1, True, False, 8, "onnxruntime", 1, None),
+        *("b", "fp32", name, 0.5, 1, True, False, 8, None, "onnxruntime", 1, None),
         *(speed, ms, ms, ms, ms * (1 - noise), ms * (1 + noise), 0.5, top1, 100, flops, 0),
     )
 
