@@ -1,43 +1,32 @@
-"""Writes a V-MoE of a standard size with random weights, as a checkpoint in the official format.
+"""Writes a V-MoE of a standard size with random weights, as a safetensors file with the official names.
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-makes b16.index, b16.data-*, and b16.json with the matching model config. The weights are noise, but shapes,
-sizes and speed are those of a trained model. The format is that of google-research/vmoe,
-vmoe/checkpoints/{partitioned,serialization,types}.py. Memory holds one tensor at a time.
+makes b16.safetensors, and b16.json with the matching model config. The weights are noise, but shapes, sizes and speed are
+those of a trained model. Memory holds one tensor at a time.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import click
-import msgpack
 import numpy as np
 
+from vmoe_export.bundle.weights_file import layout
 from vmoe_export.model.model_config import ModelConfig, MoeConfig, TopK
-from vmoe_export.model.parameters import parameter_shapes
+from vmoe_export.model.parameters import StoredTensor, parameter_shapes
+from vmoe_tools.output import write_file, write_large_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
-Box = tuple[tuple[int, int], ...]  # (start, stop) per dimension
 MakeTensor = Callable[[str, Shape], Array]
 
-NDARRAY, ND_SLICE, INDEX_INFO = 1, 6, 8  # msgpack extension types
-CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
-INDEX_VERSION = "20220622"
-EXPERT_TENSORS = "/Moe/Mlp/"
-MAX_SUBCHUNK_BYTES = 2**30
-MAX_SHARDS = 500  # all are open at once
-FLOAT_BYTES = 4
 STDDEV = 0.02
 
 
@@ -59,17 +48,6 @@ VARIANTS = {
     "L/16": Variant(1024, 24, 4096, 16, 16),
     "H/14": Variant(1280, 32, 5120, 16, 14),
 }
-
-
-class CheckpointWriteError(Exception):
-    """The checkpoint could not be written. Carries one sentence for the person who asked for it."""
-
-
-class Chunk(NamedTuple):
-    """A part of a tensor that is stored in one piece, and the shard that it is in."""
-
-    box: Box
-    shard: int
 
 
 def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
@@ -170,144 +148,28 @@ def random_weights(seed: int) -> MakeTensor:
     return make
 
 
-def write_checkpoint(
-    prefix: Path,
-    shapes: Mapping[str, Shape],
-    make_tensor: MakeTensor,
-    shards: int,
-    *,
-    config: Mapping[str, Any] | None = None,
-    force: bool = False,
-) -> None:
-    """Writes PREFIX.index and PREFIX.data-*, and PREFIX.json where there is a config; all of them or none.
+def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeTensor) -> None:
+    """Writes a safetensors file, whole or not at all.
 
     Args:
-        prefix: path of the checkpoint without an ending.
+        path: of the file.
         shapes: shape of each tensor, by official parameter name.
         make_tensor: gives the float32 tensor of a name and shape; called once for each.
-        shards: number of data files.
-        config: an official model config.
-        force: replace a checkpoint that is already there.
 
     Raises:
-        CheckpointWriteError: the files exist, or can't be written.
+        click.ClickException: it can't be written.
     """
-    parent = prefix.absolute().parent
-    if not parent.is_dir():
-        raise CheckpointWriteError(f"{parent} is not there; make the folder first")
-    if (present := _files_of(prefix)) and not force:
-        raise CheckpointWriteError(f"{present[0]} exists; --force replaces it")
-    chunks = plan_chunks(shapes, shards)
-    # The index makes a checkpoint of the files: it goes first and comes last.
-    for old in present:
-        old.unlink()
-    try:
-        _write_shards(prefix, shapes, chunks, make_tensor, shards)
-        if config is not None:
-            Path(f"{prefix}.json").write_text(json.dumps(config, indent=1) + "\n")
-        Path(f"{prefix}.index").write_bytes(_index(shapes, chunks, shards))
-    except BaseException as error:
-        for path in _files_of(prefix):
-            path.unlink()
-        if isinstance(error, OSError):
-            raise CheckpointWriteError(f"{prefix} could not be written: {error.strerror or error}") from None
-        raise
+    header, spans = layout({name: StoredTensor(shape, "F32") for name, shape in shapes.items()})
+
+    def write(file: IO[bytes]) -> None:
+        file.write(header)
+        for name in spans:
+            file.write(np.ascontiguousarray(make_tensor(name, shapes[name]), "<f4").data)
+
+    write_large_file(path, write)
 
 
-def plan_chunks(shapes: Mapping[str, Shape], shards: int) -> dict[str, list[Chunk]]:
-    """The chunks of each tensor, in the order of array ids: depth first, keys of each level sorted as text.
-
-    Expert tensors are cut into one chunk per expert, as a mesh with one expert per device leaves them. Each
-    chunk goes to the shard that is smallest so far.
-    """
-    filled = [0] * shards
-    plan: dict[str, list[Chunk]] = {}
-    for name in sorted(shapes, key=lambda name: name.split("/")):
-        whole = tuple((0, extent) for extent in shapes[name])
-        experts = shapes[name][0] if EXPERT_TENSORS in name else 0
-        plan[name] = []
-        for box in [((e, e + 1), *whole[1:]) for e in range(experts)] or [whole]:
-            shard = min(range(shards), key=filled.__getitem__)
-            filled[shard] += FLOAT_BYTES * math.prod(stop - start for start, stop in box)
-            plan[name].append(Chunk(box, shard))
-    return plan
-
-
-def _write_shards(
-    prefix: Path,
-    shapes: Mapping[str, Shape],
-    chunks: Mapping[str, Sequence[Chunk]],
-    make_tensor: MakeTensor,
-    shards: int,
-) -> None:
-    """Writes all data files side by side, since the chunks of one tensor go to several of them."""
-    packer = msgpack.Packer()
-    used = [{chunk.shard for chunk in parts} for parts in chunks.values()]
-    with ExitStack() as stack:
-        files = [
-            stack.enter_context(Path(f"{prefix}.data-{shard:05d}-of-{shards:05d}").open("wb")) for shard in range(shards)
-        ]
-        for shard, file in enumerate(files):
-            file.write(packer.pack_map_header(1 + sum(shard in where for where in used)))
-            file.write(msgpack.packb(CHUNKS_KEY) + msgpack.packb(True))
-        for array_id, (name, parts) in enumerate(chunks.items()):
-            tensor = make_tensor(name, shapes[name])
-            if tensor.shape != shapes[name] or tensor.dtype != np.float32:
-                raise ValueError(f"tensor {name} is {tensor.dtype}{tensor.shape}, not float32{shapes[name]}")
-            for shard in sorted(used[array_id]):
-                mine = [part for part in parts if part.shard == shard]
-                files[shard].write(msgpack.packb(str(array_id)) + packer.pack_array_header(len(mine)))
-                for part in mine:
-                    data = tensor[tuple(slice(start, stop) for start, stop in part.box)]
-                    files[shard].writelines(_encode_chunk(data, part.box))
-
-
-def _encode_chunk(data: Array, box: Box) -> Iterator[bytes | memoryview]:
-    """A chunk as msgpack, [[sub-chunk, ...], slice]; the data itself is passed on without a copy."""
-    flat = np.ascontiguousarray(data, "<f4").reshape(-1)
-    step = MAX_SUBCHUNK_BYTES // FLOAT_BYTES
-    packer = msgpack.Packer()
-    yield packer.pack_array_header(2) + packer.pack_array_header(math.ceil(flat.size / step))
-    for start in range(0, flat.size, step):
-        part = flat[start : start + step]
-        head = packer.pack_array_header(3) + msgpack.packb([part.size]) + msgpack.packb("float32")
-        head += _sized_header(part.nbytes, (0xC4, 0xC5, 0xC6))
-        yield _sized_header(len(head) + part.nbytes, (0xC7, 0xC8, 0xC9)) + bytes([NDARRAY]) + head
-        yield part.data.cast("B")
-    yield msgpack.packb(msgpack.ExtType(ND_SLICE, _nd_slice(box)))
-
-
-def _sized_header(size: int, codes: tuple[int, int, int]) -> bytes:
-    """The shortest msgpack header of `size` bytes; `codes` are its forms with a u8, u16 and u32 length."""
-    form = 0 if size < 2**8 else 1 if size < 2**16 else 2
-    return struct.pack(f">B{'BHI'[form]}", codes[form], size)
-
-
-def _nd_slice(box: Box) -> bytes:
-    return bytes(msgpack.packb([msgpack.packb((start, stop, None)) for start, stop in box]))
-
-
-def _index(shapes: Mapping[str, Shape], chunks: Mapping[str, Sequence[Chunk]], shards: int) -> bytes:
-    tree: dict[str, Any] = {}
-    for name, parts in chunks.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        shaped = msgpack.packb((shapes[name], "float32", False, {}))
-        boxes, where = [_nd_slice(part.box) for part in parts], [part.shard for part in parts]
-        node[leaf] = msgpack.ExtType(INDEX_INFO, msgpack.packb((shaped, boxes, where)))
-    return bytes(msgpack.packb({"shard_count": shards, "index": tree, "version": INDEX_VERSION}))
-
-
-def _files_of(prefix: Path) -> list[Path]:
-    """The files of a checkpoint, whatever its number of shards; the index comes first."""
-    name = re.compile(re.escape(prefix.name) + r"\.(index|json|data-\d{5}-of-\d{5})")
-    found = sorted(path for path in prefix.absolute().parent.iterdir() if name.fullmatch(path.name))
-    return sorted(found, key=lambda path: path.suffix != ".index")
-
-
-@click.command(help="Writes a V-MoE of random weights to PREFIX.index, PREFIX.data-* and PREFIX.json.")
+@click.command(help="Writes a V-MoE of random weights to PREFIX.safetensors, and its config to PREFIX.json.")
 @click.argument("prefix", type=click.Path(path_type=Path))
 @click.option("--variant", type=click.Choice(list(VARIANTS)), default="B/16", show_default=True)
 @click.option("--experts", type=click.IntRange(1, 4096), help="Experts per MoE layer.  [default: 8]")
@@ -317,10 +179,10 @@ def _files_of(prefix: Path) -> list[Path]:
 @click.option("--num-classes", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
 @click.option("--representation-size", type=click.IntRange(1, 65_536), help="Size of a pre_logits layer.  [default: none]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--shards", type=click.IntRange(1, MAX_SHARDS), default=2, show_default=True, help="Data files.")
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is already there.")
 def command(prefix: Path, variant: str, **given: Any) -> None:
-    sizes, experts, shards = VARIANTS[variant], given["experts"], given["shards"]
+    sizes, experts = VARIANTS[variant], given["experts"]
+    target, beside = (Path(f"{prefix}.{suffix}") for suffix in ("safetensors", "json"))
     if given["dense"] and (experts or given["layers"]):
         raise click.UsageError("--dense makes a model without MoE layers: leave out --experts and --layers")
     if given["image_size"] < sizes.patch:
@@ -333,10 +195,12 @@ def command(prefix: Path, variant: str, **given: Any) -> None:
         raise click.UsageError(f"--layers: {error}") from None
     classes, representation = given["num_classes"], given["representation_size"]
     model = describe(sizes, given["image_size"], classes, experts or 8, layers, representation)
-    shapes, config = parameter_shapes(model), official_config(model)
-    write_checkpoint(prefix, shapes, random_weights(given["seed"]), shards, config=config, force=given["force"])
-    size = FLOAT_BYTES * sum(map(math.prod, shapes.values()))
-    click.echo(f"{prefix}: {len(shapes)} tensors, {size / 1e6:,.0f} MB, {shards} shards")
+    if (present := [path for path in (target, beside) if path.exists()]) and not given["force"]:
+        raise click.ClickException(f"{present[0]} exists; --force replaces it")
+    shapes, config = parameter_shapes(model), json.dumps(official_config(model), indent=1)
+    write_checkpoint(target, shapes, random_weights(given["seed"]))
+    write_file(beside, lambda file: file.write(f"{config}\n"))
+    click.echo(f"{target}: {len(shapes)} tensors, {target.stat().st_size / 1e6:,.0f} MB")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -346,8 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         print(f"error: {error.format_message()}", file=sys.stderr)
         return error.exit_code
-    except (CheckpointWriteError, click.Abort) as error:
-        print(f"error: {str(error) or 'stopped'}", file=sys.stderr)
+    except click.Abort:
+        print("error: stopped", file=sys.stderr)
         return 1
     return 0
 

@@ -62,14 +62,14 @@ class Model:
         return path
 
     def checkpoint(self, kind: Kind) -> Path:
-        """The checkpoint in the official format; written where it isn't there."""
-        prefix, config = self.folder / f"{self.name}-{kind}", self.configs[kind]
-        if not Path(f"{prefix}.index").exists():
+        """The checkpoint; written where it isn't there."""
+        path, config = self.folder / f"{self.name}-{kind}.safetensors", self.configs[kind]
+        if not path.exists():
             make = samples.random_weights(0)
             routers = _balanced_routers(config, make) if config.moe else {}
             tensors = parameter_shapes(config)
-            samples.write_checkpoint(prefix, tensors, lambda name, shape: routers.get(name, make(name, shape)), 2)
-        return prefix
+            samples.write_checkpoint(path, tensors, lambda name, shape: routers.get(name, make(name, shape)))
+        return path
 
     def images(self, batch: int) -> Array:
         """Uniform noise, float32[N,H,W,C] in [-1, 1]."""
@@ -117,7 +117,7 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
     rules = TopKRules(config.moe.experts, config.num_tokens)
     network = _Balancing(config, config.num_tokens, rules=rules)
     shapes = parameter_shapes(config)
-    stored = {name: (1, *shape[1:]) if samples.EXPERT_TENSORS in name else shape for name, shape in shapes.items()}
+    stored = {name: (1, *shape[1:]) if "/Moe/Mlp/" in name else shape for name, shape in shapes.items()}
     tensors = {
         name.replace("/", "."): torch.from_numpy(make(name, shape)).expand(shapes[name]) for name, shape in stored.items()
     }

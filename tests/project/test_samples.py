@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -20,9 +19,6 @@ from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime import Engine
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @pytest.fixture
@@ -36,29 +32,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("shards", [1, 3, 7])
-def test_a_written_checkpoint_reads_back_bit_equal(tiny: ModuleType, tmp_path: Path, shards: int) -> None:
+def test_a_written_checkpoint_reads_back_bit_equal(tiny: ModuleType, tmp_path: Path) -> None:
     shapes = parameter_shapes(tiny.describe(tiny.VARIANTS["S/32"], 24, 7, 5, (1, 2, 10)))
     make = tiny.random_weights(0)
-    tiny.write_checkpoint(tmp_path / "w", shapes, make, shards)
-    with open_checkpoint(tmp_path / "w") as checkpoint:
+    tiny.write_checkpoint(tmp_path / "w.safetensors", shapes, make)
+    with open_checkpoint(tmp_path / "w.safetensors") as checkpoint:
         assert checkpoint.keys() == shapes.keys()
         for name, tensor in checkpoint.items():
             np.testing.assert_array_equal(tensor, make(name, shapes[name]), err_msg=name)
-
-
-@pytest.mark.parametrize(("name", "shards"), [("g1", 2), ("g2", 1), ("g3", 3), ("g4", 1)])
-def test_files_are_byte_for_byte_those_of_the_official_writer(
-    writer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, shards: int
-) -> None:
-    # The golden checkpoints were saved from one device, which leaves expert tensors whole.
-    monkeypatch.setattr(writer, "EXPERT_TENSORS", "no such tensor")
-    with open_checkpoint(GOLDEN / name) as official:
-        shapes = {tensor: info.shape for tensor, info in official.info.items()}
-        writer.write_checkpoint(tmp_path / name, shapes, lambda tensor, _: official[tensor], shards)
-    written = contents(tmp_path)
-    assert len(written) == shards + 1
-    assert written == {file: (GOLDEN / file).read_bytes() for file in written}
 
 
 @pytest.mark.parametrize(
@@ -109,14 +90,15 @@ def test_a_mistake_in_the_call_is_one_sentence_and_exit_code_2(
 def test_an_existing_checkpoint_is_replaced_by_force_only(
     tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [str(tmp_path / "x"), "--variant", "S/32", "--shards"]
+    command = [str(tmp_path / "x"), "--variant", "S/32", "--seed"]
     assert tiny.main([*command, "4"]) == 0
     before = contents(tmp_path)
+    assert sorted(before) == ["x.json", "x.safetensors"]
     assert tiny.main([*command, "2"]) == 1
     assert "--force replaces it" in capsys.readouterr().err
     assert contents(tmp_path) == before
     assert tiny.main([*command, "2", "--force"]) == 0
-    assert sorted(contents(tmp_path)) == ["x.data-00000-of-00002", "x.data-00001-of-00002", "x.index", "x.json"]
+    assert contents(tmp_path)["x.safetensors"] != before["x.safetensors"]
 
 
 @pytest.mark.parametrize("options", [["--experts", "5", "--layers", "Last 2"], ["--dense"]])
@@ -124,7 +106,7 @@ def test_a_random_checkpoint_exports_and_answers(tiny: ModuleType, tmp_path: Pat
     sizes = ["--variant", "S/32", "--image-size", "24", "--num-classes", "7"]
     assert tiny.main([str(tmp_path / "r"), *sizes, *options]) == 0
     routing = {} if "--dense" in options else {"capacity": [0.5], "k": [1]}
-    result = export_bundle(tmp_path / "r", tmp_path / "r.vmoe", config=tmp_path / "r.json", **routing)
+    result = export_bundle(tmp_path / "r.safetensors", tmp_path / "r.vmoe", config=tmp_path / "r.json", **routing)
     assert result.comparisons
     images = np.random.default_rng(0).uniform(-1, 1, (3, 24, 24, 3)).astype(np.float32)
     with Engine.load(tmp_path / "r.vmoe") as engine:
