@@ -25,7 +25,7 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
     """Milliseconds f64[rounds] of each call; all are called round robin, so that a disturbance meets all of them.
 
     Two rounds of warm-up come first, and before each call an untimed one, as the session that ran last has left its threads
-    and caches. A call that returns a float says by it how many seconds count.
+    and caches.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -34,8 +34,8 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
             time.sleep(_PAUSE_SECONDS)
             calls[keys[chosen]]()
             start = time.perf_counter()
-            answer = calls[keys[chosen]]()
-            taken[chosen, index] = 1e3 * (answer if isinstance(answer, float) else time.perf_counter() - start)
+            calls[keys[chosen]]()
+            taken[chosen, index] = 1e3 * (time.perf_counter() - start)
     return dict(zip(keys, taken[:, _WARM_UP_ROUNDS:], strict=True))
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 
 import pytest
-
-from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
 
@@ -29,25 +26,6 @@ def test_every_runtime_is_timed_beside_the_engine_and_gives_its_logits(
         exact = set(RUNS[point["run"]].numbers) == {"fp32"}
         assert point["logits_difference"] <= 1e-5 if exact else 0 < point["relative_difference"] <= 0.05, point["run"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_two_installations_are_interleaved_and_give_the_same_logits(
-    tmp_path: Path, mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import installations
-
-    library = find_library()
-    if library is None:
-        pytest.skip("this installation has no op library")
-    package = tmp_path / "site-packages" / "vmoe_runtime"
-    shutil.copytree(Path(installations.__file__).parents[1] / "runtime" / "vmoe_runtime", package)
-    (package / "lib").mkdir(exist_ok=True)
-    shutil.copy(library, package / "lib")
-    options = ["--batch", "0", "--batch", "1", "--threads", "1", "--rounds", "2", "--processes", "1"]
-    assert installations.main([str(package.parent), str(mnist_image_bundle), *options]) == 0
-    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:] if line.startswith("|")]
-    assert [row[0] for row in rows] == ["load", "batch 1"]
-    assert {row[-1] for row in rows} == {"1.000000"}
 
 
 def test_two_engines_are_timed_alone_and_after_one_another(
