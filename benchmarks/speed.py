@@ -3,9 +3,9 @@
     python benchmarks/speed.py [--models b16 s32] [--batch 1 8 32] [--threads 1 2] [--ck 0.1 0.3 0.5 1.05 2.1]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [-o DIR]
 
-prints a table for each model, number of threads and batch size as soon as it is measured, and draws speed.png. `--runs`
-says who is timed: this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see
-`--help`. Models have random weights, N(0, 0.02), and are made once into the folder. The peers in int8 need
+prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` says who is
+timed: this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see `--help`.
+Models have random weights, N(0, 0.02), and are made once into the folder. The peers in int8 need
 `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
@@ -23,7 +23,6 @@ from command_line import count, positive, say
 from cpu.cells import Point, measure, tables
 from cpu.int8_peers import missing_nncf
 from cpu.models import MODELS, prepare
-from cpu.picture import draw
 from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE
 
@@ -74,14 +73,9 @@ def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
         measured, share = measure(cell, names, given.rounds)
         print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
         points += measured
-        void += void_sentences(cell, share)
-    draw(points, given.output / "speed.png")
+        if share > MAX_OTHERS_SHARE:
+            void.append(f"other processes took {share:.0%} of the machine while {cell} was timed")
     return points, void
-
-
-def void_sentences(cell: Cell, share: float) -> list[str]:
-    """Why a cell doesn't count: other processes took too much of the machine."""
-    return [f"other processes took {share:.0%} of the machine while {cell} was timed"] if share > MAX_OTHERS_SHARE else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _, void = run(given)
     for sentence in void:
         say(f"void: {sentence}")
-    say(f"{given.output / 'speed.png'} is written")
     return 1 if void else 0
 
 
