@@ -17,7 +17,7 @@ Point = dict[str, Any]
 
 LOGITS_TOLERANCE = 5e-3
 """Rounding differs by 1e-5; a token with two gates nearly the same, which others may send elsewhere, by 1e-3."""
-_RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35}
+_RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35, "int4": 0.35}
 """Far above what rounding and the few tokens that it sends elsewhere do, and far below what another model would give."""
 
 
@@ -85,9 +85,9 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
     Raises:
         BenchmarkError: the distance is above the tolerance, or NaN.
     """
-    numbers, value, tolerance = RUNS[name].numbers, largest, LOGITS_TOLERANCE
-    if set(numbers) != {"fp32"}:
-        value, tolerance = relative, _RELATIVE_TOLERANCES["int8" if "int8" in numbers else "bf16"]
+    value, tolerance = largest, LOGITS_TOLERANCE
+    if (precision := RUNS[name].precision) != "fp32":
+        value, tolerance = relative, _RELATIVE_TOLERANCES[precision[:4]]
     if not value <= tolerance:
         raise BenchmarkError(
             f"{name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32, and "

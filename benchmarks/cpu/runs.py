@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -51,13 +51,13 @@ class Run:
     Attributes:
         title: what stands in the table.
         kind: of the model; a sparse one is timed at every setting.
-        numbers: what the products of linear layers, of attention and of experts are computed in; routers and head are fp32.
+        precision: of its large products.
         load: from the cell that it will be timed in.
     """
 
     title: str
     kind: Kind
-    numbers: tuple[str, str, str]
+    precision: Precision
     load: Callable[[Cell], Loaded]
 
 
@@ -149,15 +149,8 @@ def load_inlined(cell: Cell, precision: str) -> Loaded:
     return lambda images, ck: call({"image": images, **feeds[ck]}), _OPENVINO
 
 
-_NUMBERS = {
-    "fp32": ("fp32", "fp32", "fp32"),
-    "bf16": ("bf16", "bf16", "bf16"),
-    "int8": ("int8", "bf16", "int8"),
-    "int4": ("int8", "bf16", "int4"),
-    "bf16-experts": ("fp32", "fp32", "bf16"),
-}
-_ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[str]], ...] = (
-    ("engine-sparse", "V-MoE, this engine", "sparse", partial(load_engine, kind="sparse"), tuple(_NUMBERS)),
+_ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[Precision]], ...] = (
+    ("engine-sparse", "V-MoE, this engine", "sparse", partial(load_engine, kind="sparse"), get_args(Precision)),
     ("engine-dense", "dense ViT, this engine", "dense", partial(load_engine, kind="dense"), ("fp32", "bf16", "int8")),
     ("dense-openvino", "dense ViT, OpenVINO", "dense", partial(load_dense, runtime=_OPENVINO), ("fp32", "bf16", "int8")),
     ("dense-ort", "dense ViT, ONNX Runtime", "dense", partial(load_dense, runtime=_ORT), ("fp32", "int8")),
@@ -166,10 +159,8 @@ _ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[str]], ...] = 
 )
 RUNS = {
     f"{name}-{precision}": Run(
-        f"{title}, {precision.replace('-', ' ')}", kind, _NUMBERS[precision], partial(load, precision=precision)
+        f"{title}, {precision.replace('-', ' ')}", kind, precision, partial(load, precision=precision)
     )
     for name, title, kind, load, precisions in _ALL
     for precision in precisions
 }
-# ONNX Runtime quantizes no product of attention's own.
-RUNS["dense-ort-int8"] = replace(RUNS["dense-ort-int8"], numbers=("int8", "fp32", "int8"))

@@ -23,7 +23,7 @@ def test_every_runtime_is_timed_beside_the_engine_and_gives_its_logits(
     assert {point["run"] for point in points} == set(RUNS) - left_out
     for point in points:
         assert math.isfinite(point["ms"]) and point["lower"] <= point["ms"] <= point["upper"]
-        exact = set(RUNS[point["run"]].numbers) == {"fp32"}
+        exact = RUNS[point["run"]].precision == "fp32"
         assert point["logits_difference"] <= 1e-5 if exact else 0 < point["relative_difference"] <= 0.05, point["run"]
 
 
