@@ -1,12 +1,11 @@
-"""The peers' ONNX graphs: a dense ViT, and a V-MoE with a product per expert, written node by node.
+"""The dense peers' ONNX graph, written node by node.
 
-They share no code with the exporter, so they stay the same when its graphs change. Shapes are static, and queries are scaled
-in the weights.
+It shares no code with the exporter, so it stays the same when that one's graphs change. Shapes are static, and queries are
+scaled in the weights.
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors import safe_open
 
 from vmoe_export.model.model_config import ModelConfig
-from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Attention = Literal["separate", "fused", "contrib"]
@@ -27,23 +25,15 @@ _PARTS = ("query", "key", "value")
 _MLP = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
 
 
-def write_graph(
-    bundle: Path, config: ModelConfig, batch: int, attention: Attention, profile: Profile | None = None
-) -> onnx.ModelProto:
-    """A model with the weights of a float32 bundle: `image` float32[N,H,W,C] -> `logits` float32[N, classes].
-
-    A V-MoE has the fixed slots per expert and image and the K of a profile, and Batch Priority Routing.
-    """
+def write_graph(bundle: Path, config: ModelConfig, batch: int, attention: Attention) -> onnx.ModelProto:
+    """A dense ViT with the weights of a float32 bundle: `image` float32[N,H,W,C] -> `logits` float32[N, classes]."""
     graph = _Graph(bundle, config, batch, attention)
     x = graph.embedding()
     for i in range(config.num_layers):
         block = f"Encoder/encoderblock_{i}"
         x = graph.attention(block, x)
         normed = graph.norm(f"{block}/LayerNorm_1", x)
-        if profile and config.moe and i in config.moe.layers:
-            x = graph.moe(block, x, normed, profile)
-        else:
-            x = graph.op("Add", x, graph.mlp(normed, *(graph.weight(f"{block}/Mlp/{name}") for name in _MLP)))
+        x = graph.op("Add", x, graph.mlp(normed, *(graph.weight(f"{block}/Mlp/{name}") for name in _MLP)))
     graph.nodes.append(helper.make_node("Identity", [graph.head(x)], ["logits"]))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, *config.image_size, config.channels])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, config.num_classes])
@@ -142,40 +132,6 @@ class _Graph:
     def mlp(self, x: str, kernel0: Array, bias0: Array, kernel1: Array, bias1: Array) -> str:
         hidden = self.op("Gelu", self.dense(x, kernel0, bias0), approximate="tanh")
         return self.dense(hidden, kernel1, bias1)
-
-    def moe(self, block: str, x: str, normed: str, profile: Profile) -> str:
-        """Every expert takes its best tokens with a TopK, and adds its weighted results to the residual."""
-        assert self._config.moe is not None and profile.k is not None
-        router = self.weight(f"{block}/Moe/Router/dense/kernel")
-        experts, all_tokens = router.shape[1], self._batch * self._tokens
-        slots = min(profile.slots[0], self._tokens)
-        source, weight = self._routing(self.op("MatMul", normed, router), experts, slots, profile.k)
-        rows = self.op("Gather", self.reshape(normed, all_tokens, self._width), source, axis=0)
-        parts = self.op("Split", rows, outputs=experts, axis=0, num_outputs=experts)
-        weights = [self.weight(f"{block}/Moe/Mlp/{name}") for name in _MLP]
-        outs = [self.mlp(part, *(tensor[e] for tensor in weights)) for e, part in enumerate(parts)]
-        weighted = self.op("Mul", self.op("Concat", *outs, axis=0), self.reshape(weight, -1, 1))
-        flat = self.reshape(x, all_tokens, self._width)
-        flat = self.op("ScatterND", flat, self.reshape(source, -1, 1), weighted, reduction="add")
-        return self.reshape(flat, self._batch, self._tokens, self._width)
-
-    def _routing(self, logits: str, experts: int, slots: int, k: int) -> tuple[str, str]:
-        """The flat token [E*N*c] of every slot and its gate [E,N,c], 0 where the slot stays empty."""
-        gates = self.op("Softmax", logits, axis=-1)
-        best, chosen = self.op("TopK", gates, [k], outputs=2, axis=-1)
-        if k > 1:
-            best = self.op("Slice", best, [0], [1], [2])
-        # Later choices come after all earlier ones. A best gate is at least 1/E, so a power of two below that keeps them
-        # apart without rounding.
-        later = 0.5 ** (math.ceil(math.log2(experts)) + 1)
-        turns = np.tile(np.float32([later**choice for choice in range(k)]), (self._batch, self._tokens, 1))
-        nothing = np.zeros((self._batch, self._tokens, experts), np.float32)
-        turn = self.op("Mul", self.op("ScatterElements", nothing, chosen, turns, axis=2), best)
-        taken, token = self.op("TopK", self.transpose(turn, 0, 2, 1), [slots], outputs=2, axis=-1)
-        gate, zero = self.op("GatherElements", self.transpose(gates, 0, 2, 1), token, axis=2), np.float32(0)
-        weight = self.transpose(self.op("Where", self.op("Greater", taken, zero), gate, zero), 1, 0, 2)
-        base = np.arange(self._batch).reshape(self._batch, 1, 1) * self._tokens
-        return self.reshape(self.transpose(self.op("Add", token, base), 1, 0, 2), -1), weight
 
     def head(self, x: str) -> str:
         first = self.op("Gather", x, 0, axis=1)  # the other tokens' results are not used

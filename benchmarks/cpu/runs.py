@@ -129,16 +129,6 @@ def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
     return lambda images, _: chosen(images), f"{runtime}, {best} attention"
 
 
-def load_per_expert(cell: Cell, precision: str) -> Loaded:
-    """The V-MoE as standard ops in ONNX Runtime, one product per expert, a graph for each setting; "fp32" alone."""
-    bundle, config = cell.model.bundle("sparse"), cell.model.configs["sparse"]
-    calls = {
-        ck: in_ort(write_graph(bundle, config, cell.batch, "separate", profile), cell.threads)
-        for ck, profile in cell.profiles.items()
-    }
-    return lambda images, ck: calls[ck](images), _ORT
-
-
 def load_inlined(cell: Cell, precision: str) -> Loaded:
     """The bundle's graph of standard ops in OpenVINO, "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
@@ -154,7 +144,6 @@ _ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[Precision]], .
     ("engine-dense", "dense ViT, this engine", "dense", partial(load_engine, kind="dense"), ("fp32", "bf16", "int8")),
     ("dense-openvino", "dense ViT, OpenVINO", "dense", partial(load_dense, runtime=_OPENVINO), ("fp32", "bf16", "int8")),
     ("dense-ort", "dense ViT, ONNX Runtime", "dense", partial(load_dense, runtime=_ORT), ("fp32", "int8")),
-    ("per-expert-ort", "V-MoE as standard ops, a product per expert, ONNX Runtime", "sparse", load_per_expert, ("fp32",)),
     ("inlined-openvino", "V-MoE as this exporter's standard ops, OpenVINO", "sparse", load_inlined, ("fp32", "bf16")),
 )
 RUNS = {
