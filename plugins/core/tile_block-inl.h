@@ -122,28 +122,15 @@ struct VectorBlock {
 #pragma GCC unroll 16
       for (auto& vector : row) vector = Group::zero();
     }
-    const auto add_line = [&](size_t line) HWY_ATTR {
-      Bits weights[kParts * kVectors];
-#pragma GCC unroll 16
-      for (size_t v = 0; v < kParts * kVectors; ++v) {
-        const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
-        weights[v] = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
-      }
-#pragma GCC unroll 16
-      for (size_t r = 0; r < kCount; ++r) {
-        uint32_t group;
-        std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
-#pragma GCC unroll 16
-        for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::add(group, weights[v], sums[r][v]);
-      }
-    };
     for (size_t k = 0; k < steps; ++k) {
-      // One instruction a sum: unrolled, they keep their registers from line to line.
-      if constexpr (Group::kOneInstruction) {
+      if constexpr (std::is_same_v<Group, WidenedBf16>) {
+        add_widened(rows, panel, sums);
+      } else if constexpr (Group::kOneInstruction) {
+        // Unrolled, sums keep their registers from line to line.
 #pragma GCC unroll 16
-        for (size_t line = 0; line < kRowsPerTile; ++line) add_line(line);
+        for (size_t line = 0; line < kRowsPerTile; ++line) add_line<Group>(rows, panel, line, sums);
       } else {
-        for (size_t line = 0; line < kRowsPerTile; ++line) add_line(line);
+        for (size_t line = 0; line < kRowsPerTile; ++line) add_line<Group>(rows, panel, line, sums);
       }
       rows += step_stride;
       panel += kPanelStepBytes;
@@ -155,6 +142,52 @@ struct VectorBlock {
 #pragma GCC unroll 16
       for (size_t v = 0; v < kParts * kVectors; ++v) {
         hn::StoreU(hn::BitCast(FloatTag(), sums[r][v]), FloatTag(), out + r * kPanelColumns + v * kLanes);
+      }
+    }
+  }
+
+  template <class Group, size_t kCount>
+  static HWY_INLINE void add_line(const char* rows, const char* panel, size_t line,
+                                  typename Group::Sums (&sums)[kCount][kParts * kVectors]) {
+    Bits weights[kParts * kVectors];
+#pragma GCC unroll 16
+    for (size_t v = 0; v < kParts * kVectors; ++v) weights[v] = load_weights(panel, line, v);
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kCount; ++r) {
+      uint32_t group;
+      std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::add(group, weights[v], sums[r][v]);
+    }
+  }
+
+  static HWY_INLINE Bits load_weights(const char* panel, size_t line, size_t v) {
+    const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
+    return hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
+  }
+
+  // A step of bfloat16 that are widened.
+  template <size_t kCount>
+  static HWY_INLINE void add_widened(const char* rows, const char* panel, Floats (&sums)[kCount][kParts * kVectors]) {
+    const FloatTag d;
+    const BitsTag du;
+    const auto upper = hn::Set(du, 0xffff0000u);
+    HWY_ALIGN float values[kCount][2 * kRowsPerTile];
+    for (size_t r = 0; r < kCount; ++r) WidenedBf16::widen(rows + r * kLineBytes, values[r]);
+    for (size_t line = 0; line < kRowsPerTile; ++line) {
+      Floats even[kParts * kVectors], odd[kParts * kVectors];
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kParts * kVectors; ++v) {
+        const auto pairs = load_weights(panel, line, v);
+        even[v] = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
+        odd[v] = hn::BitCast(d, hn::And(pairs, upper));
+      }
+#pragma GCC unroll 16
+      for (size_t r = 0; r < kCount; ++r) {
+#pragma GCC unroll 16
+        for (size_t v = 0; v < kParts * kVectors; ++v) {
+          sums[r][v] = WidenedBf16::add(values[r] + line, even[v], odd[v], sums[r][v]);
+        }
       }
     }
   }

@@ -18,17 +18,27 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using SignedTag = hn::RebindToSigned<FloatTag>;
 
-// Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened.
+// Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened: the rows'
+// once a step, from where a product takes one value for all columns while it is loaded.
 struct WidenedBf16 {
   static constexpr bool kOneInstruction = false;
   using Sums = Floats;
   static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
-  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
+
+  // A line of a row: its even values, then its odd ones.
+  static HWY_INLINE void widen(const char* line, float* values) {
     const FloatTag d;
     const BitsTag du;
-    const auto upper = hn::Set(du, 0xffff0000u);
-    sums = hn::MulAdd(hn::BitCast(d, hn::Set(du, pair << 16)), hn::BitCast(d, hn::ShiftLeft<16>(weights)), sums);
-    return hn::MulAdd(hn::BitCast(d, hn::Set(du, pair & 0xffff0000u)), hn::BitCast(d, hn::And(weights, upper)), sums);
+    for (size_t i = 0; i < kRowsPerTile; i += kLanes) {
+      const auto pairs = hn::LoadU(du, reinterpret_cast<const uint32_t*>(line) + i);
+      hn::Store(hn::BitCast(d, hn::ShiftLeft<16>(pairs)), d, values + i);
+      hn::Store(hn::BitCast(d, hn::And(pairs, hn::Set(du, 0xffff0000u))), d, values + kRowsPerTile + i);
+    }
+  }
+  static HWY_INLINE Sums add(const float* value, Floats even, Floats odd, Sums sums) {
+    const FloatTag d;
+    sums = hn::MulAdd(hn::Set(d, value[0]), even, sums);
+    return hn::MulAdd(hn::Set(d, value[kRowsPerTile]), odd, sums);
   }
 };
 
