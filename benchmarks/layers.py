@@ -1,11 +1,12 @@
 """Where a V-MoE B/16 spends the time of one image at C = 0.3, k = 1, and the least that this machine can take for it.
 
-    python benchmarks/layers.py [--threads 2] [--precision bf16] [--rounds 30]
+    python benchmarks/layers.py [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
 
 Times are those of ONNX Runtime's profile of the bundle's ops, medians over the calls. The floor of a layer is the larger of
 two times: that of reading its weights once at the rate of the memory, of the experts those that got a token, and that of its
 multiply-adds at the peak. The rate is what numpy reaches with as many threads, each taking the maximum of its part of 2 GB.
-The peak is what the dense MLP's op reaches for 16 images, where its products have many rows.
+The peak is what the dense MLP's op reaches for 16 images, where its products have many rows; that of bfloat16 counts for the
+products of queries, keys and values where the weights are integers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from cpu.models import prepare
 from cpu.timing import MAX_OTHERS_SHARE, OthersWatch
 
 import vmoe_runtime
-from vmoe_measure.flops import ModelShape
+from vmoe_measure.flops import ModelShape, tokens_of_blocks
 from vmoe_runtime import Engine
 from vmoe_tools.machine import cpu_model
 
@@ -60,8 +61,9 @@ def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) ->
 def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
     """Bytes of weights by kind of layer; of the experts of a block the share that is used, by its name."""
     graph, total = onnx.load(path / "model.onnx", load_external_data=False).graph, Counter[str]()
-    width = onnx.helper.tensor_dtype_to_np_dtype
-    sizes = {t.name: math.prod(t.dims) * width(t.data_type).itemsize for t in graph.initializer}
+    width = {t.name: onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in graph.initializer}
+    width |= {t.name: 0.5 for t in graph.initializer if t.data_type == onnx.TensorProto.INT4}
+    sizes = {t.name: math.prod(t.dims) * width[t.name] for t in graph.initializer}
     for node in graph.node:
         kind = _KINDS.get(node.op_type, _REST)
         share = used[node.name.partition("/")[0]] if kind == "experts" else 1.0
@@ -69,16 +71,31 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
     return total
 
 
-def multiply_adds(shape: ModelShape, images: int, kept: int) -> dict[str, int]:
-    """Of so many images by kind of layer; `kept` pairs have a slot."""
-    tokens, width, moe = images * shape.tokens, shape.width, len(shape.moe_layers)
-    embedding = images * width * (shape.patches * shape.patch_values + shape.classes)
+def multiply_adds(shape: ModelShape, merge: int, kept: int) -> dict[str, tuple[int, int]]:
+    """Of an image by kind of layer, with weights and with keys and values; `kept` pairs are computed."""
+    tokens, width, last = tokens_of_blocks(shape, merge), shape.width, shape.num_layers - 1
+    left = [1 if i == last else tokens[i + 1] for i in range(shape.num_layers)]  # of the last block the class token alone
+    queries = [1 if i == last and i not in shape.moe_layers else tokens[i] for i in range(shape.num_layers)]
+    routed = sum(tokens[i + 1] * columns for i, columns in zip(shape.moe_layers, shape.router_columns, strict=True))
+    dense = sum(left[i] for i in range(shape.num_layers) if i not in shape.moe_layers)
     return {
-        "attention": shape.num_layers * tokens * (4 * width**2 + 2 * shape.tokens * width),
-        "dense MLPs": (shape.num_layers - moe) * tokens * 2 * width * shape.mlp_dim,
-        "experts": kept * 2 * width * shape.expert_mlp_dim,
-        _REST: embedding + tokens * width * sum(shape.router_columns),
+        "attention": (
+            2 * width**2 * sum(map(sum, zip(tokens[:-1], queries, strict=True))),
+            2 * width * sum(map(math.prod, zip(tokens[:-1], queries, strict=True))),
+        ),
+        "dense MLPs": (dense * 2 * width * shape.mlp_dim, 0),
+        "experts": (kept * 2 * width * shape.expert_mlp_dim, 0),
+        _REST: (width * (shape.patches * shape.patch_values + shape.classes + routed), 0),
     }
+
+
+def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> float:
+    """Multiply-adds per ms of the dense MLPs of a bundle for many images, with no experts to speak of."""
+    with Engine.load(path, backend="onnxruntime", threads=threads, verify=False) as engine:
+        profile = engine.setting(_PROFILE)
+        assert profile is not None
+        ms = profiled(path, {"image": images} | dict(profile.inputs), threads, 3)["dense MLPs"]
+    return len(images) * multiply_adds(shape, 0, 0)["dense MLPs"][0] / ms
 
 
 def memory_rate(threads: int) -> float:
@@ -92,29 +109,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where other processes took too much of the machine."""
     parser = argparse.ArgumentParser(description="Where a V-MoE B/16 spends its time.")
     parser.add_argument("--threads", type=count, default=2)
-    parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="bf16")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "int4"), default="bf16")
+    parser.add_argument("--merge", type=int, default=0, help="tokens that each block merges (default: 0)")
     parser.add_argument("--rounds", type=count, default=30, help="timed calls (default: 30)")
     given = parser.parse_args(arguments)
     model = prepare("b16", Path("build", "speed", "work"))
     path, images = model.bundle("sparse", given.precision), model.images(_MANY_IMAGES)
     with Engine.load(path, backend="onnxruntime", threads=given.threads, verify=False) as engine:
-        routes, settings = engine.routing(images[:1], _PROFILE), dict[str, Any](engine.profiles[_PROFILE].inputs)
+        profile = engine.setting(_PROFILE, merge=given.merge)
+        assert profile is not None
+        routes, settings = engine.routing(images[:1], profile), dict[str, Any](profile.inputs)
         shape, runtime = ModelShape.of(engine.manifest.model), engine.backend_description
-    used = {name: len(np.unique(route.expert[route.kept])) / shape.router_columns[0] for name, route in routes.items()}
-    kept = sum(int(route.kept.sum()) for route in routes.values())
+    pairs = {name: route.expert[route.kept] for name, route in routes.items()}
+    if shape.ends_in_class_pairs:
+        last, route = list(routes.items())[-1]
+        pairs[last] = route.expert[:, 0][route.kept[:, 0]]
+    used = {name: len(np.unique(experts)) / shape.router_columns[0] for name, experts in pairs.items()}
+    kept = sum(map(len, pairs.values()))
     with OthersWatch() as others:
         rate = memory_rate(given.threads)
-        many = profiled(path, {"image": images} | settings, given.threads, 3)
+        peaks = [
+            products_peak(bundle, shape, images, given.threads)
+            for bundle in (path, model.bundle("sparse", "bf16") if given.precision.startswith("int") else path)
+        ]
         taken = profiled(path, {"image": images[:1]} | settings, given.threads, given.rounds)
-    peak = multiply_adds(shape, _MANY_IMAGES, 0)["dense MLPs"] / many["dense MLPs"]
-    read, products = bytes_read(path, used), multiply_adds(shape, 1, kept)
+    read, products = bytes_read(path, used), multiply_adds(shape, given.merge, kept)
     rows: list[Any] = []
     for kind, ms in sorted(taken.items(), key=lambda item: -item[1]):
-        macs = products.get(kind, 0)
-        rows.append((kind, ms, read[kind] / 1e6, macs / 1e6, max(read[kind] / rate, macs / peak)))
+        macs = products.get(kind, (0, 0))
+        floor = max(read[kind] / rate, sum(macs[i] / peaks[i] for i in range(2)))
+        rows.append((kind, ms, read[kind] / 1e6, sum(macs) / 1e6, floor))
     rows.append(("the call", *np.sum([row[1:] for row in rows], axis=0)))
-    print(f"{cpu_model()}, {given.threads} threads, {runtime}; {given.precision}, one image, {kept:,} kept pairs.")
-    print(f"Memory {rate / 1e6:.1f} GB/s, peak {peak / 1e6:,.0f} GMAC/s. Other processes took {others.share:.0%}.\n")
+    print(f"{cpu_model()}, {given.threads} threads, {runtime}; {given.precision}, R = {given.merge}, {kept:,} pairs.")
+    print(f"Memory {rate / 1e6:.1f} GB/s, peak {peaks[0] / 1e6:,.0f} GMAC/s. Other processes took {others.share:.0%}.\n")
     head = ["", "ms", "MB of weights", "million multiply-adds", "floor, ms", "floor / time"]
     form = ("{}", "{:.2f}", "{:.1f}", "{:,.0f}", "{:.2f}", "{:.0%}")
     shown = [[part.format(value) for part, value in zip(form, (*row, row[4] / row[1]), strict=True)] for row in rows]
