@@ -120,10 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assert profile is not None
         routes, settings = engine.routing(images[:1], profile), dict[str, Any](profile.inputs)
         shape, runtime = ModelShape.of(engine.manifest.model), engine.backend_description
-    pairs = {name: route.expert[route.kept] for name, route in routes.items()}
-    if shape.ends_in_class_pairs:
-        last, route = list(routes.items())[-1]
-        pairs[last] = route.expert[:, 0][route.kept[:, 0]]
+    pairs = {}
+    for name, route in routes.items():
+        assert route.expert is not None and route.kept is not None
+        class_alone = shape.ends_in_class_pairs and len(pairs) == len(routes) - 1
+        computed = slice(0, 1 if class_alone else None)
+        pairs[name] = route.expert[:, computed][route.kept[:, computed]]
     used = {name: len(np.unique(experts)) / shape.router_columns[0] for name, experts in pairs.items()}
     kept = sum(map(len, pairs.values()))
     with OthersWatch() as others:
