@@ -286,7 +286,7 @@ class Engine:
 
     def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
         """Some outputs of the model, and where its MoE layers send the tokens."""
-        names = list(layer_outputs(self.manifest, fixed=self.only_profile is not None))
+        names = list(layer_outputs(self.manifest, fixed=self.only_profile))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
         # A runtime refuses a call for no outputs.
         values = self._run(images, outputs + of_layers or [self.manifest.output], profile, {})

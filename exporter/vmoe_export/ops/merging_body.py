@@ -30,6 +30,8 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     prefix = Constant <value_ints = [{prefix}]> ()
     first = Constant <value_ints = [{first}]> ()
     joined = Constant <value_ints = [{joined}]> ()
+    before_first = Sub (first, one)
+    before_joined = Sub (joined, one)
     images = Shape <start = 0, end = 1> (x)
     tokens = Shape <start = 1, end = 2> (x)
 
@@ -56,8 +58,10 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     scores = Where (is_nan, least, products)
 
     # The likest of the others for each token, the lower one on ties.
-    own_count = Shape <start = 1, end = 2> (scores)
-    other_count = Shape <start = 2, end = 3> (scores)
+    own_span = Sub (tokens, before_first)
+    own_count = Div (own_span, two)
+    other_span = Sub (tokens, before_joined)
+    other_count = Div (other_span, two)
     own_count_0d = Squeeze (own_count)
     other_count_0d = Squeeze (other_count)
     own_row = Range (zero_0d, own_count_0d, one_0d)
@@ -84,10 +88,11 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
 
     # Behind the prefix stand the tokens that stay, then the others.
     stays = Not (goes)
-    stay_ones = Cast <to = 7> (stays)
-    stay_count = CumSum (stay_ones, one_0d)
-    before_own = Sub (prefix, one)
-    stay_place = Add (stay_count, before_own)
+    stays_row = Unsqueeze (stays, one)
+    stays_before = And (stays_row, is_lower)
+    before_ones = Cast <to = 7> (stays_before)
+    before = ReduceSum <keepdims = 0> (before_ones, two)
+    stay_place = Add (before, prefix)
     own_left = Sub (own_count, number)
     behind = Add (prefix, own_left)
     join_place = Add (to, behind)

@@ -89,7 +89,7 @@ class Reference:
         order = np.resize(np.arange(groups), calls * batch // multiple)
         np.random.default_rng(_SEED).shuffle(order[groups:])
         chosen = (order[:, None] * multiple + np.arange(multiple)).reshape(-1)
-        names = list(layer_outputs(self._manifest, fixed=True))
+        names = list(layer_outputs(self._manifest, fixed=self._profile))
         runs = []
         for images in np.split(self._images[chosen], calls):
             runs.append(Run.of(names, engine.run({"image": images}, self._outputs(names)), self._profile))
