@@ -151,5 +151,5 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        in_merging = 2 * len(layers) if "merge" in options else 0  # how like keys are, and the means of tokens
+        in_merging = 3 * len(layers) if "merge" in options else 0  # how like keys are, counts and means of tokens
         assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

@@ -86,13 +86,15 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     number = Min (merge, half, own_count, any_other)
     goes = Less (turn, number)
 
-    # Behind the prefix stand the tokens that stay, then the others.
+    # Behind the prefix stand the tokens that stay, then the others. A product of ones counts exactly, too.
     stays = Not (goes)
-    stays_row = Unsqueeze (stays, one)
-    stays_before = And (stays_row, is_lower)
-    before_ones = Cast <to = 7> (stays_before)
-    before = ReduceSum <keepdims = 0> (before_ones, two)
-    stay_place = Add (before, prefix)
+    stay_ones = Cast <to = 1> (stays)
+    not_higher = LessOrEqual (own_column, own_row)
+    not_higher_ones = Cast <to = 1> (not_higher)
+    stay_sums = MatMul (stay_ones, not_higher_ones)
+    stay_count = Cast <to = 7> (stay_sums)
+    before_own = Sub (prefix, one)
+    stay_place = Add (stay_count, before_own)
     own_left = Sub (own_count, number)
     behind = Add (prefix, own_left)
     join_place = Add (to, behind)
