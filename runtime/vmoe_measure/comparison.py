@@ -48,9 +48,7 @@ class Run:
     kept: list[Array]
 
     @classmethod
-    def of(
-        cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None, *, by_token: bool = False
-    ) -> Self:
+    def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None, *, by_token: bool = False) -> Self:
         """From the outputs of a graph: its own, then those of each MoE layer, which are called `names`.
 
         With `by_token` the pairs are those of the tokens that an image began with, where some were merged.
@@ -62,7 +60,10 @@ class Run:
         if by_token:
             rows = np.arange(len(output))[:, None]
             by_image = [layer.reshape(len(output), -1, layer.shape[-1]) for layer in kept]
-            kept = [layer[rows, each["token"]] if "token" in each else layer for layer, each in zip(by_image, layers, strict=True)]
+            kept = [
+                layer[rows, each["token"]] if "token" in each else layer
+                for layer, each in zip(by_image, layers, strict=True)
+            ]
         return cls(output, [layer.reshape(len(output), -1) for layer in kept])
 
     @classmethod
