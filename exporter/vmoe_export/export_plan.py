@@ -159,8 +159,6 @@ def _not_for_tensorrt(model: ModelConfig, rules: Rules, profiles: Sequence[Profi
         return "ensembles (E3)"
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
-    if any(profile.merge for profile in profiles):
-        return "profiles that merge tokens"
     if any(p.pool or (p.max_experts or rules.num_experts) < rules.num_experts for p in profiles):
         return "profiles with a pool or a limit of experts"
     return None

@@ -48,12 +48,22 @@ class Run:
     kept: list[Array]
 
     @classmethod
-    def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> Self:
-        """From the outputs of a graph: its own, then those of each MoE layer, which are called `names`."""
+    def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None, *, by_token: bool = False) -> Self:
+        """From the outputs of a graph: its own, then those of each MoE layer, which are called `names`.
+
+        With `by_token` the pairs are those of the tokens that an image began with, where some were merged.
+        """
         output = values[0]
         # Groups may cut images, so pairs are put back in the order of the images.
         layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
         kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
+        if by_token:
+            rows = np.arange(len(output))[:, None]
+            by_image = [layer.reshape(len(output), -1, layer.shape[-1]) for layer in kept]
+            kept = [
+                layer[rows, each["token"]] if "token" in each else layer
+                for layer, each in zip(by_image, layers, strict=True)
+            ]
         return cls(output, [layer.reshape(len(output), -1) for layer in kept])
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
-from vmoe_runtime.backends import Backend, Parallelism, open_backend
+from vmoe_runtime.backends import BACKENDS, Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, margins_of, softmax
@@ -286,7 +286,7 @@ class Engine:
 
     def _routed(self, images: Images, profile: Profile | None, outputs: list[str]) -> tuple[list[Array], dict[str, Routing]]:
         """Some outputs of the model, and where its MoE layers send the tokens."""
-        names = list(layer_outputs(self.manifest, fixed=self.only_profile is not None))
+        names = list(layer_outputs(self.manifest, fixed=self.only_profile))
         of_layers = [f"{layer}/{name}" for layer in self.manifest.moe_layers for name in names]
         # A runtime refuses a call for no outputs.
         values = self._run(images, outputs + of_layers or [self.manifest.output], profile, {})
@@ -310,8 +310,8 @@ class Engine:
                 f"that need a multiple of {manifest.batch_multiple}"
             )
         feeds = {"image": batch}
-        if self.only_profile is not None:
-            self._check_profile(self.only_profile, profile)
+        if BACKENDS[self.backend].one_profile:
+            self._check_profile(self.only_profile or manifest.rules.profile(), profile)
         elif profile is not None:
             feeds |= profile.inputs
         results = backend.run(feeds, outputs)

@@ -16,7 +16,7 @@ from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, TOKEN_OUTPUT, ModelKind
 Array = np.ndarray[Any, np.dtype[Any]]
 Element = Literal["bool", "int32", "float32"]
 
-_ELEMENTS: Mapping[str, Element] = {"expert": "int32", "kept": "bool", TOKEN_OUTPUT: "int32"}
+_ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": "bool", TOKEN_OUTPUT: "int32"}
 
 
 @dataclass(frozen=True)
@@ -105,27 +105,26 @@ class TokenLayout:
 
 
 def layer_outputs(
-    manifest: Manifest, experts: int | None = None, *, fixed: bool = False
+    manifest: Manifest, experts: int | None = None, *, fixed: Profile | None = None
 ) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
     """What a graph returns of each MoE layer, behind the name of the layer and a slash: element type and shape.
 
     Args:
         manifest: of the bundle.
         experts: E of the layer; None for any.
-        fixed: of a graph for TensorRT, whose profile is fixed.
+        fixed: the profile that a graph for TensorRT is fixed to; None for other graphs.
     """
     rules = manifest.rules
-    if fixed:
-        pairs = (None, rules.group_tokens, None)
-        return {"slot": ("int32", pairs), "weight": ("float32", pairs)} if manifest.moe_layers else {}
-    tokens = None if rules.image_tokens else rules.group_tokens  # merged ones are fewer
+    merges = bool(rules.image_tokens and manifest.moe_layers and (fixed is None or fixed.merge))
+    tokens = None if merges else rules.group_tokens  # merged ones are fewer
     shape: tuple[int | None, ...] = (None, tokens, None)
     if rules.kind == "experts-choice":
         shape = (None, tokens, experts)
     elif rules.kind == "soft":
         shape = (None, tokens, experts, rules.slots_per_expert)
-    outputs = {name: (_ELEMENTS.get(name, "float32"), shape) for name in LAYER_OUTPUTS[rules.kind]}
-    if rules.image_tokens and manifest.moe_layers:
+    names = LAYER_OUTPUTS[rules.kind] if fixed is None or not manifest.moe_layers else ("slot", "weight")
+    outputs = {name: (_ELEMENTS.get(name, "float32"), shape) for name in names}
+    if merges:
         outputs[TOKEN_OUTPUT] = (_ELEMENTS[TOKEN_OUTPUT], (None, rules.image_tokens))
     return outputs
 

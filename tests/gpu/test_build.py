@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 import fake_gpu
@@ -299,7 +300,30 @@ def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, ca
     with Engine.load(dense, backend="tensorrt") as engine:
         np.testing.assert_allclose(engine(case.images), case.logits, rtol=0, atol=1e-5)
         assert engine.routing(case.images) == {}
+        with pytest.raises(RoutingError, match="was loaded for profile 'r0' and can't run 'r2'"):
+            engine(case.images, merge=2)
+    with pytest.raises(BackendError, match="only at model; export it again with --tensorrt --merge 2"):
+        Engine.load(dense, "r2", "tensorrt")
     assert_refuses([dense, "--profile", "c0.3-k1"], 2, "dense model", capsys=capsys)
+
+
+@pytest.mark.parametrize("model", ["g1", "g4"])
+def test_an_engine_of_a_profile_that_merges_answers_as_the_cpu_does(
+    model: str, tmp_path: Path, tensorrt: FakeTensorRt
+) -> None:
+    case = golden.Case(model, golden.settings(model)["cases"][1])
+    options: dict[str, Any] = {} if model == "g4" else {"capacity": [0.7], "k": [2]}
+    export_bundle(golden.FOLDER / model, tmp_path / "b.vmoe", tensorrt=True, merge=2, **options)
+    assert build(tmp_path / "b.vmoe", "-q") == 0
+    with Engine.load(tmp_path / "b.vmoe", backend="tensorrt") as engine, Engine.load(tmp_path / "b.vmoe") as cpu:
+        (found, routes), (expected, others) = (each.logits_and_routing(case.images) for each in (engine, cpu))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        assert len(routes) == len(others) == (0 if model == "g4" else 2)
+        for layer, route in routes.items():
+            np.testing.assert_array_equal(route.token, others[layer].token)
+            np.testing.assert_array_equal(route.kept, others[layer].kept)
+        with pytest.raises(RoutingError, match="was loaded for profile"):
+            engine(case.images, merge=1)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ import sys
 from vmoe_runtime.backends import onnxruntime_cpu
 from vmoe_runtime import Engine
 onnxruntime_cpu._FATAL_ONLY = 0  # ONNX Runtime tells all of what it does
-engine = Engine.load(sys.argv[1], profile="c0.3-k1", backend=sys.argv[2])
+engine = Engine.load(sys.argv[1], backend=sys.argv[2])
 print(engine.backend, engine.only_profile and engine.only_profile.name, engine.backend_description, sep="|")
 """
 PLACED = re.compile(r"Node\(s\) placed on \[(\w+)\]")
@@ -83,3 +83,11 @@ def test_settings_of_a_call_come_back_from_the_gpu_once_a_layer(bundle: Path, nv
     assert said.startswith("cuda|None|")
     assert on_cuda["VmoeRouteDispatch"] + on_cuda["VmoeRoute"] == 5
     assert on_cuda["MemcpyToHost"] == 5
+
+
+def test_graphs_that_merge_are_on_the_gpu_but_for_shapes(tmp_path: Path, nvidia: Path, mnist_checkpoint: Path) -> None:
+    export_bundle(mnist_checkpoint, tmp_path / "b.vmoe", capacity=[0.3], k=[1], merge=8, tensorrt=True, validate=False)
+    _, on_cuda, on_cpu = load(tmp_path / "b.vmoe", "cuda-fixed", nvidia)
+    assert on_cuda["GatherElements"] == 5 and not on_cuda["MemcpyToHost"] and on_cpu.keys() == {"Concat"}
+    _, on_cuda, _ = load(tmp_path / "b.vmoe", "cuda", nvidia)
+    assert on_cuda["GatherElements"] == 5 and on_cuda["MemcpyToHost"] == 5

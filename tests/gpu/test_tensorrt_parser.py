@@ -61,7 +61,7 @@ print(json.dumps(report))
 def graph_of(bundle: Bundle) -> Path:
     graphs = bundle.manifest.tensorrt
     assert graphs is not None
-    return bundle.path / graphs.graphs["c0.3-k2"]
+    return bundle.path / next(iter(graphs.graphs.values()))
 
 
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
@@ -82,9 +82,13 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     manifest, rules = bundle.manifest, bundle.manifest.rules
     assert rules is not None
     calls = tuple(images * manifest.batch_multiple for images in (1, IMAGES, LARGEST))
+    # Merging leaves each layer another number of tokens.
+    shapes_of = {output.name: output.type.tensor_type.shape.dim for output in model.graph.output}
+    left = [shapes_of[f"{layer}/slot"][1].dim_value for layer in bundle.manifest.moe_layers]
     tokens, hidden = next(tensor.dims[1:] for tensor in model.graph.initializer if tensor.name.endswith("pos_embedding"))
     groups = [images * tokens // rules.group_tokens for images in calls]
-    places = rules.named("c0.3-k2").slots[0]
+    (profile,) = bundle.manifest.profiles.values()
+    places = profile.slots[0]
     dispatched = TensorProto.BFLOAT16 if rounds else TYPES[precision]
     size = manifest.input
     shapes = {"image": [[images, size.height, size.width, size.channels] for images in calls]}
@@ -96,8 +100,9 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
             shapes[node.output[2]] = [[rules.num_experts, count * places, hidden] for count in groups]
             taken |= {node.input[0]: TensorProto.FLOAT, node.input[1]: dispatched}
         elif node.op_type == "VmoeCombine":
-            given.append(helper.make_tensor_value_info(node.output[0], TYPES[precision], [None, rules.group_tokens, hidden]))
-            shapes[node.output[0]] = [[count, rules.group_tokens, hidden] for count in groups]
+            of_group = left.pop(0)
+            given.append(helper.make_tensor_value_info(node.output[0], TYPES[precision], [None, of_group, hidden]))
+            shapes[node.output[0]] = [[count, of_group, hidden] for count in groups]
             taken[node.input[0]] = TYPES[precision]
         else:
             nodes.append(node)
@@ -121,6 +126,8 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
         ("fp16", {"input": "uint8"}),
         ("fp16", {"group": "batch", "batch_size": IMAGES}),
         ("bf16", {}),
+        ("fp32", {"merge": 8}),
+        ("fp16", {"merge": 13, "group": "2"}),
     ],
     ids=str,
 )
@@ -136,6 +143,7 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
         "logits": "FLOAT",
         **{f"{layer}/slot": "INT32" for layer in layers},
         **{f"{layer}/weight": "FLOAT" for layer in layers},
+        **{f"{layer}/token": "INT32" for layer in layers if "merge" in options},
     }
     report = parsed(*without_ops(bundle, precision, "dispatch_bf16" in options))
     assert report["built"]
@@ -143,4 +151,5 @@ def test_nvidias_parser_takes_the_file_and_its_builder_all_but_the_plugins(
     short = [dtype for dtype in report["products"] if dtype != "FLOAT"]
     assert set(short) == ({TENSORRT_TYPES[precision]} - {"FLOAT"})
     if short:
-        assert len(report["products"]) - len(short) == len(layers) + 1
+        in_merging = 3 * len(layers) if "merge" in options else 0  # how like keys are, counts and means of tokens
+        assert len(report["products"]) - len(short) == len(layers) + 1 + in_merging

@@ -153,19 +153,22 @@ def tensorrt_graph(
 
     Args:
         model, grouping, weights: as for `write_graphs`.
-        profile: whose capacity, k and bpr are fixed in it; None for a dense ViT.
+        profile: whose capacity, k, bpr and merge are fixed in it; None for a dense ViT that merges nothing.
         precision: what the large products are computed in.
 
     Returns:
         A model with the input `image`; the output `logits` or `features`, always float32; and `<block>/slot` (int32) and
-        `<block>/weight` (float32) of each MoE layer. Weights are external data. And its cuts, see `ModelNodes`.
+        `<block>/weight` (float32) of each MoE layer, and `<block>/token` (int32) where the profile merges. Weights are
+        external data. And its cuts, see `ModelNodes`.
     """
     nodes = TensorRtNodes(model, weights, profile, precision)
     graph = _graph(model, grouping, nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
-    bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if profile else []
+    routes = model.config.moe is not None
+    bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     proto = _model(graph, bodies)
-    fixed = f"Fixed to profile {profile.name}. For TensorRT from 10.7 on with the vmoe plugin" if profile else "For TensorRT"
-    _describe(proto, model, grouping, profile, precision, f"{fixed}, and any ONNX Runtime from 1.21 on.")
+    fixed = f"Fixed to profile {profile.name}. " if profile else ""
+    plugin = " from 10.7 on with the vmoe plugin" if routes else ""
+    _describe(proto, model, grouping, profile, precision, f"{fixed}For TensorRT{plugin}, and any ONNX Runtime from 1.21 on.")
     return proto, tuple(nodes.cuts)
 
 
@@ -179,14 +182,14 @@ def _graph(
     kind = TensorProto.UINT8 if model.uint8_input else TensorProto.FLOAT
     image = helper.make_tensor_value_info(IMAGE_INPUT, kind, [BATCH_DIM, *model.config.image_size, model.config.channels])
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, [len(n)]) for name, n in settings.items()]
-    outputs = list(_outputs(model, grouping, nodes.outputs, choices))
+    outputs = list(_outputs(model, grouping, nodes, choices))
     return helper.make_graph(nodes.nodes, "vmoe", [image, *inputs], outputs, nodes.initializers())
 
 
 def _outputs(
-    model: ExportedModel, grouping: Grouping, names: list[str], choices: int | str
+    model: ExportedModel, grouping: Grouping, nodes: ModelNodes, choices: int | str
 ) -> Iterator[onnx.ValueInfoProto]:
-    config, moe = model.config, model.config.moe
+    config, moe, names = model.config, model.config.moe, nodes.outputs
     sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
     yield helper.make_tensor_value_info(
         names[0], TensorProto.FLOAT, [BATCH_DIM, *sizes.get(names[0], [config.feature_size])]
@@ -195,14 +198,11 @@ def _outputs(
         return
     slots = [moe.routing.slots_per_expert] if isinstance(moe.routing, Soft) else []
     kinds = {"kept": TensorProto.BOOL, **dict.fromkeys(("expert", "slot", TOKEN_OUTPUT), TensorProto.INT32)}
-    merges = any(name.endswith(f"/{TOKEN_OUTPUT}") for name in names)
     for index, name in enumerate(names[1:]):
         experts = moe.experts[index * len(moe.experts) // len(names[1:])]
         per_token = [choices if isinstance(moe.routing, TopK) else experts, *slots]
-        what = name.rpartition("/")[2]
-        # Merged tokens are fewer from layer to layer.
-        tokens = f"{name.rpartition('/')[0]}_tokens" if merges else grouping.tokens
-        shape = [_groups(model, grouping), tokens, *per_token]
+        block, _, what = name.rpartition("/")
+        shape = [_groups(model, grouping), nodes.left.get(block, grouping.tokens), *per_token]
         if what == TOKEN_OUTPUT:
             shape = [BATCH_DIM, config.num_tokens]
         yield helper.make_tensor_value_info(name, kinds.get(what, TensorProto.FLOAT), shape)

@@ -41,12 +41,14 @@ class ModelNodes(GraphWriter):
         cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are
             merged their sizes and where each has gone.
         outputs: the model's output, then the outputs of each MoE layer.
+        left: where tokens are merged, how many a MoE layer's groups have left, or a name for that, by its block.
     """
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
         self._model, self._config, self._settings = model, model.config, settings
         self._merging: list[str] = []  # sizes of the tokens, and where each has gone
+        self.left: dict[str, int | str] = {}
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
         bodies = model_bodies(model, policies="pool" in settings, merging=MERGE in settings)
         self.functions = {body.name: body for body in bodies}
@@ -72,7 +74,10 @@ class ModelNodes(GraphWriter):
             x = self._cut(self._attention_block(block, x, token))
             if moe and is_sparse:
                 names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
-                routes += [*names, *([token] if self._merging else ())]
+                routes += names
+                if self._merging:
+                    routes.append(token)
+                    self.left[self._place] = self._group_left()
                 is_first = i == moe.layers[0]
                 if is_first and members > 1:  # what comes before is the same for all of them
                     x = self._add("Unsqueeze", x, self._integers(1))
@@ -91,6 +96,10 @@ class ModelNodes(GraphWriter):
         self.nodes[-1].output[0] = self._model.output
         yield self._model.output
         yield from routes
+
+    def _group_left(self) -> int | str:
+        """Tokens of a group that merging has left by now, or a name for that."""
+        return f"{self._place}_tokens"
 
     def _cut(self, x: str) -> str:
         """Notes the residual stream, float32, as what goes from one part of the model to the next."""
@@ -242,7 +251,7 @@ class ModelNodes(GraphWriter):
             x = self._add("Transpose", x, perm=[0, 2, 1, 3])
         images = x
         if self._merging and group != tokens:
-            x = self._grouped(x, group // tokens)
+            x = self._grouped(x, images, group // tokens)
         elif members > 1 or group != tokens:
             x = self._reshape(x, -1, group, width)
         routed = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
@@ -250,14 +259,14 @@ class ModelNodes(GraphWriter):
         if members > 1:
             y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
         if self._merging and group != tokens and not self._is_class_token:
-            return self._add("Reshape", y, self._add("Shape", images))
+            return self._grouped(y, images, 1)
         if members > 1 or (group != tokens and not self._is_class_token):
             y = self._reshape(y, -1, tokens, width)
         return y
 
-    def _grouped(self, x: str, images: int) -> str:
-        """Tokens x[N,T,D] as groups of so many images each, however many T are left."""
-        tokens = self._add("Mul", self._add("Shape", x, start=1, end=2), self._integers(images))
+    def _grouped(self, x: str, like: str, images: int) -> str:
+        """Tokens x[..,D] as groups of so many images each, which have as many tokens as those of like[N,T,D] have left."""
+        tokens = self._add("Mul", self._add("Shape", like, start=1, end=2), self._integers(images))
         shape = [self._integers(-1), tokens, self._integers(self._config.hidden_size)]
         return self._add("Reshape", x, self._add("Concat", *shape, axis=0))
 

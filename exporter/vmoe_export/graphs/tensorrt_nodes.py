@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.graphs.model_nodes import ModelNodes
@@ -33,7 +33,7 @@ from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import MERGE, Profile
 
 _PRODUCT_TYPES: Mapping[TensorRtPrecision, ElementType] = {"fp32": "float", "fp16": "fp16", "bf16": "bf16"}
 
@@ -63,7 +63,17 @@ class TensorRtNodes(ModelNodes):
         self.dispatched: ElementType = "bf16" if self._rounds else self.product_type
         self._types: dict[str, ElementType] = {name: "bf16" for name, span in weights.items() if span.dtype == "BF16"}
         self._casts: dict[tuple[str, ElementType], str] = {}
-        super().__init__(model, weights)
+        self._tokens = model.config.num_tokens  # of an image, that are left
+        self._numbers: dict[Any, str] = {}
+        super().__init__(model, weights, [MERGE] if profile and profile.merge else [])
+
+    def _unmerged(self) -> list[str]:
+        assert self._profile is not None
+        self._constant(MERGE, [self._profile.merge], np.int64)
+        return super()._unmerged()
+
+    def _group_left(self) -> int:
+        return self._tokens * self._model.group_tokens // self._config.num_tokens
 
     def _layer_outputs(self) -> Sequence[str]:
         return "slot", "weight"  # a plugin can't return the bools of "kept", and slots say both
@@ -75,9 +85,28 @@ class TensorRtNodes(ModelNodes):
         return super()._cut(self._as(x, "float"))
 
     def _append(self, node: onnx.NodeProto) -> list[str]:
-        """Adds a standard op, which computes in float32."""
+        """Adds a standard op, which computes in float32; or what it gives, where that is a few numbers known by now."""
+        known = self._known(node)
+        if known is not None:
+            keys = [(array.dtype, array.shape, array.tobytes()) for array in known]
+            names = [self._numbers.setdefault(key, f"known_{len(self._numbers)}") for key in keys]
+            return [self._constant(name, array, array.dtype) for name, array in zip(names, known, strict=True)]
         node.input[:] = [self._as(name, "float") if name in self._types else name for name in node.input]
         return super()._append(node)
+
+    def _known(self, node: onnx.NodeProto) -> list[Any] | None:
+        """What a node gives: an extent of the tokens, or what follows from constants and is no larger than they are."""
+        if node.op_type == "Shape":
+            start = next((attribute.i for attribute in node.attribute if attribute.name == "start"), 0)
+            return [np.array([(self._tokens, self._config.hidden_size)[start - 1]])] if start else None
+        tensors = [self._tensors.get(name) for name in node.input]
+        if not all(tensor and not tensor.external_data for tensor in tensors):
+            return None
+        from onnx.reference import ReferenceEvaluator
+
+        feeds = {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors if tensor}
+        found = [np.asarray(array) for array in ReferenceEvaluator(node).run(None, feeds)]
+        return found if found[0].size <= self._config.num_tokens else None
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
         match op:
@@ -88,13 +117,18 @@ class TensorRtNodes(ModelNodes):
                 x, w1, b1, w2, b2 = inputs
                 return [self._linear_of(self._gelu(self._linear_of(x, w1, b1)), w2, b2, outputs[0])]
             case "VmoeAttention":
-                q, k, v = inputs
-                return [self._heads(q, k, v, attributes["num_heads"], outputs[0])]
+                q, k, v, *sizes = inputs
+                return [self._heads(q, k, v, sizes, attributes["num_heads"], outputs[0])]
+            case "VmoeMerge":
+                found = self._expand(self.functions[op], inputs, outputs, attributes)
+                assert self._profile is not None
+                self._tokens -= min(self._profile.merge or 0, (self._tokens - attributes["prefix"]) // 2)
+                return found
             case _:
                 return self._expand(self.functions[op], inputs, outputs, attributes)
 
-    def _heads(self, q: str, k: str, v: str, heads: int, output: str) -> str:
-        """Multi-head attention."""
+    def _heads(self, q: str, k: str, v: str, sizes: Sequence[str], heads: int, output: str) -> str:
+        """Multi-head attention, over keys of some sizes where tokens are merged."""
         size = self._config.hidden_size // heads
         # A zero copies a dimension, so that the batch is the only one that isn't a number.
         split, merge = self._integers(0, 0, heads, size), self._integers(0, 0, heads * size)
@@ -105,6 +139,9 @@ class TensorRtNodes(ModelNodes):
         )
         scale = self._as(self._constant("attention_scale", 1 / math.sqrt(size), np.float32), self.product_type)
         scores = self._product("MatMul", self._product("Mul", query, scale), key)
+        if sizes and self._tokens < self._config.num_tokens:
+            counts = self._add("Unsqueeze", self._add("Log", *sizes), self._integers(1, 2))
+            scores = self._product("Add", scores, self._as(counts, self.product_type))
         mixed = self._product("MatMul", self._product("Softmax", scores, axis=-1), value)
         by_token = self._product("Transpose", mixed, perm=[0, 2, 1, 3])
         return self._product("Reshape", by_token, merge, output=output)

@@ -30,6 +30,8 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     prefix = Constant <value_ints = [{prefix}]> ()
     first = Constant <value_ints = [{first}]> ()
     joined = Constant <value_ints = [{joined}]> ()
+    before_first = Sub (first, one)
+    before_joined = Sub (joined, one)
     images = Shape <start = 0, end = 1> (x)
     tokens = Shape <start = 1, end = 2> (x)
 
@@ -56,8 +58,10 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     scores = Where (is_nan, least, products)
 
     # The likest of the others for each token, the lower one on ties.
-    own_count = Shape <start = 1, end = 2> (scores)
-    other_count = Shape <start = 2, end = 3> (scores)
+    own_span = Sub (tokens, before_first)
+    own_count = Div (own_span, two)
+    other_span = Sub (tokens, before_joined)
+    other_count = Div (other_span, two)
     own_count_0d = Squeeze (own_count)
     other_count_0d = Squeeze (other_count)
     own_row = Range (zero_0d, own_count_0d, one_0d)
@@ -82,10 +86,13 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     number = Min (merge, half, own_count, any_other)
     goes = Less (turn, number)
 
-    # Behind the prefix stand the tokens that stay, then the others.
+    # Behind the prefix stand the tokens that stay, then the others. A product of ones counts exactly, too.
     stays = Not (goes)
-    stay_ones = Cast <to = 7> (stays)
-    stay_count = CumSum (stay_ones, one_0d)
+    stay_ones = Cast <to = 1> (stays)
+    not_higher = LessOrEqual (own_column, own_row)
+    not_higher_ones = Cast <to = 1> (not_higher)
+    stay_sums = MatMul (stay_ones, not_higher_ones)
+    stay_count = Cast <to = 7> (stay_sums)
     before_own = Sub (prefix, one)
     stay_place = Add (stay_count, before_own)
     own_left = Sub (own_count, number)

@@ -188,9 +188,10 @@ class PartValidation:
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
         """A run whose routes are those of the MoE layers from `first` on."""
-        names: Sequence[str] = self._model.layer_outputs
-        if len(watch.graph.written.cuts[0]) == 1:  # it merges nothing
-            names = [name for name in names if name != TOKEN_OUTPUT]
-        names = ("slot", "weight") if watch.graph.written.profile else names
+        written, names = watch.graph.written, self._model.layer_outputs
+        if written.profile:
+            names = ("slot", "weight", TOKEN_OUTPUT)
+        if len(written.cuts[0]) == 1:  # it merges nothing
+            names = tuple(name for name in names if name != TOKEN_OUTPUT)
         profile = watch.profile and replace(watch.profile, slots=watch.profile.slots[first:])
         return Run.of(names, [output, *routes], profile)

@@ -95,11 +95,11 @@ def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) ->
     graph = tensorrt_graph_name(bundle, profile)
     gpu = _require(_TENSORRT, "tensorrt")
     plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
-    if profile is not None:
+    if bundle.manifest.moe_layers:
         usable_cuda_library(gpu, "TensorRT plugin")
     # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
     library = find_cuda_library() or op_library.find_library()
-    if library is None and profile is not None:
+    if library is None and bundle.manifest.moe_layers:
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     batches = range_from_environment(bundle.manifest)
     description = f"{_RUNTIME} TensorRT on {gpu.name}, vmoe plugin, batches of {batches.smallest} to {batches.largest}"

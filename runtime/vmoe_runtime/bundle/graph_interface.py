@@ -11,7 +11,7 @@ from typing import NamedTuple
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, Manifest
 from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.profiles import MERGE
+from vmoe_runtime.profiles import MERGE, Profile
 from vmoe_runtime.routing import layer_outputs
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
@@ -44,13 +44,14 @@ def check_interface(graph: BundleGraph, inputs: Mapping[str, Port], outputs: Map
     manifest, name = graph.manifest, graph.path.name
     if manifest is None:
         return
-    is_fixed = manifest.tensorrt is not None and name in manifest.tensorrt.graphs.values()
-    merges = not is_fixed and name != INLINED_GRAPH
-    expected = _expected_inputs(manifest, settings=not is_fixed, merges=merges)
+    graphs = manifest.tensorrt.graphs if manifest.tensorrt else {}
+    fixed_to = next((profile for profile, file in graphs.items() if file == name), None)
+    merges = name != INLINED_GRAPH
+    expected = _expected_inputs(manifest, settings=fixed_to is None, merges=merges)
     if inputs.keys() != expected.keys():
         took, wanted = (", ".join(sorted(names)) for names in (inputs, expected))
         raise BundleError(f"{graph.path} takes {took!r:.200}, and by the manifest it takes {wanted!r}")
-    returned = _expected_outputs(manifest, is_fixed, merges)
+    returned = _expected_outputs(manifest, manifest.profiles.get(fixed_to or ""), merges)
     for verb, found, ports in (("takes", inputs, expected), ("outputs", outputs, returned)):
         for key, port in ports.items():
             if key not in found or not found[key].suits(port):
@@ -68,10 +69,10 @@ def _expected_inputs(manifest: Manifest, *, settings: bool, merges: bool) -> dic
     return inputs
 
 
-def _expected_outputs(manifest: Manifest, is_fixed: bool, merges: bool) -> dict[str, Port]:
+def _expected_outputs(manifest: Manifest, fixed: Profile | None, merges: bool) -> dict[str, Port]:
     outputs: dict[str, Port] = {manifest.output: Port("float32", (None, *manifest.output_shape))}
     for layer, experts in zip(manifest.moe_layers, manifest.rules.experts, strict=True):
-        of_layer = layer_outputs(manifest, experts, fixed=is_fixed)
+        of_layer = layer_outputs(manifest, experts, fixed=fixed)
         if not merges:
             of_layer.pop(TOKEN_OUTPUT, None)
         outputs |= {f"{layer}/{what}": Port(element, shape) for what, (element, shape) in of_layer.items()}

@@ -74,7 +74,7 @@ class Reference:
         names = list(layer_outputs(manifest))
         values = cpu.run({"image": self._images, **(profile.inputs if profile else {})}, self._outputs(names))
         self._description = cpu.description
-        self._run = Run.of(names, values, profile)
+        self._run = Run.of(names, values, profile, by_token=True)
 
     def check(self, engine: Backend, batch: int) -> Check:
         """Runs the same images on the engine, in calls of `batch` images; larger calls repeat some of them, shuffled.
@@ -89,10 +89,11 @@ class Reference:
         order = np.resize(np.arange(groups), calls * batch // multiple)
         np.random.default_rng(_SEED).shuffle(order[groups:])
         chosen = (order[:, None] * multiple + np.arange(multiple)).reshape(-1)
-        names = list(layer_outputs(self._manifest, fixed=True))
+        names = list(layer_outputs(self._manifest, fixed=self._profile))
         runs = []
         for images in np.split(self._images[chosen], calls):
-            runs.append(Run.of(names, engine.run({"image": images}, self._outputs(names)), self._profile))
+            values = engine.run({"image": images}, self._outputs(names))
+            runs.append(Run.of(names, values, self._profile, by_token=True))
         apart = differences(self._run.of_images(chosen), Run.joined(runs))
         check = Check(
             reference=self._description,

@@ -112,12 +112,12 @@ def build(
 
 
 def _chosen_profile(bundle: Bundle, name: str | None) -> Profile | None:
-    """The profile to build for; None for a dense ViT."""
+    """The profile to build for; None for a dense ViT that merges nothing."""
     manifest = bundle.manifest
     graphs = exported_graphs(bundle).graphs
-    if not manifest.moe_layers:
+    if not manifest.profiles:
         if name is not None:
-            raise click.UsageError(f"--profile {name}: this is a dense model, which has no profiles")
+            raise click.UsageError(f"--profile {name}: this dense model was exported without profiles")
         return None
     name = next(iter(graphs)) if name is None else name
     if name in manifest.profiles:

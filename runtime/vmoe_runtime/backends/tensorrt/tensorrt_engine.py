@@ -114,7 +114,7 @@ def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
         BackendError: this process can't load what was compiled with the plugin.
     """
     gpu = find_gpu()
-    if profile is not None:  # engines of a dense ViT need no plugin
+    if bundle.manifest.moe_layers:  # engines of a dense ViT need no plugin
         usable_cuda_library(gpu, "TensorRT plugin")
     plugin = find_native("lib", TENSORRT_PLUGIN)
     return EngineKey(

@@ -23,7 +23,7 @@ def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
 
 
 def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
-    """Name of the graph that is fixed to a profile; None stands for a dense ViT.
+    """Name of the graph that is fixed to a profile; None stands for a dense ViT that merges nothing.
 
     Raises:
         BackendError: the bundle was exported without graphs for TensorRT, or without this one.
@@ -32,14 +32,15 @@ def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
     if profile is None:
         return graphs[DENSE_GRAPH_KEY]
     if profile.name not in graphs:
-        if profile.name.partition("-k")[2] not in (f"{profile.k}", f"{profile.k}-vanilla"):
+        if "-pool" in profile.name or "-m" in profile.name:
             raise BackendError(
                 f"there are no graphs for TensorRT with a pool or a limit of experts, as '{profile.name}' has; take another "
                 "backend"
             )
-        vanilla = "" if profile.bpr else " --no-bpr"
+        routing = f" --capacity {profile.capacity_ratio!r} --k {profile.k}{'' if profile.bpr else ' --no-bpr'}"
+        options = (routing if profile.k else "") + (f" --merge {profile.merge}" if profile.merge or not profile.k else "")
         raise BackendError(
             f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
-            f"again with --tensorrt --capacity {profile.capacity_ratio!r} --k {profile.k}{vanilla}"
+            f"again with --tensorrt{options}"
         )
     return graphs[profile.name]
