@@ -77,7 +77,7 @@ void Bundle::check_file(const std::string& name, const FileRecord& record, bool 
     std::string bytes = read_all(file.get(), kMaxGraphBytes);
     if (verify) check_sha256(name, sha256_of(bytes), record);
     check_graph(name, bytes);
-    if (name == kCanonicalGraph || name == kInlinedGraph) graphs_[name] = std::move(bytes);
+    if (name == kCanonicalGraph || name == kInlinedGraph || name == kMergingGraph) graphs_[name] = std::move(bytes);
   } else if (verify && name != kWeightsName) {
     check_sha256(name, sha256_of(file.get()), record);
   }

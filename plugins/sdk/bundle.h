@@ -30,7 +30,7 @@ class Bundle {
   const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
-  // The graph kCanonicalGraph or kInlinedGraph.
+  // The graph kCanonicalGraph, kInlinedGraph or, where there is one, kMergingGraph.
   BundleGraph graph(const std::string& name) const;
 
   // Equal for bundles that were opened on the same, unchanged files.

@@ -109,8 +109,8 @@ Engine::Engine(const std::string& path, const vmoe_load_options& options)
 }
 
 Engine::~Engine() {
-  // A forked process has none of the threads that the session would wait for: it is never freed there.
-  if (getpid() != process_) (void)new (std::nothrow) std::shared_ptr<Session>(std::move(session_));
+  // A forked process has none of the threads that the sessions would wait for: they are never freed there.
+  if (getpid() != process_) (void)new (std::nothrow) std::pair(std::move(session_), std::move(merging_session_));
 }
 
 void Engine::load(const std::string& path, const vmoe_load_options& options) {
@@ -119,16 +119,14 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   manifest_ = bundle.manifest();
   profile_ = named_profile(options.profile);
   check_threads(threads_);
-  std::shared_ptr<Session> session;
   bool shares = true;
   try {
-    session = load_session(bundle, options, shares);
+    shares = load_sessions(bundle, options);
   } catch (const Error&) {
     bundle.check_unchanged();  // the better explanation
     throw;
   }
   bundle.check_unchanged();
-  session_ = std::move(session);
   runtime_ = session_->description();
   log(VMOE_LOG_INFO, path, " was loaded in ", milliseconds_since(start), " ms: profile ",
       profile_ ? profile_->name : "none", ", ", runtime_, shares ? ", in a session shared with other engines" : "");
@@ -138,9 +136,8 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   }
 }
 
-// Sets `shares` to false where it loads one.
-std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_load_options& options,
-                                              bool& shares) const {
+// Whether other engines had loaded them already.
+bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& options) {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const OpLibrary& op_library = find_op_library();
   // A forked process shares none of its parent's sessions.
@@ -152,22 +149,27 @@ std::shared_ptr<Session> Engine::load_session(const Bundle& bundle, const vmoe_l
   auto weights = std::async(std::launch::async, [&] {
     if (options.verify != 0) bundle.verify_weights();
   });
-  std::shared_ptr<Session> session;
-  std::exception_ptr failure;
-  try {
-    session = find_or_load_session(key, [&] {
+  bool shares = true;
+  const auto find_or_load = [&](const std::string& name) {
+    return find_or_load_session(key + ' ' + name, [&] {
       shares = false;
-      const BundleGraph graph = bundle.graph(op_library.path.empty() ? kInlinedGraph : kCanonicalGraph);
+      const BundleGraph graph = bundle.graph(name);
       auto loaded = std::make_shared<Session>(runtime, graph, threads_, options.spin != 0, op_library);
-      check_interface(graph.path, *loaded, bundle.manifest(), !op_library.path.empty());
+      check_interface(graph.path, *loaded, bundle.manifest(), name != kInlinedGraph);
       return loaded;
     });
+  };
+  std::exception_ptr failure;
+  try {
+    const bool has_merging = op_library.path.empty() && manifest_.files.count(kMergingGraph) != 0;
+    session_ = find_or_load(op_library.path.empty() ? kInlinedGraph : kCanonicalGraph);
+    merging_session_ = has_merging ? find_or_load(kMergingGraph) : nullptr;
   } catch (...) {
     failure = std::current_exception();
   }
   weights.get();  // changed weights are the better explanation of whatever else went wrong
   if (failure != nullptr) std::rethrow_exception(failure);
-  return session;
+  return shares;
 }
 
 std::optional<Profile> Engine::named_profile(const char* name) const {
@@ -207,17 +209,20 @@ void Engine::check_process() const {
 std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                             const std::vector<std::string>& outputs, Cancellation* cancellation) const {
   const Batch batch = make_batch(images, manifest());
+  const Session* session = merges(profile) && !uses_op_library() ? merging_session_.get() : session_.get();
+  if (session == nullptr) {
+    fail(VMOE_ROUTING_ERROR,
+         "on standard ops only a bundle that was exported with --merge can merge tokens; export it again with "
+         "--merge R, or install the op library");
+  }
   std::vector<InputTensor> inputs{batch.image};
   const auto values = values_of(profile.value_or(Profile{}));  // inputs point into them
   for (size_t i = 0; profile && i < values.size(); ++i) {
     if ((manifest().kind().settings() & kSettingFields[i].bit) == 0) continue;
-    if (kSettingFields[i].bit == VMOE_SET_MERGE && !merges()) {
-      if (profile->merge == 0) continue;
-      fail(VMOE_ROUTING_ERROR, "tokens are merged by the op library, and ", find_op_library().failure);
-    }
+    if (kSettingFields[i].bit == VMOE_SET_MERGE && !merges(profile)) continue;
     inputs.push_back(settings_tensor(kSettingFields[i].name, values[i]));
   }
-  return session_->run(inputs, outputs, cancellation);
+  return session->run(inputs, outputs, cancellation);
 }
 
 void Engine::warm_up(int64_t count, const vmoe_setting& setting) const {
@@ -267,10 +272,10 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {
   check_process();
   const auto profile = this->setting(setting);
-  auto names = routing_outputs(manifest(), merges());
+  auto names = routing_outputs(manifest(), merges(profile));
   // A graph must have an output to compute.
   if (names.empty()) names.emplace_back(manifest().output_name());
-  return read_routing(run_graph(images, profile, names, nullptr), manifest(), merges());
+  return read_routing(run_graph(images, profile, names, nullptr), manifest(), merges(profile));
 }
 
 }  // namespace vmoe::sdk

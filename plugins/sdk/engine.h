@@ -43,18 +43,21 @@ class Engine {
  private:
   void load(const std::string& path, const vmoe_load_options& options);
   std::optional<Profile> named_profile(const char* name) const;
-  std::shared_ptr<Session> load_session(const Bundle& bundle, const vmoe_load_options& options, bool& shares) const;
+  bool load_sessions(const Bundle& bundle, const vmoe_load_options& options);
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                       const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
-  // Whether the loaded graph can merge tokens, as the canonical one does.
-  bool merges() const { return uses_op_library(); }
+  // Whether a call's graph is one that can merge tokens: on standard ops, only if it shall.
+  bool merges(const std::optional<Profile>& profile) const {
+    return uses_op_library() || (profile && profile->merge > 0);
+  }
 
   Manifest manifest_;
   pid_t process_;  // that loaded it
   int threads_;
   std::optional<Profile> profile_;  // for calls that name none
   std::shared_ptr<Session> session_;
+  std::shared_ptr<Session> merging_session_;  // on standard ops, where the bundle has its graph
   std::string runtime_;
 };
 

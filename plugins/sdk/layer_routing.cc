@@ -109,6 +109,12 @@ std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs,
     for_each_output(routing, merges, [&](const char* name, auto& values) {
       read(*output++, routing.layer + "/" + name, routing, values);
     });
+    if (!merges && routing.kind.image_tokens > 0) {  // every token is where it was
+      routing.token.resize(routing.groups * routing.group_images * routing.kind.image_tokens);
+      for (size_t place = 0; place < routing.token.size(); ++place) {
+        routing.token[place] = static_cast<int32_t>(place % routing.kind.image_tokens);
+      }
+    }
     layers.push_back(std::move(routing));
   }
   return layers;

@@ -17,12 +17,12 @@ struct LayerRouting {
   RoutingKind kind;
   int64_t groups = 0, tokens = 0, choices = 0;  // G, S, K
   int64_t experts = 0;                          // E
-  int64_t group_images = 0;                     // images of a group, where the graph merges
+  int64_t group_images = 0;                     // images of a group, where tokens can be merged
   std::vector<int32_t> expert;                  // [G,S,K]
   std::vector<uint8_t> kept;                    // [G,S,K]
   std::vector<float> weight;                    // [G,S,K]
   std::vector<float> dispatch, combine;         // [G,S,E,P]
-  std::vector<int32_t> token;                   // [N,T] where the graph merges
+  std::vector<int32_t> token;                   // [N,T] where tokens can be merged
 };
 
 // The outputs that say where the tokens went, layer by layer, of a graph that can merge some or not; none for a dense

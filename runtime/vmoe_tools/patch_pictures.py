@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ _LIGHTNESS = (0.45, 0.75, 0.6)
 _VEIL, _VEIL_ALPHA = to_rgb("#8c8c8c"), 0.86
 _TINT_ALPHA = 0.8
 _LINE, _SAME, _OTHER = "#777777", "#13714a", "#b3261e"
+_PARTS = 8  # of a side of a patch, of which an outline takes one
 _LEAST_CELL_INCHES, _READABLE_CELL_INCHES = 0.12, 0.15
 _MOST_PANEL_INCHES = 2.4
 _POINTS_PER_CELL = 34  # an inch has 72
@@ -39,11 +40,12 @@ _MOST_IN_LEGEND = 32
 
 def picture_experts(samples: Samples, class_names: Sequence[str] | None) -> Figure:
     """Images down, MoE layers across: the expert of each patch as a colour and, where it fits, its number."""
-    layers = samples.own.experts
-    patches = [list(images) for images in zip(*layers.values(), strict=True)]
+    layers = samples.own.patches
+    patches = [[patches[:, row] for patches in layers.values()] for row in range(len(samples.pixels))]
     figure, panels = _expert_panels(samples, patches, class_names)
     _name_columns(panels, [layer_name(layer) for layer in layers])
-    figure.suptitle(f"The expert of each patch at {samples.own.name or 'the only setting'}", fontsize=9)
+    title = f"The expert of each patch at {samples.own.name or 'the only setting'}"
+    figure.suptitle(title + _of_merged(token for line in patches for _, token in line), fontsize=9)
     return figure
 
 
@@ -68,7 +70,7 @@ def picture_settings(report: PictureReport, batch: Array, manifest: Manifest) ->
     for axes, setting in zip(panels[0][1:], settings, strict=True):
         axes.title.set_color(_SAME if setting.top1 == settings[-1].top1 else _OTHER)
     title = "The expert of each patch, and the answer, cheapest setting first\n(red: not that of the most expensive one)"
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title + _of_merged(token for line in patches for _, token in line), fontsize=9)
     return figure
 
 
@@ -77,8 +79,9 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
     figure, panels = _grid(samples, len(samples.frames), class_names, _CAPTION_INCHES)
     for row, line in enumerate(panels):
         for axes, frame in zip(line[1:], samples.frames, strict=True):
-            expert = frame.experts[layer][row]
-            _show_kept(axes, samples, expert)
+            expert, token = frame.patches[layer][:, row]
+            _overlay(axes, samples, np.where(expert[..., None] < 0, (*_VEIL, _VEIL_ALPHA), 0.0))
+            _lines(axes, samples, token)
             kept = np.count_nonzero(expert >= 0)
             # On a line of its own, as a name may be as long as the panel is wide.
             answer = "" if frame.answers is None else f"\n{_class(int(frame.answers[row]), class_names)}"
@@ -89,7 +92,7 @@ def picture_capacities(samples: Samples, layer: str, class_names: Sequence[str] 
     ]
     _name_columns(panels, heads)
     title = f"Patches that {layer_name(layer)} processes over capacity, and answers\n(* is the inspected {samples.own.name})"
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title + _of_merged(token for frame in samples.frames for token in frame.patches[layer][1]), fontsize=9)
     return figure
 
 
@@ -109,19 +112,19 @@ def expert_colours(count: int) -> list[str]:
 def _expert_panels(
     samples: Samples, patches: Sequence[Sequence[Array]], class_names: Sequence[str] | None
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A grid whose panels have the expert i64[rows,columns] of each patch as a colour, and which has a legend."""
+    """A grid whose panels show the expert and the token i64[2,rows,columns] of each patch, and which has a legend."""
     # Where colours don't tell experts apart, there must be room for numbers.
     few = samples.num_experts <= len(_PALETTE)
     wide = 0 if few else samples.pixels.shape[2] / samples.patch_size[1] * _READABLE_CELL_INCHES
     panel_inches = min(max(wide, _PANEL_INCHES), _MOST_PANEL_INCHES)
     figure, panels = _grid(samples, len(patches[0]), class_names, panel_inches=panel_inches)
     colours = expert_colours(samples.num_experts)
-    for line, experts in zip(panels, patches, strict=True):
-        for axes, expert in zip(line[1:], experts, strict=True):
-            _show_experts(axes, samples, expert, colours, panel_inches)
+    for line, own in zip(panels, patches, strict=True):
+        for axes, of_panel in zip(line[1:], own, strict=True):
+            _show_experts(axes, samples, of_panel, colours, panel_inches)
     if samples.num_experts <= _MOST_IN_LEGEND:
         handles = [Patch(facecolor=colour, edgecolor="#555555", label=str(e)) for e, colour in enumerate(colours)]
-        dropped = any((expert < 0).any() for experts in patches for expert in experts)
+        dropped = any((expert < 0).any() for line in patches for expert, _ in line)
         handles += [Patch(facecolor=_VEIL, edgecolor="#555555", label="dropped")] if dropped else []
         figure.legend(
             handles=handles, ncols=min(len(handles), 2 * len(panels[0])), loc="outside lower center", fontsize=7,
@@ -164,16 +167,11 @@ def _show(axes: Axes, pixels: Array) -> None:
     axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="nearest")
 
 
-def _show_kept(axes: Axes, samples: Samples, expert: Array) -> None:
-    dropped = expert < 0
-    _overlay(axes, samples, np.where(dropped[..., None], (*_VEIL, _VEIL_ALPHA), 0.0))
-    _lines(axes, samples, dropped.shape)
-
-
-def _show_experts(axes: Axes, samples: Samples, expert: Array, colours: Sequence[str], panel_inches: float) -> None:
+def _show_experts(axes: Axes, samples: Samples, patches: Array, colours: Sequence[str], panel_inches: float) -> None:
+    expert, token = patches
     tints = np.array([(*to_rgb(colour), _TINT_ALPHA) for colour in colours] + [(*_VEIL, _VEIL_ALPHA)])
     _overlay(axes, samples, tints[expert])  # -1 is the last one
-    _lines(axes, samples, expert.shape)
+    _lines(axes, samples, token)
     height, width = samples.patch_size
     cell_inches = panel_inches * width / samples.pixels.shape[2]
     if cell_inches < _LEAST_CELL_INCHES:
@@ -187,20 +185,36 @@ def _show_experts(axes: Axes, samples: Samples, expert: Array, colours: Sequence
             text.set_path_effects([withStroke(linewidth=1.0, foreground="black")])
 
 
-def _overlay(axes: Axes, samples: Samples, colours: Array) -> None:
-    """Lays a colour f64[rows,columns,RGBA] over each patch."""
-    height, width = samples.patch_size
+def _overlay(axes: Axes, samples: Samples, colours: Array, parts: int = 1) -> None:
+    """Lays a colour f64[rows,columns,RGBA] over each patch, or over each of parts x parts of it."""
+    height, width = (size / parts for size in samples.patch_size)
     bottom, right = colours.shape[0] * height - 0.5, colours.shape[1] * width - 0.5
     axes.imshow(colours, extent=(-0.5, right, bottom, -0.5), interpolation="nearest")
     # Pixels that are in no patch stay in the picture.
     axes.set(xlim=(-0.5, samples.pixels.shape[2] - 0.5), ylim=(samples.pixels.shape[1] - 0.5, -0.5))
 
 
-def _lines(axes: Axes, samples: Samples, grid: tuple[int, ...]) -> None:
-    """Thin lines between the patches."""
-    (rows, columns), (height, width) = grid, samples.patch_size
-    axes.hlines(np.arange(1, rows) * height - 0.5, -0.5, columns * width - 0.5, colors=_LINE, linewidths=0.3)
-    axes.vlines(np.arange(1, columns) * width - 0.5, -0.5, rows * height - 0.5, colors=_LINE, linewidths=0.3)
+def _lines(axes: Axes, samples: Samples, token: Array) -> None:
+    """Thin lines between patches, none within a token; merged patches are outlined, those of a token in one colour."""
+    height, width = samples.patch_size
+    y, x = np.nonzero(np.diff(token, axis=0))
+    axes.hlines((y + 1) * height - 0.5, x * width - 0.5, (x + 1) * width - 0.5, colors=_LINE, linewidths=0.3)
+    y, x = np.nonzero(np.diff(token, axis=1))
+    axes.vlines((x + 1) * width - 0.5, y * height - 0.5, (y + 1) * height - 0.5, colors=_LINE, linewidths=0.3)
+    tokens, counts = np.unique(token, return_counts=True)
+    colours = np.zeros((tokens[-1] + 1, 4))
+    for index, each in enumerate(tokens[counts > 1]):
+        colours[each] = (*colorsys.hls_to_rgb((index * 0.381966) % 1, 0.6, 0.9), 1)
+    parts = token.repeat(_PARTS, 0).repeat(_PARTS, 1)
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(parts, 1, constant_values=-1), (3, 3))
+    is_edge = (around != parts[..., None, None]).any(axis=(2, 3))
+    _overlay(axes, samples, colours[parts] * is_edge[..., None], _PARTS)
+
+
+def _of_merged(tokens: Iterable[Array]) -> str:
+    """What outlines stand for, if any of some images' tokens i64[rows,columns] has several patches."""
+    merged = any(len(np.unique(token)) < token.size for token in tokens)
+    return "\n(patches outlined in one colour were merged into one token)" if merged else ""
 
 
 def _class(index: int, class_names: Sequence[str] | None) -> str:

@@ -45,7 +45,10 @@ def test_every_setting_has_its_answer_and_the_experts_of_each_token(
             assert setting["classes"][:1] == [list(engine.classify(nine, 1, profile=setting["name"])[0][0])]
             for name, layer in routing.items():
                 kept = [layer.expert[0, token][layer.kept[0, token]].tolist() for token in range(50)]
-                assert setting["experts"][name] == kept
+                assert setting["experts"][name] == kept and setting["tokens"][name] == list(range(50))
+        merged = engine.routing(nine, "c0.3-k1-r8")
+    (setting,) = json_of(capsys, "inspect", mnist_image_bundle, nine, "--profile", "c0.3-k1-r8")["on_picture"]["settings"]
+    assert setting["tokens"] == {name: layer.token[0].tolist() for name, layer in merged.items()}
     assert [setting["classes"][0][0] for setting in found["settings"]] == [7, 9, 9, 9] and found["flips"] == [1]
 
 

@@ -64,7 +64,7 @@ def test_samples_are_the_first_images_at_rising_capacity(
             logits, routing = engine.logits_and_routing(images, frame.name)
             assert frame.answers is not None and frame.answers.tolist() == logits[:6].argmax(1).tolist()
             for layer in LAYERS:
-                np.testing.assert_array_equal(frame.experts[layer] >= 0, routing[layer].patch_mask()[:6])
+                np.testing.assert_array_equal(frame.patches[layer][0] >= 0, routing[layer].patch_mask()[:6])
     assert samples.own is samples.frames[2]
 
 
@@ -72,7 +72,7 @@ def test_dropped_patches_are_greyed_and_no_others(samples: Samples) -> None:
     frames = picture_capacities(samples, LAYERS[3], None)
     for row_, column in np.ndindex(6, 6):
         alpha = overlay(frames, row_, column + 1, 7)[..., 3]
-        processed = samples.frames[column].experts[LAYERS[3]][row_] >= 0
+        processed = samples.frames[column].patches[LAYERS[3]][0, row_] >= 0
         np.testing.assert_array_equal(alpha > 0, ~processed)
         assert set(alpha[alpha > 0]) <= {0.86}
         label = frames.axes[row_ * 7 + column + 1].get_xlabel()
@@ -83,13 +83,36 @@ def test_patches_have_the_colour_and_the_number_of_their_expert(samples: Samples
     figure = picture_experts(samples, None)
     colours = [to_rgb(colour) for colour in expert_colours(8)]
     for row_, column in np.ndindex(6, 5):
-        expert = samples.own.experts[LAYERS[column]][row_]
+        expert = samples.own.patches[LAYERS[column]][0, row_]
         tint = overlay(figure, row_, column + 1, 6)
         for place, number in np.ndenumerate(expert):
             expected = colours[number] if number >= 0 else to_rgb("#8c8c8c")
             assert tuple(tint[place][:3]) == expected
         texts = [text.get_text() for text in figure.axes[row_ * 6 + column + 1].texts]
         assert texts == [str(number) for number in expert.ravel() if number >= 0]
+
+
+def test_merged_patches_are_outlined(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
+    with Engine.load(mnist_image_bundle) as engine:
+        samples = take_samples(engine, ImageSource(mnist_images["images"][:6], None), engine.setting("c0.3-k1-r8"))
+        routing = engine.routing(mnist_images["images"][:6], "c0.3-k1-r8")
+    figure = picture_experts(samples, None)
+    assert "merged into one token" in figure.get_suptitle()
+    for row_, column in np.ndindex(6, 5):
+        token = routing[LAYERS[column]].token[row_, 1:].reshape(7, 7)
+        assert_outlined(np.asarray(figure.axes[row_ * 6 + column + 1].images[2].get_array()), token)
+
+
+def assert_outlined(pixels: np.ndarray, token: np.ndarray) -> None:
+    """Of pixels f64[56,56,RGBA], those that hide what is below outline merged patches: those of a token in one colour."""
+    of_patch = pixels.reshape(7, 8, 7, 8, 4).swapaxes(1, 2)
+    is_drawn = of_patch[..., 3] == 1
+    tokens, counts = np.unique(token, return_counts=True)
+    colours = [{tuple(pixel) for pixel in of_patch[token == one].reshape(-1, 4) if pixel[3] == 1} for one in tokens]
+    assert [len(seen) for seen in colours] == (counts > 1).tolist()
+    assert len(set().union(*colours)) == sum(map(len, colours)) > 0
+    right = np.isin(token, tokens[counts > 1])[:, :-1] & (np.diff(token) != 0)
+    assert (is_drawn[:, :-1, 4, 7] == right).all() and not is_drawn[..., 1:-1, 1:-1].any()
 
 
 def test_charts_have_the_numbers(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:

@@ -235,6 +235,21 @@ def test_without_labels_the_page_leaves_out_accuracy(
     assert report["same"][report["curves"][0]["points"][-1]] == 1.0
 
 
+def test_merged_patches_are_those_of_the_engine(
+    mnist_image_bundle: Path, images: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: Any
+) -> None:
+    words = (mnist_image_bundle, "--images", images, *capacities(0.3), "--merge", 0, "--merge", 8, "--batch-size", 32)
+    page, report = report_of(capsys, tmp_path / "r.html", *words)
+    assert [curve["kind"] for curve in report["curves"]] == ["bpr-r0", "bpr-r8"]
+    assert "were merged into one token" in Elements(page).text
+    plain, merged = (np.frombuffer(base64.b64decode(setting["patches"]), np.uint8) for setting in report["settings"])
+    with Engine.load(mnist_image_bundle) as engine:
+        samples = mnist_images["images"][ASKED][[sample["index"] for sample in report["samples"]]]
+        routing = engine.routing(samples, capacity=0.3, k=1, merge=8)
+    for tokens, layer in zip(merged[plain.size :].reshape(5, 12, 49), routing.values(), strict=True):
+        np.testing.assert_array_equal(tokens, layer.token[:, 1:])
+
+
 @pytest.mark.parametrize("kind", ["ensemble", "choice"])
 def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from browser import CHROMIUM, Page, open_browser
 from check_report_page import AXE, WIDTHS, look, state
 from command_runs import QUICK
+from test_inspect_pictures import assert_outlined
 from test_report import HOSTILE, data_of
 from test_sweep import capacities
 
@@ -29,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist
     with np.load(mnist_data) as data:
         np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     words = ["report", bundle, "--images", folder / "images.npz", *capacities(0.1, 0.2, 0.5, 1, 2), "--batch-size", 32]
-    words += ["--bpr", "--no-bpr"]
+    words += ["--bpr", "--no-bpr", "--merge", 0, "--merge", 8]
     assert main([*map(str, words), *QUICK, "-q", "-o", str(folder / "r.html")]) == 0
     return folder / "r.html"
 
@@ -55,8 +57,9 @@ def test_axe_finds_what_is_wrong(browser: Page, tmp_path: Path) -> None:
 
 def test_the_slider_turns_by_keyboard_and_greys_what_was_dropped(page: Path, browser: Page) -> None:
     data = data_of(page.read_text(encoding="utf-8"))
-    curve = data["curves"][data["curve"]]
+    curve = data["curves"][0]
     browser.open(page.as_uri(), 1440, 900)
+    choose(browser, 0)
     browser.run("document.getElementById('ratio').focus()")
     kept = []
     for key, code, step in (("Home", 36, 0), ("ArrowRight", 39, 1), ("End", 35, 4), ("ArrowLeft", 37, 3)):
@@ -68,17 +71,27 @@ def test_the_slider_turns_by_keyboard_and_greys_what_was_dropped(page: Path, bro
         painted = browser.run("""[...document.querySelectorAll('.sample canvas')].map(canvas => {
           const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
           const grey = [...pixels].filter((_, index) => index % 4 === 3 && pixels[index] > 0).length;
-          return canvas.width * canvas.height - grey;
+          return (canvas.width * canvas.height - grey) / (8 * 8);  // pixels of a patch
         })""")
         assert found["counts"] == painted
         kept.append(sum(painted))
     assert kept[0] < kept[1] < kept[3] <= kept[2]
 
 
+def test_merged_patches_are_outlined(page: Path, browser: Page) -> None:
+    data = data_of(page.read_text(encoding="utf-8"))
+    browser.open(page.as_uri(), 390, 844)
+    choose(browser, 2)
+    _, tokens = np.frombuffer(base64.b64decode(data["curves"][2][data["step"]]["patches"]), np.uint8).reshape(2, -1, 7, 7)
+    assert browser.run("document.querySelector('.count').textContent").endswith(f"({len(np.unique(tokens[0]))}\u00a0tokens)")
+    pixels = browser.run("[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 56, 56).data]")
+    assert_outlined(np.array(pixels) / 255, tokens[0])
+
+
 def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Page) -> None:
     browser.open(page.as_uri(), 390, 844)
     before = state(browser)
-    browser.run("document.querySelector('input[name=curve][value=\"1\"]').click()")
+    choose(browser, 1)
     vanilla = state(browser)
     assert "-vanilla" in vanilla["now"] and vanilla["now"] != before["now"]
     browser.run("(one => { one.value = 4; one.dispatchEvent(new Event('change')); })(document.getElementById('layer'))")
@@ -86,3 +99,7 @@ def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Page) -> Non
     browser.run("document.getElementById('tint').click()")
     assert [each for each in browser.problems if "readback" not in each] == []  # which the test itself does
     assert browser.run("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]") > 0
+
+
+def choose(browser: Page, curve: int) -> None:
+    browser.run(f"document.querySelector('input[name=curve][value=\"{curve}\"]').click()")

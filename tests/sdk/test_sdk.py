@@ -169,8 +169,8 @@ def assert_same_routing(found: SdkRouting, expected: Routing) -> None:
         one, other = getattr(found, name), getattr(expected, name)
         assert (one is None) == (other is None), name
         assert one is None or (one.dtype, *bits(one)) == (other.dtype, *bits(other)), name
-    # On standard ops, graphs that merge nothing don't say where tokens are.
-    assert found.token is None or found.token.tobytes() == expected.token.tobytes()
+    assert (found.token is None) == (expected.token is None)
+    assert expected.token is None or found.token.tobytes() == expected.token.tobytes()
     assert found.patch_mask is not None and bits(found.patch_mask) == bits(expected.patch_mask())
 
 

@@ -43,11 +43,14 @@ def runners(tmp_path: Path) -> Iterator[Any]:
 @functools.cache
 def bundle_of(name: str) -> Path:
     path = sdk_build.scratch_folder() / f"{name}.vmoe"
-    model, _, pruned = name.partition(" ")
+    model, _, variant = name.partition(" ")
     stored = golden.settings(model)
     size = tuple(stored["image_size"])
-    checkpoint = golden.without_experts(model, path.with_suffix(".safetensors")) if pruned else golden.FOLDER / model
-    export_bundle(checkpoint, path, config=stored["model"], image_size=size, validate=False, **MODELS[model])
+    checkpoint = golden.FOLDER / model
+    if variant == "with fewer experts":
+        checkpoint = golden.without_experts(model, path.with_suffix(".safetensors"))
+    options = MODELS[model] | ({"merge": 2} if variant == "that merges" else {})
+    export_bundle(checkpoint, path, config=stored["model"], image_size=size, validate=False, **options)
     return path
 
 
@@ -67,9 +70,11 @@ def bundle_of(name: str) -> Path:
         ("g1 with fewer experts", {}),
         ("g1 with fewer experts", {"capacity": 7.5, "k": 2, "bpr": False}),
         ("g1 with fewer experts", {"pool": True, "max_experts": 7}),
-        ("g1", {"merge": 3}),
-        ("g6", {"merge": 2}),
-        ("g7", {"profile": "c1.0-r4"}),
+        ("g1 that merges", {}),
+        ("g1 that merges", {"merge": 0}),
+        ("g6 that merges", {"merge": 3}),
+        ("g6 that merges", {"merge": 0}),
+        ("g7 that merges", {"profile": "c1.0-r4"}),
     ],
     ids=str,
 )
@@ -79,8 +84,6 @@ def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
     prefix = sdk_build.prefixes().all.get(ops)
     if prefix is None:
         pytest.skip("the op library was not built here")
-    if ops == "standard ops" and ("merge" in setting or "-r" in setting.get("profile", "")):
-        pytest.skip("the SDK merges tokens with the op library")
     runner, engine = runners(bundle_of(model), prefix), python_engine(bundle_of(model), prefix)
     images = golden.arrays(model.partition(" ")[0])["images"][:4]
     assert runner.logits(images, *setting_fields(**setting)).tobytes() == engine(images, **setting).tobytes()
@@ -88,6 +91,17 @@ def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
     assert list(found) == list(expected)
     for layer, routing in found.items():
         assert_same_routing(routing, expected[layer])
+
+
+def test_on_standard_ops_only_a_bundle_with_the_graph_for_it_merges(runners: Any) -> None:
+    prefix = sdk_build.prefixes().all["standard ops"]
+    runner, engine = runners(bundle_of("g1"), prefix), python_engine(bundle_of("g1"), prefix)
+    images = golden.arrays("g1")["images"][:4]
+    with pytest.raises(RoutingError) as expected:
+        engine(images, merge=3)
+    with pytest.raises(AssertionError) as refused:
+        runner.logits(images, *setting_fields(merge=3))
+    assert refused.value.args == (["3", str(expected.value)],)
 
 
 @pytest.mark.parametrize("model", [*MODELS, "g1 with fewer experts", "g5 with fewer experts"])

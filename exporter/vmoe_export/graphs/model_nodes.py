@@ -199,6 +199,7 @@ class ModelNodes(GraphWriter):
             y = self._add("Add", x, mixed)
             if self._merging and not class_token:
                 y, *self._merging = self._op("VmoeMerge", [y, keys, *self._merging, MERGE], ["", "", token], merged)
+                self.blocks.append(("VmoeAttentionBlock", False, x, y))
             return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]

@@ -247,7 +247,7 @@ typedef struct vmoe_setting {
   int32_t pool;        /* 1 or 0 */
   int32_t reserved;    /* 0 */
   int64_t max_experts; /* 1 or more; the number of experts or more is no limit */
-  int64_t merge;       /* 0 or more: tokens of an image that each encoder block merges; needs the op library */
+  int64_t merge;       /* 0 or more: tokens of an image that each encoder block merges */
 } vmoe_setting;
 
 #define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0, 0}

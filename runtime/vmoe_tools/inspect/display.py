@@ -153,7 +153,7 @@ def print_picture(report: PictureReport, stream: TextIO) -> None:
     names = [setting.name for setting in report.settings]
     several = max(1, _WIDTH // (max(report.grid[1], *map(len, names)) + 2))
     for layer in report.settings[0].experts:
-        signs = {setting.name: _signs(report.patches(setting, layer)) for setting in report.settings}
+        signs = {setting.name: _signs(report.patches(setting, layer)[0]) for setting in report.settings}
         for start in range(0, len(names), several):
             shown = {name: signs[name] for name in names[start : start + several]}
             print_section(stream, layer, table_of(range(report.grid[0]), shown), width=_WIDTH)

@@ -30,12 +30,14 @@ class SettingAnswer:
         classes: index and probability of all classes, likeliest first.
         experts: of each MoE layer, for each token the experts that processed it, heaviest first; none where it was dropped.
             The classifier token is the first one where there is one, then come patches row by row.
+        tokens: of each MoE layer, for each token that the picture began with, which one it is in: merged ones are in one.
     """
 
     name: str
     flops: int | None
     classes: tuple[tuple[int, float], ...]
     experts: Mapping[str, list[list[int]]]
+    tokens: Mapping[str, list[int]]
 
     @property
     def top1(self) -> int:
@@ -68,15 +70,16 @@ class PictureReport:
         return f"class {index}" if self.class_names is None else class_name(index, self.class_names, _LONGEST_NAME)
 
     def patches(self, setting: SettingAnswer, layer: str) -> Array:
-        """i64[rows,columns], the heaviest expert of each patch, -1 where it was dropped.
+        """i64[2,rows,columns], the heaviest expert of each patch, -1 where it was dropped, and which token it is in.
 
         Raises:
             RoutingError: `grid` is None.
         """
         if self.grid is None:
             raise RoutingError("the bundle's manifest doesn't say which tokens are patches")
-        tokens = setting.experts[layer][-self.grid[0] * self.grid[1] :]
-        return np.array([token[0] if token else -1 for token in tokens]).reshape(self.grid)
+        experts = [token[0] if token else -1 for token in setting.experts[layer]]
+        both = np.array([experts, setting.tokens[layer]])[:, -self.grid[0] * self.grid[1] :]
+        return both.reshape(2, *self.grid)
 
 
 def compare_settings(points: Sequence[Point], batch: Array, picture: str) -> PictureReport:
@@ -109,12 +112,16 @@ def _answer(point: Point, batch: Array) -> SettingAnswer:
     assessment.add(batch, None)
     ((logits, routing, _),), quality = seen, assessment.quality()
     assert quality is not None
-    shares = softmax(logits)[0]
+    shares, experts = softmax(logits)[0], {name: _experts(layer) for name, layer in routing.items()}
     return SettingAnswer(
         name=point.loaded.name if point.profile is None else point.profile.name,
         flops=quality.flops_per_image,
         classes=tuple((index, float(shares[index])) for index in likeliest(logits, len(shares))[0].tolist()),
-        experts={name: _experts(layer) for name, layer in routing.items()},
+        experts=experts,
+        tokens={
+            name: list(range(len(experts[name]))) if layer.token is None else layer.token[0].tolist()
+            for name, layer in routing.items()
+        },
     )
 
 

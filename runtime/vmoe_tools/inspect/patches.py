@@ -56,3 +56,15 @@ def layer_patches(routing: Routing) -> LayerPatches:
         np.where(processed > 0, np.take_along_axis(expert, heaviest, axis=3)[..., 0], -1).astype(np.int64),
         np.where(processed > 0, np.take_along_axis(weight, heaviest, axis=3)[..., 0], 0).astype(np.float32),
     )
+
+
+def experts_and_tokens(routing: Routing) -> Array:
+    """i64[2,N,rows,columns]: the `expert` of `layer_patches`, and the token of its image that each patch is in.
+
+    Raises:
+        RoutingError: the bundle's manifest doesn't say where patches are.
+    """
+    expert = layer_patches(routing).expert
+    images, patches = len(expert), expert[:1].size
+    token = np.tile(np.arange(patches), (images, 1)) if routing.token is None else routing.token[:, -patches:]
+    return np.stack([expert, token.reshape(expert.shape)])

@@ -12,7 +12,7 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import Profile
-from vmoe_tools.inspect.patches import layer_patches
+from vmoe_tools.inspect.patches import experts_and_tokens
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,13 +30,14 @@ class Frame:
         name: of the setting; None where there is nothing to set.
         effective_ratio: its capacity ratio after rounding to whole slots; None as above.
         answers: i64[n], the class of the largest logit of each sample; None where the bundle returns no logits.
-        experts: of each MoE layer i64[n,rows,columns], the expert of each patch, -1 where it was dropped.
+        patches: of each MoE layer i64[2,n,rows,columns]: the expert of each patch, -1 where it was dropped, and which token
+            it is in.
     """
 
     name: str | None
     effective_ratio: float | None
     answers: Array | None
-    experts: Mapping[str, Array]
+    patches: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -114,5 +115,5 @@ def _frame(engine: Engine, batch: Array, count: int, profile: Profile | None) ->
     name = None if profile is None else profile.name
     outputs, routing = engine.logits_and_routing(batch, name)
     answers = outputs[:count].argmax(axis=1) if engine.manifest.output == "logits" else None
-    experts = {name: layer_patches(layer).expert[:count] for name, layer in routing.items()}
-    return Frame(name, None if profile is None else profile.effective_ratio, answers, experts)
+    patches = {name: experts_and_tokens(layer)[:, :count] for name, layer in routing.items()}
+    return Frame(name, None if profile is None else profile.effective_ratio, answers, patches)

@@ -150,7 +150,7 @@ class Collection:
             experts=experts,
             layers=manifest.moe_layers,
             grid=None if layout is None else (layout.rows, layout.columns),
-            patch_bytes=patch_bytes(experts),
+            patch_bytes=patch_bytes(self.first.engine),
             samples=[
                 Sample(index, data_address(picture[0]), None if self.labels is None else self.names[self.labels[index]])
                 for index, picture in zip(self.samples, pictures, strict=True)
@@ -180,16 +180,16 @@ class Collection:
                 correct = None if labels is None else bool(answer == labels[sample])
                 answers.append((self.names[answer], round(float(share), _DIGITS), correct))
         patches = None
-        if seen.experts is not None:
-            size = patch_bytes(max(len(layer.load) for layer in seen.layers.values()))
-            numbers = np.stack(list(seen.experts.values())) + 1
-            patches = base64.b64encode(numbers.astype(f"<u{size}").tobytes()).decode()
+        if seen.patches is not None:
+            expert, token = np.stack(list(seen.patches.values()), axis=1)
+            numbers = np.stack([expert + 1, token] if profile.merge else [expert + 1])
+            patches = base64.b64encode(numbers.astype(f"<u{patch_bytes(self.first.engine)}").tobytes()).decode()
         return SettingContents(index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches)
 
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
         """The first samples at several capacity ratios; of images that share groups the first images, which fill some."""
         point = self.plan.points[self.start]
-        if not pictures or self.seen[self.start].experts is None:
+        if not pictures or self.seen[self.start].patches is None:
             return None
         labels = None if self.labels is None else self.labels[self.samples]
         alone = self.manifest.batch_multiple == 1
@@ -226,7 +226,7 @@ class Collection:
             why = f": {source.note}" if source.note else ""
             notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
         notes += filter(None, [near_chance(self.measured.points)])
-        if self.samples and self.seen[self.start].experts is None:
+        if self.samples and self.seen[self.start].patches is None:
             notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")
         if self.plan.samples < min(self.given["samples"], len(source)):
             notes.append(

@@ -65,7 +65,8 @@ class SettingContents:
         answers: of each sample the predicted class, its probability, and whether it is correct (None without labels); empty
             where the bundle returns no logits.
         patches: base64 of unsigned integers [layers, samples, rows, columns], `patch_bytes` long each, the lowest byte
-            first: 0 for a patch that was dropped, else 1 + its expert; None where it isn't known which tokens are patches.
+            first: 0 for a patch that was dropped, else 1 + its expert. Where tokens are merged as many follow: which token
+            the patch is in. None where it isn't known which tokens are patches.
     """
 
     point: int

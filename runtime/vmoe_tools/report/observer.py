@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_runtime import Routing
 from vmoe_runtime.classes import softmax
-from vmoe_tools.inspect.patches import layer_patches
+from vmoe_tools.inspect.patches import experts_and_tokens
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -26,14 +26,14 @@ class Observed:
         classes: i64[N], of the largest logit; None where the bundle returns no logits.
         probabilities: f64[samples], of these classes; None as above.
         layers: statistics of each MoE layer over all images; empty where they weren't requested.
-        experts: of each layer i64[samples,rows,columns], the expert of each patch of the samples, -1 where it was dropped;
-            None where they weren't requested, or the manifest doesn't say which tokens are patches.
+        patches: of each layer i64[2,samples,rows,columns], of each patch of the samples the expert, -1 where it was dropped,
+            and which token it is in; None where they weren't requested, or it isn't known which tokens are patches.
     """
 
     classes: Array | None
     probabilities: Array | None
     layers: Mapping[str, LayerStatistics]
-    experts: Mapping[str, Array] | None
+    patches: Mapping[str, Array] | None
 
 
 class PointObserver:
@@ -53,7 +53,7 @@ class PointObserver:
         self._statistics = RoutingStatistics(classes) if has_routing else None
         self._seen = 0
         self._answers: list[tuple[Array, Array]] = []
-        self._experts: list[dict[str, Array]] = []
+        self._patches: list[dict[str, Array]] = []
         self._waiting: list[tuple[Mapping[str, Routing], Array | None, int]] = []
 
     def __call__(self, logits: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
@@ -63,7 +63,7 @@ class PointObserver:
             self._answers.append((logits.argmax(axis=1), softmax(logits[here]).max(axis=1)))
         if self._statistics is not None:
             if len(here) and all(layer.layout is not None for layer in routing.values()):
-                self._experts.append({name: layer_patches(layer).expert[here] for name, layer in routing.items()})
+                self._patches.append({name: experts_and_tokens(layer)[:, here] for name, layer in routing.items()})
             self._waiting.append((routing, labels, len(logits)))
             if sum(images for _, _, images in self._waiting) >= _IMAGES_AT_ONCE:
                 self._count()
@@ -77,8 +77,8 @@ class PointObserver:
             None if classes is None else np.concatenate(classes),
             None if probabilities is None else np.concatenate(probabilities),
             {} if self._statistics is None else self._statistics.layers(),
-            {name: np.concatenate([part[name] for part in self._experts]) for name in self._experts[0]}
-            if self._experts
+            {name: np.concatenate([part[name] for part in self._patches], axis=1) for name in self._patches[0]}
+            if self._patches
             else None,
         )
 

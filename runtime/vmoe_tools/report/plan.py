@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -95,13 +95,14 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
         sorted({profile.capacity_ratio for profile in own_points if profile and profile.capacity_ratio}),
         [index for index, point in enumerate(points) if id(point.engine) not in curves],
         list(notes),
-        _room_for_samples(engines[0].engine, len(points), len(own_points), given["samples"]),
+        _room_for_samples(engines[0].engine, len(points), own_points, given["samples"]),
     )
 
 
-def patch_bytes(experts: int) -> int:
-    """Bytes of a number that tells so many experts from a dropped patch."""
-    return 1 if experts < 255 else 2
+def patch_bytes(engine: Engine) -> int:
+    """Bytes of a number that tells the experts from a dropped patch, and where tokens can be merged those of an image."""
+    rules = engine.manifest.rules
+    return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
 
 
 def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
@@ -110,11 +111,18 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
         kind = KIND_NAMES[rules.kind]
         raise click.UsageError(f"the report shows what a capacity does, and the bundle is a {kind}, which has none")
     ratios = axes.ratios or _DEFAULT_RATIOS
+    curves: dict[tuple[str, str], list[Profile]] = {}
+    notes: list[str] = []
+    if len(axes.merges) > 1:
+        for merge in axes.merges:
+            own, found = _curves_of(rules, base, replace(axes, merges=(merge,)))
+            curves |= {(f"{kind}-r{merge}", f"{title}, merge={merge}"): each for (kind, title), each in own.items()}
+            notes += found
+        return curves, notes
     if not isinstance(rules, TopKRules):
-        profiles, notes = sweep_profiles(rules, base, Axes(ratios, axes.ks, axes.orders, axes.pools, axes.limits))
+        profiles, notes = sweep_profiles(rules, base, replace(axes, ratios=ratios))
         return {("choice", "experts choice"): profiles}, notes
     orders, pools = axes.orders or (bool(base.bpr),), axes.pools or (bool(base.pool),)
-    curves, notes = {}, []
     for order, pool, k, limit in product(orders, pools, axes.ks or (None,), axes.limits or (None,)):
         if not rules.has_policies and pool:
             continue
@@ -125,7 +133,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
         if len(axes.limits) > 1:
             kind, title = f"{kind}-m{limit}", f"{title}, at most {limit} experts"
         pools = (pool,) if rules.has_policies else ()
-        one = Axes(ratios, () if k is None else (k,), (order,), pools, () if limit is None else (limit,))
+        one = Axes(ratios, () if k is None else (k,), (order,), pools, () if limit is None else (limit,), axes.merges)
         curves[kind, title], found = sweep_profiles(rules, base, one)
         notes += found
     if not curves:
@@ -133,16 +141,17 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     return curves, notes
 
 
-def _room_for_samples(engine: Engine, points: int, settings: int, wanted: int) -> int:
+def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:
     """How many samples fit on a page beside the numbers of its settings."""
     manifest, layout = engine.manifest, TokenLayout.of(engine.manifest)
-    layers, experts = len(manifest.moe_layers), manifest.rules.num_experts
-    left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - settings * layers * _LAYER
+    layers = len(manifest.moe_layers)
+    left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - len(settings) * layers * _LAYER
     if left < 0:
         raise click.UsageError(
             f"the page of {points:,} settings would be larger than {MOST_BYTES / 1e6:g} MB: fewer capacity ratios or curves "
             "make it smaller"
         )
     patches = 0 if layout is None else layout.rows * layout.columns
-    sample = _PICTURE + settings * (_ANSWER + layers * patches * patch_bytes(experts) * 4 // 3)
+    numbers = sum(2 if profile and profile.merge else 1 for profile in settings)  # experts, and tokens
+    sample = _PICTURE + len(settings) * _ANSWER + numbers * layers * patches * patch_bytes(engine) * 4 // 3
     return min(wanted, left // sample)
