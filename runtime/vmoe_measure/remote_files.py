@@ -207,6 +207,8 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                     block = block and max(min(block, size) // 4, _SMALLEST_BLOCK)
                     if not block or (start and isinstance(error, ValueError)):  # a web server that can't send parts
                         self._advance(-done)
+                        if block:  # what has told so was no failure
+                            failures = 0
                         done = block = out.truncate(out.seek(0))
                 if done > size or ((failures or size > block) and self._look(remote) != seen):
                     raise RemoteError(f"{self.address}{suffix} was changed while it was copied; try again")

@@ -155,8 +155,11 @@ def test_a_signal_ends_a_measurement_which_shows_what_there_is(
 ) -> None:
     target = tmp_path / "report.json"
     words = ["bench", mnist_image_bundle, "--sweep", "0.1:2.0", "--images", mnist_digits, "--duration", 60, "--json", target]
-    found, complaint = ended_by(signal.SIGINT, [VMOE, *words], 6)
-    assert (found, "Traceback" in complaint) == (130, False)
+    for seconds in (6, 12, 24, 48):  # before which a loaded machine may not have measured anything
+        found, complaint = ended_by(signal.SIGINT, [VMOE, *words], seconds)
+        assert (found, "Traceback" in complaint) == (130, False)
+        if target.exists():
+            break
     report = json.loads(target.read_text())
     assert report["interrupted"] is True and report["points"]
     assert "what there is by now is shown, and no setting is recommended" in complaint

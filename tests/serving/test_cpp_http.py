@@ -208,16 +208,25 @@ def test_a_refused_request_without_a_body_keeps_its_connection(server: CppServer
 
 def test_clients_that_drip_get_408_and_hold_nobody(server: CppServer) -> None:
     heads = (b"G", POST + b"X-a: ", POST + b"Content-Length: 1000\r\n\r\n", POST + CHUNKED + b"fff\r\n")
-    with ThreadPoolExecutor(32) as pool:
-        drips = [pool.submit(raw, server, head, *[b"x"] * 60, pause=0.05) for head in heads * 8]
-        time.sleep(0.5)
-        start = time.monotonic()
-        assert server.ask("POST", "/v1/classify", SEVEN.read_bytes())[0] == 200 and time.monotonic() - start < 1.5
-        for drip in drips:
-            assert drip.result().startswith(b"HTTP/1.1 408 ")
-    head = POST + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % SEVEN.stat().st_size
-    answer = raw(server, head, SEVEN.read_bytes(), pause=0.5)
-    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+    def answered_meanwhile() -> bool:
+        with ThreadPoolExecutor(32) as pool:
+            drips = [pool.submit(raw, server, head, *[b"x"] * 60, pause=0.05) for head in heads * 8]
+            time.sleep(0.5)
+            assert server.ask("POST", "/v1/classify", SEVEN.read_bytes())[0] == 200
+            late = any(drip.done() for drip in drips)
+            assert all(drip.result().startswith(b"HTTP/1.1 408 ") for drip in drips)
+        return not late
+
+    assert any(answered_meanwhile() for _ in range(9))  # a loaded machine may take too long for the first one
+
+
+def test_a_client_that_waits_for_100_gets_it(server: CppServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+        connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % SEVEN.stat().st_size)
+        assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(SEVEN.read_bytes())
+        assert connection.recv(17) == b"HTTP/1.1 200 OK\r\n"
 
 
 def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(mnist_image_bundle: Path) -> None:

@@ -17,8 +17,8 @@ class CuttingProxy:
         cuts: how many connections will still be cut.
     """
 
-    def __init__(self, target: int, cuts: int, longest: int, seed: int) -> None:
-        self._target, self.cuts, self._longest, self._random = target, cuts, longest, random.Random(seed)
+    def __init__(self, target: int, cuts: int, lengths: range, seed: int) -> None:
+        self._target, self.cuts, self._lengths, self._random = target, cuts, lengths, random.Random(seed)
         self._lock, self._listening = threading.Lock(), socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -31,9 +31,10 @@ class CuttingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listening.accept()
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # what a client won't take isn't sent
                 server = socket.create_connection(("127.0.0.1", self._target))
                 with self._lock:
-                    left = self._random.randrange(self._longest) if self.cuts else None
+                    left = self._random.choice(self._lengths) if self.cuts else None
                 threading.Thread(target=self._pass_on, args=(client, server, None), daemon=True).start()
                 threading.Thread(target=self._pass_on, args=(server, client, left), daemon=True).start()
 
@@ -54,9 +55,9 @@ class CuttingProxy:
 
 
 @contextmanager
-def cutting_proxy(target: int, cuts: int, longest: int = 300_000, seed: int = 0) -> Iterator[CuttingProxy]:
-    """A proxy that cuts so many connections, each after fewer than `longest` bytes."""
-    proxy = CuttingProxy(target, cuts, longest, seed)
+def cutting_proxy(target: int, cuts: int, lengths: range = range(300_000), seed: int = 0) -> Iterator[CuttingProxy]:
+    """A proxy that cuts so many connections, each after one of those numbers of bytes."""
+    proxy = CuttingProxy(target, cuts, lengths, seed)
     try:
         yield proxy
     finally:
