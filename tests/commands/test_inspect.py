@@ -343,7 +343,6 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, capsys: pytest.Capture
         (["--capacity", "0.3"], 2, "need --images NPZ|DIR"),
         (["--threads", "1"], 2, "need --images NPZ|DIR"),
         (["--images", "NPZ", "--list-tensors"], 2, "--list-tensors belongs to the description"),
-        (["--images", "NPZ", "--interference", "0"], 2, "--interference"),
         (["--images", "NPZ", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
         (["--images", "NPZ", "--k", "9"], 2, "k must be between 1"),
         (["--images", "NPZ", "--compare", "SOFT"], 2, "is another model than"),
@@ -352,7 +351,6 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, capsys: pytest.Capture
         (["--images", "EMPTY"], 1, "has no pictures"),
         (["--images", "CORRUPT"], 1, "seven.png"),
         (["--images", "FEW"], 1, "a group needs 16 images, and there are 15"),
-        (["--images", "GROUP", "--interference", "3"], 1, "other neighbours need two batches of 16 images"),
         (["--images", "NPZ", "--out", "NPZ"], 2, "is there already and no folder"),
         (["--images", "NPZ", "--out", "no/such/folder"], 2, "there is no folder"),
         (["--images", "NPZ", "--out", "BUNDLE/pictures"], 2, "lies in what this command reads"),
@@ -372,8 +370,7 @@ def test_what_can_not_be_done_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name, count in (("FEW", 15), ("GROUP", 31)):
-        np.savez(tmp_path / f"{name}.npz", images=mnist_images["images"][:count])
+    np.savez(tmp_path / "FEW.npz", images=mnist_images["images"][:15])
     for name in ("EMPTY", "CORRUPT"):
         (tmp_path / name).mkdir()
     for index in range(16):
@@ -410,7 +407,7 @@ def test_the_json_has_the_numbers_of_all_whole_groups(
     assert (found["images"], found["left_over"], found["labelled"], found["group"]) == (64, 6, True, "16")
     assert (found["bundle"], found["source"], found["profile"]["name"]) == (mnist_bundle.name, str(mnist_digits), "c0.3-k2")
     assert found["top1"] == np.mean(logits.argmax(1) == labels)
-    assert (found["others"], found["neighbours"], found["notes"]) == ([], [], [])
+    assert (found["others"], found["notes"]) == ([], [])
     assert list(found["layers"]) == LAYERS
     for name, layer in found["layers"].items():
         kept, expert = routing[name].kept, routing[name].expert
@@ -437,7 +434,7 @@ def test_other_bundles_stand_beside(
     mnist_bundle: Path, mnist_image_bundle: Path, low_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (mnist_image_bundle, "--compare", low_bundle, "--compare", mnist_bundle, "--images", mnist_digits)
-    words = (*words, "--profile", "c0.3-k1", "--interference", 3)
+    words = (*words, "--profile", "c0.3-k1")
     found = on_images(capsys, *words)
     assert [(other["bundle"], other["precision"], other["group"]) for other in found["others"]] == [
         (low_bundle.name, "int8", "image"),
@@ -447,10 +444,6 @@ def test_other_bundles_stand_beside(
         assert other["agreement"]["images"] == 64
         assert 0.5 < other["agreement"]["same_top1"] <= 1 and other["agreement"]["max_difference"] > 0
         assert list(other["agreement"]["same_experts"]) == LAYERS
-    measured = {one["bundle"]: one["interference"] for one in found["neighbours"]}
-    assert list(measured) == [mnist_image_bundle.name, low_bundle.name, mnist_bundle.name]
-    assert {(m["images"], m["sets"], m["images_per_call"]) for m in measured.values()} == {(64, 3, 16)}
-    assert [m["max_difference"] == 0 for m in measured.values()] == [True, True, False]
     assert low_bundle.name in run(capsys, "inspect", *words)[0]
 
 
@@ -470,9 +463,8 @@ def test_every_kind_says_what_does_not_apply(
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(4))
     out, bundle = tmp_path / "pictures", kept_bundle(kind)
     more = () if pictures is None else ("--out", out)
-    found = on_images(capsys, bundle, "--images", tmp_path / "x.npz", "--interference", 2, *more)
+    found = on_images(capsys, bundle, "--images", tmp_path / "x.npz", *more)
     assert any(note in sentence for sentence in found["notes"])
     assert list(found["layers"]) == ([] if kind == "dense" else ["encoderblock_1"])
-    assert found["neighbours"][0]["interference"]["max_difference"] == 0
     assert sorted(path.name for path in out.glob("*")) == [f"{picture}.png" for picture in pictures or []]
     assert note in run(capsys, "inspect", bundle, "--images", tmp_path / "x.npz")[0]

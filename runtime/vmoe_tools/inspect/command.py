@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vmoe_measure.image_source import ImageSource, open_images
+from vmoe_measure.image_source import open_images
 from vmoe_runtime import RoutingError, Setting
 from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
@@ -21,10 +21,9 @@ from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import SETTINGS
 from vmoe_tools import options
 from vmoe_tools.bench.points import named_profiles, plan_points
-from vmoe_tools.engines import LoadedBundle, load_engines
+from vmoe_tools.engines import load_engines
 from vmoe_tools.inspect.display import print_images, print_picture, print_summary
-from vmoe_tools.inspect.image_run import ImageReport, Neighbours, common_multiple, notes_on, run_images
-from vmoe_tools.inspect.interference import call_size, measure_neighbours
+from vmoe_tools.inspect.image_run import ImageReport, notes_on, run_images
 from vmoe_tools.inspect.one_picture import PictureReport, compare_settings
 from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.summary import summarize
@@ -36,7 +35,7 @@ from vmoe_tools.terminal import Progress
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DEFAULTS = {"labels": None, "compared": (), "interference": None, "out": None, "backend": "auto", "threads": None}
+_DEFAULTS = {"labels": None, "compared": (), "out": None, "backend": "auto", "threads": None}
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -54,12 +53,6 @@ _DEFAULTS = {"labels": None, "compared": (), "interference": None, "out": None, 
     metavar="BUNDLE",
     multiple=True,
     help="Another bundle of the same model, such as another precision or other groups: how far it agrees; repeats.",
-)
-@click.option(
-    "--interference",
-    metavar="N",
-    type=click.IntRange(1, 1_000_000),
-    help="How far answers move with the other images of their batch, over N sets of such neighbours.",
 )
 @click.option(
     "-o",
@@ -94,7 +87,7 @@ def inspect(
     used = [bundle, picture, *given["compared"], given["images"], given["labels"]]
     check_output_file(json_target, used)
     if picture is not None:
-        if verify or list_tensors or any(given[name] for name in ("images", "labels", "compared", "interference")):
+        if verify or list_tensors or any(given[name] for name in ("images", "labels", "compared")):
             raise click.UsageError("PICTURE goes with settings, --backend, --threads and --out FILE alone")
         check_drawing(given["out"], "--out", used)
         compared = _side_by_side(bundle, picture, profiles, changes, given)
@@ -180,18 +173,15 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
             [path, *given["compared"]], (), [given["backend"]], [setting.profile], Parallelism(given["threads"]), closing,
             any_groups=True,
         )  # fmt: skip
-        first, engines = bundles[0], [each.engine for each in bundles]
+        first = bundles[0]
         engine, manifest = first.engine, first.engine.manifest
         profile = engine.setting(setting)
         name = None if profile is None else profile.name
         outputs = manifest.outputs if manifest.output == "logits" else None
         source = open_images(given["images"], manifest.class_names, outputs, given["labels"])
-        sets = given["interference"]
-        size = call_size(common_multiple(engines), len(source)) if sets else 0
         with progress.step("images", len(source)) as advance:
             run = run_images(bundles, source, name, lambda images: advance(images, images))
-        neighbours = _neighbours(bundles, source, name, sets, size, progress) if sets else ()
-        samples, notes = None, notes_on(manifest, source, neighbours)
+        samples, notes = None, notes_on(manifest, source)
         if given["out"] is not None and manifest.moe_layers:
             try:
                 samples = take_samples(engine, source, profile)
@@ -207,25 +197,9 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
         backend=engine.backend_description,
         group=manifest.group,
         profile=profile,
-        neighbours=neighbours,
         notes=tuple(notes),
     )
     return report, samples
-
-
-def _neighbours(
-    bundles: Sequence[LoadedBundle], source: ImageSource, setting: str | None, sets: int, size: int, progress: Progress
-) -> tuple[Neighbours, ...]:
-    """The same images among the same neighbours in every bundle."""
-    with progress.step("neighbours", sets * len(bundles)) as advance:
-        return tuple(
-            Neighbours(
-                each.name,
-                each.engine.manifest.group,
-                measure_neighbours(each.engine, source, setting, sets, size, lambda images: advance(1, images)),
-            )
-            for each in bundles
-        )
 
 
 def _draw(report: ImageReport, samples: Samples | None, folder: Path) -> list[Path]:

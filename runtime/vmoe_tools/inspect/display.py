@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vmoe_runtime.profiles import by_layer, slots_range
-from vmoe_tools.inspect.image_run import ImageReport, Neighbours, OtherBundle
+from vmoe_tools.inspect.image_run import ImageReport, OtherBundle
 from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
@@ -127,8 +127,6 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] =
         print_section(stream, name, table_of(range(len(layer.load)), _experts(layer, report.class_names), ("most for",)))
     if report.others:
         _print_agreement(report, stream)
-    if report.neighbours:
-        _print_interference(report.neighbours, stream)
     if pictures:
         print_section(stream, "Pictures", *(one_line(path) for path in pictures))
 
@@ -273,21 +271,6 @@ def _print_agreement(report: ImageReport, stream: TextIO) -> None:
         layers[other.bundle] = lambda name, other=other: share_text(other.agreement.same_experts[name])  # type: ignore[misc]
     if blocks := list(report.others[0].agreement.same_experts):
         print_section(stream, "Tokens that the same experts keep", table_of(blocks, layers, ("block",)))
-
-
-def _print_interference(neighbours: Sequence[Neighbours], stream: TextIO) -> None:
-    columns: dict[str, Callable[[Neighbours], str]] = {
-        "bundle": lambda one: one.bundle,
-        "group": lambda one: one_line(one.group),
-        "largest\ndifference": lambda one: f"{one.interference.max_difference:.2g}",
-        "mean\ndifference": lambda one: f"{one.interference.mean_difference:.2g}",
-        "top-1\nchanged": lambda one: share_text(one.interference.top1_changed),
-        "images\nchanged": lambda one: share_text(one.interference.images_changed),
-    }
-    found = neighbours[0].interference
-    text = f"{found.images:,} images, each run again with {found.images_per_call - 1} other images, {found.sets:,} times."
-    title = "Interference: how far answers move with the other images of a batch"
-    print_section(stream, title, table_of(neighbours, columns, ("bundle",)), text)
 
 
 def _yes(flag: bool | None) -> str:

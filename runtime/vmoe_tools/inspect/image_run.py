@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from vmoe_measure.image_source import ImageSource
-from vmoe_runtime import Engine, ImageError
+from vmoe_runtime import ImageError
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.agreement import Agreement, AgreementCount
-from vmoe_tools.inspect.interference import Interference
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -60,15 +59,6 @@ class OtherBundle:
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """How far the answers of one bundle move with the images that share a batch; see `OtherBundle`."""
-
-    bundle: str
-    group: str | None
-    interference: Interference
-
-
-@dataclass(frozen=True)
 class ImageReport(ImageRun):
     """What a bundle does with the user's images; the field names, with those of the run, are keys of the JSON.
 
@@ -81,7 +71,6 @@ class ImageReport(ImageRun):
         backend: description of what ran.
         group: the images that share slots: "image", "batch", a number of images or "tokens:S"; None for a dense ViT.
         profile: the setting; None for a dense ViT and a Soft MoE.
-        neighbours: the inspected bundle first, then the others; empty where that wasn't requested.
         notes: what isn't known of this model or these images.
     """
 
@@ -93,13 +82,7 @@ class ImageReport(ImageRun):
     backend: str
     group: str | None
     profile: Profile | None
-    neighbours: tuple[Neighbours, ...]
     notes: tuple[str, ...]
-
-
-def common_multiple(engines: Sequence[Engine]) -> int:
-    """The fewest images that are whole groups of all bundles."""
-    return int(np.lcm.reduce([engine.manifest.batch_multiple for engine in engines]))
 
 
 def run_images(
@@ -126,7 +109,7 @@ def run_images(
     known = source.labels if has_top1 else None
     statistics = RoutingStatistics(None if known is None else manifest.outputs)
     counts = [AgreementCount(has_top1=has_top1) for _ in others]
-    multiple, right = common_multiple(engines), 0
+    multiple, right = int(np.lcm.reduce([engine.manifest.batch_multiple for engine in engines])), 0
     whole, size = len(source) // multiple * multiple, -(-_IMAGES_PER_CALL // multiple) * multiple
     if not whole:
         raise ImageError(f"a group needs {multiple} images, and there are {len(source)}")
@@ -153,7 +136,7 @@ def run_images(
     return ImageRun(whole, None if known is None else right / whole, statistics.layers(), found)
 
 
-def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neighbours]) -> list[str]:
+def notes_on(manifest: Manifest, source: ImageSource) -> list[str]:
     """What isn't known, a sentence each."""
     notes = []
     if not manifest.moe_layers:
@@ -168,6 +151,4 @@ def notes_on(manifest: Manifest, source: ImageSource, neighbours: Sequence[Neigh
         notes.append(f"{source.note[0].upper()}{source.note[1:]}.")
     elif source.labels is None and manifest.moe_layers:
         notes.append("Without labels it is not known which classes go to which experts.")
-    if neighbours and not any(one.group in {"image", "1"} for one in neighbours) and manifest.moe_layers:
-        notes.append("A bundle exported with --group image, added with --compare, shows answers that no neighbour can move.")
     return notes

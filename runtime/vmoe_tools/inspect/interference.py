@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, ImageError, Setting
-from vmoe_runtime.images import to_batch
 from vmoe_tools.inspect.agreement import absolute_differences
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_IMAGES_PER_CALL, _CALLS = 16, 4
+_IMAGES_PER_CALL = 16
 
 
 @dataclass(frozen=True)
@@ -45,40 +43,17 @@ class Interference:
     images_changed: float | None
 
 
-def call_size(batch_multiple: int, images: int) -> int:
-    """How many images a call of `interference` has: whole groups, 16 or a few more of them where there are enough images.
-
-    Args:
-        batch_multiple: of the bundle, or of all bundles that are compared.
-        images: how many there are.
-
-    Raises:
-        ImageError: there are too few for two calls, so that they could have no other neighbours.
-    """
-    multiple = batch_multiple if batch_multiple > 1 else 2
-    if images < 2 * multiple:
-        raise ImageError(f"other neighbours need two batches of {multiple} images, and there are {images} images")
-    return max(min(_IMAGES_PER_CALL, images // 2) // multiple, 1) * multiple
-
-
-def measure_neighbours(
-    engine: Engine, source: ImageSource, setting: str | None, sets: int, size: int, after_set: Callable[[int], None]
-) -> Interference:
-    """The interference of a few of the first images, in calls of `size` images; see `interference`."""
-    images = source.images[: min(_CALLS, len(source) // size) * size]
-    return interference(engine, to_batch(images, engine.manifest.input), setting, sets, size=size, after_set=after_set)
-
-
 def interference(
     engine: Engine,
     images: Array,
     setting: Setting | str | None = None,
     sets: int = 100,
     seed: int = 0,
-    size: int | None = None,
     after_set: Callable[[int], None] = lambda images: None,
 ) -> Interference:
     """Runs the same images again and again, each time in another order, so that each has other neighbours.
+
+    A call has whole routing groups: 16 images, or a few more or less.
 
     Args:
         engine: what answers.
@@ -86,14 +61,16 @@ def interference(
         setting: as for a call of the engine.
         sets: how many sets of neighbours each image has beside the first one, which is that of the given order.
         seed: of the orders.
-        size: images per call, at most half of them; default: that of `call_size`.
         after_set: called after each set with its number of images.
 
     Raises:
         ImageError: there are too few images for two calls.
         VmoeError: as for a call of the engine.
     """
-    size = call_size(engine.manifest.batch_multiple, len(images)) if size is None else size
+    multiple = engine.manifest.batch_multiple if engine.manifest.batch_multiple > 1 else 2
+    if len(images) < 2 * multiple:
+        raise ImageError(f"other neighbours need two batches of {multiple} images, and there are {len(images)} images")
+    size = max(min(_IMAGES_PER_CALL, len(images) // 2) // multiple, 1) * multiple
     count = len(images) // size * size
     images, random = images[:count], np.random.default_rng(seed)
     first = _answers(engine, images, np.arange(count), size, setting)

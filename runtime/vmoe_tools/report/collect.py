@@ -23,7 +23,7 @@ from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommen
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.display import summary_sections
 from vmoe_tools.inspect.image_run import OtherBundle, run_images
-from vmoe_tools.inspect.interference import Interference, call_size, measure_neighbours
+from vmoe_tools.inspect.interference import Interference, interference
 from vmoe_tools.inspect.samples import Samples, shown_pixels, take_samples
 from vmoe_tools.inspect.statistics import LayerStatistics
 from vmoe_tools.inspect.summary import summarize
@@ -45,7 +45,7 @@ _DIGITS = 4
 _OF_A_LAYER = (
     "expert_dropped", "pairs_dropped", "patches_dropped", "load_entropy", "gate_entropy", "gates_kept", "gates_dropped",
 )  # fmt: skip
-_COMPARED_IMAGES = 512
+_COMPARED_IMAGES, _MOVED_IMAGES = 512, 64
 _SETS_OF_NEIGHBOURS = 10
 _LARGEST_PNG = 64  # pixels of a side; larger ones are photographs, of which a JPEG is much smaller
 _LARGEST_SIDE = 224
@@ -203,11 +203,9 @@ class Collection:
         engine, multiple = self.first.engine, self.manifest.batch_multiple
         if multiple == 1 or len(self.source) < 2 * multiple:
             return None
-        size = call_size(multiple, len(self.source))
+        some = to_batch(self.source.images[: max(_MOVED_IMAGES, 4 * multiple)], self.manifest.input)
         with self.progress.step("neighbours", _SETS_OF_NEIGHBOURS) as advance:
-            return measure_neighbours(
-                engine, self.source, setting, _SETS_OF_NEIGHBOURS, size, lambda images: advance(1, images)
-            )
+            return interference(engine, some, setting, _SETS_OF_NEIGHBOURS, after_set=lambda images: advance(1, images))
 
     def _agreements(self, setting: str) -> tuple[OtherBundle, ...]:
         """How alike the other bundles of the model are to the first one, on some images."""
