@@ -61,7 +61,7 @@ def python_engine(bundle: Path, prefix: Path, threads: int = 1) -> Engine:
         engine._backend = OnnxRuntimeBackend(opened.file("model.onnx"), threads, library)
     else:
         engine._backend = StandardBackend(opened, lambda graph: OnnxRuntimeBackend(graph, threads))
-    engine.backend_description = engine._backend.description
+    engine.backend, engine.backend_description = "onnxruntime", engine._backend.description
     return engine
 
 
