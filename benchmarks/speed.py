@@ -1,6 +1,7 @@
 """How fast this engine is on a CPU, beside a dense ViT and the same V-MoE in other runtimes, interleaved in one run.
 
-    python benchmarks/speed.py [--models b16 s32] [--batch 1 8 32] [--threads 1 2] [--ck 0.1 0.3 0.5 1.05 2.1]
+    python benchmarks/speed.py [--models b16 s32] [--batch 1 8 32] [--threads 1 2]
+                               [--settings c0.3-k1 c0.3-k1-pool-r8 ...]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [-o DIR]
 
 prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` says who is
@@ -18,20 +19,23 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from command_line import count, positive, say
+from command_line import count, say
 from cpu.cells import Point, measure, tables
 from cpu.int8_peers import missing_nncf
 from cpu.models import MODELS, prepare
 from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE
 
+from vmoe_runtime import RoutingError
 from vmoe_tools.machine import cpu_model
 
 _FOLDER = Path("build") / "speed"
-_FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "ck": [0.1, 0.3, 0.5, 1.05, 2.1], "rounds": 15}
-_QUICK = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "ck": [0.3, 1.05, 2.1], "rounds": 3}
-_MAX_CK = 8.0
+_CAPACITIES = ["c0.1-k1", "c0.3-k1", "c0.5-k1", "c1.05-k1", "c1.05-k2"]
+_FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "settings": _CAPACITIES, "rounds": 15}
+_TINY = ["c0.3-k1", "c1.05-k2", "c0.3-k1-pool-r1"]
+_QUICK: dict[str, Any] = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "settings": _TINY, "rounds": 3}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -45,17 +49,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--models", nargs="+", choices=MODELS)
     parser.add_argument("--batch", nargs="+", type=count, metavar="N")
     parser.add_argument("--threads", nargs="+", type=count, metavar="N")
-    parser.add_argument("--ck", nargs="+", type=positive, metavar="C*K", help="capacity ratio x k")
+    parser.add_argument("--settings", nargs="+", metavar="SETTING", help="of the V-MoE, such as c0.3-k1-pool-r8")
     parser.add_argument("--rounds", type=count, metavar="N", help="how often each call is timed (default: 15)")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="who is timed")
     parser.add_argument("--quick", action="store_true", help="a tiny model and three rounds, to see that it works")
     parser.add_argument("-o", "--output", type=Path, default=_FOLDER, metavar="DIR", help=f"default: {_FOLDER}")
     parser.set_defaults(**(_QUICK if parser.parse_args(arguments).quick else _FULL))
-    given = parser.parse_args(arguments)
-    given.ck = sorted(set(given.ck))
-    if given.ck[-1] > _MAX_CK:
-        parser.error(f"argument --ck: {given.ck[-1]:g} is above {_MAX_CK:g}")
-    return given
+    return parser.parse_args(arguments)
 
 
 def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
@@ -69,7 +69,7 @@ def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
     print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")
     for name, threads, batch in itertools.product(given.models, given.threads, given.batch):
         model = prepare(name, work)
-        cell = Cell(model, batch, threads, {ck: model.profile(ck) for ck in given.ck})
+        cell = Cell(model, batch, threads, {setting: model.profile(setting) for setting in given.settings})
         measured, share = measure(cell, names, given.rounds)
         print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
         points += measured
@@ -81,7 +81,11 @@ def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where the run is void."""
     given = parse_arguments(arguments)
-    _, void = run(given)
+    try:
+        _, void = run(given)
+    except RoutingError as error:
+        say(str(error))
+        return 2
     for sentence in void:
         say(f"void: {sentence}")
     return 1 if void else 0

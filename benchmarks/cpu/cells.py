@@ -34,37 +34,45 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
     say(f"{cell}: loading {len(names)} runs")
     images, (logits, kept) = cell.model.images(cell.batch), expected(cell)
     loaded = {name: RUNS[name].load(cell) for name in names}
-    keys = [(name, ck) for name in names for ck in (cell.profiles if RUNS[name].kind == "sparse" else (None,))]
-    calls = {(name, ck): partial(loaded[name][0], images, ck) for name, ck in keys}
-    distances = {(name, ck): distance(call(), logits[ck]) for (name, ck), call in calls.items()}
+    keys = [(name, setting) for name in names for setting in settings_of(cell, name)]
+    calls = {(name, setting): partial(loaded[name][0], images, setting) for name, setting in keys}
+    distances = {(name, setting): distance(call(), logits[setting]) for (name, setting), call in calls.items()}
     for (name, _), found in distances.items():
         check_agreement(name, *found)
     say(f"{cell}: timing {len(calls)} calls, interleaved, {rounds} rounds")
     with OthersWatch() as others:
         times = time_interleaved(calls, rounds)
     points = []
-    for (name, ck), ms in times.items():
+    for (name, setting), ms in times.items():
         lower, median, upper = map(float, np.percentile(ms, [25, 50, 75]))
         points.append(
             {
                 **{"model": cell.model.name, "batch": cell.batch, "threads": cell.threads},
-                **{"run": name, "title": RUNS[name].title, "runtime": loaded[name][1], "ck": ck, "kept_pairs": kept[ck]},
+                **{"run": name, "title": RUNS[name].title, "runtime": loaded[name][1]},
+                **{"setting": setting, "kept_pairs": kept[setting]},
                 **{"ms": median, "lower": lower, "upper": upper, "images_per_second": cell.batch * 1e3 / median},
-                **dict(zip(("logits_difference", "relative_difference"), distances[name, ck], strict=True)),
+                **dict(zip(("logits_difference", "relative_difference"), distances[name, setting], strict=True)),
             }
         )
     return points, others.share
 
 
-def expected(cell: Cell) -> tuple[dict[float | None, Array], dict[float | None, int | None]]:
+def settings_of(cell: Cell, run: str) -> list[str | None]:
+    """What a run is timed at; the peers' graphs merge no tokens."""
+    if RUNS[run].kind == "dense":
+        return [None]
+    return [name for name, profile in cell.profiles.items() if run.startswith("engine-") or not profile.merge]
+
+
+def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
     """Of the float32 engine by setting, None for the dense model: logits, and pairs with a slot."""
     images, options = cell.model.images(cell.batch), {"backend": "onnxruntime", "threads": cell.threads}
     with Engine.load(cell.model.bundle("dense"), **options) as dense:
         logits, kept = {None: dense(images)}, {None: None}
     with Engine.load(cell.model.bundle("sparse"), **options) as sparse:
-        for ck, profile in cell.profiles.items():
-            logits[ck], routes = sparse.logits_and_routing(images, profile.name)
-            kept[ck] = sum(int(route.kept.sum()) for route in routes.values())
+        for setting, profile in cell.profiles.items():
+            logits[setting], routes = sparse.logits_and_routing(images, profile)
+            kept[setting] = sum(int(route.kept.sum()) for route in routes.values())
     return logits, kept
 
 
@@ -105,21 +113,21 @@ def ratios_of(points: Sequence[Point]) -> list[Point]:
     for own in (p for p in points if p["run"].startswith("engine-")):
         for other in points:
             same_precision = own["run"].rpartition("-")[2] == other["run"].rpartition("-")[2]
-            if same_precision and own["run"] != other["run"] and other["ck"] in (None, own["ck"]):
+            if same_precision and own["run"] != other["run"] and other["setting"] in (None, own["setting"]):
                 ratio = other["ms"] / own["ms"]
-                ratios.append({"run": own["run"], "over": other["run"], "ck": own["ck"], "ratio": ratio})
+                ratios.append({"run": own["run"], "over": other["run"], "setting": own["setting"], "ratio": ratio})
     return ratios
 
 
 def tables(points: Sequence[Point]) -> str:
     """A cell's points and ratios in Markdown; times are of one image."""
-    head = ["", "C x K", "kept pairs", "ms/image", "quartiles", "images/s"]
+    head = ["", "setting", "kept pairs", "ms/image", "quartiles", "images/s"]
     head += ["logits differ by", "relative", "runtime"]
-    fields = "title ck:g kept_pairs:, ms:.2f quartiles images_per_second:.1f"
+    fields = "title setting kept_pairs:, ms:.2f quartiles images_per_second:.1f"
     fields += " logits_difference:.1e relative_difference:.1e runtime"
     rows = []
     for p in points:
         times = {name: p[name] / p["batch"] for name in ("ms", "lower", "upper")}
         rows.append(cells(p | times | {"quartiles": f"{times['lower']:.1f}-{times['upper']:.1f}"}, fields))
-    ratios = [cells(ratio, "run over ck:g ratio:.2f") for ratio in ratios_of(points)]
-    return "\n".join([*table(head, rows), "", *table(["images/s of", "over", "C x K", "ratio"], ratios)])
+    ratios = [cells(ratio, "run over setting ratio:.2f") for ratio in ratios_of(points)]
+    return "\n".join([*table(head, rows), "", *table(["images/s of", "over", "setting", "ratio"], ratios)])

@@ -76,10 +76,9 @@ class Model:
         config = self.configs["sparse"]
         return noise(batch, *config.image_size, config.channels)
 
-    def profile(self, ck: float) -> Profile:
-        """The setting of a capacity ratio x k: one expert per token while that makes sense; above, two."""
-        rules: Any = Bundle.open(self.bundle("sparse"), verify=False).manifest.rules
-        return rules.profile(ck, 1, bpr=True) if ck <= 1.2 else rules.profile(ck / 2, 2, bpr=True)
+    def profile(self, setting: str) -> Profile:
+        """The profile of a systematic name."""
+        return Bundle.open(self.bundle("sparse"), verify=False).manifest.rules.named(setting)
 
 
 def prepare(name: str, folder: Path, experts: int = 8, placement: str = "Every 2", pixels: int | None = None) -> Model:

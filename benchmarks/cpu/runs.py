@@ -23,7 +23,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Loaded = tuple[Callable[[Array, float | None], Array], str]
+Loaded = tuple[Callable[[Array, str | None], Array], str]
 """Logits float32[N, classes] of images at a capacity ratio x k, None for a dense model; and what runs it, in words."""
 
 _ORT, _OPENVINO = f"ONNX Runtime {onnxruntime.__version__}", f"OpenVINO {openvino.__version__}"
@@ -32,12 +32,12 @@ _FORM_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """What is timed together: a model, batch size and number of threads, at settings by their capacity ratio x k."""
+    """What is timed together: a model, batch size and number of threads, and settings by name."""
 
     model: Model
     batch: int
     threads: int
-    profiles: Mapping[float, Profile]
+    profiles: Mapping[str, Profile]
 
     def __str__(self) -> str:
         """Such as `b16, batch 8, 2 threads`."""
@@ -64,8 +64,7 @@ class Run:
 def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
     """This engine on a bundle, in ONNX Runtime with the op library."""
     engine = Engine.load(cell.model.bundle(kind, precision), backend="onnxruntime", threads=cell.threads, verify=False)
-    names = {None: None} | {ck: profile.name for ck, profile in cell.profiles.items()}
-    return lambda images, ck: engine(images, names[ck]), engine.backend_description
+    return engine, engine.backend_description
 
 
 @contextlib.contextmanager
@@ -134,9 +133,9 @@ def load_inlined(cell: Cell, precision: str) -> Loaded:
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
     call, names = in_openvino(model, cell.threads, precision), {port.get_any_name() for port in model.inputs}
-    settings = {ck: profile.inputs.items() for ck, profile in cell.profiles.items()}
-    feeds = {ck: {name: array for name, array in given if name in names} for ck, given in settings.items()}
-    return lambda images, ck: call({"image": images, **feeds[ck]}), _OPENVINO
+    settings = {setting: profile.inputs.items() for setting, profile in cell.profiles.items()}
+    feeds = {setting: {name: array for name, array in given if name in names} for setting, given in settings.items()}
+    return lambda images, setting: call({"image": images, **feeds[setting]}), _OPENVINO
 
 
 _ALL: tuple[tuple[str, str, Kind, Callable[..., Loaded], Sequence[Precision]], ...] = (

@@ -65,7 +65,9 @@ def test_what_an_image_reads_and_multiplies_is_the_whole_model(tmp_path: Path) -
     path = (model := prepare("tiny", tmp_path)).bundle("sparse")
     manifest = Bundle.open(path).manifest
     shape = ModelShape.of(manifest.model)
-    assert 2 * sum(layers.multiply_adds(shape, 1, 10).values()) == sparse_flops(shape, [4.0, 6.0])
+    for merge in (0, 1):
+        products = layers.multiply_adds(shape, merge, 10).values()
+        assert 2 * sum(map(sum, products)) == sparse_flops(shape, [4.0, 6.0], merge)
     used = {f"encoderblock_{block}": 0.5 for block in shape.moe_layers}
     weights: Any = safe_open(path / "weights.safetensors", framework="np")
     read, bytes_of = layers.bytes_read(path, used), {name: weights.get_tensor(name).nbytes for name in weights.keys()}  # noqa: SIM118
