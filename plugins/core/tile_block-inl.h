@@ -1,5 +1,4 @@
-// Blocks of a product: up to three row tiles times one panel. tile_kernels.cc compiles this file once per instruction
-// set.
+// Blocks of a product: up to three row tiles times a panel. tile_kernels.cc compiles this once per instruction set.
 //
 // A block is what differs between processors. MatrixUnitBlock does it in tile registers, VectorBlock in vectors.
 
@@ -45,8 +44,7 @@ struct LinesAhead {
   }
 };
 
-// Row tiles of a block: where the first one begins, how far apart they and their steps are, and how many rows there
-// are.
+// Row tiles of a block: where the first one begins, how far apart they and their steps are, and the number of rows.
 struct TileOperand {
   const char* tiles;
   size_t row_tile_stride;
@@ -109,14 +107,15 @@ struct VectorBlock {
 
  private:
   // Vectors of a line of 16 columns, and lines side by side: the sums of a pass stay in registers.
-  static constexpr size_t kVectors = kRowsPerTile / kLanes;
-  static constexpr size_t kParts = kVectors == 1 ? 2 : 1;
+  static constexpr size_t kPartVectors = kRowsPerTile / kLanes;
+  static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
+  static constexpr size_t kVectors = kParts * kPartVectors;
 
   template <class Group, size_t kCount>
   static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
                                     LinesAhead& lines) {
     LinesAhead ahead = lines;
-    typename Group::Sums sums[kCount][kParts * kVectors];
+    typename Group::Sums sums[kCount][kVectors];
 #pragma GCC unroll 16
     for (auto& row : sums) {
 #pragma GCC unroll 16
@@ -124,7 +123,7 @@ struct VectorBlock {
     }
     for (size_t k = 0; k < steps; ++k) {
       if constexpr (std::is_same_v<Group, WidenedBf16>) {
-        add_widened(rows, panel, sums);
+        add_widened<Group>(rows, panel, sums);
       } else if constexpr (Group::kOneInstruction) {
         // Unrolled, sums keep their registers from line to line.
 #pragma GCC unroll 16
@@ -140,7 +139,7 @@ struct VectorBlock {
 #pragma GCC unroll 16
     for (size_t r = 0; r < kCount; ++r) {
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kParts * kVectors; ++v) {
+      for (size_t v = 0; v < kVectors; ++v) {
         hn::StoreU(hn::BitCast(FloatTag(), sums[r][v]), FloatTag(), out + r * kPanelColumns + v * kLanes);
       }
     }
@@ -148,46 +147,36 @@ struct VectorBlock {
 
   template <class Group, size_t kCount>
   static HWY_INLINE void add_line(const char* rows, const char* panel, size_t line,
-                                  typename Group::Sums (&sums)[kCount][kParts * kVectors]) {
-    Bits weights[kParts * kVectors];
+                                  typename Group::Sums (&sums)[kCount][kVectors]) {
+    Bits weights[kVectors];
 #pragma GCC unroll 16
-    for (size_t v = 0; v < kParts * kVectors; ++v) weights[v] = load_weights(panel, line, v);
+    for (size_t v = 0; v < kVectors; ++v) weights[v] = load_weights(panel, line, v);
 #pragma GCC unroll 16
     for (size_t r = 0; r < kCount; ++r) {
-      uint32_t group;
-      std::memcpy(&group, rows + r * kLineBytes + line * sizeof(group), sizeof(group));
+      const auto group = load_group(rows + r * kLineBytes + line * sizeof(uint32_t));
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Group::add(group, weights[v], sums[r][v]);
+      for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Group::add(group, weights[v], sums[r][v]);
     }
   }
 
   static HWY_INLINE Bits load_weights(const char* panel, size_t line, size_t v) {
-    const char* from = panel + v / kVectors * kTileBytes + line * kLineBytes + v % kVectors * kLanes * 4;
+    const char* from = panel + v / kPartVectors * kTileBytes + line * kLineBytes + v % kPartVectors * kLanes * 4;
     return hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
   }
 
   // A step of bfloat16 that are widened.
-  template <size_t kCount>
-  static HWY_INLINE void add_widened(const char* rows, const char* panel, Floats (&sums)[kCount][kParts * kVectors]) {
-    const FloatTag d;
-    const BitsTag du;
-    const auto upper = hn::Set(du, 0xffff0000u);
+  template <class Group, size_t kCount>
+  static HWY_INLINE void add_widened(const char* rows, const char* panel, Floats (&sums)[kCount][kVectors]) {
     HWY_ALIGN float values[kCount][2 * kRowsPerTile];
-    for (size_t r = 0; r < kCount; ++r) WidenedBf16::widen(rows + r * kLineBytes, values[r]);
+    for (size_t r = 0; r < kCount; ++r) Group::widen_line(rows + r * kLineBytes, values[r]);
     for (size_t line = 0; line < kRowsPerTile; ++line) {
-      Floats even[kParts * kVectors], odd[kParts * kVectors];
+      Floats even[kVectors], odd[kVectors];
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kParts * kVectors; ++v) {
-        const auto pairs = load_weights(panel, line, v);
-        even[v] = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
-        odd[v] = hn::BitCast(d, hn::And(pairs, upper));
-      }
+      for (size_t v = 0; v < kVectors; ++v) Group::widen(load_weights(panel, line, v), even[v], odd[v]);
 #pragma GCC unroll 16
       for (size_t r = 0; r < kCount; ++r) {
 #pragma GCC unroll 16
-        for (size_t v = 0; v < kParts * kVectors; ++v) {
-          sums[r][v] = WidenedBf16::add(values[r] + line, even[v], odd[v], sums[r][v]);
-        }
+        for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Group::add(values[r] + line, even[v], odd[v], sums[r][v]);
       }
     }
   }
@@ -209,7 +198,7 @@ struct VectorBlock {
     LinesAhead ahead = lines;
     for (size_t r = 0; r < kCount; ++r) std::fill_n(out + r * kPanelColumns, kParts * kRowsPerTile, 0.0f);
     for (size_t k = 0; k < steps; ++k) {
-      typename Int8Sums::Sums sums[kCount][kParts * kVectors];
+      typename Int8Sums::Sums sums[kCount][kVectors];
 #pragma GCC unroll 16
       for (size_t r = 0; r < kCount; ++r) {
         int32_t more;
@@ -218,11 +207,11 @@ struct VectorBlock {
         for (auto& vector : sums[r]) vector = hn::Set(di, -more);
       }
       const auto add_lines = [&](size_t pair) HWY_ATTR {
-        Bits weights[kParts * kVectors][2];
+        Bits weights[kVectors][2];
 #pragma GCC unroll 16
-        for (size_t v = 0; v < kParts * kVectors; ++v) {
+        for (size_t v = 0; v < kVectors; ++v) {
           const char* from =
-              panel + (half + v / kVectors) * (kTileBytes / 2) + pair * kLineBytes + v % kVectors * kLanes * 4;
+              panel + (half + v / kPartVectors) * (kTileBytes / 2) + pair * kLineBytes + v % kPartVectors * kLanes * 4;
           const auto both = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
           weights[v][0] = hn::And(both, low);
           weights[v][1] = hn::And(hn::ShiftRight<4>(both), low);
@@ -232,7 +221,7 @@ struct VectorBlock {
           const char* from = rows + r * kLineBytes + pair * 2 * sizeof(uint32_t);
           const Bits row[] = {load_group(from), load_group(from + sizeof(uint32_t))};
 #pragma GCC unroll 16
-          for (size_t v = 0; v < kParts * kVectors; ++v) sums[r][v] = Int8Sums::add_int4(weights[v], row, sums[r][v]);
+          for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Int8Sums::add_int4(weights[v], row, sums[r][v]);
         }
       };
       if constexpr (Int8Sums::kOneInstruction) {
@@ -241,13 +230,13 @@ struct VectorBlock {
       } else {
         for (size_t pair = 0; pair < kRowsPerTile / 2; ++pair) add_lines(pair);
       }
-      Floats scale[kParts * kVectors];
+      Floats scale[kVectors];
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kParts * kVectors; ++v) scale[v] = int4_scale(panel, half * kRowsPerTile + v * kLanes);
+      for (size_t v = 0; v < kVectors; ++v) scale[v] = int4_scale(panel, half * kRowsPerTile + v * kLanes);
 #pragma GCC unroll 16
       for (size_t r = 0; r < kCount; ++r) {
 #pragma GCC unroll 16
-        for (size_t v = 0; v < kParts * kVectors; ++v) {
+        for (size_t v = 0; v < kVectors; ++v) {
           float* total = out + r * kPanelColumns + v * kLanes;
           hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, sums[r][v]), scale[v])), d, total);
         }

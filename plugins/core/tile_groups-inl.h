@@ -25,14 +25,18 @@ struct WidenedBf16 {
   using Sums = Floats;
   static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
 
-  // A line of a row: its even values, then its odd ones.
-  static HWY_INLINE void widen(const char* line, float* values) {
+  static HWY_INLINE void widen(Bits pairs, Floats& even, Floats& odd) {
     const FloatTag d;
-    const BitsTag du;
+    even = hn::BitCast(d, hn::ShiftLeft<16>(pairs));
+    odd = hn::BitCast(d, hn::And(pairs, hn::Set(BitsTag(), 0xffff0000u)));
+  }
+  // A line of a row: its even values, then its odd ones.
+  static HWY_INLINE void widen_line(const char* line, float* values) {
+    Floats even, odd;
     for (size_t i = 0; i < kRowsPerTile; i += kLanes) {
-      const auto pairs = hn::LoadU(du, reinterpret_cast<const uint32_t*>(line) + i);
-      hn::Store(hn::BitCast(d, hn::ShiftLeft<16>(pairs)), d, values + i);
-      hn::Store(hn::BitCast(d, hn::And(pairs, hn::Set(du, 0xffff0000u))), d, values + kRowsPerTile + i);
+      widen(hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(line) + i), even, odd);
+      hn::Store(even, FloatTag(), values + i);
+      hn::Store(odd, FloatTag(), values + kRowsPerTile + i);
     }
   }
   static HWY_INLINE Sums add(const float* value, Floats even, Floats odd, Sums sums) {
@@ -47,12 +51,11 @@ struct NativeBf16 {
   static constexpr bool kOneInstruction = true;
   using Sums = Floats;
   static HWY_INLINE Sums zero() { return hn::Zero(FloatTag()); }
-  static HWY_INLINE Sums add(uint32_t pair, Bits weights, Sums sums) {
+  static HWY_INLINE Sums add(Bits pair, Bits weights, Sums sums) {
     const FloatTag d;
     const hn::Repartition<hwy::bfloat16_t, FloatTag> db;
     auto unused = hn::Zero(d);
-    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, hn::Set(BitsTag(), pair)), hn::BitCast(db, weights), sums,
-                                         unused);
+    return hn::ReorderWidenMulAccumulate(d, hn::BitCast(db, pair), hn::BitCast(db, weights), sums, unused);
   }
 };
 #endif
@@ -62,10 +65,7 @@ struct PortableInt8 {
   static constexpr bool kOneInstruction = false;
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
-  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
-    return add_products(hn::Set(BitsTag(), group), weights, sums);
-  }
-  static HWY_INLINE Sums add_products(Bits row, Bits weights, Sums sums) {
+  static HWY_INLINE Sums add(Bits row, Bits weights, Sums sums) {
     const SignedTag d;
 #if HWY_TARGET == HWY_SCALAR
     int32_t sum = hn::GetLane(sums);
@@ -97,7 +97,7 @@ struct PortableInt8 {
     const auto second = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(du8, weights[1]), hn::BitCast(d8, rows[1]));
     return hn::Add(sums, hn::WidenMulPairwiseAdd(SignedTag(), hn::Add(first, second), hn::Set(d16, 1)));
 #else
-    return add_products(weights[1], rows[1], add_products(weights[0], rows[0], sums));
+    return add(weights[1], rows[1], add(weights[0], rows[0], sums));
 #endif
   }
 };
@@ -108,10 +108,7 @@ struct VnniInt8 {
   static constexpr bool kOneInstruction = true;
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
-  static HWY_INLINE Sums add(uint32_t group, Bits weights, Sums sums) {
-    return add_products(hn::Set(BitsTag(), group), weights, sums);
-  }
-  static HWY_INLINE Sums add_products(Bits row, Bits weights, Sums sums) {
+  static HWY_INLINE Sums add(Bits row, Bits weights, Sums sums) {
 #if HWY_TARGET <= HWY_AVX3_DL
     sums.raw = _mm512_dpbusd_epi32(sums.raw, row.raw, weights.raw);
 #elif HWY_TARGET == HWY_AVX2
@@ -122,7 +119,7 @@ struct VnniInt8 {
     return sums;
   }
   static HWY_INLINE Sums add_int4(const Bits (&weights)[2], const Bits (&rows)[2], Sums sums) {
-    return add_products(weights[1], rows[1], add_products(weights[0], rows[0], sums));
+    return add(weights[1], rows[1], add(weights[0], rows[0], sums));
   }
 };
 #endif
