@@ -136,14 +136,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     points, metrics = wanted(published, given), published["metrics"]
     measure([point for point in points if _KEY(point) not in have], given, store)
     done = [have[_KEY(point)] | point for point in points if _KEY(point) in have]  # today's accuracies, stored times
+    both = {(metric, bool(p["layers"])) for p in done for metric in metrics if p[metric] is not None}
+    compared = {metric: about for metric, about in metrics.items() if {(metric, False), (metric, True)} <= both} or metrics
     head = ["", "pixels", "ms/image", "lower", "upper", "fastest in", "kept pairs", "others", *metrics, "source"]
     rows = [cells(point | {"name": name_of(point)}, f"{_FIELDS} {' '.join(metrics)} source") for point in done]
     print(f"{cpu_model()}, {given.threads} threads, batch {given.batch}. Accuracies: {published['paper']}.\n")
     print(*table(head, rows), sep="\n")
     print(*(f"\nNot run: {name_of(point)}, {point['pixels']} pixels." for point in points if _KEY(point) not in have))
-    for metric, about in metrics.items():
+    for metric, about in compared.items():
         print("", f"{about['title']}, {about['pixels']} pixels:", *words(done, metric), sep="\n")
-    draw(done, metrics, given.output)
+    draw(done, compared, given.output)
     say(f"{given.output} is written")
     return int(any(point["others"] > MAX_OTHERS_SHARE for point in done))
 

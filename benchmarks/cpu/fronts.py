@@ -76,10 +76,10 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
             axes.scatter([p["ms"] for p in known], [p[metric] for p in known], color=color, s=20)
             unknown = [p["ms"] for p in own if p[metric] is None]
             axes.plot(unknown, [0.01] * len(unknown), "|", color=color, transform=axes.get_xaxis_transform())
-            side, edge = ("right", "bottom") if kind else ("left", "top")
+            side, edge, away = ("right", "bottom", (-4, 2)) if kind else ("left", "top", (4, -2))
             for p in (p for p in known if "=" not in name_of(p)):
-                name = f" {name_of(p).partition(' ')[2]} "
-                axes.text(p["ms"], p[metric], name, ha=side, va=edge, fontsize=6, color=color)
+                name, place = name_of(p).partition(" ")[2], (p["ms"], p[metric])
+                axes.annotate(name, place, away, textcoords="offset points", ha=side, va=edge, fontsize=7, color=color)
         axes.set(xscale="log", xlabel=f"milliseconds per image, {about['pixels']} pixels", ylabel=f"{about['title']}, %")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
