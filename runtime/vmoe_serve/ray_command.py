@@ -6,8 +6,10 @@ import logging
 import re
 import socket
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import click
@@ -88,6 +90,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """
     from ray import serve
 
+    from vmoe_serve.ray_proxy import SERVING
     from vmoe_serve.ray_session import connected_ray, told_if_ended
 
     name = values.pop("name") or model_name(bundle)
@@ -99,7 +102,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
     if not quiet:
         click.echo("vmoe: starting Ray and its replicas", err=True)
-    with told_if_ended(), connected_ray():
+    with told_if_ended(), NamedTemporaryFile() as serving, connected_ray(variables={SERVING: serving.name}):
         handle = _deploy(bundle, name, host, port, arguments)
         try:
             if not quiet:
@@ -113,6 +116,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         finally:
             # Replicas take no more requests, and answer what they have.
             serve.delete(name)
+            serving.close()
+            time.sleep(1)  # refusals that have begun end
 
 
 def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -10,6 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _GONE = "no replica has answered this request: one has ended, or the server is starting or shutting down; send it again"
+
+SERVING = "VMOE_SERVING"
+"""Variable with the path of a file that is there until the proxy will be killed."""
 
 
 class JsonRefusals:
@@ -34,6 +39,8 @@ class JsonRefusals:
         if not started:  # also where a replica is lost, which leaves the proxy without a word
             # Clients that ask again at once would keep the proxy from its work, and be cut off when it ends.
             await asyncio.sleep(1)
+            if not Path(os.environ.get(SERVING, "/")).exists():
+                await asyncio.Event().wait()  # a refusal is two writes: none is begun that may end between them
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
 

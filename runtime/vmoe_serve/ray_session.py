@@ -7,9 +7,10 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 import ray
@@ -31,12 +32,15 @@ _KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
 
 
 @contextmanager
-def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> Iterator[None]:
+def connected_ray(
+    cpus: int | None = None, object_store: int = OBJECT_STORE, variables: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
     """A connection to the cluster of RAY_ADDRESS, or a Ray of this process's own.
 
     Args:
         cpus: that a Ray of this process's own lends to actors; None for those of the machine.
         object_store: bytes of its shared memory.
+        variables: that its processes get.
 
     Raises:
         VmoeError: there is none.
@@ -48,7 +52,7 @@ def connected_ray(cpus: int | None = None, object_store: int = OBJECT_STORE) -> 
         if os.environ.get("RAY_ADDRESS"):
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         else:
-            for name, value in (_MALLOC | _ATTEMPTS | _PROXY).items():
+            for name, value in (_MALLOC | _ATTEMPTS | _PROXY | dict(variables)).items():
                 os.environ.setdefault(name, value)
             ray.init(
                 address="local",  # without it Ray would join whatever `ray start` has started on this machine
