@@ -57,6 +57,17 @@ def _output_name(source: str, precision: str) -> Path:
     return Path(f"{stem}.vmoe")
 
 
+def _print_families(context: click.Context, _: click.Parameter, given: bool) -> None:
+    """Ends the command with a list of the families."""
+    if not given or context.resilient_parsing:
+        return
+    from vmoe_export.families.recognition import FAMILIES
+
+    for family in FAMILIES:
+        click.echo(f"{family.title}: {family.landmarks[0]} ...")
+    context.exit()
+
+
 @click.command(context_settings=CONTEXT)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @click.option(
@@ -147,6 +158,13 @@ def _output_name(source: str, precision: str) -> Path:
     help="Members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.",
 )
 @click.option(
+    "--heads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Attention heads of another library's model, where neither a config.json nor its architecture's name says it.",
+)
+@click.option("--families", is_flag=True, is_eager=True, expose_value=False, callback=_print_families, help="List the models of other libraries that can be exported.")
+@click.option(
     "--router",
     type=click.Choice(["top-k", "experts-choice"]),
     help="Each token chooses its k experts (top-k), or each expert its tokens. Default: the config's, or top-k.",
@@ -232,9 +250,9 @@ def export(
 ) -> None:
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
-    CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt or .pth file, or a float32
+    CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt, .pth or .bin file, or a float32
     bundle, which comes with the settings that it was exported with and takes no --preset; or the address of one, such as
-    gs://BUCKET/PREFIX.
+    gs://BUCKET/PREFIX. It may also be a ViT of another library, see --families: its folder, or a file of it.
 
     Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
     """

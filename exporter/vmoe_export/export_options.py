@@ -32,7 +32,7 @@ class ExportOptions:
         bpr: Batch Priority Routing (True, the default) or vanilla order (False) for the stored profiles.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
         batch_size: images per batch, which the group must divide; needed by group "batch".
-        config: official model config (a mapping, or the path of a JSON file).
+        config: official model config (a mapping, or the path of a JSON file), or the config.json of another library's model.
         image_size: (height, width) in pixels.
         rounding, capacity_multiple_of: how a ratio becomes slots; official defaults "ceil" and (here) 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
@@ -53,6 +53,7 @@ class ExportOptions:
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`; the class names of the old one are not taken.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; instead of `config`.
+        heads: attention heads of another library's model, where neither a config.json nor its architecture's name says it.
 
     Raises:
         OptionError: a field of the wrong type, or not one of its choices.
@@ -81,6 +82,7 @@ class ExportOptions:
     class_names: Sequence[str] | None = None
     head: str | os.PathLike[str] | None = None
     preset: str | None = None
+    heads: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -106,6 +108,7 @@ class ExportOptions:
             ("batch_size", int, "a number of images"),
             ("ensemble_size", int, "a number of members"),
             ("max_experts", int, "a number of experts"),
+            ("heads", int, "a number of attention heads"),
             ("merge", int, "a number of tokens"),
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),

@@ -13,9 +13,11 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
+from vmoe_export.families.family import Family
+from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.model.config_file import load_config
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
+from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, TopK
 from vmoe_export.model.model_description import FLAGS, describe_model
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
@@ -101,6 +103,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         CheckpointError, ConfigError, OptionError: naming what doesn't fit.
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
+    if checkpoint.family:
+        checkpoint, options = _of_family(checkpoint, checkpoint.family, options)
+    elif options.heads is not None:
+        raise OptionError("the tensors say how many attention heads the model has; leave --heads out")
     own_config, trunk = options.config, checkpoint
     options = options.completed_by(trunk)
     preset = _preset(options)
@@ -152,11 +158,33 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
+def _of_family(checkpoint: Checkpoint, family: Family, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
+    """The checkpoint with official names, and the options with what its files say."""
+    if options.preset is not None:
+        raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; leave it out")
+    try:
+        found = FamilyCheckpoint(checkpoint, family, options.config, options.heads, options.image_size)
+    except (CheckpointError, ConfigError) as error:
+        sentence = str(error)
+        raise type(error)(sentence if str(checkpoint.path) in sentence else f"{checkpoint.path}: {sentence}") from None
+    returns_classes = options.output != "features" and options.head is None and "head/kernel" in found.info
+    completed = replace(
+        options,
+        config=found.config,
+        image_size=None,
+        preprocess=options.preprocess or found.preprocess,
+        class_names=options.class_names or (found.class_names if returns_classes else None),
+    )
+    return found, completed
+
+
 def _not_for_tensorrt(model: ModelConfig, rules: Rules, profiles: Sequence[Profile]) -> str | None:
     """What of the model or its routing the TensorRT graphs can't do."""
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
+    if isinstance(model.moe and model.moe.routing, TopK) and model.moe.routing.normalize_weights:
+        return "experts whose weights are normalized"
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
     if any(p.pool or (p.max_experts or rules.num_experts) < rules.num_experts for p in profiles):
@@ -219,7 +247,7 @@ def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, op
     """What a user might not expect: above all, settings of training that are not followed."""
     notes = []
     (rows, columns), patches = model.grid, math.prod(model.grid)
-    if model.position_emb == "learned" and rows != columns and math.isqrt(patches) ** 2 == patches:
+    if model.position_emb == "learned" and "image_size" not in config and rows != columns and math.isqrt(patches) ** 2 == patches:
         notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
     notes += _unseen_pixels(model)
     if model.moe is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import front_tokens
 from vmoe_runtime.routing_kinds import DenseRules, Rules, SoftRules
 
 
@@ -29,6 +30,7 @@ class ModelShape:
         has_map_head: whether attention pools the tokens.
         reads_class_token: whether the head reads one token alone, so that the last block computes no other that it needn't.
         representation_size, classes: of the head; 0 where it has no such layer.
+        pooled_tokens: features of so many tokens stand side by side in what the head gets.
     """
 
     patches: int
@@ -46,6 +48,7 @@ class ModelShape:
     reads_class_token: bool
     representation_size: int
     classes: int
+    pooled_tokens: int = 1
 
     @property
     def ends_in_class_pairs(self) -> bool:
@@ -75,7 +78,7 @@ class ModelShape:
             shape = cls(
                 patches=patches,
                 patch_values=patch_height * patch_width * model["channels"],
-                tokens=patches + (model["classifier"] == "token"),
+                tokens=patches + front_tokens(model),
                 width=model["hidden_size"],
                 num_layers=model["num_layers"],
                 mlp_dim=model["mlp_dim"],
@@ -88,6 +91,7 @@ class ModelShape:
                 reads_class_token=model["classifier"] in ("token", "0"),
                 representation_size=model["representation_size"] or 0,
                 classes=0 if features else model["num_classes"] or 0,
+                pooled_tokens=2 if "+" in model["classifier"] else 1,
             )
             dense_flops(shape), sparse_flops(shape, [1.0] * len(shape.moe_layers))
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError):
@@ -185,5 +189,6 @@ def _head(shape: ModelShape) -> int:
     flops = 0
     if shape.has_map_head:
         flops += 4 * width**2 * (tokens + 1) + 4 * tokens * width + 4 * width * shape.mlp_dim
-    flops += 2 * width * shape.representation_size
-    return flops + 2 * (shape.representation_size or width) * shape.classes
+    pooled = shape.pooled_tokens * width
+    flops += 2 * pooled * shape.representation_size
+    return flops + 2 * (shape.representation_size or pooled) * shape.classes

@@ -82,6 +82,12 @@ class Routing:
         return by_token[:, layout.tokens - layout.rows * layout.columns :].reshape(-1, layout.rows, layout.columns)
 
 
+def front_tokens(model: Mapping[str, Any]) -> int:
+    """Tokens that stand in front of the patches of an image, by a manifest's model description."""
+    extra = model.get("extra_tokens", 0)
+    return str(model.get("classifier")).startswith("token") + (extra if type(extra) is int and extra > 0 else 0)
+
+
 @dataclass(frozen=True)
 class TokenLayout:
     """The tokens of an image: `tokens` of them, each once for each of the `members`, the last rows x columns are patches."""
@@ -100,7 +106,7 @@ class TokenLayout:
         rows, columns = image.height // patch[0], image.width // patch[1]
         if not rows or not columns:
             return None
-        tokens = rows * columns + (manifest.model.get("classifier") == "token")
+        tokens = rows * columns + front_tokens(manifest.model)
         return cls(tokens, manifest.ensemble_size, rows, columns)
 
 

@@ -13,8 +13,11 @@ from vmoe_export.errors import CheckpointError
 
 __all__ = ["BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
 
-_TORCH_SUFFIXES = {".pt", ".pth"}
+_TORCH_SUFFIXES = {".pt", ".pth", ".bin"}
 ONE_FILE_SUFFIXES = {".safetensors", *_TORCH_SUFFIXES}
+_SHARDS = ".safetensors.index.json"
+_MODEL_FILES = ("model.safetensors", f"model{_SHARDS}", "pytorch_model.bin")
+"""What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -22,11 +25,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: `PREFIX` or `PREFIX.index` of the official format of 2022, a folder that Orbax wrote (of steps, of which the
-            newest finished one is read, of one step, or of its `state`), a `.safetensors` file, a torch `.pt`/`.pth` file, a
+            newest finished one is read, of one step, or of its `state`), a `.safetensors` file or the index of several
+            (`model.safetensors.index.json`), a torch `.pt`, `.pth` or `.bin` file, a model folder of Hugging Face's, another
             folder that holds exactly one of these, or a float32 bundle.
 
     Returns:
-        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays.
+        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays. Of another
+        library's model, of which `family` tells, the names are that library's.
 
     Raises:
         CheckpointError: there is nothing to read, or it is damaged.
@@ -51,6 +56,10 @@ def _reader(path: Path) -> Checkpoint:
         if (found := find_item(path)) is not None:
             return _orbax(path, *found)
         path = _only_checkpoint_in(path)
+    if path.name.endswith(_SHARDS) and path.is_file():
+        from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
+
+        return ShardedCheckpoint(path)
     if path.suffix == ".safetensors" and path.is_file():
         from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 
@@ -67,7 +76,7 @@ def _reader(path: Path) -> Checkpoint:
     if Path(f"{prefix}.index").is_file():
         return OfficialCheckpoint(prefix)
     if path.is_file():
-        raise CheckpointError(f"{path} is not a checkpoint: expected PREFIX.index, .safetensors, .pt or .pth")
+        raise CheckpointError(f"{path} is not a checkpoint: expected PREFIX.index, .safetensors, .pt, .pth or .bin")
     raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there")
 
 
@@ -82,6 +91,8 @@ def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:
 
 
 def _only_checkpoint_in(folder: Path) -> Path:
+    if (usual := next((folder / name for name in _MODEL_FILES if (folder / name).is_file()), None)) is not None:
+        return usual
     found = sorted(p for p in folder.iterdir() if p.suffix in {".index", *ONE_FILE_SUFFIXES})
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or "none"

@@ -47,18 +47,25 @@ class Checkpoint(Mapping[str, Array]):
         notes: what a user should know of the way that it was found.
         config_file: an official config that was found beside it.
         info: shape and dtype of each tensor.
+        family: of another library's model, whose names are its own until `plan_export` translates them; otherwise None.
     """
 
     notes: tuple[str, ...] = ()
     config_file: Path | None = None
 
-    def __init__(self, path: Path, format: str, files: list[Path], stored: dict[str, TensorInfo]) -> None:
+    def __init__(
+        self, path: Path, format: str, files: list[Path], stored: dict[str, TensorInfo], *, is_part: bool = False
+    ) -> None:
         self.path = path
         self.source = os.fsencode(path.name).decode(errors="replace")
         self.format = format
         self.files = files
+        from vmoe_export.families.recognition import family_of  # which builds on this module
+
+        self.family = None if is_part else family_of(stored)
         try:
-            self._stored_names = parameter_names(stored)
+            keeps_names = is_part or self.family is not None
+            self._stored_names = {name: name for name in stored} if keeps_names else parameter_names(stored)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
         self.info: Mapping[str, TensorInfo] = {name: stored[self._stored_names[name]] for name in sorted(self._stored_names)}

@@ -57,13 +57,14 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         routing = _mapping(moe, "routing")
         kind = self.manifest.rules.kind
         return {
-            "classifier": model.get("classifier"),
+            **{name: model[name] for name in ("classifier", "norm_after_pooling", "activation") if name in model},
             "encoder": {
                 "position_emb": {"name": model.get("position_emb"), "temperature": model.get("position_temperature")},
                 "moe": {
                     "ensemble_size": self.manifest.ensemble_size,
                     "router": {
                         "name": None if kind == "dense" else ROUTERS[kind],
+                        "normalize_weights": routing.get("normalize_weights"),
                         # It may turn out to be top-K routing, and then it has no k yet.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {

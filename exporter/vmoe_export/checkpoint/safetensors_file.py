@@ -21,9 +21,12 @@ _DTYPES = {
 
 
 class SafetensorsCheckpoint(Checkpoint):
-    """One safetensors file. The library validates it; the data is read at the offsets of its header."""
+    """One safetensors file. The library validates it; the data is read at the offsets of its header.
 
-    def __init__(self, path: Path) -> None:
+    With `is_part` it holds some tensors of a model alone, under the names that they have.
+    """
+
+    def __init__(self, path: Path, *, is_part: bool = False) -> None:
         self._offsets: dict[str, tuple[int, int]] = {}
         self._info: dict[str, TensorInfo] = {}
         try:
@@ -42,7 +45,7 @@ class SafetensorsCheckpoint(Checkpoint):
         # The library looked at the file a moment earlier.
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise CheckpointError(f"{path} was changed while it was read") from None
-        super().__init__(path, "safetensors", [path], self._info)
+        super().__init__(path, "safetensors", [path], self._info, is_part=is_part)
 
     def close(self) -> None:
         """Closes the file."""

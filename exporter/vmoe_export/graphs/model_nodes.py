@@ -20,7 +20,7 @@ from vmoe_export.graphs.graph_writer import GraphWriter
 from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
+from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, scale_name
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
@@ -92,7 +92,7 @@ class ModelNodes(GraphWriter):
         self._place = "head"
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = self._first_token(x)
-        self._head(self._layer_norm("Encoder/encoder_norm", x))
+        self._head(x if config.norm_after_pooling else self._layer_norm("Encoder/encoder_norm", x))
         self.nodes[-1].output[0] = self._model.output
         yield self._model.output
         yield from routes
@@ -160,7 +160,7 @@ class ModelNodes(GraphWriter):
         return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=LAYER_NORM_EPSILON)
 
     def _repeated(self, tensor: str) -> str:
-        """A parameter [1,1,D] once for each image: [N,1,D]."""
+        """A parameter [1,R,D] once for each image: [N,R,D]."""
         shape = self._add("Concat", self._add("Shape", IMAGE_INPUT, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
@@ -178,11 +178,12 @@ class ModelNodes(GraphWriter):
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
-        if config.classifier == "token":
-            x = self._add("Concat", self._repeated("cls"), x, axis=1)
+        front = [*(["cls"] if config.classifier.startswith("token") else []), *([EXTRA_TOKENS] if config.extra_tokens else [])]
+        if front:
+            x = self._add("Concat", *map(self._repeated, front), x, axis=1)
         if config.position_emb != "none":
             x = self._add("Add", x, POSITION_EMBEDDING)
-        return x
+        return self._layer_norm("embedding_norm", x) if config.embedding_norm else x
 
     def _attention_block(self, block: str, x: str, token: str) -> str:
         """Self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] where no other token matters.
@@ -220,7 +221,7 @@ class ModelNodes(GraphWriter):
             if not self._config.attention_qk_norm or name == "value":
                 return projected
             by_head = self._reshape(projected, 0, 0, heads, size)
-            return self._reshape(self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=False), 0, 0, heads * size)
+            return self._reshape(self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=self._config.qk_norm_bias), 0, 0, heads * size)
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
         bf16 = PRECISIONS[self._model.precision].dense != "float"
@@ -282,7 +283,10 @@ class ModelNodes(GraphWriter):
             gates = self._member_gates(self._layer_norm(f"{block}/LayerNorm_1", x), router)
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
-            routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], routes, {})
+            raw = "" if moe.routing.normalize_weights else weight
+            routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], [slot, raw, *routes[2:]], {})
+            if moe.routing.normalize_weights:
+                routes[1] = self._add("Div", routes[1], self._add("ReduceSum", routes[1], self._integers(2)), outputs=[weight])
         self._kept(slot, kept)
         return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
@@ -345,19 +349,23 @@ class ModelNodes(GraphWriter):
 
     def _head(self, x: str) -> None:
         config, output, members = self._config, self._model.output, self._config.ensemble_size
-        if config.classifier == "gap":
-            # A mean as a product: runtimes add up a plain one in another order where there is but one image.
-            tokens = config.num_tokens
-            if self._merging:
-                share = self._constant("share", 1 / tokens, np.float32)
-                mean = self._add("Mul", self._add("Unsqueeze", self._merging[0], self._integers(1)), share)
-            else:
-                mean = self._constant("mean", np.full((1, 1, tokens), 1 / tokens), np.float32)
-            x = self._first_token(self._add("MatMul", mean, x))
+        if config.classifier == "token+token":
+            x = self._reshape(self._slice(x, 0, 2), -1, 2 * config.hidden_size)
+        elif config.classifier == "token+gap":
+            x = self._add("Concat", self._first_token(x), self._mean(x), axis=-1)
+        elif config.classifier == "gap":
+            x = self._mean(x)
         elif config.classifier == "map":
+            if config.front_tokens:
+                x = self._slice(x, config.front_tokens, config.num_tokens)
+                self._merging = [self._slice(self._merging[0], config.front_tokens, config.num_tokens)] if self._merging else []
             x = self._map_head(x)
-        if config.representation_size:
+        if config.norm_after_pooling:
+            x = self._layer_norm("Encoder/encoder_norm", x)
+        if config.representation_size and config.representation_tanh:
             x = self._add("Tanh", self._dense("pre_logits", x))
+        elif config.representation_size:
+            x = self._dense("projection", x)
         if output == "features":
             return
         x = self._dense("head", x)
@@ -366,6 +374,25 @@ class ModelNodes(GraphWriter):
             if output == "logits":
                 total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
                 self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
+
+    def _mean(self, x: str) -> str:
+        """The mean of the tokens behind those in front of the patches, [N,D]."""
+        # A mean as a product: runtimes add up a plain one in another order where there is but one image.
+        front, patches = self._config.front_tokens, math.prod(self._config.grid)
+        if self._merging:
+            sizes = self._merging[0]
+            if front:
+                x, sizes = (self._slice(each, front, self._config.num_tokens) for each in (x, sizes))
+            share = self._constant("share", 1 / patches, np.float32)
+            mean = self._add("Mul", self._add("Unsqueeze", sizes, self._integers(1)), share)
+        else:
+            shares = np.repeat([0, 1 / patches], [front, patches])
+            mean = self._constant("mean", shares[None, None], np.float32)
+        return self._first_token(self._add("MatMul", mean, x))
+
+    def _slice(self, x: str, first: int, last: int) -> str:
+        """Some tokens of x[N,T,..]; `last` may be beyond T."""
+        return self._add("Slice", x, self._integers(first), self._integers(last), self._integers(1))
 
     def _map_head(self, x: str) -> str:
         path = "MapHead/MultiHeadDotProductAttention"

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
 
-Classifier = Literal["token", "0", "gap", "map"]
+Classifier = Literal["token", "0", "gap", "map", "token+gap", "token+token"]
+Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick"]
 PositionEmbedding = Literal["learned", "sincos2d", "none"]
 Origin = Literal["inferred", "config", "flag", "default"]
 
@@ -22,6 +23,7 @@ class TopK:
 
     `k` and `capacity_ratio` are those of training and serve as defaults for profiles; the paper's are 2 and 1.05.
     `ensemble_size` is M, the members of an E3: each has a copy of every token and 1 / M of the experts. 1 is a plain V-MoE.
+    With `normalize_weights` a token's weights are divided by their sum, before any pair is dropped.
     """
 
     k: int
@@ -29,6 +31,7 @@ class TopK:
     rounding: Rounding
     capacity_multiple_of: int
     ensemble_size: int = 1
+    normalize_weights: bool = False
     kind: Literal["top-k"] = "top-k"
 
 
@@ -88,6 +91,12 @@ def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
 class ModelConfig:
     """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
 
+    The fields with a default are those in which official models don't differ: tokens in front of the patches that no
+    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
+    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, and a representation
+    without a tanh, such as CLIP's projection. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap"
+    the class token and that mean, and "token+token" the first two tokens.
+
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
 
@@ -105,6 +114,12 @@ class ModelConfig:
     representation_size: int | None
     num_classes: int | None
     moe: MoeConfig | None
+    extra_tokens: int = 0
+    embedding_norm: bool = False
+    qk_norm_bias: bool = False
+    norm_after_pooling: bool = False
+    representation_tanh: bool = True
+    activation: Activation = "gelu_tanh"
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
@@ -115,12 +130,17 @@ class ModelConfig:
     @property
     def num_tokens(self) -> int:
         """T, the tokens of one image."""
-        return math.prod(self.grid) + (self.classifier == "token")
+        return self.front_tokens + math.prod(self.grid)
+
+    @property
+    def front_tokens(self) -> int:
+        """Tokens in front of the patches."""
+        return self.extra_tokens + self.classifier.startswith("token")
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens at the front of an image that are read apart from the others: 1 where a classifier reads the first."""
-        return int(self.classifier in ("token", "0"))
+        """Tokens at the front of an image that are never merged: those in front of the patches, or that of a classifier."""
+        return max(self.front_tokens, self.classifier == "0")
 
     def merges(self, group_tokens: int) -> bool:
         """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""
@@ -129,7 +149,12 @@ class ModelConfig:
     @property
     def feature_size(self) -> int:
         """Size of what the head gets."""
-        return self.representation_size or self.hidden_size
+        return self.representation_size or self.pooled_size
+
+    @property
+    def pooled_size(self) -> int:
+        """Size of what pooling makes of the tokens."""
+        return self.hidden_size * (2 if "+" in self.classifier else 1)
 
     @property
     def ensemble_size(self) -> int:
@@ -139,8 +164,12 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The description as it stands in a bundle's manifest."""
-        fields = dataclasses.asdict(self)
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name] or name == "moe"}
         if fields["moe"]:
+            routing = fields["moe"]["routing"]
+            if not routing.get("normalize_weights", True):
+                del routing["normalize_weights"]
             fields["moe"] = experts_entry(fields["moe"].pop("experts")) | fields["moe"]
         fields["origins"] = dict(self.origins)
         return fields

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast, get_args
 
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
+from vmoe_export.model.parameters import EXTRA_TOKENS
 from vmoe_export.model.moe_description import describe_moe
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
@@ -45,7 +46,8 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         mlp_dim = moe.mlp_dim if moe else 0
     has_head = "head/kernel" in facts.shapes
     num_classes = facts.shape("head/kernel", 2)[1] if has_head else None
-    representation = facts.shape("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in facts.shapes else None
+    layer = next((name for name in ("pre_logits/kernel", "projection/kernel") if name in facts.shapes), None)
+    representation = facts.shape(layer, 2)[1] if layer else None
     classifier = _classifier(facts)
     position_emb, temperature = _position_emb(facts)
     facts.note("inferred", "channels", "hidden_size", "num_layers", "num_heads", "mlp_dim", "patch_size")
@@ -65,6 +67,12 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         representation_size=representation,
         num_classes=num_classes,
         moe=moe,
+        extra_tokens=facts.shape(EXTRA_TOKENS, 3)[1] if EXTRA_TOKENS in facts.shapes else 0,
+        embedding_norm="embedding_norm/scale" in facts.shapes,
+        qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
+        norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
+        representation_tanh="projection/kernel" not in facts.shapes,
+        activation=_choice(facts, "activation", ("gelu_tanh", "gelu_erf", "gelu_quick")),
         origins=facts.origins,
     )
     _check_config(facts, model)
@@ -73,6 +81,16 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):
         raise ConfigError(f"sincos2d position embeddings need a hidden size that is a multiple of 4, not {hidden}")
     return model
+
+
+def _choice(facts: ModelFacts, field: str, choices: tuple[Any, ...]) -> Any:
+    """A field that the configs of official models lack, which have the first of the choices."""
+    value = facts.config.get(field, choices[0])
+    if value not in choices:
+        raise ConfigError(f"the config's {field!r} is {value!r}, not one of {', '.join(map(str, choices))}")
+    if field in facts.config:
+        facts.note("config", field)
+    return value
 
 
 def count_layers(facts: ModelFacts) -> int:
@@ -84,21 +102,21 @@ def count_layers(facts: ModelFacts) -> int:
 
 
 def _classifier(facts: ModelFacts) -> Classifier:
+    fitting: tuple[Classifier, ...] = ("gap", "0")
     if "cls" in facts.shapes:
-        inferred: Classifier | None = "token"
+        fitting = ("token", "token+gap", "token+token")
     elif any(name.startswith("MapHead/") for name in facts.shapes):
-        inferred = "map"
-    else:
-        inferred = None
+        fitting = ("map",)
+    inferred = None if fitting[0] == "gap" else fitting[0]
     given = facts.config.get("classifier")
-    if given is not None and given not in ("token", "0", "gap", "map"):
-        raise ConfigError(f"classifier {given!r} is not known; token, 0, gap and map are")
-    if inferred and given not in (None, inferred):
+    if given is not None and given not in get_args(Classifier):
+        raise ConfigError(f"classifier {given!r} is not known; {', '.join(get_args(Classifier))} are")
+    if inferred and given not in (None, *fitting):
         raise ConfigError(f"the config says classifier {given!r}, but the tensors are those of {inferred!r}")
-    if given in ("token", "map") and not inferred:
+    if given not in (None, *fitting):
         raise ConfigError(f"the config says classifier {given!r}, but its tensors are not in the checkpoint")
     facts.note("inferred" if inferred else "config" if given else "default", "classifier")
-    return inferred or cast(Classifier, given or "gap")
+    return cast(Classifier, given or fitting[0])
 
 
 def _position_emb(facts: ModelFacts) -> tuple[PositionEmbedding, float]:
@@ -125,6 +143,10 @@ def _image_size(
         facts.note("flag", "image_size")
         height, width = flag
         return height, width
+    of_config = facts.config.get("image_size")
+    if isinstance(of_config, Sequence) and len(of_config) == 2 and all(isinstance(n, int) and n > 0 for n in of_config):
+        facts.note("config", "image_size")
+        return of_config[0], of_config[1]
     if position_emb == "learned":
         _, tokens, _ = facts.shape("Encoder/posembed_input/pos_embedding", 3)
         patches = tokens - (classifier == "token")

@@ -98,7 +98,8 @@ def _top_k(
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
         raise ConfigError(f"num_selected_experts is {k!r}, but {of} has {most} experts")
-    return experts, TopK(k, *_capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO), members)
+    normalize = bool(router_config.get("normalize_weights"))
+    return experts, TopK(k, *_capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO), members, normalize)
 
 
 def _experts_choice(

@@ -14,6 +14,7 @@ from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, sto
 
 Shape = tuple[int, ...]
 
+EXTRA_TOKENS = "extra_tokens"
 POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 
 
@@ -126,12 +127,16 @@ def _more(names: list[str]) -> str:
 
 def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     width = model.hidden_size
-    if model.classifier == "token":
+    if model.classifier.startswith("token"):
         yield "cls", (1, 1, width)
+    if model.extra_tokens:
+        yield EXTRA_TOKENS, (1, model.extra_tokens, width)
     yield "embedding/kernel", (*model.patch_size, model.channels, width)
     yield "embedding/bias", (width,)
     if model.position_emb == "learned":
         yield POSITION_EMBEDDING, (1, model.num_tokens, width)
+    if model.embedding_norm:
+        yield from _layer_norm("embedding_norm", width)
     layer_experts = dict(zip(model.moe.layers, model.moe.experts, strict=True)) if model.moe else {}
     for i in range(model.num_layers):
         block = f"Encoder/encoderblock_{i}"
@@ -158,7 +163,8 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _layer_norm("MapHead/LayerNorm", width)
         yield from _mlp("MapHead/Mlp", width, model.mlp_dim)
     if model.representation_size:
-        yield from _dense("pre_logits", width, model.representation_size)
+        layer = "pre_logits" if model.representation_tanh else "projection"
+        yield from _dense(layer, model.pooled_size, model.representation_size)
     if model.num_classes:
         yield from _dense("head", model.feature_size, model.num_classes)
 
@@ -186,5 +192,7 @@ def _attention(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield f"{name}/{projection}/bias", (heads, size)
         if projection != "value" and model.attention_qk_norm:
             yield f"{name}/{projection}_ln/scale", (size,)
+            if model.qk_norm_bias:
+                yield f"{name}/{projection}_ln/bias", (size,)
     yield f"{name}/out/kernel", (heads, size, width)
     yield f"{name}/out/bias", (width,)

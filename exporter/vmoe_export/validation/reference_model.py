@@ -13,7 +13,7 @@ import numpy as np
 from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, scale_name
+from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, scale_name
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_weights import Weights
@@ -178,9 +178,10 @@ class ReferenceModel:
         image = image[:, : rows * height, : columns * width]
         patches = image.reshape(-1, rows, height, columns, width, config.channels).transpose(0, 1, 3, 2, 4, 5)
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
-        if config.classifier == "token":
-            x = np.concatenate([np.repeat(self._tensor("cls"), len(x), axis=0), x], axis=1)
+        front = [*(["cls"] if config.classifier.startswith("token") else []), *([EXTRA_TOKENS] if config.extra_tokens else [])]
+        x = np.concatenate([*(np.repeat(self._tensor(name), len(x), axis=0) for name in front), x], axis=1)
         x = x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
+        x = self._norm("embedding_norm", x) if config.embedding_norm else x
         if not self.model.merges:
             return Stream(x)
         return Stream(x, np.ones(x.shape[:2], np.float32), np.tile(np.arange(x.shape[1], dtype=np.int32), (len(x), 1)))
@@ -194,7 +195,8 @@ class ReferenceModel:
             if not self._config.attention_qk_norm or name == "value":
                 return projected
             by_head = projected.reshape(*x.shape[:2], heads, -1)
-            return ops.layer_norm(by_head, self._tensor(f"{path}/{name}_ln/scale")).reshape(projected.shape)
+            bias = [self._tensor(f"{path}/{name}_ln/bias")] if self._config.qk_norm_bias else []
+            return ops.layer_norm(by_head, self._tensor(f"{path}/{name}_ln/scale"), *bias).reshape(projected.shape)
 
         bf16 = self._tensor(f"{path}/query/kernel").dtype != np.float32
         q, k, v = project("query", queries), project("key", keys), project("value", keys)
@@ -239,6 +241,8 @@ class ReferenceModel:
                 bool(profile.pool),
                 profile.max_experts,
             )
+            if moe.routing.kind == "top-k" and moe.routing.normalize_weights:
+                weight = weight / weight.sum(axis=-1, keepdims=True)
             np.put_along_axis(shares[part], expert, np.where(kept, weight, 0), axis=-1)
             routes.append((expert, kept, weight))
         return self._experts(block, moe, x, shares, shares != 0), routes
@@ -288,20 +292,23 @@ class ReferenceModel:
         config, members = self._config, self._config.ensemble_size
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
-        x = self._norm("Encoder/encoder_norm", x)
-        if config.classifier == "gap":
-            x = (
-                x.mean(axis=1)
-                if sizes is None
-                else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
-            )
+        x = x if config.norm_after_pooling else self._norm("Encoder/encoder_norm", x)
+        patches = x if x.ndim == 2 else x[:, config.front_tokens :]
+        sizes = None if sizes is None else sizes[:, config.front_tokens :]
+        if config.classifier == "token+token":
+            x = x[:, :2].reshape(len(x), -1)
+        elif config.classifier == "token+gap":
+            x = np.concatenate([x[:, 0], _mean(patches, sizes)], axis=1)
+        elif config.classifier == "gap":
+            x = _mean(patches, sizes)
         elif config.classifier == "map":
-            path = "MapHead"
+            path, x = "MapHead", patches
             probe = np.repeat(self._tensor(f"{path}/probe"), len(x), axis=0)
             x, _ = self._attention(f"{path}/MultiHeadDotProductAttention", probe, x, sizes)
             x = (x + self._mlp(f"{path}/Mlp", self._norm(f"{path}/LayerNorm", x)))[:, 0]
+        x = self._norm("Encoder/encoder_norm", x) if config.norm_after_pooling else x
         if config.representation_size:
-            x = np.tanh(self._dense("pre_logits", x))
+            x = np.tanh(self._dense("pre_logits", x)) if config.representation_tanh else self._dense("projection", x)
         if self.model.output == "features":
             return x
         logits = self._dense("head", x)
@@ -315,3 +322,9 @@ class ReferenceModel:
         top = log_p.max(axis=1)
         total: Array = top + np.log(np.exp(log_p - top[:, None]).sum(axis=1)) - np.float32(math.log(members))
         return total
+
+
+def _mean(x: Array, sizes: Array | None) -> Array:
+    """The mean of tokens x[N,T,D] that stand for as many as `sizes` says."""
+    mean: Array = x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
+    return mean

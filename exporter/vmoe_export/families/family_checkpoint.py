@@ -1,0 +1,133 @@
+"""A checkpoint of another library's model, as one with the official names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
+from vmoe_export.errors import CheckpointError, ConfigError
+from vmoe_export.families.family import Family, shown, unwrapped
+from vmoe_export.families.preprocessing import processor_steps
+from vmoe_export.families.translation import Translation
+from vmoe_export.small_file import read_small
+
+_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+
+
+class FamilyCheckpoint(Checkpoint):
+    """The tensors of a model of a family, under the names and in the shapes of the official tree, float32.
+
+    Args:
+        source: the checkpoint. Whoever opened it closes it.
+        family: which it is of.
+        config: what a config.json holds, or the path of one. Default: that beside the checkpoint, or nothing.
+        heads: the number of attention heads, where no config says it.
+        image_size: (height, width) in pixels. Default: what pictures are made for, or the position embedding is.
+
+    Attributes:
+        family: which it is of.
+        config: an official config, as far as the tensors can't say it, with the fields that official models lack.
+        preprocess: the steps that make an image of a picture.
+        class_names: those of the config; None where it has none.
+
+    Raises:
+        CheckpointError, ConfigError, OptionError: naming what is not as in the family.
+    """
+
+    def __init__(
+        self,
+        source: Checkpoint,
+        family: Family,
+        config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        heads: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        self._source, self.family = source, family
+        found = [path for name in (_CONFIG, _PROCESSOR) if (path := _folder(source.path) / name).is_file()]
+        given = {path.name: _read_json(path) for path in found}
+        if config is not None:
+            given[_CONFIG] = config if isinstance(config, Mapping) else _read_json(Path(config))
+        whole = given.get(_CONFIG, {})
+        own = self._own_config(whole)
+        self._names = self._names_of(source)
+        processor = given.get(_PROCESSOR) or whole.get("pretrained_cfg")
+        steps, mean, std = processor_steps(processor or family.processor, image_size)
+        if processor and image_size is None:
+            image_size = (steps.steps[-1].height, steps.steps[-1].width)
+        tensors = {name: source.info[stored] for name, stored in self._names.items()}
+        model = Translation(tensors, own, heads, image_size, mean, std)
+        family.translate(model)
+        self._check_all_used(model)
+        assert model.image_size is not None
+        if not processor:
+            steps, *_ = processor_steps(family.processor, model.image_size)
+        self.preprocess = str(steps)
+        self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
+        self.class_names = _class_names(whole)
+        self._parts = model.parts
+        stored = {name: TensorInfo(part.shape, np.dtype(np.float32)) for name, part in model.parts.items()}
+        super().__init__(source.path, source.format, [*source.files, *found], stored)
+        missing = [] if whole else [f"no {_CONFIG}, so its settings are assumed to be those that the family usually has"]
+        missing += [] if processor else [f"no {_PROCESSOR}, so pictures are prepared as the family usually does"]
+        told = [f"beside the checkpoint is {text}" for text in missing]
+        self.notes = (*source.notes, f"the model is a {family.title}", *told, *model.notes)
+        self.source = source.source
+
+    def _own_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The part of a config.json that is about the vision model."""
+        kind = config.get("model_type")
+        if kind is not None and kind not in self.family.model_types:
+            raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {self.family.title}")
+        vision = config.get("vision_config")
+        return vision if isinstance(vision, Mapping) else config
+
+    def _names_of(self, source: Checkpoint) -> dict[str, str]:
+        """Stored names by those below the family's prefix; what is beside that has "../" in front."""
+        names = unwrapped(source.info)
+        prefix = self.family.prefix(names)
+        assert prefix is not None
+        return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
+
+    def _check_all_used(self, model: Translation) -> None:
+        unknown = [name for name in self._names if name not in model.used and not self.family.is_ignored(name)]
+        if unknown:
+            more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+            raise CheckpointError(f"it holds a tensor {min(unknown)}{more} that a {self.family.title} doesn't have")
+
+    def _read(self, stored_name: str) -> Array:
+        part = self._parts[stored_name]
+        # A float32 times a scale is rounded once, and a value beyond float32 is refused by whoever reads it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            arrays = [np.asarray(self._source[self._names[name]], np.float64) for name in part.sources]
+            return np.ascontiguousarray(np.reshape(part.make(*arrays), part.shape), np.float32)
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(read_small(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not readable JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold an object")
+    return content
+
+
+def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
+    """The names of a config.json's classes; None where they are but numbers."""
+    names = config.get("id2label")
+    if not isinstance(names, Mapping) or any(str(i) not in names for i in range(len(names))):
+        return None
+    found = [str(names[str(i)]) for i in range(len(names))]
+    return None if found == [f"LABEL_{i}" for i in range(len(names))] else found

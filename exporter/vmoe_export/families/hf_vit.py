@@ -1,0 +1,42 @@
+"""ViT of Hugging Face transformers: classifiers, and models with or without a pooler."""
+
+from __future__ import annotations
+
+from vmoe_export.families.family import Family
+from vmoe_export.families.translation import Translation
+
+
+def _translate(model: Translation) -> None:
+    model.epsilon(model.setting("layer_norm_eps", 1e-12))
+    model.activation(model.setting("hidden_act", "gelu"))
+    model.choose_heads("num_attention_heads", 12)
+    model.patches("embeddings.patch_embeddings.projection")
+    model.claim(hidden_size=model.width)
+    model.tokens("embeddings.cls_token", positions="embeddings.position_embeddings", rows=1)
+    has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
+    model.claim(qkv_bias=has_bias)
+    for block, ours in model.blocks("encoder.layer.{}.", "num_hidden_layers"):
+        model.norm(f"{ours}/LayerNorm_0", f"{block}layernorm_before")
+        projections = (f"{block}attention.attention.{name}" for name in ("query", "key", "value"))
+        model.attention(f"{ours}/SelfAttention", *projections, f"{block}attention.output.dense", has_bias=has_bias)
+        model.norm(f"{ours}/LayerNorm_1", f"{block}layernorm_after")
+        hidden = model.mlp(f"{ours}/Mlp", f"{block}intermediate.dense", f"{block}output.dense")
+        model.claim(intermediate_size=hidden)
+    model.norm("Encoder/encoder_norm", "layernorm")
+    model.model["classifier"] = "token"
+    if model.has("../classifier.weight"):
+        model.dense("head", "../classifier")
+    elif model.has("pooler.dense.weight"):
+        model.setting("pooler_act", "tanh", "tanh")
+        model.dense("pre_logits", "pooler.dense")
+
+
+FAMILY = Family(
+    title="ViT (Hugging Face transformers)",
+    model_types=("vit",),
+    landmarks=("encoder.layer.0.layernorm_before.weight", "embeddings.patch_embeddings.projection.weight"),
+    prefixes=("vit.", ""),
+    ignored=r"embeddings\.mask_token|pooler\..*",
+    processor={"image_processor_type": "ViTImageProcessor"},
+    translate=_translate,
+)

@@ -1,0 +1,50 @@
+"""Resizes a position embedding as PyTorch's bicubic interpolation does, on which other libraries rely."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool) -> Array:
+    """A grid float64[rows, columns, D] at another size, with half-pixel centres.
+
+    Args:
+        grid: what is resized; returned as it is where it has the size already.
+        size: (rows, columns) of the result.
+        antialias: as `torch.nn.functional.interpolate(mode="bicubic", antialias=True)` does: Keys' cubic with a = -0.5,
+            spread over more rows where they become fewer. Without, a = -0.75 over the four next rows.
+    """
+    if grid.shape[:2] == size:
+        return grid
+    rows, columns = (_weights(source, target, antialias) for source, target in zip(grid.shape[:2], size, strict=True))
+    resized: Array = np.einsum("ab,bcd,ec->aed", rows, grid, columns)
+    return resized
+
+
+def _weights(source: int, target: int, antialias: bool) -> Array:
+    """float64[target, source], what each of the source's rows adds to each of the target's."""
+    step = source / target
+    spread = max(step, 1.0) if antialias else 1.0
+    weights = np.zeros((target, source))
+    for row in range(target):
+        center = (row + 0.5) * step - 0.5
+        first, last = int(np.floor(center - 2 * spread)), int(np.ceil(center + 2 * spread))
+        for position in range(first, last + 1):
+            share = _cubic((position - center) / spread, -0.5 if antialias else -0.75)
+            # The edge row stands for those beyond it, or, with antialiasing, they count as nothing.
+            inside = min(max(position, 0), source - 1)
+            if not antialias or inside == position:
+                weights[row, inside] += share
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(x: float, a: float) -> float:
+    """Keys' kernel of cubic convolution."""
+    x = abs(x)
+    if x < 1:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+    return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0

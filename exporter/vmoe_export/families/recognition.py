@@ -1,0 +1,16 @@
+"""Which family a checkpoint is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vmoe_export.families import clip, clip_moe, dinov2, hf_vit, siglip, timm
+from vmoe_export.families.family import Family, unwrapped
+
+FAMILIES: tuple[Family, ...] = tuple(each.FAMILY for each in (clip_moe, siglip, clip, dinov2, hf_vit, timm))
+
+
+def family_of(stored: Iterable[str]) -> Family | None:
+    """The first family whose landmarks are among the names of a checkpoint's tensors."""
+    names = unwrapped(stored)
+    return next((family for family in FAMILIES if family.prefix(names) is not None), None)

@@ -1,0 +1,50 @@
+"""SigLIP's vision tower in Hugging Face transformers, also inside the file of the whole model."""
+
+from __future__ import annotations
+
+from vmoe_export.errors import ConfigError
+from vmoe_export.families.family import Family
+from vmoe_export.families.translation import Translation
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
+
+
+def _translate(model: Translation) -> None:
+    # The stream is behind its last norm when attention pools it, and can't carry another epsilon.
+    if model.setting("layer_norm_eps", 1e-6) != LAYER_NORM_EPSILON:
+        raise ConfigError(f"the config says layer_norm_eps {model.config['layer_norm_eps']}, and only 1e-06 can be exported")
+    model.activation(model.setting("hidden_act", "gelu_pytorch_tanh"))
+    model.choose_heads("num_attention_heads", 12)
+    model.patches("embeddings.patch_embedding")
+    model.claim(hidden_size=model.width)
+    model.tokens(positions="embeddings.position_embedding.weight", rows=0)
+    for block, ours in model.blocks("encoder.layers.{}.", "num_hidden_layers"):
+        model.norm(f"{ours}/LayerNorm_0", f"{block}layer_norm1")
+        projections = (f"{block}self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
+        model.attention(f"{ours}/SelfAttention", *projections)
+        model.norm(f"{ours}/LayerNorm_1", f"{block}layer_norm2")
+        hidden = model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2")
+        model.claim(intermediate_size=hidden)
+    model.norm("Encoder/encoder_norm", "post_layernorm")
+    model.model["classifier"] = "map"
+    model.vector("MapHead/probe", "head.probe", (1, 1, model.width))
+    attention = "head.attention."
+    model.fused_attention(
+        "MapHead/MultiHeadDotProductAttention",
+        f"{attention}in_proj_weight",
+        f"{attention}in_proj_bias",
+        f"{attention}out_proj",
+        stream=False,
+    )
+    model.norm("MapHead/LayerNorm", "head.layernorm")
+    model.mlp("MapHead/Mlp", "head.mlp.fc1", "head.mlp.fc2", stream=False)
+
+
+FAMILY = Family(
+    title="SigLIP's vision tower (Hugging Face transformers)",
+    model_types=("siglip_vision_model", "siglip"),
+    landmarks=("head.probe", "encoder.layers.0.self_attn.q_proj.weight"),
+    prefixes=("vision_model.", ""),
+    ignored=r"embeddings\.position_ids|\.\./(text_model\..*|logit_scale|logit_bias)",
+    processor={"image_processor_type": "SiglipImageProcessor"},
+    translate=_translate,
+)

@@ -1,0 +1,412 @@
+"""The tensors of another library's model under our names: transposed, cut, joined and scaled as the official tree has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.checkpoint.base import Array, TensorInfo
+from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.families.family import shown
+from vmoe_export.families.position_grid import resized_grid
+from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, Shape
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
+
+Make = Callable[..., Array]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A tensor of ours: its shape, the tensors that it comes from, and how, in float64."""
+
+    shape: Shape
+    sources: tuple[str, ...]
+    make: Make
+
+
+@dataclass
+class Translation:
+    """A model of a family, as its `translate` reads it and names ours.
+
+    LayerNormalization has one epsilon in all our models. Where a family has another one, everything that is added to the
+    residual stream is multiplied by the same number: (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2).
+    A scale behind a layer goes into its weights, as do the mean and the standard deviation of the pixels.
+
+    Attributes:
+        tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
+        config: of a config.json, or empty.
+        heads, image_size: what the user gave.
+        mean, std: of pixels in [0, 1], by channel.
+        parts: our tensors, by name.
+        used: names of the tensors that were asked for.
+        model: the config in our terms, as far as the tensors can't say it.
+        notes: what a user should know.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    config: Mapping[str, Any]
+    heads: int | None
+    image_size: tuple[int, int] | None
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+    parts: dict[str, Part] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    model: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    width: int = 0
+    _stream: float = 1.0
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self.tensors
+
+    def shape(self, name: str, ndim: int) -> Shape:
+        """The shape of a tensor that must be there. Raises CheckpointError: it isn't, or has another number of sizes."""
+        info = self.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"the checkpoint has no tensor {name.removeprefix('../')}")
+        if len(info.shape) != ndim or 0 in info.shape:
+            raise CheckpointError(f"tensor {name} has shape {info.shape}, which is not {ndim} sizes above 0")
+        if info.dtype.kind not in "fV":
+            raise CheckpointError(f"tensor {name} holds {info.dtype} values, which are no weights")
+        self.used.add(name)
+        return info.shape
+
+    def setting(self, key: str, default: Any, *choices: Any) -> Any:
+        """A value of the config.json, of the default's type; where there are `choices` one of them.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        value = self.config.get(key)
+        if value is None:
+            return default
+        wanted = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
+            raise ConfigError(f"the config says {key} {shown(value)}, which is no {type(default).__name__}")
+        if choices and value not in choices:
+            raise ConfigError(f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported")
+        return value
+
+    def claim(self, **found: Any) -> None:
+        """What the config says of the tensors must be so. Raises ConfigError."""
+        for key, value in found.items():
+            if self.config.get(key) not in (None, value):
+                raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
+
+    def epsilon(self, value: float) -> None:
+        """The epsilon of every LayerNormalization; to be said first."""
+        if not 0 < value < 1:
+            raise ConfigError(f"the epsilon of LayerNormalization is {shown(value)}, which is not between 0 and 1")
+        self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
+
+    def choose_heads(self, key: str, default: int) -> None:
+        """The number of heads: the user's, the config's, or, where there is a config without it, the default."""
+        if self.config:
+            found = self.setting(key, default)
+            if self.heads not in (None, found):
+                raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
+            self.heads = found
+
+    def refuse(self, why: str, *names: str) -> None:
+        """Refuses a model that has one of these tensors. Raises ConfigError."""
+        if found := next((name for name in names if self.has(name)), None):
+            raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
+
+    def activation(self, name: Any) -> None:
+        """The activation of all MLPs, by a name that transformers or timm has for it. Raises ConfigError: we lack it."""
+        known = {"gelu": "gelu_erf", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
+        known["quick_gelu"] = known["quickgelu"] = "gelu_quick"
+        if name not in known:
+            raise ConfigError(f"the activation {shown(name)} can't be exported; {', '.join(sorted(known))} can")
+        self.model["activation"] = known[name]
+
+    def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
+        """Each encoder block: its prefix here, such as "blocks.{}." with the number in it, and our path.
+
+        Raises:
+            CheckpointError: they are not numbered 0, 1, 2, ...
+        """
+        start, end = pattern.split("{}")
+        numbers = {name[len(start) :].split(".")[0] for name in self.tensors if name.startswith(start)}
+        count = len(numbers)
+        if numbers != {str(i) for i in range(count)} or not count:
+            raise CheckpointError(f"its blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
+        if count_key:
+            self.claim(**{count_key: count})
+        for i in range(count):
+            yield f"{start}{i}{end}", f"Encoder/encoderblock_{i}"
+
+    def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
+        """Names a tensor of ours; with `stream` it is added to the residual stream, or norms what is."""
+        scale = self._stream if stream else 1.0
+        self.parts[name] = Part(shape, tuple(sources), (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
+
+    def patches(self, name: str, *, has_bias: bool = True) -> None:
+        """The convolution that makes tokens of patches, (D, C, ph, pw), for pixels in [-1, 1]."""
+        width, channels, height, columns = self.shape(f"{name}.weight", 4)
+        self.width = width
+        if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
+            raise ConfigError(f"the model has {channels} channels, and mean {self.mean} and std {self.std} are for others")
+        slope = 0.5 / np.array(self.std).reshape(1, -1, 1, 1)
+        offset = ((0.5 - np.array(self.mean)) / np.array(self.std)).reshape(1, -1, 1, 1)
+        sources = [f"{name}.weight"]
+        self.put(
+            "embedding/kernel",
+            (height, columns, channels, width),
+            sources,
+            lambda kernel: (kernel * slope).transpose(2, 3, 1, 0),
+            stream=True,
+        )
+        if has_bias:
+            self._vector(f"{name}.bias", width)
+            sources.append(f"{name}.bias")
+        self.put(
+            "embedding/bias",
+            (width,),
+            sources,
+            lambda kernel, bias=0.0: (kernel * offset).sum(axis=(1, 2, 3)) + bias,
+            stream=True,
+        )
+
+    def tokens(self, *names: str, positions: str, rows: int, antialias: bool = False, is_read: bool = True) -> None:
+        """The tokens in front of the patches, in order, and the position embedding of all.
+
+        Args:
+            names: of the tokens, [..., R, D] of R tokens or [D]; with `is_read` the first is one that a classifier reads.
+            positions: the position embedding, (1, rows + patches, D) or without the 1.
+            rows: how many of the tokens it has rows for; the others get none.
+            antialias: how its rows are resized where the image has another size, see `resized_grid`.
+        """
+        counts = []
+        for name in names:
+            info = self.tensors.get(name)
+            shape = self.shape(name, 1 if info is None else len(info.shape))
+            if shape[-1] != self.width:
+                raise CheckpointError(f"tensor {name} has shape {shape}, where the rest of the model needs {self.width} at its end")
+            counts.append(math.prod(shape[:-1]))
+        width, own = self.width, [*zip(names, counts, strict=True)]
+
+        def join(*arrays: Array) -> Array:
+            return np.concatenate([array.reshape(1, -1, width) for array in arrays], axis=1)
+
+        for ours, part in (("cls", own[: int(is_read)]), (EXTRA_TOKENS, own[int(is_read) :])):
+            if part:
+                self.put(ours, (1, sum(size for _, size in part), width), [name for name, _ in part], join, stream=True)
+        self._positions(positions, sum(counts), rows, antialias)
+
+    def _positions(self, name: str, count: int, rows: int, antialias: bool) -> None:
+        info = self.tensors.get(name)
+        shape = self.shape(name, 2 if info is not None and len(info.shape) == 2 else 3)
+        patches, width = shape[-2] - rows, self.width
+        source = self.trained_grid()
+        if math.prod(source) != patches:
+            source = (math.isqrt(max(patches, 0)),) * 2
+        if shape[-1] != width or patches < 1 or math.prod(source) != patches:
+            raise CheckpointError(
+                f"tensor {name} has shape {shape}, which are not {rows} rows and those of a grid of patches, {width} wide"
+            )
+        height, columns = self.parts["embedding/kernel"].shape[:2]
+        if self.image_size is None:
+            self.image_size = source[0] * height, source[1] * columns
+        grid = self.image_size[0] // height, self.image_size[1] // columns
+        if 0 in grid:
+            raise OptionError(f"an image of {self.image_size[0]}x{self.image_size[1]} px is smaller than one patch")
+
+        def make(array: Array) -> Array:
+            array = array.reshape(-1, width)
+            own = np.concatenate([array[:rows], np.zeros((count - rows, width))])
+            resized = resized_grid(array[rows:].reshape(*source, width), grid, antialias=antialias)
+            return np.concatenate([own, resized.reshape(-1, width)])[None]
+
+        self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
+
+    def trained_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the images that the config is for; (0, 0) where it doesn't say so."""
+        height, width = self.parts["embedding/kernel"].shape[:2]
+        pretrained = self.config.get("pretrained_cfg")
+        size = self.config.get("image_size")
+        if isinstance(pretrained, Mapping) and isinstance(pretrained.get("input_size"), Sequence):
+            size = pretrained["input_size"][-2:]
+        size = [size, size] if isinstance(size, int) else size
+        if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+            return 0, 0
+        return size[0] // height, size[1] // width
+
+    def vector(self, ours: str, name: str, shape: Shape) -> None:
+        """A tensor as it is, in another shape of as many values. Raises CheckpointError: it has not so many."""
+        found = self.tensors.get(name)
+        if math.prod(self.shape(name, len(found.shape) if found else 1)) != math.prod(shape):
+            raise CheckpointError(f"tensor {name} has shape {self.shape(name, len(shape))}, where the model needs {shape}")
+        self.put(ours, shape, [name], lambda array: array.reshape(shape))
+
+    def router(self, ours: str, name: str) -> int:
+        """A router (E, D) without a bias; returns E."""
+        experts, width = self.shape(name, 2)
+        if width != self.width:
+            raise CheckpointError(f"tensor {name} has shape {(experts, width)}, where the model needs {(experts, self.width)}")
+        self.put(ours, (width, experts), [name], lambda array: array.T)
+        return experts
+
+    def projection(self, name: str) -> None:
+        """A projection (D, E) of what the head gets, which is not transposed and has no bias."""
+        width, size = self.shape(name, 2)
+        if width != self.width:
+            raise CheckpointError(f"tensor {name} has shape {(width, size)}, where the model needs {(self.width, size)}")
+        self.put("projection/kernel", (width, size), [name], lambda array: array)
+        self.put("projection/bias", (size,), [], lambda: np.zeros(size))
+
+    def mean_head(self, *names: str) -> None:
+        """The mean of what heads make of a token each, as one head of all these tokens."""
+        count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
+        for name in names:
+            self.dense("head", name, outputs=classes)
+        sources = [[f"{name}.{leaf}" for name in names] for leaf in ("weight", "bias")]
+        shape = (count * self.width, classes)
+        self.put("head/kernel", shape, sources[0], lambda *arrays: np.concatenate([a.T for a in arrays]) / count)
+        self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
+
+    def norm(self, ours: str, name: str, *, stream: bool = False) -> None:
+        """A LayerNormalization of the stream's width; with `stream` what it gives is the stream."""
+        for leaf, own in (("scale", "weight"), ("bias", "bias")):
+            self._vector(f"{name}.{own}", self.width)
+            self.put(f"{ours}/{leaf}", (self.width,), [f"{name}.{own}"], lambda array: array, stream=stream)
+
+    def dense(
+        self,
+        ours: str,
+        name: str,
+        *,
+        inputs: int = 0,
+        outputs: int = 0,
+        scale: str = "",
+        stream: bool = False,
+        has_bias: bool = True,
+    ) -> int:
+        """A dense layer (out, in), with or without a bias; `scale` names what its outputs are multiplied by.
+
+        Returns:
+            Its outputs.
+        """
+        found = self.shape(f"{name}.weight", 2)
+        wanted = (outputs or found[0], inputs or self.width)
+        if found != wanted:
+            raise CheckpointError(f"tensor {name}.weight has shape {found}, where the rest of the model needs {wanted}")
+        kernel, bias, width = [f"{name}.weight"], [], wanted[0]
+        if has_bias:
+            self._vector(f"{name}.bias", width)
+            bias = [f"{name}.bias"]
+        if scale:
+            self._vector(scale, width)
+            kernel, bias = [*kernel, scale], [*bias, scale] if bias else []
+        self.put(f"{ours}/kernel", wanted[::-1], kernel, lambda array, by=1.0: array.T * by, stream=stream)
+        self.put(f"{ours}/bias", (width,), bias, _scaled_or_zeros(width), stream=stream)
+        return width
+
+    def attention(
+        self, ours: str, query: str, key: str, value: str, out: str, *, scale: str = "", stream: bool = True, has_bias: bool = True
+    ) -> None:
+        """Attention with its three projections apart, all of which have a bias or none."""
+        heads, size = self._heads()
+        for name, source in (("query", query), ("key", key), ("value", value)):
+            self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=has_bias)
+            self._by_head(f"{ours}/{name}", heads, size)
+        self._out(f"{ours}/out", out, scale, stream)
+
+    def fused_attention(
+        self, ours: str, weight: str, bias: str, out: str, *, scale: str = "", stream: bool = True, query: str = ""
+    ) -> None:
+        """Attention with q, k and v stacked in one matrix (3D, D), or k and v alone beside the layer `query`; an empty
+        `bias` is none.
+        """
+        heads, size = self._heads()
+        width, names = self.width, ("key", "value") if query else ("query", "key", "value")
+        found = self.shape(weight, 2)
+        if found != (len(names) * width, width):
+            wanted = (len(names) * width, width)
+            raise CheckpointError(f"tensor {weight} has shape {found}, where the rest of the model needs {wanted}")
+        biases = []
+        if bias:
+            self._vector(bias, len(names) * width)
+            biases = [bias]
+        for i, name in enumerate(names):
+            rows = slice(i * width, (i + 1) * width)
+            self.put(f"{ours}/{name}/kernel", (width, width), [weight], lambda array, rows=rows: array[rows].T)
+            zeros = np.zeros(len(names) * width)
+            self.put(f"{ours}/{name}/bias", (width,), biases, lambda array=zeros, rows=rows: array[rows])
+            self._by_head(f"{ours}/{name}", heads, size)
+        if query:
+            self.dense(f"{ours}/query", query, outputs=width)
+            self._by_head(f"{ours}/query", heads, size)
+        self._out(f"{ours}/out", out, scale, stream)
+
+    def head_norms(self, ours: str, query: str, key: str) -> None:
+        """The norms of each head's queries and keys."""
+        _, size = self._heads()
+        for name, source in (("query_ln", query), ("key_ln", key)):
+            for leaf, own in (("scale", "weight"), ("bias", "bias")):
+                self._vector(f"{source}.{own}", size)
+                self.put(f"{ours}/{name}/{leaf}", (size,), [f"{source}.{own}"], lambda array: array)
+
+    def mlp(self, ours: str, first: str, second: str, *, scale: str = "", stream: bool = True) -> int:
+        """An MLP; returns the width of its hidden layer."""
+        hidden = self.dense(f"{ours}/Dense_0", first)
+        self.dense(f"{ours}/Dense_1", second, inputs=hidden, outputs=self.width, scale=scale, stream=stream)
+        return hidden
+
+    def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
+        """The MLPs of a MoE layer, one after another in our tensors."""
+        for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
+            each = Translation(self.tensors, self.config, self.heads, None, width=self.width)
+            each._stream = self._stream
+            inputs = 0 if layer == "Dense_0" else hidden
+            outputs = [each.dense(f"{i}", f"{name}{own}", inputs=inputs, stream=stream) for i, name in enumerate(names)]
+            hidden = outputs[0]
+            self.used |= each.used
+            for leaf in ("kernel", "bias"):
+                parts = [each.parts[f"{i}/{leaf}"] for i in range(len(names))]
+                if len({part.shape for part in parts}) > 1 or len({len(part.sources) for part in parts}) > 1:
+                    raise CheckpointError(f"the experts {names[0]}{own} to {names[-1]}{own} differ in their shapes")
+                sources = [source for part in parts for source in part.sources]
+
+                def stack(*arrays: Array, parts: Sequence[Part] = parts) -> Array:
+                    step = len(parts[0].sources)
+                    return np.stack([p.make(*arrays[i * step : (i + 1) * step]) for i, p in enumerate(parts)])
+
+                self.put(f"{ours}/{layer}/{leaf}", (len(names), *parts[0].shape), sources, stack)
+
+    def _heads(self) -> tuple[int, int]:
+        """The number of heads, and their width."""
+        if self.heads is None:
+            raise OptionError("the tensors don't say how many attention heads the model has; give --heads N")
+        if self.heads < 1 or self.width % self.heads:
+            raise ConfigError(f"{self.heads} attention heads don't divide the hidden size {self.width}")
+        return self.heads, self.width // self.heads
+
+    def _by_head(self, layer: str, heads: int, size: int) -> None:
+        for leaf, shape in (("kernel", (self.width, heads, size)), ("bias", (heads, size))):
+            part = self.parts[f"{layer}/{leaf}"]
+            self.parts[f"{layer}/{leaf}"] = Part(shape, part.sources, part.make)
+
+    def _out(self, ours: str, name: str, scale: str, stream: bool) -> None:
+        heads, size = self._heads()
+        self.dense(ours, name, inputs=self.width, outputs=self.width, scale=scale, stream=stream)
+        part = self.parts[f"{ours}/kernel"]
+        self.parts[f"{ours}/kernel"] = Part((heads, size, self.width), part.sources, part.make)
+
+    def _vector(self, name: str, size: int) -> None:
+        if (found := self.shape(name, 1)) != (size,):
+            raise CheckpointError(f"tensor {name} has shape {found}, where the rest of the model needs {(size,)}")
+
+
+def _scaled_or_zeros(width: int) -> Make:
+    """A bias times a scale, either of which may be absent."""
+
+    def make(bias: Array | None = None, by: Any = 1.0) -> Array:
+        return np.zeros(width) if bias is None else bias * by
+
+    return make
