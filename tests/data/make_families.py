@@ -101,7 +101,7 @@ def from_transformers(name: str, seed: int, folder: Path) -> tuple[dict[str, Any
     preprocessing = processor(class_name)
     preprocessing.save_pretrained(folder)
     shapes = fill(folder / "model.safetensors", seed)
-    model, loading = model_class.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
+    model, loading = model_class.from_pretrained(folder, output_loading_info=True)
     assert not any(loading.values()), loading
     model.eval()
 
