@@ -55,7 +55,7 @@ class Family:
 
     def expected(self, other: bool = False, dtype: Literal["float32", "float64"] = "float64") -> np.ndarray:
         """[2,outputs]: what the library computed in that type."""
-        return _arrays()[f"{self.name}/{'other_size/' if other else ''}{dtype}"]
+        return _arrays()[f"{self.name}/{'other_size' if other else 'size'}/{dtype}"]
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
         """Makes the folder with the files that the library saves; returns it."""
