@@ -1,0 +1,167 @@
+"""Records in `families.json` and `families.npz` what models of transformers and timm give for made-up weights.
+
+It runs in an environment of its own:
+
+    $ pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 timm==1.0.31 safetensors pillow
+    $ PYTHONPATH=tests/support python tests/data/make_families.py
+
+A case has config.json and preprocessor_config.json as the library saves them, the names and shapes of the tensors in its
+file, and its output on two pictures of its own size and of another one, computed in float32 and in float64.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import timm
+import torch
+import transformers
+from family_weights import pictures, tensors
+
+FOLDER = Path(__file__).parent
+LABELS = {"id2label": dict(enumerate(("apple", "bear", "cup", "door", "eel")))}
+SHAPE = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+DINO = SHAPE | {"mlp_ratio": 2}
+TOWER = SHAPE | {"intermediate_size": 64}
+VIT, HEAD = "ViTForImageClassification", TOWER | LABELS
+TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+BOTH = {"vision_config": TOWER, "text_config": TEXT | {"max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0}}
+ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0, "num_classes": 5}
+NO_CLASS = {"class_token": False, "global_pool": "avg"}
+
+TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "vit": (VIT, HEAD, "logits"),
+    "vit_pooler": ("ViTModel", TOWER | {"hidden_size": 40, "num_attention_heads": 2}, "pooler_output"),
+    "vit_tanh": (VIT, HEAD | {"hidden_size": 36, "layer_norm_eps": 1e-6, "hidden_act": "gelu_new"}, "logits"),
+    "vit_no_qkv_bias": (VIT, HEAD | {"qkv_bias": False, "num_hidden_layers": 3}, "logits"),
+    "dinov2": ("Dinov2Model", DINO, "pooler_output"),
+    "dinov2_classifier": ("Dinov2ForImageClassification", DINO | LABELS, "logits"),
+    "dinov2_registers": ("Dinov2WithRegistersModel", DINO | {"num_register_tokens": 4}, "pooler_output"),
+    "dinov2_registers_classifier": ("Dinov2WithRegistersForImageClassification", DINO | LABELS, "logits"),
+    "clip": ("CLIPModel", BOTH | {"projection_dim": 24}, "image_embeds"),
+    "clip_vision": ("CLIPVisionModel", TOWER | {"hidden_size": 40, "num_attention_heads": 2}, "pooler_output"),
+    "clip_gelu": ("CLIPVisionModelWithProjection", TOWER | {"projection_dim": 20, "hidden_act": "gelu"}, "image_embeds"),
+    "clip_short_config": ("CLIPVisionModel", TOWER | {"num_attention_heads": 12, "patch_size": 16}, "pooler_output"),
+    "siglip": ("SiglipModel", BOTH, "pooler_output"),
+    "siglip_vision": ("SiglipVisionModel", TOWER | {"num_attention_heads": 4}, "pooler_output"),
+}
+"""By name the class, its config, and the output that is recorded."""
+
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    "timm_token": ("vit_tiny_patch16_224", {}),
+    "timm_avg": ("vit_tiny_patch16_224", {"global_pool": "avg"}),
+    "timm_avg_norm_first": ("vit_tiny_patch16_224", NO_CLASS | {"fc_norm": False, "depth": 3}),
+    "timm_map": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "map", "embed_dim": 40, "num_heads": 2}),
+    "timm_registers": ("vit_base_patch14_reg4_dinov2", {"init_values": 1e-5}),
+    "timm_registers_with_positions": ("vit_tiny_patch16_224", NO_CLASS | {"class_token": True, "reg_tokens": 3}),
+    "timm_layer_scale": ("vit_tiny_patch16_224", {"init_values": 1e-5, "embed_dim": 36}),
+    "timm_qk_norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
+    "timm_clip_quick": ("vit_base_patch16_clip_quickgelu_224", {}),
+    "timm_clip": ("vit_base_patch16_clip_224", {}),
+    "timm_no_qkv_bias": ("vit_tiny_patch16_224", {"qkv_bias": False}),
+    "timm_siglip": ("vit_base_patch32_siglip_256", {"num_classes": 0}),
+    "timm_siglip_mean": ("vit_base_patch32_siglip_gap_256", {}),
+    "timm_no_head": ("vit_tiny_patch16_224", {"num_classes": 0}),
+    "timm_wide": ("vit_tiny_patch16_224", {"img_size": (24, 40)}),
+    "deit": ("deit_tiny_patch16_224", {}),
+    "deit_distilled": ("deit_tiny_distilled_patch16_224", {}),
+}
+"""By name the architecture and what its arguments are besides `ARGS`."""
+
+SQUASH = {"size": {"height": 32, "width": 32}}
+CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vi": ("ViTImageProcessor", SQUASH),
+    "di": ("BitImageProcessor", CROP | IMAGENET),
+    "cl": ("CLIPImageProcessor", CROP),
+    "si": ("SiglipImageProcessor", SQUASH),
+}
+"""By the two letters that a name begins with."""
+
+
+def save(name: str, folder: Path) -> None:
+    """Writes what the library does of that model, before it has its weights."""
+    if name in TIMM:
+        architecture, arguments = TIMM[name]
+        model = timm.create_model(architecture, **ARGS | arguments)
+        timm.models.save_for_hf(model, folder, model_args=ARGS | arguments, safe_serialization=True)
+        return
+    class_name, settings, _ = TRANSFORMERS[name]
+    model_class = getattr(transformers, class_name)
+    model_class(model_class.config_class(**settings)).save_pretrained(folder)
+    processor, how = PROCESSORS[name[:2]]
+    getattr(transformers, processor)(**how).save_pretrained(folder)
+    if name == "clip_short_config":
+        config, default = json.loads((folder / "config.json").read_text()), model_class.config_class().to_dict()
+        short = {key: value for key, value in config.items() if key == "model_type" or default.get(key) != value}
+        (folder / "config.json").write_text(json.dumps(short))
+
+
+def run(name: str, folder: Path, images: torch.Tensor, is_other_size: bool) -> np.ndarray:
+    """[2,outputs] in the images' type, of the model in that folder."""
+    if name in TIMM:
+        architecture, arguments = TIMM[name]
+        model = timm.create_model(architecture, **ARGS | arguments)
+        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        if is_other_size:
+            model.set_input_size(tuple(images.shape[2:]))
+        return model.eval().to(images.dtype)(images).numpy()
+    class_name, _, output = TRANSFORMERS[name]
+    model, loading = getattr(transformers, class_name).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)
+    assert not any(loading.values()), loading
+    given: dict[str, Any] = {"pixel_values": images}
+    if is_other_size and not name.startswith("dinov2"):
+        given["interpolate_pos_encoding"] = True
+    if class_name in ("CLIPModel", "SiglipModel"):
+        return model.get_image_features(**given).pooler_output.numpy()
+    return model(**given)[output].numpy()
+
+
+def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What families.json says of a case, and its outputs."""
+    save(name, folder)
+    weights = folder / "model.safetensors"
+    shapes = {key: list(value.shape) for key, value in safetensors.numpy.load_file(weights).items()}
+    safetensors.numpy.save_file(tensors(shapes, seed), weights, {"format": "pt"})
+    settings = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))}
+    config = settings["config"]
+    height, width = TIMM.get(name, ("", {}))[1].get("img_size", (32, 32))
+    rows, columns = ((5, 3), (3, 7), (2, 8))[seed % 3]
+    patch = config.get("patch_size", 8)
+    output = TRANSFORMERS[name][2] if name in TRANSFORMERS else "logits" if config["num_classes"] else "pre_logits"
+    sizes = {"size": [height, width], "other_size": [rows * patch, columns * patch]}
+    arrays = {}
+    for key, size in sizes.items():
+        for kind in (torch.float32, torch.float64):
+            found = run(name, folder, torch.from_numpy(pictures(size, seed)).to(kind), key == "other_size")
+            arrays[f"{name}/{key}/{found.dtype}"] = found
+    made_by = (TRANSFORMERS[name] if name in TRANSFORMERS else TIMM[name])[0]
+    return {"made_by": made_by, "seed": seed, "output": output} | sizes | settings | {"tensors": shapes}, arrays
+
+
+@torch.no_grad()
+def main() -> None:
+    cases, arrays = {}, {}
+    for seed, name in enumerate((*TRANSFORMERS, *TIMM)):
+        with tempfile.TemporaryDirectory() as folder:
+            cases[name], found = record(name, seed, Path(folder))
+        arrays |= found
+        gap = np.abs(found[f"{name}/size/float32"] - found[f"{name}/size/float64"]).max()
+        print(
+            f"{name}: standard deviation {found[f'{name}/size/float64'].std():.2f}, float32 differs by {gap:.1g}", flush=True
+        )
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(case)}" for name, case in cases.items())
+    versions = {module.__name__: module.__version__ for module in (torch, transformers, timm)}
+    (FOLDER / "families.json").write_text(f'{{"made_with": {json.dumps(versions)},\n"cases": {{\n{lines}\n}}}}\n')
+    np.savez_compressed(FOLDER / "families.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()

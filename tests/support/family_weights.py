@@ -1,0 +1,49 @@
+"""Weights and pictures of the cases in `tests/data/families.json`, made from names, shapes and a seed alone.
+
+`tests/data/make_families.py` fills the original libraries' models with them, and tests write the same files again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_EMBEDDING = re.compile(r"pos_embed|position_embedding|class_embedding|_tokens?$|token_embedding")
+
+
+def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
+    """float32 of that shape. Embeddings and the patches' outputs are as small as trained ones, so that an epsilon shows."""
+    mean, deviation = _mean_and_deviation(name, shape)
+    return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
+
+
+def tensors(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, np.ndarray]:
+    return {name: tensor(name, shape, seed) for name, shape in shapes.items()}
+
+
+def pictures(size: Sequence[int], seed: int) -> np.ndarray:
+    """Two, float32[2,3,height,width], as a model takes them after its preprocessing."""
+    return noise("pictures", (2, 3, *size), seed).astype(np.float32)
+
+
+def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
+    """float64, of a standard normal distribution."""
+    return np.asarray(np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape)))
+
+
+def _mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
+    if name.endswith(("gamma", "lambda1")):
+        return 0.5, 0.1
+    if len(shape) == 4:
+        return 0.0, 0.02 / math.sqrt(math.prod(shape[1:]))
+    if name.endswith("bias"):
+        return 0.0, 0.02 if "patch" in name else 0.1
+    if _EMBEDDING.search(name.removesuffix(".weight")):
+        return 0.0, 0.02
+    if len(shape) < 2:
+        return 1.0, 0.1  # scales of norms
+    return 0.0, 1 / math.sqrt(shape[-1]) if len(shape) == 2 else 1.0
