@@ -163,7 +163,14 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="N",
     help="Attention heads of another library's model, where neither a config.json nor its architecture's name says it.",
 )
-@click.option("--families", is_flag=True, is_eager=True, expose_value=False, callback=_print_families, help="List the models of other libraries that can be exported.")
+@click.option(
+    "--families",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_families,
+    help="List the models of other libraries that can be exported.",
+)
 @click.option(
     "--router",
     type=click.Choice(["top-k", "experts-choice"]),

@@ -13,11 +13,10 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
-from vmoe_export.families.family import Family
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.model.config_file import load_config
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, TopK
+from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
 from vmoe_export.model.model_description import FLAGS, describe_model
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
 from vmoe_export.precision import PRECISIONS, stored_precision
@@ -103,10 +102,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         CheckpointError, ConfigError, OptionError: naming what doesn't fit.
         RoutingError: a capacity ratio or k that the model can't be run with.
     """
-    if checkpoint.family:
-        checkpoint, options = _of_family(checkpoint, checkpoint.family, options)
-    elif options.heads is not None:
-        raise OptionError("the tensors say how many attention heads the model has; leave --heads out")
+    checkpoint, options = _under_official_names(checkpoint, options)
     own_config, trunk = options.config, checkpoint
     options = options.completed_by(trunk)
     preset = _preset(options)
@@ -158,8 +154,13 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
-def _of_family(checkpoint: Checkpoint, family: Family, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
-    """The checkpoint with official names, and the options with what its files say."""
+def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
+    """The checkpoint with official names, and the options with what the files of another library's model say."""
+    family = checkpoint.family
+    if family is None:
+        if options.heads is not None:
+            raise OptionError("the tensors say how many attention heads the model has; leave --heads out")
+        return checkpoint, options
     if options.preset is not None:
         raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; leave it out")
     try:
@@ -183,7 +184,7 @@ def _not_for_tensorrt(model: ModelConfig, rules: Rules, profiles: Sequence[Profi
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
-    if isinstance(model.moe and model.moe.routing, TopK) and model.moe.routing.normalize_weights:
+    if model.normalizes_weights:
         return "experts whose weights are normalized"
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
@@ -247,7 +248,12 @@ def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, op
     """What a user might not expect: above all, settings of training that are not followed."""
     notes = []
     (rows, columns), patches = model.grid, math.prod(model.grid)
-    if model.position_emb == "learned" and "image_size" not in config and rows != columns and math.isqrt(patches) ** 2 == patches:
+    if (
+        model.position_emb == "learned"
+        and "image_size" not in config
+        and rows != columns
+        and math.isqrt(patches) ** 2 == patches
+    ):
         notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
     notes += _unseen_pixels(model)
     if model.moe is None:

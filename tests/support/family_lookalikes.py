@@ -187,14 +187,14 @@ LOOKALIKES = [
         both(configure(model_type="vit_mae"), put("decoder.decoder_embed.weight", 16, 40)),
     ),
     Lookalike("NaFlex", "siglip_vision", "siglip2_vision_model", configure(model_type="siglip2_vision_model")),
-    Lookalike("text tower alone", "clip", "vision_model", drop("vision_model|visual_projection")),
+    Lookalike("text tower alone", "clip", "--families", drop("vision_model|visual_projection")),
     Lookalike("SwiGLU", "dinov2", "use_swiglu_ffn weights_in", _SWIGLU),
     Lookalike("no config", "timm_token", "config.json", no_config),
     Lookalike(
         "names of the first DINOv2", "timm_layer_scale", "mask_token config.json", both(no_config, put("mask_token", 1, 36))
     ),
     Lookalike(
-        "an unknown architecture", "timm_token", "vit_tiny_patch16_999", configure(architecture="vit_tiny_patch16_999")
+        "an unknown architecture", "timm_token", "eva02_tiny_patch14_336", configure(architecture="eva02_tiny_patch14_336")
     ),
     Lookalike(
         "norms after the residual branches",
@@ -231,13 +231,13 @@ LOOKALIKES = [
     Lookalike(
         "Swin",
         "timm_token",
-        "swin_tiny layers.0",
+        "--families",
         both(rename("^blocks", "layers.0.blocks"), configure(architecture="swin_tiny_patch4_window7_224")),
     ),
     Lookalike(
         "ConvNeXt",
         "timm_token",
-        "convnext_tiny stem",
+        "--families",
         both(rename("patch_embed.proj", "stem.0"), configure(architecture="convnext_tiny")),
     ),
     Lookalike("half a file", "vit", "model.safetensors", damage=cut("model.safetensors")),

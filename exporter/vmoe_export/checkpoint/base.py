@@ -149,7 +149,10 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     )
     if not prefixes:
         some = ", ".join(path[:80] for path in sorted(by_path)[:3]) or "nothing"
-        raise CheckpointError(f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree (it holds {some})")
+        raise CheckpointError(
+            f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree, and none of vmoe export --families "
+            f"(it holds {some})"
+        )
     root = prefixes[0]
     return {path[len(root) :]: name for path, name in by_path.items() if path.startswith(root)}
 

@@ -47,6 +47,8 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path} is no index of safetensors files: it has no 'weight_map' of names to files") from None
-    if outside := next((file for file in files.values() if Path(file).name != file or not file.endswith(".safetensors")), None):
+    if outside := next(
+        (file for file in files.values() if Path(file).name != file or not file.endswith(".safetensors")), None
+    ):
         raise CheckpointError(f"{path} names {outside!r:.80}, which is no safetensors file beside it")
     return files

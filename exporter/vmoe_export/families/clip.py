@@ -7,17 +7,17 @@ from vmoe_export.families.translation import Translation
 
 
 def _translate(model: Translation) -> None:
-    model.epsilon(model.setting("layer_norm_eps", 1e-5))
+    model.epsilon(1e-5)
     model.activation(model.setting("hidden_act", "quick_gelu"))
-    model.choose_heads("num_attention_heads", 12)
     model.patches("embeddings.patch_embedding", has_bias=False)
+    model.choose_heads("num_attention_heads", 12)
     model.claim(hidden_size=model.width)
     model.tokens("embeddings.class_embedding", positions="embeddings.position_embedding.weight", rows=1)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
     for block, ours in model.blocks("encoder.layers.{}.", "num_hidden_layers"):
         model.norm(f"{ours}/LayerNorm_0", f"{block}layer_norm1")
-        projections = (f"{block}self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
-        model.attention(f"{ours}/SelfAttention", *projections)
+        projections = [f"{block}self_attn.{name}_proj" for name in ("q", "k", "v")]
+        model.attention(f"{ours}/SelfAttention", projections, f"{block}self_attn.out_proj")
         model.norm(f"{ours}/LayerNorm_1", f"{block}layer_norm2")
         hidden = model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2")
         model.claim(intermediate_size=hidden)

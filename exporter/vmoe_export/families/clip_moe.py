@@ -34,7 +34,9 @@ def _translate(model: Translation) -> None:
     if experts:
         k = model.setting("top_k", min(_DEFAULT_K, experts))
         if "top_k" not in model.config:
-            model.notes.append(f"a CLIP-MoE file doesn't say how many experts a token has: {k}, as in its release; --k N sets it")
+            model.notes.append(
+                f"a CLIP-MoE file doesn't say how many experts a token has: {k}, as in its release; --k N sets it"
+            )
         # No pair was dropped in the original: so many slots take all tokens.
         dispatcher = {"capacity_factor": experts / k}
         router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}

@@ -8,10 +8,10 @@ from vmoe_export.families.translation import Translation
 
 def _translate(model: Translation) -> None:
     model.refuse("a gated MLP (SwiGLU)", "encoder.layer.0.mlp.weights_in.weight")
-    model.epsilon(model.setting("layer_norm_eps", 1e-6))
+    model.epsilon(1e-6)
     model.activation(model.setting("hidden_act", "gelu"))
-    model.choose_heads("num_attention_heads", 12)
     model.patches("embeddings.patch_embeddings.projection")
+    model.choose_heads("num_attention_heads", 12)
     model.claim(hidden_size=model.width)
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
     model.tokens(
@@ -25,9 +25,9 @@ def _translate(model: Translation) -> None:
     model.claim(qkv_bias=has_bias)
     for block, ours in model.blocks("encoder.layer.{}.", "num_hidden_layers"):
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
-        projections = (f"{block}attention.attention.{name}" for name in ("query", "key", "value"))
+        projections = [f"{block}attention.attention.{name}" for name in ("query", "key", "value")]
         out, scale = f"{block}attention.output.dense", f"{block}layer_scale1.lambda1"
-        model.attention(f"{ours}/SelfAttention", *projections, out, scale=scale, has_bias=has_bias)
+        model.attention(f"{ours}/SelfAttention", projections, out, scale=scale, has_bias=has_bias)
         model.norm(f"{ours}/LayerNorm_1", f"{block}norm2")
         model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2", scale=f"{block}layer_scale2.lambda1")
     model.norm("Encoder/encoder_norm", "layernorm")

@@ -31,7 +31,6 @@ class FamilyCheckpoint(Checkpoint):
         image_size: (height, width) in pixels. Default: what pictures are made for, or the position embedding is.
 
     Attributes:
-        family: which it is of.
         config: an official config, as far as the tensors can't say it, with the fields that official models lack.
         preprocess: the steps that make an image of a picture.
         class_names: those of the config; None where it has none.
@@ -48,9 +47,9 @@ class FamilyCheckpoint(Checkpoint):
         heads: int | None = None,
         image_size: tuple[int, int] | None = None,
     ) -> None:
-        self._source, self.family = source, family
+        self._source, self._family = source, family
         found = [path for name in (_CONFIG, _PROCESSOR) if (path := _folder(source.path) / name).is_file()]
-        given = {path.name: _read_json(path) for path in found}
+        given: dict[str, Mapping[str, Any]] = {path.name: _read_json(path) for path in found}
         if config is not None:
             given[_CONFIG] = config if isinstance(config, Mapping) else _read_json(Path(config))
         whole = given.get(_CONFIG, {})
@@ -61,7 +60,7 @@ class FamilyCheckpoint(Checkpoint):
         if processor and image_size is None:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
-        model = Translation(tensors, own, heads, image_size, mean, std)
+        model = Translation(tensors, self._prefix, own, heads, image_size, mean, std)
         family.translate(model)
         self._check_all_used(model)
         assert model.image_size is not None
@@ -82,29 +81,33 @@ class FamilyCheckpoint(Checkpoint):
     def _own_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The part of a config.json that is about the vision model."""
         kind = config.get("model_type")
-        if kind is not None and kind not in self.family.model_types:
-            raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {self.family.title}")
+        if kind is not None and kind not in self._family.model_types:
+            raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {self._family.title}")
         vision = config.get("vision_config")
         return vision if isinstance(vision, Mapping) else config
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Stored names by those below the family's prefix; what is beside that has "../" in front."""
         names = unwrapped(source.info)
-        prefix = self.family.prefix(names)
-        assert prefix is not None
+        self._prefix = prefix = self._family.prefix(names) or ""
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
 
     def _check_all_used(self, model: Translation) -> None:
-        unknown = [name for name in self._names if name not in model.used and not self.family.is_ignored(name)]
+        unknown = [name for name in self._names if name not in model.used and not self._family.is_ignored(name)]
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-            raise CheckpointError(f"it holds a tensor {min(unknown)}{more} that a {self.family.title} doesn't have")
+            raise CheckpointError(
+                f"it holds a tensor {model.told(min(unknown))}{more} that a {self._family.title} doesn't have"
+            )
 
     def _read(self, stored_name: str) -> Array:
         part = self._parts[stored_name]
         # A float32 times a scale is rounded once, and a value beyond float32 is refused by whoever reads it.
         with np.errstate(over="ignore", invalid="ignore"):
             arrays = [np.asarray(self._source[self._names[name]], np.float64) for name in part.sources]
+            for name, array in zip(part.sources, arrays, strict=True):
+                if not np.isfinite(array).all():
+                    raise CheckpointError(f"{self._names[name]} holds NaN or infinite values")
             return np.ascontiguousarray(np.reshape(part.make(*arrays), part.shape), np.float32)
 
 

@@ -7,18 +7,18 @@ from vmoe_export.families.translation import Translation
 
 
 def _translate(model: Translation) -> None:
-    model.epsilon(model.setting("layer_norm_eps", 1e-12))
+    model.epsilon(1e-12)
     model.activation(model.setting("hidden_act", "gelu"))
-    model.choose_heads("num_attention_heads", 12)
     model.patches("embeddings.patch_embeddings.projection")
+    model.choose_heads("num_attention_heads", 12)
     model.claim(hidden_size=model.width)
     model.tokens("embeddings.cls_token", positions="embeddings.position_embeddings", rows=1)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
     for block, ours in model.blocks("encoder.layer.{}.", "num_hidden_layers"):
         model.norm(f"{ours}/LayerNorm_0", f"{block}layernorm_before")
-        projections = (f"{block}attention.attention.{name}" for name in ("query", "key", "value"))
-        model.attention(f"{ours}/SelfAttention", *projections, f"{block}attention.output.dense", has_bias=has_bias)
+        projections = [f"{block}attention.attention.{name}" for name in ("query", "key", "value")]
+        model.attention(f"{ours}/SelfAttention", projections, f"{block}attention.output.dense", has_bias=has_bias)
         model.norm(f"{ours}/LayerNorm_1", f"{block}layernorm_after")
         hidden = model.mlp(f"{ours}/Mlp", f"{block}intermediate.dense", f"{block}output.dense")
         model.claim(intermediate_size=hidden)

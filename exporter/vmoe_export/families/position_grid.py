@@ -39,7 +39,8 @@ def _weights(source: int, target: int, antialias: bool) -> Array:
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
                 weights[row, inside] += share
-    return weights / weights.sum(axis=1, keepdims=True)
+    shares: Array = weights / weights.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _cubic(x: float, a: float) -> float:

@@ -13,14 +13,14 @@ def _translate(model: Translation) -> None:
     if model.setting("layer_norm_eps", 1e-6) != LAYER_NORM_EPSILON:
         raise ConfigError(f"the config says layer_norm_eps {model.config['layer_norm_eps']}, and only 1e-06 can be exported")
     model.activation(model.setting("hidden_act", "gelu_pytorch_tanh"))
-    model.choose_heads("num_attention_heads", 12)
     model.patches("embeddings.patch_embedding")
+    model.choose_heads("num_attention_heads", 12)
     model.claim(hidden_size=model.width)
     model.tokens(positions="embeddings.position_embedding.weight", rows=0)
     for block, ours in model.blocks("encoder.layers.{}.", "num_hidden_layers"):
         model.norm(f"{ours}/LayerNorm_0", f"{block}layer_norm1")
-        projections = (f"{block}self_attn.{name}_proj" for name in ("q", "k", "v", "out"))
-        model.attention(f"{ours}/SelfAttention", *projections)
+        projections = [f"{block}self_attn.{name}_proj" for name in ("q", "k", "v")]
+        model.attention(f"{ours}/SelfAttention", projections, f"{block}self_attn.out_proj")
         model.norm(f"{ours}/LayerNorm_1", f"{block}layer_norm2")
         hidden = model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2")
         model.claim(intermediate_size=hidden)

@@ -11,14 +11,34 @@ from vmoe_export.errors import ConfigError
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-_HEAD_WIDTHS = {"so400m": 72, "huge": 80, "giantopt": 96, "gigantic": 104, "giant": 88, "vit_base_patch16_gap_224": 48, "test_": 32}
+_HEAD_WIDTHS = {
+    "so400m": 72,
+    "huge": 80,
+    "giantopt": 96,
+    "gigantic": 104,
+    "giant": 88,
+    "vit_base_patch16_gap_224": 48,
+    "test_": 32,
+}
 """Of the architectures with these words in their names, by the first that fits; all others have 64."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
-_OTHER_BLOCKS = {"_rpn_": "norms behind the residual", "test_vit3": "pooling of tokens in front of the patches"}
+_OTHER_BLOCKS = {
+    "_rpn_": "norms behind the residual",
+    "rope": "rotary positions",
+    "test_vit3": "pooling of tokens in front of the patches",
+}
 """What the tensors of some architectures don't tell."""
 _IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _IMPLIED |= {"qkv_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm"}
-_IMPLIED |= {"final_norm", "weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate"}
+_IMPLIED |= {
+    "final_norm",
+    "weight_init",
+    "drop_rate",
+    "drop_path_rate",
+    "pos_drop_rate",
+    "patch_drop_rate",
+    "proj_drop_rate",
+}
 _IMPLIED |= {"attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
 _READ = {"num_heads", "act_layer"}
 
@@ -29,6 +49,8 @@ def _translate(model: Translation) -> None:
         raise ConfigError("the config's 'model_args' must be an object")
     if unknown := sorted(args.keys() - _IMPLIED - _READ):
         raise ConfigError(f"the config's model_args have {unknown[0]}, which can't be exported")
+    if name and not name.startswith(("vit_", "deit", "flexivit", "test_vit")):
+        raise ConfigError(f"the architecture {name} is none of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
         raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
     model.epsilon(1e-5 if "clip" in name else 1e-6)

@@ -1,4 +1,4 @@
-"""The tensors of another library's model under our names: transposed, cut, joined and scaled as the official tree has them."""
+"""The tensors of another library's model under our names: transposed, cut, joined and scaled as ours are."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Translation:
 
     Attributes:
         tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
+        prefix: what stands in front of the others.
         config: of a config.json, or empty.
         heads, image_size: what the user gave.
         mean, std: of pixels in [0, 1], by channel.
@@ -48,6 +49,7 @@ class Translation:
     """
 
     tensors: Mapping[str, TensorInfo]
+    prefix: str
     config: Mapping[str, Any]
     heads: int | None
     image_size: tuple[int, int] | None
@@ -60,6 +62,10 @@ class Translation:
     width: int = 0
     _stream: float = 1.0
 
+    def told(self, name: str) -> str:
+        """A tensor's name as the file has it."""
+        return name.removeprefix("../") if name.startswith("../") else self.prefix + name
+
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
         return name in self.tensors
@@ -68,11 +74,11 @@ class Translation:
         """The shape of a tensor that must be there. Raises CheckpointError: it isn't, or has another number of sizes."""
         info = self.tensors.get(name)
         if info is None:
-            raise CheckpointError(f"the checkpoint has no tensor {name.removeprefix('../')}")
+            raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
         if len(info.shape) != ndim or 0 in info.shape:
-            raise CheckpointError(f"tensor {name} has shape {info.shape}, which is not {ndim} sizes above 0")
+            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, which is not {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {name} holds {info.dtype} values, which are no weights")
+            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are no weights")
         self.used.add(name)
         return info.shape
 
@@ -89,7 +95,9 @@ class Translation:
         if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
             raise ConfigError(f"the config says {key} {shown(value)}, which is no {type(default).__name__}")
         if choices and value not in choices:
-            raise ConfigError(f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported")
+            raise ConfigError(
+                f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported"
+            )
         return value
 
     def claim(self, **found: Any) -> None:
@@ -98,10 +106,11 @@ class Translation:
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
 
-    def epsilon(self, value: float) -> None:
-        """The epsilon of every LayerNormalization; to be said first."""
+    def epsilon(self, default: float) -> None:
+        """The epsilon of every LayerNormalization where the config says no `layer_norm_eps`; to be said first."""
+        value = self.setting("layer_norm_eps", default)
         if not 0 < value < 1:
-            raise ConfigError(f"the epsilon of LayerNormalization is {shown(value)}, which is not between 0 and 1")
+            raise ConfigError(f"the config says layer_norm_eps {shown(value)}, which is not between 0 and 1")
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
 
     def choose_heads(self, key: str, default: int) -> None:
@@ -110,6 +119,8 @@ class Translation:
             found = self.setting(key, default)
             if self.heads not in (None, found):
                 raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
+            if found < 1 or self.width % found:
+                raise ConfigError(f"the config says {key} {found}, which doesn't divide the hidden size {self.width}")
             self.heads = found
 
     def refuse(self, why: str, *names: str) -> None:
@@ -151,7 +162,13 @@ class Translation:
         width, channels, height, columns = self.shape(f"{name}.weight", 4)
         self.width = width
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
-            raise ConfigError(f"the model has {channels} channels, and mean {self.mean} and std {self.std} are for others")
+            raise ConfigError(
+                f"tensor {self.told(name)}.weight is for pictures of {channels} channels, whose mean is {self.mean} and "
+                f"std {self.std}"
+            )
+        patch = self.config.get("patch_size")
+        if patch not in (None, height) and patch != [height, columns]:
+            raise ConfigError(f"the config says patch_size {shown(patch)}, but the checkpoint has {[height, columns]}")
         slope = 0.5 / np.array(self.std).reshape(1, -1, 1, 1)
         offset = ((0.5 - np.array(self.mean)) / np.array(self.std)).reshape(1, -1, 1, 1)
         sources = [f"{name}.weight"]
@@ -187,7 +204,9 @@ class Translation:
             info = self.tensors.get(name)
             shape = self.shape(name, 1 if info is None else len(info.shape))
             if shape[-1] != self.width:
-                raise CheckpointError(f"tensor {name} has shape {shape}, where the rest of the model needs {self.width} at its end")
+                raise CheckpointError(
+                    f"tensor {self.told(name)} has shape {shape}, where the rest of the model needs {self.width} at its end"
+                )
             counts.append(math.prod(shape[:-1]))
         width, own = self.width, [*zip(names, counts, strict=True)]
 
@@ -204,11 +223,17 @@ class Translation:
         shape = self.shape(name, 2 if info is not None and len(info.shape) == 2 else 3)
         patches, width = shape[-2] - rows, self.width
         source = self.trained_grid()
+        if math.prod(source) not in (0, patches) and "image_size" in self.config:
+            raise CheckpointError(
+                f"tensor {self.told(name)} is for {patches} patches, and the config's image_size "
+                f"{self.config['image_size']} has {math.prod(source)}"
+            )
         if math.prod(source) != patches:
             source = (math.isqrt(max(patches, 0)),) * 2
         if shape[-1] != width or patches < 1 or math.prod(source) != patches:
             raise CheckpointError(
-                f"tensor {name} has shape {shape}, which are not {rows} rows and those of a grid of patches, {width} wide"
+                f"tensor {self.told(name)} has shape {shape}, which are not {rows} rows and those of a grid of patches, "
+                f"{width} wide"
             )
         height, columns = self.parts["embedding/kernel"].shape[:2]
         if self.image_size is None:
@@ -241,14 +266,18 @@ class Translation:
         """A tensor as it is, in another shape of as many values. Raises CheckpointError: it has not so many."""
         found = self.tensors.get(name)
         if math.prod(self.shape(name, len(found.shape) if found else 1)) != math.prod(shape):
-            raise CheckpointError(f"tensor {name} has shape {self.shape(name, len(shape))}, where the model needs {shape}")
+            raise CheckpointError(
+                f"tensor {self.told(name)} has shape {self.shape(name, len(shape))}, where the model needs {shape}"
+            )
         self.put(ours, shape, [name], lambda array: array.reshape(shape))
 
     def router(self, ours: str, name: str) -> int:
         """A router (E, D) without a bias; returns E."""
         experts, width = self.shape(name, 2)
         if width != self.width:
-            raise CheckpointError(f"tensor {name} has shape {(experts, width)}, where the model needs {(experts, self.width)}")
+            raise CheckpointError(
+                f"tensor {self.told(name)} has shape {(experts, width)}, where the model needs {(experts, self.width)}"
+            )
         self.put(ours, (width, experts), [name], lambda array: array.T)
         return experts
 
@@ -256,7 +285,9 @@ class Translation:
         """A projection (D, E) of what the head gets, which is not transposed and has no bias."""
         width, size = self.shape(name, 2)
         if width != self.width:
-            raise CheckpointError(f"tensor {name} has shape {(width, size)}, where the model needs {(self.width, size)}")
+            raise CheckpointError(
+                f"tensor {self.told(name)} has shape {(width, size)}, where the model needs {(self.width, size)}"
+            )
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
@@ -295,7 +326,9 @@ class Translation:
         found = self.shape(f"{name}.weight", 2)
         wanted = (outputs or found[0], inputs or self.width)
         if found != wanted:
-            raise CheckpointError(f"tensor {name}.weight has shape {found}, where the rest of the model needs {wanted}")
+            raise CheckpointError(
+                f"tensor {self.told(name)}.weight has shape {found}, where the rest of the model needs {wanted}"
+            )
         kernel, bias, width = [f"{name}.weight"], [], wanted[0]
         if has_bias:
             self._vector(f"{name}.bias", width)
@@ -308,11 +341,18 @@ class Translation:
         return width
 
     def attention(
-        self, ours: str, query: str, key: str, value: str, out: str, *, scale: str = "", stream: bool = True, has_bias: bool = True
+        self,
+        ours: str,
+        projections: Sequence[str],
+        out: str,
+        *,
+        scale: str = "",
+        stream: bool = True,
+        has_bias: bool = True,
     ) -> None:
         """Attention with its three projections apart, all of which have a bias or none."""
         heads, size = self._heads()
-        for name, source in (("query", query), ("key", key), ("value", value)):
+        for name, source in zip(("query", "key", "value"), projections, strict=True):
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=has_bias)
             self._by_head(f"{ours}/{name}", heads, size)
         self._out(f"{ours}/out", out, scale, stream)
@@ -328,7 +368,9 @@ class Translation:
         found = self.shape(weight, 2)
         if found != (len(names) * width, width):
             wanted = (len(names) * width, width)
-            raise CheckpointError(f"tensor {weight} has shape {found}, where the rest of the model needs {wanted}")
+            raise CheckpointError(
+                f"tensor {self.told(weight)} has shape {found}, where the rest of the model needs {wanted}"
+            )
         biases = []
         if bias:
             self._vector(bias, len(names) * width)
@@ -360,11 +402,11 @@ class Translation:
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
         """The MLPs of a MoE layer, one after another in our tensors."""
+        hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
-            each = Translation(self.tensors, self.config, self.heads, None, width=self.width)
+            each = Translation(self.tensors, self.prefix, self.config, self.heads, None, width=self.width)
             each._stream = self._stream
-            inputs = 0 if layer == "Dense_0" else hidden
-            outputs = [each.dense(f"{i}", f"{name}{own}", inputs=inputs, stream=stream) for i, name in enumerate(names)]
+            outputs = [each.dense(f"{i}", f"{name}{own}", inputs=hidden, stream=stream) for i, name in enumerate(names)]
             hidden = outputs[0]
             self.used |= each.used
             for leaf in ("kernel", "bias"):
@@ -382,9 +424,11 @@ class Translation:
     def _heads(self) -> tuple[int, int]:
         """The number of heads, and their width."""
         if self.heads is None:
-            raise OptionError("the tensors don't say how many attention heads the model has; give --heads N")
-        if self.heads < 1 or self.width % self.heads:
-            raise ConfigError(f"{self.heads} attention heads don't divide the hidden size {self.width}")
+            raise OptionError(
+                "the tensors don't say how many attention heads the model has, and no config.json does; give --heads N"
+            )
+        if self.width % self.heads:
+            raise OptionError(f"--heads is {self.heads}, which doesn't divide the hidden size {self.width}")
         return self.heads, self.width // self.heads
 
     def _by_head(self, layer: str, heads: int, size: int) -> None:
@@ -400,7 +444,7 @@ class Translation:
 
     def _vector(self, name: str, size: int) -> None:
         if (found := self.shape(name, 1)) != (size,):
-            raise CheckpointError(f"tensor {name} has shape {found}, where the rest of the model needs {(size,)}")
+            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, where the rest of the model needs {(size,)}")
 
 
 def _scaled_or_zeros(width: int) -> Make:

@@ -178,7 +178,10 @@ class ModelNodes(GraphWriter):
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
-        front = [*(["cls"] if config.classifier.startswith("token") else []), *([EXTRA_TOKENS] if config.extra_tokens else [])]
+        front = [
+            *(["cls"] if config.classifier.startswith("token") else []),
+            *([EXTRA_TOKENS] if config.extra_tokens else []),
+        ]
         if front:
             x = self._add("Concat", *map(self._repeated, front), x, axis=1)
         if config.position_emb != "none":
@@ -221,7 +224,9 @@ class ModelNodes(GraphWriter):
             if not self._config.attention_qk_norm or name == "value":
                 return projected
             by_head = self._reshape(projected, 0, 0, heads, size)
-            return self._reshape(self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=self._config.qk_norm_bias), 0, 0, heads * size)
+            return self._reshape(
+                self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=self._config.qk_norm_bias), 0, 0, heads * size
+            )
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
         bf16 = PRECISIONS[self._model.precision].dense != "float"
@@ -283,10 +288,12 @@ class ModelNodes(GraphWriter):
             gates = self._member_gates(self._layer_norm(f"{block}/LayerNorm_1", x), router)
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
-            raw = "" if moe.routing.normalize_weights else weight
+            raw = "" if self._config.normalizes_weights else weight
             routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], [slot, raw, *routes[2:]], {})
-            if moe.routing.normalize_weights:
-                routes[1] = self._add("Div", routes[1], self._add("ReduceSum", routes[1], self._integers(2)), outputs=[weight])
+            if self._config.normalizes_weights:
+                routes[1] = self._add(
+                    "Div", routes[1], self._add("ReduceSum", routes[1], self._integers(2)), outputs=[weight]
+                )
         self._kept(slot, kept)
         return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
@@ -358,7 +365,9 @@ class ModelNodes(GraphWriter):
         elif config.classifier == "map":
             if config.front_tokens:
                 x = self._slice(x, config.front_tokens, config.num_tokens)
-                self._merging = [self._slice(self._merging[0], config.front_tokens, config.num_tokens)] if self._merging else []
+                self._merging = (
+                    [self._slice(self._merging[0], config.front_tokens, config.num_tokens)] if self._merging else []
+                )
             x = self._map_head(x)
         if config.norm_after_pooling:
             x = self._layer_norm("Encoder/encoder_norm", x)

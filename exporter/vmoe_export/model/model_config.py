@@ -94,8 +94,8 @@ class ModelConfig:
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
     classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
     queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, and a representation
-    without a tanh, such as CLIP's projection. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap"
-    the class token and that mean, and "token+token" the first two tokens.
+    without a tanh, such as CLIP's projection. Of the classifiers "gap" is the mean of all tokens but those in front,
+    "token+gap" the class token and that mean, and "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
@@ -145,6 +145,12 @@ class ModelConfig:
     def merges(self, group_tokens: int) -> bool:
         """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
+
+    @property
+    def normalizes_weights(self) -> bool:
+        """Whether the weights of a token's experts are divided by their sum."""
+        routing = self.moe and self.moe.routing
+        return isinstance(routing, TopK) and routing.normalize_weights
 
     @property
     def feature_size(self) -> int:

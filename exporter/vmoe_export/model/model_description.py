@@ -10,8 +10,8 @@ from typing import Any, cast, get_args
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
-from vmoe_export.model.parameters import EXTRA_TOKENS
 from vmoe_export.model.moe_description import describe_moe
+from vmoe_export.model.parameters import EXTRA_TOKENS
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)

@@ -178,7 +178,10 @@ class ReferenceModel:
         image = image[:, : rows * height, : columns * width]
         patches = image.reshape(-1, rows, height, columns, width, config.channels).transpose(0, 1, 3, 2, 4, 5)
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
-        front = [*(["cls"] if config.classifier.startswith("token") else []), *([EXTRA_TOKENS] if config.extra_tokens else [])]
+        front = [
+            *(["cls"] if config.classifier.startswith("token") else []),
+            *([EXTRA_TOKENS] if config.extra_tokens else []),
+        ]
         x = np.concatenate([*(np.repeat(self._tensor(name), len(x), axis=0) for name in front), x], axis=1)
         x = x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
         x = self._norm("embedding_norm", x) if config.embedding_norm else x
@@ -241,7 +244,7 @@ class ReferenceModel:
                 bool(profile.pool),
                 profile.max_experts,
             )
-            if moe.routing.kind == "top-k" and moe.routing.normalize_weights:
+            if self._config.normalizes_weights:
                 weight = weight / weight.sum(axis=-1, keepdims=True)
             np.put_along_axis(shares[part], expert, np.where(kept, weight, 0), axis=-1)
             routes.append((expert, kept, weight))
@@ -326,5 +329,7 @@ class ReferenceModel:
 
 def _mean(x: Array, sizes: Array | None) -> Array:
     """The mean of tokens x[N,T,D] that stand for as many as `sizes` says."""
-    mean: Array = x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
+    mean: Array = (
+        x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
+    )
     return mean
