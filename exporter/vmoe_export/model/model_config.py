@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vmoe_export.ops.table import Activation
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
 
@@ -105,6 +106,7 @@ class ModelConfig:
     representation_size: int | None
     num_classes: int | None
     moe: MoeConfig | None
+    activation: Activation = "gelu_tanh"
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
