@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, stored_parameters
 from vmoe_export.model.position_embedding import sincos2d_position_embedding
-from vmoe_export.ops.table import LAYER_NORM_EPSILON
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, Activation
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
@@ -215,9 +215,9 @@ class Vmoe(nn.Module):
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
         return self._dense(f"{path}.out", ops.attention(query, key, value, heads, sizes)), key
 
-    def _mlp(self, path: str) -> tuple[Tensor, ...]:
-        """Weights and biases of an MLP."""
-        return (*self._layer(f"{path}.Dense_0"), *self._layer(f"{path}.Dense_1"))
+    def _mlp(self, path: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Activation]:
+        """Weights, biases and activation of an MLP."""
+        return *self._layer(f"{path}.Dense_0"), *self._layer(f"{path}.Dense_1"), self.config.activation
 
     def _mlp_block(self, norm: str, path: str, x: Tensor) -> Tensor:
         """An MLP with its layer norm and residual; x[N,T,D]."""

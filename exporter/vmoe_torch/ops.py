@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmoe_export.ops.table import SOFT_EPSILON
+from vmoe_export.ops.table import SOFT_EPSILON, Activation
 
 
 def router_logits(x: Tensor, router: Tensor) -> Tensor:
@@ -39,14 +39,26 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
     return F.pad(x.flatten(0, 1), (0, 0, 0, 1))[src.long()]
 
 
-def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    """gelu_tanh(x . w1 + b1) . w2 + b2 of x[..., T, D]; all may have a leading axis of experts."""
-    return F.gelu(x @ w1 + b1, approximate="tanh") @ w2 + b2
+def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation = "gelu_tanh") -> Tensor:
+    """activation(x . w1 + b1) . w2 + b2 of x[..., T, D]; all may have a leading axis of experts."""
+    hidden = x @ w1 + b1
+    if activation == "gelu_quick":
+        return hidden * torch.sigmoid(1.702 * hidden) @ w2 + b2
+    return F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none") @ w2 + b2
 
 
-def expert_mlp(buf: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *, dispatch_bf16: bool = False) -> Tensor:
+def expert_mlp(
+    buf: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    activation: Activation = "gelu_tanh",
+    *,
+    dispatch_bf16: bool = False,
+) -> Tensor:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` input and output are rounded to bfloat16."""
-    out = mlp(_round_bf16(buf) if dispatch_bf16 else buf, w1, b1[:, None], w2, b2[:, None])
+    out = mlp(_round_bf16(buf) if dispatch_bf16 else buf, w1, b1[:, None], w2, b2[:, None], activation)
     return _round_bf16(out) if dispatch_bf16 else out
 
 

@@ -65,7 +65,7 @@ HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row
         const float* bias = epilogue.bias + column;
         values = hn::Add(values, left >= kLanes ? hn::LoadU(d, bias) : hn::LoadN(d, bias, left));
       }
-      if (epilogue.gelu) values = gelu(values);
+      if (epilogue.activation != Activation::kNone) values = activate(epilogue.activation, values);
       if (epilogue.round_bf16) values = round_to_bf16(values);
       float* to = product.out + offset + column;
       if (left >= kLanes) {
@@ -180,7 +180,8 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
   }
   const size_t later_steps = (product.row_count - 1) / kTileRows * steps;
   const Epilogue& epilogue = product.epilogue;
-  const bool direct = !epilogue.gelu && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
+  const bool direct =
+      epilogue.activation == Activation::kNone && !epilogue.round_bf16 && product.columns == kVectors * kLanes;
   HWY_ALIGN float tile[kTileRows * kTileVectors * kLanes];
   for (size_t first_row = 0; first_row < product.row_count;) {
     const size_t left = product.row_count - first_row;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/activation.h"
 #include "core/cpu_path.h"
 
 namespace vmoe {
@@ -14,8 +15,8 @@ namespace vmoe {
 // What a product does with its sums before it stores them.
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
-  bool gelu = false;            // GELU in its tanh approximation
-  bool round_bf16 = false;      // store float32 rounded to bfloat16
+  Activation activation = Activation::kNone;
+  bool round_bf16 = false;  // store float32 rounded to bfloat16
 };
 
 // out[r, 0:columns] = epilogue(rows[r, 0:depth] x panel), all float32.

@@ -52,13 +52,14 @@ struct LinearWeights {
   const float* widened(const float* values, const size_t* first, float* wide) const;
 };
 
-// An MLP, w2 . gelu_tanh(w1 . x + b1) + b2, or those of E experts; both matrices are of one type.
+// An MLP, w2 . activation(w1 . x + b1) + b2, or those of E experts; both matrices are of one type.
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
   // int8 and int4: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same
   // number that the second matrix was packed with.
   size_t hidden_chunk = 0;
+  Activation activation = Activation::kGeluTanh;
 
   size_t experts() const { return first.matrix->matrices(); }
   size_t hidden() const { return first.matrix->depth(); }           // D

@@ -48,7 +48,7 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
     first.index = nullptr;
     first.row_stride = gathered_stride;
   }
-  first.epilogue.gelu = true;
+  first.epilogue.activation = weights.activation;
   first.epilogue.bias = weights.first.bias;
   first.out = activations;
   first.out_stride = stride;

@@ -1,4 +1,4 @@
-// MLPs, out = w2 . gelu_tanh(w1 . x + b1) + b2: those of experts, on each one's real rows, or a dense layer's.
+// MLPs, out = w2 . activation(w1 . x + b1) + b2: those of experts, on each one's real rows, or a dense layer's.
 #pragma once
 
 #include <cstddef>

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/activation.h"
 #include "core/cpu_path.h"
 #include "core/tiles.h"
 
@@ -32,10 +33,10 @@ struct TileProduct {
   // What paths that read rows as unsigned take off each sum: 128 times the sum of its column, i32[panels * 32].
   const int32_t* column_excess = nullptr;
 
-  // Then, in this order: + addend, + bias, GELU in its tanh approximation (with GELU or lines there is no addend).
-  // With GELU, bfloat16 goes to lines and all else to float32.
+  // Then, in this order: + addend, + bias, activation (with that or lines there is no addend). With an activation,
+  // bfloat16 goes to lines and all else to float32.
   const float* bias = nullptr;  // f32[panels * 32], or none
-  bool gelu = false;
+  Activation activation = Activation::kNone;
 
   // Row r goes to `out` + offset[r] bytes: as float32, `columns` of them in all, or as lines of bfloat16, one per
   // panel and `line_stride` bytes apart, of which all 32 values are written.

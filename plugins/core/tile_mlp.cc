@@ -31,6 +31,7 @@ class Mlp {
         out_(out),
         addend_(addend),
         kernels_(tile_kernels_for(weights.first.matrix->kernels().path)),
+        activation_(weights.activation),
         quantized_(weights.first.quantized()),
         tile_bytes_(tile_step_bytes(weights.first.type())),
         hidden_(weights.first.matrix->columns()),
@@ -77,6 +78,7 @@ class Mlp {
   float* out_;
   const float* addend_;
   const TileKernels& kernels_;
+  const Activation activation_;
   const bool quantized_;
   const size_t tile_bytes_;  // from one step of a row tile to the next
   const size_t hidden_;      // F
@@ -182,7 +184,7 @@ class Mlp {
     product.row_count = mine.count();
     product.row_scale = memory.row_scale;
     product.next_panel = next;
-    product.gelu = true;
+    product.activation = activation_;
     if (quantized_) {
       product.offset = exact_offset_;
       product.out = memory.exact + place * kPanelColumns;

@@ -38,7 +38,7 @@ HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], 
 #endif
 }
 
-template <ElementType kType, bool kGelu, bool kLines>
+template <ElementType kType, bool kActivates, bool kLines>
 struct Finish {
   const TileProduct& product;
 
@@ -61,10 +61,10 @@ struct Finish {
       } else {
         values[v] = hn::Load(d, sums + v * kLanes);
       }
-      if constexpr (kGelu || kLines) {
+      if constexpr (kActivates || kLines) {
         if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + place));
       }
-      if constexpr (kGelu) values[v] = fast_gelu(values[v]);
+      if constexpr (kActivates) values[v] = fast_activate(product.activation, values[v]);
     }
     const size_t offset = product.offset[row];
     char* to = static_cast<char*>(product.out) + offset;
@@ -80,7 +80,7 @@ struct Finish {
           product.addend == nullptr
               ? nullptr
               : reinterpret_cast<const float*>(reinterpret_cast<const char*>(product.addend) + offset) + column;
-      const float* bias = kGelu || product.bias == nullptr ? nullptr : product.bias + column;
+      const float* bias = kActivates || product.bias == nullptr ? nullptr : product.bias + column;
       const size_t left = product.columns - column;
 #pragma GCC unroll 16
       for (size_t v = 0; v < kVectors; ++v) {
@@ -134,9 +134,9 @@ struct BesideProducts {
   HWY_INLINE void finish_rows() { pending.finish_all(); }
 };
 
-template <class Block, ElementType kType, bool kGelu, bool kLines>
+template <class Block, ElementType kType, bool kActivates, bool kLines>
 HWY_NOINLINE void multiply_panels(const TileProduct& product) {
-  using Rows = Finish<kType, kGelu, kLines>;
+  using Rows = Finish<kType, kActivates, kLines>;
   const Rows finish{product};
   HWY_ALIGN float sums[2][kSumsOfBlock];
   size_t buffer = 0;
@@ -174,10 +174,11 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product) {
 template <class Block>
 void multiply_tiles(const TileProduct& product) {
   const bool int8 = product.type == ElementType::kInt8;
+  const bool activates = product.activation != Activation::kNone;
   if (product.type == ElementType::kInt4) {
-    product.gelu ? multiply_panels<Block, ElementType::kInt4, true, false>(product)
-                 : multiply_panels<Block, ElementType::kInt4, false, false>(product);
-  } else if (product.gelu) {
+    activates ? multiply_panels<Block, ElementType::kInt4, true, false>(product)
+              : multiply_panels<Block, ElementType::kInt4, false, false>(product);
+  } else if (activates) {
     int8 ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
          : multiply_panels<Block, ElementType::kBfloat16, true, true>(product);
   } else if (product.lines) {

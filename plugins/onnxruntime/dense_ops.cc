@@ -21,7 +21,7 @@ Kernel make_linear(const NodeInfo& node) {
 
 Kernel make_dense_mlp(const NodeInfo& node) {
   using ops::dense_mlp::Input;
-  return [mlp = NodeMlp(node, Input::kW1, node.attribute(ops::dense_mlp::Attribute::kHiddenChunk))](const Call& call) {
+  return [mlp = NodeMlp(node, Input::kW1, ops::dense_mlp::Attribute())](const Call& call) {
     compute_dense_mlp(mlp.read(call), {}, call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], false,
                       call.output<float>(ops::dense_mlp::Output::kY), call.runner());
   };
@@ -29,7 +29,7 @@ Kernel make_dense_mlp(const NodeInfo& node) {
 
 Kernel make_mlp_block(const NodeInfo& node) {
   using ops::mlp_block::Input;
-  return [mlp = NodeMlp(node, Input::kW1, node.attribute(ops::mlp_block::Attribute::kHiddenChunk))](const Call& call) {
+  return [mlp = NodeMlp(node, Input::kW1, ops::mlp_block::Attribute())](const Call& call) {
     compute_dense_mlp(mlp.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                       call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], true,
                       call.output<float>(ops::mlp_block::Output::kY), call.runner());

@@ -51,8 +51,7 @@ Kernel make_expert_mlp(const NodeInfo& node) {
   using ops::expert_mlp::Attribute;
   using ops::expert_mlp::Input;
   const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
-  return [experts = NodeMlp(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)),
-          dispatch_bf16](const Call& call) {
+  return [experts = NodeMlp(node, Input::kW1, Attribute()), dispatch_bf16](const Call& call) {
     const ops::Sizes& sizes = call.sizes();
     std::vector<size_t> first(sizes['E'] + 1);
     for (size_t expert = 0; expert < first.size(); ++expert) first[expert] = expert * sizes['M'];
@@ -65,23 +64,22 @@ Kernel make_expert_block(const NodeInfo& node) {
   using ops::expert_block::Attribute;
   using ops::expert_block::Input;
   const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
-  return
-      [experts = NodeMlp(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)), dispatch_bf16](const Call& call) {
-        const ops::Sizes& sizes = call.sizes();
-        RoutedTokens routing;
-        routing.tokens = sizes['G'] * sizes['S'];
-        routing.choices = sizes['K'];
-        routing.slots = sizes['M'];
-        routing.slot = call.indices(Input::kSlot, sizes['E'] * sizes['M'], "slots");
-        routing.weight = call.data<float>(Input::kWeight);
-        routing.src = call.indices(Input::kSrc, routing.tokens, "tokens");
-        if (const int32_t* slot = slot_without_token(routing)) {
-          throw ops::OpError("slot has the number " + std::to_string(*slot) + ", but src has no token for it");
-        }
-        compute_expert_block(experts.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
-                             routing, dispatch_bf16, call.data<float>(Input::kX),
-                             call.output<float>(ops::expert_block::Output::kY), call.runner());
-      };
+  return [experts = NodeMlp(node, Input::kW1, Attribute()), dispatch_bf16](const Call& call) {
+    const ops::Sizes& sizes = call.sizes();
+    RoutedTokens routing;
+    routing.tokens = sizes['G'] * sizes['S'];
+    routing.choices = sizes['K'];
+    routing.slots = sizes['M'];
+    routing.slot = call.indices(Input::kSlot, sizes['E'] * sizes['M'], "slots");
+    routing.weight = call.data<float>(Input::kWeight);
+    routing.src = call.indices(Input::kSrc, routing.tokens, "tokens");
+    if (const int32_t* slot = slot_without_token(routing)) {
+      throw ops::OpError("slot has the number " + std::to_string(*slot) + ", but src has no token for it");
+    }
+    compute_expert_block(experts.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
+                         routing, dispatch_bf16, call.data<float>(Input::kX),
+                         call.output<float>(ops::expert_block::Output::kY), call.runner());
+  };
 }
 
 Kernel make_sparse_mlp(const NodeInfo& node) {
@@ -89,13 +87,12 @@ Kernel make_sparse_mlp(const NodeInfo& node) {
   using ops::sparse_mlp::Input;
   using ops::sparse_mlp::Output;
   const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
-  return
-      [router = NodeLinear(node, Input::kRouter),
-       experts = NodeMlp(node, Input::kW1, node.attribute(Attribute::kHiddenChunk)), dispatch_bf16](const Call& call) {
-        compute_sparse_mlp(*router.packed(call), experts.read(call), call.routing(), dispatch_bf16,
-                           call.data<float>(Input::kX), call.output<float>(Output::kY),
-                           call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight), call.runner());
-      };
+  return [router = NodeLinear(node, Input::kRouter), experts = NodeMlp(node, Input::kW1, Attribute()),
+          dispatch_bf16](const Call& call) {
+    compute_sparse_mlp(*router.packed(call), experts.read(call), call.routing(), dispatch_bf16,
+                       call.data<float>(Input::kX), call.output<float>(Output::kY), call.output<int32_t>(Output::kSlot),
+                       call.output<float>(Output::kWeight), call.runner());
+  };
 }
 
 }  // namespace

@@ -79,8 +79,9 @@ LinearWeights NodeLinear::read(const Call& call) const {
   return weights;
 }
 
-NodeMlp::NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk)
+NodeMlp::NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk, Activation activation)
     : hidden_chunk_(checked_chunk(hidden_chunk)),
+      activation_(activation),
       first_(node, input),
       second_(node, input + 2, {1, 1, hidden_chunk_}) {}
 

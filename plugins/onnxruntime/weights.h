@@ -44,14 +44,22 @@ class NodeLinear {
 // Inputs w1, b1, w2, b2 of a node, in this order: an MLP, or those of all experts.
 class NodeMlp {
  public:
-  // `input` is the index of w1; `hidden_chunk` the attribute of that name. Throws OpError for one that kernels don't
+  // `input` is the index of w1; Attribute has those of the op. Throws OpError for a hidden_chunk that kernels don't
   // have.
-  NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk);
+  template <class Attribute>
+  NodeMlp(const NodeInfo& node, size_t input, Attribute)
+      : NodeMlp(node, input, node.attribute(Attribute::kHiddenChunk),
+                static_cast<Activation>(node.attribute(Attribute::kActivation))) {}
 
-  MlpWeights read(const Call& call) const { return {first_.read(call), second_.read(call), hidden_chunk_}; }
+  MlpWeights read(const Call& call) const {
+    return {first_.read(call), second_.read(call), hidden_chunk_, activation_};
+  }
 
  private:
+  NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk, Activation activation);
+
   size_t hidden_chunk_;
+  Activation activation_;
   NodeLinear first_, second_;
 };
 

@@ -41,10 +41,11 @@ inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK", Presence::kOptional},
     {"weight", ValueType::kFloat32, "GSK", Presence::kOptional},
 };
-struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
+struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
 inline constexpr AttributeSpec kAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+    {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace sparse_mlp
 inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
@@ -139,10 +140,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
-struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
+struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
 inline constexpr AttributeSpec kAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+    {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_mlp
 inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kSparseMlpChoices};
@@ -194,8 +196,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
-struct Attribute { enum : size_t { kHiddenChunk }; };
-inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
+struct Attribute { enum : size_t { kHiddenChunk, kActivation }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+    {"activation", 0, 0, 2, 0, false},
+};
 }  // namespace dense_mlp
 inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kLinearChoices};
 namespace attention {
@@ -295,8 +300,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
-struct Attribute { enum : size_t { kHiddenChunk }; };
-inline constexpr AttributeSpec kAttributes[] = {{"hidden_chunk", 0, 0, kNoMaximum, 'F', true}};
+struct Attribute { enum : size_t { kHiddenChunk, kActivation }; };
+inline constexpr AttributeSpec kAttributes[] = {
+    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+    {"activation", 0, 0, 2, 0, false},
+};
 }  // namespace mlp_block
 inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kLinearChoices};
 namespace router_block {
@@ -339,10 +347,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
-struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk }; };
+struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
 inline constexpr AttributeSpec kAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
+    {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_block
 inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, kSparseMlpChoices};

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ import pytest
 from op_models import IR_VERSION, OPSET, RUNNERS, Run, given_inputs, made_outputs, run_graph, run_reference, runner, settings
 
 from vmoe_export.ops.onnx_lines import round_bf16
-from vmoe_export.ops.table import OPS, Op
+from vmoe_export.ops.table import ACTIVATIONS, OPS, Op
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 FLOAT32 = {"rtol": 0, "atol": 1e-5}
@@ -75,14 +77,22 @@ def test_the_expert_mlp_is_the_reference(seed: int, name: str) -> None:
 
 
 @EVERY_RUNNER
-def test_the_expert_mlp_uses_the_tanh_gelu_at_every_size(name: str) -> None:
+@pytest.mark.parametrize("activation", range(len(ACTIVATIONS)))
+def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: str) -> None:
     # One expert of one feature with weights 1: the output is the activation itself.
     x = np.linspace(-12, 12, 4801, dtype=np.float32).reshape(1, -1, 1)
     one, nothing = np.ones((1, 1, 1), np.float32), np.zeros((1, 1), np.float32)
-    (found,) = runner(name, "VmoeExpertMlp")(x, one, nothing, one, nothing)
+    x[..., :4, 0] = np.nan, 1e4, -1e4, -0.0
+    (found,) = runner(name, "VmoeExpertMlp", activation=activation)(x, one, nothing, one, nothing)
     v = x.astype(np.float64)
-    expected = 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
+    expected = [
+        0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
+        0.5 * v * (1 + np.vectorize(math.erf)(v / math.sqrt(2))),
+        v * np.where(v > 0, 1, np.exp(1.702 * np.minimum(v, 0))) / (1 + np.exp(-1.702 * np.abs(v))),
+    ]
+    np.testing.assert_allclose(found, expected[activation], rtol=1e-6, atol=2e-6)
+    (reference,) = run_reference(OPS["VmoeExpertMlp"], v, one, nothing, one, nothing, activation=activation)
+    np.testing.assert_allclose(reference, expected[activation], rtol=0, atol=1e-8)
 
 
 @EVERY_RUNNER

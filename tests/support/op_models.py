@@ -16,9 +16,10 @@ from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import function_bodies
-from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names
+from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names, written_attributes
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
+    ACTIVATIONS,
     DOMAIN,
     ELEMENT_TYPES,
     INT4_OPSET,
@@ -164,7 +165,9 @@ def one_node_model(
     places = [name if name in known else "" for name in input_names(op.name, weights, policies, merging)]
     names = [[inner.get(name, name) for name in row] for row in (places, [value.name for value in made])]
     values = attribute_values(op, dispatch_bf16, **attributes)
-    node = helper.make_node(op.name, *names, domain=DOMAIN, **values)
+    activation = ACTIVATIONS[values.get("activation", 0)]
+    written = {name: values[name] for name in written_attributes(op, activation)}
+    node = helper.make_node(op.name, *names, domain=DOMAIN, **written)
     casts_in, casts_out = (
         [
             helper.make_node("Cast", [inner[v.name]], [v.name], to=TensorProto.FLOAT)
@@ -196,6 +199,7 @@ def one_node_model(
             policies=policies,
             merging=merging,
             prefix=values.get("prefix", 0),
+            activation=activation,
         ),
         ir_version=IR_VERSION,
     )

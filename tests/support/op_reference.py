@@ -43,10 +43,11 @@ def sparse_mlp(
     w2_scale: Array | None = None,
     dispatch_bf16: bool = False,
     hidden_chunk: int = 0,
+    activation: int = 0,
 ) -> tuple[Array, Array, Array]:
     """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
     slot, weight, src, _ = route(gates(x, router), capacity, k, bpr)
-    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
+    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk, activation)
     return combine(out, slot, weight), slot, weight
 
 
@@ -129,10 +130,11 @@ def expert_mlp(
     w2_scale: Array | None = None,
     dispatch_bf16: bool = False,
     hidden_chunk: int = 0,
+    activation: int = 0,
 ) -> Array:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` its input and output are rounded to bfloat16."""
     rounded = round_bf16(buf) if dispatch_bf16 else buf
-    out = dense_mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk)
+    out = dense_mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk, activation)
     return round_bf16(out) if dispatch_bf16 else out
 
 
@@ -227,9 +229,10 @@ def mlp_block(
     w1_scale: Array | None = None,
     w2_scale: Array | None = None,
     hidden_chunk: int = 0,
+    activation: int = 0,
 ) -> Array:
     """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
-    return x + dense_mlp(layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk)
+    return x + dense_mlp(layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk, activation)
 
 
 def router_block(
@@ -265,10 +268,11 @@ def expert_block(
     w2_scale: Array | None = None,
     dispatch_bf16: bool = False,
     hidden_chunk: int = 0,
+    activation: int = 0,
 ) -> Array:
     """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
     buf = dispatch(layer_norm(x, ln_scale, ln_bias), src)
-    out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk)
+    out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk, activation)
     return x + combine(out, slot, weight)
 
 

@@ -96,7 +96,7 @@ class GraphWriter:
         return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
 
     def _op(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
-        assert attributes.keys() == OPS[op].attributes.keys()
+        assert {"activation", *attributes} >= OPS[op].attributes.keys() >= attributes.keys()
         outer, self._place = self._place, self._place_of(inputs)
         written = self._write(op, inputs, outputs, attributes)
         self._place = outer

@@ -31,4 +31,5 @@ def model_bodies(model: ExportedModel, *, policies: bool, merging: bool) -> list
         policies=policies,
         merging=merging,
         prefix=config.prefix_tokens,
+        activation=config.activation,
     )

@@ -12,8 +12,8 @@ import onnx
 import onnx.parser
 
 from vmoe_export.graphs.model_nodes import ModelNodes
-from vmoe_export.ops.onnx_lines import added_products, gelu_tanh, product, round_bf16
-from vmoe_export.ops.table import INT4_GROUP, INT4_OPSET, OPSET
+from vmoe_export.ops.onnx_lines import activate, added_products, product, round_bf16
+from vmoe_export.ops.table import ACTIVATIONS, INT4_GROUP, INT4_OPSET, OPSET
 from vmoe_export.precision import STORED_TYPES, WeightType
 
 
@@ -27,7 +27,7 @@ class StandardNodes(ModelNodes):
         return self._expand(self.functions[op], inputs, outputs, attributes)
 
     def _by_expert(
-        self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int
+        self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int, activation: int = 0
     ) -> tuple[onnx.FunctionProto, list[str]]:
         """VmoeExpertMlp with its own weights for each expert and chunk: its body, and what that takes."""
         buf, w1, b1, w2, b2, *scales = inputs
@@ -58,7 +58,7 @@ class StandardNodes(ModelNodes):
             rows = [f"hidden_{e}_{i}" for i in chunks] if len(chunks) > 1 else [f"hidden_{e}"]
             lines += [
                 product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}", width),
-                gelu_tanh(f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
+                activate(ACTIVATIONS[activation], f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
                 f"{', '.join(rows)} = Split <axis = -1, num_outputs = {len(rows)}> (hidden_{e})" if len(chunks) > 1 else "",
                 added_products(rows, matrices, f"product2_{e}", element, own_scales, chunk),
                 f"out_{e} = Add (product2_{e}, b2_{e})",

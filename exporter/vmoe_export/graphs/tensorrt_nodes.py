@@ -115,7 +115,7 @@ class TensorRtNodes(ModelNodes):
                 return [self._linear_of(x, w, b, outputs[0])]
             case "VmoeDenseMlp":
                 x, w1, b1, w2, b2 = inputs
-                return [self._linear_of(self._gelu(self._linear_of(x, w1, b1)), w2, b2, outputs[0])]
+                return [self._linear_of(self._activate(self._linear_of(x, w1, b1)), w2, b2, outputs[0])]
             case "VmoeAttention":
                 q, k, v, *sizes = inputs
                 return [self._heads(q, k, v, sizes, attributes["num_heads"], outputs[0])]
@@ -157,7 +157,7 @@ class TensorRtNodes(ModelNodes):
         tokens = self._as(normed, self.dispatched)
         slot, weight, buf = self._plugin("VmoeRouteDispatch", [gates, tokens], [*outputs, ""], setting)
         self._types[buf] = self.dispatched
-        out = self._linear_of(self._gelu(self._linear_of(buf, w1, self._by_expert(b1))), w2, self._by_expert(b2))
+        out = self._linear_of(self._activate(self._linear_of(buf, w1, self._by_expert(b1))), w2, self._by_expert(b2))
         if self._rounds:
             out = self._as(self._as(out, "bf16"), "float")
         (y,) = self._plugin("VmoeCombine", [out, slot, weight], [""])
@@ -169,8 +169,11 @@ class TensorRtNodes(ModelNodes):
         product = self._product("MatMul", self._as(x, self.product_type), self._as(w, self.product_type))
         return self._product("Add", product, self._as(b, self.product_type), output=output)
 
-    def _gelu(self, x: str) -> str:
-        return self._product("Gelu", x, approximate="tanh")
+    def _activate(self, x: str) -> str:
+        if self._config.activation == "gelu_quick":
+            slope = self._as(self._constant("gelu_slope", 1.702, np.float32), self.product_type)
+            return self._product("Mul", x, self._product("Sigmoid", self._product("Mul", x, slope)))
+        return self._product("Gelu", x, approximate="tanh" if self._config.activation == "gelu_tanh" else "none")
 
     def _by_expert(self, bias: str) -> str:
         """A bias [E,D] as [E,1,D]: the same bytes."""

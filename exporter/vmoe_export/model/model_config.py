@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vmoe_export.ops.table import Activation
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
 

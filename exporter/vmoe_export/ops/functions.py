@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, ElementType, Op
+from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
 
 _AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
@@ -26,6 +28,7 @@ def function_bodies(
     policies: bool = True,
     merging: bool = False,
     prefix: int = 0,
+    activation: Activation = "gelu_tanh",
 ) -> list[onnx.FunctionProto]:
     """The ONNX function of each op of the table, written for one model.
 
@@ -38,6 +41,7 @@ def function_bodies(
         tokens, gates: the types T and R of the model, for the ops that have them.
         policies, merging: whether ops take `pool` and `max_experts`, and what tokens are merged by; without, shorter.
         prefix: what the `prefix` attribute of the model's nodes says.
+        activation: that of the MLPs.
 
     Returns:
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
@@ -45,38 +49,40 @@ def function_bodies(
     if attention_bf16 is None:
         attention_bf16 = dense != "float"
     texts = {
-        "VmoeSparseMlp": layer_bodies.sparse_mlp(experts, policies),
+        "VmoeSparseMlp": layer_bodies.sparse_mlp(experts, policies, activation),
         "VmoeGates": routing_bodies.GATES,
         "VmoeRoute": routing_bodies.route(gates, policies),
         "VmoeDispatch": routing_bodies.DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", tokens)),
         "VmoeRouteDispatch": routing_bodies.route_dispatch(policies),
-        "VmoeExpertMlp": layer_bodies.expert_mlp(experts, dispatch_bf16, expert_chunks),
+        "VmoeExpertMlp": layer_bodies.expert_mlp(experts, dispatch_bf16, expert_chunks, activation),
         "VmoeCombine": routing_bodies.COMBINE.format(
             out=cast("out", "out_float", tokens, "float"),
             weight=cast("weight", "weight_float", gates, "float"),
             y=cast("sum", "y", "float", tokens),
         ),
         "VmoeLinear": layer_bodies.linear(dense),
-        "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks),
+        "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks, activation),
         "VmoeAttention": layer_bodies.attention(attention_bf16, merging),
         "VmoeAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=False),
         "VmoeClassAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=True),
         "VmoeMerge": merging_body.merge(prefix),
-        "VmoeMlpBlock": layer_bodies.mlp_block(dense),
+        "VmoeMlpBlock": layer_bodies.mlp_block(dense, activation),
         "VmoeRouterBlock": layer_bodies.router_block(policies),
-        "VmoeExpertBlock": layer_bodies.expert_block(experts),
+        "VmoeExpertBlock": layer_bodies.expert_block(experts, activation),
         "VmoeChooseTokens": experts_choice_bodies.choose_tokens(),
         "VmoeSoftRouter": soft_bodies.SOFT_ROUTER,
         "VmoeSoftDispatch": soft_bodies.soft_dispatch(soft_bf16),
         "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
     }
     opset = INT4_OPSET if experts == "i4" else OPSET
-    return [_declared(_parse(texts[name], opset), op) for name, op in OPS.items()]
+    return [
+        _declared(_parse(texts[name], opset), layer_bodies.written_attributes(op, activation)) for name, op in OPS.items()
+    ]
 
 
-def _declared(function: onnx.FunctionProto, op: Op) -> onnx.FunctionProto:
+def _declared(function: onnx.FunctionProto, attributes: Mapping[str, int]) -> onnx.FunctionProto:
     """The function of an op with its attributes declared, and TensorRT's."""
-    for attribute, default in {**op.attributes, **PLUGIN_ATTRIBUTES}.items():
+    for attribute, default in {**attributes, **PLUGIN_ATTRIBUTES}.items():
         function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
     return function
 

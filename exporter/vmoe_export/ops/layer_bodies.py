@@ -7,9 +7,9 @@ routing policies.
 
 from __future__ import annotations
 
-from vmoe_export.ops.onnx_lines import chunked_product, gelu_tanh, product, round_bf16
+from vmoe_export.ops.onnx_lines import activate, chunked_product, product, round_bf16
 from vmoe_export.ops.routing_bodies import official_route_node
-from vmoe_export.ops.table import LAYER_NORM_EPSILON, OPS, ElementType
+from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS, Activation, ElementType, Op
 from vmoe_runtime.profiles import MERGE, POLICIES
 
 _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
@@ -29,6 +29,14 @@ def input_names(op: str, weights: ElementType, policies: bool = True, merging: b
     return [value.name for value in values if not value.optional or value.name not in left_out]
 
 
+def written_attributes(op: Op, activation: Activation) -> dict[str, int]:
+    """The attributes that nodes and functions of the op have, with their defaults: `activation` only where it isn't the
+    default.
+    """
+    default = activation == ACTIVATIONS[0]
+    return {name: value for name, value in op.attributes.items() if name != "activation" or not default}
+
+
 def linear(weights: ElementType) -> str:
     """VmoeLinear."""
     return _body(
@@ -41,21 +49,21 @@ def linear(weights: ElementType) -> str:
     )
 
 
-def dense_mlp(weights: ElementType, chunks: int) -> str:
+def dense_mlp(weights: ElementType, chunks: int, activation: Activation) -> str:
     """VmoeDenseMlp, whose hidden features are quantized in so many chunks."""
     return _body(
         "VmoeDenseMlp",
         weights,
         f"""
         {product("x", "w1", "product1", weights, "w1_scale")}
-        {gelu_tanh("product1", "b1", "hidden")}
+        {activate(activation, "product1", "b1", "hidden")}
         {chunked_product("hidden", "w2", "product2", weights, "w2_scale", chunks)}
         y = Add (product2, b2)
         """,
     )
 
 
-def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
+def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int, activation: Activation) -> str:
     """VmoeExpertMlp, whose hidden features are quantized in so many chunks."""
     rows = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
     scales = [f"{name}_scale" if weights == "i4" else f"{name}_scale_row" for name in ("w1", "w2")]
@@ -69,7 +77,7 @@ def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int) -> str:
         b2_row = Unsqueeze (b2, one)
         {rows}
         {product("rounded", "w1", "product1", weights, scales[0])}
-        {gelu_tanh("product1", "b1_row", "hidden")}
+        {activate(activation, "product1", "b1_row", "hidden")}
         {chunked_product("hidden", "w2", "product2", weights, scales[1], chunks)}
         exact = Add (product2, b2_row)
         {round_bf16("exact", "out", dispatch_bf16)}
@@ -93,7 +101,7 @@ def attention(bf16: bool, merging: bool) -> str:
     return _body("VmoeAttention", "float", _ATTENTION.format(products=products), merging=merging)
 
 
-def sparse_mlp(weights: ElementType, policies: bool) -> str:
+def sparse_mlp(weights: ElementType, policies: bool, activation: Activation) -> str:
     """VmoeSparseMlp, whose routing is the official one; `policies` says whether VmoeRoute takes any."""
     return _body(
         "VmoeSparseMlp",
@@ -103,7 +111,7 @@ def sparse_mlp(weights: ElementType, policies: bool) -> str:
         gates = Softmax <axis = -1> (logits)
         {official_route_node(policies)}
         buf = vmoe.VmoeDispatch (x, src)
-        {_expert_mlp_node(weights)}
+        {_expert_mlp_node(weights, activation)}
         y = vmoe.VmoeCombine (out, slot, weight)
         """,
     )
@@ -143,7 +151,7 @@ def attention_block(weights: ElementType, merging: bool, class_token: bool) -> s
     )
 
 
-def mlp_block(weights: ElementType) -> str:
+def mlp_block(weights: ElementType, activation: Activation) -> str:
     """VmoeMlpBlock."""
     inputs = ", ".join(["normed", *input_names("VmoeDenseMlp", weights)[1:]])
     return _body(
@@ -151,7 +159,7 @@ def mlp_block(weights: ElementType) -> str:
         weights,
         f"""
         {_LAYER_NORM}
-        out = vmoe.VmoeDenseMlp <hidden_chunk: int = @hidden_chunk> ({inputs})
+        out = vmoe.VmoeDenseMlp <{_handed_on("VmoeDenseMlp", activation)}> ({inputs})
         y = Add (x, out)
         """,
     )
@@ -172,7 +180,7 @@ def router_block(policies: bool) -> str:
     )
 
 
-def expert_block(weights: ElementType) -> str:
+def expert_block(weights: ElementType, activation: Activation) -> str:
     """VmoeExpertBlock."""
     return _body(
         "VmoeExpertBlock",
@@ -180,7 +188,7 @@ def expert_block(weights: ElementType) -> str:
         f"""
         {_LAYER_NORM}
         buf = vmoe.VmoeDispatch (normed, src)
-        {_expert_mlp_node(weights)}
+        {_expert_mlp_node(weights, activation)}
         combined = vmoe.VmoeCombine (out, slot, weight)
         y = Add (x, combined)
         """,
@@ -254,12 +262,16 @@ def _linear_node(x: str, which: str, weights: ElementType) -> str:
     return f"{which} = vmoe.VmoeLinear ({x}, w{which}, b{which}{scale})"
 
 
-def _expert_mlp_node(weights: ElementType) -> str:
+def _expert_mlp_node(weights: ElementType, activation: Activation) -> str:
     inputs = ", ".join(input_names("VmoeExpertMlp", weights))
     lines = ""
     if weights == "i4":
         # ONNX Runtime lets int4 into a function only where an op of its own takes it there.
         lines = "w1_same = Identity (w1)\nw2_same = Identity (w2)\n"
         inputs = inputs.replace("w1,", "w1_same,").replace("w2,", "w2_same,")
-    attributes = ", ".join(f"{name}: int = @{name}" for name in OPS["VmoeExpertMlp"].attributes)
-    return f"{lines}out = vmoe.VmoeExpertMlp <{attributes}> ({inputs})"
+    return f"{lines}out = vmoe.VmoeExpertMlp <{_handed_on('VmoeExpertMlp', activation)}> ({inputs})"
+
+
+def _handed_on(op: str, activation: Activation) -> str:
+    """The attributes of a node of the op, as its caller has them."""
+    return ", ".join(f"{name}: int = @{name}" for name in written_attributes(OPS[op], activation))

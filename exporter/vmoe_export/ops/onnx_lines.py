@@ -1,4 +1,4 @@
-"""Lines of ONNX's text format for what several function bodies compute: products, GELU, rounding, sorting, casts."""
+"""Lines of ONNX's text format for what several function bodies compute: products, activations, rounding, sorting, casts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 import onnx
 
-from vmoe_export.ops.table import INT4_GROUP, ElementType
+from vmoe_export.ops.table import INT4_GROUP, Activation, ElementType
 
 ONNX_TYPES: Mapping[ElementType, int] = {
     "float": onnx.TensorProto.FLOAT,
@@ -149,11 +149,35 @@ def added_products(
     return "\n".join(lines)
 
 
-def gelu_tanh(product: str, bias: str, hidden: str, prefix: str = "") -> str:
-    """Node lines for hidden = gelu_tanh(product + bias); `prefix` keeps the names of several uses apart."""
+def activate(activation: Activation, product: str, bias: str, hidden: str, prefix: str = "") -> str:
+    """Node lines for hidden = activation(product + bias); `prefix` keeps the names of several uses apart."""
     p = prefix
+    biased = f"{p}biased = Add ({product}, {bias})"
+    if activation == "gelu_quick":
+        # As a quotient: a Sigmoid of float32 need be neither 1 nor 0 where its input is large.
+        return f"""
+    {biased}
+    {p}slope = Constant <value_float = -1.702> ()
+    {p}inner = Mul ({p}biased, {p}slope)
+    {p}power = Exp ({p}inner)
+    {p}unit = Constant <value_float = 1.0> ()
+    {p}divisor = Add ({p}power, {p}unit)
+    {hidden} = Div ({p}biased, {p}divisor)
+    """
+    if activation == "gelu_erf":
+        return f"""
+    {biased}
+    {p}scale = Constant <value_float = 0.7071067811865476> ()
+    {p}inner = Mul ({p}biased, {p}scale)
+    {p}erf = Erf ({p}inner)
+    {p}unit = Constant <value_float = 1.0> ()
+    {p}raised = Add ({p}erf, {p}unit)
+    {p}half = Constant <value_float = 0.5> ()
+    {p}halved = Mul ({p}biased, {p}half)
+    {hidden} = Mul ({p}halved, {p}raised)
+    """
     return f"""
-    {p}biased = Add ({product}, {bias})
+    {biased}
     {p}square = Mul ({p}biased, {p}biased)
     {p}cubic = Constant <value_float = 0.044715> ()
     {p}cubed = Mul ({p}square, {p}cubic)

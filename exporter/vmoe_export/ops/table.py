@@ -23,7 +23,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES
 
@@ -43,6 +43,11 @@ LARGEST_INT8 = 127
 LARGEST_INT4 = 7
 INT4_GROUP = 64
 """Weights of a column, next to each other along the depth, that share a scale; the last group may be shorter."""
+
+Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+"""Between the two products of an MLP, by the value of its attribute `activation`: GELU in its tanh approximation, the exact
+x / 2 * (1 + erf(x / sqrt(2))), and x * sigmoid(1.702 x)."""
 
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
@@ -99,12 +104,14 @@ ATTRIBUTE_RULES: Mapping[str, AttributeRule] = {
     "prefix": AttributeRule(0),
     "num_heads": AttributeRule(1, divides="D"),
     "hidden_chunk": AttributeRule(0, divides="F", only_quantized=True),
+    "activation": AttributeRule(0, len(ACTIVATIONS) - 1),
 }
 """By name, for every op that has the attribute.
 
 dispatch_bf16: tokens are rounded to bfloat16 on their way to the experts and back. bf16: the two products of attention take
 bfloat16. prefix: so many tokens at the front of an image, such as the classifier's, are never merged. hidden_chunk: the
 second product of an MLP cuts its depth F into chunks of so many, each with a scale of its own for a row; 0 is one chunk.
+activation: the index in ACTIVATIONS; graphs don't say 0.
 """
 
 
@@ -218,7 +225,7 @@ OPS: Mapping[str, Op] = {
                 Value("slot", "i32", ("G", "S", "K"), optional=True),
                 Value("weight", "float", ("G", "S", "K"), optional=True),
             ),
-            {"dispatch_bf16": 0, "hidden_chunk": 0},
+            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
         ),
         Op("VmoeGates", (_f("x", "G", "S", "D"), _f("router", "D", "E")), (_f("gates", "G", "S", "E"),)),
         Op("VmoeRoute", (_GATES, *_SETTINGS, *_POLICIES), (_SLOT, _WEIGHT, _SRC, _EXPERT)),
@@ -228,7 +235,7 @@ OPS: Mapping[str, Op] = {
             "VmoeExpertMlp",
             (_f("buf", "E", "M", "D"), *_EXPERTS, *_EXPERT_SCALES),
             (_f("out", "E", "M", "D"),),
-            {"dispatch_bf16": 0, "hidden_chunk": 0},
+            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
         ),
         Op(
             "VmoeCombine",
@@ -241,7 +248,7 @@ OPS: Mapping[str, Op] = {
             "VmoeDenseMlp",
             (_f("x", "N", "T", "D"), *_MLP, *_MLP_SCALES),
             (_f("y", "N", "T", "D"),),
-            {"hidden_chunk": 0},
+            {"hidden_chunk": 0, "activation": 0},
         ),
         Op(
             "VmoeAttention",
@@ -266,7 +273,7 @@ OPS: Mapping[str, Op] = {
             "VmoeMlpBlock",
             (_f("x", "N", "T", "D"), *_NORM, *_MLP, *_MLP_SCALES),
             (_f("y", "N", "T", "D"),),
-            {"hidden_chunk": 0},
+            {"hidden_chunk": 0, "activation": 0},
         ),
         Op(
             "VmoeRouterBlock",
@@ -277,7 +284,7 @@ OPS: Mapping[str, Op] = {
             "VmoeExpertBlock",
             (_f("x", "G", "S", "D"), *_NORM, _SLOT, _f("weight", "G", "S", "K"), _SRC, *_EXPERTS, *_EXPERT_SCALES),
             (_f("y", "G", "S", "D"),),
-            {"dispatch_bf16": 0, "hidden_chunk": 0},
+            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
         ),
         Op("VmoeChooseTokens", (_f("gates", "G", "S", "E"), _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
         Op("VmoeSoftRouter", (_f("x", "G", "S", "D"), _f("mu", "D", "E", "P"), _f("scale")), _SHARES),

@@ -158,7 +158,7 @@ class ReferenceModel:
 
     def _mlp_hidden(self, path: str, x: Array, expert: Any = ...) -> Array:
         """The hidden features of an MLP, or of one of several experts."""
-        return ops.mlp_hidden(x, *self._mlp_weights(f"{path}/Dense_0", expert))
+        return ops.mlp_hidden(x, *self._mlp_weights(f"{path}/Dense_0", expert), self._config.activation)
 
     def _mlp_output(self, path: str, hidden: Array, expert: Any = ...) -> Array:
         kernel, bias, scale = self._mlp_weights(f"{path}/Dense_1", expert)

@@ -11,10 +11,20 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT8, LAYER_NORM_EPSILON, MERGE_EPSILON, SOFT_EPSILON
+from vmoe_export.ops.table import (
+    ACTIVATIONS,
+    INT4_GROUP,
+    LARGEST_INT8,
+    LAYER_NORM_EPSILON,
+    MERGE_EPSILON,
+    SOFT_EPSILON,
+    Activation,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_ERF_RANGE, _ERF_STEPS = 6, 256  # beyond the range erf is 1 to float64's precision; steps of 1
+_ERF = np.array([math.erf(i / _ERF_STEPS) for i in range(-_ERF_RANGE * _ERF_STEPS, _ERF_RANGE * _ERF_STEPS + 1)])
 _EXACT_DEPTH = 1024  # so many products of int8 stay below 2**24, where float32 has every whole number
 
 
@@ -107,17 +117,18 @@ def dense_mlp(
     w1_scale: Array | None = None,
     w2_scale: Array | None = None,
     hidden_chunk: int = 0,
+    activation: int = 0,
 ) -> Array:
-    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = gelu_tanh(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = activation(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
 
     The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
     """
-    return mlp_output(mlp_hidden(x, w1, b1, w1_scale), w2, b2, w2_scale, hidden_chunk)
+    return mlp_output(mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation]), w2, b2, w2_scale, hidden_chunk)
 
 
-def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None) -> Array:
+def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
     """The hidden features of an MLP."""
-    return gelu_tanh(product(x, w1, w1_scale) + b1)
+    return activate(product(x, w1, w1_scale) + b1, activation)
 
 
 def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = None, hidden_chunk: int = 0) -> Array:
@@ -270,11 +281,28 @@ def softmax(x: Array) -> Array:
     return shares
 
 
-def gelu_tanh(x: Array) -> Array:
-    """GELU in its tanh approximation, the one that flax uses."""
+def activate(x: Array, activation: Activation) -> Array:
+    """GELU in its tanh approximation, the one that flax uses, or exact, or its quick approximation by a sigmoid."""
+    if activation == "gelu_erf":
+        exact: Array = (x / 2 * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
+        return exact
+    if activation == "gelu_quick":
+        quick: Array = x / (1 + np.exp(np.minimum(-1.702 * x, 80)))
+        return quick
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
     activated: Array = 0.5 * x * (1 + np.tanh(inner))
     return activated
+
+
+def erf(x: Array) -> Array:
+    """The error function, float64 within 1e-9: three terms of its series at the nearest number with a known value."""
+    inside = np.clip(x, -_ERF_RANGE, _ERF_RANGE)
+    step = np.rint(np.nan_to_num(inside) * _ERF_STEPS)
+    known = step / _ERF_STEPS
+    h = inside - known
+    slope = 2 / math.sqrt(math.pi) * np.exp(-known * known)
+    value: Array = _ERF[step.astype(int) + _ERF_RANGE * _ERF_STEPS]
+    return value + slope * h * (1 - h * (known - h * (2 * known * known - 1) / 3))
 
 
 def round_bf16(x: Array) -> Array:
