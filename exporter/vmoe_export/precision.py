@@ -66,7 +66,7 @@ def stored_precision(precision: ExportPrecision) -> Precision:
 def weight_type(name: str, precision: ExportPrecision) -> WeightType:
     """The element type of a parameter of the official tree."""
     *parents, leaf = name.split("/")
-    if leaf != "kernel" or parents[-1] in ("head", "pre_logits") or "Router" in parents:
+    if leaf != "kernel" or parents[-1] in ("head", "pre_logits", "projection") or "Router" in parents:
         return "float"
     numbers = PRECISIONS[precision]
     return numbers.experts if "Moe" in parents else numbers.dense

@@ -99,7 +99,7 @@ vmoe_info info_of(const Engine& engine) {
   info.preprocessing = manifest.preprocessing.text.c_str();
   info.ensemble_size = manifest.ensemble_size();
   info.routing_kind = manifest.kind().code;
-  info.classifier_token = manifest.patches.classifier_token ? 1 : 0;
+  info.front_tokens = manifest.patches.front_tokens;
   info.patch_rows = manifest.patches.rows;
   info.patch_columns = manifest.patches.columns;
   return info;

@@ -59,8 +59,12 @@ Patches read_patches(const Json& model, const InputSpec& input) {
   if (size == nullptr || !size->is_array() || size->size() != 2) return {};
   if (!fits((*size)[0], input.height) || !fits((*size)[1], input.width)) return {};
   const Json* classifier = optional_field(model, "classifier");
+  const Json* extra = optional_field(model, "extra_tokens");
+  const bool reads_token = classifier != nullptr && classifier->is_string() &&
+                           classifier->get_ref<const std::string&>().rfind("token", 0) == 0;
+  const bool has_extra = extra != nullptr && extra->is_number_unsigned() && *extra < 1000;
   return {input.height / (*size)[0].get<int64_t>(), input.width / (*size)[1].get<int64_t>(),
-          classifier != nullptr && *classifier == "token"};
+          (reads_token ? 1 : 0) + (has_extra ? extra->get<int32_t>() : 0)};
 }
 
 void read_class_names(const Json& raw, Manifest& manifest) {

@@ -31,7 +31,7 @@ struct FileRecord {
 // The patches of an image; 0 where a manifest's model description, which no reader insists on, doesn't say.
 struct Patches {
   int64_t rows = 0, columns = 0;
-  bool classifier_token = false;  // stands before them
+  int32_t front_tokens = 0;  // stand before them
 };
 
 struct Manifest {

@@ -243,7 +243,7 @@ def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: 
         "height": "28", "width": "28", "channels": "1", "input_dtype": "1", "output": "1", "output_size": "10",
         "batch_multiple": "16", "num_experts": "8", "group_tokens": "800", "group": "16", "threads": "2", "precision": "1",
         "preprocessing": "resize(28)", "moe_layers": "".join(f"encoderblock_{i}," for i in range(5)), "class_names": "",
-        "ensemble_size": "1", "routing_kind": "1", "classifier_token": "1", "patches": "7x7",
+        "ensemble_size": "1", "routing_kind": "1", "front_tokens": "1", "patches": "7x7",
         "uses_op_library": str(int((prefix / "lib" / sdk_build.OP_LIBRARY).is_file())),
     }  # fmt: skip
 

@@ -13,7 +13,6 @@ from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
 
 Classifier = Literal["token", "0", "gap", "map", "token+gap", "token+token"]
-Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick"]
 PositionEmbedding = Literal["learned", "sincos2d", "none"]
 Origin = Literal["inferred", "config", "flag", "default"]
 

@@ -12,6 +12,7 @@ from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbe
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.model.parameters import EXTRA_TOKENS
+from vmoe_export.ops.table import ACTIVATIONS
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)
@@ -72,7 +73,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
         norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
         representation_tanh="projection/kernel" not in facts.shapes,
-        activation=_choice(facts, "activation", ("gelu_tanh", "gelu_erf", "gelu_quick")),
+        activation=_choice(facts, "activation", ACTIVATIONS),
         origins=facts.origins,
     )
     _check_config(facts, model)

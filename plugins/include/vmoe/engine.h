@@ -186,7 +186,7 @@ typedef struct vmoe_info {
   const char* preprocessing;       /* official steps, such as "resize_small(256)|central_crop(224)" */
   int64_t ensemble_size;           /* M, the members of an ensemble of experts (E3); 1 for every other model */
   int32_t routing_kind;            /* vmoe_routing_kind */
-  int32_t classifier_token;        /* 1 where a token that is no patch stands before the patches of an image, else 0 */
+  int32_t front_tokens;            /* stand before the patches of an image: a class token, registers */
   int64_t patch_rows, patch_columns; /* patches of an image; 0 where the bundle doesn't say */
 } vmoe_info;
 

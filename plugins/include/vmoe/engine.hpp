@@ -237,7 +237,7 @@ class Engine {
     }
     const std::unique_ptr<vmoe_routing, internal::FreeRouting> result(handle);
     const PatchGrid grid{images.count, info_.ensemble_size, info_.patch_rows, info_.patch_columns,
-                         info_.classifier_token};
+                         info_.front_tokens};
     std::vector<LayerRouting> layers;
     for (int64_t i = 0; i < vmoe_routing_num_layers(handle); ++i) {
       vmoe_layer_routing c = VMOE_LAYER_ROUTING_INIT;
@@ -297,7 +297,7 @@ class Engine {
              c.preprocessing != nullptr ? c.preprocessing : "",
              c.ensemble_size,
              static_cast<vmoe_routing_kind>(c.routing_kind),
-             c.classifier_token != 0,
+             c.front_tokens,
              c.patch_rows,
              c.patch_columns};
     for (int64_t i = 0; i < c.num_class_names; ++i) {

@@ -68,11 +68,11 @@ struct Picture {
 // Where the tokens of a batch stand in a routing: those of an image beside each other, the members of an ensemble (E3)
 // beside each other in each token.
 struct PatchGrid {
-  int64_t images = 0;             // N
-  int64_t members = 1;            // M
-  int64_t rows = 0;               // h; 0 where the bundle doesn't say
-  int64_t columns = 0;            // w
-  bool classifier_token = false;  // stands before the patches
+  int64_t images = 0;        // N
+  int64_t members = 1;       // M
+  int64_t rows = 0;          // h; 0 where the bundle doesn't say
+  int64_t columns = 0;       // w
+  int32_t front_tokens = 0;  // stand before the patches
 };
 
 // Where one MoE layer sent its tokens. What the kind doesn't have is empty.
@@ -93,10 +93,10 @@ struct LayerRouting {
   std::vector<int32_t> token;
 
   // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. A merged patch went
-  // where the token did that it is in. The classifier token is left out. All 1 for Soft MoE, which drops nothing. Empty
+  // where the token did that it is in. Tokens before the patches are left out. All 1 for Soft MoE, which drops nothing. Empty
   // where the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
-    const int64_t patches = grid.rows * grid.columns, before = grid.classifier_token ? 1 : 0;
+    const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
                   left = token.empty() ? all : groups * tokens / std::max<int64_t>(1, grid.images);
     if (patches == 0 || groups * tokens != grid.images * left * grid.members) return {};
@@ -132,7 +132,7 @@ struct Info {
   std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
   int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
-  bool classifier_token = false;              // a token that is no patch stands before the patches of an image
+  int32_t front_tokens = 0;                   // stand before the patches of an image: class token, registers
   int64_t patch_rows = 0, patch_columns = 0;  // patches of an image; 0 where the bundle doesn't say
 
   // Bytes of one image, input_dtype[height,width,channels].

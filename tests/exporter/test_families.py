@@ -1,0 +1,170 @@
+"""ViTs of other libraries: what those libraries computed, and files that only look like theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from family_files import LAYOUTS, Family, Layout, families
+from family_lookalikes import LOOKALIKES, Lookalike
+
+from vmoe_export import ExportError, export_bundle
+from vmoe_export.command import export
+from vmoe_export.export import ExportResult
+from vmoe_export.families.preprocessing import processor_steps
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME
+from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.op_library import usable_library
+
+CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CASES = [
+    pytest.param(family, other, id=f"{family}{'-other-size' * other}") for family in families().values() for other in (0, 1)
+]
+SOME = [
+    "vit",
+    "clip",
+    "dinov2_registers_classifier",
+    "siglip",
+    "timm_qk_norm",
+    "timm_registers_with_positions",
+    "deit_distilled",
+]
+
+
+def in_range(pictures: np.ndarray, mean: Any, std: Any) -> np.ndarray:
+    """Preprocessed pictures [N,3,h,w] as bundles take them: float32[N,h,w,3], 0 to 1 as -1 to 1."""
+    pixels = pictures.transpose(0, 2, 3, 1).astype(np.float64) * np.array(std) + np.array(mean)
+    return np.asarray(2 * pixels - 1, np.float32)
+
+
+def run(result: ExportResult, images: np.ndarray, *, library: bool = True) -> list[np.ndarray]:
+    """The outputs of the graph, which takes pixels beyond the range as well."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if library and (path := usable_library()[0]):
+        options.register_custom_ops_library(str(path))
+    session = onnxruntime.InferenceSession(str(result.path / CANONICAL_GRAPH), options, providers=["CPUExecutionProvider"])
+    settings = result.plan.profiles[0].inputs if result.plan.profiles else {}
+    return session.run(None, {session.get_inputs()[0].name: images, **settings})
+
+
+def exported(family: Family, folder: Path, **options: Any) -> ExportResult:
+    return export_bundle(family.write(folder / "model"), folder / "model.vmoe", validate=False, **options)
+
+
+@pytest.mark.parametrize(("family", "other"), CASES)
+def test_a_bundle_computes_what_the_library_does(family: Family, other: bool, tmp_path: Path) -> None:
+    result = exported(family, tmp_path, image_size=family.size(other))
+    _, mean, std = processor_steps(family.raw.get("preprocessor_config") or family.config["pretrained_cfg"])
+    images = in_range(family.pictures(other), mean, std)
+    for library in (True, False):
+        found = run(result, images, library=library)[0]
+        for dtype in ("float32", "float64"):
+            np.testing.assert_allclose(found, family.expected(other, dtype), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("family", families().values(), ids=str)
+def test_validation_accepts_every_precision(family: Family, precision: Any, tmp_path: Path) -> None:
+    result = export_bundle(family.write(tmp_path / "model"), tmp_path / "model.vmoe", precision=precision)
+    assert result.comparisons and (precision == "fp32") == (not result.distances)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_bits_do_not_depend_on_neighbours_or_threads_and_openvino_agrees(name: str, tmp_path: Path) -> None:
+    result = exported(families()[name], tmp_path)
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 32, 32, 3)).astype(np.float32)
+    one, two = (Engine.load(result.path, threads=threads) for threads in (1, 2))
+    together = one(images)
+    assert together.tobytes() == two(images).tobytes()
+    assert together.tobytes() == b"".join(two(image[None]).tobytes() for image in images)
+    np.testing.assert_allclose(Engine.load(result.path, backend="openvino")(images), together, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("merge", [1, 3])
+def test_tokens_merge_but_for_those_in_front(merge: int, tmp_path: Path) -> None:
+    result = exported(families()["timm_registers_with_positions"], tmp_path, merge=merge)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    library, standard = (run(result, images, library=library)[0] for library in (True, False))
+    np.testing.assert_allclose(library, standard, rtol=0, atol=5e-5)
+    assert np.abs(library - Engine.load(result.path)(images, merge=0)).max() > 1e-4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("name", ["vit", "clip", "timm_layer_scale"])
+def test_other_files_hold_the_same_model(name: str, layout: Layout, tmp_path: Path) -> None:
+    family = families()[name]
+    usual = exported(family, tmp_path)
+    other = export_bundle(family.write(tmp_path / layout, layout), tmp_path / "other.vmoe", validate=False)
+    assert (usual.path / WEIGHTS_NAME).read_bytes() == (other.path / WEIGHTS_NAME).read_bytes()
+
+
+def test_a_bundle_of_a_family_can_be_exported_once_more(tmp_path: Path) -> None:
+    for name in SOME:
+        first = exported(families()[name], tmp_path / name)
+        again = export_bundle(first.path, tmp_path / f"{name}.vmoe", validate=False)
+        assert (first.path / CANONICAL_GRAPH).read_bytes() == (again.path / CANONICAL_GRAPH).read_bytes(), name
+
+
+def test_clip_moe_routes_and_answers_as_the_original(tmp_path: Path) -> None:
+    expected = np.load(CLIP_MOE / "reference.npz")
+    images = in_range(expected["pixel_values"], MEAN, STD)
+    result = export_bundle(CLIP_MOE / "clip_moe.pt", tmp_path / "moe.vmoe", heads=1)
+    assert [profile.name for profile in result.plan.profiles] == ["c2-k2"]
+    assert any("doesn't say how many experts a token has: 2" in note for note in result.plan.notes)
+    for library in (True, False):
+        features, expert, kept, weight, *_ = run(result, images, library=library)
+        np.testing.assert_allclose(features, expected["image_embeds@float64"], rtol=0, atol=5e-5)
+        assert kept.all()
+        np.testing.assert_array_equal(expert, expected["router/block_1/experts"])
+        np.testing.assert_allclose(weight, expected["router/block_1/weights"], rtol=0, atol=2e-5)
+
+
+def test_clip_moe_takes_every_setting(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
+    settings = [{"capacity": 0.5, "k": 1}, {"k": 2, "pool": True}, {"max_experts": 2}, {"merge": 2}]
+    answers = {}
+    for precision in ("fp32", "bf16", "int8", "int4"):
+        path = export_bundle(CLIP_MOE / "clip_moe.pt", tmp_path / f"{precision}.vmoe", heads=1, precision=precision).path
+        engine = Engine.load(path)
+        answers[precision] = [engine(images, **setting) for setting in settings]
+    for precision, most in (("bf16", 0.05), ("int8", 0.1), ("int4", 0.3)):
+        for exact, found in zip(answers["fp32"], answers[precision], strict=True):
+            assert np.abs(exact - found).mean() < most * np.abs(exact).mean(), precision
+
+
+@pytest.mark.parametrize("lookalike", LOOKALIKES, ids=str)
+def test_a_file_that_only_looks_like_a_family_is_refused(lookalike: Lookalike, tmp_path: Path) -> None:
+    folder = lookalike.write(tmp_path / "model")
+    with pytest.raises(VmoeError) as error:
+        export_bundle(folder, tmp_path / "model.vmoe")
+    assert lookalike.is_named_in(str(error.value)) and "\n" not in str(error.value)
+    assert not isinstance(error.value, ExportError) and not (tmp_path / "model.vmoe").exists()
+    assert not Path("ran").exists()
+
+
+def test_what_no_file_says_is_asked_for(tmp_path: Path) -> None:
+    folder = families()["timm_token"].write(tmp_path / "model")
+    (folder / "config.json").unlink()
+    with pytest.raises(VmoeError, match="give --heads N"):
+        export_bundle(folder, tmp_path / "model.vmoe")
+    result = export_bundle(folder, tmp_path / "model.vmoe", heads=3)
+    assert any("beside the checkpoint is no config.json" in note for note in result.plan.notes)
+    with pytest.raises(VmoeError, match="leave --heads out"):
+        export_bundle(result.path, tmp_path / "again.vmoe", heads=3)
+
+
+def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(export, ["--families"])
+    assert listed.exit_code == 0 and len(listed.output.splitlines()) == 6 and "timm" in listed.output
+    folder = families()["vit"].write(tmp_path / "model")
+    result = CliRunner().invoke(export, [str(folder), "-o", str(tmp_path / "vit.vmoe")])
+    assert result.exit_code == 0, result.output
+    assert "ViT (Hugging Face transformers)" in result.output
+    assert Engine.load(tmp_path / "vit.vmoe").manifest.class_names == ("apple", "bear", "cup", "door", "eel")
