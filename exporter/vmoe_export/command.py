@@ -64,7 +64,8 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     from vmoe_export.families.recognition import FAMILIES
 
     for family in FAMILIES:
-        click.echo(f"{family.title}: {family.landmarks[0]} ...")
+        kinds = "".join(f"model_type {kind}, or " for kind in family.model_types)
+        click.echo(f"{family.title}: {kinds}a tensor {family.landmarks[0]}")
     context.exit()
 
 

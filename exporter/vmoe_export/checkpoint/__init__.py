@@ -15,9 +15,10 @@ __all__ = ["BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
 
 _TORCH_SUFFIXES = {".pt", ".pth", ".bin"}
 ONE_FILE_SUFFIXES = {".safetensors", *_TORCH_SUFFIXES}
-_SHARDS = ".safetensors.index.json"
-_MODEL_FILES = ("model.safetensors", f"model{_SHARDS}", "pytorch_model.bin")
+SHARDS = ".safetensors.index.json"
+MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
 """What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
+MODEL_SETTINGS = ("config.json", "preprocessor_config.json")
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -56,7 +57,7 @@ def _reader(path: Path) -> Checkpoint:
         if (found := find_item(path)) is not None:
             return _orbax(path, *found)
         path = _only_checkpoint_in(path)
-    if path.name.endswith(_SHARDS) and path.is_file():
+    if path.name.endswith(SHARDS) and path.is_file():
         from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
 
         return ShardedCheckpoint(path)
@@ -91,7 +92,7 @@ def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:
 
 
 def _only_checkpoint_in(folder: Path) -> Path:
-    if (usual := next((folder / name for name in _MODEL_FILES if (folder / name).is_file()), None)) is not None:
+    if (usual := next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)) is not None:
         return usual
     found = sorted(p for p in folder.iterdir() if p.suffix in {".index", *ONE_FILE_SUFFIXES})
     if len(found) != 1:

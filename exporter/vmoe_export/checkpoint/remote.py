@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmoe_export.checkpoint import ONE_FILE_SUFFIXES, open_checkpoint
+from vmoe_export.checkpoint import MODEL_FILES, MODEL_SETTINGS, ONE_FILE_SUFFIXES, SHARDS, open_checkpoint
 from vmoe_export.checkpoint.base import Checkpoint
 from vmoe_export.checkpoint.official import open_index
+from vmoe_export.checkpoint.sharded_files import weight_map
 from vmoe_export.errors import CheckpointError
 from vmoe_measure.remote_files import RemoteFiles, is_address
 from vmoe_runtime.errors import VmoeError
@@ -59,7 +60,11 @@ def _copy(files: RemoteFiles) -> None:
         names = files.names()
         found = [name for name in names if Path(name).suffix in {".index", *ONE_FILE_SUFFIXES}]
         steps = [name for name in names if _STEP.fullmatch(name)]
-        if len(found) == 1:
+        if (usual := next((name for name in MODEL_FILES if name in names), None)) is not None:
+            files.copy(f"/{name}" for name in (usual, *MODEL_SETTINGS) if name in names)
+            if usual.endswith(SHARDS):
+                files.copy(f"/{name}" for name in sorted(set(weight_map(files.path / usual).values())))
+        elif len(found) == 1:
             _copy_one(files, f"/{found[0]}")
         elif _ORBAX & set(names):
             files.copy_below("")

@@ -17,7 +17,7 @@ class ShardedCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self._shards: dict[str, SafetensorsCheckpoint] = {}
         try:
-            self._files = _weight_map(path)
+            self._files = weight_map(path)
             for name in sorted(set(self._files.values())):
                 self._shards[name] = SafetensorsCheckpoint(path.parent / name, is_part=True)
             missing = next((name for name, file in self._files.items() if name not in self._shards[file].info), None)
@@ -38,8 +38,8 @@ class ShardedCheckpoint(Checkpoint):
         return self._shards[self._files[stored_name]][stored_name]
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor."""
+def weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, by an index. Raises CheckpointError: it is no index, or names files elsewhere."""
     try:
         found = json.loads(read_small(path))["weight_map"]
         files = {str(name): str(file) for name, file in found.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_export.checkpoint import MODEL_SETTINGS
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.errors import CheckpointError, ConfigError
 from vmoe_export.families.family import Family, shown, unwrapped
@@ -17,7 +18,7 @@ from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.translation import Translation
 from vmoe_export.small_file import read_small
 
-_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+_CONFIG, _PROCESSOR = MODEL_SETTINGS
 
 
 class FamilyCheckpoint(Checkpoint):
@@ -60,7 +61,7 @@ class FamilyCheckpoint(Checkpoint):
         if processor and image_size is None:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
-        model = Translation(tensors, self._prefix, own, heads, image_size, mean, std)
+        model = Translation(tensors, self._prefix, own, heads, image_size, mean=mean, std=std)
         family.translate(model)
         self._check_all_used(model)
         assert model.image_size is not None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from vmoe_export.checkpoint.base import Array, TensorInfo
+from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.families.family import shown
+from vmoe_export.families.foreign_model import ForeignModel
 from vmoe_export.families.position_grid import resized_grid
 from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, Shape
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
@@ -29,7 +30,7 @@ class Part:
 
 
 @dataclass
-class Translation:
+class Translation(ForeignModel):
     """A model of a family, as its `translate` reads it and names ours.
 
     LayerNormalization has one epsilon in all our models. Where a family has another one, everything that is added to the
@@ -37,74 +38,18 @@ class Translation:
     A scale behind a layer goes into its weights, as do the mean and the standard deviation of the pixels.
 
     Attributes:
-        tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
-        prefix: what stands in front of the others.
-        config: of a config.json, or empty.
-        heads, image_size: what the user gave.
         mean, std: of pixels in [0, 1], by channel.
         parts: our tensors, by name.
-        used: names of the tensors that were asked for.
         model: the config in our terms, as far as the tensors can't say it.
         notes: what a user should know.
     """
 
-    tensors: Mapping[str, TensorInfo]
-    prefix: str
-    config: Mapping[str, Any]
-    heads: int | None
-    image_size: tuple[int, int] | None
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
     parts: dict[str, Part] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
     model: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    width: int = 0
     _stream: float = 1.0
-
-    def told(self, name: str) -> str:
-        """A tensor's name as the file has it."""
-        return name.removeprefix("../") if name.startswith("../") else self.prefix + name
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
-        return name in self.tensors
-
-    def shape(self, name: str, ndim: int) -> Shape:
-        """The shape of a tensor that must be there. Raises CheckpointError: it isn't, or has another number of sizes."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
-        if len(info.shape) != ndim or 0 in info.shape:
-            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, which is not {ndim} sizes above 0")
-        if info.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are no weights")
-        self.used.add(name)
-        return info.shape
-
-    def setting(self, key: str, default: Any, *choices: Any) -> Any:
-        """A value of the config.json, of the default's type; where there are `choices` one of them.
-
-        Raises:
-            ConfigError: it is something else.
-        """
-        value = self.config.get(key)
-        if value is None:
-            return default
-        wanted = (int, float) if isinstance(default, float) else type(default)
-        if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
-            raise ConfigError(f"the config says {key} {shown(value)}, which is no {type(default).__name__}")
-        if choices and value not in choices:
-            raise ConfigError(
-                f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported"
-            )
-        return value
-
-    def claim(self, **found: Any) -> None:
-        """What the config says of the tensors must be so. Raises ConfigError."""
-        for key, value in found.items():
-            if self.config.get(key) not in (None, value):
-                raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
 
     def epsilon(self, default: float) -> None:
         """The epsilon of every LayerNormalization where the config says no `layer_norm_eps`; to be said first."""
@@ -112,21 +57,6 @@ class Translation:
         if not 0 < value < 1:
             raise ConfigError(f"the config says layer_norm_eps {shown(value)}, which is not between 0 and 1")
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
-
-    def choose_heads(self, key: str, default: int) -> None:
-        """The number of heads: the user's, the config's, or, where there is a config without it, the default."""
-        if self.config:
-            found = self.setting(key, default)
-            if self.heads not in (None, found):
-                raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
-            if found < 1 or self.width % found:
-                raise ConfigError(f"the config says {key} {found}, which doesn't divide the hidden size {self.width}")
-            self.heads = found
-
-    def refuse(self, why: str, *names: str) -> None:
-        """Refuses a model that has one of these tensors. Raises ConfigError."""
-        if found := next((name for name in names if self.has(name)), None):
-            raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def activation(self, name: Any) -> None:
         """The activation of all MLPs, by a name that transformers or timm has for it. Raises ConfigError: we lack it."""
@@ -136,22 +66,6 @@ class Translation:
             raise ConfigError(f"the activation {shown(name)} can't be exported; {', '.join(sorted(known))} can")
         self.model["activation"] = known[name]
 
-    def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
-        """Each encoder block: its prefix here, such as "blocks.{}." with the number in it, and our path.
-
-        Raises:
-            CheckpointError: they are not numbered 0, 1, 2, ...
-        """
-        start, end = pattern.split("{}")
-        numbers = {name[len(start) :].split(".")[0] for name in self.tensors if name.startswith(start)}
-        count = len(numbers)
-        if numbers != {str(i) for i in range(count)} or not count:
-            raise CheckpointError(f"its blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
-        if count_key:
-            self.claim(**{count_key: count})
-        for i in range(count):
-            yield f"{start}{i}{end}", f"Encoder/encoderblock_{i}"
-
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
         """Names a tensor of ours; with `stream` it is added to the residual stream, or norms what is."""
         scale = self._stream if stream else 1.0
@@ -160,7 +74,7 @@ class Translation:
     def patches(self, name: str, *, has_bias: bool = True) -> None:
         """The convolution that makes tokens of patches, (D, C, ph, pw), for pixels in [-1, 1]."""
         width, channels, height, columns = self.shape(f"{name}.weight", 4)
-        self.width = width
+        self.width, self.patch = width, (height, columns)
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ConfigError(
                 f"tensor {self.told(name)}.weight is for pictures of {channels} channels, whose mean is {self.mean} and "
@@ -180,7 +94,7 @@ class Translation:
             stream=True,
         )
         if has_bias:
-            self._vector(f"{name}.bias", width)
+            self.check_vector(f"{name}.bias", width)
             sources.append(f"{name}.bias")
         self.put(
             "embedding/bias",
@@ -235,7 +149,7 @@ class Translation:
                 f"tensor {self.told(name)} has shape {shape}, which are not {rows} rows and those of a grid of patches, "
                 f"{width} wide"
             )
-        height, columns = self.parts["embedding/kernel"].shape[:2]
+        height, columns = self.patch
         if self.image_size is None:
             self.image_size = source[0] * height, source[1] * columns
         grid = self.image_size[0] // height, self.image_size[1] // columns
@@ -249,18 +163,6 @@ class Translation:
             return np.concatenate([own, resized.reshape(-1, width)])[None]
 
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
-
-    def trained_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of the images that the config is for; (0, 0) where it doesn't say so."""
-        height, width = self.parts["embedding/kernel"].shape[:2]
-        pretrained = self.config.get("pretrained_cfg")
-        size = self.config.get("image_size")
-        if isinstance(pretrained, Mapping) and isinstance(pretrained.get("input_size"), Sequence):
-            size = pretrained["input_size"][-2:]
-        size = [size, size] if isinstance(size, int) else size
-        if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
-            return 0, 0
-        return size[0] // height, size[1] // width
 
     def vector(self, ours: str, name: str, shape: Shape) -> None:
         """A tensor as it is, in another shape of as many values. Raises CheckpointError: it has not so many."""
@@ -304,7 +206,7 @@ class Translation:
     def norm(self, ours: str, name: str, *, stream: bool = False) -> None:
         """A LayerNormalization of the stream's width; with `stream` what it gives is the stream."""
         for leaf, own in (("scale", "weight"), ("bias", "bias")):
-            self._vector(f"{name}.{own}", self.width)
+            self.check_vector(f"{name}.{own}", self.width)
             self.put(f"{ours}/{leaf}", (self.width,), [f"{name}.{own}"], lambda array: array, stream=stream)
 
     def dense(
@@ -331,10 +233,10 @@ class Translation:
             )
         kernel, bias, width = [f"{name}.weight"], [], wanted[0]
         if has_bias:
-            self._vector(f"{name}.bias", width)
+            self.check_vector(f"{name}.bias", width)
             bias = [f"{name}.bias"]
         if scale:
-            self._vector(scale, width)
+            self.check_vector(scale, width)
             kernel, bias = [*kernel, scale], [*bias, scale] if bias else []
         self.put(f"{ours}/kernel", wanted[::-1], kernel, lambda array, by=1.0: array.T * by, stream=stream)
         self.put(f"{ours}/bias", (width,), bias, _scaled_or_zeros(width), stream=stream)
@@ -373,7 +275,7 @@ class Translation:
             )
         biases = []
         if bias:
-            self._vector(bias, len(names) * width)
+            self.check_vector(bias, len(names) * width)
             biases = [bias]
         for i, name in enumerate(names):
             rows = slice(i * width, (i + 1) * width)
@@ -391,7 +293,7 @@ class Translation:
         _, size = self._heads()
         for name, source in (("query_ln", query), ("key_ln", key)):
             for leaf, own in (("scale", "weight"), ("bias", "bias")):
-                self._vector(f"{source}.{own}", size)
+                self.check_vector(f"{source}.{own}", size)
                 self.put(f"{ours}/{name}/{leaf}", (size,), [f"{source}.{own}"], lambda array: array)
 
     def mlp(self, ours: str, first: str, second: str, *, scale: str = "", stream: bool = True) -> int:
@@ -441,10 +343,6 @@ class Translation:
         self.dense(ours, name, inputs=self.width, outputs=self.width, scale=scale, stream=stream)
         part = self.parts[f"{ours}/kernel"]
         self.parts[f"{ours}/kernel"] = Part((heads, size, self.width), part.sources, part.make)
-
-    def _vector(self, name: str, size: int) -> None:
-        if (found := self.shape(name, 1)) != (size,):
-            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, where the rest of the model needs {(size,)}")
 
 
 def _scaled_or_zeros(width: int) -> Make:

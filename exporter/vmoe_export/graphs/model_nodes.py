@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -234,7 +235,7 @@ class ModelNodes(GraphWriter):
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
         return self._linear(f"{path}/out", mixed), k
 
-    def _mlp(self, path: str) -> tuple[list[str], dict[str, int]]:
+    def _mlp(self, path: str) -> tuple[list[str], dict[str, Any]]:
         """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk` and `activation`."""
         layers = [f"{path}/Dense_{i}" for i in (0, 1)]
         kernel = f"{layers[0]}/kernel"

@@ -1,0 +1,127 @@
+"""What a model of another library consists of: its tensors and its config.json, asked for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vmoe_export.checkpoint.base import TensorInfo
+from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.families.family import shown
+from vmoe_export.model.parameters import Shape
+
+
+@dataclass
+class ForeignModel:
+    """A model of a family, under that library's names.
+
+    Attributes:
+        tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
+        prefix: what stands in front of the others.
+        config: of a config.json, or empty.
+        heads, image_size: what the user gave, until the config is asked.
+        used: names of the tensors that were asked for.
+        width, patch: D, and the (height, width) of a patch, once the patches' kernel was read.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    prefix: str
+    config: Mapping[str, Any]
+    heads: int | None
+    image_size: tuple[int, int] | None
+    used: set[str] = field(default_factory=set)
+    width: int = 0
+    patch: tuple[int, int] = (0, 0)
+
+    def told(self, name: str) -> str:
+        """A tensor's name as the file has it."""
+        return name.removeprefix("../") if name.startswith("../") else self.prefix + name
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self.tensors
+
+    def shape(self, name: str, ndim: int) -> Shape:
+        """The shape of a tensor that must be there. Raises CheckpointError: it isn't, or has another number of sizes."""
+        info = self.tensors.get(name)
+        if info is None:
+            raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
+        if len(info.shape) != ndim or 0 in info.shape:
+            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, which is not {ndim} sizes above 0")
+        if info.dtype.kind not in "fV":
+            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are no weights")
+        self.used.add(name)
+        return info.shape
+
+    def setting(self, key: str, default: Any, *choices: Any) -> Any:
+        """A value of the config.json, of the default's type; where there are `choices` one of them.
+
+        Raises:
+            ConfigError: it is something else.
+        """
+        value = self.config.get(key)
+        if value is None:
+            return default
+        wanted = (int, float) if isinstance(default, float) else type(default)
+        if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
+            raise ConfigError(f"the config says {key} {shown(value)}, which is no {type(default).__name__}")
+        if choices and value not in choices:
+            raise ConfigError(
+                f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported"
+            )
+        return value
+
+    def claim(self, **found: Any) -> None:
+        """What the config says of the tensors must be so. Raises ConfigError."""
+        for key, value in found.items():
+            if self.config.get(key) not in (None, value):
+                raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
+
+    def refuse(self, why: str, *names: str) -> None:
+        """Refuses a model that has one of these tensors. Raises ConfigError."""
+        if found := next((name for name in names if self.has(name)), None):
+            raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
+
+    def choose_heads(self, key: str, default: int) -> None:
+        """The number of heads: the user's, the config's, or, where there is a config without it, the default."""
+        if self.config:
+            found = self.setting(key, default)
+            if self.heads not in (None, found):
+                raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
+            if found < 1 or self.width % found:
+                raise ConfigError(f"the config says {key} {found}, which doesn't divide the hidden size {self.width}")
+            self.heads = found
+
+    def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
+        """Each encoder block: its prefix here, such as "blocks.{}." with the number in it, and our path.
+
+        Raises:
+            CheckpointError: they are not numbered 0, 1, 2, ...
+        """
+        start, end = pattern.split("{}")
+        numbers = {name[len(start) :].split(".")[0] for name in self.tensors if name.startswith(start)}
+        count = len(numbers)
+        if numbers != {str(i) for i in range(count)} or not count:
+            raise CheckpointError(f"its blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
+        if count_key:
+            self.claim(**{count_key: count})
+        for i in range(count):
+            yield f"{start}{i}{end}", f"Encoder/encoderblock_{i}"
+
+    def trained_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the images that the config is for; (0, 0) where it doesn't say so."""
+        height, width = self.patch
+        pretrained = self.config.get("pretrained_cfg")
+        size = self.config.get("image_size")
+        if isinstance(pretrained, Mapping) and isinstance(pretrained.get("input_size"), Sequence):
+            size = pretrained["input_size"][-2:]
+        size = [size, size] if isinstance(size, int) else size
+        if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
+            return 0, 0
+        return size[0] // height, size[1] // width
+
+    def check_vector(self, name: str, size: int) -> None:
+        """Makes sure that a tensor is there and has that size alone. Raises CheckpointError."""
+        if (found := self.shape(name, 1)) != (size,):
+            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, where the rest of the model needs {(size,)}")
