@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 import torch
 
-from vmoe_export import ExportOptions, OptionError, open_checkpoint
+from vmoe_export import CheckpointError, ExportOptions, OptionError, open_checkpoint
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.export_plan import plan_export
 from vmoe_runtime.bundle.manifest import Output
@@ -83,6 +83,10 @@ def load_model(
 
 
 def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | None, noise_std: float) -> Vmoe:
+    if checkpoint.family:
+        raise CheckpointError(
+            f"{checkpoint.path} is a {checkpoint.family.title}; only official checkpoints become torch models"
+        )
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output
     if num_classes is not None:

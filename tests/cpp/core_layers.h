@@ -93,6 +93,7 @@ class Layers {
       : kernels_(kernels),
         type_(type),
         rounds_(number % 3 == 0),
+        activation_(static_cast<vmoe::Activation>(number / 3 % 3)),
         runner_(runner),
         heads_(1 + number % 3),
         hidden_(heads_ * (1 + number * 7 % 40)),
@@ -119,6 +120,7 @@ class Layers {
   const Kernels& kernels_;
   ElementType type_;
   bool rounds_;  // to bfloat16 on the way to the experts
+  vmoe::Activation activation_;
   TaskRunner runner_;
   size_t heads_, hidden_, expert_hidden_;
   vmoe::RoutingShape shape_;
@@ -151,7 +153,7 @@ class Layers {
   // int4 weights are those of MLPs alone.
   ElementType linear_type() const { return type_ == ElementType::kInt4 ? ElementType::kInt8 : type_; }
   vmoe::MlpWeights mlp_weights(const std::pair<Layer, Layer>& mlp) const {
-    return {mlp.first.weights(), mlp.second.weights(), chunk()};
+    return {mlp.first.weights(), mlp.second.weights(), chunk(), activation_};
   }
   std::shared_ptr<const vmoe::PackedWeights> make_router() const {
     return make_layer(kernels_, ElementType::kFloat32, make_form(1, hidden_, shape_.experts), 70).packed;

@@ -7,7 +7,7 @@ import pytest
 from cpu_paths import Call, outputs_of, run_calls, supported_paths
 from op_models import node_call, run_reference, settings
 
-from vmoe_export.ops.table import OPS
+from vmoe_export.ops.table import ACTIVATIONS, OPS
 from vmoe_runtime.op_library import find_library
 
 if find_library() is None:
@@ -73,6 +73,7 @@ def test_a_whole_layer_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(7)
     calls: list[Call] = []
     made: list[Inputs] = []
+    given: list[dict[str, int]] = []
     for number, (width, hidden) in enumerate(zip(SIZES, rng.permutation(SIZES), strict=True)):
         experts = (1, 2, 5, 8, 17, 33)[number % 6]
         for groups, tokens in ((1, 1), (2, 7), (3, 40)):
@@ -81,9 +82,10 @@ def test_a_whole_layer_is_the_reference(path: str) -> None:
             inputs = {"x": normal(rng, groups, tokens, width), "router": small(rng, width, experts)}
             inputs |= expert_weights(rng, experts, width, hidden)
             made.append(inputs | dict(zip(("capacity", "k", "bpr"), numbers, strict=True)))
-            calls.append(node_call("VmoeSparseMlp", made[-1], constants=("router", *WEIGHTS)))
-    for (y, slot, weight), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
-        expected = reference("VmoeSparseMlp", inputs)
+            given.append(activation_of("VmoeSparseMlp", number * 3))
+            calls.append(node_call("VmoeSparseMlp", made[-1], given[-1], constants=("router", *WEIGHTS)))
+    for (y, slot, weight), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
+        expected = reference("VmoeSparseMlp", inputs, **each)
         np.testing.assert_array_equal(slot, expected[1])
         np.testing.assert_allclose(weight, expected[2], rtol=0, atol=1e-5)
         np.testing.assert_allclose(y, expected[0], rtol=0, atol=2e-5)
@@ -152,21 +154,27 @@ def check(
     attributes: dict[str, int] | None = None,
     constants: tuple[str, ...] = (),
 ) -> None:
-    calls = [node_call(op_name, inputs, attributes, constants=constants) for inputs in made]
-    for (found,), inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
-        (expected,) = reference(op_name, inputs, *(attributes or {}).values())
+    given = [{**(attributes or {}), **activation_of(op_name, number)} for number in range(len(made))]
+    calls = [node_call(op_name, inputs, each, constants=constants) for inputs, each in zip(made, given, strict=True)]
+    for (found,), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
+        (expected,) = reference(op_name, inputs, **each)
         shapes = {name: array.shape for name, array in inputs.items()}
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=str(shapes))
 
 
-def reference(op_name: str, inputs: Inputs, *flags: int) -> list[np.ndarray]:
+def activation_of(op_name: str, number: int) -> dict[str, int]:
+    """The activation of call `number`, for an op that has any: three calls have one after another."""
+    return {"activation": number // 3 % len(ACTIVATIONS)} if "activation" in OPS[op_name].attributes else {}
+
+
+def reference(op_name: str, inputs: Inputs, **attributes: int) -> list[np.ndarray]:
     """In float64; bfloat16 weights stay what they are, as they say how the op computes."""
     wide = {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}
     if op_name == "VmoeAttention":
         from op_reference import attention
 
-        return [attention(*wide.values(), None, *flags)]
-    return run_reference(OPS[op_name], *wide.values(), dispatch_bf16=bool(flags and flags[0]))
+        return [attention(*wide.values(), None, **attributes)]
+    return run_reference(OPS[op_name], *wide.values(), **attributes)
 
 
 def expert_weights(rng: np.random.Generator, experts: int, width: int, hidden: int) -> Inputs:

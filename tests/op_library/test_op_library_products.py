@@ -17,7 +17,8 @@ import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from op_models import given_inputs, node_call, run_reference, runner, settings
 
-from vmoe_export.ops.table import ELEMENT_TYPES, OPS, ElementType
+from vmoe_export.ops.table import ACTIVATIONS, ELEMENT_TYPES, OPS, ElementType
+from vmoe_export.validation.reference_ops import activate
 from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
@@ -28,8 +29,8 @@ if find_library() is None:
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
 EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8", "i4"])
 TOKENS = 8  # of an image: a power of two, so that their mean is exact
-SIZES = ((1, 64, 0), (4, 128, 64), (33, 70, 0), (64, 192, 64), (100, 768, 0), (200, 1536, 768))
-"""Width, hidden features, and chunk of them in int8 and int4."""
+SIZES = ((1, 64, 0, 0), (4, 128, 64, 1), (33, 70, 0, 2), (64, 192, 64, 0), (100, 768, 0, 1), (200, 1536, 768, 2))
+"""Width, hidden features, chunk of them in int8 and int4, and activation."""
 EXPERT_OPS = ("VmoeExpertMlp", "VmoeSparseMlp", "VmoeExpertBlock")
 SMALLEST = np.float32(1e-45)
 ATTENTION_BLOCKS = ("VmoeAttentionBlock", "VmoeClassAttentionBlock")
@@ -61,6 +62,27 @@ def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: st
         assert np.isfinite(expected).all(), layer.op
         assert np.ptp(expected) > 0, layer.op
         assert_same_bits(found, expected, layer, path)
+
+
+@EVERY_PATH
+@pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
+def test_every_activation_is_as_exact_as_the_numbers_are(weights: ElementType, path: str) -> None:
+    # One expert of one feature with weights 1: the output is the activation. A row of one number loses nothing in int8.
+    x = np.linspace(-12, 12, 4801, dtype=np.float32)
+    x[:6] = np.nan, np.inf, -0.0, 1e30, -1e30, -1e4
+    x = x.astype(ml_dtypes.bfloat16).astype(np.float32) if weights == "bf16" else x
+    nothing, scale = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    one = np.ones((1, 1, 1), {"float": np.float32, "bf16": ml_dtypes.bfloat16, "i8": np.int8, "i4": ml_dtypes.int4}[weights])
+    scale = scale[None].astype(np.float16) if weights == "i4" else scale
+    mlp = {"w1": one, "b1": nothing, "w2": one, "b2": nothing}
+    mlp |= {"w1_scale": scale, "w2_scale": scale} if weights in ("i8", "i4") else {}
+    layers = [Layer("VmoeExpertMlp", {"buf": x[None, :, None], **mlp}, {"activation": i}) for i in range(len(ACTIVATIONS))]
+    for activation, found in zip(ACTIVATIONS, library_outputs(layers, path), strict=True):
+        with np.errstate(invalid="ignore"):  # infinity times 0
+            expected = activate(x.astype(np.float64), activation)
+        assert not np.isfinite(found[0, :2]).any()
+        exact = {"rtol": 2**-8, "atol": 1e-6} if weights == "bf16" else {"rtol": 4e-7, "atol": 4e-7}
+        np.testing.assert_allclose(found[0, 2:, 0], expected[2:], **exact)
 
 
 @EVERY_PATH
@@ -122,10 +144,12 @@ def test_sums_in_bfloat16_differ_from_the_function_by_their_order_alone(path: st
         assert (difference <= 2 * (x.shape[-1] + 1) * 2.0**-24 * terms).all()
 
 
-def made_layers(rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int) -> list[Layer]:
+def made_layers(
+    rng: np.random.Generator, weights: ElementType, width: int, hidden: int, chunk: int, activation: int
+) -> list[Layer]:
     """Each op that has weights, at these sizes."""
     chunk = chunk if weights in ("i8", "i4") else 0
-    attributes = {"hidden_chunk": chunk}
+    attributes = {"hidden_chunk": chunk, "activation": activation}
     x = rows_of(rng, weights, 2, TOKENS, width)
     norm = {"ln_scale": np.zeros(width, np.float32), "ln_bias": rows_of(rng, weights, width)}
     mlp, experts = (mlp_inputs(rng, weights, matrices, width, hidden) for matrices in ((), (2,)))

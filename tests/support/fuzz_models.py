@@ -54,6 +54,7 @@ CHOICES: Mapping[str, tuple[int, ...]] = {
     "num_heads": (1, 2, 3, 5),
     "hidden_chunk": (0, 64),
     "prefix": (0, 1, 3),
+    "activation": (0, 1, 2),
 }
 """Values of an attribute that some sizes go with."""
 OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
@@ -62,6 +63,7 @@ OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
     "num_heads": (0, -1, -(2**63), 2.0),
     "hidden_chunk": (-64, 1, 32, 65, -(2**63), 64.0),
     "prefix": (-1, -(2**63), 0.5),
+    "activation": (-1, 3, 2**63 - 1, 1.0),
 }
 """Values that no sizes go with, and such that are no integers."""
 

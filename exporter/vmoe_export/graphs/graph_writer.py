@@ -125,3 +125,17 @@ class GraphWriter:
         part = Span(span.offset + number * length, length, dims, span.dtype)
         self._tensors[name] = external_tensor(name, part)
         return name
+
+    def _integers(self, *values: int) -> str:
+        """int64[number of values], a shape or axes."""
+        return self._constant(f"int64_{'_'.join(map(str, values))}", values, np.int64)
+
+    def _reshape(self, x: str, *shape: int) -> str:
+        return self._add("Reshape", x, self._integers(*shape))
+
+    def _first_token(self, x: str, *, keepdims: bool = False) -> str:
+        return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
+
+    def _slice(self, x: str, first: int, last: int) -> str:
+        """Some tokens of x[N,T,..]; `last` may be beyond T."""
+        return self._add("Slice", x, self._integers(first), self._integers(last), self._integers(1))

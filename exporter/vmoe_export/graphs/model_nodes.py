@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +21,7 @@ from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, scale_name
-from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON
+from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 from vmoe_runtime.profiles import MERGE
@@ -85,8 +84,8 @@ class ModelNodes(GraphWriter):
                     x = self._add("Expand", x, self._integers(1, members, 1, 1))
                 x = self._moe_block(block, moe, x, next(capacities, ""), names, parts_members=not is_first)
             else:
-                weights, numbers = self._mlp(f"{block}/Mlp")
-                x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, **numbers)
+                weights, chunk = self._mlp(f"{block}/Mlp")
+                x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
             if f"{block}/Moe" in self._class_parts and not self._is_class_token:
                 x = self._first_token(x, keepdims=True)
             x = self._cut(x)
@@ -125,15 +124,10 @@ class ModelNodes(GraphWriter):
         split = helper.make_node("Split", ["capacity"], [""] * count, axis=0, num_outputs=count)
         return self._append(split)
 
-    def _integers(self, *values: int) -> str:
-        """int64[number of values], a shape or axes."""
-        return self._constant(f"int64_{'_'.join(map(str, values))}", values, np.int64)
-
-    def _reshape(self, x: str, *shape: int) -> str:
-        return self._add("Reshape", x, self._integers(*shape))
-
-    def _first_token(self, x: str, *, keepdims: bool = False) -> str:
-        return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
+    def _op(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
+        activation = ACTIVATIONS.index(self._config.activation)
+        own = {"activation": activation} if activation and "activation" in OPS[op].attributes else {}
+        return super()._op(op, inputs, outputs, {**attributes, **own})
 
     def _layer(self, path: str) -> tuple[str, str]:
         return f"{path}/kernel", f"{path}/bias"
@@ -235,15 +229,13 @@ class ModelNodes(GraphWriter):
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
         return self._linear(f"{path}/out", mixed), k
 
-    def _mlp(self, path: str) -> tuple[list[str], dict[str, Any]]:
-        """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk` and `activation`."""
+    def _mlp(self, path: str) -> tuple[list[str], int]:
+        """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
         layers = [f"{path}/Dense_{i}" for i in (0, 1)]
         kernel = f"{layers[0]}/kernel"
         chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self._model.precision))
         weights = [name for layer in layers for name in self._layer(layer)]
-        activation = ACTIVATIONS.index(self._config.activation)
-        numbers = {"hidden_chunk": chunk} | ({"activation": activation} if activation else {})
-        return [*weights, *self._scales(*layers)], numbers
+        return [*weights, *self._scales(*layers)], chunk
 
     def _moe_block(
         self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str], *, parts_members: bool
@@ -316,10 +308,10 @@ class ModelNodes(GraphWriter):
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
         self._vmoe("VmoeSoftRouter", normed, f"{router}/mu", f"{router}/scale", outputs=outputs)
-        weights, numbers = self._mlp(f"{block}/Moe/Mlp")
+        weights, chunk = self._mlp(f"{block}/Moe/Mlp")
         mixtures = self._vmoe("VmoeSoftDispatch", normed, dispatch, dispatch_bf16=bf16)
         # It is tokens and what the experts make that are rounded, not their mixtures.
-        out = self._vmoe("VmoeExpertMlp", mixtures, *weights, dispatch_bf16=0, **numbers)
+        out = self._vmoe("VmoeExpertMlp", mixtures, *weights, dispatch_bf16=0, hidden_chunk=chunk)
         return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
 
     def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
@@ -328,9 +320,9 @@ class ModelNodes(GraphWriter):
             self._is_class_token = True
             body = class_dispatch(moe.experts[-1], self._tokens_of_image(), experts_choose=len(kept) == 1)
             x, *routes = self._expand(body, [x, routes[1], *kept], [""] * 4, {})
-        weights, numbers = self._mlp(f"{block}/Moe/Mlp")
+        weights, chunk = self._mlp(f"{block}/Moe/Mlp")
         norm, bf16 = self._norm(f"{block}/LayerNorm_1"), int(moe.dispatch_bf16)
-        return self._vmoe("VmoeExpertBlock", x, *norm, *routes, *weights, dispatch_bf16=bf16, **numbers)
+        return self._vmoe("VmoeExpertBlock", x, *norm, *routes, *weights, dispatch_bf16=bf16, hidden_chunk=chunk)
 
     def _tokens_of_image(self) -> str:
         """Lines for `tokens`, those of an image that is a part of its group, by which that is cut; none where it is all."""
@@ -392,23 +384,17 @@ class ModelNodes(GraphWriter):
         # A mean as a product: runtimes add up a plain one in another order where there is but one image.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
         if self._merging:
-            sizes = self._merging[0]
-            if front:
-                x, sizes = (self._slice(each, front, self._config.num_tokens) for each in (x, sizes))
+            behind = (self._slice(each, front, self._config.num_tokens) if front else each for each in (x, self._merging[0]))
+            x, sizes = behind
             share = self._constant("share", 1 / patches, np.float32)
             mean = self._add("Mul", self._add("Unsqueeze", sizes, self._integers(1)), share)
         else:
-            shares = np.repeat([0, 1 / patches], [front, patches])
-            mean = self._constant("mean", shares[None, None], np.float32)
+            mean = self._constant("mean", np.repeat([0, 1 / patches], [front, patches])[None, None], np.float32)
         return self._first_token(self._add("MatMul", mean, x))
-
-    def _slice(self, x: str, first: int, last: int) -> str:
-        """Some tokens of x[N,T,..]; `last` may be beyond T."""
-        return self._add("Slice", x, self._integers(first), self._integers(last), self._integers(1))
 
     def _map_head(self, x: str) -> str:
         path = "MapHead/MultiHeadDotProductAttention"
         y, _ = self._attention(path, self._repeated("MapHead/probe"), x)
-        weights, numbers = self._mlp("MapHead/Mlp")
-        mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, **numbers)
+        weights, chunk = self._mlp("MapHead/Mlp")
+        mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
         return self._first_token(self._add("Add", y, mlp))

@@ -283,14 +283,15 @@ def softmax(x: Array) -> Array:
 
 def activate(x: Array, activation: Activation) -> Array:
     """GELU in its tanh approximation, the one that flax uses, or exact, or its quick approximation by a sigmoid."""
+    activated: Array
     if activation == "gelu_erf":
-        exact: Array = (x / 2 * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
-        return exact
-    if activation == "gelu_quick":
-        quick: Array = x / (1 + np.exp(np.minimum(-1.702 * x, 80)))
-        return quick
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-    activated: Array = 0.5 * x * (1 + np.tanh(inner))
+        activated = (0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
+    elif activation == "gelu_quick":
+        with np.errstate(over="ignore"):
+            activated = x / (1 + np.exp(-1.702 * x))
+    else:
+        inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+        activated = 0.5 * x * (1 + np.tanh(inner))
     return activated
 
 
@@ -302,7 +303,8 @@ def erf(x: Array) -> Array:
     h = inside - known
     slope = 2 / math.sqrt(math.pi) * np.exp(-known * known)
     value: Array = _ERF[step.astype(int) + _ERF_RANGE * _ERF_STEPS]
-    return value + slope * h * (1 - h * (known - h * (2 * known * known - 1) / 3))
+    value += slope * h * (1 - h * (known - h * (2 * known * known - 1) / 3))
+    return value
 
 
 def round_bf16(x: Array) -> Array:
