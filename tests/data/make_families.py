@@ -32,7 +32,15 @@ TOWER = SHAPE | {"intermediate_size": 64}
 VIT, HEAD = "ViTForImageClassification", TOWER | LABELS
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
 BOTH = {"vision_config": TOWER, "text_config": TEXT | {"max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0}}
-ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0, "num_classes": 5}
+ARGS = {
+    "img_size": (32, 32),
+    "patch_size": 8,
+    "embed_dim": 48,
+    "depth": 2,
+    "num_heads": 3,
+    "mlp_ratio": 2.0,
+    "num_classes": 5,
+}
 NO_CLASS = {"class_token": False, "global_pool": "avg"}
 
 TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -74,6 +82,11 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """By name the architecture and what its arguments are besides `ARGS`."""
 
+CASES = TRANSFORMERS | {
+    name: (architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else "logits")
+    for name, (architecture, more) in TIMM.items()
+}
+
 SQUASH = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -88,13 +101,12 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def save(name: str, folder: Path) -> None:
     """Writes what the library does of that model, before it has its weights."""
+    made_by, settings, _ = CASES[name]
     if name in TIMM:
-        architecture, arguments = TIMM[name]
-        model = timm.create_model(architecture, **ARGS | arguments)
-        timm.models.save_for_hf(model, folder, model_args=ARGS | arguments, safe_serialization=True)
+        model = timm.create_model(made_by, **settings)
+        timm.models.save_for_hf(model, folder, model_args=settings, safe_serialization=True)
         return
-    class_name, settings, _ = TRANSFORMERS[name]
-    model_class = getattr(transformers, class_name)
+    model_class = getattr(transformers, made_by)
     model_class(model_class.config_class(**settings)).save_pretrained(folder)
     processor, how = PROCESSORS[name[:2]]
     getattr(transformers, processor)(**how).save_pretrained(folder)
@@ -104,59 +116,49 @@ def save(name: str, folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(short))
 
 
-def run(name: str, folder: Path, images: torch.Tensor, is_other_size: bool) -> np.ndarray:
+def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
     """[2,outputs] in the images' type, of the model in that folder."""
+    made_by, settings, output = CASES[name]
+    size = tuple(images.shape[2:])
     if name in TIMM:
-        architecture, arguments = TIMM[name]
-        model = timm.create_model(architecture, **ARGS | arguments)
+        model = timm.create_model(made_by, **settings)
         model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
-        if is_other_size:
-            model.set_input_size(tuple(images.shape[2:]))
+        model.set_input_size(size)
         return model.eval().to(images.dtype)(images).numpy()
-    class_name, _, output = TRANSFORMERS[name]
-    model, loading = getattr(transformers, class_name).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)
+    model, loading = getattr(transformers, made_by).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)
     assert not any(loading.values()), loading
-    given: dict[str, Any] = {"pixel_values": images}
-    if is_other_size and not name.startswith("dinov2"):
-        given["interpolate_pos_encoding"] = True
-    if class_name in ("CLIPModel", "SiglipModel"):
-        return model.get_image_features(**given).pooler_output.numpy()
-    return model(**given)[output].numpy()
+    resized = {} if name.startswith("dinov2") or size == (32, 32) else {"interpolate_pos_encoding": True}
+    if made_by in ("CLIPModel", "SiglipModel"):
+        return model.get_image_features(pixel_values=images, **resized).pooler_output.numpy()
+    return model(pixel_values=images, **resized)[output].numpy()
 
 
 def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What families.json says of a case, and its outputs."""
+    made_by, given, output = CASES[name]
     save(name, folder)
     weights = folder / "model.safetensors"
     shapes = {key: list(value.shape) for key, value in safetensors.numpy.load_file(weights).items()}
     safetensors.numpy.save_file(tensors(shapes, seed), weights, {"format": "pt"})
-    settings = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))}
-    config = settings["config"]
-    height, width = TIMM.get(name, ("", {}))[1].get("img_size", (32, 32))
-    rows, columns = ((5, 3), (3, 7), (2, 8))[seed % 3]
-    patch = config.get("patch_size", 8)
-    output = TRANSFORMERS[name][2] if name in TRANSFORMERS else "logits" if config["num_classes"] else "pre_logits"
-    sizes = {"size": [height, width], "other_size": [rows * patch, columns * patch]}
+    written = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))}
+    grid, patch = ((5, 3), (3, 7), (2, 8))[seed % 3], given.get("patch_size", 8)
+    sizes = {"size": given.get("img_size", (32, 32)), "other_size": (grid[0] * patch, grid[1] * patch)}
     arrays = {}
     for key, size in sizes.items():
         for kind in (torch.float32, torch.float64):
-            found = run(name, folder, torch.from_numpy(pictures(size, seed)).to(kind), key == "other_size")
+            found = run(name, folder, torch.from_numpy(pictures(size, seed)).to(kind))
             arrays[f"{name}/{key}/{found.dtype}"] = found
-    made_by = (TRANSFORMERS[name] if name in TRANSFORMERS else TIMM[name])[0]
-    return {"made_by": made_by, "seed": seed, "output": output} | sizes | settings | {"tensors": shapes}, arrays
+    print(name, made_by, "standard deviation", found.std(), flush=True)
+    return {"made_by": made_by, "seed": seed, "output": output} | sizes | written | {"shapes": shapes}, arrays
 
 
 @torch.no_grad()
 def main() -> None:
     cases, arrays = {}, {}
-    for seed, name in enumerate((*TRANSFORMERS, *TIMM)):
+    for seed, name in enumerate(CASES):
         with tempfile.TemporaryDirectory() as folder:
             cases[name], found = record(name, seed, Path(folder))
         arrays |= found
-        gap = np.abs(found[f"{name}/size/float32"] - found[f"{name}/size/float64"]).max()
-        print(
-            f"{name}: standard deviation {found[f'{name}/size/float64'].std():.2f}, float32 differs by {gap:.1g}", flush=True
-        )
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(case)}" for name, case in cases.items())
     versions = {module.__name__: module.__version__ for module in (torch, transformers, timm)}
     (FOLDER / "families.json").write_text(f'{{"made_with": {json.dumps(versions)},\n"cases": {{\n{lines}\n}}}}\n')

@@ -14,9 +14,9 @@ import safetensors.numpy
 import torch
 
 DATA = Path(__file__).parents[1] / "data"
-LAYOUTS = ("safetensors", "sharded", "bin", "pth")
 
 Layout = Literal["safetensors", "sharded", "bin", "pth"]
+Size = Literal["size", "other_size"]
 Tensors = dict[str, np.ndarray]
 
 
@@ -25,43 +25,32 @@ class Family:
     """One model of `tests/data/make_families.py`."""
 
     name: str
-    raw: dict[str, Any]
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the library writes into config.json, as a copy of its own."""
-        return json.loads(json.dumps(self.raw["config"]))
+    made_by: str  # class of transformers, or architecture of timm
+    seed: int
+    output: str  # logits, pooler_output, image_embeds or pre_logits
+    size: tuple[int, int]  # height and width of its pictures
+    other_size: tuple[int, int]
+    config: dict[str, Any]  # config.json
+    shapes: dict[str, list[int]]  # of its tensors
+    preprocessor_config: dict[str, Any] | None = None  # preprocessor_config.json, which timm doesn't write
 
     @property
     def tensors(self) -> Tensors:
-        return family_weights.tensors(self.raw["tensors"], self.raw["seed"])
+        return family_weights.tensors(self.shapes, self.seed)
 
-    @property
-    def output(self) -> str:
-        """logits, pooler_output, image_embeds or pre_logits."""
-        return self.raw["output"]
-
-    def size(self, other: bool = False) -> tuple[int, int]:
-        """Height and width of the model's pictures, or of those of another size."""
-        height, width = self.raw["other_size" if other else "size"]
-        return height, width
-
-    def pictures(self, other: bool = False) -> np.ndarray:
+    def pictures(self, size: Size = "size") -> np.ndarray:
         """float32[2,3,height,width], preprocessed."""
-        return family_weights.pictures(self.size(other), self.raw["seed"])
+        return family_weights.pictures(getattr(self, size), self.seed)
 
-    def expected(self, other: bool = False, dtype: Literal["float32", "float64"] = "float64") -> np.ndarray:
-        """[2,outputs]: what the library computed in that type."""
-        return _arrays()[f"{self.name}/{'other_size' if other else 'size'}/{dtype}"]
+    def expected(self, size: Size = "size", dtype: Literal["float32", "float64"] = "float64") -> np.ndarray:
+        """[2,outputs]: what the library computes in that type."""
+        return _arrays()[f"{self.name}/{size}/{dtype}"]
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
         """Makes the folder with the files that the library saves; returns it."""
         write_files(folder, self.config, self.tensors, layout)
-        if (preprocessing := self.raw.get("preprocessor_config")) is not None:
-            (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+        if self.preprocessor_config is not None:
+            (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocessor_config))
         return folder
 
 
@@ -78,13 +67,11 @@ def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, l
     if layout == "safetensors":
         safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     elif layout == "sharded":
-        names, places = list(tensors), {}
-        for i, part in enumerate((names[::2], names[1::2]), 1):
-            file = f"model-{i:05}-of-00002.safetensors"
-            safetensors.numpy.save_file({name: tensors[name] for name in part}, folder / file, {"format": "pt"})
-            places |= dict.fromkeys(part, file)
-        index = {"metadata": {"total_size": sum(value.nbytes for value in tensors.values())}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        places = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(tensors)}
+        for file in set(places.values()):
+            part = {name: value for name, value in tensors.items() if places[name] == file}
+            safetensors.numpy.save_file(part, folder / file, {"format": "pt"})
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     elif layout == "bin":
         torch.save(states, folder / "pytorch_model.bin")
     else:
@@ -94,11 +81,11 @@ def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, l
 
 @functools.cache
 def families() -> dict[str, Family]:
-    raw = json.loads((DATA / "families.json").read_text())["cases"]
-    return {name: Family(name, case) for name, case in raw.items()}
+    """By their names."""
+    return {name: Family(name, **case) for name, case in json.loads((DATA / "families.json").read_text())["cases"].items()}
 
 
 @functools.cache
 def _arrays() -> dict[str, np.ndarray]:
     with np.load(DATA / "families.npz") as data:
-        return {name: data[name] for name in data.files}
+        return dict(data)

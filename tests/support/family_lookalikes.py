@@ -5,6 +5,7 @@ Each is a good checkpoint of `family_files` with one change. Who refuses it says
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import re
@@ -16,8 +17,7 @@ from typing import Any
 import numpy as np
 from family_files import Layout, Tensors, families, write_files
 
-Change = Callable[[dict[str, Any], Tensors], None]
-Damage = Callable[[Path], None]
+Change = Callable[[dict[str, Any], Tensors], object]
 
 
 @dataclass(frozen=True)
@@ -26,97 +26,54 @@ class Lookalike:
 
     name: str
     base: str
-    names: str  # words, of which a refusal has one at least: the tensor, field or file that is at fault
-    change: Change = lambda _config, _tensors: None
-    damage: Damage = lambda _folder: None
+    words: str  # of which a refusal has one at least: the tensor, field or file that is at fault
+    changes: tuple[Change, ...] = ()
     layout: Layout = "safetensors"
+    damage: Callable[[Path], object] = lambda folder: folder
 
     def __str__(self) -> str:
         return self.name
 
     def write(self, folder: Path) -> Path:
         """Makes the folder with the wrong files; returns it."""
-        config, tensors = families()[self.base].config, families()[self.base].tensors
-        self.change(config, tensors)
+        config, tensors = copy.deepcopy(families()[self.base].config), families()[self.base].tensors
+        for change in self.changes:
+            change(config, tensors)
         write_files(folder, config or None, tensors, self.layout)
         self.damage(folder)
         return folder
 
-    def is_named_in(self, sentence: str) -> bool:
-        return any(word in sentence for word in self.names.split())
 
-
-def drop(pattern: str) -> Change:
-    """Takes away the tensors whose names match, of which there must be some."""
+def rename(pattern: str, replacement: str | None) -> Change:
+    """Gives other names to the tensors whose names match, of which there must be some, or takes them away."""
 
     def change(_config: dict[str, Any], tensors: Tensors) -> None:
-        for name in matching(tensors, pattern):
-            del tensors[name]
+        found = [name for name in tensors if re.search(pattern, name)]
+        assert found, pattern
+        for name in found:
+            value = tensors.pop(name)
+            if replacement is not None:
+                tensors[re.sub(pattern, replacement, name)] = value
 
     return change
 
 
-def rename(pattern: str, replacement: str) -> Change:
-    """Gives other names to the tensors whose names match, of which there must be some."""
-
-    def change(_config: dict[str, Any], tensors: Tensors) -> None:
-        for name in matching(tensors, pattern):
-            tensors[re.sub(pattern, replacement, name)] = tensors.pop(name)
-
-    return change
-
-
-def put(name: str, *shape: int, value: Any = 0.5, dtype: type = np.float32) -> Change:
+def put(name: str, *shape: int, value: float = 0.5, dtype: type = np.float32) -> Change:
     """Adds a tensor, or puts it in the place of one."""
     return lambda _config, tensors: tensors.update({name: np.full(shape, value, dtype)})
 
 
-def reshape(pattern: str, *shape: int) -> Change:
-    """Keeps the values of the tensors whose names match, in another shape."""
-
-    def change(_config: dict[str, Any], tensors: Tensors) -> None:
-        for name in matching(tensors, pattern):
-            tensors[name] = tensors[name].reshape(shape)
-
-    return change
+def field(**fields: Any) -> Change:
+    """Sets fields of config.json, and arguments in those of timm."""
+    return lambda config, _tensors: [place.update(fields) for place in (config, config.get("model_args", {}))]
 
 
-def configure(**fields: Any) -> Change:
-    """Sets fields of config.json."""
-    return lambda config, _tensors: config.update(fields)
-
-
-def model_args(**fields: Any) -> Change:
-    return lambda config, _tensors: config["model_args"].update(fields)
-
-
-def no_config(config: dict[str, Any], _tensors: Tensors) -> None:
-    config.clear()
-
-
-def both(*changes: Change) -> Change:
-    def change(config: dict[str, Any], tensors: Tensors) -> None:
-        for one in changes:
-            one(config, tensors)
-
-    return change
-
-
-def matching(tensors: Tensors, pattern: str) -> list[str]:
-    found = [name for name in tensors if re.search(pattern, name)]
-    assert found, pattern
-    return found
-
-
-def cut(file: str) -> Damage:
-    """Leaves the first half of a file."""
-    return lambda folder: (
-        (folder / file).write_bytes((folder / file).read_bytes()[: (folder / file).stat().st_size // 2]) and None
-    )
+def half(file: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[: (folder / file).stat().st_size // 2])
 
 
 class _Command:
-    """Pickled, it makes a file named "ran" in the working directory of who unpickles it."""
+    """Unpickled, it makes a file named "ran" in the working directory."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("ran"),)
@@ -126,130 +83,74 @@ def pickle_a_command(folder: Path) -> None:
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"vit.layernorm.bias": _Command()}))
 
 
-def point_outside(folder: Path) -> None:
-    """The index of a sharded checkpoint names a file in the folder above."""
-    path = folder / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    places = {name: f"../{file}" for name, file in index["weight_map"].items()}
-    for file in set(index["weight_map"].values()):
-        (folder / file).rename(folder.parent / file)
-    path.write_text(json.dumps(index | {"weight_map": places}))
+def move_a_part(folder: Path) -> None:
+    """Into the folder above, where the index says that it is."""
+    index, part = folder / "model.safetensors.index.json", "model-00002-of-00002.safetensors"
+    (folder / part).rename(folder.parent / part)
+    places = json.loads(index.read_text())["weight_map"]
+    index.write_text(json.dumps({"weight_map": {name: file.replace(part, f"../{part}") for name, file in places.items()}}))
 
 
-LAYER = "vit.encoder.layer.1."
-_SWIGLU = both(rename(r"mlp\.fc1", "mlp.weights_in"), rename(r"mlp\.fc2", "mlp.weights_out"), configure(use_swiglu_ffn=True))
-_PARALLEL = both(rename(r"norm1\.", "attns.0.norm."), rename(r"(blocks\.\d+)\.attn\.", r"\1.attns.0.attn."))
-
+_QUERY, _DENSE = "vit.encoder.layer.1.attention.attention.query.weight", "vit.encoder.layer.1.output.dense.bias"
+_FC1, _FC2, _PATCH = "blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight", "patch_embed.proj.weight"
+_MODELS: dict[str, list[tuple[Any, ...]]] = {
+    "vit": [
+        ("width of one kernel", _QUERY, put(_QUERY, 48, 40)),
+        ("no bias in one layer", _DENSE, rename(re.escape(_DENSE), None)),
+        ("no classes", "classifier", put("classifier.weight", 0, 48), put("classifier.bias", 0)),
+        ("a layer more in the config", "num_hidden_layers encoder.layer.2", field(num_hidden_layers=3)),
+        ("a layer less in the config", "num_hidden_layers encoder.layer.1", field(num_hidden_layers=1)),
+        ("another width in the config", "hidden_size", field(hidden_size=60)),
+        ("another MLP in the config", "intermediate_size", field(intermediate_size=128)),
+        ("other patches in the config", "patch_size", field(patch_size=16)),
+        ("heads that don't divide the width", "num_attention_heads", field(num_attention_heads=5)),
+        ("heads as text", "num_attention_heads", field(num_attention_heads="3")),
+        ("a negative epsilon", "layer_norm_eps", field(layer_norm_eps=-1e-6)),
+        ("ReLU", "hidden_act", field(hidden_act="relu")),
+        ("another model type", "vit_msn", field(model_type="vit_msn")),
+        ("masked autoencoder", "vit_mae decoder", field(model_type="vit_mae"), put("decoder.decoder_embed.weight", 16, 48)),
+    ],
+    "dinov2": [
+        ("more positions", "position_embeddings image_size", put("embeddings.position_embeddings", 1, 26, 48)),
+        ("SwiGLU", "use_swiglu_ffn", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
+        ("SwiGLU's names alone", "weights_in fc1", rename("fc1", "weights_in"), rename("fc2", "weights_out")),
+    ],
+    "clip": [("text tower alone", "--families", rename("vision_model|visual_projection", None))],
+    "siglip_vision": [
+        ("flat patch kernel", "patch_embedding.weight", put("embeddings.patch_embedding.weight", 48, 192)),
+        ("NaFlex", "siglip2_vision_model", field(model_type="siglip2_vision_model")),
+    ],
+    "timm_avg": [
+        ("pooled maxima", "global_pool avgmax", field(global_pool="avgmax")),
+        ("mean with the class token", "pool_include_prefix", field(pool_include_prefix=True)),
+    ],
+    "timm_token": [
+        ("an extra tensor", "blocks.0.adapter.weight", put("blocks.0.adapter.weight", 48, 48)),
+        ("not a number", _FC1, put(_FC1, 96, 48, value=np.nan)),
+        ("whole numbers", _FC2, put(_FC2, 48, 96, dtype=np.int8)),
+        ("video's patch kernel", _PATCH, put(_PATCH, 48, 3, 2, 8, 8)),
+        ("grey pictures", f"{_PATCH} in_chans", put(_PATCH, 48, 1, 8, 8)),
+        ("no positions", "pos_embed", rename("pos_embed", None)),
+        ("no config", "config.json", lambda config, _: config.clear()),
+        ("the first DINOv2's names", "mask_token config.json", lambda config, _: config.clear(), put("mask_token", 1, 48)),
+        ("an unknown architecture", "eva02_tiny_patch14_336", field(architecture="eva02_tiny_patch14_336")),
+        ("norms after the branches", "vit_base_patch16_rpn_224", field(architecture="vit_base_patch16_rpn_224")),
+        ("no last norm", "vit_intern300m norm.", field(architecture="vit_intern300m_patch14_448"), rename(r"^norm\.", None)),
+        ("rotary positions", "vit_small_patch16_rope_224", field(architecture="vit_small_patch16_rope_224")),
+        ("RMSNorm", "norm1.bias norm.bias", rename(r"norm\d?\.bias", None)),
+        ("parallel blocks", "attns norm1", rename(r"norm1\.", "attns.0.norm."), rename(r"0\.attn\.", "0.attns.0.attn.")),
+        ("gated MLP", "fc1_g fc1.weight", rename(r"mlp\.fc1\.", "mlp.fc1_x."), put("blocks.0.mlp.fc1_g.weight", 96, 48)),
+        ("packed gated MLP", _FC2, put(_FC2, 48, 48)),
+        ("BEiT", "q_bias qkv.bias", rename(r"attn\.qkv\.bias", "attn.q_bias")),
+        ("relative positions", "rel_pos", put("blocks.0.attn.rel_pos.mlp.fc1.weight", 16, 2)),
+        ("Swin", "swin_tiny layers.0", field(architecture="swin_tiny_patch4_window7_224"), rename("^", "layers.0.")),
+        ("ConvNeXt", "convnext_tiny stem", field(architecture="convnext_tiny"), rename("patch_embed.proj", "stem.0")),
+    ],
+}
 LOOKALIKES = [
-    Lookalike(
-        "width of one kernel",
-        "vit",
-        f"{LAYER}attention.attention.query.weight",
-        put(f"{LAYER}attention.attention.query.weight", 48, 40),
-    ),
-    Lookalike("no bias in one layer", "vit", f"{LAYER}output.dense.bias", drop(re.escape(f"{LAYER}output.dense.bias"))),
-    Lookalike("an extra tensor", "timm_token", "blocks.0.adapter.weight", put("blocks.0.adapter.weight", 48, 48)),
-    Lookalike(
-        "not a number", "clip", "mlp.fc1.weight", put("vision_model.encoder.layers.1.mlp.fc1.weight", 64, 48, value=np.nan)
-    ),
-    Lookalike(
-        "whole numbers", "timm_token", "blocks.1.mlp.fc2.weight", put("blocks.1.mlp.fc2.weight", 48, 96, dtype=np.int8)
-    ),
-    Lookalike("no classes", "vit", "classifier", both(put("classifier.weight", 0, 48), put("classifier.bias", 0))),
-    Lookalike("flat patch kernel", "siglip_vision", "patch_embedding.weight", reshape("patch_embedding.weight", 48, 192)),
-    Lookalike(
-        "video's patch kernel", "timm_token", "patch_embed.proj.weight", put("patch_embed.proj.weight", 48, 3, 2, 8, 8)
-    ),
-    Lookalike(
-        "grey pictures", "timm_token", "patch_embed.proj.weight in_chans", put("patch_embed.proj.weight", 48, 1, 8, 8)
-    ),
-    Lookalike(
-        "positions of another size",
-        "dinov2",
-        "position_embeddings image_size",
-        put("embeddings.position_embeddings", 1, 26, 48),
-    ),
-    Lookalike("no positions", "timm_token", "pos_embed", drop("pos_embed")),
-    Lookalike("one more layer in the config", "vit", "num_hidden_layers encoder.layer.2", configure(num_hidden_layers=3)),
-    Lookalike("one layer less in the config", "vit", "num_hidden_layers encoder.layer.1", configure(num_hidden_layers=1)),
-    Lookalike("another width in the config", "vit", "hidden_size", configure(hidden_size=64)),
-    Lookalike("another MLP in the config", "siglip_vision", "intermediate_size", configure(intermediate_size=128)),
-    Lookalike("other patches in the config", "vit", "patch_size", configure(patch_size=16)),
-    Lookalike("heads that don't divide the width", "vit", "num_attention_heads", configure(num_attention_heads=5)),
-    Lookalike("heads as text", "vit", "num_attention_heads", configure(num_attention_heads="3")),
-    Lookalike("a negative epsilon", "vit", "layer_norm_eps", configure(layer_norm_eps=-1e-6)),
-    Lookalike("ReLU", "vit", "hidden_act relu", configure(hidden_act="relu")),
-    Lookalike("another model type", "vit", "vit_msn", configure(model_type="vit_msn")),
-    Lookalike(
-        "masked autoencoder",
-        "vit_pooler",
-        "vit_mae",
-        both(configure(model_type="vit_mae"), put("decoder.decoder_embed.weight", 16, 40)),
-    ),
-    Lookalike("NaFlex", "siglip_vision", "siglip2_vision_model", configure(model_type="siglip2_vision_model")),
-    Lookalike("text tower alone", "clip", "--families", drop("vision_model|visual_projection")),
-    Lookalike("SwiGLU", "dinov2", "use_swiglu_ffn weights_in", _SWIGLU),
-    Lookalike("no config", "timm_token", "config.json", no_config),
-    Lookalike(
-        "names of the first DINOv2", "timm_layer_scale", "mask_token config.json", both(no_config, put("mask_token", 1, 36))
-    ),
-    Lookalike(
-        "an unknown architecture", "timm_token", "eva02_tiny_patch14_336", configure(architecture="eva02_tiny_patch14_336")
-    ),
-    Lookalike(
-        "norms after the residual branches",
-        "timm_no_qkv_bias",
-        "vit_base_patch16_rpn_224",
-        configure(architecture="vit_base_patch16_rpn_224"),
-    ),
-    Lookalike(
-        "rotary positions",
-        "timm_token",
-        "vit_small_patch16_rope_224 pos_embed",
-        both(configure(architecture="vit_small_patch16_rope_224"), drop("pos_embed")),
-    ),
-    Lookalike("RMSNorm", "timm_token", "norm1.bias", drop(r"norm\d?\.bias")),
-    Lookalike("parallel blocks", "timm_token", "attns norm1", _PARALLEL),
-    Lookalike(
-        "gated MLP",
-        "timm_token",
-        "fc1_g fc1.weight",
-        both(put("blocks.0.mlp.fc1_g.weight", 96, 48), rename(r"mlp\.fc1\.", "mlp.fc1_x.")),
-    ),
-    Lookalike("packed gated MLP", "timm_token", "blocks.0.mlp.fc2.weight", put("blocks.0.mlp.fc2.weight", 48, 48)),
-    Lookalike("BEiT", "timm_token", "q_bias qkv.bias", rename(r"attn\.qkv\.bias", "attn.q_bias")),
-    Lookalike("relative positions", "timm_token", "rel_pos", put("blocks.0.attn.rel_pos.mlp.fc1.weight", 16, 2)),
-    Lookalike("differential attention", "timm_token", "lambda_q1", put("blocks.0.attn.lambda_q1", 8)),
-    Lookalike("norm of the attention's output", "timm_token", "blocks.0.attn.norm", put("blocks.0.attn.norm.weight", 48)),
-    Lookalike(
-        "pooled maxima",
-        "timm_avg",
-        "global_pool avgmax",
-        both(configure(global_pool="avgmax"), model_args(global_pool="avgmax")),
-    ),
-    Lookalike("mean with the class token", "timm_avg", "pool_include_prefix", model_args(pool_include_prefix=True)),
-    Lookalike(
-        "Swin",
-        "timm_token",
-        "--families",
-        both(rename("^blocks", "layers.0.blocks"), configure(architecture="swin_tiny_patch4_window7_224")),
-    ),
-    Lookalike(
-        "ConvNeXt",
-        "timm_token",
-        "--families",
-        both(rename("patch_embed.proj", "stem.0"), configure(architecture="convnext_tiny")),
-    ),
-    Lookalike("half a file", "vit", "model.safetensors", damage=cut("model.safetensors")),
-    Lookalike("half a config", "vit", "config.json", damage=cut("config.json")),
-    Lookalike("half a pickle", "vit", "pytorch_model.bin", damage=cut("pytorch_model.bin"), layout="bin"),
-    Lookalike("a pickled command", "vit", "pytorch_model.bin", damage=pickle_a_command, layout="bin"),
-    Lookalike(
-        "a missing part",
-        "vit",
-        "model-00002-of-00002.safetensors",
-        damage=lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(),
-        layout="sharded",
-    ),
-    Lookalike("a part outside", "vit", "../", damage=point_outside, layout="sharded"),
+    *(Lookalike(name, base, words, tuple(changes)) for base in _MODELS for name, words, *changes in _MODELS[base]),
+    Lookalike("half a file", "vit", "model.safetensors", damage=half("model.safetensors")),
+    Lookalike("half a config", "vit", "config.json", damage=half("config.json")),
+    Lookalike("a pickled command", "vit", "pytorch_model.bin", layout="bin", damage=pickle_a_command),
+    Lookalike("a part elsewhere", "vit", "model-00002-of-00002 ../", layout="sharded", damage=move_a_part),
 ]

@@ -1,0 +1,214 @@
+"""How fast this engine runs ViTs of transformers, beside what else runs them on a CPU, interleaved in one run.
+
+    python benchmarks/families.py [--models vit-b16 dinov2-b14 clip-l14] [--batch 1 8] [--threads 2]
+                                  [--runs engine-bf16 openvino-int8 ...] [--rounds 11] [-o DIR]
+
+prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe export` reads
+them from what transformers saves; OpenVINO, ONNX Runtime and torch.compile get the torch module itself. The peers need
+`pip install -r benchmarks/requirements.txt`.
+
+A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import itertools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import torch
+from command_line import BenchmarkError, count, say, table
+from cpu.cells import distance
+from cpu.int8_peers import quantize_for_openvino, quantize_for_ort
+from cpu.models import noise
+from cpu.runs import Array, in_openvino, in_ort
+from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, time_interleaved
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.errors import VmoeError
+from vmoe_tools.machine import cpu_model
+
+_LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32}
+MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "vit-b16": ("ViTForImageClassification", {"num_labels": 1000}, "logits"),
+    "dinov2-b14": ("Dinov2Model", {"patch_size": 14, "image_size": 224}, "pooler_output"),
+    "clip-l14": ("CLIPVisionModelWithProjection", _LARGE | {"patch_size": 14, "projection_dim": 768}, "image_embeds"),
+    "tiny": ("ViTForImageClassification", _TINY | {"patch_size": 8}, "logits"),
+}
+"""By name the class of transformers, its config, and the output that is computed."""
+
+_MAX_DISTANCE = 0.35  # far above what int8 does, and far below what another model would give
+
+
+class Network(torch.nn.Module):
+    """`image` float32[N,H,W,C] -> one output of a model of transformers."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        import transformers
+
+        class_name, config, self._output = MODELS[name]
+        torch.manual_seed(0)
+        model_class = getattr(transformers, class_name)
+        self.model = model_class(model_class.config_class(**config)).eval()
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """What the class says."""
+        output: torch.Tensor = self.model(pixel_values=image.permute(0, 3, 1, 2))[self._output]
+        return output
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is timed together: a model, images float32[N,H,W,C] in [-1, 1], and a number of threads."""
+
+    network: Network
+    checkpoint: Path
+    images: Array
+    threads: int
+
+
+Call = Callable[[Array], Array]
+
+
+def load_engine(cell: Cell, precision: str) -> Call:
+    """This engine on a bundle that is exported now."""
+    cell.network.model.save_pretrained(cell.checkpoint)
+    preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # so that the images are in [-1, 1]
+    (cell.checkpoint / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    bundle = cell.checkpoint.with_suffix(f".{precision}.vmoe")
+    export_bundle(cell.checkpoint, bundle, precision=precision, validate=False, force=True)
+    return Engine.load(bundle, backend="onnxruntime", threads=cell.threads, verify=False)
+
+
+def load_openvino(cell: Cell, precision: str) -> Call:
+    """What OpenVINO makes of the torch module; in int8 quantized by NNCF, with what is left in bfloat16."""
+    model = openvino.convert_model(cell.network, example_input=torch.from_numpy(cell.images))
+    model.inputs[0].get_tensor().set_names({"image"})
+    model.outputs[0].get_tensor().set_names({"logits"})
+    model.reshape({"image": list(cell.images.shape)})
+    call = in_openvino(quantize_for_openvino(model) if precision == "int8" else model, cell.threads, precision)
+    return lambda images: call({"image": images})
+
+
+def load_ort(cell: Cell, precision: str) -> Call:
+    """The graph of torch.onnx in ONNX Runtime; in int8 by `quantize_dynamic`."""
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    program = torch.onnx.export(cell.network, (torch.from_numpy(cell.images),), dynamo=True, verbose=False, **names)
+    graph: onnx.ModelProto = program.model_proto
+    return in_ort(quantize_for_ort(graph) if precision == "int8" else graph, cell.threads)
+
+
+def load_compiled(cell: Cell, precision: str) -> Call:
+    """torch.compile with weights as constants, and products in bfloat16 by autocast."""
+    compiled = torch.compile(cell.network, options={"freezing": True})
+
+    def call(images: Array) -> Array:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return np.asarray(compiled(torch.from_numpy(images)).float())
+
+    return call
+
+
+RUNS: dict[str, tuple[str, Callable[[Cell], Call], str]] = {
+    "engine-bf16": ("this engine, bf16", partial(load_engine, precision="bf16"), ""),
+    "engine-int8": ("this engine, int8", partial(load_engine, precision="int8"), ""),
+    "openvino-bf16": ("OpenVINO, bf16", partial(load_openvino, precision="bf16"), ""),
+    "openvino-int8": ("OpenVINO, int8 by NNCF", partial(load_openvino, precision="int8"), "nncf"),
+    "ort-fp32": ("ONNX Runtime, fp32", partial(load_ort, precision="fp32"), "onnxscript"),
+    "ort-int8": ("ONNX Runtime, int8 by quantize_dynamic", partial(load_ort, precision="int8"), "onnxscript"),
+    "compile-bf16": ("torch.compile, bf16 by autocast", partial(load_compiled, precision="bf16"), ""),
+}
+"""By name the title, how it is loaded, and the package that it needs besides transformers and what development needs."""
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Times ViTs of transformers in this engine and others, interleaved.")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=[name for name in MODELS if name != "tiny"])
+    parser.add_argument("--batch", nargs="+", type=count, default=[1, 8], metavar="N")
+    parser.add_argument("--threads", type=count, default=2, metavar="N")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=", ".join(RUNS))
+    parser.add_argument("--rounds", type=count, default=11, metavar="N", help="how often each call is timed (default: 11)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build", "families"), metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+def present(names: Sequence[str]) -> list[str]:
+    """The runs whose package is installed; one sentence for each of the others.
+
+    Raises:
+        BenchmarkError: transformers isn't installed.
+    """
+    hint = "isn't installed; run pip install -r benchmarks/requirements.txt"
+    if importlib.util.find_spec("transformers") is None:
+        raise BenchmarkError(f"transformers {hint}")
+    missing = [name for name in names if RUNS[name][2] and importlib.util.find_spec(RUNS[name][2]) is None]
+    for name in missing:
+        print(f"Left out: {name}, as {RUNS[name][2]} {hint}.")
+    return [name for name in names if name not in missing]
+
+
+def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[str]], float]:
+    """A row for each run, its time of one image first beside its quartiles; and others' share of the CPUs.
+
+    Raises:
+        BenchmarkError: a run computes another model.
+    """
+    torch.set_num_threads(cell.threads)
+    with torch.no_grad():
+        wanted = np.asarray(cell.network(torch.from_numpy(cell.images)))
+    calls = {name: partial(RUNS[name][1](cell), cell.images) for name in names}
+    distances = {name: distance(call(), wanted)[1] for name, call in calls.items()}
+    for name, found in distances.items():
+        if not found <= _MAX_DISTANCE:
+            raise BenchmarkError(f"{name} is not the same model: its outputs are {found:.2g} from those of torch")
+    with OthersWatch() as others:
+        times = time_interleaved(calls, rounds)
+    fastest = min(np.median(ms) for ms in times.values())
+    rows = []
+    for name, ms in times.items():
+        lower, median, upper = np.percentile(ms, [25, 50, 75]) / len(cell.images)
+        ratio = median * len(cell.images) / fastest
+        spread = f"{lower:.1f}-{upper:.1f}"
+        rows.append([RUNS[name][0], f"{median:.1f}", spread, f"{ratio:.2f}", f"{distances[name]:.1e}"])
+    return rows, others.share
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or 1 where the run is void."""
+    given, void = parse_arguments(arguments), False
+    warnings.simplefilter("ignore")  # of tracing
+    names = present(given.runs)
+    print(f"{cpu_model()}, {given.threads} threads. Medians of {given.rounds} interleaved calls.")
+    for name, batch in itertools.product(given.models, given.batch):
+        network = Network(name)
+        size = network.model.config.image_size
+        cell = Cell(network, given.output / name, noise(batch, size, size, 3), given.threads)
+        say(f"{name}, batch {batch}: loading {len(names)} runs, then {given.rounds} rounds")
+        try:
+            rows, share = measure(cell, names, given.rounds)
+        except VmoeError as error:
+            raise BenchmarkError(f"{name}: {error}") from error
+        head = ["", "ms/image", "quartiles", "over the fastest", "relative difference"]
+        print(f"\n## {name}, batch {batch}\n", *table(head, rows), sep="\n")
+        print(f"\nOther processes took {share:.0%} of the machine.", flush=True)
+        void |= share > MAX_OTHERS_SHARE
+    return int(void)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
