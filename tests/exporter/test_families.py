@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from family_files import LAYOUTS, Family, Layout, families
+from family_files import Family, Layout, families
 from family_lookalikes import LOOKALIKES, Lookalike
 
 from vmoe_export import ExportError, export_bundle
@@ -96,7 +96,7 @@ def test_tokens_merge_but_for_those_in_front(merge: int, tmp_path: Path) -> None
     assert np.abs(library - Engine.load(result.path)(images, merge=0)).max() > 1e-4
 
 
-@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("layout", ["sharded", "bin", "pth"])
 @pytest.mark.parametrize("name", ["vit", "clip", "timm_layer_scale"])
 def test_other_files_hold_the_same_model(name: str, layout: Layout, tmp_path: Path) -> None:
     family = families()[name]
@@ -144,7 +144,7 @@ def test_a_file_that_only_looks_like_a_family_is_refused(lookalike: Lookalike, t
     folder = lookalike.write(tmp_path / "model")
     with pytest.raises(VmoeError) as error:
         export_bundle(folder, tmp_path / "model.vmoe")
-    assert lookalike.is_named_in(str(error.value)) and "\n" not in str(error.value)
+    assert any(word in str(error.value) for word in lookalike.names.split()) and "\n" not in str(error.value)
     assert not isinstance(error.value, ExportError) and not (tmp_path / "model.vmoe").exists()
     assert not Path("ran").exists()
 
