@@ -252,6 +252,7 @@ def _numbers() -> Iterator[tuple[str, str, int | float]]:
     yield "size_t", "MaxSteps", preprocessing.MAX_STEPS
     yield "int64_t", "MaxSide", preprocessing.MAX_SIDE
     yield "int64_t", "MaxResizedSide", preprocessing.MAX_RESIZED_SIDE
+    yield "int64_t", "MaxPillowPixels", preprocessing.MAX_PILLOW_PIXELS
     yield "double", "SafetyMargin", elastic.SAFETY_MARGIN
     yield "double", "UtilizationLimit", elastic.UTILIZATION_LIMIT
     yield "double", "Headroom", elastic.HEADROOM

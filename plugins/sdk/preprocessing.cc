@@ -33,15 +33,17 @@ std::optional<Step> parse_step(const std::string& text) {
   size_t name = 0;
   while (name + 1 < std::size(kStepNames) && parts.str(1) != kStepNames[name]) ++name;
   const bool square = !parts[3].matched;
-  if (name == Step::kResizeSmall && !square) return std::nullopt;
-  return Step{static_cast<Step::Name>(name), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
+  const Step step{static_cast<Step::Name>(name), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
+  if (step.keeps_shape() && !square) return std::nullopt;
+  return step;
 }
 
 Step read_step(const std::string& text) {
   const auto step = parse_step(text);
   if (!step) {
-    fail(VMOE_BUNDLE_ERROR, kWhere, in_quotes(text),
-         " is not a step; the steps are resize_small(N), central_crop(N) and resize(N)");
+    std::string known;
+    for (const char* name : kStepNames) known += (known.empty() ? "" : ", ") + std::string(name) + "(N)";
+    fail(VMOE_BUNDLE_ERROR, kWhere, in_quotes(text), " is not a step; the steps are ", known);
   }
   if (std::max(step->height, step->width) > kMaxSide) {
     fail(VMOE_BUNDLE_ERROR, kWhere, text, " is out of range: a side has at most ", kMaxSide, " pixels");
@@ -49,27 +51,49 @@ Step read_step(const std::string& text) {
   return *step;
 }
 
-Size resized_small(int64_t height, int64_t width, int64_t small) {
+bool by_pillow(Method method) { return method == Method::kPillowBilinear || method == Method::kPillowBicubic; }
+
+Size resized_by(const Step& step, int64_t height, int64_t width) {
+  if (!step.keeps_shape()) return {step.height, step.width};
+  const int64_t small = std::min(height, width);
+  if (by_pillow(step.method())) return {step.height * height / small, step.height * width / small};
   // Each operation is rounded to float32, as in the official code.
-  const float ratio = static_cast<float>(small) / static_cast<float>(std::min(height, width));
+  const float ratio = static_cast<float>(step.height) / static_cast<float>(small);
   return {static_cast<int64_t>(std::nearbyint(static_cast<float>(height) * ratio)),
           static_cast<int64_t>(std::nearbyint(static_cast<float>(width) * ratio))};
 }
 
-Window centered(const Window& window, int64_t height, int64_t width) {
-  return {window.top + (window.height - height) / 2, window.left + (window.width - width) / 2, height, width};
+// Since Pillow 13, where the height loses more than twice the pixels of the width.
+bool is_down_first(const Window& source, Size resized) {
+  const int64_t lost = source.height - resized.first;
+  return lost > 0 && lost > 2 * (source.width - resized.second);
+}
+
+// Whether Pillow holds more to resize so than is allowed: the results of both passes, and coefficients.
+bool too_much_for_pillow(const Window& source, Size resized) {
+  const int64_t first = is_down_first(source, resized) ? resized.first * source.width : source.height * resized.second;
+  return first + resized.first * resized.second + 8 * (source.height + source.width) > kMaxPillowPixels;
+}
+
+Window cropped_by(const Step& step, const Window& window) {
+  const auto offset = [&](int64_t left_over) {
+    const bool up = step.name == Step::kRoundCentralCrop && left_over % 4 == 3;  // to the even one
+    return left_over / 2 + static_cast<int64_t>(up);
+  };
+  return {window.top + offset(window.height - step.height), window.left + offset(window.width - step.width),
+          step.height, step.width};
 }
 
 void check_size(const Preprocessing& preprocessing, int64_t height, int64_t width) {
   std::optional<Size> size;   // where it is the same for every picture
   std::optional<Size> least;  // what every picture has at this point
   for (const Step& step : preprocessing.steps) {
-    if (step.name == Step::kResizeSmall) {
-      if (size) size = resized_small(size->first, size->second, step.height);
+    if (step.keeps_shape()) {
+      if (size) size = resized_by(step, size->first, size->second);
       least = size ? size : Size{step.height, step.height};
       continue;
     }
-    if (step.name == Step::kCentralCrop && least && (step.height > least->first || step.width > least->second)) {
+    if (step.method() == Method::kNone && least && (step.height > least->first || step.width > least->second)) {
       fail(VMOE_BUNDLE_ERROR, kWhere, step_text(step), " takes more pixels than the steps before it leave");
     }
     size = least = Size{step.height, step.width};
@@ -92,28 +116,37 @@ Preprocessing with_text(std::vector<Step> steps) {
 
 }  // namespace
 
+Method Step::method() const {
+  constexpr Method kMethods[] = {Method::kArea,           Method::kNone,           Method::kBilinear,
+                                 Method::kNone,           Method::kPillowBilinear, Method::kPillowBicubic,
+                                 Method::kPillowBilinear, Method::kPillowBicubic};
+  static_assert(std::size(kMethods) == std::size(kStepNames));
+  return kMethods[name];
+}
+
 Geometry Preprocessing::geometry(int64_t height, int64_t width) const {
   const std::string whole = size_text(height, width);
   if (height < 1 || width < 1) fail(VMOE_IMAGE_ERROR, "the picture has no pixels: it is ", whole);
-  Geometry geometry{{0, 0, height, width}, Method::kNone, height, width, {0, 0, height, width}};
+  Geometry geometry{{0, 0, height, width}, Method::kNone, height, width, {0, 0, height, width}, false};
   Window& target = geometry.target;
   for (const Step& step : steps) {
-    if (step.name == Step::kCentralCrop) {
+    if (step.method() == Method::kNone) {
       if (step.height > target.height || step.width > target.width) {
         fail(VMOE_IMAGE_ERROR, "the picture is too small for ", step_text(step), ": it has ",
              size_text(target.height, target.width), " pixels there");
       }
-      target = centered(target, step.height, step.width);
+      target = cropped_by(step, target);
       continue;
     }
     geometry.source = target;
-    geometry.method = step.name == Step::kResize ? Method::kBilinear : Method::kArea;
-    const Size resized = step.name == Step::kResize ? Size{step.height, step.width}
-                                                    : resized_small(target.height, target.width, step.height);
-    if (std::max(resized.first, resized.second) > kMaxResizedSide) {
+    geometry.method = step.method();
+    const Size resized = resized_by(step, target.height, target.width);
+    if (std::max(resized.first, resized.second) > kMaxResizedSide ||
+        (by_pillow(geometry.method) && too_much_for_pillow(geometry.source, resized))) {
       fail(VMOE_IMAGE_ERROR, "the picture is too long and narrow: ", step_text(step), " makes ",
            size_text(resized.first, resized.second), " pixels of its ", whole, "; crop it first");
     }
+    geometry.down_first = is_down_first(geometry.source, resized);
     geometry.height = resized.first;
     geometry.width = resized.second;
     target = {0, 0, resized.first, resized.second};
@@ -132,7 +165,7 @@ Preprocessing read_steps(std::string_view text, int64_t height, int64_t width) {
     more = end != std::string_view::npos;
     if (more) text.remove_prefix(end + 1);
   }
-  if (std::count_if(steps.begin(), steps.end(), [](const Step& step) { return step.name != Step::kCentralCrop; }) > 1) {
+  if (std::count_if(steps.begin(), steps.end(), [](const Step& step) { return step.method() != Method::kNone; }) > 1) {
     fail(VMOE_BUNDLE_ERROR, kWhere, "only one step may resize");
   }
   Preprocessing preprocessing = with_text(std::move(steps));

@@ -1,4 +1,4 @@
-// The official preprocessing steps: how a picture of any size becomes an image of the model's size.
+// The preprocessing steps: how a picture of any size becomes an image of the model's size.
 #ifndef VMOE_SDK_PREPROCESSING_H_
 #define VMOE_SDK_PREPROCESSING_H_
 
@@ -14,7 +14,7 @@ struct Window {
   int64_t top = 0, left = 0, height = 0, width = 0;
 };
 
-enum class Method { kNone, kArea, kBilinear };
+enum class Method { kNone, kArea, kBilinear, kPillowBilinear, kPillowBicubic };
 
 // What the steps do to a picture of one size.
 struct Geometry {
@@ -22,13 +22,28 @@ struct Geometry {
   Method method = Method::kNone;  // how it is resized
   int64_t height = 0, width = 0;  // what it is resized to
   Window target;                  // what is kept of that
+  bool down_first = false;        // whether Pillow resizes down columns before along rows
 };
 
-// One step, in pixels; kResizeSmall has the short side in both.
+// One step, in pixels; one that keeps the shape has the short side in both.
 struct Step {
-  enum Name { kResizeSmall, kCentralCrop, kResize };
+  enum Name {
+    kResizeSmall,
+    kCentralCrop,
+    kResize,
+    kRoundCentralCrop,
+    kPillowBilinear,
+    kPillowBicubic,
+    kPillowBilinearSmall,
+    kPillowBicubicSmall
+  };
   Name name = kResize;
   int64_t height = 0, width = 0;
+
+  Method method() const;      // kNone for a crop
+  bool keeps_shape() const {  // whether it makes the short side of a picture so long
+    return name == kResizeSmall || name == kPillowBilinearSmall || name == kPillowBicubicSmall;
+  }
 };
 
 struct Preprocessing {

@@ -7,11 +7,11 @@
 #include <cstddef>
 #include <vector>
 
+#include "sdk/pillow_resampling.h"
+
 namespace vmoe::sdk {
 
 namespace {
-
-using TakeRow = std::function<void(const float* row)>;
 
 // The two pixels along one axis that a position lies between.
 struct Neighbours {
@@ -137,6 +137,7 @@ void by_area(const Pixels& pixels, const Geometry& geometry, const TakeRow& take
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take) {
   if (geometry.method == Method::kArea) return by_area(pixels, geometry, take);
   if (geometry.method == Method::kBilinear) return bilinear(pixels, geometry, take);
+  if (geometry.method != Method::kNone) return resample_as_pillow(pixels, geometry, take);
   const Window& target = geometry.target;
   std::vector<float> row(static_cast<size_t>(target.width * pixels.channels));
   for (int64_t i = 0; i < target.height; ++i) {

@@ -1,4 +1,4 @@
-// Resizes pictures as the official code does, bit for bit, and holds no more of one than a few rows.
+// Resizes pictures as the steps say, bit for bit, and holds no more of one than a few rows.
 #ifndef VMOE_SDK_RESAMPLING_H_
 #define VMOE_SDK_RESAMPLING_H_
 
@@ -17,9 +17,11 @@ struct Pixels {
   const uint8_t* at(int64_t row, int64_t column) const { return data + (row * width + column) * channels; }
 };
 
+using TakeRow = std::function<void(const float* row)>;
+
 // Gives the target of a geometry row by row from the top: float32[width * channels] of what is kept, in 0..255 and not
 // rounded. The row lives until the call returns.
-void resample(const Pixels& pixels, const Geometry& geometry, const std::function<void(const float* row)>& take);
+void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
 }  // namespace vmoe::sdk
 

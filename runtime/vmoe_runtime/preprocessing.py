@@ -1,27 +1,49 @@
-"""The official preprocessing steps: how a picture of any size becomes an image of the model's size.
+"""The preprocessing steps: how a picture of any size becomes an image of the model's size.
 
-A picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
+`resize_small`, `central_crop` and `resize` are the official ones of V-MoE; the others are what timm, torchvision and
+transformers do. A picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from vmoe_runtime.errors import ImageError
 
-StepName = Literal["resize_small", "central_crop", "resize"]
+StepName = Literal[
+    "resize_small",
+    "central_crop",
+    "resize",
+    "round_central_crop",
+    "pillow_bilinear",
+    "pillow_bicubic",
+    "pillow_bilinear_small",
+    "pillow_bicubic_small",
+]
+Method = Literal["area", "bilinear", "pillow_bilinear", "pillow_bicubic"]
 
 MAX_STEPS = 4
 MAX_SIDE = 65_536
 # Positions are float32, as in the official code; beyond, neighbours would fall on the same one.
 MAX_RESIZED_SIDE = 1 << 23
+# Of 4 bytes each: what Pillow holds beside a picture to resize it.
+MAX_PILLOW_PIXELS = 1 << 24
 
-_STEP = re.compile(r"(resize_small|central_crop|resize)\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\)")
-_KNOWN = "resize_small(N), central_crop(N) and resize(N), such as resize_small(256)|central_crop(224)"
+_STEP = re.compile(rf"({'|'.join(get_args(StepName))})\(([1-9][0-9]{{0,4}})(?:,([1-9][0-9]{{0,4}}))?\)")
+_KNOWN = ", ".join(f"{name}(N)" for name in get_args(StepName))
+PILLOW: frozenset[Method | None] = frozenset({"pillow_bilinear", "pillow_bicubic"})
+_METHODS: dict[str, Method] = {
+    "resize_small": "area",
+    "resize": "bilinear",
+    "pillow_bilinear": "pillow_bilinear",
+    "pillow_bicubic": "pillow_bicubic",
+    "pillow_bilinear_small": "pillow_bilinear",
+    "pillow_bicubic_small": "pillow_bicubic",
+}
 
 
 @dataclass(frozen=True)
@@ -33,18 +55,31 @@ class Window:
     height: int
     width: int
 
-    def center(self, height: int, width: int) -> Window:
-        """The rectangle of that size in the middle, rounded towards the top left."""
-        return Window(self.top + (self.height - height) // 2, self.left + (self.width - width) // 2, height, width)
+    def center(self, height: int, width: int, *, to_even: bool) -> Window:
+        """The rectangle of that size in the middle, with halves rounded to the even offset or towards the top left."""
+        top, left = self.height - height, self.width - width
+        if to_even:
+            top, left = top + (top % 4 == 3), left + (left % 4 == 3)
+        return Window(self.top + top // 2, self.left + left // 2, height, width)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step: `height` and `width` in pixels; `resize_small` has the short side in both."""
+    """One step: `height` and `width` in pixels; one that keeps the shape has the short side in both."""
 
     name: StepName
     height: int
     width: int
+
+    @property
+    def method(self) -> Method | None:
+        """How it resizes; None for a crop."""
+        return _METHODS.get(self.name)
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether it makes the short side of a picture so long."""
+        return self.name.endswith("_small")
 
     def __str__(self) -> str:
         size = f"{self.height}" if self.height == self.width else f"{self.height},{self.width}"
@@ -63,7 +98,7 @@ class Geometry:
     """
 
     source: Window
-    method: Literal["area", "bilinear"] | None
+    method: Method | None
     height: int
     width: int
     target: Window
@@ -92,11 +127,11 @@ class Preprocessing:
         size: tuple[int, int] | None = None  # where it is the same for every picture
         least: tuple[int, int] | None = None  # what every picture has at this point
         for step in self.steps:
-            if step.name == "resize_small":
-                size = size and _resized_small(*size, step.height)
+            if step.keeps_shape:
+                size = size and _resized(step, *size)
                 least = size or (step.height, step.height)
                 continue
-            if step.name == "central_crop" and least and (step.height > least[0] or step.width > least[1]):
+            if step.method is None and least and (step.height > least[0] or step.width > least[1]):
                 raise ValueError(f"{step} takes more pixels than the steps before it leave")
             size = least = (step.height, step.width)
         if size != (height, width):
@@ -112,20 +147,16 @@ class Preprocessing:
         if height < 1 or width < 1:
             raise ImageError(f"{name} has no pixels: it is {height}x{width}")
         source = target = Window(0, 0, height, width)
-        method: Literal["area", "bilinear"] | None = None
+        method: Method | None = None
         resized = (height, width)
         for step in self.steps:
-            if step.name == "central_crop":
+            if step.method is None:
                 if step.height > target.height or step.width > target.width:
                     raise ImageError(f"{name} is too small for {step}: it has {target.height}x{target.width} pixels there")
-                target = target.center(step.height, step.width)
+                target = target.center(step.height, step.width, to_even=step.name == "round_central_crop")
                 continue
-            source = target
-            if step.name == "resize":
-                method, resized = "bilinear", (step.height, step.width)
-            else:
-                method, resized = "area", _resized_small(source.height, source.width, step.height)
-            if max(resized) > MAX_RESIZED_SIDE:
+            source, method, resized = target, step.method, _resized(step, target.height, target.width)
+            if max(resized) > MAX_RESIZED_SIDE or (method in PILLOW and _held(source, resized) > MAX_PILLOW_PIXELS):
                 raise ImageError(
                     f"{name} is too long and narrow: {step} makes {resized[0]}x{resized[1]} pixels of its {height}x{width}; "
                     "crop it first"
@@ -134,6 +165,16 @@ class Preprocessing:
         if method is None:
             source = Window(0, 0, height, width)
         return Geometry(source, method, *resized, target)
+
+
+def pillow_passes(source: Window, height: int, width: int) -> list[tuple[int, int]]:
+    """The (height, width) after each of the two passes of Pillow's resize; their order shows, as each rounds to 8 bits.
+
+    Along rows first; since Pillow 13, down columns first where the height loses more than twice the pixels of the width.
+    """
+    lost = source.height - height
+    down_first = lost > 0 and lost > 2 * (source.width - width)
+    return [(height, source.width) if down_first else (source.height, width), (height, width)]
 
 
 def squash(height: int, width: int) -> Preprocessing:
@@ -151,14 +192,14 @@ def read_steps(text: str) -> Preprocessing:
     if len(parts) > MAX_STEPS:
         raise ValueError(f"there are more than {MAX_STEPS} steps")
     steps = tuple(map(_read_step, parts))
-    if sum(step.name != "central_crop" for step in steps) > 1:
+    if sum(step.method is not None for step in steps) > 1:
         raise ValueError("only one step may resize")
     return Preprocessing(steps)
 
 
 def _read_step(text: str) -> Step:
     match = _STEP.fullmatch(text)
-    if not match or (match[1] == "resize_small" and match[3]):
+    if not match or (match[1].endswith("_small") and match[3]):
         raise ValueError(f"{text!r:.40} is not a step; the steps are {_KNOWN}")
     height, width = int(match[2]), int(match[3] or match[2])
     if max(height, width) > MAX_SIDE:
@@ -167,7 +208,17 @@ def _read_step(text: str) -> Step:
     return Step(name, height, width)
 
 
-def _resized_small(height: int, width: int, small: int) -> tuple[int, int]:
+def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
+    if not step.keeps_shape:
+        return step.height, step.width
+    short = min(height, width)
+    if step.method in PILLOW:
+        return step.height * height // short, step.height * width // short
     # Each operation is rounded to float32, as in the official code.
-    ratio = np.float32(small) / np.float32(min(height, width))
+    ratio = np.float32(step.height) / np.float32(short)
     return int(np.rint(np.float32(height) * ratio)), int(np.rint(np.float32(width) * ratio))
+
+
+def _held(source: Window, resized: tuple[int, int]) -> int:
+    """How many pixels Pillow holds to resize: the results of both passes, and coefficients."""
+    return sum(height * width for height, width in pillow_passes(source, *resized)) + 8 * (source.height + source.width)

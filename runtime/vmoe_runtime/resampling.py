@@ -1,6 +1,7 @@
-"""Resizes pictures as the official code does, bit for bit.
+"""Resizes pictures as the official code does, bit for bit, or by Pillow.
 
-Every operation is one float32 operation of TensorFlow's kernels, in their order: along rows first, then down columns.
+Of the former every operation is one float32 operation of TensorFlow's kernels, in their order: along rows first, then
+down columns.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmoe_runtime.preprocessing import Geometry, Window
+from vmoe_runtime.preprocessing import PILLOW, Geometry, Window, pillow_passes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +25,10 @@ MODES = {1: "L", 3: "RGB"}
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
     """uint8[height, width, channels] of a rectangle of a decoded PIL image: grey for one channel, RGB for three."""
+    return np.asarray(_converted(image, window, channels)).reshape(window.height, window.width, channels)
+
+
+def _converted(image: Image, window: Window, channels: int) -> Image:
     from PIL.Image import fromarray
 
     part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
@@ -31,7 +36,7 @@ def read_pixels(image: Image, window: Window, channels: int) -> Array:
         part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
     # Pillow warns of a transparency that it can't keep, and the picture is taken without.
     part.info.pop("transparency", None)
-    return np.asarray(part.convert(MODES[channels])).reshape(window.height, window.width, channels)
+    return part.convert(MODES[channels])
 
 
 def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
@@ -41,6 +46,13 @@ def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
         return _by_area(image, channels, geometry)
     if geometry.method == "bilinear":
         return resize_bilinear(read_pixels(image, source, channels), geometry.height, geometry.width, target)
+    if geometry.method in PILLOW:
+        from PIL.Image import Resampling
+
+        how = Resampling.BICUBIC if geometry.method == "pillow_bicubic" else Resampling.BILINEAR
+        image = _converted(image, source, channels)
+        for height, width in pillow_passes(source, geometry.height, geometry.width):
+            image = image.resize((width, height), how)
     return read_pixels(image, target, channels).astype(np.float32)
 
 

@@ -27,7 +27,10 @@ from vmoe_runtime.images import to_batch
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.preprocessing import read_steps
 
-STEPS = {28: "resize(28)", 224: "resize_small(256)|central_crop(224)", 640: "resize(640)"}
+STEPS = {
+    28: "resize(28)", 224: "resize_small(256)|central_crop(224)", 640: "resize(640)",
+    29: "pillow_bilinear(29)", 225: "pillow_bicubic_small(256)|round_central_crop(225)", 641: "pillow_bicubic(641)",
+}
 REFUSALS = ("is too long and narrow",)
 
 def prepared(picture, pixels, bands, side, channels):
@@ -64,7 +67,7 @@ for number in range(200):
     mode, kind = [("L", "PNG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("RGB", "JPEG")][number % 6]
     image = Image.new(mode, size, 7)
     picture = image if number % 4 == 0 or max(size) > 65000 else encoded(image, kind)
-    side, channels = [28, 224, 640][number % 3], [1, 3][number // 3 % 2]
+    side, channels = list(STEPS)[number % 6], [1, 3][number // 6 % 2]
     answered += prepared(picture, size[0] * size[1], len(image.getbands()), side, channels)
 print(answered)
 """

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
-from vmoe_export import ExportOptions, OptionError, export_bundle
+from vmoe_export import ConfigError, ExportOptions, OptionError, export_bundle
+from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
@@ -20,6 +23,7 @@ pytestmark = pytest.mark.fast
 
 DATA = Path(__file__).parents[1] / "data" / "preprocess"
 LEVEL = 2 / 255
+FAMILIES = json.loads((DATA / "families.json").read_text())  # family -> what its file beside a model says
 OFFICIAL = dict(np.load(DATA / "preprocess.npz"))  # name of a file and steps -> float32[H,W,3]
 
 
@@ -89,6 +93,101 @@ def test_a_picture_of_any_mode_is_that_converted_by_pillow(mode: str, channels: 
         np.testing.assert_array_equal(to_batch(picture, spec), to_batch(whole, spec))
 
 
+@pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="older versions always resize along rows first")
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+def test_steps_of_pillow_give_its_pixels(how: str) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(30):
+        *shape, height, width = (int(10 ** generator.uniform(0, 2.5)) for _ in range(4))
+        channels = (1, 3)[number % 2]
+        whole = Image.fromarray(generator.integers(0, 256, (*shape, 3), np.uint8)).convert("L" if channels == 1 else "RGB")
+        filter_of_pillow = Image.Resampling[how.upper()]
+        expected = np.asarray(whole.resize((width, height), filter_of_pillow)).reshape(1, height, width, channels)
+        found = to_batch(whole, spec_of(f"pillow_{how}({height},{width})", height, width, channels, "uint8"))
+        np.testing.assert_array_equal(found, expected)
+        small, short = min(height, 40), min(shape)
+        resized = (int(small * whole.width / short), int(small * whole.height / short))
+        left, top = (round((side - small) / 2) for side in resized)
+        expected = np.asarray(whole.resize(resized, filter_of_pillow).crop((left, top, left + small, top + small)))
+        spec = spec_of(f"pillow_{how}_small({small})|round_central_crop({small})", small, small, channels, "uint8")
+        np.testing.assert_array_equal(to_batch(whole, spec), expected.reshape(1, small, small, channels))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_becomes_what_the_library_of_a_family_makes_of_it(family: str) -> None:
+    with np.load(DATA / "families.npz") as arrays:
+        picture, expected = arrays[f"{family}/picture"], arrays[f"{family}/processed"].transpose(1, 2, 0)
+    steps, mean, std = processor_steps(FAMILIES[family])
+    pixels = to_batch(Image.fromarray(picture), InputSpec("uint8", *expected.shape[:2], 3, steps))[0]
+    levels = np.abs((pixels / 255 - mean) / std - expected) * std * 255
+    # transformers resizes by torchvision, which is up to a grey level from Pillow.
+    assert levels.max() < (1.001 if family.startswith("hf_") else 0.001)
+
+
+VIT, CLIP = {"image_processor_type": "ViTImageProcessor"}, {"image_processor_type": "CLIPImageProcessor"}
+OLD_CLIP = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}
+DINOV2 = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}}
+SQUASH = {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
+SAID = {
+    "ViT's own": (VIT, None, "pillow_bilinear(224)"),
+    "an old ViT": (
+        {"feature_extractor_type": "ViTFeatureExtractor", "size": 384, "resample": 3},
+        None,
+        "pillow_bicubic(384)",
+    ),
+    "SigLIP's own": ({"image_processor_type": "SiglipImageProcessorFast"}, (256, 128), "pillow_bicubic(256,128)"),
+    "CLIP's own": (CLIP, None, "pillow_bicubic_small(224)|central_crop(224)"),
+    "an old CLIP": (OLD_CLIP, None, "pillow_bicubic_small(336)|central_crop(336)"),
+    "DINOv2 of another size": (DINOV2, (518, 518), "pillow_bicubic_small(592)|central_crop(518)"),
+    "timm's own": ({"crop_pct": None, "std": None}, None, "pillow_bicubic_small(256)|round_central_crop(224)"),
+    "timm of another size": ({"crop_pct": 0.9}, (384, 384), "pillow_bicubic_small(426)|round_central_crop(384)"),
+    "timm's squash": (SQUASH, (40, 24), "pillow_bilinear(40,24)|round_central_crop(40,24)"),
+}
+
+
+@pytest.mark.parametrize(("config", "size", "steps"), SAID.values(), ids=SAID)
+def test_files_of_other_libraries_are_read(config: dict[str, object], size: tuple[int, int] | None, steps: str) -> None:
+    assert str(processor_steps(config, size)[0]) == steps
+
+
+def test_flags_of_a_file_show_in_mean_and_deviation() -> None:
+    config = {**VIT, "do_rescale": False}
+    assert processor_steps(config)[1:] == ((0.5 / 255,) * 3, (0.5 / 255,) * 3)
+    assert processor_steps({**config, "do_normalize": False})[1:] == ((0,) * 3, (1 / 255,) * 3)
+    assert processor_steps(CLIP)[1][0] == 0.48145466
+
+
+UNTAKEN = {
+    "a list": ([], "must be an object"),
+    "nothing": ({"size": 224}, "neither an image_processor_type nor"),
+    "another processor": ({"image_processor_type": "ConvNextImageProcessor"}, "'ConvNextImageProcessor'.* known are ViT"),
+    "a lanczos": ({**VIT, "resample": 1}, "resized 'lanczos'"),
+    "a filter that is a list": ({**VIT, "resample": []}, "resized"),
+    "no resize": ({**VIT, "do_resize": False}, "must resize"),
+    "no crop": ({**CLIP, "do_center_crop": False}, "several sizes"),
+    "another scale": ({**VIT, "rescale_factor": 1 / 127.5}, "must be 1/255"),
+    "the longest side": ({**VIT, "size": {"longest_edge": 224}}, "longest_edge"),
+    "a side that is text": ({**VIT, "size": {"height": "224", "width": 224}}, "1 to 65536 pixels, not '224'"),
+    "a crop that would need a frame": ({**CLIP, "crop_size": 256}, "takes more pixels"),
+    "two means": ({**VIT, "image_mean": [0.5, 0.5]}, "'image_mean' must be a number for each channel"),
+    "a mean that is none": ({**VIT, "image_mean": [0.5, 0.5, float("nan")]}, "'image_mean' must be a number"),
+    "no deviation": ({"std": [0.5, 0, 0.5]}, "'std' must be a positive number"),
+    "one deviation": ({"std": [0.5]}, "'std' must be a positive number"),
+    "random filters": ({"interpolation": "random"}, "resized 'random'"),
+    "a frame": ({"crop_mode": "border"}, "'border'"),
+    "a shape that timm keeps otherwise": ({"input_size": [3, 40, 24]}, "no steps crop to 40x24"),
+    "no input size": ({"input_size": 224}, "channels, height and width"),
+    "hardly a share": ({"crop_pct": 1e-320}, "is not a step"),
+}
+
+
+@pytest.mark.parametrize(("config", "sentence"), UNTAKEN.values(), ids=UNTAKEN)
+def test_files_are_refused_that_say(config: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as refused:
+        processor_steps(config)
+    assert "\n" not in str(refused.value)
+
+
 def test_steps_are_read_as_the_official_configs_write_them() -> None:
     written = "decode|resize_small(256)|central_crop(224)|value_range(-1,1)"
     assert str(parse_steps(written)) == "resize_small(256)|central_crop(224)"
@@ -111,6 +210,8 @@ BAD_STEPS = {
     "an absurd number": ("resize(99999)", "at most 65536"),
     "a huge number": ("resize(123456789)", "is not a step"),
     "a short side of two numbers": ("resize_small(2,3)", "is not a step"),
+    "a short side of two numbers by Pillow": ("pillow_bicubic_small(2,3)", "is not a step"),
+    "another filter": ("pillow_lanczos(28)", "is not a step"),
     "two resizes": ("resize(40)|resize(28)", "only one step may resize"),
     "too many": ("|".join(["central_crop(28)"] * 5), "more than 4 steps"),
     "another size": ("resize(30)", "give pictures of 30x30 pixels, and the model takes 28x28"),
@@ -137,6 +238,8 @@ def test_a_picture_too_small_or_too_narrow_for_the_steps_is_named() -> None:
         to_batch(Image.new("L", (30, 10)), spec_of("central_crop(20)", 20, 20, 1))
     with pytest.raises(ImageError, match=r"the image is too long and narrow: resize_small\(256\) makes 256x256000000"):
         to_batch(Image.new("L", (1_000_000, 1)), spec_of("resize_small(256)|central_crop(224)", 224, 224, 1))
+    with pytest.raises(ImageError, match=r"the image is too long and narrow: pillow_bicubic_small\(256\) makes 256x76800 "):
+        to_batch(Image.new("L", (300, 1)), spec_of("pillow_bicubic_small(256)|central_crop(224)", 224, 224, 1))
 
 
 CHECKPOINT = "samples/mnist/vmoe_mnist"

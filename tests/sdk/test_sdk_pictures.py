@@ -82,19 +82,27 @@ def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
         "central_crop({0},{1})",
         "resize_small({2})|central_crop({0},{1})",
         "central_crop(9)|resize({0},{1})",
+        "pillow_bicubic({0},{1})",
+        "pillow_bilinear({0},{1})",
+        "pillow_bicubic_small({2})|round_central_crop({0},{1})",
+        "round_central_crop(9)|pillow_bilinear_small({2})|central_crop({0},{1})",
     ]
     cases = []
-    for number in range(300):
+    for number in range(600):
         height, width, small = (int(n) for n in generator.integers(1, 40, 3))
-        chosen = steps[number % 4].format(height, width, max(height, width) + small)
+        chosen = steps[number % 8].format(height, width, max(height, width) + small)
         shape = [int(10 ** generator.uniform(0, 3)) for _ in range(2)]
-        channels = (1, 3)[number // 4 % 2]
+        channels = (1, 3)[number // 8 % 2]
         pixels = generator.integers(0, 256, (*shape, channels), np.uint8)
-        cases.append((manifest({"steps": chosen}, height, width, channels, ("float32", "uint8")[number // 8 % 2]), pixels))
+        cases.append((manifest({"steps": chosen}, height, width, channels, ("float32", "uint8")[number // 16 % 2]), pixels))
+    for shape in ((1, 20_000, 3), (20_000, 1, 3), (999, 2, 1), (2, 999, 1), (3_000_000, 1, 1)):  # the last are refused
+        for chosen in ("pillow_bicubic(24)", "pillow_bilinear(24)", "pillow_bicubic_small(24)|round_central_crop(24)"):
+            pixels = generator.integers(0, 2, shape, np.uint8) * np.uint8(255)
+            cases.append((manifest({"steps": chosen}, 24, 24, shape[2], "uint8"), pixels))
     # The first rows of a picture that is one pixel wide, and one long enough for float32 to count in steps.
     cases.append((manifest({"steps": "resize(24)"}, 24, 24, 1), generator.integers(0, 256, (1, 20_000_001, 1), np.uint8)))
     expected = [python(*case) for case in cases]
-    assert sum(isinstance(answer, bytes) for answer in expected) > 200
+    assert sum(isinstance(answer, bytes) for answer in expected) > 400
     assert sum(isinstance(answer, str) for answer in expected) > 10  # too small for their crop
     assert ask(cases) == expected
 
@@ -119,6 +127,15 @@ def test_a_program_prepares_a_picture_and_is_told_the_steps(program: Path, tmp_p
     assert (tmp_path / "image").read_bytes() == python(text, pixels)
     refused = prepare(program, bundle, (9, 9, 1), "-", tmp_path / "image")
     assert refused.stdout == "the picture has 1 channels, and the model takes 3\n"
+
+
+@pytest.mark.parametrize("shape", [(9000, 9000, 3), (7, 1_000_000, 3), (1_000_000, 7, 3)])
+def test_steps_of_pillow_need_64_mb_beside_a_picture_at_most(program: Path, shape: tuple[int, ...], tmp_path: Path) -> None:
+    bundle = tmp_path / "x.vmoe"
+    shutil.copytree(BUNDLE, bundle)
+    (bundle / "manifest.json").write_bytes(manifest({"steps": "pillow_bicubic(12)"}, 12, 12))
+    done = prepare(program, bundle, shape, "-", tmp_path / "image")
+    assert (done.returncode, done.stdout) == (0, "pillow_bicubic(12)\n")
 
 
 @pytest.mark.parametrize("shape", [(1, 80_000_000, 3), (80_000_000, 1, 3), (9000, 9000, 3)])

@@ -70,6 +70,9 @@ good("steps of a resize", steps("resize(12)"))
 good("steps of a resize to height and width", steps("resize(12,12)"))
 good("steps of the official configs", steps("resize_small(16)|central_crop(12)"))
 good("steps of a crop alone", steps("central_crop(12)"))
+good("steps of timm", steps("pillow_bicubic_small(16)|round_central_crop(12)"))
+good("steps of transformers", steps("pillow_bilinear(12)"))
+good("a crop to the even offset between others", steps("round_central_crop(16)|pillow_bicubic(30,20)|central_crop(12)"))
 good("four steps", steps("central_crop(40,30)|resize(30,20)|central_crop(20)|central_crop(12)"))
 good("steps and a field that nobody knows", says(put("preprocessing", {"steps": "resize(12)", "filter": "box"})))
 bad("preprocessing that is text", says(put("preprocessing", "resize(12)")), "'preprocessing'")
@@ -78,6 +81,20 @@ bad("steps that are a list", steps(["resize(12)"]), "'steps'")
 bad("no steps", steps(""), "'preprocessing'", "''")
 bad("a step too many", steps("resize(12)" + "|central_crop(12)" * 4), "'preprocessing'", "more than 4 steps")
 bad("two steps that resize", steps("resize_small(16)|resize(12)"), "'preprocessing'", "only one step may resize")
+bad(
+    "two steps of Pillow",
+    steps("pillow_bicubic_small(16)|pillow_bilinear(12)"),
+    "'preprocessing'",
+    "only one step may resize",
+)
+bad("a filter of Pillow that is none of ours", steps("pillow_lanczos(12)"), "'preprocessing'", "'pillow_lanczos(12)'")
+bad("a step of Pillow without its filter", steps("pillow(12)"), "'preprocessing'", "'pillow(12)'")
+bad("a step's name with more at its end", steps("pillow_bicubic_smaller(12)"), "'preprocessing'", "is not a step")
+bad("a short side of two numbers", steps("pillow_bicubic_small(16,16)|central_crop(12)"), "'preprocessing'", "is not a step")
+bad("steps of Pillow to several sizes", steps("pillow_bilinear_small(12)"), "'preprocessing'", "several sizes")
+bad(
+    "a crop of more than Pillow leaves", steps("pillow_bicubic(10)|round_central_crop(12)"), "'preprocessing'", "more pixels"
+)
 bad("an unknown step", steps("flip(12)"), "'preprocessing'", "'flip(12)'")
 bad("a step in capitals", steps("Resize(12)"), "'preprocessing'", "'Resize(12)'")
 bad("a step without a number", steps("resize()"), "'preprocessing'", "'resize()'")

@@ -68,6 +68,9 @@ class FamilyCheckpoint(Checkpoint):
         if not processor:
             steps, *_ = processor_steps(family.processor, model.image_size)
         self.preprocess = str(steps)
+        height, width = model.image_size
+        if height != width and self.preprocess.endswith(f"round_central_crop({height},{width})"):
+            model.notes.append("pictures are squashed, as timm's crop for images that are not square is no step here")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
         self.class_names = _class_names(whole)
         self._parts = model.parts

@@ -1,21 +1,146 @@
-"""How a model of another library takes pictures."""
+"""How a model of another library takes pictures, as its files say: steps, and the mean and deviation of the pixels."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from vmoe_runtime.preprocessing import read_steps
+from vmoe_export.errors import ConfigError
+from vmoe_export.model.model_facts import mapping, number
+from vmoe_runtime.preprocessing import MAX_SIDE, Preprocessing, read_steps
+
+Colours = tuple[float, ...]
+"""A number for each channel."""
+
+_HALF: dict[str, Any] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+_CLIP: dict[str, Any] = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+    "size": {"shortest_edge": 224},
+    "do_center_crop": True,
+}
+_ALL: dict[str, Any] = {"size": {"height": 224, "width": 224}, "crop_size": 224, "resample": 3, "rescale_factor": 1 / 255}
+_ALL |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
+_PROCESSORS = {"ViT": {**_ALL, **_HALF, "resample": 2}, "Siglip": _ALL | _HALF, "Bit": _ALL | _CLIP, "CLIP": _ALL | _CLIP}
+"""What each image processor of transformers does where its file doesn't say."""
+
+_CLASS = re.compile(r"(ViT|Siglip|Bit|CLIP)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+_TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
+_TIMM |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+_MOST = 1e6  # of a mean, and of what a deviation or crop_pct divides by
 
 
-def processor_steps(processor: Any, image_size: Any = None) -> Any:
-    size = image_size or (224, 224)
-    for key in ("crop_size", "size"):
-        if key in processor and image_size is None:
-            s = processor[key]
-            size = (s["height"], s["width"]) if isinstance(s, dict) and "height" in s else size
-            break
-    if "input_size" in processor and image_size is None:
-        size = tuple(processor["input_size"][-2:])
-    mean = tuple(processor.get("image_mean") or processor.get("mean") or (0.5,) * 3)
-    std = tuple(processor.get("image_std") or processor.get("std") or (0.5,) * 3)
-    return read_steps(f"resize({size[0]},{size[1]})"), mean, std
+def processor_steps(
+    config: Mapping[str, Any], image_size: tuple[int, int] | None = None
+) -> tuple[Preprocessing, Colours, Colours]:
+    """The steps that make an image of a picture, and mean and standard deviation of each channel.
+
+    The model takes (pixel / 255 - mean) / std of the uint8 pixels that the steps end in.
+
+    Args:
+        config: what a `preprocessor_config.json` of transformers or a `pretrained_cfg` of timm holds.
+        image_size: (height, width), where the model is exported for another size: the crop's share of the resized picture
+            stays, that of the longer side where the image is not square.
+
+    Raises:
+        ConfigError: it is damaged, or says what the steps can't do.
+    """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"the config of pictures must be an object, not {config!r:.40}")
+    given = {key: value for key, value in config.items() if value is not None}
+    name = given.get("image_processor_type", given.get("feature_extractor_type"))
+    if name is None and not config.keys() & _TIMM.keys():
+        raise ConfigError("the config of pictures has neither an image_processor_type nor fields of timm's pretrained_cfg")
+    if name is None:
+        text, size = _timm(_TIMM | given, image_size)
+        mean, std = _colours(_TIMM | given, "mean", "std")
+    else:
+        found = _CLASS.fullmatch(str(name))
+        if not found:
+            known = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
+            raise ConfigError(f"the image processor is {name!r:.60}, and those that are known are {known}")
+        merged = _PROCESSORS[found[1]] | given
+        text, size = _transformers(merged, found[1], image_size)
+        mean, std = _colours(merged, "image_mean", "image_std") if merged["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
+        unit = 1 if merged["do_rescale"] else 255
+        mean, std = tuple(value / unit for value in mean), tuple(value / unit for value in std)
+    try:
+        steps = read_steps(text)
+        steps.check_size(*size)
+    except ValueError as error:
+        raise ConfigError(f"the config of pictures asks for steps that there are not: {error}") from None
+    return steps, mean, std
+
+
+def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
+    """The steps of a `pretrained_cfg`, and (height, width) of their images."""
+    given = config["input_size"]
+    if not isinstance(given, list | tuple) or len(given) != 3:
+        raise ConfigError(f"the config's 'input_size' must be channels, height and width, not {given!r:.40}")
+    height, width = image_size or (_pixels(given[1], "input_size"), _pixels(given[2], "input_size"))
+    share = max(number(config, "crop_pct", 1), 1 / _MOST)
+    how, mode = _known(config["interpolation"]), config["crop_mode"]
+    if mode == "squash" or (mode == "center" and height != width):  # there is no step that keeps the ratio of such images
+        resize = f"pillow_{how}({math.floor(height / share)},{math.floor(width / share)})"
+    elif mode == "center":
+        resize = f"pillow_{how}_small({math.floor(height / share)})"
+    else:
+        raise ConfigError(f"no steps crop as timm's crop_mode {mode!r:.40} does; 'center' and 'squash' are known")
+    return f"{resize}|round_central_crop({height},{width})", (height, width)
+
+
+def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
+    """The steps of an image processor, and (height, width) of their images."""
+    if not math.isclose(number(config, "rescale_factor", 1), 1 / 255, rel_tol=1e-6):
+        raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r}")
+    how = _known(_FILTERS.get(resample, resample) if isinstance(resample := config["resample"], int) else resample)
+    resized = _sides(config, "size", square=kind == "ViT")
+    crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
+    if not config["do_resize"] or config["do_pad"] or len(crop) < 2:
+        raise ConfigError("the config makes pictures of several sizes, or pads them: it must resize, crop and not pad")
+    height, width = image_size or crop
+    if len(resized) == 1:
+        text = f"pillow_{how}_small({round(resized[0] * max(height, width) / max(crop))})"
+    else:
+        text = f"pillow_{how}({round(resized[0] * height / crop[0])},{round(resized[1] * width / crop[1])})"
+    return text + (f"|central_crop({height},{width})" if config["do_center_crop"] else ""), (height, width)
+
+
+def _known(how: Any) -> Any:
+    if how not in ("bilinear", "bicubic"):
+        raise ConfigError(f"pictures are resized {how!r:.40}, and there are steps for 'bilinear' and 'bicubic'")
+    return how
+
+
+def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, ...]:
+    """(height, width) of a field, or (the short side,); a single number is either."""
+    if isinstance(config[key], int):
+        return (_pixels(config[key], key),) * (2 if square else 1)
+    sides = {name: _pixels(side, key) for name, side in mapping(config, key).items() if side is not None}
+    if sides.keys() == {"shortest_edge"}:
+        return (sides["shortest_edge"],)
+    if sides.keys() != {"height", "width"}:
+        raise ConfigError(f"the config's {key!r} must have 'height' and 'width', or 'shortest_edge', not {[*sides]!r:.60}")
+    return sides["height"], sides["width"]
+
+
+def _pixels(value: Any, key: str) -> int:
+    if type(value) is not int or not 0 < value <= MAX_SIDE:
+        raise ConfigError(f"the config's {key!r} must be of 1 to {MAX_SIDE} pixels, not {value!r:.40}")
+    return value
+
+
+def _colours(config: Mapping[str, Any], *keys: str) -> tuple[Colours, Colours]:
+    for key in keys:
+        values = config[key]
+        is_list = isinstance(values, list | tuple) and len(values) in (1, 3)
+        if not is_list or not all(type(value) in (int, float) and abs(value) < _MOST for value in values):
+            raise ConfigError(f"the config's {key!r} must be a number for each channel, not {values!r:.60}")
+    mean, std = (tuple(map(float, config[key])) for key in keys)
+    if len(mean) != len(std) or min(std) < 1 / _MOST:
+        raise ConfigError(f"the config's {keys[1]!r} must be a positive number for each of {keys[0]!r}, not {std!r:.60}")
+    return mean, std

@@ -1,0 +1,124 @@
+// Once along rows and once down columns, with a filter that is stretched where a picture shrinks, so that every pixel
+// counts. Coefficients are doubles rounded to fixed point, and both passes round to 8 bits. Compiled without fused
+// multiply-adds, which would round otherwise.
+#include "sdk/pillow_resampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <deque>
+#include <vector>
+
+namespace vmoe::sdk {
+
+namespace {
+
+// Of a coefficient: what 32 bits leave beside a pixel's 8, and 2 for the sign and sums beyond the brightest pixel.
+constexpr int kFractionBits = 22;
+constexpr int32_t kOne = 1 << kFractionBits;
+
+double linear(double distance) { return std::max(1.0 - std::abs(distance), 0.0); }
+
+// Keys' cubic convolution with a = -1/2.
+double cubic(double distance) {
+  constexpr double kA = -0.5;
+  const double x = std::abs(distance);
+  if (x < 1) return ((kA + 2) * x - (kA + 3)) * x * x + 1;
+  return x < 2 ? (((x - 5) * x + 8) * x - 4) * kA : 0.0;
+}
+
+struct Filter {
+  double (*weight)(double distance);
+  double reach;  // beyond which the weight is 0
+};
+
+// What one pixel of a resized axis takes: the first pixel, and the fixed-point coefficients of it and those after it.
+struct Taps {
+  int64_t first = 0;
+  std::vector<int32_t> coefficients;
+
+  int64_t end() const { return first + static_cast<int64_t>(coefficients.size()); }
+};
+
+Taps taps(const Filter& filter, double scale, int64_t source, int64_t position) {
+  const double stretch = std::max(scale, 1.0);
+  const double center = (static_cast<double>(position) + 0.5) * scale;
+  const double reach = filter.reach * stretch;
+  Taps found;
+  found.first = std::max<int64_t>(static_cast<int64_t>(center - reach + 0.5), 0);
+  const int64_t end = std::min(static_cast<int64_t>(center + reach + 0.5), source);
+  const auto weight = [&](int64_t pixel) {
+    return filter.weight((static_cast<double>(pixel) - center + 0.5) * (1.0 / stretch));
+  };
+  double total = 0;
+  for (int64_t pixel = found.first; pixel < end; ++pixel) total += weight(pixel);
+  found.coefficients.reserve(static_cast<size_t>(end - found.first));
+  for (int64_t pixel = found.first; pixel < end; ++pixel) {
+    const double share = weight(pixel) / total * kOne;
+    found.coefficients.push_back(static_cast<int32_t>(share < 0 ? share - 0.5 : share + 0.5));
+  }
+  return found;
+}
+
+std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, int64_t start, int64_t count) {
+  const double scale = static_cast<double>(source) / static_cast<double>(size);
+  std::vector<Taps> found;
+  found.reserve(static_cast<size_t>(count));
+  for (int64_t i = start; i < start + count; ++i) found.push_back(taps(filter, scale, source, i));
+  return found;
+}
+
+// Of a sum that began at one half. Negative ones shift down, too.
+uint8_t whole(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kFractionBits, 0, 255)); }
+
+// One row, of so many channels, resized along itself.
+void resize_row(const uint8_t* row, int64_t channels, const std::vector<Taps>& columns, uint8_t* out) {
+  for (const Taps& column : columns) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const uint8_t* pixel = row + column.first * channels + c;
+      int32_t sum = kOne / 2;
+      for (const int32_t coefficient : column.coefficients) {
+        sum += *pixel * coefficient;
+        pixel += channels;
+      }
+      *out++ = whole(sum);
+    }
+  }
+}
+
+}  // namespace
+
+void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take) {
+  const Window& source = geometry.source;
+  const Window& target = geometry.target;
+  const Filter filter = geometry.method == Method::kPillowBicubic ? Filter{cubic, 2} : Filter{linear, 1};
+  const auto columns = all_taps(filter, geometry.width, source.width, target.left, target.width);
+  const auto rows = all_taps(filter, geometry.height, source.height, target.top, target.height);
+  const auto count = static_cast<size_t>((geometry.down_first ? source.width : target.width) * pixels.channels);
+  std::vector<uint8_t> across(static_cast<size_t>(target.width * pixels.channels)), down(count);
+  std::vector<float> result(across.size());
+  std::deque<std::vector<int32_t>> sums;  // of the rows that have begun and not ended, the first of them `done`
+  size_t done = 0;
+  for (int64_t y = rows[0].first; done < rows.size(); ++y) {
+    while (done + sums.size() < rows.size() && rows[done + sums.size()].first <= y) sums.emplace_back(count, kOne / 2);
+    const uint8_t* values = pixels.at(source.top + y, source.left);
+    if (!geometry.down_first) {
+      resize_row(values, pixels.channels, columns, across.data());
+      values = across.data();
+    }
+    for (size_t i = 0; i < sums.size(); ++i) {
+      const Taps& row = rows[done + i];
+      const int32_t coefficient = row.coefficients[static_cast<size_t>(y - row.first)];
+      for (size_t j = 0; j < count; ++j) sums[i][j] += values[j] * coefficient;
+    }
+    for (; !sums.empty() && rows[done].end() == y + 1; ++done, sums.pop_front()) {
+      std::transform(sums[0].begin(), sums[0].end(), down.begin(), whole);
+      if (geometry.down_first) resize_row(down.data(), pixels.channels, columns, across.data());
+      const std::vector<uint8_t>& finished = geometry.down_first ? across : down;
+      std::copy(finished.begin(), finished.end(), result.begin());
+      take(result.data());
+    }
+  }
+}
+
+}  // namespace vmoe::sdk
