@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from family_files import Family, Layout, families
+from family_files import Family, Layout, Size, families
 from family_lookalikes import LOOKALIKES, Lookalike
 
 from vmoe_export import ExportError, export_bundle
@@ -24,7 +24,7 @@ from vmoe_runtime.op_library import usable_library
 CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CASES = [
-    pytest.param(family, other, id=f"{family}{'-other-size' * other}") for family in families().values() for other in (0, 1)
+    pytest.param(each, size, id=f"{name}-{size}") for name, each in families().items() for size in ("size", "other_size")
 ]
 SOME = [
     "vit",
@@ -58,19 +58,19 @@ def exported(family: Family, folder: Path, **options: Any) -> ExportResult:
     return export_bundle(family.write(folder / "model"), folder / "model.vmoe", validate=False, **options)
 
 
-@pytest.mark.parametrize(("family", "other"), CASES)
-def test_a_bundle_computes_what_the_library_does(family: Family, other: bool, tmp_path: Path) -> None:
-    result = exported(family, tmp_path, image_size=family.size(other))
-    _, mean, std = processor_steps(family.raw.get("preprocessor_config") or family.config["pretrained_cfg"])
-    images = in_range(family.pictures(other), mean, std)
+@pytest.mark.parametrize(("family", "size"), CASES)
+def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp_path: Path) -> None:
+    result = exported(family, tmp_path, image_size=tuple(getattr(family, size)))
+    _, mean, std = processor_steps(family.preprocessor_config or family.config["pretrained_cfg"])
+    images = in_range(family.pictures(size), mean, std)
     for library in (True, False):
         found = run(result, images, library=library)[0]
         for dtype in ("float32", "float64"):
-            np.testing.assert_allclose(found, family.expected(other, dtype), rtol=0, atol=5e-5)
+            np.testing.assert_allclose(found, family.expected(size, dtype), rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("family", families().values(), ids=str)
+@pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_validation_accepts_every_precision(family: Family, precision: Any, tmp_path: Path) -> None:
     result = export_bundle(family.write(tmp_path / "model"), tmp_path / "model.vmoe", precision=precision)
     assert result.comparisons and (precision == "fp32") == (not result.distances)
@@ -139,12 +139,12 @@ def test_clip_moe_takes_every_setting(tmp_path: Path) -> None:
             assert np.abs(exact - found).mean() < most * np.abs(exact).mean(), precision
 
 
-@pytest.mark.parametrize("lookalike", LOOKALIKES, ids=str)
+@pytest.mark.parametrize("lookalike", LOOKALIKES, ids=lambda lookalike: lookalike.name)
 def test_a_file_that_only_looks_like_a_family_is_refused(lookalike: Lookalike, tmp_path: Path) -> None:
     folder = lookalike.write(tmp_path / "model")
     with pytest.raises(VmoeError) as error:
         export_bundle(folder, tmp_path / "model.vmoe")
-    assert any(word in str(error.value) for word in lookalike.names.split()) and "\n" not in str(error.value)
+    assert any(word in str(error.value) for word in lookalike.words.split()) and "\n" not in str(error.value)
     assert not isinstance(error.value, ExportError) and not (tmp_path / "model.vmoe").exists()
     assert not Path("ran").exists()
 

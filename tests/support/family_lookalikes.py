@@ -65,7 +65,12 @@ def put(name: str, *shape: int, value: float = 0.5, dtype: type = np.float32) ->
 
 def field(**fields: Any) -> Change:
     """Sets fields of config.json, and arguments in those of timm."""
-    return lambda config, _tensors: [place.update(fields) for place in (config, config.get("model_args", {}))]
+
+    def change(config: dict[str, Any], _tensors: Tensors) -> None:
+        config.update(fields)
+        config.get("model_args", {}).update({name: value for name, value in fields.items() if name != "architecture"})
+
+    return change
 
 
 def half(file: str) -> Callable[[Path], object]:
@@ -106,13 +111,13 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("heads that don't divide the width", "num_attention_heads", field(num_attention_heads=5)),
         ("heads as text", "num_attention_heads", field(num_attention_heads="3")),
         ("a negative epsilon", "layer_norm_eps", field(layer_norm_eps=-1e-6)),
-        ("ReLU", "hidden_act", field(hidden_act="relu")),
+        ("ReLU", "relu", field(hidden_act="relu")),
         ("another model type", "vit_msn", field(model_type="vit_msn")),
         ("masked autoencoder", "vit_mae decoder", field(model_type="vit_mae"), put("decoder.decoder_embed.weight", 16, 48)),
     ],
     "dinov2": [
         ("more positions", "position_embeddings image_size", put("embeddings.position_embeddings", 1, 26, 48)),
-        ("SwiGLU", "use_swiglu_ffn", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
+        ("SwiGLU", "weights_in", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
         ("SwiGLU's names alone", "weights_in fc1", rename("fc1", "weights_in"), rename("fc2", "weights_out")),
     ],
     "clip": [("text tower alone", "--families", rename("vision_model|visual_projection", None))],
@@ -143,8 +148,8 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("packed gated MLP", _FC2, put(_FC2, 48, 48)),
         ("BEiT", "q_bias qkv.bias", rename(r"attn\.qkv\.bias", "attn.q_bias")),
         ("relative positions", "rel_pos", put("blocks.0.attn.rel_pos.mlp.fc1.weight", 16, 2)),
-        ("Swin", "swin_tiny layers.0", field(architecture="swin_tiny_patch4_window7_224"), rename("^", "layers.0.")),
-        ("ConvNeXt", "convnext_tiny stem", field(architecture="convnext_tiny"), rename("patch_embed.proj", "stem.0")),
+        ("Swin", "--families", field(architecture="swin_tiny_patch4_window7_224"), rename("^", "layers.0.")),
+        ("ConvNeXt", "--families", field(architecture="convnext_tiny"), rename("patch_embed.proj", "stem.0")),
     ],
 }
 LOOKALIKES = [
