@@ -19,7 +19,7 @@ from vmoe_tools.bench.tuning import full_setting
 
 pytestmark = pytest.mark.long
 
-DROP = 0.03
+DROP = 0.05
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
     ("words", "says"),
     [
         ([], "--tune chooses a setting on images, and there is no --images"),
-        (["--images", "FEW"], "on one half of 64 images or more, and tests on the other, and --images has 8"),
+        (["--images", "FEW"], "598 or more can show that at most 0.01 of the answers are lost, and --images has 8"),
         (["--images", "DIGITS", "--sweep", "0.1:1"], "--tune chooses the settings of one bundle itself"),
     ],
     ids=str,

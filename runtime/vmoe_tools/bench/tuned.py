@@ -14,10 +14,9 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_tools.bench.cascades import PlannedCascade
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.result import PointResult, share_interval
-from vmoe_tools.bench.tuning import MOST_TRIALS, Search, Tuned, full_setting
+from vmoe_tools.bench.tuning import MOST_TRIALS, Search, Tuned, full_setting, images_that_show
 from vmoe_tools.terminal import Progress, number_text, print_section, share_text
 
-_LEAST_IMAGES = 64
 _IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # of the search
 
 
@@ -63,7 +62,7 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
     """
     engine, size = first.engine, first.batch_size
     manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model)
-    least = max(_LEAST_IMAGES, 2 * size)
+    least = max(2 * images_that_show(max_drop), 2 * size)
     if first.profile is None or manifest.rules is None or manifest.output != "logits":
         what = f"bundle outputs {manifest.output}" if manifest.output != "logits" else "model has nothing to set"
         raise click.UsageError(f"--tune searches the settings of a classifier, and this {what}")
@@ -71,7 +70,8 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
         raise click.UsageError(f"--tune tries many settings, and the graphs of {engine.backend} are fixed to one each")
     if len(source) < least:
         raise click.UsageError(
-            f"--tune searches on one half of {least} images or more, and tests on the other, and --images has {len(source)}"
+            f"--tune searches on one half of the images, and tests on the other; {least} or more can show that at most "
+            f"{max_drop:.3g} of the answers are lost, and --images has {len(source)}"
         )
     full = first.profile if from_first else full_setting(manifest, first.profile)
     point, truth = replace(first, profile=full), "labels"

@@ -35,7 +35,7 @@ _RATIOS = 12  # each smaller by the square root of 2
 _FIRST_PART = 8  # from this part of the images on a setting is given up that is clearly worse than one as cheap
 _FAR_BELOW = 0.1  # settings that lose more answers lead nowhere
 _MOST_CALIBRATIONS = 4
-_DEVIATIONS = 1.64  # of a normal distribution, for a confidence of 95 % that no more is lost
+_DOUBT = 0.05  # that more is lost than may be
 
 _KEYWORDS = {"capacity": "capacity_ratio"}
 
@@ -49,6 +49,24 @@ AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     "merge": lambda _, shape: [max(1, shape.tokens // shape.num_layers // 4) * n for n in range(1, 7)],
 }
 """The values of what a model can set, from the one nearest to the full setting's on."""
+
+
+def chance_of_at_most(lost: int, images: int, share: float) -> float:
+    """The probability that of so many images at most `lost` are lost, where each is with the probability `share`.
+
+    Examples:
+        >>> round(chance_of_at_most(2, 768, 0.01), 3), round(chance_of_at_most(3, 768, 0.01), 3)
+        (0.017, 0.052)
+    """
+    counts = np.arange(lost + 1)
+    log_ways = [math.lgamma(images + 1) - math.lgamma(n + 1) - math.lgamma(images - n + 1) for n in range(lost + 1)]
+    logs = np.array(log_ways) + counts * math.log(share) + (images - counts) * math.log1p(-share)
+    return float(np.exp(logs).sum())
+
+
+def images_that_show(share: float) -> int:
+    """So many images, of which none is lost, show with a confidence of 95 % that no larger share is."""
+    return max(32, math.ceil(math.log(_DOUBT) / math.log1p(-share))) if 0 < share < 1 else 32
 
 
 @dataclass(frozen=True)
@@ -171,8 +189,10 @@ class Search:
 
         Wrong ones that become right don't make up for them: the best of many settings has won the most by luck.
         """
-        lost = np.count_nonzero(self._full.right & ~right)
-        return bool(lost + _DEVIATIONS * math.sqrt(lost) <= self._max_drop * len(right) + 1e-9)
+        lost = int(np.count_nonzero(self._full.right & ~right))
+        if not 0 < self._max_drop < 1:
+            return self._max_drop >= 1 or lost == 0
+        return chance_of_at_most(lost, len(right), self._max_drop) <= _DOUBT
 
     def _front(self) -> list[Trial]:
         """The trials that answer better than all that are as cheap, cheapest first."""
