@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def missing_nncf() -> str | None:
     return None
 
 
-def quantize_for_ort(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with the weights of its products in int8; activations are quantized when it runs."""
+def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> onnx.ModelProto:
+    """The graph with its products in int8, but for ops of some types; activations are quantized when it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # The type is for what shape inference can't see through: com.microsoft's own ops.
@@ -44,7 +45,14 @@ def quantize_for_ort(graph: onnx.ModelProto) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
             # Signed weights: with unsigned ones a product takes three times as long.
-            quantize_dynamic(graph, str(path), per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+            quantize_dynamic(
+                graph,
+                str(path),
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=[node.name for node in graph.graph.node if node.op_type in left_out],
+                extra_options=options,
+            )
             return onnx.load(str(path))
     finally:
         logging.disable(logging.NOTSET)

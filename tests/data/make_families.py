@@ -1,16 +1,18 @@
-"""Records in `families.json` and `families.npz` what models of transformers and timm give for made-up weights.
+"""Records in `families.json` and `families.npz` what models of transformers, timm and CLIP-MoE give for made-up weights.
 
-It runs in an environment of its own:
+It runs in an environment of its own, beside a checkout of OpenSparseLLMs/CLIP-MoE (commit 971b29f):
 
     $ pip install torch==2.13.0 torchvision==0.28.0 transformers==5.24.0 timm==1.0.31 safetensors pillow
-    $ PYTHONPATH=tests/support python tests/data/make_families.py
+    $ PYTHONPATH=tests/support:CLIP-MoE/clipmoe python tests/data/make_families.py
 
 A case has config.json and preprocessor_config.json as the library saves them, the names and shapes of the tensors in its
-file, and its output on two pictures of its own size and of another one, computed in float32 and in float64.
+file, and its output on two pictures of its own size and of another one, computed in float32 and in float64. CLIP-MoE knows
+one size only, and saves tensors alone: "arguments" are those of its code.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from pathlib import Path
@@ -23,6 +25,7 @@ import timm
 import torch
 import transformers
 from family_weights import pictures, tensors
+from model_clipmoe import CLIP
 
 FOLDER = Path(__file__).parent
 LABELS = {"id2label": dict(enumerate(("apple", "bear", "cup", "door", "eel")))}
@@ -82,10 +85,21 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """By name the architecture and what its arguments are besides `ARGS`."""
 
-CASES = TRANSFORMERS | {
-    name: (architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else "logits")
-    for name, (architecture, more) in TIMM.items()
+CLIP_MOE: dict[str, Any] = {"clipmoe": [4, 2, 0.1, 2], "clipmoe_top1": [3, 1, 0.1, 3], "clipmoe_dense": None}
+"""By name the numbers of experts and of those that a token selects, dropout, and the number of last blocks with experts."""
+TOWERS = {
+    **{"embed_dim": 20, "image_resolution": 32, "vision_layers": 3, "vision_width": 128, "vision_patch_size": 8},
+    **{"transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1, "vocab_size": 20, "context_length": 6},
 }
+
+CASES = (
+    TRANSFORMERS
+    | {
+        name: (architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else "logits")
+        for name, (architecture, more) in TIMM.items()
+    }
+    | {name: ("CLIP-MoE", TOWERS | {"MoE_args": args}, "image_embeds") for name, args in CLIP_MOE.items()}
+)
 
 SQUASH = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
@@ -106,6 +120,10 @@ def save(name: str, folder: Path) -> None:
         model = timm.create_model(made_by, **settings)
         timm.models.save_for_hf(model, folder, model_args=settings, safe_serialization=True)
         return
+    if name in CLIP_MOE:
+        states = CLIP(**copy.deepcopy(settings), load_from_clip=False).state_dict()
+        safetensors.torch.save_file(states, folder / "model.safetensors")
+        return
     model_class = getattr(transformers, made_by)
     model_class(model_class.config_class(**settings)).save_pretrained(folder)
     processor, how = PROCESSORS[name[:2]]
@@ -125,6 +143,11 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
         model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         model.set_input_size(size)
         return model.eval().to(images.dtype)(images).numpy()
+    if name in CLIP_MOE:
+        model = CLIP(**copy.deepcopy(settings), load_from_clip=False)
+        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        found = model.eval().visual.to(images.dtype)(images)
+        return (found if settings["MoE_args"] is None else found[0]).numpy()
     model, loading = getattr(transformers, made_by).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)
     assert not any(loading.values()), loading
     resized = {} if name.startswith("dinov2") or size == (32, 32) else {"interpolate_pos_encoding": True}
@@ -142,6 +165,8 @@ def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str
     safetensors.numpy.save_file(tensors(shapes, seed), weights, {"format": "pt"})
     written = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))}
     grid, patch = ((5, 3), (3, 7), (2, 8))[seed % 3], given.get("patch_size", 8)
+    if name in CLIP_MOE:
+        grid, written = (4, 4), {"config": {}, "arguments": given}
     sizes = {"size": given.get("img_size", (32, 32)), "other_size": (grid[0] * patch, grid[1] * patch)}
     arrays = {}
     for key, size in sizes.items():

@@ -25,14 +25,15 @@ class Family:
     """One model of `tests/data/make_families.py`."""
 
     name: str
-    made_by: str  # class of transformers, or architecture of timm
+    made_by: str  # class of transformers, architecture of timm, or CLIP-MoE
     seed: int
     output: str  # logits, pooler_output, image_embeds or pre_logits
     size: tuple[int, int]  # height and width of its pictures
     other_size: tuple[int, int]
-    config: dict[str, Any]  # config.json
+    config: dict[str, Any]  # config.json; empty where there is none
     shapes: dict[str, list[int]]  # of its tensors
     preprocessor_config: dict[str, Any] | None = None  # preprocessor_config.json, which timm doesn't write
+    arguments: dict[str, Any] | None = None  # of CLIP-MoE's code, which writes none of them
 
     @property
     def tensors(self) -> Tensors:
@@ -48,7 +49,7 @@ class Family:
 
     def write(self, folder: Path, layout: Layout = "safetensors") -> Path:
         """Makes the folder with the files that the library saves; returns it."""
-        write_files(folder, self.config, self.tensors, layout)
+        write_files(folder, self.config or None, self.tensors, layout)
         if self.preprocessor_config is not None:
             (folder / "preprocessor_config.json").write_text(json.dumps(self.preprocessor_config))
         return folder

@@ -125,6 +125,12 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("flat patch kernel", "patch_embedding.weight", put("embeddings.patch_embedding.weight", 48, 192)),
         ("NaFlex", "siglip2_vision_model", field(model_type="siglip2_vision_model")),
     ],
+    "clipmoe": [
+        ("an expert fewer", "experts.3", rename(r"resblocks\.2\.experts\.3", None)),
+        ("a gate for more experts", "gate.weight", put("visual.transformer.resblocks.1.gate.weight", 5, 128)),
+        ("a gate with bias", "gate.bias", put("visual.transformer.resblocks.1.gate.bias", 4)),
+        ("a block without MLP", "resblocks.1", rename(r"resblocks\.1\.gate|resblocks\.1\.experts", None)),
+    ],
     "timm_avg": [
         ("pooled maxima", "global_pool avgmax", field(global_pool="avgmax")),
         ("mean with the class token", "pool_include_prefix", field(pool_include_prefix=True)),
