@@ -15,6 +15,7 @@ from family_lookalikes import LOOKALIKES, Lookalike
 from vmoe_export import ExportError, export_bundle
 from vmoe_export.command import export
 from vmoe_export.export import ExportResult
+from vmoe_export.families import clip_moe
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME
@@ -60,8 +61,11 @@ def exported(family: Family, folder: Path, **options: Any) -> ExportResult:
 
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp_path: Path) -> None:
-    result = exported(family, tmp_path, image_size=tuple(getattr(family, size)))
-    _, mean, std = processor_steps(family.preprocessor_config or family.config["pretrained_cfg"])
+    moe = (family.arguments or {}).get("MoE_args") or [0, 0]
+    options = {"k": [moe[1]], "capacity": [moe[0] / moe[1]]} if moe[0] else {}
+    result = exported(family, tmp_path, image_size=tuple(getattr(family, size)), **options)
+    settings = family.preprocessor_config or family.config.get("pretrained_cfg") or clip_moe.FAMILY.processor
+    _, mean, std = processor_steps(settings)
     images = in_range(family.pictures(size), mean, std)
     for library in (True, False):
         found = run(result, images, library=library)[0]

@@ -127,7 +127,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "clipmoe": [
         ("an expert fewer", "experts.3", rename(r"resblocks\.2\.experts\.3", None)),
-        ("a gate for more experts", "gate.weight", put("visual.transformer.resblocks.1.gate.weight", 5, 128)),
+        ("a gate for more experts", "gate.weight experts.4", put("visual.transformer.resblocks.1.gate.weight", 5, 128)),
         ("a gate with bias", "gate.bias", put("visual.transformer.resblocks.1.gate.bias", 4)),
         ("a block without MLP", "resblocks.1", rename(r"resblocks\.1\.gate|resblocks\.1\.experts", None)),
     ],

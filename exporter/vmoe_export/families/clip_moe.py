@@ -48,7 +48,7 @@ FAMILY = Family(
     model_types=(),
     landmarks=("ln_pre.weight", "conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"),
     prefixes=("visual.", ""),
-    ignored=r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding|text_projection"
+    ignored=r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding(_res)?|text_projection"
     r"|logit_scale|input_resolution|context_length|vocab_size)",
     processor={"interpolation": "bicubic", "crop_pct": 1.0, "mean": _MEAN, "std": _STD},
     translate=_translate,
