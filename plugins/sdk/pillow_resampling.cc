@@ -47,8 +47,8 @@ std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, i
   std::vector<Taps> found(static_cast<size_t>(count));
   for (Taps& taps : found) {
     const double center = (static_cast<double>(start++) + 0.5) * scale;
-    taps.first = std::max<int64_t>(static_cast<int64_t>(center - reach + 0.5), 0);
-    const int64_t end = std::min(static_cast<int64_t>(center + reach + 0.5), source);
+    taps.first = std::max<int64_t>(static_cast<int64_t>(std::floor(center - reach + 0.5)), 0);
+    const int64_t end = std::min(static_cast<int64_t>(std::floor(center + reach + 0.5)), source);
     const auto weight = [&](int64_t pixel) {
       return filter.weight((static_cast<double>(pixel) - center + 0.5) * (1.0 / stretch));
     };

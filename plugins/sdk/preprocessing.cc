@@ -30,7 +30,7 @@ std::optional<Step> parse_step(const std::string& text) {
   std::smatch parts;
   if (text.size() > kMaxName || !std::regex_match(text, parts, pattern)) return std::nullopt;
   const bool square = !parts[3].matched;
-  const Step step{parts.str(1), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
+  Step step{parts.str(1), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
   if (step.keeps_shape() && !square) return std::nullopt;
   return step;
 }
