@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
 from vmoe_runtime import preprocessing, profiles, routing_kinds
@@ -202,6 +201,7 @@ def bundle_rules() -> str:
         "BlockPattern": manifest_fields.BLOCK_PATTERN,
         "GroupPattern": manifest_fields.GROUP_PATTERN,
         "StepPattern": preprocessing._STEP.pattern,
+        "KnownSteps": preprocessing._KNOWN,
         "ProfilePattern": re.sub(r"\?P<\w+>", "", profiles._NAME.pattern),
     }
     lines += [f"inline constexpr char k{name}[] = {json.dumps(text)};" for name, text in texts.items()]
@@ -211,7 +211,6 @@ def bundle_rules() -> str:
         "RoutingKinds": routing_kinds.ROUTING_KINDS,
         "FieldKinds": manifest_fields.FIELD_KINDS,
         "SettingNames": SETTINGS,
-        "StepNames": get_args(preprocessing.StepName),
     }
     lines += [f"inline constexpr const char* k{name}[] = {{{_texts(words)}}};" for name, words in lists.items()]
     lines += [f"inline constexpr {kind} k{name} = {value};" for kind, name, value in _numbers()]

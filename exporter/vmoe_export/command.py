@@ -196,7 +196,8 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 @click.option(
     "--preprocess",
     metavar="STEPS",
-    help="Preprocessing steps of the official code: resize_small(N), central_crop(N), resize(N), joined by '|'. "
+    help="Preprocessing steps of the official code: resize_small(N), central_crop(N), resize(N), joined by '|'; or "
+    "pillow_bicubic(N), pillow_bicubic_small(N), the same with bilinear, and round_central_crop(N), as in timm. "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
 )
 @click.option(

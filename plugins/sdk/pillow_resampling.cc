@@ -1,13 +1,13 @@
 // Once along rows and once down columns, with a filter that is stretched where a picture shrinks, so that every pixel
 // counts. Coefficients are doubles rounded to fixed point, and both passes round to 8 bits. Compiled without fused
 // multiply-adds, which would round otherwise.
-#include "sdk/pillow_resampling.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <deque>
 #include <vector>
+
+#include "sdk/resampling.h"
 
 namespace vmoe::sdk {
 
@@ -40,31 +40,26 @@ struct Taps {
   int64_t end() const { return first + static_cast<int64_t>(coefficients.size()); }
 };
 
-Taps taps(const Filter& filter, double scale, int64_t source, int64_t position) {
-  const double stretch = std::max(scale, 1.0);
-  const double center = (static_cast<double>(position) + 0.5) * scale;
-  const double reach = filter.reach * stretch;
-  Taps found;
-  found.first = std::max<int64_t>(static_cast<int64_t>(center - reach + 0.5), 0);
-  const int64_t end = std::min(static_cast<int64_t>(center + reach + 0.5), source);
-  const auto weight = [&](int64_t pixel) {
-    return filter.weight((static_cast<double>(pixel) - center + 0.5) * (1.0 / stretch));
-  };
-  double total = 0;
-  for (int64_t pixel = found.first; pixel < end; ++pixel) total += weight(pixel);
-  found.coefficients.reserve(static_cast<size_t>(end - found.first));
-  for (int64_t pixel = found.first; pixel < end; ++pixel) {
-    const double share = weight(pixel) / total * kOne;
-    found.coefficients.push_back(static_cast<int32_t>(share < 0 ? share - 0.5 : share + 0.5));
-  }
-  return found;
-}
-
+// For the positions `start` on, of `size` along one axis.
 std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, int64_t start, int64_t count) {
   const double scale = static_cast<double>(source) / static_cast<double>(size);
-  std::vector<Taps> found;
-  found.reserve(static_cast<size_t>(count));
-  for (int64_t i = start; i < start + count; ++i) found.push_back(taps(filter, scale, source, i));
+  const double stretch = std::max(scale, 1.0), reach = filter.reach * stretch;
+  std::vector<Taps> found(static_cast<size_t>(count));
+  for (Taps& taps : found) {
+    const double center = (static_cast<double>(start++) + 0.5) * scale;
+    taps.first = std::max<int64_t>(static_cast<int64_t>(std::floor(center - reach + 0.5)), 0);
+    const int64_t end = std::min(static_cast<int64_t>(std::floor(center + reach + 0.5)), source);
+    const auto weight = [&](int64_t pixel) {
+      return filter.weight((static_cast<double>(pixel) - center + 0.5) * (1.0 / stretch));
+    };
+    double total = 0;
+    for (int64_t pixel = taps.first; pixel < end; ++pixel) total += weight(pixel);
+    taps.coefficients.reserve(static_cast<size_t>(end - taps.first));
+    for (int64_t pixel = taps.first; pixel < end; ++pixel) {
+      const double share = weight(pixel) / total * kOne;
+      taps.coefficients.push_back(static_cast<int32_t>(share < 0 ? share - 0.5 : share + 0.5));
+    }
+  }
   return found;
 }
 

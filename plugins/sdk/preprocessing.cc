@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <optional>
 #include <regex>
 #include <utility>
@@ -22,7 +21,7 @@ std::string size_text(int64_t height, int64_t width) { return std::to_string(hei
 
 std::string step_text(const Step& step) {
   const std::string second = step.height == step.width ? "" : "," + std::to_string(step.width);
-  return std::string(kStepNames[step.name]) + "(" + std::to_string(step.height) + second + ")";
+  return step.name + "(" + std::to_string(step.height) + second + ")";
 }
 
 // A step, or nothing where the text is none.
@@ -30,21 +29,15 @@ std::optional<Step> parse_step(const std::string& text) {
   static const std::regex pattern(kStepPattern);
   std::smatch parts;
   if (text.size() > kMaxName || !std::regex_match(text, parts, pattern)) return std::nullopt;
-  size_t name = 0;
-  while (name + 1 < std::size(kStepNames) && parts.str(1) != kStepNames[name]) ++name;
   const bool square = !parts[3].matched;
-  const Step step{static_cast<Step::Name>(name), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
+  Step step{parts.str(1), std::stol(parts.str(2)), std::stol(parts.str(square ? 2 : 3))};
   if (step.keeps_shape() && !square) return std::nullopt;
   return step;
 }
 
 Step read_step(const std::string& text) {
   const auto step = parse_step(text);
-  if (!step) {
-    std::string known;
-    for (const char* name : kStepNames) known += (known.empty() ? "" : ", ") + std::string(name) + "(N)";
-    fail(VMOE_BUNDLE_ERROR, kWhere, in_quotes(text), " is not a step; the steps are ", known);
-  }
+  if (!step) fail(VMOE_BUNDLE_ERROR, kWhere, in_quotes(text), " is not a step; the steps are ", kKnownSteps);
   if (std::max(step->height, step->width) > kMaxSide) {
     fail(VMOE_BUNDLE_ERROR, kWhere, text, " is out of range: a side has at most ", kMaxSide, " pixels");
   }
@@ -77,7 +70,7 @@ bool too_much_for_pillow(const Window& source, Size resized) {
 
 Window cropped_by(const Step& step, const Window& window) {
   const auto offset = [&](int64_t left_over) {
-    const bool up = step.name == Step::kRoundCentralCrop && left_over % 4 == 3;  // to the even one
+    const bool up = step.name == "round_central_crop" && left_over % 4 == 3;  // to the even one
     return left_over / 2 + static_cast<int64_t>(up);
   };
   return {window.top + offset(window.height - step.height), window.left + offset(window.width - step.width),
@@ -117,12 +110,13 @@ Preprocessing with_text(std::vector<Step> steps) {
 }  // namespace
 
 Method Step::method() const {
-  constexpr Method kMethods[] = {Method::kArea,           Method::kNone,           Method::kBilinear,
-                                 Method::kNone,           Method::kPillowBilinear, Method::kPillowBicubic,
-                                 Method::kPillowBilinear, Method::kPillowBicubic};
-  static_assert(std::size(kMethods) == std::size(kStepNames));
-  return kMethods[name];
+  const auto has = [&](const char* word) { return name.find(word) != std::string::npos; };
+  if (has("crop")) return Method::kNone;
+  if (has("pillow")) return has("bicubic") ? Method::kPillowBicubic : Method::kPillowBilinear;
+  return keeps_shape() ? Method::kArea : Method::kBilinear;
 }
+
+bool Step::keeps_shape() const { return name.find("small") != std::string::npos; }
 
 Geometry Preprocessing::geometry(int64_t height, int64_t width) const {
   const std::string whole = size_text(height, width);
@@ -154,7 +148,7 @@ Geometry Preprocessing::geometry(int64_t height, int64_t width) const {
   return geometry;
 }
 
-Preprocessing squash(int64_t height, int64_t width) { return with_text({{Step::kResize, height, width}}); }
+Preprocessing squash(int64_t height, int64_t width) { return with_text({{"resize", height, width}}); }
 
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width) {
   std::vector<Step> steps;

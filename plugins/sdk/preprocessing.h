@@ -27,23 +27,11 @@ struct Geometry {
 
 // One step, in pixels; one that keeps the shape has the short side in both.
 struct Step {
-  enum Name {
-    kResizeSmall,
-    kCentralCrop,
-    kResize,
-    kRoundCentralCrop,
-    kPillowBilinear,
-    kPillowBicubic,
-    kPillowBilinearSmall,
-    kPillowBicubicSmall
-  };
-  Name name = kResize;
+  std::string name;
   int64_t height = 0, width = 0;
 
-  Method method() const;      // kNone for a crop
-  bool keeps_shape() const {  // whether it makes the short side of a picture so long
-    return name == kResizeSmall || name == kPillowBilinearSmall || name == kPillowBicubicSmall;
-  }
+  Method method() const;     // kNone for a crop
+  bool keeps_shape() const;  // whether it makes the short side of a picture so long
 };
 
 struct Preprocessing {

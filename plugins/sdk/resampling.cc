@@ -7,8 +7,6 @@
 #include <cstddef>
 #include <vector>
 
-#include "sdk/pillow_resampling.h"
-
 namespace vmoe::sdk {
 
 namespace {

@@ -23,6 +23,9 @@ using TakeRow = std::function<void(const float* row)>;
 // rounded. The row lives until the call returns.
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
+// The same by Pillow's methods, to its grey level; the values are whole.
+void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
+
 }  // namespace vmoe::sdk
 
 #endif  // VMOE_SDK_RESAMPLING_H_

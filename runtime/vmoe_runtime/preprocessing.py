@@ -8,23 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from vmoe_runtime.errors import ImageError
-
-StepName = Literal[
-    "resize_small",
-    "central_crop",
-    "resize",
-    "round_central_crop",
-    "pillow_bilinear",
-    "pillow_bicubic",
-    "pillow_bilinear_small",
-    "pillow_bicubic_small",
-]
-Method = Literal["area", "bilinear", "pillow_bilinear", "pillow_bicubic"]
 
 MAX_STEPS = 4
 MAX_SIDE = 65_536
@@ -33,17 +20,14 @@ MAX_RESIZED_SIDE = 1 << 23
 # Of 4 bytes each: what Pillow holds beside a picture to resize it.
 MAX_PILLOW_PIXELS = 1 << 24
 
-_STEP = re.compile(rf"({'|'.join(get_args(StepName))})\(([1-9][0-9]{{0,4}})(?:,([1-9][0-9]{{0,4}}))?\)")
-_KNOWN = ", ".join(f"{name}(N)" for name in get_args(StepName))
-PILLOW: frozenset[Method | None] = frozenset({"pillow_bilinear", "pillow_bicubic"})
-_METHODS: dict[str, Method] = {
-    "resize_small": "area",
-    "resize": "bilinear",
-    "pillow_bilinear": "pillow_bilinear",
-    "pillow_bicubic": "pillow_bicubic",
-    "pillow_bilinear_small": "pillow_bilinear",
-    "pillow_bicubic_small": "pillow_bicubic",
-}
+_STEP = re.compile(
+    r"((?:round_)?central_crop|(?:resize|pillow_bilinear|pillow_bicubic)(?:_small)?)"
+    r"\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\)"
+)
+_KNOWN = (
+    "resize_small(N), central_crop(N), resize(N), pillow_bilinear_small(N), pillow_bicubic_small(N), pillow_bilinear(N), "
+    "pillow_bicubic(N) and round_central_crop(N)"
+)
 
 
 @dataclass(frozen=True)
@@ -67,14 +51,21 @@ class Window:
 class Step:
     """One step: `height` and `width` in pixels; one that keeps the shape has the short side in both."""
 
-    name: StepName
+    name: str
     height: int
     width: int
 
     @property
-    def method(self) -> Method | None:
-        """How it resizes; None for a crop."""
-        return _METHODS.get(self.name)
+    def method(self) -> str | None:
+        """How it resizes, see `Geometry`; None for a crop."""
+        if self.name.endswith("central_crop"):
+            return None
+        return {"resize_small": "area", "resize": "bilinear"}.get(self.name, self.name.removesuffix("_small"))
+
+    @property
+    def by_pillow(self) -> bool:
+        """Whether it resizes as Pillow does."""
+        return self.name.startswith("pillow")
 
     @property
     def keeps_shape(self) -> bool:
@@ -92,13 +83,13 @@ class Geometry:
 
     Attributes:
         source: what is used of the picture.
-        method: how it is resized; None for not at all.
+        method: how it is resized: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None for not at all.
         height, width: what it is resized to.
         target: what is kept of that.
     """
 
     source: Window
-    method: Method | None
+    method: str | None
     height: int
     width: int
     target: Window
@@ -147,7 +138,7 @@ class Preprocessing:
         if height < 1 or width < 1:
             raise ImageError(f"{name} has no pixels: it is {height}x{width}")
         source = target = Window(0, 0, height, width)
-        method: Method | None = None
+        method: str | None = None
         resized = (height, width)
         for step in self.steps:
             if step.method is None:
@@ -156,7 +147,7 @@ class Preprocessing:
                 target = target.center(step.height, step.width, to_even=step.name == "round_central_crop")
                 continue
             source, method, resized = target, step.method, _resized(step, target.height, target.width)
-            if max(resized) > MAX_RESIZED_SIDE or (method in PILLOW and _held(source, resized) > MAX_PILLOW_PIXELS):
+            if max(resized) > MAX_RESIZED_SIDE or (step.by_pillow and _held(source, resized) > MAX_PILLOW_PIXELS):
                 raise ImageError(
                     f"{name} is too long and narrow: {step} makes {resized[0]}x{resized[1]} pixels of its {height}x{width}; "
                     "crop it first"
@@ -201,18 +192,17 @@ def _read_step(text: str) -> Step:
     match = _STEP.fullmatch(text)
     if not match or (match[1].endswith("_small") and match[3]):
         raise ValueError(f"{text!r:.40} is not a step; the steps are {_KNOWN}")
-    height, width = int(match[2]), int(match[3] or match[2])
-    if max(height, width) > MAX_SIDE:
+    step = Step(match[1], int(match[2]), int(match[3] or match[2]))
+    if max(step.height, step.width) > MAX_SIDE:
         raise ValueError(f"{text} is out of range: a side has at most {MAX_SIDE} pixels")
-    name: StepName = match[1]  # type: ignore[assignment]
-    return Step(name, height, width)
+    return step
 
 
 def _resized(step: Step, height: int, width: int) -> tuple[int, int]:
     if not step.keeps_shape:
         return step.height, step.width
     short = min(height, width)
-    if step.method in PILLOW:
+    if step.by_pillow:
         return step.height * height // short, step.height * width // short
     # Each operation is rounded to float32, as in the official code.
     ratio = np.float32(step.height) / np.float32(short)

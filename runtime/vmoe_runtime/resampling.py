@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vmoe_runtime.preprocessing import PILLOW, Geometry, Window, pillow_passes
+from vmoe_runtime.preprocessing import Geometry, Window, pillow_passes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +46,7 @@ def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
         return _by_area(image, channels, geometry)
     if geometry.method == "bilinear":
         return resize_bilinear(read_pixels(image, source, channels), geometry.height, geometry.width, target)
-    if geometry.method in PILLOW:
+    if geometry.method:
         from PIL.Image import Resampling
 
         how = Resampling.BICUBIC if geometry.method == "pillow_bicubic" else Resampling.BILINEAR

@@ -30,7 +30,6 @@ _CLASS = re.compile(r"(ViT|Siglip|Bit|CLIP)(?:ImageProcessor(?:Fast|Pil)?|Featur
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
 _TIMM |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
 _MOST = 1e6  # of a mean, and of what a deviation or crop_pct divides by
 
 
@@ -53,21 +52,19 @@ def processor_steps(
         raise ConfigError(f"the config of pictures must be an object, not {config!r:.40}")
     given = {key: value for key, value in config.items() if value is not None}
     name = given.get("image_processor_type", given.get("feature_extractor_type"))
-    if name is None and not config.keys() & _TIMM.keys():
-        raise ConfigError("the config of pictures has neither an image_processor_type nor fields of timm's pretrained_cfg")
-    if name is None:
-        text, size = _timm(_TIMM | given, image_size)
-        mean, std = _colours(_TIMM | given, "mean", "std")
-    else:
-        found = _CLASS.fullmatch(str(name))
-        if not found:
-            known = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
-            raise ConfigError(f"the image processor is {name!r:.60}, and those that are known are {known}")
-        merged = _PROCESSORS[found[1]] | given
-        text, size = _transformers(merged, found[1], image_size)
-        mean, std = _colours(merged, "image_mean", "image_std") if merged["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
-        unit = 1 if merged["do_rescale"] else 255
+    if found := _CLASS.fullmatch(str(name)):
+        given = _PROCESSORS[found[1]] | given
+        text, size = _transformers(given, found[1], image_size)
+        mean, std = _colours(given, "image_mean", "image_std") if given["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
+        unit = 1 if given["do_rescale"] else 255
         mean, std = tuple(value / unit for value in mean), tuple(value / unit for value in std)
+    elif name is None and config.keys() & _TIMM.keys():
+        given = _TIMM | given
+        text, size = _timm(given, image_size)
+        mean, std = _colours(given, "mean", "std")
+    else:
+        known = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
+        raise ConfigError(f"the config of pictures is of {name!r:.60}; known are {known}, and timm's pretrained_cfg")
     try:
         steps = read_steps(text)
         steps.check_size(*size)
@@ -84,13 +81,12 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     height, width = image_size or (_pixels(given[1], "input_size"), _pixels(given[2], "input_size"))
     share = max(number(config, "crop_pct", 1), 1 / _MOST)
     how, mode = _known(config["interpolation"]), config["crop_mode"]
-    if mode == "squash" or (mode == "center" and height != width):  # there is no step that keeps the ratio of such images
-        resize = f"pillow_{how}({math.floor(height / share)},{math.floor(width / share)})"
-    elif mode == "center":
-        resize = f"pillow_{how}_small({math.floor(height / share)})"
-    else:
+    if mode not in ("squash", "center"):
         raise ConfigError(f"no steps crop as timm's crop_mode {mode!r:.40} does; 'center' and 'squash' are known")
-    return f"{resize}|round_central_crop({height},{width})", (height, width)
+    down, across = math.floor(height / share), math.floor(width / share)
+    # There is no step that keeps the ratio where the image is not square.
+    sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
+    return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
 
 def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
@@ -121,11 +117,10 @@ def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, .
     if isinstance(config[key], int):
         return (_pixels(config[key], key),) * (2 if square else 1)
     sides = {name: _pixels(side, key) for name, side in mapping(config, key).items() if side is not None}
-    if sides.keys() == {"shortest_edge"}:
-        return (sides["shortest_edge"],)
-    if sides.keys() != {"height", "width"}:
-        raise ConfigError(f"the config's {key!r} must have 'height' and 'width', or 'shortest_edge', not {[*sides]!r:.60}")
-    return sides["height"], sides["width"]
+    for names in (("height", "width"), ("shortest_edge",)):
+        if sides.keys() == {*names}:
+            return tuple(sides[name] for name in names)
+    raise ConfigError(f"the config's {key!r} must have 'height' and 'width', or 'shortest_edge', not {[*sides]!r:.60}")
 
 
 def _pixels(value: Any, key: str) -> int:
@@ -136,11 +131,9 @@ def _pixels(value: Any, key: str) -> int:
 
 def _colours(config: Mapping[str, Any], *keys: str) -> tuple[Colours, Colours]:
     for key in keys:
-        values = config[key]
-        is_list = isinstance(values, list | tuple) and len(values) in (1, 3)
-        if not is_list or not all(type(value) in (int, float) and abs(value) < _MOST for value in values):
-            raise ConfigError(f"the config's {key!r} must be a number for each channel, not {values!r:.60}")
+        found = config[key] if isinstance(config[key], list | tuple) else []
+        fits = [type(value) in (int, float) and (0 if key == keys[0] else 1 / _MOST) <= value < _MOST for value in found]
+        if len(fits) not in (1, 3) or not all(fits) or len(found) != len(config[keys[0]]):
+            raise ConfigError(f"the config's {key!r} must be a positive number for each channel, not {config[key]!r:.60}")
     mean, std = (tuple(map(float, config[key])) for key in keys)
-    if len(mean) != len(std) or min(std) < 1 / _MOST:
-        raise ConfigError(f"the config's {keys[1]!r} must be a positive number for each of {keys[0]!r}, not {std!r:.60}")
     return mean, std
