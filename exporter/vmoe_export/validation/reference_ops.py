@@ -302,8 +302,8 @@ def erf(x: Array) -> Array:
     known = step / _ERF_STEPS
     h = inside - known
     slope = 2 / math.sqrt(math.pi) * np.exp(-known * known)
-    value: Array = _ERF[step.astype(int) + _ERF_RANGE * _ERF_STEPS]
-    value += slope * h * (1 - h * (known - h * (2 * known * known - 1) / 3))
+    more = slope * h * (1 - h * (known - h * (2 * known * known - 1) / 3))
+    value: Array = _ERF[step.astype(int) + _ERF_RANGE * _ERF_STEPS] + more
     return value
 
 
