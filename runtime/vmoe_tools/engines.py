@@ -66,9 +66,12 @@ def load_engines(
         same_images: whether compared models are to answer the same images.
 
     Raises:
-        click.UsageError: the bundles are not of one model or have other outputs, or compared ones answer with other classes.
+        click.UsageError: the bundles are not of one model or have other outputs, or compared ones are among them or answer
+            with other classes.
         VmoeError: a bundle can't be loaded.
     """
+    if same := next((path for path in compared if path in bundles), None):
+        raise click.UsageError(f"--compare {same} is measured already; name another bundle")
     _check_comparable(bundles, compared if same_images else (), any_groups=any_groups)
     engines: dict[tuple[Path, str, Profile | None], LoadedBundle] = {}
     paths = list(dict.fromkeys([*bundles, *compared]))
