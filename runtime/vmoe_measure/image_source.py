@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ class ImageSource:
             read batch by batch.
         labels: i64[N], index of the class of each image; None where it is not known.
         note: why there are no labels although some could be expected; None otherwise.
+        of_sizes: other images than these, by the (height, width, channels) of the models that are to have them.
     """
 
     images: Array | tuple[Path, ...]
     labels: Array | None = None
     note: str | None = None
+    of_sizes: Mapping[tuple[int, int, int], Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,7 +60,7 @@ class ImageSource:
         Raises:
             ImageError: they don't fit the model, or a file can't be read.
         """
-        return to_batch(self.images[start : start + size], spec)
+        return to_batch(self.of_sizes.get(spec.size, self.images)[start : start + size], spec)
 
     def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
         """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); what is left over is skipped.
@@ -105,16 +107,17 @@ def open_images(
     return source
 
 
-def synthetic_images(count: int, spec: InputSpec) -> ImageSource:
+def synthetic_images(count: int, spec: InputSpec, *others: InputSpec) -> ImageSource:
     """Smooth random images, the same ones every time.
 
     With noise in every pixel all tokens would look alike to the router, which would send them to the same
     experts; smooth images differ from patch to patch as photographs do.
 
     Returns:
-        uint8[count, H, W, C] without labels.
+        uint8[count, H, W, C] without labels; as many for other models of other sizes.
     """
-    return ImageSource(smooth_images(count, spec.height, spec.width, spec.channels))
+    of_sizes = {other.size: smooth_images(count, *other.size) for other in others if other.size != spec.size}
+    return ImageSource(smooth_images(count, *spec.size), of_sizes=of_sizes)
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dict[str, list[Path]]]:

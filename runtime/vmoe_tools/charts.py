@@ -56,7 +56,7 @@ class Scale:
     from_zero: bool = False
 
 
-CAPACITY = Scale("capacity ratio C", lambda point: point.capacity_ratio, ratios=True)
+CAPACITY = Scale("capacity ratio C", lambda point: None if point.compared else point.capacity_ratio, ratios=True)
 COMPUTE = Scale("MFLOP per image", lambda point: point.mega_flops)
 TIME = Scale("milliseconds per image", lambda point: point.ms_per_image)
 ACCURACY = Scale("top-1", lambda point: point.top1, percent=True)
@@ -193,8 +193,8 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Scale) -> None:
     """Draws one line per bundle, backend, batch size and everything else but the capacity; stars are the Pareto front.
 
-    Lines go from one capacity to the next, and right across where they have none. Cascades are on dashed lines, over FLOPs
-    and time, as far as no other one of the line is as cheap and as accurate.
+    Lines go from one capacity to the next, and right across where they have none. Other models are diamonds. Cascades are
+    on dashed lines, over FLOPs and time, as far as no other one of the line is as cheap and as accurate.
     """
     for number, (name, line) in enumerate(_lines(points).items()):
         # A line keeps its colour in all charts, also where one of them has none of its values.
@@ -209,7 +209,8 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
         if known:
             xs, ys, front = zip(*known, strict=True)
             stars = [index for index, best in enumerate(front) if best]
-            axes.plot(xs, ys, "--" if is_cascade else "-", color=colour, marker="o", markersize=4, label=name)
+            marker, size = ("D", 9) if line[0].compared else ("o", 4)
+            axes.plot(xs, ys, "--" if is_cascade else "-", color=colour, marker=marker, markersize=size, label=name)
             axes.plot([xs[i] for i in stars], [ys[i] for i in stars], "*", color="black", markersize=9, label="_stars")
     axes.set(xlabel=across.label, ylabel=up.label)
     axes.grid(alpha=0.3)
@@ -228,7 +229,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
 def _ratios(points: Sequence[PointResult]) -> list[float]:
     """Capacity ratios to write at the axis: the measured ones, but none too near to the one before."""
     shown: list[float] = []
-    for ratio in sorted({point.capacity_ratio for point in points if point.capacity_ratio is not None}):
+    for ratio in sorted({ratio for point in points if (ratio := CAPACITY.value(point)) is not None}):
         if not shown or ratio >= shown[-1] * _NEAREST_RATIOS:
             shown.append(ratio)
     return shown
@@ -238,18 +239,18 @@ def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
     """The points of each line, capacity rising, by the name of what tells it from the others."""
     parts = [
         {
-            "bundle": point.bundle,
-            "k": None if point.k is None or point.then else f"K={point.k}",
-            "order": None if point.bpr is None or point.then else "BPR" if point.bpr else "vanilla",
-            "pool": None if point.pool is None or point.then else "pool" if point.pool else "no pool",
-            "limit": None if point.max_experts is None or point.then else f"{point.max_experts} experts",
-            "merge": None if point.merge is None or point.then else f"merge {point.merge}",
+            "bundle": point.name if point.compared else point.bundle,
+            "k": None if point.k is None or alone else f"K={point.k}",
+            "order": None if point.bpr is None or alone else "BPR" if point.bpr else "vanilla",
+            "pool": None if point.pool is None or alone else "pool" if point.pool else "no pool",
+            "limit": None if point.max_experts is None or alone else f"{point.max_experts} experts",
+            "merge": None if point.merge is None or alone else f"merge {point.merge}",
             "backend": point.backend,
             "batch": f"batch {point.batch_size}",
             "concurrency": f"{point.concurrency} calls",
             "cascade": "cascades" if point.then else None,
         }
-        for point in points
+        for point, alone in ((point, point.compared or point.then is not None) for point in points)
     ]
     differ = [key for key in parts[0] if len({part[key] for part in parts} - {None}) > 1 or key == "cascade"]
     lines: dict[str, list[PointResult]] = {}

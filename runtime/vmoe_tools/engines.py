@@ -51,30 +51,35 @@ def load_engines(
     closing: ExitStack,
     *,
     any_groups: bool = False,
+    same_images: bool = True,
 ) -> list[LoadedBundle]:
     """One engine per bundle and backend, or per profile too where a backend runs only one.
 
     Args:
         bundles: folders of one model, such as exports of several precisions.
-        compared: folders of other models that answer the same images.
+        compared: folders of other models, each loaded with its first profile.
         backends: names; "auto" is the backend that it stands for.
         profiles: names of the requested profiles; None for a bundle's first one.
         parallelism: threads per call, and streams.
         closing: closes the engines.
         any_groups: whether exports of one model may route in different groups.
+        same_images: whether compared models are to answer the same images.
 
     Raises:
-        click.UsageError: the bundles are not of one model, or take other images or have other outputs.
+        click.UsageError: the bundles are not of one model or have other outputs, or compared ones are among them or answer
+            with other classes.
         VmoeError: a bundle can't be loaded.
     """
-    _check_comparable(bundles, compared, any_groups=any_groups)
+    if same := next((path for path in compared if path in bundles), None):
+        raise click.UsageError(f"--compare {same} is measured already; name another bundle")
+    _check_comparable(bundles, compared if same_images else (), any_groups=any_groups)
     engines: dict[tuple[Path, str, Profile | None], LoadedBundle] = {}
     paths = list(dict.fromkeys([*bundles, *compared]))
     folders = [path.resolve().name for path in paths]
     for path, folder in zip(paths, folders, strict=True):
         name = printable(str(path) if folders.count(folder) > 1 else folder)
         for backend in dict.fromkeys(backends):
-            for profile in _profiles_to_load(path, backend, profiles if path in bundles else ()):
+            for profile in _profiles_to_load(path, backend, profiles if path in bundles else [None]):
                 start, before = time.perf_counter(), resident_bytes()
                 engine = Engine.load(path, profile, backend, parallelism.threads, streams=parallelism.streams)
                 seconds, after = time.perf_counter() - start, resident_bytes()
@@ -94,8 +99,14 @@ def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_
             raise click.UsageError(
                 f"{path} is another model than {bundles[0]}, or {how}; only exports of one model can stand side by side"
             )
-        if (other.output, other.output_shape) != (first.output, first.output_shape):
+        if path not in bundles and (first.output, other.output) != ("logits", "logits"):
+            continue
+        if other.output != first.output:
             raise click.UsageError(f"{path} and {bundles[0]} have different outputs: their answers can't be compared")
+        if other.outputs != first.outputs:
+            raise click.UsageError(
+                f"{path} has {other.outputs} classes, and {bundles[0]} has {first.outputs}: their answers can't be compared"
+            )
         if other.class_names != first.class_names and None not in (other.class_names, first.class_names):
             raise click.UsageError(f"{path} and {bundles[0]} have other class names: their answers can't be compared")
 

@@ -146,7 +146,7 @@ compare_option = read_argument(
     "compared",
     metavar="BUNDLE",
     multiple=True,
-    help="A bundle of another model, such as a dense ViT, to measure beside them; repeats.",
+    help="A bundle of another model, such as a dense ViT, to measure beside them at its default profile; repeats.",
 )
 json_option = click.option(
     "--json",

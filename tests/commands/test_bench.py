@@ -46,6 +46,7 @@ POINT_KEYS = [
         "margin",
         "escalated",
     ),
+    *("compared", "speed_ratio", "flops_ratio"),
 ]
 
 

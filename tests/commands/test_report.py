@@ -259,17 +259,12 @@ def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, capsys: py
     assert len(data["ratios"]) == 2 and all(setting["patches"] for curve in data["curves"] for setting in curve)
 
 
-def test_a_model_without_capacity_is_compared_and_curves_are_chosen(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_curves_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
-    words = (kept_bundle("fp32"), "--compare", kept_bundle("soft"), "--images", tmp_path / "images.npz")
+    words = (kept_bundle("fp32"), "--images", tmp_path / "images.npz")
     axes = (*capacities(0.3, 1), "--k", 1, "--k", 2, "--no-bpr", "--pool", "--max-experts", 4)
     report = report_of(capsys, tmp_path / "r.html", *words, *axes)[1]
-    (other,) = report["others"]
-    assert report["points"][other]["bundle"] == kept_bundle("soft").name and report["points"][other]["kept_pairs"] is None
-    assert report["recommended"] != other and report["agreements"] == []
     assert [curve["kind"] for curve in report["curves"]] == ["vanilla-pool-k1", "vanilla-pool-k2"]
     assert {one["profile"] for one in report["points"] if one["profile"]} == {
         f"c{ratio}-k{k}-vanilla-pool" for ratio in ("0.3", "1") for k in (1, 2)
@@ -292,7 +287,7 @@ def test_a_model_without_capacity_is_compared_and_curves_are_chosen(
         (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--samples", "0"], 2, "--samples"),
         (["BUNDLE", "--images", "CORRUPT", "-o", "OUT"], 1, "a.png"),
         (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--batch-size", "256"], 1, "a batch needs 256 images"),
-        (["BUNDLE", "--compare", "DENSE", "--images", "NPZ", "-o", "OUT"], 2, "can't be compared"),
+        (["BUNDLE", "--compare", "DENSE", "--images", "NPZ", "-o", "OUT"], 1, "v3-dense: images have shape"),
         (["DENSE", "--images", "NPZ", "-o", "OUT"], 2, "the bundle is a dense ViT, which has none"),
         (["SOFT", "--images", "NPZ", "-o", "OUT"], 2, "the bundle is a Soft MoE, which has none"),
     ],

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist_data: Path) -> Path:
-    """A report with all curves and names that are no HTML."""
+def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist_bundle: Path, mnist_data: Path) -> Path:
+    """A report with all curves, another model, and names that are no HTML."""
     folder = tmp_path_factory.mktemp("page")
     names = [*HOSTILE[:5], "a class with a name that is long", "W" * 60, *"789"]
     bundle = folder / "a bundle with a long name, <b>.vmoe"
@@ -31,7 +31,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist
     with np.load(mnist_data) as data:
         np.savez(folder / "images.npz", images=data["images"][:64], labels=data["labels"][:64])
     words = ["report", bundle, "--images", folder / "images.npz", *capacities(0.1, 0.2, 0.5, 1, 2), "--batch-size", 32]
-    words += ["--bpr", "--no-bpr", "--merge", 0, "--merge", 8]
+    words += ["--bpr", "--no-bpr", "--merge", 0, "--merge", 8, "--compare", mnist_bundle]
     assert main([*map(str, words), *QUICK, "-q", "-o", str(folder / "r.html")]) == 0
     return folder / "r.html"
 

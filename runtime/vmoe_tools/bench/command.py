@@ -18,7 +18,7 @@ from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import Measured, measure
-from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable
+from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable, without_accuracy
 from vmoe_tools.bench.result import recommend, write_csv
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
@@ -103,7 +103,10 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     stream = people_stream(json_target, given["csv"])
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"], given["streams"])
-        engines = load_engines(bundles, compared, given["backends"] or ["auto"], given["profiles"], parallelism, closing)
+        engines = load_engines(
+            bundles, compared, given["backends"] or ["auto"], given["profiles"], parallelism, closing,
+            same_images=given["images"] is not None,
+        )  # fmt: skip
         profiles_of = _profiles_of(given["profiles"], axes, quiet=quiet)
         concurrencies = given["concurrencies"] or (given["streams"] or 1,)
         points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
@@ -186,7 +189,9 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
         several = (
             len(bundles) > 1 or len(given["profiles"]) > 1 or len(given["backends"]) > 1 or len(given["batch_sizes"]) > 1
         )
-        if several or given["compared"] or axes != Axes() or given["cascade"] or given["target_ms"] is not None:
+        if given["compared"]:
+            raise click.UsageError("--tune measures one bundle alone: --compare another one with what --add-profile wrote")
+        if several or axes != Axes() or given["cascade"] or given["target_ms"] is not None:
             raise click.UsageError("--tune chooses the settings of one bundle itself, on one backend and at one batch size")
         if given["max_drop"] is None:
             raise click.UsageError("--tune needs to know what may be lost: --max-drop-in-accuracy 0.5%")
@@ -203,12 +208,14 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
 
 
 def _profiles_of(names: Sequence[str], axes: Axes, *, quiet: bool) -> Callable[[LoadedBundle], Sequence[Profile | None]]:
-    """The profiles that each engine is measured at; those of bundles to compare with are the stored ones."""
+    """The profiles that each engine is measured at; that of bundles to compare with is the first stored one."""
     noted = set()
 
     def profiles(loaded: LoadedBundle) -> Sequence[Profile | None]:
-        named = named_profiles(loaded.engine, () if loaded.compared else names)
-        if loaded.compared or axes == Axes():
+        if loaded.compared:
+            return named_profiles(loaded.engine, ())[:1]
+        named = named_profiles(loaded.engine, names)
+        if axes == Axes():
             return named
         found, notes = sweep_profiles(loaded.engine.manifest.rules, named[0], axes)
         for note in notes:
@@ -223,7 +230,8 @@ def _profiles_of(names: Sequence[str], axes: Axes, *, quiet: bool) -> Callable[[
 def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
     manifest, path = points[0].engine.manifest, given["images"]
     if path is None:
-        return synthetic_images(max(point.batch_size for point in points), manifest.input)
+        specs = dict.fromkeys(point.engine.manifest.input for point in points)
+        return synthetic_images(max(point.batch_size for point in points), *specs)
     outputs = manifest.outputs if manifest.output == "logits" else None
     source = open_images(path, manifest.class_names, outputs, given["labels"])
     if _limits(given) and not given["tune"] and source.labels is None:
@@ -234,8 +242,9 @@ def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
             f"--cascade calibrates its margin on some batches and tests it on the others, and {path} has only "
             f"{len(source)} images, not two batches"
         )
-    if source.note is not None and not given["quiet"]:
-        complain(source.note)
+    for note in (source.note, *(without_accuracy(points) if source.labels is not None else ())):
+        if note is not None and not given["quiet"]:
+            complain(note)
     return source
 
 

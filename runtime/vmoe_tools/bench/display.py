@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from vmoe_tools.bench.result import PointResult, near_chance, why
+from vmoe_tools.bench.result import PointResult, comparison, near_chance, why
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import number_text, print_section, share_text, table_of
@@ -26,10 +26,25 @@ NUMBERS: Mapping[str, Callable[[PointResult], str]] = {
     "p90 ms": lambda point: number_text(point.p90_ms, ".2f"),
     "p99 ms": lambda point: number_text(point.p99_ms, ".2f"),
     "MFLOP": lambda point: number_text(point.flops_per_image, ",.1f", 1e-6),
-    "kept pairs": lambda point: share_text(point.kept_pairs),
-    "expert MB": lambda point: number_text(point.expert_bytes_per_call, ",.2f", 1e-6),
+    "kept\npairs": lambda point: share_text(point.kept_pairs),
+    "expert\nMB": lambda point: number_text(point.expert_bytes_per_call, ",.2f", 1e-6),
 }
 """The numbers of a point by their headings; a star marks the Pareto front."""
+_RATIOS: Mapping[str, Callable[[PointResult], str]] = {
+    "speed\nratio": lambda point: number_text(point.speed_ratio, ".2f"),
+    "FLOPs\nratio": lambda point: number_text(point.flops_ratio, ".2f"),
+}
+
+
+def numbers_of(points: Sequence[PointResult]) -> Mapping[str, Callable[[PointResult], str]]:
+    """The numbers of points by their headings, with ratios to another model where there is one."""
+    return {**NUMBERS, **_RATIOS} if any(point.compared for point in points) else NUMBERS
+
+
+def ratios_to(points: Sequence[PointResult]) -> str | None:
+    """A sentence on what the ratios are to; None without another model."""
+    other = next((point for point in points if point.compared), None)
+    return None if other is None else f"Ratios are to the speed and the FLOPs of {other.name}."
 
 
 def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle], stream: TextIO) -> None:
@@ -40,7 +55,7 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
         "backend": lambda point: point.backend,
         "batch": lambda point: str(point.batch_size),
         "concurrent": lambda point: str(point.concurrency),
-        **NUMBERS,
+        **numbers_of(points),
         "escalated": lambda point: share_text(point.escalated),
     }
     for name in ("bundle", "backend", "batch", "concurrent", "escalated"):
@@ -60,7 +75,7 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
         notes += ". * no other setting is as fast and as accurate"
     print_section(stream, "Loaded", loaded)
     table = table_of(points, columns, ("bundle", "profile", "backend"))
-    print_section(stream, "Measured", table, *filter(None, (notes, near_chance(points))))
+    print_section(stream, "Measured", table, *filter(None, (notes, ratios_to(points), near_chance(points))))
 
 
 def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], stream: TextIO) -> None:
@@ -70,5 +85,7 @@ def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], st
         f"Recommended: {printable(point.profile or point.bundle)}, top-1 {share_text(point.top1)}, "
         f"{number_text(point.images_per_second, '.1f')} images/s, {number_text(point.p50_ms, '.2f')} ms a call "
         f"({interval_text(point)})\n{why(points, equal)}",
+        *filter(None, [printable(comparison(point, points, share_text))]),
+        sep="\n",
         file=stream,
     )

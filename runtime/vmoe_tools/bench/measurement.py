@@ -15,6 +15,8 @@ import numpy as np
 
 from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleaved
+from vmoe_runtime.bundle.manifest import InputSpec
+from vmoe_runtime.errors import ImageError
 from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, PlannedCascade, plan_cascades, timed_batches
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
@@ -64,8 +66,7 @@ def measure(
     Raises:
         VmoeError: the images don't fit, or a backend failed.
     """
-    spec = points[0].engine.manifest.input
-    batches = {size: source.first_batch(size, spec) for size in {point.batch_size for point in points}}
+    batches = _first_batches(points, source)
     answers = [CascadeAnswers() for _ in points] if cascades else []
     assessments = [Assessment(point, [*answers[i : i + 1], *observers[i : i + 1]]) for i, point in enumerate(points)]
     pairs: list[CascadePoint] = []
@@ -73,7 +74,7 @@ def measure(
     seconds: list[list[float]] = [[] for _ in points]
     measured = Measured()
     with ExitStack() as closing:
-        calls: list[Timed] = [_call_of(point, batches[point.batch_size], closing) for point in points]
+        calls: list[Timed] = [_call_of(point, batches[point.takes], closing) for point in points]
         try:
             _assess(points, assessments, source, progress, "accuracy and routing")
             if cascades:
@@ -160,6 +161,17 @@ class ConcurrentCalls:
         return seconds
 
 
+def _first_batches(points: Sequence[Point], source: ImageSource) -> dict[tuple[int, InputSpec], Array]:
+    batches: dict[tuple[int, InputSpec], Array] = {}
+    for point in points:
+        try:
+            if point.takes not in batches:
+                batches[point.takes] = source.first_batch(*point.takes)
+        except ImageError as error:
+            raise ImageError(f"{point.loaded.name}: {error}" if point.loaded.compared else str(error)) from None
+    return batches
+
+
 def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
     call = partial(point.logits, batch)
     if point.concurrency == 1:
@@ -169,9 +181,9 @@ def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
     return calls
 
 
-def _calls_of_engines(points: Sequence[Point], batches: Mapping[int, Array]) -> list[Callable[[], object]]:
+def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, InputSpec], Array]) -> list[Callable[[], object]]:
     """For each point a call of its engine, the same one for all points of an engine."""
-    calls = {id(point.loaded): partial(point.logits, batches[point.batch_size]) for point in points}
+    calls = {id(point.loaded): partial(point.logits, batches[point.takes]) for point in points}
     return [calls[id(point.loaded)] for point in points]
 
 
@@ -200,9 +212,5 @@ def _pairs(
 ) -> list[CascadePoint]:
     if plans is None:
         plans = plan_cascades(points, qualities, answers, source.labels)
-    firsts = {(points[plan.first].batch_size, points[plan.first].engine.manifest.input) for plan in plans}
-    timed = {(size, spec): timed_batches(source, size, spec) for size, spec in firsts}
-    return [
-        CascadePoint(plan, points, timed[points[plan.first].batch_size, points[plan.first].engine.manifest.input])
-        for plan in plans
-    ]
+    timed = {takes: timed_batches(source, *takes) for takes in {points[plan.first].takes for plan in plans}}
+    return [CascadePoint(plan, points, timed[points[plan.first].takes]) for plan in plans]

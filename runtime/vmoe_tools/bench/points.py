@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from vmoe_runtime import Engine, Routing, Setting
+from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.engines import LoadedBundle
 
@@ -37,6 +38,11 @@ class Point:
     def engine(self) -> Engine:
         """The loaded bundle."""
         return self.loaded.engine
+
+    @property
+    def takes(self) -> tuple[int, InputSpec]:
+        """How many images a call takes, and which."""
+        return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
         """float32[N, classes] of a batch of `batch_size` images."""
@@ -91,6 +97,16 @@ def plan_points(
 def recommendable(points: Sequence[Point]) -> list[int]:
     """Indices of the points that may be recommended: not those of bundles that the measured model is compared with."""
     return [index for index, point in enumerate(points) if not point.loaded.compared]
+
+
+def without_accuracy(points: Sequence[Point]) -> list[str]:
+    """A sentence on each bundle to compare with that returns no logits, and so is only timed."""
+    outputs = {point.loaded.name: point.engine.manifest.output for point in points if point.loaded.compared}
+    return [
+        f"{name} returns {output}, so it is timed without accuracy."
+        for name, output in outputs.items()
+        if output != "logits"
+    ]
 
 
 def named_profiles(engine: Engine, names: Sequence[str], **changes: Any) -> list[Profile | None]:

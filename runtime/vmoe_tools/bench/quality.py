@@ -71,6 +71,7 @@ class Assessment:
             VmoeError: the images don't fit, or the backend failed.
         """
         logits, routing = self._point.logits_and_routing(batch)
+        labels = labels if self._point.engine.manifest.output == "logits" else None
         right = 0 if labels is None else count_right(logits, labels)
         pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self._point.engine.manifest))
         more = len(batch), 1, right, *pairs, experts_used(computed), *expert_rows(computed)
@@ -110,7 +111,7 @@ def batches_of_points(points: Sequence[Point], source: ImageSource) -> Iterator[
     """
     alike: dict[tuple[int, InputSpec], list[int]] = {}
     for index, point in enumerate(points):
-        alike.setdefault((point.batch_size, point.engine.manifest.input), []).append(index)
+        alike.setdefault(point.takes, []).append(index)
     for (size, spec), indices in alike.items():
         for batch, labels in source.whole_batches(size, spec):
             yield indices, batch, labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TextIO
 
@@ -57,6 +57,10 @@ class PointResult:
         margin: images are escalated to it whose two likeliest classes differ by less in probability, calibrated on all
             images. The accuracy is that on images that a margin was not calibrated on.
         escalated: share of the images that were.
+        compared: whether it is of another model, which the others are compared with.
+        speed_ratio: images_per_second over that of the first model to compare with, on the same backend, at the same
+            batch size and concurrency; it and the next one are None without such a model.
+        flops_ratio: flops_per_image over that model's.
     """
 
     bundle: str
@@ -89,6 +93,16 @@ class PointResult:
     then: str | None = None
     margin: float | None = None
     escalated: float | None = None
+    compared: bool = False
+    speed_ratio: float | None = None
+    flops_ratio: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the setting, or of the bundle where it has none; of another model both."""
+        if self.compared and self.profile is not None:
+            return f"{self.bundle} at {self.profile}"
+        return self.profile or self.bundle
 
     @property
     def mega_flops(self) -> float | None:
@@ -124,6 +138,7 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
         concurrency=point.concurrency,
         threads=point.loaded.parallelism.threads,
         streams=point.loaded.parallelism.streams,
+        compared=point.loaded.compared,
         **(unknown if speed is None else asdict(speed)),
         **asdict(quality),
     )
@@ -144,7 +159,7 @@ def write_csv(points: Sequence[PointResult], file: TextIO) -> None:
 
 
 def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[PointResult]:
-    """The same points with `pareto`, as far as they have both a speed and an accuracy, and with `chance`.
+    """The same points with `pareto`, as far as they have both a speed and an accuracy, with `chance` and the ratios.
 
     Args:
         points: results.
@@ -159,7 +174,47 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
             return None
         return not any((s >= speed and t >= top1) and (s > speed or t > top1) for s, t in known)
 
-    return [replace(point, pareto=on_front(point), chance=chance) for point in points]
+    marked = []
+    for point in points:
+        other = next(iter(_compared_with(point, points)), None)
+        speed, flops = (
+            _ratio(getattr(point, name), getattr(other, name, None)) for name in ("images_per_second", "flops_per_image")
+        )
+        marked.append(replace(point, pareto=on_front(point), chance=chance, speed_ratio=speed, flops_ratio=flops))
+    return marked
+
+
+def comparison(point: PointResult, points: Sequence[PointResult], shown: Callable[[float | None], str]) -> str:
+    """A sentence on how a point stands beside each other model; empty without one.
+
+    Args:
+        point: complete result.
+        points: all results.
+        shown: makes a text of a share.
+    """
+    sentences = []
+    for other in _compared_with(point, points):
+        (low, high), (other_low, other_high) = point.speed_interval, other.speed_interval
+        least, most = low / other_high, high / other_low
+        how = "faster than" if least > 1 else "slower than" if most < 1 else "as fast within the noise of the timing as"
+        speed = _ratio(point.images_per_second, other.images_per_second)
+        parts = [f"{speed:.2f} x its speed ({least:.2f} - {most:.2f} by the intervals of both)"]
+        if (flops := _ratio(point.flops_per_image, other.flops_per_image)) is not None:
+            parts.append(f"{flops:.2f} x its FLOPs")
+        if point.top1 is not None and other.top1 is not None:
+            parts.append(f"{shown(point.top1)} accuracy where that has {shown(other.top1)}")
+        sentences.append(f"{point.name} is {how} {other.name}: {', '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def _compared_with(point: PointResult, points: Sequence[PointResult]) -> list[PointResult]:
+    """The other models that were measured as the point was."""
+    how = point.backend, point.batch_size, point.concurrency
+    return [other for other in points if other.compared and (other.backend, other.batch_size, other.concurrency) == how]
+
+
+def _ratio(value: float | None, other: float | None) -> float | None:
+    return value / other if value is not None and other else None
 
 
 def share_error(share: float, images: int) -> float:
@@ -182,10 +237,11 @@ def share_interval(right: int, count: int) -> tuple[float, float]:
 
 def near_chance(points: Sequence[PointResult]) -> str | None:
     """A sentence on the points less than two standard errors better than always one class; None where there are none."""
-    near = [p for p in points if p.chance and (p.top1 or 0.0) <= p.chance + 2 * share_error(p.chance, p.images)]
+    known = [(point, point.top1, point.chance) for point in points if point.top1 is not None and point.chance]
+    near = [point for point, top1, chance in known if top1 <= chance + 2 * share_error(chance, point.images)]
     if not near:
         return None
-    where = ", ".join(str(point.profile or point.bundle) for point in near)
+    where = ", ".join(point.name for point in near)
     return (
         f"The accuracy of {where} is near chance: always answering the most frequent class would be correct for "
         f"{near[0].chance or 0.0:.1%} of these images."
@@ -232,5 +288,5 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
     """A sentence on the points that `recommend` returned, behind the first one."""
-    others = ", ".join(str(points[i].profile or points[i].bundle) for i in equal[1:])
+    others = ", ".join(points[i].name for i in equal[1:])
     return f"Equally fast within the noise of the timing, but with more FLOPs: {others or 'no other setting'}."

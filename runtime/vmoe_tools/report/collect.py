@@ -18,7 +18,7 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.routing import TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
-from vmoe_tools.bench.points import recommendable
+from vmoe_tools.bench.points import recommendable, without_accuracy
 from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.display import summary_sections
@@ -95,7 +95,10 @@ class Collection:
         classes = None if self.labels is None else manifest.outputs
         observers = [
             PointObserver(
-                self.samples, has_logits=has_logits, has_routing=routes and point.loaded is self.first, classes=classes
+                self.samples,
+                has_logits=point.engine.manifest.output == "logits",
+                has_routing=routes and point.loaded is self.first,
+                classes=classes,
             )
             for point in plan.points
         ]
@@ -223,6 +226,7 @@ class Collection:
         elif self.labels is None:
             why = f": {source.note}" if source.note else ""
             notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
+        notes += without_accuracy(self.plan.points) if self.manifest.output == "logits" else ()
         notes += filter(None, [near_chance(self.measured.points)])
         if self.samples and self.seen[self.start].patches is None:
             notes.append("The bundle doesn't say which tokens are patches, so no patches are shown.")

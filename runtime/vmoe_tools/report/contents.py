@@ -110,7 +110,7 @@ class Report:
         effective: for each point the capacity ratio of its whole slots; None for what has no capacity.
         ratios: capacity ratios of the slider, as requested.
         curves: those of the first bundle come first.
-        others: indices of the points that are on no curve, such as those of a dense ViT.
+        others: indices of the points of other models, such as a dense ViT, which are on no curve.
         fall: along the curve of the first bundle that has its most accurate setting.
         recommended: index of the recommended setting among the points.
         equally_fast: indices of the settings that are as fast within the noise of the timing, the recommended one first.

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmoe_runtime import __version__
-from vmoe_tools.bench.display import NUMBERS
+from vmoe_tools.bench.display import numbers_of, ratios_to
 from vmoe_tools.bench.result import PointResult
 from vmoe_tools.charts import (
     ACCURACY,
@@ -59,6 +59,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
     )
     environment.filters |= {"percent": words.percent}
     report = collected.report
+    numbers = numbers_of(report.points)
     html = environment.get_template("page.html.j2").render(
         report=report,
         words=words,
@@ -69,14 +70,17 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         curves=list(_curve_charts(report)),
         experts=list(_expert_charts(collected, class_names)),
         start=report.points[report.start],
-        setting_heads=["setting", "bundle", "effective ratio", "same answers", *NUMBERS],
+        ratios_to=ratios_to(report.points),
+        setting_heads=["setting", "bundle", "effective ratio", "same answers", *numbers],
         setting_rows=[
-            [point.profile or point.bundle, point.bundle, number_text(effective, ".3g"), share_text(same), *_numbers(point)]
+            [point.name, point.bundle, number_text(effective, ".3g"), share_text(same)]
+            + [cell(point) for cell in numbers.values()]
             for point, effective, same in zip(report.points, report.effective, report.same, strict=True)
         ],
-        cascade_heads=["first", "then", "bundle", "margin", "escalated", *NUMBERS],
+        cascade_heads=["first", "then", "bundle", "margin", "escalated", *numbers],
         cascade_rows=[
-            [pair.profile, pair.then, pair.bundle, _margin(pair), share_text(pair.escalated), *_numbers(pair)]
+            [pair.profile, pair.then, pair.bundle, _margin(pair), share_text(pair.escalated)]
+            + [cell(pair) for cell in numbers.values()]
             for pair in report.cascades
         ],
     )
@@ -95,18 +99,13 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
     return figures
 
 
-def _numbers(point: PointResult) -> list[str]:
-    return [cell(point) for cell in NUMBERS.values()]
-
-
 def _margin(pair: PointResult) -> str:
     return "all" if (pair.margin or 0) > 1 else number_text(pair.margin, ".4f")
 
 
 def _curve_charts(report: Report) -> Iterator[Picture]:
-    better = "Up and to the left is better. " + (
-        "Cascades that no other one beats are on dashed lines. " * bool(report.cascades)
-    )
+    better = f"Up and to the left is better. {words.diamonds(report)}"
+    better += "Cascades that no other one beats are on dashed lines. " * bool(report.cascades)
     points, quality, caption = report.points, ACCURACY, "Share of correct answers."
     if report.labelled:
         better += "A star marks the Pareto front: nothing else is as fast and as accurate."
@@ -129,10 +128,13 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
     ]
     everything = [*points, *report.cascades]
     for name, text, across, up in charts:
-        first = [points[index] for index in report.curves[0].points]
-        values = [(point, value) for point in first if (value := up.value(point)) is not None and across.value(point)]
-        if values:
-            yield Picture(name, text, data_address(line_chart(everything, across, up)), words.trend(report, values, name))
+        values, others = (
+            [(points[i], value) for i in indices if (value := up.value(points[i])) is not None]
+            for indices in (report.curves[0].points, report.others)
+        )
+        if values and across.value(values[0][0]):
+            chart = data_address(line_chart(everything, across, up))
+            yield Picture(name, text, chart, words.trend(report, values, others, name))
 
 
 def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) -> Iterator[Picture]:

@@ -38,7 +38,7 @@ class Plan:
         points: all settings.
         curves: of all bundles, those of the first one first.
         ratios: capacity ratios of the first bundle's curves, rising.
-        others: indices of the points that are on no curve.
+        others: indices of the points of other models.
         notes: about ratios that round to the same slots.
         samples: how many sample images the page has room for.
     """
@@ -74,9 +74,9 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
     def profiles_of(loaded: LoadedBundle) -> Sequence[Profile | None]:
         engine, rules = loaded.engine, loaded.engine.manifest.rules
-        if loaded.compared and isinstance(rules, SoftRules | DenseRules):
-            return [None]
-        curves[id(engine)], found = _curves_of(rules, named_profiles(engine, () if loaded.compared else names)[0], axes)
+        if loaded.compared:
+            return named_profiles(engine, ())[:1]
+        curves[id(engine)], found = _curves_of(rules, named_profiles(engine, names)[0], axes)
         notes.update(dict.fromkeys(found))
         return [profile for curve in curves[id(engine)].values() for profile in curve]
 
@@ -93,7 +93,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
         points,
         placed,
         sorted({profile.capacity_ratio for profile in own_points if profile and profile.capacity_ratio}),
-        [index for index, point in enumerate(points) if id(point.engine) not in curves],
+        [index for index, point in enumerate(points) if point.loaded.compared],
         list(notes),
         _room_for_samples(engines[0].engine, len(points), own_points, given["samples"]),
     )

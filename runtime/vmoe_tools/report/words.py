@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast, share_error, why
+from vmoe_tools.bench.result import ROUNDING, PointResult, comparison, equally_fast, share_error, why
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
@@ -92,7 +92,8 @@ def recommendation(report: Report) -> str | None:
             parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
     effective = effective_ratio(point.capacity_ratio, report.effective[report.recommended])
     ratio = "" if effective is None else f" Its effective capacity ratio is {effective}."
-    return f"{', '.join(parts)}.{ratio} {why(report.points, report.equally_fast)}"
+    sentences = [f"{', '.join(parts)}.{ratio}", why(report.points, report.equally_fast)]
+    return " ".join(filter(None, [*sentences, comparison(point, report.points, percent)]))
 
 
 def standard_error(report: Report) -> str | None:
@@ -109,7 +110,7 @@ def standard_error(report: Report) -> str | None:
 def whole_slots(report: Report) -> str | None:
     """That charts have the requested ratios, where those of whole slots differ; None where they don't."""
     for point, effective in zip(report.points, report.effective, strict=True):
-        if ratio := effective_ratio(point.capacity_ratio, effective):
+        if (ratio := effective_ratio(point.capacity_ratio, effective)) and not point.compared:
             return (
                 "Charts have the requested capacity ratios. The number of slots is rounded to an integer, so the effective "
                 f"ratio may differ: that of {point.profile} is {ratio}."
@@ -180,13 +181,22 @@ def machine_rows(report: Report) -> list[tuple[str, str]]:
     ]
 
 
-def trend(report: Report, values: list[tuple[PointResult, float]], text: str) -> str:
-    """What a chart shows, for who can't see it: the first and last value of the first curve."""
+def diamonds(report: Report) -> str:
+    """Which marks in the charts are other models; empty without any."""
+    names = " and ".join(report.points[index].name for index in report.others if report.same[index] is not None)
+    return f"A diamond is another model: {names}. " if names else ""
+
+
+def trend(
+    report: Report, values: list[tuple[PointResult, float]], others: list[tuple[PointResult, float]], text: str
+) -> str:
+    """What a chart shows, for who can't see it: the first and last value of the first curve, and those of other models."""
     if not values:
         return text
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title
-    return f"{text}: with {curve} {first:.4g} at {low.profile}, {last:.4g} at {high.profile}"
+    more = "".join(f"; {point.name} {value:.4g}" for point, value in others)
+    return f"{text}: with {curve} {first:.4g} at {low.profile}, {last:.4g} at {high.profile}{more}"
 
 
 def _own(report: Report) -> set[str]:

@@ -1,0 +1,116 @@
+"""--compare of vmoe bench and vmoe report: a dense ViT beside a V-MoE, what the ratios are, and how sure the timing is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
+from PIL import Image
+from safetensors.numpy import save_file
+from test_report import Elements
+from test_sweep import capacities, point
+from variants import Variant
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_tools.bench.result import comparison, mark
+
+LIMIT = ("--max-drop-in-accuracy", "50%", *capacities(0.1, 1), *QUICK)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense ViT for digits of 32 pixels."""
+    path = tmp_path_factory.mktemp("dense") / "dense.vmoe"
+    variant = Variant("dense", "token", "learned", (8, 8), (32, 32), channels=1, classes=10)
+    save_file(variant.parameters(), path.with_suffix(".safetensors"))
+    export_bundle(path.with_suffix(".safetensors"), path, config=variant.config, validate=False)
+    return path
+
+
+def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
+    mnist_image_bundle: Path, dense: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for index, (pixels, label) in enumerate(zip(mnist_images["images"][:24], mnist_images["labels"], strict=False)):
+        (tmp_path / f"{label}").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / f"{label}" / f"{index}.png")
+    paths = sorted(tmp_path.glob("*/*.png"))
+    words = (mnist_image_bundle, "--compare", dense, "--images", tmp_path, "--batch-size", 4, *LIMIT)
+    found = json_of(capsys, "bench", *words)
+    row = found["points"][2]
+    assert (row["bundle"], row["profile"], row["batch_size"], row["images"]) == ("dense.vmoe", None, 4, 24)
+    with Engine.load(dense) as engine:
+        assert row["top1"] == np.mean(engine(paths).argmax(1) == [int(path.parent.name) for path in paths])
+    assert row["flops_per_image"] == json.loads((dense / "manifest.json").read_bytes())["flops_per_image"]["dense"]
+    assert [one["compared"] for one in found["points"]] == [False, False, True] and found["recommended"] < 2
+    for one in found["points"]:
+        assert one["speed_ratio"] == one["images_per_second"] / row["images_per_second"]
+        assert one["flops_ratio"] == one["flops_per_image"] / row["flops_per_image"]
+    sentence = r"c[01.]+-k1 is (faster|slower|as fast) .*dense\.vmoe: [0-9.]+ x its speed \([0-9.]+ - [0-9.]+ by"
+    out = run(capsys, "bench", *words)[0]
+    assert re.search(r"\n +dense\.vmoe +- .* 1\.00 +1\.00\n", out) and re.search(sentence, out)
+    report = json_of(capsys, "report", *words, "-o", tmp_path / "r.html")
+    assert (report["others"], report["points"][2]["top1"]) == ([2], row["top1"]) and report["recommended"] < 2
+    page = Elements((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert re.search(sentence, page.text) and "A diamond is another model: dense.vmoe." in page.text
+    charts = {str(tag["alt"]): str(tag["src"]) for name, tag in page.tags if name == "img"}
+    (alt,) = (text for text in charts if text.startswith("Accuracy over time"))
+    assert alt.endswith(f"; dense.vmoe {row['top1']:.4g}")
+    assert ">dense.vmoe<" in base64.b64decode(charts[alt].partition(",")[2]).decode()
+
+
+def test_features_are_timed_without_accuracy_and_without_images_any_model_is(
+    mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ("--compare", kept_bundle("dense"), "--compare", kept_bundle("soft"))
+    rows = json_of(capsys, "bench", mnist_image_bundle, *capacities(1), *others, "--batch-size", 2, *QUICK)["points"]
+    assert [row["bundle"] for row in rows[1:]] == ["v3-dense", "v3-soft"] and rows[1]["speed_ratio"] == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
+    words = (kept_bundle("fp32"), *others, "--images", tmp_path / "images.npz", *LIMIT)
+    out, err = run(capsys, "bench", *words, "--cascade")
+    sentence = "v3-dense returns features, so it is timed without accuracy."
+    assert sentence in err and re.search(r"v3-dense: .* x its FLOPs\. c.* v3-soft: .* accuracy where that has", out)
+    report = json_of(capsys, "report", *words, "-o", tmp_path / "r.html")
+    assert [report["same"][index] is None for index in report["others"]] == [True, False] and sentence in report["notes"]
+    assert "A diamond is another model: v3-soft." in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_difference_within_the_noise_is_called_so() -> None:
+    dense = replace(point("x", 0.9, 100, 8, 0.05), bundle="dense.vmoe", profile=None, compared=True)
+    others = [replace(dense, batch_size=4), dense, replace(dense, bundle="s.vmoe", profile="c1-k1")]
+    for speed, says in (
+        (130, "is faster than"),
+        (70, "is slower than"),
+        (104, "is as fast within the noise of the timing as"),
+    ):
+        one = mark([point("p", 0.95, speed, 6, 0.05), *others])[0]
+        assert (one.speed_ratio, one.flops_ratio) == (speed / 100, 0.75)
+        interval = f"{speed / 100 * 0.95 / 1.05:.2f} - {speed / 100 * 1.05 / 0.95:.2f}"
+        numbers = f"{speed / 100:.2f} x its speed ({interval} by the intervals of both), 0.75 x its FLOPs"
+        sentences = [
+            f"p {says} {name}: {numbers}, 95% accuracy where that has 90%." for name in ("dense.vmoe", "s.vmoe at c1-k1")
+        ]
+        assert comparison(one, others, "{:.0%}".format) == " ".join(sentences)
+
+
+def test_what_can_not_be_compared_is_one_line(
+    mnist_image_bundle: Path, dense: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(dense, tmp_path / "x.vmoe")
+    words = ("bench", mnist_image_bundle, "--compare", tmp_path / "x.vmoe", "--images", mnist_digits, "-q", *QUICK)
+    assert "x.vmoe: images have shape (1, 28, 28), and the model takes (N, 32, 32, 1)" in complaint_of(capsys, 1, *words)
+    assert "is measured already" in complaint_of(capsys, 2, *words, "--compare", mnist_image_bundle)
+    assert "v3-soft has 7 classes, and" in complaint_of(capsys, 2, *words, "--compare", kept_bundle("soft"))
+    (tmp_path / "x.vmoe" / "model.onnx").write_bytes(b"damaged")
+    assert "x.vmoe: " in complaint_of(capsys, 1, *words)
+    (tmp_path / "x.vmoe" / "manifest.json").unlink()
+    assert "x.vmoe: manifest.json: No such file" in complaint_of(capsys, 1, *words)
