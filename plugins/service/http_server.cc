@@ -158,6 +158,8 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
     acceptor_.set_option(tcp::acceptor::reuse_address(true));
     acceptor_.bind(endpoint);
     acceptor_.listen();
+    signals_.add(SIGINT);
+    signals_.add(SIGTERM);
   } catch (const boost::system::system_error& error) {
     throw std::runtime_error("can't serve at " + host + ":" + std::to_string(port) + ": " + error.code().message());
   }

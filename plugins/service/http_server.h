@@ -44,7 +44,6 @@ class HttpServer {
   // Hears of the name of the route, "server" where the request didn't get to one, of status and seconds; on any thread.
   using Replied = std::function<void(const char*, int, double)>;
 
-  // From here on SIGTERM and SIGINT stop serve(), whenever it begins.
   HttpServer(const HttpLimits& limits, Replied replied);
 
   // Serves HTTPS with PEM files. Throws std::runtime_error where they can't be used.
@@ -55,6 +54,7 @@ class HttpServer {
   void post(const std::string& path, const char* name, Handler handler);
 
   // The address it listens at, http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error where it can't.
+  // From here on SIGTERM and SIGINT stop serve(), whenever it begins.
   std::string bind(const std::string& host, uint16_t port);
 
   // Serves until a signal comes, and until what has arrived by then is answered.
@@ -86,7 +86,7 @@ class HttpServer {
   const Replied replied_;
   std::map<std::string, Route, std::less<>> routes_;
   asio::io_context io_{1};
-  asio::signal_set signals_{io_, SIGINT, SIGTERM};
+  asio::signal_set signals_{io_};
   tcp::acceptor acceptor_{io_};
   std::optional<asio::ssl::context> tls_;
   std::atomic<size_t> open_{0};  // connections

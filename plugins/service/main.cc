@@ -2,10 +2,13 @@
 //
 //   vmoe-serve-http BUNDLE [options]
 #include <malloc.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <string>
+#include <string_view>
 #include <vector>
 #include <vmoe/batcher.hpp>
 
@@ -18,6 +21,14 @@
 namespace {
 
 void complain(const std::string& message) { std::fprintf(stderr, "vmoe-serve-http: %s\n", message.c_str()); }
+
+// Ends the process as long as it doesn't serve, and nobody waits for an answer.
+void end_start(int number) {
+  const std::string_view message =
+      number == SIGINT ? "vmoe-serve-http: interrupted\n" : "vmoe-serve-http: ended by SIGTERM\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+  _exit(128 + number);
+}
 
 template <typename T>
 T value_of(vmoe::Result<T> result) {
@@ -61,6 +72,8 @@ void run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGINT, end_start);
+  std::signal(SIGTERM, end_start);
   try {
     run(parse_options(argc, argv));
     return 0;

@@ -21,8 +21,8 @@ from vmoe_tools.options import (
     CONTEXT,
     backend_option,
     bundle_argument,
+    errors_only_option,
     profiles_option,
-    quiet_option,
     ratios_of,
     sweep_option,
     threads_option,
@@ -78,7 +78,7 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @count_option("--request-seconds", 3600, 10, "Seconds for a request's body to arrive; a slower one gets 408.")
 @threads_option
 @backend_option
-@quiet_option
+@errors_only_option
 @verbose_option
 def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.

@@ -92,10 +92,22 @@ def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
     return _all_of(decorate(*words, type=ReadPath(path_type=Path), **settings), copied_first)
 
 
+def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """The value of an option that would otherwise ignore all but the last one."""
+    if len(values) > 1:
+        several = "vmoe bench compares several settings, and vmoe inspect those of several --profile"
+        raise click.UsageError(
+            f"{context.command_path} takes one {'/'.join([*option.opts, *option.secondary_opts])}; {several}", context
+        )
+    return values[0] if values else None
+
+
+_ONE: dict[str, Any] = {"multiple": True, "callback": _one}
+
 bundle_argument = read_argument("bundle", metavar="BUNDLE")
 bundles_argument = read_argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 profile_option = click.option(
-    "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one."
+    "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one.", **_ONE
 )
 profiles_option = click.option(
     "--profile",
@@ -191,15 +203,22 @@ sweep_option = click.option(
 verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print a traceback with an error.")
 """The program itself looks for it: see `vmoe_tools.program`."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
+errors_only_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 
 
 change_options = _all_of(
-    click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
-    click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
-    click.option("--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."),
-    click.option("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
-    click.option("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
-    click.option("--merge", metavar="R", type=int, help="Tokens that each block merges. Default: the profile's."),
+    click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's.", **_ONE),
+    click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's.", **_ONE),
+    click.option(
+        "--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's.", **_ONE
+    ),
+    click.option(
+        "--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's.", **_ONE
+    ),
+    click.option(
+        "--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's.", **_ONE
+    ),
+    click.option("--merge", metavar="R", type=int, help="Tokens that each block merges. Default: the profile's.", **_ONE),
 )
 """Adds what replaces settings of a profile."""
 setting_options = _all_of(profile_option, change_options)

@@ -8,7 +8,9 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -21,6 +23,26 @@ STANDARD_OUTPUT = "-"
 _DRAWINGS = (".pdf", ".png", ".svg")
 LINE_SECONDS = 10
 """Between two lines about a long work, where no terminal shows a bar."""
+
+
+@contextmanager
+def regular_lines(line: Callable[[], str], stream: TextIO, *, quiet: bool) -> Iterator[Callable[[], None]]:
+    """Prints what a function returns every ten seconds until the block ends, or what it yields is called."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(LINE_SECONDS):
+            print(line(), file=stream, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    if not quiet:
+        teller.start()
+    try:
+        yield ended.set
+    finally:
+        ended.set()
+        if not quiet:
+            teller.join()
 
 
 def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:

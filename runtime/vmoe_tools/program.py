@@ -182,7 +182,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
         error = error.__cause__
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
-        return f"{error.format_message().rstrip('.?')}; {path} --help explains the options", USAGE_ERROR
+        said = error.format_message().rstrip(".")
+        return f"{said}{' ' if said.endswith('?') else '; '}{path} --help explains the options", USAGE_ERROR
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
     if isinstance(error, _Signalled) and error.number != signal.SIGINT:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
+import click
 from rich import progress
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vmoe_tools.output import LINE_SECONDS
+from vmoe_tools.output import regular_lines
 from vmoe_tools.program import printable
 
 T = TypeVar("T")
@@ -29,9 +30,12 @@ class Progress:
     """Bars for the steps of a measurement, where the stream is a terminal; elsewhere a line every ten seconds."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
+        """Begins, until the command ends."""
         self._console = Console(file=stream, markup=False, emoji=False)
         self._off = quiet or not stream.isatty()
-        self._lines = None if quiet or not self._off else stream
+        self._line = "loading"
+        lines = regular_lines(lambda: self._line, stream, quiet=quiet or not self._off)
+        click.get_current_context().with_resource(lines)
 
     @contextmanager
     def step(self, text: str, total: float) -> Iterator[Callable[[float, int], None]]:
@@ -51,18 +55,17 @@ class Progress:
         with progress.Progress(*columns, console=self._console, transient=True, disable=self._off) as bar:
             task = bar.add_task(text, total=total, rate="")
             start, seen, done = time.monotonic(), 0, 0.0
-            told = start
 
             def advance(amount: float, images: int) -> None:
-                nonlocal seen, done, told
+                nonlocal seen, done
                 seen, done, now = seen + images, done + amount, time.monotonic()
                 rate = f"{seen / max(now - start, 1e-9):,.1f} images/s"
                 bar.update(task, advance=amount, rate=rate)
-                if self._lines and now - told >= LINE_SECONDS:
-                    told = now
-                    print(f"{text}: {done / total:.0%}, {rate}", file=self._lines, flush=True)
+                self._line = f"{text}: {done / total:.0%}, {rate}"
 
+            self._line = f"{text}: 0%"
             yield advance
+            self._line = f"{text}: done, going on"
 
 
 def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | str, width: int = _WIDTH_OF_A_PIPE) -> None:

@@ -41,6 +41,10 @@ def test_without_a_command_there_is_help_and_a_slip_gets_a_hint(capsys: pytest.C
     assert "Commands:" in run(capsys, code=2)[1]
     complaint = complaint_of(capsys, 2, "bench", "x.vmoe", "--profle", "c1-k1")
     assert "Did you mean" in complaint and "--profile" in complaint
+    complaint = complaint_of(capsys, 2, "run", "x.vmoe", "--capcity", "1")
+    assert complaint.endswith("Did you mean '--capacity'? vmoe run --help explains the options\n")
+    assert "the JSON" in run(capsys, "run", "--help")[0]
+    assert "the JSON" not in run(capsys, "serve", "ray", "--help")[0] + run(capsys, "serve", "triton", "--help")[0]
 
 
 def test_names_of_commands_and_options_are_completed() -> None:
@@ -124,6 +128,13 @@ def test_text_that_an_encoding_lacks_is_escaped(mnist_image_bundle: Path, tmp_pa
     done = vmoe("run", bundle, SEVEN, "--top", 10, env=environment, encoding="latin-1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "  né\n" in done.stdout and "  \\u4e5d\n" in done.stdout
+
+
+def test_complaints_stand_behind_what_was_printed_before(mnist_image_bundle: Path) -> None:
+    command = [VMOE, "run", mnist_image_bundle, SEVEN, "absent.png", "--top", "1"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    header, answer, complaint = done.stdout.splitlines()
+    assert " on " in header and str(SEVEN) in answer and "absent.png" in complaint
 
 
 def test_a_closed_standard_output_and_a_reader_that_goes_are_one_line() -> None:

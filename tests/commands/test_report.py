@@ -18,6 +18,7 @@ from test_sweep import capacities, point
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
+from vmoe_tools import output
 from vmoe_tools.report.collect import find_fall
 
 pytestmark = pytest.mark.long
@@ -146,6 +147,22 @@ def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[
     assert points[fall["best"]]["top1"] - points[fall["first_bad"]]["top1"] > 0.01
     assert report["agreements"][0]["bundle"] == "low.vmoe" and report["agreements"][0]["agreement"]["same_top1"] > 0.95
     assert report["cascades"] and "The fastest cascade that loses at most 1 point" in text
+
+
+def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
+    mnist_image_bundle: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(output, "LINE_SECONDS", 0.01)
+    words = ("report", mnist_image_bundle, "--images", images, *capacities(0.1, 2), "-o", tmp_path / "r.html", *QUICK)
+    steps = dict.fromkeys(re.sub(": [0-9]+%.*", "", line) for line in run(capsys, *words)[1].splitlines())
+    first, *_, last = steps
+    assert (first, last) == ("loading", "speed: done, going on")
+    assert "accuracy and routing" in steps
+    assert run(capsys, *words, "-q") == ("", "")
 
 
 def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:

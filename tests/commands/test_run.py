@@ -143,6 +143,10 @@ def test_logits_that_are_no_numbers_are_said(
         (["BUNDLE", "y.png", "--capacity", "-0.5"], 2, "positive number, not -0.5"),
         (["BUNDLE", "EMPTY"], 1, "has no pictures"),
         (["absent.vmoe", "y.png"], 1, "absent.vmoe is not a bundle"),
+        (["EMPTY", "y.png"], 1, " is not a bundle: manifest.json"),
+        (["BUNDLE", "y.png", "--capacity", "0.5", "--capacity", "0.7"], 2, "vmoe run takes one --capacity; vmoe bench"),
+        (["BUNDLE", "y.png", "--profile", "c1-k1", "--profile", "c1-k2"], 2, "vmoe run takes one --profile; vmoe bench"),
+        (["BUNDLE", "y.png", "--bpr", "--no-bpr"], 2, "vmoe run takes one --bpr/--no-bpr; vmoe bench"),
         (["absent.vmoe", "y.png", "--json", "nowhere/x.json"], 2, "there is no folder nowhere"),
     ],
 )

@@ -158,7 +158,7 @@ FAULTS: dict[str, tuple[Build, Names]] = {
     "shard that is a pickle": (
         copied(lambda folder: (folder / ONLY_SHARD).write_bytes(PICKLE), DENSE), (ONLY_SHARD, "after its end"),
     ),
-    "pickle file": (file("weights.pkl", PICKLE), ("weights.pkl", "not a checkpoint")),
+    "pickle file": (file("weights.pkl", PICKLE), ("weights.pkl", "not a checkpoint: expected a bundle")),
     "path that is not there": (lambda folder: folder / "nothing", ("nothing", "not a checkpoint")),
     "name of 300 characters": (lambda folder: folder / ("x" * 300), ("too long",)),
     "folder without a checkpoint": (lambda folder: folder, ("exactly one checkpoint", "none")),

@@ -175,7 +175,6 @@ UNTAKEN = {
     "one deviation": ({"std": [0.5]}, "'std' must be a positive number"),
     "random filters": ({"interpolation": "random"}, "resized 'random'"),
     "a frame": ({"crop_mode": "border"}, "'border'"),
-    "a shape that timm keeps otherwise": ({"input_size": [3, 40, 24]}, "no steps crop to 40x24"),
     "no input size": ({"input_size": 224}, "channels, height and width"),
     "hardly a share": ({"crop_pct": 1e-320}, "is not a step"),
 }

@@ -301,6 +301,19 @@ def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bun
     assert (server.process.returncode, unexpected(errors)) == (0, "")
 
 
+@pytest.mark.parametrize(("number", "says"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
+def test_a_signal_ends_the_start(number: int, says: str, mnist_image_bundle: Path) -> None:
+    command = [cpp_http.program(), mnist_image_bundle, "--port", "0", "--slo-ms", "50", "--sweep", "0.2:1.05"]
+    pipe = subprocess.PIPE
+    started = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=cpp_http.environment())
+    status = Path(f"/proc/{started.pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> signal.SIGTERM - 1 & 1:
+        assert started.poll() is None
+    started.send_signal(number)
+    assert started.communicate(timeout=PATIENCE) == ("", f"vmoe-serve-http: {says}\n")
+    assert started.returncode == 128 + number
+
+
 def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl to make a certificate with")

@@ -77,7 +77,8 @@ def _reader(path: Path) -> Checkpoint:
     if Path(f"{prefix}.index").is_file():
         return OfficialCheckpoint(prefix)
     if path.is_file():
-        raise CheckpointError(f"{path} is not a checkpoint: expected PREFIX.index, .safetensors, .pt, .pth or .bin")
+        expected = "a bundle, an Orbax folder, PREFIX.index, .safetensors, .pt, .pth or .bin"
+        raise CheckpointError(f"{path} is not a checkpoint: expected {expected}")
     raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there")
 
 

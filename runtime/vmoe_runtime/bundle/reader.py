@@ -229,7 +229,8 @@ def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
             raise _changed(path) from None
         if isinstance(error, OSError):
             name = Path(error.filename).name if error.filename else "a file"
-            raise BundleError(f"{path}: {name}: {error.strerror}") from None
+            what = " is not a bundle" if name == MANIFEST_NAME else ""
+            raise BundleError(f"{path}{what}: {name}: {error.strerror}") from None
         raise BundleError(f"{path}: {error}") from None
 
 

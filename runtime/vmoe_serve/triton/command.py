@@ -15,7 +15,7 @@ from vmoe_runtime.profiles import Profile
 from vmoe_serve.command import count_option, name_option
 from vmoe_serve.settings import model_name, named
 from vmoe_serve.triton.repository import Model, check_target, onnxruntime_model, python_model, write_repository
-from vmoe_tools.options import CONTEXT, bundle_argument, profiles_option, quiet_option, verbose_option
+from vmoe_tools.options import CONTEXT, bundle_argument, errors_only_option, profiles_option, verbose_option
 
 _USUAL_BATCH = 32
 
@@ -36,7 +36,7 @@ _USUAL_BATCH = 32
 )
 @count_option("--instances", 1024, 1, "Instances of each model, which run side by side.")
 @click.option("--force", is_flag=True, help="Replace a repository that this command wrote.")
-@quiet_option
+@errors_only_option
 @verbose_option
 def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write a model repository for the Triton Inference Server.

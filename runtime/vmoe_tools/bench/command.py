@@ -100,7 +100,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         check_output_file(target, used)
     check_drawing(given["plot"], "--plot", used)
     quiet, json_target = given["quiet"], given["json_target"]
-    stream = people_stream(json_target, given["csv"])
+    stream, progress = people_stream(json_target, given["csv"]), Progress(sys.stderr, quiet=quiet)
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"], given["streams"])
         engines = load_engines(
@@ -111,7 +111,6 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         concurrencies = given["concurrencies"] or (given["streams"] or 1,)
         points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
         source = _images(points, given)
-        progress = Progress(sys.stderr, quiet=quiet)
         tuned = None
         if given["tune"]:
             tuned = tune(points[0], source, given["max_drop"], progress, from_first=bool(given["profiles"]))

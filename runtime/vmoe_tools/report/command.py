@@ -72,11 +72,12 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
         check_output_file(target, [*bundles, *given["compared"], given["images"], given["labels"]])
     command = printable(without_secrets(shlex.join(["vmoe", *(click.get_current_context().find_object(list) or ())])))
     names = () if given["profile"] is None else (given["profile"],)
+    progress = Progress(sys.stderr, quiet=quiet)
     with ExitStack() as closing:
         parallelism = Parallelism(given["threads"])
         engines = load_engines(bundles, given["compared"], [given["backend"]], names, parallelism, closing)
         plan = make_plan(engines, names, axes, given)
-        collected = Collection(plan, given, Progress(sys.stderr, quiet=quiet)).put_together(command)
+        collected = Collection(plan, given, progress).put_together(command)
         class_names = engines[0].engine.class_names
     page, figures = render_page(collected, class_names), pictures_of(collected, class_names)
     for name, figure in figures.items():

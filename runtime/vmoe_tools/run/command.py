@@ -67,6 +67,7 @@ def run(
                 for line in _lines(each, engine, width):
                     print(line, file=stream)
             if each.error is not None:
+                stream.flush()
                 complain(each.error)
         content = {
             "bundle": str(bundle),
