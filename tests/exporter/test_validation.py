@@ -31,6 +31,7 @@ WIDE = Variant(
 )
 DEEP = replace(WIDE, name="deep", hidden=96, layers=40, moe=tuple(range(1, 40, 2)))
 DENSE = replace(WIDE, name="dense", moe=())
+MANY = replace(WIDE, name="many", moe=(3,), experts=16)  # of which few have a class token
 
 
 def saved(variant: Variant, folder: Path, seed: int = 0) -> Path:
@@ -74,7 +75,7 @@ def test_an_option_that_loosens_refuses_nothing_that_passed(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("variant", "precision"), [(WIDE, "fp32"), (WIDE, "bf16"), (WIDE, "int8"), (DENSE, "int8")], ids=str
+    ("variant", "precision"), [(WIDE, "fp32"), (WIDE, "bf16"), (WIDE, "int8"), (DENSE, "int8"), (MANY, "fp32")], ids=str
 )
 def test_planted_faults_are_found_in_their_part(variant: Variant, precision: Any, tmp_path: Path) -> None:
     report = planted_faults.run(saved(variant, tmp_path), tmp_path, 24, seed=1, precision=precision, config=variant.config)

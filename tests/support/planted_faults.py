@@ -34,7 +34,7 @@ from vmoe_export.validation.graph_parts import GraphParts
 from vmoe_export.validation.limits import graph_limits
 from vmoe_export.validation.part_validation import PartValidation
 from vmoe_export.validation.reference_model import ReferenceModel, Stream
-from vmoe_export.validation.reference_run import Step, validation_images
+from vmoe_export.validation.reference_run import Step, validation_images, with_every_expert
 from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
 FILE_FAULTS = ("weight", "experts", "scale", "bias")
@@ -85,7 +85,8 @@ class Planted:
             validation = PartValidation(self.model, [(graph, limits) for graph in self.graphs], profiles, images)
             for watch in validation._watched:
                 watch.own = stream
-            validation.compare(part, [Step(stream, y, *routes)])
+            steps = [Step(stream, y, *routes)]
+            validation.compare(part, with_every_expert(reference, part, steps, profiles or (None,)))
         except ExportError as error:
             return str(error)
         return ""

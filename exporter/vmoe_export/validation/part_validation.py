@@ -136,8 +136,8 @@ class PartValidation:
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
-            expected = Run.of(self._model.layer_outputs, [self._images, *step.routes], watch.profile)
-            for pairs in differences(expected, self._run_of(watch, self._images, routes, layer)).pairs:
+            expected = Run.of(self._model.layer_outputs, [step.before.x, *step.routes], watch.profile)
+            for pairs in differences(expected, self._run_of(watch, step.before.x, routes, layer)).pairs:
                 same = self._tokens_alike(pairs, step.before.x.shape[1])[:, : found.x.shape[1]]
                 watch.agreement = min(watch.agreement, float(pairs.mean()))
         self._judge(watch, part, step, found, same)

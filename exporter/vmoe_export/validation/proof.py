@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vmoe_export.errors import OptionError
 from vmoe_export.export_cost import GRAPH_IMAGES, ROUNDED_IMAGES
@@ -123,7 +123,7 @@ def prove(
     from vmoe_export.validation.graph_parts import GraphParts
     from vmoe_export.validation.part_validation import PartValidation
     from vmoe_export.validation.reference_model import ReferenceModel
-    from vmoe_export.validation.reference_run import merging_alike, run_reference, validation_images
+    from vmoe_export.validation.reference_run import merging_alike, run_reference, validation_images, with_every_expert
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
     profiles, weights = plan.profiles, folder / WEIGHTS_NAME
@@ -138,9 +138,9 @@ def prove(
     for alike in merging_alike(profiles):
         validation = PartValidation(model, held, alike, images)
 
-        def compare(part: str, steps: list[Step], validation: PartValidation = validation) -> None:
+        def compare(part: str, steps: list[Step], validation: PartValidation = validation, alike: Any = alike) -> None:
             stage(f"comparing the graphs with the reference: {part}")
-            validation.compare(part, steps)
+            validation.compare(part, with_every_expert(stored, part, steps, alike or (None,)))
 
         found += validation.comparisons(run_reference(stored, images, alike, compare))
     names = {graph.file for graph in graphs}

@@ -99,6 +99,48 @@ def run_reference(
     ]
 
 
+def with_every_expert(
+    reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]
+) -> list[Step]:
+    """The steps that a part is judged by, one for each profile.
+
+    Where only the experts of class tokens are computed, they are of images whose tokens were turned, so that every expert
+    that has a token has one at the front.
+    """
+    model = reference.model
+    ends_in_pairs = part in model.class_token_parts and part.endswith("/Moe") and model.config.ensemble_size == 1
+    if not ends_in_pairs or model.layer_outputs[0] not in ("expert", "kept"):
+        return steps
+    turned = [_turned(step, model.group_tokens // model.config.num_tokens) for step in steps]
+    found = [reference.run(part, stream, [(len(stream.x), p)]) for stream, p in zip(turned, profiles, strict=True)]
+    return [Step(stream, whole, *routes) for stream, (whole, routes) in zip(turned, found, strict=True)]
+
+
+def _turned(step: Step, group: int) -> Stream:
+    """An image for each expert that has a token, with that at its front; as many as fill groups of so many images."""
+    stream, (images, tokens, _) = step.before, step.before.x.shape
+    if step.routes[0].dtype == bool:  # experts choose
+        takes = step.routes[0].reshape(images * tokens, -1)
+    else:
+        expert, kept = (each.reshape(images * tokens, -1) for each in step.routes[:2])
+        takes = np.zeros((images * tokens, expert.max() + 1), bool)
+        np.put_along_axis(takes, expert, kept, axis=1)
+    places = np.unique(takes.argmax(axis=0))
+    places = np.resize(places, -(-len(places) // max(group, 1)) * max(group, 1))
+    rows = [stream.of_images(slice(image, image + 1)) for image in places // tokens]
+    shifts = places % tokens
+    return Stream.joined(
+        [
+            replace(
+                row,
+                x=np.roll(row.x, -shift, axis=1),
+                sizes=None if row.sizes is None else np.roll(row.sizes, -shift, axis=1),
+            )
+            for row, shift in zip(rows, shifts, strict=True)
+        ]
+    )
+
+
 def split_stream(stream: Stream, parts: int) -> list[Stream]:
     """The stream in so many equal parts, by its images."""
     rows = len(stream.x) // parts
