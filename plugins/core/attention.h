@@ -30,8 +30,7 @@ void compute_attention(const Kernels& kernels, const AttentionShape& shape, cons
 void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                             const float* v, float* y, const TaskRunner& runner);
 
-// Four matrices [1, D, D] of one type. In bfloat16 and int8 the columns of query, key and value are packed in `heads`
-// parts, and so is the depth of the output's; attention's products are bfloat16 then.
+// Four matrices [1, D, D] of one type; in bfloat16 and int8 attention's products are bfloat16.
 struct AttentionBlockWeights {
   LinearWeights query, key, value, out;
   LayerNorm norm;

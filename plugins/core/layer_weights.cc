@@ -32,13 +32,11 @@ TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t
 }
 
 const float* LinearWeights::widened(const float* values, const size_t* first, float* wide) const {
-  const size_t part = matrix->columns() / matrix->column_parts();
-  const size_t wide_part = matrix->padded_columns() / matrix->column_parts();
-  std::fill(wide, wide + matrix->matrices() * matrix->padded_columns(), 0.0f);
-  for (size_t i = 0; i < matrix->matrices() * matrix->column_parts(); ++i) {
-    const size_t index = i / matrix->column_parts();
-    if (first != nullptr && first[index] == first[index + 1]) continue;
-    std::copy_n(values + i * part, part, wide + i * wide_part);
+  const size_t columns = matrix->columns(), wide_columns = matrix->padded_columns();
+  std::fill(wide, wide + matrix->matrices() * wide_columns, 0.0f);
+  for (size_t i = 0; i < matrix->matrices(); ++i) {
+    if (first != nullptr && first[i] == first[i + 1]) continue;
+    std::copy_n(values + i * columns, columns, wide + i * wide_columns);
   }
   return wide;
 }

@@ -28,11 +28,10 @@ uint64_t sample(const StoredWeights& weights) {
   return hash;
 }
 
-using Key = std::tuple<uint64_t, ElementType, size_t, size_t, size_t, size_t, size_t, size_t>;
+using Key = std::tuple<uint64_t, ElementType, size_t, size_t, size_t, size_t>;
 
 Key key_of(const StoredWeights& weights) {
-  return {sample(weights), weights.type,         weights.matrices,    weights.depth,
-          weights.columns, weights.column_parts, weights.depth_parts, weights.depth_chunk};
+  return {sample(weights), weights.type, weights.matrices, weights.depth, weights.columns, weights.depth_chunk};
 }
 
 struct Registry {
@@ -54,15 +53,11 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
   form_.data = form_.scale = nullptr;
   if (in_tiles(type())) {
     panel_columns_ = kPanelColumns;
-    padded_depth_ = weights.depth_parts == 1
-                        ? weights.depth
-                        : weights.depth_parts * round_up(weights.depth / weights.depth_parts, kPanelColumns);
-    panels_ = weights.column_parts * divide_up(weights.columns / weights.column_parts, kPanelColumns);
+    panels_ = divide_up(weights.columns, kPanelColumns);
     panel_bytes_ = steps() * panel_step_bytes(type());
     matrix_bytes_ = panels_ * panel_bytes_;
   } else {
     panel_columns_ = kernels.panel_columns;
-    padded_depth_ = weights.depth;
     panels_ = divide_up(weights.columns, kernels.panel_columns);
     panel_bytes_ = panel_elements(kernels, depth(), std::min(kernels.panel_columns, columns())) * sizeof(float);
     if (panels_ > 0) matrix_bytes_ = (panels_ - 1) * panel_bytes_ + bytes_of_panel(panels_ - 1);
@@ -106,7 +101,7 @@ std::shared_ptr<const PackedWeights> PackedWeights::share(const Kernels& kernels
   return packed;
 }
 
-size_t PackedWeights::steps() const { return steps_of_depth(type(), padded_depth_); }
+size_t PackedWeights::steps() const { return steps_of_depth(type(), depth()); }
 
 size_t PackedWeights::columns_of_panel(size_t panel) const {
   return std::min(panel_columns_, columns() - panel * panel_columns_);

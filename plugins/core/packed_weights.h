@@ -21,10 +21,6 @@ struct StoredWeights {
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
-  // bfloat16 and int8: the columns, or the depth, are so many equal parts (heads), and each part begins a panel, or a
-  // line of 32 bfloat16 or of 32 int8.
-  size_t column_parts = 1;
-  size_t depth_parts = 1;
   // int8: what is summed up at once, in elements of the depth, a multiple of 64; 0 is all of it.
   size_t depth_chunk = 0;
   const void* scale = nullptr;  // int4: float16[matrices, groups of 64 of the depth, columns]
@@ -50,12 +46,9 @@ class PackedWeights {
   size_t depth() const { return form_.depth; }
   size_t columns() const { return form_.columns; }
 
-  // Column panels of each matrix, and their columns with the padding of parts.
+  // Column panels of each matrix, and their columns.
   size_t panels() const { return panels_; }
   size_t padded_columns() const { return panels_ * panel_columns_; }
-  // Elements of the depth with the padding of parts; what is beyond the last part isn't counted.
-  size_t padded_depth() const { return padded_depth_; }
-  size_t column_parts() const { return form_.column_parts; }
   // Steps of the depth, of weights in tiles.
   size_t steps() const;
 
@@ -73,7 +66,6 @@ class PackedWeights {
   const Kernels& kernels_;
   StoredWeights form_;  // without the data
   size_t panel_columns_;
-  size_t padded_depth_;
   size_t panels_;
   size_t panel_bytes_;
   size_t matrix_bytes_ = 0;

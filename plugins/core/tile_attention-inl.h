@@ -123,19 +123,20 @@ HWY_ATTR void attend(const TileHead& head) {
   char* values = keys + panels * head.lines * kPanelStepBytes;
   char* shares = values + panels * head.lines * kPanelStepBytes;
   auto* scores = reinterpret_cast<float*>(shares + kMostRowTiles * panels * kTileBytes);
-  HWY_ALIGN float sums[kSumsOfBlock];
+  HWY_ALIGN float sums[kSumsOfBlock] = {};  // a narrow last line leaves some out
   float total[kMostRowTiles * kRowsPerTile];
   pack_keys(head, keys);
   pack_values(head, values);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   NothingBeside nothing;
+  const size_t columns = head.size - (head.lines - 1) * kPanelColumns;  // of the last line
   for (size_t tile = 0; tile < row_tiles;) {
     const size_t count = row_tiles_of_block(row_tiles - tile);
     const size_t first_row = tile * kRowsPerTile;
     const size_t rows = std::min(count * kRowsPerTile, head.queries - first_row);
     for (size_t panel = 0; panel < panels; ++panel) {
       multiply_block<Block, ElementType::kBfloat16>(
-          count, {head.q + tile * kTileBytes, kTileBytes, head.q_step_stride, rows},
+          count, {head.q + tile * kTileBytes, kTileBytes, head.q_step_stride, rows, divide_up(columns, 2)},
           keys + panel * head.lines * kPanelStepBytes, head.lines, scores + panel * kSumsOfBlock, nothing);
     }
     for (size_t row = 0; row < rows; ++row) {
@@ -143,8 +144,10 @@ HWY_ATTR void attend(const TileHead& head) {
                                     shares + line_offset(row, panels * kTileBytes));
     }
     for (size_t line = 0; line < head.lines; ++line) {
-      multiply_block<Block, ElementType::kBfloat16>(count, {shares, panels * kTileBytes, kTileBytes, rows},
-                                                    values + line * panels * kPanelStepBytes, panels, sums, nothing);
+      const TileOperand operand{shares, panels * kTileBytes, kTileBytes,
+                                rows,   kRowsPerTile,        line + 1 < head.lines ? kPanelColumns : columns};
+      multiply_block<Block, ElementType::kBfloat16>(count, operand, values + line * panels * kPanelStepBytes, panels,
+                                                    sums, nothing);
       for (size_t row = 0; row < rows; ++row) {
         const auto divisor = hn::Set(d, total[row]);
         Floats mixed[kPanelColumns / kLanes];

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "core/attention.h"
+#include "core/cut_columns.h"
 #include "core/stages.h"
 
 namespace vmoe {
@@ -41,7 +42,8 @@ class Block {
         kernels_(tile_kernels_for(path_kernels_.path)),
         heads_(weights.heads),
         width_(weights.query.matrix->depth()),
-        int8_(weights.query.int8()) {
+        int8_(weights.query.int8()),
+        cut_(width_ / heads_ % kPanelColumns != 0) {
     const size_t fair = divide_up(images, stage_threads());
     images_of_group_ = std::clamp<size_t>(kMostRowsOfGroup / tokens, 1, fair);
     groups_ = divide_up(images, images_of_group_);
@@ -71,10 +73,10 @@ class Block {
           slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
           slot.whole = memory.template take<float>(rows * width_);
         }
+        if (packs()) slot.exact = memory.template take<float>(asking * width_);
         if (!int8_) continue;
         slot.row_scale = memory.template take<float>(rows);
         slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
-        slot.exact = memory.template take<float>(asking * lines() * kPanelColumns);
         slot.mixed_scale = memory.template take<float>(asking);
       }
     });
@@ -82,8 +84,7 @@ class Block {
       const size_t image = row / queries, query = row % queries;
       asking_[row] = static_cast<int32_t>(image * tokens + query);
       row_offset_[row] = row * width_ * sizeof(float);
-      mixed_offset_[row] =
-          int8_ ? row * lines() * kPanelColumns * sizeof(float) : line_offset(row, out_.matrix->steps() * kTileBytes);
+      mixed_offset_[row] = packs() ? row_offset_[row] : line_offset(row, out_.matrix->steps() * kTileBytes);
       query_offset_[row] = image * lines() * query_stride() + line_offset(query, kTileBytes);
     }
     for (size_t row = 0; row < rows; ++row) {
@@ -104,10 +105,10 @@ class Block {
     stages.push_back({images_of_group_ * heads_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         mix(group, slot, begin, std::min(end, images_of(group) * heads_));
                       }});
-    if (int8_) {
+    if (packs()) {
       const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
       stages.push_back({asking_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          quantize(group, slot, begin, end);
+                          pack(group, slot, begin, end);
                         }});
     }
     stages.push_back({out_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
@@ -132,7 +133,7 @@ class Block {
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
     char* mixed = nullptr;   // activations of the output's projection
-    float* exact = nullptr;  // int8: f32[rows, lines * 32] before they are quantized
+    float* exact = nullptr;  // where it packs(): f32[rows, D] before that
     float* mixed_scale = nullptr;
     float* exact_key = nullptr;  // where tokens are merged: f32[rows, lines * 32] before they are rounded
     float* whole = nullptr;      // f32[rows, D] before it is merged
@@ -148,6 +149,7 @@ class Block {
   const size_t heads_;
   const size_t width_;  // D
   const bool int8_;
+  const bool cut_;  // heads begin within lines
   size_t images_of_group_ = 1;
   size_t groups_ = 0;
   LinearWeights query_, key_, value_, out_;
@@ -159,6 +161,8 @@ class Block {
   std::vector<Slot> slots_;
   Workspace workspace_;
 
+  // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
+  bool packs() const { return int8_ || cut_; }
   // Of all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
@@ -233,28 +237,40 @@ class Block {
   // Heads of the group's images, one after the other.
   void mix(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
-    const size_t lines_of_head = lines() / heads_;
+    TileHead head;
+    head.q_step_stride = query_stride();
+    head.line_stride = tokens_ * kLineBytes;
+    head.queries = queries_;
+    head.tokens = tokens_;
+    head.size = width_ / heads_;
+    head.lines = divide_up(head.size, kPanelColumns);
     float* added = nullptr;
+    char* own[3] = {};
     Workspace workspace;
-    take_all(workspace, [&](auto& scratch) { added = scratch.template take<float>(round_up(tokens_, kPanelColumns)); });
+    take_all(workspace, [&](auto& scratch) {
+      added = scratch.template take<float>(round_up(tokens_, kPanelColumns));
+      for (size_t part = 0; cut_ && part < 3; ++part) {
+        own[part] = scratch.template take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));
+      }
+    });
     for (size_t i = begin; i < end; ++i) {
-      const size_t image = i / heads_, line = i % heads_ * lines_of_head;
-      TileHead head;
-      head.q_step_stride = query_stride();
-      head.line_stride = tokens_ * kLineBytes;
-      head.q = memory.query + (image * lines() + line) * head.q_step_stride;
-      head.k = memory.key + (image * lines() + line) * head.line_stride;
-      head.v = memory.value + (image * lines() + line) * head.line_stride;
-      head.queries = queries_;
-      head.tokens = tokens_;
-      head.size = width_ / heads_;
-      head.lines = lines_of_head;
+      const size_t image = i / heads_, column = i % heads_ * head.size, line = column / kPanelColumns;
+      const auto place = [&](char* of_all, size_t stride, size_t tokens, char* to) -> const char* {
+        const char* from = of_all + image * lines() * stride;
+        if (!cut_) return from + line * stride;
+        const auto cut = head.size % 8 == 0 ? cut_columns<16> : cut_columns<2>;
+        cut(from, stride, column, head.size, tokens, to);
+        return to;
+      };
+      head.q = place(memory.query, head.q_step_stride, queries_, own[0]);
+      head.k = place(memory.key, head.line_stride, tokens_, own[1]);
+      head.v = place(memory.value, head.line_stride, tokens_, own[2]);
       head.offset = mixed_offset_ + image * queries_;
       const size_t first = first_row(group) + image * tokens_;
       head.added = added_by(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
-      if (int8_) {
-        head.out = memory.exact + line * kPanelColumns;
-        head.out_columns = lines_of_head * kPanelColumns;
+      if (packs()) {
+        head.out = memory.exact + column;
+        head.out_columns = head.size;
       } else {
         head.out = memory.mixed + line * kTileBytes;
         head.out_lines = true;
@@ -264,10 +280,10 @@ class Block {
     }
   }
 
-  void quantize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+  void pack(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     TileRows rows;
-    rows.type = ElementType::kInt8;
-    rows.depth = rows.stride = lines() * kPanelColumns;
+    rows.type = out_.type();
+    rows.depth = rows.stride = width_;
     rows.rows = slots_[slot].exact;
     rows.row_count = asking_of(group);
     rows.tiles = slots_[slot].mixed;
@@ -292,10 +308,10 @@ class Block {
   }
 
   void merge(size_t group, size_t slot, size_t begin, size_t end) const {
-    const size_t head_stride = lines() / heads_ * kPanelColumns, stride = lines() * kPanelColumns;
+    const size_t stride = lines() * kPanelColumns;
     for (size_t i = begin; i < end; ++i) {
       const size_t image = group * images_of_group_ + i;
-      const MergingKeys keys{slots_[slot].exact_key + i * tokens_ * stride, stride, head_stride, heads_,
+      const MergingKeys keys{slots_[slot].exact_key + i * tokens_ * stride, stride, width_ / heads_, heads_,
                              width_ / heads_};
       merge_image(path_kernels_, merging_, image, tokens_, width_, slots_[slot].whole + i * tokens_ * width_, keys,
                   y_ + image * (tokens_ - merging_.count) * width_);

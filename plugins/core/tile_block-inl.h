@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "core/element_type.h"
+#include "core/lines_ahead.h"
 #include "core/tile_groups-inl.h"
 #include "core/tile_registers-inl.h"
 #include "core/tiles.h"
@@ -28,28 +29,15 @@ namespace hn = hwy::HWY_NAMESPACE;
 constexpr size_t kMostRowTiles = 3;  // of a block
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
 
-// Lines of memory that are asked for at a steady rate before they are needed.
-struct LinesAhead {
-  const char* next = nullptr;
-  size_t rate = 0;  // lines per step, times 256
-  size_t due = 0;
-
-  // kLocality: 3 is the first-level cache, 2 the second.
-  template <int kLocality>
-  HWY_INLINE void step() {
-    for (due += rate; due >= 256; due -= 256) {
-      __builtin_prefetch(next, 0, kLocality);
-      next += kLineBytes;
-    }
-  }
-};
-
-// Row tiles of a block: where the first one begins, how far apart they and their steps are, and the number of rows.
+// Row tiles of a block: where the first one begins, how far apart they and their steps are, and the number of rows. Of
+// the panel's last step, and of its columns, vectors read no more lines and columns than these.
 struct TileOperand {
   const char* tiles;
   size_t row_tile_stride;
   size_t step_stride;
   size_t row_count;
+  size_t last_lines = kRowsPerTile;
+  size_t columns = kPanelColumns;
 };
 
 // The scales of a step of an int4 panel, from a column on.
@@ -81,25 +69,24 @@ struct VectorBlock {
     lines.rate /= divide_up(count, kRows);
     for (size_t row = 0; row < count; row += kRows) {
       const char* mine = rows.tiles + line_offset(row, rows.row_tile_stride);
-      for (size_t part = 0; part < 2; part += kParts) {
+      const size_t parts = divide_up(rows.columns, kRowsPerTile);
+      for (size_t part = 0; part < parts; part += kParts) {
         const char* weights = panel + part * kTileBytes;
+        float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
+        LinesAhead& ahead = part == 0 ? lines : none;
         if constexpr (kType == ElementType::kInt4) {
           const char* excess = mine + kTileBytes - row % kRowsPerTile * (kLineBytes - sizeof(int32_t));
-          float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
-          LinesAhead& ahead = part == 0 ? lines : none;
           const size_t quarters = divide_up(std::min(count - row, kRows), kRows / 4);
           constexpr decltype(&run_int4_pass<1>) kPasses[] = {run_int4_pass<kRows / 4>, run_int4_pass<kRows / 2>,
                                                              run_int4_pass<kRows * 3 / 4>, run_int4_pass<kRows>};
           kPasses[quarters - 1](mine, excess, panel, part, steps, out, ahead);
           continue;
         }
-        float* out = sums + row * kPanelColumns + part * kPanelColumns / 2;
-        LinesAhead& ahead = part == 0 ? lines : none;
-        if (count - row > kRows / 2) {
-          run_pass<Group, kRows>(mine, rows.step_stride, weights, steps, out, ahead);
-        } else {
-          run_pass<Group, kRows / 2>(mine, rows.step_stride, weights, steps, out, ahead);
-        }
+        constexpr size_t kNarrow = kType == ElementType::kBfloat16 && kParts == 2 ? 1 : kVectorsOfPass;
+        const auto pass = parts == 1                ? run_pass<Group, kRows, kNarrow>
+                          : count - row > kRows / 2 ? run_pass<Group, kRows>
+                                                    : run_pass<Group, kRows / 2>;
+        pass(mine, rows.step_stride, weights, steps, rows.last_lines, out, ahead);
       }
     }
     beside.lines.next = lines.next;
@@ -109,11 +96,12 @@ struct VectorBlock {
   // Vectors of a line of 16 columns, and lines side by side: the sums of a pass stay in registers.
   static constexpr size_t kPartVectors = kRowsPerTile / kLanes;
   static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
-  static constexpr size_t kVectors = kParts * kPartVectors;
+  static constexpr size_t kVectorsOfPass = kParts * kPartVectors;
 
-  template <class Group, size_t kCount>
-  static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps, float* out,
-                                    LinesAhead& lines) {
+  // The last step of bfloat16 has `last_lines`.
+  template <class Group, size_t kCount, size_t kVectors = kVectorsOfPass>
+  static HWY_NOINLINE void run_pass(const char* rows, size_t step_stride, const char* panel, size_t steps,
+                                    size_t last_lines, float* out, LinesAhead& lines) {
     LinesAhead ahead = lines;
     typename Group::Sums sums[kCount][kVectors];
 #pragma GCC unroll 16
@@ -121,9 +109,11 @@ struct VectorBlock {
 #pragma GCC unroll 16
       for (auto& vector : row) vector = Group::zero();
     }
-    for (size_t k = 0; k < steps; ++k) {
+    constexpr bool kMayEnd = std::is_same_v<Group, Bf16Sums>;
+    const bool ends = kMayEnd && last_lines < kRowsPerTile;
+    for (size_t k = ends ? 1 : 0; k < steps; ++k) {
       if constexpr (std::is_same_v<Group, WidenedBf16>) {
-        add_widened<Group>(rows, panel, sums);
+        add_widened<Group>(rows, panel, kRowsPerTile, sums);
       } else if constexpr (Group::kOneInstruction) {
         // Unrolled, sums keep their registers from line to line.
 #pragma GCC unroll 16
@@ -135,6 +125,11 @@ struct VectorBlock {
       panel += kPanelStepBytes;
       ahead.step<3>();
     }
+    if constexpr (std::is_same_v<Group, WidenedBf16>) {
+      if (ends) add_widened<Group>(rows, panel, last_lines, sums);
+    } else if constexpr (kMayEnd) {
+      for (size_t line = 0; ends && line < last_lines; ++line) add_line<Group>(rows, panel, line, sums);
+    }
     lines = ahead;
 #pragma GCC unroll 16
     for (size_t r = 0; r < kCount; ++r) {
@@ -145,7 +140,7 @@ struct VectorBlock {
     }
   }
 
-  template <class Group, size_t kCount>
+  template <class Group, size_t kCount, size_t kVectors>
   static HWY_INLINE void add_line(const char* rows, const char* panel, size_t line,
                                   typename Group::Sums (&sums)[kCount][kVectors]) {
     Bits weights[kVectors];
@@ -165,11 +160,12 @@ struct VectorBlock {
   }
 
   // A step of bfloat16 that are widened.
-  template <class Group, size_t kCount>
-  static HWY_INLINE void add_widened(const char* rows, const char* panel, Floats (&sums)[kCount][kVectors]) {
+  template <class Group, size_t kCount, size_t kVectors>
+  static HWY_INLINE void add_widened(const char* rows, const char* panel, size_t lines,
+                                     Floats (&sums)[kCount][kVectors]) {
     HWY_ALIGN float values[kCount][2 * kRowsPerTile];
     for (size_t r = 0; r < kCount; ++r) Group::widen_line(rows + r * kLineBytes, values[r]);
-    for (size_t line = 0; line < kRowsPerTile; ++line) {
+    for (size_t line = 0; line < lines; ++line) {
       Floats even[kVectors], odd[kVectors];
 #pragma GCC unroll 16
       for (size_t v = 0; v < kVectors; ++v) Group::widen(load_weights(panel, line, v), even[v], odd[v]);
@@ -192,6 +188,7 @@ struct VectorBlock {
   template <size_t kCount>
   static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
                                          size_t steps, float* out, LinesAhead& lines) {
+    constexpr size_t kVectors = kVectorsOfPass;
     const FloatTag d;
     const SignedTag di;
     const auto low = hn::Set(BitsTag(), 0x0f0f0f0fu);

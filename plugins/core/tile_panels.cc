@@ -8,37 +8,17 @@ namespace {
 
 constexpr size_t kGroupBytes = 4;  // of the depth that stand side by side
 
-// Where parts of `count` elements in all begin again after padding: the place of a padded element, or none.
-class PartPlaces {
- public:
-  PartPlaces(size_t count, size_t parts)
-      : parts_(parts), size_(count / parts), padded_(parts == 1 ? size_ : round_up(size_, kPanelColumns)) {}
-
-  bool has(size_t padded) const { return padded / padded_ < parts_ && padded % padded_ < size_; }
-  size_t operator()(size_t padded) const { return padded / padded_ * size_ + padded % padded_; }
-
- private:
-  size_t parts_;
-  size_t size_;
-  size_t padded_;
-};
-
 template <class T>
 void pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, char* to) {
   constexpr size_t kGroup = kGroupBytes / sizeof(T);
-  const PartPlaces depth(weights.depth, weights.depth_parts);
-  // A panel lies within one part of the columns.
-  const size_t size = weights.columns / weights.column_parts;
-  const size_t panels_of_part = divide_up(size, kPanelColumns);
-  const size_t in_part = panel % panels_of_part * kPanelColumns;
-  const size_t column = panel / panels_of_part * size + in_part;
-  const size_t count = std::min(kPanelColumns, size - in_part);
+  const size_t column = panel * kPanelColumns;
+  const size_t count = std::min(kPanelColumns, weights.columns - column);
   T rows[kGroup][kPanelColumns] = {};
   for (size_t line = 0; line < steps * kRowsPerTile; ++line) {
     for (size_t i = 0; i < kGroup; ++i) {
       const size_t place = line * kGroup + i;
-      if (depth.has(place)) {
-        std::memcpy(rows[i], matrix + depth(place) * weights.columns + column, count * sizeof(T));
+      if (place < weights.depth) {
+        std::memcpy(rows[i], matrix + place * weights.columns + column, count * sizeof(T));
       } else {
         std::memset(rows[i], 0, sizeof(rows[i]));
       }

@@ -105,10 +105,8 @@ Kernel make_attention_block(const NodeInfo& node) {
   const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
   size_t prefix = 0;
   if constexpr (!kClassToken) prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
-  const MatrixParts by_column{heads, 1, 0}, by_depth{1, heads, 0};
-  return [heads, prefix, query = NodeLinear(node, Input::kWq, by_column), key = NodeLinear(node, Input::kWk, by_column),
-          value = NodeLinear(node, Input::kWv, by_column),
-          out = NodeLinear(node, Input::kWo, by_depth)](const Call& call) {
+  return [heads, prefix, query = NodeLinear(node, Input::kWq), key = NodeLinear(node, Input::kWk),
+          value = NodeLinear(node, Input::kWv), out = NodeLinear(node, Input::kWo)](const Call& call) {
     Merging merging;
     merging.prefix = prefix;
     if constexpr (kClassToken) {

@@ -13,13 +13,11 @@
 namespace vmoe::ort {
 namespace {
 
-StoredWeights stored(const Tensor& tensor, const MatrixParts& parts, const void* scale) {
+StoredWeights stored(const Tensor& tensor, size_t depth_chunk, const void* scale) {
   StoredWeights weights;
   weights.data = tensor.data;
   weights.type = tensor.type;
-  weights.column_parts = parts.columns;
-  weights.depth_parts = parts.depth;
-  weights.depth_chunk = parts.chunk;
+  weights.depth_chunk = depth_chunk;
   if (tensor.type == ElementType::kInt4) weights.scale = scale;
   const auto rank = static_cast<size_t>(tensor.shape.rank);
   weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape.sizes[0]) : 1;
@@ -54,8 +52,8 @@ const Kernels& process_kernels() {
   return kernels_for(path);
 }
 
-NodeLinear::NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts)
-    : kernels_(process_kernels()), input_(input), parts_(parts) {
+NodeLinear::NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk)
+    : kernels_(process_kernels()), input_(input), depth_chunk_(depth_chunk) {
   const std::optional<Tensor> constant = node.constant_input(input);
   if (!constant) return;
   std::optional<Tensor> constant_scale;
@@ -63,14 +61,14 @@ NodeLinear::NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts)
     constant_scale = node.constant_input(node.node().spec->inputs[input].scale);
     if (!constant_scale) return;
   }
-  const StoredWeights weights = stored(*constant, parts_, constant_scale ? constant_scale->data : nullptr);
+  const StoredWeights weights = stored(*constant, depth_chunk_, constant_scale ? constant_scale->data : nullptr);
   constant_ = PackedWeights::share(kernels_, weights);
   give_back(weights.data, weights.bytes());
 }
 
 std::shared_ptr<const PackedWeights> NodeLinear::packed(const Call& call) const {
   if (constant_) return constant_;
-  return std::make_shared<const PackedWeights>(kernels_, stored(call.input(input_), parts_, call.scales(input_)));
+  return std::make_shared<const PackedWeights>(kernels_, stored(call.input(input_), depth_chunk_, call.scales(input_)));
 }
 
 LinearWeights NodeLinear::read(const Call& call) const {
@@ -83,6 +81,6 @@ NodeMlp::NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk, Activ
     : hidden_chunk_(checked_chunk(hidden_chunk)),
       activation_(activation),
       first_(node, input),
-      second_(node, input + 2, {1, 1, hidden_chunk_}) {}
+      second_(node, input + 2, hidden_chunk_) {}
 
 }  // namespace vmoe::ort

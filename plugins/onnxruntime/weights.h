@@ -14,19 +14,12 @@ namespace vmoe::ort {
 // The kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names one that isn't there.
 const Kernels& process_kernels();
 
-// How a matrix is cut up when it is packed; see StoredWeights.
-struct MatrixParts {
-  size_t columns = 1;
-  size_t depth = 1;
-  size_t chunk = 0;
-};
-
 // Input w of a node, [depth, columns] or [matrices, depth, columns], the bias that follows it, and w's scales.
 class NodeLinear {
  public:
-  // `input` is the index of w. Where w is known at load it is packed, and its mapped pages are given back to the
-  // system: nothing reads the original again.
-  NodeLinear(const NodeInfo& node, size_t input, MatrixParts parts = {});
+  // `input` is the index of w; for depth_chunk see StoredWeights. Where w is known at load it is packed, and its mapped
+  // pages are given back to the system: nothing reads the original again.
+  NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk = 0);
 
   // The weights of one call; valid as long as the call.
   LinearWeights read(const Call& call) const;
@@ -37,7 +30,7 @@ class NodeLinear {
  private:
   const Kernels& kernels_;
   size_t input_;
-  MatrixParts parts_;
+  size_t depth_chunk_;
   std::shared_ptr<const PackedWeights> constant_;
 };
 

@@ -179,12 +179,11 @@ class Layers {
   }
 
   void run_attention_block() {
-    StoredWeights by_column = make_form(1, hidden_, hidden_), by_depth = by_column;
-    by_column.column_parts = by_depth.depth_parts = heads_;
-    const Layer query = make_layer(kernels_, linear_type(), by_column, 50),
-                key = make_layer(kernels_, linear_type(), by_column, 53),
-                value = make_layer(kernels_, linear_type(), by_column, 56),
-                out = make_layer(kernels_, linear_type(), by_depth, 59);
+    const StoredWeights form = make_form(1, hidden_, hidden_);
+    const Layer query = make_layer(kernels_, linear_type(), form, 50),
+                key = make_layer(kernels_, linear_type(), form, 53),
+                value = make_layer(kernels_, linear_type(), form, 56),
+                out = make_layer(kernels_, linear_type(), form, 59);
     float* y = give("an attention block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);  // it works in place
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},

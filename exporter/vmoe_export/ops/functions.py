@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
 import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
+from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType, Op
 
 _AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
@@ -46,8 +44,6 @@ def function_bodies(
     Returns:
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
     """
-    if attention_bf16 is None:
-        attention_bf16 = dense != "float"
     texts = {
         "VmoeSparseMlp": layer_bodies.sparse_mlp(experts, policies, activation),
         "VmoeGates": routing_bodies.GATES,
@@ -62,7 +58,7 @@ def function_bodies(
         ),
         "VmoeLinear": layer_bodies.linear(dense),
         "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks, activation),
-        "VmoeAttention": layer_bodies.attention(attention_bf16, merging),
+        "VmoeAttention": layer_bodies.attention(dense != "float" if attention_bf16 is None else attention_bf16, merging),
         "VmoeAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=False),
         "VmoeClassAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=True),
         "VmoeMerge": merging_body.merge(prefix),
@@ -75,14 +71,12 @@ def function_bodies(
         "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
     }
     opset = INT4_OPSET if experts == "i4" else OPSET
-    return [
-        _declared(_parse(texts[name], opset), layer_bodies.written_attributes(op, activation)) for name, op in OPS.items()
-    ]
+    return [_declared(_parse(texts[name], opset), op, activation) for name, op in OPS.items()]
 
 
-def _declared(function: onnx.FunctionProto, attributes: Mapping[str, int]) -> onnx.FunctionProto:
+def _declared(function: onnx.FunctionProto, op: Op, activation: Activation) -> onnx.FunctionProto:
     """The function of an op with its attributes declared, and TensorRT's."""
-    for attribute, default in {**attributes, **PLUGIN_ATTRIBUTES}.items():
+    for attribute, default in {**layer_bodies.written_attributes(op, activation), **PLUGIN_ATTRIBUTES}.items():
         function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
     return function
 
