@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -95,14 +95,13 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
 
     name = values.pop("name") or model_name(bundle)
     arguments = _checked(bundle, values)
-    try:
-        # Ray would go on without a port that is taken.
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
-    if not quiet:
-        click.echo("vmoe: starting Ray and its replicas", err=True)
-    with told_if_ended(), NamedTemporaryFile() as serving, connected_ray(variables={SERVING: serving.name}):
+    with socket.socket(socket.AF_UNIX) as claim, ExitStack() as closing:
+        _claim(claim, host, port)
+        if not quiet:
+            click.echo("vmoe: starting Ray and its replicas", err=True)
+        closing.enter_context(told_if_ended())
+        serving = closing.enter_context(NamedTemporaryFile())
+        closing.enter_context(connected_ray(variables={SERVING: serving.name}))
         handle = _deploy(bundle, name, host, port, arguments)
         try:
             if not quiet:
@@ -118,6 +117,21 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
             serve.delete(name)
             serving.close()
             time.sleep(1)  # refusals that have begun end
+
+
+def _claim(claim: socket.socket, host: str, port: int) -> None:
+    """Refuses a port that is taken, which Ray would share, also by one of these commands that doesn't listen yet.
+
+    Args:
+        claim: has the port's name until it is closed, or the process ends.
+        host: to listen at.
+        port: of that host.
+    """
+    try:
+        claim.bind(f"\0vmoe serve ray, port {port}")
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise click.ClickException(f"can't serve at {host}:{port}: {error.strerror or error}") from None
 
 
 def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:

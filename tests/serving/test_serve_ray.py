@@ -306,6 +306,21 @@ def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, capsys: pyte
     assert f"can't serve at 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
 
 
+def test_a_port_where_another_one_starts_is_refused(mnist_image_bundle: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", str(mnist_image_bundle), "--port", str(port)]
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)  # noqa: PLW1509
+    assert first.stderr is not None
+    assert first.stderr.readline() == "vmoe: starting Ray and its replicas\n"
+    second = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False)
+    first.terminate()
+    first.communicate(timeout=PATIENCE)
+    assert second.returncode == 1
+    assert f"can't serve at 127.0.0.1:{port}: Address already in use" in second.stderr
+
+
 @pytest.mark.parametrize("word", ["ray", "batch"])
 def test_help_needs_no_ray_and_what_needs_it_names_the_extra(
     word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mnist_image_bundle: Path, tmp_path: Path
