@@ -121,7 +121,10 @@ class ForeignModel:
             return 0, 0
         return size[0] // height, size[1] // width
 
-    def check_vector(self, name: str, size: int) -> None:
-        """Makes sure that a tensor is there and has that size alone. Raises CheckpointError."""
-        if (found := self.shape(name, 1)) != (size,):
-            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, where the rest of the model needs {(size,)}")
+    def check(self, name: str, *sizes: int | None) -> Shape:
+        """The shape of a tensor that must be there and have these sizes, None being any. Raises CheckpointError."""
+        found = self.shape(name, len(sizes))
+        wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
+        if found != wanted:
+            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, where the rest of the model needs {wanted}")
+        return found

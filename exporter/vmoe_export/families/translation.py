@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class Translation(ForeignModel):
             stream=True,
         )
         if has_bias:
-            self.check_vector(f"{name}.bias", width)
+            self.check(f"{name}.bias", width)
             sources.append(f"{name}.bias")
         self.put(
             "embedding/bias",
@@ -116,11 +116,7 @@ class Translation(ForeignModel):
         counts = []
         for name in names:
             info = self.tensors.get(name)
-            shape = self.shape(name, 1 if info is None else len(info.shape))
-            if shape[-1] != self.width:
-                raise CheckpointError(
-                    f"tensor {self.told(name)} has shape {shape}, where the rest of the model needs {self.width} at its end"
-                )
+            shape = self.check(name, *((None,) * (len(info.shape) - 1) if info else ()), self.width)
             counts.append(math.prod(shape[:-1]))
         width, own = self.width, [*zip(names, counts, strict=True)]
 
@@ -175,21 +171,13 @@ class Translation(ForeignModel):
 
     def router(self, ours: str, name: str) -> int:
         """A router (E, D) without a bias; returns E."""
-        experts, width = self.shape(name, 2)
-        if width != self.width:
-            raise CheckpointError(
-                f"tensor {self.told(name)} has shape {(experts, width)}, where the model needs {(experts, self.width)}"
-            )
+        experts, width = self.check(name, None, self.width)
         self.put(ours, (width, experts), [name], lambda array: array.T)
         return experts
 
     def projection(self, name: str) -> None:
         """A projection (D, E) of what the head gets, which is not transposed and has no bias."""
-        width, size = self.shape(name, 2)
-        if width != self.width:
-            raise CheckpointError(
-                f"tensor {self.told(name)} has shape {(width, size)}, where the model needs {(self.width, size)}"
-            )
+        width, size = self.check(name, self.width, None)
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
@@ -206,7 +194,7 @@ class Translation(ForeignModel):
     def norm(self, ours: str, name: str, *, stream: bool = False) -> None:
         """A LayerNormalization of the stream's width; with `stream` what it gives is the stream."""
         for leaf, own in (("scale", "weight"), ("bias", "bias")):
-            self.check_vector(f"{name}.{own}", self.width)
+            self.check(f"{name}.{own}", self.width)
             self.put(f"{ours}/{leaf}", (self.width,), [f"{name}.{own}"], lambda array: array, stream=stream)
 
     def dense(
@@ -225,20 +213,15 @@ class Translation(ForeignModel):
         Returns:
             Its outputs.
         """
-        found = self.shape(f"{name}.weight", 2)
-        wanted = (outputs or found[0], inputs or self.width)
-        if found != wanted:
-            raise CheckpointError(
-                f"tensor {self.told(name)}.weight has shape {found}, where the rest of the model needs {wanted}"
-            )
-        kernel, bias, width = [f"{name}.weight"], [], wanted[0]
+        width, depth = self.check(f"{name}.weight", outputs or None, inputs or self.width)
+        kernel, bias = [f"{name}.weight"], []
         if has_bias:
-            self.check_vector(f"{name}.bias", width)
+            self.check(f"{name}.bias", width)
             bias = [f"{name}.bias"]
         if scale:
-            self.check_vector(scale, width)
+            self.check(scale, width)
             kernel, bias = [*kernel, scale], [*bias, scale] if bias else []
-        self.put(f"{ours}/kernel", wanted[::-1], kernel, lambda array, by=1.0: array.T * by, stream=stream)
+        self.put(f"{ours}/kernel", (depth, width), kernel, lambda array, by=1.0: array.T * by, stream=stream)
         self.put(f"{ours}/bias", (width,), bias, _scaled_or_zeros(width), stream=stream)
         return width
 
@@ -267,15 +250,10 @@ class Translation(ForeignModel):
         """
         heads, size = self._heads()
         width, names = self.width, ("key", "value") if query else ("query", "key", "value")
-        found = self.shape(weight, 2)
-        if found != (len(names) * width, width):
-            wanted = (len(names) * width, width)
-            raise CheckpointError(
-                f"tensor {self.told(weight)} has shape {found}, where the rest of the model needs {wanted}"
-            )
+        self.check(weight, len(names) * width, width)
         biases = []
         if bias:
-            self.check_vector(bias, len(names) * width)
+            self.check(bias, len(names) * width)
             biases = [bias]
         for i, name in enumerate(names):
             rows = slice(i * width, (i + 1) * width)
@@ -293,7 +271,7 @@ class Translation(ForeignModel):
         _, size = self._heads()
         for name, source in (("query_ln", query), ("key_ln", key)):
             for leaf, own in (("scale", "weight"), ("bias", "bias")):
-                self.check_vector(f"{source}.{own}", size)
+                self.check(f"{source}.{own}", size)
                 self.put(f"{ours}/{name}/{leaf}", (size,), [f"{source}.{own}"], lambda array: array)
 
     def mlp(self, ours: str, first: str, second: str, *, scale: str = "", stream: bool = True) -> int:
@@ -334,15 +312,16 @@ class Translation(ForeignModel):
         return self.heads, self.width // self.heads
 
     def _by_head(self, layer: str, heads: int, size: int) -> None:
-        for leaf, shape in (("kernel", (self.width, heads, size)), ("bias", (heads, size))):
-            part = self.parts[f"{layer}/{leaf}"]
-            self.parts[f"{layer}/{leaf}"] = Part(shape, part.sources, part.make)
+        self._shaped(layer, kernel=(self.width, heads, size), bias=(heads, size))
 
     def _out(self, ours: str, name: str, scale: str, stream: bool) -> None:
-        heads, size = self._heads()
         self.dense(ours, name, inputs=self.width, outputs=self.width, scale=scale, stream=stream)
-        part = self.parts[f"{ours}/kernel"]
-        self.parts[f"{ours}/kernel"] = Part((heads, size, self.width), part.sources, part.make)
+        self._shaped(ours, kernel=(*self._heads(), self.width))
+
+    def _shaped(self, layer: str, **shapes: Shape) -> None:
+        """Other shapes of as many values for what a layer has."""
+        for leaf, shape in shapes.items():
+            self.parts[f"{layer}/{leaf}"] = replace(self.parts[f"{layer}/{leaf}"], shape=shape)
 
 
 def _scaled_or_zeros(width: int) -> Make:
