@@ -1,7 +1,9 @@
 """The Ray Serve application: replicas, each with an engine, a batcher and a `Service`, behind Ray's HTTP proxy."""
 
 import asyncio
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from starlette.applications import Starlette
 
 from vmoe_runtime import Engine
 from vmoe_serve.batching import Batcher
+from vmoe_serve.ray_proxy import SERVING
 from vmoe_serve.service import Service
 from vmoe_serve.settings import elastic_plan
 
@@ -79,6 +82,8 @@ class Replica:
         self._runtime = engine.backend_description
         plan, self._notes = None, list[str]()
         if levels and slo_ms is not None:
+            with suppress(OSError), Path(os.environ.get(SERVING, "")).open("r+") as step:
+                step.truncate(step.write("timing the levels"))
             profiles = [found for level in levels if (found := engine.setting(level)) is not None]
             plan, self._notes = elastic_plan(engine, profiles, slo_ms / 1e3, batch_size)
         batcher = Batcher(engine, plan, most_images=batch_size, most_waiting=max_waiting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -28,6 +29,7 @@ from vmoe_tools.options import (
     threads_option,
     verbose_option,
 )
+from vmoe_tools.output import regular_lines
 
 _LONGEST_MS = 600_000.0
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
@@ -95,14 +97,18 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
 
     name = values.pop("name") or model_name(bundle)
     arguments = _checked(bundle, values)
-    with socket.socket(socket.AF_UNIX) as claim, ExitStack() as closing:
+    with socket.socket(socket.AF_UNIX) as claim, told_if_ended(), NamedTemporaryFile() as serving, ExitStack() as closing:
         _claim(claim, host, port)
         if not quiet:
             click.echo("vmoe: starting Ray and its replicas", err=True)
-        closing.enter_context(told_if_ended())
-        serving = closing.enter_context(NamedTemporaryFile())
+        step, start = Path(serving.name), time.monotonic()
+        step.write_text("starting Ray")
+        lines = regular_lines(lambda: f"vmoe: {step.read_text()}: {time.monotonic() - start:.0f} s", sys.stderr, quiet=quiet)
+        served = closing.enter_context(lines)
         closing.enter_context(connected_ray(variables={SERVING: serving.name}))
+        step.write_text("starting the replicas")
         handle = _deploy(bundle, name, host, port, arguments)
+        served()
         try:
             if not quiet:
                 runtime, notes = handle.described.remote().result()

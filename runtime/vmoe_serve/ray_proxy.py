@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _GONE = "no replica has answered this request: one has ended, or the server is starting or shutting down; send it again"
 
 SERVING = "VMOE_SERVING"
-"""Variable with the path of a file that is there until the proxy will be killed."""
+"""Variable with the path of a file that is there until the proxy will be killed; it says what the start is at."""
 
 
 class JsonRefusals:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,19 +95,18 @@ def read_argument(*words: str, **settings: Any) -> Callable[[F], F]:
 def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...]) -> Any:
     """The value of an option that would otherwise ignore all but the last one."""
     if len(values) > 1:
+        name = "/".join([*option.opts, *option.secondary_opts])
         several = "vmoe bench compares several settings, and vmoe inspect those of several --profile"
-        raise click.UsageError(
-            f"{context.command_path} takes one {'/'.join([*option.opts, *option.secondary_opts])}; {several}", context
-        )
+        raise click.UsageError(f"{context.command_path} takes one {name}; {several}", context)
     return values[0] if values else None
 
 
-_ONE: dict[str, Any] = {"multiple": True, "callback": _one}
+_single = partial(click.option, multiple=True, callback=_one)
 
 bundle_argument = read_argument("bundle", metavar="BUNDLE")
 bundles_argument = read_argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
-profile_option = click.option(
-    "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one.", **_ONE
+profile_option = _single(
+    "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one."
 )
 profiles_option = click.option(
     "--profile",
@@ -207,18 +206,12 @@ errors_only_option = click.option("-q", "--quiet", is_flag=True, help="Print not
 
 
 change_options = _all_of(
-    click.option("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's.", **_ONE),
-    click.option("--k", metavar="K", type=int, help="Experts per token. Default: the profile's.", **_ONE),
-    click.option(
-        "--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's.", **_ONE
-    ),
-    click.option(
-        "--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's.", **_ONE
-    ),
-    click.option(
-        "--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's.", **_ONE
-    ),
-    click.option("--merge", metavar="R", type=int, help="Tokens that each block merges. Default: the profile's.", **_ONE),
+    _single("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
+    _single("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
+    _single("--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."),
+    _single("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
+    _single("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
+    _single("--merge", metavar="R", type=int, help="Tokens that each block merges. Default: the profile's."),
 )
 """Adds what replaces settings of a profile."""
 setting_options = _all_of(profile_option, change_options)

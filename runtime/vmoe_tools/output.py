@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -31,18 +32,15 @@ def regular_lines(line: Callable[[], str], stream: TextIO, *, quiet: bool) -> It
     ended = threading.Event()
 
     def tell() -> None:
-        while not ended.wait(LINE_SECONDS):
+        while not quiet and not ended.wait(LINE_SECONDS):
             print(line(), file=stream, flush=True)
 
-    teller = threading.Thread(target=tell, daemon=True)
-    if not quiet:
-        teller.start()
-    try:
-        yield ended.set
-    finally:
-        ended.set()
-        if not quiet:
-            teller.join()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(tell)
+        try:
+            yield ended.set
+        finally:
+            ended.set()
 
 
 def check_output_file(target: str | Path | None, used: Iterable[Path | None] = ()) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from http_client import PATIENCE, HttpClient, unexpected
 from serving.http_client import HEADER_LENGTH, header, http_request, infer_body
-from terminal import default_signals
+from terminal import IMPATIENT, default_signals
 
 from vmoe_runtime import Engine
 from vmoe_tools.program import main
@@ -34,6 +34,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 DENSE = next((Path(__file__).parents[1] / "data" / "bundles").glob("*-dense"))
+STEP = re.compile(r"^vmoe: (.*): [0-9]+ s\n", re.MULTILINE)
 LEVELS = ("c0.2-k1", "c0.5-k1", "c1.05-k2")
 
 
@@ -44,7 +45,7 @@ class Server(HttpClient):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             super().__init__(probe.getsockname()[1])
-        command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", bundle, "--port", str(self.port), *options]
+        command = [sys.executable, "-c", IMPATIENT, "serve", "ray", bundle, "--port", str(self.port), *options]
         self.process = subprocess.Popen(
             list(map(str, command)),
             stdout=subprocess.PIPE,
@@ -68,7 +69,8 @@ class Server(HttpClient):
         assert self.process.stderr is not None
         first, _, rest = self.process.stderr.read().partition("\n")
         assert first == "vmoe: starting Ray and its replicas"
-        return self.process.wait(PATIENCE), unexpected(rest)
+        self.steps = dict.fromkeys(re.findall(STEP, rest))
+        return self.process.wait(PATIENCE), unexpected(re.sub(STEP, "", rest))
 
     def replicas(self) -> list[int]:
         """Process ids of the replicas, which Ray names so."""
@@ -248,6 +250,7 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     for client in clients:
         client.join(PATIENCE)
     assert (code, errors) == (0, "")
+    assert list(server.steps) == ["starting Ray", "starting the replicas", "timing the levels"]
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
 

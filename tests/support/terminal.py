@@ -7,6 +7,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 
+IMPATIENT = "from vmoe_tools import output, program; output.LINE_SECONDS = 0.2; raise SystemExit(program.main())"
+"""The program vmoe, as Python's option -c takes it, with its lines of progress more often."""
+
 
 def default_signals() -> None:
     """Ctrl-C and a hangup end a process again, as `preexec_fn` of a child: nohup and shells' background jobs ignore them."""

@@ -30,10 +30,9 @@ from vmoe_tools.options import (
     threads_option,
     verbose_option,
 )
-from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.output import check_output_file, people_stream, regular_lines, write_json
 
 _USUAL_TOP = 5
-_PAUSE = 10.0  # seconds between lines of progress
 
 
 @click.command(context_settings=CONTEXT)
@@ -133,15 +132,19 @@ def _process(
     replicas, threads = options["replicas"], options["threads"]
     cpus, pictures, answered = threads or 1, sum(part.rows for part in parts), 0
     arguments = (job, bundle.resolve(), options["batch_size"], threads)
+    start = 0.0
+
+    def line() -> str:
+        rate = answered / (time.monotonic() - start)
+        return f"{answered:,} of {pictures:,} pictures, {rate:,.1f} a second" if start else "vmoe: starting Ray"
+
     try:
-        with told_if_ended(), silenced() as messages, connected_ray(replicas * cpus + 1, object_store=1 << 29):
-            start = said = time.monotonic()
+        ray = connected_ray(replicas * cpus + 1, object_store=1 << 29)
+        with told_if_ended(), silenced() as messages, regular_lines(line, messages, quiet=options["quiet"]), ray:
+            start = time.monotonic()
             for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments):
                 written.append(_write(output, job, part, table))
                 answered += part.rows
-                if (now := time.monotonic()) - said > _PAUSE and not options["quiet"]:
-                    said = now
-                    click.echo(f"{answered:,} of {pictures:,} pictures, {answered / (now - start):,.1f} a second", messages)
     except KeyboardInterrupt:
         click.echo(f"{len(parts) - len(written):,} parts are missing; the same command goes on from there", err=True)
         raise
