@@ -54,7 +54,7 @@ CHOICES: Mapping[str, tuple[int, ...]] = {
     "num_heads": (1, 2, 3, 5),
     "hidden_chunk": (0, 64),
     "prefix": (0, 1, 3),
-    "activation": (0, 1, 2),
+    "activation": (1, 2),
 }
 """Values of an attribute that some sizes go with."""
 OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
