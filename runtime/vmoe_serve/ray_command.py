@@ -32,6 +32,8 @@ from vmoe_tools.options import (
 from vmoe_tools.output import regular_lines
 
 _LONGEST_MS = 600_000.0
+_NICENESS = {"RAY_worker_niceness": "0"}
+"""Replicas have the priority of any other service. Ray's own default is 15, by which the least other work starves them."""
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
 
 
@@ -105,7 +107,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         step.write_text("starting Ray")
         lines = regular_lines(lambda: f"vmoe: {step.read_text()}: {time.monotonic() - start:.0f} s", sys.stderr, quiet=quiet)
         served = closing.enter_context(lines)
-        closing.enter_context(connected_ray(variables={SERVING: serving.name}))
+        closing.enter_context(connected_ray(variables={SERVING: serving.name, **_NICENESS}))
         step.write_text("starting the replicas")
         handle = _deploy(bundle, name, host, port, arguments)
         served()
