@@ -14,6 +14,15 @@ def _translate(model: Translation) -> None:
     model.claim(hidden_size=model.width)
     model.tokens("embeddings.class_embedding", positions="embeddings.position_embedding.weight", rows=1)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
+    encoder_blocks(model)
+    model.norm("Encoder/encoder_norm", "post_layernorm")
+    model.model["classifier"] = "token"
+    if model.has("../visual_projection.weight"):
+        model.dense("projection", "../visual_projection", has_bias=False)
+
+
+def encoder_blocks(model: Translation) -> None:
+    """The blocks of CLIP's and SigLIP's towers."""
     for block, ours in model.blocks("encoder.layers.{}.", "num_hidden_layers"):
         model.norm(f"{ours}/LayerNorm_0", f"{block}layer_norm1")
         projections = [f"{block}self_attn.{name}_proj" for name in ("q", "k", "v")]
@@ -21,10 +30,6 @@ def _translate(model: Translation) -> None:
         model.norm(f"{ours}/LayerNorm_1", f"{block}layer_norm2")
         hidden = model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2")
         model.claim(intermediate_size=hidden)
-    model.norm("Encoder/encoder_norm", "post_layernorm")
-    model.model["classifier"] = "token"
-    if model.has("../visual_projection.weight"):
-        model.dense("projection", "../visual_projection", has_bias=False)
 
 
 FAMILY = Family(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vmoe_export.errors import ConfigError
+from vmoe_export.families.clip import encoder_blocks
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
@@ -17,13 +18,7 @@ def _translate(model: Translation) -> None:
     model.choose_heads("num_attention_heads", 12)
     model.claim(hidden_size=model.width)
     model.tokens(positions="embeddings.position_embedding.weight", rows=0)
-    for block, ours in model.blocks("encoder.layers.{}.", "num_hidden_layers"):
-        model.norm(f"{ours}/LayerNorm_0", f"{block}layer_norm1")
-        projections = [f"{block}self_attn.{name}_proj" for name in ("q", "k", "v")]
-        model.attention(f"{ours}/SelfAttention", projections, f"{block}self_attn.out_proj")
-        model.norm(f"{ours}/LayerNorm_1", f"{block}layer_norm2")
-        hidden = model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2")
-        model.claim(intermediate_size=hidden)
+    encoder_blocks(model)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "map"
     model.vector("MapHead/probe", "head.probe", (1, 1, model.width))
