@@ -66,8 +66,8 @@ void print_info(const vmoe::Info& info) {
               info.precision);
   for (const auto& layer : info.moe_layers) std::printf("%s,", layer.c_str());
   std::printf("\tpreprocessing=%s\tensemble_size=%" PRId64, info.preprocessing.c_str(), info.ensemble_size);
-  std::printf("\trouting_kind=%d\tfront_tokens=%d\tpatches=%" PRId64 "x%" PRId64, info.routing_kind,
-              info.front_tokens, info.patch_rows, info.patch_columns);
+  std::printf("\trouting_kind=%d\tfront_tokens=%d\tpatches=%" PRId64 "x%" PRId64, info.routing_kind, info.front_tokens,
+              info.patch_rows, info.patch_columns);
   std::printf("\tclass_names=");
   for (const auto& name : info.class_names) std::printf("%s,", name.c_str());
   std::printf("\n");

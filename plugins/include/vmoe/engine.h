@@ -167,26 +167,26 @@ typedef enum vmoe_routing_kind {
 
 typedef struct vmoe_info {
   size_t struct_size;
-  int64_t height, width, channels; /* of an image */
-  int32_t input_dtype;             /* vmoe_dtype of the graph's input; uint8 images suit both */
-  int32_t output;                  /* vmoe_output */
-  int64_t output_size;             /* floats per image that a run gives */
-  int64_t batch_multiple;          /* batches must be a multiple of this many images */
-  int64_t num_profiles;            /* stored profiles; 0 for a dense ViT and Soft MoE */
-  int64_t num_class_names;         /* classes, or 0 where the bundle names none */
-  int64_t num_moe_layers;          /* 0 for a dense ViT */
-  int64_t num_experts;             /* E, the largest one where layers differ; 0 for a dense ViT */
-  int64_t group_tokens;            /* S; 0 for a dense ViT */
-  const char* group;               /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
-  const char* runtime;             /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
-  int32_t uses_op_library;         /* 1 or 0 */
-  int32_t threads;                 /* as requested; 0 where ONNX Runtime chose */
-  int32_t precision;               /* vmoe_precision */
-  int32_t reserved;                /* 0 */
-  const char* preprocessing;       /* official steps, such as "resize_small(256)|central_crop(224)" */
-  int64_t ensemble_size;           /* M, the members of an ensemble of experts (E3); 1 for every other model */
-  int32_t routing_kind;            /* vmoe_routing_kind */
-  int32_t front_tokens;            /* stand before the patches of an image: a class token, registers */
+  int64_t height, width, channels;   /* of an image */
+  int32_t input_dtype;               /* vmoe_dtype of the graph's input; uint8 images suit both */
+  int32_t output;                    /* vmoe_output */
+  int64_t output_size;               /* floats per image that a run gives */
+  int64_t batch_multiple;            /* batches must be a multiple of this many images */
+  int64_t num_profiles;              /* stored profiles; 0 for a dense ViT and Soft MoE */
+  int64_t num_class_names;           /* classes, or 0 where the bundle names none */
+  int64_t num_moe_layers;            /* 0 for a dense ViT */
+  int64_t num_experts;               /* E, the largest one where layers differ; 0 for a dense ViT */
+  int64_t group_tokens;              /* S; 0 for a dense ViT */
+  const char* group;                 /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
+  const char* runtime;               /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
+  int32_t uses_op_library;           /* 1 or 0 */
+  int32_t threads;                   /* as requested; 0 where ONNX Runtime chose */
+  int32_t precision;                 /* vmoe_precision */
+  int32_t reserved;                  /* 0 */
+  const char* preprocessing;         /* official steps, such as "resize_small(256)|central_crop(224)" */
+  int64_t ensemble_size;             /* M, the members of an ensemble of experts (E3); 1 for every other model */
+  int32_t routing_kind;              /* vmoe_routing_kind */
+  int32_t front_tokens;              /* stand before the patches of an image: a class token, registers */
   int64_t patch_rows, patch_columns; /* patches of an image; 0 where the bundle doesn't say */
 } vmoe_info;
 

@@ -236,8 +236,7 @@ class Engine {
       return internal::take(status);
     }
     const std::unique_ptr<vmoe_routing, internal::FreeRouting> result(handle);
-    const PatchGrid grid{images.count, info_.ensemble_size, info_.patch_rows, info_.patch_columns,
-                         info_.front_tokens};
+    const PatchGrid grid{images.count, info_.ensemble_size, info_.patch_rows, info_.patch_columns, info_.front_tokens};
     std::vector<LayerRouting> layers;
     for (int64_t i = 0; i < vmoe_routing_num_layers(handle); ++i) {
       vmoe_layer_routing c = VMOE_LAYER_ROUTING_INIT;

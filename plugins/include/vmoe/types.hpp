@@ -93,8 +93,8 @@ struct LayerRouting {
   std::vector<int32_t> token;
 
   // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. A merged patch went
-  // where the token did that it is in. Tokens before the patches are left out. All 1 for Soft MoE, which drops nothing. Empty
-  // where the bundle doesn't say how many patches an image has.
+  // where the token did that it is in. Tokens before the patches are left out. All 1 for Soft MoE, which drops nothing.
+  // Empty where the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
