@@ -113,4 +113,4 @@ def test_what_can_not_be_compared_is_one_line(
     (tmp_path / "x.vmoe" / "model.onnx").write_bytes(b"damaged")
     assert "x.vmoe: " in complaint_of(capsys, 1, *words)
     (tmp_path / "x.vmoe" / "manifest.json").unlink()
-    assert "x.vmoe: manifest.json: No such file" in complaint_of(capsys, 1, *words)
+    assert "x.vmoe is not a bundle: manifest.json: No such file" in complaint_of(capsys, 1, *words)

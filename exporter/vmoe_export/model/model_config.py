@@ -135,12 +135,12 @@ class ModelConfig:
     @property
     def front_tokens(self) -> int:
         """Tokens in front of the patches."""
-        return self.extra_tokens + self.classifier.startswith("token")
+        return self.extra_tokens + int(self.classifier.startswith("token"))
 
     @property
     def prefix_tokens(self) -> int:
         """Tokens at the front of an image that are never merged: those in front of the patches, or that of a classifier."""
-        return max(self.front_tokens, self.classifier == "0")
+        return max(self.front_tokens, int(self.classifier == "0"))
 
     def merges(self, group_tokens: int) -> bool:
         """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""

@@ -16,6 +16,7 @@ from vmoe_export.ops.table import ACTIVATIONS
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)
+_REPRESENTATIONS = ("pre_logits/kernel", "projection/kernel")
 
 FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
 """The fields of ExportOptions that describe the model."""
@@ -47,8 +48,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         mlp_dim = moe.mlp_dim if moe else 0
     has_head = "head/kernel" in facts.shapes
     num_classes = facts.shape("head/kernel", 2)[1] if has_head else None
-    layer = next((name for name in ("pre_logits/kernel", "projection/kernel") if name in facts.shapes), None)
-    representation = facts.shape(layer, 2)[1] if layer else None
+    representation = next((facts.shape(name, 2)[1] for name in _REPRESENTATIONS if name in facts.shapes), None)
     classifier = _classifier(facts)
     position_emb, temperature = _position_emb(facts)
     facts.note("inferred", "channels", "hidden_size", "num_layers", "num_heads", "mlp_dim", "patch_size")

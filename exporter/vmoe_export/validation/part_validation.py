@@ -136,8 +136,10 @@ class PartValidation:
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
-            expected = Run.of(self._model.layer_outputs, [step.before.x, *step.routes], watch.profile)
-            for pairs in differences(expected, self._run_of(watch, step.before.x, routes, layer)).pairs:
+            # By image: there may be more than were to be compared, and more rows where each has members.
+            rows = self._images if self._model.config.ensemble_size > 1 else step.before.x
+            expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
+            for pairs in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
                 same = self._tokens_alike(pairs, step.before.x.shape[1])[:, : found.x.shape[1]]
                 watch.agreement = min(watch.agreement, float(pairs.mean()))
         self._judge(watch, part, step, found, same)

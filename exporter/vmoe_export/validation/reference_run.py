@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -111,7 +112,8 @@ def with_every_expert(
     ends_in_pairs = part in model.class_token_parts and part.endswith("/Moe") and model.config.ensemble_size == 1
     if not ends_in_pairs or model.layer_outputs[0] not in ("expert", "kept"):
         return steps
-    turned = [_turned(step, model.group_tokens // model.config.num_tokens) for step in steps]
+    group = model.group_tokens // math.gcd(model.group_tokens, model.config.num_tokens)
+    turned = [_turned(step, group) for step in steps]
     found = [reference.run(part, stream, [(len(stream.x), p)]) for stream, p in zip(turned, profiles, strict=True)]
     return [Step(stream, whole, *routes) for stream, (whole, routes) in zip(turned, found, strict=True)]
 
@@ -126,7 +128,7 @@ def _turned(step: Step, group: int) -> Stream:
         takes = np.zeros((images * tokens, expert.max() + 1), bool)
         np.put_along_axis(takes, expert, kept, axis=1)
     places = np.unique(takes.argmax(axis=0))
-    places = np.resize(places, -(-len(places) // max(group, 1)) * max(group, 1))
+    places = np.resize(places, -(-len(places) // group) * group)
     rows = [stream.of_images(slice(image, image + 1)) for image in places // tokens]
     shifts = places % tokens
     return Stream.joined(
