@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _CACHED = 1 << 19  # bytes of a picture whose sums stay in a core's cache
+_BAND = 256  # rows that are taken from Pillow at once
 
 MODES = {1: "L", 3: "RGB"}
 """Pillow's names of grey and colours, by the channels of a model."""
@@ -25,18 +26,25 @@ MODES = {1: "L", 3: "RGB"}
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
     """uint8[height, width, channels] of a rectangle of a decoded PIL image: grey for one channel, RGB for three."""
-    return np.asarray(_converted(image, window, channels)).reshape(window.height, window.width, channels)
+    pixels = np.empty((window.height, window.width, channels), np.uint8)
+    for top in range(0, window.height, _BAND):  # Pillow's own copies of it all would take several times as much
+        band = pixels[top : top + _BAND]
+        part = Window(window.top + top, window.left, len(band), window.width)
+        band[...] = np.asarray(_converted(image, part, channels)).reshape(band.shape)
+    return pixels
 
 
 def _converted(image: Image, window: Window, channels: int) -> Image:
     from PIL.Image import fromarray
 
-    part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
+    part = image
+    if window != Window(0, 0, image.height, image.width) or "transparency" in image.info:  # a copy
+        part = image.crop((window.left, window.top, window.left + window.width, window.top + window.height))
     if part.mode.startswith("I"):  # of 16 bits; Pillow would cut such pixels off at 255 instead of scaling them
         part = fromarray((np.asarray(part) >> 8).astype(np.uint8))
     # Pillow warns of a transparency that it can't keep, and the picture is taken without.
     part.info.pop("transparency", None)
-    return part.convert(MODES[channels])
+    return part if part.mode == MODES[channels] else part.convert(MODES[channels])
 
 
 def resampled(image: Image, channels: int, geometry: Geometry) -> Array:
