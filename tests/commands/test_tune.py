@@ -124,7 +124,8 @@ def test_what_may_be_lost_must_be_said(
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"), [("dense", "this bundle outputs features"), ("soft", "this model has nothing to set")]
+    ("kind", "says"),
+    [("dense", "this bundle outputs features"), ("soft", "this model routes nothing by a capacity; --merge 4")],
 )
 def test_a_model_with_nothing_to_set_has_nothing_to_search(
     kind: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

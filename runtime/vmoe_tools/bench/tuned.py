@@ -64,8 +64,9 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
     manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model)
     least = max(2 * images_that_show(max_drop), 2 * size)
     if first.profile is None or manifest.rules is None or manifest.output != "logits":
-        what = f"bundle outputs {manifest.output}" if manifest.output != "logits" else "model has nothing to set"
-        raise click.UsageError(f"--tune searches the settings of a classifier, and this {what}")
+        what = "model routes nothing by a capacity; --merge 4 --merge 8 compares merged tokens"
+        what = what if manifest.output == "logits" else f"bundle outputs {manifest.output}"
+        raise click.UsageError(f"--tune searches settings of routing for a classifier, and this {what}")
     if engine.only_profile is not None:
         raise click.UsageError(f"--tune tries many settings, and the graphs of {engine.backend} are fixed to one each")
     if len(source) < least:
