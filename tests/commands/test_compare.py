@@ -90,7 +90,7 @@ def test_a_difference_within_the_noise_is_called_so() -> None:
     for speed, says in (
         (130, "is faster than"),
         (70, "is slower than"),
-        (104, "is as fast within the noise of the timing as"),
+        (104, "is not told apart by this timing from"),
     ):
         one = mark([point("p", 0.95, speed, 6, 0.05), *others])[0]
         assert (one.speed_ratio, one.flops_ratio) == (speed / 100, 0.75)

@@ -196,7 +196,7 @@ def comparison(point: PointResult, points: Sequence[PointResult], shown: Callabl
     for other in _compared_with(point, points):
         (low, high), (other_low, other_high) = point.speed_interval, other.speed_interval
         least, most = low / other_high, high / other_low
-        how = "faster than" if least > 1 else "slower than" if most < 1 else "as fast within the noise of the timing as"
+        how = "faster than" if least > 1 else "slower than" if most < 1 else "not told apart by this timing from"
         speed = _ratio(point.images_per_second, other.images_per_second)
         parts = [f"{speed:.2f} x its speed ({least:.2f} - {most:.2f} by the intervals of both)"]
         if (flops := _ratio(point.flops_per_image, other.flops_per_image)) is not None:
@@ -289,4 +289,4 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
     """A sentence on the points that `recommend` returned, behind the first one."""
     others = ", ".join(points[i].name for i in equal[1:])
-    return f"Equally fast within the noise of the timing, but with more FLOPs: {others or 'no other setting'}."
+    return f"Equally fast within the noise of the timing, with no fewer FLOPs: {others or 'no other setting'}."
