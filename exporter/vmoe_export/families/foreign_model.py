@@ -85,12 +85,18 @@ class ForeignModel:
 
     def choose_heads(self, key: str, default: int) -> None:
         """The number of heads: the user's, the config's, or, where there is a config without it, the default."""
-        if self.config:
+        is_said = self.config.get(key) is not None
+        if is_said or (self.config and self.heads is None):
             found = self.setting(key, default)
             if self.heads not in (None, found):
                 raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
             if found < 1 or self.width % found:
-                raise ConfigError(f"the config says {key} {found}, which doesn't divide the hidden size {self.width}")
+                says = (
+                    f"the config says {key} {found}"
+                    if is_said
+                    else f"the config says no {key}, and the usual one is {found}"
+                )
+                raise ConfigError(f"{says}, which doesn't divide the hidden size {self.width}; give --heads N")
             self.heads = found
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
