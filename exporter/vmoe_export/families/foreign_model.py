@@ -94,9 +94,9 @@ class ForeignModel:
                 says = (
                     f"the config says {key} {found}"
                     if is_said
-                    else f"the config says no {key}, and the usual one is {found}"
+                    else f"the config says no {key} (--heads N does), and {found} is usual"
                 )
-                raise ConfigError(f"{says}, which doesn't divide the hidden size {self.width}; give --heads N")
+                raise ConfigError(f"{says}, which doesn't divide the hidden size {self.width}")
             self.heads = found
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
