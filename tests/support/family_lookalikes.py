@@ -128,6 +128,8 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     "clipmoe": [
         ("an expert fewer", "experts.3", rename(r"resblocks\.2\.experts\.3", None)),
         ("a gate for more experts", "gate.weight experts.4", put("visual.transformer.resblocks.1.gate.weight", 5, 128)),
+        ("no heads", "attention heads", field(vision_heads=0)),
+        ("no experts of a token", "top_k", field(top_k=0)),
         ("a gate with bias", "gate.bias", put("visual.transformer.resblocks.1.gate.bias", 4)),
         ("a block without MLP", "resblocks.1", rename(r"resblocks\.1\.gate|resblocks\.1\.experts", None)),
     ],

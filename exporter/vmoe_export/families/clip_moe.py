@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vmoe_export.errors import ConfigError
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
@@ -33,6 +34,8 @@ def _translate(model: Translation) -> None:
     model.projection("proj")
     if experts:
         k = model.setting("top_k", min(_DEFAULT_K, experts))
+        if not 1 <= k <= experts:
+            raise ConfigError(f"the config says top_k {k}, and there are {experts} experts")
         if "top_k" not in model.config:
             model.notes.append(
                 f"a CLIP-MoE file doesn't say how many experts a token has: {k}, as in its release; --k N sets it"

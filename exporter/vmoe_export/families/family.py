@@ -61,8 +61,3 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
             del words[0]
         found.setdefault(".".join(words), stored)
     return found
-
-
-def shown(value: Any) -> str:
-    """A value of a config in a sentence."""
-    return f"{value!r:.60}"

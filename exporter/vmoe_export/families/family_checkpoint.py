@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 from vmoe_export.checkpoint import MODEL_SETTINGS
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.errors import CheckpointError, ConfigError
-from vmoe_export.families.family import Family, shown, unwrapped
+from vmoe_export.families.family import Family, unwrapped
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.translation import Translation
-from vmoe_export.small_file import read_small
+from vmoe_export.model.config_file import load_config
+from vmoe_runtime.errors import shown
 
 _CONFIG, _PROCESSOR = MODEL_SETTINGS
 
@@ -50,9 +50,9 @@ class FamilyCheckpoint(Checkpoint):
     ) -> None:
         self._source, self._family = source, family
         found = [path for name in (_CONFIG, _PROCESSOR) if (path := _folder(source.path) / name).is_file()]
-        given: dict[str, Mapping[str, Any]] = {path.name: _read_json(path) for path in found}
+        given: dict[str, Mapping[str, Any]] = {path.name: load_config(path) for path in found}
         if config is not None:
-            given[_CONFIG] = config if isinstance(config, Mapping) else _read_json(Path(config))
+            given[_CONFIG] = config if isinstance(config, Mapping) else load_config(Path(config))
         whole = given.get(_CONFIG, {})
         own = self._own_config(whole)
         self._names = self._names_of(source)
@@ -117,18 +117,6 @@ class FamilyCheckpoint(Checkpoint):
 
 def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(read_small(path))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not readable JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold an object")
-    return content
 
 
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:

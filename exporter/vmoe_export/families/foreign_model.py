@@ -8,8 +8,8 @@ from typing import Any
 
 from vmoe_export.checkpoint.base import TensorInfo
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
-from vmoe_export.families.family import shown
 from vmoe_export.model.parameters import Shape
+from vmoe_runtime.errors import shown
 
 
 @dataclass

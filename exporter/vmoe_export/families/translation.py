@@ -11,11 +11,11 @@ import numpy as np
 
 from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
-from vmoe_export.families.family import shown
 from vmoe_export.families.foreign_model import ForeignModel
 from vmoe_export.families.position_grid import resized_grid
 from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, Shape
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
+from vmoe_runtime.errors import shown
 
 Make = Callable[..., Array]
 
@@ -307,8 +307,8 @@ class Translation(ForeignModel):
             raise OptionError(
                 "the tensors don't say how many attention heads the model has, and no config.json does; give --heads N"
             )
-        if self.width % self.heads:
-            raise OptionError(f"--heads is {self.heads}, which doesn't divide the hidden size {self.width}")
+        if self.heads < 1 or self.width % self.heads:
+            raise OptionError(f"{self.heads} attention heads don't divide the hidden size {self.width}; give --heads N")
         return self.heads, self.width // self.heads
 
     def _by_head(self, layer: str, heads: int, size: int) -> None:
