@@ -87,7 +87,9 @@ Call = Callable[[Array], Array]
 def load_engine(cell: Cell, precision: str) -> Call:
     """This engine on a bundle that is exported now."""
     cell.network.model.save_pretrained(cell.checkpoint)
-    preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # so that the images are in [-1, 1]
+    height, width = cell.images.shape[1:3]
+    preprocessing = {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
+    preprocessing |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # so that the images are in [-1, 1]
     (cell.checkpoint / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     bundle = cell.checkpoint.with_suffix(f".{precision}.vmoe")
     export_bundle(cell.checkpoint, bundle, precision=precision, validate=False, force=True)
