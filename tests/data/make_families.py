@@ -92,6 +92,11 @@ TOWERS = {
     **{"transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1, "vocab_size": 20, "context_length": 6},
 }
 
+DEIT: dict[str, tuple[str, dict[str, Any], str]] = {
+    "hf_deit": ("DeiTForImageClassification", HEAD, "logits"),
+    "hf_deit_distilled": ("DeiTForImageClassificationWithTeacher", HEAD | {"hidden_size": 36}, "logits"),
+    "hf_deit_pooler": ("DeiTModel", TOWER | {"pooler_output_size": 24}, "pooler_output"),
+}
 CASES = (
     TRANSFORMERS
     | {
@@ -99,6 +104,7 @@ CASES = (
         for name, (architecture, more) in TIMM.items()
     }
     | {name: ("CLIP-MoE", TOWERS | {"MoE_args": args}, "image_embeds") for name, args in CLIP_MOE.items()}
+    | DEIT
 )
 
 SQUASH = {"size": {"height": 32, "width": 32}}
@@ -106,6 +112,7 @@ CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32},
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "vi": ("ViTImageProcessor", SQUASH),
+    "hf": ("DeiTImageProcessor", CROP | IMAGENET | {"size": {"height": 36, "width": 36}}),
     "di": ("BitImageProcessor", CROP | IMAGENET),
     "cl": ("CLIPImageProcessor", CROP),
     "si": ("SiglipImageProcessor", SQUASH),

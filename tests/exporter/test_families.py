@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +165,19 @@ def test_what_no_file_says_is_asked_for(tmp_path: Path) -> None:
         export_bundle(result.path, tmp_path / "again.vmoe", heads=3)
 
 
+def test_a_processor_without_a_class_is_the_usual_one(tmp_path: Path) -> None:
+    family = families()["dinov2"]
+    named, folder = exported(family, tmp_path / "named"), family.write(tmp_path / "model")
+    config = dict(family.preprocessor_config or {})
+    assert config.pop("image_processor_type") and config.pop("resample")
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    unnamed = export_bundle(folder, tmp_path / "unnamed.vmoe", validate=False)
+    assert unnamed.plan.preprocessing == named.plan.preprocessing
+
+
 def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path) -> None:
     listed = CliRunner().invoke(export, ["--families"])
-    assert listed.exit_code == 0 and len(listed.output.splitlines()) == 6 and "timm" in listed.output
+    assert listed.exit_code == 0 and len(listed.output.splitlines()) == 7 and "timm" in listed.output
     folder = families()["vit"].write(tmp_path / "model")
     result = CliRunner().invoke(export, [str(folder), "-o", str(tmp_path / "vit.vmoe")])
     assert result.exit_code == 0, result.output

@@ -135,6 +135,11 @@ SAID = {
         None,
         "pillow_bicubic(384)",
     ),
+    "an old DeiT": (
+        {"feature_extractor_type": "DeiTFeatureExtractor", "size": 256, "resample": 3},
+        None,
+        "pillow_bicubic(256)|central_crop(224)",
+    ),
     "SigLIP's own": ({"image_processor_type": "SiglipImageProcessorFast"}, (256, 128), "pillow_bicubic(256,128)"),
     "CLIP's own": (CLIP, None, "pillow_bicubic_small(224)|central_crop(224)"),
     "an old CLIP": (OLD_CLIP, None, "pillow_bicubic_small(336)|central_crop(336)"),

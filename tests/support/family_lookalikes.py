@@ -115,6 +115,10 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("another model type", "vit_msn", field(model_type="vit_msn")),
         ("masked autoencoder", "vit_mae decoder", field(model_type="vit_mae"), put("decoder.decoder_embed.weight", 16, 48)),
     ],
+    "hf_deit_distilled": [
+        ("one of two classifiers", "cls_classifier", rename(r"^cls_classifier", None)),
+        ("positions without the second token", "position_embeddings", put("deit.embeddings.position_embeddings", 1, 17, 36)),
+    ],
     "dinov2": [
         ("more positions", "position_embeddings image_size", put("embeddings.position_embeddings", 1, 26, 48)),
         ("SwiGLU", "weights_in", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),

@@ -56,7 +56,10 @@ class FamilyCheckpoint(Checkpoint):
         whole = given.get(_CONFIG, {})
         own = self._own_config(whole)
         self._names = self._names_of(source)
-        processor = given.get(_PROCESSOR) or whole.get("pretrained_cfg")
+        processor = given.get(_PROCESSOR)
+        if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
+            processor = {**family.processor, **processor}  # transformers takes the class by the model's type then
+        processor = processor or whole.get("pretrained_cfg")
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         if processor and image_size is None:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)

@@ -6,13 +6,14 @@ from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
 
-def _translate(model: Translation) -> None:
+def translate_encoder(model: Translation, *tokens: str) -> None:
+    """Everything up to the last norm, with these tokens in front of the patches, all of which have positions."""
     model.epsilon(1e-12)
     model.activation(model.setting("hidden_act", "gelu"))
     model.patches("embeddings.patch_embeddings.projection")
     model.choose_heads("num_attention_heads", 12)
     model.claim(hidden_size=model.width)
-    model.tokens("embeddings.cls_token", positions="embeddings.position_embeddings", rows=1)
+    model.tokens(*tokens, positions="embeddings.position_embeddings", rows=len(tokens))
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
     for block, ours in model.blocks("encoder.layer.{}.", "num_hidden_layers"):
@@ -23,12 +24,21 @@ def _translate(model: Translation) -> None:
         hidden = model.mlp(f"{ours}/Mlp", f"{block}intermediate.dense", f"{block}output.dense")
         model.claim(intermediate_size=hidden)
     model.norm("Encoder/encoder_norm", "layernorm")
+
+
+def translate_head(model: Translation) -> None:
+    """The classifier of the class token, or else the pooler."""
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.dense("head", "../classifier")
     elif model.has("pooler.dense.weight"):
         model.setting("pooler_act", "tanh", "tanh")
         model.dense("pre_logits", "pooler.dense")
+
+
+def _translate(model: Translation) -> None:
+    translate_encoder(model, "embeddings.cls_token")
+    translate_head(model)
 
 
 FAMILY = Family(

@@ -24,9 +24,10 @@ _CLIP: dict[str, Any] = {
 _ALL: dict[str, Any] = {"size": {"height": 224, "width": 224}, "crop_size": 224, "resample": 3, "rescale_factor": 1 / 255}
 _ALL |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
 _PROCESSORS = {"ViT": {**_ALL, **_HALF, "resample": 2}, "Siglip": _ALL | _HALF, "Bit": _ALL | _CLIP, "CLIP": _ALL | _CLIP}
+_PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
 """What each image processor of transformers does where its file doesn't say."""
 
-_CLASS = re.compile(r"(ViT|Siglip|Bit|CLIP)(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
+_CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
 _TIMM |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -94,7 +95,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     if not math.isclose(number(config, "rescale_factor", 1), 1 / 255, rel_tol=1e-6):
         raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r}")
     how = _known(_FILTERS.get(resample, resample) if isinstance(resample := config["resample"], int) else resample)
-    resized = _sides(config, "size", square=kind == "ViT")
+    resized = _sides(config, "size", square=kind in ("ViT", "DeiT"))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or len(crop) < 2:
         raise ConfigError("the config makes pictures of several sizes, or pads them: it must resize, crop and not pad")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmoe_export.families import clip, clip_moe, dinov2, hf_vit, siglip, timm
+from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_vit, siglip, timm
 from vmoe_export.families.family import Family, unwrapped
 
-FAMILIES: tuple[Family, ...] = tuple(each.FAMILY for each in (clip_moe, siglip, clip, dinov2, hf_vit, timm))
+FAMILIES: tuple[Family, ...] = tuple(each.FAMILY for each in (clip_moe, siglip, clip, dinov2, hf_deit, hf_vit, timm))
 
 
 def family_of(stored: Iterable[str]) -> Family | None:
