@@ -178,6 +178,7 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[st
         BenchmarkError: a run computes another model.
     """
     torch.set_num_threads(cell.threads)
+    torch.compiler.reset()  # it stops to compile one function anew after eight times
     with torch.no_grad():
         wanted = np.asarray(cell.network(torch.from_numpy(cell.images)))
     calls = {name: partial(RUNS[name][1](cell), cell.images) for name in names}

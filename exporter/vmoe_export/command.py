@@ -99,7 +99,8 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     "--config",
     type=click.Path(path_type=Path),
     metavar="model.json",
-    help="Official model config as JSON, for what the tensors don't tell, such as a gap classifier.",
+    help="Official model config as JSON, for what the tensors don't tell, such as a gap classifier; or another library's "
+    "config.json.",
 )
 @click.option(
     "--preset",

@@ -227,7 +227,7 @@ axis_options = _all_of(
     click.option("--pool", "pools", flag_value=True, help="All slots of a group form one pool.", **_FLAG),
     click.option("--no-pool", "pools", flag_value=False, help="Each expert has its slots; with --pool both.", **_FLAG),
     click.option("--max-experts", "limits", metavar="M", type=int, multiple=True, help="Experts of a group; repeats."),
-    click.option("--merge", "merges", metavar="R", type=int, multiple=True, help="Tokens that a block merges; repeats."),
+    click.option("--merge", "merges", metavar="R", type=int, multiple=True, help="Tokens a block merges, or 0; repeats."),
 )
 """Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
 

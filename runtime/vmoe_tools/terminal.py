@@ -65,7 +65,7 @@ class Progress:
 
             self._line = f"{text}: 0%"
             yield advance
-            self._line = f"{text}: done, going on"
+            self._line = f"{text}: 100%, putting results together"
 
 
 def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | str, width: int = _WIDTH_OF_A_PIPE) -> None:
@@ -75,9 +75,12 @@ def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | st
         stream: where to.
         title: of the section.
         parts: of the section.
-        width: columns where the stream is no terminal; rich would take 80.
+        width: columns where the stream is no terminal; rich would take 80. A table may have a third more.
     """
     console = Console(file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)
+    if not stream.isatty():
+        tables = [console.measure(part).maximum + 2 for part in parts if isinstance(part, Table)]
+        console.width = min(max([width, *tables]), width * 4 // 3)
     with console.capture() as captured:
         console.print(Text(printable(title), style="bold", overflow="fold"))
         for part in parts:

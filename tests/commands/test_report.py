@@ -158,9 +158,11 @@ def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
 ) -> None:
     monkeypatch.setattr(output, "LINE_SECONDS", 0.01)
     words = ("report", mnist_image_bundle, "--images", images, *capacities(0.1, 2), "-o", tmp_path / "r.html", *QUICK)
-    steps = dict.fromkeys(re.sub(": [0-9]+%.*", "", line) for line in run(capsys, *words)[1].splitlines())
+    steps = dict.fromkeys(
+        re.sub(": [0-9]+%(, [0-9,.]+ images/s)?$", "", line) for line in run(capsys, *words)[1].splitlines()
+    )
     first, *_, last = steps
-    assert (first, last) == ("loading", "speed: done, going on")
+    assert (first, last) == ("loading", "speed: 100%, putting results together")
     assert "accuracy and routing" in steps
     assert run(capsys, *words, "-q") == ("", "")
 

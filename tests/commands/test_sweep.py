@@ -393,6 +393,17 @@ def test_what_can_not_be_done_is_one_line(
     assert says in complaint_of(capsys, code, "bench", mnist_image_bundle, *arguments, "-q", *QUICK)
 
 
+def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measured(
+    mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merges = [word for merge in (0, 1000, 2000) for word in ("--merge", merge)]
+    out, complaint = run(capsys, "bench", mnist_image_bundle, *capacities(1), *merges, "--json", "-", *QUICK)
+    assert [point["merge"] for point in json.loads(out)["points"]] == [0, 1000]
+    assert re.search(r"not measured, as they do what c1-k1-r1000 does \(effectively 1.*\): c1-k1-r2000", complaint)
+
+
 @pytest.mark.parametrize("kind", ["dense", "soft"])
 def test_a_model_without_capacity_has_nothing_to_sweep(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "has no capacity to choose" in complaint_of(capsys, 2, "bench", kept_bundle(kind), "--sweep", "0.1:2.0", *QUICK)
+    assert "has no capacity, k or order to choose" in complaint_of(
+        capsys, 2, "bench", kept_bundle(kind), "--sweep", "0.1:2.0", *QUICK
+    )

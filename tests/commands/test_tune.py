@@ -96,7 +96,7 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
     ("words", "says"),
     [
         ([], "--tune chooses a setting on images, and there is no --images"),
-        (["--images", "FEW"], "598 or more can show that at most 0.01 of the answers are lost, and --images has 8"),
+        (["--images", "FEW"], "598 or more can show that at most 1 % of the answers are lost, and --images has 8"),
         (["--images", "DIGITS", "--sweep", "0.1:1"], "--tune chooses the settings of one bundle itself"),
         (["--images", "DIGITS", "--compare", "x.vmoe"], "--tune measures one bundle alone"),
     ],

@@ -97,6 +97,6 @@ def _only_checkpoint_in(folder: Path) -> Path:
         return usual
     found = sorted(p for p in folder.iterdir() if p.suffix in {".index", *ONE_FILE_SUFFIXES})
     if len(found) != 1:
-        names = ", ".join(p.name for p in found) or "none"
+        names = ", ".join(p.name for p in found) or f"no {', '.join(MODEL_FILES)}, .index, .safetensors, .pt, .pth or .bin"
         raise CheckpointError(f"{folder} must hold exactly one checkpoint to be given as a folder (found: {names})")
     return found[0]

@@ -23,7 +23,7 @@ from vmoe_runtime.backends.batch_range import VARIABLE, range_from_environment
 from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing, check_settings
 from vmoe_runtime.backends.merging import StandardBackend
-from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu
+from vmoe_runtime.backends.nvidia_gpu import Gpu, find_gpu, has_driver
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.tensorrt.engine_cache import digest_of, private_folder
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
@@ -147,6 +147,8 @@ def _require(provider: str, library: str) -> Gpu:
 
     ONNX Runtime prints what is missing in red and goes on without the provider, so all of it is looked for first.
     """
+    if not has_driver():
+        find_gpu()  # says why
     if provider not in onnxruntime.get_available_providers():
         raise UnavailableError(
             f"the installed {_RUNTIME} has no {provider}; run pip uninstall onnxruntime, then pip install 'vmoe-export[gpu]'"

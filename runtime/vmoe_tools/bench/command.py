@@ -43,8 +43,8 @@ from vmoe_tools.terminal import Progress
 @click.option(
     "--tune",
     is_flag=True,
-    help="Search all that the model can set, and cascades, for the fewest FLOPs within --max-drop-in-accuracy of the full "
-    "setting, or of --profile: on one half of the images. The other half tests what was found.",
+    help="Search all that a model with a capacity can set, and cascades, for the fewest FLOPs within --max-drop-in-accuracy "
+    "of the full setting, or of --profile: on one half of the images. The other half tests what was found.",
 )
 @options.backends_option
 @options.batch_sizes_option

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
-from vmoe_tools.bench.result import PointResult, comparison, near_chance, why
+from vmoe_tools.bench.result import PointResult, comparison, near_chance, ratio_text, why
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import number_text, print_section, share_text, table_of
@@ -31,8 +31,8 @@ NUMBERS: Mapping[str, Callable[[PointResult], str]] = {
 }
 """The numbers of a point by their headings; a star marks the Pareto front."""
 _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
-    "speed\nratio": lambda point: number_text(point.speed_ratio, ".2f"),
-    "FLOPs\nratio": lambda point: number_text(point.flops_ratio, ".2f"),
+    "speed\nratio": lambda point: ratio_text(point.speed_ratio),
+    "FLOPs\nratio": lambda point: ratio_text(point.flops_ratio),
 }
 
 

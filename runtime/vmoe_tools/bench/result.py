@@ -198,13 +198,18 @@ def comparison(point: PointResult, points: Sequence[PointResult], shown: Callabl
         least, most = low / other_high, high / other_low
         how = "faster than" if least > 1 else "slower than" if most < 1 else "not told apart by this timing from"
         speed = _ratio(point.images_per_second, other.images_per_second)
-        parts = [f"{speed:.2f} x its speed ({least:.2f} - {most:.2f} by the intervals of both)"]
+        parts = [f"{ratio_text(speed)} x its speed ({ratio_text(least)} - {ratio_text(most)} by the intervals of both)"]
         if (flops := _ratio(point.flops_per_image, other.flops_per_image)) is not None:
-            parts.append(f"{flops:.2f} x its FLOPs")
+            parts.append(f"{ratio_text(flops)} x its FLOPs")
         if point.top1 is not None and other.top1 is not None:
             parts.append(f"{shown(point.top1)} accuracy where that has {shown(other.top1)}")
         sentences.append(f"{point.name} is {how} {other.name}: {', '.join(parts)}.")
     return " ".join(sentences)
+
+
+def ratio_text(ratio: float | None) -> str:
+    """A ratio with two digits behind the point, or two that are not 0; a dash where it is not known."""
+    return "-" if ratio is None else f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
 
 
 def _compared_with(point: PointResult, points: Sequence[PointResult]) -> list[PointResult]:
@@ -289,4 +294,5 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
     """A sentence on the points that `recommend` returned, behind the first one."""
     others = ", ".join(points[i].name for i in equal[1:])
-    return f"Equally fast within the noise of the timing, with no fewer FLOPs: {others or 'no other setting'}."
+    who = others or "no other setting"
+    return f"Accurate enough and equally fast within the noise of the timing, with no fewer FLOPs: {who}."

@@ -53,14 +53,15 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
 
     Returns:
         The profiles, capacity rising fastest; and a note on each that stands for others, which have the same number of slots
-        and are left out. It has the capacity ratio of these slots, which may be far from the name's.
+        and merge as many tokens, and are left out. It has the capacity ratio of these slots, which may be far from the
+        name's.
 
     Raises:
         click.UsageError: the model has no capacity.
         RoutingError: it can't be run with one of the settings.
     """
     if "capacity" not in rules.settings and (base is None or axes.ratios) and axes != Axes(merges=axes.merges):
-        raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity to choose")
+        raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
     values: dict[str, Sequence[Any]] = {"k": axes.ks, "bpr": axes.orders, "pool": axes.pools, "max_experts": axes.limits}
     values["merge"] = axes.merges
     values["capacity_ratio"] = axes.ratios
@@ -69,14 +70,14 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*varied.values()):
         profile = rules.profile(**dict(zip(varied, chosen, strict=True)), base=base)
-        # Requested ratios may differ where the integer number of slots doesn't.
-        same = profiles.setdefault(replace(profile, name="", capacity_ratio=0), profile)
+        # Requested ratios may differ where the integer number of slots doesn't; a block merges at most half of its tokens.
+        merge = profile.merge and min(profile.merge, (rules.image_tokens or 0) // 2)
+        same = profiles.setdefault(replace(profile, name="", capacity_ratio=0, merge=merge), profile)
         if same != profile:
             left_out.setdefault(same, []).append(profile.name)
     return list(profiles.values()), [_note(same, names) for same, names in left_out.items()]
 
 
 def _note(kept: Profile, names: Sequence[str]) -> str:
-    return (
-        f"not measured, as slots are those of {kept.name} (effectively {kept.effective_ratio or 0:.3g}): {', '.join(names)}"
-    )
+    ratio = "" if kept.effective_ratio is None else f" (effectively {kept.effective_ratio:.3g})"
+    return f"not measured, as they do what {kept.name} does{ratio}: {', '.join(names)}"

@@ -72,7 +72,7 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
     if len(source) < least:
         raise click.UsageError(
             f"--tune searches on one half of the images, and tests on the other; {least} or more can show that at most "
-            f"{max_drop:.3g} of the answers are lost, and --images has {len(source)}"
+            f"{100 * max_drop:.3g} % of the answers are lost, and --images has {len(source)}"
         )
     full = first.profile if from_first else full_setting(manifest, first.profile)
     point, truth = replace(first, profile=full), "labels"

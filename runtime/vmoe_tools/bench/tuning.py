@@ -161,7 +161,7 @@ class Search:
         """Searches, and puts cascades together of what was tried.
 
         Args:
-            advance: called after each setting that was tried, with 1 and the number of images.
+            advance: called after each setting with 1 and the number of images, or with 0 and 0 where it is as one before.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
@@ -174,8 +174,10 @@ class Search:
                 if neighbour in seen or len(self._trials) >= MOST_TRIALS:
                     continue
                 seen.add(neighbour)
+                before = len(self._trials)
                 trial = self._try_place(neighbour)
-                advance(1, len(self._labels))
+                more = len(self._trials) - before
+                advance(more, more * len(self._labels))
                 if trial is not None and trial not in waiting.values():
                     waiting[neighbour] = trial
         tried = [trial for trial in self._trials.values() if trial is not None]
