@@ -161,7 +161,7 @@ FAULTS: dict[str, tuple[Build, Names]] = {
     "pickle file": (file("weights.pkl", PICKLE), ("weights.pkl", "not a checkpoint: expected a bundle")),
     "path that is not there": (lambda folder: folder / "nothing", ("nothing", "not a checkpoint")),
     "name of 300 characters": (lambda folder: folder / ("x" * 300), ("too long",)),
-    "folder without a checkpoint": (lambda folder: folder, ("exactly one checkpoint", "none")),
+    "folder without a checkpoint": (lambda folder: folder, ("exactly one checkpoint", "no model.safetensors")),
     "truncated safetensors": (cut_safetensors, (SAFETENSORS,)),
     "safetensors header longer than the file": (file(SAFETENSORS, struct.pack("<Q", 2**40) + b"{}"), (SAFETENSORS,)),
     "safetensors header that is not json": (file(SAFETENSORS, struct.pack("<Q", 8) + b"not json"), (SAFETENSORS,)),

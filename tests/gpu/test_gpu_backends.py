@@ -18,7 +18,7 @@ import vmoe_runtime
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
-from vmoe_runtime.backends import BACKENDS, nvidia_gpu
+from vmoe_runtime.backends import BACKENDS, nvidia_gpu, onnxruntime_gpu
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
@@ -69,10 +69,20 @@ except BackendError as error:
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 @pytest.mark.parametrize("backend", ["cuda", "ort-tensorrt"])
-def test_an_onnxruntime_for_cpus_says_what_to_install(bundle: Path, backend: str) -> None:
+def test_an_onnxruntime_for_cpus_says_what_to_install_for_a_gpu(
+    bundle: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_gpu, "has_driver", lambda: True)
     with pytest.raises(UnavailableError) as refused:
         Engine.load(bundle, backend=backend)
     assert_one_sentence(str(refused.value), "has no ", "ExecutionProvider", "pip install 'vmoe-export[gpu]'")
+
+
+@without_gpu
+@pytest.mark.parametrize("backend", ["cuda", "ort-tensorrt"])
+def test_without_a_driver_nothing_is_to_be_installed(bundle: Path, backend: str) -> None:
+    with pytest.raises(UnavailableError, match=r"^there is no NVIDIA driver on this machine \(.*\)$"):
+        Engine.load(bundle, backend=backend)
 
 
 @without_gpu
