@@ -63,14 +63,15 @@ def read_safetensors(path: Path) -> Arrays:
     arrays = {}
     for name, entry in json.loads(data[8:start]).items():
         begin, end = entry["data_offsets"]
-        arrays[name] = np.frombuffer(data[start + begin : start + end], TYPES[entry["dtype"]]).reshape(entry["shape"])
+        values = np.frombuffer(data[start + begin : start + end], TYPES[entry["dtype"]])
+        arrays[name] = values.reshape(entry["shape"]).copy()
     return arrays
 
 
 def _read_pb(folder: Path, kind: str) -> Arrays:
     paths = sorted(folder.glob(f"{kind}_*.pb"), key=lambda path: int(path.stem.rpartition("_")[2]))
     tensors = [onnx.TensorProto.FromString(path.read_bytes()) for path in paths]
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+    return {tensor.name: numpy_helper.to_array(tensor).copy() for tensor in tensors}
 
 
 def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list[tuple[Vector, str]]:

@@ -22,6 +22,7 @@ from conformance_cases import OP_ROWS
 from cpu_paths import supported_paths
 from make_conformance import FOLDER, write
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 from op_models import run_graph, run_reference
 from score import Vector, onnxruntime_sessions, score, vectors
 
@@ -83,10 +84,10 @@ TORCH: dict[str, Callable[..., Any]] = {
 }
 
 
-def inlined_session(runtime: str, path: Path) -> Any:
+def open_in_openvino(path: Path) -> Any:
     model = onnx.inliner.inline_local_functions(onnx.load(path))
     inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
-    run = run_graph(runtime, model)
+    run = run_graph("openvino", model)
 
     def run_named(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         found = dict(zip(outputs, run(*(feeds[name] for name in inputs)), strict=True))
@@ -97,10 +98,15 @@ def inlined_session(runtime: str, path: Path) -> Any:
 
 IMPLEMENTATIONS: dict[str, Callable[[Path], Any]] = {
     "onnxruntime": onnxruntime_sessions(),
-    "onnxruntime-inlined": functools.partial(inlined_session, "onnxruntime"),
-    "openvino": functools.partial(inlined_session, "openvino"),
+    "onnx-reference": lambda path: ReferenceEvaluator(str(path)),
+    "openvino": open_in_openvino,
     "numpy": functools.partial(NodeSession, run_numpy),
     "torch": functools.partial(NodeSession, run_torch),
+}
+LEFT_OUT: dict[str, set[str]] = {
+    "torch": {op for op in OPS if op not in TORCH},
+    "openvino": {"test_vmoe_expert_mlp_int4"},  # whose sizes must be known
+    "onnx-reference": {"experts_256", "b16"},  # too large for its TopK
 }
 
 
@@ -115,14 +121,14 @@ def test_they_are_written_again_in_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_every_op_of_the_domain_has_a_model() -> None:
-    assert {op for op, _ in OP_ROWS.values()} == set(OPS)
+    assert {op.name for op, _ in OP_ROWS.values()} == set(OPS)
     loaded = onnx.backend.test.loader.load_model_tests(data_dir=str(FOLDER), kind="ops")
     assert {case.name for case in loaded} == set(OP_ROWS)
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_an_implementation_passes(name: str) -> None:
-    chosen = [v for v in all_vectors() if name != "torch" or v.op in TORCH]
+    chosen = [vector for vector in all_vectors() if not {vector.op, vector.name} & LEFT_OUT.get(name, set())]
     assert len(chosen) > 60
     assert [(vector.name, wrong) for vector, wrong in score(IMPLEMENTATIONS[name], chosen) if wrong] == []
 
@@ -150,7 +156,7 @@ def test_the_runner_scores_any_session_and_says_what_differs(tmp_path: Path) -> 
     )
     wrong = scored(str(tmp_path), "--only", "merge_classifier")
     assert wrong.returncode == 1
-    assert "merge_classifier: merged_token" in wrong.stdout and "0 of 1 vectors pass" in wrong.stdout
+    assert "merge_classifier: y[" in wrong.stdout and "0 of 1 vectors pass" in wrong.stdout
     for arguments in (["--session", "no_module:Session"], ["--library", "no.so"], [str(tmp_path / "nothing")]):
         refused = scored(*arguments)
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
@@ -170,7 +176,6 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         "route", "ranked.max(axis=-1) if", "np.sort(ranked)[..., -k:].sum(axis=-1) if", "bpr_second_choices",
     ),
     "NaN is the smallest": ("route", "np.isnan(gates), 0", "np.isnan(gates), -np.inf", "nan_ranks_as_0"),
-    "NaN is the largest": ("route", "np.isnan(gates), 0", "np.isnan(gates), np.inf", "nan_priority"),
     "denormal gates are 0": ("route", "np.isnan(gates)", "~(np.abs(gates) > 1e-38)", "zeros_and_denormals"),
     "weights are divided by their sum": (
         "route", "priority =", "weight = weight / weight.sum(axis=-1, keepdims=True)\n    priority =", "raw_weights",
@@ -192,16 +197,11 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
     "experts choice by row": (
         "choose_tokens", "-np.where(np.isnan(gates), 0, gates)", "np.argsort(-gates, axis=2)", "choice",
     ),
-    "experts choice takes the higher token of equal ones": (
-        "choose_tokens", "order = np.argsort(-np.where(np.isnan(gates), 0, gates)",
-        "order = gates.shape[1] - 1 - np.argsort(-np.where(np.isnan(gates), 0, gates)[:, ::-1]", "choice_tied",
-    ),
     "Soft MoE combines over tokens": ("soft_router", "return dispatch, combine", "return dispatch, dispatch", "soft"),
     "Soft MoE combines in each expert": ("soft_router", "dispatch, combine\n", "dispatch, softmax(logits)\n", "soft"),
     "merged tokens are not weighted": (
         "merge", "sizes[image][members[one], None] *", "total[left.index(one)] / len(members[one]) *", "merge",
     ),
-    "the higher of equally like tokens is merged": ("merge", "(-max(score[a]), a)", "(-max(score[a]), -a)", "merge_tied"),
     "a merged key counts once": ("attention", "np.log(sizes)", "0 * sizes", "test_vmoe_attention_sizes"),
     "GELU by tanh for that by erf": ("activate", '== "gelu_erf"', '== ""', "test_vmoe_expert_mlp_gelu_erf"),
     "bfloat16 is cut off": (
@@ -222,5 +222,6 @@ def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -
     for place in (op_reference, reference_ops):
         for alias in [alias for alias, value in vars(place).items() if value is original]:
             monkeypatch.setattr(place, alias, planted[original.__name__])
-    found = {vector.name for vector, wrong in score(IMPLEMENTATIONS["numpy"], all_vectors()) if wrong}
+    with np.errstate(all="ignore"):
+        found = {vector.name for vector, wrong in score(IMPLEMENTATIONS["numpy"], all_vectors()) if wrong}
     assert finder in found

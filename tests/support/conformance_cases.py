@@ -172,7 +172,7 @@ _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeRouteDispatch": {"": {}},
     "VmoeExpertMlp": {
         "": {}, "_gelu_erf": {"activation": 1}, "_gelu_quick": {"activation": 2}, "_dispatch_bf16": {"dispatch_bf16": 1},
-        "_bf16": {"W": "bf16"}, "_int8": {"W": "i8"}, "_int8_chunks": {"W": "i8", "hidden_chunk": 8},
+        "_bf16": {"W": "bf16"}, "_int8": {"W": "i8"}, "_int8_chunks": {"W": "i8", "F": 128, "hidden_chunk": 64},
         "_int4": {"W": "i4", "D": 72, "F": 66, "J": 2, "H": 2, "E": 2},
     },
     "VmoeCombine": {"": {}, "_fp16": {"T": "fp16"}},
