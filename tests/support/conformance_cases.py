@@ -94,7 +94,7 @@ b16 | 1x197x8 | 8 1 1 0 0 | One image of a B/16: 197 tokens, 8 experts, capacity
 vanilla | 2x12x3 | 2 1 0 0 0 | Tokens in the order of their group.
 bpr | 2x12x3 | 2 1 1 0 0 | Tokens by their largest gate.
 bpr_second_choices | 2x12x4 | 4 2 1 0 0 | The order of second choices is that of the largest gate, too.
-first_choices_first | .6 .4 / .3 .7 / .8 .2 | 2 2 0 0 0 | Expert 0 is full when token 1 comes with its second choice.
+first_choices | .6 .4 / .3 .7 / .8 .2 | 2 2 0 0 0 | Expert 0 is full when token 1 comes with its second choice.
 raw_weights | .5 .25 .125 .125 | 1 2 1 0 0 | Weights are the gates, not divided by their sum.
 more_slots_than_pairs | 2x3x4 | 9 2 1 0 0 | Slots that stay empty.
 tied_experts | .25 .25 .25 .25 / .1 .4 .4 .1 / .1 .1 .4 .4 | 2 2 0 0 0 | Of equal gates that of the lower expert.
