@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from kept_build import kept
 from routing_cases import Case, golden_cases, make_gates, route, same_bits
+from score import vectors
 
 pytestmark = pytest.mark.long
 
@@ -73,6 +74,17 @@ def test_random_cases_are_the_reference_bit_for_bit_in_any_order(library: ctypes
 @pytest.mark.parametrize("number", range(40))
 def test_golden_routing_in_any_order(library: ctypes.CDLL, number: int) -> None:
     check_route(library, golden_cases()[number])
+
+
+def test_conformance_vectors_in_any_order(library: ctypes.CDLL) -> None:
+    chosen = [vector for vector in vectors() if "pool" in vector.inputs and "gates" in vector.inputs]
+    for vector in chosen:
+        gates, *numbers = vector.inputs.values()
+        capacity, k, bpr, pool, limit = (int(number[0]) for number in numbers)
+        if not pool and limit >= gates.shape[2]:
+            expected = [vector.outputs[name] for name in ("slot", "weight", "src", "expert")]
+            for seed in SEEDS:
+                assert same_bits(run_phases(library, Case(gates, capacity, k, bool(bpr)), seed), expected), vector.name
 
 
 @pytest.mark.parametrize("large", LARGE, ids=str)

@@ -22,7 +22,7 @@ from vmoe_tools.program import main
 
 ROOT = Path(__file__).parents[2]
 OWN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MORE = [path for name in ("plugins", "samples", "benchmarks") for path in sorted((ROOT / name).rglob("*.md"))]
+MORE = [path for name in ("plugins", "samples", "benchmarks", "conformance") for path in sorted((ROOT / name).rglob("*.md"))]
 PAGES = [*OWN, ROOT / "CONTRIBUTING.md", *MORE]
 NOT_RUN = {"docs/triton.md"}  # a client of a running server
 

@@ -1,0 +1,197 @@
+"""What the test vectors are of: routing cases, and the models of one node with their options."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.ops.table import OPS
+
+Arrays = dict[str, np.ndarray]
+_SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-44, -1e-44, 3e38, -3e38])
+
+
+@dataclass(frozen=True)
+class RoutingCase:
+    """A call of the op of a model: `inputs` by name, and the numbers of the settings."""
+
+    name: str
+    what: str
+    model: str
+    inputs: Arrays
+    settings: Mapping[str, int]
+
+
+def numbers(name: str, *shape: int) -> np.ndarray:
+    """Multiples of 2**-20 from -2 to 2, the same for a name wherever they are made."""
+    return _rng(name).integers(-(2**21), 2**21, shape) / 2**20
+
+
+def gates(name: str, groups: int, tokens: int, experts: int, kind: str = "") -> np.ndarray:
+    """f64[G,S,E] that add up to 1 for each token; rounded to eighths (`ties`), or half of them special (`special`)."""
+    rng = _rng(name)
+    shares = rng.integers(1, 4096, (groups, tokens, experts))
+    made = shares / shares.sum(axis=-1, keepdims=True)
+    if kind == "ties":
+        return np.round(made * 8) / 8
+    return np.where(rng.integers(0, 2, made.shape) == 0, rng.choice(_SPECIAL, made.shape), made) if kind else made
+
+
+def _rng(name: str) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(name.encode()))
+
+
+def routing_cases() -> Iterator[RoutingCase]:
+    """The cases of the tables below."""
+    for model, (names, table) in _TABLES.items():
+        for line in table.strip().splitlines():
+            name, given, settings, what = (part.strip() for part in line.split("|"))
+            chosen = dict(zip(names.split(), map(int, settings.split()), strict=True))
+            inputs = _INPUTS[names](name, given)
+            if "max_experts" in chosen:
+                chosen["max_experts"] = chosen["max_experts"] or inputs["gates"].shape[2]
+            yield RoutingCase(name, what, model, inputs, chosen)
+
+
+def _gates_of(name: str, given: str) -> Arrays:
+    return {"gates": _array(name, given, gates)}
+
+
+def _soft_of(name: str, given: str) -> Arrays:
+    groups, tokens, experts, slots = map(int, given.split("x"))
+    x = numbers(name, groups, tokens, 8)
+    x[0, 0] *= "zero" not in name
+    return {"x": x, "mu": numbers(f"{name} mu", 8, experts, slots), "scale": np.array(3.25)}
+
+
+def _merge_of(name: str, given: str) -> Arrays:
+    k = _array(name, given, numbers)
+    images, tokens, _ = k.shape
+    sizes = _rng(f"{name} sizes").integers(1, 5, (images, tokens))
+    token = np.tile(np.arange(tokens + 2) % tokens, (images, 1))
+    return {"x": numbers(f"{name} x", *k.shape), "k": k, "sizes": sizes, "token": token}
+
+
+def _array(name: str, given: str, make: Any) -> np.ndarray:
+    """Rows as they stand, or what is made of a shape and a kind."""
+    if "x" not in given:
+        return np.array([[row.split() for row in given.split("/")]]).astype(float)
+    shape, *kind = given.split()
+    return make(name, *map(int, shape.split("x")), *kind)
+
+
+# Name | shape G x S x E and kind, or the rows of a group | settings (max_experts 0: no limit) | what it shows
+_TOP_K = """
+one_token | 1x1x4 | 1 2 1 0 0 | A group of one token.
+one_expert | 1x7x1 | 3 1 1 0 0 | One expert, which has no slot for most tokens.
+k_is_e | 2x5x4 | 3 4 1 0 0 | Every token chooses every expert.
+experts_256 | 1x24x256 | 1 2 1 0 0 | 256 experts.
+b16 | 1x197x8 | 8 1 1 0 0 | One image of a B/16: 197 tokens, 8 experts, capacity ratio 0.3.
+vanilla | 2x12x3 | 2 1 0 0 0 | Tokens in the order of their group.
+bpr | 2x12x3 | 2 1 1 0 0 | Tokens by their largest gate.
+bpr_second_choices | 2x12x4 | 4 2 1 0 0 | The order of second choices is that of the largest gate, too.
+first_choices | .6 .4 / .3 .7 / .8 .2 | 2 2 0 0 0 | Expert 0 is full when token 1 comes with its second choice.
+raw_weights | .5 .25 .125 .125 | 1 2 1 0 0 | Weights are the gates, not divided by their sum.
+more_slots_than_pairs | 2x3x4 | 9 2 1 0 0 | Slots that stay empty.
+tied_experts | .25 .25 .25 .25 / .1 .4 .4 .1 / .1 .1 .4 .4 | 2 2 0 0 0 | Of equal gates that of the lower expert.
+tied_tokens | .75 .25 / .25 .75 / .75 .25 / .75 .25 | 2 1 1 0 0 | Of tokens with equal largest gates the lower comes first.
+all_tied | .25 .25 .25 .25 / .25 .25 .25 .25 / .25 .25 .25 .25 | 2 3 1 0 0 | Everything is equal.
+eighths | 3x16x6 ties | 3 2 1 0 0 | Many ties.
+neighbours | .25 .25000003 .24999999 / .25000003 .25 .25 / .25 .25 .25000003 | 1 2 1 0 0 | Neighbours in float32 differ.
+zeros_and_denormals | -0 0 1e-44 / 0 -0 -1e-44 / 1e-44 0 1e-44 | 1 2 1 0 0 | 0 and -0 are equal, a denormal number is larger.
+nan_ranks_as_0 | -.5 nan .5 / nan -.25 nan / -1 -.5 -2 / 0 nan -0 | 2 2 1 0 0 | NaN is behind positive gates.
+nan_priority | -1 -2 / nan nan / .5 .25 / nan -3 | 2 1 1 0 0 | A token of NaN alone has the priority of 0.
+infinities | inf .5 -inf / -inf -inf -inf / .5 inf inf / nan -inf 3e38 | 2 2 1 0 0 | Infinities are the ends.
+special | 2x20x5 special | 4 2 1 0 0 | NaN, infinities, zeros, denormals.
+pool | 1x16x4 | 2 1 1 1 0 | A pool keeps pairs that an expert alone would drop.
+pool_vanilla | 1x16x4 | 2 2 0 1 0 | A pool in vanilla order.
+pool_groups | 3x9x4 | 1 2 1 1 0 | The pools of three groups, side by side in the rows of an expert.
+pool_one_expert | .75 .25 / .75 .25 / .75 .25 / .75 .25 / .75 .25 | 2 1 1 1 0 | All choose one expert.
+pool_not_full | 2x4x3 | 5 1 1 1 0 | A pool with more slots than pairs.
+limit | 2x14x5 | 3 2 1 0 2 | Two of five experts; pairs of the others take no slot.
+limit_pool | 2x14x5 | 1 2 1 1 2 | A pool that the allowed experts share.
+limit_tied | .25 .75 / .75 .25 / .25 .75 / .75 .25 | 2 1 1 0 1 | Of equal masses that of the lower expert.
+limit_floors | .5 .25 / .25 .50001526 / .5 .25 / .25 .50001526 | 4 1 0 0 1 | Floored masses are equal, sums of gates are not.
+limit_first_choices | .5 .48 .02 / .02 .48 .5 / .51 .49 0 | 3 2 1 0 2 | Second choices have no mass.
+limit_special | 2x18x4 special | 4 2 1 0 2 | Gates in masses are clipped to 0 and 1.
+ensemble | .6 .4 0 0 / 0 0 .3 .7 / .9 .1 0 0 / 0 0 .6 .4 / .7 .3 0 0 | 1 1 1 0 0 | E3 of two members, whose rows alternate.
+mixed_1 | 2x23x7 | 3 2 0 1 3 | Vanilla order, a pool and a limit.
+mixed_2 | 3x17x9 ties | 2 3 1 1 4 | Ties, a pool and a limit.
+mixed_3 | 2x31x12 special | 5 4 1 0 7 | Special values and a limit.
+mixed_4 | 3x20x16 special | 1 2 0 1 16 | Special values in vanilla order and a pool.
+mixed_5 | 2x19x6 ties | 4 2 0 0 3 | Ties in vanilla order and a limit.
+"""
+_CHOICE = """
+choice | 2x9x4 | 3 | Each expert takes its three best tokens of a group.
+choice_one_token | 1x1x4 | 1 | One token for every expert.
+choice_tied | .5 .25 / .5 .75 / .5 .75 / .5 .25 | 2 | Of equal gates that of the lower token.
+choice_eighths | 2x16x5 ties | 4 | Many ties.
+choice_every_token | 1x5x3 | 5 | As many slots as tokens.
+choice_empty_slots | 2x3x2 | 5 | More slots than tokens.
+choice_special | 2x14x4 special | 5 | NaN ranks as 0; infinities, zeros, denormals.
+choice_256 | 1x12x256 | 2 | 256 experts.
+"""
+# Name | G x S x E x P | | what it shows
+_SOFT = """
+soft | 2x9x4x2 | | Shares of tokens in slots, and of slots in tokens.
+soft_one_token | 1x1x4x2 | | Every slot is the one token.
+soft_one_slot | 1x6x1x1 | | The one slot has a share of 1 in every token.
+soft_zero | 2x5x3x2 | | A token of zeros: the epsilon under the root.
+"""
+# Name | shape N x T x D of keys with two heads, or the keys of an image | merge | what it shows
+_MERGE_0 = """
+merge | 2x12x8 | 3 | Three tokens join others; means are weighted by sizes.
+merge_half | 2x9x8 | 100 | At most half of the tokens.
+merge_one_token | 2x1x8 | 2 | There is nothing to merge.
+merge_two_tokens | 1x2x8 | 1 | Two tokens become one.
+merge_tied | 1 0 1 0 / 0 1 0 1 / 1 0 1 0 / 1 0 1 0 / 0 1 0 1 / 0 1 0 1 / 1 0 1 0 | 2 | Ties: the lower joins, and is joined.
+"""
+_MERGE_1 = """
+merge_classifier | 2x13x8 | 3 | A classifier's token in front stays.
+merge_nothing | 1x6x8 | 0 | Nothing changes.
+merge_nan | 1 0 1 0 / 1 0 1 0 / nan 0 0 0 / 1 0 1 0 / .75 .25 .75 .25 / 0 1 0 1 / 0 0 0 0 | 2 | A key with NaN is least like.
+"""
+_TABLES = {
+    "test_vmoe_route_policies": ("capacity k bpr pool max_experts", _TOP_K),
+    "test_vmoe_choose_tokens": ("capacity", _CHOICE),
+    "test_vmoe_soft_router": ("", _SOFT),
+    "test_vmoe_merge_prefix_0": ("merge", _MERGE_0),
+    "test_vmoe_merge_prefix_1": ("merge", _MERGE_1),
+}
+_INPUTS = {"capacity k bpr pool max_experts": _gates_of, "capacity": _gates_of, "": _soft_of, "merge": _merge_of}
+
+# By op and the end of the name: sizes, element types (W, T, R), whether there are policies or merging, attributes.
+_OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "VmoeGates": {"": {}},
+    "VmoeRoute": {"": {}, "_policies": {"policies": True}, "_fp16": {"R": "fp16"}},
+    "VmoeDispatch": {"": {}, "_fp16": {"T": "fp16"}},
+    "VmoeRouteDispatch": {"": {}},
+    "VmoeExpertMlp": {
+        "": {}, "_gelu_erf": {"activation": 1}, "_gelu_quick": {"activation": 2}, "_dispatch_bf16": {"dispatch_bf16": 1},
+        "_bf16": {"W": "bf16"}, "_int8": {"W": "i8"}, "_int8_chunks": {"W": "i8", "F": 128, "hidden_chunk": 64},
+        "_int4": {"W": "i4", "D": 72, "F": 66, "J": 2, "H": 2, "E": 2},
+    },
+    "VmoeCombine": {"": {}, "_fp16": {"T": "fp16"}},
+    "VmoeSparseMlp": {"": {}},
+    "VmoeRouterBlock": {"": {}, "_policies": {"policies": True}},
+    "VmoeExpertBlock": {"": {}},
+    "VmoeChooseTokens": {"": {}},
+    "VmoeSoftRouter": {"": {}},
+    "VmoeSoftDispatch": {"": {}, "_bf16": {"dispatch_bf16": 1}},
+    "VmoeSoftCombine": {"": {}, "_bf16": {"dispatch_bf16": 1}},
+    "VmoeMerge": {"_prefix_0": {"num_heads": 2}, "_prefix_1": {"num_heads": 2, "prefix": 1}},
+    "VmoeLinear": {"": {}, "_bf16": {"W": "bf16"}, "_int8": {"W": "i8"}},
+    "VmoeDenseMlp": {"": {}},
+    "VmoeMlpBlock": {"": {}},
+    "VmoeAttention": {"": {"num_heads": 2}, "_sizes": {"num_heads": 2, "merging": True}, "_bf16": {"bf16": 1}},
+    "VmoeAttentionBlock": {"": {"num_heads": 2}, "_merging": {"num_heads": 2, "prefix": 1, "merging": True}},
+    "VmoeClassAttentionBlock": {"": {"num_heads": 2}},
+}  # fmt: skip
+OP_ROWS = {
+    f"test_vmoe_{OPS[op].function_name}{end}": (OPS[op], row) for op, rows in _OPS.items() for end, row in rows.items()
+}
+"""By the name of its folder in ops/: an op, and its options."""
