@@ -25,8 +25,9 @@ from vmoe_tools.program import main
 _WEB = Path(__file__).parents[2] / "build" / f"onnxruntime-web-{VERSION}"
 
 _UNTIL = """new Promise(done => { const look = setInterval(() => {
-  const status = document.getElementById('status').textContent, busy = document.querySelector('[aria-busy=true]');
-  if (!busy && (status.includes('first answer') || status.includes("can't"))) { clearInterval(look); done(status); }
+  const status = document.getElementById('status').textContent, isBusy = document.querySelector('[aria-busy=true]');
+  const isDone = status.includes(WORD) || status.includes("can't be run");
+  if (!isBusy && isDone) { clearInterval(look); done(status); }
 }, 20); })"""
 
 _RUN = """(async () => {
@@ -86,9 +87,17 @@ def served(folder: Path, *, isolated: bool = True) -> Iterator[str]:
         server.shutdown()
 
 
-def until_answered(browser: Page) -> str:
-    """Waits for the answers at all shown settings; what the page says of how it runs."""
-    return str(browser.run(_UNTIL))
+def until_answered(browser: Page, word: str = "first answer") -> str:
+    """Waits for the answers at all shown settings, and for a word in what the page says of how it runs; the whole of that."""
+    return str(browser.run(_UNTIL.replace("WORD", json.dumps(word))))
+
+
+def drop(browser: Page, picture: bytes) -> None:
+    """Drops a file on the page."""
+    browser.run(f"""(dropped => {{
+      dropped.items.add(new File([new Uint8Array({list(picture)})], 'a picture'));
+      document.dispatchEvent(new DragEvent('drop', {{ dataTransfer: dropped }}));
+    }})(new DataTransfer())""")
 
 
 def answers_of(browser: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:

@@ -24,11 +24,11 @@ _MOST_K = 32
 _MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
 _LABELS = {
     "capacity": "Capacity ratio",
-    "k": "Experts per token (k)",
+    "k": "Experts per token, k",
     "bpr": "Batch Priority Routing",
     "pool": "One pool of slots",
     "max_experts": "Experts, at most",
-    "merge": "Tokens merged in each block",
+    "merge": "Merged per block",
 }
 
 
@@ -54,7 +54,8 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "layer_outputs": list(layer_outputs(manifest)) if manifest.moe_layers else [],
         "layout": layout and {**asdict(layout), "patch_size": manifest.model["patch_size"]},
         "controls": {
-            name: {"label": _LABELS[name], "values": values[name], "start": starts.get(name, 0)} for name in manifest.rules.settings
+            name: {"label": _LABELS[name], "values": values[name], "start": starts.get(name, 0)}
+            for name in manifest.rules.settings
         },
         "slots": {k: [_slots(manifest, first, ratio, k) for ratio in values["capacity"]] for k in values["k"]},
         "flops": _flops(manifest, values["merge"]),
@@ -86,8 +87,6 @@ def _why_not(manifest: Manifest) -> str | None:
         return f"it routes {manifest.batch_multiple} images together, and the page has one; export it with --group image"
     if manifest.input.channels not in MODES:
         return f"it takes {manifest.input.channels} channels, and pictures have 1 or 3"
-    if manifest.precision == "bf16":
-        return "onnxruntime-web has no products in bfloat16; export it in fp32 or int8"
     if manifest.files[WEIGHTS_NAME].size > _MOST_WEIGHTS:
         return "its weights have more than 2 GiB, for which a browser's WebAssembly has no room; export it in int8"
     return None

@@ -34,7 +34,9 @@ def web_files(folder: Path | None) -> tuple[dict[str, bytes], str]:
         places = (folder / "dist", folder)
         base = next((place for place in places if (place / BUILDS["wasm"][0]).is_file()), None)
         if base is None:
-            raise click.ClickException(f"--onnxruntime-web {folder} holds no {BUILDS['wasm'][0]}, nor does a folder dist in it")
+            raise click.ClickException(
+                f"--onnxruntime-web {folder} holds no {BUILDS['wasm'][0]}, nor does a folder dist in it"
+            )
         return _read(lambda name: (base / name).read_bytes()), f"{_version(folder)} from {folder}"
     with TemporaryDirectory() as place:
         _fetch(place)
@@ -74,5 +76,7 @@ def _fetch(place: str) -> None:
         raise click.ClickException(f"npm, which fetches onnxruntime-web, is not installed; {instead}") from None
     if done.returncode:
         lines = [line.partition("npm error ")[2] for line in done.stderr.splitlines()]
-        why = next((line for line in lines if line and not line.startswith(("code ", "errno ", "syscall "))), "no reason given")
+        why = next(
+            (line for line in lines if line and not line.startswith(("code ", "errno ", "syscall "))), "no reason given"
+        )
         raise click.ClickException(f"npm couldn't fetch onnxruntime-web ({why}); {instead}")

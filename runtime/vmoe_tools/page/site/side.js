@@ -45,7 +45,7 @@ export function makeSide(place, title, facts, start, ask) {
     const slots = [...new Set(slotsOf(facts, setting))], shown = slots.length ? [["slots per expert", slots.join(", ")]] : [];
     if (facts.flops) {
       const flops = flopsOf(facts, layers.map(({ rows }) => rows), setting.merge);
-      shown.push(["MFLOP", number(flops / 1e6)], ["of the dense model's FLOPs", percent(flops / facts.flops.dense)]);
+      shown.push(["MFLOP", number(flops / 1e6)], ["of dense FLOPs", percent(flops / facts.flops.dense)]);
     }
     shown.push(["milliseconds", number(milliseconds)]);
     part("numbers").replaceChildren(...shown.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
