@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from browser import Page, open_browser
 from bundle_changes import BUNDLES
 from check_report_page import WIDTHS, faults_of
 from command_runs import complaint_of, run
 from page_site import answers_of, drop, served, until_answered, web_folder, write_page
+from PIL import Image
 from test_report import HOSTILE
 
 from vmoe_export import export_bundle
@@ -81,7 +81,7 @@ def state(browser: Page) -> dict[str, Any]:
       name: side.querySelector('.setting').textContent, classes: side.querySelector('.classes').textContent,
       dropped: [...side.querySelectorAll('figcaption')].map(text => parseInt(text.textContent.split(': ')[1])),
       labels: [...side.querySelectorAll('canvas')].map(canvas => canvas.getAttribute('aria-label')),
-      slots: Number(side.querySelectorAll('dd')[0].textContent), flops: Number(side.querySelectorAll('dd')[1].textContent),
+      ...Object.fromEntries([...side.querySelectorAll('dl div')].map(row => [...row.children].map(part => part.textContent))),
     }))(document.querySelector('.side'))""")
     return found
 
@@ -117,9 +117,11 @@ def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -
         until_answered(opened)
         if (low := state(opened))["name"] == "c0.1-k1":
             break
-    assert high["name"] == "c1.05-k1" and low["name"] == "c0.1-k1" and low["slots"] == 1
+    assert high["name"] == "c1.05-k1" and low["name"] == "c0.1-k1" and low["slots per expert"] == "1"
     assert all(after > before for before, after in zip(high["dropped"], low["dropped"], strict=True))
-    assert low["labels"][0].startswith(f"Block 0: {low['dropped'][0]} of 49 dropped") and low["flops"] < high["flops"]
+    assert low["labels"][0].startswith(f"Block 0: {low['dropped'][0]} of 49 dropped") and float(low["MFLOP"]) < float(
+        high["MFLOP"]
+    )
     merged = move(opened, "merge", 8)
     assert merged["name"] == "c0.1-k1-r8" and "49 merged into" in merged["labels"][0]
     assert problems(opened) == []
@@ -173,7 +175,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
             compare(browser, engine, images, name)
         drop(browser, png(images[0]))
         until_answered(browser)
-        assert state(browser)["classes"].startswith(f"class {engine(images[:1])[0].argmax()}")
+        assert state(browser)["classes"].startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         drop(browser, b"no picture")
         browser.run("new Promise(done => setTimeout(done, 200))")
         assert (

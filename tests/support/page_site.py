@@ -39,7 +39,7 @@ _RUN = """(async () => {
   for (let i = 0; i < COUNT; i++) {
     const image = toInput(bytes.subarray(i * size, (i + 1) * size), facts.input.dtype);
     const { outputs } = await run(image, INPUTS);
-    const layers = readLayers(facts, outputs).map(({ expert, token, rows }) => ({ expert: [...expert], token: [...token], rows }));
+    const layers = readLayers(facts, outputs).map(({ expert, token }) => ({ expert: [...expert], token: [...token] }));
     answers.push({ logits: [...outputs.logits.data], layers });
   }
   return answers;
@@ -88,7 +88,7 @@ def served(folder: Path, *, isolated: bool = True) -> Iterator[str]:
 
 
 def until_answered(browser: Page, word: str = "first answer") -> str:
-    """Waits for the answers at all shown settings, and for a word in what the page says of how it runs; the whole of that."""
+    """Waits for all answers, and for a word in what the page says of how it runs; returns the whole of that."""
     return str(browser.run(_UNTIL.replace("WORD", json.dumps(word))))
 
 
@@ -101,7 +101,7 @@ def drop(browser: Page, picture: bytes) -> None:
 
 
 def answers_of(browser: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
-    """What the page's scripts make of images uint8[N,H,W,C] at a setting: `logits`, and of each of `layers` expert, token, rows."""
+    """What the page's scripts make of images uint8[N,H,W,C] at a setting: `logits`, and `expert` and `token` of `layers`."""
     inputs = {} if profile is None else {name: value.tolist() for name, value in profile.inputs.items()}
     pixels = json.dumps(base64.b64encode(images.tobytes()).decode())
     found: list[dict[str, Any]] = browser.run(
