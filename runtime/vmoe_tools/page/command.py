@@ -42,14 +42,14 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
     PAGE.check(out, force=force)
     facts, graph = while_unchanged(lambda: _verified(bundle))
     web, origin = web_files(web_folder)
-    builds = {build: sum(len(web[name]) for name in names) for build, names in BUILDS.items()}
-    facts["builds"] = {build: {"module": names[0], "bytes": builds[build]} for build, names in BUILDS.items()}
+    sizes = {build: sum(len(web[name]) for name in names) for build, names in BUILDS.items()}
+    facts["builds"] = {build: {"module": names[0], "bytes": sizes[build]} for build, names in BUILDS.items()}
     contents: dict[str, bytes | Path] = {path.name: path.read_bytes() for path in sorted(_SITE.iterdir())}
     contents |= {f"onnxruntime-web/{name}": content for name, content in web.items()}
     contents |= {CANONICAL_GRAPH: graph, WEIGHTS_NAME: bundle.absolute() / WEIGHTS_NAME}
     PAGE.write(out, contents, facts, force=force)
     if not quiet:
-        wasm, webgpu = (f"{size / 1e6:.1f}" for size in builds.values())
+        wasm, webgpu = (f"{size / 1e6:.1f}" for size in sizes.values())
         model = sum(facts["bytes"].values()) / 1e6
         click.echo(f"onnxruntime-web {printable(origin)}: {wasm} MB, or {webgpu} MB with WebGPU; the model: {model:,.1f} MB")
         click.echo(f"python3 -m http.server --directory {printable(str(out))}")

@@ -20,7 +20,6 @@ RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 
 """At which the slider of the capacity stops, beside those of the bundle's profiles."""
 
 _GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # fields of onnx.proto3 in a model, a graph and a tensor
-_MOST_K = 32
 _MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
 _LABELS = {
     "capacity": "Capacity ratio",
@@ -60,8 +59,6 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "slots": {k: [_slots(manifest, first, ratio, k) for ratio in values["capacity"]] for k in values["k"]},
         "flops": _flops(manifest, values["merge"]),
         "colours": expert_colours(manifest.rules.num_experts),
-        "graph": CANONICAL_GRAPH,
-        "weights": WEIGHTS_NAME,
         "bytes": {name: manifest.files[name].size for name in (CANONICAL_GRAPH, WEIGHTS_NAME)},
     }
 
@@ -99,9 +96,8 @@ def _values(manifest: Manifest) -> dict[str, list[Any]]:
     most_k = min(rules.experts, default=1) // rules.ensemble_size
     return {
         "capacity": sorted(ratio for ratio in ratios if ratio <= rules.num_experts) if "capacity" in rules.settings else [],
-        "k": list(range(1, min(most_k, _MOST_K) + 1)) if "k" in rules.settings else [1],
-        "bpr": [False, True],
-        "pool": [False, True],
+        "k": list(range(1, most_k + 1)) if "k" in rules.settings else [1],
+        **dict.fromkeys(("bpr", "pool"), [False, True]),
         "max_experts": list(range(1, rules.num_experts + 1)),
         "merge": list(range(1 + max([(rules.image_tokens or 0) // 2, *(profile.merge or 0 for profile in profiles)]))),
     }
@@ -121,10 +117,6 @@ def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
     if shape is None:
         return None
     without, one = ([sparse_flops(shape, [rows] * len(shape.moe_layers), merge) for merge in merges] for rows in (0, 1))
-    layers = len(shape.moe_layers) or 1
-    return {
-        "by_merge": without,
-        "of_row": (one[0] - without[0]) / layers,
-        "dense": dense_flops(shape),
-        "of_class_pairs": shape.ends_in_class_pairs,
-    }
+    of_row = (one[0] - without[0]) / (len(shape.moe_layers) or 1)
+    is_class = shape.ends_in_class_pairs
+    return {"by_merge": without, "of_row": of_row, "dense": dense_flops(shape), "of_class_pairs": is_class}

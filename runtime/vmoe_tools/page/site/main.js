@@ -8,6 +8,7 @@ import { open } from "./session.js";
 import { firstOf } from "./settings.js";
 import { makeSide } from "./side.js";
 
+const LARGE = 5e7; // bytes of weights; a smaller model waits longer for a GPU than it computes
 const LOW_RATIO = 0.1; // that the second setting starts with
 const byId = (id) => document.getElementById(id);
 const facts = await (await fetch("page.json")).json(), { input } = facts;
@@ -47,7 +48,7 @@ async function takeFile(file) {
 }
 
 async function start(device) {
-  isReady = !(byId("progress").hidden = false);
+  isReady = byId("progress").hidden = false;
   try {
     const used = await open(facts, device, (come, all) => {
       byId("progress").value = come / all;
@@ -89,12 +90,12 @@ document.addEventListener("drop", (event) => {
   takeFile(event.dataTransfer.files[0]);
 });
 
-const hasGpu = Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
-byId("device").lastElementChild.disabled = !hasGpu;
-byId("device").value = hasGpu ? "webgpu" : "wasm";
-byId("device").addEventListener("change", () => {
+const device = byId("device"), gpu = WebAssembly.Suspending && (await navigator.gpu?.requestAdapter().catch(() => null));
+device.lastElementChild.disabled = !gpu;
+device.value = gpu && !gpu.info?.isFallbackAdapter && Math.max(...Object.values(facts.bytes)) > LARGE ? "webgpu" : "wasm";
+device.addEventListener("change", () => {
   began = performance.now();
-  start(byId("device").value);
+  start(device.value);
 });
 if (shown.draws) pad.seven();
-start(byId("device").value);
+start(device.value);

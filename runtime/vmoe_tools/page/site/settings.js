@@ -30,9 +30,10 @@ export function makeControls(place, { controls }, start, changed) {
 
 /** The slots of an expert in each MoE layer; throws a sentence where there can be none. */
 export function slotsOf({ slots, controls }, { capacity, k }) {
-  const found = slots[k ?? 1]?.[controls.capacity?.values.indexOf(capacity)];
-  if (!found && slots[1]) throw new Error(`A capacity ratio of ${capacity} leaves no slot, or more than there are pairs.`);
-  return found ?? [];
+  if (!controls.capacity) return [];
+  const found = slots[k ?? 1][controls.capacity.values.indexOf(capacity)];
+  if (!found) throw new Error(`A capacity ratio of ${capacity} leaves no slot, or more than there are pairs.`);
+  return found;
 }
 
 /** The inputs of the graph by name, each a list of whole numbers. */

@@ -27,7 +27,7 @@ export function makeSide(place, title, facts, start, ask) {
   part("title").textContent = title;
   panel.setAttribute("aria-label", title);
   const current = makeControls(part("controls"), facts, start, () => { side.isStale = true; ask(); });
-  const figures = facts.layers.map(() => element("figure", {}, element("canvas"), element("figcaption")));
+  const figures = facts.layers.map(() => element("figure", {}, element("canvas", { role: "img" }), element("figcaption")));
   if (facts.layout) part("layers").append(...figures);
   place.append(panel);
 
@@ -53,16 +53,13 @@ export function makeSide(place, title, facts, start, ask) {
   }
 
   function showLayers(layers, image, isTinted) {
-    const head = (text, scope) => element("th", { scope }, text), names = facts.layers.map((name) => name.replace("encoderblock_", "Block "));
-    part("heads").replaceChildren(...["block", "dropped", "tokens", ...facts.colours.map((_, e) => `expert ${e}`)].map((text) => head(text, "col")));
-    part("rows").replaceChildren(...layers.map((layer, index) => {
+    layers.forEach((layer, index) => {
       const { total, dropped, tokens, experts } = countPatches(facts, layer), [canvas, caption] = figures[index].children;
+      const merged = tokens < total ? `, ${total} merged into ${tokens}` : "", taken = experts.map((count, e) => count && `${count} by expert ${e}`);
       drawLayer(canvas, facts, image, layer, isTinted);
-      caption.textContent = `${names[index]}: ${dropped} of ${total} dropped${tokens < total ? `, ${total} merged into ${tokens}` : ""}`;
-      canvas.setAttribute("role", "img");
-      canvas.setAttribute("aria-label", caption.textContent);
-      return element("tr", {}, head(names[index], "row"), ...[dropped, tokens, ...experts].map((count) => element("td", {}, `${count}`)));
-    }));
+      caption.textContent = `${facts.layers[index].replace("encoderblock_", "Block ")}: ${dropped} of ${total} dropped${merged}`;
+      canvas.setAttribute("aria-label", [caption.textContent, ...taken.filter(Boolean)].join(", "));
+    });
   }
 
   const side = {

@@ -20,8 +20,8 @@ async function download(name, size, tell) {
   return bytes;
 }
 
-async function createSession(device, graph, weights) {
-  const externalData = [{ path: facts.weights, data: weights }];
+async function createSession(device, [graph, weights]) {
+  const externalData = [{ path: Object.keys(facts.bytes)[1], data: weights }];
   session = await ort.InferenceSession.create(graph, { executionProviders: [device], externalData, logSeverityLevel: 3 });
   const { dtype, shape } = facts.input, empty = dtype === "uint8" ? Uint8Array : Float32Array;
   if (device === "webgpu") await run(new empty(shape.reduce((left, right) => left * right)), inputsOf(facts, firstOf(facts)));
@@ -29,19 +29,18 @@ async function createSession(device, graph, weights) {
 
 async function load(given) {
   facts = given.facts;
-  const build = facts.builds[given.device], all = facts.bytes[facts.graph] + facts.bytes[facts.weights];
+  const build = facts.builds[given.device], all = Object.values(facts.bytes).reduce((left, right) => left + right);
   let device = given.device, come = 0;
   const tell = (bytes) => postMessage({ progress: [(come += bytes), all] });
-  const files = [facts.graph, facts.weights].map((name) => download(name, facts.bytes[name], tell));
-  const [graph, weights] = await Promise.all(files);
+  const files = await Promise.all(Object.entries(facts.bytes).map(([name, size]) => download(name, size, tell)));
   ort = await import(`./onnxruntime-web/${build.module}`);
   ort.env.logLevel = "error";
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
   try {
-    await createSession(device, graph, weights);
+    await createSession(device, files);
   } catch (error) {
     if (device === "wasm") throw error;
-    await createSession((device = "wasm"), graph, weights);
+    await createSession((device = "wasm"), files);
   }
   return { device, threads: ort.env.wasm.numThreads, bytes: all + build.bytes };
 }
