@@ -97,7 +97,8 @@ def _values(manifest: Manifest) -> dict[str, list[Any]]:
     return {
         "capacity": sorted(ratio for ratio in ratios if ratio <= rules.num_experts) if "capacity" in rules.settings else [],
         "k": list(range(1, most_k + 1)) if "k" in rules.settings else [1],
-        **dict.fromkeys(("bpr", "pool"), [False, True]),
+        "bpr": [False, True],
+        "pool": [False, True],
         "max_experts": list(range(1, rules.num_experts + 1)),
         "merge": list(range(1 + max([(rules.image_tokens or 0) // 2, *(profile.merge or 0 for profile in profiles)]))),
     }
