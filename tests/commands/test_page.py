@@ -88,20 +88,6 @@ def state(browser: Page) -> dict[str, Any]:
     return found
 
 
-def move(browser: Page, name: str, value: object) -> dict[str, Any]:
-    """Sets a control of the first setting, and waits for the answer."""
-    browser.run(f"""(input => {{
-      if (input.type === 'checkbox') input.checked = {json.dumps(value)};
-      else while (input.previousElementSibling.querySelector('output').textContent !== {json.dumps(str(value))}) {{
-        input.value = (Number(input.value) + 1) % (Number(input.max) + 1);
-        input.dispatchEvent(new Event('input'));
-      }}
-      input.dispatchEvent(new Event('input'));
-    }})(document.querySelector('.side [data-setting={name}]'))""")
-    until_answered(browser)
-    return state(browser)
-
-
 def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -> None:
     opened.run("document.getElementById('clear').click()")
     until_answered(opened)
@@ -123,7 +109,10 @@ def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -
     assert all(after > before for before, after in zip(high["dropped"], low["dropped"], strict=True))
     assert low["labels"][0].startswith(f"Block 0: {low['dropped'][0]} of 49 dropped, 1 by expert")
     assert float(low["MFLOP"]) < float(high["MFLOP"])
-    merged = move(opened, "merge", 8)
+    opened.run("""(merge => { merge.value = 8; merge.dispatchEvent(new Event('input')); })(
+      document.querySelector('.side [data-setting=merge]'))""")
+    until_answered(opened)
+    merged = state(opened)
     assert merged["name"] == "c0.1-k1-r8" and "49 merged into" in merged["labels"][0]
     assert problems(opened) == []
 

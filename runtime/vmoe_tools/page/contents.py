@@ -23,7 +23,7 @@ _GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # fields of onnx.proto3 in a model, a gra
 _MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
 _LABELS = {
     "capacity": "Capacity ratio",
-    "k": "Experts per token, k",
+    "k": "Experts per token",
     "bpr": "Batch Priority Routing",
     "pool": "One pool of slots",
     "max_experts": "Experts, at most",

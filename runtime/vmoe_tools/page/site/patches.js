@@ -29,7 +29,9 @@ export function drawLayer(canvas, facts, image, layer, isTinted) {
   const tokenAt = (y, x) => (y < 0 || x < 0 || y >= rows || x >= columns ? null : patches[y * columns + x][1]);
   Object.assign(context, { imageSmoothingEnabled: false, textAlign: "center", textBaseline: "middle", lineWidth: 3 });
   context.font = `600 ${Math.min(height / 2, 28)}px system-ui`;
+  context.filter = isTinted ? "grayscale(1)" : "none";
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  context.filter = "none";
   patches.forEach(([expert, token], patch) => {
     const top = Math.floor(patch / columns), left = patch % columns;
     context.fillStyle = expert < 0 ? DROPPED : colours[expert] + TINT;
