@@ -28,6 +28,8 @@ from vmoe_runtime.preprocessing import read_steps
 from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.page.contents import RATIOS
 
+pytestmark = pytest.mark.long
+
 SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
 SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
 

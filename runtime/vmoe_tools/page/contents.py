@@ -20,6 +20,7 @@ RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 
 """At which the slider of the capacity stops, beside those of the bundle's profiles."""
 
 _GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # fields of onnx.proto3 in a model, a graph and a tensor
+_MOST_K, _MOST_MERGED = 32, 1024  # of what sliders have, whatever the manifest says
 _MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
 _LABELS = {
     "capacity": "Capacity ratio",
@@ -93,14 +94,15 @@ def _values(manifest: Manifest) -> dict[str, list[Any]]:
     """What each setting can be; of one that the model doesn't have, what says nothing."""
     rules, profiles = manifest.rules, list(manifest.profiles.values())
     ratios = {*RATIOS, *(profile.capacity_ratio for profile in profiles if profile.capacity_ratio)}
-    most_k = min(rules.experts, default=1) // rules.ensemble_size
+    most_k = min(min(rules.experts, default=1) // rules.ensemble_size, _MOST_K)
+    merges = {*range(1 + min((rules.image_tokens or 0) // 2, _MOST_MERGED)), *(profile.merge or 0 for profile in profiles)}
     return {
         "capacity": sorted(ratio for ratio in ratios if ratio <= rules.num_experts) if "capacity" in rules.settings else [],
         "k": list(range(1, most_k + 1)) if "k" in rules.settings else [1],
         "bpr": [False, True],
         "pool": [False, True],
         "max_experts": list(range(1, rules.num_experts + 1)),
-        "merge": list(range(1 + max([(rules.image_tokens or 0) // 2, *(profile.merge or 0 for profile in profiles)]))),
+        "merge": sorted(merges),
     }
 
 
@@ -117,7 +119,7 @@ def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
     shape = model_shape(manifest)
     if shape is None:
         return None
-    without, one = ([sparse_flops(shape, [rows] * len(shape.moe_layers), merge) for merge in merges] for rows in (0, 1))
-    of_row = (one[0] - without[0]) / (len(shape.moe_layers) or 1)
-    is_class = shape.ends_in_class_pairs
-    return {"by_merge": without, "of_row": of_row, "dense": dense_flops(shape), "of_class_pairs": is_class}
+    none, one = ([rows] * len(shape.moe_layers) for rows in (0, 1))
+    by_merge = {merge: sparse_flops(shape, none, merge) for merge in merges}
+    of_row, is_class = (sparse_flops(shape, one) - by_merge[0]) / (len(none) or 1), shape.ends_in_class_pairs
+    return {"by_merge": by_merge, "of_row": of_row, "dense": dense_flops(shape), "of_class_pairs": is_class}

@@ -7,9 +7,9 @@ export const firstOf = ({ controls }) => Object.fromEntries(Object.entries(contr
 
 /** Adds a slider for what has several values, a box to tick for what is on or off; returns what gives the setting. */
 export function makeControls(place, { controls }, start, changed) {
-  const setting = { ...start };
-  for (const [name, { label, values }] of Object.entries(controls)) {
-    const isFlag = typeof values[0] === "boolean", shown = element("output"), text = element("span", {}, `${label} `, shown);
+  const setting = { ...start }, isBox = ({ values }) => typeof values[0] === "boolean";
+  for (const [name, control] of Object.entries(controls).sort(([, a], [, b]) => isBox(a) - isBox(b))) {
+    const { label, values } = control, isFlag = isBox(control), shown = element("output"), text = element("span", {}, `${label} `, shown);
     const input = element("input", { type: isFlag ? "checkbox" : "range", max: values.length - 1, checked: setting[name] === true });
     input.value = values.indexOf(setting[name]);
     input.dataset.setting = name;
