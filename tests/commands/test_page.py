@@ -251,6 +251,12 @@ def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser
         assert f"WebAssembly on {threads} thread" in told
 
 
+def test_without_a_gpu_webgpu_falls_back_to_webassembly(opened: Page) -> None:
+    used = opened.run("""Promise.all([import('./session.js'), fetch('page.json').then(found => found.json())]).then(
+      ([{ open }, facts]) => open(facts, 'webgpu', () => {}))""")
+    assert used["device"] == "wasm" and used["bytes"] > 18e6  # which has both
+
+
 def test_the_folder_says_nothing_of_this_machine(page: Path) -> None:
     assert sorted(path.name for path in page.iterdir() if path.suffix not in (".js", ".css", ".html")) == [
         "_headers", "model.onnx", "onnxruntime-web", "page.json", "weights.safetensors",
