@@ -23,7 +23,7 @@ async function update() {
   isRunning = true;
   for (let side; isReady && (side = sides.find((each) => each.isStale && !each.panel.hidden)); ) {
     side.isStale = false;
-    await side.answer(toInput(pixelsOf(image, input.shape[3]), input.dtype), image, byId("tint").checked);
+    await side.answer(toInput(pixelsOf(image, input.shape[3]), input.dtype), image);
     if (began !== null) say(`${byId("status").textContent} The first answer took ${number((performance.now() - began) / 1000)} s.`);
     began = null;
   }
@@ -80,7 +80,6 @@ const both = byId("both"), showSecond = () => { sides[1].panel.hidden = !both.ch
 both.checked = hasSettings && matchMedia("(min-width: 60rem)").matches;
 showSecond();
 both.addEventListener("change", showSecond);
-byId("tint").addEventListener("change", () => sides.forEach((side) => side.tint(byId("tint").checked)));
 byId("clear").addEventListener("click", pad.clear);
 byId("seven").addEventListener("click", pad.seven);
 byId("file").addEventListener("change", () => takeFile(byId("file").files[0]));

@@ -21,7 +21,7 @@ export function countPatches(facts, layer) {
 }
 
 /** Draws a layer on a canvas over an image of the model's size. */
-export function drawLayer(canvas, facts, image, layer, isTinted) {
+export function drawLayer(canvas, facts, image, layer) {
   const { layout: { rows, columns }, layout, colours } = facts, zoom = Math.ceil(LEAST_SIDE / image.width);
   Object.assign(canvas, { width: image.width * zoom, height: image.height * zoom });
   const context = canvas.getContext("2d"), [height, width] = layout.patch_size.map((side) => side * zoom);
@@ -29,14 +29,14 @@ export function drawLayer(canvas, facts, image, layer, isTinted) {
   const tokenAt = (y, x) => (y < 0 || x < 0 || y >= rows || x >= columns ? null : patches[y * columns + x][1]);
   Object.assign(context, { imageSmoothingEnabled: false, textAlign: "center", textBaseline: "middle", lineWidth: 3 });
   context.font = `600 ${Math.min(height / 2, 28)}px system-ui`;
-  context.filter = isTinted ? "grayscale(1)" : "none";
+  context.filter = "grayscale(1)"; // so that the only colours are those of experts
   context.drawImage(image, 0, 0, canvas.width, canvas.height);
   context.filter = "none";
   patches.forEach(([expert, token], patch) => {
     const top = Math.floor(patch / columns), left = patch % columns;
     context.fillStyle = expert < 0 ? DROPPED : colours[expert] + TINT;
-    if (expert < 0 || isTinted) context.fillRect(left * width, top * height, width, height);
-    if (expert >= 0 && isTinted && colours.length > PALETTE && width >= LEAST_CELL) {
+    context.fillRect(left * width, top * height, width, height);
+    if (expert >= 0 && colours.length > PALETTE && width >= LEAST_CELL) {
       context.fillStyle = "#fff";
       context.strokeText(expert, (left + 0.5) * width, (top + 0.5) * height);
       context.fillText(expert, (left + 0.5) * width, (top + 0.5) * height);

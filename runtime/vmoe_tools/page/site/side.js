@@ -52,11 +52,11 @@ export function makeSide(place, title, facts, start, ask) {
     part("setting").textContent = nameOf(facts, setting);
   }
 
-  function showLayers(layers, image, isTinted) {
+  function showLayers(layers, image) {
     layers.forEach((layer, index) => {
       const { total, dropped, tokens, experts } = countPatches(facts, layer), [canvas, caption] = figures[index].children;
       const merged = tokens < total ? `, ${total} merged into ${tokens}` : "", taken = experts.map((count, e) => count && `${count} by expert ${e}`);
-      drawLayer(canvas, facts, image, layer, isTinted);
+      drawLayer(canvas, facts, image, layer);
       caption.textContent = `${facts.layers[index].replace("encoderblock_", "Block ")}: ${dropped} of ${total} dropped${merged}`;
       canvas.setAttribute("aria-label", [caption.textContent, ...taken.filter(Boolean)].join(", "));
     });
@@ -65,18 +65,15 @@ export function makeSide(place, title, facts, start, ask) {
   const side = {
     panel,
     isStale: true,
-    /** Shows the layers again, perhaps without colours of experts. */
-    tint: () => {},
     /** Runs the model on a canvas of its size that has these pixels, and shows what it answers. */
-    async answer(input, image, isTinted) {
+    async answer(input, image) {
       panel.setAttribute("aria-busy", "true");
       try {
         const setting = current(), { outputs, milliseconds } = await run(input, inputsOf(facts, setting));
         const layers = readLayers(facts, outputs);
         showClasses(outputs.logits.data);
         showNumbers(setting, layers, milliseconds);
-        if (facts.layout) side.tint = (tinted) => showLayers(layers, image, tinted);
-        side.tint(isTinted);
+        if (facts.layout) showLayers(layers, image);
         part("problem").textContent = "";
       } catch (error) {
         part("problem").textContent = error.message;
