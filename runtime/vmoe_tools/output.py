@@ -6,18 +6,22 @@ import io
 import json
 import math
 import os
+import secrets
+import shutil
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
 import click
 
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+from vmoe_runtime.errors import VmoeError
 from vmoe_tools.program import with_addresses
 
 STANDARD_OUTPUT = "-"
@@ -153,6 +157,107 @@ def write_large_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """Folders that a command writes, and may replace.
+
+    Attributes:
+        noun: what one is called.
+        command: that writes them.
+        marker: name of the JSON file in one that names all of its files.
+        format: that this file says.
+    """
+
+    noun: str
+    command: str
+    marker: str
+    format: str
+
+    def check(self, target: Path, *, force: bool) -> None:
+        """Refuses a target that can't become such a folder. One that is empty can.
+
+        Args:
+            target: where the folder will be.
+            force: it may replace one that the command wrote.
+
+        Raises:
+            VmoeError: there is something already, no folder to write in, or a bundle around it.
+        """
+        if target.name in {"", ".."}:
+            raise VmoeError(f"'{target}' is not a name for a {self.noun}")
+        if not target.absolute().parent.is_dir():
+            raise VmoeError(f"{target.absolute().parent} is not a folder; make it first")
+        bundle = next((folder for folder in _real(target).parents if (folder / MANIFEST_NAME).exists()), None)
+        if bundle is not None:
+            raise VmoeError(f"{target} can't be written: {bundle} is a bundle; choose another folder")
+        if not os.path.lexists(target) or (target.is_dir() and not target.is_symlink() and not any(target.iterdir())):
+            return
+        if not force:
+            raise VmoeError(f"{target} exists; --force replaces it if {self.command} wrote it")
+        try:
+            marker = json.loads((target / self.marker).read_bytes())
+            ours = {self.marker, *marker["files"]} if marker["format"] == self.format and not target.is_symlink() else None
+        except (OSError, ValueError, TypeError, KeyError):
+            ours = None
+        if ours is None:
+            raise VmoeError(f"{target} exists and was not written by {self.command}, so it is not replaced")
+        for path in sorted(target.rglob("*")):
+            # Python keeps what it compiled beside a model that Triton has run.
+            is_ours = path.is_dir() or path.parent.name == "__pycache__" or str(path.relative_to(target)) in ours
+            if not is_ours or path.is_symlink():
+                raise VmoeError(f"{target} holds '{path.relative_to(target)}', which this command didn't write, so it stays")
+
+    def write(
+        self, target: Path, contents: Mapping[str, bytes | Path], facts: Mapping[str, Any] | None = None, *, force: bool
+    ) -> int:
+        """Writes a folder, whole or not at all.
+
+        Args:
+            target: the folder that it becomes.
+            contents: by path inside it: the bytes of a file, or the file to link to.
+            facts: what the marker says besides.
+            force: it may replace one that the command wrote.
+
+        Returns:
+            How many bytes of files were copied, as they can't be linked to.
+
+        Raises:
+            VmoeError: the target holds something else.
+            OSError: it can't be written.
+        """
+        marker = {"format": self.format, "files": sorted(contents), **(facts or {})}
+        contents = {**contents, self.marker: (json.dumps(marker, indent=1) + "\n").encode()}
+        written, aside = (target.absolute().with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
+        try:
+            copied = sum(_put(written / path, content) for path, content in contents.items())
+            self.check(target, force=force)
+            if target.exists():
+                target.rename(aside)
+            written.rename(target)
+        finally:
+            if aside.exists() and not target.exists():
+                aside.rename(target)
+            for folder in (written, aside):
+                shutil.rmtree(folder, ignore_errors=True)
+        return copied
+
+
+def _put(path: Path, content: bytes | Path) -> int:
+    """Writes a file or links to it; returns the bytes that were copied."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return 0
+    try:
+        os.link(content, path)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(content, path)
+        return path.stat().st_size
+    return 0
 
 
 def plain(value: Any) -> Any:

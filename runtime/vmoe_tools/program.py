@@ -45,6 +45,7 @@ _ENTRIES = {
     "inspect": _Entry("vmoe_tools.inspect.command", "inspect", "Describe a bundle, or what its routers do.", "bench"),
     "fewshot": _Entry("vmoe_tools.fewshot.command", "fewshot", "Fit a head for other classes.", "bench"),
     "report": _Entry("vmoe_tools.report.command", "report", "Write one HTML page of such a measurement.", "bench"),
+    "page": _Entry("vmoe_tools.page.command", "page", "Write a page that runs a bundle in a browser.", "bench"),
     "serve": _Entry("vmoe_serve.command", "serve", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
     "build": _Entry("vmoe_tools.build.command", "build", "Build a TensorRT engine for one profile.", "tensorrt"),
 }

@@ -21,7 +21,7 @@ from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
 
 VMOE = Path(sys.executable).with_name("vmoe")
-COMMANDS = ["export", "prune", "run", "bench", "inspect", "fewshot", "report", "serve", "build"]
+COMMANDS = ["export", "prune", "run", "bench", "inspect", "fewshot", "report", "page", "serve", "build"]
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 
 
@@ -64,7 +64,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
     assert run(capsys, "export", "--version")[0] == f"vmoe, version {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "inspect", "fewshot", "report"])
+@pytest.mark.parametrize("command", ["run", "bench", "inspect", "fewshot", "report", "page"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, command, "--help")[0].startswith(f"Usage: vmoe {command} [OPTIONS] BUNDLE")
 

@@ -20,13 +20,15 @@ _OPTIONS = (
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
 )  # fmt: skip
 
+_WORKERS: dict[str, Any] = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
+
 
 class Page:
     """A page of a browser, and what happened in it.
 
     Attributes:
         problems: errors and warnings of its console, and exceptions that nothing caught.
-        requests: addresses that it asked for.
+        requests: addresses that it and its workers asked for.
     """
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
@@ -41,15 +43,11 @@ class Page:
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Target.setAutoAttach", **_WORKERS)
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command of the DevTools protocol, and its result."""
-        self._calls += 1
-        number = self._calls
-        message = {"id": number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
+        number = self._send(self._session, method, parameters)
         while True:
             found = self._next()
             if found.get("id") == number:
@@ -57,6 +55,12 @@ class Page:
                 result: dict[str, Any] = found["result"]
                 return result
             self._note(found)
+
+    def _send(self, session: str | None, method: str, parameters: dict[str, Any]) -> int:
+        self._calls += 1
+        message = {"id": self._calls, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        return self._calls
 
     def open(self, address: str, width: int, height: int, *, dark: bool = False) -> None:
         """Loads a page in a window of a size in CSS pixels; narrow ones are phones."""
@@ -79,6 +83,12 @@ class Page:
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
+    def drag(self, points: list[tuple[float, float]]) -> None:
+        """Draws with the mouse from point to point, in CSS pixels of the window."""
+        for kind, (x, y) in [("mousePressed", points[0]), *(("mouseMoved", point) for point in points[1:])]:
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
     def picture(self, path: Path, height: int | None = None) -> None:
         """A PNG of the page; of its first pixels where a height says how many."""
         width, whole = self.run("[innerWidth, document.documentElement.scrollHeight]")
@@ -98,7 +108,11 @@ class Page:
     def _note(self, event: dict[str, Any]) -> None:
         method, details = event.get("method", ""), event.get("params", {})
         self._events.append(method)
-        if method == "Network.requestWillBeSent":
+        if method == "Target.attachedToTarget":  # a worker, which waits until it is watched
+            self._send(details["sessionId"], "Network.enable", {})
+            self._send(details["sessionId"], "Target.setAutoAttach", _WORKERS)
+            self._send(details["sessionId"], "Runtime.runIfWaitingForDebugger", {})
+        elif method == "Network.requestWillBeSent":
             self.requests.append(details["request"]["url"])
         elif method == "Runtime.exceptionThrown":
             self.problems.append(str(details["exceptionDetails"]))

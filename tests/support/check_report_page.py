@@ -55,6 +55,12 @@ def look(browser: Page, path: Path, width: int, *, dark: bool = False) -> list[s
     browser.open(address, width, WIDTHS[width], dark=dark)
     faults = list(browser.problems)
     faults += [f"asks for {asked[:80]}" for asked in browser.requests if asked != address and not asked.startswith("data:")]
+    return faults + faults_of(browser, width)
+
+
+def faults_of(browser: Page, width: int) -> list[str]:
+    """What is wrong with the page that is open: it is wider than its window, or axe-core, where it is, finds something."""
+    faults = []
     size = browser.run("[document.documentElement.scrollWidth, innerWidth]")
     if size[0] > size[1] or size[1] != width:
         faults.append(f"is {size[0]} px wide in a window of {size[1]}")

@@ -11,7 +11,7 @@ import click
 from vmoe_tools.program import program
 
 COMMANDS = (
-    *("vmoe export", "vmoe prune", "vmoe run", "vmoe bench", "vmoe inspect", "vmoe fewshot", "vmoe report"),
+    *("vmoe export", "vmoe prune", "vmoe run", "vmoe bench", "vmoe inspect", "vmoe fewshot", "vmoe report", "vmoe page"),
     *("vmoe serve ray", "vmoe serve batch", "vmoe serve triton", "vmoe build"),
 )
 

@@ -14,7 +14,7 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.command import count_option, name_option
 from vmoe_serve.settings import model_name, named
-from vmoe_serve.triton.repository import Model, check_target, onnxruntime_model, python_model, write_repository
+from vmoe_serve.triton.repository import REPOSITORY, Model, onnxruntime_model, python_model, write_repository
 from vmoe_tools.options import CONTEXT, bundle_argument, errors_only_option, profiles_option, verbose_option
 
 _USUAL_BATCH = 32
@@ -43,7 +43,7 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
 
     The first --profile is what requests get that name none. The bundle's files are in the repository as hard links.
     """
-    check_target(repository, force=force)
+    REPOSITORY.check(repository, force=force)
     models = _models(bundle, options)
     copied = write_repository(repository, models, force=force)
     if quiet:

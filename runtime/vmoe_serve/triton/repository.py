@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import VmoeError
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.triton.model_config import model_config
+from vmoe_tools.output import FolderKind
 
 BUNDLE_FOLDER = "bundle.vmoe"
-MARKER_NAME = "vmoe-serve.json"  # names the files of a repository
-_FORMAT = "vmoe-triton-repository"
+REPOSITORY = FolderKind("repository", "vmoe serve triton", "vmoe-serve.json", "vmoe-triton-repository")
 _VERSION = "1"
 _MODEL_PY = '''"""A vmoe bundle behind Triton's Python backend; vmoe serve triton wrote this file."""
 
@@ -121,38 +116,6 @@ def fixed_graph(model: bytes, output: str, setting: Mapping[str, np.ndarray[Any,
     return content
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuses a target that can't become a repository.
-
-    Args:
-        target: where the repository will be.
-        force: it may replace one that this command wrote.
-
-    Raises:
-        VmoeError: there is something already, or no folder to write in.
-    """
-    if target.name in {"", ".."}:
-        raise VmoeError(f"'{target}' is not a name for a repository")
-    if not target.absolute().parent.is_dir():
-        raise VmoeError(f"{target.absolute().parent} is not a folder; make it first")
-    if not os.path.lexists(target):
-        return
-    if not force:
-        raise VmoeError(f"{target} exists; --force replaces it if vmoe serve triton wrote it")
-    try:
-        marker = json.loads((target / MARKER_NAME).read_bytes())
-        ours = {MARKER_NAME, *marker["files"]} if marker["format"] == _FORMAT and not target.is_symlink() else None
-    except (OSError, ValueError, TypeError, KeyError):
-        ours = None
-    if ours is None:
-        raise VmoeError(f"{target} exists and was not written by vmoe serve triton, so it is not replaced")
-    for path in sorted(target.rglob("*")):
-        # Python keeps what it compiled beside a model that Triton has run.
-        is_ours = path.is_dir() or path.parent.name == "__pycache__" or str(path.relative_to(target)) in ours
-        if not is_ours or path.is_symlink():
-            raise VmoeError(f"{target} holds '{path.relative_to(target)}', which this command didn't write, so it stays")
-
-
 def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> int:
     """Writes a repository, whole or not at all.
 
@@ -172,33 +135,4 @@ def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> i
     for model in models:
         contents[f"{model.name}/config.pbtxt"] = model.config.encode()
         contents |= {f"{model.name}/{_VERSION}/{path}": content for path, content in model.files.items()}
-    contents[MARKER_NAME] = (json.dumps({"format": _FORMAT, "files": sorted(contents)}, indent=1) + "\n").encode()
-    written, aside = (target.absolute().with_name(f".{target.name}.{secrets.token_hex(4)}") for _ in range(2))
-    try:
-        copied = sum(_put(written / path, content) for path, content in contents.items())
-        check_target(target, force=force)
-        if target.exists():
-            target.rename(aside)
-        written.rename(target)
-    finally:
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        for folder in (written, aside):
-            shutil.rmtree(folder, ignore_errors=True)
-    return copied
-
-
-def _put(path: Path, content: bytes | Path) -> int:
-    """Writes a file or links to it; returns the bytes that were copied."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-        return 0
-    try:
-        os.link(content, path)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(content, path)
-        return path.stat().st_size
-    return 0
+    return REPOSITORY.write(target, contents, force=force)

@@ -1,0 +1,64 @@
+"""The command `vmoe page`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME
+from vmoe_runtime.bundle.reader import Bundle, while_unchanged
+from vmoe_tools import options
+from vmoe_tools.output import FolderKind
+from vmoe_tools.page.contents import graph_without_defaults, page_facts
+from vmoe_tools.page.onnxruntime_web import BUILDS, web_files
+from vmoe_tools.program import printable
+
+PAGE = FolderKind("page", "vmoe page", "page.json", "vmoe-page")
+_SITE = Path(__file__).parent / "site"
+
+
+@click.command(context_settings=options.CONTEXT)
+@options.bundle_argument
+@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option(
+    "--onnxruntime-web",
+    "web_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="An unpacked npm package onnxruntime-web, for machines without a network. Default: npm fetches it.",
+)
+@click.option("--force", is_flag=True, help="Replace a page that this command wrote.")
+@options.verbose_option
+@options.errors_only_option
+def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: bool) -> None:
+    """Write a static folder that runs the bundle in a browser, and shows what capacity does to a picture.
+
+    Any web server can serve the folder, and the page asks no other one for anything. One draws a digit or drops a picture,
+    changes capacity, k and the other settings, and sees classes, dropped and merged patches, experts, time and FLOPs. The
+    weights are in the folder as a hard link, or as a copy where there can be none.
+    """
+    PAGE.check(out, force=force)
+    facts, graph = while_unchanged(lambda: _verified(bundle))
+    web, origin = web_files(web_folder)
+    sizes = {build: sum(len(web[name]) for name in names) for build, names in BUILDS.items()}
+    facts["builds"] = {build: {"module": names[0], "bytes": sizes[build]} for build, names in BUILDS.items()}
+    contents: dict[str, bytes | Path] = {path.name: path.read_bytes() for path in sorted(_SITE.iterdir())}
+    contents |= {f"onnxruntime-web/{name}": content for name, content in web.items()}
+    contents |= {CANONICAL_GRAPH: graph, WEIGHTS_NAME: bundle.absolute() / WEIGHTS_NAME}
+    PAGE.write(out, contents, facts, force=force)
+    if not quiet:
+        wasm, webgpu = (f"{size / 1e6:.1f}" for size in sizes.values())
+        model = sum(facts["bytes"].values()) / 1e6
+        click.echo(f"onnxruntime-web {printable(origin)}: {wasm} MB, or {webgpu} MB with WebGPU; the model: {model:,.1f} MB")
+        click.echo(f"python3 -m http.server --directory {printable(str(out))}")
+
+
+def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What the page says of a bundle whose every byte was checked, and its graph. Nothing is linked before the bundle is
+    closed, as links change files."""
+    with Bundle.open(path) as bundle:
+        facts, graph = page_facts(bundle), graph_without_defaults(bundle.graph(CANONICAL_GRAPH).data)
+        bundle.verify_weights()
+    return facts, graph

@@ -1,0 +1,125 @@
+"""What a page must know of a bundle, as plain values: the JSON that its scripts read."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from vmoe_measure.flops import dense_flops, sparse_flops
+from vmoe_runtime import RoutingError, VmoeError
+from vmoe_runtime.bundle.external_data import fields
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME, Manifest
+from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.profiles import SETTINGS, Profile
+from vmoe_runtime.resampling import MODES
+from vmoe_runtime.routing import TokenLayout, layer_outputs
+from vmoe_tools.bench.quality import model_shape
+from vmoe_tools.patch_pictures import expert_colours
+
+RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""At which the slider of the capacity stops, beside those of the bundle's profiles."""
+
+_GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # fields of onnx.proto3 in a model, a graph and a tensor
+_MOST_K, _MOST_MERGED = 32, 1024  # of what sliders have, whatever the manifest says
+_MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
+_LABELS = {
+    "capacity": "Capacity ratio",
+    "k": "Experts per token",
+    "bpr": "Batch Priority Routing",
+    "pool": "One pool of slots",
+    "max_experts": "Experts, at most",
+    "merge": "Merged per block",
+}
+
+
+def page_facts(bundle: Bundle) -> dict[str, Any]:
+    """What the scripts of a page read of an open bundle.
+
+    Raises:
+        VmoeError: the page can't show it.
+    """
+    manifest = bundle.manifest
+    if why := _why_not(manifest):
+        raise VmoeError(f"{bundle.path} can't be shown: {why}")
+    image, layout, values = manifest.input, TokenLayout.of(manifest), _values(manifest)
+    first = next(iter(manifest.profiles.values()), None)
+    starts = {**vars(first), "capacity": first.capacity_ratio} if first else {}
+    return {
+        "name": bundle.path.resolve().name,
+        "summary": f"{manifest.summary}, {manifest.precision}",
+        "input": {"dtype": image.dtype, "shape": [1, *image.size], "height": image.height, "width": image.width},
+        "steps": [[step.name, step.height, step.width, step.keeps_shape] for step in image.steps.steps],
+        "class_names": manifest.class_names,
+        "layers": manifest.moe_layers,
+        "layer_outputs": list(layer_outputs(manifest)) if manifest.moe_layers else [],
+        "layout": layout and {**asdict(layout), "patch_size": manifest.model["patch_size"]},
+        "controls": {
+            name: {"label": _LABELS[name], "values": values[name], "start": starts.get(name, 0)}
+            for name in manifest.rules.settings
+        },
+        "slots": {k: [_slots(manifest, first, ratio, k) for ratio in values["capacity"]] for k in values["k"]},
+        "flops": _flops(manifest, values["merge"]),
+        "colours": expert_colours(manifest.rules.num_experts),
+        "bytes": {name: manifest.files[name].size for name in (CANONICAL_GRAPH, WEIGHTS_NAME)},
+    }
+
+
+def graph_without_defaults(graph: bytes) -> bytes:
+    """A canonical graph whose settings have no default values: with them, onnxruntime-web lets no call set them.
+
+    A default value is an initializer with the name of a setting. It gets another name of that length, which nothing reads.
+    """
+    edited = bytearray(graph)
+    for number, part in fields(memoryview(edited)):
+        for inner, tensor in fields(part) if number == _GRAPH and isinstance(part, memoryview) else ():
+            for field, name in fields(tensor) if inner == _INITIALIZER and isinstance(tensor, memoryview) else ():
+                if field == _NAME and isinstance(name, memoryview) and bytes(name).decode() in SETTINGS:
+                    name[:] = b"_" * len(name)
+    return bytes(edited)
+
+
+def _why_not(manifest: Manifest) -> str | None:
+    if manifest.output != "logits":
+        return f"it outputs {manifest.output}, and the page shows classes; export it with --output logits"
+    if manifest.batch_multiple > 1:
+        return f"it routes {manifest.batch_multiple} images together, and the page has one; export it with --group image"
+    if manifest.input.channels not in MODES:
+        return f"it takes {manifest.input.channels} channels, and pictures have 1 or 3"
+    if manifest.files[WEIGHTS_NAME].size > _MOST_WEIGHTS:
+        return "its weights have more than 2 GiB, for which a browser's WebAssembly has no room; export it in int8"
+    return None
+
+
+def _values(manifest: Manifest) -> dict[str, list[Any]]:
+    """What each setting can be; of one that the model doesn't have, what says nothing."""
+    rules, profiles = manifest.rules, list(manifest.profiles.values())
+    ratios = {*RATIOS, *(profile.capacity_ratio for profile in profiles if profile.capacity_ratio)}
+    most_k = min(min(rules.experts, default=1) // rules.ensemble_size, _MOST_K)
+    merges = {*range(1 + min((rules.image_tokens or 0) // 2, _MOST_MERGED)), *(profile.merge or 0 for profile in profiles)}
+    return {
+        "capacity": sorted(ratio for ratio in ratios if ratio <= rules.num_experts) if "capacity" in rules.settings else [],
+        "k": list(range(1, most_k + 1)) if "k" in rules.settings else [1],
+        "bpr": [False, True],
+        "pool": [False, True],
+        "max_experts": list(range(1, rules.num_experts + 1)),
+        "merge": sorted(merges),
+    }
+
+
+def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tuple[int, ...] | None:
+    """Of an expert in each MoE layer; None where the setting is refused."""
+    try:
+        return manifest.rules.profile(ratio, k if "k" in manifest.rules.settings else None, base=base).slots
+    except RoutingError:
+        return None
+
+
+def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
+    """FLOPs of an image by `merge` without those of experts, of each row of an expert, and of the dense model."""
+    shape = model_shape(manifest)
+    if shape is None:
+        return None
+    none, one = ([rows] * len(shape.moe_layers) for rows in (0, 1))
+    by_merge = {merge: sparse_flops(shape, none, merge) for merge in merges}
+    of_row, is_class = (sparse_flops(shape, one) - by_merge[0]) / (len(none) or 1), shape.ends_in_class_pairs
+    return {"by_merge": by_merge, "of_row": of_row, "dense": dense_flops(shape), "of_class_pairs": is_class}

@@ -1,0 +1,61 @@
+"""The files of onnxruntime-web that a page needs: from npm, or from a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+VERSION = "1.30.0"
+"""What npm is asked for; the page was tested with it."""
+
+BUILDS = {
+    "wasm": ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.jspi.bundle.min.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
+}
+"""Of each build the module to import, and its WebAssembly. A browser loads one of them."""
+
+_INSTEAD = f"--onnxruntime-web DIR takes an unpacked onnxruntime-web {VERSION} instead"
+
+
+def web_files(folder: Path | None) -> tuple[dict[str, bytes], str]:
+    """The content of the files by name, and in words where they are from.
+
+    Args:
+        folder: an unpacked onnxruntime-web; None has npm fetch it.
+
+    Raises:
+        click.ClickException: npm is missing or fails, or files are.
+    """
+    if folder is not None:
+        return _read(folder), f"from {folder}"
+    with TemporaryDirectory() as place:
+        _fetch(place)
+        with tarfile.open(next(Path(place).glob("*.tgz"))) as archive:
+            archive.extractall(place, filter="data")
+        return _read(Path(place) / "package"), f"{VERSION} from npm"
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    base = folder / "dist" if (folder / "dist").is_dir() else folder
+    try:
+        return {name: (base / name).read_bytes() for names in BUILDS.values() for name in names}
+    except OSError as error:
+        raise click.ClickException(f"{error.filename} can't be read ({error.strerror}); {_INSTEAD}") from None
+
+
+def _fetch(place: str) -> None:
+    """Has npm put the package, whose checksum it compares, into a folder."""
+    options = ("--prefer-offline", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--loglevel=error")
+    command = ["npm", "pack", f"onnxruntime-web@{VERSION}", *options]
+    try:
+        done = subprocess.run(command, cwd=place, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise click.ClickException(f"npm, which fetches onnxruntime-web, is not installed; {_INSTEAD}") from None
+    if done.returncode:
+        lines = [line.removeprefix("npm error ") for line in done.stderr.splitlines()]
+        why = next((line for line in lines if not line.startswith(("code ", "errno ", "syscall "))), "it says nothing")
+        raise click.ClickException(f"npm couldn't fetch onnxruntime-web ({why}); {_INSTEAD}")

@@ -1,0 +1,100 @@
+/** The page: one picture, two settings, and what the model makes of them. */
+
+import { number } from "./dom.js";
+import { makePad } from "./drawing.js";
+import { makeLegend } from "./patches.js";
+import { decode, pixelsOf, prepare, toInput } from "./picture.js";
+import { open } from "./session.js";
+import { firstOf } from "./settings.js";
+import { makeSide } from "./side.js";
+
+const LARGE = 5e7; // bytes of weights; a smaller model waits longer for a GPU than it computes
+const LOW_RATIO = 0.1; // that the second setting starts with
+const byId = (id) => document.getElementById(id);
+const facts = await (await fetch("page.json")).json(), { input } = facts;
+let image = null, isReady = false, isRunning = false, began = 0;
+
+const say = (text) => { byId("status").textContent = text; };
+const megabytes = (bytes) => number(bytes / 1e6);
+
+/** Runs every shown setting that is not answered yet, one after the other; what changes meanwhile is answered at the end. */
+async function update() {
+  if (!isReady || isRunning || !image) return;
+  isRunning = true;
+  for (let side; isReady && (side = sides.find((each) => each.isStale && !each.panel.hidden)); ) {
+    side.isStale = false;
+    await side.answer(toInput(pixelsOf(image, input.shape[3]), input.dtype), image);
+    if (began !== null) say(`${byId("status").textContent} The first answer took ${number((performance.now() - began) / 1000)} s.`);
+    began = null;
+  }
+  isRunning = false;
+}
+
+function take(made) {
+  image = made;
+  sides.forEach((side) => { side.isStale = true; });
+  update();
+}
+
+async function takeFile(file) {
+  byId("problem").textContent = "";
+  try {
+    const made = prepare(await decode(file), facts.steps);
+    pad.show(made);
+    take(made);
+  } catch (error) {
+    byId("problem").textContent = error.message;
+  }
+}
+
+async function start(device) {
+  isReady = byId("progress").hidden = false;
+  try {
+    const used = await open(facts, device, (come, all) => {
+      byId("progress").value = come / all;
+      say(`Loading the model: ${megabytes(come)} of ${megabytes(all)} MB.`);
+    });
+    const name = used.device === "webgpu" ? "WebGPU" : `WebAssembly on ${used.threads} thread${used.threads > 1 ? "s" : ""}`;
+    say(`${name}${used.device === device ? "" : ", as WebGPU can't run this model here"}; ${megabytes(used.bytes)} MB.`);
+    byId("device").value = used.device;
+    isReady = true;
+    if (image) take(image);
+  } catch (error) {
+    say(`The model can't be run here: ${error.message}`);
+  }
+  byId("progress").hidden = true;
+}
+
+const pad = makePad(byId("pad"), input, take), hasSettings = Object.keys(facts.controls).length > 0;
+const sides = [["Setting A", {}], ["Setting B", facts.controls.capacity && { capacity: LOW_RATIO }]].map(([title, change]) =>
+  makeSide(byId("sides"), title, facts, { ...firstOf(facts), ...change }, update));
+document.title = byId("title").textContent = `What capacity does in ${facts.name}`;
+byId("summary").textContent = facts.summary;
+byId("legend").append(makeLegend(facts.colours));
+const shown = { draws: input.shape[3] === 1, routes: facts.layout && facts.layers.length, several: hasSettings };
+for (const [name, isShown] of Object.entries(shown)) {
+  document.querySelectorAll(`.${name}`).forEach((each) => { each.hidden = !isShown; });
+}
+
+const both = byId("both"), showSecond = () => { sides[1].panel.hidden = !both.checked; update(); };
+both.checked = hasSettings && matchMedia("(min-width: 60rem)").matches;
+showSecond();
+both.addEventListener("change", showSecond);
+byId("clear").addEventListener("click", pad.clear);
+byId("seven").addEventListener("click", pad.seven);
+byId("file").addEventListener("change", () => takeFile(byId("file").files[0]));
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  takeFile(event.dataTransfer.files[0]);
+});
+
+const device = byId("device"), gpu = WebAssembly.Suspending && (await navigator.gpu?.requestAdapter().catch(() => null));
+device.lastElementChild.disabled = !gpu;
+device.value = gpu && !gpu.info?.isFallbackAdapter && Math.max(...Object.values(facts.bytes)) > LARGE ? "webgpu" : "wasm";
+device.addEventListener("change", () => {
+  began = performance.now();
+  start(device.value);
+});
+if (shown.draws) pad.seven();
+start(device.value);

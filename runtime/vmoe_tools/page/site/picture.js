@@ -1,0 +1,41 @@
+/** Pictures of any size to canvases of the model's size, by the steps of the bundle as well as a canvas can do them. */
+
+function redraw(picture, width, height, left = 0, top = 0, fromWidth = picture.width, fromHeight = picture.height) {
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(picture, left, top, fromWidth, fromHeight, 0, 0, width, height);
+  return context.canvas;
+}
+
+function doStep(picture, [name, height, width, keepsShape]) {
+  const [lostHeight, lostWidth] = [picture.height - height, picture.width - width];
+  if (name.endsWith("crop")) {
+    if (Math.min(lostHeight, lostWidth) < 0) throw new Error(`The picture is too small: the model takes ${width}x${height} pixels of it.`);
+    return redraw(picture, width, height, lostWidth >> 1, lostHeight >> 1, width, height);
+  }
+  if (!keepsShape) return redraw(picture, width, height);
+  const scale = height / Math.min(picture.height, picture.width);
+  return redraw(picture, Math.round(picture.width * scale), Math.round(picture.height * scale));
+}
+
+/** The canvas that steps make of a picture: [name, height, width, whether the shape is kept] of each. */
+export const prepare = (picture, steps) => steps.reduce(doStep, picture);
+
+/** What a file shows, if the browser can decode it. */
+export function decode(file) {
+  return createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => {
+    throw new Error("This is no picture that the browser can read.");
+  });
+}
+
+/** The pixels of a canvas from 0 to 255, row by row; grey as Pillow makes it of colours. */
+export function pixelsOf(canvas, channels) {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  if (channels === 3) return data.filter((_, index) => index % 4 < 3);
+  return Uint8Array.from({ length: data.length / 4 }, (_, i) =>
+    (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 32768) >> 16);
+}
+
+/** What the graph takes of pixels: these, or float32 from -1 to 1. */
+export const toInput = (pixels, dtype) =>
+  dtype === "uint8" ? Uint8Array.from(pixels) : Float32Array.from(pixels, (value) => Math.fround(Math.fround(value / 255) * 2) - 1);

@@ -1,0 +1,52 @@
+/** A setting: its controls, its systematic name, and the inputs of the graph that it stands for. */
+
+import { element } from "./dom.js";
+
+/** The setting that the page begins with. */
+export const firstOf = ({ controls }) => Object.fromEntries(Object.entries(controls).map(([name, { start }]) => [name, start]));
+
+/** Adds a slider for what has several values, a box to tick for what is on or off; returns what gives the setting. */
+export function makeControls(place, { controls }, start, changed) {
+  const setting = { ...start }, isBox = ({ values }) => typeof values[0] === "boolean";
+  for (const [name, control] of Object.entries(controls).sort(([, a], [, b]) => isBox(a) - isBox(b))) {
+    const { label, values } = control, isFlag = isBox(control), shown = element("output"), text = element("span", {}, `${label} `, shown);
+    const input = element("input", { type: isFlag ? "checkbox" : "range", max: values.length - 1, checked: setting[name] === true });
+    input.value = values.indexOf(setting[name]);
+    input.dataset.setting = name;
+    const show = () => {
+      shown.textContent = isFlag ? "" : setting[name];
+      if (!isFlag) input.setAttribute("aria-valuetext", setting[name]);
+    };
+    input.addEventListener("input", () => {
+      setting[name] = isFlag ? input.checked : values[input.value];
+      show();
+      changed();
+    });
+    show();
+    place.append(element("label", { className: isFlag ? "flag" : `slider ${name}` }, ...(isFlag ? [input, text] : [text, input])));
+  }
+  return () => ({ ...setting });
+}
+
+/** The slots of an expert in each MoE layer; throws a sentence where there can be none. */
+export function slotsOf({ slots, controls }, { capacity, k }) {
+  if (!controls.capacity) return [];
+  const found = slots[k ?? 1][controls.capacity.values.indexOf(capacity)];
+  if (!found) throw new Error(`A capacity ratio of ${capacity} leaves no slot, or more than there are pairs.`);
+  return found;
+}
+
+/** The inputs of the graph by name, each a list of whole numbers. */
+export function inputsOf(facts, setting) {
+  return Object.fromEntries(Object.entries(setting).map(([name, value]) =>
+    [name, name === "capacity" ? slotsOf(facts, setting) : [Number(value)]]));
+}
+
+/** The systematic name of a setting, such as c0.3-k1-pool. */
+export function nameOf({ controls }, { capacity, k, bpr, pool, max_experts: most, merge }) {
+  const ratio = k === undefined && Number.isInteger(capacity) ? `${capacity}.0` : capacity;
+  return [
+    capacity !== undefined && `c${ratio}`, k !== undefined && `k${k}`, bpr === false && "vanilla", pool && "pool",
+    most < controls.max_experts?.values.length && `m${most}`, merge >= (capacity === undefined ? 0 : 1) && `r${merge}`,
+  ].filter(Boolean).join("-");
+}

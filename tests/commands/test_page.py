@@ -1,0 +1,296 @@
+"""`vmoe page`: a folder that runs a bundle in a browser as the engine does, and asks nobody else for anything."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import Page, open_browser
+from bundle_changes import BUNDLES
+from check_report_page import WIDTHS, faults_of
+from command_runs import complaint_of, run
+from page_site import answers_of, drop, served, until_answered, web_folder, write_page
+from PIL import Image
+from test_report import HOSTILE
+
+from vmoe_export import export_bundle
+from vmoe_measure.flops import sparse_flops
+from vmoe_runtime import Engine
+from vmoe_runtime.bundle.manifest import InputSpec
+from vmoe_runtime.images import to_batch
+from vmoe_runtime.preprocessing import read_steps
+from vmoe_tools.bench.quality import model_shape
+from vmoe_tools.page.contents import RATIOS
+
+pytestmark = pytest.mark.long
+
+SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
+SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """A page of digits, of a bundle whose names are no HTML."""
+    folder = tmp_path_factory.mktemp("page")
+    names = [*HOSTILE[:5], *"56", "7: a class with a long name", *"89"]
+    bundle = folder / "digits, <b>.vmoe"
+    export_bundle(mnist_checkpoint, bundle, capacity=[1.05, 0.3], k=[1], class_names=names, validate=False)
+    return write_page(bundle, folder / "site")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    web_folder()
+    with open_browser() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(page: Path, browser: Page) -> Iterator[Page]:
+    """The page at 1440 px, with its first answers."""
+    with served(page) as address:
+        show(browser, address)
+        yield browser
+
+
+def show(browser: Page, address: str, width: int = 1440, *, dark: bool = False, word: str = "first answer") -> str:
+    browser.problems.clear()
+    browser.requests.clear()
+    browser.open(address, width, WIDTHS[width], dark=dark)
+    return until_answered(browser, word)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def problems(browser: Page) -> list[str]:
+    """What went wrong in it, beside that it has no GPU."""
+    return [problem for problem in browser.problems if problem != "No available adapters."]
+
+
+def state(browser: Page) -> dict[str, Any]:
+    """What the first setting of the page shows."""
+    found: dict[str, Any] = browser.run("""(side => ({
+      name: side.querySelector('.setting').textContent, classes: side.querySelector('.classes').textContent,
+      dropped: [...side.querySelectorAll('figcaption')].map(text => parseInt(text.textContent.split(': ')[1])),
+      problem: side.querySelector('.problem').textContent,
+      labels: [...side.querySelectorAll('canvas')].map(canvas => canvas.getAttribute('aria-label')),
+      ...Object.fromEntries([...side.querySelectorAll('dl div')].map(({ children: [name, value] }) =>
+        [name.textContent, value.textContent])),
+    }))(document.querySelector('.side'))""")
+    return found
+
+
+def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -> None:
+    opened.run("document.getElementById('clear').click()")
+    until_answered(opened)
+    empty = state(opened)
+    left, top, size = opened.run(
+        "(box => [box.left, box.top, box.width])(document.getElementById('pad').getBoundingClientRect())"
+    )
+    opened.drag([(left + x * size, top + y * size) for x, y in SEVEN])
+    until_answered(opened)
+    high = state(opened)
+    assert high["classes"].startswith("7: a class") and not empty["classes"].startswith("7: a class")
+    opened.run("document.querySelector('.side [data-setting=capacity]').focus()")
+    for _ in range(20):
+        opened.press("ArrowLeft", 37)
+        until_answered(opened)
+        if (low := state(opened))["name"] == "c0.1-k1":
+            break
+    assert high["name"] == "c1.05-k1" and low["name"] == "c0.1-k1" and low["slots per expert"] == "1"
+    assert all(after > before for before, after in zip(high["dropped"], low["dropped"], strict=True))
+    assert low["labels"][0].startswith(f"Block 0: {low['dropped'][0]} of 49 dropped, 1 by expert")
+    assert float(low["MFLOP"]) < float(high["MFLOP"])
+    opened.run("""(merge => { merge.value = 8; merge.dispatchEvent(new Event('input')); })(
+      document.querySelector('.side [data-setting=merge]'))""")
+    until_answered(opened)
+    merged = state(opened)
+    assert merged["name"] == "c0.1-k1-r8" and "49 merged into" in merged["labels"][0]
+    assert problems(opened) == []
+
+
+def test_200_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], opened: Page
+) -> None:
+    with Engine.load(mnist_image_bundle) as engine:
+        for setting in SETTINGS_OF_DIGITS:
+            compare(opened, engine, mnist_images["images"][:200, ..., None], setting, most_near_ties=2)
+
+
+def compare(browser: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
+    """Logits within 1e-4 of the engine's, and the same expert and token of each patch in each layer."""
+    profile = engine.setting(setting)
+    logits, routing = engine.logits_and_routing(images, profile)
+    different = 0
+    for index, answer in enumerate(answers_of(browser, images, profile)):
+        alike = True
+        for found, layer in zip(answer["layers"], routing.values(), strict=True):
+            alike &= np.array_equal(found["expert"], heaviest(layer.by_token(), index))
+            alike &= layer.token is None or np.array_equal(found["token"], layer.token[index])
+        different += not alike
+        if alike:
+            np.testing.assert_allclose(answer["logits"], logits[index], rtol=0, atol=1e-4)
+    assert different <= most_near_ties
+
+
+def heaviest(layer: Any, image: int) -> np.ndarray:
+    """i64[T]: the expert that weighs most of those that took a token of an image, -1 where none did."""
+    if layer.kept is None:
+        tokens = layer.dispatch.sum(axis=3)
+        return np.asarray(tokens.reshape(-1, layer.layout.tokens, tokens.shape[2])[image].argmax(axis=1))
+    shape = (-1, layer.layout.tokens, layer.kept.shape[2] * layer.layout.members)
+    kept, weight = (part.reshape(shape)[image] for part in (layer.kept, layer.weight))
+    best = np.where(kept, weight, -1).argmax(axis=1)[:, None]
+    expert = best if layer.expert is None else np.take_along_axis(layer.expert.reshape(shape)[image], best, 1)
+    return np.where(kept.any(axis=1), expert[:, 0], -1)
+
+
+@pytest.mark.parametrize("kind", ["choice", "fp32", "int8", "soft"])
+def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, browser: Page) -> None:
+    with (
+        Engine.load(BUNDLES / f"v3-{kind}", backend="onnxruntime") as engine,
+        served(write_page(BUNDLES / f"v3-{kind}", tmp_path / "site")) as address,
+    ):
+        show(browser, address, word="WebAssembly on")
+        images = np.random.default_rng(7).integers(0, 256, (8, *engine.manifest.input.size), np.uint8)
+        for name in list(engine.profiles) or [None]:
+            compare(browser, engine, images, name)
+        drop(browser, png(images[0]))
+        until_answered(browser)
+        assert state(browser)["problem"] == ""
+        assert state(browser)["classes"].startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
+        drop(browser, b"no picture")
+        browser.run("new Promise(done => setTimeout(done, 200))")
+        assert (
+            browser.run("document.getElementById('problem').textContent") == "This is no picture that the browser can read."
+        )
+    assert problems(browser) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4", "bf16", "bf16-experts"])
+def test_every_precision_is_answered(
+    precision: str, mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, browser: Page
+) -> None:
+    """As on the engine's standard ops, but for what rounding of a sum in another order moves to the next step of int8."""
+    options: dict[str, Any] = {"precision": precision, "input": "uint8"}
+    bundle = export_bundle(mnist_checkpoint, tmp_path / "m.vmoe", capacity=[0.3], k=[1], validate=False, **options).path
+    with Engine.load(bundle) as engine, served(write_page(bundle, tmp_path / "site")) as address:
+        show(browser, address)
+        images = mnist_images["images"][:40, ..., None]
+        found = np.array([answer["logits"] for answer in answers_of(browser, images, engine.profile)])
+        assert np.mean(found.argmax(axis=1) == engine(images).argmax(axis=1)) >= 0.95
+        assert np.median(np.abs(found - engine(images))) < 0.1
+
+
+def test_slots_names_and_flops_are_those_of_the_engine(mnist_image_bundle: Path, opened: Page) -> None:
+    rng = np.random.default_rng(3)
+    with Engine.load(mnist_image_bundle) as engine:
+        manifest = engine.manifest
+    shape = model_shape(manifest)
+    assert shape is not None
+    cases = []
+    for _ in range(300):
+        setting = {"capacity": float(rng.choice(RATIOS)), "k": int(rng.integers(1, 9)), "bpr": bool(rng.integers(2))}
+        setting |= {"pool": bool(rng.integers(2)), "max_experts": int(rng.integers(1, 9)), "merge": int(rng.integers(0, 25))}
+        profile = manifest.rules.profile(*setting.values())
+        rows = rng.integers(0, 100, len(profile.slots)).tolist()
+        cases.append((setting, rows, [profile.name, list(profile.slots), sparse_flops(shape, rows, setting["merge"])]))
+    found = opened.run(f"""(async () => {{
+      const [{{ nameOf, slotsOf }}, {{ flopsOf }}, facts] = await Promise.all([
+        import('./settings.js'), import('./side.js'), fetch('page.json').then(found => found.json())]);
+      return {json.dumps([case[:2] for case in cases])}.map(([setting, rows]) => [
+        nameOf(facts, setting), slotsOf(facts, setting), flopsOf(facts, rows, setting.merge)]);
+    }})()""")
+    assert found == [expected for _, _, expected in cases]
+
+
+def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
+    """To a few grey levels where it is smooth, and with the same part of it in the middle."""
+    across, down = np.meshgrid(np.arange(96), np.arange(72))
+    pixels = np.stack([across * 2.6, down * 3.5, (across + down) * 1.5], axis=2).astype(np.uint8)
+    file = png(pixels)
+    for steps, channels in itertools.product(
+        ("resize_small(40)|central_crop(32)", "pillow_bicubic(32)", "central_crop(32)"), (1, 3)
+    ):
+        spec = InputSpec("uint8", 32, 32, channels, read_steps(steps))
+        listed = [[step.name, step.height, step.width, step.keeps_shape] for step in spec.steps.steps]
+        made = opened.run(f"""(async () => {{
+          const {{ decode, pixelsOf, prepare }} = await import('./picture.js');
+          const picture = await decode(new Blob([new Uint8Array({list(file)})]));
+          return [...pixelsOf(prepare(picture, {json.dumps(listed)}), {channels})];
+        }})()""")
+        off = np.abs(np.array(made) - to_batch(file, spec).ravel().astype(int))
+        assert off.max() <= (0 if steps == "central_crop(32)" else 8), steps
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1440, False), (1440, True)])
+def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Page) -> None:
+    with served(page) as address:
+        show(browser, address, width, dark=dark)
+        assert [asked for asked in browser.requests if not asked.startswith((address, "data:", "blob:"))] == []
+        assert any(asked.endswith(".wasm") for asked in browser.requests)  # so that workers are seen
+        assert faults_of(browser, width) == [] and problems(browser) == []
+        assert browser.run("document.body.innerHTML.includes('<img')") is False
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser: Page) -> None:
+    with served(page, isolated=isolated) as address:
+        told = show(browser, address)
+        threads = min(browser.run("navigator.hardwareConcurrency"), 8) if isolated else 1
+        assert f"WebAssembly on {threads} thread" in told
+
+
+def test_without_a_gpu_webgpu_falls_back_to_webassembly(opened: Page) -> None:
+    used = opened.run("""Promise.all([import('./session.js'), fetch('page.json').then(found => found.json())]).then(
+      ([{ open }, facts]) => open(facts, 'webgpu', () => {}))""")
+    assert used["device"] == "wasm" and used["bytes"] > 18e6  # which has both
+
+
+def test_the_folder_says_nothing_of_this_machine(page: Path) -> None:
+    assert sorted(path.name for path in page.iterdir() if path.suffix not in (".js", ".css", ".html")) == [
+        "_headers", "model.onnx", "onnxruntime-web", "page.json", "weights.safetensors",
+    ]  # fmt: skip
+    for path in page.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        for word in (str(page.parent), str(Path.home())):
+            assert word.encode() not in content, path
+
+
+def test_user_errors_are_one_sentence(
+    page: Path, mnist_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = next(page.parent.glob("*.vmoe"))
+    web = ("--onnxruntime-web", web_folder())
+    assert "exists; --force replaces it if vmoe page wrote it" in complaint_of(capsys, 1, "page", bundle, "-o", page, *web)
+    assert "is a bundle" in complaint_of(capsys, 1, "page", bundle, "-o", bundle / "site", *web)
+    assert "was not written by vmoe page" in complaint_of(capsys, 1, "page", bundle, "-o", bundle, "--force", *web)
+    assert "export it with --group image" in complaint_of(capsys, 1, "page", mnist_bundle, "-o", tmp_path / "site", *web)
+    assert "it outputs features, and the page shows classes" in complaint_of(
+        capsys, 1, "page", BUNDLES / "v3-dense", "-o", tmp_path / "site", *web
+    )
+    other = ("--onnxruntime-web", tmp_path)
+    assert "ort.wasm.bundle.min.mjs can't be read (No such file or directory)" in complaint_of(
+        capsys, 1, "page", bundle, "-o", tmp_path / "site", *other
+    )
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    told = complaint_of(capsys, 1, "page", bundle, "-o", tmp_path / "site")
+    assert "npm couldn't fetch onnxruntime-web (" in told and "--onnxruntime-web DIR" in told
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "npm, which fetches onnxruntime-web, is not installed" in complaint_of(
+        capsys, 1, "page", bundle, "-o", tmp_path / "site"
+    )
+    assert not (tmp_path / "site").exists()
+    out, _ = run(capsys, "page", bundle, "-o", page, "--force", *web)
+    assert "onnxruntime-web" in out and "http.server" in out

@@ -1,0 +1,110 @@
+"""A page of `vmoe page` behind a web server of its own, in a browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Page
+
+from vmoe_runtime.profiles import Profile
+from vmoe_tools.page.onnxruntime_web import VERSION, web_files
+from vmoe_tools.program import main
+
+_WEB = Path(__file__).parents[2] / "build" / f"onnxruntime-web-{VERSION}"
+
+_UNTIL = """new Promise(done => { const look = setInterval(() => {
+  const status = document.getElementById('status').textContent, isBusy = document.querySelector('[aria-busy=true]');
+  const isDone = status.includes(WORD) || status.includes("can't be run");
+  if (!isBusy && isDone) { clearInterval(look); done(status); }
+}, 20); })"""
+
+_RUN = """(async () => {
+  const [{ run }, { readLayers }, { toInput }, facts] = await Promise.all([
+    import('./session.js'), import('./routing.js'), import('./picture.js'),
+    fetch('page.json').then(found => found.json())]);
+  const bytes = Uint8Array.from(atob(PIXELS), letter => letter.charCodeAt(0));
+  const size = bytes.length / COUNT, answers = [];
+  for (let i = 0; i < COUNT; i++) {
+    const image = toInput(bytes.subarray(i * size, (i + 1) * size), facts.input.dtype);
+    const { outputs } = await run(image, INPUTS);
+    const layers = readLayers(facts, outputs).map(({ expert, token }) => ({ expert: [...expert], token: [...token] }));
+    answers.push({ logits: [...outputs.logits.data], layers });
+  }
+  return answers;
+})()"""
+
+
+def web_folder() -> Path:
+    """An unpacked onnxruntime-web, which npm fetches once; the test is skipped where it or a browser is missing."""
+    if CHROMIUM is None or shutil.which("npm") is None:
+        pytest.skip("no Chromium or no npm here")
+    if not _WEB.exists():
+        ping = ["npm", "view", f"onnxruntime-web@{VERSION}", "version", "--fetch-retries=0"]
+        if subprocess.run(ping, capture_output=True, check=False).returncode:
+            pytest.skip("npm reaches no registry")
+        part = _WEB.with_name(f"{_WEB.name}.part")
+        part.mkdir(parents=True, exist_ok=True)
+        for name, content in web_files(None)[0].items():
+            (part / name).write_bytes(content)
+        part.rename(_WEB)
+    return _WEB
+
+
+def write_page(bundle: Path, folder: Path) -> Path:
+    """The page of a bundle, in a new folder."""
+    assert main(["page", str(bundle), "-o", str(folder), "--onnxruntime-web", str(web_folder()), "-q"]) == 0
+    return folder
+
+
+@contextmanager
+def served(folder: Path, *, isolated: bool = True) -> Iterator[str]:
+    """The address of a server of the folder; `isolated` sends the headers that threads need."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self) -> None:
+            for name, value in (("Opener", "same-origin"), ("Embedder", "require-corp")) if isolated else ():
+                self.send_header(f"Cross-Origin-{name}-Policy", value)
+            super().end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def until_answered(browser: Page, word: str = "first answer") -> str:
+    """Waits for all answers, and for a word in what the page says of how it runs; returns the whole of that."""
+    return str(browser.run(_UNTIL.replace("WORD", json.dumps(word))))
+
+
+def drop(browser: Page, picture: bytes) -> None:
+    """Drops a file on the page."""
+    browser.run(f"""(dropped => {{
+      dropped.items.add(new File([new Uint8Array({list(picture)})], 'a picture'));
+      document.dispatchEvent(new DragEvent('drop', {{ dataTransfer: dropped }}));
+    }})(new DataTransfer())""")
+
+
+def answers_of(browser: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
+    """What the page's scripts make of images uint8[N,H,W,C] at a setting: `logits`, and `expert` and `token` of `layers`."""
+    inputs = {} if profile is None else {name: value.tolist() for name, value in profile.inputs.items()}
+    pixels = json.dumps(base64.b64encode(images.tobytes()).decode())
+    found: list[dict[str, Any]] = browser.run(
+        _RUN.replace("PIXELS", pixels).replace("COUNT", str(len(images))).replace("INPUTS", json.dumps(inputs))
+    )
+    return found
