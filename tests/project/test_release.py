@@ -144,6 +144,7 @@ def test_the_image_of_the_dockerfile_answers_a_request(tmp_path: Path, mnist_ima
         answer = container.post("http://127.0.0.1:8123/v1/classify?top=1", picture)
         assert json.dumps(answer).startswith('{"predictions": [[{"class": "7"')
         assert container.inside("id", "-u").strip() == "65534"
+        container.inside(*(word.replace("8000", "8123") for word in container.config["Healthcheck"]["Test"][1:]))
         assert list(container.config["ExposedPorts"]) == ["8000/tcp"]
     finally:
         container.remove()

@@ -13,17 +13,20 @@ from debian_root import install_debian
 from sdk_build import ROOT, built
 
 BASE, IMAGE = "localhost/vmoe-test-debian", "localhost/vmoe-test-serve"
-# How pip is set up here; a build by `docker build` has the settings of its own.
-SETTINGS = [path for path in (Path("/etc/pip.conf"), Path("/etc/ssl/certs")) if path.exists()]
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+_OPTIONS = ["--isolation=chroot", "--network=host"]
+_LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]  # buildah's own are more than some machines allow
 
 
 def build_image(folder: Path) -> str:
-    """Builds the image and returns its name."""
+    """Builds the image and returns its name. In its steps, pip trusts the certificates that this machine does."""
     container = built("buildah", "from", "scratch").strip()
     built("buildah", "add", container, install_debian(folder / "debian.tar"), "/")
     built("buildah", "commit", "--rm", container, BASE)
-    mounts = [f"--volume={path}:{path}:ro" for path in SETTINGS]
-    options = ["--isolation=chroot", "--network=host", f"--build-arg=BASE={BASE}", f"--tag={IMAGE}"]
+    settings = folder / "pip.conf"
+    settings.write_text("[global]\ncert = /certificates\n")
+    mounts = [f"--volume={settings}:/etc/pip.conf:ro", f"--volume={CERTIFICATES}:/certificates:ro"]
+    options = [*_OPTIONS, *_LIMITS, f"--build-arg=BASE={BASE}", f"--tag={IMAGE}", "--format=docker"]
     built("buildah", "build", *options, *mounts, ROOT)
     return IMAGE
 
@@ -32,24 +35,22 @@ class Container:
     """A running container of an image, as its user and with its entry point."""
 
     def __init__(self, image: str, bundle: Path, *options: str) -> None:
-        self.config = json.loads(built("buildah", "inspect", "--type=image", image))["OCIv1"]["config"]
-        self._name = built("buildah", "from", image).strip()
+        self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]
+        self._name = built("buildah", "from", *_LIMITS, image).strip()
         command = [
             "buildah",
             "run",
-            "--isolation=chroot",
-            "--network=host",
+            *_OPTIONS,
             f"--volume={bundle}:/bundle:ro",
             self._name,
             "--",
+            *self.config["Entrypoint"],
         ]
-        self.process = subprocess.Popen(
-            [*command, *self.config["Entrypoint"], *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def inside(self, *command: str) -> str:
         """What a command prints in the container, as its user."""
-        return built("buildah", "run", "--isolation=chroot", "--network=host", self._name, "--", *command)
+        return built("buildah", "run", *_OPTIONS, self._name, "--", *command)
 
     def post(self, address: str, body: bytes) -> dict[str, object]:
         """The answer of the server, once it is there."""
