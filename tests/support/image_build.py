@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from debian_root import install_debian
+from http_client import HttpClient
 from sdk_build import ROOT, built
 
 BASE, IMAGE = "localhost/vmoe-test-debian", "localhost/vmoe-test-serve"
@@ -31,10 +29,10 @@ def build_image(folder: Path) -> str:
     return IMAGE
 
 
-class Container:
-    """A running container of an image, as its user and with its entry point."""
+class Container(HttpClient):
+    """A running container of an image, as its user and with its entry point, that listens on a port of its own choice."""
 
-    def __init__(self, image: str, bundle: Path, *options: str) -> None:
+    def __init__(self, image: str, bundle: Path) -> None:
         self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]
         self._name = built("buildah", "from", *_LIMITS, image).strip()
         command = [
@@ -46,24 +44,18 @@ class Container:
             "--",
             *self.config["Entrypoint"],
         ]
-        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        options = ["--host", "127.0.0.1", "--port", "0", "--threads", "1"]
+        self._process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert "://127.0.0.1:" in said, said
+        super().__init__(int(said.rpartition(":")[2].partition("/")[0]))
 
     def inside(self, *command: str) -> str:
         """What a command prints in the container, as its user."""
         return built("buildah", "run", *_OPTIONS, self._name, "--", *command)
 
-    def post(self, address: str, body: bytes) -> dict[str, object]:
-        """The answer of the server, once it is there."""
-        for _ in range(600):
-            try:
-                with urllib.request.urlopen(address, body, timeout=60) as answer:
-                    return dict(json.load(answer))
-            except urllib.error.URLError:
-                assert self.process.poll() is None, self.process.communicate()[0]
-                time.sleep(0.1)
-        raise AssertionError("the server doesn't answer")
-
     def remove(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
+        self._process.terminate()
+        self._process.wait(60)
         built("buildah", "rm", self._name)
