@@ -44,11 +44,11 @@ class Container(HttpClient):
             "--",
             *self.config["Entrypoint"],
         ]
-        options = ["--host", "127.0.0.1", "--port", "0", "--threads", "1"]
+        options = ["--port", "0", "--threads", "1"]
         self._process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
-        assert "://127.0.0.1:" in said, said
+        assert "://0.0.0.0:" in said, said
         super().__init__(int(said.rpartition(":")[2].partition("/")[0]))
 
     def inside(self, *command: str) -> str:
@@ -59,3 +59,4 @@ class Container(HttpClient):
         self._process.terminate()
         self._process.wait(60)
         built("buildah", "rm", self._name)
+        built("buildah", "rmi", IMAGE, BASE)
