@@ -8,6 +8,7 @@
 # make triton-server  installs a Triton server for the tests of vmoe serve, on x86-64
 # make docs     builds the documentation into build/site
 # make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist, and tests them
+# make release  builds all files of a release from the commit that is checked out, into dist/release, and tests them; on Debian
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -28,19 +29,22 @@ PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
 # What the tests use besides: libraries of the C++ samples, and a compiler and an emulator of 64-bit ARM.
 TEST_HEADERS := boost/beast.hpp CLI/CLI.hpp openssl/ssl.h stb/stb_image.h
 TEST_PACKAGES := libboost-dev libcli11-dev libssl-dev libstb-dev g++-aarch64-linux-gnu qemu-user nginx-light
+# What makes the roots and the image that a release is tested in, and what its wheels are.
+RELEASE_PROGRAMS := mmdebstrap buildah qemu-aarch64 aarch64-linux-gnu-g++
 # Every build by the same CMake: another one would compile everything again.
 BUILD_TOOLS := scikit-build-core cmake ninja
 APT_GET := $$(test "$$(id -u)" = 0 || echo sudo) apt-get
 
 # The wheels' compiler and tools, apart from everything else.
 WHEEL_VENV := build/wheel/venv
+RELEASE := dist/release
 # A Triton server and its client, apart from everything else: they want an older numpy and protobuf.
 TRITON_VENV := build/triton/venv
 HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
 
-.PHONY: setup library wheel docs demo report-pictures check-report check test hostile gpu-test lint lint-python lint-native format clean
+.PHONY: setup library wheel release docs demo report-pictures check-report check test hostile gpu-test lint lint-python lint-native format clean
 
 setup: $(SETUP)
 
@@ -56,10 +60,11 @@ $(TOOLS): pyproject.toml
 	$(PIP_INSTALL) $(BUILD_TOOLS)
 	touch $@
 
-.PHONY: install-native-packages install-test-packages
+.PHONY: install-native-packages install-test-packages install-release-packages
 install-native-packages: WANTED = $(PACKAGES)
 install-test-packages: WANTED = $(TEST_PACKAGES)
-install-native-packages install-test-packages:
+install-release-packages: WANTED = mmdebstrap buildah $(TEST_PACKAGES)
+install-native-packages install-test-packages install-release-packages:
 	@if command -v apt-get >/dev/null; then \
 		$(APT_GET) update -q; \
 		for package in $(WANTED); do \
@@ -80,6 +85,16 @@ wheel: $(WHEEL_VENV)/.done $(SETUP) $(NATIVE)
 	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
 	$(WHEEL_VENV)/bin/python tools/build_wheels.py dist
 	VMOE_WHEELS=$(abspath dist) $(PYTEST) tests/project/test_portable_wheels.py
+
+# The docs, too, are of the commit's time.
+release: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct)
+release: $(WHEEL_VENV)/.done docs
+	@$(HAS_HEADERS) || $(MAKE) -s install-native-packages
+	@which $(RELEASE_PROGRAMS) >/dev/null || $(MAKE) -s install-release-packages
+	rm -rf $(RELEASE)
+	$(WHEEL_VENV)/bin/python tools/build_release.py $(RELEASE)
+	VMOE_WHEELS=$(abspath $(RELEASE)) VMOE_RELEASE=$(abspath $(RELEASE)) $(PYTEST) \
+		tests/project/test_portable_wheels.py tests/project/test_release.py
 
 $(WHEEL_VENV)/.done: tools/requirements.txt
 	$(HAS_VENV) || $(INSTALL_VENV)

@@ -1,4 +1,5 @@
-"""Builds the source archive, and from it a wheel for each architecture that runs wherever glibc 2.28 or newer is.
+"""Builds the source archive, and from it a wheel for each architecture that runs wherever glibc 2.28 or newer is, and one
+without native libraries for every other machine.
 
     python tools/build_wheels.py dist
 
@@ -24,6 +25,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "wheel"
 ARCHITECTURES = ("x86_64", "aarch64")
+ANY = "any"
+COMPILED_IN = ("libhwy-dev", "nlohmann-json3-dev", "libonnxruntime-dev")
+"""Debian packages whose headers become part of the libraries."""
 GLIBC = (2, 28)
 
 
@@ -35,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Builds into a folder and prints a line for each file; returns 1 with one sentence on stderr where that fails."""
     parser = argparse.ArgumentParser(description="Builds wheels for every Linux with glibc 2.28 or newer.")
     parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
-    parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="default: all")
+    parser.add_argument(
+        "--arch", nargs="+", choices=(*ARCHITECTURES, ANY), default=(*ARCHITECTURES, ANY), help="default: all"
+    )
     arguments = parser.parse_args(argv)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -43,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB", flush=True)
         for arch in arguments.arch:
             wheel = build_wheel(sdist, arch)
-            tag = audited(wheel, arch)
+            said = f"; auditwheel: {audited(wheel, arch)}" if arch in ARCHITECTURES else ""
             wheel = Path(shutil.move(wheel, arguments.out.resolve() / wheel.name))
-            print(f"{described(wheel)}; auditwheel: {tag}", flush=True)
+            print(described(wheel) + said, flush=True)
     except BuildError as error:
         print(f"build_wheels: {error}", file=sys.stderr)
         return 1
@@ -61,13 +67,9 @@ def build_sdist(out: Path) -> Path:
 def build_wheel(sdist: Path, arch: str) -> Path:
     """Builds the wheel of one architecture from a source archive and returns its path, in a folder of its own."""
     (source,) = unpacked(sdist).iterdir()
-    options = [
-        f"build-dir={WORK / arch}",
-        f"wheel.tags=py3-none-{platform(arch)}",
-        "install.strip=false",  # the linker does, for every architecture
-        f"cmake.toolchain-file={source / 'plugins' / 'cmake' / 'manylinux.cmake'}",
-        *(f"cmake.define.{name}={value}" for name, value in cmake_settings(arch).items()),
-    ]
+    options = ["wheel.cmake=false"] if arch == ANY else native_options(source, arch)
+    if arch != ANY:
+        (source / "LICENSE.compiled-in").write_text(compiled_in_licences(), encoding="utf-8")
     shutil.rmtree(WORK / arch, ignore_errors=True)
     out = WORK / f"wheel-{arch}"  # that of the user may hold wheels of other versions
     shutil.rmtree(out, ignore_errors=True)
@@ -75,6 +77,27 @@ def build_wheel(sdist: Path, arch: str) -> Path:
     run([*command, *(f"-C{option}" for option in options)], f"the wheel for {arch} can't be built")
     (wheel,) = out.iterdir()
     return wheel
+
+
+def native_options(source: Path, arch: str) -> list[str]:
+    """scikit-build-core's settings for a wheel with native libraries."""
+    return [
+        f"build-dir={WORK / arch}",
+        f"wheel.tags=py3-none-{platform(arch)}",
+        "install.strip=false",  # the linker does, for every architecture
+        f"cmake.toolchain-file={source / 'plugins' / 'cmake' / 'manylinux.cmake'}",
+        *(f"cmake.define.{name}={value}" for name, value in cmake_settings(arch).items()),
+    ]
+
+
+def compiled_in_licences() -> str:
+    """The licences of what stands in the libraries besides our own code: headers of Debian packages, and libc++."""
+    files = [Path("/usr/share/doc", package, "copyright") for package in COMPILED_IN]
+    files.append(zig().parent / "lib" / "libcxx" / "LICENSE.TXT")
+    missing = [str(path) for path in files if not path.is_file()]
+    if missing:
+        raise BuildError(f"the licences of what is compiled in are not there: {', '.join(missing)}")
+    return "\n".join(f"==== {path.parent.name}\n\n{path.read_text(encoding='utf-8')}" for path in files)
 
 
 def unpacked(sdist: Path) -> Path:
@@ -128,7 +151,7 @@ def described(wheel: Path) -> str:
     with zipfile.ZipFile(wheel) as archive:
         libraries = [entry for entry in archive.infolist() if entry.filename.endswith(".so")]
     sizes = ", ".join(f"{Path(entry.filename).name} {entry.file_size / 1e6:.2f} MB" for entry in libraries)
-    return f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB with {sizes}"
+    return f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB with {sizes or 'no library'}"
 
 
 def run(command: list[str], what_failed: str) -> str:

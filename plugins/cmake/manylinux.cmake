@@ -25,7 +25,8 @@ set(CMAKE_USER_MAKE_RULES_OVERRIDE_CXX ${CMAKE_CURRENT_LIST_DIR}/zig_rules.cmake
 set(CMAKE_CXX_ARCHIVE_CREATE "\"${VMOE_ZIG}\" ar qc <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_APPEND "\"${VMOE_ZIG}\" ar q <TARGET> <OBJECTS>")
 set(CMAKE_CXX_ARCHIVE_FINISH "\"${VMOE_ZIG}\" ranlib <TARGET>")
-set(CMAKE_CXX_FLAGS_INIT -g0) # unlike other compilers, zig would write what debuggers read, which the linker strips
+# Unlike other compilers, zig would write what debuggers read, which the linker strips. No folder's name is part of a library.
+set(CMAKE_CXX_FLAGS_INIT "-g0 -ffile-prefix-map=${CMAKE_BINARY_DIR}=. -ffile-prefix-map=${CMAKE_SOURCE_DIR}=.")
 set(CMAKE_SHARED_LINKER_FLAGS_INIT -s) # strip(1) of this machine may not know the other architecture
 # A compiler that is tried must know what it compiles for.
 set(CMAKE_TRY_COMPILE_PLATFORM_VARIABLES VMOE_ARCH VMOE_ZIG)

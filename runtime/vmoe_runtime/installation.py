@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def _folders() -> list[Path]:
 
 def why_missing(library: str) -> str:
     """What the machine that built this installation lacked for a library, and what to do about it."""
+    if sys.platform != "linux":
+        return f"{library} is for Linux alone"
     record = find_native(*_MISSING.parts)
     lines = record.read_text(encoding="utf-8").splitlines() if record else []
     reasons = dict(line.split(": ", 1) for line in lines if ": " in line)

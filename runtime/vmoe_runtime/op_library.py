@@ -23,7 +23,7 @@ def usable_library() -> tuple[Path | None, str]:
     library = find_library()
     if library is None:
         sentence = f"this installation of vmoe-export has no op library: {why_missing(OP_LIBRARY)}"
-        warn_once(f"{sentence}. Bundles run on standard ops until then, which take several times as long")
+        warn_once(f"{sentence}. Bundles run on standard ops without it, which take several times as long")
         return None, sentence
     failure = load_failure(library)
     if failure is None:

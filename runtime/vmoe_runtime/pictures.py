@@ -83,7 +83,8 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         OSError, ValueError: it can't be opened.
         ImageError: it is something else.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # each where the system has it
+    descriptor = os.open(path, os.O_RDONLY | flags)
     file = os.fdopen(descriptor, "rb") if stat.S_ISREG(mode := os.fstat(descriptor).st_mode) else None
     if file is None:
         os.close(descriptor)

@@ -15,7 +15,8 @@ class SharedLoads:
 
     def __init__(self) -> None:
         self._start()
-        os.register_at_fork(after_in_child=self._abandon)
+        if hasattr(os, "register_at_fork"):  # Windows has no fork
+            os.register_at_fork(after_in_child=self._abandon)
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         """What `load` returned for the same key, if somebody still holds it, or else what it returns now."""

@@ -1,0 +1,62 @@
+"""The image of the Dockerfile, built without a daemon from a fresh Debian, and a container of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from debian_root import install_debian
+from http_client import HttpClient
+from sdk_build import ROOT, built
+
+BASE, IMAGE = "localhost/vmoe-test-debian", "localhost/vmoe-test-serve"
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+_OPTIONS = ["--isolation=chroot", "--network=host"]
+_LIMITS = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096"]  # buildah's own are more than some machines allow
+
+
+def build_image(folder: Path) -> str:
+    """Builds the image and returns its name. In its steps, pip trusts the certificates that this machine does."""
+    container = built("buildah", "from", "scratch").strip()
+    built("buildah", "add", container, install_debian(folder / "debian.tar"), "/")
+    built("buildah", "commit", "--rm", container, BASE)
+    settings = folder / "pip.conf"
+    settings.write_text("[global]\ncert = /certificates\n")
+    mounts = [f"--volume={settings}:/etc/pip.conf:ro", f"--volume={CERTIFICATES}:/certificates:ro"]
+    options = [*_OPTIONS, *_LIMITS, f"--build-arg=BASE={BASE}", f"--tag={IMAGE}", "--format=docker"]
+    built("buildah", "build", *options, *mounts, ROOT)
+    return IMAGE
+
+
+class Container(HttpClient):
+    """A running container of an image, as its user and with its entry point, that listens on a port of its own choice."""
+
+    def __init__(self, image: str, bundle: Path) -> None:
+        self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]
+        self._name = built("buildah", "from", *_LIMITS, image).strip()
+        command = [
+            "buildah",
+            "run",
+            *_OPTIONS,
+            f"--volume={bundle}:/bundle:ro",
+            self._name,
+            "--",
+            *self.config["Entrypoint"],
+        ]
+        options = ["--port", "0", "--threads", "1"]
+        self._process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert "://0.0.0.0:" in said, said
+        super().__init__(int(said.rpartition(":")[2].partition("/")[0]))
+
+    def inside(self, *command: str) -> str:
+        """What a command prints in the container, as its user."""
+        return built("buildah", "run", *_OPTIONS, self._name, "--", *command)
+
+    def remove(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+        built("buildah", "rm", self._name)
+        built("buildah", "rmi", IMAGE, BASE)

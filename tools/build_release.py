@@ -1,0 +1,62 @@
+"""Builds a release from this tree into a new folder: source archive, wheels, C++ SDK, documentation, SBOM, checksums.
+
+    make release
+
+The same commit gives the same bytes, in whatever folder it is. Needs Debian, what tools/build_wheels.py needs, the site in
+build/site, and SOURCE_DATE_EPOCH, the time that every file is given; `make release` sees to both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import build_wheels
+from build_wheels import ROOT, BuildError, run
+from sbom import write_sbom
+from sdk_packages import write_archive, write_sdk
+
+SITE = ROOT / "build" / "site"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds and prints a line for each file; returns 1 with one sentence on stderr where that fails."""
+    parser = argparse.ArgumentParser(description="Builds a release, the same bytes each time.")
+    parser.add_argument("out", type=Path, help="folder for its files; there is none of that name yet")
+    out = parser.parse_args(argv).out.resolve()
+    try:
+        build(out)
+    except (BuildError, FileExistsError) as error:
+        print(f"build_release: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build(out: Path) -> None:
+    """Writes all files of a release."""
+    if not os.environ.get("SOURCE_DATE_EPOCH", "").isdigit():
+        raise BuildError("SOURCE_DATE_EPOCH is not set to a time; 'make release' takes that of the commit")
+    if changed := run(["git", "status", "--porcelain"], "this is no git checkout"):
+        raise BuildError(f"a release is built from a commit, and these files differ from it:\n{changed}")
+    out.mkdir(parents=True)
+    if build_wheels.main([str(out)]) != 0:
+        raise BuildError("there are no wheels to go on with")
+    (sdist,) = out.glob("*.tar.gz")
+    release = sdist.name.removesuffix(".tar.gz").partition("-")[2]
+    for arch in build_wheels.ARCHITECTURES:
+        (wheel,) = out.glob(f"*_{arch}.whl")
+        write_sdk(wheel, release, arch, out)
+    write_archive(SITE, out / f"vmoe-export-{release}-docs.tar.gz")
+    write_sbom(out, release, out / f"vmoe-export-{release}.cdx.json")
+    files = sorted(out.iterdir())
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
+    (out / "SHA256SUMS").write_text("".join(sums))
+    print("".join(f"{path.stat().st_size:>9,}  {path.name}\n" for path in files), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The bill of materials of a release in CycloneDX: what an installed wheel has beside it, and what is compiled into it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from build_wheels import COMPILED_IN, ROOT, WORK, BuildError, run
+
+REQUIREMENTS = ROOT / "tools" / "runtime_requirements.txt"
+DEBIAN_FIELDS = "${source:Package}\t${source:Upstream-Version}\t${Package}\t${Version}"
+SCHEMA = "1.6"
+
+
+def write_sbom(wheels: Path, release: str, path: Path) -> None:
+    """Writes it of a release whose wheels are in a folder.
+
+    Raises:
+        BuildError: a package can't be installed, or what comes out is no CycloneDX.
+    """
+    installed = WORK / "installed"
+    shutil.rmtree(installed, ignore_errors=True)
+    run([sys.executable, "-m", "venv", "--without-pip", str(installed)], "there is no venv")
+    pip = [sys.executable, "-m", "pip", f"--python={installed}", "install", "-q", "--no-compile", "--no-deps"]
+    run([*pip, "-r", str(REQUIREMENTS)], f"{REQUIREMENTS} can't be installed")
+    run([*pip, "--no-index", f"--find-links={wheels}", f"vmoe-export=={release}"], "the wheel can't be installed")
+    command = [sys.executable, "-m", "cyclonedx_py", "environment", str(installed), f"--pyproject={ROOT / 'pyproject.toml'}"]
+    options = ["--mc-type=library", f"--sv={SCHEMA}", "--output-reproducible", "--of=JSON"]
+    bill = json.loads(run([*command, *options], "cyclonedx-py can't describe the installed wheel"))
+    parts = compiled_in()
+    root = bill["metadata"]["component"]
+    root["components"] = parts
+    text = json.dumps(bill, indent=2, sort_keys=True) + "\n"
+    check(text)
+    path.write_text(text, encoding="utf-8")
+
+
+def compiled_in() -> list[dict[str, Any]]:
+    """Components: the Debian packages whose headers, and the compiler whose C++ library, are part of the libraries."""
+    query = ["dpkg-query", "-W", "-f", DEBIAN_FIELDS + "\n", *COMPILED_IN]
+    rows = [line.split("\t") for line in run(query, "dpkg-query doesn't know the headers' packages").splitlines()]
+    components = [(source, upstream, f"pkg:deb/debian/{package}@{whole}") for source, upstream, package, whole in rows]
+    components.append(("libc++ of zig", version("ziglang"), f"pkg:pypi/ziglang@{version('ziglang')}"))
+    return [
+        {"type": "library", "bom-ref": purl, "name": name, "version": number, "purl": purl}
+        for name, number, purl in sorted(components)
+    ]
+
+
+def check(text: str) -> None:
+    """Raises BuildError where a text is no CycloneDX, by the library's own schema."""
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    error = JsonStrictValidator(SchemaVersion.from_version(SCHEMA)).validate_str(text)
+    if error is not None:
+        raise BuildError(f"the bill of materials is no CycloneDX: {error}")
