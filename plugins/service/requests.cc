@@ -224,7 +224,7 @@ ClassifyRequest read_classify(std::string_view query, std::string_view content_t
       refuse("the query has a parameter '" + std::string(name.substr(0, kMostShown)) + "'; top and setting are known");
     }
   }
-  if (is_json(content_type)) {
+  if (is_json(content_type) || body.starts_with('{')) {  // as no picture does
     const Input object = read_object(body, 100, static_cast<size_t>(most_images) + 1000);
     for (const auto& [name, value] : object.items()) {
       if (name != "images" && name != "top" && name != "setting") {

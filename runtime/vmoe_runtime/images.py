@@ -151,7 +151,8 @@ def _check_values(floats: list[Array], warned: set[str]) -> None:
             f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "
             "uint8, or scale them: pixels / 255 * 2 - 1"
         )
-    if low >= 0 and high <= 1:
+    # What was decoded and scaled to [-1, 1] is k / 255 * 2 - 1: an odd multiple of 1 / 255.
+    if low >= 0 and high <= 1 and not all(np.all(np.rint(part * 255) % 2 == 1) for part in floats):
         _warn(
             "unit",
             f"the images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; if they were scaled to "

@@ -63,6 +63,10 @@ def connected_ray(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+    except SystemExit:  # of the handler that Ray puts there for SIGTERM
+        signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])
+        signal.raise_signal(signal.SIGTERM)
+        raise
     except Exception as error:  # Ray raises whatever its parts raise
         raise VmoeError(f"Ray can't be started: {reason(error)}") from None
     try:

@@ -107,18 +107,20 @@ class InferRequest(_Message):
 def read_classify(body: bytes, content_type: str, query: Mapping[str, str], most_pictures: int) -> ClassifyRequest:
     """Reads `{"images": [BASE64, ...], "top": N, "setting": NAME}`, or one picture; the query may have the latter two.
 
+    No picture begins with a brace, so what does is JSON, whatever the content type says.
+
     Raises:
         RequestError: it can't be understood.
     """
     fields: dict[str, Any] = dict(query)
     if fields.get("top", "").isdecimal():
         fields["top"] = int(fields["top"][:9])
-    if content_type.partition(";")[0].strip().lower() == "application/json":
+    if content_type.partition(";")[0].strip().lower() == "application/json" or body.startswith(b"{"):
         request = _read(ClassifyRequest, body, fields)
-    elif body:
+    elif body and not content_type.startswith("multipart/"):
         request = _read(ClassifyRequest, b'{"images": [""]}', fields).model_copy(update={"images": [body]})
     else:
-        raise RequestError("the request has no body: send a picture, or JSON with 'images'")
+        raise RequestError("the request has no picture as its body: send one as it is, or JSON with 'images'")
     if len(request.images) > most_pictures:
         raise RequestError(f"a request takes at most {most_pictures} images, not {len(request.images)}")
     return request

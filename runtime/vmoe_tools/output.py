@@ -84,7 +84,10 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
     if target.suffix.lower() not in _DRAWINGS:
         raise click.UsageError(f"{option}: {target} must end in {', '.join(_DRAWINGS[:-1])} or {_DRAWINGS[-1]}")
     check_output_file(target, used)
-    import vmoe_tools.charts  # noqa: F401
+    try:
+        import vmoe_tools.charts  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"{option} needs {error.name}; pip install 'vmoe-export[bench]'") from None
 
 
 def people_stream(*targets: str | Path | None) -> TextIO:

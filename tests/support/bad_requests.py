@@ -30,7 +30,7 @@ def encoded(body: bytes | dict[str, Any]) -> bytes:
 
 ENCODED = base64.b64encode(b"no picture").decode()
 BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
-    (b"", "image/png", {}, "the request has no body"),
+    (b"", "image/png", {}, "the request has no picture as its body"),
     (b"", JSON, {}, "the request is no JSON"),
     (b"{", JSON, {}, "the request is no JSON"),
     (b"[1]", JSON, {}, "must be a JSON object"),
@@ -51,6 +51,8 @@ BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
     ({"images": [ENCODED], "top": 1.5}, JSON, {}, "'top' must be a whole number"),
     ({"images": [ENCODED], "setting": 5}, JSON, {}, "'setting' must be the name"),
     (b"no picture", "image/png", {}, "not a readable image"),
+    ({"images": []}, "application/x-www-form-urlencoded", {}, "'images' must be a list"),
+    (b"--x", "multipart/form-data; boundary=x", {}, "the request has no picture as its body"),
     (SEVEN.read_bytes(), "image/png", {"top": "many"}, "'top' must be a whole number"),
     (SEVEN.read_bytes(), "image/png", {"top": "-1"}, "'top' must be a whole number"),
     (SEVEN.read_bytes(), "image/png", {"setting": "fastest"}, "'fastest'"),

@@ -15,7 +15,8 @@ _STAR = {True: " *", False: "  ", None: ""}
 
 def interval_text(point: PointResult) -> str:
     """The interval of the median time of a call in milliseconds."""
-    return " - ".join(number_text(ms, ".3f") for ms in (point.p50_low_ms, point.p50_high_ms))
+    ends = point.p50_low_ms, point.p50_high_ms
+    return "-" if None in ends else " - ".join(number_text(ms, ".3f") for ms in ends)
 
 
 NUMBERS: Mapping[str, Callable[[PointResult], str]] = {
