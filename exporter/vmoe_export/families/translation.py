@@ -77,8 +77,8 @@ class Translation(ForeignModel):
         self.width, self.patch = width, (height, columns)
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ConfigError(
-                f"tensor {self.told(name)}.weight takes {channels} channels, and the mean of pictures is {tuple(self.mean)}, "
-                f"their std {tuple(self.std)}: preprocessor_config.json can say another image_mean and image_std"
+                f"tensor {self.told(name)}.weight takes {channels} channels, and pictures have the mean {tuple(self.mean)}, "
+                f"the std {tuple(self.std)}: preprocessor_config.json can say another image_mean and image_std"
             )
         patch = self.config.get("patch_size")
         if patch not in (None, height) and patch != [height, columns]:
