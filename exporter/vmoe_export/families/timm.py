@@ -30,16 +30,8 @@ _OTHER_BLOCKS = {
 """What the tensors of some architectures don't tell."""
 _IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _IMPLIED |= {"qkv_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm"}
-_IMPLIED |= {
-    "final_norm",
-    "weight_init",
-    "drop_rate",
-    "drop_path_rate",
-    "pos_drop_rate",
-    "patch_drop_rate",
-    "proj_drop_rate",
-}
-_IMPLIED |= {"attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
+_IMPLIED |= {"final_norm", "weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
+_IMPLIED |= {"proj_drop_rate", "attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
 _READ = {"num_heads", "act_layer"}
 
 
