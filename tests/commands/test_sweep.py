@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.result import PointResult, mark, recommend
 from vmoe_tools.options import RatioRange, Share
+from vmoe_tools.output import check_drawing
 
 pytestmark = pytest.mark.long
 
@@ -400,6 +402,13 @@ def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measure
     out, complaint = run(capsys, "bench", mnist_image_bundle, *capacities(1), *merges, "--json", "-", *QUICK)
     assert [point["merge"] for point in json.loads(out)["points"]] == [0, 1000]
     assert re.search(r"not measured, as they do what c1-k1-r1000 does \(effectively 1.*\): c1-k1-r2000", complaint)
+
+
+def test_a_picture_without_matplotlib_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "vmoe_tools.charts", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(click.ClickException, match=r"^--plot needs matplotlib.*; pip install 'vmoe-export\[bench\]'$"):
+        check_drawing(tmp_path / "x.png", "--plot")
 
 
 @pytest.mark.parametrize("kind", ["dense", "soft"])

@@ -17,7 +17,7 @@ from PIL import Image
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine, ImageError, RoutingError
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.images import ImageWarning, to_batch
+from vmoe_runtime.images import ImageWarning, scale_pixels, to_batch
 
 pytestmark = pytest.mark.fast
 
@@ -159,7 +159,15 @@ def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) ->
     # Bright pictures are scaled to [0, 1] by the engine itself, and one bright image is no batch of them.
     bright = np.full((12, 12, 3), 200, np.uint8)
     floats = np.full((1, 12, 12, 3), 0.5, np.float32)
-    for given in (bright, [bright], Image.fromarray(bright), png(bright), [floats, batch], [bright, batch]):
+    for given in (
+        bright,
+        [bright],
+        Image.fromarray(bright),
+        png(bright),
+        [floats, batch],
+        [bright, batch],
+        scale_pixels(bright),
+    ):
         assert not warned(engine, given)
     assert len(warned(engine, [floats, bright], floats)) == 1
 

@@ -30,7 +30,7 @@ from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
-pytest.importorskip("ray", reason="Ray is not installed")
+ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 DENSE = next((Path(__file__).parents[1] / "data" / "bundles").glob("*-dense"))
@@ -300,6 +300,19 @@ def test_a_mistake_is_one_line(
     assert main(["serve", "ray", *given]) == code
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err
+
+
+def test_sigterm_while_ray_starts_reaches_the_handler_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vmoe_serve.ray_session import connected_ray
+
+    monkeypatch.setattr(os, "environ", {})  # as a start sets some
+    monkeypatch.setattr(ray, "init", lambda **_: sys.exit(signal.SIGTERM))  # as Ray's handler does
+    seen: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    with pytest.raises(SystemExit), connected_ray():
+        pass
+    signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
 
 
 def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,7 +58,8 @@ class Parallelism:
 
     def check(self) -> None:
         """Raises BackendError for what is no whole number from 1 on, or far above the number of CPUs."""
-        most = max(64, 4 * (os.cpu_count() or 1))  # starting hundreds on a few CPUs takes minutes
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        most = max(64, 4 * cpus)  # starting hundreds on a few CPUs takes minutes
         for name, value in (("threads", self.threads), ("streams", self.streams)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
                 raise BackendError(f"{name} must be a whole number from 1 to {most} on this machine, not {shown(value)}")
