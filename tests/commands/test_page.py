@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from bundle_changes import BUNDLES
 from check_report_page import WIDTHS, faults_of
 from command_runs import complaint_of, run
 from page_site import answers_of, drop, served, until_answered, web_folder, write_page
-from PIL import Image
+from picture_file import picture_file
 from test_report import HOSTILE
 
 from vmoe_export import export_bundle
@@ -31,6 +30,8 @@ from vmoe_tools.page.contents import RATIOS
 pytestmark = pytest.mark.long
 
 SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("g4", {}), "ensemble": ("g5", {"group": "image"})}
 SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
 
 
@@ -64,12 +65,6 @@ def show(browser: Page, address: str, width: int = 1440, *, dark: bool = False, 
     browser.requests.clear()
     browser.open(address, width, WIDTHS[width], dark=dark)
     return until_answered(browser, word)
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "png")
-    return file.getvalue()
 
 
 def problems(browser: Page) -> list[str]:
@@ -155,20 +150,21 @@ def heaviest(layer: Any, image: int) -> np.ndarray:
     return np.where(kept.any(axis=1), expert[:, 0], -1)
 
 
-@pytest.mark.parametrize("kind", ["choice", "fp32", "int8", "soft"])
+@pytest.mark.parametrize("kind", ["choice", "dense", "ensemble", "fp32", "int8", "soft"])
 def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, browser: Page) -> None:
-    with (
-        Engine.load(BUNDLES / f"v3-{kind}", backend="onnxruntime") as engine,
-        served(write_page(BUNDLES / f"v3-{kind}", tmp_path / "site")) as address,
-    ):
+    bundle = BUNDLES / f"v3-{kind}"
+    if kind in EXPORTED:
+        checkpoint, options = EXPORTED[kind]
+        bundle = export_bundle(GOLDEN / checkpoint, tmp_path / "m.vmoe", validate=False, **options).path
+    with Engine.load(bundle, backend="onnxruntime") as engine, served(write_page(bundle, tmp_path / "site")) as address:
         show(browser, address, word="WebAssembly on")
         images = np.random.default_rng(7).integers(0, 256, (8, *engine.manifest.input.size), np.uint8)
-        for name in list(engine.profiles) or [None]:
+        for name in list(engine.profiles) or ["r2" if kind == "dense" else None]:
             compare(browser, engine, images, name)
-        drop(browser, png(images[0]))
+        drop(browser, picture_file(images[0]))
         until_answered(browser)
         assert state(browser)["problem"] == ""
-        assert state(browser)["classes"].startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
+        assert state(browser)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         drop(browser, b"no picture")
         browser.run("new Promise(done => setTimeout(done, 200))")
         assert (
@@ -218,7 +214,7 @@ def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
     """To a few grey levels where it is smooth, and with the same part of it in the middle."""
     across, down = np.meshgrid(np.arange(96), np.arange(72))
     pixels = np.stack([across * 2.6, down * 3.5, (across + down) * 1.5], axis=2).astype(np.uint8)
-    file = png(pixels)
+    file = picture_file(pixels)
     for steps, channels in itertools.product(
         ("resize_small(40)|central_crop(32)", "pillow_bicubic(32)", "central_crop(32)"), (1, 3)
     ):
@@ -270,27 +266,23 @@ def test_the_folder_says_nothing_of_this_machine(page: Path) -> None:
 def test_user_errors_are_one_sentence(
     page: Path, mnist_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = next(page.parent.glob("*.vmoe"))
+    bundle, new = next(page.parent.glob("*.vmoe")), tmp_path / "site"
     web = ("--onnxruntime-web", web_folder())
-    assert "exists; --force replaces it if vmoe page wrote it" in complaint_of(capsys, 1, "page", bundle, "-o", page, *web)
-    assert "is a bundle" in complaint_of(capsys, 1, "page", bundle, "-o", bundle / "site", *web)
-    assert "was not written by vmoe page" in complaint_of(capsys, 1, "page", bundle, "-o", bundle, "--force", *web)
-    assert "export it with --group image" in complaint_of(capsys, 1, "page", mnist_bundle, "-o", tmp_path / "site", *web)
-    assert "it outputs features, and the page shows classes" in complaint_of(
-        capsys, 1, "page", BUNDLES / "v3-dense", "-o", tmp_path / "site", *web
-    )
-    other = ("--onnxruntime-web", tmp_path)
-    assert "ort.wasm.bundle.min.mjs can't be read (No such file or directory)" in complaint_of(
-        capsys, 1, "page", bundle, "-o", tmp_path / "site", *other
-    )
+    for given, out, options, told in (
+        (bundle, page, web, "exists; --force replaces it if vmoe page wrote it"),
+        (bundle, bundle / "site", web, "is a bundle"),
+        (bundle, bundle, (*web, "--force"), "was not written by vmoe page"),
+        (mnist_bundle, new, web, "export it with --group image"),
+        (BUNDLES / "v3-dense", new, web, "it outputs features, and the page shows classes"),
+        (bundle, new, ("--onnxruntime-web", tmp_path), "ort.wasm.bundle.min.mjs can't be read (No such file or directory)"),
+    ):
+        assert told in complaint_of(capsys, 1, "page", given, "-o", out, *options)
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
-    told = complaint_of(capsys, 1, "page", bundle, "-o", tmp_path / "site")
+    told = complaint_of(capsys, 1, "page", bundle, "-o", new)
     assert "npm couldn't fetch onnxruntime-web (" in told and "--onnxruntime-web DIR" in told
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "npm, which fetches onnxruntime-web, is not installed" in complaint_of(
-        capsys, 1, "page", bundle, "-o", tmp_path / "site"
-    )
-    assert not (tmp_path / "site").exists()
+    assert "npm, which fetches onnxruntime-web, is not installed" in complaint_of(capsys, 1, "page", bundle, "-o", new)
+    assert not new.exists()
     out, _ = run(capsys, "page", bundle, "-o", page, "--force", *web)
     assert "onnxruntime-web" in out and "http.server" in out

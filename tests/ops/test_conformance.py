@@ -24,7 +24,7 @@ from make_conformance import FOLDER, write
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from op_models import run_graph, run_reference
-from score import Vector, onnxruntime_sessions, score, vectors
+from score import onnxruntime_sessions, score, vectors
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, OPS
 from vmoe_export.validation import reference_ops
@@ -35,11 +35,7 @@ pytestmark = pytest.mark.fast
 
 SCORE = [sys.executable, str(FOLDER / "score.py")]
 MOST_BYTES = 1_500_000
-
-
-@functools.cache
-def all_vectors() -> list[Vector]:
-    return list(vectors())
+VECTORS = list(vectors())
 
 
 class NodeSession:
@@ -128,7 +124,7 @@ def test_every_op_of_the_domain_has_a_model() -> None:
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
 def test_an_implementation_passes(name: str) -> None:
-    chosen = [vector for vector in all_vectors() if not {vector.op, vector.name} & LEFT_OUT.get(name, set())]
+    chosen = [vector for vector in VECTORS if not {vector.op, vector.name} & LEFT_OUT.get(name, set())]
     assert len(chosen) > 60
     assert [(vector.name, wrong) for vector, wrong in score(IMPLEMENTATIONS[name], chosen) if wrong] == []
 
@@ -137,7 +133,7 @@ def test_an_implementation_passes(name: str) -> None:
 @pytest.mark.parametrize("path", supported_paths() if find_library() else [])
 def test_the_op_library_passes_on_every_cpu_path(path: str) -> None:
     done = scored("--library", str(find_library()), path=path)
-    count = len(all_vectors())
+    count = len(VECTORS)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"{count} of {count} vectors pass"), done.stdout
 
 
@@ -203,5 +199,5 @@ def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -
         for alias in [alias for alias, value in vars(place).items() if value is original]:
             monkeypatch.setattr(place, alias, planted[original.__name__])
     with np.errstate(all="ignore"):
-        found = {vector.name: wrong for vector, wrong in score(IMPLEMENTATIONS["numpy"], all_vectors())}
+        found = {vector.name: wrong for vector, wrong in score(IMPLEMENTATIONS["numpy"], VECTORS)}
     assert " differ)" in found[finder]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from picture_file import picture_file
 from PIL import Image
 
 from vmoe_measure.image_source import open_images
@@ -32,24 +33,13 @@ def engine() -> Engine:
     return Engine.load(BUNDLE, backend="onnxruntime")
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def tiff(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "TIFF")
-    return file.getvalue()
-
-
 def test_one_image_answers_one_row(engine: Engine) -> None:
     expected = engine(PIXELS[None])
     assert expected.shape == (1, 7)
     floats = PIXELS.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
-    ways = [PIXELS, floats, torch.from_numpy(PIXELS), torch.from_numpy(floats), Image.fromarray(PIXELS), png(PIXELS)]
-    for given in (*ways, bytearray(png(PIXELS)), memoryview(png(PIXELS)), io.BytesIO(png(PIXELS))):
+    file = picture_file(PIXELS)
+    ways = [PIXELS, floats, torch.from_numpy(PIXELS), torch.from_numpy(floats), Image.fromarray(PIXELS), file]
+    for given in (*ways, bytearray(file), memoryview(file), io.BytesIO(file)):
         np.testing.assert_array_equal(engine(given), expected)
     np.testing.assert_array_equal(engine(ways), np.concatenate([expected] * len(ways)))
     np.testing.assert_array_equal(engine([ways[2:4], ways[:2]]), np.concatenate([expected] * 4))
@@ -87,7 +77,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an image of no height": (Image.new("RGB", (5, 0)), "has no pixels: it is 0x5"),
     "bytes of no picture": (b"none", "not a readable image (none of AVIF, BMP"),
     "no bytes": (b"", "not a readable image"),
-    "cut bytes": (png(PIXELS)[:200], "not a readable image"),
+    "cut bytes": (picture_file(PIXELS)[:200], "not a readable image"),
     "a text file object": (io.StringIO("none"), "not a readable image"),
     "16 bits": (Image.fromarray(np.zeros((12, 12), np.uint16)), "more than 8 bits per channel"),
     "a number": (3, "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"),
@@ -113,7 +103,7 @@ def test_images_are_refused_that_are(images: Any, words: str) -> None:
 def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> None:
     given: list[Any] = [Image.new(mode, (12, 12))]
     if mode == "LAB":  # the one that files may have
-        given.append(tiff(given[0]))
+        given.append(picture_file(given[0], "TIFF"))
     for image in given:
         with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
             to_batch(image, spec)
@@ -163,7 +153,7 @@ def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) ->
         bright,
         [bright],
         Image.fromarray(bright),
-        png(bright),
+        picture_file(bright),
         [floats, batch],
         [bright, batch],
         scale_pixels(bright),

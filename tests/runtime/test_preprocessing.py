@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
+from picture_file import picture_file
 from PIL import Image
 
 from vmoe_export import ConfigError, ExportOptions, OptionError, export_bundle
@@ -73,13 +74,11 @@ def test_halves_go_to_the_even_pixel() -> None:
 
 def test_exif_rotation_is_ignored() -> None:
     picture = Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(48, 32, 3))
-    spec, plain, turned = spec_of("resize(16)", 16, 16), io.BytesIO(), io.BytesIO()
-    picture.save(plain, "PNG")
-    exif = Image.Exif()
+    spec, exif = spec_of("resize(16)", 16, 16), Image.Exif()
     exif[0x0112] = 6
-    picture.save(turned, "PNG", exif=exif)
-    assert Image.open(turned).getexif()[0x0112] == 6
-    np.testing.assert_array_equal(to_batch(turned.getvalue(), spec), to_batch(plain.getvalue(), spec))
+    turned = picture_file(picture, exif=exif)
+    assert Image.open(io.BytesIO(turned)).getexif()[0x0112] == 6
+    np.testing.assert_array_equal(to_batch(turned, spec), to_batch(picture_file(picture), spec))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])

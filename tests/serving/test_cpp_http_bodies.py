@@ -3,7 +3,6 @@ less."""
 
 from __future__ import annotations
 
-import io
 import resource
 import struct
 import zlib
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from bad_requests import JSON, SEVEN
 from cpp_http import CppServer
-from PIL import Image
+from picture_file import picture_file
 
 OPTIONS = ("--name", "mnist", "--batch-size", "8", "--threads", "1")
 CLASSIFY, INFER = "/v1/classify", "/v2/models/mnist/infer"
@@ -43,12 +42,6 @@ def memory(server: CppServer, field: str) -> int:
     """Bytes of the process: VmHWM is the most that it ever had, VmSize what it has mapped."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition(f"{field}:")[2].split()[0]) << 10
-
-
-def picture(array: Any, form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, form, **options)
-    return file.getvalue()
 
 
 def photo(height: int = 96, width: int = 128) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -124,7 +117,7 @@ def test_pictures_of_all_shapes_and_depths_are_read(server: CppServer) -> None:
         colors = rng.integers(0, 255, (*size, 3), np.uint8)
         for form, options in forms:
             for array in (colors, colors[..., 0]):
-                sent = picture(array, form, **options)
+                sent = picture_file(array, form, **options)
                 assert ask(server, CLASSIFY, sent, "image/x")[0] == 200, (size, form, options, array.shape)
         for depth, color, bytes_per_row in ((1, 0, (size[1] + 7) // 8), (16, 0, 2 * size[1]), (16, 6, 8 * size[1])):
             rows = rng.integers(0, 255, (size[0], 1 + bytes_per_row), np.uint8)
@@ -135,7 +128,7 @@ def test_pictures_of_all_shapes_and_depths_are_read(server: CppServer) -> None:
 
 @pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 90}), ("JPEG", {"progressive": True}), ("PNG", {})])
 def test_a_picture_that_was_cut_off_is_refused(server: CppServer, form: str, options: dict[str, Any]) -> None:
-    whole = picture(photo(), form, **options)
+    whole = picture_file(photo(), form, **options)
     for behind in (b"", b"\r\n", bytes(1000), whole[:500]):
         assert ask(server, CLASSIFY, whole + behind, "image/x")[0] == 200, behind[:10]
     last = len(whole) - 1
@@ -146,7 +139,7 @@ def test_a_picture_that_was_cut_off_is_refused(server: CppServer, form: str, opt
 
 def test_other_formats_and_too_many_pixels_are_refused(server: CppServer) -> None:
     radiance = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n" + bytes(4)
-    for sent in (picture(photo(28, 28), "TGA"), picture(photo(28, 28), "GIF"), radiance):
+    for sent in (picture_file(photo(28, 28), "TGA"), picture_file(photo(28, 28), "GIF"), radiance):
         status, text = ask(server, CLASSIFY, sent, "image/x")
         assert status == 400 and "not a readable image: it is neither PNG nor JPEG" in text
     status, text = ask(server, CLASSIFY, png(30_000, 30_000, b""), "image/png")

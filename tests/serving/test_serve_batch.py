@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from picture_file import picture_file
 from terminal import IMPATIENT, default_signals
 
 from vmoe_export import export_bundle
@@ -62,12 +61,6 @@ def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
     return process.returncode, out, re.sub(r"(?m)^([\d,]+ of [\d,]+ pictures, .*|vmoe: starting Ray)\n", "", errors)
 
 
-def png(pixels: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def parts(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("part-*"))
 
@@ -89,7 +82,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, Any
     (folder / "more").mkdir()
     for number in range(PICTURES):
         place = folder / "more" if number >= 50 else folder
-        (place / f"{number:02} a#b%41.png").write_bytes(png(mnist_images["images"][number]))
+        (place / f"{number:02} a#b%41.png").write_bytes(picture_file(mnist_images["images"][number]))
     (folder / "07 a#b%41.png").write_bytes(b"no picture")
     return folder
 
@@ -131,7 +124,7 @@ def test_every_picture_is_answered_once_as_the_engine_does(finished: Path, digit
 def test_parquet_in_and_logits_out_from_two_replicas(
     tmp_path: Path, mnist_image_bundle: Path, mnist_images: dict[str, Any], engine: Engine, cluster: dict[str, str]
 ) -> None:
-    pictures = [png(pixels) for pixels in mnist_images["images"][:25]]
+    pictures = [picture_file(pixels) for pixels in mnist_images["images"][:25]]
     (tmp_path / "k=1").mkdir()
     flat = [None if number == 3 else b"no picture" if number == 5 else each for number, each in enumerate(pictures[:17])]
     pq.write_table(pa.table({"id": range(17), "image": flat}), tmp_path / "k=1" / "a.parquet", row_group_size=4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import io
 import json
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
-from PIL import Image
+from picture_file import picture_file
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -82,12 +81,6 @@ def infer(
     return ask(service, "POST", f"/v2/models/{model}/infer", text + behind, **headers)
 
 
-def png(picture: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.fixture(scope="module")
 def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
     with Engine.load(mnist_image_bundle, threads=1) as loaded:
@@ -118,7 +111,8 @@ def test_pictures_get_the_classes_of_the_engine(service: Service, engine: Engine
 
 
 def test_several_pictures_of_a_request_are_answered_in_their_order(service: Service, engine: Engine) -> None:
-    pictures = [SEVEN.read_bytes(), png(np.zeros((28, 28), np.uint8)), png(np.full((40, 30), 255, np.uint8))]
+    made = (np.zeros((28, 28), np.uint8), np.full((40, 30), 255, np.uint8))
+    pictures = [SEVEN.read_bytes(), *map(picture_file, made)]
     reply = classify(service, {"images": [base64.b64encode(picture).decode() for picture in pictures], "top": 1})
     found = [prediction[0]["index"] for prediction in reply.content["predictions"]]
     assert found == [int(best[0][0]) for best in engine.classify(pictures, 1)]
@@ -127,7 +121,7 @@ def test_several_pictures_of_a_request_are_answered_in_their_order(service: Serv
 def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large = png(np.zeros((5000, 5000, 3), np.uint8))
+    large = picture_file(np.zeros((5000, 5000, 3), np.uint8))
     decoded = threading.Event()
     service._large_pictures.submit(decoded.wait, 60)  # what a picture takes that is larger still
 

@@ -8,7 +8,6 @@ prints one line for each thing that went wrong, a summary as JSON, and exits wit
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import random
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
+from picture_file import picture_file
 from pyarrow import fs
 from ray_cluster import ray_cluster, s3_server
 
@@ -56,10 +55,8 @@ class Jobs:
         )
         self._filesystem.create_dir(f"{self._path}/in")
         for number in range(pictures):
-            file = io.BytesIO()
-            Image.fromarray(np.full((28, 28), number % 251, np.uint8)).save(file, "PNG")
             with self._filesystem.open_output_stream(f"{self._path}/in/{number:05}.png") as stream:
-                stream.write(file.getvalue())
+                stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
         self._seconds = 20.0  # that a job takes, at first a guess; longer where it had not written anything by then
         self.counts: Counter[str] = Counter()

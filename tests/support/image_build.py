@@ -35,17 +35,9 @@ class Container(HttpClient):
     def __init__(self, image: str, bundle: Path) -> None:
         self.config = json.loads(built("buildah", "inspect", "--type=image", image))["Docker"]["config"]
         self._name = built("buildah", "from", *_LIMITS, image).strip()
-        command = [
-            "buildah",
-            "run",
-            *_OPTIONS,
-            f"--volume={bundle}:/bundle:ro",
-            self._name,
-            "--",
-            *self.config["Entrypoint"],
-        ]
-        options = ["--port", "0", "--threads", "1"]
-        self._process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
+        run = ["buildah", "run", *_OPTIONS, f"--volume={bundle}:/bundle:ro", self._name, "--"]
+        command = [*run, *self.config["Entrypoint"], "--port", "0", "--threads", "1"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
         assert "://0.0.0.0:" in said, said

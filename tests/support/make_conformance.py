@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import conformance_cases as cases
 import numpy as np
 import onnx
 import safetensors.numpy
-from conformance_cases import OP_ROWS, Arrays, gates, numbers, routing_cases
+from conformance_cases import Arrays, gates, numbers
 from onnx import numpy_helper
 from op_models import NUMPY_TYPES, attribute_values, element_types, given_inputs, one_node_model, run_reference
 from policy_cases import PolicyCase, sorted_route
@@ -29,35 +30,16 @@ from vmoe_export.ops.table import DOMAIN, OPS, Op
 from vmoe_runtime.capacity import compute_slots
 
 FOLDER = Path(__file__).parents[2] / "conformance"
-SIZES = {"G": 2, "S": 9, "D": 8, "E": 4, "F": 16, "K": 2, "M": 6, "N": 2, "T": 9, "Q": 5, "P": 3, "O": 9, "H": 1, "J": 1}
-SETTINGS = {"capacity": 3, "k": 2, "bpr": 1, "pool": 1, "max_experts": 3, "merge": 2}
-TOKENS = ("x", "q", "k", "v", "buf", "out")
-FED = (*TOKENS, "gates", "src", "slot", "weight", "sizes", "token", "dispatch", "combine", "mu", "scale")
-"""The inputs that are no weights of a model."""
-TOLERANCES = {
-    "exact": {"atol": 0.0, "rtol": 0.0, "why": "integers, copied values, and sums of small whole numbers"},
-    "sum": {
-        "atol": 2e-5,
-        "rtol": 2e-5,
-        "why": "float32 sums of at most 128 products in any order; exp, tanh or erf of them",
-    },
-    "fp16": {"atol": 1e-5, "rtol": 1e-3, "why": "a float32 sum in any order, rounded to the 11 bits of float16"},
-}
-RATIOS: list[tuple[int, int, float, Any, int]] = [
-    *((197, 8, 0.3, rule, multiple) for rule, multiple in (("ceil", 1), ("ceil", 4), ("round", 1))),
-    *((100, 10, 1.1, "ceil", 1), (394, 8, 1.05, "ceil", 4), (8, 8, 0.01, "ceil", 1), (28, 8, 1.0, "round", 1)),
-    (20, 8, 1.0, "round", 1),
-]
 
 
 def write(folder: Path = FOLDER) -> None:
     """Writes vectors.json, routing.safetensors and ops/ into a folder, in place of those there."""
     shutil.rmtree(folder / "ops", ignore_errors=True)
-    ops = [_write_op(folder / "ops" / name, op, options) for name, (op, options) in OP_ROWS.items()]
+    ops = [_write_op(folder / "ops" / name, op, options) for name, (op, options) in cases.OP_ROWS.items()]
     tensors: Arrays = {}
     routing = []
-    for case in routing_cases():
-        op, options = OP_ROWS[case.model]
+    for case in cases.routing_cases():
+        op, options = cases.OP_ROWS[case.model]
         given = case.inputs | {name: np.array([number]) for name, number in case.settings.items()}
         inputs = _typed(op, given, options)
         outputs = expected(op, inputs, options)
@@ -71,8 +53,8 @@ def write(folder: Path = FOLDER) -> None:
         stored = {**{name: inputs[name] for name in case.inputs}, **outputs}
         tensors |= {f"{case.name}/{name}": np.array(array, order="C") for name, array in stored.items()}
     names = ("pairs", "experts", "ratio", "rounding", "multiple_of")
-    capacity = [{**dict(zip(names, row, strict=True)), "slots": compute_slots(*row)} for row in RATIOS]
-    listed = {"format": 1, "tolerances": TOLERANCES, "capacity": capacity, "routing": routing, "ops": ops}
+    capacity = [{**dict(zip(names, row, strict=True)), "slots": compute_slots(*row)} for row in cases.RATIOS]
+    listed = {"format": 1, "tolerances": cases.TOLERANCES, "capacity": capacity, "routing": routing, "ops": ops}
     safetensors.numpy.save_file(tensors, folder / "routing.safetensors")
     (folder / "vectors.json").write_text(json.dumps(listed, indent=1) + "\n")
 
@@ -108,7 +90,7 @@ def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, An
         "types": {name: options[name] for name in ("W", "T", "R") if name in options},
         "attributes": attribute_values(op, **_attributes(op, options)),
         "settings": {value.name: int(inputs[value.name][0]) for value in given if value.type == "i64"},
-        "inputs": [value.name for value in given if value.type != "i64" and value.name in FED],
+        "inputs": [value.name for value in given if value.type != "i64" and value.name in cases.FED],
         "outputs": {
             name: "exact" if array.dtype.kind == "i" or name in copies else "fp16" if array.dtype.itemsize == 2 else "sum"
             for name, array in outputs.items()
@@ -123,7 +105,7 @@ def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any
     outputs = expected(op, inputs, options)
     data = folder / "test_data_set_0"
     data.mkdir(parents=True)
-    fed = {name: array for name, array in inputs.items() if name in FED or name in SETTINGS}
+    fed = {name: array for name, array in inputs.items() if name in cases.FED or name in cases.SETTINGS}
     for kind, arrays in (("input", fed), ("output", outputs)):
         for number, (name, array) in enumerate(arrays.items()):
             (data / f"{kind}_{number}.pb").write_bytes(_bytes(numpy_helper.from_array(array, name)))
@@ -135,9 +117,9 @@ def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any
 def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
     """Inputs of an op; slots, weights and tokens belong together."""
     width, *_ = _types(options)
-    sizes = SIZES | {key: size for key, size in options.items() if key in SIZES}
+    sizes = cases.SIZES | {key: size for key, size in options.items() if key in cases.SIZES}
     shares = gates(name, *(sizes[dim] for dim in "GSE"))
-    settings = {key: np.array([number]) for key, number in SETTINGS.items()}
+    settings = {key: np.array([number]) for key, number in cases.SETTINGS.items()}
     routed = {"gates": shares, **{key: settings[key] for key in ("capacity", "k", "bpr")}}
     made = {"gates": shares, **expected(OPS["VmoeRoute"], routed, {})}
     made["token"] = np.tile(np.arange(sizes["O"]), (sizes["N"], 1))
@@ -159,7 +141,7 @@ def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
 def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
     """Whether outputs move by little where tokens do, each time otherwise."""
     outputs = expected(op, inputs, options)
-    moving = [name for name in TOKENS if name in inputs and inputs[name].dtype == np.float32]
+    moving = [name for name in cases.TOKENS if name in inputs and inputs[name].dtype == np.float32]
     for number in range(8 if moving else 0):
         moved = {name: inputs[name] * (1 + 1e-6 * np.sign(numbers(f"{number}", *inputs[name].shape))) for name in moving}
         found = expected(op, inputs | moved, options)
@@ -173,7 +155,7 @@ def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelPro
     flags = {name: name in options for name in ("policies", "merging")}
     attributes = {"dispatch_bf16": False, **_attributes(op, options)}
     rounded = bool(attributes.pop("dispatch_bf16"))
-    model = one_node_model(op, rounded, *_types(options), hidden=options.get("F", SIZES["F"]), **flags, **attributes)
+    model = one_node_model(op, rounded, *_types(options), hidden=options.get("F", cases.SIZES["F"]), **flags, **attributes)
     (node,) = (node for node in model.graph.node if node.op_type == op.name)
     node.input[:] = [name.removesuffix("_narrow") for name in node.input]
     inputs = [value for value in model.graph.input if value.name not in weights]

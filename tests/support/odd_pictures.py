@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
+from picture_file import picture_file
 from PIL import Image
 
 SIDE = 64
@@ -16,10 +16,7 @@ _COLORS = _RNG.integers(0, 256, 768, np.uint8).tobytes()
 END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
-def saved(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
+saved = functools.partial(picture_file, form="JPEG")
 
 
 def slope(height: int = SIDE, width: int = SIDE) -> Image.Image:
@@ -109,7 +106,7 @@ def _pngs() -> dict[str, bytes]:
     found |= {f"size {size}": png(8, 2, size=size) for size in ((0, SIDE), (SIDE, 0), (1 << 31, 1))}
     frames = [slope(), slope().rotate(90)]
     found |= {
-        f"frames {own}": saved(frames[0], "PNG", save_all=True, append_images=frames, default_image=own)
+        f"frames {own}": picture_file(frames[0], "PNG", save_all=True, append_images=frames, default_image=own)
         for own in (True, False)
     }
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
@@ -135,7 +132,7 @@ def _jpegs() -> dict[str, bytes]:
         for size in sizes
         for ratio in ("4:4:4", "4:2:0", "4:2:2")
     }
-    found |= {f"size {size}, PNG's": saved(slope(*size).convert("LA"), "PNG") for size in sizes}
+    found |= {f"size {size}, PNG's": picture_file(slope(*size).convert("LA")) for size in sizes}
     exif = Image.Exif()
     exif[0x112] = 6
     found |= {
@@ -145,7 +142,7 @@ def _jpegs() -> dict[str, bytes]:
     }
     found |= {
         "RGB": saved(slope(), keep_rgb=True, quality=95),
-        "two": saved(slope(), "MPO", save_all=True, append_images=[slope()]),
+        "two": picture_file(slope(), "MPO", save_all=True, append_images=[slope()]),
     }
     plain, parts = saved(slope()), saved(slope(), restart_marker_blocks=2)
     scan, frame = plain.index(b"\xff\xda"), plain.index(b"\xff\xc0")

@@ -12,6 +12,28 @@ import numpy as np
 from vmoe_export.ops.table import OPS
 
 Arrays = dict[str, np.ndarray]
+SIZES = {"G": 2, "S": 9, "D": 8, "E": 4, "F": 16, "K": 2, "M": 6, "N": 2, "T": 9, "Q": 5, "P": 3, "O": 9, "H": 1, "J": 1}
+"""Of the models of one node, where their options say no others."""
+
+SETTINGS = {"capacity": 3, "k": 2, "bpr": 1, "pool": 1, "max_experts": 3, "merge": 2}
+TOKENS = ("x", "q", "k", "v", "buf", "out")
+FED = (*TOKENS, "gates", "src", "slot", "weight", "sizes", "token", "dispatch", "combine", "mu", "scale")
+"""The inputs that are no weights of a model."""
+
+TOLERANCES = {
+    kind: {"atol": atol, "rtol": rtol, "why": why}
+    for kind, atol, rtol, why in (
+        ("exact", 0.0, 0.0, "integers, copied values, and sums of small whole numbers"),
+        ("sum", 2e-5, 2e-5, "float32 sums of at most 128 products in any order; exp, tanh or erf of them"),
+        ("fp16", 1e-5, 1e-3, "a float32 sum in any order, rounded to the 11 bits of float16"),
+    )
+}
+RATIOS: list[tuple[int, int, float, Any, int]] = [
+    *((197, 8, 0.3, rule, multiple) for rule, multiple in (("ceil", 1), ("ceil", 4), ("round", 1))),
+    *((100, 10, 1.1, "ceil", 1), (394, 8, 1.05, "ceil", 4), (8, 8, 0.01, "ceil", 1), (28, 8, 1.0, "round", 1)),
+    (20, 8, 1.0, "round", 1),
+]
+"""Pairs, experts, capacity ratio, rounding and multiple, which say how many slots an expert has."""
 _SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 1e-44, -1e-44, 3e38, -3e38])
 
 
