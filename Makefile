@@ -145,7 +145,7 @@ check-report: $(SETUP) $(NATIVE)
 # waits for servers to start, but not where there is much to compile meanwhile. What they compile of the tests is kept, also where
 # a machine is set up not to.
 TEST_PROCESSES := $(if $(wildcard build/tsan),3,2)
-PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 COVERAGE := build/coverage
 
 check: $(NATIVE) lint
@@ -155,9 +155,10 @@ test: $(NATIVE) lint
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
 	rm -rf $(COVERAGE)
-	VMOE_TEST_COVERAGE=$(COVERAGE) $(PYTEST)
-	@$(BIN)/python -m slipcover --merge $(COVERAGE)/gw*.json --out $(COVERAGE)/all.json --fail-under 90 >$(COVERAGE)/table.txt; \
-		status=$$?; sed -n 2p $(COVERAGE)/table.txt; tail -n 1 $(COVERAGE)/table.txt; exit $$status
+	VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
+	@$(BIN)/python -m coverage combine -q --data-file $(COVERAGE)/all
+	@$(BIN)/python -m coverage report --data-file $(COVERAGE)/all --fail-under 90 >$(COVERAGE)/table.txt; \
+		status=$$?; grep TOTAL $(COVERAGE)/table.txt; exit $$status
 
 hostile: $(SETUP) $(NATIVE)
 	mkdir -p build/hostile

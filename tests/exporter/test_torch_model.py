@@ -82,7 +82,7 @@ def test_settings_are_those_of_an_engine(
 
 
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
-    # In a process of its own: the compiler reads bytecode, into which the measurement of coverage writes.
+    # In a process of its own: the compiler traces Python, as the measurement of coverage does.
     script = Path(__file__).parents[1] / "support" / "compiled_models.py"
     done = subprocess.run([sys.executable, script, *MODELS, "mnist-pool"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr
