@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from bad_requests import SEVEN
 from cpp_http import CppServer
-from odd_pictures import odd_pictures, png, saved, slope
+from odd_pictures import jpeg, odd_pictures, png, slope
+from picture_file import picture_file
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine, ImageError
@@ -102,12 +103,12 @@ def test_odd_pictures_get_the_same_answer_everywhere_or_a_refusal(
 def test_a_picture_with_a_flipped_bit_or_without_its_end_is_answered_by_nobody(mnist_image_bundle: Path) -> None:
     rng = np.random.default_rng(0)
     damaged = []
-    for whole in (SEVEN.read_bytes(), saved(slope(28, 28), "PNG")):
+    for whole in (SEVEN.read_bytes(), picture_file(slope(28, 28))):
         for position in rng.choice(8 * len(whole), 250, replace=False):
             flipped = bytearray(whole)
             flipped[position // 8] ^= 1 << position % 8
             damaged.append(bytes(flipped))
-    for whole in (png(8, 2), saved(slope()), saved(slope(), progressive=True)):
+    for whole in (png(8, 2), jpeg(slope()), jpeg(slope(), progressive=True)):
         damaged += [whole[:size] for size in range(1, len(whole) - 1, len(whole) // 10)]
     with readers(mnist_image_bundle) as four:
         for reader, found in four.read(damaged).items():

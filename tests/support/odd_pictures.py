@@ -16,7 +16,7 @@ _COLORS = _RNG.integers(0, 256, 768, np.uint8).tobytes()
 END = b"\0\0\0\0IEND\xae\x42\x60\x82"
 
 
-saved = functools.partial(picture_file, form="JPEG")
+jpeg = functools.partial(picture_file, form="JPEG")
 
 
 def slope(height: int = SIDE, width: int = SIDE) -> Image.Image:
@@ -118,17 +118,17 @@ def _pngs() -> dict[str, bytes]:
 
 
 def _jpegs() -> dict[str, bytes]:
-    found = {f"quality {quality}": saved(slope(), quality=quality) for quality in (75, 95, 100)}
+    found = {f"quality {quality}": jpeg(slope(), quality=quality) for quality in (75, 95, 100)}
     for ratio in ("4:4:4", "4:2:2", "4:2:0", "4:1:1"):
         found |= {
-            f"{ratio} {kind}": saved(slope(), subsampling=ratio, progressive=kind, quality=95) for kind in (True, False)
+            f"{ratio} {kind}": jpeg(slope(), subsampling=ratio, progressive=kind, quality=95) for kind in (True, False)
         }
     found |= {
-        f"{mode} {kind}": saved(slope().convert(mode), progressive=kind) for mode in ("L", "CMYK") for kind in (True, False)
+        f"{mode} {kind}": jpeg(slope().convert(mode), progressive=kind) for mode in ("L", "CMYK") for kind in (True, False)
     }
     sizes = [(1, 1), (61, 47), (32, 33), (64, 200), (100, 33), (300, 301), (129, 64), (40, 250), (65, 63), (160, 160)]
     found |= {
-        f"size {size} {ratio}": saved(slope(*size), quality=95, subsampling=ratio)
+        f"size {size} {ratio}": jpeg(slope(*size), quality=95, subsampling=ratio)
         for size in sizes
         for ratio in ("4:4:4", "4:2:0", "4:2:2")
     }
@@ -136,15 +136,15 @@ def _jpegs() -> dict[str, bytes]:
     exif = Image.Exif()
     exif[0x112] = 6
     found |= {
-        "rotated": saved(slope(), exif=exif),
-        "comment": saved(slope(), comment=b"x"),
-        "profile": saved(slope(), icc_profile=b"x"),
+        "rotated": jpeg(slope(), exif=exif),
+        "comment": jpeg(slope(), comment=b"x"),
+        "profile": jpeg(slope(), icc_profile=b"x"),
     }
     found |= {
-        "RGB": saved(slope(), keep_rgb=True, quality=95),
+        "RGB": jpeg(slope(), keep_rgb=True, quality=95),
         "two": picture_file(slope(), "MPO", save_all=True, append_images=[slope()]),
     }
-    plain, parts = saved(slope()), saved(slope(), restart_marker_blocks=2)
+    plain, parts = jpeg(slope()), jpeg(slope(), restart_marker_blocks=2)
     scan, frame = plain.index(b"\xff\xda"), plain.index(b"\xff\xc0")
     third = parts.index(b"\xff\xd3")
     restarts = {
@@ -186,7 +186,7 @@ def _jpegs() -> dict[str, bytes]:
         f"frame: {name}": plain[: frame + at] + bytes([to]) + plain[frame + at + 1 :] for name, (at, to) in frames.items()
     }
     found["two frames"] = plain[:frame] + plain[frame : frame + 19] + plain[frame:]
-    cmyk = saved(slope().convert("CMYK"))
+    cmyk = jpeg(slope().convert("CMYK"))
     adobe = cmyk.index(b"\xff\xee")
     found["CMYK without Adobe"] = cmyk[:adobe] + cmyk[adobe + 16 :]
     for kind in (b"\xdb", b"\xc4"):  # tables
