@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -106,6 +107,7 @@ def difference(name: str, found: Any, vector: Vector) -> str:
 
 def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
     """Opens models in ONNX Runtime, with a library of custom ops if one is named."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -9,11 +9,14 @@ and `labels`, int[N], if the accuracy is wanted.
 
 import argparse
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 
