@@ -42,9 +42,10 @@ Input read_object(std::string_view text, size_t most_numbers, size_t most_others
   try {
     object = Input::parse(text, check);
   } catch (const Input::exception& error) {
-    // Behind "[json.exception.parse_error.101] parse error at ".
+    // Behind "[json.exception.parse_error.101] ", and without the text that was read last.
     const std::string what = error.what();
-    refuse("the request is no JSON: " + what.substr(std::min(what.size(), what.find("] ") + 2), 100));
+    const size_t from = std::min(what.size(), what.find("] ") + 2);
+    refuse("the request is no JSON: " + what.substr(from, std::min<size_t>(what.find("; last read", from) - from, 100)));
   }
   if (!object.is_object()) refuse("the request must be a JSON object");
   return object;

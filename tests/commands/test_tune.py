@@ -44,7 +44,8 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
 ) -> None:
     bundle, json_file = Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe")), tmp_path / "found.json"
     words = ("bench", bundle, "--tune", "--max-drop-in-accuracy", DROP, "--images", tmp_path / "digits.npz", *QUICK)
-    text, _ = run(capsys, *words, "--add-profile", "--json", json_file)
+    words = (*words, "--add-profile")
+    text, notes = run(capsys, *words, "--json", json_file)
     report: dict[str, Any] = json.loads(json_file.read_text())
     tuned, points = report["tuned"], report["points"]
     assert (tuned["searched_images"], tuned["tested_images"], tuned["truth"]) == (80, 80, "labels")
@@ -53,6 +54,9 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
     assert full["profile"] == "c1.05-k2" and points[report["recommended"]]["profile"] == single["profile"]
     assert cascade["flops_of_dense"] < single["flops_of_dense"] < full["flops_of_dense"]
     assert list(Bundle.open(bundle).manifest.profiles)[-1] == single["profile"]
+    # On standard ops this bundle can't merge, and every backend must run what is added.
+    assert "no setting that merges tokens is tried" in notes and not any("-r" in str(one) for one in tuned["results"])
+    assert any("-r" in str(one) for one in json_of(capsys, *words[:-1])["tuned"]["results"])
     shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]:.4f}'
     assert f"cascade({shown})".replace(" ", "") in "".join(text.split())  # a line may end within it
     search, test = ({name: array[which::2] for name, array in images.items()} for which in (0, 1))

@@ -13,7 +13,8 @@ import click
 
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.backends import Parallelism
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.bundle.manifest import MERGING_GRAPH
+from vmoe_runtime.profiles import MERGE, Profile
 from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.display import print_recommendation, print_results
@@ -111,9 +112,15 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         concurrencies = given["concurrencies"] or (given["streams"] or 1,)
         points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
         source = _images(points, given)
+        unmerged = given["add_profile"] and MERGING_GRAPH not in points[0].engine.manifest.files
+        if unmerged:
+            _check_unmerged(bundles[0], points)
         tuned = None
         if given["tune"]:
-            tuned = tune(points[0], source, given["max_drop"], progress, from_first=bool(given["profiles"]))
+            from_first = bool(given["profiles"])
+            tuned = tune(points[0], source, given["max_drop"], progress, from_first=from_first, unmerged=unmerged)
+            if unmerged and MERGE in points[0].engine.manifest.rules.settings and not quiet:
+                complain(f"--tune: {bundles[0]} was exported without --merge, so no setting that merges tokens is tried")
             points, source = tuned.points, tuned.test
         cascades = given["cascade"] if tuned is None else tuned.cascades
         measured = measure(points, source, given["duration"], progress, cascades=cascades)
@@ -204,6 +211,16 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
                 raise click.UsageError(f"--{option} {why}, and there is no --images")
         if _limits(given):
             raise click.UsageError("a recommendation needs images with labels: --images NPZ|DIR")
+
+
+def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
+    """Refuses to add what standard ops can't run: a setting that merges tokens, where no graph for that was exported."""
+    merging = [point.profile.name for point in points if point.profile is not None and point.profile.merge]
+    if merging:
+        raise click.UsageError(
+            f"--add-profile adds no setting that merges tokens, such as {merging[0]}, to a bundle that was exported without "
+            f"--merge, as {bundle} was; export it again with --merge R"
+        )
 
 
 def _profiles_of(names: Sequence[str], axes: Axes, *, quiet: bool) -> Callable[[LoadedBundle], Sequence[Profile | None]]:

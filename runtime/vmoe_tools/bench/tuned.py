@@ -46,7 +46,9 @@ class TunedPoints:
         return [point.profile for point in self.points].index(self.tuned.single)
 
 
-def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress, *, from_first: bool) -> TunedPoints:
+def tune(
+    first: Point, source: ImageSource, max_drop: float, progress: Progress, *, from_first: bool, unmerged: bool
+) -> TunedPoints:
     """Searches.
 
     Args:
@@ -55,6 +57,7 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
         max_drop: answers that may be lost, 0 to 1.
         progress: where it shows how far it is.
         from_first: whether the full setting is that of `first`, instead of the highest one of the model.
+        unmerged: whether settings that merge tokens are left out.
 
     Raises:
         click.UsageError: there is nothing to search, or there are too few images.
@@ -81,7 +84,7 @@ def tune(first: Point, source: ImageSource, max_drop: float, progress: Progress,
     search_half, test_half = _half(source, size, 0), _half(source, size, 1)
     together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
     with progress.step("search", MOST_TRIALS) as advance:
-        tuned = Search(replace(point, batch_size=together), shape, search_half, max_drop).run(advance)
+        tuned = Search(replace(point, batch_size=together), shape, search_half, max_drop, unmerged=unmerged).run(advance)
     cascade = tuned.cascade
     profiles = dict.fromkeys([full, tuned.single, *([cascade.first, cascade.then] if cascade else [])])
     index = {profile: number for number, profile in enumerate(profiles)}

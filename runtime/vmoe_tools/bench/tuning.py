@@ -19,7 +19,7 @@ from vmoe_measure.flops import ModelShape
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import MERGE, Profile
 from vmoe_tools.bench.cascades import CascadeAnswers
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
@@ -135,7 +135,9 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
 class Search:
     """Tries settings of one engine on the same images."""
 
-    def __init__(self, point: Point, shape: ModelShape, source: ImageSource, max_drop: float) -> None:
+    def __init__(
+        self, point: Point, shape: ModelShape, source: ImageSource, max_drop: float, *, unmerged: bool = False
+    ) -> None:
         """Tries the full setting.
 
         Args:
@@ -143,10 +145,11 @@ class Search:
             shape: of the model.
             source: the images, with labels.
             max_drop: answers that may be lost, 0 to 1.
+            unmerged: whether settings that merge tokens are left out.
         """
         assert point.profile is not None and source.labels is not None
         rules: Any = point.engine.manifest.rules
-        names = [name for name in rules.settings if name in AXES]
+        names = [name for name in rules.settings if name in AXES and not (unmerged and name == MERGE)]
         values = {name: AXES[name](point.profile, shape) for name in names}
         self._axes = {_KEYWORDS.get(name, name): values[name] for name in names}
         self._point, self._rules, self._source, self._max_drop = point, rules, source, max_drop
