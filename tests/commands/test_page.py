@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from browser import Page, open_browser
+from browser import open_browser, problems, show
 from bundle_changes import BUNDLES
-from check_report_page import WIDTHS, faults_of
+from check_report_page import faults_of
 from command_runs import complaint_of, run
 from page_site import answers_of, drop, served, until_answered, web_folder, write_page
 from picture_file import picture_file
+from playwright.sync_api import Browser, Page
 from test_report import HOSTILE
 
 from vmoe_export import export_bundle
@@ -25,6 +25,7 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import read_steps
 from vmoe_tools.bench.quality import model_shape
+from vmoe_tools.inspect.patches import layer_patches
 from vmoe_tools.page.contents import RATIOS
 
 pytestmark = pytest.mark.long
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.long
 SETTINGS_OF_DIGITS = ("c1.05-k1", "c0.1-k1", "c0.3-k2-vanilla", "c0.2-k1-pool-m4", "c0.3-k1-pool-r8", "c1.05-k2-r10")
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 EXPORTED: dict[str, tuple[str, dict[str, Any]]] = {"dense": ("g4", {}), "ensemble": ("g5", {"group": "image"})}
+NO_GPU = {"No available adapters."}  # which the browser warns of
 SEVEN = [(0.3, 0.28), (0.5, 0.27), (0.7, 0.27), (0.6, 0.5), (0.5, 0.65), (0.45, 0.78)]
 
 
@@ -46,35 +48,24 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Pa
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     web_folder()
     with open_browser() as found:
         yield found
 
 
 @pytest.fixture
-def opened(page: Path, browser: Page) -> Iterator[Page]:
+def opened(page: Path, browser: Browser) -> Iterator[Page]:
     """The page at 1440 px, with its first answers."""
     with served(page) as address:
-        show(browser, address)
-        yield browser
+        shown = show(browser, address, 1440)
+        until_answered(shown)
+        yield shown
 
 
-def show(browser: Page, address: str, width: int = 1440, *, dark: bool = False, word: str = "first answer") -> str:
-    browser.problems.clear()
-    browser.requests.clear()
-    browser.open(address, width, WIDTHS[width], dark=dark)
-    return until_answered(browser, word)
-
-
-def problems(browser: Page) -> list[str]:
-    """What went wrong in it, beside that it has no GPU."""
-    return [problem for problem in browser.problems if problem != "No available adapters."]
-
-
-def state(browser: Page) -> dict[str, Any]:
+def state(page: Page) -> dict[str, Any]:
     """What the first setting of the page shows."""
-    found: dict[str, Any] = browser.run("""(side => ({
+    found: dict[str, Any] = page.evaluate("""(side => ({
       name: side.querySelector('.setting').textContent, classes: side.querySelector('.classes').textContent,
       dropped: [...side.querySelectorAll('figcaption')].map(text => parseInt(text.textContent.split(': ')[1])),
       problem: side.querySelector('.problem').textContent,
@@ -86,19 +77,22 @@ def state(browser: Page) -> dict[str, Any]:
 
 
 def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -> None:
-    opened.run("document.getElementById('clear').click()")
+    opened.click("#clear")
     until_answered(opened)
     empty = state(opened)
-    left, top, size = opened.run(
-        "(box => [box.left, box.top, box.width])(document.getElementById('pad').getBoundingClientRect())"
-    )
-    opened.drag([(left + x * size, top + y * size) for x, y in SEVEN])
+    box = opened.locator("#pad").bounding_box() or {}
+    first, *others = [(box["x"] + x * box["width"], box["y"] + y * box["width"]) for x, y in SEVEN]
+    opened.mouse.move(*first)
+    opened.mouse.down()
+    for point in others:
+        opened.mouse.move(*point)
+    opened.mouse.up()
     until_answered(opened)
     high = state(opened)
     assert high["classes"].startswith("7: a class") and not empty["classes"].startswith("7: a class")
-    opened.run("document.querySelector('.side [data-setting=capacity]').focus()")
+    opened.focus(".side [data-setting=capacity]")
     for _ in range(20):
-        opened.press("ArrowLeft", 37)
+        opened.keyboard.press("ArrowLeft")
         until_answered(opened)
         if (low := state(opened))["name"] == "c0.1-k1":
             break
@@ -106,12 +100,11 @@ def test_a_seven_is_drawn_and_patches_go_when_the_capacity_falls(opened: Page) -
     assert all(after > before for before, after in zip(high["dropped"], low["dropped"], strict=True))
     assert low["labels"][0].startswith(f"Block 0: {low['dropped'][0]} of 49 dropped, 1 by expert")
     assert float(low["MFLOP"]) < float(high["MFLOP"])
-    opened.run("""(merge => { merge.value = 8; merge.dispatchEvent(new Event('input')); })(
-      document.querySelector('.side [data-setting=merge]'))""")
+    opened.locator(".side [data-setting=merge]").first.fill("8")
     until_answered(opened)
     merged = state(opened)
     assert merged["name"] == "c0.1-k1-r8" and "49 merged into" in merged["labels"][0]
-    assert problems(opened) == []
+    assert {*problems(opened)} <= NO_GPU
 
 
 def test_200_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
@@ -122,15 +115,16 @@ def test_200_digits_at_6_settings_are_answered_and_routed_as_by_the_engine(
             compare(opened, engine, mnist_images["images"][:200, ..., None], setting, most_near_ties=2)
 
 
-def compare(browser: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
-    """Logits within 1e-4 of the engine's, and the same expert and token of each patch in each layer."""
+def compare(page: Page, engine: Engine, images: np.ndarray, setting: str | None, most_near_ties: int = 0) -> None:
+    """Logits within 1e-4 of the engine's, and in each layer the same expert of each patch, and the same tokens."""
     profile = engine.setting(setting)
     logits, routing = engine.logits_and_routing(images, profile)
+    experts = [layer_patches(layer).expert.reshape(len(images), -1) for layer in routing.values()]
     different = 0
-    for index, answer in enumerate(answers_of(browser, images, profile)):
+    for index, answer in enumerate(answers_of(page, images, profile)):
         alike = True
-        for found, layer in zip(answer["layers"], routing.values(), strict=True):
-            alike &= np.array_equal(found["expert"], heaviest(layer.by_token(), index))
+        for found, layer, expert in zip(answer["layers"], routing.values(), experts, strict=True):
+            alike &= np.array_equal(found["expert"][-expert.shape[1] :], expert[index])
             alike &= layer.token is None or np.array_equal(found["token"], layer.token[index])
         different += not alike
         if alike:
@@ -138,39 +132,25 @@ def compare(browser: Page, engine: Engine, images: np.ndarray, setting: str | No
     assert different <= most_near_ties
 
 
-def heaviest(layer: Any, image: int) -> np.ndarray:
-    """i64[T]: the expert that weighs most of those that took a token of an image, -1 where none did."""
-    if layer.kept is None:
-        tokens = layer.dispatch.sum(axis=3)
-        return np.asarray(tokens.reshape(-1, layer.layout.tokens, tokens.shape[2])[image].argmax(axis=1))
-    shape = (-1, layer.layout.tokens, layer.kept.shape[2] * layer.layout.members)
-    kept, weight = (part.reshape(shape)[image] for part in (layer.kept, layer.weight))
-    best = np.where(kept, weight, -1).argmax(axis=1)[:, None]
-    expert = best if layer.expert is None else np.take_along_axis(layer.expert.reshape(shape)[image], best, 1)
-    return np.where(kept.any(axis=1), expert[:, 0], -1)
-
-
 @pytest.mark.parametrize("kind", ["choice", "dense", "ensemble", "fp32", "int8", "soft"])
-def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, browser: Page) -> None:
+def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, browser: Browser) -> None:
     bundle = BUNDLES / f"v3-{kind}"
     if kind in EXPORTED:
         checkpoint, options = EXPORTED[kind]
         bundle = export_bundle(GOLDEN / checkpoint, tmp_path / "m.vmoe", validate=False, **options).path
     with Engine.load(bundle, backend="onnxruntime") as engine, served(write_page(bundle, tmp_path / "site")) as address:
-        show(browser, address, word="WebAssembly on")
+        shown = show(browser, address, 1440)
+        until_answered(shown, "WebAssembly on")
         images = np.random.default_rng(7).integers(0, 256, (8, *engine.manifest.input.size), np.uint8)
         for name in list(engine.profiles) or ["r2" if kind == "dense" else None]:
-            compare(browser, engine, images, name)
-        drop(browser, picture_file(images[0]))
-        until_answered(browser)
-        assert state(browser)["problem"] == ""
-        assert state(browser)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
-        drop(browser, b"no picture")
-        browser.run("new Promise(done => setTimeout(done, 200))")
-        assert (
-            browser.run("document.getElementById('problem').textContent") == "This is no picture that the browser can read."
-        )
-    assert problems(browser) == []
+            compare(shown, engine, images, name)
+        drop(shown, picture_file(images[0]))
+        until_answered(shown)
+        assert state(shown)["problem"] == ""
+        assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
+        drop(shown, b"no picture")
+        shown.get_by_text("This is no picture that the browser can read.").wait_for()
+        assert {*problems(shown)} <= NO_GPU
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4", "bf16", "bf16-experts"])
@@ -181,9 +161,10 @@ def test_every_precision_is_answered(
     options: dict[str, Any] = {"precision": precision, "input": "uint8"}
     bundle = export_bundle(mnist_checkpoint, tmp_path / "m.vmoe", capacity=[0.3], k=[1], validate=False, **options).path
     with Engine.load(bundle) as engine, served(write_page(bundle, tmp_path / "site")) as address:
-        show(browser, address)
+        shown = show(browser, address, 1440)
+        until_answered(shown)
         images = mnist_images["images"][:40, ..., None]
-        found = np.array([answer["logits"] for answer in answers_of(browser, images, engine.profile)])
+        found = np.array([answer["logits"] for answer in answers_of(shown, images, engine.profile)])
         assert np.mean(found.argmax(axis=1) == engine(images).argmax(axis=1)) >= 0.95
         assert np.median(np.abs(found - engine(images))) < 0.1
 
@@ -201,12 +182,13 @@ def test_slots_names_and_flops_are_those_of_the_engine(mnist_image_bundle: Path,
         profile = manifest.rules.profile(*setting.values())
         rows = rng.integers(0, 100, len(profile.slots)).tolist()
         cases.append((setting, rows, [profile.name, list(profile.slots), sparse_flops(shape, rows, setting["merge"])]))
-    found = opened.run(f"""(async () => {{
-      const [{{ nameOf, slotsOf }}, {{ flopsOf }}, facts] = await Promise.all([
+    script = """async cases => {
+      const [{ nameOf, slotsOf }, { flopsOf }, facts] = await Promise.all([
         import('./settings.js'), import('./side.js'), fetch('page.json').then(found => found.json())]);
-      return {json.dumps([case[:2] for case in cases])}.map(([setting, rows]) => [
+      return cases.map(([setting, rows]) => [
         nameOf(facts, setting), slotsOf(facts, setting), flopsOf(facts, rows, setting.merge)]);
-    }})()""")
+    }"""
+    found = opened.evaluate(script, [case[:2] for case in cases])
     assert found == [expected for _, _, expected in cases]
 
 
@@ -220,35 +202,37 @@ def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
     ):
         spec = InputSpec("uint8", 32, 32, channels, read_steps(steps))
         listed = [[step.name, step.height, step.width, step.keeps_shape] for step in spec.steps.steps]
-        made = opened.run(f"""(async () => {{
-          const {{ decode, pixelsOf, prepare }} = await import('./picture.js');
-          const picture = await decode(new Blob([new Uint8Array({list(file)})]));
-          return [...pixelsOf(prepare(picture, {json.dumps(listed)}), {channels})];
-        }})()""")
+        script = """async ([file, steps, channels]) => {
+          const { decode, pixelsOf, prepare } = await import('./picture.js');
+          return [...pixelsOf(prepare(await decode(new Blob([new Uint8Array(file)])), steps), channels)];
+        }"""
+        made = opened.evaluate(script, [list(file), listed, channels])
         off = np.abs(np.array(made) - to_batch(file, spec).ravel().astype(int))
         assert off.max() <= (0 if steps == "central_crop(32)" else 8), steps
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1440, False), (1440, True)])
-def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Page) -> None:
+def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Browser) -> None:
     with served(page) as address:
-        show(browser, address, width, dark=dark)
-        assert [asked for asked in browser.requests if not asked.startswith((address, "data:", "blob:"))] == []
-        assert any(asked.endswith(".wasm") for asked in browser.requests)  # so that workers are seen
-        assert faults_of(browser, width) == [] and problems(browser) == []
-        assert browser.run("document.body.innerHTML.includes('<img')") is False
+        shown = show(browser, address, width, dark=dark)
+        until_answered(shown)
+        requests = [request.url for request in shown.requests()]
+        assert [asked for asked in requests if not asked.startswith((address, "data:", "blob:"))] == []
+        assert any(asked.endswith(".wasm") for asked in requests)  # so that workers are seen
+        assert faults_of(shown, width) == [] and {*problems(shown)} <= NO_GPU
+        assert shown.locator("img").count() == 0
 
 
 @pytest.mark.parametrize("isolated", [True, False])
-def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser: Page) -> None:
+def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser: Browser) -> None:
     with served(page, isolated=isolated) as address:
-        told = show(browser, address)
-        threads = min(browser.run("navigator.hardwareConcurrency"), 8) if isolated else 1
-        assert f"WebAssembly on {threads} thread" in told
+        shown = show(browser, address, 1440)
+        threads = min(shown.evaluate("navigator.hardwareConcurrency"), 8) if isolated else 1
+        assert f"WebAssembly on {threads} thread" in until_answered(shown)
 
 
 def test_without_a_gpu_webgpu_falls_back_to_webassembly(opened: Page) -> None:
-    used = opened.run("""Promise.all([import('./session.js'), fetch('page.json').then(found => found.json())]).then(
+    used = opened.evaluate("""Promise.all([import('./session.js'), fetch('page.json').then(found => found.json())]).then(
       ([{ open }, facts]) => open(facts, 'webgpu', () => {}))""")
     assert used["device"] == "wasm" and used["bytes"] > 18e6  # which has both
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Page, open_browser
-from check_report_page import AXE, WIDTHS, look, state
+from browser import CHROMIUM, WIDTHS, open_browser, problems, show
+from check_report_page import AXE, look, state
 from command_runs import QUICK
+from playwright.sync_api import Browser, Page
 from test_inspect_pictures import assert_outlined
 from test_report import HOSTILE, data_of
 from test_sweep import capacities
@@ -37,38 +38,38 @@ def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     with open_browser() as found:
         yield found
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1440, True)])
-def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Page) -> None:
+def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: Browser) -> None:
     assert look(browser, page, width, dark=dark) == []
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not there; make check-report fetches it")
-def test_axe_finds_what_is_wrong(browser: Page, tmp_path: Path) -> None:
+def test_axe_finds_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
     broken = tmp_path / "broken.html"
     broken.write_text("<!DOCTYPE html><title>x</title><img src='data:,'><p style='width:3000px'>x</p>", encoding="utf-8")
     faults = look(browser, broken, min(WIDTHS))
     assert any(fault.startswith("image-alt") for fault in faults) and any("px wide" in fault for fault in faults)
 
 
-def test_the_slider_turns_by_keyboard_and_greys_what_was_dropped(page: Path, browser: Page) -> None:
+def test_the_slider_turns_by_keyboard_and_greys_what_was_dropped(page: Path, browser: Browser) -> None:
     data = data_of(page.read_text(encoding="utf-8"))
     curve = data["curves"][0]
-    browser.open(page.as_uri(), 1440, 900)
-    choose(browser, 0)
-    browser.run("document.getElementById('ratio').focus()")
+    shown = show(browser, page.as_uri(), 1440)
+    choose(shown, 0)
+    shown.focus("#ratio")
     kept = []
-    for key, code, step in (("Home", 36, 0), ("ArrowRight", 39, 1), ("End", 35, 4), ("ArrowLeft", 37, 3)):
-        browser.press(key, code)
-        found, now = state(browser), curve[step]
+    for key, step in (("Home", 0), ("ArrowRight", 1), ("End", 4), ("ArrowLeft", 3)):
+        shown.keyboard.press(key)
+        found, now = state(shown), curve[step]
         assert found["focus"] == "ratio" and found["value"] == str(step)
         assert found["ratio"] == f"{data['ratios'][step]:g}" and found["spoken"].endswith(found["ratio"])
         assert now["profile"] in found["now"] and f"{now['top1'] * 100:.1f}\u00a0% accuracy" in found["now"]
-        painted = browser.run("""[...document.querySelectorAll('.sample canvas')].map(canvas => {
+        painted = shown.evaluate("""[...document.querySelectorAll('.sample canvas')].map(canvas => {
           const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
           const grey = [...pixels].filter((_, index) => index % 4 === 3 && pixels[index] > 0).length;
           return (canvas.width * canvas.height - grey) / (8 * 8);  // pixels of a patch
@@ -78,28 +79,28 @@ def test_the_slider_turns_by_keyboard_and_greys_what_was_dropped(page: Path, bro
     assert kept[0] < kept[1] < kept[3] <= kept[2]
 
 
-def test_merged_patches_are_outlined(page: Path, browser: Page) -> None:
+def test_merged_patches_are_outlined(page: Path, browser: Browser) -> None:
     data = data_of(page.read_text(encoding="utf-8"))
-    browser.open(page.as_uri(), 390, 844)
-    choose(browser, 2)
+    shown = show(browser, page.as_uri(), 390)
+    choose(shown, 2)
     _, tokens = np.frombuffer(base64.b64decode(data["curves"][2][data["step"]]["patches"]), np.uint8).reshape(2, -1, 7, 7)
-    assert browser.run("document.querySelector('.count').textContent").endswith(f"({len(np.unique(tokens[0]))}\u00a0tokens)")
-    pixels = browser.run("[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 56, 56).data]")
+    assert shown.locator(".count").first.inner_text().endswith(f"({len(np.unique(tokens[0]))}\u00a0tokens)")
+    pixels = shown.evaluate("[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 56, 56).data]")
     assert_outlined(np.array(pixels) / 255, tokens[0])
 
 
-def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Page) -> None:
-    browser.open(page.as_uri(), 390, 844)
-    before = state(browser)
-    choose(browser, 1)
-    vanilla = state(browser)
+def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Browser) -> None:
+    shown = show(browser, page.as_uri(), 390)
+    before = state(shown)
+    choose(shown, 1)
+    vanilla = state(shown)
     assert "-vanilla" in vanilla["now"] and vanilla["now"] != before["now"]
-    browser.run("(one => { one.value = 4; one.dispatchEvent(new Event('change')); })(document.getElementById('layer'))")
-    assert "encoderblock_4" in browser.run("document.querySelector('canvas').getAttribute('aria-label')")
-    browser.run("document.getElementById('tint').click()")
-    assert [each for each in browser.problems if "readback" not in each] == []  # which the test itself does
-    assert browser.run("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]") > 0
+    shown.select_option("#layer", index=4)
+    assert "encoderblock_4" in (shown.locator("canvas").first.get_attribute("aria-label") or "")
+    shown.click("#tint")
+    assert [each for each in problems(shown) if "readback" not in each] == []  # which the test itself does
+    assert shown.evaluate("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]") > 0
 
 
-def choose(browser: Page, curve: int) -> None:
-    browser.run(f"document.querySelector('input[name=curve][value=\"{curve}\"]').click()")
+def choose(page: Page, curve: int) -> None:
+    page.evaluate(f"document.querySelector('input[name=curve][value=\"{curve}\"]').click()")

@@ -366,7 +366,7 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
         (["--max-drop-in-accuracy", "nan", "--images", "NPZ"], 2, "no finite number"),
         (["--target-latency", "0", "--images", "NPZ"], 2, "--target-latency"),
         (["--add-profile"], 2, "--add-profile writes a recommended setting"),
-        (["--merge", "8", "--add-profile", "--target-latency", "9", "--images", "NPZ"], 2, "such as c0.3-k1-r8, to a bundle"),
+        (["--merge", "8", "--add-profile", "--target-latency", "9", "--images", "NPZ"], 2, "such as c0.3-k1-r8, to"),
         (["--cascade"], 2, "there is no --images"),
         (["--cascade", "--batch-size", "8", "--images", "NPZ"], 2, "not two batches"),
         (["--target-latency", "9", "--images", "PLAIN"], 2, "a recommendation needs labels"),

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from browser import Page, open_browser
+from browser import WIDTHS, open_browser, problems, show
+from playwright.sync_api import Browser, Page
 
 AXE = Path(__file__).parents[2] / "build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
-WIDTHS = {390: 844, 1440: 900}
 
 # What reaches beyond the window, but for what lies in a box that scrolls by itself.
 _OVERHANG = """[...document.querySelectorAll('body *')].filter(part => {
@@ -42,40 +42,40 @@ def main() -> int:
             for width in WIDTHS:
                 faults += [f"{path} at {width} px: {fault}" for fault in look(browser, path, width)]
                 if arguments.pictures:
-                    browser.picture(arguments.pictures / f"{path.stem}-{width}.png", arguments.height)
+                    (page,) = browser.contexts[0].pages
+                    clip = {"x": 0, "y": 0, "width": width, "height": arguments.height} if arguments.height else None
+                    page.screenshot(path=arguments.pictures / f"{path.stem}-{width}.png", full_page=True, clip=clip)
     print("\n".join(faults) or "no faults")
     return 1 if faults else 0
 
 
-def look(browser: Page, path: Path, width: int, *, dark: bool = False) -> list[str]:
+def look(browser: Browser, path: Path, width: int, *, dark: bool = False) -> list[str]:
     """Everything that is wrong with a page at a width, a line each; with axe-core where it is."""
-    browser.problems.clear()
-    browser.requests.clear()
     address = path.resolve().as_uri()
-    browser.open(address, width, WIDTHS[width], dark=dark)
-    faults = list(browser.problems)
-    faults += [f"asks for {asked[:80]}" for asked in browser.requests if asked != address and not asked.startswith("data:")]
-    return faults + faults_of(browser, width)
+    page = show(browser, address, width, dark=dark)
+    asked = [request.url for request in page.requests()]
+    faults = [f"asks for {one[:80]}" for one in asked if one != address and not one.startswith("data:")]
+    return problems(page) + faults + faults_of(page, width)
 
 
-def faults_of(browser: Page, width: int) -> list[str]:
+def faults_of(page: Page, width: int) -> list[str]:
     """What is wrong with the page that is open: it is wider than its window, or axe-core, where it is, finds something."""
     faults = []
-    size = browser.run("[document.documentElement.scrollWidth, innerWidth]")
+    size = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     if size[0] > size[1] or size[1] != width:
         faults.append(f"is {size[0]} px wide in a window of {size[1]}")
-    faults += [f"{part} reaches out of the window" for part in browser.run(_OVERHANG)]
+    faults += [f"{part} reaches out of the window" for part in page.evaluate(_OVERHANG)]
     if AXE.exists():
-        browser.run("document.querySelectorAll('details').forEach(part => part.open = true)")
-        browser.run(AXE.read_text(encoding="utf-8") + "; true")
-        faults += browser.run(_FAULTS)
-        browser.run("document.querySelectorAll('details').forEach(part => part.open = false)")
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+        page.evaluate(AXE.read_text(encoding="utf-8") + "; true")
+        faults += page.evaluate(_FAULTS)
+        page.evaluate("document.querySelectorAll('details').forEach(part => part.open = false)")
     return faults
 
 
-def state(browser: Page) -> dict[str, Any]:
+def state(page: Page) -> dict[str, Any]:
     """What the page says at the slider's place."""
-    found: dict[str, Any] = browser.run("""({
+    found: dict[str, Any] = page.evaluate("""({
       value: document.getElementById('ratio').value,
       spoken: document.getElementById('ratio').getAttribute('aria-valuetext'),
       ratio: document.getElementById('ratio-now').textContent,

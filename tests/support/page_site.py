@@ -1,9 +1,8 @@
-"""A page of `vmoe page` behind a web server of its own, in a browser."""
+"""A page of `vmoe page` behind a web server of its own, in a page."""
 
 from __future__ import annotations
 
 import base64
-import json
 import shutil
 import subprocess
 import threading
@@ -16,34 +15,40 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Page
+from browser import CHROMIUM
+from playwright.sync_api import Page
 
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.page.onnxruntime_web import VERSION, web_files
 from vmoe_tools.program import main
 
+MOST_MILLISECONDS = 120_000
+"""That an answer may take on a busy machine."""
+
 _WEB = Path(__file__).parents[2] / "build" / f"onnxruntime-web-{VERSION}"
 
-_UNTIL = """new Promise(done => { const look = setInterval(() => {
-  const status = document.getElementById('status').textContent, isBusy = document.querySelector('[aria-busy=true]');
-  const isDone = status.includes(WORD) || status.includes("can't be run");
-  if (!isBusy && isDone) { clearInterval(look); done(status); }
-}, 20); })"""
+_IS_ANSWERED = """word => !document.querySelector('[aria-busy=true]') &&
+  [word, "can't be run"].some(each => document.getElementById('status').textContent.includes(each))"""
 
-_RUN = """(async () => {
+_RUN = """async ({ pixels, count, inputs }) => {
   const [{ run }, { readLayers }, { toInput }, facts] = await Promise.all([
     import('./session.js'), import('./routing.js'), import('./picture.js'),
     fetch('page.json').then(found => found.json())]);
-  const bytes = Uint8Array.from(atob(PIXELS), letter => letter.charCodeAt(0));
-  const size = bytes.length / COUNT, answers = [];
-  for (let i = 0; i < COUNT; i++) {
+  const bytes = Uint8Array.from(atob(pixels), letter => letter.charCodeAt(0));
+  const size = bytes.length / count, answers = [];
+  for (let i = 0; i < count; i++) {
     const image = toInput(bytes.subarray(i * size, (i + 1) * size), facts.input.dtype);
-    const { outputs } = await run(image, INPUTS);
+    const { outputs } = await run(image, inputs);
     const layers = readLayers(facts, outputs).map(({ expert, token }) => ({ expert: [...expert], token: [...token] }));
     answers.push({ logits: [...outputs.logits.data], layers });
   }
   return answers;
-})()"""
+}"""
+_DROP = """bytes => {
+  const dropped = new DataTransfer();
+  dropped.items.add(new File([new Uint8Array(bytes)], 'a picture'));
+  document.dispatchEvent(new DragEvent('drop', { dataTransfer: dropped }));
+}"""
 
 
 def web_folder() -> Path:
@@ -51,8 +56,7 @@ def web_folder() -> Path:
     if CHROMIUM is None or shutil.which("npm") is None:
         pytest.skip("no Chromium or no npm here")
     if not _WEB.exists():
-        ping = ["npm", "view", f"onnxruntime-web@{VERSION}", "version", "--fetch-retries=0"]
-        if subprocess.run(ping, capture_output=True, check=False).returncode:
+        if subprocess.run(["npm", "ping", "--fetch-retries=0"], capture_output=True, check=False).returncode:
             pytest.skip("npm reaches no registry")
         part = _WEB.with_name(f"{_WEB.name}.part")
         part.mkdir(parents=True, exist_ok=True)
@@ -87,24 +91,20 @@ def served(folder: Path, *, isolated: bool = True) -> Iterator[str]:
         server.shutdown()
 
 
-def until_answered(browser: Page, word: str = "first answer") -> str:
+def until_answered(page: Page, word: str = "first answer") -> str:
     """Waits for all answers, and for a word in what the page says of how it runs; returns the whole of that."""
-    return str(browser.run(_UNTIL.replace("WORD", json.dumps(word))))
+    page.wait_for_function(_IS_ANSWERED, arg=word, timeout=MOST_MILLISECONDS)
+    return page.locator("#status").inner_text()
 
 
-def drop(browser: Page, picture: bytes) -> None:
+def drop(page: Page, picture: bytes) -> None:
     """Drops a file on the page."""
-    browser.run(f"""(dropped => {{
-      dropped.items.add(new File([new Uint8Array({list(picture)})], 'a picture'));
-      document.dispatchEvent(new DragEvent('drop', {{ dataTransfer: dropped }}));
-    }})(new DataTransfer())""")
+    page.evaluate(_DROP, list(picture))
 
 
-def answers_of(browser: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
+def answers_of(page: Page, images: np.ndarray, profile: Profile | None) -> list[dict[str, Any]]:
     """What the page's scripts make of images uint8[N,H,W,C] at a setting: `logits`, and `expert` and `token` of `layers`."""
     inputs = {} if profile is None else {name: value.tolist() for name, value in profile.inputs.items()}
-    pixels = json.dumps(base64.b64encode(images.tobytes()).decode())
-    found: list[dict[str, Any]] = browser.run(
-        _RUN.replace("PIXELS", pixels).replace("COUNT", str(len(images))).replace("INPUTS", json.dumps(inputs))
-    )
+    pixels = base64.b64encode(images.tobytes()).decode()
+    found: list[dict[str, Any]] = page.evaluate(_RUN, {"pixels": pixels, "count": len(images), "inputs": inputs})
     return found

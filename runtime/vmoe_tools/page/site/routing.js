@@ -1,11 +1,11 @@
 /** Where each MoE layer sent the tokens of the picture, from the outputs of the graph. */
 
-/** The weight of choice `j` of a token, -1 where it was dropped; in a Soft MoE what the slots of expert `j` take of it. */
-function weightOf({ kept, weight, dispatch }, choices, token, j) {
+/** The weight of choice `j` of a token, -1 where it was dropped; in a Soft MoE the share of expert `j` in what comes of it. */
+function weightOf({ kept, weight, combine }, choices, token, j) {
   const at = token * choices + j;
   if (kept) return kept.data[at] ? weight.data[at] : -1;
-  const slots = dispatch.dims[3];
-  return dispatch.data.subarray(at * slots, (at + 1) * slots).reduce((sum, share) => sum + share, 0);
+  const slots = combine.dims[3];
+  return combine.data.subarray(at * slots, (at + 1) * slots).reduce((sum, share) => sum + share, 0);
 }
 
 /**
@@ -16,7 +16,7 @@ export function readLayers(facts, outputs) {
   const members = facts.layout?.members ?? 1;
   return facts.layers.map((name, index) => {
     const given = Object.fromEntries(facts.layer_outputs.map((output) => [output, outputs[`${name}/${output}`]]));
-    const { dims, data } = given.kept ?? given.dispatch, choices = members * dims[2];
+    const { dims, data } = given.kept ?? given.combine, choices = members * dims[2];
     const best = new Int32Array((dims[0] * dims[1]) / members).fill(-1);
     best.forEach((_, token) => {
       for (let j = 0, most = -1; j < choices; j++) {
