@@ -47,6 +47,7 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "name": bundle.path.resolve().name,
         "summary": f"{manifest.summary}, {manifest.precision}",
+        "precision": manifest.precision,
         "input": {"dtype": image.dtype, "shape": [1, *image.size], "height": image.height, "width": image.width},
         "steps": [[step.name, step.height, step.width, step.keeps_shape] for step in image.steps.steps],
         "class_names": manifest.class_names,

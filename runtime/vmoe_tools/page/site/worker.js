@@ -5,44 +5,38 @@ import { firstOf, inputsOf } from "./settings.js";
 const MOST_THREADS = 8;
 let ort, session, facts;
 
-/** The bytes of a file, in one piece that is there but once: a large model hardly fits a browser twice. */
-async function download(name, size, tell) {
-  const response = await fetch(name), bytes = new Uint8Array(size);
-  if (!response.ok) throw new Error(`${name} is missing: the server answers ${response.status}.`);
-  const reader = response.body.getReader();
-  let filled = 0;
-  for (let part; !(part = await reader.read()).done; filled += part.value.length) {
-    if (filled + part.value.length > size) throw new Error(`${name} is longer than what was exported.`);
-    bytes.set(part.value, filled);
-    tell(part.value.length);
+/** Bytes that are still coming: `subarray` waits until those are there that it is asked for. `filled` counts them. */
+class Arriving extends Uint8Array {
+  subarray(begin, end) {
+    for (let filled; (filled = Atomics.load(this.filled, 0)) < end; ) Atomics.wait(this.filled, 0, filled);
+    return new Uint8Array(this.buffer, begin, end - begin);
   }
-  if (filled < size) throw new Error(`${name} ends after ${filled} of ${size} bytes.`);
-  return bytes;
 }
 
-async function createSession(device, [graph, weights]) {
+async function createSession(device, graph, weights) {
   const externalData = [{ path: Object.keys(facts.bytes)[1], data: weights }];
-  session = await ort.InferenceSession.create(graph, { executionProviders: [device], externalData, logSeverityLevel: 3 });
+  // Folding waits for weights, and has little to fold in fp32.
+  const graphOptimizationLevel = device === "wasm" && facts.precision === "fp32" ? "disabled" : "all";
+  const options = { executionProviders: [device], externalData, graphOptimizationLevel, logSeverityLevel: 3 };
+  session = await ort.InferenceSession.create(graph, options);
   const { dtype, shape } = facts.input, empty = dtype === "uint8" ? Uint8Array : Float32Array;
   if (device === "webgpu") await run(new empty(shape.reduce((left, right) => left * right)), inputsOf(facts, firstOf(facts)));
 }
 
-async function load(given) {
+async function load({ device, graph, weights, filled, ...given }) {
   facts = given.facts;
-  const build = facts.builds[given.device], all = Object.values(facts.bytes).reduce((left, right) => left + right);
-  let device = given.device, come = 0;
-  const tell = (bytes) => postMessage({ progress: [(come += bytes), all] });
-  const files = await Promise.all(Object.entries(facts.bytes).map(([name, size]) => download(name, size, tell)));
+  const build = facts.builds[device];
   ort = await import(`./onnxruntime-web/${build.module}`);
   ort.env.logLevel = "error";
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, MOST_THREADS) : 1;
+  const arriving = Object.assign(new Arriving(weights.buffer), { filled });
   try {
-    await createSession(device, files);
+    await createSession(device, graph, arriving);
   } catch (error) {
     if (device === "wasm") throw error;
-    await createSession((device = "wasm"), files);
+    await createSession((device = "wasm"), graph, arriving);
   }
-  return { device, threads: ort.env.wasm.numThreads, bytes: all + build.bytes };
+  return { device, threads: ort.env.wasm.numThreads, bytes: build.bytes };
 }
 
 async function run(image, inputs) {
