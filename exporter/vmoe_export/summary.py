@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from vmoe_export.export import ExportResult
@@ -72,21 +73,15 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """One row per profile: requested and effective ratio, slots, FLOPs against the dense ViT of the same size."""
-    experts = plan.rules.num_experts
-    pooled = any(profile.pool for profile in plan.profiles)
-    merged = any(profile.merge for profile in plan.profiles)
-    limited = any((profile.max_experts or experts) < experts for profile in plan.profiles)
+    """One row per profile: requested and effective ratio, slots, FLOPs against the dense ViT of the same size.
+
+    What else a profile sets is in its name.
+    """
     rows = [
         {
             "profile": profile.name,
             "capacity ratio": profile.capacity_ratio and f"{profile.capacity_ratio:g}",
             "effective": profile.effective_ratio and f"{profile.effective_ratio:.4g}",
-            "k": profile.k,
-            "BPR": profile.bpr,
-            "pool": profile.pool if pooled else None,
-            "max experts": profile.max_experts if limited else None,
-            "merge": profile.merge if merged else None,
             "slots per expert": slots_range(profile.slots) if profile.slots else None,
             "GFLOP per image": f"{plan.flops(profile) / 1e9:.3g}",
             "of dense": f"{plan.flops(profile) / plan.dense_flops:.0%}",
@@ -94,11 +89,10 @@ def profile_table(plan: ExportPlan) -> Table:
         for profile in plan.profiles
     ]
     columns = [name for name, value in rows[0].items() if value is not None]
-    table = Table(
-        *(Column(name, justify="left" if name == "profile" else "right", no_wrap=name == "profile") for name in columns)
-    )
+    aligned = (Column(name, justify="left" if name == "profile" else "right", no_wrap=name == "profile") for name in columns)
+    table = Table(*aligned, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
+        table.add_row(*(str(row[name]) for name in columns))
     return table
 
 
@@ -187,10 +181,6 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         if plan.options.tensorrt
         else None,
     }
-
-
-def _cell(value: object) -> str:
-    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _names(profiles: Sequence[Profile]) -> str:

@@ -213,7 +213,7 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
   if (session == nullptr) {
     fail(VMOE_ROUTING_ERROR,
          "on standard ops only a bundle that was exported with --merge can merge tokens; export it again with "
-         "--merge R, or install the op library");
+         "--merge R, or run it on the op library");
   }
   std::vector<InputTensor> inputs{batch.image};
   const auto values = values_of(profile.value_or(Profile{}));  // inputs point into them

@@ -42,10 +42,10 @@ Input read_object(std::string_view text, size_t most_numbers, size_t most_others
   try {
     object = Input::parse(text, check);
   } catch (const Input::exception& error) {
-    // Behind "[json.exception.parse_error.101] ", and without the text that was read last.
+    // Behind "[json.exception.parse_error.101] ", and without what was read last or expected.
     const std::string what = error.what();
     const size_t from = std::min(what.size(), what.find("] ") + 2);
-    refuse("the request is no JSON: " + what.substr(from, std::min<size_t>(what.find("; last read", from) - from, 100)));
+    refuse("the request is no JSON: " + what.substr(from, std::min<size_t>(what.find("; ", from) - from, 100)));
   }
   if (!object.is_object()) refuse("the request must be a JSON object");
   return object;

@@ -14,7 +14,7 @@ from vmoe_measure.comparison import smooth_images
 from vmoe_measure.image_labels import class_index, read_labels, unambiguous
 from vmoe_measure.npz_file import opened_npz
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.errors import ImageError
+from vmoe_runtime.errors import ImageError, shown
 from vmoe_runtime.images import to_batch
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -156,7 +156,7 @@ def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
 def _from_npz(path: Path) -> ImageSource:
     with opened_npz(path, _EXPECTED) as archive:
         if "images" not in archive.files:
-            raise ImageError(f"{path} has no array 'images', only {archive.files}; {_EXPECTED}")
+            raise ImageError(f"{path} has no array 'images', only {shown(archive.files, 100)}; {_EXPECTED}")
         arrays = {name: archive[name] for name in ("images", "labels") if name in archive.files}
     images = arrays["images"]
     if images.ndim not in (3, 4) or images.dtype not in (np.uint8, np.float32):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -23,6 +24,7 @@ from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
 
 if TYPE_CHECKING:
     from vmoe_runtime.profiles import SettingFields, SettingLike
+    from vmoe_runtime.routing_kinds import Rules
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -392,4 +394,10 @@ def _named_profile(manifest: Manifest, name: str) -> Profile:
         raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
     if name in manifest.profiles:
         return manifest.profiles[name]
-    return manifest.rules.named(name, manifest.profiles)
+    return _systematic(manifest.rules, name, tuple(manifest.profiles))
+
+
+@lru_cache(maxsize=1024)
+def _systematic(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
+    # Calls repeat a name, and reading it takes a tenth of a small model's call.
+    return rules.named(name, stored)

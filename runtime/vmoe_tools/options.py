@@ -53,6 +53,8 @@ class RatioRange(click.ParamType):  # type: ignore[type-arg]
 class FiniteRange(click.FloatRange):
     """Numbers of a range, without NaN and infinity."""
 
+    name = "number"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Reads one word."""
         number = float(super().convert(value, param, ctx))

@@ -43,7 +43,7 @@ class StandardBackend:
             if self._merging is None:
                 raise RoutingError(
                     "on standard ops only a bundle that was exported with --merge can merge tokens; export it again with "
-                    "--merge R, or install the op library"
+                    "--merge R, or run it on the op library"
                 )
             return self._merging.run(feeds, outputs)
         asked = [name for name in outputs if not _is_token(name)]

@@ -82,11 +82,17 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
     seconds = time.monotonic() - start
     write_json(json_target, {**summary, "kept_parts": len(kept), "seconds": round(seconds, 3)})
     if summary["errors"] and (options["strict"] or not options["quiet"]):
-        click.echo(f"vmoe: {summary['errors']:,} pictures can't be answered; the column 'error' says why", err=True)
+        wrong = _counted(summary["errors"], "picture")
+        click.echo(f"vmoe: {wrong} can't be answered; the column 'error' says why", err=True)
     if not options["quiet"]:
         how = f"{len(kept):,} were there already" + (f", the others took {seconds:,.1f} s" if written else "")
-        click.echo(f"{summary['pictures']:,} pictures in {summary['parts']:,} parts; {how}", people_stream(json_target))
+        pictures, in_parts = _counted(summary["pictures"], "picture"), _counted(summary["parts"], "part")
+        click.echo(f"{pictures} in {in_parts}; {how}", people_stream(json_target))
     return 1 if options["strict"] and summary["errors"] else 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _checked_bundle(path: Path) -> tuple[Manifest, str]:

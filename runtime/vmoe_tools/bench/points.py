@@ -46,15 +46,11 @@ class Point:
 
     def logits(self, batch: Array) -> Array:
         """float32[N, classes] of a batch of `batch_size` images."""
-        return self.engine(batch, self._name)
+        return self.engine(batch, self.profile)
 
     def logits_and_routing(self, batch: Array) -> tuple[Array, dict[str, Routing]]:
         """The logits, and where each MoE layer sends the tokens of a batch; no layers of a dense model."""
-        return self.engine.logits_and_routing(batch, self._name)
-
-    @property
-    def _name(self) -> str | None:
-        return None if self.profile is None else self.profile.name
+        return self.engine.logits_and_routing(batch, self.profile)
 
 
 def plan_points(
