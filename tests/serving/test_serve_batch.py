@@ -94,7 +94,7 @@ def finished(
     """The output of a job that nothing has stopped."""
     output = tmp_path_factory.mktemp("output") / "new" / "answers"
     code, out, errors = run(cluster, mnist_image_bundle, digits, output, *OPTIONS)
-    assert (code, errors) == (0, "vmoe: 1 pictures can't be answered; the column 'error' says why\n")
+    assert (code, errors) == (0, "vmoe: 1 picture can't be answered; the column 'error' says why\n")
     assert out.startswith("60 pictures in 6 parts; 0 were there already")
     return output
 
