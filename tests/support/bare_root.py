@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import PIL
 import pytest
+from sdk_build import built
 
 _PACKAGES = "packages"
 _WITHOUT = ("_ssl", "_hashlib")  # extension modules that are of no use without OpenSSL
@@ -34,19 +35,7 @@ class BareRoot:
             pytest.skip(f"no mount namespace to hide this machine's compiler in: {error}")
         self.root = folder
         packages = self.root / _PACKAGES
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-deps",
-            "--no-index",
-            "--target",
-            str(packages),
-            str(wheel),
-        ]
-        subprocess.run(pip, check=True)
+        built(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", packages, wheel)
         self._stdlib = Path(sysconfig.get_path("stdlib"))
         self._mounts = {Path(name): Path(name) for name in ("/proc", "/sys", "/dev")}
         self._mounts[self._stdlib] = self._stdlib
@@ -65,14 +54,7 @@ class BareRoot:
         home = self._stdlib.parents[1]
         variables = f"PYTHONHOME={home} PYTHONPATH=/{_PACKAGES} HOME=/"
         lines.append(f"exec env -i {variables} {shutil.which('chroot')} '{self.root}' /python -S -c \"$@\"")
-        done = subprocess.run(
-            [*_INTO_NAMESPACE, "sh", "-e", "-c", "\n".join(lines), "sh", program, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return built(*_INTO_NAMESPACE, "sh", "-e", "-c", "\n".join(lines), "sh", program, *arguments)
 
     def _inside(self, path: Path) -> Path:
         return self.root / path.relative_to("/")

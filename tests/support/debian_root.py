@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 from pathlib import Path
+
+from sdk_build import built
 
 _SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 
@@ -14,16 +15,11 @@ def install_debian(target: Path, *packages: str) -> Path:
     suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     options = ["--quiet", "--variant=minbase", *(f"--include={package}" for package in packages)]
     settings = [f"--aptopt={path}" for path in Path("/etc/apt/apt.conf.d").glob("99*")]
-    command = ["mmdebstrap", *options, *settings, suite, target, _SOURCES]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    built("mmdebstrap", *options, *settings, suite, target, _SOURCES)
     return target
 
 
 def run_inside(root: Path, script: str) -> str:
     """Runs a shell script in a root, with no environment but its own, and returns what it prints."""
     lines = 'mount -t proc proc "$1/proc"; exec env -i PATH=/usr/bin:/usr/sbin:/bin HOME=/ chroot "$1" sh -ec "$2"'
-    command = ["unshare", "--mount", "--pid", "--fork", "sh", "-ec", lines, "sh", root, script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
+    return built("unshare", "--mount", "--pid", "--fork", "sh", "-ec", lines, "sh", root, script)

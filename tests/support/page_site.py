@@ -58,11 +58,10 @@ def web_folder() -> Path:
     if not _WEB.exists():
         if subprocess.run(["npm", "ping", "--fetch-retries=0"], capture_output=True, check=False).returncode:
             pytest.skip("npm reaches no registry")
-        part = _WEB.with_name(f"{_WEB.name}.part")
-        part.mkdir(parents=True, exist_ok=True)
-        for name, content in web_files(None)[0].items():
-            (part / name).write_bytes(content)
-        part.rename(_WEB)
+        files, _ = web_files(None)
+        _WEB.mkdir(parents=True)
+        for name, content in files.items():
+            (_WEB / name).write_bytes(content)
     return _WEB
 
 
