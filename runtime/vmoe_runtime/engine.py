@@ -218,8 +218,8 @@ class Engine:
         Args:
             first: the setting of the first step, as for a call.
             then: that of the second.
-            margin: images are escalated whose two likeliest classes differ by less in probability, 0 to 1. See
-                `vmoe_measure.cascade.calibrated_margin`, which computes one from images.
+            margin: images are escalated whose two likeliest classes differ by less in probability, 0 to 1; above 1 all are.
+                See `vmoe_measure.cascade.calibrated_margin`, which computes one from images.
 
         Raises:
             RoutingError: a setting that the model can't be run with.

@@ -55,14 +55,16 @@ def check_output_file(target: str | Path | None, used: Iterable[Path | None] = (
         used: files and bundles that the command reads or writes besides.
 
     Raises:
-        click.UsageError: its folder isn't there; something that is no plain file has its name; it is one of the files used,
-            or would lie in a bundle.
+        click.UsageError: its folder isn't there or is read-only; something that is no plain file has its name; it is one of
+            the files used, or would lie in a bundle.
     """
     if target is None or str(target) == STANDARD_OUTPUT:
         return
     path = Path(target)
     if not path.parent.is_dir():
         raise click.UsageError(f"{path} can't be written: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise click.UsageError(f"{path} can't be written: {path.parent} is read-only")
     if path.exists() and not path.is_file():
         raise click.UsageError(f"{path} can't be written: it is there already and no plain file")
     real = _real(path)
@@ -192,6 +194,8 @@ class FolderKind:
             raise VmoeError(f"'{target}' is not a name for a {self.noun}")
         if not target.absolute().parent.is_dir():
             raise VmoeError(f"{target.absolute().parent} is not a folder; make it first")
+        if not os.access(target.absolute().parent, os.W_OK):
+            raise VmoeError(f"{target} can't be written: {target.absolute().parent} is read-only")
         bundle = next((folder for folder in _real(target).parents if (folder / MANIFEST_NAME).exists()), None)
         if bundle is not None:
             raise VmoeError(f"{target} can't be written: {bundle} is a bundle; choose another folder")

@@ -202,7 +202,7 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path: Path, monke
     assert (tmp_path / "report.json").read_text() == "old"
 
 
-def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path) -> None:
+def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle, image = tmp_path / "x.vmoe", tmp_path / "x.png"
     bundle.mkdir()
     for file in (bundle / "manifest.json", image):
@@ -220,6 +220,9 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path) -> None:
         check_output_file(tmp_path)
     for good in (tmp_path / "new.json", "-", None):
         check_output_file(good, [tmp_path, bundle, image])
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write wherever the file system lets anyone
+    with pytest.raises(click.UsageError, match="is read-only"):
+        check_output_file(tmp_path / "new.json")
 
 
 def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -204,7 +204,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{bundle}", "{newline}", "{new}"), 1, "has a name with a line break"),
     (("{bundle}", "{parquet}", "{new}"), 1, "--column names a column of a Parquet file"),
     (("{bundle}", "{picture}", "{new}", "--column", "image"), 1, "is not a readable Parquet file"),
-    (("{bundle}", "{parquet}", "{new}", "--column", "picture"), 1, "has no column 'picture' (id, image)"),
+    (("{bundle}", "{parquet}", "{new}", "--column", "picture"), 1, "has no column 'picture', only id, image"),
     (("{bundle}", "{parquet}", "{new}", "--column", "id"), 1, "column 'id' is int64, and pictures are binary"),
     (("{bundle}", "{none}", "{new}", "--column", "image"), 1, "has no rows"),
     (("{bundle}", "{input}", "{input}/out"), 1, "it is, has or lies in"),

@@ -148,7 +148,7 @@ def _row_counts(source: Location, found: Sequence[Any], column: str) -> list[int
 
 def _check_column(schema: Any, column: str, path: str) -> None:
     if schema.names.count(column) != 1:
-        raise BatchError(f"{path} has no column '{column}' ({', '.join(schema.names)[:200]})")
+        raise BatchError(f"{path} has no column '{column}', only {', '.join(schema.names)[:200]}")
     kind = schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
