@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr double kLeastMs = 0.001, kMostMs = 600'000;
+constexpr double kMostMs = 600'000;
 constexpr int kSteps = 8, kMostSteps = 1000;
 
 constexpr char kNameCharacters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
@@ -72,7 +72,7 @@ Options parse_options(int argc, char** argv) {
       },
       "");
   add("--slo-ms", options.slo_ms, "Milliseconds to the answer, which elastic capacity keeps")
-      ->check(CLI::Range(kLeastMs, kMostMs));
+      ->check(above_zero & CLI::Range(0.0, kMostMs));
   add("--sweep", sweeps, "LOW:HIGH[:N]: capacity ratios that --slo-ms chooses from, 8 or N of them; repeats");
   add("--capacity", options.capacity, "A capacity ratio that --slo-ms chooses from; repeats")->check(above_zero);
   add("--profile", options.profiles,

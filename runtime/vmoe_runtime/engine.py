@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -21,10 +20,10 @@ from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, Routing
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.profiles import SETTINGS, Profile, Setting
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
+from vmoe_runtime.routing_kinds import profile_named
 
 if TYPE_CHECKING:
     from vmoe_runtime.profiles import SettingFields, SettingLike
-    from vmoe_runtime.routing_kinds import Rules
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -394,10 +393,4 @@ def _named_profile(manifest: Manifest, name: str) -> Profile:
         raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
     if name in manifest.profiles:
         return manifest.profiles[name]
-    return _systematic(manifest.rules, name, tuple(manifest.profiles))
-
-
-@lru_cache(maxsize=1024)
-def _systematic(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
-    # Calls repeat a name, and reading it takes a tenth of a small model's call.
-    return rules.named(name, stored)
+    return profile_named(manifest.rules, name, tuple(manifest.profiles))
