@@ -36,7 +36,7 @@ WatchedFolder::WatchedFolder(const std::string& path) {
   struct stat found{};
   const bool exists = resolved != nullptr && stat(resolved.get(), &found) == 0;
   if ((exists && !S_ISDIR(found.st_mode)) || (!exists && (errno == ENOENT || errno == ENOTDIR))) {
-    fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: there is no such folder");
+    fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: there is no folder of that name");
   }
   if (!exists) fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: ", system_error(errno));
   path_ = resolved.get();

@@ -346,7 +346,7 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, capsys: pytest.Capture
         (["--images", "NPZ", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
         (["--images", "NPZ", "--k", "9"], 2, "k must be between 1"),
         (["--images", "NPZ", "--compare", "SOFT"], 2, "is another model than"),
-        (["--images", "NPZ", "--compare", "nothing.vmoe"], 1, "no such folder"),
+        (["--images", "NPZ", "--compare", "nothing.vmoe"], 1, "no folder of that name"),
         (["--images", "NPZ", "--labels", "NPZ"], 1, "is none"),
         (["--images", "EMPTY"], 1, "has no pictures"),
         (["--images", "CORRUPT"], 1, "seven.png"),

@@ -375,7 +375,7 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
         (["--labels", "NPZ", "--images", "NPZ"], 1, "is none"),
         (["--plot", "x.doc"], 2, "must end in"),
         (["--csv", "no/such/folder.csv"], 2, "there is no folder"),
-        (["--compare", "nothing.vmoe"], 1, "no such folder"),
+        (["--compare", "nothing.vmoe"], 1, "no folder of that name"),
     ],
     ids=str,
 )

@@ -84,7 +84,7 @@ class Bundle:
         except (FileNotFoundError, NotADirectoryError, ValueError):
             # A path keeps one of an address's slashes.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
-            raise BundleError(f"{path} is not a bundle: there is no such folder{hint}") from None
+            raise BundleError(f"{path} is not a bundle: there is no folder of that name{hint}") from None
         except OSError as error:
             raise BundleError(f"{path} is not a bundle: {error.strerror}") from None
         with _explained(path, folder):
