@@ -21,8 +21,6 @@ from vmoe_tools.bench.result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 # Names are drawn as they are, also those with dollars.
 matplotlib.rcParams |= {
     "font.family": "DejaVu Sans", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "vmoe",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +13,11 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.routing import Array
 from vmoe_tools.charts import layer_name
 from vmoe_tools.inspect.one_picture import PictureReport
 from vmoe_tools.inspect.samples import Frame, Samples, shown_pixels
 from vmoe_tools.inspect.statistics import class_name
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _PANEL_INCHES = 1.3
 _MARGIN_INCHES = 0.85

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 
@@ -14,10 +13,9 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import Speed, summarize
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.classes import margins_of
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality, count_right
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
 _MOST_TIMED_IMAGES = 512  # of 224 x 224 pixels they are 300 MB

@@ -9,21 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Barrier
-from typing import Any
-
-import numpy as np
 
 from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleaved
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, PlannedCascade, plan_cascades, timed_batches
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
 from vmoe_tools.bench.result import PointResult, cascade_result, mark, point_result
 from vmoe_tools.terminal import Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CALLS_EACH = 4
 

@@ -13,9 +13,8 @@ import numpy as np
 from vmoe_runtime import Engine, Routing, Setting
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import Array
 from vmoe_tools.engines import LoadedBundle
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

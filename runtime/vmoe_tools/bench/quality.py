@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from vmoe_measure.flops import ModelShape, sparse_flops
 from vmoe_measure.image_source import ImageSource
-from vmoe_runtime import Routing
 from vmoe_runtime.bundle.manifest import InputSpec, Manifest, Precision
 from vmoe_runtime.errors import BundleError
+from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
 """Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""

@@ -12,11 +12,10 @@ import click
 import numpy as np
 
 from vmoe_measure.timing import Speed
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadePoint
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ROUNDING = 1e-9
 """Of accuracies that may be lost, which are typed as decimals."""

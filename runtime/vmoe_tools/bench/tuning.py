@@ -20,11 +20,11 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Place = tuple[int, ...]
 """On the grid: of each axis an index, 0 for the full setting's value."""
 

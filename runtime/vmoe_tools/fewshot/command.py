@@ -13,14 +13,13 @@ import numpy as np
 
 from vmoe_measure.image_source import ImageSource, open_images, pictures_of
 from vmoe_runtime import Engine, Setting
+from vmoe_runtime.routing import Array
 from vmoe_tools import options
 from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
 from vmoe_tools.output import check_output_file, people_stream, write_bytes, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _BATCH = 64  # images at a time, or one routing group
 _MOST_CLASSES = 1 << 16

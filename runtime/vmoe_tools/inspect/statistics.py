@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
+from vmoe_runtime.routing import Array
 from vmoe_runtime.routing_kinds import ModelKind
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 20
 """Bins of a gate histogram, of equal width from 0 to 1; the last one has the gates of 1, too."""

@@ -16,7 +16,7 @@ from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.routing import TokenLayout
+from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import recommendable, without_accuracy
 from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
@@ -38,8 +38,6 @@ from vmoe_tools.report.contents import (
 from vmoe_tools.report.observer import Observed, PointObserver
 from vmoe_tools.report.plan import Plan, patch_bytes
 from vmoe_tools.terminal import Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _DIGITS = 4
 _OF_A_LAYER = (

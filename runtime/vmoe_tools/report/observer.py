@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Routing
 from vmoe_runtime.classes import softmax
+from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.inspect.patches import experts_and_tokens
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _IMAGES_AT_ONCE = 64
 
