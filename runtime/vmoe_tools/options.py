@@ -205,6 +205,10 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=Fals
 """The program itself looks for it: see `vmoe_tools.program`."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
 errors_only_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+result_options = _all_of(json_option, verbose_option, quiet_option)
+"""Adds where the result goes, and what else is printed."""
+run_options = _all_of(backend_option, threads_option, result_options)
+"""Adds what runs the model as well."""
 
 
 change_options = _all_of(

@@ -83,9 +83,7 @@ from vmoe_tools.terminal import Progress
     type=click.Path(path_type=Path),
     help="Draw accuracy over capacity, FLOPs and time as well; a .png, .svg or .pdf file.",
 )
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.result_options
 def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -> None:
     """Measures bundles: accuracy, speed, FLOPs, and the share of (token, choice) pairs that the routing keeps.
 

@@ -39,11 +39,7 @@ _MOST_CLASSES = 1 << 16
 )
 @click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Picks other images.")
 @options.setting_options
-@options.backend_option
-@options.threads_option
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.run_options
 def fewshot(
     bundle: Path,
     images: Path,
