@@ -42,6 +42,11 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.images)
 
+    def chosen(self, indices: Array) -> ImageSource:
+        """Those at the indices i64[M], in their order."""
+        images = self.images[indices] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in indices)
+        return ImageSource(images, None if self.labels is None else self.labels[indices])
+
     def first_batch(self, size: int, spec: InputSpec) -> Array:
         """The first `size` images as the graph takes them: spec.dtype[size,H,W,C].
 

@@ -13,6 +13,7 @@ from vmoe_runtime.bundle.manifest import InputSpec, Manifest, Precision
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
+from vmoe_tools.inspect.statistics import choices_of
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
 """Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
@@ -134,12 +135,9 @@ def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> 
     if shape is None or not shape.ends_in_class_pairs:
         return layers
     name, last = layers.popitem()
-    assert last.kept is not None
-    rows = slice(None, None, shape.tokens)
-    kept, expert = (
-        each if each is None else each.reshape(1, -1, each.shape[2])[:, rows] for each in (last.kept, last.expert)
-    )
-    return {**layers, name: replace(last, kept=kept, expert=expert)}
+    parts = {part: values for part in ("kept", "expert", "weight") if (values := getattr(last, part)) is not None}
+    of_class = {part: values.reshape(1, -1, values.shape[2])[:, :: shape.tokens] for part, values in parts.items()}
+    return {**layers, name: replace(last, **of_class)}
 
 
 def expert_rows(routing: Mapping[str, Routing]) -> list[int]:
@@ -150,23 +148,13 @@ def expert_rows(routing: Mapping[str, Routing]) -> list[int]:
             rows.append(int(np.count_nonzero(layer.kept)))
         else:
             assert layer.dispatch is not None
-            groups, _, experts, slots = layer.dispatch.shape
-            rows.append(groups * experts * slots)
+            rows.append(layer.dispatch[:, 0].size)
     return rows
 
 
 def experts_used(routing: Mapping[str, Routing]) -> int:
     """Over all MoE layers, the experts that have any row to work on."""
-    used = 0
-    for layer in routing.values():
-        if layer.kept is None:
-            assert layer.dispatch is not None
-            used += layer.dispatch.shape[2]
-        elif layer.expert is None:
-            used += int(np.count_nonzero(layer.kept.any(axis=(0, 1))))
-        else:
-            used += len(np.unique(layer.expert[layer.kept]))
-    return used
+    return sum(len(np.unique(choices.expert[choices.kept])) for choices in map(choices_of, routing.values()))
 
 
 def model_shape(manifest: Manifest) -> ModelShape | None:

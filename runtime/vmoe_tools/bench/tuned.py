@@ -81,7 +81,9 @@ def tune(
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
         source, truth = _answered(source, point), full.name
-    search_half, test_half = _half(source, size, 0), _half(source, size, 1)
+    # Every other batch, from the first one and from the second one on.
+    halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
+    search_half, test_half = map(source.chosen, halves)
     together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
     with progress.step("search", MOST_TRIALS) as advance:
         tuned = Search(replace(point, batch_size=together), shape, search_half, max_drop, unmerged=unmerged).run(advance)
@@ -146,11 +148,3 @@ def _answered(source: ImageSource, point: Point) -> ImageSource:
     batches = source.whole_batches(point.batch_size, point.engine.manifest.input)
     labels = np.concatenate([point.logits(batch).argmax(axis=1) for batch, _ in batches])
     return ImageSource(source.images[: len(labels)], labels)
-
-
-def _half(source: ImageSource, size: int, which: int) -> ImageSource:
-    """Every other batch, from the first one or the second one on."""
-    chosen = np.flatnonzero(np.arange(len(source)) // size % 2 == which)
-    assert source.labels is not None
-    images = source.images[chosen] if isinstance(source.images, np.ndarray) else tuple(source.images[i] for i in chosen)
-    return ImageSource(images, source.labels[chosen])

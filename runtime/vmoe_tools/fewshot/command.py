@@ -131,8 +131,7 @@ def _features(engine: Engine, source: ImageSource, indices: Array, progress: Pro
     multiple = engine.manifest.batch_multiple
     size = max(1, min(_BATCH, len(indices)) // multiple) * multiple
     padded = np.resize(indices, -(-len(indices) // size) * size)
-    images = source.images
-    taken = ImageSource(images[padded] if isinstance(images, np.ndarray) else tuple(images[i] for i in padded))
+    taken = source.chosen(padded)
     done = []
     with progress.step("features", len(taken)) as advance:
         for batch, _ in taken.whole_batches(size, engine.manifest.input):
