@@ -80,9 +80,7 @@ def recommendation(report: Report) -> str | None:
     measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
     named = None if report.fall is None else report.points[report.fall.best]  # in the opening
     best = max(measured, key=lambda p: (p.top1 or 0.0, p is named))
-    fastest = (
-        f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report, point)}"
-    )
+    fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report, point)}"
     parts = [f"{fastest}: {percent(point.top1)} accuracy"]
     if (best.profile, best.bundle) != (point.profile, point.bundle):
         where = "" if best.bundle == point.bundle else f" in {best.bundle}"
