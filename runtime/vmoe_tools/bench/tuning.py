@@ -101,13 +101,11 @@ class Tuned:
     """What the search found.
 
     Attributes:
-        full: what the others are compared with.
         single: the setting of the fewest FLOPs that answers well enough; perhaps the full one.
         cascade: the cascade that does; None where no one has fewer FLOPs than the single setting.
         trials: settings that were tried.
     """
 
-    full: Profile
     single: Profile
     cascade: TunedCascade | None
     trials: int
@@ -187,7 +185,7 @@ class Search:
         single = min((trial for trial in tried if self._is_enough(trial.right)), key=lambda trial: trial.flops)
         cascades = [found for found in self._cascades() if found.flops < single.flops]
         best = min(cascades, key=lambda found: found.flops, default=None)
-        return Tuned(self._full.profile, single.profile, best, len(self._trials))
+        return Tuned(single.profile, best, len(self._trials))
 
     def _is_enough(self, right: Array) -> bool:
         """Whether no more right answers are lost than may be, with a confidence of 95 %.

@@ -15,6 +15,7 @@ from vmoe_measure.image_source import ImageSource, open_images, pictures_of
 from vmoe_runtime import Engine, Setting
 from vmoe_runtime.routing import Array
 from vmoe_tools import options
+from vmoe_tools.bench.quality import count_right
 from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
 from vmoe_tools.output import check_output_file, people_stream, write_bytes, write_json
@@ -67,7 +68,7 @@ def fewshot(
     with Engine.load(bundle, Setting(**given), backend, threads) as engine:
         features = _features(engine, source, np.concatenate([chosen, held_out]), Progress(sys.stderr, quiet=quiet))
     head = fit_head(features[: len(chosen)], labels[chosen], labels.max() + 1)
-    right = int(np.count_nonzero(head.classes_of(features[len(chosen) :]) == labels[held_out]))
+    right = count_right(features[len(chosen) :] @ head.kernel + head.bias, labels[held_out])
     low, high = share_interval(right, len(held_out))
     arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias} | ({"class_names": np.array(names)} if names else {})
     np.savez(content := io.BytesIO(), **arrays)

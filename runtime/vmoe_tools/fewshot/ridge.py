@@ -35,11 +35,6 @@ class RidgeHead:
     bias: Array
     strength: float
 
-    def classes_of(self, features: Array) -> Array:
-        """The class of each of features f32[N, D], i64[N]."""
-        classes: Array = (features @ self.kernel + self.bias).argmax(axis=1)
-        return classes
-
 
 def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:
     """Fits a head in closed form.
