@@ -134,9 +134,9 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
         write_bytes(path, text.getvalue().encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
     """Writes a file whole or not at all; see `write_large_file`."""
-    write_large_file(path, lambda file: file.write(content))
+    write_large_file(path, lambda file: file.write(content), mode)
 
 
 def write_large_file(path: Path, write: Callable[[IO[bytes]], object], mode: int | None = None) -> None:

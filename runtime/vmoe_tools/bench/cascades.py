@@ -125,12 +125,17 @@ def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array
 
 
 class CascadePoint:
-    """A planned cascade that answers images and is timed."""
+    """A planned cascade that answers images and is timed.
+
+    Attributes:
+        images: per call.
+    """
 
     def __init__(self, plan: PlannedCascade, points: Sequence[Point], timed: Sequence[Array]) -> None:
         """Takes the batches that it is timed on, of the first step's size."""
         self.plan = plan
         self.first, self.then = points[plan.first], points[plan.then]
+        self.images = self.first.batch_size
         engine = self.first.engine
         assert self.first.profile is not None and self.then.profile is not None
         self._cascade = engine.cascade(first=self.first.profile.name, then=self.then.profile.name, margin=plan.margin)
@@ -165,11 +170,6 @@ class CascadePoint:
         flops = round(first.flops_per_image + share * then.flops_per_image)
         return Quality(None, None if self._right is None else self._right / images, images, flops, None), share
 
-    @property
-    def images(self) -> int:
-        """Images per call."""
-        return self.first.batch_size
-
     def __call__(self) -> None:
         """Answers the next batch."""
         _, sent = self._cascade.answers(next(self._batches))
@@ -187,5 +187,4 @@ class CascadePoint:
         counts = np.array(self._counts[-len(seconds) :])
         taken = np.asarray(seconds, np.float64)
         mean = sum(np.median(taken[counts == count]) * np.mean(counts == count) for count in np.unique(counts))
-        size = self.first.batch_size
-        return replace(summarize(seconds, size), images_per_second=float(size / mean))
+        return replace(summarize(seconds, self.images), images_per_second=float(self.images / mean))

@@ -66,7 +66,7 @@ def tune(
     engine, size = first.engine, first.batch_size
     manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model)
     least = max(2 * images_that_show(max_drop), 2 * size)
-    if first.profile is None or manifest.rules is None or manifest.output != "logits":
+    if first.profile is None or manifest.output != "logits":
         what = "model routes nothing by a capacity; --merge 4 --merge 8 compares merged tokens"
         what = what if manifest.output == "logits" else f"bundle outputs {manifest.output}"
         raise click.UsageError(f"--tune searches settings of routing for a classifier, and this {what}")

@@ -19,7 +19,7 @@ from vmoe_measure.flops import ModelShape
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.profiles import MERGE, SETTINGS, Profile
 from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers
 from vmoe_tools.bench.points import Point
@@ -36,8 +36,6 @@ _FIRST_PART = 8  # from this part of the images on a setting is given up that is
 _FAR_BELOW = 0.1  # settings that lose more answers lead nowhere
 _MOST_CALIBRATIONS = 4
 _DOUBT = 0.05  # that more is lost than may be
-
-_KEYWORDS = {"capacity": "capacity_ratio"}
 
 AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     "capacity": lambda full, _: [float(f"{(full.capacity_ratio or 0) / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
@@ -119,7 +117,6 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
         base: any setting of it.
     """
     rules, used = manifest.rules, [base, *manifest.profiles.values()]
-    assert rules is not None
     ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
     k = max([_FULL_K, *(profile.k or 0 for profile in used)])
     highest: dict[str, Any] = {
@@ -127,7 +124,7 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
         "k": min(k, min(rules.experts, default=1) // rules.ensemble_size),
         **{"bpr": True, "pool": False, "max_experts": rules.num_experts, "merge": 0},
     }
-    return rules.profile(**{_KEYWORDS.get(name, name): highest[name] for name in rules.settings}, base=base)
+    return rules.profile(*(highest[name] if name in rules.settings else None for name in SETTINGS), base=base)
 
 
 class Search:
@@ -146,11 +143,9 @@ class Search:
             unmerged: whether settings that merge tokens are left out.
         """
         assert point.profile is not None and source.labels is not None
-        rules: Any = point.engine.manifest.rules
-        names = [name for name in rules.settings if name in AXES and not (unmerged and name == MERGE)]
-        values = {name: AXES[name](point.profile, shape) for name in names}
-        self._axes = {_KEYWORDS.get(name, name): values[name] for name in names}
-        self._point, self._rules, self._source, self._max_drop = point, rules, source, max_drop
+        own = [name for name in point.engine.manifest.rules.settings if name in AXES and not (unmerged and name == MERGE)]
+        self._axes = {name: AXES[name](point.profile, shape) for name in own}
+        self._point, self._source, self._max_drop = point, source, max_drop
         self._num_batches = len(source) // point.batch_size
         self._labels = source.labels[: self._num_batches * point.batch_size]
         self._trials: dict[object, Trial | None] = {}
@@ -221,14 +216,15 @@ class Search:
                     yield (*place[:axis], index, *place[axis + 1 :])
 
     def _try_place(self, place: Place) -> Trial | None:
-        chosen = {name: values[i - 1] for (name, values), i in zip(self._axes.items(), place, strict=True) if i}
+        chosen: Any = {name: values[i - 1] for (name, values), i in zip(self._axes.items(), place, strict=True) if i}
         try:
-            return self._try(self._rules.profile(**chosen, base=self._full.profile))
+            return self._try(self._point.engine.setting(self._full.profile, **chosen))
         except RoutingError:  # values that don't go together
             return None
 
-    def _try(self, profile: Profile) -> Trial | None:
+    def _try(self, profile: Profile | None) -> Trial | None:
         """The trial of a setting; None for one that was given up."""
+        assert profile is not None
         key = replace(profile, name="", capacity_ratio=0, effective_ratio=0)  # ratios may differ where slots don't
         if key in self._trials:
             return self._trials[key]

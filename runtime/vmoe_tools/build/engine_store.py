@@ -1,13 +1,15 @@
-"""Writes into the cache folder: engines, and whatever else a build leaves for the next one."""
+"""Writes engines into the cache folder."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, private_folder
-from vmoe_tools.output import write_large_file
+from vmoe_tools.output import write_bytes
+
+FOR_OWNER = 0o600
+"""The mode of files of the cache, which are for this user alone."""
 
 
 def store_engine(engine: bytes, record: EngineRecord) -> None:
@@ -18,13 +20,4 @@ def store_engine(engine: bytes, record: EngineRecord) -> None:
         click.ClickException: it can't be written; what was there before is unchanged.
     """
     private_folder("tensorrt")
-    write_private(record.key.file, json.dumps(asdict(record)).encode() + b"\n" + engine)
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, for this user alone.
-
-    Raises:
-        click.ClickException: it can't be written.
-    """
-    write_large_file(path, lambda file: file.write(content), mode=0o600)
+    write_bytes(record.key.file, json.dumps(asdict(record)).encode() + b"\n" + engine, FOR_OWNER)

@@ -97,7 +97,7 @@ def shown_pixels(batch: Array) -> Array:
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
     """The inspected setting at several ratios, each number of slots once."""
     rules = engine.manifest.rules
-    if profile is None or rules is None or engine.only_profile is not None:
+    if profile is None or engine.only_profile is not None:
         return [profile]
     chosen = {profile.slots: profile}
     for ratio in _RATIOS:
