@@ -109,9 +109,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter("{x:,.0f}")
     what = "shares of tokens" if _is_soft(layers) else "(token, choice) pairs"
-    figure.suptitle(f"Load of each expert, in {what}", fontsize=10)
-    figure.supxlabel("expert", fontsize=8)
-    _legend(figure, panels[0])
+    _describe(figure, panels[0], f"Load of each expert, in {what}", "expert")
     return figure
 
 
@@ -132,9 +130,8 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.tick_params(labelsize=7)
     what = "shares of experts in a token" if _is_soft(layers) else "gates"
-    figure.suptitle(f"How large the {what} are, in shares of all", fontsize=10)
-    figure.supxlabel("share" if _is_soft(layers) else "gate", fontsize=8)
-    _legend(figure, panels[0])
+    across = "share" if _is_soft(layers) else "gate"
+    _describe(figure, panels[0], f"How large the {what} are, in shares of all", across)
     return figure
 
 
@@ -273,7 +270,9 @@ def _number_experts(axes: Axes, experts: int) -> None:
     axes.set_xticks(range(0, experts, math.ceil(experts / _MOST_TICKS)))
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _describe(figure: Figure, axes: Axes, title: str, across: str) -> None:
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel(across, fontsize=8)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
 

@@ -128,17 +128,19 @@ class CascadePoint:
     """A planned cascade that answers images and is timed.
 
     Attributes:
+        point: the first step.
+        then: the second one.
         images: per call.
     """
 
     def __init__(self, plan: PlannedCascade, points: Sequence[Point], timed: Sequence[Array]) -> None:
         """Takes the batches that it is timed on, of the first step's size."""
         self.plan = plan
-        self.first, self.then = points[plan.first], points[plan.then]
-        self.images = self.first.batch_size
-        engine = self.first.engine
-        assert self.first.profile is not None and self.then.profile is not None
-        self._cascade = engine.cascade(first=self.first.profile.name, then=self.then.profile.name, margin=plan.margin)
+        self.point, self.then = points[plan.first], points[plan.then]
+        self.images = self.point.batch_size
+        engine = self.point.engine
+        assert self.point.profile is not None and self.then.profile is not None
+        self._cascade = engine.cascade(first=self.point.profile.name, then=self.then.profile.name, margin=plan.margin)
         self._batches = cycle(timed)
         self._counts: list[int] = []
         self._right: int | None = None

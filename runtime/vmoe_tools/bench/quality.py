@@ -48,6 +48,9 @@ class Assessment:
 
     Kept pairs are counted and not computed from the capacity, because a router that prefers some experts drops pairs long
     before all slots are taken.
+
+    Attributes:
+        point: the setting.
     """
 
     def __init__(self, point: Point, observers: Sequence[Observe] = ()) -> None:
@@ -57,7 +60,7 @@ class Assessment:
             point: the setting.
             observers: take each batch's results as well.
         """
-        self._point, self._observers = point, observers
+        self.point, self._observers = point, observers
         self._labelled = False
         # Images, calls, right answers, kept pairs, all pairs, experts with rows, and the rows of each layer.
         self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
@@ -68,10 +71,10 @@ class Assessment:
         Raises:
             VmoeError: the images don't fit, or the backend failed.
         """
-        logits, routing = self._point.logits_and_routing(batch)
-        labels = labels if self._point.engine.manifest.output == "logits" else None
+        logits, routing = self.point.engine.logits_and_routing(batch, self.point.profile)
+        labels = labels if self.point.engine.manifest.output == "logits" else None
         right = 0 if labels is None else count_right(logits, labels)
-        pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self._point.engine.manifest))
+        pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self.point.engine.manifest))
         more = len(batch), 1, right, *pairs, experts_used(computed), *expert_rows(computed)
         for observe in self._observers:
             observe(logits, routing, labels)
@@ -84,9 +87,9 @@ class Assessment:
         images, calls, right, kept, pairs, used, *rows = self._counts.tolist()
         if not images:
             return None
-        manifest = self._point.engine.manifest
+        manifest = self.point.engine.manifest
         shape = model_shape(manifest)
-        profile = self._point.profile
+        profile = self.point.profile
         merge = (profile.merge or 0) if profile else 0
         expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * _WEIGHT_BYTES[manifest.precision]
         return Quality(

@@ -143,7 +143,7 @@ class Collection:
             effective=[None if point.profile is None else point.profile.effective_ratio for point in plan.points],
             ratios=plan.ratios,
             curves=plan.curves,
-            others=plan.others,
+            others=[index for index, point in enumerate(points) if point.compared],
             fall=find_fall(points, _best_curve(plan, points), self.given["max_drop"]),
             recommended=self.equal[0] if self.equal else None,
             equally_fast=self.equal,

@@ -38,7 +38,6 @@ class Plan:
         points: all settings.
         curves: of all bundles, those of the first one first.
         ratios: capacity ratios of the first bundle's curves, rising.
-        others: indices of the points of other models.
         notes: about ratios that round to the same slots.
         samples: how many sample images the page has room for.
     """
@@ -47,7 +46,6 @@ class Plan:
     points: list[Point]
     curves: list[Curve]
     ratios: list[float]
-    others: list[int]
     notes: list[str]
     samples: int
 
@@ -93,7 +91,6 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
         points,
         placed,
         sorted({profile.capacity_ratio for profile in own_points if profile and profile.capacity_ratio}),
-        [index for index, point in enumerate(points) if point.loaded.compared],
         list(notes),
         _room_for_samples(engines[0].engine, len(points), own_points, given["samples"]),
     )
