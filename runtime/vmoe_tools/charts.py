@@ -68,8 +68,7 @@ def overview(points: Sequence[PointResult]) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     for axes, across in zip(panels, (CAPACITY, COMPUTE, TIME), strict=True):
         _draw_lines(axes, points, across, up)
-    panels[1].set_ylabel("")
-    panels[2].set_ylabel("")
+        axes.label_outer()
     return figure
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
@@ -103,8 +103,7 @@ def expert_colours(count: int) -> list[str]:
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
     lightness = (_LIGHTNESS[index % len(_LIGHTNESS)] for index in range(count))
-    parts = (colorsys.hls_to_rgb((index * 0.381966) % 1, light, 0.75) for index, light in enumerate(lightness))
-    return ["#" + "".join(f"{round(part * 255):02x}" for part in colour) for colour in parts]
+    return [to_hex(colorsys.hls_to_rgb((index * 0.381966) % 1, light, 0.75)) for index, light in enumerate(lightness)]
 
 
 def _expert_panels(

@@ -190,9 +190,7 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
     if given["add_profile"] and str(bundles[0]) in ADDRESSES:
         raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
     if given["tune"]:
-        several = (
-            len(bundles) > 1 or len(given["profiles"]) > 1 or len(given["backends"]) > 1 or len(given["batch_sizes"]) > 1
-        )
+        several = any(len(named) > 1 for named in (bundles, given["profiles"], given["backends"], given["batch_sizes"]))
         if given["compared"]:
             raise click.UsageError("--tune measures one bundle alone: --compare another one with what --add-profile wrote")
         if several or axes != Axes() or given["cascade"] or given["target_ms"] is not None:

@@ -178,17 +178,13 @@ class _Counts:
         if choices.complete:
             self.entropy += float(_entropies(choices.weight.astype(np.float64)).sum())
         if labels is not None:
-            members = 1 if routing.layout is None else routing.layout.members
-            self._add_classes(choices, images, members, labels.astype(np.int64))
-
-    def _add_classes(self, choices: Choices, images: int, members: int, labels: Array) -> None:
-        rows_per_image = len(choices.kept) // images
-        self.tokens_per_image = rows_per_image // members
-        classes = np.repeat(labels, rows_per_image)[:, None] * self.num_experts
-        cells = (classes + np.maximum(choices.expert, 0))[choices.kept]
-        sums = np.bincount(cells, choices.weight[choices.kept], self.by_class.size)
-        self.by_class += sums.reshape(self.by_class.shape)
-        self.class_images += np.bincount(labels, minlength=len(self.class_images))
+            rows_per_image = len(choices.kept) // images
+            self.tokens_per_image = rows_per_image // (1 if routing.layout is None else routing.layout.members)
+            classes = np.repeat(labels.astype(np.int64), rows_per_image)[:, None] * self.num_experts
+            cells = (classes + np.maximum(choices.expert, 0))[choices.kept]
+            sums = np.bincount(cells, choices.weight[choices.kept], self.by_class.size)
+            self.by_class += sums.reshape(self.by_class.shape)
+            self.class_images += np.bincount(labels.astype(np.int64), minlength=len(self.class_images))
 
     def result(self) -> LayerStatistics:
         labelled = self.class_images.any()
