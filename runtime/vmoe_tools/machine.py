@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vmoe_tools.engines import LoadedBundle
 
 
-def describe_machine(engines: Iterable[LoadedBundle]) -> dict[str, Any]:
+def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
     """Everything about this machine that a number depends on, ready for JSON.
 
     Args:
@@ -34,7 +34,6 @@ def describe_machine(engines: Iterable[LoadedBundle]) -> dict[str, Any]:
         runtime; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by;
         and the `resident_bytes` of the whole process.
     """
-    engines = list(engines)
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),

@@ -89,13 +89,12 @@ class Collection:
         self.labels = self.source.labels
         available = min(len(self.source) // point.batch_size * point.batch_size for point in plan.points)
         self.samples = choose_samples(self.labels, available, plan.samples)
-        routes = bool(manifest.moe_layers)
         classes = None if self.labels is None else manifest.outputs
         observers = [
             PointObserver(
                 self.samples,
                 has_logits=point.engine.manifest.output == "logits",
-                has_routing=routes and point.loaded is self.first,
+                has_routing=point.loaded is self.first,
                 classes=classes,
             )
             for point in plan.points
