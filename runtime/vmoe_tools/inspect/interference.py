@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vmoe_runtime import Engine, Setting
+from vmoe_runtime import Engine, ImageError, Setting
 from vmoe_runtime.routing import Array
 from vmoe_tools.inspect.agreement import absolute_differences
 
@@ -55,16 +55,19 @@ def interference(
 
     Args:
         engine: what answers.
-        images: as `engine.batch` gives them, [N,H,W,C], at least two groups; those of whole calls are taken.
+        images: as `engine.batch` gives them, [N,H,W,C]; those of whole calls are taken.
         setting: as for a call of the engine.
         sets: how many sets of neighbours each image has beside the first one, which is that of the given order.
         seed: of the orders.
         after_set: called after each set with its number of images.
 
     Raises:
+        ImageError: there are too few images for two calls.
         VmoeError: as for a call of the engine.
     """
     multiple = engine.manifest.batch_multiple if engine.manifest.batch_multiple > 1 else 2
+    if len(images) < 2 * multiple:
+        raise ImageError(f"other neighbours need two batches of {multiple} images, and there are {len(images)} images")
     size = max(min(_IMAGES_PER_CALL, len(images) // 2) // multiple, 1) * multiple
     count = len(images) // size * size
     images, random = images[:count], np.random.default_rng(seed)
