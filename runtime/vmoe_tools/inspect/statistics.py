@@ -177,7 +177,7 @@ class _Counts:
         self.knows_entropy &= choices.complete
         if choices.complete:
             self.entropy += float(_entropies(choices.weight.astype(np.float64)).sum())
-        if labels is not None:
+        if labels is not None and len(self.class_images):
             rows_per_image = len(choices.kept) // images
             self.tokens_per_image = rows_per_image // (1 if routing.layout is None else routing.layout.members)
             classes = np.repeat(labels.astype(np.int64), rows_per_image)[:, None] * self.num_experts
