@@ -13,7 +13,7 @@ from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.pruning import choose_experts, class_token_use, prunable_moe, router_growth, write_pruned
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
-from vmoe_tools.options import CONTEXT, images_option, json_option, quiet_option, verbose_option
+from vmoe_tools.options import CONTEXT, images_option, result_options
 from vmoe_tools.output import check_output_file, people_stream, write_json, write_large_file
 from vmoe_tools.program import printable
 
@@ -59,9 +59,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str) -> t
     metavar="OUT.safetensors",
     help="The checkpoint to write. Default: the name of CKPT with -pruned in this folder.",
 )
-@json_option
-@verbose_option
-@quiet_option
+@result_options
 def prune(
     checkpoint: Path,
     counts: tuple[int, ...],

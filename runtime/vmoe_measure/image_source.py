@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from vmoe_measure.npz_file import opened_npz
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError, shown
 from vmoe_runtime.images import to_batch
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_runtime.routing import Array
 
 _SEED = 0
 _EXPECTED = "expected is 'images', uint8 or float32 [N,H,W,C], or [N,H,W] for one channel"
@@ -43,6 +41,11 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def chosen(self, indices: Array) -> ImageSource:
+        """Those at the indices i64[M], in their order."""
+        images = self.images[indices] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in indices)
+        return ImageSource(images, None if self.labels is None else self.labels[indices])
 
     def first_batch(self, size: int, spec: InputSpec) -> Array:
         """The first `size` images as the graph takes them: spec.dtype[size,H,W,C].

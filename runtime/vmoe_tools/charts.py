@@ -21,8 +21,6 @@ from vmoe_tools.bench.result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 # Names are drawn as they are, also those with dollars.
 matplotlib.rcParams |= {
     "font.family": "DejaVu Sans", "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "vmoe",
@@ -70,8 +68,7 @@ def overview(points: Sequence[PointResult]) -> Figure:
     panels = figure.subplots(1, 3, sharey=True)
     for axes, across in zip(panels, (CAPACITY, COMPUTE, TIME), strict=True):
         _draw_lines(axes, points, across, up)
-    panels[1].set_ylabel("")
-    panels[2].set_ylabel("")
+        axes.label_outer()
     return figure
 
 
@@ -111,9 +108,7 @@ def chart_loads(layers: Mapping[str, LayerStatistics]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter("{x:,.0f}")
     what = "shares of tokens" if _is_soft(layers) else "(token, choice) pairs"
-    figure.suptitle(f"Load of each expert, in {what}", fontsize=10)
-    figure.supxlabel("expert", fontsize=8)
-    _legend(figure, panels[0])
+    _describe(figure, panels[0], f"Load of each expert, in {what}", "expert")
     return figure
 
 
@@ -134,9 +129,8 @@ def chart_gates(layers: Mapping[str, LayerStatistics]) -> Figure:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.tick_params(labelsize=7)
     what = "shares of experts in a token" if _is_soft(layers) else "gates"
-    figure.suptitle(f"How large the {what} are, in shares of all", fontsize=10)
-    figure.supxlabel("share" if _is_soft(layers) else "gate", fontsize=8)
-    _legend(figure, panels[0])
+    across = "share" if _is_soft(layers) else "gate"
+    _describe(figure, panels[0], f"How large the {what} are, in shares of all", across)
     return figure
 
 
@@ -275,7 +269,9 @@ def _number_experts(axes: Axes, experts: int) -> None:
     axes.set_xticks(range(0, experts, math.ceil(experts / _MOST_TICKS)))
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _describe(figure: Figure, axes: Axes, title: str, across: str) -> None:
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel(across, fontsize=8)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
 

@@ -115,7 +115,7 @@ def _identity(manifest: Manifest, *, any_groups: bool) -> object:
     """What exports of one model have in common."""
     model = {name: value for name, value in manifest.model.items() if name != "origins"}
     rules, group = manifest.rules, manifest.group
-    if any_groups and rules is not None:
+    if any_groups:
         rules, group = replace(rules, group_tokens=0), None
     return model, manifest.moe_layers, group, rules
 

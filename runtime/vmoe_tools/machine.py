@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.backends import BACKENDS, fastest_first, prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
 from vmoe_runtime.installation import installed_version
-from vmoe_tools.availability import availability, chosen_by_auto
+from vmoe_runtime.profiles import Profile
 
 if TYPE_CHECKING:
     from vmoe_tools.engines import LoadedBundle
 
 
-def describe_machine(engines: Iterable[LoadedBundle]) -> dict[str, Any]:
+def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
     """Everything about this machine that a number depends on, ready for JSON.
 
     Args:
@@ -33,7 +34,6 @@ def describe_machine(engines: Iterable[LoadedBundle]) -> dict[str, Any]:
         runtime; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by;
         and the `resident_bytes` of the whole process.
     """
-    engines = list(engines)
     return {
         "cpu": cpu_model(),
         "cores": usable_cores(),
@@ -89,6 +89,35 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
             for name, state in found.items()
         ],
     }
+
+
+def availability(name: str, bundle: Bundle, profile: Profile | None) -> str | BackendError:
+    """Looks for everything that a backend needs to run a bundle here, without loading its graph and its weights.
+
+    Args:
+        name: a key of BACKENDS.
+        bundle: an open bundle.
+        profile: for a backend that is fixed to one; None for a model without profiles.
+
+    Returns:
+        Its description, as `engine.backend_description` would be; why it can't run the bundle, as far as that shows.
+    """
+    try:
+        return prepare_backend(name, bundle, profile).description
+    except BackendError as error:
+        return error
+
+
+def chosen_by_auto(found: Mapping[str, str | BackendError]) -> str | None:
+    """The backend that "auto" would take; None where it would fail.
+
+    Args:
+        found: the availability of each of BACKENDS.
+    """
+    for name in fastest_first():
+        if not isinstance(found[name], UnavailableError | UnsuitedError):
+            return None if isinstance(found[name], BackendError) else name
+    return None
 
 
 def cpu_model() -> str:

@@ -205,6 +205,10 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=Fals
 """The program itself looks for it: see `vmoe_tools.program`."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors, and the JSON.")
 errors_only_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+result_options = _all_of(json_option, verbose_option, quiet_option)
+"""Adds where the result goes, and what else is printed."""
+run_options = _all_of(backend_option, threads_option, result_options)
+"""Adds what runs the model as well."""
 
 
 change_options = _all_of(
@@ -223,17 +227,17 @@ _FLAG: dict[str, Any] = {"type": bool, "multiple": True}
 axis_options = _all_of(
     sweep_option,
     click.option("--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio; repeats."),
-    click.option("--k", "ks", metavar="K", type=int, multiple=True, help="Experts per token; repeats."),
-    click.option("--bpr", "orders", flag_value=True, help="Batch Priority Routing.", **_FLAG),
-    click.option("--no-bpr", "orders", flag_value=False, help="Vanilla order; with --bpr both.", **_FLAG),
-    click.option("--pool", "pools", flag_value=True, help="All slots of a group form one pool.", **_FLAG),
-    click.option("--no-pool", "pools", flag_value=False, help="Each expert has its slots; with --pool both.", **_FLAG),
-    click.option("--max-experts", "limits", metavar="M", type=int, multiple=True, help="Experts of a group; repeats."),
-    click.option("--merge", "merges", metavar="R", type=int, multiple=True, help="Tokens a block merges, or 0; repeats."),
+    click.option("--k", metavar="K", type=int, multiple=True, help="Experts per token; repeats."),
+    click.option("--bpr", "bpr", flag_value=True, help="Batch Priority Routing.", **_FLAG),
+    click.option("--no-bpr", "bpr", flag_value=False, help="Vanilla order; with --bpr both.", **_FLAG),
+    click.option("--pool", "pool", flag_value=True, help="All slots of a group form one pool.", **_FLAG),
+    click.option("--no-pool", "pool", flag_value=False, help="Each expert has its slots; with --pool both.", **_FLAG),
+    click.option("--max-experts", metavar="M", type=int, multiple=True, help="Experts of a group; repeats."),
+    click.option("--merge", metavar="R", type=int, multiple=True, help="Tokens a block merges, or 0; repeats."),
 )
 """Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
 
-The command gets `sweeps` (see `RatioRange`), `capacities`, `ks`, `orders` and `pools` (bool values), `limits`, `merges`.
+The command gets `sweeps` (see `RatioRange`), `capacities`, and the others by the names of settings.
 """
 
 

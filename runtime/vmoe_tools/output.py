@@ -134,17 +134,18 @@ def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
         write_bytes(path, text.getvalue().encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:
     """Writes a file whole or not at all; see `write_large_file`."""
-    write_large_file(path, lambda file: file.write(content))
+    write_large_file(path, lambda file: file.write(content), mode)
 
 
-def write_large_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def write_large_file(path: Path, write: Callable[[IO[bytes]], object], mode: int | None = None) -> None:
     """Writes a file by way of a temporary one beside it, which is renamed.
 
     Args:
         path: of the file. A link stays one: the file that it points to is replaced.
         write: writes the content to an open file.
+        mode: who may read and write it; None for what a file that was there before has, or a new one gets.
 
     Raises:
         click.ClickException: it can't be written; a file that was there before is unchanged.
@@ -155,7 +156,7 @@ def write_large_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with tempfile.NamedTemporaryFile("wb", dir=real.parent, prefix=f".{real.name:.40}.", delete=False) as file:
             part = Path(file.name)
             write(file)
-        part.chmod(real.stat().st_mode if real.exists() else 0o666 & ~_umask())
+        part.chmod(mode or (real.stat().st_mode if real.exists() else 0o666 & ~_umask()))
         part.replace(real)
     except OSError as error:
         raise click.ClickException(f"{path} can't be written: {error.strerror}") from None

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.routing import Array
 from vmoe_tools.charts import layer_name
 from vmoe_tools.inspect.one_picture import PictureReport
 from vmoe_tools.inspect.samples import Frame, Samples, shown_pixels
 from vmoe_tools.inspect.statistics import class_name
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _PANEL_INCHES = 1.3
 _MARGIN_INCHES = 0.85
@@ -105,8 +103,7 @@ def expert_colours(count: int) -> list[str]:
     if count <= len(_PALETTE):
         return list(_PALETTE[:count])
     lightness = (_LIGHTNESS[index % len(_LIGHTNESS)] for index in range(count))
-    parts = (colorsys.hls_to_rgb((index * 0.381966) % 1, light, 0.75) for index, light in enumerate(lightness))
-    return ["#" + "".join(f"{round(part * 255):02x}" for part in colour) for colour in parts]
+    return [to_hex(colorsys.hls_to_rgb((index * 0.381966) % 1, light, 0.75)) for index, light in enumerate(lightness)]
 
 
 def _expert_panels(

@@ -29,25 +29,24 @@ ADDRESSES: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where a command is, what `vmoe --help` says of it, and the extra that has what it imports."""
+    """The module that has a command by its name, what `vmoe --help` says of it, and the extra that has what it imports."""
 
     module: str
-    name: str
     summary: str
     extra: str
 
 
 _ENTRIES = {
-    "export": _Entry("vmoe_export.command", "export", "Convert a V-MoE checkpoint into a bundle.", "export"),
-    "prune": _Entry("vmoe_export.prune_command", "prune", "Write a checkpoint with fewer experts.", "export"),
-    "run": _Entry("vmoe_tools.run.command", "run", "Classify image files.", "images"),
-    "bench": _Entry("vmoe_tools.bench.command", "bench", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
-    "inspect": _Entry("vmoe_tools.inspect.command", "inspect", "Describe a bundle, or what its routers do.", "bench"),
-    "fewshot": _Entry("vmoe_tools.fewshot.command", "fewshot", "Fit a head for other classes.", "bench"),
-    "report": _Entry("vmoe_tools.report.command", "report", "Write one HTML page of such a measurement.", "bench"),
-    "page": _Entry("vmoe_tools.page.command", "page", "Write a page that runs a bundle in a browser.", "bench"),
-    "serve": _Entry("vmoe_serve.command", "serve", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
-    "build": _Entry("vmoe_tools.build.command", "build", "Build a TensorRT engine for one profile.", "tensorrt"),
+    "export": _Entry("vmoe_export.command", "Convert a V-MoE checkpoint into a bundle.", "export"),
+    "prune": _Entry("vmoe_export.prune_command", "Write a checkpoint with fewer experts.", "export"),
+    "run": _Entry("vmoe_tools.run.command", "Classify image files.", "images"),
+    "bench": _Entry("vmoe_tools.bench.command", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
+    "inspect": _Entry("vmoe_tools.inspect.command", "Describe a bundle, or what its routers do.", "bench"),
+    "fewshot": _Entry("vmoe_tools.fewshot.command", "Fit a head for other classes.", "bench"),
+    "report": _Entry("vmoe_tools.report.command", "Write one HTML page of such a measurement.", "bench"),
+    "page": _Entry("vmoe_tools.page.command", "Write a page that runs a bundle in a browser.", "bench"),
+    "serve": _Entry("vmoe_serve.command", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
+    "build": _Entry("vmoe_tools.build.command", "Build a TensorRT engine for one profile.", "tensorrt"),
 }
 
 
@@ -83,7 +82,7 @@ class _Stopped(Exception):
 
 def _load(name: str, entry: _Entry) -> click.Command:
     try:
-        command: click.Command = getattr(import_module(entry.module), entry.name)
+        command: click.Command = getattr(import_module(entry.module), name)
     except ImportError as error:
         why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
         raise click.ClickException(f"vmoe {name}: {why}; pip install 'vmoe-export[{entry.extra}]'") from None

@@ -28,9 +28,9 @@ from vmoe_runtime.backends import BACKENDS
 from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
-from vmoe_tools.availability import chosen_by_auto
 from vmoe_tools.build.engine_store import store_engine
 from vmoe_tools.inspect.tensors import read_tensors
+from vmoe_tools.machine import chosen_by_auto
 
 KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}
 KEPT = ("fp32", "bf16", "int8", "ensemble", *KINDS)
@@ -307,7 +307,7 @@ def test_an_op_library_that_cannot_be_loaded_says_why(
 def test_auto_passes_over_what_is_unavailable_or_unsuited(
     errors: dict[str, BackendError], chosen: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmoe_tools.availability.fastest_first", lambda: ("onnxruntime", "openvino"))
+    monkeypatch.setattr("vmoe_tools.machine.fastest_first", lambda: ("onnxruntime", "openvino"))
     found = {name: errors.get(name, "runs") for name in BACKENDS}
     assert chosen_by_auto(found) == chosen
 

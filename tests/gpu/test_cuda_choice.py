@@ -33,7 +33,7 @@ from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import UnavailableError, UnsuitedError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
-from vmoe_tools.availability import availability, chosen_by_auto
+from vmoe_tools.machine import availability, chosen_by_auto
 
 BUILT = "80-real 90-real 120-real 120-virtual"
 PROFILE = "c0.3-k1"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 
@@ -14,10 +13,9 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import Speed, summarize
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.classes import margins_of
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality, count_right
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _LEAST_TIMED_BATCHES, _MOST_TIMED_BATCHES = 8, 64
 _MOST_TIMED_IMAGES = 512  # of 224 x 224 pixels they are 300 MB
@@ -127,15 +125,22 @@ def timed_batches(source: ImageSource, size: int, spec: InputSpec) -> list[Array
 
 
 class CascadePoint:
-    """A planned cascade that answers images and is timed."""
+    """A planned cascade that answers images and is timed.
+
+    Attributes:
+        point: the first step.
+        then: the second one.
+        images: per call.
+    """
 
     def __init__(self, plan: PlannedCascade, points: Sequence[Point], timed: Sequence[Array]) -> None:
         """Takes the batches that it is timed on, of the first step's size."""
         self.plan = plan
-        self.first, self.then = points[plan.first], points[plan.then]
-        engine = self.first.engine
-        assert self.first.profile is not None and self.then.profile is not None
-        self._cascade = engine.cascade(first=self.first.profile.name, then=self.then.profile.name, margin=plan.margin)
+        self.point, self.then = points[plan.first], points[plan.then]
+        self.images = self.point.batch_size
+        engine = self.point.engine
+        assert self.point.profile is not None and self.then.profile is not None
+        self._cascade = engine.cascade(first=self.point.profile.name, then=self.then.profile.name, margin=plan.margin)
         self._batches = cycle(timed)
         self._counts: list[int] = []
         self._right: int | None = None
@@ -167,11 +172,6 @@ class CascadePoint:
         flops = round(first.flops_per_image + share * then.flops_per_image)
         return Quality(None, None if self._right is None else self._right / images, images, flops, None), share
 
-    @property
-    def images(self) -> int:
-        """Images per call."""
-        return self.first.batch_size
-
     def __call__(self) -> None:
         """Answers the next batch."""
         _, sent = self._cascade.answers(next(self._batches))
@@ -189,5 +189,4 @@ class CascadePoint:
         counts = np.array(self._counts[-len(seconds) :])
         taken = np.asarray(seconds, np.float64)
         mean = sum(np.median(taken[counts == count]) * np.mean(counts == count) for count in np.unique(counts))
-        size = self.first.batch_size
-        return replace(summarize(seconds, size), images_per_second=float(size / mean))
+        return replace(summarize(seconds, self.images), images_per_second=float(self.images / mean))

@@ -83,9 +83,7 @@ from vmoe_tools.terminal import Progress
     type=click.Path(path_type=Path),
     help="Draw accuracy over capacity, FLOPs and time as well; a .png, .svg or .pdf file.",
 )
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.result_options
 def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -> None:
     """Measures bundles: accuracy, speed, FLOPs, and the share of (token, choice) pairs that the routing keeps.
 
@@ -192,9 +190,7 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
     if given["add_profile"] and str(bundles[0]) in ADDRESSES:
         raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
     if given["tune"]:
-        several = (
-            len(bundles) > 1 or len(given["profiles"]) > 1 or len(given["backends"]) > 1 or len(given["batch_sizes"]) > 1
-        )
+        several = any(len(named) > 1 for named in (bundles, given["profiles"], given["backends"], given["batch_sizes"]))
         if given["compared"]:
             raise click.UsageError("--tune measures one bundle alone: --compare another one with what --add-profile wrote")
         if several or axes != Axes() or given["cascade"] or given["target_ms"] is not None:

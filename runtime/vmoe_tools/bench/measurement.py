@@ -9,21 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Barrier
-from typing import Any
-
-import numpy as np
 
 from vmoe_measure.image_source import ImageSource
 from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleaved
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, PlannedCascade, plan_cascades, timed_batches
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
 from vmoe_tools.bench.result import PointResult, cascade_result, mark, point_result
 from vmoe_tools.terminal import Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CALLS_EACH = 4
 
@@ -76,16 +72,17 @@ def measure(
     with ExitStack() as closing:
         calls: list[Timed] = [_call_of(point, batches[point.takes], closing) for point in points]
         try:
-            _assess(points, assessments, source, progress, "accuracy and routing")
+            _assess(assessments, source, progress, "accuracy and routing")
             if cascades:
                 known = [quality for one in assessments if (quality := one.quality()) is not None]
-                pairs += _pairs(points, source, known, answers, None if cascades is True else cascades)
-                _assess([pair.first for pair in pairs], pairs, source, progress, "cascades")
+                plans = plan_cascades(points, known, answers, source.labels) if cascades is True else cascades
+                pairs += _pairs(points, source, plans)
+                _assess(pairs, source, progress, "cascades")
                 qualities += [pair.quality(known[pair.plan.first], known[pair.plan.then]) for pair in pairs]
                 calls += pairs
                 seconds += [[] for _ in pairs]
             images = sum(call.images for call in calls)
-            settle = _calls_of_engines([*points, *(pair.first for pair in pairs)], batches)
+            settle = _calls_of_engines([*points, *(pair.point for pair in pairs)], batches)
             with progress.step("speed", duration) as advance:
                 time_interleaved(calls, duration, after_round=lambda s: advance(s, images), into=seconds, settle=settle)
         except KeyboardInterrupt as interrupt:
@@ -187,14 +184,9 @@ def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, Input
     return [calls[id(point.loaded)] for point in points]
 
 
-def _assess(
-    points: Sequence[Point],
-    assessments: Sequence[Assessment] | Sequence[CascadePoint],
-    source: ImageSource,
-    progress: Progress,
-    text: str,
-) -> None:
+def _assess(assessments: Sequence[Assessment | CascadePoint], source: ImageSource, progress: Progress, text: str) -> None:
     """Has all whole batches of the images counted, by the assessment of each point."""
+    points = [one.point for one in assessments]
     images = sum(len(source) // point.batch_size * point.batch_size for point in points)
     with progress.step(text, images) as advance:
         for indices, batch, labels in batches_of_points(points, source):
@@ -203,14 +195,6 @@ def _assess(
                 advance(len(batch), len(batch))
 
 
-def _pairs(
-    points: Sequence[Point],
-    source: ImageSource,
-    qualities: Sequence[Quality],
-    answers: Sequence[CascadeAnswers],
-    plans: Sequence[PlannedCascade] | None,
-) -> list[CascadePoint]:
-    if plans is None:
-        plans = plan_cascades(points, qualities, answers, source.labels)
+def _pairs(points: Sequence[Point], source: ImageSource, plans: Sequence[PlannedCascade]) -> list[CascadePoint]:
     timed = {takes: timed_batches(source, *takes) for takes in {points[plan.first].takes for plan in plans}}
     return [CascadePoint(plan, points, timed[points[plan.first].takes]) for plan in plans]

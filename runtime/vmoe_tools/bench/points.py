@@ -10,12 +10,11 @@ from typing import Any
 import click
 import numpy as np
 
-from vmoe_runtime import Engine, Routing, Setting
+from vmoe_runtime import Engine, Setting
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import Array
 from vmoe_tools.engines import LoadedBundle
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,6 @@ class Point:
     def logits(self, batch: Array) -> Array:
         """float32[N, classes] of a batch of `batch_size` images."""
         return self.engine(batch, self.profile)
-
-    def logits_and_routing(self, batch: Array) -> tuple[Array, dict[str, Routing]]:
-        """The logits, and where each MoE layer sends the tokens of a batch; no layers of a dense model."""
-        return self.engine.logits_and_routing(batch, self.profile)
 
 
 def plan_points(

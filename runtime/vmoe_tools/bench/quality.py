@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from vmoe_measure.flops import ModelShape, sparse_flops
 from vmoe_measure.image_source import ImageSource
-from vmoe_runtime import Routing
 from vmoe_runtime.bundle.manifest import InputSpec, Manifest, Precision
 from vmoe_runtime.errors import BundleError
+from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_tools.inspect.statistics import choices_of
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
 """Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
@@ -50,6 +48,9 @@ class Assessment:
 
     Kept pairs are counted and not computed from the capacity, because a router that prefers some experts drops pairs long
     before all slots are taken.
+
+    Attributes:
+        point: the setting.
     """
 
     def __init__(self, point: Point, observers: Sequence[Observe] = ()) -> None:
@@ -59,7 +60,7 @@ class Assessment:
             point: the setting.
             observers: take each batch's results as well.
         """
-        self._point, self._observers = point, observers
+        self.point, self._observers = point, observers
         self._labelled = False
         # Images, calls, right answers, kept pairs, all pairs, experts with rows, and the rows of each layer.
         self._counts = np.zeros(6 + len(point.engine.manifest.moe_layers), np.int64)
@@ -70,10 +71,10 @@ class Assessment:
         Raises:
             VmoeError: the images don't fit, or the backend failed.
         """
-        logits, routing = self._point.logits_and_routing(batch)
-        labels = labels if self._point.engine.manifest.output == "logits" else None
+        logits, routing = self.point.engine.logits_and_routing(batch, self.point.profile)
+        labels = labels if self.point.engine.manifest.output == "logits" else None
         right = 0 if labels is None else count_right(logits, labels)
-        pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self._point.engine.manifest))
+        pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self.point.engine.manifest))
         more = len(batch), 1, right, *pairs, experts_used(computed), *expert_rows(computed)
         for observe in self._observers:
             observe(logits, routing, labels)
@@ -86,9 +87,9 @@ class Assessment:
         images, calls, right, kept, pairs, used, *rows = self._counts.tolist()
         if not images:
             return None
-        manifest = self._point.engine.manifest
+        manifest = self.point.engine.manifest
         shape = model_shape(manifest)
-        profile = self._point.profile
+        profile = self.point.profile
         merge = (profile.merge or 0) if profile else 0
         expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * _WEIGHT_BYTES[manifest.precision]
         return Quality(
@@ -137,12 +138,9 @@ def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> 
     if shape is None or not shape.ends_in_class_pairs:
         return layers
     name, last = layers.popitem()
-    assert last.kept is not None
-    rows = slice(None, None, shape.tokens)
-    kept, expert = (
-        each if each is None else each.reshape(1, -1, each.shape[2])[:, rows] for each in (last.kept, last.expert)
-    )
-    return {**layers, name: replace(last, kept=kept, expert=expert)}
+    parts = {part: values for part in ("kept", "expert", "weight") if (values := getattr(last, part)) is not None}
+    of_class = {part: values.reshape(1, -1, values.shape[2])[:, :: shape.tokens] for part, values in parts.items()}
+    return {**layers, name: replace(last, **of_class)}
 
 
 def expert_rows(routing: Mapping[str, Routing]) -> list[int]:
@@ -153,23 +151,13 @@ def expert_rows(routing: Mapping[str, Routing]) -> list[int]:
             rows.append(int(np.count_nonzero(layer.kept)))
         else:
             assert layer.dispatch is not None
-            groups, _, experts, slots = layer.dispatch.shape
-            rows.append(groups * experts * slots)
+            rows.append(layer.dispatch[:, 0].size)
     return rows
 
 
 def experts_used(routing: Mapping[str, Routing]) -> int:
     """Over all MoE layers, the experts that have any row to work on."""
-    used = 0
-    for layer in routing.values():
-        if layer.kept is None:
-            assert layer.dispatch is not None
-            used += layer.dispatch.shape[2]
-        elif layer.expert is None:
-            used += int(np.count_nonzero(layer.kept.any(axis=(0, 1))))
-        else:
-            used += len(np.unique(layer.expert[layer.kept]))
-    return used
+    return sum(len(np.unique(choices.expert[choices.kept])) for choices in map(choices_of, routing.values()))
 
 
 def model_shape(manifest: Manifest) -> ModelShape | None:

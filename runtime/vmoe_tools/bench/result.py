@@ -12,11 +12,10 @@ import click
 import numpy as np
 
 from vmoe_measure.timing import Speed
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadePoint
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ROUNDING = 1e-9
 """Of accuracies that may be lost, which are typed as decimals."""
@@ -147,7 +146,7 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
 def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality, escalated: float) -> PointResult:
     """Puts together what is known about a cascade: the point of the first step, with the second beside it."""
     assert cascade.then.profile is not None
-    first = point_result(cascade.first, speed, quality)
+    first = point_result(cascade.point, speed, quality)
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
 
 

@@ -19,28 +19,27 @@ class Axes:
     """What a sweep varies. An axis without values stays as it is in the profile that the sweep starts from.
 
     Attributes:
-        ratios: capacity ratios.
-        ks: experts per token.
-        orders: True for Batch Priority Routing, False for vanilla order.
-        pools: whether the slots of a group are one pool.
-        limits: experts that a group may use.
-        merges: tokens that each encoder block merges.
+        k: experts per token.
+        bpr: True for Batch Priority Routing, False for vanilla order.
+        pool: whether the slots of a group are one pool.
+        max_experts: experts that a group may use.
+        merge: tokens that each encoder block merges.
+        capacity_ratio: capacity ratios.
     """
 
-    ratios: tuple[float, ...] = ()
-    ks: tuple[int, ...] = ()
-    orders: tuple[bool, ...] = ()
-    pools: tuple[bool, ...] = ()
-    limits: tuple[int, ...] = ()
-    merges: tuple[int, ...] = ()
+    k: tuple[int, ...] = ()
+    bpr: tuple[bool, ...] = ()
+    pool: tuple[bool, ...] = ()
+    max_experts: tuple[int, ...] = ()
+    merge: tuple[int, ...] = ()
+    capacity_ratio: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Axes:
         """Takes the values of `axis_options` out of a command's."""
         ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
-        return cls(
-            ratios, *(tuple(dict.fromkeys(values.pop(name))) for name in ("ks", "orders", "pools", "limits", "merges"))
-        )
+        names = ("k", "bpr", "pool", "max_experts", "merge")
+        return cls(**{name: tuple(dict.fromkeys(values.pop(name))) for name in names}, capacity_ratio=ratios)
 
 
 def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
@@ -60,12 +59,9 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
         click.UsageError: the model has no capacity.
         RoutingError: it can't be run with one of the settings.
     """
-    if "capacity" not in rules.settings and (base is None or axes.ratios) and axes != Axes(merges=axes.merges):
+    if "capacity" not in rules.settings and (base is None or axes.capacity_ratio) and axes != Axes(merge=axes.merge):
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
-    values: dict[str, Sequence[Any]] = {"k": axes.ks, "bpr": axes.orders, "pool": axes.pools, "max_experts": axes.limits}
-    values["merge"] = axes.merges
-    values["capacity_ratio"] = axes.ratios
-    varied = {name: several for name, several in values.items() if several}
+    varied: dict[str, Sequence[Any]] = {name: several for name, several in vars(axes).items() if several}
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*varied.values()):

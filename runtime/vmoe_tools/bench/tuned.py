@@ -14,7 +14,7 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_tools.bench.cascades import PlannedCascade
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.result import PointResult, share_interval
-from vmoe_tools.bench.tuning import MOST_TRIALS, Search, Tuned, full_setting, images_that_show
+from vmoe_tools.bench.tuning import MOST_TRIALS, Search, full_setting, images_that_show
 from vmoe_tools.terminal import Progress, number_text, print_section, share_text
 
 _IMAGES_PER_CALL, _LEAST_CALLS = 64, 8  # of the search
@@ -25,7 +25,8 @@ class TunedPoints:
     """What the search found, to be measured.
 
     Attributes:
-        tuned: the settings.
+        tried: settings that were tried.
+        single: index of the single setting's point.
         points: of the full setting, the single one and both of the cascade, each once.
         cascades: the cascade, if there is one.
         test: the images that the search has not seen.
@@ -33,17 +34,13 @@ class TunedPoints:
         truth: what counts as right: "labels", or the answers of a profile.
     """
 
-    tuned: Tuned
+    tried: int
+    single: int
     points: list[Point]
     cascades: list[PlannedCascade]
     test: ImageSource
     searched: int
     truth: str
-
-    @property
-    def single(self) -> int:
-        """The index of the single setting's point."""
-        return [point.profile for point in self.points].index(self.tuned.single)
 
 
 def tune(
@@ -66,7 +63,7 @@ def tune(
     engine, size = first.engine, first.batch_size
     manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model)
     least = max(2 * images_that_show(max_drop), 2 * size)
-    if first.profile is None or manifest.rules is None or manifest.output != "logits":
+    if first.profile is None or manifest.output != "logits":
         what = "model routes nothing by a capacity; --merge 4 --merge 8 compares merged tokens"
         what = what if manifest.output == "logits" else f"bundle outputs {manifest.output}"
         raise click.UsageError(f"--tune searches settings of routing for a classifier, and this {what}")
@@ -81,7 +78,9 @@ def tune(
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
         source, truth = _answered(source, point), full.name
-    search_half, test_half = _half(source, size, 0), _half(source, size, 1)
+    # Every other batch, from the first one and from the second one on.
+    halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
+    search_half, test_half = map(source.chosen, halves)
     together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
     with progress.step("search", MOST_TRIALS) as advance:
         tuned = Search(replace(point, batch_size=together), shape, search_half, max_drop, unmerged=unmerged).run(advance)
@@ -91,7 +90,7 @@ def tune(
     margins = (cascade.margin, cascade.margin) if cascade else (0.0, 0.0)
     plans = [PlannedCascade(index[cascade.first], index[cascade.then], cascade.margin, margins)] if cascade else []
     points = [replace(point, profile=profile) for profile in profiles]
-    return TunedPoints(tuned, points, plans, test_half, len(search_half), truth)
+    return TunedPoints(tuned.trials, index[tuned.single], points, plans, test_half, len(search_half), truth)
 
 
 def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: Sequence[PointResult]) -> dict[str, Any]:
@@ -110,7 +109,7 @@ def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: S
         names = {"profile": one.profile, "then": one.then, "margin": one.margin}
         results.append({"role": role, **names, **shares, "escalated": one.escalated, "p50_ms": one.p50_ms})
     images = {"searched_images": found.searched, "tested_images": full.images, "truth": found.truth}
-    return {**images, "tried": found.tuned.trials, "results": results}
+    return {**images, "tried": found.tried, "results": results}
 
 
 def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
@@ -146,11 +145,3 @@ def _answered(source: ImageSource, point: Point) -> ImageSource:
     batches = source.whole_batches(point.batch_size, point.engine.manifest.input)
     labels = np.concatenate([point.logits(batch).argmax(axis=1) for batch, _ in batches])
     return ImageSource(source.images[: len(labels)], labels)
-
-
-def _half(source: ImageSource, size: int, which: int) -> ImageSource:
-    """Every other batch, from the first one or the second one on."""
-    chosen = np.flatnonzero(np.arange(len(source)) // size % 2 == which)
-    assert source.labels is not None
-    images = source.images[chosen] if isinstance(source.images, np.ndarray) else tuple(source.images[i] for i in chosen)
-    return ImageSource(images, source.labels[chosen])

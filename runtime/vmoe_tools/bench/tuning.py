@@ -19,12 +19,12 @@ from vmoe_measure.flops import ModelShape
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.profiles import MERGE, SETTINGS, Profile
+from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Place = tuple[int, ...]
 """On the grid: of each axis an index, 0 for the full setting's value."""
 
@@ -36,8 +36,6 @@ _FIRST_PART = 8  # from this part of the images on a setting is given up that is
 _FAR_BELOW = 0.1  # settings that lose more answers lead nowhere
 _MOST_CALIBRATIONS = 4
 _DOUBT = 0.05  # that more is lost than may be
-
-_KEYWORDS = {"capacity": "capacity_ratio"}
 
 AXES: Mapping[str, Callable[[Profile, ModelShape], Sequence[Any]]] = {
     "capacity": lambda full, _: [float(f"{(full.capacity_ratio or 0) / math.sqrt(2) ** n:.2g}") for n in range(1, _RATIOS)],
@@ -101,13 +99,11 @@ class Tuned:
     """What the search found.
 
     Attributes:
-        full: what the others are compared with.
         single: the setting of the fewest FLOPs that answers well enough; perhaps the full one.
         cascade: the cascade that does; None where no one has fewer FLOPs than the single setting.
         trials: settings that were tried.
     """
 
-    full: Profile
     single: Profile
     cascade: TunedCascade | None
     trials: int
@@ -121,7 +117,6 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
         base: any setting of it.
     """
     rules, used = manifest.rules, [base, *manifest.profiles.values()]
-    assert rules is not None
     ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
     k = max([_FULL_K, *(profile.k or 0 for profile in used)])
     highest: dict[str, Any] = {
@@ -129,7 +124,7 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
         "k": min(k, min(rules.experts, default=1) // rules.ensemble_size),
         **{"bpr": True, "pool": False, "max_experts": rules.num_experts, "merge": 0},
     }
-    return rules.profile(**{_KEYWORDS.get(name, name): highest[name] for name in rules.settings}, base=base)
+    return rules.profile(*(highest[name] if name in rules.settings else None for name in SETTINGS), base=base)
 
 
 class Search:
@@ -148,11 +143,9 @@ class Search:
             unmerged: whether settings that merge tokens are left out.
         """
         assert point.profile is not None and source.labels is not None
-        rules: Any = point.engine.manifest.rules
-        names = [name for name in rules.settings if name in AXES and not (unmerged and name == MERGE)]
-        values = {name: AXES[name](point.profile, shape) for name in names}
-        self._axes = {_KEYWORDS.get(name, name): values[name] for name in names}
-        self._point, self._rules, self._source, self._max_drop = point, rules, source, max_drop
+        own = [name for name in point.engine.manifest.rules.settings if name in AXES and not (unmerged and name == MERGE)]
+        self._axes = {name: AXES[name](point.profile, shape) for name in own}
+        self._point, self._source, self._max_drop = point, source, max_drop
         self._num_batches = len(source) // point.batch_size
         self._labels = source.labels[: self._num_batches * point.batch_size]
         self._trials: dict[object, Trial | None] = {}
@@ -187,7 +180,7 @@ class Search:
         single = min((trial for trial in tried if self._is_enough(trial.right)), key=lambda trial: trial.flops)
         cascades = [found for found in self._cascades() if found.flops < single.flops]
         best = min(cascades, key=lambda found: found.flops, default=None)
-        return Tuned(self._full.profile, single.profile, best, len(self._trials))
+        return Tuned(single.profile, best, len(self._trials))
 
     def _is_enough(self, right: Array) -> bool:
         """Whether no more right answers are lost than may be, with a confidence of 95 %.
@@ -223,14 +216,15 @@ class Search:
                     yield (*place[:axis], index, *place[axis + 1 :])
 
     def _try_place(self, place: Place) -> Trial | None:
-        chosen = {name: values[i - 1] for (name, values), i in zip(self._axes.items(), place, strict=True) if i}
+        chosen: Any = {name: values[i - 1] for (name, values), i in zip(self._axes.items(), place, strict=True) if i}
         try:
-            return self._try(self._rules.profile(**chosen, base=self._full.profile))
+            return self._try(self._point.engine.setting(self._full.profile, **chosen))
         except RoutingError:  # values that don't go together
             return None
 
-    def _try(self, profile: Profile) -> Trial | None:
+    def _try(self, profile: Profile | None) -> Trial | None:
         """The trial of a setting; None for one that was given up."""
+        assert profile is not None
         key = replace(profile, name="", capacity_ratio=0, effective_ratio=0)  # ratios may differ where slots don't
         if key in self._trials:
             return self._trials[key]

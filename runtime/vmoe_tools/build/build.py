@@ -15,8 +15,9 @@ from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.build.check import Check, Reference
-from vmoe_tools.build.engine_store import store_engine, write_private
+from vmoe_tools.build.engine_store import FOR_OWNER, store_engine
 from vmoe_tools.build.tensorrt_builder import serialized_engine
+from vmoe_tools.output import write_bytes
 
 Say = Callable[[str], None]
 
@@ -99,7 +100,7 @@ def build_engine(
     bundle.check_unchanged()
     seconds = time.monotonic() - start
     if measured:
-        write_private(timing, measured)
+        write_bytes(timing, measured, FOR_OWNER)
     record = replace(record, sha256=hashlib.sha256(engine).hexdigest(), size=len(engine))
     say("comparing with the CPU")
     loaded = TensorRtBackend(engine, record, profile, None if plugin_inside else plugin)

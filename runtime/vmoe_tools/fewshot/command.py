@@ -13,14 +13,14 @@ import numpy as np
 
 from vmoe_measure.image_source import ImageSource, open_images, pictures_of
 from vmoe_runtime import Engine, Setting
+from vmoe_runtime.routing import Array
 from vmoe_tools import options
+from vmoe_tools.bench.quality import count_right
 from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
 from vmoe_tools.output import check_output_file, people_stream, write_bytes, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _BATCH = 64  # images at a time, or one routing group
 _MOST_CLASSES = 1 << 16
@@ -40,11 +40,7 @@ _MOST_CLASSES = 1 << 16
 )
 @click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Picks other images.")
 @options.setting_options
-@options.backend_option
-@options.threads_option
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.run_options
 def fewshot(
     bundle: Path,
     images: Path,
@@ -72,7 +68,7 @@ def fewshot(
     with Engine.load(bundle, Setting(**given), backend, threads) as engine:
         features = _features(engine, source, np.concatenate([chosen, held_out]), Progress(sys.stderr, quiet=quiet))
     head = fit_head(features[: len(chosen)], labels[chosen], labels.max() + 1)
-    right = int(np.count_nonzero(head.classes_of(features[len(chosen) :]) == labels[held_out]))
+    right = count_right(features[len(chosen) :] @ head.kernel + head.bias, labels[held_out])
     low, high = share_interval(right, len(held_out))
     arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias} | ({"class_names": np.array(names)} if names else {})
     np.savez(content := io.BytesIO(), **arrays)
@@ -136,8 +132,7 @@ def _features(engine: Engine, source: ImageSource, indices: Array, progress: Pro
     multiple = engine.manifest.batch_multiple
     size = max(1, min(_BATCH, len(indices)) // multiple) * multiple
     padded = np.resize(indices, -(-len(indices) // size) * size)
-    images = source.images
-    taken = ImageSource(images[padded] if isinstance(images, np.ndarray) else tuple(images[i] for i in padded))
+    taken = source.chosen(padded)
     done = []
     with progress.step("features", len(taken)) as advance:
         for batch, _ in taken.whole_batches(size, engine.manifest.input):

@@ -10,13 +10,11 @@ fitted to is left out in turn, so that no image on which the accuracy is measure
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime.classes import softmax
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_runtime.routing import Array
 
 _STRENGTHS = tuple(2.0**power for power in range(-10, 20))
 _SCALES = tuple(2.0 ** (power / 2) for power in range(13))
@@ -36,11 +34,6 @@ class RidgeHead:
     kernel: Array
     bias: Array
     strength: float
-
-    def classes_of(self, features: Array) -> Array:
-        """The class of each of features f32[N, D], i64[N]."""
-        classes: Array = (features @ self.kernel + self.bias).argmax(axis=1)
-        return classes
 
 
 def fit_head(features: Array, labels: Array, classes: int) -> RidgeHead:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Routing
+from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.inspect.statistics import choices_of
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,7 @@ _DEFAULTS = {"labels": None, "compared": (), "out": None, "backend": "auto", "th
     type=click.Path(path_type=Path),
     help="Draw patches, experts, gates, loads, and the experts of each class into this folder; of one PICTURE, this file.",
 )
-@options.backend_option
-@options.threads_option
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.run_options
 def inspect(
     bundle: Path,
     picture: Path | None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,8 +15,6 @@ from vmoe_runtime.profiles import Profile
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.agreement import Agreement, AgreementCount
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _IMAGES_PER_CALL = 16
 

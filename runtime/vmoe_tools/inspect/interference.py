@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime import Engine, ImageError, Setting
+from vmoe_runtime.routing import Array
 from vmoe_tools.inspect.agreement import absolute_differences
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _IMAGES_PER_CALL = 16
 

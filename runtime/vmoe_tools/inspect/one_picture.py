@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
 from vmoe_runtime.classes import likeliest, softmax
-from vmoe_runtime.routing import TokenLayout
+from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
 from vmoe_tools.inspect.statistics import choices_of, class_name
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _LONGEST_NAME = 18
 

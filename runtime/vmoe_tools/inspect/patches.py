@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
+from vmoe_runtime.routing import Array
 from vmoe_tools.inspect.statistics import choices_of
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

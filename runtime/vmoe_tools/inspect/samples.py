@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,8 @@ from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import Array
 from vmoe_tools.inspect.patches import experts_and_tokens
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MOST_SAMPLES = 6
 """Images that pictures are drawn of at most."""
@@ -99,7 +97,7 @@ def shown_pixels(batch: Array) -> Array:
 def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | None]:
     """The inspected setting at several ratios, each number of slots once."""
     rules = engine.manifest.rules
-    if profile is None or rules is None or engine.only_profile is not None:
+    if profile is None or engine.only_profile is not None:
         return [profile]
     chosen = {profile.slots: profile}
     for ratio in _RATIOS:

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
+from vmoe_runtime.routing import Array
 from vmoe_runtime.routing_kinds import ModelKind
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 BINS = 20
 """Bins of a gate histogram, of equal width from 0 to 1; the last one has the gates of 1, too."""
@@ -152,8 +150,8 @@ class _Counts:
         self.load = np.zeros(num_experts)
         self.requested: Array | None = np.zeros(num_experts, np.int64) if kind == "top-k" else None
         self.gates_kept, self.gates_dropped = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-        self.by_class = None if num_classes is None else np.zeros((num_classes, num_experts))
-        self.class_images = None if num_classes is None else np.zeros(num_classes, np.int64)
+        self.by_class = np.zeros((num_classes or 0, num_experts))
+        self.class_images = np.zeros(num_classes or 0, np.int64)
         self.tokens_per_image = 0
 
     def add(self, routing: Routing, images: int, labels: Array | None) -> None:
@@ -179,43 +177,32 @@ class _Counts:
         self.knows_entropy &= choices.complete
         if choices.complete:
             self.entropy += float(_entropies(choices.weight.astype(np.float64)).sum())
-        if labels is not None:
-            members = 1 if routing.layout is None else routing.layout.members
-            self._add_classes(choices, images, members, labels.astype(np.int64))
-
-    def _add_classes(self, choices: Choices, images: int, members: int, labels: Array) -> None:
-        if self.by_class is None or self.class_images is None:
-            return
-        rows_per_image = len(choices.kept) // images
-        self.tokens_per_image = rows_per_image // members
-        classes = np.repeat(labels, rows_per_image)[:, None] * self.num_experts
-        cells = (classes + np.maximum(choices.expert, 0))[choices.kept]
-        sums = np.bincount(cells, choices.weight[choices.kept], self.by_class.size)
-        self.by_class += sums.reshape(self.by_class.shape)
-        self.class_images += np.bincount(labels, minlength=len(self.class_images))
+        if labels is not None and len(self.class_images):
+            rows_per_image = len(choices.kept) // images
+            self.tokens_per_image = rows_per_image // (1 if routing.layout is None else routing.layout.members)
+            classes = np.repeat(labels.astype(np.int64), rows_per_image)[:, None] * self.num_experts
+            cells = (classes + np.maximum(choices.expert, 0))[choices.kept]
+            sums = np.bincount(cells, choices.weight[choices.kept], self.by_class.size)
+            self.by_class += sums.reshape(self.by_class.shape)
+            self.class_images += np.bincount(labels.astype(np.int64), minlength=len(self.class_images))
 
     def result(self) -> LayerStatistics:
-        dropped = None
-        if self.requested is not None:
-            dropped = _ratio(self.requested - self.load, self.requested)
-        weight = None
-        labelled = self.class_images is not None and self.class_images.any()
-        if labelled and self.by_class is not None and self.class_images is not None:
-            weight = _ratio(self.by_class, (self.class_images * self.tokens_per_image)[:, None])
+        labelled = self.class_images.any()
+        weights = _ratio(self.by_class, (self.class_images * self.tokens_per_image)[:, None])
         return LayerStatistics(
             kind=self.kind,
             images=self.images,
             load=self.load.copy(),
             requested=None if self.requested is None else self.requested.copy(),
-            expert_dropped=dropped,
+            expert_dropped=None if self.requested is None else _ratio(self.requested - self.load, self.requested),
             pairs_dropped=None if self.kind == "soft" or not self.pairs else 1 - self.pairs_kept / self.pairs,
             patches_dropped=1 - self.patches_kept / self.patches if self.patches else None,
             load_entropy=float(_entropies(_ratio(self.load, np.array(self.load.sum()))[None])[0]),
             gate_entropy=self.entropy / self.rows if self.knows_entropy and self.rows else None,
             gates_kept=self.gates_kept.copy(),
             gates_dropped=self.gates_dropped.copy(),
-            class_weight=weight,
-            class_images=None if weight is None or self.class_images is None else self.class_images.copy(),
+            class_weight=weights if labelled else None,
+            class_images=self.class_images.copy() if labelled else None,
         )
 
 

@@ -56,7 +56,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         "bundle": str(bundle.path),
         "format_version": manifest.raw["format_version"],
         "verified": verified,
-        "kind": KIND_NAMES[rules.kind] if rules else "dense ViT",
+        "kind": KIND_NAMES[rules.kind],
         "ensemble_size": manifest.ensemble_size,
         "model": _model(manifest),
         "parameters": _parameters(tensors, manifest),

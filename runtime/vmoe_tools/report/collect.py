@@ -16,7 +16,7 @@ from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.routing import TokenLayout
+from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import recommendable, without_accuracy
 from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
@@ -38,8 +38,6 @@ from vmoe_tools.report.contents import (
 from vmoe_tools.report.observer import Observed, PointObserver
 from vmoe_tools.report.plan import Plan, patch_bytes
 from vmoe_tools.terminal import Progress
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _DIGITS = 4
 _OF_A_LAYER = (
@@ -91,13 +89,12 @@ class Collection:
         self.labels = self.source.labels
         available = min(len(self.source) // point.batch_size * point.batch_size for point in plan.points)
         self.samples = choose_samples(self.labels, available, plan.samples)
-        routes = bool(manifest.moe_layers)
         classes = None if self.labels is None else manifest.outputs
         observers = [
             PointObserver(
                 self.samples,
                 has_logits=point.engine.manifest.output == "logits",
-                has_routing=routes and point.loaded is self.first,
+                has_routing=point.loaded is self.first,
                 classes=classes,
             )
             for point in plan.points
@@ -145,7 +142,7 @@ class Collection:
             effective=[None if point.profile is None else point.profile.effective_ratio for point in plan.points],
             ratios=plan.ratios,
             curves=plan.curves,
-            others=plan.others,
+            others=[index for index, point in enumerate(points) if point.compared],
             fall=find_fall(points, _best_curve(plan, points), self.given["max_drop"]),
             recommended=self.equal[0] if self.equal else None,
             equally_fast=self.equal,

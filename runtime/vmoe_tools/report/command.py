@@ -50,9 +50,7 @@ _PICTURES = ("accuracy", "patches", "experts")
     help="Images to show with their patches.",
 )
 @options.max_drop_option(default=0.01)
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.result_options
 def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet: bool, **given: Any) -> None:
     """Makes a page of what a capacity costs and gives on your own images.
 

@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime import Routing
 from vmoe_runtime.classes import softmax
+from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.inspect.patches import experts_and_tokens
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _IMAGES_AT_ONCE = 64
 
@@ -72,15 +70,10 @@ class PointObserver:
     def result(self) -> Observed:
         """What was observed."""
         self._count()
-        classes, probabilities = zip(*self._answers, strict=True) if self._answers else (None, None)
-        return Observed(
-            None if classes is None else np.concatenate(classes),
-            None if probabilities is None else np.concatenate(probabilities),
-            {} if self._statistics is None else self._statistics.layers(),
-            {name: np.concatenate([part[name] for part in self._patches], axis=1) for name in self._patches[0]}
-            if self._patches
-            else None,
-        )
+        layers = {} if self._statistics is None else self._statistics.layers()
+        classes, probabilities = map(np.concatenate, zip(*self._answers, strict=True)) if self._answers else (None, None)
+        patches = {name: np.concatenate([part[name] for part in self._patches], axis=1) for name in layers if self._patches}
+        return Observed(classes, probabilities, layers, patches or None)
 
     def _count(self) -> None:
         """Adds the waiting batches to the statistics: a few large ones are much faster than many small ones."""

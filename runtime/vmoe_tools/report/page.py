@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_STYLES = (Path(__file__).parents[1] / "page/site/base.css", _TEMPLATES / "page.css")
 _SPEED = Scale("images per second", lambda point: point.images_per_second, from_zero=True)
 
 
@@ -64,7 +65,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         report=report,
         words=words,
         version=__version__,
-        style=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        style=Markup("".join(path.read_text(encoding="utf-8") for path in _STYLES)),
         script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
         data=plain(_data(report)),
         curves=list(_curve_charts(report)),

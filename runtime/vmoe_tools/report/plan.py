@@ -38,7 +38,6 @@ class Plan:
         points: all settings.
         curves: of all bundles, those of the first one first.
         ratios: capacity ratios of the first bundle's curves, rising.
-        others: indices of the points of other models.
         notes: about ratios that round to the same slots.
         samples: how many sample images the page has room for.
     """
@@ -47,7 +46,6 @@ class Plan:
     points: list[Point]
     curves: list[Curve]
     ratios: list[float]
-    others: list[int]
     notes: list[str]
     samples: int
 
@@ -93,7 +91,6 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
         points,
         placed,
         sorted({profile.capacity_ratio for profile in own_points if profile and profile.capacity_ratio}),
-        [index for index, point in enumerate(points) if point.loaded.compared],
         list(notes),
         _room_for_samples(engines[0].engine, len(points), own_points, given["samples"]),
     )
@@ -110,30 +107,30 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     if base is None or isinstance(rules, SoftRules | DenseRules):
         kind = KIND_NAMES[rules.kind]
         raise click.UsageError(f"the report shows what a capacity does, and the bundle is a {kind}, which has none")
-    ratios = axes.ratios or _DEFAULT_RATIOS
+    ratios = axes.capacity_ratio or _DEFAULT_RATIOS
     curves: dict[tuple[str, str], list[Profile]] = {}
     notes: list[str] = []
-    if len(axes.merges) > 1:
-        for merge in axes.merges:
-            own, found = _curves_of(rules, base, replace(axes, merges=(merge,)))
+    if len(axes.merge) > 1:
+        for merge in axes.merge:
+            own, found = _curves_of(rules, base, replace(axes, merge=(merge,)))
             curves |= {(f"{kind}-r{merge}", f"{title}, merge={merge}"): each for (kind, title), each in own.items()}
             notes += found
         return curves, notes
     if not isinstance(rules, TopKRules):
-        profiles, notes = sweep_profiles(rules, base, replace(axes, ratios=ratios))
+        profiles, notes = sweep_profiles(rules, base, replace(axes, capacity_ratio=ratios))
         return {("choice", "experts choice"): profiles}, notes
-    orders, pools = axes.orders or (bool(base.bpr),), axes.pools or (bool(base.pool),)
-    for order, pool, k, limit in product(orders, pools, axes.ks or (None,), axes.limits or (None,)):
+    orders, pools = axes.bpr or (bool(base.bpr),), axes.pool or (bool(base.pool),)
+    for order, pool, k, limit in product(orders, pools, axes.k or (None,), axes.max_experts or (None,)):
         if not rules.has_policies and pool:
             continue
         kind = _KINDS[order, pool]
         title = _TITLES.get(kind, f"{_TITLES['vanilla']}, {_TITLES['pool']}")
-        if len(axes.ks) > 1:
+        if len(axes.k) > 1:
             kind, title = f"{kind}-k{k}", f"{title}, k={k}"
-        if len(axes.limits) > 1:
+        if len(axes.max_experts) > 1:
             kind, title = f"{kind}-m{limit}", f"{title}, at most {limit} experts"
         pools = (pool,) if rules.has_policies else ()
-        one = Axes(ratios, () if k is None else (k,), (order,), pools, () if limit is None else (limit,), axes.merges)
+        one = Axes(() if k is None else (k,), (order,), pools, () if limit is None else (limit,), axes.merge, ratios)
         curves[kind, title], found = sweep_profiles(rules, base, one)
         notes += found
     if not curves:

@@ -67,11 +67,8 @@ def opening(report: Report) -> list[str]:
     return [*sentences, f"{within} down to ratio {lowest} and begins to fall below it: at {bad} it is {lost} lower."]
 
 
-def recommended(report: Report) -> str | None:
-    """The name of the recommended setting, and its bundle where several precisions are shown; None where there is none."""
-    if report.recommended is None:
-        return None
-    point = report.points[report.recommended]
+def recommended(report: Report, point: PointResult) -> str:
+    """The name of the recommended setting, and its bundle where several precisions are shown."""
     return f"{point.profile}{f' in {point.bundle}' if len(_own(report)) > 1 else ''}"
 
 
@@ -83,7 +80,7 @@ def recommendation(report: Report) -> str | None:
     measured = [p for p in report.points if p.top1 is not None and p.bundle in _own(report)]
     named = None if report.fall is None else report.points[report.fall.best]  # in the opening
     best = max(measured, key=lambda p: (p.top1 or 0.0, p is named))
-    fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report)}"
+    fastest = f"The fastest setting that loses at most {points_of(report.max_drop)} is {recommended(report, point)}"
     parts = [f"{fastest}: {percent(point.top1)} accuracy"]
     if (best.profile, best.bundle) != (point.profile, point.bundle):
         where = "" if best.bundle == point.bundle else f" in {best.bundle}"
@@ -191,8 +188,6 @@ def trend(
     report: Report, values: list[tuple[PointResult, float]], others: list[tuple[PointResult, float]], text: str
 ) -> str:
     """What a chart shows, for who can't see it: the first and last value of the first curve, and those of other models."""
-    if not values:
-        return text
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title
     more = "".join(f"; {point.name} {value:.4g}" for point, value in others)

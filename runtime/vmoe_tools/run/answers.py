@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import likeliest, softmax
 from vmoe_runtime.images import to_batch
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_runtime.routing import Array
 
 _BATCH = 8  # images at a time: more make nothing faster, and cost memory
 

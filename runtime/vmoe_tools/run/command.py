@@ -31,11 +31,7 @@ _MOST_CLASSES = 1 << 24
     show_default=True,
     help="Classes per image; all of them where the model has fewer.",
 )
-@options.backend_option
-@options.threads_option
-@options.json_option
-@options.verbose_option
-@options.quiet_option
+@options.run_options
 def run(
     bundle: Path,
     images: tuple[Path, ...],
