@@ -27,7 +27,7 @@ _DRIFT = 1 / 256
 _LEAST_SCALE, _MOST_SCALE = 1e-6, 1e6
 _MOST_LEVELS = 1024
 _MOST_IMAGES = 65536
-_LONGEST = 1e6
+_LONGEST_SECONDS = 1e6
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,10 @@ class Elastic:
     def __post_init__(self) -> None:
         if not 1 <= len(self.levels) <= _MOST_LEVELS:
             raise ElasticError(f"there must be 1 to {_MOST_LEVELS} levels, not {len(self.levels)}")
-        if not (_is_number(self.target) and 0 < self.target <= _LONGEST):
-            raise ElasticError(f"target must be more than 0 and at most {_LONGEST:.0f} seconds, not {shown(self.target)}")
+        if not (_is_number(self.target) and 0 < self.target <= _LONGEST_SECONDS):
+            raise ElasticError(
+                f"target must be more than 0 and at most {_LONGEST_SECONDS:.0f} seconds, not {shown(self.target)}"
+            )
         for name in ("multiple", "most_images"):
             images = getattr(self, name)
             if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= _MOST_IMAGES:
@@ -76,9 +78,9 @@ class Elastic:
         if self.most_images % self.multiple:
             raise ElasticError(f"most_images must be a multiple of {self.multiple}, not {self.most_images}")
         for level in self.levels:
-            if not (_is_number(level.fixed) and 0 <= level.fixed <= _LONGEST):
+            if not (_is_number(level.fixed) and 0 <= level.fixed <= _LONGEST_SECONDS):
                 raise ElasticError(f"{level.profile}: the fixed time must be 0 or more seconds, not {shown(level.fixed)}")
-            if not (_is_number(level.each) and 0 < level.each <= _LONGEST):
+            if not (_is_number(level.each) and 0 < level.each <= _LONGEST_SECONDS):
                 raise ElasticError(
                     f"{level.profile}: the time per image must be more than 0 seconds, not {shown(level.each)}"
                 )
