@@ -16,13 +16,12 @@ import onnxruntime
 import openvino
 
 from cpu.int8_peers import quantize_for_openvino, quantize_for_ort
-from cpu.models import Kind, Model, Precision
+from cpu.models import Array, Kind, Model, Precision
 from cpu.peer_graphs import Attention, write_graph
 from cpu.timing import time_interleaved
 from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Loaded = tuple[Callable[[Array, str | None], Array], str]
 """Logits float32[N, classes] of images at a capacity ratio x k, None for a dense model; and what runs it, in words."""
 

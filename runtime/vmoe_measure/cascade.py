@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from vmoe_runtime.classes import margins_of
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_runtime.classes import Array, margins_of
 
 ESCALATE_ALL = 2.0
 """A margin that no answer has: every image is escalated."""

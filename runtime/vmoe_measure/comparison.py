@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.resampling import resize_bilinear
+from vmoe_runtime.resampling import Array, resize_bilinear
 from vmoe_runtime.routing import layer_fields
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SEED = 20220622
 

@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
+from vmoe_runtime.backends import Array, Backend, Parallelism, PreparedBackend
 from vmoe_runtime.backends.batch_range import VARIABLE, range_from_environment
 from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing, check_settings
@@ -32,8 +30,6 @@ from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path
 from vmoe_runtime.profiles import Profile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 # TF32 has ten bits of mantissa, and the router would send tokens elsewhere.

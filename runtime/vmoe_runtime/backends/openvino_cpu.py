@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
+from vmoe_runtime.backends import Array, Backend, Parallelism, PreparedBackend
 from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
@@ -29,8 +29,6 @@ try:
 finally:
     if _unloaded:
         del sys.modules[_TELEMETRY]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
