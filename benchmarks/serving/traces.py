@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from command_line import cells, say, table
+from matplotlib.figure import Figure
 
 from serving.http_client import Array, Load, open_loop
 from serving.service import Report, ServiceError, Subject
@@ -172,13 +173,9 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
     """Draws one row for each trace of a report: on the left the modes, on the right load and level over time."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))
-    figure, grid = plt.subplots(len(traces), 2, figsize=(10, 3 * len(traces)), squeeze=False, layout="constrained")
+    figure = Figure((10, 3 * len(traces)), layout="constrained")
+    grid = figure.subplots(len(traces), 2, squeeze=False)
     for (left, right), trace in zip(grid, traces, strict=True):
         rows = [row for row in report["rows"] if row["trace"] == trace]
         known = any(row["accuracy"] is not None for row in rows)
@@ -201,4 +198,3 @@ def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
         over.plot(middle, [np.nan if mean is None else mean for mean in levels], marker="o", color=_LOOKS["elastic"][0])
         over.set(ylim=(-0.05, 1.05), ylabel=level)
     figure.savefig(file, dpi=110)
-    plt.close(figure)

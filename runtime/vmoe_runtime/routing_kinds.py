@@ -7,7 +7,7 @@ to learn them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -260,7 +260,8 @@ class ExpertsChoiceRules(_CapacityRules):
     example = "any name like c1.0 works"
 
     def _refusal(self, names: str) -> str:
-        return f"with experts choice there is nothing to set but {_listed(self.settings)}: it takes no {names}"
+        merge = f" and {MERGE}" if MERGE in self.settings else ""
+        return f"with experts choice there is nothing to set but the capacity ratio{merge}: it takes no {names}"
 
 
 @dataclass(frozen=True)
@@ -303,12 +304,6 @@ Rules = TopKRules | ExpertsChoiceRules | SoftRules | DenseRules
 def profile_named(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
     """As `rules.named`, for calls that repeat a name: reading one takes a tenth of a small model's call."""
     return rules.named(name, stored)
-
-
-def _listed(settings: Sequence[str]) -> str:
-    """Settings in words."""
-    words = {"capacity": "the capacity ratio"}
-    return " and ".join(words.get(name, name) for name in settings) or "nothing"
 
 
 def _number(value: Any) -> float:
