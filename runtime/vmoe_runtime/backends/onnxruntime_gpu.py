@@ -37,26 +37,13 @@ _ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}),
 _RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
-def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """The canonical graph with the CUDA op library, or the inlined one where this installation has none.
+def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_graph: str | None = None) -> PreparedBackend:
+    """The canonical graph with the CUDA op library, or the inlined one where this installation has none; or another graph.
 
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
         UnsuitedError: the op library can't route the bundle at the profile.
     """
-    return _prepare_cuda(bundle, profile, None)
-
-
-def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
-
-    Raises:
-        As `prepare_cuda`; BackendError: the bundle has no such graph.
-    """
-    return _prepare_cuda(bundle, profile, tensorrt_graph_name(bundle, profile))
-
-
-def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | None) -> PreparedBackend:
     check_routing(bundle, profile)
     gpu = _require(_CUDA, "cuda")
     library = usable_cuda_library(gpu, "CUDA op library")
@@ -77,6 +64,15 @@ def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | No
 
     load = partial(StandardBackend, bundle, load_graph) if graph is None else lambda: load_graph(bundle.graph(graph))
     return PreparedBackend(description, load, (library, graph))
+
+
+def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
+    """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
+
+    Raises:
+        As `prepare_cuda`; BackendError: the bundle has no such graph.
+    """
+    return prepare_cuda(bundle, profile, cpu, tensorrt_graph_name(bundle, profile))
 
 
 def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:

@@ -97,14 +97,12 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
     """Parts of whole files, with `size` pictures or a few more in each but the last."""
     groups: list[list[InputFile]] = []
     held = size
-    for file in files:
+    for file in (file for file in files if file.rows):
         if held >= size:
             groups.append([])
             held = 0
-        if file.rows:
-            groups[-1].append(file)
-            held += file.rows
-    groups = [group for group in groups if group]
+        groups[-1].append(file)
+        held += file.rows
     parts, first = [], 0
     for number, group in enumerate(groups):
         parts.append(Part(number, len(groups), first, tuple(group)))
