@@ -192,11 +192,8 @@ def _attribute(name: str, default: int) -> str:
 def _choices(op: Op) -> tuple[str, ...]:
     if len(op.type_choices) > _MOST_CHOICES:
         raise ValueError(f"{op.name} takes {len(op.type_choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    return tuple(_choice([choice.get(name, ELEMENT_TYPES[name][0]) for name in _VARIABLES]) for choice in op.type_choices)
-
-
-def _choice(types: Iterable[ElementType]) -> str:
-    return f"{{{', '.join(f'ElementType::k{_ELEMENTS[element]}' for element in types)}}}"
+    rows = ([_ELEMENTS[choice.get(name, ELEMENT_TYPES[name][0])] for name in _VARIABLES] for choice in op.type_choices)
+    return tuple(f"{{{', '.join(f'ElementType::k{element}' for element in row)}}}" for row in rows)
 
 
 def _value_type(name: ValueType) -> str:
@@ -208,7 +205,7 @@ def _short(op: Op) -> str:
 
 
 def _constant(name: str) -> str:
-    return "k" + "".join(word.capitalize() for word in name.split("_"))
+    return "k" + "".join(word.capitalize() for word in re.split("[-_]", name))
 
 
 def bundle_rules() -> str:
@@ -218,7 +215,7 @@ def bundle_rules() -> str:
         for name in names.split():
             declared = _RENAMED.get(name, _constant(name)) + ("[]" if "char" in kind else "")
             lines.append(f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};")
-    kinds = ", ".join(f"{_of_kind(kind)} = {1 << i}" for i, kind in enumerate(manifest_fields.FIELD_KINDS))
+    kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(manifest_fields.FIELD_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
         fields: tuple[Field, ...] = getattr(manifest_fields, f"{name}_FIELDS")
@@ -246,14 +243,10 @@ def _literal(value: Any) -> str:
 
 def _field(field: Field) -> str:
     parent, _, key = field.path.rpartition(".")
-    kinds = "~0U" if field.kinds == manifest_fields.FIELD_KINDS else " | ".join(map(_of_kind, field.kinds))
+    kinds = "~0U" if field.kinds == manifest_fields.FIELD_KINDS else " | ".join(_constant(f"of-{k}") for k in field.kinds)
     kind = f"FieldType::{_constant(field.type)}"
     parts = [json.dumps(parent), json.dumps(key), kind, field.most, json.dumps(field.optional), kinds]
     return f"{{{', '.join(map(str, parts))}, {{{_texts(field.choices)}}}}}"
-
-
-def _of_kind(kind: str) -> str:
-    return "kOf" + "".join(word.capitalize() for word in kind.split("-"))
 
 
 def _texts(words: Iterable[str]) -> str:

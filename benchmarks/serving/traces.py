@@ -46,11 +46,6 @@ def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
     return times[generator.uniform(0.0, 1.0, len(times)) < TRACES[trace](times, seconds)]
 
 
-def burst_starts(seconds: float) -> list[float]:
-    """When the bursts of a trace begin."""
-    return [float(start) for start in np.arange(CALM, seconds, BURST + CALM)]
-
-
 def measure(subject: Subject) -> Report:
     """Saturates each setting, then replays each trace in each mode.
 
@@ -69,7 +64,7 @@ def measure(subject: Subject) -> Report:
         for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
             time.sleep(_PAUSE)
             load, row = subject.load(open_loop, setting, due)
-            bursts = burst_starts(options.seconds) if name == "bursts" and setting is None else []
+            bursts = np.arange(CALM, options.seconds, BURST + CALM).tolist() if name == "bursts" and setting is None else []
             row |= outcome(load, options.slo_ms / 1e3, options.profiles, bursts)
             rows.append({"trace": name, "mode": mode, **row})
             say(f"{name}, {mode}: {row['in_time']:.1%} in time")

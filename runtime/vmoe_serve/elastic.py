@@ -154,7 +154,7 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     if level < state.level:
         return state._replace(level=level, affordable_since=None)
     best = level
-    while best + 1 < len(plan.levels) and _affordable(plan, state, best + 1, seen):
+    while best + 1 < len(plan.levels) and load(plan, state, best + 1) <= HEADROOM and _in_time(plan, state, best + 1, seen):
         best += 1
     if best == level:
         return state if state.affordable_since is None else state._replace(affordable_since=None)
@@ -224,10 +224,6 @@ def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
     whole = calls * _seconds(plan, state, level, images)
     last = whole + (_seconds(plan, state, level, rest) if rest else 0.0)
     return last <= budget and seen.oldest + _seconds(plan, state, level, min(seen.waiting, images)) <= budget
-
-
-def _affordable(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    return load(plan, state, level) <= HEADROOM and _in_time(plan, state, level, seen)
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:

@@ -118,15 +118,12 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:
     """Inputs or outputs by name, from a model's."""
-    return {
-        port.get_any_name(): Port(
-            port.get_element_type().to_dtype().name,
-            tuple(extent.get_length() if extent.is_static else None for extent in port.get_partial_shape())
-            if port.get_partial_shape().rank.is_static
-            else None,
-        )
-        for port in ports
-    }
+    found = {}
+    for port in ports:
+        shape = port.get_partial_shape()
+        known = tuple(size.get_length() if size.is_static else None for size in shape) if shape.rank.is_static else None
+        found[port.get_any_name()] = Port(port.get_element_type().to_dtype().name, known)
+    return found
 
 
 def _reason(error: Exception) -> str:
