@@ -17,7 +17,8 @@ from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
 from vmoe_serve.batch.locations import BatchError, Location, one_line
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
-_READERS = 16
+READERS = 16
+"""Files that are looked into at once."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _row_counts(source: Location, found: Sequence[Any], column: str) -> list[int
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BatchError(f"{info.path} is not a readable Parquet file ({one_line(error)})") from None
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(count, found))
 
 
