@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from command_line import cells, say, table
-from matplotlib.figure import Figure
 
 from serving.http_client import Array, Load, open_loop
 from serving.service import Report, ServiceError, Subject
@@ -168,6 +167,8 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
     """Draws one row for each trace of a report: on the left the modes, on the right load and level over time."""
+    from matplotlib.figure import Figure
+
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))
     figure = Figure((10, 3 * len(traces)), layout="constrained")
     grid = figure.subplots(len(traces), 2, squeeze=False)
