@@ -6,6 +6,7 @@ It needs Python alone, as `gpu.py` does.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,13 @@ from typing import Any
 
 class BenchmarkError(SystemExit):
     """Something can't be measured. Ends the program with one sentence on standard error, exit code 1."""
+
+
+def missing(package: str) -> str | None:
+    """Why a package of benchmarks/requirements.txt can't be used, or None."""
+    if importlib.util.find_spec(package) is None:
+        return f"{package} isn't installed; run pip install -r benchmarks/requirements.txt"
+    return None
 
 
 def count(text: str) -> int:

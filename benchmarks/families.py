@@ -13,7 +13,6 @@ A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 import onnx
 import openvino
 import torch
-from command_line import BenchmarkError, count, say, table
+from command_line import BenchmarkError, count, missing, say, table
 from cpu.cells import distance
 from cpu.int8_peers import quantize_for_openvino, quantize_for_ort
 from cpu.models import noise
@@ -131,17 +130,17 @@ def load_compiled(cell: Cell, precision: str) -> Call:
 
 
 RUNS: dict[str, tuple[str, Callable[[Cell], Call], str]] = {
-    "engine-bf16": ("this engine, bf16", partial(load_engine, precision="bf16"), ""),
-    "engine-int8": ("this engine, int8", partial(load_engine, precision="int8"), ""),
-    "openvino-fp32": ("OpenVINO, fp32", partial(load_openvino, precision="fp32"), ""),
-    "openvino-bf16": ("OpenVINO, bf16", partial(load_openvino, precision="bf16"), ""),
+    "engine-bf16": ("this engine, bf16", partial(load_engine, precision="bf16"), "torch"),
+    "engine-int8": ("this engine, int8", partial(load_engine, precision="int8"), "torch"),
+    "openvino-fp32": ("OpenVINO, fp32", partial(load_openvino, precision="fp32"), "torch"),
+    "openvino-bf16": ("OpenVINO, bf16", partial(load_openvino, precision="bf16"), "torch"),
     "openvino-int8": ("OpenVINO, int8 by NNCF", partial(load_openvino, precision="int8"), "nncf"),
     "ort-fp32": ("ONNX Runtime, fp32", partial(load_ort, precision="fp32"), "onnxscript"),
     "ort-int8": ("ONNX Runtime, int8 by quantize_dynamic", partial(load_ort, precision="int8"), "onnxscript"),
-    "compile-fp32": ("torch.compile, fp32", partial(load_compiled, precision="fp32"), ""),
-    "compile-bf16": ("torch.compile, bf16 by autocast", partial(load_compiled, precision="bf16"), ""),
+    "compile-fp32": ("torch.compile, fp32", partial(load_compiled, precision="fp32"), "torch"),
+    "compile-bf16": ("torch.compile, bf16 by autocast", partial(load_compiled, precision="bf16"), "torch"),
 }
-"""By name the title, how it is loaded, and the package that it needs besides transformers and what development needs."""
+"""By name the title, how it is loaded, and the package that it needs besides transformers."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -162,13 +161,12 @@ def present(names: Sequence[str]) -> list[str]:
     Raises:
         BenchmarkError: transformers isn't installed.
     """
-    hint = "isn't installed; run pip install -r benchmarks/requirements.txt"
-    if importlib.util.find_spec("transformers") is None:
-        raise BenchmarkError(f"transformers {hint}")
-    missing = [name for name in names if RUNS[name][2] and importlib.util.find_spec(RUNS[name][2]) is None]
-    for name in missing:
-        print(f"Left out: {name}, as {RUNS[name][2]} {hint}.")
-    return [name for name in names if name not in missing]
+    if reason := missing("transformers"):
+        raise BenchmarkError(reason)
+    left_out = {name: reason for name in names if (reason := missing(RUNS[name][2]))}
+    for name, reason in left_out.items():
+        print(f"Left out: {name}, as {reason}.")
+    return [name for name in names if name not in left_out]
 
 
 def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[str]], float]:

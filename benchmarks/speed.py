@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from command_line import count, say
+from command_line import count, missing, say
 from cpu.cells import Point, measure, tables
-from cpu.int8_peers import missing_nncf
 from cpu.models import MODELS, prepare
 from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE
@@ -61,14 +60,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
     """Measures and prints everything; returns the points, and a sentence for each cell that is void."""
     names, points, void = list(given.runs), list[Point](), list[str]()
-    if "dense-openvino-int8" in names and (reason := missing_nncf()):
+    if "dense-openvino-int8" in names and (reason := missing("nncf")):
         names.remove("dense-openvino-int8")
         print(f"Left out: dense-openvino-int8, as {reason}.\n")
-    work = given.output / "work"
-    work.mkdir(parents=True, exist_ok=True)
     print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")
     for name, threads, batch in itertools.product(given.models, given.threads, given.batch):
-        model = prepare(name, work)
+        model = prepare(name, given.output / "work")
         cell = Cell(model, batch, threads, {setting: model.profile(setting) for setting in given.settings})
         measured, share = measure(cell, names, given.rounds)
         print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)

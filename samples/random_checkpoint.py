@@ -103,7 +103,11 @@ def describe(
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
     """The config of a model under the official field names, with the settings of configs/vmoe_paper."""
-    encoder: dict[str, Any] = {field: getattr(model, field) for field in ("num_layers", "mlp_dim", "num_heads")}
+
+    def of_model(*fields: str) -> dict[str, Any]:
+        return {field: getattr(model, field) for field in fields}
+
+    encoder = of_model("num_layers", "mlp_dim", "num_heads")
     if moe := model.moe:
         routing = moe.routing
         assert isinstance(routing, TopK)
@@ -121,15 +125,8 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
             "split_rngs": False,
             "router": {"num_selected_experts": routing.k, "noise_std": 1.0, "dispatcher": dispatcher},
         }
-    return {
-        "name": "VisionTransformerMoe",
-        "num_classes": model.num_classes,
-        "patch_size": list(model.patch_size),
-        "hidden_size": model.hidden_size,
-        "classifier": model.classifier,
-        "representation_size": model.representation_size,
-        "encoder": encoder,
-    }
+    described = of_model("num_classes", "patch_size", "hidden_size", "classifier", "representation_size")
+    return {"name": "VisionTransformerMoe", **described, "encoder": encoder}
 
 
 def random_weights(seed: int) -> MakeTensor:

@@ -81,12 +81,14 @@ def build_wheel(sdist: Path, arch: str) -> Path:
 
 def native_options(source: Path, arch: str) -> list[str]:
     """scikit-build-core's settings for a wheel with native libraries."""
+    # Nothing is left out but the GPU's.
+    defines = {"VMOE_ARCH": arch, "VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
     return [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
         "install.strip=false",  # the linker does, for every architecture
         f"cmake.toolchain-file={source / 'plugins' / 'cmake' / 'manylinux.cmake'}",
-        *(f"cmake.define.{name}={value}" for name, value in cmake_settings(arch).items()),
+        *(f"cmake.define.{name}={value}" for name, value in defines.items()),
     ]
 
 
@@ -112,11 +114,6 @@ def unpacked(sdist: Path) -> Path:
             known.replace(path)
     shutil.rmtree(target, ignore_errors=True)
     return fresh.rename(target)
-
-
-def cmake_settings(arch: str) -> dict[str, str]:
-    """CMake's cache entries for one architecture: nothing left out but the GPU's."""
-    return {"VMOE_ARCH": arch, "VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
 
 
 def zig() -> Path:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
 from vmoe_runtime import preprocessing, profiles, routing_kinds
@@ -28,6 +29,31 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "i32": "Int32",
     "i64": "Int64",
 }
+_CONSTANTS = (
+    ("char", manifest, "FORMAT MANIFEST_NAME WEIGHTS_NAME CANONICAL_GRAPH INLINED_GRAPH MERGING_GRAPH IMAGE_INPUT"),
+    ("char", manifest_fields, "FILE_PATTERN SHA256_PATTERN BLOCK_PATTERN GROUP_PATTERN"),
+    ("char", preprocessing, "_STEP_PATTERN _KNOWN_STEPS"),
+    ("char", profiles, "_PROFILE_PATTERN"),
+    ("const char*", manifest, "PRECISIONS OUTPUTS"),
+    ("const char*", routing_kinds, "ROUTING_KINDS"),
+    ("const char*", manifest_fields, "FIELD_KINDS"),
+    ("const char*", profiles, "SETTINGS"),
+    ("int64_t", manifest, "FORMAT_VERSION"),
+    ("size_t", manifest_fields, "MAX_MANIFEST_BYTES MAX_GRAPH_BYTES MAX_MOE_LAYERS MAX_NAME"),
+    ("int", strict_json, "MAX_JSON_DEPTH"),
+    ("int", external_data, "MAX_GRAPH_DEPTH"),
+    ("uint64_t", external_data, "MAX_OPSET"),
+    ("size_t", external_data, "MAX_BYTE_DIGITS"),
+    ("int64_t", routing_kinds, "MAX_MASS_TOKENS MAX_MERGE _SMALL_GROUP"),
+    ("size_t", preprocessing, "MAX_STEPS"),
+    ("int64_t", preprocessing, "MAX_SIDE MAX_RESIZED_SIDE MAX_PILLOW_PIXELS"),
+    ("double", elastic, "SAFETY_MARGIN UTILIZATION_LIMIT HEADROOM MEMORY COOLDOWN _LEARNED _DRIFT _LEAST_SCALE _MOST_SCALE"),
+    ("size_t", elastic, "_MOST_LEVELS"),
+    ("int64_t", elastic, "_MOST_IMAGES"),
+    ("double", elastic, "_LONGEST_SECONDS"),
+)
+"""C++ type, the module of the constants, and their names."""
+_RENAMED = {"SETTINGS": "kSettingNames"}  # of every other NAME it is kName
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T", "R")
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
@@ -166,11 +192,8 @@ def _attribute(name: str, default: int) -> str:
 def _choices(op: Op) -> tuple[str, ...]:
     if len(op.type_choices) > _MOST_CHOICES:
         raise ValueError(f"{op.name} takes {len(op.type_choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    return tuple(_choice([choice.get(name, ELEMENT_TYPES[name][0]) for name in _VARIABLES]) for choice in op.type_choices)
-
-
-def _choice(types: Iterable[ElementType]) -> str:
-    return f"{{{', '.join(f'ElementType::k{_ELEMENTS[element]}' for element in types)}}}"
+    rows = ([_ELEMENTS[choice.get(name, ELEMENT_TYPES[name][0])] for name in _VARIABLES] for choice in op.type_choices)
+    return tuple(f"{{{', '.join(f'ElementType::k{element}' for element in row)}}}" for row in rows)
 
 
 def _value_type(name: ValueType) -> str:
@@ -182,39 +205,17 @@ def _short(op: Op) -> str:
 
 
 def _constant(name: str) -> str:
-    return "k" + "".join(word.capitalize() for word in name.split("_"))
+    return "k" + "".join(word.capitalize() for word in re.split("[-_]", name))
 
 
 def bundle_rules() -> str:
     """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
     lines = [_BUNDLE_HEAD]
-    texts = {
-        "Format": manifest.FORMAT,
-        "ManifestName": manifest.MANIFEST_NAME,
-        "WeightsName": manifest.WEIGHTS_NAME,
-        "CanonicalGraph": manifest.CANONICAL_GRAPH,
-        "InlinedGraph": manifest.INLINED_GRAPH,
-        "MergingGraph": manifest.MERGING_GRAPH,
-        "ImageInput": manifest.IMAGE_INPUT,
-        "FilePattern": manifest_fields.FILE_PATTERN,
-        "Sha256Pattern": manifest_fields.SHA256_PATTERN,
-        "BlockPattern": manifest_fields.BLOCK_PATTERN,
-        "GroupPattern": manifest_fields.GROUP_PATTERN,
-        "StepPattern": preprocessing._STEP.pattern,
-        "KnownSteps": preprocessing._KNOWN,
-        "ProfilePattern": re.sub(r"\?P<\w+>", "", profiles._NAME.pattern),
-    }
-    lines += [f"inline constexpr char k{name}[] = {json.dumps(text)};" for name, text in texts.items()]
-    lists = {
-        "Precisions": manifest.PRECISIONS,
-        "Outputs": manifest.OUTPUTS,
-        "RoutingKinds": routing_kinds.ROUTING_KINDS,
-        "FieldKinds": manifest_fields.FIELD_KINDS,
-        "SettingNames": SETTINGS,
-    }
-    lines += [f"inline constexpr const char* k{name}[] = {{{_texts(words)}}};" for name, words in lists.items()]
-    lines += [f"inline constexpr {kind} k{name} = {value};" for kind, name, value in _numbers()]
-    kinds = ", ".join(f"{_of_kind(kind)} = {1 << i}" for i, kind in enumerate(manifest_fields.FIELD_KINDS))
+    for kind, module, names in _CONSTANTS:
+        for name in names.split():
+            declared = _RENAMED.get(name, _constant(name)) + ("[]" if "char" in kind else "")
+            lines.append(f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};")
+    kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(manifest_fields.FIELD_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
         fields: tuple[Field, ...] = getattr(manifest_fields, f"{name}_FIELDS")
@@ -234,48 +235,18 @@ def bundle_rules() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _numbers() -> Iterator[tuple[str, str, int | float]]:
-    """C++ type, name and value of each limit."""
-    yield "int64_t", "FormatVersion", manifest.FORMAT_VERSION
-    yield "size_t", "MaxManifestBytes", manifest_fields.MAX_MANIFEST_BYTES
-    yield "size_t", "MaxGraphBytes", manifest_fields.MAX_GRAPH_BYTES
-    yield "size_t", "MaxMoeLayers", manifest_fields.MAX_MOE_LAYERS
-    yield "size_t", "MaxName", manifest_fields.MAX_NAME
-    yield "int", "MaxJsonDepth", strict_json.MAX_JSON_DEPTH
-    yield "int", "MaxGraphDepth", external_data.MAX_GRAPH_DEPTH
-    yield "uint64_t", "MaxOpset", external_data.MAX_OPSET
-    yield "size_t", "MaxByteDigits", external_data.MAX_BYTE_DIGITS
-    yield "int64_t", "MaxMassTokens", routing_kinds.MOST_COUNTED_TOKENS
-    yield "int64_t", "MaxMerge", routing_kinds.MOST_MERGED
-    yield "int64_t", "SmallGroup", routing_kinds._SMALL_GROUP
-    yield "size_t", "MaxSteps", preprocessing.MAX_STEPS
-    yield "int64_t", "MaxSide", preprocessing.MAX_SIDE
-    yield "int64_t", "MaxResizedSide", preprocessing.MAX_RESIZED_SIDE
-    yield "int64_t", "MaxPillowPixels", preprocessing.MAX_PILLOW_PIXELS
-    yield "double", "SafetyMargin", elastic.SAFETY_MARGIN
-    yield "double", "UtilizationLimit", elastic.UTILIZATION_LIMIT
-    yield "double", "Headroom", elastic.HEADROOM
-    yield "double", "Memory", elastic.MEMORY
-    yield "double", "Cooldown", elastic.COOLDOWN
-    yield "double", "Learned", elastic._LEARNED
-    yield "double", "Drift", elastic._DRIFT
-    yield "double", "LeastScale", elastic._LEAST_SCALE
-    yield "double", "MostScale", elastic._MOST_SCALE
-    yield "size_t", "MostLevels", elastic._MOST_LEVELS
-    yield "int64_t", "MostImages", elastic._MOST_IMAGES
-    yield "double", "LongestSeconds", elastic._LONGEST
+def _literal(value: Any) -> str:
+    if isinstance(value, re.Pattern):
+        value = re.sub(r"\?P<\w+>", "", value.pattern)
+    return f"{{{_texts(value)}}}" if isinstance(value, tuple) else json.dumps(value)
 
 
 def _field(field: Field) -> str:
     parent, _, key = field.path.rpartition(".")
-    kinds = "~0U" if field.kinds == manifest_fields.FIELD_KINDS else " | ".join(map(_of_kind, field.kinds))
+    kinds = "~0U" if field.kinds == manifest_fields.FIELD_KINDS else " | ".join(_constant(f"of-{k}") for k in field.kinds)
     kind = f"FieldType::{_constant(field.type)}"
     parts = [json.dumps(parent), json.dumps(key), kind, field.most, json.dumps(field.optional), kinds]
     return f"{{{', '.join(map(str, parts))}, {{{_texts(field.choices)}}}}}"
-
-
-def _of_kind(kind: str) -> str:
-    return "kOf" + "".join(word.capitalize() for word in kind.split("-"))
 
 
 def _texts(words: Iterable[str]) -> str:

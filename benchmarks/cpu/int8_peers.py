@@ -9,7 +9,6 @@ another 3 %, and `model_type=None`, which quantizes attention's own products as 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import os
@@ -25,13 +24,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _CALIBRATION_IMAGES = 16
 _SQUARES = 8  # a smooth image is so many squares high and wide
-
-
-def missing_nncf() -> str | None:
-    """Why NNCF can't be used, or None."""
-    if importlib.util.find_spec("nncf") is None:
-        return "nncf isn't installed; run pip install -r benchmarks/requirements.txt"
-    return None
 
 
 def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> onnx.ModelProto:

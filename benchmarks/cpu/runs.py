@@ -16,13 +16,12 @@ import onnxruntime
 import openvino
 
 from cpu.int8_peers import quantize_for_openvino, quantize_for_ort
-from cpu.models import Kind, Model, Precision
+from cpu.models import Array, Kind, Model, Precision
 from cpu.peer_graphs import Attention, write_graph
 from cpu.timing import time_interleaved
 from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Loaded = tuple[Callable[[Array, str | None], Array], str]
 """Logits float32[N, classes] of images at a capacity ratio x k, None for a dense model; and what runs it, in words."""
 
@@ -79,7 +78,6 @@ def stored(graph: onnx.ModelProto) -> Iterator[str]:
 def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
     """A graph in ONNX Runtime with all of its optimizations."""
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads would disturb the next run
     with stored(graph) as path:
@@ -100,11 +98,6 @@ def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[s
     return call
 
 
-def dense_graph(cell: Cell, attention: Attention) -> onnx.ModelProto:
-    """The dense peer's graph for a cell."""
-    return write_graph(cell.model.bundle("dense"), cell.model.configs["dense"], cell.batch, attention)
-
-
 def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
     """The dense ViT in ONNX Runtime or OpenVINO, with attention written in the form that is the fastest on this machine.
 
@@ -112,7 +105,7 @@ def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
     """
 
     def load(form: Attention) -> Callable[[Array], Array]:
-        graph = dense_graph(cell, form)
+        graph = write_graph(cell.model.bundle("dense"), cell.model.configs["dense"], cell.batch, form)
         if runtime == _ORT:
             return in_ort(quantize_for_ort(graph) if precision == "int8" else graph, cell.threads)
         with stored(graph) as path:

@@ -45,11 +45,6 @@ def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
     return times[generator.uniform(0.0, 1.0, len(times)) < TRACES[trace](times, seconds)]
 
 
-def burst_starts(seconds: float) -> list[float]:
-    """When the bursts of a trace begin."""
-    return [float(start) for start in np.arange(CALM, seconds, BURST + CALM)]
-
-
 def measure(subject: Subject) -> Report:
     """Saturates each setting, then replays each trace in each mode.
 
@@ -68,7 +63,7 @@ def measure(subject: Subject) -> Report:
         for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
             time.sleep(_PAUSE)
             load, row = subject.load(open_loop, setting, due)
-            bursts = burst_starts(options.seconds) if name == "bursts" and setting is None else []
+            bursts = np.arange(CALM, options.seconds, BURST + CALM).tolist() if name == "bursts" and setting is None else []
             row |= outcome(load, options.slo_ms / 1e3, options.profiles, bursts)
             rows.append({"trace": name, "mode": mode, **row})
             say(f"{name}, {mode}: {row['in_time']:.1%} in time")
@@ -172,13 +167,11 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
     """Draws one row for each trace of a report: on the left the modes, on the right load and level over time."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))
-    figure, grid = plt.subplots(len(traces), 2, figsize=(10, 3 * len(traces)), squeeze=False, layout="constrained")
+    figure = Figure((10, 3 * len(traces)), layout="constrained")
+    grid = figure.subplots(len(traces), 2, squeeze=False)
     for (left, right), trace in zip(grid, traces, strict=True):
         rows = [row for row in report["rows"] if row["trace"] == trace]
         known = any(row["accuracy"] is not None for row in rows)
@@ -201,4 +194,3 @@ def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
         over.plot(middle, [np.nan if mean is None else mean for mean in levels], marker="o", color=_LOOKS["elastic"][0])
         over.set(ylim=(-0.05, 1.05), ylabel=level)
     figure.savefig(file, dpi=110)
-    plt.close(figure)

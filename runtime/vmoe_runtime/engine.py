@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 import numpy as np
 
-from vmoe_runtime.backends import BACKENDS, Backend, Parallelism, open_backend
+from vmoe_runtime.backends import BACKENDS, Array, Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, margins_of, softmax
@@ -24,8 +24,6 @@ from vmoe_runtime.routing_kinds import profile_named
 
 if TYPE_CHECKING:
     from vmoe_runtime.profiles import SettingFields, SettingLike
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Engine:

@@ -13,12 +13,11 @@ import numpy as np
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.pictures import opened
-from vmoe_runtime.resampling import resampled
+from vmoe_runtime.resampling import Array, resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Array = np.ndarray[Any, np.dtype[Any]]
 OneImage: TypeAlias = "Array | Image | str | os.PathLike[str] | bytes | bytearray | BinaryIO"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
 

@@ -63,12 +63,8 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
     name = path_text(picture) if isinstance(picture, str | os.PathLike) else "the image"
     with ExitStack() as stack:
         if isinstance(picture, str | os.PathLike):
-            try:
+            with _explained(name):
                 picture = stack.enter_context(open_regular(picture))
-            except ImageError:
-                raise
-            except (OSError, ValueError) as error:
-                raise _unreadable(name, error) from error
         elif isinstance(picture, bytes | bytearray | memoryview):
             picture = io.BytesIO(picture)
         image = picture if isinstance(picture, Image.Image) else stack.enter_context(_open(picture, name))
@@ -111,35 +107,28 @@ def _opened(file: bytes, name: str) -> tuple[Image, int]:
     """A picture that is not decoded yet, and `pixels_of` it."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        # Pillow warns of large pictures; what is taken here is smaller.
-        with _filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            Image.init()
-            image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
+    with _explained(name):
+        try:
+            # Pillow warns of large pictures; what is taken here is smaller.
+            with _filters, warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                Image.init()
+                image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
+        except Image.DecompressionBombError:
+            raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
+        except UnidentifiedImageError:
+            raise ImageError(f"{name} is not a readable image (none of {', '.join(FORMATS)})") from None
         pixels = image.width * image.height * (2 if image.format == "PNG" and file[24] == 16 else 1)
-        if pixels > _MOST_PIXELS:
-            raise ImageError(f"{name} has {image.width}x{image.height} pixels, more than {_MOST_PIXELS:,}; scale it down")
-        return image, pixels
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name} is not a readable image (none of {', '.join(FORMATS)})") from None
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # a damaged file makes a decoder fail in any way
-        raise _unreadable(name, error) from error
+    if pixels > _MOST_PIXELS:
+        raise ImageError(f"{name} has {image.width}x{image.height} pixels, more than {_MOST_PIXELS:,}; scale it down")
+    return image, pixels
 
 
 def _open(file: BinaryIO, name: str) -> Image:
-    try:
+    with _explained(name):
         with suppress(AttributeError, io.UnsupportedOperation):
             file.seek(0)
         content = checked_picture(file.read(_MOST_FILE), name)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # whatever a file object raises
-        raise _unreadable(name, error) from error
     return _opened(content, name)[0]
 
 
@@ -149,12 +138,8 @@ def _decode(image: Image, channels: int, name: str) -> None:
         raise ImageError(f"{name} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     if image.height > _MOST_ROWS:
         raise ImageError(f"{name} has {image.height:,} rows, more than {_MOST_ROWS:,}; crop it first")
-    try:
+    with _explained(name):
         image.load()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _unreadable(name, error) from error
     try:
         read_pixels(image, Window(0, 0, 1, 1), channels)
     except ValueError:
@@ -163,7 +148,14 @@ def _decode(image: Image, channels: int, name: str) -> None:
         ) from None
 
 
-def _unreadable(name: str, error: Exception) -> ImageError:
-    # A path that can't be printed would stand in an OSError's text, too.
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return ImageError(f"{name} is not a readable image ({' '.join(reason.split())})")
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Makes an ImageError of whatever a system, a file object or, where a file is damaged, a decoder raises."""
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        # A path that can't be printed would stand in an OSError's text, too.
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise ImageError(f"{name} is not a readable image ({' '.join(reason.split())})") from error

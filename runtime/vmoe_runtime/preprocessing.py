@@ -20,11 +20,11 @@ MAX_RESIZED_SIDE = 1 << 23
 # Of 4 bytes each: what Pillow holds beside a picture to resize it.
 MAX_PILLOW_PIXELS = 1 << 24
 
-_STEP = re.compile(
+_STEP_PATTERN = re.compile(
     r"((?:round_)?central_crop|(?:resize|pillow_bilinear|pillow_bicubic)(?:_small)?)"
     r"\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\)"
 )
-_KNOWN = (
+_KNOWN_STEPS = (
     "resize_small(N), central_crop(N), resize(N), pillow_bilinear_small(N), pillow_bicubic_small(N), pillow_bilinear(N), "
     "pillow_bicubic(N) and round_central_crop(N)"
 )
@@ -189,9 +189,9 @@ def read_steps(text: str) -> Preprocessing:
 
 
 def _read_step(text: str) -> Step:
-    match = _STEP.fullmatch(text)
+    match = _STEP_PATTERN.fullmatch(text)
     if not match or (match[1].endswith("_small") and match[3]):
-        raise ValueError(f"{text!r:.40} is not a step; the steps are {_KNOWN}")
+        raise ValueError(f"{text!r:.40} is not a step; the steps are {_KNOWN_STEPS}")
     step = Step(match[1], int(match[2]), int(match[3] or match[2]))
     if max(step.height, step.width) > MAX_SIDE:
         raise ValueError(f"{text} is out of range: a side has at most {MAX_SIDE} pixels")

@@ -41,7 +41,7 @@ SETTINGS = (*OFFICIAL_SETTINGS, *POLICIES, MERGE)
 _RATIO = r"c(?P<ratio>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
 _K = r"-k(?P<k>[0-9]{1,6})(?P<vanilla>-vanilla)?(?P<pool>-pool)?(?:-m(?P<most>[0-9]{1,6}))?"
 _MERGED = r"r(?P<merge>[0-9]{1,6})"
-_NAME = re.compile(f"{_RATIO}(?:{_K})?(?:-{_MERGED})?|{_MERGED.replace('merge', 'alone')}")
+_PROFILE_PATTERN = re.compile(f"{_RATIO}(?:{_K})?(?:-{_MERGED})?|{_MERGED.replace('merge', 'alone')}")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def parse_profile_name(name: str) -> dict[str, Any] | None:
         >>> parse_profile_name("c1.0"), parse_profile_name("r8")
         ({'capacity_ratio': 1.0}, {'merge': 8})
     """
-    match = _NAME.fullmatch(name)
+    match = _PROFILE_PATTERN.fullmatch(name)
     if match is None:
         return None
     if match["alone"]:

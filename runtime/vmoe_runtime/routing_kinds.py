@@ -7,7 +7,7 @@ to learn them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -40,10 +40,10 @@ LAYER_OUTPUTS: Mapping[ModelKind, tuple[str, ...]] = {
 TOKEN_OUTPUT = "token"
 """What it returns beside them where it merges tokens."""
 
-MOST_MERGED = 65_536
+MAX_MERGE = 65_536
 """The largest `merge`; a block merges at most half of its tokens anyway."""
 
-MOST_COUNTED_TOKENS = 131_071
+MAX_MASS_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
 
 _SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
@@ -142,8 +142,8 @@ class _Rules:
         requested, merged = values.pop(MERGE), None
         if MERGE in self.settings:
             merged = _whole(MERGE, 0 if requested is None else requested)
-            if not 0 <= merged <= MOST_MERGED:
-                raise RoutingError(f"merge must be between 0 and {MOST_MERGED:,}, not {shown(merged)}")
+            if not 0 <= merged <= MAX_MERGE:
+                raise RoutingError(f"merge must be between 0 and {MAX_MERGE:,}, not {shown(merged)}")
         return self._profile(values, merged)
 
     def _profile(self, _: dict[str, Any], merge: int | None) -> Profile:
@@ -239,9 +239,9 @@ class TopKRules(_CapacityRules):
         limit = self.num_experts if max_experts is None else _whole("max_experts", max_experts)
         if limit < 1:
             raise RoutingError(f"max_experts must be at least 1, not {shown(limit)}")
-        if limit < self.num_experts and self.group_tokens > MOST_COUNTED_TOKENS:
+        if limit < self.num_experts and self.group_tokens > MAX_MASS_TOKENS:
             raise RoutingError(
-                f"max_experts needs groups of at most {MOST_COUNTED_TOKENS:,} tokens, and these have {self.group_tokens:,}"
+                f"max_experts needs groups of at most {MAX_MASS_TOKENS:,} tokens, and these have {self.group_tokens:,}"
             )
         if not self.has_policies:
             return {"k": k, "bpr": bool(bpr), "pool": None, "max_experts": None}
@@ -260,7 +260,8 @@ class ExpertsChoiceRules(_CapacityRules):
     example = "any name like c1.0 works"
 
     def _refusal(self, names: str) -> str:
-        return f"with experts choice there is nothing to set but {_listed(self.settings)}: it takes no {names}"
+        merge = f" and {MERGE}" if MERGE in self.settings else ""
+        return f"with experts choice there is nothing to set but the capacity ratio{merge}: it takes no {names}"
 
 
 @dataclass(frozen=True)
@@ -303,12 +304,6 @@ Rules = TopKRules | ExpertsChoiceRules | SoftRules | DenseRules
 def profile_named(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
     """As `rules.named`, for calls that repeat a name: reading one takes a tenth of a small model's call."""
     return rules.named(name, stored)
-
-
-def _listed(settings: Sequence[str]) -> str:
-    """Settings in words."""
-    words = {"capacity": "the capacity ratio"}
-    return " and ".join(words.get(name, name) for name in settings) or "nothing"
 
 
 def _number(value: Any) -> float:

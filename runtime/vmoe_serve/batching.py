@@ -14,7 +14,6 @@ import numpy as np
 
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
-from vmoe_runtime.profiles import Profile
 from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -173,7 +172,7 @@ class Batcher:
 
     def _level_name(self) -> str | None:
         if self._plan is None or self._state is None:
-            profile: Profile | None = self._engine.setting()
+            profile = self._engine.setting()
             return None if profile is None else profile.name
         return self._plan.levels[self._state.level].profile
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, TypeVar
 
 import click
 
 from vmoe_tools.options import CONTEXT
+from vmoe_tools.program import Entry, LazyCommands
 
 _NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 _SUBCOMMANDS = {
-    "ray": ("vmoe_serve.ray_command", "ray", "Serve a bundle over HTTP, as an application of Ray Serve."),
-    "batch": ("vmoe_serve.batch.command", "batch", "Classify a folder or Parquet files of pictures, through Ray Data."),
-    "triton": ("vmoe_serve.triton.command", "triton", "Write a model repository for the Triton Inference Server."),
+    "ray": Entry("vmoe_serve.ray_command", "Serve a bundle over HTTP, as an application of Ray Serve."),
+    "batch": Entry("vmoe_serve.batch.command", "Classify a folder or Parquet files of pictures, through Ray Data."),
+    "triton": Entry("vmoe_serve.triton.command", "Write a model repository for the Triton Inference Server."),
 }
 
 
@@ -37,22 +37,10 @@ name_option = click.option(
 )
 
 
-class _Subcommands(click.Group):
+class _Subcommands(LazyCommands):
     """Help and wrong command lines need neither Ray nor its seconds."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _SUBCOMMANDS:
-            return None
-        module, name, _ = _SUBCOMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in _SUBCOMMANDS.items()])
+    entries = _SUBCOMMANDS
 
     def invoke(self, ctx: click.Context) -> object:
         try:

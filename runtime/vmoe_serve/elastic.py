@@ -27,7 +27,7 @@ _DRIFT = 1 / 256
 _LEAST_SCALE, _MOST_SCALE = 1e-6, 1e6
 _MOST_LEVELS = 1024
 _MOST_IMAGES = 65536
-_LONGEST = 1e6
+_LONGEST_SECONDS = 1e6
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,10 @@ class Elastic:
     def __post_init__(self) -> None:
         if not 1 <= len(self.levels) <= _MOST_LEVELS:
             raise ElasticError(f"there must be 1 to {_MOST_LEVELS} levels, not {len(self.levels)}")
-        if not (_is_number(self.target) and 0 < self.target <= _LONGEST):
-            raise ElasticError(f"target must be more than 0 and at most {_LONGEST:.0f} seconds, not {shown(self.target)}")
+        if not (_is_number(self.target) and 0 < self.target <= _LONGEST_SECONDS):
+            raise ElasticError(
+                f"target must be more than 0 and at most {_LONGEST_SECONDS:.0f} seconds, not {shown(self.target)}"
+            )
         for name in ("multiple", "most_images"):
             images = getattr(self, name)
             if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= _MOST_IMAGES:
@@ -76,9 +78,9 @@ class Elastic:
         if self.most_images % self.multiple:
             raise ElasticError(f"most_images must be a multiple of {self.multiple}, not {self.most_images}")
         for level in self.levels:
-            if not (_is_number(level.fixed) and 0 <= level.fixed <= _LONGEST):
+            if not (_is_number(level.fixed) and 0 <= level.fixed <= _LONGEST_SECONDS):
                 raise ElasticError(f"{level.profile}: the fixed time must be 0 or more seconds, not {shown(level.fixed)}")
-            if not (_is_number(level.each) and 0 < level.each <= _LONGEST):
+            if not (_is_number(level.each) and 0 < level.each <= _LONGEST_SECONDS):
                 raise ElasticError(
                     f"{level.profile}: the time per image must be more than 0 seconds, not {shown(level.each)}"
                 )
@@ -152,7 +154,7 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
     if level < state.level:
         return state._replace(level=level, affordable_since=None)
     best = level
-    while best + 1 < len(plan.levels) and _affordable(plan, state, best + 1, seen):
+    while best + 1 < len(plan.levels) and load(plan, state, best + 1) <= HEADROOM and _in_time(plan, state, best + 1, seen):
         best += 1
     if best == level:
         return state if state.affordable_since is None else state._replace(affordable_since=None)
@@ -222,10 +224,6 @@ def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
     whole = calls * _seconds(plan, state, level, images)
     last = whole + (_seconds(plan, state, level, rest) if rest else 0.0)
     return last <= budget and seen.oldest + _seconds(plan, state, level, min(seen.waiting, images)) <= budget
-
-
-def _affordable(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    return load(plan, state, level) <= HEADROOM and _in_time(plan, state, level, seen)
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:

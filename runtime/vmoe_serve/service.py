@@ -17,13 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vmoe_runtime import BackendError, ClassifyError, Engine, VmoeError, __version__
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import Array, likeliest, softmax
 from vmoe_runtime.pictures import pixels_of
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.metrics import Metrics
 from vmoe_serve.wire import HEADER_LENGTH, RequestError, read_classify, read_infer, write_infer
 
-Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 

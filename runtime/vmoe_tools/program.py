@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,41 +28,64 @@ ADDRESSES: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """The module that has a command by its name, what `vmoe --help` says of it, and the extra that has what it imports."""
 
     module: str
     summary: str
-    extra: str
+    extra: str = ""
 
 
 _ENTRIES = {
-    "export": _Entry("vmoe_export.command", "Convert a V-MoE checkpoint into a bundle.", "export"),
-    "prune": _Entry("vmoe_export.prune_command", "Write a checkpoint with fewer experts.", "export"),
-    "run": _Entry("vmoe_tools.run.command", "Classify image files.", "images"),
-    "bench": _Entry("vmoe_tools.bench.command", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
-    "inspect": _Entry("vmoe_tools.inspect.command", "Describe a bundle, or what its routers do.", "bench"),
-    "fewshot": _Entry("vmoe_tools.fewshot.command", "Fit a head for other classes.", "bench"),
-    "report": _Entry("vmoe_tools.report.command", "Write one HTML page of such a measurement.", "bench"),
-    "page": _Entry("vmoe_tools.page.command", "Write a page that runs a bundle in a browser.", "bench"),
-    "serve": _Entry("vmoe_serve.command", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
-    "build": _Entry("vmoe_tools.build.command", "Build a TensorRT engine for one profile.", "tensorrt"),
+    "export": Entry("vmoe_export.command", "Convert a V-MoE checkpoint into a bundle.", "export"),
+    "prune": Entry("vmoe_export.prune_command", "Write a checkpoint with fewer experts.", "export"),
+    "run": Entry("vmoe_tools.run.command", "Classify image files.", "images"),
+    "bench": Entry("vmoe_tools.bench.command", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
+    "inspect": Entry("vmoe_tools.inspect.command", "Describe a bundle, or what its routers do.", "bench"),
+    "fewshot": Entry("vmoe_tools.fewshot.command", "Fit a head for other classes.", "bench"),
+    "report": Entry("vmoe_tools.report.command", "Write one HTML page of such a measurement.", "bench"),
+    "page": Entry("vmoe_tools.page.command", "Write a page that runs a bundle in a browser.", "bench"),
+    "serve": Entry("vmoe_serve.command", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
+    "build": Entry("vmoe_tools.build.command", "Build a TensorRT engine for one profile.", "tensorrt"),
 }
 
 
-class _Commands(click.Group):
-    """The commands of the program. `vmoe --help` and the completion of their names import none of them."""
+class LazyCommands(click.Group):
+    """Commands that are imported when they are called: help and the completion of their names import none of them."""
+
+    entries: Mapping[str, Entry]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_ENTRIES)
+        """Their names."""
+        return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = _ENTRIES.get(cmd_name)
-        return None if entry is None else _load(cmd_name, entry)
+        """The command of a name, imported now; None for another name."""
+        entry = self.entries.get(cmd_name)
+        command: click.Command | None = getattr(import_module(entry.module), cmd_name) if entry else None
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Their names and summaries."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.summary) for name, entry in _ENTRIES.items()])
+            formatter.write_dl([(name, entry.summary) for name, entry in self.entries.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Their names that begin so, with summaries."""
+        found = [CompletionItem(name, help=e.summary) for name, e in self.entries.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+class _Commands(LazyCommands):
+    entries = _ENTRIES
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        try:
+            return super().get_command(ctx, cmd_name)
+        except ImportError as error:
+            why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
+            extra = self.entries[cmd_name].extra
+            raise click.ClickException(f"vmoe {cmd_name}: {why}; pip install 'vmoe-export[{extra}]'") from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -71,22 +94,9 @@ class _Commands(click.Group):
             # click would forget which signal it was, and hide a reader that has gone.
             raise _Stopped from error
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        names = [CompletionItem(name, help=entry.summary) for name, entry in _ENTRIES.items() if name.startswith(incomplete)]
-        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
-
 
 class _Stopped(Exception):
     """Its cause ended a command."""
-
-
-def _load(name: str, entry: _Entry) -> click.Command:
-    try:
-        command: click.Command = getattr(import_module(entry.module), name)
-    except ImportError as error:
-        why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
-        raise click.ClickException(f"vmoe {name}: {why}; pip install 'vmoe-export[{entry.extra}]'") from None
-    return command
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

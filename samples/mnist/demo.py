@@ -6,13 +6,14 @@ python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 from __future__ import annotations
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from vmoe_measure.timing import summarize, time_interleaved
 from vmoe_runtime import Engine
 
 HERE = Path(__file__).parent
@@ -39,13 +40,13 @@ def main() -> None:
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
     """Accuracy at each (capacity ratio, k, bpr), printed beside that of the official model."""
     settings = [engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS]
-    speed = images_per_second(engine, images[:256], [setting.name for setting in settings])
+    times = time_interleaved([partial(engine, images[:256], setting.name) for setting in settings], duration=0)
     table = Table()
     for column in ("profile", "accuracy", "official", "same answers", "images/s"):
         table.add_column(column, justify="left" if column == "profile" else "right")
     accuracy: Result = {}
     with np.load(HERE / "reference.npz") as reference:
-        for setting in settings:
+        for setting, seconds in zip(settings, times, strict=True):
             answers = engine(images, setting.name).argmax(axis=1)
             order = "bpr" if setting.bpr else "vanilla"
             official = reference[f"pred_K{setting.k}_C{setting.capacity_ratio}_{order}"]
@@ -55,33 +56,19 @@ def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
                 f"{(answers == labels).mean():.2%}",
                 f"{(official == labels).mean():.2%}",
                 f"{(answers == official).sum()} of {len(labels)}",
-                f"{speed[setting.name]:,.0f}",
+                f"{summarize(seconds, 256).images_per_second:,.0f}",
                 end_section=setting.capacity_ratio == RATIOS[-1],
             )
     Console().print(table)
     return accuracy
 
 
-def images_per_second(engine: Engine, images: np.ndarray, profiles: list[str], rounds: int = 4) -> dict[str, float]:
-    """Median speed of each profile; the profiles take turns, so that a busy moment hits all alike."""
-    seconds: dict[str, list[float]] = {profile: [] for profile in profiles}
-    for _ in range(rounds):
-        for profile in profiles:
-            start = time.perf_counter()
-            engine(images, profile)
-            seconds[profile].append(time.perf_counter() - start)
-    # The first round warms up.
-    return {profile: len(images) / float(np.median(times[1:])) for profile, times in seconds.items()}
-
-
 def draw(accuracy: Result, path: Path) -> None:
     """Accuracy over capacity ratio: Batch Priority Routing against vanilla order, k = 1 and 2."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4.2), dpi=150, layout="constrained")
+    figure = Figure((8, 4.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
     for k, colour in ((1, "#d1495b"), (2, "#00798c")):
         for bpr, style in ((True, "-"), (False, "--")):
             values = [100 * accuracy[ratio, k, bpr] for ratio in RATIOS]
@@ -99,7 +86,6 @@ def draw(accuracy: Result, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

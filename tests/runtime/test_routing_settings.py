@@ -11,7 +11,7 @@ from damaged_files import assert_one_sentence
 
 from vmoe_runtime import RoutingError, Setting
 from vmoe_runtime.profiles import SETTINGS, Profile
-from vmoe_runtime.routing_kinds import MOST_COUNTED_TOKENS, ExpertsChoiceRules, Rules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import MAX_MASS_TOKENS, ExpertsChoiceRules, Rules, SoftRules, TopKRules
 
 pytestmark = pytest.mark.fast
 
@@ -155,9 +155,9 @@ def test_soft_moe_has_nothing_to_set(name: str) -> None:
 
 
 def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
-    large = TopKRules((8,), MOST_COUNTED_TOKENS + 1)
+    large = TopKRules((8,), MAX_MASS_TOKENS + 1)
     assert large.profile(0.1, 1, True, True).max_experts == 8
-    assert TopKRules((8,), MOST_COUNTED_TOKENS).profile(0.1, 1, True, True, 7).max_experts == 7
+    assert TopKRules((8,), MAX_MASS_TOKENS).profile(0.1, 1, True, True, 7).max_experts == 7
     with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
         large.profile(0.1, 1, True, True, 7)
 

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import click
 
 from vmoe_tools.program import program
 
-COMMANDS = (
-    *("vmoe export", "vmoe prune", "vmoe run", "vmoe bench", "vmoe inspect", "vmoe fewshot", "vmoe report", "vmoe page"),
-    *("vmoe serve ray", "vmoe serve batch", "vmoe serve triton", "vmoe build"),
-)
 
-
-@dataclass(frozen=True)
-class CommandHelp:
-    """What `--help` says: the usage line, a description, and all options, each as it is written and with its meaning."""
-
-    usage: str
-    description: str
-    options: Sequence[tuple[str, str]]
-
-
-def command_help(command: str) -> CommandHelp:
-    """The usage, description and options of a command, such as "vmoe serve ray"."""
+def command_markdown(command: str) -> str:
+    """What `--help` of a command, such as "vmoe serve ray", says: the usage line, the description and a table of options."""
     first, *words = command.split()
     context = click.Context(program, info_name=first, max_content_width=10_000, terminal_width=10_000)
     for word in words:
@@ -37,15 +21,10 @@ def command_help(command: str) -> CommandHelp:
     usage = " ".join(context.command.get_usage(context).removeprefix("Usage: ").split())
     given = [parameter for parameter in context.command.get_params(context) if isinstance(parameter, click.Option)]
     records = [record for option in given if (record := option.get_help_record(context))]
-    return CommandHelp(usage, inspect.cleandoc(context.command.help or ""), records)
-
-
-def command_markdown(command: str) -> str:
-    """The usage line, the description and a table of options."""
-    found = command_help(command)
-    rows = [f"| `{written}` | {' '.join(_text(meaning).split())} |" for written, meaning in found.options]
+    rows = [f"| `{written}` | {' '.join(_text(meaning).split())} |" for written, meaning in records]
     table = ["| option | meaning |", "|---|---|", *rows]
-    return "\n".join(["```text", found.usage, "```", "", _text(found.description), "", *table, ""])
+    description = _text(inspect.cleandoc(context.command.help or ""))
+    return "\n".join(["```text", usage, "```", "", description, "", *table, ""])
 
 
 def _text(text: str) -> str:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-
+from vmoe_runtime.backends import Array
 from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import RoutingError, UnsuitedError
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TopKRules
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_TOKENS, MAX_EXPERTS, MAX_CHOICES = 65_536, 256, 8  # as in plugins/cuda/limits.h
 _INSTEAD = "take a backend for the CPU"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.backends import Backend
+from vmoe_runtime.backends import Array, Backend
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, MERGING_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import MERGE, Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class StandardBackend:

@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from vmoe_runtime import op_library
-from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
+from vmoe_runtime.backends import Array, Backend, Parallelism, PreparedBackend
 from vmoe_runtime.backends.batch_range import VARIABLE, range_from_environment
 from vmoe_runtime.backends.cuda_library import find_cuda_library, usable_cuda_library
 from vmoe_runtime.backends.cuda_routing import check_routing, check_settings
@@ -33,34 +31,19 @@ from vmoe_runtime.errors import ImageError, UnavailableError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path
 from vmoe_runtime.profiles import Profile
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 # TF32 has ten bits of mantissa, and the router would send tokens elsewhere.
 _ON_CUDA: Sequence[tuple[str, Mapping[str, str]]] = ((_CUDA, {"use_tf32": "0"}), (_CPU, {}))
 _RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 
 
-def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """The canonical graph with the CUDA op library, or the inlined one where this installation has none.
+def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_graph: str | None = None) -> PreparedBackend:
+    """The canonical graph with the CUDA op library, or the inlined one where this installation has none; or another graph.
 
     Raises:
         UnavailableError: this onnxruntime, the driver, the GPU or CUDA's libraries don't allow it.
         UnsuitedError: the op library can't route the bundle at the profile.
     """
-    return _prepare_cuda(bundle, profile, None)
-
-
-def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:
-    """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
-
-    Raises:
-        As `prepare_cuda`; BackendError: the bundle has no such graph.
-    """
-    return _prepare_cuda(bundle, profile, tensorrt_graph_name(bundle, profile))
-
-
-def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | None) -> PreparedBackend:
     check_routing(bundle, profile)
     gpu = _require(_CUDA, "cuda")
     library = usable_cuda_library(gpu, "CUDA op library")
@@ -81,6 +64,15 @@ def _prepare_cuda(bundle: Bundle, profile: Profile | None, fixed_graph: str | No
 
     load = partial(StandardBackend, bundle, load_graph) if graph is None else lambda: load_graph(bundle.graph(graph))
     return PreparedBackend(description, load, (library, graph))
+
+
+def prepare_fixed_cuda(bundle: Bundle, profile: Profile | None, cpu: Parallelism) -> PreparedBackend:
+    """The graph that is fixed to a profile, in the type that it was exported in: float16 is what tensor cores multiply.
+
+    Raises:
+        As `prepare_cuda`; BackendError: the bundle has no such graph.
+    """
+    return prepare_cuda(bundle, profile, cpu, tensorrt_graph_name(bundle, profile))
 
 
 def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) -> PreparedBackend:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.backends import Backend, Parallelism, PreparedBackend
+from vmoe_runtime.backends import Array, Backend, Parallelism, PreparedBackend
 from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
@@ -29,8 +29,6 @@ try:
 finally:
     if _unloaded:
         del sys.modules[_TELEMETRY]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_GROUP_TOKENS = 46_340  # its square still fits into an int32
 _DESCRIPTION = f"OpenVINO {openvino.__version__.split('-')[0]} CPU, standard ops, f32"
@@ -120,15 +118,12 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
 
 def _named(ports: Iterable[Any]) -> dict[str, Port]:
     """Inputs or outputs by name, from a model's."""
-    return {
-        port.get_any_name(): Port(
-            port.get_element_type().to_dtype().name,
-            tuple(extent.get_length() if extent.is_static else None for extent in port.get_partial_shape())
-            if port.get_partial_shape().rank.is_static
-            else None,
-        )
-        for port in ports
-    }
+    found = {}
+    for port in ports:
+        shape = port.get_partial_shape()
+        known = tuple(size.get_length() if size.is_static else None for size in shape) if shape.rank.is_static else None
+        found[port.get_any_name()] = Port(port.get_element_type().to_dtype().name, known)
+    return found
 
 
 def _reason(error: Exception) -> str:

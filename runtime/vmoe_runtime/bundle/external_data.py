@@ -7,7 +7,6 @@ checked before any runtime sees the graph. Field numbers are those of onnx.proto
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from vmoe_runtime.errors import BundleError
 
@@ -35,12 +34,8 @@ MAX_BYTE_DIGITS = 18
 """Of an offset or a length: what fits 64 bits whatever the digits are."""
 
 
-class ExternalData(NamedTuple):
-    """Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes, 0 if not given."""
-
-    location: str
-    offset: int
-    length: int
+ExternalData = tuple[str, int, int]
+"""Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes, 0 if not given."""
 
 
 def external_data(graph: bytes) -> list[ExternalData]:
@@ -77,7 +72,7 @@ def _collect(buffer: memoryview, message: str, depth: int, references: list[Exte
             _collect(value, child, depth + 1, references)
     if entries:
         offset, length = (_bytes(entries.get(key, b"0")) for key in (b"offset", b"length"))
-        references.append(ExternalData(entries.get(b"location", b"").decode(errors="replace"), offset, length))
+        references.append((entries.get(b"location", b"").decode(errors="replace"), offset, length))
 
 
 def _bytes(text: bytes) -> int:

@@ -17,7 +17,7 @@ from vmoe_runtime.bundle.manifest import (
     PRECISIONS,
     TENSORRT_PRECISIONS,
 )
-from vmoe_runtime.routing_kinds import MOST_MERGED, ROUTING_KINDS
+from vmoe_runtime.routing_kinds import MAX_MERGE, ROUTING_KINDS
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = 64 << 20
@@ -122,7 +122,7 @@ PROFILE_FIELDS = (
     Field("bpr", "flag", kinds=_TOP_K),
     Field("pool", "flag", kinds=("top-k",)),
     Field("max_experts", "whole", MAX_EXPERTS, kinds=("top-k",)),
-    Field("merge", "count", MOST_MERGED, optional=True, kinds=_MERGING),
+    Field("merge", "count", MAX_MERGE, optional=True, kinds=_MERGING),
     Field("capacity", "list", kinds=_WITH_CAPACITY),
 )
 

@@ -69,7 +69,7 @@ def _manifest(raw: dict[str, Any], kind: tables.FieldKind) -> Manifest:
     names = raw.get("class_names")
     if names is not None and (len(names) != output["size"] or not all(isinstance(n, str) for n in names)):
         raise ValueError(f"class_names must be {output['size']} strings")
-    layers, group = _layers(raw), _group(raw)
+    layers, group = ((), None) if kind == "dense" else (_layers(raw), _group(raw))
     rules = _rules(raw, kind, len(layers))
     profiles = _profiles(raw["profiles"], kind, rules)
     files = _files(raw["files"])
@@ -94,8 +94,6 @@ def _manifest(raw: dict[str, Any], kind: tables.FieldKind) -> Manifest:
 
 
 def _layers(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    if raw.get("routing") is None:
-        return ()
     layers = raw["routing"]["layers"]
     if not layers or not all(isinstance(n, str) and re.fullmatch(tables.BLOCK_PATTERN, n) for n in layers):
         raise ValueError("'layers' must name encoder blocks")
@@ -104,9 +102,7 @@ def _layers(raw: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def _group(raw: Mapping[str, Any]) -> str | None:
-    if raw.get("routing") is None:
-        return None
+def _group(raw: Mapping[str, Any]) -> str:
     group: str = raw["routing"]["group"]
     match = re.fullmatch(tables.GROUP_PATTERN, group)
     if match is None:

@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import Array, likeliest, softmax
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.job import Job
 from vmoe_serve.batch.locations import BatchError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 NO_PICTURE = "there is no picture: the row has none"
 NOT_FINITE = "the model's logits are not finite numbers"

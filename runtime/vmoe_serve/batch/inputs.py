@@ -17,7 +17,8 @@ from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
 from vmoe_serve.batch.locations import BatchError, Location, one_line
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
-_READERS = 16
+READERS = 16
+"""Files that are looked into at once."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,12 @@ def divide(files: Sequence[InputFile], size: int) -> list[Part]:
     """Parts of whole files, with `size` pictures or a few more in each but the last."""
     groups: list[list[InputFile]] = []
     held = size
-    for file in files:
+    for file in (file for file in files if file.rows):
         if held >= size:
             groups.append([])
             held = 0
-        if file.rows:
-            groups[-1].append(file)
-            held += file.rows
-    groups = [group for group in groups if group]
+        groups[-1].append(file)
+        held += file.rows
     parts, first = [], 0
     for number, group in enumerate(groups):
         parts.append(Part(number, len(groups), first, tuple(group)))
@@ -142,7 +141,7 @@ def _row_counts(source: Location, found: Sequence[Any], column: str) -> list[int
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BatchError(f"{info.path} is not a readable Parquet file ({one_line(error)})") from None
 
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(count, found))
 
 

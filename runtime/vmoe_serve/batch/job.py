@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vmoe_runtime import __version__
-from vmoe_serve.batch.inputs import Part
+from vmoe_serve.batch.inputs import READERS, Part
 from vmoe_serve.batch.locations import BatchError, Location
 
 JOB_NAME, SUCCESS_NAME, WRITER_NAME = "_job.json", "_SUCCESS", "_writer"
@@ -25,7 +25,6 @@ ERRORS, RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in a part's metadata
 _OURS = re.compile(r"\.?(_job\.json|_SUCCESS|_writer|part-\d+-of-\d+-[0-9a-f]{8}\.parquet)(\.[0-9a-f]{16})?")
 _PART = re.compile(r"part-\d+-of-\d+-([0-9a-f]{8})\.parquet")
 _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
-_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ class Output:
     def parts(self, parts: Sequence[Part]) -> list[Written]:
         """The parts that are there."""
         names = set(self._names())
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._written, [part for part in parts if self._name(part) in names])
         return [each for each in found if each is not None]
 

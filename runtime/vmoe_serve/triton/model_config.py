@@ -34,8 +34,6 @@ def model_config(
         parameters: what the model reads when it is loaded, for "python".
         library: absolute path of the op library, for "onnxruntime".
     """
-    image = manifest.input
-    dims = [image.height, image.width, image.channels]
     outputs = [_tensor(manifest.output, "TYPE_FP32", manifest.output_shape)]
     if backend == "python" and manifest.profiles:
         outputs.append(_tensor(SETTING_OUTPUT, "TYPE_STRING", [1]))
@@ -43,7 +41,7 @@ def model_config(
         f"name: {_quoted(name)}",
         f"backend: {_quoted(backend)}",
         f"max_batch_size: {batch_size}",
-        f"input [ {_tensor('image', _TYPES[image.dtype], dims)} ]",
+        f"input [ {_tensor('image', _TYPES[manifest.input.dtype], manifest.input.size)} ]",
         f"output [ {', '.join(outputs)} ]",
         "dynamic_batching { }",
         f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]",

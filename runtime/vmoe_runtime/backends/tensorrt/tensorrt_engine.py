@@ -8,11 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import LifoQueue
-from typing import Any
 
-import numpy as np
-
-from vmoe_runtime.backends import Parallelism, PreparedBackend
+from vmoe_runtime.backends import Array, Parallelism, PreparedBackend
 from vmoe_runtime.backends.cuda_library import usable_cuda_library
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.backends.tensorrt import tensorrt_api
@@ -22,8 +19,6 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, ImageError
 from vmoe_runtime.installation import TENSORRT_PLUGIN, __version__, find_native, native_path
 from vmoe_runtime.profiles import Profile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _LANES = 2  # one call copies while the other computes; more would only take memory, since a GPU does one thing at a time
 
