@@ -54,7 +54,8 @@ def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
     for one in found["points"]:
         assert one["speed_ratio"] == one["images_per_second"] / row["images_per_second"]
         assert one["flops_ratio"] == one["flops_per_image"] / row["flops_per_image"]
-    sentence = r"c[01.]+-k1 is (faster|slower|not told apart by this timing) .*dense\.vmoe: [0-9.]+ x its speed \([0-9.]+ - [0-9.]+ by"
+    how = "(faster|slower|not told apart by this timing)"
+    sentence = rf"c[01.]+-k1 is {how} .*dense\.vmoe: [0-9.]+ x its speed \([0-9.]+ - [0-9.]+ by"
     out = run(capsys, "bench", *words)[0]
     assert re.search(r"\n +dense\.vmoe +- .* 1\.00 +1\.00\n", out) and re.search(sentence, out)
     report = json_of(capsys, "report", *words, "-o", tmp_path / "r.html")
