@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from vmoe_export.bundle.weights_file import layout
-from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
+from vmoe_export.checkpoint import Array, BundleCheckpoint, Checkpoint
 from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.model.model_config import MoeConfig, Soft, TopK
 from vmoe_export.model.model_description import count_layers
@@ -19,7 +19,6 @@ from vmoe_export.model.parameters import StoredTensor
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, Routing
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _IMAGES_PER_CALL = 16
 
 

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.checkpoint import Array, Checkpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
@@ -30,8 +30,6 @@ _ELEMENTS: Mapping[StoredType, int] = {
     "U8": TensorProto.INT4,
 }
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,13 +14,11 @@ from vmoe_export.errors import ExportError
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
-from vmoe_export.validation.reference_model import Stream
+from vmoe_export.validation.reference_model import Array, Stream
 from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
 from vmoe_runtime.profiles import Profile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GraphParts:

@@ -10,14 +10,13 @@ import ml_dtypes
 import numpy as np
 
 from vmoe_export.bundle.weights_file import Span, official_tensor, quantize_groups
-from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.checkpoint import Array, Checkpoint
 from vmoe_export.errors import ExportError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import graph_shape, scale_name
 from vmoe_export.ops.table import LARGEST_INT8
 from vmoe_export.precision import StoredType
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Callable[[str], Array | None]
 """A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
 
