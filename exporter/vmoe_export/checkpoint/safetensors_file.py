@@ -13,7 +13,7 @@ from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_fro
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 
-_DTYPES = {
+DTYPES = {
     "BOOL": "bool", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
     "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
@@ -55,7 +55,7 @@ class SafetensorsCheckpoint(Checkpoint):
             if name == "__metadata__":
                 continue
             with naming(f"tensor {name}"):
-                dtype = dtype_from_name(_DTYPES.get(entry["dtype"], entry["dtype"]))
+                dtype = dtype_from_name(DTYPES.get(entry["dtype"], entry["dtype"]))
             start, end = entry["data_offsets"]
             info = TensorInfo(tuple(entry["shape"]), dtype)
             if start < 0 or end - start != math.prod(info.shape) * dtype.itemsize:
