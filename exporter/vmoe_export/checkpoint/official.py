@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,8 +160,8 @@ class _Shard:
             raise CheckpointError("a chunk is not a pair of data and slice")
         count = cursor.header("an array")
         _check_count(count)
-        bodies = [_extension(cursor, _NDARRAY) for _ in range(count)]
-        return bodies, _box(_unpack(_extension(cursor, _ND_SLICE).rest(_MAX_SLICE_BYTES)))
+        bodies = [cursor.extension(_NDARRAY) for _ in range(count)]
+        return bodies, _box(_unpack(cursor.extension(_ND_SLICE).rest(_MAX_SLICE_BYTES)))
 
 
 def _check_count(number: int) -> None:
@@ -184,13 +185,6 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
     return data
 
 
-def _extension(cursor: MsgpackCursor, expected: int) -> MsgpackCursor:
-    code, payload = cursor.extension()
-    if code != expected:
-        raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
-    return payload
-
-
 def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
     """The arrays that an index lists, and what comes after PREFIX in the names of the shards that it points to.
 
@@ -201,7 +195,7 @@ def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
     """
     path = Path(f"{prefix}.index")
     try:
-        with naming(path.name), PlainFile(path) as file:
+        with naming(path.name), closing(PlainFile(path)) as file:
             if file.size > _MAX_INDEX_BYTES:
                 raise CheckpointError(
                     f"it is {file.size / 1e6:,.0f} MB long, and no index is longer than {_MAX_INDEX_BYTES >> 20} MiB"

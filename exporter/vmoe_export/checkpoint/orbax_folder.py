@@ -12,6 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -117,7 +118,7 @@ def _read_names(folder: Path) -> _Names:
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
         raise CheckpointError("neither _METADATA nor checkpoint is there to name its arrays")
-    with PlainFile(path) as file:
+    with closing(PlainFile(path)) as file:
         if file.size > _MAX_NAMES_BYTES:
             raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for names")
         text = bytes(file.read(0, file.size))
