@@ -38,7 +38,6 @@ class GraphParts:
         whole = onnx.load(folder / graph.file, load_external_data=False)
         self._proto = emulate_bfloat16(whole) if emulate_bf16 else whole
         self._proto.graph.value_info.extend(info for cut in graph.cuts for info in _stream_infos(cut))
-        self._extractor = utils.Extractor(self._proto)
         # What an engine runs: with the op library, where it is.
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None
 
@@ -63,7 +62,7 @@ class GraphParts:
     def _cut(self, start: Sequence[str], ends: list[str]) -> onnx.ModelProto:
         """The nodes between some values and others, as a model."""
         given = (value.name for value in self._proto.graph.input)
-        cut = self._extractor.extract_model([*dict.fromkeys((*start, *given))], ends)
+        cut = utils.Extractor(self._proto).extract_model([*dict.fromkeys((*start, *given))], ends)
         used = {*start, *(name for node in cut.graph.node for name in node.input)}
         for value in [value for value in cut.graph.input if value.name not in used]:
             cut.graph.input.remove(value)
