@@ -16,12 +16,10 @@ from vmoe_export.bundle.weights_file import Span, pack_int4, quantize_groups, sp
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT4
-from vmoe_export.validation.reference_model import ReferenceModel
+from vmoe_export.validation.reference_model import Array, ReferenceModel
 from vmoe_export.validation.reference_run import run_reference
 from vmoe_export.validation.reference_weights import Weights, official_weights
 from vmoe_measure.image_source import ImageSource
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _IMAGES = 128  # at most, or one routing group
 _DAMPING = 0.01  # of the mean square of the inputs

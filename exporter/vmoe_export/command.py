@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, wr
 from vmoe_tools.program import printable
 from vmoe_tools.remote_sources import transfer_bar
 
+_number = partial(click.option, type=click.IntRange(1), metavar="N")
+_limit = partial(click.option, type=click.FloatRange(0, min_open=True), metavar="X")
+
 
 def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
     if value is None:
@@ -43,10 +47,6 @@ def _image_size(context: click.Context, parameter: click.Parameter, value: str |
     if not match:
         raise click.BadParameter(f"'{value}' is not a number of pixels, such as 384, or HxW, such as 224x384.")
     return int(match[1]), int(match[2] or match[1])
-
-
-def _none_if_empty(context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    return values or None
 
 
 def _output_name(source: str, precision: str) -> Path:
@@ -76,14 +76,12 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     "-c",
     type=click.FloatRange(0, min_open=True),
     multiple=True,
-    callback=_none_if_empty,
     help="Capacity ratio; repeat for several. Default: the bundle's, the config's, or 1.05.",
 )
 @click.option(
     "--k",
     type=click.IntRange(1),
     multiple=True,
-    callback=_none_if_empty,
     help="Experts per token; repeat for several. Each pair of a --capacity and a --k is a profile. Default: the bundle's, "
     "the config's, or 2.",
 )
@@ -122,9 +120,8 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     type=int,
     help="Tokens that each encoder block merges with the likest ones in stored profiles. Default: none.",
 )
-@click.option(
+@_number(
     "--max-experts",
-    type=click.IntRange(1),
     metavar="M",
     help="Stored profiles let a group use at most M experts, those with the largest gates in it. Default: all.",
 )
@@ -133,14 +130,12 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="image|batch|N|tokens:S",
     help="Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
 )
-@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Images per batch; needed by --group batch.")
+@_number("--batch-size", help="Images per batch; needed by --group batch.")
 @click.option(
     "--image-size", callback=_image_size, metavar="PX|HxW", help="Image size; resizes a learned position embedding."
 )
-@click.option(
+@_number(
     "--capacity-multiple-of",
-    type=click.IntRange(1),
-    metavar="N",
     help="Round the slots per expert up to a multiple of N. Default: the config's, or 1 (official code: 4).",
 )
 @click.option(
@@ -153,16 +148,13 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     default=None,
     help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
 )
-@click.option(
+@_number(
     "--ensemble-size",
-    type=click.IntRange(1),
     metavar="M",
     help="Members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.",
 )
-@click.option(
+@_number(
     "--heads",
-    type=click.IntRange(1),
-    metavar="N",
     help="Attention heads of another library's model, where neither a config.json nor its architecture's name says it.",
 )
 @click.option(
@@ -218,16 +210,12 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="FILE",
     help="Another head: an npz or safetensors file of kernel [D, classes] and bias [classes], as vmoe fewshot writes it.",
 )
-@click.option(
+@_limit(
     "--atol",
-    type=click.FloatRange(0, min_open=True),
-    metavar="X",
     help="Largest absolute difference of a part of a graph from the reference. Default: what rounding explains.",
 )
-@click.option(
+@_limit(
     "--max-distance",
-    type=click.FloatRange(0, min_open=True),
-    metavar="X",
     help="Largest relative difference of a part from float32. Default: 0.05 for bfloat16, 0.2 for int8, 0.4 for int4.",
 )
 @read_argument(
@@ -270,7 +258,8 @@ def export(
         raise click.UsageError("-v and -q exclude each other")
     if no_validate and images is not None:
         raise click.UsageError("--images is for validation, which --no-validate leaves out")
-    options = ExportOptions(class_names=_class_names(class_names), **fields)
+    chosen: dict[str, Any] = {name: None if value == () else value for name, value in fields.items()}
+    options = ExportOptions(class_names=_class_names(class_names), **chosen)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images)
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)

@@ -16,10 +16,10 @@ from vmoe_export.export_options import ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.model.config_file import load_config
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft
+from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, pixels
 from vmoe_export.model.model_description import FLAGS, describe_model
 from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
-from vmoe_export.precision import PRECISIONS, stored_precision
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
@@ -63,8 +63,8 @@ class ExportPlan:
 
     @property
     def stored_precision(self) -> Precision:
-        """What the weights file holds."""
-        return stored_precision(self.options.precision)
+        """What the weights file and the graphs for CPUs hold."""
+        return "fp32" if self.options.precision == "fp16" else self.options.precision
 
     @property
     def tensorrt_precision(self) -> TensorRtPrecision | None:
@@ -286,11 +286,11 @@ def _config(options: ExportOptions) -> Mapping[str, Any]:
 
 def _check_size(preset: Preset, model: ModelConfig) -> None:
     """Resizing a position embedding is for the user to ask for."""
-    (rows, columns), (height, width) = preset.image_size, model.image_size
-    if (rows, columns) != (height, width):
+    if preset.image_size != model.image_size:
+        own = pixels(model.image_size)
         raise ConfigError(
-            f"the config is for {rows}x{columns} px, but the checkpoint is for {height}x{width}; "
-            f"--image-size {height}x{width} takes it as it is"
+            f"the config is for {pixels(preset.image_size)} px, but the checkpoint is for {own}; "
+            f"--image-size {own} takes it as it is"
         )
 
 
@@ -316,5 +316,5 @@ def _unseen_pixels(model: ModelConfig) -> list[str]:
     whole = (rows * height, columns * width)
     if whole == model.image_size:
         return []
-    size, seen = (f"{pixels[0]}x{pixels[1]}" for pixels in (model.image_size, whole))
+    size, seen = pixels(model.image_size), pixels(whole)
     return [f"patches of {height}x{width} px don't fill {size}: the model sees only the first {seen}"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from vmoe_runtime.bundle.manifest import Precision, TensorRtPrecision
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
 
 WeightType = Literal["float", "bf16", "i8", "i4"]
 """Element type of the weights of a product, as the table of ops names it."""
@@ -58,11 +58,6 @@ PRECISIONS: Mapping[ExportPrecision, Numbers] = {
 }
 
 
-def stored_precision(precision: ExportPrecision) -> Precision:
-    """The precision of the weights file and of the graphs for CPUs."""
-    return "fp32" if precision == "fp16" else precision
-
-
 def weight_type(name: str, precision: ExportPrecision) -> WeightType:
     """The element type of a parameter of the official tree."""
     *parents, leaf = name.split("/")
@@ -70,11 +65,6 @@ def weight_type(name: str, precision: ExportPrecision) -> WeightType:
         return "float"
     numbers = PRECISIONS[precision]
     return numbers.experts if "Moe" in parents else numbers.dense
-
-
-def stored_type(name: str, precision: ExportPrecision) -> StoredType:
-    """The type that a parameter is stored in."""
-    return STORED_TYPES[weight_type(name, precision)]
 
 
 def hidden_chunk(hidden: int, weights: WeightType) -> int:

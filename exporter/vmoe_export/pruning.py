@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from vmoe_export.bundle.weights_file import layout
-from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
+from vmoe_export.checkpoint import Array, BundleCheckpoint, Checkpoint
 from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.model.model_config import MoeConfig, Soft, TopK
 from vmoe_export.model.model_description import count_layers
@@ -19,7 +19,6 @@ from vmoe_export.model.parameters import StoredTensor
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime import Engine, Routing
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _IMAGES_PER_CALL = 16
 
 
@@ -74,7 +73,7 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
     """
     growth = []
     for layer, experts in zip(moe.layers, moe.experts, strict=True):
-        name = _router(layer)
+        name = f"Encoder/encoderblock_{layer}/Moe/Router/dense/kernel"
         now, then = (each[name].astype(np.float64) if name in each else np.empty(0) for each in (checkpoint, before))
         if len(then) != len(now) or then.size != now.size:  # those of an E3 may have an axis for the members
             raise CheckpointError(f"{before.path} has no tensor {name} of the shape that {checkpoint.path} has")
@@ -185,7 +184,3 @@ def _pruned_shape(name: str, shape: tuple[int, ...], kept: Array | None) -> tupl
     if not name.endswith("/Router/dense/kernel"):
         return len(kept), *shape[1:]
     return (*shape[:-1], len(kept) // (shape[1] if len(shape) == 3 else 1))
-
-
-def _router(layer: int) -> str:
-    return f"Encoder/encoderblock_{layer}/Moe/Router/dense/kernel"

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from vmoe_export.export import ExportResult
 from vmoe_export.export_plan import ExportPlan
-from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft, pixels
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.validation.limits import Limits
@@ -38,8 +38,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         table.add_row("Preset", f"{plan.preset.name}: {plan.preset.description}")
     table.add_row(
         "Images",
-        f"{_size(model.image_size)} px x {model.channels}, patches of {_size(model.patch_size)}, {model.num_tokens} tokens, "
-        f"{plan.input}",
+        f"{pixels(model.image_size)} px x {model.channels}, patches of {pixels(model.patch_size)}, "
+        f"{model.num_tokens} tokens, {plan.input}",
     )
     assumed = "" if plan.options.preprocess else " (assumed, as in the official configs; --preprocess changes it)"
     table.add_row("Pictures", f"{plan.preprocessing}{assumed}")
@@ -217,7 +217,3 @@ def _weights(plan: ExportPlan) -> str:
         return f"float32, {stored}"
     whole = sum(tensor.nbytes for tensor in stored_tensors(plan.weight_shapes, "fp32").values())
     return f"{PRECISIONS[plan.stored_precision].words}, {stored} (all in float32: {whole / 1e6:,.1f} MB)"
-
-
-def _size(pixels: tuple[int, int]) -> str:
-    return f"{pixels[0]}x{pixels[1]}"

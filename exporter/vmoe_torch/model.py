@@ -122,7 +122,7 @@ class Vmoe(nn.Module):
                 if merged:
                     routes[f"encoderblock_{i}"]["token"] = merged.token
             else:
-                x = self._mlp_block(f"{block}.LayerNorm_1", f"{block}.Mlp", x)
+                x = x + ops.mlp(self._layer_norm(f"{block}.LayerNorm_1", x), *self._mlp(f"{block}.Mlp"))
         if self.config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
         return self._head(self._layer_norm("Encoder.encoder_norm", x), merged.sizes if merged else None), routes
@@ -160,9 +160,6 @@ class Vmoe(nn.Module):
         parameter: Tensor = getattr(self.get_submodule(parent), leaf)
         return parameter
 
-    def _norm(self, path: str) -> tuple[Tensor, Tensor]:
-        return self._p(f"{path}.scale"), self._p(f"{path}.bias")
-
     def _layer(self, path: str) -> tuple[Tensor, Tensor]:
         """Kernel and bias of a dense layer."""
         return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
@@ -173,7 +170,7 @@ class Vmoe(nn.Module):
         return x @ kernel.reshape(x.shape[-1], -1) + bias.flatten()
 
     def _layer_norm(self, path: str, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *self._norm(path), LAYER_NORM_EPSILON)
+        return F.layer_norm(x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), LAYER_NORM_EPSILON)
 
     def _embed(self, image: Tensor) -> Tensor:
         config = self.config
@@ -218,10 +215,6 @@ class Vmoe(nn.Module):
     def _mlp(self, path: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Activation]:
         """Weights, biases and activation of an MLP."""
         return *self._layer(f"{path}.Dense_0"), *self._layer(f"{path}.Dense_1"), self.config.activation
-
-    def _mlp_block(self, norm: str, path: str, x: Tensor) -> Tensor:
-        """An MLP with its layer norm and residual; x[N,T,D]."""
-        return x + ops.mlp(self._layer_norm(norm, x), *self._mlp(path))
 
     def _moe_block(
         self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int, merged: Merged | None = None

@@ -13,25 +13,18 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto
 
-from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.checkpoint import Array, Checkpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph_shape, scale_name, stored_tensors
 from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
+from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT4, LARGEST_INT8
-from vmoe_export.precision import ExportPrecision, StoredType
+from vmoe_export.precision import STORED_TYPES, ExportPrecision, StoredType
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
-_ELEMENTS: Mapping[StoredType, int] = {
-    "F32": TensorProto.FLOAT,
-    "F16": TensorProto.FLOAT16,
-    "BF16": TensorProto.BFLOAT16,
-    "I8": TensorProto.INT8,
-    "U8": TensorProto.INT4,
-}
+_ELEMENTS = {stored: ONNX_TYPES[element] for element, stored in STORED_TYPES.items()} | {"F16": ONNX_TYPES["fp16"]}
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vmoe_export.checkpoint.base import Checkpoint, TensorInfo
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.bundle import BundleCheckpoint, is_bundle
 from vmoe_export.checkpoint.official import OfficialCheckpoint
 from vmoe_export.checkpoint.orbax_steps import find_item
 from vmoe_export.errors import CheckpointError
 
-__all__ = ["BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["Array", "BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
 
 _TORCH_SUFFIXES = {".pt", ".pth", ".bin"}
 ONE_FILE_SUFFIXES = {".safetensors", *_TORCH_SUFFIXES}

@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,19 +63,16 @@ class Checkpoint(Mapping[str, Array]):
         from vmoe_export.families.recognition import family_of  # which builds on this module
 
         self.family = None if is_part else family_of(stored)
-        try:
+        with naming(path):
             keeps_names = is_part or self.family is not None
             self._stored_names = {name: name for name in stored} if keeps_names else parameter_names(stored)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
         self.info: Mapping[str, TensorInfo] = {name: stored[self._stored_names[name]] for name in sorted(self._stored_names)}
 
     def __getitem__(self, name: str) -> Array:
         info = self.info[name]
         try:
-            array = self._read(self._stored_names[name])
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: tensor {name}: {error}") from None
+            with naming(f"{self.path}: tensor {name}"):
+                array = self._read(self._stored_names[name])
         except OSError as error:
             raise CheckpointError(f"{self.path}: tensor {name} can't be read: {error.strerror or error}") from None
         if array.shape != info.shape or array.dtype != info.dtype:
@@ -119,6 +116,15 @@ class Checkpoint(Mapping[str, Array]):
     @abstractmethod
     def _read(self, stored_name: str) -> Array:
         """The tensor under its stored name, in memory of its own."""
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Puts what it is about before what went wrong with it."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{what}: {error}") from None
 
 
 def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:

@@ -79,12 +79,14 @@ class MsgpackCursor:
         """A byte string: where it lies."""
         return self._skip(self.header("bytes"))
 
-    def extension(self) -> tuple[int, MsgpackCursor]:
-        """Type code and payload of an extension; the payload gets a cursor of its own."""
+    def extension(self, expected: int) -> MsgpackCursor:
+        """The payload of an extension of that type, with a cursor of its own."""
         size = self.header("an extension")
         (code,) = struct.unpack(">b", self._take(1))
         payload = self._skip(size)
-        return code, MsgpackCursor(self.file, payload.start, payload.start + size)
+        if code != expected:
+            raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
+        return MsgpackCursor(self.file, payload.start, payload.start + size)
 
     def rest(self, most: int) -> bytes:
         """All that is left, if that is no more than `most` bytes."""

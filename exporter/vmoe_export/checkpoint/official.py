@@ -8,10 +8,10 @@ so `encoderblock_10` comes before `encoderblock_2`.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name
+from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name, naming
 from vmoe_export.checkpoint.msgpack_cursor import ByteSpan, MsgpackCursor
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
@@ -75,7 +75,7 @@ class OfficialCheckpoint(Checkpoint):
         info = array.info
         found: list[tuple[Box, list[ByteSpan], _Shard]] = []
         for number in sorted({shard for _, shard in array.chunks}):
-            with _naming(self._shard_paths[number]):
+            with naming(self._shard_paths[number].name):
                 if number not in self._shards:
                     self._shards[number] = _Shard(self._shard_paths[number])
                 shard = self._shards[number]
@@ -91,7 +91,7 @@ class OfficialCheckpoint(Checkpoint):
             extents = tuple(stop - start for start, stop in box)
             # A chunk that is the whole array is read straight into it, the others through memory of their own.
             chunk = result if extents == info.shape else np.empty(extents, info.dtype)
-            with _naming(shard.path):
+            with naming(shard.path.name):
                 shard.read_into(spans, chunk)
             # The ellipsis makes this an assignment for scalars, too.
             where: tuple[Any, ...] = (*(slice(start, stop) for start, stop in box), ...)
@@ -160,8 +160,8 @@ class _Shard:
             raise CheckpointError("a chunk is not a pair of data and slice")
         count = cursor.header("an array")
         _check_count(count)
-        bodies = [_extension(cursor, _NDARRAY) for _ in range(count)]
-        return bodies, _box(_unpack(_extension(cursor, _ND_SLICE).rest(_MAX_SLICE_BYTES)))
+        bodies = [cursor.extension(_NDARRAY) for _ in range(count)]
+        return bodies, _box(_unpack(cursor.extension(_ND_SLICE).rest(_MAX_SLICE_BYTES)))
 
 
 def _check_count(number: int) -> None:
@@ -185,13 +185,6 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
     return data
 
 
-def _extension(cursor: MsgpackCursor, expected: int) -> MsgpackCursor:
-    code, payload = cursor.extension()
-    if code != expected:
-        raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
-    return payload
-
-
 def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
     """The arrays that an index lists, and what comes after PREFIX in the names of the shards that it points to.
 
@@ -202,7 +195,7 @@ def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
     """
     path = Path(f"{prefix}.index")
     try:
-        with _naming(path), PlainFile(path) as file:
+        with naming(path.name), closing(PlainFile(path)) as file:
             if file.size > _MAX_INDEX_BYTES:
                 raise CheckpointError(
                     f"it is {file.size / 1e6:,.0f} MB long, and no index is longer than {_MAX_INDEX_BYTES >> 20} MiB"
@@ -254,15 +247,14 @@ def _array_index(rank: int, name: str, leaf: Any, shard_count: int) -> _ArrayInd
     if leaf.code != _INDEX_INFO:
         raise CheckpointError(f"{name} has the unknown msgpack extension type {leaf.code}")
     try:
-        shaped, slices, shards = _unpack(leaf.data)
-        shape, dtype_name, *_ = _unpack(shaped)
-        boxes = [_box(_unpack(item)) for item in slices]
-        shape, shards = tuple(shape), tuple(shards)
-        dtype = dtype_from_name(dtype_name)
+        with naming(name):
+            shaped, slices, shards = _unpack(leaf.data)
+            shape, dtype_name, *_ = _unpack(shaped)
+            boxes = [_box(_unpack(item)) for item in slices]
+            shape, shards = tuple(shape), tuple(shards)
+            dtype = dtype_from_name(dtype_name)
     except (TypeError, ValueError):
         raise CheckpointError(f"{name} has a damaged array description") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from None
     if not all(isinstance(extent, int) and extent >= 0 for extent in shape):
         raise CheckpointError(f"{name} has the shape {shape}")
     if len(shape) > _MAX_DIMENSIONS or math.prod(max(extent, 1) for extent in shape) > _MAX_ELEMENTS:
@@ -303,12 +295,3 @@ def _unpack(data: bytes) -> Any:
         return msgpack.unpackb(data, strict_map_key=False)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise CheckpointError(f"it is not readable msgpack ({str(error) or type(error).__name__})") from None
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Puts the file's name before what went wrong in it."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path.name}: {error}") from None

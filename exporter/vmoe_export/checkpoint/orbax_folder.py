@@ -12,6 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +20,7 @@ import msgpack
 import numpy as np
 import tensorstore
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name, parameter_names
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name, naming, parameter_names
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 
@@ -40,7 +41,7 @@ class OrbaxCheckpoint(Checkpoint):
             folder: of an item, as `orbax_steps.find_item` returns it.
             notes: what a user should know of the way that it was found.
         """
-        try:
+        with naming(folder):
             _check_plain(folder)
             names = _read_names(folder)
             self._stores, self._driver = names.stores, names.driver
@@ -50,8 +51,6 @@ class OrbaxCheckpoint(Checkpoint):
                 {"cache_pool": {"total_bytes_limit": 0}, "cache_pool#nodes": {"total_bytes_limit": _CACHED_BYTES}}
             )
             stored = {name: self._info(name) for name in parameter_names(self._stores).values()}
-        except CheckpointError as error:
-            raise CheckpointError(f"{folder}: {error}") from None
         super().__init__(folder, "orbax", [names.file], stored)
         folder = folder.resolve()
         self.source = os.fsencode("/".join(folder.parts[-2:])).decode(errors="replace")
@@ -69,11 +68,9 @@ class OrbaxCheckpoint(Checkpoint):
         return digest.hexdigest()
 
     def _info(self, name: str) -> TensorInfo:
-        try:
+        with naming(f"tensor {name}"):
             store = self._open(name)
             dtype = dtype_from_name(store.dtype.name)
-        except CheckpointError as error:
-            raise CheckpointError(f"tensor {name}: {error}") from None
         # Memory for either would be taken before anything is read, and the process ends where there is none.
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
@@ -121,7 +118,7 @@ def _read_names(folder: Path) -> _Names:
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
         raise CheckpointError("neither _METADATA nor checkpoint is there to name its arrays")
-    with PlainFile(path) as file:
+    with closing(PlainFile(path)) as file:
         if file.size > _MAX_NAMES_BYTES:
             raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for names")
         text = bytes(file.read(0, file.size))

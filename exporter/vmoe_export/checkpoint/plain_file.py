@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -68,9 +67,3 @@ class PlainFile:
     def close(self) -> None:
         """Closes it."""
         self.stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name, naming
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 
-_DTYPES = {
+DTYPES = {
     "BOOL": "bool", "I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
     "I64": "int64", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64",
@@ -30,16 +30,15 @@ class SafetensorsCheckpoint(Checkpoint):
         self._offsets: dict[str, tuple[int, int]] = {}
         self._info: dict[str, TensorInfo] = {}
         try:
-            self._file = PlainFile(path)
-            with safe_open(path, framework="numpy"):
-                pass
-            (size,) = struct.unpack("<Q", bytes(self._file.read(0, 8)))
-            self._data_start = 8 + size
-            self._read_header(bytes(self._file.read(8, size)))
+            with naming(path):
+                self._file = PlainFile(path)
+                with safe_open(path, framework="numpy"):
+                    pass
+                (size,) = struct.unpack("<Q", bytes(self._file.read(0, 8)))
+                self._data_start = 8 + size
+                self._read_header(bytes(self._file.read(8, size)))
         except SafetensorError as error:
             raise CheckpointError(f"{path} is not a valid safetensors file ({error})") from None
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
         # The library looked at the file a moment earlier.
@@ -55,10 +54,8 @@ class SafetensorsCheckpoint(Checkpoint):
         for name, entry in json.loads(text).items():
             if name == "__metadata__":
                 continue
-            try:
-                dtype = dtype_from_name(_DTYPES.get(entry["dtype"], entry["dtype"]))
-            except CheckpointError as error:
-                raise CheckpointError(f"tensor {name}: {error}") from None
+            with naming(f"tensor {name}"):
+                dtype = dtype_from_name(DTYPES.get(entry["dtype"], entry["dtype"]))
             start, end = entry["data_offsets"]
             info = TensorInfo(tuple(entry["shape"]), dtype)
             if start < 0 or end - start != math.prod(info.shape) * dtype.itemsize:

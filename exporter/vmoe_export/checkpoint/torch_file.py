@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name
+from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name, naming
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 
@@ -115,10 +115,8 @@ class TorchCheckpoint(Checkpoint):
         return data
 
     def _info(self, name: str, tensor: torch.Tensor) -> TensorInfo:
-        try:
+        with naming(f"tensor {name}"):
             dtype = self._dtype(tensor)
-        except CheckpointError as error:
-            raise CheckpointError(f"tensor {name}: {error}") from None
         if tensor.layout != torch.strided or tensor.device.type == "meta":
             raise CheckpointError(f"tensor {name} is sparse or has no data")
         storage = tensor.untyped_storage().nbytes()

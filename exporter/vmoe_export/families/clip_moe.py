@@ -48,7 +48,6 @@ def _translate(model: Translation) -> None:
 
 FAMILY = Family(
     title="CLIP-MoE's vision tower, OpenAI's CLIP",
-    model_types=(),
     landmarks=("ln_pre.weight", "conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"),
     prefixes=("visual.", ""),
     ignored=r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding(_res)?|text_projection"

@@ -14,7 +14,7 @@ _WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
 """What training programs put in front of all names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of models.
 
@@ -30,10 +30,10 @@ class Family:
     """
 
     title: str
-    model_types: tuple[str, ...]
+    model_types: tuple[str, ...] = ()
     landmarks: tuple[str, ...]
     prefixes: tuple[str, ...]
-    ignored: str
+    ignored: str = ""
     processor: Mapping[str, Any]
     translate: Callable[[Translation], None]
 

@@ -10,7 +10,7 @@ _DISTILLATION = "embeddings.distillation_token"
 
 
 def _translate(model: Translation) -> None:
-    hf_vit.translate_encoder(model, "embeddings.cls_token", _DISTILLATION)
+    hf_vit.translate_encoder(model, 2, "embeddings.cls_token", _DISTILLATION)
     if model.has("../distillation_classifier.weight"):
         model.model["classifier"] = "token+token"
         model.mean_head("../cls_classifier", "../distillation_classifier")

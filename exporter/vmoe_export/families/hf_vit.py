@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
+ATTENTION = [*(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.output.dense"]
+_LAYERS = ("layernorm_before", *ATTENTION, "layernorm_after", "intermediate.dense", "output.dense")
 
-def translate_encoder(model: Translation, *tokens: str) -> None:
-    """Everything up to the last norm, with these tokens in front of the patches, all of which have positions."""
-    model.epsilon(1e-12)
-    model.activation(model.setting("hidden_act", "gelu"))
-    model.patches("embeddings.patch_embeddings.projection")
-    model.choose_heads("num_attention_heads", 12)
-    model.claim(hidden_size=model.width)
-    model.tokens(*tokens, positions="embeddings.position_embeddings", rows=len(tokens))
+
+def translate_encoder(
+    model: Translation, rows: int, *tokens: str, epsilon: float = 1e-12, layers: Sequence[str] = _LAYERS
+) -> None:
+    """Everything up to the last norm, with these tokens in front of the patches, of which so many have positions."""
+    model.epsilon(epsilon)
+    model.begin("gelu", "embeddings.patch_embeddings.projection")
+    model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
-    for block, ours in model.blocks("encoder.layer.{}.", "num_hidden_layers"):
-        model.norm(f"{ours}/LayerNorm_0", f"{block}layernorm_before")
-        projections = [f"{block}attention.attention.{name}" for name in ("query", "key", "value")]
-        model.attention(f"{ours}/SelfAttention", projections, f"{block}attention.output.dense", has_bias=has_bias)
-        model.norm(f"{ours}/LayerNorm_1", f"{block}layernorm_after")
-        hidden = model.mlp(f"{ours}/Mlp", f"{block}intermediate.dense", f"{block}output.dense")
-        model.claim(intermediate_size=hidden)
+    model.encoder("encoder.layer.{}.", layers, has_bias=has_bias)
     model.norm("Encoder/encoder_norm", "layernorm")
 
 
@@ -37,7 +35,7 @@ def translate_head(model: Translation) -> None:
 
 
 def _translate(model: Translation) -> None:
-    translate_encoder(model, "embeddings.cls_token")
+    translate_encoder(model, 1, "embeddings.cls_token")
     translate_head(model)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from vmoe_export.checkpoint import Array
 
 
 def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool) -> Array:

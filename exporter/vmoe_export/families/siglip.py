@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vmoe_export.errors import ConfigError
-from vmoe_export.families.clip import encoder_blocks
+from vmoe_export.families.clip import LAYERS
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
@@ -13,12 +13,9 @@ def _translate(model: Translation) -> None:
     # The stream is behind its last norm when attention pools it, and can't carry another epsilon.
     if model.setting("layer_norm_eps", 1e-6) != LAYER_NORM_EPSILON:
         raise ConfigError(f"the config says layer_norm_eps {model.config['layer_norm_eps']}, and only 1e-06 can be exported")
-    model.activation(model.setting("hidden_act", "gelu_pytorch_tanh"))
-    model.patches("embeddings.patch_embedding")
-    model.choose_heads("num_attention_heads", 12)
-    model.claim(hidden_size=model.width)
+    model.begin("gelu_pytorch_tanh", "embeddings.patch_embedding")
     model.tokens(positions="embeddings.position_embedding.weight", rows=0)
-    encoder_blocks(model)
+    model.encoder("encoder.layers.{}.", LAYERS)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "map"
     model.vector("MapHead/probe", "head.probe", (1, 1, model.width))

@@ -123,10 +123,8 @@ def _attention_pool(model: Translation) -> None:
 
 FAMILY = Family(
     title="ViT and DeiT (timm)",
-    model_types=(),
     landmarks=("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
     prefixes=("",),
-    ignored=r"",
     processor={"interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
     translate=_translate,
 )

@@ -51,6 +51,30 @@ class Translation(ForeignModel):
     notes: list[str] = field(default_factory=list)
     _stream: float = 1.0
 
+    def begin(self, activation: str, patches: str, *, has_bias: bool = True) -> None:
+        """What models of transformers begin with: the usual activation, the patches, and the heads that a config says."""
+        self.activation(self.setting("hidden_act", activation))
+        self.patches(patches, has_bias=has_bias)
+        self.choose_heads("num_attention_heads", 12)
+        self.claim(hidden_size=self.width)
+
+    def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool = True) -> None:
+        """The blocks of a model of transformers.
+
+        Args:
+            pattern: as for `blocks`.
+            names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
+                and where there are any the scales of attention and MLP.
+            has_bias: whether query, key and value have one.
+        """
+        for block, ours in self.blocks(pattern, "num_hidden_layers"):
+            norm_0, query, key, value, out, norm_1, first, second, *scales = (f"{block}{name}" for name in names)
+            attention_scale, mlp_scale = scales or ("", "")
+            self.norm(f"{ours}/LayerNorm_0", norm_0)
+            self.attention(f"{ours}/SelfAttention", (query, key, value), out, scale=attention_scale, has_bias=has_bias)
+            self.norm(f"{ours}/LayerNorm_1", norm_1)
+            self.claim(intermediate_size=self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale))
+
     def epsilon(self, default: float) -> None:
         """The epsilon of every LayerNormalization where the config says no `layer_norm_eps`; to be said first."""
         value = self.setting("layer_norm_eps", default)
@@ -191,11 +215,12 @@ class Translation(ForeignModel):
         self.put("head/kernel", shape, sources[0], lambda *arrays: np.concatenate([a.T for a in arrays]) / count)
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
-    def norm(self, ours: str, name: str, *, stream: bool = False) -> None:
-        """A LayerNormalization of the stream's width; with `stream` what it gives is the stream."""
+    def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False) -> None:
+        """A LayerNormalization of that size, or the stream's width; with `stream` what it gives is the stream."""
+        size = size or self.width
         for leaf, own in (("scale", "weight"), ("bias", "bias")):
-            self.check(f"{name}.{own}", self.width)
-            self.put(f"{ours}/{leaf}", (self.width,), [f"{name}.{own}"], lambda array: array, stream=stream)
+            self.check(f"{name}.{own}", size)
+            self.put(f"{ours}/{leaf}", (size,), [f"{name}.{own}"], lambda array: array, stream=stream)
 
     def dense(
         self,
@@ -225,22 +250,13 @@ class Translation(ForeignModel):
         self.put(f"{ours}/bias", (width,), bias, _scaled_or_zeros(width), stream=stream)
         return width
 
-    def attention(
-        self,
-        ours: str,
-        projections: Sequence[str],
-        out: str,
-        *,
-        scale: str = "",
-        stream: bool = True,
-        has_bias: bool = True,
-    ) -> None:
+    def attention(self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool = True) -> None:
         """Attention with its three projections apart, all of which have a bias or none."""
         heads, size = self._heads()
         for name, source in zip(("query", "key", "value"), projections, strict=True):
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=has_bias)
             self._by_head(f"{ours}/{name}", heads, size)
-        self._out(f"{ours}/out", out, scale, stream)
+        self._out(ours, out, scale)
 
     def fused_attention(
         self, ours: str, weight: str, bias: str, out: str, *, scale: str = "", stream: bool = True, query: str = ""
@@ -264,15 +280,13 @@ class Translation(ForeignModel):
         if query:
             self.dense(f"{ours}/query", query, outputs=width)
             self._by_head(f"{ours}/query", heads, size)
-        self._out(f"{ours}/out", out, scale, stream)
+        self._out(ours, out, scale, stream=stream)
 
     def head_norms(self, ours: str, query: str, key: str) -> None:
         """The norms of each head's queries and keys."""
         _, size = self._heads()
         for name, source in (("query_ln", query), ("key_ln", key)):
-            for leaf, own in (("scale", "weight"), ("bias", "bias")):
-                self.check(f"{source}.{own}", size)
-                self.put(f"{ours}/{name}/{leaf}", (size,), [f"{source}.{own}"], lambda array: array)
+            self.norm(f"{ours}/{name}", source, size=size)
 
     def mlp(self, ours: str, first: str, second: str, *, scale: str = "", stream: bool = True) -> int:
         """An MLP; returns the width of its hidden layer."""
@@ -314,9 +328,9 @@ class Translation(ForeignModel):
     def _by_head(self, layer: str, heads: int, size: int) -> None:
         self._shaped(layer, kernel=(self.width, heads, size), bias=(heads, size))
 
-    def _out(self, ours: str, name: str, scale: str, stream: bool) -> None:
-        self.dense(ours, name, inputs=self.width, outputs=self.width, scale=scale, stream=stream)
-        self._shaped(ours, kernel=(*self._heads(), self.width))
+    def _out(self, ours: str, name: str, scale: str, *, stream: bool = True) -> None:
+        self.dense(f"{ours}/out", name, outputs=self.width, scale=scale, stream=stream)
+        self._shaped(f"{ours}/out", kernel=(*self._heads(), self.width))
 
     def _shaped(self, layer: str, **shapes: Shape) -> None:
         """Other shapes of as many values for what a layer has."""

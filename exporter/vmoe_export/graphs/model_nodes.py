@@ -20,7 +20,7 @@ from vmoe_export.graphs.graph_writer import GraphWriter
 from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, scale_name
+from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
@@ -173,11 +173,7 @@ class ModelNodes(GraphWriter):
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
-        front = [
-            *(["cls"] if config.classifier.startswith("token") else []),
-            *([EXTRA_TOKENS] if config.extra_tokens else []),
-        ]
-        if front:
+        if front := front_parameters(config):
             x = self._add("Concat", *map(self._repeated, front), x, axis=1)
         if config.position_emb != "none":
             x = self._add("Add", x, POSITION_EMBEDDING)

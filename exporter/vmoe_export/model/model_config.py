@@ -82,6 +82,11 @@ class MoeConfig:
         return max(self.experts)
 
 
+def pixels(size: tuple[int, int]) -> str:
+    """A (height, width) as people and options write it."""
+    return f"{size[0]}x{size[1]}"
+
+
 def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
     """E of each MoE layer as it stands in a manifest: one number, and where the layers differ all of them as well."""
     return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding
+from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding, pixels
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.model.parameters import EXTRA_TOKENS
@@ -78,7 +78,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     )
     _check_config(facts, model)
     if 0 in model.grid:
-        raise OptionError(f"an image of {_size(model.image_size)} px is smaller than one {_size(model.patch_size)} patch")
+        raise OptionError(f"an image of {pixels(model.image_size)} px is smaller than one {pixels(model.patch_size)} patch")
     if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):
         raise ConfigError(f"sincos2d position embeddings need a hidden size that is a multiple of 4, not {hidden}")
     return model
@@ -189,7 +189,3 @@ def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
         claimed = tuple(claimed) if isinstance(claimed, list) else claimed  # noqa: PLW2901
         if claimed is not None and claimed != found and not (name == "num_classes" and found is None):
             raise ConfigError(f"the config says {name} {claimed}, but the checkpoint has {found}")
-
-
-def _size(pixels: tuple[int, int]) -> str:
-    return f"{pixels[0]}x{pixels[1]}"

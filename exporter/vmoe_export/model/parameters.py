@@ -10,7 +10,7 @@ from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig, Soft
 from vmoe_export.ops.table import INT4_GROUP
-from vmoe_export.precision import STORED_BYTES, ExportPrecision, StoredType, stored_type
+from vmoe_export.precision import STORED_BYTES, STORED_TYPES, ExportPrecision, StoredType, weight_type
 
 Shape = tuple[int, ...]
 
@@ -55,7 +55,7 @@ def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> d
     """What the parameters of these shapes are stored as. A kernel in int8 or int4 is followed by its scales."""
     tensors = {}
     for name, shape in shapes.items():
-        tensors[name] = StoredTensor(shape, stored_type(name, precision))
+        tensors[name] = StoredTensor(shape, STORED_TYPES[weight_type(name, precision)])
         if tensors[name].dtype == "I8":
             tensors[scale_name(name)] = StoredTensor(scale_shape(name, shape), "F32")
         elif tensors[name].dtype == "U8":
@@ -89,6 +89,12 @@ def graph_shape(name: str, shape: Shape) -> Shape:
     if parent.endswith("/out") and leaf == "kernel":
         return shape[0] * shape[1], shape[2]
     return shape
+
+
+def front_parameters(model: ModelConfig) -> dict[str, int]:
+    """The parameters that stand in front of the patches, in that order, and how many tokens each is."""
+    tokens = {"cls": int(model.classifier.startswith("token")), EXTRA_TOKENS: model.extra_tokens}
+    return {name: count for name, count in tokens.items() if count}
 
 
 def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None:
@@ -127,10 +133,8 @@ def _more(names: list[str]) -> str:
 
 def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     width = model.hidden_size
-    if model.classifier.startswith("token"):
-        yield "cls", (1, 1, width)
-    if model.extra_tokens:
-        yield EXTRA_TOKENS, (1, model.extra_tokens, width)
+    for name, count in front_parameters(model).items():
+        yield name, (1, count, width)
     yield "embedding/kernel", (*model.patch_size, model.channels, width)
     yield "embedding/bias", (width,)
     if model.position_emb == "learned":
@@ -150,10 +154,7 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
                 yield f"{block}/Moe/Router/scale", ()
             else:
                 yield f"{block}/Moe/Router/dense/kernel", (width, experts)
-            yield f"{block}/Moe/Mlp/Dense_0/kernel", (experts, width, hidden)
-            yield f"{block}/Moe/Mlp/Dense_0/bias", (experts, hidden)
-            yield f"{block}/Moe/Mlp/Dense_1/kernel", (experts, hidden, width)
-            yield f"{block}/Moe/Mlp/Dense_1/bias", (experts, width)
+            yield from _mlp(f"{block}/Moe/Mlp", width, hidden, experts)
         else:
             yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
     yield from _layer_norm("Encoder/encoder_norm", width)
@@ -169,14 +170,14 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _dense("head", model.feature_size, model.num_classes)
 
 
-def _dense(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}/kernel", (inputs, outputs)
-    yield f"{name}/bias", (outputs,)
+def _dense(name: str, inputs: int, outputs: int, *experts: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}/kernel", (*experts, inputs, outputs)
+    yield f"{name}/bias", (*experts, outputs)
 
 
-def _mlp(name: str, width: int, hidden: int) -> Iterator[tuple[str, Shape]]:
-    yield from _dense(f"{name}/Dense_0", width, hidden)
-    yield from _dense(f"{name}/Dense_1", hidden, width)
+def _mlp(name: str, width: int, hidden: int, *experts: int) -> Iterator[tuple[str, Shape]]:
+    yield from _dense(f"{name}/Dense_0", width, hidden, *experts)
+    yield from _dense(f"{name}/Dense_1", hidden, width, *experts)
 
 
 def _layer_norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:

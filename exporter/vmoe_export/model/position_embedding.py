@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
+from vmoe_export.checkpoint import Array
 from vmoe_export.errors import OptionError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token: bool) -> Array:

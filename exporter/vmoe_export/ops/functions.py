@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType, Op
+from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
 
 _AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
@@ -71,14 +73,7 @@ def function_bodies(
         "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
     }
     opset = INT4_OPSET if experts == "i4" else OPSET
-    return [_declared(_parse(texts[name], opset), op, activation) for name, op in OPS.items()]
-
-
-def _declared(function: onnx.FunctionProto, op: Op, activation: Activation) -> onnx.FunctionProto:
-    """The function of an op with its attributes declared, and TensorRT's."""
-    for attribute, default in {**layer_bodies.written_attributes(op, activation), **PLUGIN_ATTRIBUTES}.items():
-        function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
-    return function
+    return [_parse(texts[name], layer_bodies.written_attributes(op, activation), opset) for name, op in OPS.items()]
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
@@ -93,16 +88,17 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
         VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
         the others as `function_bodies` gives them.
     """
-    route_dispatch = _parse(routing_bodies.ROUTE_DISPATCH_FIXED)
-    for attribute, default in PLUGIN_ATTRIBUTES.items():
-        route_dispatch.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
     return [
         *(body for body in function_bodies(tokens=dispatched, policies=False) if body.name in _AS_THEY_ARE),
-        route_dispatch,
+        _parse(routing_bodies.ROUTE_DISPATCH_FIXED, {}),
         *(body for body in function_bodies(tokens=combined) if body.name == "VmoeCombine"),
     ]
 
 
-def _parse(text: str, opset: int = OPSET) -> onnx.FunctionProto:
+def _parse(text: str, attributes: Mapping[str, int], opset: int = OPSET) -> onnx.FunctionProto:
+    """A function with these attributes declared, and TensorRT's."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}, "{DOMAIN}": {VERSION}]>'
-    return onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))
+    function = onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))
+    for attribute, default in {**attributes, **PLUGIN_ATTRIBUTES}.items():
+        function.attribute_proto.append(onnx.helper.make_attribute(attribute, default))
+    return function

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper
+from onnx import helper, utils
 
 from vmoe_export.errors import ExportError
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
-from vmoe_export.validation.reference_model import Stream
+from vmoe_export.validation.reference_model import Array, Stream
 from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
 from vmoe_runtime.profiles import Profile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GraphParts:
@@ -39,7 +37,7 @@ class GraphParts:
         self._folder, self._model = folder, model
         whole = onnx.load(folder / graph.file, load_external_data=False)
         self._proto = emulate_bfloat16(whole) if emulate_bf16 else whole
-        self._producers = {name: i for i, node in enumerate(self._proto.graph.node) for name in node.output}
+        self._proto.graph.value_info.extend(info for cut in graph.cuts for info in _stream_infos(cut))
         # What an engine runs: with the op library, where it is.
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None
 
@@ -61,45 +59,27 @@ class GraphParts:
         finally:
             path.unlink(missing_ok=True)
 
-    def _cut(self, start: Sequence[str], ends: Sequence[str]) -> onnx.ModelProto:
+    def _cut(self, start: Sequence[str], ends: list[str]) -> onnx.ModelProto:
         """The nodes between some values and others, as a model."""
-        whole = self._proto.graph
-        needed, used, open_values = set[int](), set(start), list(ends)
-        while open_values:
-            name = open_values.pop()
-            producer = None if name in used else self._producers.get(name)
-            used.add(name)
-            if producer is not None and producer not in needed:
-                needed.add(producer)
-                open_values += whole.node[producer].input
-        cut = onnx.ModelProto()
-        cut.CopyFrom(self._proto)
-        graph = cut.graph
-        del graph.node[:], graph.input[:], graph.output[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(whole.node[i] for i in sorted(needed))
-        inputs = [value for value in whole.input if value.name in used]
-        graph.input.extend(inputs if IMAGE_INPUT in start else [*_stream_infos(start), *inputs])
-        graph.initializer.extend(tensor for tensor in whole.initializer if tensor.name in used)
-        streams = (info for cut_at in self.written.cuts for info in _stream_infos(cut_at))
-        known = {value.name: value for value in (*streams, *whole.output)}
-        graph.output.extend(known[name] for name in ends)
+        given = (value.name for value in self._proto.graph.input)
+        cut = utils.Extractor(self._proto).extract_model([*dict.fromkeys((*start, *given))], ends)
+        used = {*start, *(name for node in cut.graph.node for name in node.input)}
+        for value in [value for value in cut.graph.input if value.name not in used]:
+            cut.graph.input.remove(value)
+        del cut.graph.value_info[:]
         return cut
 
 
+@dataclass(frozen=True)
 class LoadedPart:
     """One part of a graph, ready to run."""
 
-    def __init__(
-        self,
-        name: str,
-        session: onnxruntime.InferenceSession,
-        start: Sequence[str],
-        takes: set[str],
-        end: Sequence[str],
-        routes: Sequence[str],
-    ) -> None:
-        self._name, self._session = name, session
-        self._start, self._takes, self._end, self._routes = start, takes, end, routes
+    _name: str
+    _session: onnxruntime.InferenceSession
+    _start: Sequence[str]
+    _takes: set[str]
+    _end: Sequence[str]
+    _routes: Sequence[str]
 
     def run(self, stream: Stream, images: Array, profile: Profile | None) -> tuple[Stream, list[Array]]:
         """What the part makes of the stream and the images that it comes from: the stream or output, and its routes."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -12,13 +11,11 @@ from vmoe_export.errors import ExportError
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.graph_parts import GraphParts, LoadedPart
 from vmoe_export.validation.limits import Limits
-from vmoe_export.validation.reference_model import Stream
+from vmoe_export.validation.reference_model import Array, Stream
 from vmoe_export.validation.reference_run import Step
 from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MERGED_ALIKE = 0.95
 """Least share of merged tokens that were to be, or nearly."""

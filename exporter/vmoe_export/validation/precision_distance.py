@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from vmoe_export.errors import ExportError
-from vmoe_export.validation.reference_model import ReferenceModel, Stream
+from vmoe_export.validation.reference_model import Array, ReferenceModel, Stream
 from vmoe_export.validation.reference_run import Step, run_reference, split_stream
 from vmoe_measure.comparison import Run, differences
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _BATCH = 32  # images times profiles; the checkpoint is read once for each batch
 

@@ -13,7 +13,7 @@ import numpy as np
 from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, scale_name
+from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_weights import Weights
@@ -178,11 +178,8 @@ class ReferenceModel:
         image = image[:, : rows * height, : columns * width]
         patches = image.reshape(-1, rows, height, columns, width, config.channels).transpose(0, 1, 3, 2, 4, 5)
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
-        front = [
-            *(["cls"] if config.classifier.startswith("token") else []),
-            *([EXTRA_TOKENS] if config.extra_tokens else []),
-        ]
-        x = np.concatenate([*(np.repeat(self._tensor(name), len(x), axis=0) for name in front), x], axis=1)
+        front = [np.repeat(self._tensor(name), len(x), axis=0) for name in front_parameters(config)]
+        x = np.concatenate([*front, x], axis=1)
         x = x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
         x = self._norm("embedding_norm", x) if config.embedding_norm else x
         if not self.model.merges:
@@ -233,9 +230,7 @@ class ReferenceModel:
         gates = ops.softmax(scores)
         routes: list[Routes] = []
         shares = np.zeros(gates.shape, np.float32)
-        start = 0
-        for groups, profile in self._groups(settings, len(x)):
-            part = slice(start, start := start + groups)
+        for part, profile in self._groups(settings, len(x)):
             expert, kept, weight = ops.top_k(
                 gates[part],
                 profile.slots[layer],
@@ -253,9 +248,7 @@ class ReferenceModel:
     def _experts_choice(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
         gates = ops.softmax(x @ self._tensor(f"{block}/Moe/Router/dense/kernel"))
         routes: list[Routes] = []
-        start = 0
-        for groups, profile in self._groups(settings, len(x)):
-            part = slice(start, start := start + groups)
+        for part, profile in self._groups(settings, len(x)):
             routes.append((ops.chosen_tokens(gates[part], profile.slots[layer]), gates[part]))
         kept = np.concatenate([each for each, _ in routes])
         return self._experts(block, moe, x, gates, kept), routes
@@ -267,9 +260,11 @@ class ReferenceModel:
         out = np.stack(list(self._by_expert(block, mixtures)))
         return ops.soft_combine(out, combine, moe.dispatch_bf16), [(dispatch, combine)]
 
-    def _groups(self, settings: Sequence[tuple[int, Profile]], groups: int) -> list[tuple[int, Profile]]:
-        images = sum(count for count, _ in settings)
-        return [(groups * count // images, profile) for count, profile in settings]
+    def _groups(self, settings: Sequence[tuple[int, Profile]], groups: int) -> Iterator[tuple[slice, Profile]]:
+        """Which of so many groups are routed by each profile."""
+        images, start = sum(count for count, _ in settings), 0
+        for count, profile in settings:
+            yield slice(start, start := start + groups * count // images), profile
 
     def _experts(self, block: str, moe: MoeConfig, x: Array, shares: Array, kept: Array) -> Array:
         """What the experts make of the tokens that they keep, kept[G,S,E], times their shares[G,S,E], added up."""

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.validation import reference_ops as ops
-from vmoe_export.validation.reference_model import ReferenceModel, Routes, Stream
+from vmoe_export.validation.reference_model import Array, ReferenceModel, Routes, Stream
 from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _EPSILON = np.finfo(np.float32).eps
 _NEAR = 1e-3

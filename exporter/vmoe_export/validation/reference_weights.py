@@ -10,24 +10,16 @@ import ml_dtypes
 import numpy as np
 
 from vmoe_export.bundle.weights_file import Span, official_tensor, quantize_groups
-from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.checkpoint import Array, Checkpoint
+from vmoe_export.checkpoint.base import dtype_from_name
+from vmoe_export.checkpoint.safetensors_file import DTYPES
 from vmoe_export.errors import ExportError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import graph_shape, scale_name
 from vmoe_export.ops.table import LARGEST_INT8
-from vmoe_export.precision import StoredType
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Weights = Callable[[str], Array | None]
 """A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
-
-_DTYPES: Mapping[StoredType, Any] = {
-    "F32": np.float32,
-    "BF16": ml_dtypes.bfloat16,
-    "F16": np.float16,
-    "I8": np.int8,
-    "U8": np.uint8,
-}
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
@@ -38,7 +30,7 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         span = spans.get(name)
         if span is None:
             return None
-        stored = data[span.offset : span.offset + span.length].view(_DTYPES[span.dtype])
+        stored = data[span.offset : span.offset + span.length].view(dtype_from_name(DTYPES[span.dtype]))
         if span.dtype == "U8":
             values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
             return values.reshape(span.shape).astype(ml_dtypes.int4)
