@@ -21,6 +21,8 @@ from vmoe_tools.program import printable
 T = TypeVar("T")
 Row = tuple[str, str]
 """A name, and the text beside it."""
+TableWithout = Callable[[Collection[str]], Table]
+"""Makes a table without the columns of these headings."""
 
 _WIDTH_OF_A_PIPE = 120
 _LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
@@ -68,7 +70,13 @@ class Progress:
             self._line = f"{text}: 100%, putting results together"
 
 
-def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | str, width: int = _WIDTH_OF_A_PIPE) -> None:
+def print_section(
+    stream: TextIO,
+    title: str,
+    *parts: Iterable[Row] | TableWithout | str,
+    width: int = _WIDTH_OF_A_PIPE,
+    spare: Iterable[str] = (),
+) -> None:
     """Prints a title, and below it, indented, rows, tables and texts.
 
     Args:
@@ -76,22 +84,35 @@ def print_section(stream: TextIO, title: str, *parts: Iterable[Row] | Table | st
         title: of the section.
         parts: of the section.
         width: columns where the stream is no terminal; rich would take 80. A table may have a third more.
+        spare: headings of a table's columns that are left out, in this order, as far as there is no room for them.
     """
     console = Console(file=stream, width=None if stream.isatty() else width, markup=False, emoji=False, highlight=False)
-    if not stream.isatty():
-        tables = [console.measure(part).maximum + 2 for part in parts if isinstance(part, Table)]
-        console.width = min(max([width, *tables]), width * 4 // 3)
+    most = console.width if stream.isatty() else width * 4 // 3
+    unlimited = console.options.update(width=10 * most)
+    contents: list[Table | Text] = []
+    for part in parts:
+        if not callable(part):
+            contents.append(Text(part) if isinstance(part, str) else _rows(part))
+            continue
+        table, left_out, headings = part(()), list[str](), iter(spare)
+        while (needed := console.measure(table, options=unlimited).maximum + 2) > most and (heading := next(headings, "")):
+            left_out.append(heading)
+            table = part(left_out)
+        console.width = max(console.width, min(needed, most))
+        contents.append(table)
+        if left_out:
+            names = ", ".join(" ".join(heading.split()) for heading in left_out)
+            contents.append(Text(f"There is no room for {names}; --json has all."))
     with console.capture() as captured:
         console.print(Text(printable(title), style="bold", overflow="fold"))
-        for part in parts:
-            content = part if isinstance(part, Table) else Text(part) if isinstance(part, str) else _rows(part)
+        for content in contents:
             console.print(Padding(content, (0, 0, 0, 2), expand=False))
     # Tables fill their last column with blanks.
     lines = [line.rstrip() for line in captured.get().splitlines()]
     stream.write("\n".join([*lines, "", ""]))
 
 
-def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> Table:
+def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text: Collection[str] = ()) -> TableWithout:
     """A table with a row for each item.
 
     Args:
@@ -99,15 +120,21 @@ def table_of(items: Iterable[T], columns: Mapping[str, Callable[[T], str]], text
         columns: what makes a cell of an item, by heading.
         text: headings of columns that are text, which may take several lines; all others are numbers.
     """
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for name in columns:
-        if name in text:
-            table.add_column(name, overflow="fold", min_width=8)
-        else:
-            table.add_column(name, justify="right", no_wrap=True)
-    for item in items:
-        table.add_row(*(one_line(cell(item)) for cell in columns.values()))
-    return table
+    rows = list(items)
+
+    def table_without(left_out: Collection[str]) -> Table:
+        shown = {name: cell for name, cell in columns.items() if name not in left_out}
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+        for name in shown:
+            if name in text:
+                table.add_column(name, overflow="fold", min_width=8)
+            else:
+                table.add_column(name, justify="right", no_wrap=True)
+        for item in rows:
+            table.add_row(*(one_line(cell(item)) for cell in shown.values()))
+        return table
+
+    return table_without
 
 
 def one_line(text: object) -> str:

@@ -123,7 +123,8 @@ def test_models_of_other_kinds_are_shown_and_drawn(
 def test_a_dense_model_has_an_answer_and_nothing_to_draw(
     dense_bundle: Path, nine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert f"{dense_bundle.name} " in run(capsys, "inspect", dense_bundle, nine)[0]
+    out = run(capsys, "inspect", dense_bundle, nine)[0]
+    assert f"{dense_bundle.name} " in out and "A dense ViT has no routers" in out and "the expert of each patch" not in out
     assert "a dense ViT has none" in complaint_of(capsys, 2, "inspect", dense_bundle, nine, "-o", "x.png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from terminal import ended_by
 from vmoe_runtime import VmoeError
 from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
+from vmoe_tools.terminal import print_section, table_of
 
 VMOE = Path(sys.executable).with_name("vmoe")
 COMMANDS = ["export", "prune", "run", "bench", "inspect", "fewshot", "report", "page", "serve", "build"]
@@ -223,6 +225,24 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write wherever the file system lets anyone
     with pytest.raises(click.UsageError, match="is read-only"):
         check_output_file(tmp_path / "new.json")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("columns", "kept", "said"), [(40, 2, "for four, five six;"), (60, 3, "for four;"), (80, 4, "")])
+def test_a_terminal_without_room_loses_the_least_columns(
+    columns: int, kept: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal()
+    shown = dict.fromkeys(("name", "two", "five\nsix", "four"), lambda item: item * 14)
+    print_section(terminal, "Table", table_of("ab", shown, ("name",)), spare=("four", "five\nsix"))
+    text = " ".join(terminal.getvalue().split())
+    assert " ".join(["a" * 14] * kept + ["b" * 14] * kept) in text
+    assert said in text and ("no room" in text) == bool(said)
 
 
 def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -237,7 +238,11 @@ def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:
 
 
 def test_the_recommended_profile_is_written_into_the_bundle(
-    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path,
+    mnist_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bundle = tmp_path / "own.vmoe"
     shutil.copytree(mnist_image_bundle, bundle)
@@ -260,6 +265,8 @@ def test_the_recommended_profile_is_written_into_the_bundle(
     with Engine.load(bundle) as engine:
         assert engine.profile is not None and engine.profile.name == "c0.3-k1"
     assert "c0.4-k1-pool is already a profile of" in run(capsys, "bench", *arguments, *QUICK)[1]
+    monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
+    assert "own.vmoe is read-only" in complaint_of(capsys, 2, "bench", *arguments, *QUICK)
 
 
 def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path, tmp_path: Path) -> None:

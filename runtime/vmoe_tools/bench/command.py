@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -183,12 +184,8 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
     """Refuses options that make no sense together, and what the picture needs and isn't there."""
     if axes != Axes() and len(given["profiles"]) > 1:
         raise click.UsageError("a sweep starts from one profile, and --profile names several")
-    if given["add_profile"] and not _limits(given):
-        raise click.UsageError("--add-profile writes a recommended setting: add --max-drop-in-accuracy or --target-latency")
-    if given["add_profile"] and len(bundles) > 1:
-        raise click.UsageError("--add-profile writes into one bundle, and there are several")
-    if given["add_profile"] and str(bundles[0]) in ADDRESSES:
-        raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
+    if given["add_profile"]:
+        _check_addable(bundles, given)
     if given["tune"]:
         several = any(len(named) > 1 for named in (bundles, given["profiles"], given["backends"], given["batch_sizes"]))
         if given["compared"]:
@@ -207,6 +204,18 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
                 raise click.UsageError(f"--{option} {why}, and there is no --images")
         if _limits(given):
             raise click.UsageError("a recommendation needs images with labels: --images NPZ|DIR")
+
+
+def _check_addable(bundles: Sequence[Path], given: dict[str, Any]) -> None:
+    """Refuses --add-profile where nothing is recommended, or there is no one bundle to write into."""
+    if not _limits(given):
+        raise click.UsageError("--add-profile writes a recommended setting: add --max-drop-in-accuracy or --target-latency")
+    if len(bundles) > 1:
+        raise click.UsageError("--add-profile writes into one bundle, and there are several")
+    if str(bundles[0]) in ADDRESSES:
+        raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
+    if bundles[0].is_dir() and not os.access(bundles[0], os.W_OK):
+        raise click.UsageError(f"--add-profile writes into the bundle, and {bundles[0]} is read-only")
 
 
 def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:

@@ -10,6 +10,7 @@ from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.program import printable
 from vmoe_tools.terminal import number_text, print_section, share_text, table_of
 
+_SPARE = ("p90 ms", "expert\nMB", "p99 ms", "95 % interval\nof p50", "kept\npairs", "backend", "images/s", "FLOPs\nratio")
 _STAR = {True: " *", False: "  ", None: ""}
 
 
@@ -76,7 +77,8 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
         notes += ". * no other setting is as fast and as accurate"
     print_section(stream, "Loaded", loaded)
     table = table_of(points, columns, ("bundle", "profile", "backend"))
-    print_section(stream, "Measured", table, *filter(None, (notes, ratios_to(points), near_chance(points))))
+    told = filter(None, (notes, ratios_to(points), near_chance(points)))
+    print_section(stream, "Measured", table, *told, spare=_SPARE)
 
 
 def print_recommendation(points: Sequence[PointResult], equal: Sequence[int], stream: TextIO) -> None:

@@ -132,9 +132,14 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
     notes = (
         f"{content['tried']} settings were tried on {content['searched_images']:,} images; these figures are of the others."
     )
-    full, single, *_ = content["results"]
+    full, single, *cascades = content["results"]
     if full["profile"] == single["profile"]:
         notes += " They show of no cheaper setting that it loses no more answers than may be."
+    if cascades:
+        notes += (
+            " Where the first step of the cascade looks better here, the images of the search didn't show with a confidence "
+            "of 95 % that alone it loses no more answers than may be."
+        )
     if content["truth"] != "labels":
         notes += f" Without labels, top-1 is the share of answers that are those of {content['truth']}."
     print_section(stream, "Tuned", rows, notes, *filter(None, [load]))

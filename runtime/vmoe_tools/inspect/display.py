@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from vmoe_runtime.profiles import by_layer, slots_range
-from vmoe_tools.inspect.image_run import ImageReport, OtherBundle
+from vmoe_tools.inspect.image_run import NO_ROUTERS, ImageReport, OtherBundle
 from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.terminal import Row, number_text, one_line, print_section, share_text, table_of
@@ -145,7 +145,8 @@ def print_picture(report: PictureReport, stream: TextIO) -> None:
         "next": lambda setting: answer(setting, 1) if len(setting.classes) > 1 else "-",
     }
     table = table_of(report.settings, columns, ("setting", "answer", "next"))
-    print_section(stream, f"{report.picture} on {report.bundle}", table, _flips(report), _LEGEND, width=_WIDTH)
+    legend = _LEGEND if report.settings[0].experts else NO_ROUTERS
+    print_section(stream, f"{report.picture} on {report.bundle}", table, _flips(report), legend, width=_WIDTH)
     if report.grid is None:
         return
     names = [setting.name for setting in report.settings]

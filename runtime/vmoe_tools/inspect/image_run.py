@@ -16,6 +16,7 @@ from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.inspect.agreement import Agreement, AgreementCount
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 
+NO_ROUTERS = "A dense ViT has no routers: every patch goes through every layer, and there are no experts to show."
 _IMAGES_PER_CALL = 16
 
 
@@ -137,7 +138,7 @@ def notes_on(manifest: Manifest, source: ImageSource) -> list[str]:
     """What isn't known, a sentence each."""
     notes = []
     if not manifest.moe_layers:
-        notes.append("A dense ViT has no routers: every patch goes through every layer, and there are no experts to show.")
+        notes.append(NO_ROUTERS)
     elif manifest.rules.kind == "soft":
         notes.append(
             "A Soft MoE drops nothing: every expert has a share of every patch, and loads are sums of these shares."
