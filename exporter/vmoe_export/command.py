@@ -274,6 +274,8 @@ def export(
     try:
         with checkpoint_at(checkpoint, transfer_bar(checkpoint, quiet=quiet)) as opened:
             plan = plan_export(opened, options)
+            if validation:
+                validation.check(plan)
             show.print(model_table(plan, verbose=verbose))
             if plan.profiles:
                 show.print(profile_table(plan))

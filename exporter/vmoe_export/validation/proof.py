@@ -51,6 +51,11 @@ class ValidationOptions:
             if value is not None and not (number and math.isfinite(value) and value > 0):
                 raise OptionError(f"{name} must be a positive number, not {value!r:.40}")
 
+    def check(self, plan: ExportPlan) -> None:
+        """Refuses images for an export in float32, which leaves nothing to measure on them. Raises OptionError."""
+        if self.images is not None and plan.stored_precision == "fp32":
+            raise OptionError("--images measures the distance from float32, and this export is in float32; leave it out")
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -82,10 +87,9 @@ def open_validation_images(plan: ExportPlan, options: ValidationOptions) -> Imag
         OptionError: the export is in float32, and there is nothing to measure on them.
         ImageError: they can't be read.
     """
+    options.check(plan)
     if options.images is None:
         return None
-    if plan.stored_precision == "fp32":
-        raise OptionError("--images measures the distance from float32, and this export is in float32; leave it out")
     names = plan.options.class_names
     classes = plan.model.num_classes if plan.output == "logits" else None
     return open_images(options.images, None if names is None else tuple(names), classes)
