@@ -251,7 +251,7 @@ def _notes(
     notes = []
     if unknown := [*unknown_fields(config)]:
         told = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
-        notes.append(f"the config has fields that no official one has, which change nothing: {told}")
+        notes.append(f"the config has fields that no official one has there, which change nothing: {told}")
     (rows, columns), patches = model.grid, math.prod(model.grid)
     if (
         model.position_emb == "learned"
