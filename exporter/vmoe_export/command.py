@@ -130,7 +130,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="image|batch|N|tokens:S",
     help="Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
 )
-@_number("--batch-size", help="Images per batch; needed by --group batch.")
+@_number("--batch-size", help="Images per batch of --group batch.")
 @click.option(
     "--image-size", callback=_image_size, metavar="PX|HxW", help="Image size; resizes a learned position embedding."
 )
@@ -260,7 +260,7 @@ def export(
         raise click.UsageError("--images is for validation, which --no-validate leaves out")
     chosen: dict[str, Any] = {name: None if value == () else value for name, value in fields.items()}
     options = ExportOptions(class_names=_class_names(class_names), **chosen)
-    validation = None if no_validate else ValidationOptions(atol, max_distance, images)
+    validation = None if no_validate else ValidationOptions(atol, max_distance, images).checked(options.precision)
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)
     target = output_path or _output_name(checkpoint, options.precision)

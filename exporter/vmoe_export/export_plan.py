@@ -14,11 +14,12 @@ from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
-from vmoe_export.model.config_file import load_config
+from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, pixels
 from vmoe_export.model.model_description import FLAGS, describe_model
-from vmoe_export.model.parameters import check_parameters, stored_parameters, stored_tensors
+from vmoe_export.model.parameters import POSITION_EMBEDDING, check_parameters, stored_parameters, stored_tensors
+from vmoe_export.model.position_embedding import resize_notes
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
@@ -106,7 +107,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     own_config, trunk = options.config, checkpoint
     options = options.completed_by(trunk)
     preset = _preset(options)
-    config = _config(options)
+    config = _config(options, own_config)
     if options.head is not None:
         checkpoint = head = NewHead(trunk, Path(options.head))
         options = replace(options, class_names=options.class_names or head.class_names)
@@ -149,7 +150,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     steps = _preprocessing(options, model)
     beside = trunk.config_file
     found = [f"the config is {beside}"] if options.config == beside != own_config else []
-    told = (*trunk.notes, *found, *_notes(config, model, grouping, options), *_preset_notes(checkpoint, options))
+    told = (*trunk.notes, *found, *_notes(config, model, grouping, options, checkpoint), *_preset_notes(checkpoint, options))
     notes = tuple(_of_preset(note, preset) for note in told)
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
@@ -172,7 +173,6 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
     completed = replace(
         options,
         config=found.config,
-        image_size=None,
         preprocess=options.preprocess or found.preprocess,
         class_names=options.class_names or (found.class_names if returns_classes else None),
     )
@@ -244,9 +244,14 @@ def _rules(model: ModelConfig, grouping: Grouping) -> Rules:
     return TopKRules(*sizes, routing.rounding, routing.capacity_multiple_of, routing.ensemble_size)
 
 
-def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions) -> tuple[str, ...]:
+def _notes(
+    config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions, checkpoint: Checkpoint
+) -> tuple[str, ...]:
     """What a user might not expect: above all, settings of training that are not followed."""
     notes = []
+    if unknown := [*unknown_fields(config)]:
+        told = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
+        notes.append(f"the config has fields that no official one has there, which change nothing: {told}")
     (rows, columns), patches = model.grid, math.prod(model.grid)
     if (
         model.position_emb == "learned"
@@ -255,6 +260,8 @@ def _notes(config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, op
         and math.isqrt(patches) ** 2 == patches
     ):
         notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
+    if model.position_emb == "learned" and (tokens := checkpoint.info[POSITION_EMBEDDING].shape[1]) != model.num_tokens:
+        notes += resize_notes((math.isqrt(tokens),) * 2, model.grid)
     notes += _unseen_pixels(model)
     if model.moe is None:
         return tuple(notes)
@@ -277,11 +284,15 @@ def _preset(options: ExportOptions) -> Preset | None:
     return None if options.preset is None else PRESETS[options.preset]
 
 
-def _config(options: ExportOptions) -> Mapping[str, Any]:
+def _config(options: ExportOptions, own: object) -> Mapping[str, Any]:
+    """The config; the user's own must have something to say."""
     if preset := _preset(options):
         return preset.config
     config = options.config
-    return load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
+    found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
+    if config is own and found and not found.keys() & FIELDS["model"]:
+        raise ConfigError(f"{config} has no field of an official model config, such as num_classes or encoder")
+    return found
 
 
 def _check_size(preset: Preset, model: ModelConfig) -> None:

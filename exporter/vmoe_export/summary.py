@@ -60,13 +60,15 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         )
         table.add_row("Routing", f"{_routing(moe.routing)}; bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}")
     table.add_row("Weights", _weights(plan))
+    # A mapping is what the files of a bundle or of another library's model say.
+    given = "preset" if plan.preset else "model's files" if isinstance(plan.options.config, dict) else "config"
+    origins = {"config": f"From the {given}", **_ORIGINS}
     # The values of --capacity and --k are in the table of profiles.
     chosen = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
         fields = sorted(name for name, source in model.origins.items() if source == origin and not chosen.get(name))
         if fields:
-            source = "From the preset" if origin == "config" and plan.preset else _ORIGINS[origin]
-            table.add_row(source, ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
+            table.add_row(origins[origin], ", ".join(f"{name} = {_value(plan, name)}" for name in fields))
     for text in plan.notes:
         table.add_row("Note", text)
     return table
@@ -200,7 +202,7 @@ def _routing(routing: RoutingConfig) -> str:
     return f"{kind}, slots rounded by {routing.rounding} to a multiple of {routing.capacity_multiple_of}"
 
 
-_ORIGINS = {"config": "From the config", "flag": "From flags", "default": "By default", "inferred": "From the tensors"}
+_ORIGINS = {"flag": "From flags", "default": "By default", "inferred": "From the tensors"}
 
 
 def _value(plan: ExportPlan, field: str) -> str:

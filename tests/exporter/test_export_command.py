@@ -131,11 +131,25 @@ def test_profiles_that_are_the_same_or_far_from_their_ratio_are_named(mnist_chec
 
 
 @pytest.mark.parametrize(
-    ("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None)]
+    ("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None), ((32, 32), None)]
 )
 def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str | None, mnist_checkpoint: Path) -> None:
-    notes = [note for note in plan(mnist_checkpoint, image_size=size).notes if "patches of 4x4 px" in note]
+    told = plan(mnist_checkpoint, image_size=size).notes
+    notes = [note for note in told if "patches of 4x4 px" in note]
+    assert ("the position embedding is resized from 7x7 to 8x8 patches" in told) == (size == (32, 32))
     assert [note.endswith(f"the first {whole}") for note in notes] == ([] if whole is None else [True])
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"classifer": "gap", "encoder": {"moe": {"k": 1, "layers": None}}}, ": classifer, encoder.moe.k"),
+        ({"name": "x", "a": 0, "b": 0, "c": 0, "d": 0}, ": a, b, c and 1 more"),
+    ],
+)
+def test_fields_that_no_official_config_has_are_named(config: dict[str, Any], told: str, mnist_checkpoint: Path) -> None:
+    (note,) = (note for note in plan(mnist_checkpoint, config=config).notes if "no official one has" in note)
+    assert note.endswith(told)
 
 
 def test_a_path_that_is_no_text(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
-from family_files import Family, Layout, Size, families
+from family_files import Family, Layout, Size, families, write_files
 from family_lookalikes import LOOKALIKES, Lookalike
 
 from vmoe_export import ExportError, export_bundle
@@ -175,11 +175,32 @@ def test_a_processor_without_a_class_is_the_usual_one(tmp_path: Path) -> None:
     assert unnamed.plan.preprocessing == named.plan.preprocessing
 
 
+@pytest.mark.parametrize("name", ["vit", "clip", "dinov2", "siglip_vision", "hf_deit_distilled"])
+def test_the_config_says_the_size_where_the_file_of_pictures_does_not(name: str, tmp_path: Path) -> None:
+    family = families()[name]
+    saved, folder = exported(family, tmp_path / "saved"), family.write(tmp_path / "model")
+    config = {key: value for key, value in (family.preprocessor_config or {}).items() if "size" not in key}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    plan = export_bundle(folder, tmp_path / "model.vmoe", validate=False).plan
+    assert (plan.model.image_size, plan.preprocessing.steps[-1].height) == (saved.plan.model.image_size, 32)
+    assert not any("resized" in note for note in plan.notes)
+
+
+def test_grey_pictures_are_those_of_three_equal_channels(tmp_path: Path) -> None:
+    family, tensors = families()["vit"], families()["vit"].tensors
+    name = next(name for name in tensors if "projection.weight" in name)
+    write_files(tmp_path / "grey", family.config, tensors | {name: tensors[name].sum(axis=1, keepdims=True)})
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
+    found = run(export_bundle(tmp_path / "grey", tmp_path / "grey.vmoe"), images)[0]
+    np.testing.assert_allclose(found, run(exported(family, tmp_path), images.repeat(3, 3))[0], rtol=0, atol=5e-5)
+
+
 def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path) -> None:
     listed = CliRunner().invoke(export, ["--families"])
     assert listed.exit_code == 0 and len(listed.output.splitlines()) == 7 and "timm" in listed.output
     folder = families()["vit"].write(tmp_path / "model")
-    result = CliRunner().invoke(export, [str(folder), "-o", str(tmp_path / "vit.vmoe")])
+    (folder / "preprocessor_config.json").write_text('{"size": 56}')
+    result = CliRunner().invoke(export, [str(folder), "-v", "-o", str(tmp_path / "vit.vmoe")], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    assert "ViT (Hugging Face transformers)" in result.output
+    assert all(part in result.output for part in ("ViT (Hugging Face", "From the model's files", "resized from 4x4 to 7x7"))
     assert Engine.load(tmp_path / "vit.vmoe").manifest.class_names == ("apple", "bear", "cup", "door", "eel")

@@ -41,14 +41,15 @@ def export_command(*arguments: object) -> int:
     return main(["export", *map(str, arguments)])
 
 
-def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """`vmoe export` ends with that exit code and one line on stderr, which names what is concerned."""
+def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """`vmoe export` ends with that exit code and one line on stderr, which names what is concerned; returns its stdout."""
     capfd.readouterr()
     found = export_command(*arguments)
-    err = capfd.readouterr().err
+    out, err = capfd.readouterr()
     assert err.startswith("vmoe: ")
     assert_one_sentence(err.removesuffix("\n"), *names)
     assert found == code
+    return out
 
 
 def put(path: str, value: Any) -> Edit:

@@ -120,6 +120,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("positions without the second token", "position_embeddings", put("deit.embeddings.position_embeddings", 1, 17, 36)),
     ],
     "dinov2": [
+        ("grey pictures", "projection.weight", put("embeddings.patch_embeddings.projection.weight", 48, 1, 8, 8)),
         ("more positions", "position_embeddings image_size", put("embeddings.position_embeddings", 1, 26, 48)),
         ("SwiGLU", "weights_in", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
         ("SwiGLU's names alone", "weights_in fc1", rename("fc1", "weights_in"), rename("fc2", "weights_out")),
@@ -146,7 +147,6 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("not a number", _FC1, put(_FC1, 96, 48, value=np.nan)),
         ("whole numbers", _FC2, put(_FC2, 48, 96, dtype=np.int8)),
         ("video's patch kernel", _PATCH, put(_PATCH, 48, 3, 2, 8, 8)),
-        ("grey pictures", f"{_PATCH} in_chans", put(_PATCH, 48, 1, 8, 8)),
         ("no positions", "pos_embed", rename("pos_embed", None)),
         ("no config", "config.json", lambda config, _: config.clear()),
         ("the first DINOv2's names", "mask_token config.json", lambda config, _: config.clear(), put("mask_token", 1, 48)),

@@ -29,7 +29,8 @@ class FamilyCheckpoint(Checkpoint):
         family: which it is of.
         config: what a config.json holds, or the path of one. Default: that beside the checkpoint, or nothing.
         heads: the number of attention heads, where no config says it.
-        image_size: (height, width) in pixels. Default: what pictures are made for, or the position embedding is.
+        image_size: (height, width) in pixels. Default: what the file of pictures names, or the position embedding is
+            for.
 
     Attributes:
         config: an official config, as far as the tensors can't say it, with the fields that official models lack.
@@ -61,15 +62,16 @@ class FamilyCheckpoint(Checkpoint):
             processor = {**family.processor, **processor}  # transformers takes the class by the model's type then
         processor = processor or whole.get("pretrained_cfg")
         steps, mean, std = processor_steps(processor or family.processor, image_size)
-        if processor and image_size is None:
+        names_size = processor and any(processor.get(key) for key in ("size", "crop_size", "input_size"))
+        if names_size and image_size is None:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
         model = Translation(tensors, self._prefix, own, heads, image_size, mean=mean, std=std)
         family.translate(model)
         self._check_all_used(model)
         assert model.image_size is not None
-        if not processor:
-            steps, *_ = processor_steps(family.processor, model.image_size)
+        if not names_size:
+            steps, *_ = processor_steps(processor or family.processor, model.image_size)
         self.preprocess = str(steps)
         height, width = model.image_size
         if height != width and self.preprocess.endswith(f"round_central_crop({height},{width})"):

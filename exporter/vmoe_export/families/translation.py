@@ -14,6 +14,7 @@ from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.families.foreign_model import ForeignModel
 from vmoe_export.families.position_grid import resized_grid
 from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, Shape
+from vmoe_export.model.position_embedding import resize_notes
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_runtime.errors import shown
 
@@ -38,7 +39,7 @@ class Translation(ForeignModel):
     A scale behind a layer goes into its weights, as do the mean and the standard deviation of the pixels.
 
     Attributes:
-        mean, std: of pixels in [0, 1], by channel.
+        mean, std: of pixels in [0, 1], by channel; numbers that are all equal are those of any number of channels.
         parts: our tensors, by name.
         model: the config in our terms, as far as the tensors can't say it.
         notes: what a user should know.
@@ -99,6 +100,8 @@ class Translation(ForeignModel):
         """The convolution that makes tokens of patches, (D, C, ph, pw), for pixels in [-1, 1]."""
         width, channels, height, columns = self.shape(f"{name}.weight", 4)
         self.width, self.patch = width, (height, columns)
+        if len({*self.mean}) == len({*self.std}) == 1:
+            self.mean, self.std = (self.mean[0],) * channels, (self.std[0],) * channels
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ConfigError(
                 f"tensor {self.told(name)}.weight takes {channels} channels, and pictures have the mean {tuple(self.mean)}, "
@@ -175,6 +178,7 @@ class Translation(ForeignModel):
         grid = self.image_size[0] // height, self.image_size[1] // columns
         if 0 in grid:
             raise OptionError(f"an image of {self.image_size[0]}x{self.image_size[1]} px is smaller than one patch")
+        self.notes += resize_notes(source, grid)
 
         def make(array: Array) -> Array:
             array = array.reshape(-1, width)

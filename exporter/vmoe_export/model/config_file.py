@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vmoe_export.errors import ConfigError
 from vmoe_export.small_file import read_small
+
+_PARTS = {
+    "model": "num_classes patch_size hidden_size encoder classifier representation_size head_bias_init head_kernel_zero_init"
+    " image_size norm_after_pooling activation",
+    "encoder": "num_layers mlp_dim num_heads dropout_rate attention_dropout_rate attention_qk_norm moe position_emb",
+    "position_emb": "h w temperature",
+    "moe": "num_experts layers mlp_dim group_size dropout_rate router split_rngs ensemble_size",
+    "router": "num_experts num_selected_experts noise_std gshard_loss_weight importance_loss_weight load_loss_weight"
+    " num_slots capacity_factor compute_similarity_metrics normalize_weights dispatcher",
+    "dispatcher": "bfloat16 batch_priority capacity capacity_factor capacity_ceil_or_round capacity_multiple_of",
+}
+FIELDS = {part: {"name", "deterministic", "dtype", "partition_spec", *names.split()} for part, names in _PARTS.items()}
+"""The fields of official configs, also those of training, and the few that we add, by the part of a config that has them."""
 
 _OF_CONFIG_DICT = (".yaml", ".yml", ".txt")
 
@@ -36,6 +50,15 @@ def load_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path} must hold a mapping")
     return config
+
+
+def unknown_fields(config: Mapping[str, Any], part: str = "model") -> Iterator[str]:
+    """The names, joined by '.', of the fields that are none of `FIELDS`."""
+    for name, value in config.items():
+        if name not in FIELDS[part]:
+            yield str(name)[:40]
+        elif name in FIELDS and isinstance(value, Mapping):
+            yield from (f"{name}.{each}" for each in unknown_fields(value, name))
 
 
 def _read_config_dict(text: bytes) -> Any:

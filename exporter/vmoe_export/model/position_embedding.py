@@ -8,6 +8,13 @@ import numpy as np
 
 from vmoe_export.checkpoint import Array
 from vmoe_export.errors import OptionError
+from vmoe_export.model.model_config import pixels
+
+
+def resize_notes(source: tuple[int, int], grid: tuple[int, int]) -> list[str]:
+    """A note where the grid of patches that a position embedding is for isn't that of the images."""
+    told = f"the position embedding is resized from {pixels(source)} to {pixels(grid)} patches"
+    return [] if source == grid else [told]
 
 
 def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token: bool) -> Array:

@@ -51,6 +51,12 @@ class ValidationOptions:
             if value is not None and not (number and math.isfinite(value) and value > 0):
                 raise OptionError(f"{name} must be a positive number, not {value!r:.40}")
 
+    def checked(self, precision: str) -> ValidationOptions:
+        """The same, for an export in that precision. Raises OptionError: images, and nothing to measure on them."""
+        if self.images is not None and precision in ("fp32", "fp16"):
+            raise OptionError("--images measures the distance from float32, and this export is in float32; leave it out")
+        return self
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -82,13 +88,12 @@ def open_validation_images(plan: ExportPlan, options: ValidationOptions) -> Imag
         OptionError: the export is in float32, and there is nothing to measure on them.
         ImageError: they can't be read.
     """
-    if options.images is None:
+    images = options.checked(plan.options.precision).images
+    if images is None:
         return None
-    if plan.stored_precision == "fp32":
-        raise OptionError("--images measures the distance from float32, and this export is in float32; leave it out")
     names = plan.options.class_names
     classes = plan.model.num_classes if plan.output == "logits" else None
-    return open_images(options.images, None if names is None else tuple(names), classes)
+    return open_images(images, None if names is None else tuple(names), classes)
 
 
 def prove(
