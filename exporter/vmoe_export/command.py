@@ -130,7 +130,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="image|batch|N|tokens:S",
     help="Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
 )
-@_number("--batch-size", help="Images per batch of --group batch.")
+@_number("--batch-size", help="Images per batch; needed by --group batch.")
 @click.option(
     "--image-size", callback=_image_size, metavar="PX|HxW", help="Image size; resizes a learned position embedding."
 )

@@ -31,7 +31,7 @@ class ExportOptions:
         k: experts per token. Default: the training k, or 2.
         bpr: Batch Priority Routing (True, the default) or vanilla order (False) for the stored profiles.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
-        batch_size: images per batch; for group "batch", which needs it.
+        batch_size: images per batch, which the group must divide; needed by group "batch".
         config: official model config (a mapping, or the path of a JSON file), or the config.json of another library's model.
         image_size: (height, width) in pixels.
         rounding, capacity_multiple_of: how a ratio becomes slots; official defaults "ceil" and (here) 1.

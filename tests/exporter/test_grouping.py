@@ -16,8 +16,10 @@ pytestmark = pytest.mark.fast
     ("text", "batch", "tokens", "batch_multiple"),
     [
         ("image", None, 50, 1),
+        ("image", 7, 50, 1),
         ("1", None, 50, 1),
         ("8", None, 400, 8),
+        ("8", 16, 400, 8),
         ("batch", 12, 600, 12),
         ("tokens:400", None, 400, 8),
         ("tokens:50", None, 50, 1),
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.fast
         ("tokens:20", None, 20, 2),
         ("tokens:75", None, 75, 3),
         ("tokens:1", None, 1, 1),
-        ("tokens:7", None, 7, 7),
+        ("tokens:7", 14, 7, 7),
     ],
 )
 def test_a_group_has_its_tokens_and_the_batches_it_fills(
@@ -59,7 +61,7 @@ def test_a_batch_has_at_least_one_image(batch: int) -> None:
         parse_group("batch", 50, batch)
 
 
-@pytest.mark.parametrize("text", ["image", "8", "tokens:20"])
-def test_a_batch_is_refused_where_the_group_does_not_ask_for_it(text: str) -> None:
-    with pytest.raises(OptionError, match=f"--group batch, and the group is '{text}'"):
-        parse_group(text, 50, 8)
+@pytest.mark.parametrize(("text", "batch", "multiple"), [("8", 12, 8), ("tokens:20", 3, 2)])
+def test_a_batch_that_groups_do_not_fill_is_refused(text: str, batch: int, multiple: int) -> None:
+    with pytest.raises(OptionError, match=f"need a multiple of {multiple}"):
+        parse_group(text, 50, batch)

@@ -59,8 +59,11 @@ def parse_group(text: str, tokens_per_image: int, batch_size: int | None, member
         grouping = Grouping(text, count, count // math.gcd(count, tokens_per_image))
     else:
         grouping = Grouping(text, count * tokens_per_image, count)
-    if batch_size is not None:
-        raise OptionError(f"--batch-size is for --group batch, and the group is '{text}'; leave it out")
+    if batch_size is not None and batch_size % grouping.batch_multiple:
+        raise OptionError(
+            f"a batch of {batch_size} images can't be cut into groups of '{text}', "
+            f"which need a multiple of {grouping.batch_multiple}"
+        )
     return _checked(grouping)
 
 
