@@ -186,6 +186,15 @@ def test_the_config_says_the_size_where_the_file_of_pictures_does_not(name: str,
     assert not any("resized" in note for note in plan.notes)
 
 
+def test_what_transformers_would_assume_is_told(tmp_path: Path) -> None:
+    folder, said = families()["vit"].write(tmp_path / "model"), dict(families()["vit"].config)
+    told = {"num_attention_heads": "12 is taken", "hidden_act": "gelu is taken"}
+    for key, note in told.items():
+        (folder / "config.json").write_text(json.dumps({name: value for name, value in said.items() if name != key}))
+        notes = export_bundle(folder, tmp_path / f"{key}.vmoe", validate=False).plan.notes
+        assert [note in each for each in notes if key in each] == [True]
+
+
 def test_grey_pictures_are_those_of_three_equal_channels(tmp_path: Path) -> None:
     family, tensors = families()["vit"], families()["vit"].tensors
     name = next(name for name in tensors if "projection.weight" in name)

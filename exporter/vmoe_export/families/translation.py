@@ -54,6 +54,11 @@ class Translation(ForeignModel):
 
     def begin(self, activation: str, patches: str, *, has_bias: bool = True) -> None:
         """What models of transformers begin with: the usual activation, the patches, and the heads that a config says."""
+        usual = {"hidden_act": activation, "num_attention_heads": 12}
+        taken = {key: value for key, value in usual.items() if self.config and self.config.get(key) is None}
+        if self.heads is not None:
+            taken.pop("num_attention_heads", None)
+        self.notes += [f"the config says no {key}; {value} is taken, as transformers does" for key, value in taken.items()]
         self.activation(self.setting("hidden_act", activation))
         self.patches(patches, has_bias=has_bias)
         self.choose_heads("num_attention_heads", 12)

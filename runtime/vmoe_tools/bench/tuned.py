@@ -137,8 +137,8 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
         notes += " They show of no cheaper setting that it loses no more answers than may be."
     if cascades:
         notes += (
-            " Where the first step of the cascade looks better here, the images of the search didn't show with a confidence "
-            "of 95 % that alone it loses no more answers than may be."
+            " The first step of the cascade was not taken alone, whatever it does here: the images of the search didn't "
+            "show, with a confidence of 95 %, that it loses no more answers than may be."
         )
     if content["truth"] != "labels":
         notes += f" Without labels, top-1 is the share of answers that are those of {content['truth']}."
