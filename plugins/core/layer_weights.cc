@@ -1,5 +1,7 @@
 #include "core/layer_weights.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "core/stages.h"
@@ -7,8 +9,10 @@
 namespace vmoe {
 namespace {
 
-// Rows whose activations stay in a core's second-level cache, beside a panel.
-constexpr size_t kMostRowsOfGroup = 416;
+// What a row of a group has in a core's second-level cache.
+constexpr size_t kBytesOfRow = 5000;
+// Of a cache whose size isn't known.
+constexpr long kUsualCacheBytes = 1 << 20;
 // Rows that are worth reading the weights once more for.
 constexpr size_t kLeastRowsOfGroup = 128;
 
@@ -60,9 +64,21 @@ void pack_tiles(const TileKernels& kernels, TileRows rows, size_t first_tile, si
   kernels.pack_rows(rows);
 }
 
+size_t most_rows_of_group() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const long known = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  constexpr long known = 0;
+#endif
+  const auto bytes = static_cast<size_t>(known > 0 ? known : kUsualCacheBytes);
+  return std::max(bytes / kBytesOfRow / kRowsPerTile * kRowsPerTile, kLeastRowsOfGroup);
+}
+
 std::vector<RowGroup> group_rows(const size_t* first, size_t matrices) {
-  const size_t fair = round_up(divide_up(first[matrices] - first[0], stage_threads()), 2 * kRowsPerTile);
-  const size_t most = std::clamp(fair, kLeastRowsOfGroup, kMostRowsOfGroup);
+  const size_t all = first[matrices] - first[0];
+  const size_t turns = divide_up(divide_up(all, most_rows_of_group()), stage_threads());  // of every thread
+  const size_t fair = round_up(divide_up(all, std::max<size_t>(turns, 1) * stage_threads()), 2 * kRowsPerTile);
+  const size_t most = std::clamp(fair, kLeastRowsOfGroup, most_rows_of_group());
   std::vector<RowGroup> groups;
   for (size_t matrix = 0; matrix < matrices; ++matrix) {
     const size_t rows = first[matrix + 1] - first[matrix];

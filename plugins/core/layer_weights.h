@@ -78,8 +78,11 @@ struct RowGroup {
   size_t count() const { return end - begin; }
 };
 
+// Rows of a group whose activations stay in this processor's second-level cache, beside a panel.
+size_t most_rows_of_group();
+
 // Cuts the rows first[m] to first[m + 1] of each matrix m into groups: few enough rows to stay in a core's cache, and
-// enough groups for all threads where that leaves each with enough rows. The largest come first.
+// as many groups for each thread where that leaves them with enough rows. The largest come first.
 std::vector<RowGroup> group_rows(const size_t* first, size_t matrices);
 
 // Most rows of a group.

@@ -8,17 +8,16 @@
 
 namespace vmoe {
 
-// Lines of memory that are asked for at a steady rate before they are needed.
+// Lines of memory that are asked for at a steady rate before they are needed, into the second-level cache: it waits for
+// more of them at once than the first one.
 struct LinesAhead {
   const char* next = nullptr;
   size_t rate = 0;  // lines per step, times 256
   size_t due = 0;
 
-  // kLocality: 3 is the first-level cache, 2 the second.
-  template <int kLocality>
   HWY_INLINE void step() {
     for (due += rate; due >= 256; due -= 256) {
-      __builtin_prefetch(next, 0, kLocality);
+      __builtin_prefetch(next, 0, 2);
       next += kLineBytes;
     }
   }

@@ -9,9 +9,6 @@
 namespace vmoe {
 namespace {
 
-// Rows of whole images that are normalized, projected and mixed at once; see group_rows.
-constexpr size_t kMostRowsOfGroup = 416;
-
 // One head's queries, keys and values of one image lie as lines: 32 columns of a token in 64 bytes.
 void attend_head(const TileKernels& kernels, TileHead head) {
   Workspace scratch;
@@ -45,7 +42,7 @@ class Block {
         int8_(weights.query.int8()),
         cut_(width_ / heads_ % kPanelColumns != 0) {
     const size_t fair = divide_up(images, stage_threads());
-    images_of_group_ = std::clamp<size_t>(kMostRowsOfGroup / tokens, 1, fair);
+    images_of_group_ = std::clamp<size_t>(most_rows_of_group() / tokens, 1, fair);
     groups_ = divide_up(images, images_of_group_);
     slots_.resize(stage_slots(groups_));
     const size_t rows = images_of_group_ * tokens;

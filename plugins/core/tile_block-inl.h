@@ -123,7 +123,7 @@ struct VectorBlock {
       }
       rows += step_stride;
       panel += kPanelStepBytes;
-      ahead.step<3>();
+      ahead.step();
     }
     if constexpr (std::is_same_v<Group, WidenedBf16>) {
       if (ends) add_widened<Group>(rows, panel, last_lines, sums);
@@ -241,7 +241,7 @@ struct VectorBlock {
       rows += tile_step_bytes(ElementType::kInt4);
       excess += tile_step_bytes(ElementType::kInt4);
       panel += panel_step_bytes(ElementType::kInt4);
-      ahead.template step<3>();
+      ahead.step();
     }
     lines = ahead;
   }

@@ -128,8 +128,7 @@ struct BesideProducts {
 
   HWY_INLINE void step() {
     for (size_t i = 0; i < rows_per_step; ++i) pending.finish_next();
-    // Tiles are loaded past the first-level cache, and the second one waits for more lines at once.
-    lines.step<2>();
+    lines.step();
   }
   HWY_INLINE void finish_rows() { pending.finish_all(); }
 };
