@@ -48,13 +48,13 @@ struct SharedStage {
 
 class Run {
  public:
-  Run(size_t groups, const std::vector<Stage>& stages, bool needs_tiles)
-      : groups_(groups), stages_(stages), needs_tiles_(needs_tiles) {}
+  Run(size_t first_group, size_t groups, const std::vector<Stage>& stages, bool needs_tiles)
+      : first_group_(first_group), groups_(groups), stages_(stages), needs_tiles_(needs_tiles) {}
 
   void run_apart(size_t slot) {
     const TileConfigurationScope tiles(needs_tiles_);
     for (size_t group; (group = next_group_.fetch_add(1)) < groups_;) {
-      for (const Stage& stage : stages_) run_part(stage, group, slot, 0, stage.items);
+      for (const Stage& stage : stages_) run_part(stage, first_group_ + group, slot, 0, stage.items);
     }
   }
 
@@ -76,7 +76,8 @@ class Run {
       for (size_t task; (task = shared.next.fetch_add(1)) < shared.tasks;) {
         const size_t part = task % parts;
         const size_t items = stages_[i].items;
-        run_part(stages_[i], task / parts, task / parts, items * part / parts, items * (part + 1) / parts);
+        const size_t group = task / parts;
+        run_part(stages_[i], first_group_ + group, group, items * part / parts, items * (part + 1) / parts);
         shared.done.fetch_add(1, std::memory_order_acq_rel);
       }
       shared.wait_for_all();
@@ -86,7 +87,7 @@ class Run {
   bool out_of_memory() const { return out_of_memory_; }
 
  private:
-  const size_t groups_;
+  const size_t first_group_, groups_;
   const std::vector<Stage>& stages_;
   const bool needs_tiles_;
   std::atomic<size_t> next_group_{0};
@@ -116,14 +117,16 @@ bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
   if (groups == 0) return;
-  Run run(groups, stages, needs_tiles);
-  if (groups_run_apart(groups)) {
-    parallel_for(runner, stage_slots(groups), [&](size_t slot) { run.run_apart(slot); });
-  } else {
-    run.prepare_to_share(stage_threads());
-    parallel_for(runner, stage_threads(), [&](size_t) { run.run_together(); });
+  const size_t threads = stage_threads();
+  // A single stage may have nothing to share.
+  const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % threads;
+  Run apart(0, groups - left, stages, needs_tiles), together(groups - left, left, stages, needs_tiles);
+  if (left < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });
+  if (left > 0) {
+    together.prepare_to_share(threads);
+    parallel_for(runner, threads, [&](size_t) { together.run_together(); });
   }
-  if (run.out_of_memory()) throw std::bad_alloc();
+  if (apart.out_of_memory() || together.out_of_memory()) throw std::bad_alloc();
 }
 
 }  // namespace vmoe

@@ -23,11 +23,12 @@ size_t stage_threads();
 // Slots that run_stages needs.
 size_t stage_slots(size_t groups);
 
-// Whether run_stages gives each group to one thread.
+// Whether run_stages gives each group to one thread, at most the last few excepted.
 bool groups_run_apart(size_t groups);
 
-// Runs the stages of every group in order. With a group for every thread, each is run from its first stage to its last
-// by one thread; with fewer, threads share each stage and wait for its end. Which threads take part changes no result.
+// Runs the stages of every group in order. While there is a group for every thread, each is run from its first stage to
+// its last by one thread; those that are left then, fewer, are shared by all threads, which wait for the end of each
+// stage. Which threads take part changes no result.
 // `needs_tiles`: the threads' tile registers are configured. Throws std::bad_alloc.
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles);
 

@@ -41,7 +41,7 @@ class Block {
         width_(weights.query.matrix->depth()),
         int8_(weights.query.int8()),
         cut_(width_ / heads_ % kPanelColumns != 0) {
-    const size_t fair = divide_up(images, stage_threads());
+    const size_t fair = std::max<size_t>(images / stage_threads(), 1);
     images_of_group_ = std::clamp<size_t>(most_rows_of_group() / tokens, 1, fair);
     groups_ = divide_up(images, images_of_group_);
     slots_.resize(stage_slots(groups_));
