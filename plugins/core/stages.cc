@@ -118,7 +118,7 @@ bool groups_run_apart(size_t groups) { return groups >= stage_threads(); }
 void run_stages(const TaskRunner& runner, size_t groups, const std::vector<Stage>& stages, bool needs_tiles) {
   if (groups == 0) return;
   const size_t threads = stage_threads();
-  // Layers of one stage, whose groups are small, leave none.
+  // A layer of one stage has no parts of a group to share.
   const size_t left = groups_run_apart(groups) && stages.size() == 1 ? 0 : groups % threads;
   Run apart(0, groups - left, stages, needs_tiles), together(groups - left, left, stages, needs_tiles);
   if (left < groups) parallel_for(runner, stage_slots(groups), [&](size_t slot) { apart.run_apart(slot); });
