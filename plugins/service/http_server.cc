@@ -176,8 +176,8 @@ void HttpServer::serve() {
 
 void HttpServer::accept() {
   acceptor_.async_accept([this](const error_code& error, tcp::socket socket) {
+    if (!error) start(std::move(socket));  // one that was taken before the signal, too
     if (stopping_) return;
-    if (!error) start(std::move(socket));
     if (error) std::this_thread::sleep_for(kLook);  // the system has no more files
     accept();
   });

@@ -141,9 +141,13 @@ def test_bad_bodies_are_400_and_a_message(server: CppServer) -> None:
         assert status == 400 and "Inference-Header-Content-Length" in refusal(status, text)
 
 
+def connect(server: HttpClient) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), PATIENCE)
+
+
 def raw(server: HttpClient, *parts: bytes, pause: float = 0) -> bytes:
     """What comes back when these bytes are sent, until the server closes the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+    with connect(server) as connection:
         with suppress(OSError):  # it may close before all were sent
             for part in parts:
                 connection.sendall(part)
@@ -222,7 +226,7 @@ def test_clients_that_drip_get_408_and_hold_nobody(server: CppServer) -> None:
 
 
 def test_a_client_that_waits_for_100_gets_it(server: CppServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+    with connect(server) as connection:
         connection.sendall(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % SEVEN.stat().st_size)
         assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(SEVEN.read_bytes())
@@ -268,7 +272,7 @@ def test_a_full_queue_is_503_and_clients_that_disconnect_leave_it(
     assert all("images wait already, and at most 8 may" in answer["error"] for answer in refused) and refused
     assert {logits for status, _, logits in answers if status == 200} == {expected}
     for _ in range(100):
-        with socket.create_connection(("127.0.0.1", short.port), PATIENCE) as connection:
+        with connect(short) as connection:
             connection.sendall(infer_request(images, "c2-k2"))
     deadline = time.monotonic() + PATIENCE
     while json.loads(short.ask("GET", "/healthz")[1])["waiting"]:
@@ -283,13 +287,12 @@ def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bun
     images = np.zeros((8, 28, 28, 1), np.float32)
     expected = engine(images, "c1.05-k2").tobytes()
     with ExitStack() as stack:
-        clients = [socket.create_connection(("127.0.0.1", server.port), PATIENCE) for _ in range(16)]
-        for client in clients:
-            stack.enter_context(client)
-        for known in clients[:8]:
+        clients = [stack.enter_context(connect(server)) for _ in range(8)]
+        for known in clients:
             known.sendall(HEALTH)
             assert known.recv(65536)
         server.process.send_signal(signal.SIGSTOP)
+        clients += [stack.enter_context(connect(server)) for _ in range(8)]
         for client in clients:
             client.sendall(infer_request(images, "c1.05-k2"))
         server.process.send_signal(number)
@@ -416,7 +419,7 @@ def test_the_sanitizers_find_nothing_under_load(
             statuses.add(server.ask("POST", "/v1/classify", encoded(body), content_type=content_type)[0])
             raw(server, *REFUSED[index % len(REFUSED)][:1])
         else:
-            with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            with connect(server) as connection:
                 connection.sendall(POST + b"Content-Length: 500\r\n\r\n" + bytes(index % 501))
             server.ask("GET", "/metrics")
 
