@@ -193,22 +193,27 @@ struct VectorBlock {
     const SignedTag di;
     const auto low = hn::Set(BitsTag(), 0x0f0f0f0fu);
     LinesAhead ahead = lines;
-    for (size_t r = 0; r < kCount; ++r) std::fill_n(out + r * kPanelColumns, kParts * kRowsPerTile, 0.0f);
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kCount; ++r) {
+#pragma GCC unroll 16
+      for (size_t v = 0; v < kVectors; ++v) hn::Store(hn::Zero(d), d, out + r * kPanelColumns + v * kLanes);
+    }
+    const char* weights_of_half = panel + half * (kTileBytes / 2);
+    panel += half * kRowsPerTile * 2;
     for (size_t k = 0; k < steps; ++k) {
       typename Int8Sums::Sums sums[kCount][kVectors];
 #pragma GCC unroll 16
       for (size_t r = 0; r < kCount; ++r) {
-        int32_t more;
-        std::memcpy(&more, excess + r * sizeof(more), sizeof(more));
+        const auto start = hn::BitCast(di, load_group(excess + r * sizeof(int32_t)));
 #pragma GCC unroll 16
-        for (auto& vector : sums[r]) vector = hn::Set(di, -more);
+        for (auto& vector : sums[r]) vector = start;
       }
       const auto add_lines = [&](size_t pair) HWY_ATTR {
         Bits weights[kVectors][2];
 #pragma GCC unroll 16
         for (size_t v = 0; v < kVectors; ++v) {
           const char* from =
-              panel + (half + v / kPartVectors) * (kTileBytes / 2) + pair * kLineBytes + v % kPartVectors * kLanes * 4;
+              weights_of_half + v / kPartVectors * (kTileBytes / 2) + pair * kLineBytes + v % kPartVectors * kLanes * 4;
           const auto both = hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
           weights[v][0] = hn::And(both, low);
           weights[v][1] = hn::And(hn::ShiftRight<4>(both), low);
@@ -229,7 +234,7 @@ struct VectorBlock {
       }
       Floats scale[kVectors];
 #pragma GCC unroll 16
-      for (size_t v = 0; v < kVectors; ++v) scale[v] = int4_scale(panel, half * kRowsPerTile + v * kLanes);
+      for (size_t v = 0; v < kVectors; ++v) scale[v] = int4_scale(panel, v * kLanes);
 #pragma GCC unroll 16
       for (size_t r = 0; r < kCount; ++r) {
 #pragma GCC unroll 16
@@ -241,6 +246,7 @@ struct VectorBlock {
       rows += tile_step_bytes(ElementType::kInt4);
       excess += tile_step_bytes(ElementType::kInt4);
       panel += panel_step_bytes(ElementType::kInt4);
+      weights_of_half += panel_step_bytes(ElementType::kInt4);
       ahead.step();
     }
     lines = ahead;
@@ -341,7 +347,7 @@ struct MatrixUnitBlock {
         const auto* excess = reinterpret_cast<const int32_t*>(mine + kTileBytes);
         for (size_t i = 0; i < kRowsPerTile * kPanelColumns; i += kLanes) {
           const auto whole =
-              hn::Sub(hn::BitCast(di, hn::Load(d, step_sums + i)), hn::Set(di, excess[i / kPanelColumns]));
+              hn::Add(hn::BitCast(di, hn::Load(d, step_sums + i)), hn::Set(di, excess[i / kPanelColumns]));
           float* total = sums + tile * kRowsPerTile * kPanelColumns + i;
           hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, whole), int4_scale(panel, i % kPanelColumns))),
                     d, total);

@@ -179,7 +179,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       auto total = rounded[0];
 #pragma GCC unroll 16
       for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
-      const auto whole = hn::ConvertTo(SignedTag(), hn::Set(d, kInt4Excess * hn::ReduceSum(d, total)));
+      const auto whole = hn::ConvertTo(SignedTag(), hn::Set(d, -kInt4Excess * hn::ReduceSum(d, total)));
       const int32_t sum = hn::GetLane(whole);
       std::memcpy(sums, &sum, sizeof(sum));
       sums += tile_step_bytes(kType);

@@ -10,7 +10,7 @@
 // int4 weights are multiplied with lines of int8, and a step of the depth is the group that shares a scale. Two lines
 // of theirs are one of 64 bytes, the first in the low halves, 8 more than they are; behind a step's lines stand the
 // float16 scales of its 32 columns, [panel][step]([2][8 lines][64 B], [32] float16). Behind each step of such
-// activations stand the int32 sums of its 16 rows, times 8: what the 8 more add.
+// activations stand the int32 sums of its 16 rows, times -8: where a sum begins, for what the 8 more add.
 #pragma once
 
 #include <cstddef>
