@@ -84,12 +84,14 @@ class Model:
 def prepare(name: str, folder: Path, experts: int = 8, placement: str = "Every 2", pixels: int | None = None) -> Model:
     """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`.
 
-    `placement` says which blocks have experts, such as "Last 5"; images have `pixels` x `pixels`, or as many as usual.
+    `placement` says which blocks have experts, such as "Last 5"; images have `pixels` x `pixels`, or as many as usual,
+    without those at the edge that make no whole patch.
     """
     variant, usual_pixels, classes = _SIZES[name]
+    whole = (pixels or usual_pixels) // variant.patch * variant.patch
     layers = samples.moe_layers(placement, variant.num_layers)
     folder.mkdir(parents=True, exist_ok=True)
-    sparse, dense = (samples.describe(variant, pixels or usual_pixels, classes, experts, where) for where in (layers, ()))
+    sparse, dense = (samples.describe(variant, whole, classes, experts, where) for where in (layers, ()))
     return Model(name, {"sparse": sparse, "dense": dense}, folder)
 
 
