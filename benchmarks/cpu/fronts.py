@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ Point = Mapping[str, Any]
 """A setting of `published.json`, `layers` None of a dense model, an accuracy where none is published; and `ms` per image."""
 
 _COLORS = {"dense ViT": "#d55e00", "V-MoE": "#0072b2"}
+_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # of the page, from the lowest accuracy to the highest, and that a name is high
 _TRAINED = {"capacity": 1.05, "k": 2}
 
 
@@ -69,6 +71,8 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, (metric, about) in zip(panels, metrics.items(), strict=True):
         here = [p for p in points if p["pixels"] == about["pixels"]]
+        accuracies = [p[metric] for p in here if p[metric] is not None]
+        points_of_one = _ACCURACY_POINTS / max(np.ptp(accuracies), 1e-9)
         for (label, color), kind in zip(_COLORS.items(), (False, True), strict=True):
             own = [p for p in here if bool(p["layers"]) == kind]
             known, line = [p for p in own if p[metric] is not None], front(own, metric)
@@ -77,12 +81,15 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
             unknown = [p["ms"] for p in own if p[metric] is None]
             axes.plot(unknown, [0.01] * len(unknown), "|", color=color, transform=axes.get_xaxis_transform())
             side, edge, away = ("right", "bottom", (-4, 2)) if kind else ("left", "top", (4, -2))
-            for p in (p for p in known if "=" not in name_of(p)):
-                name, place = name_of(p).partition(" ")[2], (p["ms"], p[metric])
-                axes.annotate(name, place, away, textcoords="offset points", ha=side, va=edge, fontsize=7, color=color)
+            above = -math.inf
+            for p in sorted((p for p in known if "=" not in name_of(p)), key=itemgetter(metric)):
+                name, place, height = name_of(p).partition(" ")[2], (p["ms"], p[metric]), p[metric] * points_of_one
+                above = max(height, above + _LABEL_POINTS)  # clear of the one below
+                lifted = (away[0], away[1] + above - height)
+                axes.annotate(name, place, lifted, textcoords="offset points", ha=side, va=edge, fontsize=7, color=color)
         axes.set(xscale="log", xlabel=f"milliseconds per image, {about['pixels']} pixels", ylabel=f"{about['title']}, %")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
-        axes.margins(0.15)
+        axes.margins(0.25, 0.15)
     panels[0].legend(loc="lower right", fontsize=8)
     write_picture(figure, path)

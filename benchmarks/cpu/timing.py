@@ -24,15 +24,16 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
     """Milliseconds f64[rounds] of each call; all are called round robin, so that a disturbance meets all of them.
 
-    Two rounds of warm-up come first, and before each call an untimed one, as the session that ran last has left its threads
-    and caches.
+    Two rounds of warm-up come first. Before each call of several comes an untimed one, as the session that ran last has left
+    its threads and caches.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
     for index in range(taken.shape[1]):
         for chosen in order.permutation(len(keys)):
             time.sleep(_PAUSE_SECONDS)
-            calls[keys[chosen]]()
+            if len(keys) > 1:
+                calls[keys[chosen]]()
             start = time.perf_counter()
             calls[keys[chosen]]()
             taken[chosen, index] = 1e3 * (time.perf_counter() - start)

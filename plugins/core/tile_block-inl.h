@@ -193,11 +193,9 @@ struct VectorBlock {
     const SignedTag di;
     const auto low = hn::Set(BitsTag(), 0x0f0f0f0fu);
     LinesAhead ahead = lines;
-#pragma GCC unroll 16
-    for (size_t r = 0; r < kCount; ++r) {
-#pragma GCC unroll 16
-      for (size_t v = 0; v < kVectors; ++v) hn::Store(hn::Zero(d), d, out + r * kPanelColumns + v * kLanes);
-    }
+#pragma GCC unroll 32
+    for (size_t i = 0; i < kCount * kVectors; ++i)
+      hn::Store(hn::Zero(d), d, out + i / kVectors * kPanelColumns + i % kVectors * kLanes);
     const char* weights_of_half = panel + half * (kTileBytes / 2);
     panel += half * kRowsPerTile * 2;
     for (size_t k = 0; k < steps; ++k) {
