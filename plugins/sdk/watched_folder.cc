@@ -35,7 +35,10 @@ WatchedFolder::WatchedFolder(const std::string& path) {
   const std::unique_ptr<char, void (*)(void*)> resolved(realpath(path.c_str(), nullptr), std::free);
   struct stat found{};
   const bool exists = resolved != nullptr && stat(resolved.get(), &found) == 0;
-  if ((exists && !S_ISDIR(found.st_mode)) || (!exists && (errno == ENOENT || errno == ENOTDIR))) {
+  if (exists ? !S_ISDIR(found.st_mode) : errno == ENOTDIR) {
+    fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: it is a file, and a bundle is a folder");
+  }
+  if (!exists && errno == ENOENT) {
     fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: there is no folder of that name");
   }
   if (!exists) fail(VMOE_BUNDLE_ERROR, path, " is not a bundle: ", system_error(errno));

@@ -143,6 +143,7 @@ def test_logits_that_are_no_numbers_are_said(
         (["BUNDLE", "y.png", "--capacity", "-0.5"], 2, "positive number, not -0.5"),
         (["BUNDLE", "EMPTY"], 1, "has no pictures"),
         (["absent.vmoe", "y.png"], 1, "absent.vmoe is not a bundle"),
+        ([__file__, "y.png"], 1, "is not a bundle: it is a file"),
         (["EMPTY", "y.png"], 1, " is not a bundle: manifest.json"),
         (["BUNDLE", "y.png", "--capacity", "0.5", "--capacity", "0.7"], 2, "vmoe run takes one --capacity; vmoe bench"),
         (["BUNDLE", "y.png", "--profile", "c1-k1", "--profile", "c1-k2"], 2, "vmoe run takes one --profile; vmoe bench"),

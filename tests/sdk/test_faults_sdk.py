@@ -81,7 +81,7 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     "load a path that is too long": (BUNDLE, "not a bundle", lambda c: c.load(b"x" * 5000)),
     "load a path with a line break": (BUNDLE, "two lines.vmoe", lambda c: c.load(b"two\nlines.vmoe")),
     "load a path that is no text": (BUNDLE, "\ufffd?\ufffd.vmoe", lambda c: c.load(b"\xeb\x88?\xc3.vmoe")),
-    "load a file": (BUNDLE, "not a bundle", lambda c: c.load(c.bundle + b"/weights.safetensors")),
+    "load a file": (BUNDLE, "a bundle is a folder", lambda c: c.load(c.bundle + b"/weights.safetensors")),
     "load a folder that is no bundle": (BUNDLE, MANIFEST, lambda c: c.load(b"/")),
     "options of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.load(struct_size=0)),
     "options of a huge size": (ARGUMENT, "options uses fields", lambda c: c.load(struct_size=2**64 - 1)),

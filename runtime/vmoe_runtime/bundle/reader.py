@@ -81,7 +81,9 @@ class Bundle:
     def _open(cls, path: Path, verify: bool) -> Bundle:
         try:
             folder = WatchedFolder(path)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except NotADirectoryError:
+            raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder") from None
+        except (FileNotFoundError, ValueError):
             # A path keeps one of an address's slashes.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
             raise BundleError(f"{path} is not a bundle: there is no folder of that name{hint}") from None
