@@ -65,7 +65,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 
     for family in FAMILIES:
         kinds = "".join(f"model_type {kind}, or " for kind in family.model_types)
-        click.echo(f"{family.title}: {kinds}a tensor {family.landmarks[0]}")
+        click.echo(f"{family.title}: {kinds}tensors {' and '.join(family.landmarks)}")
     context.exit()
 
 

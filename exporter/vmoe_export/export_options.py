@@ -162,6 +162,11 @@ class ExportOptions:
                 )
             manifest = checkpoint.manifest
             size = (manifest.input.height, manifest.input.width)
+            if checkpoint.family_title and self.image_size not in (None, size):
+                raise OptionError(
+                    f"{checkpoint.path} is a {checkpoint.family_title}, which has a rule of its own for another image size; "
+                    "give --image-size with the checkpoint"
+                )
             batch_size = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
             given = {
                 "config": checkpoint.config,

@@ -115,6 +115,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     shapes = {name: info.shape for name, info in checkpoint.info.items()}
     try:
         model = describe_model(shapes, config, **{name: getattr(options, name) for name in FLAGS})
+        model = replace(model, family=trunk.family_title)
         _check_ensemble(checkpoint, model, config)
         if preset and options.image_size is None:
             _check_size(preset, model)

@@ -43,6 +43,8 @@ def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> Mo
         CheckpointError: an expert's tensor is missing, or of other experts than the router's.
         ConfigError: the tensors are not those of a V-MoE.
     """
+    if checkpoint.family_title:
+        raise OptionError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models can be pruned")
     config = checkpoint.config if isinstance(checkpoint, BundleCheckpoint) else {}
     flags = {} if ensemble_size is None else {"ensemble_size": ensemble_size}
     facts = ModelFacts({name: info.shape for name, info in checkpoint.info.items()}, config, flags)

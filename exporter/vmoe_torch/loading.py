@@ -83,10 +83,8 @@ def load_model(
 
 
 def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | None, noise_std: float) -> Vmoe:
-    if checkpoint.family:
-        raise CheckpointError(
-            f"{checkpoint.path} is a {checkpoint.family.title}; only official checkpoints become torch models"
-        )
+    if checkpoint.family_title:
+        raise CheckpointError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models become torch models")
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output
     if num_classes is not None:

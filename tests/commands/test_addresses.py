@@ -23,7 +23,7 @@ import pytest
 from command_runs import QUICK, complaint_of, json_of, run
 from cutting_proxy import cutting_proxy
 from damaged_files import folder_bytes
-from family_files import families
+from family_files import Layout, families
 from terminal import default_signals
 
 from vmoe_export import export_bundle
@@ -340,12 +340,16 @@ def test_a_signal_during_a_transfer_leaves_nothing(copies: Path, local: Path) ->
     assert (process.returncode, told) == (130, "vmoe: interrupted\n")
 
 
-def test_a_model_folder_of_another_library_is_copied_with_its_settings_and_parts(
-    memory: fsspec.AbstractFileSystem, tmp_path: Path
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [("sharded", ""), ("sharded", "/model.safetensors.index.json"), ("safetensors", "/model.safetensors"), ("pth", "")],
+)
+def test_a_model_of_another_library_is_copied_with_its_settings_and_parts(
+    layout: Layout, file: str, memory: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
-    folder = families()["vit"].write(tmp_path / "vit", "sharded")
+    folder = families()["vit"].write(tmp_path / "vit", layout)
     put("memory://hub/vit", folder)
-    for place, name in ((str(folder), "here"), ("memory://hub/vit", "there")):
+    for place, name in ((str(folder), "here"), (f"memory://hub/vit{file}", "there")):
         export_bundle(place, tmp_path / name, validate=False)
     here, there = (folder_bytes(tmp_path / name) for name in ("here", "there"))
     assert here["weights.safetensors"] == there["weights.safetensors"] and here["model.onnx"] == there["model.onnx"]

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
 from family_files import Family, Layout, Size, families, write_files
 from family_lookalikes import LOOKALIKES, Lookalike
 
-from vmoe_export import ExportError, export_bundle
+from vmoe_export import ExportError, export_bundle, open_checkpoint
 from vmoe_export.command import export
 from vmoe_export.export import ExportResult
 from vmoe_export.families import clip_moe
-from vmoe_export.families.preprocessing import processor_steps
+from vmoe_export.families.preprocessing import CLIP_MEAN, CLIP_STD, processor_steps
+from vmoe_export.pruning import prunable_moe
 from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME
 from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.op_library import usable_library
+from vmoe_torch import load_model
 
 CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CASES = [
-    pytest.param(each, size, id=f"{name}-{size}") for name, each in families().items() for size in ("size", "other_size")
+    pytest.param(each, size, id=f"{name}-{size}")
+    for name, each in families().items()
+    for size in ("size", "other_size")
+    if size == "size" or each.other_size != each.size
 ]
 SOME = [
     "vit",
@@ -110,6 +117,41 @@ def test_other_files_hold_the_same_model(name: str, layout: Layout, tmp_path: Pa
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (other.path / WEIGHTS_NAME).read_bytes()
 
 
+def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> None:
+    family = families()["timm_token"]
+    usual, folder, file = exported(family, tmp_path), tmp_path / "training", tmp_path / "training" / "last.pth.tar"
+    write_files(folder, family.config, family.tensors)
+    (folder / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(value) for name, value in family.tensors.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 0.1}]}
+    content = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "state_dict": state, "optimizer": optimizer}
+    torch.save(content | {"model_ema": state}, file)
+    result = export_bundle(folder, tmp_path / "trained.vmoe", validate=False)
+    assert (usual.path / WEIGHTS_NAME).read_bytes() == (result.path / WEIGHTS_NAME).read_bytes()
+    assert "left out is what is beside the model: model_ema, optimizer" in result.plan.notes
+    torch.save(content | {"model": state}, file)
+    with pytest.raises(VmoeError, match="holds two models"):
+        export_bundle(folder, tmp_path / "two.vmoe")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/code/__torch__.py", "class Model(Module):\n  ")
+    with pytest.raises(VmoeError, match="TorchScript program"):
+        export_bundle(folder, tmp_path / "script.vmoe")
+
+
+def test_a_bundle_of_a_family_is_used_only_as_the_family_allows(tmp_path: Path) -> None:
+    vit, clip_moe = exported(families()["vit"], tmp_path), exported(families()["clipmoe"], tmp_path / "moe")
+    title, refused = "ViT .Hugging Face transformers.", "only official models"
+    with pytest.raises(VmoeError, match=f"{title}, which has a rule of its own for another image size"):
+        export_bundle(vit.path, tmp_path / "large.vmoe", image_size=(48, 48))
+    with pytest.raises(VmoeError, match=f"{title}; {refused}"):
+        load_model(vit.path)
+    for path in (clip_moe.path, tmp_path / "moe" / "model"):
+        with open_checkpoint(path) as opened, pytest.raises(VmoeError, match=f"CLIP; {refused}"):
+            prunable_moe(opened)
+    with pytest.raises(VmoeError, match=f"the weights of a bundle.*give {vit.path}"):
+        export_bundle(vit.path / WEIGHTS_NAME, tmp_path / "again.vmoe")
+
+
 def test_a_bundle_of_a_family_can_be_exported_once_more(tmp_path: Path) -> None:
     for name in SOME:
         first = exported(families()[name], tmp_path / name)
@@ -119,7 +161,7 @@ def test_a_bundle_of_a_family_can_be_exported_once_more(tmp_path: Path) -> None:
 
 def test_clip_moe_routes_and_answers_as_the_original(tmp_path: Path) -> None:
     expected = np.load(CLIP_MOE / "reference.npz")
-    images = in_range(expected["pixel_values"], MEAN, STD)
+    images = in_range(expected["pixel_values"], CLIP_MEAN, CLIP_STD)
     result = export_bundle(CLIP_MOE / "clip_moe.pt", tmp_path / "moe.vmoe", heads=1)
     assert [profile.name for profile in result.plan.profiles] == ["c2-k2"]
     assert any("doesn't say how many experts a token has: 2" in note for note in result.plan.notes)
@@ -165,6 +207,24 @@ def test_what_no_file_says_is_asked_for(tmp_path: Path) -> None:
         export_bundle(result.path, tmp_path / "again.vmoe", heads=3)
 
 
+@pytest.mark.parametrize("name", ["dinov2", "hf_deit", "deit_distilled"])
+def test_without_a_file_of_pictures_they_are_normalized_as_the_released_models_take_them(name: str, tmp_path: Path) -> None:
+    folder = families()[name].write(tmp_path / "model")
+    config = {key: value for key, value in families()[name].config.items() if key != "pretrained_cfg"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").unlink(missing_ok=True)
+    notes = export_bundle(folder, tmp_path / "model.vmoe", validate=False).plan.notes
+    assert any("with mean 0.485, 0.456, 0.406 and std 0.229, 0.224, 0.225" in note for note in notes)
+
+
+def test_a_given_config_is_read_instead_of_that_beside_the_checkpoint(tmp_path: Path) -> None:
+    folder = families()["clipmoe"].write(tmp_path / "model")
+    (folder / "config.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"hidden_act": "gelu"}')
+    plan = export_bundle(folder, tmp_path / "model.vmoe", config=tmp_path / "other.json", validate=False).plan
+    assert plan.model.activation == "gelu_erf"
+
+
 def test_a_processor_without_a_class_is_the_usual_one(tmp_path: Path) -> None:
     family = families()["dinov2"]
     named, folder = exported(family, tmp_path / "named"), family.write(tmp_path / "model")
@@ -206,7 +266,7 @@ def test_grey_pictures_are_those_of_three_equal_channels(tmp_path: Path) -> None
 
 def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path) -> None:
     listed = CliRunner().invoke(export, ["--families"])
-    assert listed.exit_code == 0 and len(listed.output.splitlines()) == 7 and "timm" in listed.output
+    assert listed.exit_code == 0 and len({*listed.output.splitlines()}) == 8 and "timm" in listed.output
     folder = families()["vit"].write(tmp_path / "model")
     (folder / "preprocessor_config.json").write_text('{"size": 56}')
     result = CliRunner().invoke(export, [str(folder), "-v", "-o", str(tmp_path / "vit.vmoe")], env={"COLUMNS": "200"})

@@ -113,7 +113,6 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("a negative epsilon", "layer_norm_eps", field(layer_norm_eps=-1e-6)),
         ("ReLU", "relu", field(hidden_act="relu")),
         ("another model type", "vit_msn", field(model_type="vit_msn")),
-        ("masked autoencoder", "vit_mae decoder", field(model_type="vit_mae"), put("decoder.decoder_embed.weight", 16, 48)),
     ],
     "hf_deit_distilled": [
         ("one of two classifiers", "cls_classifier", rename(r"^cls_classifier", None)),
@@ -123,7 +122,6 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("grey pictures", "projection.weight", put("embeddings.patch_embeddings.projection.weight", 48, 1, 8, 8)),
         ("more positions", "position_embeddings image_size", put("embeddings.position_embeddings", 1, 26, 48)),
         ("SwiGLU", "weights_in", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
-        ("SwiGLU's names alone", "weights_in fc1", rename("fc1", "weights_in"), rename("fc2", "weights_out")),
     ],
     "clip": [("text tower alone", "--families", rename("vision_model|visual_projection", None))],
     "siglip_vision": [
@@ -149,19 +147,17 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("video's patch kernel", _PATCH, put(_PATCH, 48, 3, 2, 8, 8)),
         ("no positions", "pos_embed", rename("pos_embed", None)),
         ("no config", "config.json", lambda config, _: config.clear()),
-        ("the first DINOv2's names", "mask_token config.json", lambda config, _: config.clear(), put("mask_token", 1, 48)),
         ("an unknown architecture", "eva02_tiny_patch14_336", field(architecture="eva02_tiny_patch14_336")),
         ("norms after the branches", "vit_base_patch16_rpn_224", field(architecture="vit_base_patch16_rpn_224")),
         ("no last norm", "vit_intern300m norm.", field(architecture="vit_intern300m_patch14_448"), rename(r"^norm\.", None)),
         ("rotary positions", "vit_small_patch16_rope_224", field(architecture="vit_small_patch16_rope_224")),
+        ("another class's attention", "vit_pe_core_tiny_patch16_384", field(architecture="vit_pe_core_tiny_patch16_384")),
         ("RMSNorm", "norm1.bias norm.bias", rename(r"norm\d?\.bias", None)),
         ("parallel blocks", "attns norm1", rename(r"norm1\.", "attns.0.norm."), rename(r"0\.attn\.", "0.attns.0.attn.")),
         ("gated MLP", "fc1_g fc1.weight", rename(r"mlp\.fc1\.", "mlp.fc1_x."), put("blocks.0.mlp.fc1_g.weight", 96, 48)),
         ("packed gated MLP", _FC2, put(_FC2, 48, 48)),
         ("BEiT", "q_bias qkv.bias", rename(r"attn\.qkv\.bias", "attn.q_bias")),
         ("relative positions", "rel_pos", put("blocks.0.attn.rel_pos.mlp.fc1.weight", 16, 2)),
-        ("Swin", "--families", field(architecture="swin_tiny_patch4_window7_224"), rename("^", "layers.0.")),
-        ("ConvNeXt", "--families", field(architecture="convnext_tiny"), rename("patch_embed.proj", "stem.0")),
     ],
 }
 LOOKALIKES = [

@@ -10,10 +10,11 @@ from vmoe_export.checkpoint.bundle import BundleCheckpoint, is_bundle
 from vmoe_export.checkpoint.official import OfficialCheckpoint
 from vmoe_export.checkpoint.orbax_steps import find_item
 from vmoe_export.errors import CheckpointError
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 __all__ = ["Array", "BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
 
-_TORCH_SUFFIXES = {".pt", ".pth", ".bin"}
+_TORCH_SUFFIXES = {".pt", ".pth", ".bin", ".tar"}  # timm's training writes .pth.tar
 ONE_FILE_SUFFIXES = {".safetensors", *_TORCH_SUFFIXES}
 SHARDS = ".safetensors.index.json"
 MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
@@ -57,6 +58,10 @@ def _reader(path: Path) -> Checkpoint:
         if (found := find_item(path)) is not None:
             return _orbax(path, *found)
         path = _only_checkpoint_in(path)
+    if path.name == WEIGHTS_NAME and is_bundle(path.parent):
+        raise CheckpointError(
+            f"{path} holds the weights of a bundle, and its manifest says what they mean; give {path.parent}"
+        )
     if path.name.endswith(SHARDS) and path.is_file():
         from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
 

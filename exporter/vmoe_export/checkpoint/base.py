@@ -48,6 +48,7 @@ class Checkpoint(Mapping[str, Array]):
         config_file: an official config that was found beside it.
         info: shape and dtype of each tensor.
         family: of another library's model, whose names are its own until `plan_export` translates them; otherwise None.
+        family_title: what people call that family, also where the names are official ones by now; None of official models.
     """
 
     notes: tuple[str, ...] = ()
@@ -63,6 +64,7 @@ class Checkpoint(Mapping[str, Array]):
         from vmoe_export.families.recognition import family_of  # which builds on this module
 
         self.family = None if is_part else family_of(stored)
+        self.family_title = self.family.title if self.family else None
         with naming(path):
             keeps_names = is_part or self.family is not None
             self._stored_names = {name: name for name in stored} if keeps_names else parameter_names(stored)
@@ -154,7 +156,7 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
         key=len,
     )
     if not prefixes:
-        some = ", ".join(path[:80] for path in sorted(by_path)[:3]) or "nothing"
+        some = ", ".join(name[:80] for name in sorted(by_path.values())[:3]) or "nothing"
         raise CheckpointError(
             f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree, and none of vmoe export --families "
             f"(it holds {some})"

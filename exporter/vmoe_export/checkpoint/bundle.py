@@ -44,6 +44,8 @@ class BundleCheckpoint(SafetensorsCheckpoint):
             raise CheckpointError(f"{folder} says that it is float32, but its tensor {short} is {self.info[short].dtype}")
         self.path, self.source, self.format = folder, os.fsencode(folder.name).decode(errors="replace"), "bundle"
         self.manifest = bundle.manifest
+        family = self.manifest.model.get("family")
+        self.family_title = family if isinstance(family, str) else None
         self._identity = bundle.identity
         if self.manifest.model.get("position_emb") == "sincos2d":
             # Computed at export, and no parameter of the model.

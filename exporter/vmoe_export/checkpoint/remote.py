@@ -16,7 +16,9 @@ from vmoe_export.errors import CheckpointError
 from vmoe_measure.remote_files import RemoteFiles, is_address
 from vmoe_runtime.errors import VmoeError
 
+_MODEL_FILE = re.compile(rf"/({'|'.join(map(re.escape, MODEL_FILES))})(?=[?#]|$)")
 _STEP = re.compile(r"(.*_)?\d+")
+_INDEX = re.compile(r"\.index(?=[?#]|$)")
 _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "checkpoint", "state", "default"}
 _FINISHED = "commit_success.txt"
 
@@ -39,9 +41,14 @@ def checkpoint_at(
         with open_checkpoint(source) as checkpoint:
             yield checkpoint
         return
-    with RemoteFiles(re.sub(r"\.index(?=[?#]|$)", "", source), tell) as files:
+    # What a model of Hugging Face's is beside its tensors lies beside that file.
+    named = _MODEL_FILE.search(source)
+    with RemoteFiles((_MODEL_FILE if named else _INDEX).sub("", source), tell) as files:
         try:
-            _copy(files)
+            if named:
+                _copy_model(files, named[1], [name for name in MODEL_SETTINGS if files.size(f"/{name}") is not None])
+            else:
+                _copy(files)
             with open_checkpoint(files.path) as checkpoint:
                 checkpoint.source = str(checkpoint.path).replace(str(files.path), files.address)
                 yield checkpoint
@@ -61,11 +68,10 @@ def _copy(files: RemoteFiles) -> None:
         found = [name for name in names if Path(name).suffix in {".index", *ONE_FILE_SUFFIXES}]
         steps = [name for name in names if _STEP.fullmatch(name)]
         if (usual := next((name for name in MODEL_FILES if name in names), None)) is not None:
-            files.copy(f"/{name}" for name in (usual, *MODEL_SETTINGS) if name in names)
-            if usual.endswith(SHARDS):
-                files.copy(f"/{name}" for name in sorted(set(weight_map(files.path / usual).values())))
+            _copy_model(files, usual, [name for name in MODEL_SETTINGS if name in names])
         elif len(found) == 1:
             _copy_one(files, f"/{found[0]}")
+            files.copy(f"/{name}" for name in MODEL_SETTINGS if name in names)
         elif _ORBAX & set(names):
             files.copy_below("")
         elif steps:
@@ -75,6 +81,12 @@ def _copy(files: RemoteFiles) -> None:
         else:
             held = f"it holds {', '.join(names)[:200]}" if names else f"neither it nor {files.address}.index can be read"
             raise CheckpointError(f"{files.address} is not a checkpoint: {held}")
+
+
+def _copy_model(files: RemoteFiles, model: str, settings: list[str]) -> None:
+    files.copy(f"/{name}" for name in (model, *settings))
+    if model.endswith(SHARDS):
+        files.copy(f"/{name}" for name in sorted(set(weight_map(files.path / model).values())))
 
 
 def _copy_one(files: RemoteFiles, suffix: str) -> None:

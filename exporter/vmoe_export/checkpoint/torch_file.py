@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import pickle
 import struct
@@ -72,6 +73,10 @@ class TorchCheckpoint(Checkpoint):
             raise CheckpointError("it is damaged or cut short: its directory is not readable") from None
         for entry in self._archive.infolist():
             _, _, name = entry.filename.partition("/")
+            if name.startswith("code/"):
+                raise CheckpointError(
+                    "it is a TorchScript program; torch.save the state_dict() of what torch.jit.load returns"
+                )
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > self._file.size:
                 raise CheckpointError(f"its record '{name[:80]}' is compressed, or larger than the file")
             if name.startswith("data/"):  # checked when it is read
@@ -160,10 +165,12 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.load(file.stream, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # training programs keep their options so
+                return torch.load(file.stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             raise CheckpointError(
-                f"{path} is damaged, or holds more than tensors and would run code when unpickled; it is not read"
+                f"{path} is damaged, or holds more than tensors and would run code when unpickled; "
+                "torch.save its state dict alone"
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None

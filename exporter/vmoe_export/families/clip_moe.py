@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from vmoe_export.errors import ConfigError
 from vmoe_export.families.family import Family
+from vmoe_export.families.preprocessing import CLIP_MEAN, CLIP_STD
 from vmoe_export.families.translation import Translation
 
 _DEFAULT_K = 2
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def _translate(model: Translation) -> None:
     model.epsilon(1e-5)
-    model.activation("quick_gelu")
+    model.activation(model.setting("hidden_act", "quick_gelu"))
     model.patches("conv1", has_bias=False)
     model.heads = model.heads or model.setting("vision_heads", model.width // 64)
     model.tokens("class_embedding", positions="positional_embedding", rows=1)
@@ -52,6 +52,6 @@ FAMILY = Family(
     prefixes=("visual.", ""),
     ignored=r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding(_res)?|text_projection"
     r"|logit_scale|input_resolution|context_length|vocab_size)",
-    processor={"interpolation": "bicubic", "crop_pct": 1.0, "mean": _MEAN, "std": _STD},
+    processor={"interpolation": "bicubic", "crop_pct": 1.0, "mean": CLIP_MEAN, "std": CLIP_STD},
     translate=_translate,
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vmoe_export.families.translation import Translation
 
-_WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
+WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
 """What training programs put in front of all names."""
 
 
@@ -57,7 +57,7 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for stored in names:
         words = re.split(r"[./]", stored)
-        while len(words) > 1 and words[0] in _WRAPPERS:
+        while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from vmoe_export.checkpoint import MODEL_SETTINGS
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.errors import CheckpointError, ConfigError
-from vmoe_export.families.family import Family, unwrapped
+from vmoe_export.families.family import WRAPPERS, Family, unwrapped
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.translation import Translation
 from vmoe_export.model.config_file import load_config
@@ -50,7 +50,8 @@ class FamilyCheckpoint(Checkpoint):
         image_size: tuple[int, int] | None = None,
     ) -> None:
         self._source, self._family = source, family
-        found = [path for name in (_CONFIG, _PROCESSOR) if (path := _folder(source.path) / name).is_file()]
+        names = MODEL_SETTINGS if config is None else (_PROCESSOR,)
+        found = [path for name in names if (path := _folder(source.path) / name).is_file()]
         given: dict[str, Mapping[str, Any]] = {path.name: load_config(path) for path in found}
         if config is not None:
             given[_CONFIG] = config if isinstance(config, Mapping) else load_config(Path(config))
@@ -82,10 +83,12 @@ class FamilyCheckpoint(Checkpoint):
         stored = {name: TensorInfo(part.shape, np.dtype(np.float32)) for name, part in model.parts.items()}
         super().__init__(source.path, source.format, [*source.files, *found], stored)
         missing = [] if whole else [f"no {_CONFIG}, so its settings are assumed to be those that the family usually has"]
-        missing += [] if processor else [f"no {_PROCESSOR}, so pictures are prepared as the family usually does"]
+        if not processor:
+            colours = f"mean {_listed(mean)} and std {_listed(std)}"
+            missing += [f"no {_PROCESSOR}, so pictures are prepared as the family usually does, with {colours}"]
         told = [f"beside the checkpoint is {text}" for text in missing]
-        self.notes = (*source.notes, f"the model is a {family.title}", *told, *model.notes)
-        self.source = source.source
+        self.notes = (*source.notes, *self.notes, f"the model is a {family.title}", *told, *model.notes)
+        self.source, self.family_title = source.source, family.title
 
     def _own_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """The part of a config.json that is about the vision model."""
@@ -98,7 +101,15 @@ class FamilyCheckpoint(Checkpoint):
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Stored names by those below the family's prefix; what is beside that has "../" in front."""
         names = unwrapped(source.info)
+        twice = next((stored for stored in source.info if stored not in names.values()), None)
+        if twice is not None:
+            raise CheckpointError(f"it holds two models, as its tensor {shown(twice)} is there once more; keep one of them")
         self._prefix = prefix = self._family.prefix(names) or ""
+        model = names[prefix + self._family.landmarks[0]].split("/")[0]
+        beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}
+        if beside:  # a training program's file has its state as well
+            self.notes = (f"left out is what is beside the model: {', '.join(sorted(beside))}",)
+            names = {name: stored for name, stored in names.items() if stored.split("/")[0] == model}
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
 
     def _check_all_used(self, model: Translation) -> None:
@@ -124,10 +135,14 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
     """The names of a config.json's classes; None where they are but numbers."""
     names = config.get("id2label")
     if not isinstance(names, Mapping) or any(str(i) not in names for i in range(len(names))):
         return None
-    found = [str(names[str(i)]) for i in range(len(names))]
+    found = [str(names[str(i)]).encode(errors="replace").decode() for i in range(len(names))]
     return None if found == [f"LABEL_{i}" for i in range(len(names))] else found

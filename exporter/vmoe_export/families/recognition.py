@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_vit, siglip, timm
 from vmoe_export.families.family import Family, unwrapped
 
-FAMILIES: tuple[Family, ...] = tuple(each.FAMILY for each in (clip_moe, siglip, clip, dinov2, hf_deit, hf_vit, timm))
+FAMILIES: tuple[Family, ...] = (
+    *(each.FAMILY for each in (clip_moe, siglip, clip, dinov2, hf_deit, hf_vit)),
+    timm.DISTILLED,
+    timm.FAMILY,
+)
 
 
 def family_of(stored: Iterable[str]) -> Family | None:

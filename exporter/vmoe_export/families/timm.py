@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from vmoe_export.errors import ConfigError
 from vmoe_export.families.family import Family
+from vmoe_export.families.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vmoe_export.families.translation import Translation
 
 _HEAD_WIDTHS = {
@@ -18,14 +20,14 @@ _HEAD_WIDTHS = {
     "gigantic": 104,
     "giant": 88,
     "vit_base_patch16_gap_224": 48,
-    "test_": 32,
 }
 """Of the architectures with these words in their names, by the first that fits; all others have 64."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
 _OTHER_BLOCKS = {
     "_rpn_": "norms behind the residual",
     "rope": "rotary positions",
-    "test_vit3": "pooling of tokens in front of the patches",
+    "_pe_": "rotary positions",
+    "dinov3": "rotary positions",
 }
 """What the tensors of some architectures don't tell."""
 _IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
@@ -41,7 +43,7 @@ def _translate(model: Translation) -> None:
         raise ConfigError("the config's 'model_args' must be an object")
     if unknown := sorted(args.keys() - _IMPLIED - _READ):
         raise ConfigError(f"the config's model_args have {unknown[0]}, which can't be exported")
-    if name and not name.startswith(("vit_", "deit", "flexivit", "test_vit")):
+    if name and not name.startswith(("vit_", "deit", "flexivit")):
         raise ConfigError(f"the architecture {name} is none of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
         raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
@@ -127,4 +129,10 @@ FAMILY = Family(
     prefixes=("",),
     processor={"interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
     translate=_translate,
+)
+DISTILLED = replace(
+    FAMILY,
+    title="DeiT with a token of distillation (timm)",
+    landmarks=(*FAMILY.landmarks, "dist_token"),
+    processor={**FAMILY.processor, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
 )
