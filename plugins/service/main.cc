@@ -63,7 +63,8 @@ void run(const Options& options) {
   const std::string address = server.bind(options.host, options.port);
   if (!options.quiet) {
     for (const std::string& note : notes) complain(note);
-    std::printf("serving %s; try: curl --data-binary @IMAGE %s/v1/classify\n", options.name.c_str(), address.c_str());
+    const char* what = engine.info().output == VMOE_FEATURES ? "features" : "classify";
+    std::printf("serving %s; try: curl --data-binary @IMAGE %s/v1/%s\n", options.name.c_str(), address.c_str(), what);
     std::fflush(stdout);
   }
   server.serve();

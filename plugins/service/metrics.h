@@ -13,7 +13,7 @@
 // For any number of threads.
 class Metrics {
  public:
-  // Counts a reply. request: "classify", "infer", "model" or "server".
+  // Counts a reply. request: "classify", "features", "infer", "model" or "server".
   void replied(const std::string& request, int status, double seconds);
 
   std::string text(const std::string& model, const vmoe::BatcherLoad& load) const;

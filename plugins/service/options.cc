@@ -59,8 +59,8 @@ Options parse_options(int argc, char** argv) {
   Options options;
   std::vector<std::string> sweeps;
   CLI::App app(
-      "Serves a bundle over HTTP. POST /v1/classify takes a picture or JSON, POST /v2/models/NAME/infer the Open "
-      "Inference Protocol; GET /healthz and /metrics. SIGTERM and Ctrl-C answer what has arrived, and end it.",
+      "Serves a bundle over HTTP. POST /v1/classify (or features) takes a picture or JSON, POST /v2/models/NAME/infer "
+      "the Open Inference Protocol; GET /healthz and /metrics. SIGTERM and Ctrl-C answer what has arrived, and end it.",
       "vmoe-serve-http");
   const auto add = [&app](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->capture_default_str()->allow_extra_args(false);

@@ -205,6 +205,15 @@ int status_of(vmoe_code code) {
   }
 }
 
+Json reply(const char* name, Json found, const vmoe::Answer& answer) {
+  const auto rounded_ms = [](double seconds) { return std::round(seconds * 1e6) / 1e3; };
+  return {{name, std::move(found)},
+          {"setting", answer.setting.empty() ? Json() : Json(answer.setting)},
+          {"waited_ms", rounded_ms(answer.waited)},
+          {"call_ms", rounded_ms(answer.seconds)},
+          {"images_of_call", answer.together}};
+}
+
 }  // namespace
 
 RequestError::RequestError(const vmoe::Error& error) : RequestError(error.message, status_of(error.code)) {}
@@ -327,12 +336,15 @@ Json write_classify(const ClassifyRequest& request, const vmoe::Info& info, cons
     }
     predictions.push_back(std::move(best));
   }
-  const auto rounded_ms = [](double seconds) { return std::round(seconds * 1e6) / 1e3; };
-  return {{"predictions", std::move(predictions)},
-          {"setting", answer.setting.empty() ? Json() : Json(answer.setting)},
-          {"waited_ms", rounded_ms(answer.waited)},
-          {"call_ms", rounded_ms(answer.seconds)},
-          {"images_of_call", answer.together}};
+  return reply("predictions", std::move(predictions), answer);
+}
+
+Json write_features(const vmoe::Info& info, const vmoe::Answer& answer) {
+  Json features = Json::array();
+  for (auto row = answer.output.begin(); row != answer.output.end(); row += info.output_size) {
+    features.emplace_back(std::vector<float>(row, row + info.output_size));
+  }
+  return reply("features", std::move(features), answer);
 }
 
 Json input_metadata(const vmoe::Info& info) {

@@ -67,6 +67,9 @@ std::string write_infer(const std::string& model, const InferRequest& request, c
 // The reply to a classify: the most probable classes of each image.
 Json write_classify(const ClassifyRequest& request, const vmoe::Info& info, const vmoe::Answer& answer);
 
+// The reply with the features of each image.
+Json write_features(const vmoe::Info& info, const vmoe::Answer& answer);
+
 // Metadata of the model's input and output.
 Json input_metadata(const vmoe::Info& info);
 Json output_metadata(const vmoe::Info& info);

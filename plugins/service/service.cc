@@ -18,6 +18,13 @@ constexpr char kJsonLength[] = "Inference-Header-Content-Length";
 
 Response json_response(const Json& json) { return text_response(to_text(json), "application/json"); }
 
+// Where to ask instead.
+const char* other_request(vmoe_output output) {
+  if (output == VMOE_LOGITS) return "this model outputs logits: use /v1/classify";
+  if (output == VMOE_FEATURES) return "this model outputs features, and so knows no classes: use /v1/features";
+  return "this model outputs the logits of each member: use infer";
+}
+
 }  // namespace
 
 Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics,
@@ -29,8 +36,12 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
       pictures_(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
   asio::post(large_pictures_, [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });  // of this thread
   const std::string model_path = "/v2/models/" + options.name;
-  server.post("/v1/classify", "classify",
-              [this](Request& request, const HasGone& has_gone) { return classify(request, has_gone); });
+  server.post("/v1/classify", "classify", [this](Request& request, const HasGone& has_gone) {
+    return of_pictures(request, VMOE_LOGITS, has_gone);
+  });
+  server.post("/v1/features", "features", [this](Request& request, const HasGone& has_gone) {
+    return of_pictures(request, VMOE_FEATURES, has_gone);
+  });
   server.post(model_path + "/infer", "infer",
               [this](const Request& request, const HasGone& has_gone) { return infer(request, has_gone); });
   server.get(model_path, "model", [this] { return json_response(model()); });
@@ -48,9 +59,10 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
   });
 }
 
-Response Service::classify(Request& request, const HasGone& has_gone) {
-  if (engine_.info().output != VMOE_LOGITS) {
-    throw RequestError("this model returns no logits, and so knows no classes: use infer");
+Response Service::of_pictures(Request& request, vmoe_output output, const HasGone& has_gone) {
+  const vmoe::Info& info = engine_.info();
+  if (info.output != output) {
+    throw RequestError(other_request(info.output));
   }
   const auto read = [&] {
     return read_classify(query_of(request), request[http::field::content_type], std::move(request.body()),
@@ -59,7 +71,7 @@ Response Service::classify(Request& request, const HasGone& has_gone) {
   const ClassifyRequest classified = asio::post(pictures_, asio::use_future(read)).get();
   const ImageBatch batch = decode(classified.pictures, has_gone);
   const vmoe::Answer found = answer(batch, classified.setting, has_gone);
-  return json_response(write_classify(classified, engine_.info(), found));
+  return json_response(output == VMOE_LOGITS ? write_classify(classified, info, found) : write_features(info, found));
 }
 
 Response Service::infer(const Request& request, const HasGone& has_gone) {

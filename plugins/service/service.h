@@ -21,7 +21,7 @@ class Service {
  private:
   using HasGone = std::function<bool()>;
 
-  Response classify(Request& request, const HasGone& has_gone);
+  Response of_pictures(Request& request, vmoe_output output, const HasGone& has_gone);
   Response infer(const Request& request, const HasGone& has_gone);
   ImageBatch decode(const std::vector<std::string>& pictures, const HasGone& has_gone);
   vmoe::Answer answer(const ImageBatch& batch, const std::string& setting, const HasGone& has_gone);

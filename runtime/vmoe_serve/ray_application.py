@@ -79,6 +79,7 @@ class Replica:
             backend: name of the backend.
         """
         engine = Engine.load(bundle, profile, backend, threads)
+        self._what = "features" if engine.manifest.output == "features" else "classify"
         self._runtime = engine.backend_description
         plan, self._notes = None, list[str]()
         if levels and slo_ms is not None:
@@ -95,9 +96,9 @@ class Replica:
         """The application, for Ray's HTTP proxy."""
         return self._service.app
 
-    def described(self) -> tuple[str, list[str]]:
-        """What it runs on, and notes about the elastic levels."""
-        return self._runtime, self._notes
+    def described(self) -> tuple[str, str, list[str]]:
+        """What it makes of pictures, "classify" or "features"; what it runs on; and notes about the elastic levels."""
+        return self._what, self._runtime, self._notes
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._service.close)

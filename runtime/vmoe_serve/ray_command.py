@@ -87,10 +87,10 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.
 
-    It runs on this machine, or on the cluster that the variable RAY_ADDRESS names. POST /v1/classify takes a picture or
-    JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics. With --slo-ms the capacity
-    follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that answers in
-    time. SIGTERM and Ctrl-C end it once the requests in its queues are answered.
+    It runs on this machine, or on the cluster that the variable RAY_ADDRESS names. POST /v1/classify (or features) takes a
+    picture or JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics. With --slo-ms the
+    capacity follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that
+    answers in time. SIGTERM and Ctrl-C end it once the requests in its queues are answered.
     """
     from ray import serve
 
@@ -113,10 +113,10 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         served()
         try:
             if not quiet:
-                runtime, notes = handle.described.remote().result()
+                what, runtime, notes = handle.described.remote().result()
                 for note in notes:
                     click.echo(f"vmoe: {note}", err=True)
-                address = f"http://{host}:{port}/v1/classify"
+                address = f"http://{host}:{port}/v1/{what}"
                 print(f"serving {name} on {runtime}; try: curl --data-binary @IMAGE {address}", flush=True)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()

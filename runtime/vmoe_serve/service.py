@@ -17,17 +17,23 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vmoe_runtime import BackendError, ClassifyError, Engine, VmoeError, __version__
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.classes import Array, likeliest, softmax
 from vmoe_runtime.pictures import pixels_of
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.metrics import Metrics
-from vmoe_serve.wire import HEADER_LENGTH, RequestError, read_classify, read_infer, write_infer
+from vmoe_serve.wire import HEADER_LENGTH, ClassifyRequest, RequestError, read_classify, read_infer, write_infer
 
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 _MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
 _LATER = {"retry-after": "1"}
+_OTHERS: dict[Output, str] = {
+    "logits": "this model outputs logits: use /v1/classify",
+    "features": "this model outputs features, and so knows no classes: use /v1/features",
+    "members": "this model outputs the logits of each member: use infer",
+}
 _LARGE = 1 << 21  # pixels; some 30 ms
 
 
@@ -65,6 +71,7 @@ class Service:
         self._metrics = Metrics(name, batcher)
         routes = [
             Route("/v1/classify", self._replying("classify", self._classify), methods=["POST"]),
+            Route("/v1/features", self._replying("features", self._features), methods=["POST"]),
             Route("/v2/models/{model}/infer", self._replying("infer", self._infer), methods=["POST"]),
             Route("/v2/models/{model}", self._replying("model", self._describe_model)),
             Route("/v2/models/{model}/ready", self._replying("model", self._model_ready)),
@@ -82,20 +89,28 @@ class Service:
 
     async def _classify(self, request: Request) -> Response:
         """Classes of pictures: `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
-        if self._engine.manifest.output != "logits":
-            raise ClassifyError("this model outputs no logits, and so knows no classes: use infer")
-        content_type = request.headers.get("content-type", "")
-        body = await self._body(request)
-        content = await _run(self._pictures, read_classify, body, content_type, request.query_params, self._most_images)
-        answer = await self._answer(await self._decoded(content.images), content.setting)
+        content, answer = await self._of_pictures(request, "logits")
         names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
         predictions = [
             [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
             for best, shares in zip(likeliest(answer.logits, content.top), softmax(answer.logits), strict=True)
         ]
-        reply = {"predictions": predictions, "setting": answer.setting, "images_of_call": answer.batch_size}
-        times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
-        return JSONResponse(reply | times)
+        return JSONResponse({"predictions": predictions} | _told(answer))
+
+    async def _features(self, request: Request) -> Response:
+        """Features of pictures: `{"features": [[number, ...], ...], "setting", ...}`."""
+        _, answer = await self._of_pictures(request, "features")
+        features = [[_finite(value) for value in row] for row in answer.logits.tolist()]
+        return JSONResponse({"features": features} | _told(answer))
+
+    async def _of_pictures(self, request: Request, output: Output) -> tuple[ClassifyRequest, Answer]:
+        """The answer to a request of pictures, if the model has that output."""
+        if (own := self._engine.manifest.output) != output:
+            raise ClassifyError(_OTHERS[own])
+        content_type = request.headers.get("content-type", "")
+        body = await self._body(request)
+        content = await _run(self._pictures, read_classify, body, content_type, request.query_params, self._most_images)
+        return content, await self._answer(await self._decoded(content.images), content.setting)
 
     async def _infer(self, request: Request) -> Response:
         """`infer` of the Open Inference Protocol; the parameter `setting` names a profile, and in the reply the one used."""
@@ -215,6 +230,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     path = request.url.path[:200]
     messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
     return JSONResponse({"error": messages.get(error.status_code, error.detail)}, error.status_code, error.headers)
+
+
+def _told(answer: Answer) -> dict[str, Any]:
+    times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
+    return {"setting": answer.setting, "images_of_call": answer.batch_size} | times
 
 
 def _finite(number: float) -> float | None:

@@ -390,7 +390,11 @@ def test_other_models(tmp_path: Path) -> None:
     export_bundle(DATA / "golden" / "g4", tmp_path / "x.vmoe", output="features", validate=False)
     features = CppServer(cpp_http.program(), tmp_path / "x.vmoe")
     status, text, _ = features.ask("POST", "/v1/classify", SEVEN.read_bytes())
-    assert status == 400 and "knows no classes" in refusal(status, text)
+    assert status == 400 and "knows no classes: use /v1/features" in refusal(status, text)
+    status, text, _ = features.ask("POST", "/v1/features", SEVEN.read_bytes())
+    with Engine.load(tmp_path / "x.vmoe", threads=1) as engine:
+        expected = engine(engine.batch(SEVEN.read_bytes()))
+    np.testing.assert_array_equal(np.array(json.loads(text)["features"], np.float32), expected)
     assert features.stop() == (0, "")
 
 

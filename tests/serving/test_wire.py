@@ -268,8 +268,11 @@ def test_features_have_no_classes_and_a_dense_model_has_no_settings(tmp_path: Pa
     with Engine.load(tmp_path / "x.vmoe", threads=1) as features:
         service = served(features)
         reply = classify(service, SEVEN.read_bytes(), "image/png")
+        found = ask(service, "POST", "/v1/features", SEVEN.read_bytes(), content_type="image/png")
         service.close()
-    assert reply.status == 400 and "knows no classes" in reply.content["error"]
+        expected = features(features.batch(SEVEN.read_bytes()))
+    assert reply.status == 400 and "knows no classes: use /v1/features" in reply.content["error"]
+    np.testing.assert_array_equal(np.array(found.content["features"], np.float32), expected)
     with Engine.load(next((DATA / "bundles").glob("*-dense")), threads=1) as dense:
         service = served(dense)
         shape = [1, *dense.manifest.input.size]
