@@ -74,9 +74,7 @@ class TorchCheckpoint(Checkpoint):
         for entry in self._archive.infolist():
             _, _, name = entry.filename.partition("/")
             if name.startswith("code/"):
-                raise CheckpointError(
-                    "it is a TorchScript program; torch.save the state_dict() of what torch.jit.load returns"
-                )
+                raise CheckpointError("it is a TorchScript program; torch.save the state_dict() of torch.jit.load(FILE)")
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > self._file.size:
                 raise CheckpointError(f"its record '{name[:80]}' is compressed, or larger than the file")
             if name.startswith("data/"):  # checked when it is read

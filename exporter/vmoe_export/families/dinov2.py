@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmoe_export.families import hf_vit
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
@@ -27,11 +27,6 @@ FAMILY = Family(
     landmarks=("encoder.layer.0.layer_scale1.lambda1", "embeddings.patch_embeddings.projection.weight"),
     prefixes=("dinov2.", "dinov2_with_registers.", ""),
     ignored=r"embeddings\.mask_token",
-    processor={
-        "image_processor_type": "BitImageProcessor",
-        "size": {"shortest_edge": 256},
-        "image_mean": IMAGENET_MEAN,
-        "image_std": IMAGENET_STD,
-    },
+    processor={"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, **IMAGENET},
     translate=_translate,
 )

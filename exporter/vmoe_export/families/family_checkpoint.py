@@ -101,9 +101,8 @@ class FamilyCheckpoint(Checkpoint):
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Stored names by those below the family's prefix; what is beside that has "../" in front."""
         names = unwrapped(source.info)
-        twice = next((stored for stored in source.info if stored not in names.values()), None)
-        if twice is not None:
-            raise CheckpointError(f"it holds two models, as its tensor {shown(twice)} is there once more; keep one of them")
+        if twice := source.info.keys() - names.values():
+            raise CheckpointError(f"it holds two models, as tensor {shown(min(twice))} is there once more; keep one of them")
         self._prefix = prefix = self._family.prefix(names) or ""
         model = names[prefix + self._family.landmarks[0]].split("/")[0]
         beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}

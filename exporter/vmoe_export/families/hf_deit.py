@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmoe_export.families import hf_vit
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _DISTILLATION = "embeddings.distillation_token"
@@ -25,6 +25,6 @@ FAMILY = Family(
     landmarks=(*hf_vit.FAMILY.landmarks, _DISTILLATION),
     prefixes=("deit.", ""),
     ignored=hf_vit.FAMILY.ignored,
-    processor={"image_processor_type": "DeiTImageProcessor", "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
+    processor={"image_processor_type": "DeiTImageProcessor", **IMAGENET},
     translate=_translate,
 )

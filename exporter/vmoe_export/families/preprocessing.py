@@ -14,7 +14,7 @@ from vmoe_runtime.preprocessing import MAX_SIDE, Preprocessing, read_steps
 Colours = tuple[float, ...]
 """A number for each channel."""
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 _HALF: dict[str, Any] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
@@ -33,7 +33,7 @@ _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
 _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
-_TIMM |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+_TIMM |= {"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"]}
 _MOST = 1e6  # of a mean, and of what a deviation or crop_pct divides by
 
 

@@ -7,11 +7,8 @@ from collections.abc import Iterable
 from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_vit, siglip, timm
 from vmoe_export.families.family import Family, unwrapped
 
-FAMILIES: tuple[Family, ...] = (
-    *(each.FAMILY for each in (clip_moe, siglip, clip, dinov2, hf_deit, hf_vit)),
-    timm.DISTILLED,
-    timm.FAMILY,
-)
+_MODULES = (clip_moe, siglip, clip, dinov2, hf_deit, hf_vit)
+FAMILIES: tuple[Family, ...] = (*(module.FAMILY for module in _MODULES), *timm.FAMILIES)
 
 
 def family_of(stored: Iterable[str]) -> Family | None:

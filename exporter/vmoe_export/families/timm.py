@@ -10,7 +10,6 @@ from typing import Any
 
 from vmoe_export.errors import ConfigError
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from vmoe_export.families.translation import Translation
 
 _HEAD_WIDTHS = {
@@ -130,9 +129,10 @@ FAMILY = Family(
     processor={"interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
     translate=_translate,
 )
-DISTILLED = replace(
+_DISTILLED = replace(
     FAMILY,
     title="DeiT with a token of distillation (timm)",
     landmarks=(*FAMILY.landmarks, "dist_token"),
-    processor={**FAMILY.processor, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+    processor={"interpolation": "bicubic", "crop_pct": 0.9},
 )
+FAMILIES = (_DISTILLED, FAMILY)
