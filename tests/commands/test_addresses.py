@@ -50,6 +50,7 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(remote_files, "_PAUSE", 0.001)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # a folder that torch makes when it is imported
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # connected to whatever server there was
     yield folder
     assert list(folder.iterdir()) == []
