@@ -104,7 +104,7 @@ class Service:
         return JSONResponse({"features": features} | _told(answer))
 
     async def _of_pictures(self, request: Request, output: Output) -> tuple[ClassifyRequest, Answer]:
-        """The answer to a request of pictures, if the model has that output."""
+        """What a request of pictures asks for, and the answer. Raises ClassifyError: the model has another output."""
         if (own := self._engine.manifest.output) != output:
             raise ClassifyError(_OTHERS[own])
         content_type = request.headers.get("content-type", "")

@@ -99,7 +99,10 @@ class FamilyCheckpoint(Checkpoint):
         return vision if isinstance(vision, Mapping) else config
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
-        """Stored names by those below the family's prefix; what is beside that has "../" in front."""
+        """Stored names by those below the family's prefix, which is kept; what is beside that has "../" in front.
+
+        A note tells what a training program has put beside the model. Raises CheckpointError: there are two models.
+        """
         names = unwrapped(source.info)
         if twice := source.info.keys() - names.values():
             raise CheckpointError(f"it holds two models, as tensor {shown(min(twice))} is there once more; keep one of them")
