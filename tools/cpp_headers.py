@@ -1,7 +1,7 @@
 """What Python and C++ must agree on, as C++ headers: the table of ops, and the rules that both readers of bundles keep to.
 
-After a change of what they declare: `python tools/cpp_headers.py`, which writes plugins/ops/op_table.h and
-plugins/sdk/generated/bundle_rules.h.
+After a change of what they declare: `python tools/cpp_headers.py`, which writes what `headers` lists. The settings of a
+call are in `cpp_settings`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cpp_settings
+
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
 from vmoe_runtime import preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
-from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES, SETTINGS
+from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES, SETTINGS
 from vmoe_serve import elastic
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -33,18 +35,16 @@ _CONSTANTS = (
     ("char", manifest, "FORMAT MANIFEST_NAME WEIGHTS_NAME CANONICAL_GRAPH INLINED_GRAPH MERGING_GRAPH IMAGE_INPUT"),
     ("char", manifest_fields, "FILE_PATTERN SHA256_PATTERN BLOCK_PATTERN GROUP_PATTERN"),
     ("char", preprocessing, "_STEP_PATTERN _KNOWN_STEPS"),
-    ("char", profiles, "_PROFILE_PATTERN"),
     ("const char*", manifest, "PRECISIONS OUTPUTS"),
     ("const char*", routing_kinds, "ROUTING_KINDS"),
-    ("const char*", manifest_fields, "FIELD_KINDS"),
-    ("const char*", profiles, "SETTINGS"),
+    ("const char*", routing_kinds, "SETTING_KINDS"),
     ("int64_t", manifest, "FORMAT_VERSION"),
     ("size_t", manifest_fields, "MAX_MANIFEST_BYTES MAX_GRAPH_BYTES MAX_MOE_LAYERS MAX_NAME"),
     ("int", strict_json, "MAX_JSON_DEPTH"),
     ("int", external_data, "MAX_GRAPH_DEPTH"),
     ("uint64_t", external_data, "MAX_OPSET"),
     ("size_t", external_data, "MAX_BYTE_DIGITS"),
-    ("int64_t", routing_kinds, "MAX_MASS_TOKENS MAX_MERGE _SMALL_GROUP"),
+    ("int64_t", profiles, "MAX_MASS_TOKENS _SMALL_GROUP"),
     ("size_t", preprocessing, "MAX_STEPS"),
     ("int64_t", preprocessing, "MAX_SIDE MAX_RESIZED_SIDE MAX_PILLOW_PIXELS"),
     ("double", elastic, "SAFETY_MARGIN UTILIZATION_LIMIT HEADROOM MEMORY COOLDOWN _LEARNED _DRIFT _LEAST_SCALE _MOST_SCALE"),
@@ -53,7 +53,6 @@ _CONSTANTS = (
     ("double", elastic, "_LONGEST_SECONDS"),
 )
 """C++ type, the module of the constants, and their names."""
-_RENAMED = {"SETTINGS": "kSettingNames"}  # of every other NAME it is kName
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T", "R")
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
@@ -213,9 +212,9 @@ def bundle_rules() -> str:
     lines = [_BUNDLE_HEAD]
     for kind, module, names in _CONSTANTS:
         for name in names.split():
-            declared = _RENAMED.get(name, _constant(name)) + ("[]" if "char" in kind else "")
+            declared = _constant(name) + ("[]" if "char" in kind else "")
             lines.append(f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};")
-    kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(manifest_fields.FIELD_KINDS))
+    kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
         fields: tuple[Field, ...] = getattr(manifest_fields, f"{name}_FIELDS")
@@ -243,7 +242,7 @@ def _literal(value: Any) -> str:
 
 def _field(field: Field) -> str:
     parent, _, key = field.path.rpartition(".")
-    kinds = "~0U" if field.kinds == manifest_fields.FIELD_KINDS else " | ".join(_constant(f"of-{k}") for k in field.kinds)
+    kinds = "~0U" if field.kinds == routing_kinds.SETTING_KINDS else " | ".join(_constant(f"of-{k}") for k in field.kinds)
     kind = f"FieldType::{_constant(field.type)}"
     parts = [json.dumps(parent), json.dumps(key), kind, field.most, json.dumps(field.optional), kinds]
     return f"{{{', '.join(map(str, parts))}, {{{_texts(field.choices)}}}}}"
@@ -255,7 +254,14 @@ def _texts(words: Iterable[str]) -> str:
 
 def headers() -> dict[Path, str]:
     """The text of each header, by its path."""
-    return {PLUGINS / "ops" / "op_table.h": op_table(), PLUGINS / "sdk" / "generated" / "bundle_rules.h": bundle_rules()}
+    public, internal = PLUGINS / "include" / "vmoe", PLUGINS / "sdk" / "generated"
+    return {
+        PLUGINS / "ops" / "op_table.h": op_table(),
+        internal / "bundle_rules.h": bundle_rules(),
+        internal / "setting_rows.h": cpp_settings.rows_header(),
+        public / "settings.h": cpp_settings.c_header(),
+        public / "settings.hpp": cpp_settings.cpp_header(),
+    }
 
 
 if __name__ == "__main__":

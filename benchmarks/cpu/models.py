@@ -19,8 +19,7 @@ from vmoe_export import export_bundle
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
 from vmoe_export.model.parameters import parameter_shapes
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import TopKRules
+from vmoe_runtime.profiles import Profile, TopKRules
 from vmoe_torch import Vmoe
 from vmoe_torch.model import LayerRouting
 

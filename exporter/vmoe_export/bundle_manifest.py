@@ -12,7 +12,7 @@ from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.validation.proof import Findings
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, MERGING_GRAPH
-from vmoe_runtime.routing_kinds import DenseRules, SoftRules
+from vmoe_runtime.profiles import DenseRules, SoftRules
 
 
 def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Findings) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from vmoe_export.summary import model_table, profile_notes, profile_table, resul
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
 from vmoe_runtime.bundle.manifest import OUTPUTS
-from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument
+from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument, stored_options
 from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.remote_sources import transfer_bar
@@ -71,20 +71,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 
 @click.command(context_settings=CONTEXT)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
-@click.option(
-    "--capacity",
-    "-c",
-    type=click.FloatRange(0, min_open=True),
-    multiple=True,
-    help="Capacity ratio; repeat for several. Default: the bundle's, the config's, or 1.05.",
-)
-@click.option(
-    "--k",
-    type=click.IntRange(1),
-    multiple=True,
-    help="Experts per token; repeat for several. Each pair of a --capacity and a --k is a profile. Default: the bundle's, "
-    "the config's, or 2.",
-)
+@stored_options
 @click.option(
     "-o",
     "--out",
@@ -105,25 +92,6 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     type=click.Choice(list(PRESETS)),
     metavar="NAME",
     help="Name of a released checkpoint, for its config, preprocessing and class names; an unknown NAME prints all.",
-)
-@click.option(
-    "--bpr/--no-bpr", default=None, help="Stored profiles use Batch Priority Routing (the default), or vanilla order."
-)
-@click.option(
-    "--pool/--no-pool",
-    default=None,
-    help="Stored profiles treat all slots of a group as one pool for any expert, or give each expert its own (the default).",
-)
-@click.option(
-    "--merge",
-    metavar="R",
-    type=int,
-    help="Tokens that each encoder block merges with the likest ones in stored profiles. Default: none.",
-)
-@_number(
-    "--max-experts",
-    metavar="M",
-    help="Stored profiles let a group use at most M experts, those with the largest gates in it. Default: all.",
 )
 @click.option(
     "--group",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -12,24 +13,25 @@ import numpy as np
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
-from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft
+from vmoe_export.model.model_config import RoutingConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import OUTPUTS, Output
 from vmoe_runtime.capacity import Rounding
-from vmoe_runtime.errors import shown
-from vmoe_runtime.profiles import MERGE, SETTINGS
+from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.settings import MERGE, NEEDED, ROWS, SETTINGS, Choices, Setting, parse_profile_name
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportOptions(Choices):
     """The choices of an export. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
     preset's or config's, or else the default.
+
+    `bpr`, `pool`, `max_experts` and `merge`, see `vmoe_runtime.settings.Choices`, are those of the stored profiles.
 
     Attributes:
         capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.
         k: experts per token. Default: the training k, or 2.
-        bpr: Batch Priority Routing (True, the default) or vanilla order (False) for the stored profiles.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
         batch_size: images per batch, which the group must divide; needed by group "batch".
         config: official model config (a mapping, or the path of a JSON file), or the config.json of another library's model.
@@ -38,9 +40,6 @@ class ExportOptions:
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
         ensemble_size: M, the members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.
         router: "top-k" or "experts-choice", which tensors can't tell. Default: the config's, or "top-k".
-        pool: the slots of a group are one pool in the stored profiles (True), or each expert's own (False, the default).
-        max_experts: experts that a group may use in the stored profiles. Default: all.
-        merge: tokens that each encoder block merges in the stored profiles. Default: none.
         precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", "int4" for the
             weights of experts beside int8, or "bf16-experts" for the experts' products alone. With `tensorrt` it also says
             what the large products of the TensorRT graphs are computed in: "fp32", "bf16" or "fp16".
@@ -61,7 +60,6 @@ class ExportOptions:
 
     capacity: Sequence[float] | None = None
     k: Sequence[int] | None = None
-    bpr: bool | None = None
     group: str | None = None
     batch_size: int | None = None
     config: dict[str, Any] | str | os.PathLike[str] | None = None
@@ -71,9 +69,6 @@ class ExportOptions:
     dispatch_bf16: bool | None = None
     ensemble_size: int | None = None
     router: Literal["top-k", "experts-choice"] | None = None
-    pool: bool | None = None
-    max_experts: int | None = None
-    merge: int | None = None
     precision: ExportPrecision = "fp32"
     tensorrt: bool = False
     input: Literal["float32", "uint8"] | None = None
@@ -91,10 +86,8 @@ class ExportOptions:
             ("input", (None, "float32", "uint8")),
             ("output", (None, *OUTPUTS)),
             ("rounding", (None, "ceil", "round")),
-            ("bpr", (None, True, False)),
             ("dispatch_bf16", (None, True, False)),
             ("router", (None, "top-k", "experts-choice")),
-            ("pool", (None, True, False)),
             ("preset", (None, *PRESETS)),
         ):
             value = getattr(self, name)
@@ -107,9 +100,7 @@ class ExportOptions:
             ("group", str, "text, such as 'image' or '16'"),
             ("batch_size", int, "a number of images"),
             ("ensemble_size", int, "a number of members"),
-            ("max_experts", int, "a number of experts"),
             ("heads", int, "a number of attention heads"),
-            ("merge", int, "a number of tokens"),
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
@@ -121,6 +112,11 @@ class ExportOptions:
             # Text is a sequence, too: of letters, which nobody means.
             if value is not None and (not isinstance(value, kind) or (kind is Sequence and isinstance(value, str))):
                 raise OptionError(f"{name} is {shown(value)}, but must be {text}")
+        try:
+            for name, value in self._choices.items():
+                ROWS[name].check(value)
+        except RoutingError as error:
+            raise OptionError(str(error)) from None
         if self.capacity_multiple_of is not None and self.capacity_multiple_of < 1:
             raise OptionError(f"capacity_multiple_of must be at least 1, not {self.capacity_multiple_of}")
         size = self.image_size
@@ -138,6 +134,11 @@ class ExportOptions:
                 f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, "
                 "or leave --tensorrt out"
             )
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        """What is set of `Choices`, by name."""
+        return {choice.name: value for choice in fields(Choices) if (value := getattr(self, choice.name)) is not None}
 
     def routing_options(self) -> list[str]:
         """Names of the options that are set and need MoE layers."""
@@ -193,52 +194,35 @@ class ExportOptions:
         given = {name: value for name, value in given.items() if getattr(self, name) is None and name not in of_head}
         return replace(self, **given)
 
-    def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig | None) -> list[dict[str, Any]]:
-        """The settings of each profile as keyword arguments of its rules: the product of the ratios and ks.
+    def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig | None) -> list[Setting]:
+        """The setting of each profile: the product of the ratios and ks.
 
-        Where there are none, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
-
-        Raises:
-            OptionError: an option that the kind doesn't have.
+        If there are none, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
         """
-        merging = {} if self.merge is None else {MERGE: self.merge}
-        stored = _stored_settings(checkpoint)
-        if routing is None or isinstance(routing, Soft):
-            if routing and (refused := [name for name in SETTINGS if name != MERGE and getattr(self, name) is not None]):
-                raise OptionError(f"Soft MoE has no {', '.join(refused)} to set; leave that out")
-            return [merging] if merging else stored
-        if isinstance(routing, ExpertsChoice):
-            if refused := [name for name in SETTINGS[1:] if name != MERGE and getattr(self, name) is not None]:
-                raise OptionError(f"experts choice has no {', '.join(refused)} to set; leave that out")
-            ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
-            rest = {**(stored[0] if stored else {}), **merging}
-            return [{**rest, "capacity_ratio": ratio} for ratio in dict.fromkeys(ratios)]
-        # A bundle of experts choice may be exported with top-K routing.
-        stored = [{"k": routing.k, "bpr": True, **fields} for fields in stored]
-        flags = {name: getattr(self, name) for name in SETTINGS[2:] if getattr(self, name) is not None}
-        if stored and self.capacity is None and self.k is None:
-            return [{**fields, **flags} for fields in stored]
-        ratios = self.capacity or [fields["capacity_ratio"] for fields in stored] or [routing.capacity_ratio]
-        choices = self.k or [fields["k"] for fields in stored] or [routing.k]
-        rest = {"bpr": True, **(stored[0] if stored else {}), **flags}
-        pairs = dict.fromkeys((ratio, k) for ratio in ratios for k in choices)
-        return [{**rest, "capacity_ratio": ratio, "k": k} for ratio, k in pairs]
+        trained = {name: value for name in NEEDED if (value := getattr(routing, ROWS[name].stored, None)) is not None}
+        # A bundle of experts choice, whose profiles have no k, may be exported with top-K routing.
+        stored = [{**trained, **setting.values} for setting in _stored_settings(checkpoint)]
+        several = {"capacity": self.capacity, "k": self.k}
+        if stored and not any(several.values()):
+            return [Setting.of({**values, **self._choices}) for values in stored]
+        axes = {
+            name: given or [values[name] for values in stored if name in values] or [trained[name]]
+            for name, given in several.items()
+            if given or name in trained
+        }
+        rest = {**(stored[0] if stored else {}), **self._choices}
+        if not axes and not rest:
+            return []
+        combinations = dict.fromkeys(product(*axes.values()))
+        return [Setting.of({**rest, **dict(zip(axes, values, strict=True))}) for values in combinations]
 
 
-def _stored_settings(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """The settings of each profile of a bundle that serves as checkpoint, as keyword arguments of the rules.
-
-    Policies are left out where they are off: not every kind of model has them.
+def _stored_settings(checkpoint: Checkpoint) -> list[Setting]:
+    """The settings of the profiles of a bundle that serves as checkpoint, without those at their default: not every kind of
+    model has them.
     """
     if not isinstance(checkpoint, BundleCheckpoint):
         return []
-    rules = checkpoint.manifest.rules
-    off = {"pool": False, "max_experts": rules.num_experts, MERGE: 0}
-    return [
-        {
-            name: value
-            for name in ("capacity_ratio", *SETTINGS[1:])
-            if (value := getattr(profile, name)) is not None and not (name in off and value == off[name])
-        }
-        for profile in checkpoint.manifest.profiles.values()
-    ]
+    profiles = checkpoint.manifest.profiles.values()
+    settings = (parse_profile_name(profile.name) for profile in profiles)
+    return [setting for setting in settings if setting]

@@ -26,8 +26,7 @@ from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import DenseRules, ExpertsChoiceRules, Rules, SoftRules, TopKRules
+from vmoe_runtime.profiles import DenseRules, ExpertsChoiceRules, Profile, Rules, SoftRules, TopKRules
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def _profiles(
 ) -> tuple[Rules, tuple[Profile, ...]]:
     rules = _rules(model, grouping)
     settings = options.profile_settings(checkpoint, model.moe.routing if model.moe else None)
-    profiles = [rules.profile(**fields) for fields in settings]
+    profiles = [rules.profile_of(setting) for setting in settings]
     return rules, tuple({profile.name: profile for profile in profiles}.values())
 
 

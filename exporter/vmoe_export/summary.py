@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -103,8 +103,7 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
     notes = []
     by_setting: dict[object, list[Profile]] = {}
     for profile in plan.profiles:
-        setting = replace(profile, name="", capacity_ratio=None, effective_ratio=None)
-        by_setting.setdefault(setting, []).append(profile)
+        by_setting.setdefault(profile.effect, []).append(profile)
     for alike in by_setting.values():
         if len(alike) > 1:
             notes.append(f"{_names(alike)} are the same: each gives an expert {_slots(alike[0])} per group")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -15,16 +15,13 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.export_plan import plan_export
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.settings import ChoiceFields
 from vmoe_torch.model import Vmoe
 
 
-class ModelFields(TypedDict, total=False):
+class ModelFields(ChoiceFields, total=False):
     """The fields of `vmoe_export.ExportOptions` that a torch model has, but for its config, capacity and k."""
 
-    bpr: bool | None
-    pool: bool | None
-    max_experts: int | None
-    merge: int | None
     preset: str | None
     image_size: tuple[int, int] | None
     group: str | None
@@ -53,12 +50,11 @@ def load_model(
         checkpoint: what `vmoe_export.open_checkpoint` takes.
         config: official model config: a mapping, or the path of a JSON file.
         num_classes: give the model a new head for so many classes, initialized to zeros. Default: the checkpoint's head.
-        capacity: capacity ratio of calls that say nothing else; like k, bpr, pool, max_experts and merge by default that of
-            an export.
+        capacity: capacity ratio of calls that say nothing else; like other settings by default that of an export.
         k: experts per token of such calls.
         noise_std: of the noise that routers add in training, see `Vmoe`; official configs have 1.
-        fields: bpr, pool, max_experts, merge, preset, image_size, group, batch_size, rounding, capacity_multiple_of,
-            dispatch_bf16, ensemble_size, router and output, as in `vmoe_export.ExportOptions`.
+        fields: other settings, see `vmoe_runtime.settings.Choices`, and preset, image_size, group, batch_size, rounding,
+            capacity_multiple_of, dispatch_bf16, ensemble_size, router and output, as in `vmoe_export.ExportOptions`.
 
     Raises:
         VmoeError: the checkpoint can't be read, or an option doesn't fit it.

@@ -19,8 +19,7 @@ from vmoe_export.model.position_embedding import sincos2d_position_embedding
 from vmoe_export.ops.table import LAYER_NORM_EPSILON, Activation
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import DenseRules, Rules
+from vmoe_runtime.profiles import DenseRules, Profile, Rules
 from vmoe_torch import ops, routing
 from vmoe_torch.merging import Merged
 from vmoe_torch.merging import merge as merge_tokens
@@ -73,13 +72,13 @@ class Vmoe(nn.Module):
 
         Args:
             profile: a profile, or a systematic name such as `c0.3-k1`; None for the model's.
-            fields: capacity, k, bpr, pool, max_experts and merge, as far as they differ from the profile's.
+            fields: those of a `vmoe_runtime.Setting`, as far as they differ from the profile's.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
         base = self.rules.named(profile) if isinstance(profile, str) else profile or self.profile
-        return self.rules.profile(fields.pop("capacity", None), **fields, base=base) if fields else base
+        return self.rules.profile(base, **fields) if fields else base
 
     def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
         """Runs the model on float32[N,H,W,C] in [-1, 1], with a setting as in `setting`.

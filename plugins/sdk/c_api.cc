@@ -8,6 +8,7 @@
 #include "sdk/cancellation.h"
 #include "sdk/engine.h"
 #include "sdk/error.h"
+#include "sdk/generated/setting_rows.h"
 #include "sdk/images.h"
 #include "sdk/log.h"
 #include "vmoe/engine.h"
@@ -47,13 +48,8 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots,
   vmoe_profile c = VMOE_PROFILE_INIT;
   // Shorter than the array for every double and k.
   profile.name.copy(c.name, sizeof(c.name) - 1);
-  c.capacity_ratio = profile.capacity_ratio;
   c.effective_ratio = profile.effective_ratio;
-  c.k = profile.k;
-  c.bpr = profile.bpr ? 1 : 0;
-  c.pool = profile.pool ? 1 : 0;
-  c.max_experts = profile.max_experts;
-  c.merge = profile.merge;
+  for_each_setting([&](const SettingRow&, auto from, auto to) { c.*to = profile.values.*from; });
   write_struct(target, c, "profile");
   if (slots != nullptr) std::copy(profile.slots.begin(), profile.slots.end(), slots);
 }

@@ -29,4 +29,10 @@ double parse_decimal(const std::string& text) {
   return tiny ? 0.0 : std::numeric_limits<double>::infinity();
 }
 
+std::string in_thousands(int64_t number) {
+  std::string text = std::to_string(number);
+  for (size_t i = text.size(); i > 3; i -= 3) text.insert(i - 3, ",");
+  return text;
+}
+
 }  // namespace vmoe::sdk

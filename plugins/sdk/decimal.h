@@ -2,6 +2,7 @@
 #ifndef VMOE_SDK_DECIMAL_H_
 #define VMOE_SDK_DECIMAL_H_
 
+#include <cstdint>
 #include <string>
 
 namespace vmoe::sdk {
@@ -11,6 +12,9 @@ std::string shortest(double value);
 
 // Six significant digits: "%g" of C.
 std::string rounded(double value);
+
+// "131,072".
+std::string in_thousands(int64_t number);
 
 // The double nearest to digits like "0.3" or "1e-6"; infinity where it is too large and 0 where it is too small.
 double parse_decimal(const std::string& text);

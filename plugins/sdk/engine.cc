@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "sdk/error.h"
+#include "sdk/generated/setting_rows.h"
 #include "sdk/graph_interface.h"
 #include "sdk/images.h"
 #include "sdk/log.h"
@@ -50,22 +51,22 @@ void check_room(int64_t images, int64_t output_size, size_t room) {
        " each");
 }
 
-void check_flag(const vmoe_setting& setting, int bit, const char* name, int32_t value) {
-  if ((setting.set & bit) != 0 && value != 0 && value != 1) {
-    fail(VMOE_ROUTING_ERROR, name, " must be 0 or 1, not ", value);
-  }
-}
-
 std::string profile_names(const Manifest& manifest) {
   std::string names;
   for (const Profile& profile : manifest.profiles) names += (names.empty() ? "" : ", ") + profile.name;
   return names;
 }
 
-// The integers that a graph takes for a profile, in the order of kSettingFields.
-std::array<std::vector<int64_t>, std::size(kSettingFields)> values_of(const Profile& profile) {
-  return {profile.slots,          {profile.k},           {profile.bpr ? 1 : 0},
-          {profile.pool ? 1 : 0}, {profile.max_experts}, {profile.merge}};
+// The integers that a graph takes for a profile, in the order of kSettingRows.
+std::array<std::vector<int64_t>, std::size(kSettingRows)> values_of(const Profile& profile) {
+  std::array<std::vector<int64_t>, std::size(kSettingRows)> values;
+  size_t place = 0;
+  for_each_setting([&](const SettingRow& row, auto field, auto) {
+    values[place++] = row.bit == VMOE_SET_CAPACITY_RATIO
+                          ? profile.slots
+                          : std::vector<int64_t>{static_cast<int64_t>(profile.values.*field)};
+  });
+  return values;
 }
 
 InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values) {
@@ -187,16 +188,16 @@ std::optional<Profile> Engine::named_profile(const char* name) const {
 }
 
 std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
-  if ((setting.set & ~kAllSettings) != 0) {
+  int known = 0;
+  for (const SettingRow& row : kSettingRows) known |= row.bit;
+  if ((setting.set & ~known) != 0) {
     fail(VMOE_ARGUMENT_ERROR, "the setting's field 'set' is ", setting.set, ", which names fields that are not known");
   }
-  check_flag(setting, VMOE_SET_BPR, "bpr", setting.bpr);
-  check_flag(setting, VMOE_SET_POOL, "pool", setting.pool);
   auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
   manifest().kind().check_settings(setting.set);
   const auto& rules = manifest().rules;
   if (setting.set == 0 || !rules) return base;
-  return rules->replaced(base.value_or(Profile{}), setting);
+  return rules->profile(base ? replaced(base->values, setting) : setting);
 }
 
 void Engine::check_process() const {
@@ -218,9 +219,10 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
   std::vector<InputTensor> inputs{batch.image};
   const auto values = values_of(profile.value_or(Profile{}));  // inputs point into them
   for (size_t i = 0; profile && i < values.size(); ++i) {
-    if ((manifest().kind().settings() & kSettingFields[i].bit) == 0) continue;
-    if (kSettingFields[i].bit == VMOE_SET_MERGE && !merges(profile)) continue;
-    inputs.push_back(settings_tensor(kSettingFields[i].name, values[i]));
+    const SettingRow& row = kSettingRows[i];
+    if ((manifest().kind().settings() & row.bit) == 0) continue;
+    if (row.bit == VMOE_SET_MERGE && !merges(profile)) continue;
+    inputs.push_back(settings_tensor(row.name, values[i]));
   }
   return session->run(inputs, outputs, cancellation);
 }

@@ -49,7 +49,7 @@ class Engine {
   void check_process() const;
   // Whether a call's graph is one that can merge tokens: on standard ops, only if it shall.
   bool merges(const std::optional<Profile>& profile) const {
-    return uses_op_library() || (profile && profile->merge > 0);
+    return uses_op_library() || (profile && profile->values.merge > 0);
   }
 
   Manifest manifest_;

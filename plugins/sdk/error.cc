@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "sdk/decimal.h"
+
 namespace vmoe::sdk {
 
 namespace {
@@ -13,6 +15,8 @@ constexpr size_t kMaxQuoted = 80;
 bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
 }  // namespace
+
+void append(std::string& sentence, double part) { sentence += shortest(part); }
 
 std::string one_line(std::string_view text) {
   using Json = nlohmann::json;

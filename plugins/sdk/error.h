@@ -29,12 +29,15 @@ class ChangedError : public Error {
 
 inline void append(std::string& sentence, std::string_view part) { sentence += part; }
 
+void append(std::string& text, double number);
 template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>
 void append(std::string& sentence, T part) {
   sentence += std::to_string(part);
 }
 
-// Throws an Error whose sentence is the parts one after another: text and whole numbers.
+void append(std::string& sentence, double part);
+
+// Throws an Error whose message is the parts one after another: text and numbers.
 template <typename... Parts>
 [[noreturn]] void fail(vmoe_code code, const Parts&... parts) {
   std::string sentence;

@@ -52,7 +52,7 @@ void check_value(const Json* value, const Field& field) {
 const char* name_of(unsigned kind) {
   size_t index = 0;
   while (kind >> index > 1) ++index;
-  return kFieldKinds[index];
+  return kSettingKinds[index];
 }
 
 }  // namespace

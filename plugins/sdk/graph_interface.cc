@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "sdk/error.h"
+#include "sdk/generated/setting_rows.h"
 #include "sdk/layer_routing.h"
 
 namespace vmoe::sdk {
@@ -42,10 +43,10 @@ Ports expected_inputs(const Manifest& manifest, bool merges) {
   const auto type =
       image.dtype == VMOE_FLOAT32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   Ports inputs{{kImageInput, {type, {-1, image.height, image.width, image.channels}}}};
-  for (const SettingField& field : kSettingFields) {
-    if ((manifest.kind().settings() & field.bit) == 0 || (field.bit == VMOE_SET_MERGE && !merges)) continue;
-    const size_t count = field.bit == VMOE_SET_CAPACITY_RATIO ? manifest.moe_layers.size() : 1;
-    inputs[field.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {static_cast<int64_t>(count)}};
+  for (const SettingRow& row : kSettingRows) {
+    if ((manifest.kind().settings() & row.bit) == 0 || (row.bit == VMOE_SET_MERGE && !merges)) continue;
+    const size_t count = row.bit == VMOE_SET_CAPACITY_RATIO ? manifest.moe_layers.size() : 1;
+    inputs[row.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {static_cast<int64_t>(count)}};
   }
   return inputs;
 }

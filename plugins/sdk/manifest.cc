@@ -8,6 +8,7 @@
 
 #include "sdk/error.h"
 #include "sdk/fields.h"
+#include "sdk/generated/setting_rows.h"
 
 namespace vmoe::sdk {
 
@@ -154,26 +155,19 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
   const std::string name = entry["name"];
   Profile computed;
   try {
-    RoutingSetting setting;
-    setting.given = rules.kind.settings();
-    if ((setting.given & VMOE_SET_CAPACITY_RATIO) != 0) setting.capacity_ratio = entry["capacity_ratio"];
-    if (const Json* merge = optional_field(entry, "merge")) {
-      setting.given |= VMOE_SET_MERGE;
-      setting.merge = *merge;
-    }
-    if ((setting.given & VMOE_SET_K) != 0) {
-      setting.k = entry["k"];
-      setting.bpr = entry["bpr"];
-    }
-    if ((setting.given & VMOE_SET_POOL) != 0) {
-      setting.pool = entry["pool"];
-      setting.max_experts = entry["max_experts"];
-      if (setting.max_experts > rules.num_experts()) {
-        fail(VMOE_ROUTING_ERROR, "'max_experts' is ", setting.max_experts, ", and there are ", rules.num_experts(),
-             " experts");
-      }
-    }
+    vmoe_setting setting = VMOE_SETTING_INIT;
+    for_each_setting([&](const SettingRow& row, auto field, auto) {
+      const Json* value = optional_field(entry, row.stored);
+      if (value == nullptr) return;
+      setting.set |= row.bit;
+      setting.*field = *value;
+    });
     computed = rules.profile(setting);
+    for_each_setting([&](const SettingRow& row, auto field, auto) {
+      if ((setting.set & row.bit) == 0 || setting.*field == computed.values.*field) return;
+      fail(VMOE_ROUTING_ERROR, "'", row.stored, "' is ", setting.*field, ", and can be at most ",
+           computed.values.*field);
+    });
   } catch (const Error& error) {
     refuse("profile ", in_quotes(name), ": ", error.what());
   }

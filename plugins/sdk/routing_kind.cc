@@ -3,6 +3,7 @@
 #include <string>
 
 #include "sdk/error.h"
+#include "sdk/generated/setting_rows.h"
 
 namespace vmoe::sdk {
 
@@ -11,23 +12,32 @@ namespace {
 // "k", "k or bpr", "k, bpr or pool".
 std::string listed(int set) {
   std::string names;
-  for (const SettingField& field : kSettingFields) {
-    if ((set & field.bit) == 0) continue;
-    set &= ~field.bit;
-    names += (names.empty() ? "" : set == 0 ? " or " : ", ") + std::string(field.name);
+  for (const SettingRow& row : kSettingRows) {
+    if ((set & row.bit) == 0) continue;
+    set &= ~row.bit;
+    names += (names.empty() ? "" : set == 0 ? " or " : ", ") + std::string(row.name);
   }
   return names;
 }
 
 }  // namespace
 
-int RoutingKind::settings() const {
-  const int merging = image_tokens > 0 ? VMOE_SET_MERGE : 0;
+unsigned RoutingKind::bit() const {
   switch (code) {
-    case VMOE_TOP_K: return merging | (ensemble_size > 1 ? kRoutingSettings & ~kPolicies : kRoutingSettings);
-    case VMOE_EXPERTS_CHOICE: return merging | VMOE_SET_CAPACITY_RATIO;
-    default: return merging;
+    case VMOE_TOP_K: return ensemble_size > 1 ? kOfEnsemble : kOfTopK;
+    case VMOE_EXPERTS_CHOICE: return kOfExpertsChoice;
+    case VMOE_SOFT: return kOfSoft;
+    default: return kOfDense;
   }
+}
+
+int RoutingKind::settings() const {
+  int own = 0;
+  for (const SettingRow& row : kSettingRows) {
+    const bool has_it = (row.kinds & bit()) != 0 && (image_tokens > 0 || !row.merging);
+    own |= has_it ? row.bit : 0;
+  }
+  return own;
 }
 
 void RoutingKind::check_settings(int set) const {

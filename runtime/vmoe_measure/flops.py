@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import DenseRules, Profile, Rules, SoftRules
 from vmoe_runtime.routing import front_tokens
-from vmoe_runtime.routing_kinds import DenseRules, Rules, SoftRules
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from vmoe_runtime.engine import Engine
 from vmoe_runtime.errors import BackendError, BundleError, ClassifyError, ImageError, RoutingError, VmoeError
 from vmoe_runtime.installation import __version__
 from vmoe_runtime.op_library import library_path
-from vmoe_runtime.profiles import Setting
 from vmoe_runtime.routing import Routing
+from vmoe_runtime.settings import Setting
 
 # ONNX Runtime reads it when it is imported. With telemetry, versions from 1.29 on look up a host and write files, and a
 # process that is forked after the import never ends.

@@ -18,12 +18,13 @@ from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, margins_of, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.profiles import SETTINGS, Profile, Setting
+from vmoe_runtime.profiles import Profile, profile_named
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
-from vmoe_runtime.routing_kinds import profile_named
+from vmoe_runtime.settings import Setting
 
 if TYPE_CHECKING:
-    from vmoe_runtime.profiles import SettingFields, SettingLike
+    from vmoe_runtime.profiles import SettingLike
+    from vmoe_runtime.settings import SettingFields
 
 
 class Engine:
@@ -260,10 +261,7 @@ class Engine:
         requested = setting if setting and not fields else replace(setting or Setting(), **fields)
         if requested.profile is not None:
             base = _named_profile(self.manifest, requested.profile)
-        changes = [getattr(requested, name) for name in SETTINGS]
-        if all(change is None for change in changes):
-            return base
-        return rules.profile(*changes, base=base)
+        return rules.profile_of(requested, base) if requested.values else base
 
     def close(self) -> None:
         """Releases the session; later calls raise BackendError.
@@ -322,7 +320,7 @@ class Engine:
         return results
 
     def _check_profile(self, only: Profile, profile: Profile | None) -> None:
-        if profile is not None and replace(profile, name="", capacity_ratio=0) != replace(only, name="", capacity_ratio=0):
+        if profile is not None and profile.effect != only.effect:
             raise RoutingError(
                 f"backend '{self.backend}' was loaded for profile '{only.name}' and can't run '{profile.name}'; load an "
                 f"engine with profile='{profile.name}', or take a backend that runs any profile"

@@ -1,129 +1,87 @@
-"""Routing settings: what a call asks for (`Setting`), and what a model runs with (`Profile`)."""
+"""Profiles: complete settings of one model, and the rules of each routing kind that make them of what a call requests.
+
+A kind is one class of rules here. What it can be set is declared in `settings`; nothing else in the runtime tests the kind
+to learn that.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+import operator
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from vmoe_runtime.errors import shown
+from vmoe_runtime.capacity import Rounding, compute_slots
+from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.routing_kinds import ModelKind, SettingKind
+from vmoe_runtime.settings import MERGE, NEEDED, ROWS, SETTINGS, Setting, SettingValue, parse_profile_name, profile_name
 
 if TYPE_CHECKING:
-    from typing import TypedDict
+    from typing import Unpack
 
-    class SettingFields(TypedDict, total=False):
-        """The fields of a setting as keyword arguments."""
-
-        profile: str | None
-        capacity: float | None
-        k: int | None
-        bpr: bool | None
-        pool: bool | None
-        max_experts: int | None
-        merge: int | None
+    from vmoe_runtime.settings import SettingFields
 
     SettingLike: TypeAlias = "Profile | Setting | str | None"
 
+MAX_MASS_TOKENS = 131_071
+"""Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
 
-OFFICIAL_SETTINGS = ("capacity", "k", "bpr")
-POLICIES = ("pool", "max_experts")
-"""Left out, routing is the official one."""
-MERGE = "merge"
-"""Tokens that each encoder block merges, which no routing kind is needed for; 0 where it is left out."""
-SETTINGS = (*OFFICIAL_SETTINGS, *POLICIES, MERGE)
-"""What a call of top-K routing sets, in the order of the graph's inputs."""
-
-_RATIO = r"c(?P<ratio>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)"
-_K = r"-k(?P<k>[0-9]{1,6})(?P<vanilla>-vanilla)?(?P<pool>-pool)?(?:-m(?P<most>[0-9]{1,6}))?"
-_MERGED = r"r(?P<merge>[0-9]{1,6})"
-_PROFILE_PATTERN = re.compile(f"{_RATIO}(?:{_K})?(?:-{_MERGED})?|{_MERGED.replace('merge', 'alone')}")
+_SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A routing setting of one call, as `vmoe::Setting` is in C++. What is None is that of the profile.
-
-    Attributes:
-        profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
-        capacity: capacity ratio, more than 0 and at most the number of experts.
-        k: experts per token, 1 to the number of experts, of the layer with the fewest.
-        bpr: True for Batch Priority Routing, False for vanilla order.
-        pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
-        max_experts: experts that a group may use, those with the largest gates of its tokens' first choices; E is no limit.
-        merge: tokens of an image that each encoder block merges with those whose keys are likest (ToMe); 0 is none.
-
-    Examples:
-        >>> Setting("c0.3-k1", pool=True) == Setting(profile="c0.3-k1", pool=True)
-        True
-    """
-
-    profile: str | None = None
-    capacity: float | None = None
-    k: int | None = None
-    bpr: bool | None = None
-    pool: bool | None = None
-    max_experts: int | None = None
-    merge: int | None = None
-
-    def __new__(cls, *_values: object, **fields: object) -> Self:
-        """Raises TypeError for a field that there is not, naming the nearest one."""
-        known = cls.__dataclass_fields__
-        if unknown := next((name for name in fields if name not in known), None):
-            near = get_close_matches(unknown, known, 1)
-            meant = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise TypeError(f"a setting has no {shown(unknown)}; {meant}")
-        return super().__new__(cls)
-
-
-@dataclass(frozen=True)
-class Profile:
+class Profile(Setting):
     """A routing setting of one model, checked and with its slots. What a routing kind doesn't have is None.
 
     Attributes:
-        name: such as `c0.3-k1` (Batch Priority Routing), `c0.3-k1-vanilla`, `c0.2-k1-pool-m4-r8`, `c1.0` (experts choice),
-            or `r8` of a model that merges and has no capacity.
-        capacity_ratio: C as it was requested.
-        k: experts per token.
-        bpr: True for Batch Priority Routing, False for vanilla order.
         slots: of an expert in a group, one integer per MoE layer.
         effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
-        pool: True where the slots of a group are one pool for all of its experts.
-        max_experts: experts that a group may use; E is no limit.
-        merge: tokens that each encoder block merges; 0 is none.
         rules: of the model that it was made for.
+
+    The others are those of `Setting`; `max_experts` is E if there is no limit.
     """
 
-    name: str
-    capacity_ratio: float | None
-    k: int | None
-    bpr: bool | None
-    slots: tuple[int, ...]
-    effective_ratio: float | None
-    pool: bool | None = None
-    max_experts: int | None = None
-    merge: int | None = None
-    rules: object = field(default=None, compare=False, repr=False)
+    slots: tuple[int, ...] = ()
+    effective_ratio: float | None = None
+    rules: _Rules | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its systematic name, such as `c0.3-k1` (Batch Priority Routing), `c0.3-k1-vanilla`, `c0.2-k1-pool-m4-r8`, `c1.0`
+        (experts choice), or `r8` of a model that merges and has no capacity.
+        """
+        return self.profile or ""
+
+    @property
+    def capacity_ratio(self) -> float | None:
+        """C as it was requested."""
+        return self.capacity
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The graph inputs that select this setting: `capacity` i64[MoE layers] where there is one, and i64[1] each of `k`,
-        `bpr`, `pool`, `max_experts` and `merge` that are not None.
+        """The graph inputs that select this setting: `capacity` i64[MoE layers], the slots, if there is one, and i64[1] of
+        every other setting that is not None.
         """
         # Most calls have the profile of the call before, and making these takes 2 % of a small model's call.
-        values = {name: getattr(self, name) for name in SETTINGS[1:]}
-        inputs = {"capacity": np.array(self.slots, np.int64)} if self.slots else {}
-        return inputs | {name: np.array([value], np.int64) for name, value in values.items() if value is not None}
+        values = {name: self.slots if name == "capacity" else [value] for name, value in self.values.items()}
+        return {name: np.array(value, np.int64) for name, value in values.items()}
+
+    @cached_property
+    def effect(self) -> Profile:
+        """What all profiles share that do the same: it lacks the name and the ratios, which may differ where slots don't."""
+        return replace(self, profile=None, capacity=None, effective_ratio=None)
+
+    def stored(self) -> dict[str, SettingValue | None]:
+        """The value of every setting, by its key in manifests and results."""
+        return {row.stored: getattr(self, name) for name, row in ROWS.items()}
 
     def entry(self) -> dict[str, Any]:
-        """The fields by their names in a manifest, where the slots are called `capacity`, as the graph input is."""
-        names = ("name", "capacity_ratio", "k", "bpr", "slots", "effective_ratio", "pool", "max_experts", "merge")
-        fields = {"capacity" if name == "slots" else name: getattr(self, name) for name in names}
-        return fields | {"capacity": self.slots or None}
+        """Its entry in a manifest, in which `capacity` are the slots, as the graph input is."""
+        ratio = {"effective_ratio": self.effective_ratio}
+        return {"name": self.name, **self.stored(), "capacity": self.slots or None, **ratio}
 
 
 def by_layer(experts: Sequence[int]) -> str:
@@ -146,52 +104,233 @@ def slots_range(slots: Sequence[int]) -> str:
     return "-".join(map(str, sorted({min(slots), max(slots)})))
 
 
-def profile_name(
-    capacity_ratio: float | None,
-    k: int | None = None,
-    bpr: bool | None = True,
-    pool: bool | None = False,
-    max_experts: int | None = None,
-    merge: int | None = None,
-) -> str:
-    """The systematic name of a setting: of top-K routing, without k of experts choice, without a ratio of other models.
+@dataclass(frozen=True)
+class _Rules:
+    """What all kinds have.
 
-    `max_experts` None is for no limit. A model that has nothing else to set says `merge` even where it is 0.
-
-    Examples:
-        >>> profile_name(0.3, 1, True), profile_name(1.05, 2, False), profile_name(0.2, 1, True, True, 4)
-        ('c0.3-k1', 'c1.05-k2-vanilla', 'c0.2-k1-pool-m4')
-        >>> profile_name(1.0), profile_name(0.3, 1, True, merge=8), profile_name(None, merge=0)
-        ('c1.0', 'c0.3-k1-r8', 'r0')
+    Attributes:
+        experts: E of each MoE layer.
+        group_tokens: S, tokens per routing group.
+        image_tokens: T, tokens of an image, if blocks can merge some; else None.
     """
-    if capacity_ratio is None:
-        return f"r{merge}"
-    merged = f"-r{merge}" if merge else ""
-    ratio = f"c{capacity_ratio!r}"
-    if k is None:
-        return ratio + merged
-    order = "" if bpr else "-vanilla"
-    limit = "" if max_experts is None else f"-m{max_experts}"
-    return f"{ratio}-k{k}".replace(".0-", "-") + order + ("-pool" if pool else "") + limit + merged
+
+    kind: ClassVar[ModelKind]
+    example: ClassVar[str]
+
+    experts: tuple[int, ...]
+    group_tokens: int
+    image_tokens: int | None = None
+
+    @property
+    def num_experts(self) -> int:
+        """E; the largest one where the layers differ."""
+        return max(self.experts, default=0)
+
+    @property
+    def setting_kind(self) -> SettingKind:
+        """The kind, by what can be set."""
+        return self.kind
+
+    @cached_property
+    def settings(self) -> tuple[str, ...]:
+        """What a call may set, in the order of the graph's inputs."""
+        return tuple(
+            name
+            for name, row in ROWS.items()
+            if self.setting_kind in row.kinds and (self.image_tokens is not None or not row.merging)
+        )
+
+    @property
+    def ensemble_size(self) -> int:
+        """M, the members of an ensemble (E3); 1 for every other model."""
+        return 1
+
+    def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
+        """The profile of a systematic name.
+
+        Args:
+            name: such as `c0.3-k1`.
+            stored: names that a bundle has, for the message.
+
+        Raises:
+            RoutingError: it is no such name, or not one of this kind.
+        """
+        setting = parse_profile_name(name)
+        if setting is None or any((key in setting.values) != (key in self.settings) for key in NEEDED):
+            has = f"the bundle has {', '.join(stored)}, and " if stored else ""
+            example = self.example if self.settings else "the model has nothing to set"
+            raise RoutingError(f"there is no profile '{name}'; {has}{example}")
+        return self.profile_of(setting)
+
+    def check_names(self, names: Collection[str]) -> None:
+        """Refuses settings that the kind doesn't have.
+
+        Raises:
+            RoutingError: with their names, and why.
+        """
+        if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
+            if refused == [MERGE]:
+                why = "an ensemble (E3)" if self.ensemble_size > 1 else "groups that cut an image"
+                raise RoutingError(f"tokens can't be merged in {why}: it takes no merge")
+            *most, last = refused
+            raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
+
+    def profile(self, base: Profile | None = None, **fields: Unpack[SettingFields]) -> Profile:
+        """The profile of a setting; see `profile_of`."""
+        return self.profile_of(Setting(**fields), base)
+
+    def profile_of(self, setting: Setting, base: Profile | None = None) -> Profile:
+        """The profile of a setting.
+
+        Args:
+            setting: what is requested; its `profile` is not read.
+            base: where the other values come from; if there is none, they are the defaults.
+
+        Raises:
+            RoutingError: a setting that the model can't be run with, or that it doesn't have.
+        """
+        requested = setting.values
+        self.check_names(requested.keys())
+        given = {**(base.values if base else {}), **requested}
+        values = {name: ROWS[name].check(given.get(name, ROWS[name].default)) for name in self.settings}
+        return self._profile(values)
+
+    def _profile(self, values: dict[str, Any]) -> Profile:
+        """The profile of complete values, checked one by one."""
+        return Profile(profile_name(Setting.of(values)), **values, rules=self)
+
+    def _refusal(self, names: str) -> str:
+        raise NotImplementedError
 
 
-def parse_profile_name(name: str) -> dict[str, Any] | None:
-    """The arguments of the rules' `profile` that a systematic name stands for, or None if it is no such name.
+@dataclass(frozen=True)
+class _CapacityRules(_Rules):
+    """What the kinds have whose experts have a number of slots for each group.
 
-    Examples:
-        >>> parse_profile_name("c0.2-k1-pool-m4-r8")
-        {'capacity_ratio': 0.2, 'k': 1, 'bpr': True, 'pool': True, 'max_experts': 4, 'merge': 8}
-        >>> parse_profile_name("c1.0"), parse_profile_name("r8")
-        ({'capacity_ratio': 1.0}, {'merge': 8})
+    Attributes:
+        rounding: "ceil" or "round".
+        capacity_multiple_of: slots are rounded up to a multiple of this.
     """
-    match = _PROFILE_PATTERN.fullmatch(name)
-    if match is None:
-        return None
-    if match["alone"]:
-        return {"merge": int(match["alone"])}
-    fields: dict[str, Any] = {"capacity_ratio": float(match["ratio"])}
-    if match["k"]:
-        fields |= {"k": int(match["k"]), "bpr": match["vanilla"] is None}
-    if match["pool"]:
-        fields["pool"] = True
-    return fields | {key: int(match[group]) for key, group in (("max_experts", "most"), ("merge", "merge")) if match[group]}
+
+    rounding: Rounding = "ceil"
+    capacity_multiple_of: int = 1
+
+    def _profile(self, values: dict[str, Any]) -> Profile:
+        ratio, k = values["capacity"], values.get("k") or 1
+        if ratio > self.num_experts:
+            raise RoutingError(
+                f"the capacity ratio {ratio:g} is larger than the number of experts, {self.num_experts}; "
+                f"from {self.num_experts / k:g} on no token is dropped"
+            )
+        pairs = self.group_tokens * k
+        by_count = {experts: self._slots(pairs, experts, ratio) for experts in dict.fromkeys(self.experts)}
+        slots = tuple(by_count[experts] for experts in self.experts)
+        effective = float(sum(map(operator.mul, slots, self.experts))) / float(pairs * len(slots))
+        return replace(super()._profile(values), slots=slots, effective_ratio=effective)
+
+    def _slots(self, pairs: int, experts: int, ratio: float) -> int:
+        """Slots of each of so many experts. From a ratio of their number on, which drops nothing, there are no more."""
+        slots = compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
+        # An expert can't get more than all pairs; a multiple far above would only cost memory.
+        if slots > max(pairs, _SMALL_GROUP):
+            raise RoutingError(
+                f"rounding up to a multiple of {self.capacity_multiple_of} gives {slots} slots per expert, "
+                f"where a group has {pairs} token-expert pairs"
+            )
+        return slots
+
+
+@dataclass(frozen=True)
+class TopKRules(_CapacityRules):
+    """Each token chooses its k best experts, and an expert takes what fits its slots.
+
+    Attributes:
+        ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for a plain V-MoE.
+    """
+
+    kind = "top-k"
+    example = "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
+
+    ensemble_size: int = 1
+
+    @property
+    def setting_kind(self) -> SettingKind:
+        """The kind, by what can be set."""
+        return "ensemble" if self.ensemble_size > 1 else "top-k"
+
+    def _profile(self, values: dict[str, Any]) -> Profile:
+        k, most = values["k"], min(self.experts) // self.ensemble_size
+        if not 1 <= k <= most:
+            what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
+            raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
+        if values.get("max_experts", self.num_experts) >= self.num_experts:
+            return self._without_limit(values)
+        if self.group_tokens > MAX_MASS_TOKENS:
+            raise RoutingError(
+                f"max_experts needs groups of at most {MAX_MASS_TOKENS:,} tokens, and these have {self.group_tokens:,}"
+            )
+        return super()._profile(values)
+
+    def _without_limit(self, values: dict[str, Any]) -> Profile:
+        """A profile whose groups may use all experts: names leave the limit out, and graphs take E."""
+        if "max_experts" not in values:
+            return super()._profile(values)
+        profile = super()._profile({**values, "max_experts": ROWS["max_experts"].default})
+        return replace(profile, max_experts=self.num_experts)
+
+    def _refusal(self, names: str) -> str:
+        return f"ensembles (E3) are routed officially: they take no {names}"
+
+
+@dataclass(frozen=True)
+class ExpertsChoiceRules(_CapacityRules):
+    """Each expert chooses the tokens with the largest gates, as many as it has slots."""
+
+    kind = "experts-choice"
+    example = "any name like c1.0 works"
+
+    def _refusal(self, names: str) -> str:
+        merge = f" and {MERGE}" if MERGE in self.settings else ""
+        return f"with experts choice there is nothing to set but the capacity ratio{merge}: it takes no {names}"
+
+
+@dataclass(frozen=True)
+class SoftRules(_Rules):
+    """Soft MoE: each slot of an expert is a mean of all tokens, and nothing is dropped.
+
+    Attributes:
+        slots_per_expert: P.
+    """
+
+    kind = "soft"
+    example = "any name like r8 works"
+
+    slots_per_expert: int = 1
+
+    def _refusal(self, names: str) -> str:
+        most = f" but {MERGE}" if self.settings else ""
+        return f"Soft MoE has nothing to set{most}: it takes no {names}"
+
+
+@dataclass(frozen=True)
+class DenseRules(_Rules):
+    """A dense ViT, which routes nothing."""
+
+    kind = "dense"
+    example = "any name like r8 works"
+
+    experts: tuple[int, ...] = ()
+    group_tokens: int = 0
+
+    def _refusal(self, names: str) -> str:
+        return f"this is a dense model: it has no {names}"
+
+
+Rules = TopKRules | ExpertsChoiceRules | SoftRules | DenseRules
+"""What makes a profile of a requested setting, for a model of one kind."""
+
+
+@lru_cache(maxsize=1024)
+def profile_named(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
+    """As `rules.named`, for calls that repeat a name: reading one takes a tenth of a small model's call."""
+    return rules.named(name, stored)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -59,11 +58,11 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
     found: dict[Profile, Profile] = {}
     for ratio in ratios:
         try:
-            profile = manifest.rules.profile(ratio, base=base)
+            profile = manifest.rules.profile(base, capacity=ratio)
         except RoutingError as error:
             raise click.UsageError(f"--capacity {ratio:g}: {error}") from None
         # Ratios that come to the same slots are one level.
-        found.setdefault(replace(profile, name="", capacity_ratio=0), profile)
+        found.setdefault(profile.effect, profile)
     return list(found.values())
 
 

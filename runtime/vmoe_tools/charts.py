@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from vmoe_runtime.settings import ROWS
 from vmoe_tools.bench.result import PointResult
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
 from vmoe_tools.output import write_bytes
@@ -234,11 +235,11 @@ def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
     parts = [
         {
             "bundle": point.name if point.compared else point.bundle,
-            "k": None if point.k is None or alone else f"K={point.k}",
-            "order": None if point.bpr is None or alone else "BPR" if point.bpr else "vanilla",
-            "pool": None if point.pool is None or alone else "pool" if point.pool else "no pool",
-            "limit": None if point.max_experts is None or alone else f"{point.max_experts} experts",
-            "merge": None if point.merge is None or alone else f"merge {point.merge}",
+            **{
+                name: None if alone or (value := point.setting[row.stored]) is None else row.text(value)
+                for name, row in ROWS.items()
+                if name != "capacity"
+            },
             "backend": point.backend,
             "batch": f"batch {point.batch_size}",
             "concurrency": f"{point.concurrency} calls",

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from vmoe_runtime.backends import BACKENDS
+from vmoe_runtime.settings import ROWS, SettingRow
 from vmoe_tools.remote_sources import ReadPath, copied_first
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -211,34 +212,58 @@ run_options = _all_of(backend_option, threads_option, result_options)
 """Adds what runs the model as well."""
 
 
-change_options = _all_of(
-    _single("--capacity", metavar="C", type=float, help="Capacity ratio, such as 0.3. Default: the profile's."),
-    _single("--k", metavar="K", type=int, help="Experts per token. Default: the profile's."),
-    _single("--bpr/--no-bpr", default=None, help="Batch Priority Routing, or vanilla order. Default: the profile's."),
-    _single("--pool/--no-pool", default=None, help="All slots of a group form one pool. Default: the profile's."),
-    _single("--max-experts", metavar="M", type=int, help="Experts that a group may use. Default: the profile's."),
-    _single("--merge", metavar="R", type=int, help="Tokens that each block merges. Default: the profile's."),
-)
-"""Adds what replaces settings of a profile."""
+_TYPES: dict[str, Any] = {"ratio": float, "whole": int, "flag": bool}
+
+
+def _change_option(row: SettingRow) -> Callable[[F], F]:
+    """The option of what a call replaces in its profile."""
+    if row.type == "flag":
+        title = f"{row.title}, or {_lowered(row.off_title)}. Default: the profile's."
+        return _single(f"--{row.word}/--no-{row.word}", default=None, help=title)
+    title = f"{row.title}. Default: the profile's."
+    return _single(f"--{row.word}", metavar=row.metavar, type=_TYPES[row.type], help=title)
+
+
+def _axis_option(row: SettingRow) -> Callable[[F], F]:
+    """The option that repeats, for one of the axes of several settings; of a flag two."""
+    several = partial(click.option, type=_TYPES[row.type], multiple=True)
+    if row.type != "flag":
+        return several(f"--{row.word}", metavar=row.metavar, help=f"{row.title}; repeats.")
+    return _all_of(
+        several(f"--{row.word}", row.name, flag_value=True, help=f"{row.title}."),
+        several(f"--no-{row.word}", row.name, flag_value=False, help=f"{row.off_title}; with --{row.word} both."),
+    )
+
+
+def _stored_option(row: SettingRow) -> Callable[[F], F]:
+    """The option of what an export stores in profiles; of the settings that a profile must say, it repeats."""
+    if row.default is None:
+        kind = click.FloatRange(0, min_open=True) if row.type == "ratio" else click.IntRange(1)
+        short = ("-c",) if row.name == "capacity" else ()
+        title = f"{row.title}; repeats, for a profile of each combination. Default: the bundle's, or that of training."
+        return click.option(f"--{row.word}", *short, metavar=row.metavar, type=kind, multiple=True, help=title)
+    if row.type == "flag":
+        title = f"{row.title}, or {_lowered(row.off_title)}, in stored profiles. Default: --{'' if row.default else 'no-'}"
+        return click.option(f"--{row.word}/--no-{row.word}", default=None, help=f"{title}{row.word}.")
+    title = f"{row.title}, in stored profiles. Default: none."
+    return click.option(f"--{row.word}", metavar=row.metavar, type=int, help=title)
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+change_options = _all_of(*map(_change_option, ROWS.values()))
+"""Adds what replaces settings of a profile, each by its name."""
 setting_options = _all_of(profile_option, change_options)
 """Adds the options of the routing setting of calls, which are the fields of a `Setting`."""
-
-_FLAG: dict[str, Any] = {"type": bool, "multiple": True}
-axis_options = _all_of(
-    sweep_option,
-    click.option("--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio; repeats."),
-    click.option("--k", metavar="K", type=int, multiple=True, help="Experts per token; repeats."),
-    click.option("--bpr", "bpr", flag_value=True, help="Batch Priority Routing.", **_FLAG),
-    click.option("--no-bpr", "bpr", flag_value=False, help="Vanilla order; with --bpr both.", **_FLAG),
-    click.option("--pool", "pool", flag_value=True, help="All slots of a group form one pool.", **_FLAG),
-    click.option("--no-pool", "pool", flag_value=False, help="Each expert has its slots; with --pool both.", **_FLAG),
-    click.option("--max-experts", metavar="M", type=int, multiple=True, help="Experts of a group; repeats."),
-    click.option("--merge", metavar="R", type=int, multiple=True, help="Tokens a block merges, or 0; repeats."),
-)
+axis_options = _all_of(sweep_option, *map(_axis_option, ROWS.values()))
 """Adds what several settings are made of: each option repeats, and `--bpr --no-bpr` stands for both orders.
 
-The command gets `sweeps` (see `RatioRange`), `capacities`, and the others by the names of settings.
+The command gets `sweeps` (see `RatioRange`), and the others by the names of settings.
 """
+stored_options = _all_of(*map(_stored_option, ROWS.values()))
+"""Adds what an export stores in profiles, each setting by its name."""
 
 
 def ratios_of(sweeps: Iterable[tuple[float, ...]], capacities: Iterable[float]) -> tuple[float, ...]:

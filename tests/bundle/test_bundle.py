@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.ops.table import DOMAIN, OPS
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import SETTINGS
+from vmoe_runtime.settings import SETTINGS
 
 pytestmark = pytest.mark.fast
 

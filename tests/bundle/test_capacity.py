@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,25 @@ from hypothesis import strategies as st
 
 from vmoe_runtime.capacity import compute_slots
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import parse_profile_name, profile_name
-from vmoe_runtime.routing_kinds import TopKRules
+from vmoe_runtime.profiles import TopKRules
+from vmoe_runtime.settings import (
+    ROWS,
+    SETTINGS,
+    ChoiceFields,
+    Choices,
+    Setting,
+    SettingFields,
+    parse_profile_name,
+    profile_name,
+)
 
 pytestmark = pytest.mark.fast
 
-ROWS = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.json").read_text())["rows"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.json").read_text())["rows"]
 RULES = TopKRules(experts=(8, 8, 8), group_tokens=50)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_every_golden_row_gives_the_official_integer(row: list[Any]) -> None:
     num_pairs, num_experts, ratio, rounding, multiple_of, official = row
     # The official code writes None for a capacity that is not rounded up.
@@ -48,28 +58,34 @@ def test_places_are_at_least_what_the_ratio_asks_for_and_no_whole_step_more(
 
 
 def test_a_profile_has_the_places_of_every_layer() -> None:
-    profile = RULES.profile(0.3, 1, True)
+    profile = RULES.profile(capacity=0.3, k=1)
     assert (profile.name, profile.slots, profile.k, profile.bpr) == ("c0.3-k1", (2, 2, 2), 1, True)
     assert (profile.capacity_ratio, profile.effective_ratio) == (0.3, pytest.approx(0.32))
 
 
 def test_a_ratio_above_the_number_of_experts_is_refused_with_the_one_that_drops_nothing() -> None:
     with pytest.raises(RoutingError, match="from 4 on no token is dropped"):
-        RULES.profile(8.5, 2, True)
-    assert RULES.profile(8.0, 2, True).slots[0] >= 50
+        RULES.profile(capacity=8.5, k=2)
+    assert RULES.profile(capacity=8.0, k=2).slots[0] >= 50
 
 
 def test_numpy_numbers_make_the_same_profile() -> None:
-    assert RULES.profile(np.float64(0.3), np.int64(1), True) == RULES.profile(0.3, 1, True)
+    assert RULES.profile(capacity=np.float64(0.3), k=np.int64(1), bpr=True) == RULES.profile(capacity=0.3, k=1)
 
 
-@given(st.floats(1e-7, 1000), st.integers(1, 999_999), st.booleans(), st.booleans(), st.none() | st.integers(1, 999_999))
+@given(st.floats(1e-7, 1000), st.integers(1, 999_999), st.booleans(), st.booleans(), st.none() | st.integers(1, 65_535))
 def test_a_systematic_name_is_read_back(ratio: float, k: int, bpr: bool, pool: bool, limit: int | None) -> None:
-    said = {"capacity_ratio": ratio, "k": k, "bpr": bpr}
-    said |= ({"pool": True} if pool else {}) | ({} if limit is None else {"max_experts": limit})
-    assert parse_profile_name(profile_name(ratio, k, bpr, pool, limit)) == said
+    setting = Setting(capacity=ratio, k=k, bpr=None if bpr else False, pool=pool or None, max_experts=limit)
+    assert parse_profile_name(profile_name(setting)) == setting
 
 
 @given(st.floats(1e-7, 1000))
 def test_a_name_of_experts_choice_is_read_back(ratio: float) -> None:
-    assert parse_profile_name(profile_name(ratio)) == {"capacity_ratio": ratio}
+    setting = Setting(capacity=ratio)
+    assert parse_profile_name(profile_name(setting)) == setting
+
+
+def test_every_setting_is_declared_once_and_typed() -> None:
+    assert [row.place for row in ROWS.values()] == [*range(len(ROWS))]
+    assert {"profile", *SETTINGS} == SettingFields.__annotations__.keys() == {field.name for field in fields(Setting)}
+    assert ChoiceFields.__annotations__.keys() == {field.name for field in fields(Choices)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bundle_changes import MANIFEST, Case, nothing, says
@@ -12,8 +13,8 @@ from damaged_files import put
 
 from vmoe_runtime import RoutingError
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import Rules
+from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.settings import SETTINGS
 
 _LARGE = (put("routing/group", "batch"), lambda m: m.update(profiles=m["profiles"][:1]))
 
@@ -70,18 +71,20 @@ def random_names() -> list[str]:
     return names
 
 
-def described(profile: Profile, rules: Rules) -> str:
-    """A profile as `sdk_readers` prints it, with 0 for what there is none of, and all experts where there is no limit."""
-    limit = (0 if profile.k is None else rules.num_experts) if profile.max_experts is None else profile.max_experts
-    numbers = [profile.k or 0, int(profile.bpr or 0), int(profile.pool or 0), limit, profile.merge or 0, *profile.slots]
-    ratios = (repr(ratio or 0.0) for ratio in (profile.capacity_ratio, profile.effective_ratio))
-    return " ".join(map(str, (profile.name, *ratios, *numbers)))
+def described(profile: Profile) -> str:
+    """A profile as `sdk_readers` prints it, with 0 for what there is none of."""
+    values = (repr(value or 0.0) if name == "capacity" else int(value or 0) for name, value in setting_values(profile))
+    return " ".join(map(str, (profile.name, repr(profile.effective_ratio or 0.0), *values, *profile.slots)))
+
+
+def setting_values(profile: Profile) -> list[tuple[str, Any]]:
+    return [(name, getattr(profile, name)) for name in SETTINGS]
 
 
 def python_answer(rules: Rules, name: str) -> tuple[str, str]:
     """What `sdk_readers` would print."""
     try:
-        return "ok", described(rules.named(name), rules)
+        return "ok", described(rules.named(name))
     except RoutingError as error:
         return ("ok", "none") if str(error).startswith("there is no profile") else ("refused", str(error))
 

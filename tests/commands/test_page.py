@@ -24,6 +24,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import read_steps
+from vmoe_runtime.settings import Setting
 from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.inspect.patches import layer_patches
 from vmoe_tools.page.contents import RATIOS
@@ -179,7 +180,7 @@ def test_slots_names_and_flops_are_those_of_the_engine(mnist_image_bundle: Path,
     for _ in range(300):
         setting = {"capacity": float(rng.choice(RATIOS)), "k": int(rng.integers(1, 9)), "bpr": bool(rng.integers(2))}
         setting |= {"pool": bool(rng.integers(2)), "max_experts": int(rng.integers(1, 9)), "merge": int(rng.integers(0, 25))}
-        profile = manifest.rules.profile(*setting.values())
+        profile = manifest.rules.profile_of(Setting.of(setting))
         rows = rng.integers(0, 100, len(profile.slots)).tolist()
         cases.append((setting, rows, [profile.name, list(profile.slots), sparse_flops(shape, rows, setting["merge"])]))
     script = """async cases => {

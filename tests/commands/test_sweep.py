@@ -145,11 +145,14 @@ def test_csv_and_plot_have_every_point(
 # What it recommends
 
 
+SETTING = {"capacity_ratio": 0.5, "k": 1, "bpr": True, "pool": False, "max_experts": 8, "merge": None}
+
+
 def point(name: str, top1: float | None, speed: float, flops: int = 1, noise: float = 0.0) -> PointResult:
     """A measured point of batch 1, whose speed is known to a share."""
     ms = 1000 / speed
     return PointResult(
-        *("b", "fp32", name, 0.5, 1, True, False, 8, None, "onnxruntime", 1, None),
+        *("b", "fp32", name, SETTING, "onnxruntime", 1, None),
         *(speed, ms, ms, ms, ms * (1 - noise), ms * (1 + noise), 0.5, top1, 100, flops, 0),
     )
 
@@ -281,7 +284,7 @@ def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path
     assert (bundle / "manifest.json").read_bytes() == manifest
     assert Bundle.open(bundle).manifest.profiles[profile.name] == profile
     with pytest.raises(BundleError, match=r"can't get the profile c0\.9-k1"):
-        add_profile(bundle, replace(profile, name="c0.9-k1"))
+        add_profile(bundle, replace(profile, profile="c0.9-k1"))
     with pytest.raises(BundleError, match="nothing to set"):
         add_profile(kept_bundle("soft"), profile)
     assert (bundle / "manifest.json").read_bytes() == manifest

@@ -15,19 +15,23 @@
 #include "sdk/decimal.h"
 #include "sdk/error.h"
 #include "sdk/external_data.h"
+#include "sdk/generated/setting_rows.h"
 #include "sdk/manifest.h"
 
 namespace {
 
 using vmoe::sdk::Profile;
 
-// The name, both ratios, k, bpr, pool, max_experts, merge and each layer's slots; "none" where it names no profile.
+// The name, the effective ratio, the value of every setting, and each layer's slots; "none" where it names no profile.
 std::string described(const std::optional<Profile>& profile) {
   if (!profile) return "none";
-  std::string text = profile->name + " " + vmoe::sdk::shortest(profile->capacity_ratio) + " " +
-                     vmoe::sdk::shortest(profile->effective_ratio) + " " + std::to_string(profile->k) + " " +
-                     std::to_string(profile->bpr) + " " + std::to_string(profile->pool) + " " +
-                     std::to_string(profile->max_experts) + " " + std::to_string(profile->merge);
+  std::string text = profile->name + " " + vmoe::sdk::shortest(profile->effective_ratio);
+  vmoe::sdk::for_each_setting([&](const auto& row, auto field, auto) {
+    const auto value = profile->values.*field;
+    text += " ";
+    text += row.type == vmoe::sdk::SettingType::kRatio ? vmoe::sdk::shortest(static_cast<double>(value))
+                                                       : std::to_string(static_cast<int64_t>(value));
+  });
   for (const int64_t slots : profile->slots) text += " " + std::to_string(slots);
   return text;
 }

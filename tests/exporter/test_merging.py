@@ -57,7 +57,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
         backend = OnnxRuntimeBackend(bundle / name, library=library, threads=1, description=name)
 
         def run(images: np.ndarray, fields: dict[str, Any]) -> Answer:
-            profile = manifest.rules.profile(fields["capacity"], *list(fields.values())[1:4], merge=fields["merge"])
+            profile = manifest.rules.profile(**fields)
             logits, *values = backend.run({"image": images, **profile.inputs}, ["logits", *outputs])
             return logits, layer_routings(manifest, profile, names, values)
 
@@ -70,7 +70,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
         reference = ReferenceModel(model, official_weights(checkpoint, plan.model, plan.weight_shapes))
 
         def run(images: np.ndarray, fields: dict[str, Any]) -> Answer:
-            profile = manifest.rules.profile(fields["capacity"], *list(fields.values())[1:4], merge=fields["merge"])
+            profile = manifest.rules.profile(**fields)
             assert len(images) > ROWS_AT_ONCE  # in several steps
             stream, routes = Stream(images), list[np.ndarray]()
             for part in model.parts:

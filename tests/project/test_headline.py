@@ -74,6 +74,6 @@ def test_what_an_image_reads_and_multiplies_is_the_whole_model(tmp_path: Path) -
     assert read["experts"] == pytest.approx(
         sum(bytes_ for name, bytes_ in bytes_of.items() if "/Moe/Mlp/" in name) / 2, rel=0.02
     )
-    profile: Any = manifest.rules.profile(0.3, 1, bpr=True)
+    profile: Any = manifest.rules.profile(capacity=0.3, k=1)
     taken = layers.profiled(path, {"image": model.images(1)} | profile.inputs, 1, 2)
     assert set(taken) == {*read, "between ops"} and all(taken[kind] > 0 for kind in read)

@@ -10,8 +10,7 @@ import pytest
 from damaged_files import assert_one_sentence
 
 from vmoe_runtime import RoutingError, Setting
-from vmoe_runtime.profiles import SETTINGS, Profile
-from vmoe_runtime.routing_kinds import MAX_MASS_TOKENS, ExpertsChoiceRules, Rules, SoftRules, TopKRules
+from vmoe_runtime.profiles import MAX_MASS_TOKENS, ExpertsChoiceRules, Profile, Rules, SoftRules, TopKRules
 
 pytestmark = pytest.mark.fast
 
@@ -58,37 +57,44 @@ def test_a_name_stands_for_one_profile(rules: Rules, asked: str, name: str) -> N
 
 
 def test_a_profile_says_what_its_graph_takes() -> None:
-    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, True, True, 4).inputs.items()}
+    inputs = {
+        name: value.tolist() for name, value in TOP_K.profile(capacity=0.2, k=1, pool=True, max_experts=4).inputs.items()
+    }
     assert inputs == {"capacity": [2, 2], "k": [1], "bpr": [1], "pool": [1], "max_experts": [4]}
-    inputs = {name: value.tolist() for name, value in TOP_K.profile(0.2, 1, False).inputs.items()}
+    inputs = {name: value.tolist() for name, value in TOP_K.profile(capacity=0.2, k=1, bpr=False).inputs.items()}
     assert inputs == {"capacity": [2, 2], "k": [1], "bpr": [0], "pool": [0], "max_experts": [8]}
 
 
 def test_experts_choice_counts_tokens_and_not_choices() -> None:
-    assert CHOICE.profile(1.0) == Profile("c1.0", 1.0, None, None, (7, 7), pytest.approx(56 / 50))
-    assert ExpertsChoiceRules((8,), 50, rounding="round").profile(1.0).slots == (6,)
+    assert CHOICE.profile(capacity=1.0) == Profile(
+        "c1.0", capacity=1.0, slots=(7, 7), effective_ratio=pytest.approx(56 / 50)
+    )
+    assert ExpertsChoiceRules((8,), 50, rounding="round").profile(capacity=1.0).slots == (6,)
 
 
 def test_slots_are_those_of_each_layers_own_experts() -> None:
     rules = TopKRules((8, 5), 50)
-    assert rules.profile(0.3, 1, True).slots == (2, 3)  # 50 * 0.3 / 8 and / 5, rounded up
-    assert rules.profile(0.3, 1, True).effective_ratio == (2 * 8 + 3 * 5) / (2 * 50)
-    assert rules.profile(6, 2, True).slots == (75, 100)  # 5 experts have as many slots as pairs from a ratio of 5 on
-    assert rules.profile(0.3, 1, True, max_experts=7).name == "c0.3-k1-m7"
-    assert rules.profile(0.3, 1, True, max_experts=8).name == "c0.3-k1"
+    assert rules.profile(capacity=0.3, k=1).slots == (2, 3)  # 50 * 0.3 / 8 and / 5, rounded up
+    assert rules.profile(capacity=0.3, k=1).effective_ratio == (2 * 8 + 3 * 5) / (2 * 50)
+    assert rules.profile(capacity=6, k=2).slots == (
+        75,
+        100,
+    )  # 5 experts have as many slots as pairs from a ratio of 5 on
+    assert rules.profile(capacity=0.3, k=1, max_experts=7).name == "c0.3-k1-m7"
+    assert rules.profile(capacity=0.3, k=1, max_experts=8).name == "c0.3-k1"
     with pytest.raises(RoutingError, match="k must be between 1 and the number of experts, 5, not 6"):
-        rules.profile(0.3, 6, True)
+        rules.profile(capacity=0.3, k=6)
     with pytest.raises(RoutingError, match=r"8\.5 is larger than the number of experts, 8"):
-        rules.profile(8.5, 1, True)
-    assert TopKRules((8, 4), 100, ensemble_size=2).profile(1, 2, True).slots == (25, 50)
-    assert ExpertsChoiceRules((8, 5), 50).profile(1.0).slots == (7, 10)
+        rules.profile(capacity=8.5, k=1)
+    assert TopKRules((8, 4), 100, ensemble_size=2).profile(capacity=1, k=2).slots == (25, 50)
+    assert ExpertsChoiceRules((8, 5), 50).profile(capacity=1.0).slots == (7, 10)
 
 
 def test_fields_replace_those_of_a_profile() -> None:
     base = TOP_K.named("c0.3-k1-vanilla-pool-m4")
-    assert TOP_K.profile(k=2, base=base).name == "c0.3-k2-vanilla-pool-m4"
-    assert TOP_K.profile(pool=False, max_experts=8, base=base).name == "c0.3-k1-vanilla"
-    assert CHOICE.profile(2, base=CHOICE.named("c1")).name == "c2.0"
+    assert TOP_K.profile(base, k=2).name == "c0.3-k2-vanilla-pool-m4"
+    assert TOP_K.profile(base, pool=False, max_experts=8).name == "c0.3-k1-vanilla"
+    assert CHOICE.profile(CHOICE.named("c1"), capacity=2).name == "c2.0"
 
 
 @pytest.mark.parametrize(
@@ -134,32 +140,32 @@ BASES = {TOP_K: "c0.3-k1", ENSEMBLE: "c1-k1", CHOICE: "c1.0"}
         (CHOICE, {"bpr": True}, ["experts choice", "takes no bpr"]),
         (CHOICE, {"pool": True}, ["experts choice", "takes no pool"]),
         (CHOICE, {"k": 2, "max_experts": 4}, ["experts choice", "takes no k or max_experts"]),
-        (CHOICE, {"capacity_ratio": "much"}, ["capacity must be a number, not 'much'"]),
-        (CHOICE, {"capacity_ratio": 8.5}, ["8.5", "number of experts, 8"]),
-        (CHOICE, {"capacity_ratio": -1}, ["positive number"]),
-        (CHOICE, {"capacity_ratio": float("nan")}, ["positive number"]),
+        (CHOICE, {"capacity": "much"}, ["capacity must be a number, not 'much'"]),
+        (CHOICE, {"capacity": 8.5}, ["8.5", "number of experts, 8"]),
+        (CHOICE, {"capacity": -1}, ["positive number"]),
+        (CHOICE, {"capacity": float("nan")}, ["positive number"]),
         (ENSEMBLE, {"pool": False}, ["ensembles (E3) are routed officially: they take no pool"]),
         (ENSEMBLE, {"max_experts": 8}, ["ensembles (E3) are routed officially: they take no max_experts"]),
     ],
 )
 def test_a_setting_that_can_not_be_is_refused(rules: Rules, fields: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(RoutingError) as refused:
-        rules.profile(**fields, base=rules.named(BASES[rules]))
+        rules.profile(rules.named(BASES[rules]), **fields)
     assert_one_sentence(str(refused.value), *words)
 
 
 @pytest.mark.parametrize("name", ["capacity", "k", "bpr", "pool", "max_experts"])
 def test_soft_moe_has_nothing_to_set(name: str) -> None:
     with pytest.raises(RoutingError, match=f"Soft MoE has nothing to set: it takes no {name}"):
-        SOFT.profile(*(1 if setting == name else None for setting in SETTINGS))
+        SOFT.profile_of(Setting.of({name: 1}))
 
 
 def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
     large = TopKRules((8,), MAX_MASS_TOKENS + 1)
-    assert large.profile(0.1, 1, True, True).max_experts == 8
-    assert TopKRules((8,), MAX_MASS_TOKENS).profile(0.1, 1, True, True, 7).max_experts == 7
+    assert large.profile(capacity=0.1, k=1, pool=True).max_experts == 8
+    assert TopKRules((8,), MAX_MASS_TOKENS).profile(capacity=0.1, k=1, pool=True, max_experts=7).max_experts == 7
     with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
-        large.profile(0.1, 1, True, True, 7)
+        large.profile(capacity=0.1, k=1, pool=True, max_experts=7)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 
 from vmoe_runtime.installation import SDK_LIBRARY, find_native
+from vmoe_runtime.settings import ROWS
 
 _TYPES = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "n": ctypes.c_size_t, "q": ctypes.c_int64, "i": ctypes.c_int32}
 _TYPES |= {"d": ctypes.c_double}
@@ -53,7 +54,10 @@ def _struct(name: str, fields: str) -> type[Any]:
 LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime i:spin i:reserved")
 Images = _struct("Images", "p:data n:data_bytes i:dtype i:reserved q:count q:height q:width q:channels")
 Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
-Setting = _struct("Setting", "s:profile i:set i:bpr d:capacity_ratio q:k i:pool i:reserved q:max_experts q:merge")
+_LETTERS = {"ratio": "d", "whole": "q", "flag": "i"}
+Setting = _struct(
+    "Setting", " ".join(["s:profile i:set i:reserved", *(f"{_LETTERS[row.type]}:{row.stored}" for row in ROWS.values())])
+)
 ElasticOptions = _struct("ElasticOptions", "d:target q:most_images q:multiple d:time")
 ElasticSeen = _struct("ElasticSeen", "d:time q:waiting d:oldest q:arrived")
 ElasticDecision = _struct("ElasticDecision", "q:level q:images d:load")

@@ -26,8 +26,8 @@ from vmoe_export.validation.reference_weights import stored_weights
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import TOKEN_OUTPUT, ExpertsChoiceRules, RoutingKind, TopKRules
+from vmoe_runtime.profiles import ExpertsChoiceRules, Profile, TopKRules
+from vmoe_runtime.routing_kinds import TOKEN_OUTPUT, RoutingKind
 from vmoe_torch import Vmoe, load_model
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
@@ -98,14 +98,16 @@ class Case:
         if self.kind == "experts-choice":
             rounding, multiple = self.raw["capacity_ceil_or_round"], self.raw["capacity_multiple_of"] or 1
             choosing = ExpertsChoiceRules((experts,) * len(self.raw["layers"]), tokens, None, rounding, multiple)
-            return choosing.profile(self.raw["capacity_factor"])
+            return choosing.profile(capacity=self.raw["capacity_factor"])
         rules = TopKRules(
             (experts,) * len(self.raw["layers"]),
             tokens,
             capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
             ensemble_size=self.members,
         )
-        return rules.profile(self.raw["capacity_factor"], self.raw["num_selected_experts"], self.raw["batch_priority"])
+        return rules.profile(
+            capacity=self.raw["capacity_factor"], k=self.raw["num_selected_experts"], bpr=self.raw["batch_priority"]
+        )
 
     def run(self, runner: str) -> Outputs:
         """Logits, then what each MoE layer puts out, as `vmoe_runtime.routing_kinds.LAYER_OUTPUTS` names it."""

@@ -32,8 +32,9 @@ from vmoe_runtime.bundle.manifest import (
     WEIGHTS_NAME,
     TensorRtPrecision,
 )
-from vmoe_runtime.profiles import MERGE, Profile, by_layer
+from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES, TOKEN_OUTPUT
+from vmoe_runtime.settings import MERGE
 
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 

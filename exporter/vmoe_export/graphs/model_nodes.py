@@ -24,8 +24,8 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, s
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
-from vmoe_runtime.profiles import MERGE
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
+from vmoe_runtime.settings import MERGE
 
 
 class ModelNodes(GraphWriter):

@@ -33,7 +33,8 @@ from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
-from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.settings import MERGE
 
 _PRODUCT_TYPES: Mapping[TensorRtPrecision, ElementType] = {"fp32": "float", "fp16": "fp16", "bf16": "bf16"}
 

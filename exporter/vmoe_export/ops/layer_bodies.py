@@ -10,7 +10,7 @@ from __future__ import annotations
 from vmoe_export.ops.onnx_lines import activate, chunked_product, product, round_bf16
 from vmoe_export.ops.routing_bodies import official_route_node
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS, Activation, ElementType, Op
-from vmoe_runtime.profiles import MERGE, POLICIES
+from vmoe_runtime.settings import MERGE, POLICIES
 
 _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from vmoe_runtime.profiles import MERGE, OFFICIAL_SETTINGS, POLICIES
+from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
 
 DOMAIN = "vmoe"
 VERSION = 1

@@ -23,6 +23,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmoe/settings.h"
+
 #if defined(__GNUC__)
 #define VMOE_API __attribute__((visibility("default")))
 #else
@@ -201,20 +203,6 @@ VMOE_API vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t i
 
 /* ---- Routing settings ---- */
 
-typedef struct vmoe_profile {
-  size_t struct_size;
-  char name[64];          /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
-  double capacity_ratio;  /* C as it was requested */
-  double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
-  int64_t k;              /* experts per token; 0 with experts choice */
-  int32_t bpr;            /* 1 for Batch Priority Routing, 0 for vanilla order and with experts choice */
-  int32_t pool;           /* 1 where the slots of a group are one pool for all experts, else 0 */
-  int64_t max_experts;    /* experts that a group may use, E where it may use all; 0 with experts choice */
-  int64_t merge;          /* tokens that each encoder block merges; 0 for none */
-} vmoe_profile;
-
-#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0, 0}
-
 /* A stored profile, 0 <= index < num_profiles.
  *
  * slots: receives c of each MoE layer, i64[num_moe_layers]; or NULL.
@@ -222,35 +210,6 @@ typedef struct vmoe_profile {
  */
 VMOE_API vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile,
                                           int64_t* slots, size_t slots_size);
-
-enum {
-  VMOE_SET_CAPACITY_RATIO = 1,
-  VMOE_SET_K = 2,
-  VMOE_SET_BPR = 4,
-  VMOE_SET_POOL = 8,
-  VMOE_SET_MAX_EXPERTS = 16,
-  VMOE_SET_MERGE = 32
-};
-
-/* The routing setting of one call: a profile, and what to replace in it.
- *
- * What a model can be set depends on its kind: top-k has all six; ensembles (E3) have capacity ratio, k
- * and bpr; experts choice has the capacity ratio and merge; Soft MoE and a dense ViT have merge. No model merges where
- * groups cut an image. Others are a VMOE_ROUTING_ERROR. */
-typedef struct vmoe_setting {
-  size_t struct_size;
-  const char* profile; /* a stored or systematic name; NULL is the engine's */
-  int32_t set;         /* VMOE_SET_* of the fields below that replace the profile's; others are not read */
-  int32_t bpr;         /* 1 or 0 */
-  double capacity_ratio;
-  int64_t k;
-  int32_t pool;        /* 1 or 0 */
-  int32_t reserved;    /* 0 */
-  int64_t max_experts; /* 1 or more; the number of experts or more is no limit */
-  int64_t merge;       /* 0 or more: tokens of an image that each encoder block merges */
-} vmoe_setting;
-
-#define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* The profile that a call with this setting (NULL: the engine's) runs with; `slots` as in vmoe_engine_profile.
  * VMOE_ROUTING_ERROR if the model can't be run with it, and for a dense ViT and Soft MoE, which have no profile. */

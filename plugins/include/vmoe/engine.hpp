@@ -48,27 +48,6 @@ inline vmoe_images c_images(const Images& images) {
   return c;
 }
 
-// Points into `setting`.
-inline vmoe_setting c_setting(const Setting& setting) {
-  vmoe_setting c = VMOE_SETTING_INIT;
-  c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  c.set = (setting.capacity_ratio ? VMOE_SET_CAPACITY_RATIO : 0) | (setting.k ? VMOE_SET_K : 0) |
-          (setting.bpr ? VMOE_SET_BPR : 0) | (setting.pool ? VMOE_SET_POOL : 0) |
-          (setting.max_experts ? VMOE_SET_MAX_EXPERTS : 0) | (setting.merge ? VMOE_SET_MERGE : 0);
-  c.capacity_ratio = setting.capacity_ratio.value_or(0);
-  c.k = setting.k.value_or(0);
-  c.bpr = setting.bpr.value_or(false);
-  c.pool = setting.pool.value_or(false);
-  c.max_experts = setting.max_experts.value_or(0);
-  c.merge = setting.merge.value_or(0);
-  return c;
-}
-
-inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {
-  return {c.name,           c.capacity_ratio, c.effective_ratio, c.k,    c.bpr != 0,
-          std::move(slots), c.pool != 0,      c.max_experts,     c.merge};
-}
-
 // A copy of what the C API points to; empty for a null pointer.
 template <typename T>
 std::vector<T> copy(const T* values, int64_t size) {

@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "vmoe/engine.h"
+#include "vmoe/settings.hpp"
 
 namespace vmoe {
 
@@ -19,30 +19,6 @@ struct LoadOptions {
   std::string profile;      // for calls that say nothing else; empty: the first stored one
   std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
   bool spin = false;        // let threads look for work for a while after a call: see vmoe_load_options
-};
-
-// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
-// says which models have which.
-struct Setting {
-  std::optional<std::string> profile;
-  std::optional<double> capacity_ratio;
-  std::optional<int64_t> k;
-  std::optional<bool> bpr;
-  std::optional<bool> pool;            // the slots of a group are one pool for all experts
-  std::optional<int64_t> max_experts;  // experts that a group may use; the number of experts or more is no limit
-  std::optional<int64_t> merge;        // tokens of an image that each encoder block merges
-};
-
-struct Profile {
-  std::string name;
-  double capacity_ratio = 0;   // C as it was requested
-  double effective_ratio = 0;  // C after rounding to whole slots
-  int64_t k = 0;               // experts per token; 0 with experts choice
-  bool bpr = true;             // Batch Priority Routing, or vanilla order and experts choice
-  std::vector<int64_t> slots;  // slots per expert and group, of each MoE layer
-  bool pool = false;           // the slots of a group are one pool for all experts
-  int64_t max_experts = 0;     // experts that a group may use, E where it may use all; 0 with experts choice
-  int64_t merge = 0;           // tokens that each encoder block merges
 };
 
 // dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.

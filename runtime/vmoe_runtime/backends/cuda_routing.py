@@ -9,10 +9,10 @@ from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import RoutingError, UnsuitedError
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import TopKRules
+from vmoe_runtime.profiles import Profile, TopKRules
+from vmoe_runtime.settings import SettingValue
 
-MAX_TOKENS, MAX_EXPERTS, MAX_CHOICES = 65_536, 256, 8  # as in plugins/cuda/limits.h
+MOST_TOKENS, MOST_EXPERTS, MOST_CHOICES = 65_536, 256, 8  # as in plugins/cuda/limits.h
 _INSTEAD = "take a backend for the CPU"
 
 
@@ -26,12 +26,12 @@ def check_routing(bundle: Bundle, profile: Profile | None) -> None:
     if not isinstance(rules, TopKRules) or find_cuda_library() is None:
         return
     tokens, experts = rules.group_tokens, rules.num_experts // rules.ensemble_size
-    if tokens > MAX_TOKENS or experts > MAX_EXPERTS:
+    if tokens > MOST_TOKENS or experts > MOST_EXPERTS:
         raise UnsuitedError(
-            f"the CUDA op library routes groups of up to {MAX_TOKENS} tokens and {MAX_EXPERTS} experts, and this bundle's "
+            f"the CUDA op library routes groups of up to {MOST_TOKENS} tokens and {MOST_EXPERTS} experts, and this bundle's "
             f"have {tokens} and {experts}; {_INSTEAD}"
         )
-    if profile is not None and (lacking := _lacking(rules, profile.k, profile.pool, profile.max_experts)):
+    if profile is not None and (lacking := _lacking(rules, profile.values)):
         raise UnsuitedError(f"the CUDA op library has no {lacking}, and profile '{profile.name}' needs it; {_INSTEAD}")
 
 
@@ -45,17 +45,17 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
     Raises:
         RoutingError: they need what the op library hasn't.
     """
-    values = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "pool", "max_experts")}
-    if isinstance(manifest.rules, TopKRules) and (lacking := _lacking(manifest.rules, **values)):
+    values = {name: int(feeds[name][0]) for name in manifest.rules.settings if name in feeds}
+    if isinstance(manifest.rules, TopKRules) and (lacking := _lacking(manifest.rules, values)):
         raise RoutingError(f"the CUDA op library has no {lacking}, which the call needs; {_INSTEAD}")
 
 
-def _lacking(rules: TopKRules, k: int | None, pool: int | None, max_experts: int | None) -> str | None:
+def _lacking(rules: TopKRules, values: Mapping[str, SettingValue]) -> str | None:
     """What the op library hasn't of a setting, in words."""
-    if pool:
+    if values.get("pool"):
         return "pool of slots"
-    if max_experts is not None and max_experts < rules.num_experts:
+    if values.get("max_experts", rules.num_experts) < rules.num_experts:
         return "limit of experts"
-    if k is not None and k > MAX_CHOICES:
-        return f"k above {MAX_CHOICES}"
+    if values.get("k", 1) > MOST_CHOICES:
+        return f"k above {MOST_CHOICES}"
     return None

@@ -10,8 +10,9 @@ from vmoe_runtime.backends import Array, Backend
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, MERGING_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
+from vmoe_runtime.settings import MERGE
 
 
 class StandardBackend:

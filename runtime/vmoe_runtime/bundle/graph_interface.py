@@ -11,9 +11,10 @@ from typing import NamedTuple
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, Manifest
 from vmoe_runtime.bundle.reader import BundleGraph
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import layer_outputs
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
+from vmoe_runtime.settings import MERGE
 
 
 class Port(NamedTuple):

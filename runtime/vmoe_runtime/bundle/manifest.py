@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vmoe_runtime.preprocessing import Preprocessing, squash
-from vmoe_runtime.profiles import Profile, by_layer
-from vmoe_runtime.routing_kinds import KIND_NAMES, Rules
+from vmoe_runtime.profiles import Profile, Rules, by_layer
+from vmoe_runtime.routing_kinds import KIND_NAMES
 
 FORMAT = "vmoe-bundle"
 FORMAT_VERSION = 3

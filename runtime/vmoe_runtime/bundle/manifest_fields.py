@@ -17,7 +17,8 @@ from vmoe_runtime.bundle.manifest import (
     PRECISIONS,
     TENSORRT_PRECISIONS,
 )
-from vmoe_runtime.routing_kinds import MAX_MERGE, ROUTING_KINDS
+from vmoe_runtime.routing_kinds import ROUTING_KINDS, SETTING_KINDS, SettingKind
+from vmoe_runtime.settings import MAX_EXPERTS, ROWS, SettingRow
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = 64 << 20
@@ -27,7 +28,6 @@ FILE_PATTERN = f"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
 SHA256_PATTERN = "[0-9a-f]{64}"
 BLOCK_PATTERN = "encoderblock_[0-9]{1,6}"
 GROUP_PATTERN = "image|batch|(tokens:)?([1-9][0-9]{0,8})"
-MAX_EXPERTS = 65_536
 MAX_MOE_LAYERS = 1_000
 _MAX_PIXELS = 65_536  # of a side, and channels
 _MAX_BATCH_MULTIPLE = 65_536
@@ -40,13 +40,9 @@ FieldType = Literal["object", "list", "text", "number", "flag", "whole", "count"
 """What JSON calls an object, an array, a string, a number and a boolean; a whole number is written without a point, and is 1
 or more, or as a count 0."""
 
-FieldKind = Literal["dense", "top-k", "ensemble", "experts-choice", "soft"]
-"""The routing kinds; an ensemble (E3) counts as a kind of its own, and so does a model without routing."""
-
-FIELD_KINDS: tuple[FieldKind, ...] = ("dense", "top-k", "ensemble", "experts-choice", "soft")
-_TOP_K: tuple[FieldKind, ...] = ("top-k", "ensemble")
-_WITH_CAPACITY: tuple[FieldKind, ...] = (*_TOP_K, "experts-choice")
-_MERGING: tuple[FieldKind, ...] = ("dense", "top-k", "experts-choice", "soft")
+_TOP_K = ROWS["k"].kinds
+_WITH_CAPACITY = ROWS["capacity"].kinds
+_MERGING = ROWS["merge"].kinds
 
 
 class Field(NamedTuple):
@@ -67,7 +63,7 @@ class Field(NamedTuple):
     most: int = 0
     choices: tuple[str, ...] = ()
     optional: bool = False
-    kinds: tuple[FieldKind, ...] = FIELD_KINDS
+    kinds: tuple[SettingKind, ...] = SETTING_KINDS
 
 
 MANIFEST_FIELDS = (
@@ -115,14 +111,18 @@ KIND_FIELDS = (
 )
 """What says which kinds' fields there are."""
 
+
+def _profile_field(row: SettingRow) -> Field:
+    """The field of a profile's entry that holds a setting. Not every model of a kind that can merge has tokens to merge."""
+    if row.type != "whole":
+        return Field(row.stored, "flag" if row.type == "flag" else "number", kinds=row.kinds)
+    least, most = row.range or (1, MAX_EXPERTS)
+    return Field(row.stored, "whole" if least else "count", min(most, MAX_EXPERTS), optional=row.merging, kinds=row.kinds)
+
+
 PROFILE_FIELDS = (
     Field("name", "text"),
-    Field("capacity_ratio", "number", kinds=_WITH_CAPACITY),
-    Field("k", "whole", MAX_EXPERTS, kinds=_TOP_K),
-    Field("bpr", "flag", kinds=_TOP_K),
-    Field("pool", "flag", kinds=("top-k",)),
-    Field("max_experts", "whole", MAX_EXPERTS, kinds=("top-k",)),
-    Field("merge", "count", MAX_MERGE, optional=True, kinds=_MERGING),
+    *map(_profile_field, ROWS.values()),
     Field("capacity", "list", kinds=_WITH_CAPACITY),
 )
 
@@ -139,16 +139,16 @@ _TYPES: Mapping[FieldType, tuple[type[Any], ...]] = {
 }
 
 
-def kind_of(manifest: Mapping[str, Any]) -> FieldKind:
+def kind_of(manifest: Mapping[str, Any]) -> SettingKind:
     """The kind of a manifest whose KIND_FIELDS were checked."""
     routing = manifest.get("routing")
     if routing is None:
         return "dense"
-    kind: FieldKind = routing["kind"]
+    kind: SettingKind = routing["kind"]
     return "ensemble" if kind == "top-k" and routing.get("ensemble_size") not in (None, 1) else kind
 
 
-def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: FieldKind) -> None:
+def check_fields(content: Mapping[str, Any], fields: Iterable[Field], kind: SettingKind) -> None:
     """Refuses an object whose fields are not what a table says.
 
     Raises:

@@ -25,8 +25,9 @@ from vmoe_runtime.bundle.manifest import (
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import read_steps
-from vmoe_runtime.profiles import SETTINGS, Profile
-from vmoe_runtime.routing_kinds import DenseRules, ExpertsChoiceRules, Rules, SoftRules, TopKRules
+from vmoe_runtime.profiles import DenseRules, ExpertsChoiceRules, Profile, Rules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import SettingKind
+from vmoe_runtime.settings import ROWS, Setting
 
 
 def parse_manifest(text: bytes) -> Manifest:
@@ -56,7 +57,7 @@ def parse_manifest(text: bytes) -> Manifest:
         raise BundleError(f"{MANIFEST_NAME}: {error}") from None
 
 
-def _manifest(raw: dict[str, Any], kind: tables.FieldKind) -> Manifest:
+def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
     """The manifest whose fields were checked one by one: what is left is how they fit together."""
     image, output = raw["input"], raw["output"]
     try:
@@ -113,7 +114,7 @@ def _group(raw: Mapping[str, Any]) -> str:
     return group
 
 
-def _rules(raw: Mapping[str, Any], kind: tables.FieldKind, layers: int) -> Rules:
+def _rules(raw: Mapping[str, Any], kind: SettingKind, layers: int) -> Rules:
     merging = raw.get("image_tokens")
     if kind == "dense":
         return DenseRules(image_tokens=merging)
@@ -145,7 +146,7 @@ def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:
     return tuple(experts)
 
 
-def _profiles(entries: list[Any], kind: tables.FieldKind, rules: Rules) -> dict[str, Profile]:
+def _profiles(entries: list[Any], kind: SettingKind, rules: Rules) -> dict[str, Profile]:
     profiles: dict[str, Profile] = {}
     for entry in entries:
         if not rules.settings or not isinstance(entry, dict):
@@ -153,11 +154,12 @@ def _profiles(entries: list[Any], kind: tables.FieldKind, rules: Rules) -> dict[
         tables.check_fields(entry, tables.PROFILE_FIELDS, kind)
         name: str = entry["name"]
         try:
-            if (entry.get("max_experts") or 0) > rules.num_experts:
-                raise RoutingError(f"'max_experts' is {entry['max_experts']}, and there are {rules.num_experts} experts")
-            computed = rules.profile(entry.get("capacity_ratio"), *(entry.get(setting) for setting in SETTINGS[1:]))
+            computed = rules.profile_of(Setting.of({setting: entry.get(row.stored) for setting, row in ROWS.items()}))
         except RoutingError as error:
             raise ValueError(f"profile {name!r:.60}: {error}") from None
+        for key, value in computed.stored().items():
+            if entry.get(key) not in (None, value):
+                raise ValueError(f"profile {name!r:.60} says '{key}' {entry[key]}, but it can be at most {value}")
         # 1.0 and true are equal to 1 in Python, and no numbers of slots.
         capacity, slots = entry.get("capacity") or [], list(computed.slots)
         if capacity != slots or not all(type(count) is int for count in capacity) or computed.name != name:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,15 @@ import click
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import MERGING_GRAPH
-from vmoe_runtime.profiles import MERGE, Profile
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.settings import MERGE
 from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable, without_accuracy
 from vmoe_tools.bench.result import recommend, write_csv
-from vmoe_tools.bench.sweep import Axes, sweep_profiles
+from vmoe_tools.bench.sweep import Axes, axes_of, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
 from vmoe_tools.engines import LoadedBundle, load_engines
 from vmoe_tools.machine import describe_machine
@@ -93,7 +93,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     as in --profile, or the first stored one. Without --images, random images are measured, the same ones every time. Ctrl-C
     ends the measurement and shows what there is.
     """
-    axes = Axes.of(given)
+    axes = axes_of(given)
     _check(bundles, axes, given | {"compared": compared})
     used = [*bundles, *compared, given["images"], given["labels"]]
     for target in (given["json_target"], given["csv"]):
@@ -127,7 +127,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
     if measured.interrupt and not measured.points:
         raise measured.interrupt
     everything = [*measured.points, *measured.cascades]
-    content: dict[str, Any] = {"machine": machine, "points": [asdict(point) for point in measured.points]}
+    content: dict[str, Any] = {"machine": machine, "points": [point.record() for point in measured.points]}
     if not quiet:
         print_results(everything, engines, stream)
     equal = _conclude(measured, points, tuned, given | {"bundle": bundles[0]}, content)
@@ -157,7 +157,7 @@ def _conclude(
     """
     quiet, stream, complete = given["quiet"], people_stream(given["json_target"], given["csv"]), not measured.interrupt
     if given["cascade"] or tuned:
-        content["cascades"] = [asdict(cascade) for cascade in measured.cascades]
+        content["cascades"] = [cascade.record() for cascade in measured.cascades]
     if given["cascade"] and not measured.cascades and complete and not quiet:
         complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
     if not _limits(given) or not complete:
@@ -182,7 +182,7 @@ def _limits(given: dict[str, Any]) -> bool:
 
 def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
     """Refuses options that make no sense together, and what the picture needs and isn't there."""
-    if axes != Axes() and len(given["profiles"]) > 1:
+    if axes and len(given["profiles"]) > 1:
         raise click.UsageError("a sweep starts from one profile, and --profile names several")
     if given["add_profile"]:
         _check_addable(bundles, given)
@@ -190,7 +190,7 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
         several = any(len(named) > 1 for named in (bundles, given["profiles"], given["backends"], given["batch_sizes"]))
         if given["compared"]:
             raise click.UsageError("--tune measures one bundle alone: --compare another one with what --add-profile wrote")
-        if several or axes != Axes() or given["cascade"] or given["target_ms"] is not None:
+        if several or axes or given["cascade"] or given["target_ms"] is not None:
             raise click.UsageError("--tune chooses the settings of one bundle itself, on one backend and at one batch size")
         if given["max_drop"] is None:
             raise click.UsageError("--tune needs to know what may be lost: --max-drop-in-accuracy 0.5%")
@@ -236,7 +236,7 @@ def _profiles_of(names: Sequence[str], axes: Axes, *, quiet: bool) -> Callable[[
         if loaded.compared:
             return named_profiles(loaded.engine, ())[:1]
         named = named_profiles(loaded.engine, names)
-        if axes == Axes():
+        if not axes:
             return named
         found, notes = sweep_profiles(loaded.engine.manifest.rules, named[0], axes)
         for note in notes:

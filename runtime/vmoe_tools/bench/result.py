@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TextIO
 
@@ -13,29 +13,26 @@ import numpy as np
 
 from vmoe_measure.timing import Speed
 from vmoe_runtime.routing import Array
+from vmoe_runtime.settings import ROWS, SettingValue
 from vmoe_tools.bench.cascades import CascadePoint
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Quality
 
 ROUNDING = 1e-9
 """Of accuracies that may be lost, which are typed as decimals."""
-_SETTING = ("capacity_ratio", "k", "bpr", "pool", "max_experts", "merge")
 
 
 @dataclass(frozen=True)
 class PointResult:
-    """What was measured at one point; the field names are the keys of the JSON and the columns of the CSV.
+    """What was measured at one point; the field names are the keys of the JSON and the columns of the CSV, which have each
+    setting of the profile in a place of its own.
 
     Attributes:
         bundle: name of the bundle.
         precision: of its large products.
-        profile: name of the routing setting; it and the next six are None where the model has no such setting.
-        capacity_ratio: C as requested.
-        k: experts per token.
-        bpr: True for Batch Priority Routing.
-        pool: True where the slots of a group are one pool.
-        max_experts: experts that a group may use; all of them where there is no limit.
-        merge: tokens that each encoder block merges.
+        profile: name of the routing setting; None if the model has nothing to set.
+        setting: the value of every setting by its key in results, such as `capacity_ratio`; None if the model has no such
+            setting.
         backend: name of the backend.
         batch_size: images per call.
         threads: threads per call as requested; None for the runtime's own choice.
@@ -65,12 +62,7 @@ class PointResult:
     bundle: str
     precision: str
     profile: str | None
-    capacity_ratio: float | None
-    k: int | None
-    bpr: bool | None
-    pool: bool | None
-    max_experts: int | None
-    merge: int | None
+    setting: Mapping[str, SettingValue | None]
     backend: str
     batch_size: int
     threads: int | None
@@ -95,6 +87,17 @@ class PointResult:
     compared: bool = False
     speed_ratio: float | None = None
     flops_ratio: float | None = None
+
+    @property
+    def capacity_ratio(self) -> float | None:
+        """C as requested."""
+        return self.setting["capacity_ratio"]
+
+    def record(self) -> dict[str, Any]:
+        """The keys and values of the JSON."""
+        columns = {key: value for key, value in asdict(self).items() if key != "setting"}
+        before = {key: columns.pop(key) for key in ("bundle", "precision", "profile")}
+        return {**before, **self.setting, **columns}
 
     @property
     def name(self) -> str:
@@ -126,12 +129,11 @@ def point_result(point: Point, speed: Speed | None, quality: Quality) -> PointRe
     """Puts together what is known about one point."""
     profile = point.profile
     unknown = dict.fromkeys(field.name for field in fields(Speed))
-    setting: dict[str, Any] = {name: getattr(profile, name, None) for name in _SETTING}
     return PointResult(
         bundle=point.loaded.name,
         precision=point.engine.manifest.precision,
         profile=None if profile is None else profile.name,
-        **setting,
+        setting=dict.fromkeys(row.stored for row in ROWS.values()) if profile is None else profile.stored(),
         backend=point.engine.backend,
         batch_size=point.batch_size,
         concurrency=point.concurrency,
@@ -152,9 +154,10 @@ def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality,
 
 def write_csv(points: Sequence[PointResult], file: TextIO) -> None:
     """Writes one line per point under a line with the field names; None is an empty cell."""
-    writer = csv.DictWriter(file, [field.name for field in fields(PointResult)], lineterminator="\n")
+    records = [point.record() for point in points]
+    writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
+    writer.writerows(records)
 
 
 def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[PointResult]:

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import click
 
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import KIND_NAMES, Rules
+from vmoe_runtime.profiles import Profile, Rules
+from vmoe_runtime.routing_kinds import KIND_NAMES
+from vmoe_runtime.settings import SETTINGS, Setting, SettingValue
 from vmoe_tools.options import ratios_of
 
+Axes = Mapping[str, tuple[SettingValue, ...]]
+"""What a sweep varies: the values of settings by name. Other settings stay as in the profile that it starts from."""
 
-@dataclass(frozen=True)
-class Axes:
-    """What a sweep varies. An axis without values stays as it is in the profile that the sweep starts from.
 
-    Attributes:
-        k: experts per token.
-        bpr: True for Batch Priority Routing, False for vanilla order.
-        pool: whether the slots of a group are one pool.
-        max_experts: experts that a group may use.
-        merge: tokens that each encoder block merges.
-        capacity_ratio: capacity ratios.
-    """
-
-    k: tuple[int, ...] = ()
-    bpr: tuple[bool, ...] = ()
-    pool: tuple[bool, ...] = ()
-    max_experts: tuple[int, ...] = ()
-    merge: tuple[int, ...] = ()
-    capacity_ratio: tuple[float, ...] = ()
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Axes:
-        """Takes the values of `axis_options` out of a command's."""
-        ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
-        names = ("k", "bpr", "pool", "max_experts", "merge")
-        return cls(**{name: tuple(dict.fromkeys(values.pop(name))) for name in names}, capacity_ratio=ratios)
+def axes_of(given: dict[str, Any]) -> Axes:
+    """Takes the values of `vmoe_tools.options.axis_options` out of those of a command."""
+    ratios = ratios_of(given.pop("sweeps"), given.pop("capacity"))
+    axes = {name: ratios if name == "capacity" else tuple(dict.fromkeys(given.pop(name))) for name in SETTINGS}
+    # The capacity rises fastest.
+    return {name: axes[name] for name in (*SETTINGS[1:], *SETTINGS[:1]) if axes[name]}
 
 
 def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list[Profile], list[str]]:
@@ -59,16 +43,15 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
         click.UsageError: the model has no capacity.
         RoutingError: it can't be run with one of the settings.
     """
-    if "capacity" not in rules.settings and (base is None or axes.capacity_ratio) and axes != Axes(merge=axes.merge):
+    if "capacity" not in rules.settings and not axes.keys() <= {*rules.settings}:
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
-    varied: dict[str, Sequence[Any]] = {name: several for name, several in vars(axes).items() if several}
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}
-    for chosen in product(*varied.values()):
-        profile = rules.profile(**dict(zip(varied, chosen, strict=True)), base=base)
+    for chosen in product(*axes.values()):
+        profile = rules.profile_of(Setting.of(dict(zip(axes, chosen, strict=True))), base)
         # Requested ratios may differ where the integer number of slots doesn't; a block merges at most half of its tokens.
         merge = profile.merge and min(profile.merge, (rules.image_tokens or 0) // 2)
-        same = profiles.setdefault(replace(profile, name="", capacity_ratio=0, merge=merge), profile)
+        same = profiles.setdefault(replace(profile.effect, merge=merge), profile)
         if same != profile:
             left_out.setdefault(same, []).append(profile.name)
     return list(profiles.values()), [_note(same, names) for same, names in left_out.items()]

@@ -19,8 +19,9 @@ from vmoe_measure.flops import ModelShape
 from vmoe_measure.image_source import ImageSource
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import MERGE, SETTINGS, Profile
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Array
+from vmoe_runtime.settings import MERGE, Setting
 from vmoe_tools.bench.cascades import CascadeAnswers
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
@@ -119,12 +120,8 @@ def full_setting(manifest: Manifest, base: Profile) -> Profile:
     rules, used = manifest.rules, [base, *manifest.profiles.values()]
     ratio = max([_FULL_RATIO, *(profile.capacity_ratio or 0.0 for profile in used)])
     k = max([_FULL_K, *(profile.k or 0 for profile in used)])
-    highest: dict[str, Any] = {
-        "capacity": min(ratio, rules.num_experts),
-        "k": min(k, min(rules.experts, default=1) // rules.ensemble_size),
-        **{"bpr": True, "pool": False, "max_experts": rules.num_experts, "merge": 0},
-    }
-    return rules.profile(*(highest[name] if name in rules.settings else None for name in SETTINGS), base=base)
+    highest = {"capacity": min(ratio, rules.num_experts), "k": min(k, min(rules.experts, default=1) // rules.ensemble_size)}
+    return rules.profile_of(Setting.of({name: value for name, value in highest.items() if name in rules.settings}))
 
 
 class Search:
@@ -148,7 +145,7 @@ class Search:
         self._point, self._source, self._max_drop = point, source, max_drop
         self._num_batches = len(source) // point.batch_size
         self._labels = source.labels[: self._num_batches * point.batch_size]
-        self._trials: dict[object, Trial | None] = {}
+        self._trials: dict[Profile, Trial | None] = {}
         full = self._try(point.profile)
         assert full is not None
         self._full = full
@@ -225,7 +222,7 @@ class Search:
     def _try(self, profile: Profile | None) -> Trial | None:
         """The trial of a setting; None for one that was given up."""
         assert profile is not None
-        key = replace(profile, name="", capacity_ratio=0, effective_ratio=0)  # ratios may differ where slots don't
+        key = profile.effect
         if key in self._trials:
             return self._trials[key]
         self._trials[key] = None

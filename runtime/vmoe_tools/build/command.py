@@ -13,7 +13,8 @@ from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tenso
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
-from vmoe_runtime.profiles import Profile, parse_profile_name
+from vmoe_runtime.profiles import Profile
+from vmoe_runtime.settings import parse_profile_name
 from vmoe_tools.options import CONTEXT, bundle_argument, json_option, quiet_option
 from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import ADDRESSES

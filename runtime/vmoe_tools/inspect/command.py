@@ -18,7 +18,7 @@ from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.images import to_batch
-from vmoe_runtime.profiles import SETTINGS
+from vmoe_runtime.settings import SETTINGS
 from vmoe_tools import options
 from vmoe_tools.bench.points import named_profiles, plan_points
 from vmoe_tools.engines import load_engines
@@ -112,7 +112,7 @@ def inspect(
     pictures = [] if given["out"] is None else _draw(report, samples, given["out"])
     if not quiet:
         print_images(report, people_stream(json_target), pictures)
-    write_json(json_target, {**summary, "on_images": asdict(report)})
+    write_json(json_target, {**summary, "on_images": report.record()})
 
 
 def _side_by_side(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from vmoe_runtime.profiles import by_layer, slots_range
+from vmoe_runtime.settings import ROWS, SettingRow
 from vmoe_tools.inspect.image_run import NO_ROUTERS, ImageReport, OtherBundle
 from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
 from vmoe_tools.inspect.statistics import LayerStatistics, class_name
@@ -36,11 +38,7 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
             "name": lambda profile: profile["name"],
             "requested\nratio": lambda profile: number_text(profile["capacity_ratio"], "g"),
             "effective\nratio": lambda profile: number_text(profile["effective_ratio"], ".4g"),
-            "k": lambda profile: one_line(profile["k"]),
-            "order": lambda profile: {None: "-", True: "BPR", False: "vanilla"}[profile["bpr"]],
-            "pool": lambda profile: _yes(profile["pool"]),
-            "max\nexperts": lambda profile: one_line(profile["max_experts"]),
-            "merge": lambda profile: one_line(profile["merge"]),
+            **{row.name.replace("_", "\n"): partial(_setting_text, row) for row in ROWS.values() if row.type != "ratio"},
             "slots": lambda profile: slots_range(profile["capacity"]) if profile["capacity"] else "-",
             "FLOPs": lambda profile: _short(profile["flops_per_image"]),
             "of\ndense": lambda profile: number_text(profile["of_dense"], ".0%"),
@@ -272,6 +270,12 @@ def _print_agreement(report: ImageReport, stream: TextIO) -> None:
         layers[other.bundle] = lambda name, other=other: share_text(other.agreement.same_experts[name])  # type: ignore[misc]
     if blocks := list(report.others[0].agreement.same_experts):
         print_section(stream, "Tokens that the same experts keep", table_of(blocks, layers, ("block",)))
+
+
+def _setting_text(row: SettingRow, profile: Summary) -> str:
+    """What a profile sets, as its column shows it."""
+    value = profile[row.stored]
+    return one_line(value) if value is None or row.type != "flag" else row.text(value)
 
 
 def _yes(flag: bool | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,12 @@ class ImageReport(ImageRun):
     group: str | None
     profile: Profile | None
     notes: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The keys and values of the JSON."""
+        run = self.profile
+        slots = {} if run is None else {"slots": run.slots, "effective_ratio": run.effective_ratio}
+        return {**asdict(self), "profile": run and {"name": run.name, **run.stored(), **slots}}
 
 
 def run_images(

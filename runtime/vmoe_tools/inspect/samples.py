@@ -102,7 +102,7 @@ def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | Non
     chosen = {profile.slots: profile}
     for ratio in _RATIOS:
         try:
-            other = rules.profile(ratio, base=profile)
+            other = rules.profile(profile, capacity=ratio)
         except RoutingError:  # more slots than tokens
             continue
         chosen.setdefault(other.slots, other)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME, Manifest
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import Profile
-from vmoe_runtime.routing_kinds import KIND_NAMES, SoftRules
+from vmoe_runtime.profiles import Profile, SoftRules
+from vmoe_runtime.routing_kinds import KIND_NAMES
 from vmoe_tools.inspect.tensors import ListedTensor, read_tensors
 from vmoe_tools.machine import describe_backends
 
@@ -19,7 +19,6 @@ _MOST = 2**53  # of a number that no reader checks
 _DESCRIPTION: Mapping[str, type] = {
     "num_layers": int, "hidden_size": int, "num_heads": int, "mlp_dim": int, "classifier": str, "num_classes": int,
 }  # fmt: skip
-_PROFILE = ("name", "capacity_ratio", "effective_ratio", "k", "bpr", "pool", "max_experts", "merge", "capacity")
 
 
 def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
@@ -138,9 +137,8 @@ def _routing(manifest: Manifest) -> dict[str, Any] | None:
 
 def _profile(profile: Profile, manifest: Manifest, dense: int | None) -> dict[str, Any]:
     own = _get(manifest.raw, int, "flops_per_image", profile.name) or None
-    entry = profile.entry()
     return {
-        **{name: entry.get(name) for name in _PROFILE},
+        **profile.entry(),
         "flops_per_image": own,
         "of_dense": own / dense if own and dense else None,
     }

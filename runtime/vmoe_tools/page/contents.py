@@ -10,9 +10,10 @@ from vmoe_runtime import RoutingError, VmoeError
 from vmoe_runtime.bundle.external_data import fields
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME, Manifest
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import SETTINGS, Profile
+from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.resampling import MODES
 from vmoe_runtime.routing import TokenLayout, layer_outputs
+from vmoe_runtime.settings import MERGE, ROWS, SETTINGS, Setting, SettingValue
 from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.patch_pictures import expert_colours
 
@@ -20,16 +21,8 @@ RATIOS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.05, 1.25, 
 """At which the slider of the capacity stops, beside those of the bundle's profiles."""
 
 _GRAPH, _INITIALIZER, _NAME = 7, 5, 8  # fields of onnx.proto3 in a model, a graph and a tensor
-_MOST_K, _MOST_MERGED = 32, 1024  # of what sliders have, whatever the manifest says
+_MOST_VALUES = 1024  # of a slider, whatever the manifest says
 _MOST_WEIGHTS = 2**31 - 1  # bytes; a browser's WebAssembly has 4 GiB, and a runtime needs some beside them
-_LABELS = {
-    "capacity": "Capacity ratio",
-    "k": "Experts per token",
-    "bpr": "Batch Priority Routing",
-    "pool": "One pool of slots",
-    "max_experts": "Experts, at most",
-    "merge": "Merged per block",
-}
 
 
 def page_facts(bundle: Bundle) -> dict[str, Any]:
@@ -43,7 +36,7 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         raise VmoeError(f"{bundle.path} can't be shown: {why}")
     image, layout, values = manifest.input, TokenLayout.of(manifest), _values(manifest)
     first = next(iter(manifest.profiles.values()), None)
-    starts = {**vars(first), "capacity": first.capacity_ratio} if first else {}
+    starts, neutral = first.values if first else {}, _neutral(manifest.rules, first)
     return {
         "name": bundle.path.resolve().name,
         "summary": f"{manifest.summary}, {manifest.precision}",
@@ -55,7 +48,13 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "layer_outputs": list(layer_outputs(manifest)) if manifest.moe_layers else [],
         "layout": layout and {**asdict(layout), "patch_size": manifest.model["patch_size"]},
         "controls": {
-            name: {"label": _LABELS[name], "values": values[name], "start": starts.get(name, 0)}
+            name: {
+                "label": ROWS[name].title,
+                "values": values[name],
+                "start": starts.get(name, 0),
+                "suffix": ROWS[name].suffix,
+                "neutral": neutral.get(name),
+            }
             for name in manifest.rules.settings
         },
         "slots": {k: [_slots(manifest, first, ratio, k) for ratio in values["capacity"]] for k in values["k"]},
@@ -91,26 +90,37 @@ def _why_not(manifest: Manifest) -> str | None:
     return None
 
 
+def _neutral(rules: Rules, first: Profile | None) -> dict[str, SettingValue]:
+    """The values that names of profiles leave out."""
+    defaults = {name: row.default for name, row in ROWS.items() if name in rules.settings and row.default is not None}
+    return {name: value for name, value in rules.profile_of(Setting.of(defaults), first).values.items() if name in defaults}
+
+
 def _values(manifest: Manifest) -> dict[str, list[Any]]:
-    """What each setting can be; of one that the model doesn't have, what says nothing."""
+    """The values of each setting that its control offers; of capacity and k also if the model doesn't have them."""
     rules, profiles = manifest.rules, list(manifest.profiles.values())
-    ratios = {*RATIOS, *(profile.capacity_ratio for profile in profiles if profile.capacity_ratio)}
-    most_k = min(min(rules.experts, default=1) // rules.ensemble_size, _MOST_K)
-    merges = {*range(1 + min((rules.image_tokens or 0) // 2, _MOST_MERGED)), *(profile.merge or 0 for profile in profiles)}
-    return {
-        "capacity": sorted(ratio for ratio in ratios if ratio <= rules.num_experts) if "capacity" in rules.settings else [],
-        "k": list(range(1, most_k + 1)) if "k" in rules.settings else [1],
-        "bpr": [False, True],
-        "pool": [False, True],
-        "max_experts": list(range(1, rules.num_experts + 1)),
-        "merge": sorted(merges),
+    most = {
+        "k": min(rules.experts, default=1) // rules.ensemble_size,
+        "max_experts": rules.num_experts,
+        MERGE: (rules.image_tokens or 0) // 2,
     }
+    offered: dict[str, list[Any]] = {"capacity": [], "k": [1]}
+    for name in rules.settings:
+        row, stored = ROWS[name], {profile.values[name] for profile in profiles}
+        if row.type == "flag":
+            offered[name] = [False, True]
+        elif row.type == "ratio":
+            offered[name] = sorted(ratio for ratio in {*RATIOS, *stored} if ratio <= rules.num_experts)
+        else:
+            least, limit = row.range or (1, _MOST_VALUES)
+            offered[name] = sorted({*range(least, min(most.get(name, limit), _MOST_VALUES) + 1), *stored})
+    return {MERGE: [0], **offered}
 
 
 def _slots(manifest: Manifest, base: Profile | None, ratio: float, k: int) -> tuple[int, ...] | None:
     """Of an expert in each MoE layer; None where the setting is refused."""
     try:
-        return manifest.rules.profile(ratio, k if "k" in manifest.rules.settings else None, base=base).slots
+        return manifest.rules.profile(base, capacity=ratio, k=k if "k" in manifest.rules.settings else None).slots
     except RoutingError:
         return None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import click
 from vmoe_measure.remote_files import without_secrets
 from vmoe_runtime.backends import Parallelism
 from vmoe_tools import options
-from vmoe_tools.bench.sweep import Axes
+from vmoe_tools.bench.sweep import axes_of
 from vmoe_tools.charts import write_picture
 from vmoe_tools.engines import load_engines
 from vmoe_tools.output import check_output_file, people_stream, write_file, write_json
@@ -64,7 +63,7 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
         raise click.UsageError(f"--out {out} must end in .html")
     if json_target is not None and Path(json_target) == out:
         raise click.UsageError(f"--out and --json are both {out}")
-    axes = Axes.of(given)
+    axes = axes_of(given)
     paths = {name: out.with_name(f"{out.stem}-{name}.png") for name in _PICTURES}
     for target in (json_target, out, *paths.values()):
         check_output_file(target, [*bundles, *given["compared"], given["images"], given["labels"]])
@@ -82,7 +81,7 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
         write_picture(figure, paths[name])
     write_file(out, lambda file: file.write(page))
     found = collected.report
-    write_json(json_target, asdict(found))
+    write_json(json_target, found.record())
     if not quiet:
         text = [*words.opening(found), words.recommendation(found), words.standard_error(found), *found.notes]
         stream = people_stream(json_target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vmoe_tools.bench.result import PointResult
@@ -155,6 +155,11 @@ class Report:
     agreements: tuple[OtherBundle, ...]
     notes: list[str]
     merged: list[str]
+
+    def record(self) -> dict[str, Any]:
+        """The keys and values of the JSON."""
+        measured = {name: [point.record() for point in getattr(self, name)] for name in ("points", "cascades")}
+        return {**asdict(self), **measured}
 
     @property
     def own_curves(self) -> list[Curve]:

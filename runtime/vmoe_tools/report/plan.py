@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import click
 
 from vmoe_runtime import Engine
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing import TokenLayout
-from vmoe_runtime.routing_kinds import KIND_NAMES, DenseRules, Rules, SoftRules, TopKRules
+from vmoe_runtime.routing_kinds import KIND_NAMES
+from vmoe_runtime.settings import ROWS, SettingValue
 from vmoe_tools.bench.points import Point, named_profiles, plan_points
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle
@@ -25,8 +26,6 @@ MOST_BYTES = 5_000_000
 _EMPTY_PAGE = 700_000  # with its charts
 _POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
 _DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)
-_KINDS = {(True, False): "bpr", (False, False): "vanilla", (True, True): "pool", (False, True): "vanilla-pool"}
-_TITLES = {"bpr": "Batch Priority Routing", "vanilla": "vanilla order", "pool": "pool of slots"}
 
 
 @dataclass(frozen=True)
@@ -104,38 +103,36 @@ def patch_bytes(engine: Engine) -> int:
 
 def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tuple[str, str], list[Profile]], list[str]]:
     """The settings of each curve by its kind and title, and notes on ratios that are left out."""
-    if base is None or isinstance(rules, SoftRules | DenseRules):
+    if base is None or "capacity" not in rules.settings:
         kind = KIND_NAMES[rules.kind]
         raise click.UsageError(f"the report shows what a capacity does, and the bundle is a {kind}, which has none")
-    ratios = axes.capacity_ratio or _DEFAULT_RATIOS
+    flags = {name: (base.values[name],) for name in rules.settings if ROWS[name].type == "flag"}
+    varied = {**flags, **{name: values for name, values in axes.items() if name != "capacity"}}
     curves: dict[tuple[str, str], list[Profile]] = {}
     notes: list[str] = []
-    if len(axes.merge) > 1:
-        for merge in axes.merge:
-            own, found = _curves_of(rules, base, replace(axes, merge=(merge,)))
-            curves |= {(f"{kind}-r{merge}", f"{title}, merge={merge}"): each for (kind, title), each in own.items()}
-            notes += found
-        return curves, notes
-    if not isinstance(rules, TopKRules):
-        profiles, notes = sweep_profiles(rules, base, replace(axes, capacity_ratio=ratios))
-        return {("choice", "experts choice"): profiles}, notes
-    orders, pools = axes.bpr or (bool(base.bpr),), axes.pool or (bool(base.pool),)
-    for order, pool, k, limit in product(orders, pools, axes.k or (None,), axes.max_experts or (None,)):
-        if not rules.has_policies and pool:
-            continue
-        kind = _KINDS[order, pool]
-        title = _TITLES.get(kind, f"{_TITLES['vanilla']}, {_TITLES['pool']}")
-        if len(axes.k) > 1:
-            kind, title = f"{kind}-k{k}", f"{title}, k={k}"
-        if len(axes.max_experts) > 1:
-            kind, title = f"{kind}-m{limit}", f"{title}, at most {limit} experts"
-        pools = (pool,) if rules.has_policies else ()
-        one = Axes(() if k is None else (k,), (order,), pools, () if limit is None else (limit,), axes.merge, ratios)
-        curves[kind, title], found = sweep_profiles(rules, base, one)
+    for values in product(*varied.values()):
+        chosen = dict(zip(varied, values, strict=True))
+        if rules.kind == "top-k":
+            lacking = {name: chosen.pop(name) for name in [*chosen] if name not in rules.settings}
+            if any(value != ROWS[name].default for name, value in lacking.items()):
+                continue
+        name = _curve_name(chosen, [name for name in varied if len(varied[name]) > 1])
+        one = {**{key: (value,) for key, value in chosen.items()}, "capacity": axes.get("capacity", _DEFAULT_RATIOS)}
+        curves[name], found = sweep_profiles(rules, base, one)
         notes += found
     if not curves:
-        raise click.UsageError("the bundle's graph has no pool of slots, and no other curve is requested")
+        raise click.UsageError("the bundle can't be run with any of the requested curves: ensembles (E3) have no pool")
     return curves, notes
+
+
+def _curve_name(chosen: Mapping[str, SettingValue], several: Sequence[str]) -> tuple[str, str]:
+    """The kind and the title of a curve: which flags differ from the official ones, and what tells it from other curves."""
+    flags = [(ROWS[name], value) for name, value in chosen.items() if ROWS[name].type == "flag"]
+    special = [(row.suffix, row.title if value else row.off_title) for row, value in flags if value != row.default]
+    named = special or ([("bpr", ROWS["bpr"].title)] if flags else [("choice", "Experts choice")])
+    rest = [(ROWS[name], chosen[name]) for name in several if ROWS[name].type != "flag" and name in chosen]
+    kinds, titles = zip(*named, *((f"{row.suffix}{value}", row.text(value)) for row, value in rest), strict=True)
+    return "-".join(kinds), ", ".join((titles[0], *(title[:1].lower() + title[1:] for title in titles[1:])))
 
 
 def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:

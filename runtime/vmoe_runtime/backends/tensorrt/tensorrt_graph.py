@@ -6,6 +6,7 @@ from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.settings import POLICIES, ROWS, parse_profile_name
 
 
 def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
@@ -32,13 +33,13 @@ def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
     if profile is None:
         return graphs[DENSE_GRAPH_KEY]
     if profile.name not in graphs:
-        if "-pool" in profile.name or "-m" in profile.name:
+        requested = parse_profile_name(profile.name)
+        assert requested is not None
+        if policies := [name for name in POLICIES if name in requested.values]:
             raise BackendError(
-                f"there are no graphs for TensorRT with a pool or a limit of experts, as '{profile.name}' has; take another "
-                "backend"
+                f"TensorRT graphs have no {' or '.join(policies)}, which profile '{profile.name}' sets; take another backend"
             )
-        routing = f" --capacity {profile.capacity_ratio!r} --k {profile.k}{'' if profile.bpr else ' --no-bpr'}"
-        options = (routing if profile.k else "") + (f" --merge {profile.merge}" if profile.merge or not profile.k else "")
+        options = "".join(f" {ROWS[name].as_option(value)}" for name, value in requested.values.items())
         raise BackendError(
             f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
             f"again with --tensorrt{options}"

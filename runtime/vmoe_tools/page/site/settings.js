@@ -42,11 +42,13 @@ export function inputsOf(facts, setting) {
     [name, name === "capacity" ? slotsOf(facts, setting) : [Number(value)]]));
 }
 
-/** The systematic name of a setting, such as c0.3-k1-pool. */
-export function nameOf({ controls }, { capacity, k, bpr, pool, max_experts: most, merge }) {
-  const ratio = k === undefined && Number.isInteger(capacity) ? `${capacity}.0` : capacity;
-  return [
-    capacity !== undefined && `c${ratio}`, k !== undefined && `k${k}`, bpr === false && "vanilla", pool && "pool",
-    most < controls.max_experts?.values.length && `m${most}`, merge >= (capacity === undefined ? 0 : 1) && `r${merge}`,
-  ].filter(Boolean).join("-");
+/** The systematic name of a setting, such as c0.3-k1-pool: a part for each value that names don't leave out. */
+export function nameOf({ controls }, setting) {
+  const parts = [];
+  for (const [name, { suffix, neutral }] of Object.entries(controls)) {
+    const value = setting[name], keepsPoint = name === "capacity" && !controls.k && Number.isInteger(value);
+    if (value === neutral && parts.length) continue;
+    parts.push(typeof value === "boolean" ? suffix : `${suffix}${value}${keepsPoint ? ".0" : ""}`);
+  }
+  return parts.join("-");
 }

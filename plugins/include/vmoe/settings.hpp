@@ -1,0 +1,95 @@
+// The settings of a call as plain C++ values, as vmoe_runtime/settings.py declares them. Written by
+//
+//   python tools/cpp_headers.py
+//
+// clang-format off
+#ifndef VMOE_SETTINGS_HPP_
+#define VMOE_SETTINGS_HPP_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vmoe/settings.h"
+
+namespace vmoe {
+
+// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
+// says which models have which.
+struct Setting {
+  std::optional<std::string> profile;
+  std::optional<double> capacity_ratio; // capacity ratio
+  std::optional<int64_t> k; // experts per token
+  std::optional<bool> bpr; // Batch Priority Routing
+  std::optional<bool> pool; // one pool of slots per group
+  std::optional<int64_t> max_experts; // most experts per group
+  std::optional<int64_t> merge; // tokens merged per block
+};
+
+// A complete setting of one model. What its kind does not have is 0 or false.
+struct Profile {
+  std::string name;
+  double effective_ratio = 0; // C after rounding to whole slots
+  std::vector<int64_t> slots; // slots per expert and group, of each MoE layer
+  double capacity_ratio = {}; // capacity ratio
+  int64_t k = {}; // experts per token
+  bool bpr = {}; // Batch Priority Routing
+  bool pool = {}; // one pool of slots per group
+  int64_t max_experts = {}; // most experts per group
+  int64_t merge = {}; // tokens merged per block
+};
+
+namespace internal {
+
+// Points into `setting`.
+inline vmoe_setting c_setting(const Setting& setting) {
+  vmoe_setting c = VMOE_SETTING_INIT;
+  c.profile = setting.profile ? setting.profile->c_str() : nullptr;
+  if (setting.capacity_ratio) {
+    c.set |= VMOE_SET_CAPACITY_RATIO;
+    c.capacity_ratio = *setting.capacity_ratio;
+  }
+  if (setting.k) {
+    c.set |= VMOE_SET_K;
+    c.k = *setting.k;
+  }
+  if (setting.bpr) {
+    c.set |= VMOE_SET_BPR;
+    c.bpr = *setting.bpr;
+  }
+  if (setting.pool) {
+    c.set |= VMOE_SET_POOL;
+    c.pool = *setting.pool;
+  }
+  if (setting.max_experts) {
+    c.set |= VMOE_SET_MAX_EXPERTS;
+    c.max_experts = *setting.max_experts;
+  }
+  if (setting.merge) {
+    c.set |= VMOE_SET_MERGE;
+    c.merge = *setting.merge;
+  }
+  return c;
+}
+
+inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {
+  Profile profile;
+  profile.name = c.name;
+  profile.effective_ratio = c.effective_ratio;
+  profile.slots = std::move(slots);
+  profile.capacity_ratio = c.capacity_ratio;
+  profile.k = c.k;
+  profile.bpr = c.bpr != 0;
+  profile.pool = c.pool != 0;
+  profile.max_experts = c.max_experts;
+  profile.merge = c.merge;
+  return profile;
+}
+
+}  // namespace internal
+
+}  // namespace vmoe
+
+#endif  // VMOE_SETTINGS_HPP_

@@ -1,0 +1,51 @@
+// What is declared of a setting of a call, and what follows from it for all settings alike: which a kind has, their
+// defaults and ranges, and the names of profiles. What a setting does is in profile.cc and in the kernels.
+#ifndef VMOE_SDK_SETTING_H_
+#define VMOE_SDK_SETTING_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "vmoe/engine.h"
+
+namespace vmoe::sdk {
+
+enum class SettingType { kRatio, kWhole, kFlag };
+
+struct SettingRow {
+  const char* name;    // as an input of graphs and for people
+  const char* stored;  // its key in manifests
+  const char* suffix;  // what names of profiles have before its value; of a flag, the whole part
+  SettingType type;
+  int bit;         // VMOE_SET_*
+  unsigned kinds;  // kOf* together
+  bool is_needed;  // a profile must say it: there is no default
+  int64_t fallback;
+  int64_t least, most;  // both 0 if the range depends on the model
+  bool merging;         // only for models whose blocks can merge tokens
+};
+
+// Every field at its default, with nothing in `set`.
+vmoe_setting default_setting();
+
+// Those fields of `base` that `changes` sets are replaced.
+vmoe_setting replaced(vmoe_setting base, const vmoe_setting& changes);
+
+// Throws VMOE_ROUTING_ERROR for a value that no model could run with.
+void check_ranges(const vmoe_setting& setting);
+
+// The systematic name of what a setting sets: a part for each value that is not the default, and at least one.
+// "c0.3-k1", "c1.05-k2-vanilla-pool-m4-r8"; "c1.0" of a ratio alone, and "r0" of merging alone.
+std::string profile_name(const vmoe_setting& setting);
+
+// The setting that a systematic name stands for, which sets just what it says; or nothing if it is not one.
+std::optional<vmoe_setting> parse_profile_name(std::string_view name);
+
+// VMOE_SET_* of the settings without a default that models of a kind, kOf*, have.
+int needed_settings(unsigned kind);
+
+}  // namespace vmoe::sdk
+
+#endif  // VMOE_SDK_SETTING_H_

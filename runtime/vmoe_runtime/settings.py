@@ -1,0 +1,355 @@
+"""The settings of a call, each declared once: a field of `Setting` carries its row, a `SettingRow`.
+
+Everything that lists settings is derived from the rows: profiles and their names, manifest entries and their checks, graph
+inputs, options of commands, columns of tables, controls of pages, and the structs of the C and C++ API
+(`tools/cpp_headers.py`). What a setting does stays where it is done: in a kernel, a graph, a rule of a routing kind.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, Literal, Self, TypedDict
+
+from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.routing_kinds import SETTING_KINDS, SettingKind
+
+SettingValue = float | int | bool
+
+MAX_MERGE = 65_536
+"""The largest `merge`; a block merges at most half of its tokens anyway."""
+
+MAX_EXPERTS = 65_536
+"""The most experts of a MoE layer."""
+
+_NO_MOST = 2**63 - 1
+_TOP_K: tuple[SettingKind, ...] = ("top-k", "ensemble")
+_RATIO = r"[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?"
+_WHOLE = "[0-9]{1,6}"
+
+
+@dataclass(frozen=True)
+class SettingRow:
+    """What is declared of a setting.
+
+    Attributes:
+        place: where it stands among the inputs of a graph, in names of profiles and in tables, from 0.
+        type: a capacity ratio, a whole number, or true or false.
+        kinds: the routing kinds that have it.
+        suffix: what stands before its value in names of profiles, such as `k` in `c0.3-k1`; of a flag, the whole part, which
+            names have if it differs from its default.
+        title: what it is, as controls and the help of options say it; of a flag, what True does.
+        label: a value in legends and columns, such as `K={:g}`; of a flag, its label if it is True.
+        off_title, off_label: the same of a flag for False.
+        metavar: of its option; empty for a flag.
+        default: its value in a profile that doesn't say it; None if a profile must say it.
+        range: the least and the largest whole number; None if it depends on the model.
+        merging: whether only models have it whose blocks can merge tokens.
+        stored: its key in manifests and results, and its field in the C API; its name, if not given.
+        name: of the field, the keyword argument, the graph input and the parameter of requests.
+    """
+
+    place: int
+    type: Literal["ratio", "whole", "flag"]
+    kinds: tuple[SettingKind, ...]
+    suffix: str
+    title: str
+    label: str
+    off_title: str = ""
+    off_label: str = ""
+    metavar: str = ""
+    default: SettingValue | None = None
+    range: tuple[int, int] | None = None
+    merging: bool = False
+    stored: str = ""
+    name: str = ""
+
+    @property
+    def word(self) -> str:
+        """Its name as the word of an option, such as `max-experts`."""
+        return self.name.replace("_", "-")
+
+    def check(self, value: Any) -> SettingValue:
+        """A value of the setting's type, of whatever a user gave.
+
+        Raises:
+            RoutingError: it is of another type or out of range.
+        """
+        if self.type == "ratio":
+            return _number(self.name, value)
+        if self.type == "flag":
+            return _flag(self.name, value)
+        number = _whole(self.name, value)
+        if self.range is not None and not self.range[0] <= number <= self.range[1]:
+            raise RoutingError(f"{self.name} must be {_range_text(*self.range)}, not {shown(number)}")
+        return number
+
+    def as_option(self, value: SettingValue) -> str:
+        """The words of a command that set a value: `--k 2`, `--no-bpr`."""
+        if self.type == "flag":
+            return f"--{'' if value else 'no-'}{self.word}"
+        return f"--{self.word} {value!r}"
+
+    def text(self, value: SettingValue) -> str:
+        """A value as a legend shows it: `K=2`, `4 experts`, `vanilla`."""
+        if self.type == "flag":
+            return self.label if value else self.off_label
+        return self.label.format(value)
+
+
+def _declared(**row: Any) -> Any:
+    return field(default=None, metadata={"row": SettingRow(**row)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a call can set beside capacity ratio and k, and an export stores in all profiles. None leaves it as it is.
+
+    Attributes:
+        bpr: True for Batch Priority Routing, False for vanilla order.
+        pool: True makes the slots of a group one pool: they go to the first pairs, whichever expert these are for.
+        max_experts: experts that a group may use: those with the largest gates among its tokens' first choices; E is no
+            limit.
+        merge: tokens of an image that each encoder block merges, by the similarity of their keys (ToMe); 0 is none.
+    """
+
+    bpr: bool | None = _declared(
+        place=2,
+        type="flag",
+        kinds=_TOP_K,
+        suffix="vanilla",
+        title="Batch Priority Routing",
+        label="BPR",
+        off_title="Vanilla order",
+        off_label="vanilla",
+        default=True,
+    )
+    pool: bool | None = _declared(
+        place=3,
+        type="flag",
+        kinds=("top-k",),
+        suffix="pool",
+        title="One pool of slots per group",
+        label="pool",
+        off_title="Separate slots for each expert",
+        off_label="no pool",
+        default=False,
+    )
+    max_experts: int | None = _declared(
+        place=4,
+        type="whole",
+        kinds=("top-k",),
+        suffix="m",
+        title="Most experts per group",
+        label="{} experts",
+        metavar="M",
+        default=MAX_EXPERTS,
+        range=(1, _NO_MOST),
+    )
+    merge: int | None = _declared(
+        place=5,
+        type="whole",
+        kinds=("dense", "top-k", "experts-choice", "soft"),
+        suffix="r",
+        title="Tokens merged per block",
+        label="merge {}",
+        metavar="R",
+        default=0,
+        range=(0, MAX_MERGE),
+        merging=True,
+    )
+
+
+@dataclass(frozen=True)
+class Setting(Choices):
+    """A routing setting of one call, as `vmoe::Setting` is in C++. What is None is that of the profile.
+
+    Attributes:
+        profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
+        capacity: capacity ratio, more than 0 and at most the number of experts.
+        k: experts per token, 1 to the number of experts, of the layer with the fewest.
+
+    The others are those of `Choices`: `bpr`, `pool`, `max_experts` and `merge`.
+
+    Examples:
+        >>> Setting("c0.3-k1", pool=True) == Setting(profile="c0.3-k1", pool=True)
+        True
+    """
+
+    profile: str | None = None
+    capacity: float | None = _declared(
+        place=0,
+        type="ratio",
+        kinds=("top-k", "ensemble", "experts-choice"),
+        suffix="c",
+        title="Capacity ratio",
+        label="C={:g}",
+        metavar="C",
+        stored="capacity_ratio",
+    )
+    k: int | None = _declared(
+        place=1,
+        type="whole",
+        kinds=_TOP_K,
+        suffix="k",
+        title="Experts per token",
+        label="K={}",
+        metavar="K",
+    )
+
+    def __new__(cls, *_values: object, **fields: object) -> Self:
+        """Raises TypeError for a field that there is not, naming the nearest one."""
+        known = cls.__dataclass_fields__
+        if unknown := next((name for name in fields if name not in known), None):
+            names = ("profile", *SETTINGS)
+            near = get_close_matches(unknown, names, 1)
+            meant = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
+            raise TypeError(f"a setting has no {shown(unknown)}; {meant}")
+        return super().__new__(cls)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Setting:
+        """The setting of values by name."""
+        return Setting(**values)
+
+    @cached_property
+    def values(self) -> dict[str, SettingValue]:
+        """What it sets, by name and in the order of `SETTINGS`; nothing for what is None."""
+        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+
+
+class ChoiceFields(TypedDict, total=False):
+    """The fields of `Choices` as typed keyword arguments."""
+
+    bpr: bool | None
+    pool: bool | None
+    max_experts: int | None
+    merge: int | None
+
+
+class SettingFields(ChoiceFields, total=False):
+    """The fields of `Setting` as typed keyword arguments."""
+
+    profile: str | None
+    capacity: float | None
+    k: int | None
+
+
+def _rows() -> Iterator[SettingRow]:
+    for declared in fields(Setting):
+        if row := declared.metadata.get("row"):
+            yield replace(row, name=declared.name, stored=row.stored or declared.name)
+
+
+ROWS: Mapping[str, SettingRow] = {row.name: row for row in sorted(_rows(), key=lambda row: row.place)}
+"""The rows of all settings by name, in the order of a graph's inputs."""
+
+SETTINGS = tuple(ROWS)
+"""The names of all settings."""
+
+MERGE = "merge"
+"""The setting that needs no routing: tokens that each encoder block merges."""
+
+NEEDED = frozenset(name for name, row in ROWS.items() if row.default is None)
+"""The settings without a default: a profile of a kind that has one must say it."""
+
+OFFICIAL_SETTINGS = tuple(name for name, row in ROWS.items() if "ensemble" in row.kinds)
+"""Those of the official routing, which ensembles have as well."""
+
+POLICIES = tuple(name for name, row in ROWS.items() if row.kinds == ("top-k",))
+"""Those that change the official routing; without them, it is that."""
+
+_NAME = re.compile(
+    "".join(
+        f"(?P<{row.name}>-{row.suffix})?"
+        if row.type == "flag"
+        else f"(?:-{row.suffix}(?P<{row.name}>{_RATIO if row.type == 'ratio' else _WHOLE}))?"
+        for row in ROWS.values()
+    )
+)
+_READ: Mapping[str, Any] = {"ratio": float, "whole": int}
+
+
+def profile_name(setting: Setting) -> str:
+    """The systematic name of a setting: a part for each value that is not the default. A model that has nothing else to set
+    says `merge` even if it is 0.
+
+    Examples:
+        >>> profile_name(Setting(capacity=0.3, k=1)), profile_name(Setting(capacity=1.05, k=2, bpr=False))
+        ('c0.3-k1', 'c1.05-k2-vanilla')
+        >>> profile_name(Setting(capacity=0.2, k=1, pool=True, max_experts=4)), profile_name(Setting(capacity=1.0))
+        ('c0.2-k1-pool-m4', 'c1.0')
+        >>> profile_name(Setting(capacity=0.3, k=1, merge=8)), profile_name(Setting(merge=0))
+        ('c0.3-k1-r8', 'r0')
+    """
+    parts: list[str] = []
+    for name, value in setting.values.items():
+        row = ROWS[name]
+        if value == row.default and parts:
+            continue
+        # The ratio of experts choice keeps its point, which nothing else tells from a whole number.
+        shortest = repr(value).removesuffix(".0") if setting.k is not None else repr(value)
+        parts.append(row.suffix if row.type == "flag" else row.suffix + shortest)
+    return "-".join(parts)
+
+
+def parse_profile_name(name: str) -> Setting | None:
+    """The setting that a systematic name stands for, with what it says alone; None if it is no such name.
+
+    Examples:
+        >>> parse_profile_name("c0.2-k1-pool-m4-r8").values
+        {'capacity': 0.2, 'k': 1, 'pool': True, 'max_experts': 4, 'merge': 8}
+        >>> parse_profile_name("c1.0").values, parse_profile_name("r8").values, parse_profile_name("k1")
+        ({'capacity': 1.0}, {'merge': 8}, None)
+    """
+    match = _NAME.fullmatch(f"-{name}")
+    if match is None:
+        return None
+    said = {name: text for name, text in match.groupdict().items() if text}
+    of_kinds = (
+        {needed for needed in NEEDED if kind in ROWS[needed].kinds}
+        for kind in SETTING_KINDS
+        if all(kind in ROWS[name].kinds for name in said)
+    )
+    if not any(needed <= said.keys() for needed in of_kinds):
+        return None
+    values: dict[str, Any] = {
+        name: not ROWS[name].default if ROWS[name].type == "flag" else _READ[ROWS[name].type](text)
+        for name, text in said.items()
+    }
+    return Setting.of(values)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, str | bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RoutingError(f"{name} must be a number, not {shown(value)}") from None
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise RoutingError(f"{name} must be a whole number, not {shown(value)}") from None
+
+
+def _flag(name: str, value: Any) -> bool:
+    try:
+        if value in (True, False):
+            return bool(value)
+    except Exception:  # an array of several, which other libraries refuse in their own ways
+        pass
+    raise RoutingError(f"{name} must be True or False, not {shown(value)}")
+
+
+def _range_text(least: int, most: int) -> str:
+    return f"at least {least}" if most == _NO_MOST else f"between {least} and {most:,}"
