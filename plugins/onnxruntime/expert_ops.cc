@@ -1,11 +1,11 @@
-// Sparse layers: gates, routers, experts, and a whole layer of them.
+// Sparse layers: gates, routers and experts.
 #include <string>
 #include <vector>
 
+#include "core/expert_block.h"
 #include "core/mlp.h"
 #include "core/router.h"
 #include "core/routing.h"
-#include "core/sparse_layers.h"
 #include "core/workspace.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/weights.h"
@@ -82,19 +82,6 @@ Kernel make_expert_block(const NodeInfo& node) {
   };
 }
 
-Kernel make_sparse_mlp(const NodeInfo& node) {
-  using ops::sparse_mlp::Attribute;
-  using ops::sparse_mlp::Input;
-  using ops::sparse_mlp::Output;
-  const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
-  return [router = NodeLinear(node, Input::kRouter), experts = NodeMlp(node, Input::kW1, Attribute()),
-          dispatch_bf16](const Call& call) {
-    compute_sparse_mlp(*router.packed(call), experts.read(call), call.routing(), dispatch_bf16,
-                       call.data<float>(Input::kX), call.output<float>(Output::kY), call.output<int32_t>(Output::kSlot),
-                       call.output<float>(Output::kWeight), call.runner());
-  };
-}
-
 }  // namespace
 
 void add_expert_ops(OpList& list) {
@@ -103,7 +90,6 @@ void add_expert_ops(OpList& list) {
   add_op(list, {ops::kChooseTokens, without_state<compute_choose_tokens>});
   add_op(list, {ops::kExpertMlp, make_expert_mlp});
   add_op(list, {ops::kExpertBlock, make_expert_block, true});
-  add_op(list, {ops::kSparseMlp, make_sparse_mlp});
 }
 
 }  // namespace vmoe::ort

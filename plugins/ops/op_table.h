@@ -14,41 +14,6 @@ namespace vmoe::ops {
 
 // The inputs that choose a routing, in their order.
 inline constexpr std::array<const char*, 5> kSettingNames{"capacity", "k", "bpr", "pool", "max_experts"};
-inline constexpr TypeChoice kSparseMlpChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
-};
-namespace sparse_mlp {
-struct Input { enum : size_t { kX, kRouter, kW1, kB1, kW2, kB2, kCapacity, kK, kBpr, kW1Scale, kW2Scale }; };
-struct Output { enum : size_t { kY, kSlot, kWeight }; };
-inline constexpr ValueSpec kInputs[] = {
-    {"x", ValueType::kFloat32, "GSD"},
-    {"router", ValueType::kFloat32, "DE"},
-    {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
-    {"b1", ValueType::kFloat32, "EF"},
-    {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
-    {"b2", ValueType::kFloat32, "ED"},
-    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
-    {"k", ValueType::kInt64, "1", Presence::kSetting},
-    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
-    {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
-    {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
-};
-inline constexpr ValueSpec kOutputs[] = {
-    {"y", ValueType::kFloat32, "GSD"},
-    {"slot", ValueType::kInt32, "GSK", Presence::kOptional},
-    {"weight", ValueType::kFloat32, "GSK", Presence::kOptional},
-};
-struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"dispatch_bf16", 0, 0, 1, 0, false},
-    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-    {"activation", 0, 0, 2, 0, false},
-};
-}  // namespace sparse_mlp
-inline constexpr OpSpec kSparseMlp{"VmoeSparseMlp", sparse_mlp::kInputs, sparse_mlp::kOutputs, sparse_mlp::kAttributes, kSparseMlpChoices};
 inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
@@ -127,6 +92,12 @@ inline constexpr ValueSpec kOutputs[] = {
 };
 }  // namespace route_dispatch
 inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, kRouteDispatchChoices};
+inline constexpr TypeChoice kExpertMlpChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
+};
 namespace expert_mlp {
 struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kOut }; };
@@ -147,7 +118,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_mlp
-inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kExpertMlpChoices};
 inline constexpr TypeChoice kCombineChoices[] = {
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
     {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
@@ -354,7 +325,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_block
-inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, kSparseMlpChoices};
+inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, kExpertMlpChoices};
 namespace choose_tokens {
 struct Input { enum : size_t { kGates, kCapacity }; };
 struct Output { enum : size_t { kSlot, kSrc }; };
@@ -410,6 +381,6 @@ inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, s
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 18;
 // X(name, Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(sparse_mlp, SparseMlp) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(class_attention_block, ClassAttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
+#define VMOE_FOR_EACH_OP(X) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(class_attention_block, ClassAttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
 
 }  // namespace vmoe::ops

@@ -10,11 +10,11 @@
 
 #include "core/attention.h"
 #include "core/bfloat16.h"
+#include "core/expert_block.h"
 #include "core/linear.h"
 #include "core/router.h"
 #include "core/routing.h"
 #include "core/soft_moe.h"
-#include "core/sparse_layers.h"
 
 using vmoe::ElementType;
 using vmoe::Kernels;
@@ -110,7 +110,6 @@ class Layers {
     run_attention();
     run_attention_block();
     run_blocks();
-    run_sparse_mlp();
     run_experts_that_choose();
     run_soft_experts();
     return std::move(answers_);
@@ -213,8 +212,8 @@ class Layers {
     vmoe::RoutingShape policies = shape_;
     policies.pool = shape_.capacity % 4 > 1;
     if (shape_.experts > 2) policies.max_experts = shape_.experts - 2;
-    Floats weight(rows_ * shape_.choices);
-    std::vector<int32_t> slot(weight.size()), expert(slot.size()), src;
+    float* weight = give("the weights of a router", rows_ * shape_.choices, Answer::kFloat32);
+    std::vector<int32_t> slot(rows_ * shape_.choices), expert(slot.size()), src;
     vmoe::RoutedTokens routing;
     const auto make_src = [&](size_t slots) {
       routing.slots = slots;
@@ -223,30 +222,20 @@ class Layers {
     };
     Floats gates(rows_ * shape_.experts);
     vmoe::compute_gates(*make_router(), norm(), x_.data(), rows_, gates.data(), runner_);
-    vmoe::route(policies, vmoe::ElementType::kFloat32, gates.data(), slot.data(), weight.data(), make_src,
-                expert.data(), runner_);
+    vmoe::route(policies, vmoe::ElementType::kFloat32, gates.data(), slot.data(), weight, make_src, expert.data(),
+                runner_);
     give_numbers("the slots of a router", slot);
     give_numbers("the sources of a router", src);
     give_numbers("the experts of a router", expert);
     routing.tokens = rows_;
     routing.choices = shape_.choices;
     routing.slot = slot.data();
-    routing.weight = weight.data();
+    routing.weight = weight;
     routing.src = src.data();
     const auto sparse = make_mlp(shape_.experts);
     float* z = give("a sparse block", x_.size(), kind(rounds_));
     std::copy(x_.begin(), x_.end(), z);
     vmoe::compute_expert_block(mlp_weights(sparse), norm(), routing, rounds_, z, z, runner_);
-  }
-
-  void run_sparse_mlp() {
-    const auto experts = make_mlp(shape_.experts);
-    std::vector<int32_t> slot(rows_ * shape_.choices);
-    float* y = give("a sparse MLP", x_.size(), kind(rounds_));
-    float* weight = give("gates", slot.size(), Answer::kFloat32);
-    vmoe::compute_sparse_mlp(*make_router(), mlp_weights(experts), shape_, rounds_, x_.data(), y, slot.data(), weight,
-                             runner_);
-    give_numbers("the slots of a sparse MLP", slot);
   }
 
   void run_experts_that_choose() {

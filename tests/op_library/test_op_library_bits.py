@@ -37,8 +37,6 @@ IMAGES = 40
 EXPERTS, WIDTH, HIDDEN, TOKENS = 5, 21, 50, 33
 OPTIONAL_SETTINGS = ("capacity", "k", "bpr")
 
-Inputs = dict[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Model:
@@ -140,10 +138,8 @@ def test_eight_threads_with_profiles_of_their_own_do_not_disturb_each_other(
                 assert_same_bits(found, logits[profile][first : first + len(found)])
 
 
-@pytest.mark.parametrize("op_name", ["VmoeRoute", "VmoeSparseMlp"])
-def test_settings_are_inputs_or_attributes_and_an_input_wins(op_name: str) -> None:
-    rng = np.random.default_rng(1)
-    inputs = layer(rng) if op_name == "VmoeSparseMlp" else {"gates": rng.random((2, TOKENS, EXPERTS), np.float32)}
+def test_settings_are_inputs_or_attributes_and_an_input_wins() -> None:
+    op_name, inputs = "VmoeRoute", {"gates": np.random.default_rng(1).random((2, TOKENS, EXPERTS), np.float32)}
     calls = []
     for capacity, k, bpr in ((1, 1, 0), (4, 2, 1), (9, 3, 0), (30, 5, 1)):
         numbers = {"capacity": capacity, "k": k, "bpr": bpr}
@@ -169,8 +165,6 @@ def test_settings_are_inputs_or_attributes_and_an_input_wins(op_name: str) -> No
 @pytest.mark.parametrize(
     ("op_name", "bf16"),
     [
-        ("VmoeSparseMlp", False),
-        ("VmoeSparseMlp", True),
         ("VmoeExpertMlp", False),
         ("VmoeExpertMlp", True),
         ("VmoeDenseMlp", False),
@@ -179,16 +173,20 @@ def test_settings_are_inputs_or_attributes_and_an_input_wins(op_name: str) -> No
 )
 def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: bool) -> None:
     rng = np.random.default_rng(3)
-    inputs = layer(rng)
-    weights: tuple[str, ...] = ("router", "w1", "b1", "w2", "b2")
-    if op_name == "VmoeSparseMlp":
-        inputs |= dict(zip(OPTIONAL_SETTINGS, settings(4, 2, True), strict=True))
-    elif op_name == "VmoeExpertMlp":
-        inputs, weights = {"buf": normal(rng, EXPERTS, 9, WIDTH), **{n: inputs[n] for n in weights[1:]}}, weights[1:]
+    x = normal(rng, 2, TOKENS, WIDTH)
+    weights: tuple[str, ...] = ("w1", "b1", "w2", "b2")
+    inputs = {
+        "w1": normal(rng, EXPERTS, WIDTH, HIDDEN),
+        "b1": normal(rng, EXPERTS, HIDDEN),
+        "w2": normal(rng, EXPERTS, HIDDEN, WIDTH),
+        "b2": normal(rng, EXPERTS, WIDTH),
+    }
+    if op_name == "VmoeExpertMlp":
+        inputs = {"buf": normal(rng, EXPERTS, 9, WIDTH), **inputs}
     elif op_name == "VmoeDenseMlp":
-        inputs, weights = {"x": inputs["x"], **{n: inputs[n][0] for n in weights[1:]}}, weights[1:]
+        inputs = {"x": x, **{name: array[0] for name, array in inputs.items()}}
     else:
-        inputs, weights = {"x": inputs["x"], "w": normal(rng, WIDTH, HIDDEN), "b": normal(rng, HIDDEN)}, ("w", "b")
+        inputs, weights = {"x": x, "w": normal(rng, WIDTH, HIDDEN), "b": normal(rng, HIDDEN)}, ("w", "b")
     if bf16:
         inputs |= {name: inputs[name].astype(ml_dtypes.bfloat16) for name in ("w1", "w2")}
     halves = (weights, weights[:2], weights[2:], tuple(n for n in weights if n.startswith("w")))
@@ -196,18 +194,6 @@ def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: 
     expected, *found = run(calls)
     for outputs in found:
         assert_all_same_bits(outputs, expected)
-
-
-def layer(rng: np.random.Generator) -> Inputs:
-    """The float inputs of VmoeSparseMlp."""
-    return {
-        "x": normal(rng, 2, TOKENS, WIDTH),
-        "router": normal(rng, WIDTH, EXPERTS),
-        "w1": normal(rng, EXPERTS, WIDTH, HIDDEN),
-        "b1": normal(rng, EXPERTS, HIDDEN),
-        "w2": normal(rng, EXPERTS, HIDDEN, WIDTH),
-        "b2": normal(rng, EXPERTS, WIDTH),
-    }
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:

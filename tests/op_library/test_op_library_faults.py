@@ -166,7 +166,7 @@ def setting_faults() -> Iterator[Fault]:
         "k": dict.fromkeys((0, -1, SIZES["E"] + 1, 2**40), "must be"),
         "bpr": dict.fromkeys((2, -1, 2**32), "0 or 1"),
     }
-    for op in ("VmoeRoute", "VmoeRouteDispatch", "VmoeSparseMlp", "VmoeRouterBlock", "VmoeChooseTokens"):
+    for op in ("VmoeRoute", "VmoeRouteDispatch", "VmoeRouterBlock", "VmoeChooseTokens"):
         for name, values in settings.items():
             if name not in (value.name for value in OPS[op].inputs):
                 continue
@@ -177,7 +177,7 @@ def setting_faults() -> Iterator[Fault]:
             for value in (2.0, "2", [2], [2.0], ["2"]):
                 yield Fault(op, f"attribute {name} {value!r}", (name, "INT"), {name: None}, {name: value})
             yield Fault(op, f"attribute {name} of float beside the input", (name, "INT"), {}, {name: 2.0})
-    for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeExpertBlock", "VmoeSoftDispatch", "VmoeSoftCombine"):
+    for op in ("VmoeExpertMlp", "VmoeExpertBlock", "VmoeSoftDispatch", "VmoeSoftCombine"):
         for value in (1.0, "1", [1]):
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
@@ -191,7 +191,7 @@ def setting_faults() -> Iterator[Fault]:
     for op in ("VmoeAttention", "VmoeAttentionBlock", "VmoeClassAttentionBlock"):
         for value in (0, -1, 2**40, 4):
             yield Fault(op, f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
-    for op in ("VmoeSparseMlp", "VmoeExpertMlp", "VmoeDenseMlp", "VmoeMlpBlock", "VmoeExpertBlock"):
+    for op in ("VmoeExpertMlp", "VmoeDenseMlp", "VmoeMlpBlock", "VmoeExpertBlock"):
         yield Fault(op, "activation 3", ("activation", "0 to 2", "3"), {}, {"activation": 3})
         yield Fault(op, "hidden_chunk -1", ("hidden_chunk", "at least 0", "-1"), {}, {"hidden_chunk": -1})
         yield Fault(op, "hidden_chunk 2 of float32", ("hidden_chunk", "must be 0", "float32"), {}, {"hidden_chunk": 2})
@@ -221,14 +221,11 @@ def value_faults() -> Iterator[Fault]:
         for op in ("VmoeCombine", "VmoeExpertBlock"):
             yield Fault(op, f"slot {bad}", ("slot", str(bad), "12 slots"), {"slot": slot})
     wide, narrow = np.zeros((3, 6, 4), np.float32), np.zeros((3, 4, 6), ml_dtypes.bfloat16)
-    for op in ("VmoeExpertMlp", "VmoeSparseMlp", "VmoeExpertBlock"):
+    for op in ("VmoeExpertMlp", "VmoeExpertBlock"):
         for constants in ((), ("w1", "w2"), ("w1",), ("w2",)):
             weights: Inputs = {"w1": wide, "w2": narrow}
             yield Fault(op, f"w1 float32 and w2 bfloat16, constant {constants}", ("w1", "w2"), weights, {}, constants)
-    none = {"w1": wide[:0], "b1": np.zeros((0, 4), np.float32), "w2": np.zeros((0, 4, 6), np.float32)}
-    none |= {"b2": np.zeros((0, 6), np.float32), "router": np.zeros((6, 0), np.float32)}
-    yield Fault("VmoeSparseMlp", "no experts", ("no experts",), none)
-    yield Fault("VmoeRouterBlock", "no experts", ("no experts",), {"router": none["router"]})
+    yield Fault("VmoeRouterBlock", "no experts", ("no experts",), {"router": np.zeros((6, 0), np.float32)})
     yield Fault("VmoeSoftCombine", "a slot too many", ("M is 5", "G * P is 4"), {"out": np.zeros((3, 5, 6), np.float32)})
     for op in ("VmoeRoute", "VmoeRouteDispatch"):
         yield Fault(op, "no experts", ("no experts",), {"gates": np.zeros((2, 5, 0), np.float32)})

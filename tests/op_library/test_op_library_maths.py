@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_paths import Call, outputs_of, run_calls, supported_paths
+from cpu_paths import outputs_of, run_calls, supported_paths
 from op_models import node_call, run_reference, settings
 
 from vmoe_export.ops.table import ACTIVATIONS, OPS
@@ -66,29 +66,6 @@ def test_experts_are_the_reference(path: str) -> None:
             made.append({"buf": normal(rng, experts, places, width), **expert_weights(rng, experts, width, hidden)})
     check(path, "VmoeExpertMlp", made, constants=WEIGHTS)
     check(path, "VmoeExpertMlp", made)
-
-
-@CHECKED_PATH
-def test_a_whole_layer_is_the_reference(path: str) -> None:
-    rng = np.random.default_rng(7)
-    calls: list[Call] = []
-    made: list[Inputs] = []
-    given: list[dict[str, int]] = []
-    for number, (width, hidden) in enumerate(zip(SIZES, rng.permutation(SIZES), strict=True)):
-        experts = (1, 2, 5, 8, 17, 33)[number % 6]
-        for groups, tokens in ((1, 1), (2, 7), (3, 40)):
-            k = int(rng.integers(1, min(4, experts) + 1))
-            numbers = settings(int(rng.integers(1, tokens + 2)), k, bool(rng.integers(2)))
-            inputs = {"x": normal(rng, groups, tokens, width), "router": small(rng, width, experts)}
-            inputs |= expert_weights(rng, experts, width, hidden)
-            made.append(inputs | dict(zip(("capacity", "k", "bpr"), numbers, strict=True)))
-            given.append(activation_of("VmoeSparseMlp", number * 3))
-            calls.append(node_call("VmoeSparseMlp", made[-1], given[-1], constants=("router", *WEIGHTS)))
-    for (y, slot, weight), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
-        expected = reference("VmoeSparseMlp", inputs, **each)
-        np.testing.assert_array_equal(slot, expected[1])
-        np.testing.assert_allclose(weight, expected[2], rtol=0, atol=1e-5)
-        np.testing.assert_allclose(y, expected[0], rtol=0, atol=2e-5)
 
 
 @CHECKED_PATH

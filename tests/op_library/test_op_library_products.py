@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import given_inputs, node_call, run_reference, runner, settings
+from op_models import given_inputs, node_call, run_reference, runner
 
 from vmoe_export.ops.table import ACTIVATIONS, ELEMENT_TYPES, OPS, ElementType
 from vmoe_export.validation.reference_ops import activate
@@ -31,7 +31,7 @@ EVERY_SHORT_TYPE = pytest.mark.parametrize("weights", ["bf16", "i8", "i4"])
 TOKENS = 8  # of an image: a power of two, so that their mean is exact
 SIZES = ((1, 64, 0, 0), (4, 128, 64, 1), (33, 70, 0, 2), (64, 192, 64, 0), (100, 768, 0, 1), (200, 1536, 768, 2))
 """Width, hidden features, chunk of them in int8 and int4, and activation."""
-EXPERT_OPS = ("VmoeExpertMlp", "VmoeSparseMlp", "VmoeExpertBlock")
+EXPERT_OPS = ("VmoeExpertMlp", "VmoeExpertBlock")
 SMALLEST = np.float32(1e-45)
 ATTENTION_BLOCKS = ("VmoeAttentionBlock", "VmoeClassAttentionBlock")
 APPROXIMATE_GELU = ("avx2", "avx2_vnni")
@@ -156,8 +156,6 @@ def made_layers(
     # What is added to x comes without a bias, and x is nothing where two chunks are: the order of additions would show.
     base = x * np.float32(not chunk)
     unbiased, unbiased_experts = (inputs | {"b2": 0 * inputs["b2"]} for inputs in (mlp, experts))
-    capacity, k, bpr = settings(TOKENS, 2, True)
-    layer = {"x": x, "router": np.zeros((width, 2), np.float32), **experts, "capacity": capacity, "k": k, "bpr": bpr}
     # Each token has one expert and one choice that was dropped: a second one would be added to x first or last.
     token = np.arange(2 * TOKENS, dtype=np.int32).reshape(2, TOKENS)
     slot = np.stack([token % 2 * (2 * TOKENS) + token, np.full_like(token, -1)], axis=2)
@@ -173,7 +171,6 @@ def made_layers(
         Layer("VmoeLinear", {"x": x, **linear}),
         Layer("VmoeDenseMlp", {"x": x, **mlp}, attributes, hidden),
         Layer("VmoeExpertMlp", {"buf": x, **experts}, attributes, hidden),
-        Layer("VmoeSparseMlp", layer, attributes, hidden),
         Layer("VmoeMlpBlock", {"x": base, **norm, **unbiased}, attributes, hidden),
         Layer("VmoeExpertBlock", {"x": base, **norm, **routes, **unbiased_experts}, attributes, hidden),
         *(Layer(op, {"x": x, **norm, **attention}, {"num_heads": heads}) for op in ATTENTION_BLOCKS),

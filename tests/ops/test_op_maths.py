@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from op_models import IR_VERSION, OPSET, RUNNERS, Run, given_inputs, made_outputs, run_graph, run_reference, runner, settings
+from op_models import IR_VERSION, OPSET, RUNNERS, Run, given_inputs, made_outputs, run_graph, run_reference, runner
 
 from vmoe_export.ops.onnx_lines import round_bf16
 from vmoe_export.ops.table import ACTIVATIONS, OPS, Op
@@ -17,25 +17,6 @@ from vmoe_export.ops.table import ACTIVATIONS, OPS, Op
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 FLOAT32 = {"rtol": 0, "atol": 1e-5}
 GROUPS, TOKENS, WIDTH, EXPERTS, HIDDEN = 3, 20, 16, 4, 32
-
-
-@EVERY_RUNNER
-@pytest.mark.parametrize("seed", range(4))
-def test_the_sparse_mlp_is_the_reference_on_random_tokens(seed: int, name: str) -> None:
-    rng = np.random.default_rng(seed)
-    inputs = [_normal(rng, GROUPS, TOKENS, WIDTH), *_layer(rng)]
-    _check_sparse_mlp(name, inputs, settings(int(rng.integers(1, 9)), 1 + seed % EXPERTS, bool(seed % 2)))
-
-
-@EVERY_RUNNER
-@pytest.mark.parametrize("seed", range(3))
-def test_the_sparse_mlp_is_the_reference_on_tied_tokens_and_experts(seed: int, name: str) -> None:
-    rng = np.random.default_rng(seed)
-    # Small whole numbers: products are exact, so what ties in float64 ties in float32.
-    tokens = rng.integers(-1, 2, (GROUPS, 4, WIDTH)).astype(np.float32).repeat(5, axis=1)
-    router, *experts = _layer(rng)
-    router = rng.integers(-1, 2, (WIDTH, 2)).astype(np.float32).repeat(2, axis=1)
-    _check_sparse_mlp(name, [tokens, router, *experts], settings(3, 1 + seed % 3, bool(seed % 2)))
 
 
 @EVERY_RUNNER
@@ -71,7 +52,7 @@ def test_no_groups_give_empty_outputs_in_standard_ops(op: Op, policies: bool) ->
 @pytest.mark.parametrize("seed", range(2))
 def test_the_expert_mlp_is_the_reference(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
-    inputs = [_normal(rng, EXPERTS, 11, WIDTH), *_layer(rng)[1:]]
+    inputs = [_normal(rng, EXPERTS, 11, WIDTH), *_experts(rng)]
     (expected,) = run_reference(OPS["VmoeExpertMlp"], *map(np.float64, inputs))
     np.testing.assert_allclose(runner(name, "VmoeExpertMlp")(*inputs)[0], expected, **FLOAT32)
 
@@ -99,7 +80,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
 @pytest.mark.parametrize("seed", range(2))
 def test_the_bfloat16_dispatcher_rounds_expert_inputs_and_outputs(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
-    buf, *weights = _normal(rng, EXPERTS, 11, WIDTH), *_layer(rng)[1:]
+    buf, *weights = _normal(rng, EXPERTS, 11, WIDTH), *_experts(rng)
     (found,) = runner(name, "VmoeExpertMlp", True)(buf, *weights)
     np.testing.assert_array_equal(_to_bf16(found), found)
     rounded = _to_bf16(buf).astype(np.float64)
@@ -154,18 +135,9 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
     np.testing.assert_array_equal(found.view(np.uint32), _to_bf16(values).view(np.uint32))
 
 
-def _check_sparse_mlp(name: str, inputs: list[np.ndarray], setting: list[np.ndarray]) -> None:
-    y, slot, weight = runner(name, "VmoeSparseMlp")(*inputs, *setting)
-    expected = run_reference(OPS["VmoeSparseMlp"], *map(np.float64, inputs), *setting)
-    np.testing.assert_array_equal(slot, expected[1])
-    np.testing.assert_allclose(weight, expected[2], **FLOAT32)
-    np.testing.assert_allclose(y, expected[0], **FLOAT32)
-
-
-def _layer(rng: np.random.Generator) -> list[np.ndarray]:
-    """Router and expert weights of one layer."""
+def _experts(rng: np.random.Generator) -> list[np.ndarray]:
+    """Weights and biases of the experts of one layer."""
     return [
-        _normal(rng, WIDTH, EXPERTS),
         _normal(rng, EXPERTS, WIDTH, HIDDEN) * np.float32(0.2),
         _normal(rng, EXPERTS, HIDDEN) * np.float32(0.2),
         _normal(rng, EXPERTS, HIDDEN, WIDTH) * np.float32(0.2),

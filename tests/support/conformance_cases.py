@@ -198,7 +198,6 @@ _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "_int4": {"W": "i4", "D": 72, "F": 66, "J": 2, "H": 2, "E": 2},
     },
     "VmoeCombine": {"": {}, "_fp16": {"T": "fp16"}},
-    "VmoeSparseMlp": {"": {}},
     "VmoeRouterBlock": {"": {}, "_policies": {"policies": True}},
     "VmoeExpertBlock": {"": {}},
     "VmoeChooseTokens": {"": {}},

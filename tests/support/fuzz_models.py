@@ -102,20 +102,17 @@ def models() -> Iterator[Model]:
     for name in MOE_OPS:
         yield from (Model(name, tokens=tokens, gates=gates) for tokens, gates in type_choices(name)[1:])
     yield Model("VmoeCombine", "never-loads", tokens="fp16", gates="bf16")
-    for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeRouterBlock", "VmoeSparseMlp"):
+    for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeRouterBlock"):
         yield from _settings_as_attributes(name)
     for name in ("VmoeRoute", "VmoeRouterBlock"):
         for left_out in (POLICIES, ("pool",), ("max_experts",), ("expert",), (*POLICIES, "expert")):
             yield Model(name, left_out=left_out)
-    yield Model("VmoeSparseMlp", left_out=("slot", "weight"))
     whole = ("sizes", "token", "merge", "merged_sizes", "merged_token")
     for weights, fixed in itertools.product(WEIGHTS, (None, FIXED[0])):
         for op_name in ("VmoeAttentionBlock", "VmoeClassAttentionBlock"):
             can_write_over = op_name == "VmoeAttentionBlock"
             yield Model(op_name, weights=weights, fixed=fixed, left_out=whole, in_place=can_write_over)
     yield Model("VmoeAttention", left_out=("sizes",))
-    yield Model("VmoeSparseMlp", left_out=("weight",), weights="bf16", fixed=FIXED[1])
-    yield Model("VmoeSparseMlp", left_out=("slot",), weights="i8", fixed=FIXED[0])
 
 
 def weights_of(op: Op) -> list[Value]:

@@ -29,28 +29,6 @@ from vmoe_export.validation.reference_ops import (  # noqa: F401
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def sparse_mlp(
-    x: Array,
-    router: Array,
-    w1: Array,
-    b1: Array,
-    w2: Array,
-    b2: Array,
-    capacity: int,
-    k: int,
-    bpr: bool,
-    w1_scale: Array | None = None,
-    w2_scale: Array | None = None,
-    dispatch_bf16: bool = False,
-    hidden_chunk: int = 0,
-    activation: int = 0,
-) -> tuple[Array, Array, Array]:
-    """VmoeSparseMlp: a whole MoE layer, x[G,S,D] -> (y[G,S,D], slot[G,S,K], weight[G,S,K])."""
-    slot, weight, src, _ = route(gates(x, router), capacity, k, bpr)
-    out = expert_mlp(dispatch(x, src), w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk, activation)
-    return combine(out, slot, weight), slot, weight
-
-
 def gates(x: Array, router: Array) -> Array:
     """VmoeGates: x[G,S,D], router[D,E] -> gates[G,S,E]."""
     return softmax(x @ router)

@@ -34,7 +34,7 @@ def function_bodies(
 
     Args:
         dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
-        experts: the type W of the experts: of VmoeSparseMlp, VmoeExpertMlp and VmoeExpertBlock.
+        experts: the type W of the experts: of VmoeExpertMlp and VmoeExpertBlock.
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
         dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
@@ -47,7 +47,6 @@ def function_bodies(
         One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
     """
     texts = {
-        "VmoeSparseMlp": layer_bodies.sparse_mlp(experts, policies, activation),
         "VmoeGates": routing_bodies.GATES,
         "VmoeRoute": routing_bodies.route(gates, policies),
         "VmoeDispatch": routing_bodies.DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", tokens)),

@@ -8,7 +8,6 @@ routing policies.
 from __future__ import annotations
 
 from vmoe_export.ops.onnx_lines import activate, chunked_product, product, round_bf16
-from vmoe_export.ops.routing_bodies import official_route_node
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS, Activation, ElementType, Op
 from vmoe_runtime.settings import MERGE, POLICIES
 
@@ -99,22 +98,6 @@ def attention(bf16: bool, merging: bool) -> str:
             round_exp=round_bf16("exp", "exp_narrow", True),
         )
     return _body("VmoeAttention", "float", _ATTENTION.format(products=products), merging=merging)
-
-
-def sparse_mlp(weights: ElementType, policies: bool, activation: Activation) -> str:
-    """VmoeSparseMlp, whose routing is the official one; `policies` says whether VmoeRoute takes any."""
-    return _body(
-        "VmoeSparseMlp",
-        weights,
-        f"""
-        logits = MatMul (x, router)
-        gates = Softmax <axis = -1> (logits)
-        {official_route_node(policies)}
-        buf = vmoe.VmoeDispatch (x, src)
-        {_expert_mlp_node(weights, activation)}
-        y = vmoe.VmoeCombine (out, slot, weight)
-        """,
-    )
 
 
 def attention_block(weights: ElementType, merging: bool, class_token: bool) -> str:

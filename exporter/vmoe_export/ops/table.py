@@ -161,7 +161,7 @@ class Op:
 
     @property
     def function_name(self) -> str:
-        """Name of the op in the reference of the tests, such as `sparse_mlp`."""
+        """Name of the op in the reference of the tests, such as `expert_mlp`."""
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
         return words.removeprefix("_vmoe_")
 
@@ -217,16 +217,6 @@ _ATTENTION_BLOCK = (
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
-        Op(
-            "VmoeSparseMlp",
-            (_f("x", "G", "S", "D"), _f("router", "D", "E"), *_EXPERTS, *_SETTINGS, *_EXPERT_SCALES),
-            (
-                _f("y", "G", "S", "D"),
-                Value("slot", "i32", ("G", "S", "K"), optional=True),
-                Value("weight", "float", ("G", "S", "K"), optional=True),
-            ),
-            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
-        ),
         Op("VmoeGates", (_f("x", "G", "S", "D"), _f("router", "D", "E")), (_f("gates", "G", "S", "E"),)),
         Op("VmoeRoute", (_GATES, *_SETTINGS, *_POLICIES), (_SLOT, _WEIGHT, _SRC, _EXPERT)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),

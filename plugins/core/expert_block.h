@@ -1,4 +1,4 @@
-// Sparse layers: the experts with a routing, and a whole MoE layer.
+// The sparse half of an encoder block: the experts with a routing.
 #pragma once
 
 #include <cstddef>
@@ -6,7 +6,6 @@
 
 #include "core/mlp.h"
 #include "core/residual.h"
-#include "core/routing_shape.h"
 #include "core/task_runner.h"
 
 namespace vmoe {
@@ -28,11 +27,5 @@ const int32_t* slot_without_token(const RoutedTokens& routing);
 // and y f32[G,S,D]; y may be x. Every slot has a token. Throws std::bad_alloc.
 void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, const RoutedTokens& routing,
                           bool dispatch_bf16, const float* x, float* y, const TaskRunner& runner);
-
-// The op VmoeSparseMlp: x f32[G,S,D], router [1, D, E] float32 -> y f32[G,S,D], slot i32[G,S,K], weight f32[G,S,K];
-// slot and weight may be null. Throws std::bad_alloc.
-void compute_sparse_mlp(const PackedWeights& router, const MlpWeights& experts, const RoutingShape& shape,
-                        bool dispatch_bf16, const float* x, float* y, int32_t* slot, float* weight,
-                        const TaskRunner& runner);
 
 }  // namespace vmoe
