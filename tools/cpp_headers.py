@@ -18,7 +18,7 @@ from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementTy
 from vmoe_runtime import preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
-from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES, SETTINGS
+from vmoe_runtime.settings import ROWS, SETTINGS
 from vmoe_serve import elastic
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -65,7 +65,6 @@ _OP_HEAD = """\
 // clang-format off
 #pragma once
 
-#include <array>
 #include <cstddef>
 
 #include "ops/op_spec.h"
@@ -91,19 +90,16 @@ namespace vmoe::sdk {
 
 
 def op_table() -> str:
-    """The text of plugins/ops/op_table.h: for each op its specification and the indices of what it has.
+    """The text of plugins/ops/op_table.h: the settings, and for each op its specification and the indices of what it has.
 
     Ops with the same choices of types share these, under the name of the first, and so do ops with the same inputs.
 
     Raises:
         KeyError: an attribute without a rule.
-        ValueError: an op with more choices of types than C++ counts, or with int64 inputs that are neither the routing
-            settings nor the policies.
+        ValueError: an op with more choices of types than C++ counts, or with an int64 input that is no setting.
     """
     ops = list(OPS.values())
-    routing = [name for name in SETTINGS if name != MERGE]
-    names = f"std::array<const char*, {len(routing)}> kSettingNames{{{_texts(routing)}}}"
-    lines = [_OP_HEAD, "// The inputs that choose a routing, in their order.", f"inline constexpr {names};"]
+    lines = [_OP_HEAD, *_constants("Setting", SETTINGS), *_array("SettingSpec", "kSettings", [*map(_setting, SETTINGS)])]
     names: dict[tuple[str, ...], str] = {}
     first_with: dict[tuple[Value, ...], str] = {}
     for op in ops:
@@ -126,11 +122,9 @@ def op_table() -> str:
 
 def _declaration(op: Op, choices: str, inputs: str) -> Iterator[str]:
     """The lines of an op; `choices` names its array of types, `inputs` the space of the first op with its inputs."""
-    numbers = [value for value in op.inputs if value.type == "i64" and value.name != MERGE]
-    settings, policies = (tuple(value.name for value in numbers if value.optional is optional) for optional in (False, True))
-    for found, known in ((settings, ((), OFFICIAL_SETTINGS[:1], OFFICIAL_SETTINGS)), (policies, ((), POLICIES))):
-        if found not in known:
-            raise ValueError(f"{op.name} has the int64 inputs {', '.join(found)}, not {', '.join(known[-1])}")
+    for value in op.inputs:
+        if value.type == "i64" and value.name not in SETTINGS:
+            raise ValueError(f"{op.name} has the int64 input {value.name}, none of the settings {', '.join(SETTINGS)}")
     space = op.function_name
     yield f"namespace {space} {{"
     if inputs == space:
@@ -165,27 +159,41 @@ def _constants(kind: str, names: Iterable[str]) -> Iterator[str]:
 
 
 def _value(value: Value, op: Op) -> str:
-    presence = "Required"
-    if value.scale_of:
-        presence = "Scale"
-    elif value.type == "i64" and value.name != MERGE:
-        presence = "Policy" if value.optional else "Setting"
-    elif value.optional:
-        presence = "Optional"
-    scales = [f"Input::{_constant(scale.name)}" for scale in op.inputs if scale.scale_of == value.name]
-    fields = [f'"{value.name}"', _value_type(value.type), f'"{"".join(value.dims)}"']
-    if presence != "Required" or scales:
-        fields.append(f"Presence::k{presence}")
-    if value.grouped_dims:
-        scales = ["kNoScale", f'"{"".join(value.grouped_dims)}"']
-    return f"{{{', '.join([*fields, *scales])}}}"
+    is_setting = value.type == "i64"
+    presence = "Scale" if value.scale_of else "Optional" if value.optional else "Setting" if is_setting else "Required"
+    scale = next((f"Input::{_constant(other.name)}" for other in op.inputs if other.scale_of == value.name), "kNoScale")
+    fields = [
+        f'"{value.name}"',
+        _value_type(value.type),
+        f'"{"".join(value.dims)}"',
+        f"Presence::k{presence}",
+        scale,
+        f'"{"".join(value.grouped_dims)}"' if value.grouped_dims else "nullptr",
+        f"Setting::{_constant(value.name)}" if is_setting else "kNoSetting",
+    ]
+    defaults = ["", "", "", "Presence::kRequired", "kNoScale", "nullptr", "kNoSetting"]
+    # Fields at the end that have their default are left out.
+    while fields[-1] == defaults[len(fields) - 1]:
+        fields.pop()
+    return f"{{{', '.join(fields)}}}"
+
+
+def _setting(name: str) -> str:
+    row = ROWS[name]
+    # The most depends on the sizes of a call. The number of slots, which `capacity` is here, and k are 1 or more.
+    least = 0 if row.type == "flag" else row.range[0] if row.range else 1
+    return f'{{"{name}", {least}, {_maximum(1 if row.type == "flag" else None)}}}'
 
 
 def _attribute(name: str, default: int) -> str:
     rule = ATTRIBUTE_RULES[name]
-    maximum = "kNoMaximum" if rule.maximum is None else str(rule.maximum)
+    maximum = _maximum(rule.maximum)
     divides = f"'{rule.divides}'" if rule.divides else "0"
     return f'{{"{name}", {default}, {rule.minimum}, {maximum}, {divides}, {str(rule.only_quantized).lower()}}}'
+
+
+def _maximum(value: int | None) -> str:
+    return "kNoMaximum" if value is None else str(value)
 
 
 def _choices(op: Op) -> tuple[str, ...]:

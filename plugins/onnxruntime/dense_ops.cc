@@ -1,6 +1,6 @@
 // Layers without routing: linear layers, MLPs and attention, and the blocks of an encoder that are made of them.
 #include <algorithm>
-#include <string>
+#include <optional>
 
 #include "core/attention.h"
 #include "core/linear.h"
@@ -54,9 +54,8 @@ Kernel make_attention(const NodeInfo& node) {
 // The merging that a call asks for, with a prefix; T and O are known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
-  const auto* merge = call.data<int64_t>(Input::kMerge);
-  if (merge == nullptr) return;
-  if (*merge < 0) throw ops::OpError("merge must be 0 or more, not " + std::to_string(*merge));
+  const std::optional<int64_t> merge = call.setting(ops::Setting::kMerge);
+  if (!merge) return;
   const size_t tokens = call.sizes()['T'];
   merging.sizes = call.data<float>(Input::kSizes);
   if (merging.sizes == nullptr || call.data<int32_t>(Input::kToken) == nullptr) {

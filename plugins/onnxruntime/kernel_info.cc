@@ -49,8 +49,7 @@ NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSp
     : api_(api),
       info_(info),
       node_{&spec, ops::Attributes(spec, [this](const char* name) { return read_attribute(name); }),
-            ops::read_routing_settings(spec, [this](const char* name) { return read_attribute(name); }),
-            ops::Types(spec)} {
+            ops::read_settings(spec, [this](const char* name) { return read_attribute(name); }), ops::Types(spec)} {
   check(api_, api_.KernelInfo_GetInputCount(info_, &input_count_));
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     if (!is_given(i)) continue;
@@ -106,28 +105,23 @@ std::optional<Tensor> NodeInfo::constant_input(size_t index) const {
 }
 
 Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
-    : api_(api), context_(context), node_(node) {
+    : api_(api), context_(context), node_(node), settings_(node.settings) {
   size_t input_count = 0;
   check(api_, api_.KernelContext_GetInputCount(context_, &input_count));
   check(api_, api_.KernelContext_GetOutputCount(context_, &output_count_));
   ops::Types types = node.types;
-  ops::RoutingSettings settings = node.settings;
-  size_t setting = 0;
   for (size_t i = 0; i < node.spec->inputs.size(); ++i) {
     const ops::ValueSpec& spec = node.spec->inputs[i];
     const OrtValue* value = nullptr;
     if (i < input_count) check(api_, api_.KernelContext_GetInput(context_, i, &value));
-    if (value != nullptr) {
-      inputs_[i] = read_tensor(api_, value, spec.name);
-      types.add(spec, inputs_[i].type);
-      sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
-    }
-    if (!spec.is_number()) continue;
+    if (value == nullptr) continue;
+    inputs_[i] = read_tensor(api_, value, spec.name);
+    types.add(spec, inputs_[i].type);
+    sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
     // An input wins over an attribute.
-    if (value != nullptr) settings.values[setting] = *data<int64_t>(i);
-    ++setting;
+    if (spec.is_setting()) settings_[spec.setting] = *data<int64_t>(i);
   }
-  routing_ = ops::check_call(node, settings, sizes_);
+  routing_ = ops::check_call(node, settings_, sizes_);
 }
 
 TaskRunner Call::runner() const {

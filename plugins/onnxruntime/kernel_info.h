@@ -67,6 +67,9 @@ class Call {
   // All dimensions of the op; with an op that routes K as well, and M as it is without a pool.
   const ops::Sizes& sizes() const { return sizes_; }
 
+  // The value of a setting; nothing where it is left out.
+  std::optional<int64_t> setting(size_t setting) const { return settings_[setting]; }
+
   // Of an op that routes.
   const RoutingShape& routing() const { return routing_; }
 
@@ -97,6 +100,7 @@ class Call {
   OrtKernelContext* context_;
   const ops::Node& node_;
   std::array<Tensor, ops::kMaxInputs> inputs_;
+  ops::Settings settings_;
   ops::Sizes sizes_;
   RoutingShape routing_;
   size_t output_count_ = 0;

@@ -24,10 +24,9 @@ class CustomOp : public OrtCustomOp {
     GetInputTypeCount = [](const OrtCustomOp* op) { return spec_of(op).inputs.size(); };
     GetInputType = [](const OrtCustomOp* op, size_t i) { return of(op).type_of(spec_of(op).inputs[i]); };
     GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return characteristic_of(spec_of(op).inputs[i]); };
-    // Settings and policies are read by the host, wherever the kernel runs.
     GetInputMemoryType = [](const OrtCustomOp* op, size_t i) {
       const bool on_device = of(op).provider_ != nullptr;
-      return on_device && spec_of(op).inputs[i].is_number() ? OrtMemTypeCPUInput : OrtMemTypeDefault;
+      return on_device && spec_of(op).inputs[i].is_setting() ? OrtMemTypeCPUInput : OrtMemTypeDefault;
     };
     GetOutputTypeCount = [](const OrtCustomOp* op) { return spec_of(op).outputs.size(); };
     GetOutputType = [](const OrtCustomOp* op, size_t i) { return of(op).type_of(spec_of(op).outputs[i]); };

@@ -77,10 +77,14 @@ void check_groups(const Sizes& sizes) {
   }
 }
 
-RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes) {
+RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes) {
   node.attributes.check(sizes);
   check_groups(sizes);
-  if (!node.spec->routes()) {
+  for (const ValueSpec& input : node.spec->inputs) {
+    if (input.presence == Presence::kSetting) settings.known(input.setting);
+  }
+  if (!routes(*node.spec)) {
+    settings.check();
     if (sizes.has('G') && sizes.has('P')) check_slots(sizes);
     check_numbering(sizes);
     return {};
@@ -88,18 +92,18 @@ RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes
   const int64_t groups = size_of(sizes, 'G');
   const int64_t experts = size_of(sizes, 'E');
   if (experts < 1) throw OpError("there are no experts");
-  if (node.spec->experts_choose()) {
+  if (experts_choose(*node.spec)) {
     // To a routing, every expert is a choice of each token.
-    settings.values[1] = experts;
-    settings.values[2] = 0;
+    settings[Setting::kK] = experts;
+    settings[Setting::kBpr] = 0;
   }
-  const int64_t k = settings.k();
+  const int64_t k = settings.known(Setting::kK);
   if (k < 1 || k > experts) {
     throw OpError("k must be between 1 and the number of experts, " + std::to_string(experts) + ", not " +
                   std::to_string(k));
   }
   settings.check();
-  const int64_t capacity = settings.capacity();
+  const int64_t capacity = settings.known(Setting::kCapacity);
   check_product(kSlots, {{"E", experts}, {"G", groups}, {"capacity", capacity}});
   check_product(kChoices, {{"G", groups}, {"S", size_of(sizes, 'S')}, {"k", k}});
   sizes.set('K', k);
@@ -110,9 +114,9 @@ RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes
   shape.experts = sizes['E'];
   shape.choices = sizes['K'];
   shape.capacity = static_cast<size_t>(capacity);
-  shape.batch_priority = settings.bpr() == 1;
-  shape.pool = settings.values[3] == 1;
-  shape.max_experts = static_cast<size_t>(std::min(settings.values[4].value_or(experts), experts));
+  shape.batch_priority = settings.known(Setting::kBpr) == 1;
+  shape.pool = settings[Setting::kPool] == 1;
+  shape.max_experts = static_cast<size_t>(std::min(settings[Setting::kMaxExperts].value_or(experts), experts));
   return shape;
 }
 

@@ -7,7 +7,7 @@
 #include "core/routing_shape.h"
 #include "ops/attributes.h"
 #include "ops/op_spec.h"
-#include "ops/routing_settings.h"
+#include "ops/settings.h"
 #include "ops/sizes.h"
 #include "ops/types.h"
 
@@ -16,8 +16,8 @@ namespace vmoe::ops {
 struct Node {
   const OpSpec* spec;
   Attributes attributes;
-  RoutingSettings settings;  // those that are attributes
-  Types types;               // of all inputs
+  Settings settings;  // those that are attributes
+  Types types;        // of all inputs
 };
 
 // Throws OpError where an input that the op needs is left out, or scales are given for weights that have none. `types`
@@ -33,6 +33,6 @@ void check_groups(const Sizes& sizes);
 // The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
 // routes it sets K, and M to what it is without a pool, and returns the routing. Throws OpError, also for a setting
 // that is out of range or missing.
-RoutingShape check_call(const Node& node, RoutingSettings settings, Sizes& sizes);
+RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

@@ -34,12 +34,12 @@ struct TypeChoice {
 enum class Presence : uint8_t {
   kRequired,
   kOptional,
-  kSetting,  // capacity, k or bpr of an op that routes: an input or an INT attribute
-  kPolicy,   // pool or max_experts of an op that routes: an input, left out in official routing
+  kSetting,  // a setting that is not optional: an input or an INT attribute
   kScale,    // of int8 or int4 weights: there with them, and only then
 };
 
 inline constexpr size_t kNoScale = SIZE_MAX;
+inline constexpr size_t kNoSetting = SIZE_MAX;
 
 // An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
 // hidden, K experts per token, M = G * capacity slots, N images, T tokens and Q queries per image, P outputs of a
@@ -52,12 +52,18 @@ struct ValueSpec {
   Presence presence = Presence::kRequired;
   size_t scale = kNoScale;             // of weights: the input that holds their scales
   const char* grouped_dims = nullptr;  // of scales: what `dims` are beside int4 weights, where they are float16
+  size_t setting = kNoSetting;         // the setting that it is: a number that the host reads wherever the kernel runs
 
-  // Whether it is a number that says how to route, which the host reads wherever the kernel runs.
-  constexpr bool is_number() const { return presence == Presence::kSetting || presence == Presence::kPolicy; }
+  constexpr bool is_setting() const { return setting != kNoSetting; }
 };
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
+
+// A setting of a call, and the values that some sizes could run with.
+struct SettingSpec {
+  const char* name;
+  int64_t minimum, maximum;  // kNoMaximum: none
+};
 
 // An INT attribute.
 struct AttributeSpec {
@@ -93,15 +99,12 @@ struct OpSpec {
   Table<AttributeSpec> attributes;
   Table<TypeChoice> choices;
 
-  // How many of capacity, k and bpr it takes: the first ones.
-  constexpr size_t settings() const {
-    size_t count = 0;
-    for (const ValueSpec& input : inputs) count += input.presence == Presence::kSetting ? 1 : 0;
-    return count;
+  constexpr bool takes(size_t setting) const {
+    for (const ValueSpec& input : inputs) {
+      if (input.setting == setting) return true;
+    }
+    return false;
   }
-  constexpr bool routes() const { return settings() > 0; }
-  // Whether experts choose their tokens, instead of tokens k experts.
-  constexpr bool experts_choose() const { return settings() == 1; }
 
   // The outputs that every node has: those before the first optional one.
   constexpr size_t needed_outputs() const {
@@ -110,10 +113,10 @@ struct OpSpec {
     return count;
   }
 
-  // The inputs before `input` that are tensors, no numbers.
+  // The inputs before `input` that are no settings.
   constexpr size_t tensors_before(size_t input) const {
     size_t count = 0;
-    for (size_t i = 0; i < input; ++i) count += inputs[i].is_number() ? 0 : 1;
+    for (size_t i = 0; i < input; ++i) count += inputs[i].is_setting() ? 0 : 1;
     return count;
   }
 };

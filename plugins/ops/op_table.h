@@ -5,15 +5,21 @@
 // clang-format off
 #pragma once
 
-#include <array>
 #include <cstddef>
 
 #include "ops/op_spec.h"
 
 namespace vmoe::ops {
 
-// The inputs that choose a routing, in their order.
-inline constexpr std::array<const char*, 5> kSettingNames{"capacity", "k", "bpr", "pool", "max_experts"};
+struct Setting { enum : size_t { kCapacity, kK, kBpr, kPool, kMaxExperts, kMerge }; };
+inline constexpr SettingSpec kSettings[] = {
+    {"capacity", 1, kNoMaximum},
+    {"k", 1, kNoMaximum},
+    {"bpr", 0, 1},
+    {"pool", 0, 1},
+    {"max_experts", 1, kNoMaximum},
+    {"merge", 0, kNoMaximum},
+};
 inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
@@ -35,11 +41,11 @@ struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kR, "GSE"},
-    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
-    {"k", ValueType::kInt64, "1", Presence::kSetting},
-    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
-    {"pool", ValueType::kInt64, "1", Presence::kPolicy},
-    {"max_experts", ValueType::kInt64, "1", Presence::kPolicy},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
+    {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kBpr},
+    {"pool", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kPool},
+    {"max_experts", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMaxExperts},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
@@ -81,9 +87,9 @@ struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kR, "GSE"},
     {"x", ValueType::kT, "GSD"},
-    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
-    {"k", ValueType::kInt64, "1", Presence::kSetting},
-    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
+    {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kBpr},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
@@ -208,7 +214,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"bo", ValueType::kFloat32, "D"},
     {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
     {"token", ValueType::kInt32, "NO", Presence::kOptional},
-    {"merge", ValueType::kInt64, "1", Presence::kOptional},
+    {"merge", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMerge},
     {"wq_scale", ValueType::kQ, "D", Presence::kScale},
     {"wk_scale", ValueType::kQ, "D", Presence::kScale},
     {"wv_scale", ValueType::kQ, "D", Presence::kScale},
@@ -242,7 +248,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"k", ValueType::kFloat32, "NTD"},
     {"sizes", ValueType::kFloat32, "NT"},
     {"token", ValueType::kInt32, "NO"},
-    {"merge", ValueType::kInt64, "1"},
+    {"merge", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kMerge},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
@@ -286,11 +292,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"ln_scale", ValueType::kFloat32, "D"},
     {"ln_bias", ValueType::kFloat32, "D"},
     {"router", ValueType::kFloat32, "DE"},
-    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
-    {"k", ValueType::kInt64, "1", Presence::kSetting},
-    {"bpr", ValueType::kInt64, "1", Presence::kSetting},
-    {"pool", ValueType::kInt64, "1", Presence::kPolicy},
-    {"max_experts", ValueType::kInt64, "1", Presence::kPolicy},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
+    {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
+    {"bpr", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kBpr},
+    {"pool", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kPool},
+    {"max_experts", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMaxExperts},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
@@ -331,7 +337,7 @@ struct Input { enum : size_t { kGates, kCapacity }; };
 struct Output { enum : size_t { kSlot, kSrc }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
-    {"capacity", ValueType::kInt64, "1", Presence::kSetting},
+    {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSE"},

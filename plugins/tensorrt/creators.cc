@@ -2,6 +2,7 @@
 // fields.
 #include <NvInferRuntime.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -10,11 +11,12 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cuda/limits.h"
 #include "ops/attributes.h"
 #include "ops/op_error.h"
-#include "ops/routing_settings.h"
+#include "ops/settings.h"
 #include "tensorrt/log.h"
 #include "tensorrt/op.h"
 #include "tensorrt/plugin.h"
@@ -23,7 +25,7 @@ namespace vmoe::tensorrt {
 namespace {
 
 using ops::OpError;
-using ops::RoutingSettings;
+using ops::Settings;
 
 constexpr char kWanted[] = "; it takes capacity, k and bpr, one INT each";
 
@@ -41,26 +43,30 @@ int32_t read_int32(const nvinfer1::PluginField& field) {
 
 // capacity, k and bpr of an op that routes, each once, as one INT32; for other ops no field at all. Throws OpError for
 // anything else, and for a value out of range.
-RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
+Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
-  RoutingSettings settings;
+  const std::vector<size_t> needed = ops::needed_settings(spec);
+  Settings settings;
   for (int32_t i = 0; i < count; ++i) {
     const nvinfer1::PluginField& field = fields->fields[i];
     if (!field.name) throw OpError("field " + std::to_string(i) + " has no name");
-    size_t index = 0;
-    while (index < RoutingSettings::kCount && std::strcmp(field.name, ops::kSettingNames[index]) != 0) ++index;
-    if (!spec.routes() || index == RoutingSettings::kCount) {
-      throw OpError(std::string("there is no field ") + field.name + (spec.routes() ? kWanted : "; it takes none"));
+    const auto setting = std::find_if(needed.begin(), needed.end(), [&](size_t index) {
+      return std::strcmp(field.name, ops::kSettings[index].name) == 0;
+    });
+    if (setting == needed.end()) {
+      throw OpError(std::string("there is no field ") + field.name + (needed.empty() ? "; it takes none" : kWanted));
     }
-    if (settings.values[index]) throw OpError(std::string("field ") + field.name + " is given twice");
-    settings.values[index] = read_int32(field);
+    if (settings[*setting]) throw OpError(std::string("field ") + field.name + " is given twice");
+    settings[*setting] = read_int32(field);
   }
-  if (!spec.routes()) return settings;
-  for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
-    if (!settings.values[i]) throw OpError(std::string("field ") + ops::kSettingNames[i] + " is missing" + kWanted);
+  for (const size_t setting : needed) {
+    if (!settings[setting]) {
+      throw OpError(std::string("field ") + ops::kSettings[setting].name + " is missing" + kWanted);
+    }
   }
-  ops::check_range("k", settings.k(), 1, static_cast<int64_t>(cuda::kMaxChoices));
+  if (!ops::routes(spec)) return settings;
+  ops::check_range("k", settings.known(ops::Setting::kK), 1, static_cast<int64_t>(cuda::kMaxChoices));
   settings.check();
   return settings;
 }
@@ -68,10 +74,10 @@ RoutingSettings read_fields(const nvinfer1::PluginFieldCollection* fields, const
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
   explicit Creator(const Op& op) : op_(op) {
-    for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
-      fields_[i] = nvinfer1::PluginField(ops::kSettingNames[i], nullptr, nvinfer1::PluginFieldType::kINT32, 1);
+    for (const size_t setting : ops::needed_settings(op.spec)) {
+      fields_.emplace_back(ops::kSettings[setting].name, nullptr, nvinfer1::PluginFieldType::kINT32, 1);
     }
-    field_names_.nbFields = op.spec.routes() ? static_cast<int32_t>(RoutingSettings::kCount) : 0;
+    field_names_.nbFields = static_cast<int32_t>(fields_.size());
     field_names_.fields = fields_.data();
   }
   Creator(const Creator&) = delete;  // it points into itself
@@ -98,7 +104,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 
  private:
   const Op& op_;
-  std::array<nvinfer1::PluginField, RoutingSettings::kCount> fields_;
+  std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection field_names_;
 };
 

@@ -20,7 +20,6 @@ using nvinfer1::DynamicPluginTensorDesc;
 using nvinfer1::IDimensionExpr;
 using nvinfer1::PluginTensorDesc;
 using ops::OpError;
-using ops::RoutingSettings;
 
 constexpr int32_t kFailed = 1;
 
@@ -58,10 +57,10 @@ ops::Shape to_shape(const Dims& dims) {
 }
 
 // Names the op and its settings: what a node's timing depends on besides its shapes and types.
-std::string describe(const ops::OpSpec& spec, const RoutingSettings& settings) {
+std::string describe(const ops::OpSpec& spec, const ops::Settings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
-  for (size_t i = 0; spec.routes() && i < RoutingSettings::kCount; ++i) {
-    text += std::string("-") + ops::kSettingNames[i] + std::to_string(settings.values[i].value_or(0));
+  for (const size_t setting : ops::needed_settings(spec)) {
+    text += std::string("-") + ops::kSettings[setting].name + std::to_string(settings.known(setting));
   }
   return text;
 }
@@ -69,7 +68,7 @@ std::string describe(const ops::OpSpec& spec, const RoutingSettings& settings) {
 std::vector<size_t> tensor_inputs(const ops::OpSpec& spec) {
   std::vector<size_t> inputs;
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
-    if (!spec.inputs[i].is_number()) inputs.push_back(i);
+    if (!spec.inputs[i].is_setting()) inputs.push_back(i);
   }
   return inputs;
 }
@@ -82,17 +81,18 @@ const IDimensionExpr* known(const IDimensionExpr* expression) {
 }  // namespace
 
 // Only settings are fields here: other attributes have the values of a node without them.
-Plugin::Plugin(const Op& op, const RoutingSettings& settings)
+Plugin::Plugin(const Op& op, const ops::Settings& settings)
     : op_(op),
       node_{&op.spec, ops::Attributes(op.spec, [](const char*) { return std::nullopt; }), settings,
             ops::Types(op.spec)},
       inputs_(tensor_inputs(op.spec)),
       description_(describe(op.spec, settings)) {
-  for (size_t i = 0; i < RoutingSettings::kCount; ++i) {
-    field_values_[i] = static_cast<int32_t>(settings.values[i].value_or(0));
-    fields_[i] = nvinfer1::PluginField(ops::kSettingNames[i], &field_values_[i], nvinfer1::PluginFieldType::kINT32, 1);
+  for (const size_t setting : ops::needed_settings(op.spec)) {
+    int32_t& value = field_values_[setting];
+    value = static_cast<int32_t>(settings.known(setting));
+    fields_.emplace_back(ops::kSettings[setting].name, &value, nvinfer1::PluginFieldType::kINT32, 1);
   }
-  field_collection_.nbFields = op.spec.routes() ? static_cast<int32_t>(RoutingSettings::kCount) : 0;
+  field_collection_.nbFields = static_cast<int32_t>(fields_.size());
   field_collection_.fields = fields_.data();
 }
 
@@ -122,14 +122,14 @@ void Plugin::check_counts(int32_t in_count, int32_t out_count) const {
   for (size_t i = 0; i < inputs_.size(); ++i) names += (i == 0 ? "" : ", ") + std::string(value_spec(i).name);
   throw OpError("it has " + std::to_string(inputs_.size()) + " inputs (" + names + ") and " + std::to_string(outputs) +
                 " outputs, not " + std::to_string(in_count) + " and " + std::to_string(out_count) +
-                (op_.spec.routes() ? "; capacity, k and bpr are attributes here" : ""));
+                (ops::routes(op_.spec) ? "; capacity, k and bpr are attributes here" : ""));
 }
 
 template <class ShapeOf>
 RoutingShape Plugin::read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const {
   for (size_t i = 0; i < inputs_.size(); ++i) sizes.add(value_spec(i), to_shape(shape_of(i)));
   const RoutingShape routing = ops::check_call(node_, node_.settings, sizes);
-  if (op_.spec.routes()) {
+  if (ops::routes(op_.spec)) {
     if (const char* refusal = cuda::routing_refusal(routing)) {
       throw OpError(std::string(refusal) + "; here " + value_spec(0).name + " is " + shape_text(to_shape(shape_of(0))) +
                     ", k " + std::to_string(routing.choices) + " and capacity " + std::to_string(routing.capacity));
@@ -221,9 +221,9 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
       outputs[i].nbDims = 0;
       for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
         const IDimensionExpr* size = input_size(*dim);
-        if (!size && *dim == 'K') size = builder.constant(node_.settings.k());
+        if (!size && *dim == 'K') size = builder.constant(node_.settings.known(ops::Setting::kK));
         if (!size && *dim == 'M') {  // the integer itself: a ratio of sizes would round otherwise than the exporter
-          const IDimensionExpr* capacity = known(builder.constant(node_.settings.capacity()));
+          const IDimensionExpr* capacity = known(builder.constant(node_.settings.known(ops::Setting::kCapacity)));
           size = builder.operation(nvinfer1::DimensionOperation::kPROD, *known(input_size('G')), *capacity);
         }
         outputs[i].d[outputs[i].nbDims++] = known(size);
@@ -255,7 +255,7 @@ size_t Plugin::getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t i
     check_counts(in_count, out_count);
     ops::Sizes sizes;
     const RoutingShape routing = read_sizes([&](size_t i) -> const Dims& { return inputs[i].max; }, sizes);
-    return op_.spec.routes() ? op_.workspace_bytes(routing) : 0;
+    return ops::routes(op_.spec) ? op_.workspace_bytes(routing) : 0;
   });
 }
 

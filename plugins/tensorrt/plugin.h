@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,7 @@ class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneRuntime {
  public:
   // Throws std::bad_alloc.
-  Plugin(const Op& op, const ops::RoutingSettings& settings);
+  Plugin(const Op& op, const ops::Settings& settings);
   Plugin(const Plugin&) = delete;  // it points into itself
   Plugin& operator=(const Plugin&) = delete;
 
@@ -85,10 +86,10 @@ class Plugin final : public nvinfer1::IPluginV3,
 
   const Op& op_;
   const ops::Node node_;
-  const std::vector<size_t> inputs_;  // those that are tensors here: not capacity, k and bpr
+  const std::vector<size_t> inputs_;  // those that are tensors here: not settings
   const std::string description_;
-  std::array<int32_t, ops::RoutingSettings::kCount> field_values_{};
-  std::array<nvinfer1::PluginField, ops::RoutingSettings::kCount> fields_;
+  std::array<int32_t, std::size(ops::kSettings)> field_values_{};
+  std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection field_collection_;
   nvinfer1::IPluginResourceContext* context_ = nullptr;  // set where this plugin is attached to one
 };

@@ -239,7 +239,7 @@ def value_faults() -> Iterator[Fault]:
     no_keys = np.zeros((2, 0, 6), np.float32)
     yield Fault("VmoeAttention", "no keys", ("no keys",), {"k": no_keys, "v": no_keys, "sizes": no_keys[..., 0]})
     for op in ("VmoeMerge", "VmoeAttentionBlock"):
-        yield Fault(op, "merge below 0", ("merge", "0 or more", "-1"), {"merge": np.array([-1])})
+        yield Fault(op, "merge below 0", ("merge", "at least 0", "-1"), {"merge": np.array([-1])})
         far = np.full((2, 7), SIZES["T"], np.int32)
         yield Fault(op, "a token that there is not", ("token has the number 5", "5 tokens"), {"token": far})
     yield Fault("VmoeAttentionBlock", "merge without sizes", ("merge is given",), {"sizes": None})

@@ -42,9 +42,9 @@ def test_an_attribute_needs_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
         cpp_headers.op_table()
 
 
-def test_int64_inputs_are_the_settings_of_a_routing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int64_inputs_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     _add(monkeypatch, Op("VmoeRepeat", (Value("count", "i64", ("1",)),), (Value("y", "float", ("N",)),)))
-    with pytest.raises(ValueError, match="VmoeRepeat has the int64 inputs count, not capacity, k, bpr"):
+    with pytest.raises(ValueError, match="VmoeRepeat has the int64 input count, none of the settings capacity, k, bpr"):
         cpp_headers.op_table()
 
 
