@@ -1,7 +1,7 @@
-"""Builds the TensorRT plugin against the headers of each version that is named, with a fake TensorRT.
+"""Builds the TensorRT plugin against TensorRT's headers, with a fake TensorRT.
 
-The headers are not part of this repository. The environment variable VMOE_TENSORRT_HEADERS names an include folder of
-TensorRT, or a folder with one such folder per version; without it everything here skips.
+The headers are not part of this repository. The environment variable TENSORRT_INCLUDE_DIR, which `make` reads too, names
+their folder; without it everything here skips.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from sdk_build import ROOT, built, generator, locked
 
-VARIABLE = "VMOE_TENSORRT_HEADERS"
+VARIABLE = "TENSORRT_INCLUDE_DIR"
 BUILD = ROOT / "build" / "tensorrt"  # kept, so that only what changed is built again
 PLUGIN, REGISTER = "libvmoe_tensorrt.so", "libvmoe_tensorrt_register.so"
 
@@ -51,16 +51,14 @@ class Build:
         return self.tree / "tensorrt" / f"tensorrt_{name}" / f"libnvinfer.so.{self.major}"
 
 
-@functools.cache
-def headers() -> dict[Version, Path]:
-    """The include folders by version, the oldest first. Skips where there are none."""
-    root = os.environ.get(VARIABLE)
-    if not root:
-        pytest.skip(f"TensorRT's headers are not named: set {VARIABLE} to a folder with one include folder per version")
-    folders = [folder for folder in (Path(root), *Path(root).glob("*")) if (folder / "NvInferRuntime.h").is_file()]
-    if not folders:
-        pytest.skip(f"there are no headers of TensorRT in {root} ({VARIABLE}), nor in the folders in it")
-    return dict(sorted((_version(folder), folder.absolute()) for folder in folders))
+def include_folder() -> Path:
+    """The folder of the headers. Skips where none is named."""
+    named = os.environ.get(VARIABLE)
+    if not named:
+        pytest.skip(f"TensorRT's headers are not named: set {VARIABLE} to their folder")
+    folder = Path(named).absolute()
+    assert (folder / "NvInferRuntime.h").is_file(), f"{VARIABLE} is {named}, which has no NvInferRuntime.h"
+    return folder
 
 
 def _version(include: Path) -> Version:
@@ -70,11 +68,12 @@ def _version(include: Path) -> Version:
 
 
 @functools.cache
-def build(version: Version, sanitizers: str = "") -> Build:
-    """Builds for these headers; any warning fails it. Skips where this machine can't, with what it lacks."""
-    include = headers()[version]
+def build(sanitizers: str = "") -> Build:
+    """Builds the plugin; any warning fails it. Skips where this machine can't, with what it lacks."""
+    include = include_folder()
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake to build the plugin with")
+    version = _version(include)
     tree = BUILD / (".".join(map(str, version)) + ("-sanitized" if sanitizers else ""))
     with locked(tree):
         options = [f"-DTENSORRT_INCLUDE_DIR={include}", f"-DVMOE_SANITIZE={sanitizers}", "-DCMAKE_CXX_FLAGS=-Werror"]
