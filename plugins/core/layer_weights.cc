@@ -23,13 +23,13 @@ TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t
   TileProduct product;
   product.type = type();
   product.steps = steps;
-  product.panel = matrix->panel_at(index, first_panel) + first_step * panel_step_bytes(type());
+  product.panel = matrix->panel_at(index, first_panel) + first_step * weight_type(type()).panel_step_bytes;
   product.panel_stride = matrix->panel_stride();
   product.panels = panels;
   const size_t column = first_panel * kPanelColumns;
   const size_t first = index * matrix->padded_columns() + column;
   product.bias = bias + first;
-  if (int8()) product.column_scale = scale + first;
+  if (has_column_scale()) product.column_scale = scale + first;
   if (const int32_t* excess = matrix->column_excess(index, first_step)) product.column_excess = excess + column;
   product.columns = std::min(matrix->columns(), column + panels * kPanelColumns) - std::min(column, matrix->columns());
   return product;

@@ -12,18 +12,17 @@
 namespace vmoe {
 
 // A weight matrix [1, D, P] or [E, D, P] packed, with what belongs to its columns as an op gets it (not owned): bias,
-// and for int8 scale, f32[P] or f32[E, P]. What enters a product is rounded to bfloat16 with bfloat16 weights,
-// quantized with int8 and int4 ones; sums and biases are float32.
+// and scale where columns have one, f32[P] or f32[E, P]. What enters a product is rounded to bfloat16 with bfloat16
+// weights and quantized with those that have scales; sums and biases are float32.
 struct LinearWeights {
   std::shared_ptr<const PackedWeights> matrix;
   const float* bias = nullptr;
   const float* scale = nullptr;
 
   ElementType type() const { return matrix->type(); }
-  bool in_tiles() const { return type() != ElementType::kFloat32; }
-  bool int8() const { return type() == ElementType::kInt8; }
-  // What enters a product is.
-  bool quantized() const { return int8() || type() == ElementType::kInt4; }
+  bool in_tiles() const { return weight_type(type()).in_tiles(); }
+  bool quantized() const { return weight_type(type()).quantized(); }
+  bool has_column_scale() const { return weight_type(type()).scales == Scales::kColumns; }
 
   // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes. With `first`
   // [matrices + 1], those of a matrix m without rows, first[m] to first[m + 1], are not read and are zero.
@@ -33,10 +32,10 @@ struct LinearWeights {
     if (matrix->padded_columns() == matrix->columns()) return padded;
     const size_t count = matrix->matrices() * matrix->padded_columns();
     auto* wide_bias = memory.template take<float>(count);
-    auto* wide_scale = int8() ? memory.template take<float>(count) : nullptr;
+    auto* wide_scale = has_column_scale() ? memory.template take<float>(count) : nullptr;
     if (wide_bias != nullptr) {
       padded.bias = widened(bias, first, wide_bias);
-      if (int8()) padded.scale = widened(scale, first, wide_scale);
+      if (has_column_scale()) padded.scale = widened(scale, first, wide_scale);
     }
     return padded;
   }
@@ -56,7 +55,7 @@ struct LinearWeights {
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
-  // int8 and int4: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same
+  // Quantized: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same
   // number that the second matrix was packed with.
   size_t hidden_chunk = 0;
   Activation activation = Activation::kGeluTanh;

@@ -30,7 +30,7 @@ void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float
     offset = memory.template take<size_t>(most_rows);
     for (Slot& slot : slots) {
       slot.rows = memory.template take<char>(row_tiles * row_tile_stride);
-      slot.scale = w.int8() ? memory.template take<float>(most_rows) : nullptr;
+      slot.scale = w.quantized() ? memory.template take<float>(most_rows) : nullptr;
     }
   });
   for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);

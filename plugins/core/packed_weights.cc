@@ -45,16 +45,14 @@ Registry& get_registry() {
   return *registry;
 }
 
-bool in_tiles(ElementType type) { return type != ElementType::kFloat32; }
-
 }  // namespace
 
 PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weights) : kernels_(kernels), form_(weights) {
   form_.data = form_.scale = nullptr;
-  if (in_tiles(type())) {
+  if (weight_type(type()).in_tiles()) {
     panel_columns_ = kPanelColumns;
     panels_ = divide_up(weights.columns, kPanelColumns);
-    panel_bytes_ = steps() * panel_step_bytes(type());
+    panel_bytes_ = steps() * weight_type(type()).panel_step_bytes;
     matrix_bytes_ = panels_ * panel_bytes_;
   } else {
     panel_columns_ = kernels.panel_columns;
@@ -68,7 +66,7 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
       pack_panel(weights, matrix, panel, const_cast<char*>(panel_at(matrix, panel)));
     }
   }
-  if (type() == ElementType::kInt8 && tile_kernels_for(kernels.path).unsigned_rows) {
+  if (weight_type(type()).scales == Scales::kColumns && tile_kernels_for(kernels.path).unsigned_rows) {
     column_excess_.resize(matrices() * chunks() * padded_columns());
     int32_t* excess = column_excess_.data();
     for (size_t matrix = 0; matrix < matrices(); ++matrix) {
@@ -108,7 +106,7 @@ size_t PackedWeights::columns_of_panel(size_t panel) const {
 }
 
 size_t PackedWeights::bytes_of_panel(size_t panel) const {
-  if (in_tiles(type())) return panel_bytes_;
+  if (weight_type(type()).in_tiles()) return panel_bytes_;
   return panel_elements(kernels_, depth(), columns_of_panel(panel)) * sizeof(float);
 }
 
@@ -128,14 +126,9 @@ size_t PackedWeights::chunk_steps() const {
 size_t PackedWeights::chunks() const { return divide_up(steps(), chunk_steps()); }
 
 void PackedWeights::pack_panel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const {
-  if (type() == ElementType::kInt4) return pack_int4_panel(weights, matrix, panel, steps(), to);
-  const char* from = static_cast<const char*>(weights.data) + matrix * depth() * columns() * bytes_of(type());
-  if (in_tiles(type())) {
-    pack_tile_panel(weights, from, panel, steps(), to);
-  } else {
-    vmoe::pack_panel(kernels_, reinterpret_cast<const float*>(from) + panel * panel_columns_, columns(), depth(),
-                     columns_of_panel(panel), reinterpret_cast<float*>(to));
-  }
+  if (weight_type(type()).in_tiles()) return pack_tile_panel(weights, matrix, panel, steps(), to);
+  const auto* from = static_cast<const float*>(weights.data) + matrix * depth() * columns() + panel * panel_columns_;
+  vmoe::pack_panel(kernels_, from, columns(), depth(), columns_of_panel(panel), reinterpret_cast<float*>(to));
 }
 
 bool PackedWeights::holds(const StoredWeights& weights) const {

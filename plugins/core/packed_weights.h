@@ -9,6 +9,7 @@
 #include "core/element_type.h"
 #include "core/kernels.h"
 #include "core/tiles.h"
+#include "core/weight_type.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -16,17 +17,16 @@ namespace vmoe {
 // Weights as they are stored: `matrices` matrices of [depth, columns], row-major, one after another.
 struct StoredWeights {
   const void* data = nullptr;
-  ElementType type =
-      ElementType::kFloat32;  // float32, bfloat16, int8 or int4, two to a byte, the first in the low half
+  ElementType type = ElementType::kFloat32;
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
-  // int8: what is summed up at once, in elements of the depth, a multiple of 64; 0 is all of it.
+  // With scales of columns: what is summed up at once, in elements of the depth, a multiple of 64; 0 is all of it.
   size_t depth_chunk = 0;
-  const void* scale = nullptr;  // int4: float16[matrices, groups of 64 of the depth, columns]
+  const void* scale = nullptr;  // with scales of groups: float16[matrices, groups of the depth, columns]
 
   size_t elements() const { return matrices * depth * columns; }
-  size_t bytes() const { return type == ElementType::kInt4 ? divide_up(elements(), 2) : elements() * bytes_of(type); }
+  size_t bytes() const { return divide_up(elements() * weight_type(type).bits, 8); }
 };
 
 // Immutable; any number of threads may read it. float32 lies in panels as wide as the path's tiles of registers,
@@ -58,8 +58,8 @@ class PackedWeights {
   size_t panel_stride() const { return panel_bytes_; }
   const char* panel_at(size_t matrix, size_t panel) const;
 
-  // int8 on paths that read rows as unsigned: 128 times the sum of each column over the chunk of the depth that begins
-  // with a step, i32[padded_columns]; else null.
+  // With scales of columns, on paths that read rows as unsigned: 128 times the sum of each column over the chunk of the
+  // depth that begins with a step, i32[padded_columns]; else null.
   const int32_t* column_excess(size_t matrix, size_t first_step) const;
 
  private:

@@ -39,7 +39,7 @@ class Block {
         kernels_(tile_kernels_for(path_kernels_.path)),
         heads_(weights.heads),
         width_(weights.query.matrix->depth()),
-        int8_(weights.query.int8()),
+        quantized_(weights.query.quantized()),
         cut_(width_ / heads_ % kPanelColumns != 0) {
     const size_t fair = std::max<size_t>(images / stage_threads(), 1);
     images_of_group_ = std::clamp<size_t>(most_rows_of_group() / tokens, 1, fair);
@@ -71,7 +71,7 @@ class Block {
           slot.whole = memory.template take<float>(rows * width_);
         }
         if (packs()) slot.exact = memory.template take<float>(asking * width_);
-        if (!int8_) continue;
+        if (!quantized_) continue;
         slot.row_scale = memory.template take<float>(rows);
         slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
         slot.mixed_scale = memory.template take<float>(asking);
@@ -145,7 +145,7 @@ class Block {
   const TileKernels& kernels_;
   const size_t heads_;
   const size_t width_;  // D
-  const bool int8_;
+  const bool quantized_;
   const bool cut_;  // heads begin within lines
   size_t images_of_group_ = 1;
   size_t groups_ = 0;
@@ -159,7 +159,7 @@ class Block {
   Workspace workspace_;
 
   // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
-  bool packs() const { return int8_ || cut_; }
+  bool packs() const { return quantized_ || cut_; }
   // Of all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }

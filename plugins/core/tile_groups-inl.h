@@ -8,6 +8,7 @@
 #define VMOE_CORE_TILE_GROUPS_INL_H_
 #endif
 
+#include "core/tiles.h"
 #include "core/vector_math-inl.h"
 #include "hwy/highway.h"
 
@@ -15,8 +16,6 @@ HWY_BEFORE_NAMESPACE();
 namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using SignedTag = hn::RebindToSigned<FloatTag>;
 
 // Two bfloat16. Without instructions for them, and where those are slower than float32's, they are widened: the rows'
 // once a step, from where a product takes one value for all columns while it is loaded.
@@ -123,6 +122,13 @@ struct VnniInt8 {
   }
 };
 #endif
+
+// The scales of a step of an int4 panel, from a column on.
+HWY_INLINE Floats int4_scale(const char* panel, size_t column) {
+  const hn::Rebind<hwy::float16_t, FloatTag> d16;
+  return hn::PromoteTo(FloatTag(),
+                       hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(panel + kTileBytes) + column));
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace vmoe

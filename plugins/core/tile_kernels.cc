@@ -11,9 +11,11 @@
 #define HWY_TARGET_INCLUDE "core/tile_kernels.cc"
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h:
+#include "core/matrix_unit_block-inl.h"
 #include "core/tile_attention-inl.h"
 #include "core/tile_product-inl.h"
 #include "core/tile_rows-inl.h"
+#include "core/vector_block-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace vmoe {

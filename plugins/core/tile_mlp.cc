@@ -33,7 +33,7 @@ class Mlp {
         kernels_(tile_kernels_for(weights.first.matrix->kernels().path)),
         activation_(weights.activation),
         quantized_(weights.first.quantized()),
-        tile_bytes_(tile_step_bytes(weights.first.type())),
+        tile_bytes_(weight_type(weights.first.type()).tile_step_bytes),
         hidden_(weights.first.matrix->columns()),
         width_(weights.second.matrix->columns()),
         groups_(group_rows(rows.first, weights.first.matrix->matrices())),
@@ -126,7 +126,7 @@ class Mlp {
       }
       for (size_t chunk = 0; chunk < chunks_; ++chunk) {
         const char* second =
-            second_.matrix->panel_at(matrix, 0) + chunk * chunk_steps() * panel_step_bytes(second_.type());
+            second_.matrix->panel_at(matrix, 0) + chunk * chunk_steps() * weight_type(second_.type()).panel_step_bytes;
         const char* next =
             chunk + 1 < chunks_ ? first_.matrix->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
         multiply_first(group, slot, chunk * chunk_panels(), panels_of_chunk(chunk), 0, second);
@@ -228,7 +228,7 @@ class Mlp {
         const bool last = panel + 1 == second_.matrix->panels() && chunk + 1 == chunks_;
         const char* next = last ? nullptr
                                 : second_.matrix->panel_at(matrix, panel) +
-                                      (step + steps_of_chunk(chunk)) * panel_step_bytes(second_.type());
+                                      (step + steps_of_chunk(chunk)) * weight_type(second_.type()).panel_step_bytes;
         multiply_second(group, slot, chunk, step, panel, 1, next);
       }
     }

@@ -1,4 +1,4 @@
-// MLPs on bfloat16, int8 or int4 weights.
+// MLPs on weights in tiles.
 #pragma once
 
 #include "core/mlp.h"

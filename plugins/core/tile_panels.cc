@@ -9,16 +9,17 @@ namespace {
 constexpr size_t kGroupBytes = 4;  // of the depth that stand side by side
 
 template <class T>
-void pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t steps, char* to) {
+void pack(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
   constexpr size_t kGroup = kGroupBytes / sizeof(T);
   const size_t column = panel * kPanelColumns;
   const size_t count = std::min(kPanelColumns, weights.columns - column);
+  const T* from = static_cast<const T*>(weights.data) + matrix * weights.depth * weights.columns + column;
   T rows[kGroup][kPanelColumns] = {};
   for (size_t line = 0; line < steps * kRowsPerTile; ++line) {
     for (size_t i = 0; i < kGroup; ++i) {
       const size_t place = line * kGroup + i;
       if (place < weights.depth) {
-        std::memcpy(rows[i], matrix + place * weights.columns + column, count * sizeof(T));
+        std::memcpy(rows[i], from + place * weights.columns, count * sizeof(T));
       } else {
         std::memset(rows[i], 0, sizeof(rows[i]));
       }
@@ -33,28 +34,17 @@ void pack(const StoredWeights& weights, const T* matrix, size_t panel, size_t st
   }
 }
 
-}  // namespace
-
-void pack_tile_panel(const StoredWeights& weights, const char* matrix, size_t panel, size_t steps, char* to) {
-  if (weights.type == ElementType::kInt8) {
-    pack(weights, reinterpret_cast<const uint8_t*>(matrix), panel, steps, to);
-  } else {
-    pack(weights, reinterpret_cast<const uint16_t*>(matrix), panel, steps, to);
-  }
-}
-
-void pack_int4_panel(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
-  constexpr size_t kGroup = depth_of_line(ElementType::kInt4);
+void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
   const size_t column = panel * kPanelColumns;
   const size_t count = std::min(kPanelColumns, weights.columns - column);
   const auto* data = static_cast<const uint8_t*>(weights.data);
   const auto* scale = static_cast<const uint16_t*>(weights.scale) + matrix * steps * weights.columns + column;
-  for (size_t step = 0; step < steps; ++step, to += panel_step_bytes(ElementType::kInt4)) {
+  for (size_t step = 0; step < steps; ++step, to += weight_type(ElementType::kInt4).panel_step_bytes) {
     std::memset(to, kInt4Excess << 4 | kInt4Excess, kTileBytes);
     std::memset(to + kTileBytes, 0, kLineBytes);
     std::memcpy(to + kTileBytes, scale + step * weights.columns, count * sizeof(*scale));
-    for (size_t i = 0; i < std::min(kGroup, weights.depth - step * kGroup); ++i) {
-      const size_t first = (matrix * weights.depth + step * kGroup + i) * weights.columns + column;
+    for (size_t i = 0; i < std::min(kScaleGroup, weights.depth - step * kScaleGroup); ++i) {
+      const size_t first = (matrix * weights.depth + step * kScaleGroup + i) * weights.columns + column;
       const size_t line = i / kGroupBytes;
       for (size_t c = 0; c < count; ++c) {
         // Two's complement of four bits, and 8 more than that, differ in one bit.
@@ -63,6 +53,16 @@ void pack_int4_panel(const StoredWeights& weights, size_t matrix, size_t panel, 
         byte = static_cast<char>(line % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
       }
     }
+  }
+}
+
+}  // namespace
+
+void pack_tile_panel(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
+  switch (weights.type) {
+    case ElementType::kInt4: return pack_int4(weights, matrix, panel, steps, to);
+    case ElementType::kInt8: return pack<uint8_t>(weights, matrix, panel, steps, to);
+    default: return pack<uint16_t>(weights, matrix, panel, steps, to);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "core/tile_block-inl.h"
 #include "core/tile_kernels.h"
 #include "core/vector_math-inl.h"
+#include "core/weight_type.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -150,11 +151,11 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product) {
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = row_tiles_of_block(row_tiles - tile);
       BesideProducts<PendingRows<Rows>> beside{
-          pending, rows_per_step, {ahead, panel_step_bytes(kType) / kLineBytes * 256 * count / row_tiles}};
+          pending, rows_per_step, {ahead, weight_type(kType).panel_step_bytes / kLineBytes * 256 * count / row_tiles}};
       const size_t first_row = tile * kRowsPerTile;
       multiply_block<Block, kType>(count,
                                    {product.rows + tile * product.row_tile_stride, product.row_tile_stride,
-                                    tile_step_bytes(kType), product.row_count - first_row},
+                                    weight_type(kType).tile_step_bytes, product.row_count - first_row},
                                    weights, product.steps, sums[buffer], beside);
       ahead = beside.lines.next;
       pending.finish_all();

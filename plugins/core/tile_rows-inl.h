@@ -15,6 +15,7 @@
 #include "core/tile_kernels.h"
 #include "core/tile_product-inl.h"
 #include "core/vector_math-inl.h"
+#include "core/weight_type.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -156,7 +157,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
   const auto reciprocal = hn::Set(d, 1.0f / scale);
   // A scale of so few bits, whose reciprocal may be infinite, leaves quotients beyond 127.
   const bool tiny = scale < std::numeric_limits<float>::min();
-  for (size_t i = 0; i < count; i += kLineBytes, line += tile_step_bytes(kType)) {
+  for (size_t i = 0; i < count; i += kLineBytes, line += weight_type(kType).tile_step_bytes) {
     // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
     // the last place: close to the middle of two integers it could go the other way, and the division is done.
     Floats rounded[kVectors];
@@ -182,7 +183,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       const auto whole = hn::ConvertTo(SignedTag(), hn::Set(d, -kInt4Excess * hn::ReduceSum(d, total)));
       const int32_t sum = hn::GetLane(whole);
       std::memcpy(sums, &sum, sizeof(sum));
-      sums += tile_step_bytes(kType);
+      sums += weight_type(kType).tile_step_bytes;
     }
   }
   return scale;

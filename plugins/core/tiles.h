@@ -29,16 +29,6 @@ inline constexpr int kInt4Excess = 8;
 constexpr size_t divide_up(size_t count, size_t size) { return (count + size - 1) / size; }
 constexpr size_t round_up(size_t count, size_t size) { return divide_up(count, size) * size; }
 
-// Bytes from one step of a panel to the next.
-constexpr size_t panel_step_bytes(ElementType type) {
-  return type == ElementType::kInt4 ? kTileBytes + kLineBytes : kPanelStepBytes;
-}
-
-// Bytes from one step of a row tile to the next, of what weights of a type are multiplied with.
-constexpr size_t tile_step_bytes(ElementType type) {
-  return type == ElementType::kInt4 ? kTileBytes + kLineBytes : kTileBytes;
-}
-
 // Elements of the depth in a line of activations.
 constexpr size_t depth_of_line(ElementType type) { return kLineBytes / bytes_of(type); }
 

@@ -17,6 +17,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using FloatTag = hn::ScalableTag<float>;
 using BitsTag = hn::RebindToUnsigned<FloatTag>;
+using SignedTag = hn::RebindToSigned<FloatTag>;
 using Floats = hn::Vec<FloatTag>;
 using Bits = hn::Vec<BitsTag>;
 
@@ -49,7 +50,7 @@ HWY_INLINE Floats exp2_in_range(Floats t) {
   power = hn::MulAdd(power, part, hn::Set(d, 0.999999925f));
   return Floats{_mm512_scalef_ps(power.raw, t.raw)};
 #else
-  const hn::RebindToSigned<FloatTag> di;
+  const SignedTag di;
   const auto whole = hn::Round(t);
   const auto part = hn::Sub(t, whole);  // -0.5 to 0.5
   auto power = hn::Set(d, 0.00132764706f);

@@ -58,7 +58,7 @@ class Call {
   // Throws OpError where one is not.
   const int32_t* indices(size_t index, size_t count, const char* things) const;
 
-  // The scales of input `weights`, which are there where it is int8 or int4, else null.
+  // The scales of input `weights`, which are there where it is quantized, else null.
   const void* scales(size_t weights) const {
     const size_t input = node_.spec->inputs[weights].scale;
     return input == ops::kNoScale ? nullptr : inputs_[input].data;

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <string>
 
+#include "core/weight_type.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/ort_error.h"
 
@@ -73,9 +74,9 @@ class CustomOp : public OrtCustomOp {
   static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
-    // Weights may be of any type, which NodeInfo checks; int4 is none of those that ONNX Runtime counts as any.
-    return value.type == ops::ValueType::kW && types_.w != ElementType::kInt4 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
-                                                                              : onnx_type_of(types_[value.type]);
+    // Weights may be of any type, which NodeInfo checks; ONNX Runtime counts none of less than a byte as any.
+    return value.type == ops::ValueType::kW && weight_type(types_.w).bits >= 8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+                                                                               : onnx_type_of(types_[value.type]);
   }
 
   static OrtCustomOpInputOutputCharacteristic characteristic_of(const ops::ValueSpec& value) {

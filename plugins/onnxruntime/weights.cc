@@ -18,7 +18,7 @@ StoredWeights stored(const Tensor& tensor, size_t depth_chunk, const void* scale
   weights.data = tensor.data;
   weights.type = tensor.type;
   weights.depth_chunk = depth_chunk;
-  if (tensor.type == ElementType::kInt4) weights.scale = scale;
+  if (weight_type(tensor.type).scales == Scales::kGroups) weights.scale = scale;
   const auto rank = static_cast<size_t>(tensor.shape.rank);
   weights.matrices = rank == 3 ? static_cast<size_t>(tensor.shape.sizes[0]) : 1;
   weights.depth = static_cast<size_t>(tensor.shape.sizes[rank - 2]);
@@ -57,7 +57,7 @@ NodeLinear::NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk)
   const std::optional<Tensor> constant = node.constant_input(input);
   if (!constant) return;
   std::optional<Tensor> constant_scale;
-  if (constant->type == ElementType::kInt4) {
+  if (weight_type(constant->type).scales == Scales::kGroups) {
     constant_scale = node.constant_input(node.node().spec->inputs[input].scale);
     if (!constant_scale) return;
   }
@@ -73,7 +73,7 @@ std::shared_ptr<const PackedWeights> NodeLinear::packed(const Call& call) const 
 
 LinearWeights NodeLinear::read(const Call& call) const {
   LinearWeights weights{packed(call), call.data<float>(input_ + 1)};
-  if (weights.int8()) weights.scale = static_cast<const float*>(call.scales(input_));
+  if (weights.has_column_scale()) weights.scale = static_cast<const float*>(call.scales(input_));
   return weights;
 }
 

@@ -1,5 +1,6 @@
 #include "ops/attributes.h"
 
+#include "core/weight_type.h"
 #include "ops/op_error.h"
 
 namespace vmoe::ops {
@@ -24,7 +25,7 @@ Attributes::Attributes(const OpSpec& spec, const ReadAttribute& read) : specs_(s
 void Attributes::check(const Types& types) const {
   const ElementType weights = types[ValueType::kW];
   for (size_t i = 0; i < values_.size(); ++i) {
-    if (specs_[i].only_quantized && values_[i] != 0 && weights != ElementType::kInt8 && weights != ElementType::kInt4) {
+    if (specs_[i].only_quantized && values_[i] != 0 && !weight_type(weights).quantized()) {
       throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 where weights are " + name_of(weights) +
                     ", not " + std::to_string(values_[i]));
     }

@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "core/tiles.h"
+#include "core/weight_type.h"
 #include "ops/op_error.h"
 
 namespace vmoe::ops {
@@ -50,7 +50,7 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
     if (input.scale == kNoScale) continue;
     const ElementType type = types[input.type];
     const std::string scale = spec.inputs[input.scale].name;
-    const bool quantized = type == ElementType::kInt8 || type == ElementType::kInt4;
+    const bool quantized = weight_type(type).quantized();
     if (is_given(input.scale) != quantized) {
       throw OpError(std::string(input.name) + " is " + name_of(type) + ", so input " + scale + " must be " +
                     (quantized ? "given" : "left out"));
@@ -70,9 +70,9 @@ void check_numbering(const Sizes& sizes) {
 void check_groups(const Sizes& sizes) {
   for (const auto& [groups, depth] : {std::pair{'H', 'D'}, {'J', 'F'}}) {
     if (!sizes.has(groups) || !sizes.has(depth)) continue;
-    const size_t wanted = divide_up(sizes[depth], depth_of_line(ElementType::kInt4));
+    const size_t wanted = divide_up(sizes[depth], kScaleGroup);
     if (sizes[groups] == wanted) continue;
-    throw OpError(std::string("int4 weights of ") + depth + " = " + std::to_string(sizes[depth]) + " have " +
+    throw OpError(std::string("weights of ") + depth + " = " + std::to_string(sizes[depth]) + " have " +
                   std::to_string(wanted) + " groups of scales, not " + std::to_string(sizes[groups]));
   }
 }

@@ -27,7 +27,7 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
 // Throws OpError where the slots, E * M, or the choices of all tokens, G * S * K, are too many for 32 bits.
 void check_numbering(const Sizes& sizes);
 
-// Throws OpError where scales of int4 weights are not one for each group of their depth.
+// Throws OpError where scales of groups are not one for each group of the depth.
 void check_groups(const Sizes& sizes);
 
 // The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that

@@ -35,7 +35,7 @@ enum class Presence : uint8_t {
   kRequired,
   kOptional,
   kSetting,  // a setting that is not optional: an input or an INT attribute
-  kScale,    // of int8 or int4 weights: there with them, and only then
+  kScale,    // of weights: there where they are quantized, and only then
 };
 
 inline constexpr size_t kNoScale = SIZE_MAX;
@@ -51,7 +51,7 @@ struct ValueSpec {
   const char* dims;
   Presence presence = Presence::kRequired;
   size_t scale = kNoScale;             // of weights: the input that holds their scales
-  const char* grouped_dims = nullptr;  // of scales: what `dims` are beside int4 weights, where they are float16
+  const char* grouped_dims = nullptr;  // of scales: what `dims` are where they are those of groups, and float16
   size_t setting = kNoSetting;         // the setting that it is: a number that the host reads wherever the kernel runs
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
@@ -71,7 +71,7 @@ struct AttributeSpec {
   int64_t otherwise;         // what a node without it has
   int64_t minimum, maximum;  // kNoMaximum: none
   char divides;              // the dimension that it divides where it isn't 0, or 0
-  bool only_quantized;       // 0 with weights that are neither int8 nor int4
+  bool only_quantized;       // 0 with weights that are not quantized
 };
 
 // An array that lives as long as the process.

@@ -126,7 +126,7 @@ def int4_faults(op: Op) -> Iterator[Fault]:
             good[value.name] = np.ones([sizes[dim] for dim in value.grouped_dims], np.float16)
         elif value.type == "W":
             good[value.name] = np.ones([sizes[dim] for dim in value.dims], ml_dtypes.int4)
-    says = ("int4", f"D = {SIZES['D']}", "1 groups", "not 2")
+    says = (f"weights of D = {SIZES['D']}", "1 groups", "not 2")
     yield Fault(op.name, "int4 weights with too many scales", says, good, {}, tuple(good))
 
 

@@ -1,0 +1,146 @@
+// Blocks of a product in the tile registers of a matrix unit. tile_kernels.cc compiles this once per instruction set.
+
+#if defined(VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
+#undef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
+#else
+#define VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
+#endif
+
+#include <algorithm>
+#include <utility>
+
+#include "core/tile_block-inl.h"
+#include "core/tile_groups-inl.h"
+#include "core/tile_registers-inl.h"
+#include "core/vector_math-inl.h"
+#include "core/weight_type.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Sums of row tiles times one panel in tile registers. What is done beside fills the vector units, which idle.
+template <class Tiles>
+struct MatrixUnitBlock {
+  static constexpr bool kUnsignedRows = false;
+  static constexpr size_t kStreamBytes = 4096;
+  static constexpr size_t kRows = kRowsPerTile;
+
+  template <ElementType kType, size_t kRowTiles, class Beside>
+  static HWY_INLINE void multiply(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                  Beside& beside) {
+    static_assert(kRowTiles >= 1 && kRowTiles <= kMostRowTiles);
+    if constexpr (kType == ElementType::kInt4) {
+      return multiply_int4<kRowTiles>(operand, panel, steps, sums, beside);
+    }
+    const char* rows = operand.tiles;
+    const size_t stride = operand.row_tile_stride;
+    Tiles t;
+    zero_sums(t, std::make_index_sequence<2 * kRowTiles>());
+    for (size_t k = 0; k < steps; ++k) {
+      if constexpr (kRowTiles == 1) {
+        t.template load<4>(rows);
+        t.template load<5>(panel);
+        t.template multiply<kType, 0, 4, 5>();
+        t.template load<6>(panel + kTileBytes);
+        t.template multiply<kType, 1, 4, 6>();
+      } else if constexpr (kRowTiles == 2) {
+        t.template load<6>(panel);
+        t.template load<4>(rows);
+        t.template multiply<kType, 0, 4, 6>();
+        t.template load<7>(panel + kTileBytes);
+        t.template multiply<kType, 1, 4, 7>();
+        t.template load<5>(rows + stride);
+        t.template multiply<kType, 2, 5, 6>();
+        t.template multiply<kType, 3, 5, 7>();
+      } else {
+        // Six of the eight registers hold sums: rows pass through one, there and back.
+        t.template load<7>(panel);
+        t.template load<6>(rows);
+        t.template multiply<kType, 0, 6, 7>();
+        t.template load<6>(rows + stride);
+        t.template multiply<kType, 2, 6, 7>();
+        t.template load<6>(rows + 2 * stride);
+        t.template multiply<kType, 4, 6, 7>();
+        t.template load<7>(panel + kTileBytes);
+        t.template multiply<kType, 5, 6, 7>();
+        t.template load<6>(rows + stride);
+        t.template multiply<kType, 3, 6, 7>();
+        t.template load<6>(rows);
+        t.template multiply<kType, 1, 6, 7>();
+      }
+      rows += operand.step_stride;
+      panel += kPanelStepBytes;
+      beside.step();
+    }
+    store_sums(t, sums, std::make_index_sequence<2 * kRowTiles>());
+  }
+
+ private:
+  // A step's weights are unpacked, and its sums scaled and added up, in vectors.
+  template <size_t kRowTiles, class Beside>
+  static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
+                                       Beside& beside) {
+    const FloatTag d;
+    const SignedTag di;
+    const BitsTag du;
+    HWY_ALIGN char weights[kPanelStepBytes];
+    HWY_ALIGN float step_sums[kRowsPerTile * kPanelColumns];
+    std::fill_n(sums, kRowTiles * kRowsPerTile * kPanelColumns, 0.0f);
+    const char* rows = operand.tiles;
+    Tiles t;
+    for (size_t k = 0; k < steps; ++k) {
+      const auto low = hn::Set(du, 0x0f0f0f0fu);
+      for (size_t i = 0; i < kTileBytes; i += kLanes * 4) {
+        const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(panel + i));
+        auto* to = reinterpret_cast<uint32_t*>(weights + i / kLineBytes * 2 * kLineBytes + i % kLineBytes);
+        hn::Store(hn::And(both, low), du, to);
+        hn::Store(hn::And(hn::ShiftRight<4>(both), low), du, to + kRowsPerTile);
+      }
+      for (size_t tile = 0; tile < kRowTiles; ++tile) {
+        const char* mine = rows + tile * operand.row_tile_stride;
+        asm volatile("" : : : "memory");
+        t.template load<4>(mine);
+        t.template load<5>(weights);
+        t.template load<6>(weights + kTileBytes);
+        t.template zero<0>();
+        t.template zero<1>();
+        t.template multiply<ElementType::kInt8, 0, 4, 5>();
+        t.template multiply<ElementType::kInt8, 1, 4, 6>();
+        t.template store<0>(step_sums);
+        t.template store<1>(step_sums + kPanelColumns / 2);
+        asm volatile("" : : : "memory");
+        const auto* excess = reinterpret_cast<const int32_t*>(mine + kTileBytes);
+        for (size_t i = 0; i < kRowsPerTile * kPanelColumns; i += kLanes) {
+          const auto whole =
+              hn::Add(hn::BitCast(di, hn::Load(d, step_sums + i)), hn::Set(di, excess[i / kPanelColumns]));
+          float* total = sums + tile * kRowsPerTile * kPanelColumns + i;
+          hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, whole), int4_scale(panel, i % kPanelColumns))),
+                    d, total);
+        }
+      }
+      rows += operand.step_stride;
+      panel += weight_type(ElementType::kInt4).panel_step_bytes;
+      beside.step();
+    }
+  }
+
+  // Sums of row tile r are in registers 2 r and 2 r + 1, 16 columns each.
+  template <size_t... kSums>
+  static HWY_INLINE void zero_sums(Tiles& t, std::index_sequence<kSums...>) {
+    (t.template zero<kSums>(), ...);
+  }
+  template <size_t... kSums>
+  static HWY_INLINE void store_sums(Tiles& t, float* sums, std::index_sequence<kSums...>) {
+    (t.template store<kSums>(sums + kSums / 2 * kRowsPerTile * kPanelColumns + kSums % 2 * kPanelColumns / 2), ...);
+  }
+};
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
+
+#endif  // VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
