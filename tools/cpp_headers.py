@@ -92,22 +92,22 @@ namespace vmoe::sdk {
 def op_table() -> str:
     """The text of plugins/ops/op_table.h: the settings, and for each op its specification and the indices of what it has.
 
-    Ops with the same choices of types share these, under the name of the first, and so do ops with the same inputs.
+    Ops with the same inputs share these, under the name of the first.
 
     Raises:
         KeyError: an attribute without a rule.
-        ValueError: an op with more choices of types than C++ counts, or with an int64 input that is no setting.
+        ValueError: more choices of types than C++ counts, or an int64 input that is no setting.
     """
     ops = list(OPS.values())
     lines = [_OP_HEAD, *_constants("Setting", SETTINGS), *_array("SettingSpec", "kSettings", [*map(_setting, SETTINGS)])]
-    names: dict[tuple[str, ...], str] = {}
+    choices = list(dict.fromkeys(choice for op in ops for choice in _choices(op)))
+    if len(choices) > _MOST_CHOICES:
+        raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
+    lines += ["// What W, Q, T and R may be.", *_array("TypeChoice", "kTypeChoices", choices)]
     first_with: dict[tuple[Value, ...], str] = {}
     for op in ops:
-        choices = _choices(op)
-        if choices not in names:
-            names[choices] = f"k{_short(op)}Choices"
-            lines += _array("TypeChoice", names[choices], choices)
-        lines += _declaration(op, names[choices], first_with.setdefault(op.inputs, op.function_name))
+        taken = sum(1 << choices.index(choice) for choice in _choices(op))
+        lines += _declaration(op, taken, first_with.setdefault(op.inputs, op.function_name))
     lines += [
         "",
         "// The most inputs that an op has.",
@@ -120,8 +120,10 @@ def op_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _declaration(op: Op, choices: str, inputs: str) -> Iterator[str]:
-    """The lines of an op; `choices` names its array of types, `inputs` the space of the first op with its inputs."""
+def _declaration(op: Op, choices: int, inputs: str) -> Iterator[str]:
+    """The lines of an op; `choices` has a bit for each of its choices of types, `inputs` is the space of the first op with
+    its inputs.
+    """
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
             raise ValueError(f"{op.name} has the int64 input {value.name}, none of the settings {', '.join(SETTINGS)}")
@@ -141,7 +143,7 @@ def _declaration(op: Op, choices: str, inputs: str) -> Iterator[str]:
         yield from _array("AttributeSpec", "kAttributes", rows)
     yield f"}}  // namespace {space}"
     attributes = f"{space}::kAttributes" if op.attributes else "{}"
-    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, choices]
+    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, hex(choices)]
     yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
 
 
@@ -197,8 +199,6 @@ def _maximum(value: int | None) -> str:
 
 
 def _choices(op: Op) -> tuple[str, ...]:
-    if len(op.type_choices) > _MOST_CHOICES:
-        raise ValueError(f"{op.name} takes {len(op.type_choices)} choices of types, and C++ counts {_MOST_CHOICES}")
     rows = ([_ELEMENTS[choice.get(name, ELEMENT_TYPES[name][0])] for name in _VARIABLES] for choice in op.type_choices)
     return tuple(f"{{{', '.join(f'ElementType::k{element}' for element in row)}}}" for row in rows)
 

@@ -18,8 +18,8 @@ class Head {
       : kernels_(kernels), shape_(shape), size_(shape.hidden / shape.heads) {
     score_stride_ = (shape.tokens + kScoreAlign - 1) / kScoreAlign * kScoreAlign;
     take_all(workspace, [&](auto& memory) {
-      keys_ = memory.template take<float>(count_elements(shape.tokens, size_));
-      values_ = memory.template take<float>(count_elements(size_, shape.tokens));
+      keys_ = memory.template take<float>(packed_elements(kernels, size_, shape.tokens));
+      values_ = memory.template take<float>(packed_elements(kernels, shape.tokens, size_));
       scores_ = memory.template take<float>(kScoreRows * score_stride_);
       by_size_ = memory.template take<float>(score_stride_);
     });
@@ -29,10 +29,10 @@ class Head {
   void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);
-    for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
+    for_each_panel(kernels_, size_, shape_.tokens, [&](size_t token, size_t count, size_t place) {
       pack_transposed_panel(kernels_, k + token * shape_.hidden, shape_.hidden, size_, count, keys_ + place);
     });
-    for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
+    for_each_panel(kernels_, shape_.tokens, size_, [&](size_t column, size_t count, size_t place) {
       pack_panel(kernels_, v + column, shape_.hidden, shape_.tokens, count, values_ + place);
     });
     const float scale = 1.0f / std::sqrt(static_cast<float>(size_));
@@ -42,7 +42,7 @@ class Head {
       if (row + rows < shape_.queries) {
         prefetch(q + (row + rows) * shape_.hidden, std::min(kScoreRows, shape_.queries - row - rows));
       }
-      for_each_panel(shape_.tokens, size_, [&](size_t token, size_t count, size_t place) {
+      for_each_panel(kernels_, size_, shape_.tokens, [&](size_t token, size_t count, size_t place) {
         multiply_panel(kernels_, q + row * shape_.hidden, shape_.hidden, rows, size_, keys_ + place, count,
                        scores_ + token, score_stride_);
       });
@@ -51,7 +51,7 @@ class Head {
         for (size_t i = 0; sized && i < shape_.tokens; ++i) scores[i] += by_size_[i];
         kernels_.attention_softmax(scores, shape_.tokens, scale);
       }
-      for_each_panel(size_, shape_.tokens, [&](size_t column, size_t count, size_t place) {
+      for_each_panel(kernels_, shape_.tokens, size_, [&](size_t column, size_t count, size_t place) {
         multiply_panel(kernels_, scores_, score_stride_, rows, shape_.tokens, values_ + place, count,
                        y + row * shape_.hidden + column, shape_.hidden);
       });
@@ -76,24 +76,6 @@ class Head {
         __builtin_prefetch(rows + row * shape_.hidden + column);
       }
     }
-  }
-
-  // Calls visit(first column, columns, place of the panel) for the panels of a [depth, columns] matrix.
-  template <class Visit>
-  void for_each_panel(size_t columns, size_t depth, Visit&& visit) const {
-    size_t place = 0;
-    for (size_t column = 0; column < columns; column += kernels_.panel_columns) {
-      const size_t count = std::min(kernels_.panel_columns, columns - column);
-      visit(column, count, place);
-      place += panel_elements(kernels_, depth, count);
-    }
-  }
-
-  size_t count_elements(size_t columns, size_t depth) const {
-    size_t elements = 0;
-    for_each_panel(columns, depth,
-                   [&](size_t, size_t count, size_t) { elements += panel_elements(kernels_, depth, count); });
-    return elements;
   }
 };
 

@@ -10,28 +10,12 @@
 namespace vmoe {
 namespace {
 
-// y = sum over the token's pairs of weight * out[row]; a row of -1 adds nothing. `row` is i32[K].
-void combine_token(const float* out, const int32_t* row, const float* weight, size_t choices, size_t hidden, float* y) {
-  if (choices == 0) std::fill(y, y + hidden, 0.0f);
-  for (size_t k = 0; k < choices; ++k) {
-    if (row[k] < 0) {
-      if (k == 0) std::fill(y, y + hidden, 0.0f);
-      continue;
-    }
-    const float* from = out + static_cast<size_t>(row[k]) * hidden;
-    const float scale = weight[k];
-    if (k == 0) {
-      for (size_t d = 0; d < hidden; ++d) y[d] = scale * from[d];
-    } else {
-      for (size_t d = 0; d < hidden; ++d) y[d] += scale * from[d];
-    }
-  }
-}
-
-// The same with values in half precision.
-void combine_half_token(ElementType type, const uint16_t* out, const int32_t* row, const float* weight, size_t choices,
-                        size_t hidden, uint16_t* y) {
+// y = sum over the token's pairs of weight * out[row] in float32; a row of -1 adds nothing. `row` is i32[K]. The values
+// of out and y have `type`.
+void combine_token(ElementType type, const void* out, const int32_t* row, const float* weight, size_t choices,
+                   size_t hidden, char* y) {
   constexpr size_t kBlock = 256;
+  const size_t bytes = bytes_of(type);
   float from[kBlock];
   float sum[kBlock];
   for (size_t first = 0; first < hidden; first += kBlock) {
@@ -39,14 +23,14 @@ void combine_half_token(ElementType type, const uint16_t* out, const int32_t* ro
     std::fill(sum, sum + count, 0.0f);
     for (size_t k = 0; k < choices; ++k) {
       if (row[k] < 0) continue;
-      widen(type, out + static_cast<size_t>(row[k]) * hidden + first, count, from);
+      widen(type, static_cast<const char*>(out) + (static_cast<size_t>(row[k]) * hidden + first) * bytes, count, from);
       if (k == 0) {
         for (size_t d = 0; d < count; ++d) sum[d] = weight[k] * from[d];
       } else {
         for (size_t d = 0; d < count; ++d) sum[d] += weight[k] * from[d];
       }
     }
-    narrow(type, sum, count, y + first);
+    narrow(type, sum, count, y + first * bytes);
   }
 }
 
@@ -71,7 +55,7 @@ void route_dispatch(const RoutingShape& shape, ElementType gate_type, const void
   int32_t* src = nullptr;
   Workspace workspace;
   take_all(workspace, [&](auto& memory) { src = memory.template take<int32_t>(slots); });
-  route(shape, gate_type, gates, slot, weight, src, runner);
+  route(shape, gate_type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
   dispatch(x, src, slots, row_bytes, buf, runner);
 }
 
@@ -87,15 +71,8 @@ void combine(ElementType type, const void* out, const int32_t* slot, ElementType
   }
   parallel_for_rows(runner, tokens, [&](size_t first, size_t end) {
     for (size_t token = first; token < end; ++token) {
-      const int32_t* row = slot + token * choices;
-      const float* scale = wide_weight + token * choices;
-      if (type == ElementType::kFloat32) {
-        combine_token(static_cast<const float*>(out), row, scale, choices, hidden,
-                      static_cast<float*>(y) + token * hidden);
-      } else {
-        combine_half_token(type, static_cast<const uint16_t*>(out), row, scale, choices, hidden,
-                           static_cast<uint16_t*>(y) + token * hidden);
-      }
+      combine_token(type, out, slot + token * choices, wide_weight + token * choices, choices, hidden,
+                    static_cast<char*>(y) + token * hidden * bytes_of(type));
     }
   });
 }

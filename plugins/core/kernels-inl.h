@@ -1,4 +1,4 @@
-// The kernels in portable SIMD; kernels.cc compiles this file once per instruction set.
+// Products of float32 and softmax in portable SIMD; kernels.cc compiles this file once per instruction set.
 
 #if defined(VMOE_CORE_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_KERNELS_INL_H_
@@ -240,11 +240,6 @@ HWY_ATTR inline void attention_softmax(float* scores, size_t count, float scale)
   }
   const auto unit = hn::Div(hn::Set(d, 1.0f), hn::SumOfLanes(d, sums));
   for (size_t i = 0; i < padded; i += kLanes) hn::Store(hn::Mul(hn::Load(d, scores + i), unit), d, scores + i);
-}
-
-constexpr Kernels kernels_of(CpuPath path) {
-  return {path,      kLanes,  kTileVectors * kLanes, kTileRows, product_float32,
-          transpose, softmax, attention_softmax,     round_row};
 }
 
 }  // namespace HWY_NAMESPACE

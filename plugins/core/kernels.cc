@@ -15,6 +15,54 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 // After foreach_target.h:
 #include "core/kernels-inl.h"
+#include "core/matrix_unit_block-inl.h"
+#include "core/tile_attention-inl.h"
+#include "core/tile_product-inl.h"
+#include "core/tile_rows-inl.h"
+#include "core/vector_block-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmoe {
+namespace HWY_NAMESPACE {
+
+template <class Block>
+constexpr Kernels kernels_of(CpuPath path, bool needs_tile_configuration = false) {
+  return {path,
+          kLanes,
+          kTileVectors * kLanes,
+          kTileRows,
+          product_float32,
+          transpose,
+          softmax,
+          attention_softmax,
+          round_row,
+          normalize_row,
+          multiply_tiles<Block>,
+          pack_rows<Block>,
+          attend<Block>,
+          needs_tile_configuration,
+          Block::kUnsignedRows};
+}
+
+#if HWY_TARGET == HWY_AVX3_ZEN4
+constexpr Kernels kAmxKernels = kernels_of<MatrixUnitBlock<HardwareTiles>>(CpuPath::kAmx, true);
+constexpr Kernels kAmxEmulatedKernels = kernels_of<MatrixUnitBlock<EmulatedTiles>>(CpuPath::kAmxEmulated);
+constexpr Kernels kAvx512Bf16Kernels = kernels_of<VectorBlock<NativeBf16, VnniInt8>>(CpuPath::kAvx512Bf16);
+#elif HWY_TARGET == HWY_AVX3
+constexpr Kernels kAvx512VnniKernels = kernels_of<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx512Vnni);
+constexpr Kernels kAvx512Kernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx512);
+#elif HWY_TARGET == HWY_AVX2
+constexpr Kernels kAvx2VnniKernels = kernels_of<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx2Vnni);
+constexpr Kernels kAvx2Kernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx2);
+#elif HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_NEON_WITHOUT_AES
+constexpr Kernels kNeonKernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kNeon);
+#else
+constexpr Kernels kScalarKernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kScalar);
+#endif
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmoe
+HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 
@@ -26,16 +74,15 @@ size_t padded_columns(const Kernels& kernels, size_t columns) {
   return (columns + lanes - 1) / lanes * lanes;
 }
 
-template <CpuPath kPath, Kernels (*kKernelsOf)(CpuPath)>
-const Kernels& kernels_on_path() {
-  static constexpr Kernels kKernels = kKernelsOf(kPath);
-  return kKernels;
-}
-
 }  // namespace
 
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns) {
   return depth * padded_columns(kernels, columns);
+}
+
+size_t packed_elements(const Kernels& kernels, size_t depth, size_t columns) {
+  return panel_elements(kernels, depth, kernels.panel_columns) * (columns / kernels.panel_columns) +
+         panel_elements(kernels, depth, columns % kernels.panel_columns);
 }
 
 void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride, size_t row_count, size_t depth,
@@ -69,32 +116,40 @@ void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t 
   kernels.transpose(weights, stride, depth, columns, packed, padded);
 }
 
+size_t tile_head_bytes(size_t tokens, size_t lines) {
+  // Keys, values, shares and scores of one head, as attend places them.
+  constexpr size_t kMostRowTiles = 3;
+  const size_t panels = divide_up(tokens, kPanelColumns);
+  return panels * (2 * lines * kPanelStepBytes + kMostRowTiles * kTileBytes +
+                   kMostRowTiles * kRowsPerTile * kPanelColumns * sizeof(float));
+}
+
 const Kernels& kernels_for(CpuPath path) {
   switch (path) {
 #if HWY_TARGETS & HWY_AVX2
-    case CpuPath::kAvx2: return kernels_on_path<CpuPath::kAvx2, N_AVX2::kernels_of>();
-    case CpuPath::kAvx2Vnni: return kernels_on_path<CpuPath::kAvx2Vnni, N_AVX2::kernels_of>();
+    case CpuPath::kAvx2: return N_AVX2::kAvx2Kernels;
+    case CpuPath::kAvx2Vnni: return N_AVX2::kAvx2VnniKernels;
 #endif
 #if HWY_TARGETS & HWY_AVX3
-    case CpuPath::kAvx512: return kernels_on_path<CpuPath::kAvx512, N_AVX3::kernels_of>();
-    case CpuPath::kAvx512Vnni: return kernels_on_path<CpuPath::kAvx512Vnni, N_AVX3::kernels_of>();
+    case CpuPath::kAvx512: return N_AVX3::kAvx512Kernels;
+    case CpuPath::kAvx512Vnni: return N_AVX3::kAvx512VnniKernels;
 #endif
 #if HWY_TARGETS & HWY_AVX3_ZEN4
-    case CpuPath::kAvx512Bf16: return kernels_on_path<CpuPath::kAvx512Bf16, N_AVX3_ZEN4::kernels_of>();
-    case CpuPath::kAmx: return kernels_on_path<CpuPath::kAmx, N_AVX3_ZEN4::kernels_of>();
-    case CpuPath::kAmxEmulated: return kernels_on_path<CpuPath::kAmxEmulated, N_AVX3_ZEN4::kernels_of>();
+    case CpuPath::kAvx512Bf16: return N_AVX3_ZEN4::kAvx512Bf16Kernels;
+    case CpuPath::kAmx: return N_AVX3_ZEN4::kAmxKernels;
+    case CpuPath::kAmxEmulated: return N_AVX3_ZEN4::kAmxEmulatedKernels;
 #endif
 #if HWY_TARGETS & HWY_NEON
-    case CpuPath::kNeon: return kernels_on_path<CpuPath::kNeon, N_NEON::kernels_of>();
+    case CpuPath::kNeon: return N_NEON::kNeonKernels;
 #elif HWY_TARGETS & HWY_NEON_WITHOUT_AES
-    case CpuPath::kNeon: return kernels_on_path<CpuPath::kNeon, N_NEON_WITHOUT_AES::kernels_of>();
+    case CpuPath::kNeon: return N_NEON_WITHOUT_AES::kNeonKernels;
 #endif
     default: break;
   }
 #if HWY_TARGETS & HWY_EMU128
-  return kernels_on_path<CpuPath::kScalar, N_EMU128::kernels_of>();
+  return N_EMU128::kScalarKernels;
 #else
-  return kernels_on_path<CpuPath::kScalar, N_SCALAR::kernels_of>();
+  return N_SCALAR::kScalarKernels;
 #endif
 }
 

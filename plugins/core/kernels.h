@@ -1,14 +1,16 @@
-// The inner loops, once per instruction set: products of rows with one packed panel of weights, softmax, rounding.
+// The inner loops, once per instruction set: products of rows with panels of weights, softmax, rounding.
 //
 // A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the
 // panel alone: not on the other rows, their number, or the threads.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
 #include "core/activation.h"
 #include "core/cpu_path.h"
+#include "core/tile_kernels.h"
 
 namespace vmoe {
 
@@ -56,6 +58,19 @@ struct Kernels {
 
   // Nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
+
+  // Layer normalization of one row, epsilon 1e-6: f32[count] each.
+  void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
+
+  // In tiles.
+  void (*multiply)(const TileProduct& product);
+  void (*pack_rows)(const TileRows& rows);
+  void (*attend)(const TileHead& head);
+  // Around those of one thread: whether the matrix unit's registers need to be set. Never nested.
+  bool needs_tile_configuration;
+  // Whether rows for weights with scales of columns are stored as unsigned, 128 more than they are; see
+  // TileProduct::column_excess.
+  bool unsigned_rows;
 };
 
 // The kernels of a path that is supported; see cpu_path_supported.
@@ -63,6 +78,20 @@ const Kernels& kernels_for(CpuPath path);
 
 // Elements of a packed panel: `depth` rows of `columns` padded to whole vectors.
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns);
+
+// Those of all panels of a [depth, columns] matrix.
+size_t packed_elements(const Kernels& kernels, size_t depth, size_t columns);
+
+// Calls visit(first column, columns, first element) for each of these panels.
+template <class Visit>
+void for_each_panel(const Kernels& kernels, size_t depth, size_t columns, Visit&& visit) {
+  size_t place = 0;
+  for (size_t column = 0; column < columns; column += kernels.panel_columns) {
+    const size_t count = std::min(kernels.panel_columns, columns - column);
+    visit(column, count, place);
+    place += panel_elements(kernels, depth, count);
+  }
+}
 
 // out[r, 0:columns] = rows[r] x panel for `row_count` rows, without index or epilogue.
 void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride, size_t row_count, size_t depth,

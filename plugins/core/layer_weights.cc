@@ -18,10 +18,23 @@ constexpr size_t kLeastRowsOfGroup = 128;
 
 }  // namespace
 
+TileRows LinearWeights::make_rows(const float* rows, size_t count, char* tiles, float* scale) const {
+  TileRows made;
+  made.type = type();
+  made.rows = rows;
+  made.row_count = count;
+  made.depth = made.stride = matrix->depth();
+  made.tiles = tiles;
+  made.row_tile_stride = row_tile_stride();
+  made.scale = scale;
+  return made;
+}
+
 TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t panels, size_t first_step,
                                         size_t steps) const {
   TileProduct product;
   product.type = type();
+  product.row_tile_stride = row_tile_stride();
   product.steps = steps;
   product.panel = matrix->panel_at(index, first_panel) + first_step * weight_type(type()).panel_step_bytes;
   product.panel_stride = matrix->panel_stride();
@@ -45,7 +58,7 @@ const float* LinearWeights::widened(const float* values, const size_t* first, fl
   return wide;
 }
 
-void pack_tiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
+void pack_tiles(const Kernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
   end_tile = std::min(end_tile, divide_up(rows.row_count, kRowsPerTile));
   if (first_tile >= end_tile) return;
   Workspace scratch;

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/packed_weights.h"
-#include "core/tile_kernels.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -40,6 +39,12 @@ struct LinearWeights {
     return padded;
   }
 
+  // In tiles: bytes from one row tile of what it is multiplied with to the next.
+  size_t row_tile_stride() const { return matrix->steps() * weight_type(type()).tile_step_bytes; }
+
+  // In tiles: f32[count, D] to be packed to `tiles` for a product, and their scales where it is quantized.
+  TileRows make_rows(const float* rows, size_t count, char* tiles, float* scale) const;
+
   // With padding, in tiles: rows times some panels over the whole depth, or over some steps of it. Rows, offsets and
   // what becomes of the sums are the caller's to fill in.
   TileProduct make_product(size_t index, size_t first_panel, size_t panels) const {
@@ -66,7 +71,7 @@ struct MlpWeights {
 };
 
 // The row tiles `first_tile` to `end_tile` of what `rows` describes; scratch is taken here. Throws std::bad_alloc.
-void pack_tiles(const TileKernels& kernels, TileRows rows, size_t first_tile, size_t end_tile);
+void pack_tiles(const Kernels& kernels, TileRows rows, size_t first_tile, size_t end_tile);
 
 // Some consecutive rows that one matrix is multiplied with.
 struct RowGroup {

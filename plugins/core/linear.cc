@@ -9,13 +9,11 @@ namespace vmoe {
 namespace {
 
 void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float* y, const TaskRunner& runner) {
-  const TileKernels& kernels = tile_kernels_for(w.matrix->kernels().path);
+  const Kernels& kernels = w.matrix->kernels();
   const size_t first[] = {0, rows};
   const std::vector<RowGroup> groups = group_rows(first, 1);
   const size_t most_rows = find_most_rows(groups);
   const size_t row_tiles = divide_up(most_rows, kRowsPerTile);
-  const size_t row_tile_stride = w.matrix->steps() * kTileBytes;
-  const size_t depth = w.matrix->depth();
   const size_t columns = w.matrix->columns();
   struct Slot {
     char* rows = nullptr;
@@ -29,27 +27,21 @@ void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float
     padded = w.with_padding(memory);
     offset = memory.template take<size_t>(most_rows);
     for (Slot& slot : slots) {
-      slot.rows = memory.template take<char>(row_tiles * row_tile_stride);
+      slot.rows = memory.template take<char>(row_tiles * w.row_tile_stride());
       slot.scale = w.quantized() ? memory.template take<float>(most_rows) : nullptr;
     }
   });
   for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);
 
   const Stage pack{row_tiles, 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
-                     TileRows tiles;
-                     tiles.type = w.type();
-                     tiles.depth = tiles.stride = depth;
-                     tiles.rows = x + groups[group].begin * depth;
-                     tiles.row_count = groups[group].count();
-                     tiles.tiles = slots[slot].rows;
-                     tiles.row_tile_stride = row_tile_stride;
-                     tiles.scale = slots[slot].scale;
-                     pack_tiles(kernels, tiles, begin, end);
+                     const float* rows_of_group = x + groups[group].begin * w.matrix->depth();
+                     pack_tiles(kernels,
+                                w.make_rows(rows_of_group, groups[group].count(), slots[slot].rows, slots[slot].scale),
+                                begin, end);
                    }};
   const Stage multiply{padded.matrix->panels(), 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
                          TileProduct product = padded.make_product(0, begin, end - begin);
                          product.rows = slots[slot].rows;
-                         product.row_tile_stride = row_tile_stride;
                          product.row_count = groups[group].count();
                          product.row_scale = slots[slot].scale;
                          product.offset = offset;

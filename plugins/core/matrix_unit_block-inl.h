@@ -1,4 +1,4 @@
-// Blocks of a product in the tile registers of a matrix unit. tile_kernels.cc compiles this once per instruction set.
+// Blocks of a product in the tile registers of a matrix unit. kernels.cc compiles this once per instruction set.
 
 #if defined(VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_

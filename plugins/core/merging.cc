@@ -43,37 +43,29 @@ void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix,
                  float* likeness) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
   const size_t rows = every_second(first, tokens), columns = every_second(joined, tokens);
-  const size_t stride = (columns + kernels.panel_columns - 1) / kernels.panel_columns * kernels.panel_columns;
-  float *unit = nullptr, *panel = nullptr, *scores = nullptr;
+  float *unit = nullptr, *packed = nullptr, *scores = nullptr;
   Workspace workspace;
   take_all(workspace, [&](auto& memory) {
     unit = memory.template take<float>(tokens * keys.size);
-    panel = memory.template take<float>(panel_elements(kernels, keys.size, kernels.panel_columns) *
-                                        (stride / kernels.panel_columns));
-    scores = memory.template take<float>(kScoreRows * stride);
+    packed = memory.template take<float>(packed_elements(kernels, keys.size, columns));
+    scores = memory.template take<float>(kScoreRows * columns);
   });
   for (size_t token = std::min(first, joined); token < tokens; ++token) unit_key(keys, token, unit + token * keys.size);
-  const size_t panel_size = panel_elements(kernels, keys.size, kernels.panel_columns);
-  const auto for_each_panel = [&](auto&& visit) {
-    for (size_t column = 0; column < columns; column += kernels.panel_columns) {
-      visit(column, std::min(kernels.panel_columns, columns - column),
-            panel + column / kernels.panel_columns * panel_size);
-    }
-  };
-  for_each_panel([&](size_t column, size_t count, float* to) {
-    pack_transposed_panel(kernels, unit + (joined + 2 * column) * keys.size, 2 * keys.size, keys.size, count, to);
+  for_each_panel(kernels, keys.size, columns, [&](size_t column, size_t count, size_t place) {
+    pack_transposed_panel(kernels, unit + (joined + 2 * column) * keys.size, 2 * keys.size, keys.size, count,
+                          packed + place);
   });
   for (size_t row = 0; row < rows; row += kScoreRows) {
     const size_t count = std::min(kScoreRows, rows - row);
-    for_each_panel([&](size_t column, size_t width, const float* from) {
-      multiply_panel(kernels, unit + (first + 2 * row) * keys.size, 2 * keys.size, count, keys.size, from, width,
-                     scores + column, stride);
+    for_each_panel(kernels, keys.size, columns, [&](size_t column, size_t width, size_t place) {
+      multiply_panel(kernels, unit + (first + 2 * row) * keys.size, 2 * keys.size, count, keys.size, packed + place,
+                     width, scores + column, columns);
     });
     for (size_t r = 0; r < count; ++r) {
       float best = -std::numeric_limits<float>::infinity();
       uint32_t to = 0;
       for (size_t column = 0; column < columns; ++column) {
-        const float score = scores[r * stride + column];
+        const float score = scores[r * columns + column];
         if (score > best) {  // never of NaN
           best = score;
           to = static_cast<uint32_t>(column);

@@ -1,7 +1,6 @@
 #include "core/mlp.h"
 
 #include "core/panel_tasks.h"
-#include "core/tile_kernels.h"
 #include "core/tile_mlp.h"
 #include "core/workspace.h"
 
@@ -32,13 +31,12 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   first.row_stride = hidden;
   first.depth = hidden;
   if (gathers) {
-    const auto normalize = tile_kernels_for(kernels.path).normalize;
     parallel_for(runner, (count + kRowsPerGather - 1) / kRowsPerGather, [&](size_t task) {
       for (size_t row = task * kRowsPerGather; row < count && row < (task + 1) * kRowsPerGather; ++row) {
         const float* from = rows.x + (rows.index == nullptr ? row : static_cast<size_t>(rows.index[row])) * hidden;
         float* to = gathered + row * gathered_stride;
         if (rows.norm) {
-          normalize(from, rows.norm.scale, rows.norm.bias, hidden, to);
+          kernels.normalize(from, rows.norm.scale, rows.norm.bias, hidden, to);
           from = to;
         }
         if (rows.round_bf16) kernels.round_bf16(from, hidden, to);

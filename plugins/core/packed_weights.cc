@@ -6,7 +6,6 @@
 #include <mutex>
 #include <tuple>
 
-#include "core/tile_kernels.h"
 #include "core/tile_panels.h"
 
 namespace vmoe {
@@ -66,7 +65,7 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
       pack_panel(weights, matrix, panel, const_cast<char*>(panel_at(matrix, panel)));
     }
   }
-  if (weight_type(type()).scales == Scales::kColumns && tile_kernels_for(kernels.path).unsigned_rows) {
+  if (weight_type(type()).scales == Scales::kColumns && kernels.unsigned_rows) {
     column_excess_.resize(matrices() * chunks() * padded_columns());
     int32_t* excess = column_excess_.data();
     for (size_t matrix = 0; matrix < matrices(); ++matrix) {

@@ -1,15 +1,12 @@
 #include "core/residual.h"
 
-#include "core/tile_kernels.h"
-
 namespace vmoe {
 
 void normalize_rows(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
                     const TaskRunner& runner) {
-  const auto normalize = tile_kernels_for(kernels.path).normalize;
   parallel_for_rows(runner, rows, [&](size_t begin, size_t end) {
     for (size_t row = begin; row < end; ++row) {
-      normalize(x + row * depth, norm.scale, norm.bias, depth, y + row * depth);
+      kernels.normalize(x + row * depth, norm.scale, norm.bias, depth, y + row * depth);
     }
   });
 }

@@ -1,7 +1,6 @@
 #include "core/router.h"
 
 #include "core/panel_tasks.h"
-#include "core/tile_kernels.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -18,7 +17,6 @@ void compute_gates_of_rows(const PackedWeights& router, const float* x, size_t t
 void compute_gates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* gates,
                    const TaskRunner& runner) {
   const size_t hidden = router.depth();
-  const auto normalize = tile_kernels_for(router.kernels().path).normalize;
   parallel_for_rows(runner, tokens, [&](size_t begin, size_t end) {
     const float* rows = x + begin * hidden;
     float* out = gates + begin * router.columns();
@@ -27,7 +25,7 @@ void compute_gates(const PackedWeights& router, const LayerNorm& norm, const flo
     Workspace scratch;
     take_all(scratch, [&](auto& memory) { normed = memory.template take<float>((end - begin) * hidden); });
     for (size_t row = 0; row < end - begin; ++row) {
-      normalize(rows + row * hidden, norm.scale, norm.bias, hidden, normed + row * hidden);
+      router.kernels().normalize(rows + row * hidden, norm.scale, norm.bias, hidden, normed + row * hidden);
     }
     compute_gates_of_rows(router, normed, end - begin, out);
   });

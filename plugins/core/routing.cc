@@ -196,11 +196,6 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
   });
 }
 
-void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-           const TaskRunner& runner) {
-  route(shape, type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
-}
-
 void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,
                    const TaskRunner& runner) {
   parallel_for(runner, shape.groups * shape.experts, [&](size_t task) {

@@ -22,10 +22,6 @@ using MakeSources = std::function<int32_t*(size_t slots)>;
 void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
            const MakeSources& make_src, int32_t* expert, const TaskRunner& runner);
 
-// The same without a pool, where M is shape.slots().
-void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-           const TaskRunner& runner);
-
 // The op VmoeChooseTokens, where each expert takes its best tokens of a group: gates f32[G,S,E] -> slot i32[G,S,E], -1
 // where the expert doesn't take the token, and src i32[E,M] (flat tokens, -1 = empty slot). The lower token first on
 // ties, NaN ranks as 0. Of `shape` the choices and the order of tokens say nothing. Throws std::bad_alloc.

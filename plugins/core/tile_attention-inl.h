@@ -1,4 +1,4 @@
-// One head of attention in tiles; tile_kernels.cc compiles this file once per instruction set.
+// One head of attention in tiles; kernels.cc compiles this file once per instruction set.
 
 #if defined(VMOE_CORE_TILE_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ATTENTION_INL_H_

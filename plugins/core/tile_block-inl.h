@@ -1,4 +1,4 @@
-// Blocks of a product: up to three row tiles times a panel. tile_kernels.cc compiles this once per instruction set.
+// Blocks of a product: up to three row tiles times a panel. kernels.cc compiles this once per instruction set.
 //
 // How a block is multiplied is what differs between processors: vector_block-inl.h does it in vectors,
 // matrix_unit_block-inl.h in tile registers.

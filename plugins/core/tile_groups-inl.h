@@ -1,4 +1,4 @@
-// Sums of 4-byte groups of a row with the 16 columns of a line of weights. tile_kernels.cc compiles this file once per
+// Sums of 4-byte groups of a row with the 16 columns of a line of weights. kernels.cc compiles this file once per
 // instruction set.
 
 #if defined(VMOE_CORE_TILE_GROUPS_INL_H_) == defined(HWY_TARGET_TOGGLE)

@@ -1,4 +1,4 @@
-// The inner loops of low-precision layers, once per instruction set: products of tiles, rows into tiles, attention.
+// What the inner loops of low-precision layers take: products of tiles, rows into tiles, attention.
 //
 // A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the
 // weights alone: not on the other rows, their number, or the threads.
@@ -8,7 +8,6 @@
 #include <cstdint>
 
 #include "core/activation.h"
-#include "core/cpu_path.h"
 #include "core/tiles.h"
 
 namespace vmoe {
@@ -92,22 +91,5 @@ struct TileHead {
 };
 
 size_t tile_head_bytes(size_t tokens, size_t lines);
-
-struct TileKernels {
-  CpuPath path;
-  void (*multiply)(const TileProduct& product);
-  void (*pack_rows)(const TileRows& rows);
-  void (*attend)(const TileHead& head);
-  // Layer normalization of one row, epsilon 1e-6: f32[count] each.
-  void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
-  // Around the calls of one thread: what the matrix unit's registers need to be set to. Never nested.
-  bool needs_tile_configuration;
-  // Whether rows of int8, other than those for int4 weights, are stored as unsigned, 128 more than they are; see
-  // TileProduct::column_excess.
-  bool unsigned_rows;
-};
-
-// The kernels of a path that is supported; see cpu_path_supported.
-const TileKernels& tile_kernels_for(CpuPath path);
 
 }  // namespace vmoe

@@ -30,7 +30,7 @@ class Mlp {
       : rows_(rows),
         out_(out),
         addend_(addend),
-        kernels_(tile_kernels_for(weights.first.matrix->kernels().path)),
+        kernels_(weights.first.matrix->kernels()),
         activation_(weights.activation),
         quantized_(weights.first.quantized()),
         tile_bytes_(weight_type(weights.first.type()).tile_step_bytes),
@@ -53,7 +53,7 @@ class Mlp {
       exact_offset_ = memory.template take<size_t>(most_rows);
       line_offset_ = memory.template take<size_t>(most_rows);
       for (Slot& slot : slots_) {
-        slot.rows = memory.template take<char>(most_tiles_ * first_steps() * tile_bytes_);
+        slot.rows = memory.template take<char>(most_tiles_ * first_.row_tile_stride());
         slot.hidden = memory.template take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
         if (!quantized_) continue;
         slot.row_scale = memory.template take<float>(most_rows);
@@ -77,7 +77,7 @@ class Mlp {
   const MlpRows& rows_;
   float* out_;
   const float* addend_;
-  const TileKernels& kernels_;
+  const Kernels& kernels_;
   const Activation activation_;
   const bool quantized_;
   const size_t tile_bytes_;  // from one step of a row tile to the next
@@ -96,7 +96,6 @@ class Mlp {
   std::vector<Slot> slots_;
   Workspace workspace_;
 
-  size_t first_steps() const { return first_.matrix->steps(); }
   size_t chunk_panels() const { return divide_up(chunk_, kPanelColumns); }
   size_t chunk_steps() const { return steps_of_depth(second_.type(), chunk_); }
   // Of the hidden values that a slot holds.
@@ -158,18 +157,15 @@ class Mlp {
 
   void pack_rows(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     const RowGroup& mine = groups_[group];
-    TileRows rows;
-    rows.type = first_.type();
-    rows.depth = rows.stride = first_.matrix->depth();
-    rows.rows = rows_.index == nullptr ? rows_.x + mine.begin * rows.stride : rows_.x;
-    rows.index = rows_.index == nullptr ? nullptr : rows_.index + mine.begin;
-    rows.row_count = mine.count();
+    TileRows rows = first_.make_rows(rows_.x, mine.count(), slots_[slot].rows, slots_[slot].row_scale);
+    if (rows_.index != nullptr) {
+      rows.index = rows_.index + mine.begin;
+    } else {
+      rows.rows += mine.begin * rows.stride;
+    }
     rows.norm_scale = rows_.norm.scale;
     rows.norm_bias = rows_.norm.bias;
     rows.round_bf16 = rows_.round_bf16;
-    rows.tiles = slots_[slot].rows;
-    rows.row_tile_stride = first_steps() * tile_bytes_;
-    rows.scale = slots_[slot].row_scale;
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
@@ -180,7 +176,6 @@ class Mlp {
     const Slot& memory = slots_[slot];
     TileProduct product = first_.make_product(mine.matrix, first_panel, panels);
     product.rows = memory.rows;
-    product.row_tile_stride = first_steps() * tile_bytes_;
     product.row_count = mine.count();
     product.row_scale = memory.row_scale;
     product.next_panel = next;

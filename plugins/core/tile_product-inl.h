@@ -1,5 +1,5 @@
 // Products of tiles, block by block, and what becomes of their sums: the same on every processor, in the same order.
-// tile_kernels.cc compiles this file once per instruction set.
+// kernels.cc compiles this file once per instruction set.
 
 #if defined(VMOE_CORE_TILE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_PRODUCT_INL_H_

@@ -1,4 +1,4 @@
-// Tile registers, each of 16 lines of 64 bytes: the processor's, and the same in plain C++. tile_kernels.cc compiles
+// Tile registers, each of 16 lines of 64 bytes: the processor's, and the same in plain C++. kernels.cc compiles
 // this file once per instruction set.
 
 #if defined(VMOE_CORE_TILE_REGISTERS_INL_H_) == defined(HWY_TARGET_TOGGLE)

@@ -1,4 +1,4 @@
-// Rows of float32 into tiles; tile_kernels.cc compiles this file once per instruction set.
+// Rows of float32 into tiles; kernels.cc compiles this file once per instruction set.
 
 #if defined(VMOE_CORE_TILE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ROWS_INL_H_

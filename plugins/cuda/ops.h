@@ -1,6 +1,6 @@
 // Gates, routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no
 // synchronisation, and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and
-// weights have the bits of core/routing.h; so has combine in float32, of core/combine.h.
+// weights have the bits of core/routing.h; so has combine in float32, of core/dispatch.h.
 //
 // Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns
 // CUDA's error and does nothing else.

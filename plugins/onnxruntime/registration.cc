@@ -1,9 +1,12 @@
 // The ops as ONNX Runtime sees them, and the entry point, which adds the domain `vmoe` to a session's options.
 #include <onnxruntime_c_api.h>
 
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
+#include <tuple>
 
 #include "core/weight_type.h"
 #include "onnxruntime/op.h"
@@ -103,14 +106,13 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 }  // namespace
 
 void add_op(OpList& list, const Op& op, const char* provider) {
-  const auto& choices = op.spec.choices;
-  for (size_t i = 0; i < choices.size(); ++i) {
-    // Choices that differ in the type of weights alone are one, as far as that has the same scales.
-    bool is_new = true;
-    for (size_t j = 0; j < i; ++j) {
-      is_new = is_new && (choices[j].q != choices[i].q || choices[j].t != choices[i].t || choices[j].r != choices[i].r);
+  // Choices that differ in the type of weights alone are one, as far as that has the same scales.
+  std::set<std::tuple<ElementType, ElementType, ElementType>> added;
+  for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
+    const ops::TypeChoice& choice = ops::kTypeChoices[i];
+    if ((op.spec.choices >> i & 1) != 0 && added.emplace(choice.q, choice.t, choice.r).second) {
+      list.push_back(new CustomOp(op, choice, provider));
     }
-    if (is_new) list.push_back(new CustomOp(op, choices[i], provider));
   }
 }
 

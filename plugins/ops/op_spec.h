@@ -13,7 +13,7 @@ namespace vmoe::ops {
 enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT, kR };
 inline constexpr size_t kValueTypes = 7;
 
-// What the type variables of an op stand for.
+// What type variables stand for.
 struct TypeChoice {
   ElementType w, q, t, r;
 
@@ -97,7 +97,7 @@ struct OpSpec {
   Table<ValueSpec> inputs;
   Table<ValueSpec> outputs;
   Table<AttributeSpec> attributes;
-  Table<TypeChoice> choices;
+  uint64_t choices;  // bit i: kTypeChoices[i] of op_table.h
 
   constexpr bool takes(size_t setting) const {
     for (const ValueSpec& input : inputs) {

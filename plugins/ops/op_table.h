@@ -20,7 +20,21 @@ inline constexpr SettingSpec kSettings[] = {
     {"max_experts", 1, kNoMaximum},
     {"merge", 0, kNoMaximum},
 };
-inline constexpr TypeChoice kGatesChoices[] = {{ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}};
+// What W, Q, T and R may be.
+inline constexpr TypeChoice kTypeChoices[] = {
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
+};
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
 struct Output { enum : size_t { kGates }; };
@@ -30,12 +44,7 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
 }  // namespace gates
-inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, kGatesChoices};
-inline constexpr TypeChoice kRouteChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-};
+inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, 0x1};
 namespace route {
 struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
@@ -54,12 +63,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
 }  // namespace route
-inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, kRouteChoices};
-inline constexpr TypeChoice kDispatchChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-};
+inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, 0x7};
 namespace dispatch {
 struct Input { enum : size_t { kX, kSrc }; };
 struct Output { enum : size_t { kBuf }; };
@@ -69,18 +73,7 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
 }  // namespace dispatch
-inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, kDispatchChoices};
-inline constexpr TypeChoice kRouteDispatchChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
-};
+inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, 0x19};
 namespace route_dispatch {
 struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
 struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
@@ -97,13 +90,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"buf", ValueType::kT, "EMD"},
 };
 }  // namespace route_dispatch
-inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, kRouteDispatchChoices};
-inline constexpr TypeChoice kExpertMlpChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, 0x1ff};
 namespace expert_mlp {
 struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kOut }; };
@@ -124,14 +111,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_mlp
-inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, kExpertMlpChoices};
-inline constexpr TypeChoice kCombineChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
-};
+inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, 0xe01};
 namespace combine {
 struct Input { enum : size_t { kOut, kSlot, kWeight }; };
 struct Output { enum : size_t { kY }; };
@@ -142,12 +122,7 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
-inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, kCombineChoices};
-inline constexpr TypeChoice kLinearChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-};
+inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, 0x139};
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
 struct Output { enum : size_t { kY }; };
@@ -159,7 +134,7 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
-inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, kLinearChoices};
+inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, 0x601};
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -179,7 +154,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace dense_mlp
-inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, kLinearChoices};
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, 0x601};
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
 struct Output { enum : size_t { kY }; };
@@ -196,7 +171,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"bf16", 0, 0, 1, 0, false},
 };
 }  // namespace attention
-inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, kGatesChoices};
+inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, 0x1};
 namespace attention_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
 struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
@@ -231,7 +206,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"prefix", 0, 0, kNoMaximum, 0, false},
 };
 }  // namespace attention_block
-inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, kLinearChoices};
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, 0x601};
 namespace class_attention_block {
 using attention_block::Input, attention_block::kInputs;
 struct Output { enum : size_t { kY }; };
@@ -239,7 +214,7 @@ inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
 struct Attribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
 }  // namespace class_attention_block
-inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, kLinearChoices};
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, 0x601};
 namespace merge {
 struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
 struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
@@ -261,7 +236,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"prefix", 0, 0, kNoMaximum, 0, false},
 };
 }  // namespace merge
-inline constexpr OpSpec kMerge{"VmoeMerge", merge::kInputs, merge::kOutputs, merge::kAttributes, kGatesChoices};
+inline constexpr OpSpec kMerge{"VmoeMerge", merge::kInputs, merge::kOutputs, merge::kAttributes, 0x1};
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -283,7 +258,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace mlp_block
-inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, kLinearChoices};
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, 0x601};
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
@@ -305,7 +280,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
 }  // namespace router_block
-inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, kGatesChoices};
+inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, 0x1};
 namespace expert_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -331,7 +306,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_block
-inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, kExpertMlpChoices};
+inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, 0xe01};
 namespace choose_tokens {
 struct Input { enum : size_t { kGates, kCapacity }; };
 struct Output { enum : size_t { kSlot, kSrc }; };
@@ -344,7 +319,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"src", ValueType::kInt32, "EM"},
 };
 }  // namespace choose_tokens
-inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, kGatesChoices};
+inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, 0x1};
 namespace soft_router {
 struct Input { enum : size_t { kX, kMu, kScale }; };
 struct Output { enum : size_t { kDispatch, kCombine }; };
@@ -358,7 +333,7 @@ inline constexpr ValueSpec kOutputs[] = {
     {"combine", ValueType::kFloat32, "GSEP"},
 };
 }  // namespace soft_router
-inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, kGatesChoices};
+inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, 0x1};
 namespace soft_dispatch {
 struct Input { enum : size_t { kX, kDispatch }; };
 struct Output { enum : size_t { kBuf }; };
@@ -370,7 +345,7 @@ inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_dispatch
-inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, kGatesChoices};
+inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, 0x1};
 namespace soft_combine {
 struct Input { enum : size_t { kOut, kCombine }; };
 struct Output { enum : size_t { kY }; };
@@ -382,7 +357,7 @@ inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
 }  // namespace soft_combine
-inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, kGatesChoices};
+inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, 0x1};
 
 // The most inputs that an op has.
 inline constexpr size_t kMaxInputs = 18;

@@ -1,14 +1,16 @@
 #include "ops/types.h"
 
+#include <iterator>
 #include <vector>
+
+#include "ops/op_table.h"
 
 namespace vmoe::ops {
 
 uint64_t Types::choices_left(const ValueSpec& value, ElementType type) const {
   uint64_t left = 0;
-  for (size_t i = 0; i < spec_->choices.size(); ++i) {
-    const uint64_t bit = uint64_t{1} << i;
-    if ((left_ & bit) != 0 && spec_->choices[i][value.type] == type) left |= bit;
+  for (size_t i = 0; i < std::size(kTypeChoices); ++i) {
+    if (kTypeChoices[i][value.type] == type) left |= left_ & uint64_t{1} << i;
   }
   return left;
 }
@@ -23,7 +25,7 @@ void Types::add(const ValueSpec& value, ElementType type) {
 
 OpError Types::refusal(const ValueSpec& value, const std::string& given) const {
   std::vector<ElementType> wanted;
-  for (const TypeChoice& choice : spec_->choices) {
+  for (const TypeChoice& choice : kTypeChoices) {
     const ElementType type = choice[value.type];
     bool is_new = takes(value, type);
     for (const ElementType known : wanted) is_new = is_new && known != type;
@@ -44,8 +46,8 @@ OpError Types::refusal(const ValueSpec& value, const std::string& given) const {
 }
 
 ElementType Types::operator[](ValueType type) const {
-  for (size_t i = 0; i < spec_->choices.size(); ++i) {
-    if ((left_ >> i & 1) != 0) return spec_->choices[i][type];
+  for (size_t i = 0; i < std::size(kTypeChoices); ++i) {
+    if ((left_ >> i & 1) != 0) return kTypeChoices[i][type];
   }
   return ElementType::kFloat32;
 }

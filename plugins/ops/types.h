@@ -13,7 +13,7 @@ namespace vmoe::ops {
 // The choices of types that are left, the more values are known the fewer.
 class Types {
  public:
-  explicit Types(const OpSpec& spec) : spec_(&spec), left_((uint64_t{1} << spec.choices.size()) - 1) {}
+  explicit Types(const OpSpec& spec) : left_(spec.choices) {}
 
   // Whether `value` may have `type`, with the values that were added.
   bool takes(const ValueSpec& value, ElementType type) const { return choices_left(value, type) != 0; }
@@ -28,8 +28,7 @@ class Types {
   ElementType operator[](ValueType type) const;
 
  private:
-  const OpSpec* spec_;
-  uint64_t left_;                                 // bit i: choice i
+  uint64_t left_;                                 // bit i: kTypeChoices[i]
   std::array<const char*, kValueTypes> first_{};  // of each type, the first value that was added, or null
 
   uint64_t choices_left(const ValueSpec& value, ElementType type) const;

@@ -9,7 +9,6 @@
 #include <iterator>
 
 #include "core/amx.h"
-#include "core/tile_kernels.h"
 #include "core_layers.h"
 
 namespace {
@@ -71,7 +70,7 @@ vmoe::TileConfiguration eight_tiles(uint8_t rows, uint16_t line_bytes) {
 // Layers on this thread find its tile registers in any configuration, such as that of ONNX Runtime's own products, and
 // leave them in that.
 void check_tile_configuration(const Kernels& kernels) {
-  if (!vmoe::tile_kernels_for(kernels.path).needs_tile_configuration) return;
+  if (!kernels.needs_tile_configuration) return;
   for (const vmoe::TileConfiguration& before : {vmoe::TileConfiguration{}, eight_tiles(16, 64), eight_tiles(5, 20)}) {
     for (ElementType type : kTypes) {
       set_tile_registers(before);
