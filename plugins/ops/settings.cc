@@ -14,7 +14,9 @@ int64_t Settings::known(size_t setting) const {
 
 void Settings::check() const {
   for (size_t i = 0; i < values_.size(); ++i) {
-    if (values_[i]) check_range(kSettings[i].name, *values_[i], kSettings[i].minimum, kSettings[i].maximum);
+    if (const std::optional<int64_t>& value = values_[i]) {
+      check_range(kSettings[i].name, *value, kSettings[i].minimum, kSettings[i].maximum);
+    }
   }
 }
 
