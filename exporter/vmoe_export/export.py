@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from vmoe_export.bundle.bundle_writer import CARD_NAME, new_bundle, write_manifest
 from vmoe_export.bundle.model_card import model_card
 from vmoe_export.bundle_manifest import manifest_of
-from vmoe_export.checkpoint.remote import checkpoint_at
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
 

@@ -14,6 +14,7 @@ from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
+from vmoe_export.families.recognition import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, pixels
@@ -157,7 +158,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
     """The checkpoint with official names, and the options with what the files of another library's model say."""
-    family = checkpoint.family
+    family = family_of(checkpoint)
     if family is None:
         if options.heads is not None:
             raise OptionError("the tensors say how many attention heads the model has; leave --heads out")
