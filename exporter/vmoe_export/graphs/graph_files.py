@@ -92,6 +92,7 @@ def write_graphs(
         if file == INLINED_GRAPH:
             settings.pop(MERGE, None)
         nodes = kind(model, weights, list(settings))
+        nodes.write_model()
         graph = _graph(model, grouping, nodes, settings)
         _name_block_shapes(graph, nodes, model, grouping, merges=MERGE in settings)
         how = f"Inputs {', '.join(settings)} choose the routing and " if settings else ""
@@ -163,6 +164,7 @@ def tensorrt_graph(
         external data. And its cuts, see `ModelNodes`.
     """
     nodes = TensorRtNodes(model, weights, profile, precision)
+    nodes.write_model()
     graph = _graph(model, grouping, nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
     routes = model.config.moe is not None
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
