@@ -24,6 +24,7 @@ from vmoe_export.model.position_embedding import resize_notes
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
+from vmoe_export.weight_types.weight_type import STORED_BYTES
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
@@ -138,12 +139,15 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    if model.moe is None and options.precision in ("bf16-experts", "int4"):
+    numbers = PRECISIONS[options.precision]
+    if model.moe is None and numbers.needs_experts:
         raise OptionError(
             f"this is a dense ViT without experts, so precision {options.precision} means nothing; choose bf16 or int8"
         )
-    if model.moe and options.precision == "int4" and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
-        raise OptionError("precision int4 stores two weights in a byte, and the sizes of the experts are odd; choose int8")
+    if model.moe and STORED_BYTES[numbers.experts.stored] < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
+        raise OptionError(
+            f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
+        )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(trunk, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):

@@ -20,7 +20,7 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.model_config import Soft, TopK
 from vmoe_export.ops.functions import fixed_function_bodies
-from vmoe_export.ops.table import DOMAIN, INT4_OPSET, IR_VERSION, OPSET, VERSION
+from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
 from vmoe_export.precision import PRECISIONS
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import (
@@ -106,7 +106,7 @@ def write_graphs(
         else:
             how += "must be given. " if settings else ""
             how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
-        opset = INT4_OPSET if PRECISIONS[model.precision].experts == "i4" else OPSET
+        opset = max(OPSET, PRECISIONS[model.precision].experts.opset)
         proto = _model(graph, functions, opset)
         _describe(proto, model, grouping, profiles[0] if profiles else None, model.precision, how)
         _write(folder / file, proto)

@@ -23,6 +23,7 @@ from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
+from vmoe_export.weight_types import BFLOAT16
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 from vmoe_runtime.settings import MERGE
@@ -52,7 +53,7 @@ class ModelNodes(GraphWriter):
         bodies = model_bodies(model, policies="pool" in settings, merging=MERGE in settings)
         self.functions = {body.name: body for body in bodies}
         self.cuts: list[tuple[str, ...]] = []
-        self.outputs = [model.output]
+        self.outputs: list[str] = [model.output]
         self.left: dict[str, int | str] = {}
 
     def write_model(self) -> None:
@@ -120,9 +121,9 @@ class ModelNodes(GraphWriter):
         return f"{path}/scale", f"{path}/bias"
 
     def _scales(self, *layers: str) -> list[str]:
-        """The scales of dense layers, where their kernels are int8 or int4."""
+        """The scales of dense layers, where their kernels have any."""
         kernels = [f"{path}/kernel" for path in layers]
-        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) in ("i8", "i4")]
+        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision).scales]
 
     def _linear(self, path: str, x: str) -> str:
         """A dense layer of x[N,T,D]."""
@@ -204,7 +205,7 @@ class ModelNodes(GraphWriter):
             )
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
-        bf16 = PRECISIONS[self._model.precision].dense != "float"
+        bf16 = PRECISIONS[self._model.precision].attention is BFLOAT16
         sizes = self._merging[:1]
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
         return self._linear(f"{path}/out", mixed), k

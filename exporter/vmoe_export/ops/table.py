@@ -25,24 +25,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from vmoe_export.weight_types import WEIGHT_TYPES
 from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
 
 DOMAIN = "vmoe"
 VERSION = 1
 OPSET = 20
-INT4_OPSET = 21
-"""Of graphs with int4 weights: what has scales by group."""
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-6
 MERGE_EPSILON = 1e-12
 """Under the root of the lengths that VmoeMerge divides keys by."""
 SOFT_EPSILON = 1e-6
 """Under the root of the lengths that VmoeSoftRouter divides by."""
-LARGEST_INT8 = 127
-"""-128 stays unused, so that the range is symmetric."""
-LARGEST_INT4 = 7
-INT4_GROUP = 64
-"""Weights of a column, next to each other along the depth, that share a scale; the last group may be shorter."""
 
 Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -59,7 +53,7 @@ ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),
     "i64": ("i64",),
-    "W": ("float", "bf16", "i8", "i4"),
+    "W": tuple(WEIGHT_TYPES),
     "Q": ("float", "fp16"),
     "T": ("float", "fp16", "bf16"),
     "R": ("float", "fp16", "bf16"),
@@ -70,8 +64,8 @@ W is the type of weights and decides how their products compute; biases, GELU, s
 float32. With bf16, what enters a product is rounded to bfloat16 (to nearest, ties to even) as well, and sums are float32.
 With i8, a column of weights is its integers times its scale, what enters a product is rounded to integers of -127 to 127
 times a scale of the row, and sums are exact int32. With i4, which experts may have, a column has a scale for each group of
-INT4_GROUP along the depth: the exact int32 sums of a group times it are added up in float32, in the order of the groups, and
-the total is multiplied by the scale of the row. Routing reads tokens that are not rounded.
+64 along the depth: the exact int32 sums of a group times it are added up in float32, in the order of the groups, and the
+total is multiplied by the scale of the row. Routing reads tokens that are not rounded.
 
 Q is the type of scales: float16 beside i4, else float32.
 
@@ -143,10 +137,11 @@ class Op:
     takes: Callable[[Types], bool] = lambda types: True
 
     def _fits(self, types: Types) -> bool:
-        """Whether weights and scales go together: i4 are those of experts alone, and have scales by group."""
-        if types.get("W") == "i4" and not any(value.grouped_dims for value in self.inputs):
+        """Whether weights and scales go together; only those of experts have scales by group."""
+        kind = next((kind for name, kind in WEIGHT_TYPES.items() if name == types.get("W")), None)
+        if kind and kind.group and not any(value.grouped_dims for value in self.inputs):
             return False
-        return "Q" not in types or (types["Q"] == "fp16") == (types["W"] == "i4")
+        return kind is None or "Q" not in types or types["Q"] == ("fp16" if kind.scales == "F16" else "float")
 
     @property
     def type_choices(self) -> list[Types]:
