@@ -95,17 +95,16 @@ def write_graphs(
         nodes.write_model()
         graph = _graph(model, grouping, nodes, settings)
         _name_block_shapes(graph, nodes, model, grouping, merges=MERGE in settings)
-        how = f"Inputs {', '.join(settings)} choose the routing and " if settings else ""
         functions = []
+        values, how = "must be given", "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
         if file == CANONICAL_GRAPH:
             for name, numbers in settings.items():
                 graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
             functions = _called(graph, nodes.functions)
-            how += "have defaults. " if settings else ""
-            how += "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
-        else:
-            how += "must be given. " if settings else ""
-            how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
+            values = "have defaults"
+            how = "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
+        if settings:
+            how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
         opset = max(OPSET, PRECISIONS[model.precision].experts.opset)
         proto = _model(graph, functions, opset)
         _describe(proto, model, grouping, profiles[0] if profiles else None, model.precision, how)

@@ -184,7 +184,9 @@ class ModelNodes(GraphWriter):
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
         scales = self._scales(*layers)
-        merging = (*self._merging, MERGE) if self._merging else ("",) * 3 * bool(scales)
+        merging = [*self._merging, MERGE] if self._merging else []
+        if scales and not merging:  # scales stand behind these inputs
+            merging = ["", "", ""]
         inputs = [x, *self._norm(norm), *weights, *merging, *scales]
         if class_token:
             return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
