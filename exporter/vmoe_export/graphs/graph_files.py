@@ -191,22 +191,21 @@ def _graph(
 def _outputs(
     model: ExportedModel, grouping: Grouping, nodes: ModelNodes, choices: int | str
 ) -> Iterator[onnx.ValueInfoProto]:
-    config, moe, names = model.config, model.config.moe, nodes.outputs
+    config, moe = model.config, model.config.moe
+    output, *routes = nodes.outputs
     sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
-    yield helper.make_tensor_value_info(
-        names[0], TensorProto.FLOAT, [BATCH_DIM, *sizes.get(names[0], [config.feature_size])]
-    )
+    yield helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH_DIM, *sizes.get(output, [config.feature_size])])
     if moe is None:
         return
     slots = [moe.routing.slots_per_expert] if isinstance(moe.routing, Soft) else []
     kinds = {"kept": TensorProto.BOOL, **dict.fromkeys(("expert", "slot", TOKEN_OUTPUT), TensorProto.INT32)}
-    for index, name in enumerate(names[1:]):
-        experts = moe.experts[index * len(moe.experts) // len(names[1:])]
-        per_token = [choices if isinstance(moe.routing, TopK) else experts, *slots]
+    experts = {f"encoderblock_{i}": count for i, count in zip(moe.layers, moe.experts, strict=True)}
+    for name in routes:
         block, _, what = name.rpartition("/")
-        shape = [_groups(model, grouping), nodes.left.get(block, grouping.tokens), *per_token]
-        if what == TOKEN_OUTPUT:
-            shape = [BATCH_DIM, config.num_tokens]
+        shape: list[int | str] = [BATCH_DIM, config.num_tokens]
+        if what != TOKEN_OUTPUT:
+            per_token = choices if isinstance(moe.routing, TopK) else experts[block]
+            shape = [_groups(model, grouping), nodes.left.get(block, grouping.tokens), per_token, *slots]
         yield helper.make_tensor_value_info(name, kinds.get(what, TensorProto.FLOAT), shape)
 
 
