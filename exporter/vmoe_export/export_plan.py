@@ -108,7 +108,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     own_config, trunk = options.config, checkpoint
     options = options.completed_by(trunk)
     preset = _preset(options)
-    config = _config(options, own_config)
+    config = _config(options, is_own=options.config is own_config)
     if options.head is not None:
         checkpoint = head = NewHead(trunk, Path(options.head))
         options = replace(options, class_names=options.class_names or head.class_names)
@@ -289,13 +289,13 @@ def _preset(options: ExportOptions) -> Preset | None:
     return None if options.preset is None else PRESETS[options.preset]
 
 
-def _config(options: ExportOptions, own: object) -> Mapping[str, Any]:
+def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
     """The config; the user's own must have something to say."""
     if preset := _preset(options):
         return preset.config
     config = options.config
     found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
-    if config is own and found and not found.keys() & FIELDS["model"]:
+    if is_own and found and not found.keys() & FIELDS["model"]:
         raise ConfigError(f"{config} has no field of an official model config, such as num_classes or encoder")
     return found
 

@@ -179,6 +179,8 @@ def _scale(weight: Value) -> Value:
 
 _SETTINGS = tuple(Value(name, "i64", ("1",)) for name in OFFICIAL_SETTINGS)
 _POLICIES = tuple(Value(name, "i64", ("1",), optional=True) for name in POLICIES)
+_IMAGE_X, _IMAGE_Y = _f("x", "N", "T", "D"), _f("y", "N", "T", "D")
+_GROUP_X, _GROUP_Y = _f("x", "G", "S", "D"), _f("y", "G", "S", "D")
 _GATES = Value("gates", "R", ("G", "S", "E"))
 _TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
@@ -202,12 +204,15 @@ _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine")
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
 _ATTENTION_BLOCK = (
-    _f("x", "N", "T", "D"),
+    _IMAGE_X,
     *_NORM,
     *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
     *map(_left_out, _MERGING),
     *(_scale(weight) for weight in _PROJECTIONS),
 )
+_FLOAT_WEIGHT = replace(_WEIGHT, type="float")
+_MLP_ATTRIBUTES = {"hidden_chunk": 0, "activation": 0}
+_EXPERT_ATTRIBUTES = {"dispatch_bf16": 0, **_MLP_ATTRIBUTES}
 
 OPS: Mapping[str, Op] = {
     op.name: op
@@ -230,7 +235,7 @@ OPS: Mapping[str, Op] = {
             "VmoeExpertMlp",
             (_f("buf", "E", "M", "D"), *_EXPERTS, *_EXPERT_SCALES),
             (_f("out", "E", "M", "D"),),
-            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
+            _EXPERT_ATTRIBUTES,
         ),
         Op(
             "VmoeCombine",
@@ -238,13 +243,8 @@ OPS: Mapping[str, Op] = {
             (Value("y", "T", ("G", "S", "D")),),
             takes=lambda types: types["R"] in ("float", types["T"]),
         ),
-        Op("VmoeLinear", (_f("x", "N", "T", "D"), _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
-        Op(
-            "VmoeDenseMlp",
-            (_f("x", "N", "T", "D"), *_MLP, *_MLP_SCALES),
-            (_f("y", "N", "T", "D"),),
-            {"hidden_chunk": 0, "activation": 0},
-        ),
+        Op("VmoeLinear", (_IMAGE_X, _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
+        Op("VmoeDenseMlp", (_IMAGE_X, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeAttention",
             (_f("q", "N", "Q", "D"), _f("k", "N", "T", "D"), _f("v", "N", "T", "D"), _left_out(_SIZES)),
@@ -258,42 +258,22 @@ OPS: Mapping[str, Op] = {
             {"num_heads": 1, "prefix": 0},
         ),
         Op("VmoeClassAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "1", "D"),), {"num_heads": 1}),
-        Op(
-            "VmoeMerge",
-            (_f("x", "N", "T", "D"), _f("k", "N", "T", "D"), *_MERGING),
-            _MERGED,
-            {"num_heads": 1, "prefix": 0},
-        ),
-        Op(
-            "VmoeMlpBlock",
-            (_f("x", "N", "T", "D"), *_NORM, *_MLP, *_MLP_SCALES),
-            (_f("y", "N", "T", "D"),),
-            {"hidden_chunk": 0, "activation": 0},
-        ),
+        Op("VmoeMerge", (_IMAGE_X, _f("k", "N", "T", "D"), *_MERGING), _MERGED, {"num_heads": 1, "prefix": 0}),
+        Op("VmoeMlpBlock", (_IMAGE_X, *_NORM, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeRouterBlock",
-            (_f("x", "G", "S", "D"), *_NORM, _f("router", "D", "E"), *_SETTINGS, *_POLICIES),
-            (_SLOT, _f("weight", "G", "S", "K"), _SRC, _EXPERT),
+            (_GROUP_X, *_NORM, _f("router", "D", "E"), *_SETTINGS, *_POLICIES),
+            (_SLOT, _FLOAT_WEIGHT, _SRC, _EXPERT),
         ),
         Op(
             "VmoeExpertBlock",
-            (_f("x", "G", "S", "D"), *_NORM, _SLOT, _f("weight", "G", "S", "K"), _SRC, *_EXPERTS, *_EXPERT_SCALES),
-            (_f("y", "G", "S", "D"),),
-            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
+            (_GROUP_X, *_NORM, _SLOT, _FLOAT_WEIGHT, _SRC, *_EXPERTS, *_EXPERT_SCALES),
+            (_GROUP_Y,),
+            _EXPERT_ATTRIBUTES,
         ),
         Op("VmoeChooseTokens", (_f("gates", "G", "S", "E"), _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
-        Op("VmoeSoftRouter", (_f("x", "G", "S", "D"), _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
-        Op(
-            "VmoeSoftDispatch",
-            (_f("x", "G", "S", "D"), _SHARES[0]),
-            (_f("buf", "E", "M", "D"),),
-            {"dispatch_bf16": 0},
-        ),
-        Op(
-            "VmoeSoftCombine",
-            (_f("out", "E", "M", "D"), _SHARES[1]),
-            (_f("y", "G", "S", "D"),),
-            {"dispatch_bf16": 0},
-        ),
+        Op("VmoeSoftRouter", (_GROUP_X, _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
+        Op("VmoeSoftDispatch", (_GROUP_X, _SHARES[0]), (_f("buf", "E", "M", "D"),), {"dispatch_bf16": 0}),
+        Op("VmoeSoftCombine", (_f("out", "E", "M", "D"), _SHARES[1]), (_GROUP_Y,), {"dispatch_bf16": 0}),
     )
 }
