@@ -1,9 +1,9 @@
 """Exports V-MoE checkpoints to bundles of ONNX graphs that run at the capacity you choose."""
 
-from vmoe_export.checkpoint import open_checkpoint
 from vmoe_export.errors import CheckpointError, ConfigError, ExportError, OptionError
 from vmoe_export.export import ExportResult, export_bundle
 from vmoe_export.export_options import ExportOptions
+from vmoe_export.opening import open_checkpoint
 from vmoe_runtime import __version__
 
 __all__ = [

@@ -10,6 +10,7 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.model_config import experts_entry
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.validation.proof import Findings
+from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, MERGING_GRAPH
 from vmoe_runtime.profiles import DenseRules, SoftRules
@@ -27,7 +28,11 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
     height, width = model.image_size
     names = plan.options.class_names
     stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
-    packed = {name: list(tensor.shape) for name, tensor in stored.items() if tensor.dtype == "U8"}
+    packed = {
+        name: list(tensor.shape)
+        for name, tensor in stored.items()
+        if stored_shape(tensor.shape, tensor.dtype) != tensor.shape
+    }
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

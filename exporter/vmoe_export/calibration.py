@@ -12,17 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_export.bundle.weights_file import Span, pack_int4, quantize_groups, spread_groups
+from vmoe_export.bundle.weights_file import Span
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.ops.table import INT4_GROUP, LARGEST_INT4
+from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.validation.reference_model import Array, ReferenceModel
 from vmoe_export.validation.reference_run import run_reference
 from vmoe_export.validation.reference_weights import Weights, official_weights
+from vmoe_export.weight_types.int4 import INT4, INT4_GROUP, LARGEST_INT4, pack_int4, quantize_groups, spread_groups
 from vmoe_measure.image_source import ImageSource
 
 _IMAGES = 128  # at most, or one routing group
 _DAMPING = 0.01  # of the mean square of the inputs
+
+
+def is_calibrated(precision: ExportPrecision) -> bool:
+    """Whether the experts' weights are rounded for images, where the user gives any."""
+    return PRECISIONS[precision].experts is INT4
 
 
 def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, model: ExportedModel, source: ImageSource) -> None:
@@ -81,7 +87,7 @@ class _Calibration(ReferenceModel):
 
     def _round(self, kernel: str, rows: Array, expert: Any) -> None:
         span = self._spans[kernel]
-        if expert is ... or span.dtype != "U8":
+        if expert is ... or span.dtype != INT4.stored:
             return
         packed = pack_int4(round_for_inputs(self._tensor(kernel)[expert], rows))
         with self._path.open("r+b") as file:

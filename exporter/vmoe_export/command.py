@@ -17,7 +17,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export.bundle.bundle_writer import check_target
 from vmoe_export.checkpoint import ONE_FILE_SUFFIXES
-from vmoe_export.checkpoint.remote import checkpoint_at
 from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportResult, write_bundle
@@ -26,6 +25,7 @@ from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.presets import PRESETS
+from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions

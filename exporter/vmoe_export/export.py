@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from vmoe_export.bundle.bundle_writer import CARD_NAME, new_bundle, write_manifest
 from vmoe_export.bundle.model_card import model_card
 from vmoe_export.bundle_manifest import manifest_of
-from vmoe_export.checkpoint.remote import checkpoint_at
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
 
@@ -117,7 +117,7 @@ def write_bundle(
     """
     # onnx takes a while to import; planning and its errors don't wait for it.
     from vmoe_export.bundle.weights_file import write_weights
-    from vmoe_export.calibration import calibrate
+    from vmoe_export.calibration import calibrate, is_calibrated
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
 
     sources = _sources(plan, validation)
@@ -129,7 +129,7 @@ def write_bundle(
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, progress, stored)
-        if images is not None and stored == "int4":
+        if images is not None and is_calibrated(stored):
             stage("rounding the experts for the images")
             calibrate(folder / WEIGHTS_NAME, spans, plan, model, images)
         stage("writing the graphs")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
-from vmoe_export.precision import STORED_BYTES
+from vmoe_export.weight_types.weight_type import STORED_BYTES
 
 GRAPH_IMAGES = 2
 """Random images that graphs are compared on, rounded up to whole routing groups."""

@@ -80,6 +80,11 @@ class ExportOptions(Choices):
     heads: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
+        self._check_values()
+        self._check_combination()
+
+    def _check_types(self) -> None:
         for name, allowed in (
             ("precision", tuple(PRECISIONS)),
             ("tensorrt", (True, False)),
@@ -112,6 +117,8 @@ class ExportOptions(Choices):
             # Text is a sequence, too: of letters, which nobody means.
             if value is not None and (not isinstance(value, kind) or (kind is Sequence and isinstance(value, str))):
                 raise OptionError(f"{name} is {shown(value)}, but must be {text}")
+
+    def _check_values(self) -> None:
         try:
             for name, value in self._choices.items():
                 ROWS[name].check(value)
@@ -123,6 +130,7 @@ class ExportOptions(Choices):
         if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
             raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
 
+    def _check_combination(self) -> None:
         if self.preset is not None and self.config is not None:
             raise OptionError(f"--preset {self.preset} is a config, so --config can't be given beside it; leave one out")
         if self.head is not None and self.output == "features":

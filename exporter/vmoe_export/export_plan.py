@@ -14,6 +14,7 @@ from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
+from vmoe_export.families.recognition import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, pixels
@@ -23,6 +24,7 @@ from vmoe_export.model.position_embedding import resize_notes
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
+from vmoe_export.weight_types.weight_type import STORED_BYTES
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
@@ -106,7 +108,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     own_config, trunk = options.config, checkpoint
     options = options.completed_by(trunk)
     preset = _preset(options)
-    config = _config(options, own_config)
+    config = _config(options, is_own=options.config is own_config)
     if options.head is not None:
         checkpoint = head = NewHead(trunk, Path(options.head))
         options = replace(options, class_names=options.class_names or head.class_names)
@@ -137,12 +139,15 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    if model.moe is None and options.precision in ("bf16-experts", "int4"):
+    numbers = PRECISIONS[options.precision]
+    if model.moe is None and numbers.needs_experts:
         raise OptionError(
             f"this is a dense ViT without experts, so precision {options.precision} means nothing; choose bf16 or int8"
         )
-    if model.moe and options.precision == "int4" and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
-        raise OptionError("precision int4 stores two weights in a byte, and the sizes of the experts are odd; choose int8")
+    if model.moe and STORED_BYTES[numbers.experts.stored] < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
+        raise OptionError(
+            f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
+        )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(trunk, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
@@ -157,7 +162,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
     """The checkpoint with official names, and the options with what the files of another library's model say."""
-    family = checkpoint.family
+    family = family_of(checkpoint)
     if family is None:
         if options.heads is not None:
             raise OptionError("the tensors say how many attention heads the model has; leave --heads out")
@@ -284,13 +289,13 @@ def _preset(options: ExportOptions) -> Preset | None:
     return None if options.preset is None else PRESETS[options.preset]
 
 
-def _config(options: ExportOptions, own: object) -> Mapping[str, Any]:
+def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
     """The config; the user's own must have something to say."""
     if preset := _preset(options):
         return preset.config
     config = options.config
     found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
-    if config is own and found and not found.keys() & FIELDS["model"]:
+    if is_own and found and not found.keys() & FIELDS["model"]:
         raise ConfigError(f"{config} has no field of an official model config, such as num_classes or encoder")
     return found
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint, open_checkpoint
+from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.model.model_config import MoeConfig
+from vmoe_export.opening import open_checkpoint
 from vmoe_export.pruning import choose_experts, class_token_use, prunable_moe, router_growth, write_pruned
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine

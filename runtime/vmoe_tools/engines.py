@@ -1,21 +1,25 @@
-"""The engines that a command measures: each bundle on each backend, and what loading it took."""
+"""The engines that a command measures: each bundle on each backend, what loading it took, and the machine they run on."""
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 
 from vmoe_runtime import Engine
 from vmoe_runtime.backends import BACKENDS, Parallelism
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.installation import installed_version
 from vmoe_runtime.profiles import Profile
-from vmoe_tools.machine import resident_bytes
+from vmoe_tools.machine import cpu_model, resident_bytes, usable_cores
 from vmoe_tools.program import printable
 
 
@@ -88,6 +92,40 @@ def load_engines(
                 loaded = LoadedBundle(name, path, engine, path not in bundles, parallelism, seconds, grown)
                 engines.setdefault((path, engine.backend, engine.only_profile), loaded)
     return list(engines.values())
+
+
+def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
+    """Everything about this machine that a number depends on, ready for JSON.
+
+    Args:
+        engines: the engines that are measured; they say which runtime they are.
+
+    Returns:
+        `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and
+        `vmoe_runtime` (None where it is not installed as a package); under `backends`, by name, a description of the
+        runtime; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by;
+        and the `resident_bytes` of the whole process.
+    """
+    return {
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
+        "os": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "vmoe_runtime": installed_version("vmoe-export"),
+        "backends": {loaded.engine.backend: loaded.engine.backend_description for loaded in engines},
+        "engines": [
+            {
+                "bundle": loaded.name,
+                "backend": loaded.engine.backend,
+                "precision": loaded.engine.manifest.precision,
+                "load_seconds": loaded.load_seconds,
+                "resident_bytes": loaded.resident_bytes,
+            }
+            for loaded in engines
+        ],
+        "resident_bytes": resident_bytes(),
+    }
 
 
 def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_groups: bool) -> None:

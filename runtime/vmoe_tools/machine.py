@@ -1,59 +1,19 @@
-"""What a measurement ran on, and what this machine can run a bundle with."""
+"""This machine: its processor, its memory, and what it can run a bundle with."""
 
 from __future__ import annotations
 
 import os
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from vmoe_runtime import op_library
 from vmoe_runtime.backends import BACKENDS, fastest_first, prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
-from vmoe_runtime.installation import installed_version
 from vmoe_runtime.profiles import Profile
-
-if TYPE_CHECKING:
-    from vmoe_tools.engines import LoadedBundle
-
-
-def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
-    """Everything about this machine that a number depends on, ready for JSON.
-
-    Args:
-        engines: the engines that are measured; they say which runtime they are.
-
-    Returns:
-        `cpu` (model name), `cores` that this process may use, `os`, the versions of `python`, `numpy` and
-        `vmoe_runtime` (None where it is not installed as a package); under `backends`, by name, a description of the
-        runtime; under `engines` for each bundle and backend `load_seconds`, and the `resident_bytes` that memory grew by;
-        and the `resident_bytes` of the whole process.
-    """
-    return {
-        "cpu": cpu_model(),
-        "cores": usable_cores(),
-        "os": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "vmoe_runtime": installed_version("vmoe-export"),
-        "backends": {loaded.engine.backend: loaded.engine.backend_description for loaded in engines},
-        "engines": [
-            {
-                "bundle": loaded.name,
-                "backend": loaded.engine.backend,
-                "precision": loaded.engine.manifest.precision,
-                "load_seconds": loaded.load_seconds,
-                "resident_bytes": loaded.resident_bytes,
-            }
-            for loaded in engines
-        ],
-        "resident_bytes": resident_bytes(),
-    }
 
 
 def describe_backends(bundle: Bundle) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def check_drawing(target: Path | None, option: str, used: Iterable[Path | None] 
         raise click.UsageError(f"{option}: {target} must end in {', '.join(_DRAWINGS[:-1])} or {_DRAWINGS[-1]}")
     check_output_file(target, used)
     try:
-        import vmoe_tools.charts  # noqa: F401
+        import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{option} needs {error.name}; pip install 'vmoe-export[bench]'") from None
 

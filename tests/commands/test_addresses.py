@@ -27,7 +27,7 @@ from family_files import Layout, families
 from terminal import default_signals
 
 from vmoe_export import export_bundle
-from vmoe_export.checkpoint.remote import checkpoint_at
+from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_measure import remote_files
 from vmoe_measure.remote_files import RemoteError, RemoteFiles
 from vmoe_runtime import BundleError, Engine, VmoeError

@@ -416,7 +416,6 @@ def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measure
 
 
 def test_a_picture_without_matplotlib_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "vmoe_tools.charts", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(click.ClickException, match=r"^--plot needs matplotlib.*; pip install 'vmoe-export\[bench\]'$"):
         check_drawing(tmp_path / "x.png", "--plot")

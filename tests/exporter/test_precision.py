@@ -13,11 +13,13 @@ from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
 from variants import Variant
 
 from vmoe_export import export_bundle, open_checkpoint
-from vmoe_export.bundle.weights_file import quantize_columns, quantize_groups, spread_groups
 from vmoe_export.calibration import round_for_inputs
 from vmoe_export.export import ExportResult
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation.limits import distance_limit
+from vmoe_export.weight_types import BFLOAT16, FLOAT32, INT8
+from vmoe_export.weight_types.int4 import quantize_groups, spread_groups
+from vmoe_export.weight_types.int8 import quantize_columns
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
 pytestmark = pytest.mark.long
@@ -135,8 +137,8 @@ def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:
     [(1, 0), (1024, 0), (1100, 0), (1088, 64), (1152, 384), (1280, 320), (1536, 512), (3072, 512), (6144, 512)],
 )  # no multiple of 64 divides 1100
 def test_hidden_features_are_cut_into_the_largest_chunks_that_fit(hidden: int, chunk: int) -> None:
-    assert hidden_chunk(hidden, "i8") == chunk
-    assert hidden_chunk(hidden, "bf16") == hidden_chunk(hidden, "float") == 0
+    assert hidden_chunk(hidden, INT8) == chunk
+    assert hidden_chunk(hidden, BFLOAT16) == hidden_chunk(hidden, FLOAT32) == 0
 
 
 def test_chunks_are_attributes_of_nodes(tmp_path: Path) -> None:

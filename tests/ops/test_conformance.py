@@ -28,6 +28,7 @@ from score import onnxruntime_sessions, score, vectors
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, OPS
 from vmoe_export.validation import reference_ops
+from vmoe_export.weight_types import bfloat16, int4, int8
 from vmoe_runtime.op_library import find_library
 from vmoe_torch import merging, ops, routing
 
@@ -180,7 +181,7 @@ merged tokens are unweighted | merge | sizes[image][members[one], None] | total[
 a merged key counts once | attention | np.log(sizes) | 0 * sizes | test_vmoe_attention_sizes
 GELU by tanh for that by erf | activate | == "gelu_erf" | == "" | test_vmoe_expert_mlp_gelu_erf
 bfloat16 cut off | round_bf16 | x.astype(ml_dtypes.bfloat16) | (x.view("u4") >> 16 << 16).view("f4") | test_vmoe_linear_bf16
-int8 cut off | quantize | np.rint | np.trunc | test_vmoe_linear_int8
+int8 cut off | quantize_rows | np.rint | np.trunc | test_vmoe_linear_int8
 """
 FAULTS = {
     words[0]: words[1:] for words in ([word.strip() for word in line.split("|")] for line in _FAULTS.strip().splitlines())
@@ -190,12 +191,13 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, old, new, finder = FAULTS[fault]
-    original = getattr(op_reference, name, None) or getattr(reference_ops, name)
+    places = (op_reference, reference_ops, bfloat16, int8, int4)
+    original = next(getattr(place, name) for place in places if hasattr(place, name))
     home, source = inspect.getmodule(original), inspect.getsource(original)
     assert home and old in source
     planted = dict(vars(home))
     exec(source.replace(old, new), planted)
-    for place in (op_reference, reference_ops):
+    for place in places:
         for alias in [alias for alias, value in vars(place).items() if value is original]:
             monkeypatch.setattr(place, alias, planted[original.__name__])
     with np.errstate(all="ignore"):

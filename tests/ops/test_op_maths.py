@@ -11,8 +11,8 @@ import onnx.parser
 import pytest
 from op_models import IR_VERSION, OPSET, RUNNERS, Run, given_inputs, made_outputs, run_graph, run_reference, runner
 
-from vmoe_export.ops.onnx_lines import round_bf16
 from vmoe_export.ops.table import ACTIVATIONS, OPS, Op
+from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 FLOAT32 = {"rtol": 0, "atol": 1e-5}
@@ -161,7 +161,7 @@ def _rounding(name: str) -> Run:
     """The rounding alone, as the op rounds in that runtime."""
     model = onnx.parser.parse_model(
         f'<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}]>'
-        f"rounding (float[n] x) => (float[n] y) {{ {round_bf16('x', 'y', True)} }}"
+        f"rounding (float[n] x) => (float[n] y) {{ {round_bf16_lines('x', 'y')} }}"
     )
     onnx.checker.check_model(model, full_check=True)
     return run_graph(name, model)

@@ -19,12 +19,11 @@ from op_models import (
     settings,
 )
 
-from vmoe_export.ops.functions import function_bodies
+from vmoe_export.ops.functions import BodyOptions, function_bodies, function_body
 from vmoe_export.ops.table import (
     ACTIVATIONS,
     DOMAIN,
     ELEMENT_TYPES,
-    INT4_OPSET,
     OPS,
     OPSET,
     PLUGIN_ATTRIBUTES,
@@ -35,6 +34,7 @@ from vmoe_export.ops.table import (
     Op,
     Types,
 )
+from vmoe_export.weight_types import WEIGHT_TYPES
 
 pytestmark = pytest.mark.fast
 
@@ -56,7 +56,7 @@ def _words(types: Types) -> str:
 
 
 def test_there_is_one_function_per_op_and_no_other() -> None:
-    assert [function.name for function in function_bodies()] == list(OPS)
+    assert [function.name for function in function_bodies(BodyOptions())] == list(OPS)
 
 
 @EVERY_WEIGHT
@@ -80,7 +80,7 @@ def test_the_onnx_function_has_the_names_of_the_table(
     assert attributes == {**named, **plugin}
     assert not function.attribute  # attributes without a default would be compulsory
     assert {(o.domain, o.version) for o in function.opset_import} == {
-        ("", INT4_OPSET if weights == "i4" else OPSET),
+        ("", max(OPSET, WEIGHT_TYPES[weights].opset)),
         (DOMAIN, VERSION),
     }
 
@@ -126,15 +126,15 @@ def _function(
     merging: bool = False,
     activation: Activation = "gelu_tanh",
 ) -> onnx.FunctionProto:
-    bodies = function_bodies(
-        dense=weights,
-        experts=weights,
+    options = BodyOptions(
+        dense=WEIGHT_TYPES[weights],
+        experts=WEIGHT_TYPES[weights],
         dispatch_bf16=dispatch_bf16,
         policies=policies,
         merging=merging,
         activation=activation,
     )
-    return next(function for function in bodies if function.name == op.name)
+    return function_body(op.name, options)
 
 
 def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarray:

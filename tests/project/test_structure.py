@@ -1,4 +1,4 @@
-"""Which folder may import what, and how long a file and a function may be."""
+"""Which folder may import what, and that no modules import each other in a circle."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ import pytest
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parents[2]
-LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 PYTHON = {
     "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
@@ -66,17 +65,41 @@ def forbidden(source: str, allowed: set[str]) -> set[str]:
     return {name for name, words in parts.items() if not {words[0], ".".join(words[:2])} & allowed}
 
 
-def too_long(path: Path, source: str) -> Iterator[str]:
-    is_written_by_a_tool = "op_table.h" in path.name
-    if len(source.splitlines()) > LONGEST_FILE and not is_written_by_a_tool:
-        yield f"{path} has {len(source.splitlines())} lines"
-    if path.suffix != ".py":
-        return
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or 0) - node.lineno + 1
-            if lines > LONGEST_FUNCTION:
-                yield f"{path}: {node.name} has {lines} lines"
+def modules() -> dict[str, str]:
+    """The source of every module of our packages, by its name."""
+    sources = {}
+    for path in tracked(*PYTHON, endings=(".py",)):
+        words = path.relative_to(ROOT).with_suffix("").parts[1:]
+        sources[".".join(words[:-1] if words[-1] == "__init__" else words)] = path.read_text()
+    return sources
+
+
+def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of these modules each of them imports, wherever in it; `from package import name` may mean either."""
+    graph = {}
+    for module, source in sources.items():
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parts = {f"{node.module}.{alias.name}" for alias in node.names}
+                names |= {part if part in sources else str(node.module) for part in parts}
+        graph[module] = names & sources.keys()
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """The sets of modules that reach each other by imports."""
+    reached = {}
+    for module, imported in graph.items():
+        found, left = set(), set(imported)
+        while left:
+            found.add(next_module := left.pop())
+            left |= graph[next_module] - found
+        reached[module] = found
+    alike = {frozenset(other for other in reached[module] if module in reached[other]) for module in graph}
+    return [set(circle) for circle in alike if circle]
 
 
 @pytest.mark.parametrize("package", PYTHON)
@@ -103,9 +126,8 @@ def test_native_code_includes_what_it_may(folder: str) -> None:
     assert {name: folders - allowed for name, folders in included.items() if folders - allowed} == {}
 
 
-def test_no_file_and_no_function_is_too_long() -> None:
-    files = tracked("exporter", "runtime", "plugins", "samples", endings=(".py", ".cc", ".cu", ".h", ".hpp", ".c"))
-    assert [line for path in files for line in too_long(path.relative_to(ROOT), path.read_text())] == []
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(imports_among(modules())) == []
 
 
 def test_what_breaks_a_rule_is_found() -> None:
@@ -113,5 +135,15 @@ def test_what_breaks_a_rule_is_found() -> None:
         "import os\ndef f():\n    from torch.nn import functional\n    import onnx.helper\nfrom a.b.c import d\nimport e.f"
     )
     assert forbidden(source, {"onnx", "a.b"}) == {"torch.nn", "e.f"}
-    assert list(too_long(Path("a.py"), "def f():\n" + "    x = 1\n" * LONGEST_FUNCTION)) == ["a.py: f has 61 lines"]
-    assert list(too_long(Path("a.h"), "\n" * 401)) == ["a.h has 401 lines"]
+
+
+def test_a_circle_is_found_wherever_its_imports_are() -> None:
+    sources = {
+        "p": "from p.a import f",
+        "p.a": "from p import b",
+        "p.b": "def f():\n    import p.c",
+        "p.c": "if TYPE_CHECKING:\n    from p.a import A",
+        "p.d": "from p import a, f",
+        "p.e": "from p import e",
+    }
+    assert sorted(map(sorted, circles(imports_among(sources)))) == [["p.a", "p.b", "p.c"], ["p.e"]]

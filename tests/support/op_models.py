@@ -15,14 +15,13 @@ import openvino
 from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
-from vmoe_export.ops.functions import function_bodies
+from vmoe_export.ops.functions import BodyOptions, function_bodies
 from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names, written_attributes
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
     ACTIVATIONS,
     DOMAIN,
     ELEMENT_TYPES,
-    INT4_OPSET,
     IR_VERSION,
     OPS,
     OPSET,
@@ -33,6 +32,7 @@ from vmoe_export.ops.table import (
     Types,
     Value,
 )
+from vmoe_export.weight_types import INT8, WEIGHT_TYPES
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"
@@ -162,7 +162,8 @@ def one_node_model(
     inner = {name: f"{name}_narrow" for name in narrow}
     # Inputs that are left out have places where others stand behind them.
     known = [value.name for value in given]
-    places = [name if name in known else "" for name in input_names(op.name, weights, policies, merging)]
+    kind = WEIGHT_TYPES[weights]
+    places = [name if name in known else "" for name in input_names(op.name, kind, policies, merging)]
     names = [[inner.get(name, name) for name in row] for row in (places, [value.name for value in made])]
     values = attribute_values(op, dispatch_bf16, **attributes)
     activation = ACTIVATIONS[values.get("activation", 0)]
@@ -183,23 +184,25 @@ def one_node_model(
     model = helper.make_model(
         helper.make_graph([*casts_in, node, *casts_out], op.name, inputs, outputs),
         opset_imports=[
-            helper.make_opsetid("", INT4_OPSET if weights == "i4" else OPSET),
+            helper.make_opsetid("", max(OPSET, kind.opset)),
             helper.make_opsetid(DOMAIN, VERSION),
         ],
         functions=function_bodies(
-            dense="i8" if weights == "i4" else weights,
-            experts=weights,
-            attention_bf16=bool(values["bf16"]) if "bf16" in values else None,
-            dispatch_bf16=dispatch_bf16,
-            soft_bf16=dispatch_bf16,
-            dense_chunks=chunks,
-            expert_chunks=chunks,
-            tokens=tokens,
-            gates=gates,
-            policies=policies,
-            merging=merging,
-            prefix=values.get("prefix", 0),
-            activation=activation,
+            BodyOptions(
+                dense=INT8 if kind.group else kind,
+                experts=kind,
+                attention_bf16=bool(values["bf16"]) if "bf16" in values else None,
+                dispatch_bf16=dispatch_bf16,
+                soft_bf16=dispatch_bf16,
+                dense_chunks=chunks,
+                expert_chunks=chunks,
+                tokens=tokens,
+                gates=gates,
+                policies=policies,
+                merging=merging,
+                prefix=values.get("prefix", 0),
+                activation=activation,
+            )
         ),
         ir_version=IR_VERSION,
     )

@@ -61,7 +61,8 @@ def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
     settings = []
     for profile in content["profiles"] or [{"name": None}]:
         label, found = profile["name"], measured.get(profile["name"], {"top1": None})
-        cost = flops.get(label or "dense" * (not manifest.moe_layers))
+        # A Soft MoE has neither profiles nor the cost of a dense model.
+        cost = None if label is None and manifest.moe_layers else flops.get(label or "dense")
         cells = [f"`{label}`" if label else "-", *(profile.get(field, "-") for field in ("capacity_ratio", "k"))]
         cells += [profile.get("capacity", "-")[0], "-" if cost is None else f"{cost / 1e9:.3g}"]
         cells += ["-" if found["top1"] is None else f"{found['top1']:.2%} of {found['images']} images"]

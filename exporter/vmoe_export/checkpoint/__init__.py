@@ -1,105 +1,13 @@
-"""Checkpoint readers: `open_checkpoint` finds the right one."""
-
-from __future__ import annotations
-
-import os
-from pathlib import Path
+"""Readers of checkpoints, one module for each format, and what all of them offer."""
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.checkpoint.bundle import BundleCheckpoint, is_bundle
-from vmoe_export.checkpoint.official import OfficialCheckpoint
-from vmoe_export.checkpoint.orbax_steps import find_item
-from vmoe_export.errors import CheckpointError
-from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_export.checkpoint.bundle import BundleCheckpoint
 
-__all__ = ["Array", "BundleCheckpoint", "Checkpoint", "TensorInfo", "open_checkpoint"]
+__all__ = ["Array", "BundleCheckpoint", "Checkpoint", "TensorInfo"]
 
-_TORCH_SUFFIXES = {".pt", ".pth", ".bin", ".tar"}  # timm's training writes .pth.tar
-ONE_FILE_SUFFIXES = {".safetensors", *_TORCH_SUFFIXES}
+TORCH_SUFFIXES = {".pt", ".pth", ".bin", ".tar"}  # timm's training writes .pth.tar
+ONE_FILE_SUFFIXES = {".safetensors", *TORCH_SUFFIXES}
 SHARDS = ".safetensors.index.json"
 MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
 """What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
 MODEL_SETTINGS = ("config.json", "preprocessor_config.json")
-
-
-def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a checkpoint for reading, one tensor at a time.
-
-    Args:
-        path: `PREFIX` or `PREFIX.index` of the official format of 2022, a folder that Orbax wrote (of steps, of which the
-            newest finished one is read, of one step, or of its `state`), a `.safetensors` file or the index of several
-            (`model.safetensors.index.json`), a torch `.pt`, `.pth` or `.bin` file, a model folder of Hugging Face's, another
-            folder that holds exactly one of these, or a float32 bundle.
-
-    Returns:
-        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays. Of another
-        library's model, of which `family` tells, the names are that library's.
-
-    Raises:
-        CheckpointError: there is nothing to read, or it is damaged.
-        BundleError: a bundle that is damaged.
-
-    Examples:
-        >>> with open_checkpoint("samples/mnist/vmoe_mnist") as checkpoint:
-        ...     checkpoint["head/kernel"].shape
-        (64, 10)
-    """
-    path = Path(path)
-    try:
-        return _reader(path)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
-
-
-def _reader(path: Path) -> Checkpoint:
-    if path.is_dir():
-        if is_bundle(path):
-            return BundleCheckpoint(path)
-        if (found := find_item(path)) is not None:
-            return _orbax(path, *found)
-        path = _only_checkpoint_in(path)
-    if path.name == WEIGHTS_NAME and is_bundle(path.parent):
-        raise CheckpointError(f"{path} holds the weights of a bundle, which its manifest explains; give {path.parent}")
-    if path.name.endswith(SHARDS) and path.is_file():
-        from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
-
-        return ShardedCheckpoint(path)
-    if path.suffix == ".safetensors" and path.is_file():
-        from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
-
-        return SafetensorsCheckpoint(path)
-    if path.suffix in _TORCH_SUFFIXES and path.is_file():
-        try:
-            from vmoe_export.checkpoint.torch_file import TorchCheckpoint
-        except ModuleNotFoundError:
-            raise CheckpointError(
-                f"{path} is a torch file, and torch is not installed; pip install 'vmoe-export[torch]'"
-            ) from None
-        return TorchCheckpoint(path)
-    prefix = path.with_suffix("") if path.suffix == ".index" else path
-    if Path(f"{prefix}.index").is_file():
-        return OfficialCheckpoint(prefix)
-    if path.is_file():
-        expected = "a bundle, an Orbax folder, PREFIX.index, .safetensors, .pt, .pth or .bin"
-        raise CheckpointError(f"{path} is not a checkpoint: expected {expected}")
-    raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there")
-
-
-def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:
-    try:
-        from vmoe_export.checkpoint.orbax_folder import OrbaxCheckpoint
-    except ModuleNotFoundError:
-        raise CheckpointError(
-            f"{path} is an Orbax checkpoint, and tensorstore is not installed; pip install 'vmoe-export[orbax]'"
-        ) from None
-    return OrbaxCheckpoint(item, notes)
-
-
-def _only_checkpoint_in(folder: Path) -> Path:
-    if (usual := next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)) is not None:
-        return usual
-    found = sorted(p for p in folder.iterdir() if p.suffix in {".index", *ONE_FILE_SUFFIXES})
-    if len(found) != 1:
-        names = ", ".join(p.name for p in found) or f"no {', '.join(MODEL_FILES)}, .index, .safetensors, .pt, .pth or .bin"
-        raise CheckpointError(f"{folder} must hold exactly one checkpoint to be given as a folder (found: {names})")
-    return found[0]

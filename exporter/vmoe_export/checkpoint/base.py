@@ -35,7 +35,7 @@ class TensorInfo:
 
 
 class Checkpoint(Mapping[str, Array]):
-    """A read-only mapping of official parameter names to arrays.
+    """A read-only mapping of the names of tensors to arrays.
 
     Each access reads one tensor from disk into memory of its own; nothing is kept. Close it, or use it in a `with`.
 
@@ -47,28 +47,31 @@ class Checkpoint(Mapping[str, Array]):
         notes: what a user should know of the way that it was found.
         config_file: an official config that was found beside it.
         info: shape and dtype of each tensor.
-        family: of another library's model, whose names are its own until `plan_export` translates them; otherwise None.
-        family_title: what people call that family, also where the names are official ones by now; None of official models.
+        family_title: what people call the family of another library's model, also where the names are official ones by now;
+            None of official models.
     """
 
     notes: tuple[str, ...] = ()
     config_file: Path | None = None
+    family_title: str | None = None
 
-    def __init__(
-        self, path: Path, format: str, files: list[Path], stored: dict[str, TensorInfo], *, is_part: bool = False
-    ) -> None:
+    def __init__(self, path: Path, format: str, files: list[Path], stored: Mapping[str, TensorInfo]) -> None:
         self.path = path
         self.source = os.fsencode(path.name).decode(errors="replace")
         self.format = format
         self.files = files
-        from vmoe_export.families.recognition import family_of  # which builds on this module
+        self._stored_names = {name: name for name in sorted(stored)}
+        self.info: Mapping[str, TensorInfo] = {name: stored[name] for name in self._stored_names}
 
-        self.family = None if is_part else family_of(stored)
-        self.family_title = self.family.title if self.family else None
-        with naming(path):
-            keeps_names = is_part or self.family is not None
-            self._stored_names = {name: name for name in stored} if keeps_names else parameter_names(stored)
-        self.info: Mapping[str, TensorInfo] = {name: stored[self._stored_names[name]] for name in sorted(self._stored_names)}
+    def use_official_names(self) -> None:
+        """Names the parameters as the official tree does, and leaves out what is beside them.
+
+        Raises:
+            CheckpointError: there is no such tree.
+        """
+        with naming(self.path):
+            self._stored_names = parameter_names(self.info)
+        self.info = {name: self.info[self._stored_names[name]] for name in sorted(self._stored_names)}
 
     def __getitem__(self, name: str) -> Array:
         info = self.info[name]

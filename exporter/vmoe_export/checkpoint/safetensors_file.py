@@ -1,4 +1,4 @@
-"""Reads a `.safetensors` file that holds the official parameter tree."""
+"""Reads a `.safetensors` file."""
 
 from __future__ import annotations
 
@@ -21,12 +21,9 @@ DTYPES = {
 
 
 class SafetensorsCheckpoint(Checkpoint):
-    """One safetensors file. The library validates it; the data is read at the offsets of its header.
+    """One safetensors file. The library validates it; the data is read at the offsets of its header."""
 
-    With `is_part` it holds some tensors of a model alone, under the names that they have.
-    """
-
-    def __init__(self, path: Path, *, is_part: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self._offsets: dict[str, tuple[int, int]] = {}
         self._info: dict[str, TensorInfo] = {}
         try:
@@ -44,7 +41,7 @@ class SafetensorsCheckpoint(Checkpoint):
         # The library looked at the file a moment earlier.
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise CheckpointError(f"{path} was changed while it was read") from None
-        super().__init__(path, "safetensors", [path], self._info, is_part=is_part)
+        super().__init__(path, "safetensors", [path], self._info)
 
     def close(self) -> None:
         """Closes the file."""

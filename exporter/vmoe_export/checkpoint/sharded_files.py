@@ -19,7 +19,7 @@ class ShardedCheckpoint(Checkpoint):
         try:
             self._files = weight_map(path)
             for name in sorted(set(self._files.values())):
-                self._shards[name] = SafetensorsCheckpoint(path.parent / name, is_part=True)
+                self._shards[name] = SafetensorsCheckpoint(path.parent / name)
             missing = next((name for name, file in self._files.items() if name not in self._shards[file].info), None)
             if missing is not None:
                 raise CheckpointError(f"{path} says that {self._files[missing]} holds a tensor {missing}, and it doesn't")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vmoe_export.families.translation import Translation
+from vmoe_export.families.translation import Translation
 
 WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
 """What training programs put in front of all names."""

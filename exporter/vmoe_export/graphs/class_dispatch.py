@@ -18,38 +18,40 @@ def class_dispatch(experts: int, tokens: str, *, experts_choose: bool) -> onnx.F
         tokens: node lines for `tokens` i64[1], T of an image, by which groups are cut into images; "" where they are images.
         experts_choose: every expert is a choice of each token; there is no input `expert` then.
     """
-    names = ["x", "weight", "kept", *([] if experts_choose else ["expert"])]
-    by_image = [f"{name}_image = Reshape ({name}, shape)" for name in names] if tokens else []
-    rows = [f"class_{name} = Gather <axis = 1> ({name}{'_image' if tokens else ''}, zero)" for name in names]
-    rest = "rest = Constant <value_ints = [-1]> ()" if tokens or experts_choose else ""
-    cut = f"{tokens}\nas_it_is = Constant <value_ints = [0]> ()\nshape = Concat <axis = 0> (rest, tokens, as_it_is)"
-    chosen = "class_expert = Reshape (numbers, rest)" if experts_choose else ""
-    return onnx.parser.parse_function(f"""
-    <domain: "body", opset_import: ["": {OPSET}]>
-    body ({", ".join(names)}) => (class_x, slot, class_weight, src) {{
-        zero = Constant <value_ints = [0]> ()
-        {rest}
-        {cut if tokens else ""}
-        {chr(10).join(by_image)}
-        {chr(10).join(rows)}
-        numbers = Constant <value = int32[{experts}, 1, 1, 1] {{{", ".join(map(str, range(experts)))}}}> ()
-        {chosen}
-        start = Constant <value = int32 {{0}}> ()
-        step = Constant <value = int32 {{1}}> ()
-        no_slot = Constant <value = int32 {{-1}}> ()
-        count_i64 = Shape <start = 0, end = 1> (class_x)
-        count = Cast <to = 6> (count_i64)
-        count_0d = Squeeze (count)
-        images = Range (start, count_0d, step)
-        by_group = Constant <value_ints = [-1, 1, 1]> ()
-        image = Reshape (images, by_group)
-        base = Mul (class_expert, count)
-        place = Add (base, image)
-        slot = Where (class_kept, place, no_slot)
-        kept_expert = Where (class_kept, class_expert, no_slot)
-        is_pair = Equal (kept_expert, numbers)
-        source = Where (is_pair, image, no_slot)
-        choices = Constant <value_ints = [2, 3]> ()
-        src = ReduceMax <keepdims = 0> (source, choices)
-    }}
-    """)
+    names = ["x", "weight", "kept"]
+    if not experts_choose:
+        names.append("expert")
+    lines = ["zero = Constant <value_ints = [0]> ()"]
+    if tokens or experts_choose:
+        lines.append("rest = Constant <value_ints = [-1]> ()")
+    if tokens:
+        lines += [tokens, "as_it_is = Constant <value_ints = [0]> ()", "shape = Concat <axis = 0> (rest, tokens, as_it_is)"]
+        lines += [f"{name}_image = Reshape ({name}, shape)" for name in names]
+    of_image = "_image" if tokens else ""
+    lines += [f"class_{name} = Gather <axis = 1> ({name}{of_image}, zero)" for name in names]
+    lines.append(f"numbers = Constant <value = int32[{experts}, 1, 1, 1] {{{', '.join(map(str, range(experts)))}}}> ()")
+    if experts_choose:
+        lines.append("class_expert = Reshape (numbers, rest)")
+    head = f'<domain: "body", opset_import: ["": {OPSET}]> body ({", ".join(names)}) => (class_x, slot, class_weight, src)'
+    return onnx.parser.parse_function(f"{head} {{ {chr(10).join(lines)} {_SLOTS} }}")
+
+
+_SLOTS = """
+    start = Constant <value = int32 {0}> ()
+    step = Constant <value = int32 {1}> ()
+    no_slot = Constant <value = int32 {-1}> ()
+    count_i64 = Shape <start = 0, end = 1> (class_x)
+    count = Cast <to = 6> (count_i64)
+    count_0d = Squeeze (count)
+    images = Range (start, count_0d, step)
+    by_group = Constant <value_ints = [-1, 1, 1]> ()
+    image = Reshape (images, by_group)
+    base = Mul (class_expert, count)
+    place = Add (base, image)
+    slot = Where (class_kept, place, no_slot)
+    kept_expert = Where (class_kept, class_expert, no_slot)
+    is_pair = Equal (kept_expert, numbers)
+    source = Where (is_pair, image, no_slot)
+    choices = Constant <value_ints = [2, 3]> ()
+    src = ReduceMax <keepdims = 0> (source, choices)
+"""

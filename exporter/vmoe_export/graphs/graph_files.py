@@ -20,7 +20,7 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.model_config import Soft, TopK
 from vmoe_export.ops.functions import fixed_function_bodies
-from vmoe_export.ops.table import DOMAIN, INT4_OPSET, IR_VERSION, OPSET, VERSION
+from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
 from vmoe_export.precision import PRECISIONS
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import (
@@ -92,20 +92,20 @@ def write_graphs(
         if file == INLINED_GRAPH:
             settings.pop(MERGE, None)
         nodes = kind(model, weights, list(settings))
+        nodes.write_model()
         graph = _graph(model, grouping, nodes, settings)
         _name_block_shapes(graph, nodes, model, grouping, merges=MERGE in settings)
-        how = f"Inputs {', '.join(settings)} choose the routing and " if settings else ""
         functions = []
+        values, how = "must be given", "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
         if file == CANONICAL_GRAPH:
             for name, numbers in settings.items():
                 graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
             functions = _called(graph, nodes.functions)
-            how += "have defaults. " if settings else ""
-            how += "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
-        else:
-            how += "must be given. " if settings else ""
-            how += "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
-        opset = INT4_OPSET if PRECISIONS[model.precision].experts == "i4" else OPSET
+            values = "have defaults"
+            how = "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
+        if settings:
+            how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
+        opset = max(OPSET, PRECISIONS[model.precision].experts.opset)
         proto = _model(graph, functions, opset)
         _describe(proto, model, grouping, profiles[0] if profiles else None, model.precision, how)
         _write(folder / file, proto)
@@ -163,6 +163,7 @@ def tensorrt_graph(
         external data. And its cuts, see `ModelNodes`.
     """
     nodes = TensorRtNodes(model, weights, profile, precision)
+    nodes.write_model()
     graph = _graph(model, grouping, nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
     routes = model.config.moe is not None
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
@@ -190,22 +191,21 @@ def _graph(
 def _outputs(
     model: ExportedModel, grouping: Grouping, nodes: ModelNodes, choices: int | str
 ) -> Iterator[onnx.ValueInfoProto]:
-    config, moe, names = model.config, model.config.moe, nodes.outputs
+    config, moe = model.config, model.config.moe
+    output, *routes = nodes.outputs
     sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
-    yield helper.make_tensor_value_info(
-        names[0], TensorProto.FLOAT, [BATCH_DIM, *sizes.get(names[0], [config.feature_size])]
-    )
+    yield helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH_DIM, *sizes.get(output, [config.feature_size])])
     if moe is None:
         return
     slots = [moe.routing.slots_per_expert] if isinstance(moe.routing, Soft) else []
     kinds = {"kept": TensorProto.BOOL, **dict.fromkeys(("expert", "slot", TOKEN_OUTPUT), TensorProto.INT32)}
-    for index, name in enumerate(names[1:]):
-        experts = moe.experts[index * len(moe.experts) // len(names[1:])]
-        per_token = [choices if isinstance(moe.routing, TopK) else experts, *slots]
+    experts = {f"encoderblock_{i}": count for i, count in zip(moe.layers, moe.experts, strict=True)}
+    for name in routes:
         block, _, what = name.rpartition("/")
-        shape = [_groups(model, grouping), nodes.left.get(block, grouping.tokens), *per_token]
-        if what == TOKEN_OUTPUT:
-            shape = [BATCH_DIM, config.num_tokens]
+        shape: list[int | str] = [BATCH_DIM, config.num_tokens]
+        if what != TOKEN_OUTPUT:
+            per_token = choices if isinstance(moe.routing, TopK) else experts[block]
+            shape = [_groups(model, grouping), nodes.left.get(block, grouping.tokens), per_token, *slots]
         yield helper.make_tensor_value_info(name, kinds.get(what, TensorProto.FLOAT), shape)
 
 

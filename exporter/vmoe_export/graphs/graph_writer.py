@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from vmoe_export.bundle.weights_file import Span, external_tensor
 from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES
-from vmoe_export.precision import STORED_BYTES
+from vmoe_export.weight_types.weight_type import STORED_BYTES
 
 _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 

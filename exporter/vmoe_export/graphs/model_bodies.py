@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.ops.functions import function_bodies
-from vmoe_export.precision import PRECISIONS, WeightType, hidden_chunk
+from vmoe_export.ops.functions import BodyOptions, function_bodies
+from vmoe_export.precision import PRECISIONS, hidden_chunk
+from vmoe_export.weight_types import WeightType
 
 
 def model_bodies(model: ExportedModel, *, policies: bool, merging: bool) -> list[onnx.FunctionProto]:
@@ -21,7 +22,7 @@ def model_bodies(model: ExportedModel, *, policies: bool, merging: bool) -> list
 
     bf16 = bool(moe and moe.dispatch_bf16)
     is_soft = bool(moe and moe.routing.kind == "soft")
-    return function_bodies(
+    options = BodyOptions(
         dense=numbers.dense,
         experts=numbers.experts,
         dispatch_bf16=bf16 and not is_soft,
@@ -33,3 +34,4 @@ def model_bodies(model: ExportedModel, *, policies: bool, merging: bool) -> list
         prefix=config.prefix_tokens,
         activation=config.activation,
     )
+    return function_bodies(options)

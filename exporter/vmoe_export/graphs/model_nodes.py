@@ -8,7 +8,7 @@ ONNX, and `TensorRtNodes` as what TensorRT fuses best.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -23,13 +23,14 @@ from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
+from vmoe_export.weight_types import BFLOAT16
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 from vmoe_runtime.settings import MERGE
 
 
 class ModelNodes(GraphWriter):
-    """The nodes of a model; slots of a MoE layer go by `<block>/slot`.
+    """The nodes of a model, which `write_model` writes; slots of a MoE layer go by `<block>/slot`.
 
     Args:
         model: says what to compute.
@@ -48,54 +49,38 @@ class ModelNodes(GraphWriter):
         super().__init__(weights)
         self._model, self._config, self._settings = model, model.config, settings
         self._merging: list[str] = []  # sizes of the tokens, and where each has gone
-        self.left: dict[str, int | str] = {}
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
         bodies = model_bodies(model, policies="pool" in settings, merging=MERGE in settings)
         self.functions = {body.name: body for body in bodies}
         self.cuts: list[tuple[str, ...]] = []
-        self.outputs = list(self._forward())
+        self.outputs: list[str] = [model.output]
+        self.left: dict[str, int | str] = {}
+
+    def write_model(self) -> None:
+        """Writes the nodes of the whole model."""
+        moe = self._config.moe
+        x = self._embed()
+        if MERGE in self._settings:
+            self._merging = self._unmerged()
+        x = self._cut(x)
+        capacities = iter(self._capacities())
+        for i in range(self._config.num_layers):
+            self._place = f"encoderblock_{i}"
+            block = f"Encoder/{self._place}"
+            if moe is not None and i in moe.layers:
+                x = self._cut(self._attention_block(block, x, f"{self._place}/{TOKEN_OUTPUT}"))
+                x = self._moe_block(block, moe, x, next(capacities, ""), is_first=i == moe.layers[0])
+            else:
+                x = self._cut(self._attention_block(block, x, ""))
+                x = self._mlp_block(block, x)
+            x = self._cut(x)
+        self._place = "head"
+        self._head(x)
+        self.nodes[-1].output[0] = self._model.output
 
     def _layer_outputs(self) -> Sequence[str]:
         """Names of the outputs of each MoE layer, without that of merging."""
         return [name for name in self._model.layer_outputs if name != TOKEN_OUTPUT]
-
-    def _forward(self) -> Iterator[str]:
-        config, moe, members = self._config, self._config.moe, self._config.ensemble_size
-        x = self._embed()
-        if MERGE in self._settings:
-            self._merging = self._unmerged()
-        self._cut(x)
-        capacities = iter(self._capacities())
-        routes: list[str] = []
-        for i in range(config.num_layers):
-            block, self._place = f"Encoder/encoderblock_{i}", f"encoderblock_{i}"
-            is_sparse = bool(moe and i in moe.layers)
-            token = f"encoderblock_{i}/{TOKEN_OUTPUT}" if is_sparse else ""
-            x = self._cut(self._attention_block(block, x, token))
-            if moe and is_sparse:
-                names = [f"encoderblock_{i}/{what}" for what in self._layer_outputs()]
-                routes += names
-                if self._merging:
-                    routes.append(token)
-                    self.left[self._place] = self._group_left()
-                is_first = i == moe.layers[0]
-                if is_first and members > 1:  # what comes before is the same for all of them
-                    x = self._add("Unsqueeze", x, self._integers(1))
-                    x = self._add("Expand", x, self._integers(1, members, 1, 1))
-                x = self._moe_block(block, moe, x, next(capacities, ""), names, parts_members=not is_first)
-            else:
-                weights, chunk = self._mlp(f"{block}/Mlp")
-                x = self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
-            if f"{block}/Moe" in self._class_parts and not self._is_class_token:
-                x = self._first_token(x, keepdims=True)
-            x = self._cut(x)
-        self._place = "head"
-        if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
-            x = self._first_token(x)
-        self._head(x if config.norm_after_pooling else self._layer_norm("Encoder/encoder_norm", x))
-        self.nodes[-1].output[0] = self._model.output
-        yield self._model.output
-        yield from routes
 
     def _group_left(self) -> int | str:
         """Tokens of a group that merging has left by now, or a name for that."""
@@ -136,9 +121,9 @@ class ModelNodes(GraphWriter):
         return f"{path}/scale", f"{path}/bias"
 
     def _scales(self, *layers: str) -> list[str]:
-        """The scales of dense layers, where their kernels are int8 or int4."""
+        """The scales of dense layers, where their kernels have any."""
         kernels = [f"{path}/kernel" for path in layers]
-        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision) in ("i8", "i4")]
+        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision).scales]
 
     def _linear(self, path: str, x: str) -> str:
         """A dense layer of x[N,T,D]."""
@@ -199,7 +184,9 @@ class ModelNodes(GraphWriter):
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
         scales = self._scales(*layers)
-        merging = (*self._merging, MERGE) if self._merging else ("",) * 3 * bool(scales)
+        merging = [*self._merging, MERGE] if self._merging else []
+        if scales and not merging:  # scales stand behind these inputs
+            merging = ["", "", ""]
         inputs = [x, *self._norm(norm), *weights, *merging, *scales]
         if class_token:
             return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
@@ -220,7 +207,7 @@ class ModelNodes(GraphWriter):
             )
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
-        bf16 = PRECISIONS[self._model.precision].dense != "float"
+        bf16 = PRECISIONS[self._model.precision].attention is BFLOAT16
         sizes = self._merging[:1]
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
         return self._linear(f"{path}/out", mixed), k
@@ -233,19 +220,31 @@ class ModelNodes(GraphWriter):
         weights = [name for layer in layers for name in self._layer(layer)]
         return [*weights, *self._scales(*layers)], chunk
 
-    def _moe_block(
-        self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str], *, parts_members: bool
-    ) -> str:
-        """A MoE layer with its layer norm and residual, x[N,T,D] or the class tokens, and `outputs` by their names.
+    def _mlp_block(self, block: str, x: str) -> str:
+        """A dense MLP with its layer norm and residual, x[N,T,D]."""
+        weights, chunk = self._mlp(f"{block}/Mlp")
+        return self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
 
-        Of an ensemble x is [N,M,T,D], which `parts_members` makes of [N * M,T,D].
+    def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
+        """A MoE layer with its layer norm and residual, x[N,T,D], or [N * M,T,D] behind the first one of an ensemble.
+
+        Returns:
+            The same; or, in the last block of a model whose head reads no other token, the class token alone.
         """
-        self._place = f"{block.removeprefix('Encoder/')}/Moe"
+        outputs = [f"{self._place}/{what}" for what in self._layer_outputs()]
+        self.outputs += outputs
+        if self._merging:
+            self.outputs.append(f"{self._place}/{TOKEN_OUTPUT}")
+            self.left[self._place] = self._group_left()
         # In a group the members of a token stand one after another, and those of an image everywhere else.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
         group = self._model.group_tokens
+        if members > 1 and is_first:  # what comes before is the same for all of them
+            x = self._add("Unsqueeze", x, self._integers(1))
+            x = self._add("Expand", x, self._integers(1, members, 1, 1))
+        self._place = f"{self._place}/Moe"
         if members > 1:
-            x = self._reshape(x, -1, members, tokens, width) if parts_members else x
+            x = x if is_first else self._reshape(x, -1, members, tokens, width)
             x = self._add("Transpose", x, perm=[0, 2, 1, 3])
         images = x
         if self._merging and group != tokens:
@@ -256,10 +255,12 @@ class ModelNodes(GraphWriter):
         y = routed(block, moe, x, capacity, outputs)
         if members > 1:
             y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
-        if self._merging and group != tokens and not self._is_class_token:
-            return self._grouped(y, images, 1)
-        if members > 1 or (group != tokens and not self._is_class_token):
+        if group != tokens and self._merging and not self._is_class_token:
+            y = self._grouped(y, images, 1)
+        elif members > 1 or (group != tokens and not self._is_class_token):
             y = self._reshape(y, -1, tokens, width)
+        if f"{block}/Moe" in self._class_parts and not self._is_class_token:
+            y = self._first_token(y, keepdims=True)
         return y
 
     def _grouped(self, x: str, like: str, images: int) -> str:
@@ -346,34 +347,48 @@ class ModelNodes(GraphWriter):
         return self._reshape(self._add("Softmax", scores, axis=-1), -1, tokens, experts)
 
     def _head(self, x: str) -> None:
-        config, output, members = self._config, self._model.output, self._config.ensemble_size
-        if config.classifier == "token+token":
-            x = self._reshape(self._slice(x, 0, 2), -1, 2 * config.hidden_size)
-        elif config.classifier == "token+gap":
-            x = self._add("Concat", self._first_token(x), self._mean(x), axis=-1)
-        elif config.classifier == "gap":
-            x = self._mean(x)
-        elif config.classifier == "map":
-            if config.front_tokens:
-                x = self._slice(x, config.front_tokens, config.num_tokens)
-                self._merging = (
-                    [self._slice(self._merging[0], config.front_tokens, config.num_tokens)] if self._merging else []
-                )
-            x = self._map_head(x)
-        if config.norm_after_pooling:
-            x = self._layer_norm("Encoder/encoder_norm", x)
+        config, members = self._config, self._config.ensemble_size
+        x = self._normed_pool(x)
         if config.representation_size and config.representation_tanh:
             x = self._add("Tanh", self._dense("pre_logits", x))
         elif config.representation_size:
             x = self._dense("projection", x)
-        if output == "features":
+        if self._model.output == "features":
             return
         x = self._dense("head", x)
-        if members > 1:
-            x = self._reshape(x, -1, members, config.num_classes or 0)
-            if output == "logits":
-                total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
-                self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
+        if members == 1:
+            return
+        x = self._reshape(x, -1, members, config.num_classes or 0)
+        if self._model.output == "logits":
+            total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
+            self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
+
+    def _normed_pool(self, x: str) -> str:
+        """The row [N,D] that the head takes of the residual stream x[N,T,D], with the last layer norm."""
+        if self._config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+            x = self._first_token(x)
+        if self._config.norm_after_pooling:
+            return self._layer_norm("Encoder/encoder_norm", self._pool(x))
+        return self._pool(self._layer_norm("Encoder/encoder_norm", x))
+
+    def _pool(self, x: str) -> str:
+        config = self._config
+        match config.classifier:
+            case "token+token":
+                return self._reshape(self._slice(x, 0, 2), -1, 2 * config.hidden_size)
+            case "token+gap":
+                return self._add("Concat", self._first_token(x), self._mean(x), axis=-1)
+            case "gap":
+                return self._mean(x)
+            case "map":
+                if config.front_tokens:
+                    x = self._slice(x, config.front_tokens, config.num_tokens)
+                    self._merging = [
+                        self._slice(sizes, config.front_tokens, config.num_tokens) for sizes in self._merging[:1]
+                    ]
+                return self._map_head(x)
+            case _:
+                return x
 
     def _mean(self, x: str) -> str:
         """The mean of the tokens behind those in front of the patches, [N,D]."""

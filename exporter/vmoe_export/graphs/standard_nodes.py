@@ -12,9 +12,10 @@ import onnx
 import onnx.parser
 
 from vmoe_export.graphs.model_nodes import ModelNodes
-from vmoe_export.ops.onnx_lines import activate, added_products, product, round_bf16
-from vmoe_export.ops.table import ACTIVATIONS, INT4_GROUP, INT4_OPSET, OPSET
-from vmoe_export.precision import STORED_TYPES, WeightType
+from vmoe_export.ops.onnx_lines import activate, added_products
+from vmoe_export.ops.table import ACTIVATIONS, OPSET
+from vmoe_export.precision import weight_type
+from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 
 class StandardNodes(ModelNodes):
@@ -31,7 +32,7 @@ class StandardNodes(ModelNodes):
     ) -> tuple[onnx.FunctionProto, list[str]]:
         """VmoeExpertMlp with its own weights for each expert and chunk: its body, and what that takes."""
         buf, w1, b1, w2, b2, *scales = inputs
-        element: WeightType = next(name for name, stored in STORED_TYPES.items() if stored == self._weights[w1].dtype)
+        kind = weight_type(w1, self._model.precision)
         count, hidden, width = self._weights[w2].shape
         chunk = hidden_chunk or hidden
         experts, chunks = range(count), range(hidden // chunk)
@@ -45,28 +46,28 @@ class StandardNodes(ModelNodes):
                 part = f"{e}/{i}" if len(chunks) > 1 else f"{e}"
                 number = e * len(chunks) + i
                 parts[f"w2_{e}_{i}"] = self._part(w2, f"{w2}/{part}", number, chunk, width)
-                if element == "i4":
-                    groups = -(-chunk // INT4_GROUP)
+                if kind.group:
+                    groups = -(-chunk // kind.group)
                     parts[f"w2_scale_{e}_{i}"] = self._part(scales[1], f"{scales[1]}/{part}", number, groups, width)
         lines = [
-            round_bf16("buf", "rounded", bool(dispatch_bf16)),
+            round_bf16_lines("buf", "rounded", bool(dispatch_bf16)),
             f"{', '.join(f'buf_{e}' for e in experts)} = Split <axis = 0, num_outputs = {len(experts)}> (rounded)",
         ]
         for e in experts:
             matrices = [f"w2_{e}_{i}" for i in chunks]
-            own_scales = [f"w2_scale_{e}_{i}" if element == "i4" else f"w2_scale_{e}" for i in chunks]
+            own_scales = [f"w2_scale_{e}_{i}" if kind.group else f"w2_scale_{e}" for i in chunks]
             rows = [f"hidden_{e}_{i}" for i in chunks] if len(chunks) > 1 else [f"hidden_{e}"]
             lines += [
-                product(f"buf_{e}", f"w1_{e}", f"product1_{e}", element, f"w1_scale_{e}", width),
+                kind.product_lines(f"buf_{e}", f"w1_{e}", f"product1_{e}", f"w1_scale_{e}", width),
                 activate(ACTIVATIONS[activation], f"product1_{e}", f"b1_{e}", f"hidden_{e}", f"e{e}_"),
                 f"{', '.join(rows)} = Split <axis = -1, num_outputs = {len(rows)}> (hidden_{e})" if len(chunks) > 1 else "",
-                added_products(rows, matrices, f"product2_{e}", element, own_scales, chunk),
+                added_products(rows, matrices, f"product2_{e}", kind, own_scales, chunk),
                 f"out_{e} = Add (product2_{e}, b2_{e})",
             ]
         lines += [
             f"exact = Concat <axis = 0> ({', '.join(f'out_{e}' for e in experts)})",
-            round_bf16("exact", "out", bool(dispatch_bf16)),
+            round_bf16_lines("exact", "out", bool(dispatch_bf16)),
         ]
-        opset = INT4_OPSET if element == "i4" else OPSET
+        opset = max(OPSET, kind.opset)
         header = f'<domain: "body", opset_import: ["": {opset}]> body (buf, {", ".join(parts)}) => (out)'
         return onnx.parser.parse_function(f"{header} {{ {chr(10).join(lines)} }}"), [buf, *parts.values()]

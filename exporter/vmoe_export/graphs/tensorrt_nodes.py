@@ -55,6 +55,7 @@ class TensorRtNodes(ModelNodes):
     def __init__(
         self, model: ExportedModel, weights: Mapping[str, Span], profile: Profile | None, precision: TensorRtPrecision
     ) -> None:
+        super().__init__(model, weights, [MERGE] if profile and profile.merge else [])
         self._profile = profile
         self.product_type = _PRODUCT_TYPES[precision]
         # A dispatcher that rounds to bfloat16 may as well move bfloat16. Where products are in a shorter type than float32,
@@ -66,7 +67,6 @@ class TensorRtNodes(ModelNodes):
         self._casts: dict[tuple[str, ElementType], str] = {}
         self._tokens = model.config.num_tokens  # of an image, that are left
         self._numbers: dict[Any, str] = {}
-        super().__init__(model, weights, [MERGE] if profile and profile.merge else [])
 
     def _unmerged(self) -> list[str]:
         assert self._profile is not None

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model.model_config import Classifier, ModelConfig, PositionEmbedding, pixels
+from vmoe_export.model.model_config import Classifier, ModelConfig, MoeConfig, PositionEmbedding, pixels
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.model.parameters import EXTRA_TOKENS
@@ -41,11 +41,6 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     attention = "Encoder/encoderblock_0/SelfAttention"
     _, num_heads, _ = facts.shape(f"{attention}/query/kernel", 3)
     moe = describe_moe(facts, num_layers)
-    dense_block = next((i for i in range(num_layers) if not moe or i not in moe.layers), None)
-    if dense_block is not None:
-        mlp_dim = facts.shape(f"Encoder/encoderblock_{dense_block}/Mlp/Dense_0/kernel", 2)[1]
-    else:
-        mlp_dim = moe.mlp_dim if moe else 0
     has_head = "head/kernel" in facts.shapes
     num_classes = facts.shape("head/kernel", 2)[1] if has_head else None
     representation = next((facts.shape(name, 2)[1] for name in _REPRESENTATIONS if name in facts.shapes), None)
@@ -59,7 +54,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         patch_size=(patch_h, patch_w),
         hidden_size=hidden,
         num_layers=num_layers,
-        mlp_dim=mlp_dim,
+        mlp_dim=_mlp_dim(facts, num_layers, moe),
         num_heads=num_heads,
         classifier=classifier,
         position_emb=position_emb,
@@ -100,6 +95,14 @@ def count_layers(facts: ModelFacts) -> int:
     if blocks != set(range(len(blocks))) or not blocks:
         raise ConfigError(f"the checkpoint's encoder blocks are not numbered 0, 1, 2, ... (found {sorted(blocks)[:8]})")
     return len(blocks)
+
+
+def _mlp_dim(facts: ModelFacts, num_layers: int, moe: MoeConfig | None) -> int:
+    """The hidden size of the dense MLPs; that of the experts where every block has experts."""
+    for i in range(num_layers):
+        if moe is None or i not in moe.layers:
+            return facts.shape(f"Encoder/encoderblock_{i}/Mlp/Dense_0/kernel", 2)[1]
+    return moe.mlp_dim if moe else 0
 
 
 def _classifier(facts: ModelFacts) -> Classifier:

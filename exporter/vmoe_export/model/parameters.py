@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from vmoe_export.checkpoint import TensorInfo
 from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig, Soft
-from vmoe_export.ops.table import INT4_GROUP
-from vmoe_export.precision import STORED_BYTES, STORED_TYPES, ExportPrecision, StoredType, weight_type
+from vmoe_export.precision import ExportPrecision, weight_type
+from vmoe_export.weight_types import WeightType
+from vmoe_export.weight_types.weight_type import STORED_BYTES, StoredType
 
 Shape = tuple[int, ...]
 
@@ -52,28 +53,27 @@ class StoredTensor:
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """What the parameters of these shapes are stored as. A kernel in int8 or int4 is followed by its scales."""
+    """What the parameters of these shapes are stored as. A kernel that has scales is followed by them."""
     tensors = {}
     for name, shape in shapes.items():
-        tensors[name] = StoredTensor(shape, STORED_TYPES[weight_type(name, precision)])
-        if tensors[name].dtype == "I8":
-            tensors[scale_name(name)] = StoredTensor(scale_shape(name, shape), "F32")
-        elif tensors[name].dtype == "U8":
-            *matrices, depth, columns = shape
-            tensors[scale_name(name)] = StoredTensor((*matrices, -(-depth // INT4_GROUP), columns), "F16")
+        kind = weight_type(name, precision)
+        tensors[name] = StoredTensor(shape, kind.stored)
+        if kind.scales:
+            tensors[scale_name(name)] = StoredTensor(scale_shape(name, shape, kind), kind.scales)
     return tensors
 
 
 def scale_name(kernel: str) -> str:
-    """The name of the scales of an int8 or int4 kernel."""
+    """The name of the scales of a kernel."""
     return f"{kernel}_scale"
 
 
-def scale_shape(kernel: str, shape: Shape) -> Shape:
-    """The shape of the scales of an int8 kernel of that shape: one for each output, as a bias has them."""
+def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
+    """The shape of the scales of a kernel of that shape: one for each output, as biases are, or for each of its groups."""
     if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
         return shape[1:]
-    return (*graph_shape(kernel, shape)[:-2], shape[-1])
+    *matrices, depth, columns = graph_shape(kernel, shape)
+    return (*matrices, -(-depth // kind.group), columns) if kind.group else (*matrices, columns)
 
 
 def graph_shape(name: str, shape: Shape) -> Shape:

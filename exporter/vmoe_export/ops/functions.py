@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import onnx
 import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, INT4_OPSET, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
+from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
+from vmoe_export.weight_types import FLOAT32, WeightType
 
-_AS_THEY_ARE = ("VmoeGates", "VmoeRoute", "VmoeDispatch")
 
+@dataclass(frozen=True, kw_only=True)
+class BodyOptions:
+    """What the functions of one model are written for.
 
-def function_bodies(
-    *,
-    dense: ElementType = "float",
-    experts: ElementType = "float",
-    attention_bf16: bool | None = None,
-    dispatch_bf16: bool = False,
-    soft_bf16: bool = False,
-    dense_chunks: int = 1,
-    expert_chunks: int = 1,
-    tokens: ElementType = "float",
-    gates: ElementType = "float",
-    policies: bool = True,
-    merging: bool = False,
-    prefix: int = 0,
-    activation: Activation = "gelu_tanh",
-) -> list[onnx.FunctionProto]:
-    """The ONNX function of each op of the table, written for one model.
-
-    Args:
+    Attributes:
         dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
         experts: the type W of the experts: of VmoeExpertMlp and VmoeExpertBlock.
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
@@ -42,37 +28,72 @@ def function_bodies(
         policies, merging: whether ops take `pool` and `max_experts`, and what tokens are merged by; without, shorter.
         prefix: what the `prefix` attribute of the model's nodes says.
         activation: that of the MLPs.
-
-    Returns:
-        One FunctionProto per op, with the attributes of the table and TensorRT's plugin attributes declared.
     """
-    texts = {
-        "VmoeGates": routing_bodies.GATES,
-        "VmoeRoute": routing_bodies.route(gates, policies),
-        "VmoeDispatch": routing_bodies.DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", tokens)),
-        "VmoeRouteDispatch": routing_bodies.route_dispatch(policies),
-        "VmoeExpertMlp": layer_bodies.expert_mlp(experts, dispatch_bf16, expert_chunks, activation),
-        "VmoeCombine": routing_bodies.COMBINE.format(
-            out=cast("out", "out_float", tokens, "float"),
-            weight=cast("weight", "weight_float", gates, "float"),
-            y=cast("sum", "y", "float", tokens),
-        ),
-        "VmoeLinear": layer_bodies.linear(dense),
-        "VmoeDenseMlp": layer_bodies.dense_mlp(dense, dense_chunks, activation),
-        "VmoeAttention": layer_bodies.attention(dense != "float" if attention_bf16 is None else attention_bf16, merging),
-        "VmoeAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=False),
-        "VmoeClassAttentionBlock": layer_bodies.attention_block(dense, merging, class_token=True),
-        "VmoeMerge": merging_body.merge(prefix),
-        "VmoeMlpBlock": layer_bodies.mlp_block(dense, activation),
-        "VmoeRouterBlock": layer_bodies.router_block(policies),
-        "VmoeExpertBlock": layer_bodies.expert_block(experts, activation),
-        "VmoeChooseTokens": experts_choice_bodies.choose_tokens(),
-        "VmoeSoftRouter": soft_bodies.SOFT_ROUTER,
-        "VmoeSoftDispatch": soft_bodies.soft_dispatch(soft_bf16),
-        "VmoeSoftCombine": soft_bodies.soft_combine(soft_bf16),
-    }
-    opset = INT4_OPSET if experts == "i4" else OPSET
-    return [_parse(texts[name], layer_bodies.written_attributes(op, activation), opset) for name, op in OPS.items()]
+
+    dense: WeightType = FLOAT32
+    experts: WeightType = FLOAT32
+    attention_bf16: bool | None = None
+    dispatch_bf16: bool = False
+    soft_bf16: bool = False
+    dense_chunks: int = 1
+    expert_chunks: int = 1
+    tokens: ElementType = "float"
+    gates: ElementType = "float"
+    policies: bool = True
+    merging: bool = False
+    prefix: int = 0
+    activation: Activation = "gelu_tanh"
+
+
+def _attention(options: BodyOptions) -> str:
+    default = options.dense is not FLOAT32
+    return layer_bodies.attention(default if options.attention_bf16 is None else options.attention_bf16, options.merging)
+
+
+def _combine(options: BodyOptions) -> str:
+    return routing_bodies.COMBINE.format(
+        out=cast("out", "out_float", options.tokens, "float"),
+        weight=cast("weight", "weight_float", options.gates, "float"),
+        y=cast("sum", "y", "float", options.tokens),
+    )
+
+
+def _dispatch(options: BodyOptions) -> str:
+    return routing_bodies.DISPATCH.format(zero_row=cast("zero_row_float", "zero_row", "float", options.tokens))
+
+
+_BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
+    "VmoeGates": lambda _: routing_bodies.GATES,
+    "VmoeRoute": lambda o: routing_bodies.route(o.gates, o.policies),
+    "VmoeDispatch": _dispatch,
+    "VmoeRouteDispatch": lambda o: routing_bodies.route_dispatch(o.policies),
+    "VmoeExpertMlp": lambda o: layer_bodies.expert_mlp(o.experts, o.dispatch_bf16, o.expert_chunks, o.activation),
+    "VmoeCombine": _combine,
+    "VmoeLinear": lambda o: layer_bodies.linear(o.dense),
+    "VmoeDenseMlp": lambda o: layer_bodies.dense_mlp(o.dense, o.dense_chunks, o.activation),
+    "VmoeAttention": _attention,
+    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, class_token=False),
+    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, class_token=True),
+    "VmoeMerge": lambda o: merging_body.merge(o.prefix),
+    "VmoeMlpBlock": lambda o: layer_bodies.mlp_block(o.dense, o.activation),
+    "VmoeRouterBlock": lambda o: layer_bodies.router_block(o.policies),
+    "VmoeExpertBlock": lambda o: layer_bodies.expert_block(o.experts, o.activation),
+    "VmoeChooseTokens": lambda _: experts_choice_bodies.choose_tokens(),
+    "VmoeSoftRouter": lambda _: soft_bodies.SOFT_ROUTER,
+    "VmoeSoftDispatch": lambda o: soft_bodies.soft_dispatch(o.soft_bf16),
+    "VmoeSoftCombine": lambda o: soft_bodies.soft_combine(o.soft_bf16),
+}
+
+
+def function_bodies(options: BodyOptions) -> list[onnx.FunctionProto]:
+    """The ONNX function of each op of the table, with the attributes of the table and TensorRT's plugin attributes."""
+    return [function_body(op, options) for op in OPS]
+
+
+def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
+    """The ONNX function of one op."""
+    attributes = layer_bodies.written_attributes(OPS[op], options.activation)
+    return _parse(_BODIES[op](options), attributes, max(OPSET, options.experts.opset))
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
@@ -85,12 +106,13 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
 
     Returns:
         VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
-        the others as `function_bodies` gives them.
+        the others as `function_body` gives them.
     """
+    options = BodyOptions(tokens=dispatched, policies=False)
     return [
-        *(body for body in function_bodies(tokens=dispatched, policies=False) if body.name in _AS_THEY_ARE),
+        *(function_body(op, options) for op in ("VmoeGates", "VmoeRoute", "VmoeDispatch")),
         _parse(routing_bodies.ROUTE_DISPATCH_FIXED, {}),
-        *(body for body in function_bodies(tokens=combined) if body.name == "VmoeCombine"),
+        function_body("VmoeCombine", BodyOptions(tokens=combined)),
     ]
 
 

@@ -1,14 +1,15 @@
 """ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
 
-A body is written for the type of the weights of its products. With int8 or int4 weights it takes their scales as inputs, and
-with other weights it doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the
-routing policies.
+A body is written for the type of the weights of its products. It takes scales as inputs where that type has any, and else
+doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the routing policies.
 """
 
 from __future__ import annotations
 
-from vmoe_export.ops.onnx_lines import activate, chunked_product, product, round_bf16
-from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS, Activation, ElementType, Op
+from vmoe_export.ops.onnx_lines import activate, chunked_product
+from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS, Activation, Op
+from vmoe_export.weight_types import FLOAT32, WeightType
+from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 from vmoe_runtime.settings import MERGE, POLICIES
 
 _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
@@ -18,11 +19,11 @@ MERGING_INPUTS = ("sizes", "token", MERGE)
 """The inputs by which tokens are merged, of the ops that may do without."""
 
 
-def input_names(op: str, weights: ElementType, policies: bool = True, merging: bool = False) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights are int8 or int4, policies if `policies`, and
-    those by which tokens are merged if `merging`, or where scales stand behind them.
+def input_names(op: str, weights: WeightType, policies: bool = True, merging: bool = False) -> list[str]:
+    """The inputs that nodes of the op have: scales only where its weights have any, policies if `policies`, and those by
+    which tokens are merged if `merging`, or where scales stand behind them.
     """
-    values = [value for value in OPS[op].inputs if not value.scale_of or weights in ("i8", "i4")]
+    values = [value for value in OPS[op].inputs if not value.scale_of or weights.scales]
     stand_before = any(value.scale_of for value in values)
     left_out = (*(() if policies else POLICIES), *(() if merging or stand_before else MERGING_INPUTS))
     return [value.name for value in values if not value.optional or value.name not in left_out]
@@ -36,25 +37,25 @@ def written_attributes(op: Op, activation: Activation) -> dict[str, int]:
     return {name: value for name, value in op.attributes.items() if name != "activation" or not default}
 
 
-def linear(weights: ElementType) -> str:
+def linear(weights: WeightType) -> str:
     """VmoeLinear."""
     return _body(
         "VmoeLinear",
         weights,
         f"""
-        {product("x", "w", "product", weights, "w_scale")}
+        {weights.product_lines("x", "w", "product", "w_scale", 0)}
         y = Add (product, b)
         """,
     )
 
 
-def dense_mlp(weights: ElementType, chunks: int, activation: Activation) -> str:
+def dense_mlp(weights: WeightType, chunks: int, activation: Activation) -> str:
     """VmoeDenseMlp, whose hidden features are quantized in so many chunks."""
     return _body(
         "VmoeDenseMlp",
         weights,
         f"""
-        {product("x", "w1", "product1", weights, "w1_scale")}
+        {weights.product_lines("x", "w1", "product1", "w1_scale", 0)}
         {activate(activation, "product1", "b1", "hidden")}
         {chunked_product("hidden", "w2", "product2", weights, "w2_scale", chunks)}
         y = Add (product2, b2)
@@ -62,24 +63,26 @@ def dense_mlp(weights: ElementType, chunks: int, activation: Activation) -> str:
     )
 
 
-def expert_mlp(weights: ElementType, dispatch_bf16: bool, chunks: int, activation: Activation) -> str:
+def expert_mlp(weights: WeightType, dispatch_bf16: bool, chunks: int, activation: Activation) -> str:
     """VmoeExpertMlp, whose hidden features are quantized in so many chunks."""
-    rows = "w1_scale_row = Unsqueeze (w1_scale, one)\nw2_scale_row = Unsqueeze (w2_scale, one)" if weights == "i8" else ""
-    scales = [f"{name}_scale" if weights == "i4" else f"{name}_scale_row" for name in ("w1", "w2")]
+    rows, scales = "", ("w1_scale", "w2_scale")
+    if weights.scales and not weights.group:
+        rows = "\n".join(f"{scale}_row = Unsqueeze ({scale}, one)" for scale in scales)
+        scales = ("w1_scale_row", "w2_scale_row")
     return _body(
         "VmoeExpertMlp",
         weights,
         f"""
         one = Constant <value_ints = [1]> ()
-        {round_bf16("buf", "rounded", dispatch_bf16)}
+        {round_bf16_lines("buf", "rounded", dispatch_bf16)}
         b1_row = Unsqueeze (b1, one)
         b2_row = Unsqueeze (b2, one)
         {rows}
-        {product("rounded", "w1", "product1", weights, scales[0])}
+        {weights.product_lines("rounded", "w1", "product1", scales[0], 0)}
         {activate(activation, "product1", "b1_row", "hidden")}
         {chunked_product("hidden", "w2", "product2", weights, scales[1], chunks)}
         exact = Add (product2, b2_row)
-        {round_bf16("exact", "out", dispatch_bf16)}
+        {round_bf16_lines("exact", "out", dispatch_bf16)}
         """,
     )
 
@@ -92,20 +95,20 @@ def attention(bf16: bool, merging: bool) -> str:
         products = _ATTENTION_BF16.format(
             score=score,
             by_size=by_size,
-            round_q=round_bf16("q_heads", "q_narrow", True),
-            round_k=round_bf16("k_heads", "k_narrow", True),
-            round_v=round_bf16("v_heads", "v_narrow", True),
-            round_exp=round_bf16("exp", "exp_narrow", True),
+            round_q=round_bf16_lines("q_heads", "q_narrow", True),
+            round_k=round_bf16_lines("k_heads", "k_narrow", True),
+            round_v=round_bf16_lines("v_heads", "v_narrow", True),
+            round_exp=round_bf16_lines("exp", "exp_narrow", True),
         )
-    return _body("VmoeAttention", "float", _ATTENTION.format(products=products), merging=merging)
+    return _body("VmoeAttention", FLOAT32, _ATTENTION.format(products=products), merging=merging)
 
 
-def attention_block(weights: ElementType, merging: bool, class_token: bool) -> str:
+def attention_block(weights: WeightType, merging: bool, class_token: bool) -> str:
     """VmoeAttentionBlock, or VmoeClassAttentionBlock; attention is bfloat16 where weights are shorter than float32.
 
     With `merging` keys have sizes, and the former ends in VmoeMerge.
     """
-    bf16 = int(weights != "float")
+    bf16 = int(weights is not FLOAT32)
     x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
     first = "first = Constant <value_ints = [0]> ()\n" + "\n".join(
         f"{name}_first = Gather <axis = 1> ({name}, first)" for name in ("x", "normed")
@@ -134,7 +137,7 @@ def attention_block(weights: ElementType, merging: bool, class_token: bool) -> s
     )
 
 
-def mlp_block(weights: ElementType, activation: Activation) -> str:
+def mlp_block(weights: WeightType, activation: Activation) -> str:
     """VmoeMlpBlock."""
     inputs = ", ".join(["normed", *input_names("VmoeDenseMlp", weights)[1:]])
     return _body(
@@ -152,18 +155,18 @@ def router_block(policies: bool) -> str:
     """VmoeRouterBlock, float32 always."""
     return _body(
         "VmoeRouterBlock",
-        "float",
+        FLOAT32,
         f"""
         {_LAYER_NORM}
         logits = MatMul (normed, router)
         gates = Softmax <axis = -1> (logits)
-        slot, weight, src, expert = vmoe.VmoeRoute ({", ".join(input_names("VmoeRoute", "float", policies))})
+        slot, weight, src, expert = vmoe.VmoeRoute ({", ".join(input_names("VmoeRoute", FLOAT32, policies))})
         """,
         policies,
     )
 
 
-def expert_block(weights: ElementType, activation: Activation) -> str:
+def expert_block(weights: WeightType, activation: Activation) -> str:
     """VmoeExpertBlock."""
     return _body(
         "VmoeExpertBlock",
@@ -235,21 +238,20 @@ _ATTENTION_BF16 = """
 """
 
 
-def _body(op: str, weights: ElementType, lines: str, policies: bool = True, merging: bool = False) -> str:
+def _body(op: str, weights: WeightType, lines: str, policies: bool = True, merging: bool = False) -> str:
     outputs = [value.name for value in OPS[op].outputs if merging or not value.name.startswith("merged_")]
     return f"{op} ({', '.join(input_names(op, weights, policies, merging))}) => ({', '.join(outputs)}) {{ {lines} }}"
 
 
-def _linear_node(x: str, which: str, weights: ElementType) -> str:
-    scale = f", w{which}_scale" if weights == "i8" else ""
+def _linear_node(x: str, which: str, weights: WeightType) -> str:
+    scale = f", w{which}_scale" if weights.scales else ""
     return f"{which} = vmoe.VmoeLinear ({x}, w{which}, b{which}{scale})"
 
 
-def _expert_mlp_node(weights: ElementType, activation: Activation) -> str:
+def _expert_mlp_node(weights: WeightType, activation: Activation) -> str:
     inputs = ", ".join(input_names("VmoeExpertMlp", weights))
     lines = ""
-    if weights == "i4":
-        # ONNX Runtime lets int4 into a function only where an op of its own takes it there.
+    if not weights.enters_functions:
         lines = "w1_same = Identity (w1)\nw2_same = Identity (w2)\n"
         inputs = inputs.replace("w1,", "w1_same,").replace("w2,", "w2_same,")
     return f"{lines}out = vmoe.VmoeExpertMlp <{_handed_on('VmoeExpertMlp', activation)}> ({inputs})"

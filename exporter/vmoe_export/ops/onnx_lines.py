@@ -1,128 +1,37 @@
-"""Lines of ONNX's text format for what several function bodies compute: products, activations, rounding, sorting, casts."""
+"""Lines of ONNX's text format for what several function bodies compute: products in chunks, activations, sorting, casts."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import onnx
 
-from vmoe_export.ops.table import INT4_GROUP, Activation, ElementType
+from vmoe_export.ops.table import Activation, ElementType
+from vmoe_export.weight_types import WEIGHT_TYPES, WeightType
 
 ONNX_TYPES: Mapping[ElementType, int] = {
-    "float": onnx.TensorProto.FLOAT,
+    **{kind.name: onnx.TensorProto.DataType.Value(kind.onnx_type) for kind in WEIGHT_TYPES.values()},
     "fp16": onnx.TensorProto.FLOAT16,
-    "bf16": onnx.TensorProto.BFLOAT16,
-    "i8": onnx.TensorProto.INT8,
-    "i4": onnx.TensorProto.INT4,
     "i32": onnx.TensorProto.INT32,
     "i64": onnx.TensorProto.INT64,
 }
 
 
-def product(x: str, weights: str, result: str, element: ElementType, scale: str = "", depth: int = 0) -> str:
-    """Node lines for result = x . weights, in the numbers that the type of the weights asks for.
-
-    Args:
-        x: rows of float32.
-        weights: a matrix, or one for each of the leading sizes of x.
-        result: name of the product, without bias.
-        element: type of the weights: float, bf16, i8 or i4.
-        scale: for i8 the scales of the columns, shaped so that they multiply the result; for i4 those of the groups, or none
-            where the weights are dequantized.
-        depth: see `dequantize`.
-    """
-    if element == "float":
-        return f"{result} = MatMul ({x}, {weights})"
-    if element == "bf16":
-        # Few CPUs' runtimes multiply bfloat16. The products of two are exact in float32, so the weights are widened.
-        return f"""
-        {round_bf16(x, f"{result}_rows", True)}
-        {result}_weights = Cast <to = {ONNX_TYPES["float"]}> ({weights})
-        {result} = MatMul ({result}_rows, {result}_weights)
-        """
-    quantized = quantize(x, f"{result}_rows", f"{result}_row_scale")
-    if element == "i4":
-        return f"""
-        {quantized}
-        {dequantize(weights, scale, f"{result}_weights", depth) if scale else ""}
-        {result}_sums = MatMul ({result}_rows_clipped, {f"{result}_weights" if scale else weights})
-        {result} = Mul ({result}_sums, {result}_row_scale)
-        """
-    # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
-    # would round once where this rounds twice.
-    return f"""
-    {quantized}
-    {result}_rows = Cast <to = {ONNX_TYPES["i8"]}> ({result}_rows_clipped)
-    {result}_sums = MatMulInteger ({result}_rows, {weights})
-    {result}_sums_cast = Cast <to = {ONNX_TYPES["float"]}> ({result}_sums)
-    {result}_sums_float = Sum ({result}_sums_cast)
-    {result}_scale = Mul ({result}_row_scale, {scale})
-    {result} = Mul ({result}_sums_float, {result}_scale)
-    """
-
-
-def quantize(x: str, rows: str, scale: str) -> str:
-    """Node lines for the rows of x in whole numbers from -127 to 127, float32 `<rows>_clipped`, and the scale of each: its
-    largest value / 127, or 1 for a row of zeros.
-
-    A maximum may pass over NaN, and int8 has none: a row with NaN gets an infinite scale, so that it gives nothing finite.
-    """
-    return f"""
-    {rows}_number_size = Abs ({x})
-    {rows}_is_nan = IsNaN ({x})
-    {rows}_infinity = Constant <value = float {{inf}}> ()
-    {rows}_size = Where ({rows}_is_nan, {rows}_infinity, {rows}_number_size)
-    {rows}_axis = Constant <value_ints = [-1]> ()
-    {rows}_largest = ReduceMax <keepdims = 1> ({rows}_size, {rows}_axis)
-    {rows}_most = Constant <value_float = 127.0> ()
-    {rows}_least = Constant <value_float = -127.0> ()
-    {rows}_raw_scale = Div ({rows}_largest, {rows}_most)
-    {rows}_nothing = Constant <value_float = 0.0> ()
-    {rows}_unit = Constant <value_float = 1.0> ()
-    {rows}_is_zero = Equal ({rows}_raw_scale, {rows}_nothing)
-    {scale} = Where ({rows}_is_zero, {rows}_unit, {rows}_raw_scale)
-    {rows}_steps = Div ({x}, {scale})
-    {rows}_whole = Round ({rows}_steps)
-    {rows}_clipped = Clip ({rows}_whole, {rows}_least, {rows}_most)
-    """
-
-
-def dequantize(weights: str, scale: str, result: str, depth: int = 0) -> str:
-    """Node lines for int4 weights in float32, where times a whole number of int8 they are exact.
-
-    OpenVINO takes none but matrices, by axis 0, and none whose last group is shorter: with the `depth` of a matrix, groups
-    are cut until all are the same.
-    """
-    block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
-    blocks, gathered = f"{result}_scales", ""
-    if depth % INT4_GROUP:
-        blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
-        gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
-        gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
-    # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
-    return f"""
-    {result}_scales = Cast <to = {ONNX_TYPES["float"]}> ({scale})
-    {gathered}
-    {result}_steps = DequantizeLinear <axis = {axis}, block_size = {block}> ({weights}, {blocks})
-    {result} = Sum ({result}_steps)
-    """
-
-
-def chunked_product(x: str, weights: str, result: str, element: ElementType, scale: str = "", chunks: int = 1) -> str:
-    """The same where the depth is cut into equal chunks, whose products are added up from the first to the last."""
+def chunked_product(x: str, weights: str, result: str, kind: WeightType, scale: str, chunks: int) -> str:
+    """Node lines for result = x . weights with the depth cut into equal chunks, whose products are added up in order."""
     if chunks == 1:
-        return product(x, weights, result, element, scale)
+        return kind.product_lines(x, weights, result, scale, 0)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
-    whole = ""
-    if element == "i4":
-        whole, weights, scale = dequantize(weights, scale, f"{result}_weights"), f"{result}_weights", ""
+    widened = ""
+    if kind.widen_lines:
+        widened = kind.widen_lines(weights, scale, f"{result}_weights")
+        weights, scale = f"{result}_weights", ""
     return f"""
-    {whole}
+    {widened}
     {", ".join(parts)} = Split <axis = -1, num_outputs = {chunks}> ({x})
     {", ".join(matrices)} = Split <axis = -2, num_outputs = {chunks}> ({weights})
-    {added_products(parts, matrices, result, element, [scale] * chunks)}
+    {added_products(parts, matrices, result, kind, [scale] * chunks)}
     """
 
 
@@ -130,7 +39,7 @@ def added_products(
     parts: Sequence[str],
     weights: Sequence[str],
     result: str,
-    element: ElementType,
+    kind: WeightType,
     scales: Sequence[str],
     depth: int = 0,
 ) -> str:
@@ -139,7 +48,7 @@ def added_products(
     total = ""
     for i, (part, matrix, scale) in enumerate(zip(parts, weights, scales, strict=True)):
         term = f"{result}_term_{i}" if len(parts) > 1 else result
-        lines.append(product(part, matrix, term, element, scale, depth))
+        lines.append(kind.product_lines(part, matrix, term, scale, depth))
         if not total:
             total = term
             continue
@@ -191,20 +100,6 @@ def activate(activation: Activation, product: str, bias: str, hidden: str, prefi
     {p}half = Constant <value_float = 0.5> ()
     {p}halved = Mul ({p}biased, {p}half)
     {hidden} = Mul ({p}halved, {p}raised)
-    """
-
-
-def round_bf16(source: str, target: str, rounds: bool) -> str:
-    """Node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
-    if not rounds:
-        return f"{target} = Identity ({source})"
-    # x * 65537 has the bits of x twice, 16 apart; taking the small part away again rounds to the 8 bits of a bfloat16.
-    # A pair of Casts would say the same, but OpenVINO drops it.
-    return f"""
-    {target}_factor = Constant <value_float = 65537.0> ()
-    {target}_product = Mul ({source}, {target}_factor)
-    {target}_rest = Sub ({target}_product, {source})
-    {target} = Sub ({target}_product, {target}_rest)
     """
 
 

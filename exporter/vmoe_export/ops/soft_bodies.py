@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmoe_export.ops.onnx_lines import round_bf16
+from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 SOFT_ROUTER = """
 VmoeSoftRouter (x, mu, scale) => (dispatch, combine) {
@@ -42,7 +42,7 @@ def soft_dispatch(dispatch_bf16: bool) -> str:
         experts = Shape <start = 2, end = 3> (dispatch)
         slots = Shape <start = 3, end = 4> (dispatch)
         width = Shape <start = 2, end = 3> (x)
-        {round_bf16("x", "rounded", dispatch_bf16)}
+        {round_bf16_lines("x", "rounded", dispatch_bf16)}
         flat_slots = Mul (experts, slots)
         flat_shape = Concat <axis = 0> (groups_and_tokens, flat_slots)
         flat = Reshape <allowzero = 1> (dispatch, flat_shape)
@@ -67,7 +67,7 @@ def soft_combine(dispatch_bf16: bool) -> str:
         experts = Shape <start = 2, end = 3> (combine)
         slots = Shape <start = 3, end = 4> (combine)
         width = Shape <start = 2, end = 3> (out)
-        {round_bf16("out", "rounded", dispatch_bf16)}
+        {round_bf16_lines("out", "rounded", dispatch_bf16)}
         split_shape = Concat <axis = 0> (experts, groups, slots, width)
         split = Reshape (rounded, split_shape)
         by_group = Transpose <perm = [1, 0, 2, 3]> (split)

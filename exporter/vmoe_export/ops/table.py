@@ -25,24 +25,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from vmoe_export.weight_types import WEIGHT_TYPES
 from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
 
 DOMAIN = "vmoe"
 VERSION = 1
 OPSET = 20
-INT4_OPSET = 21
-"""Of graphs with int4 weights: what has scales by group."""
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-6
 MERGE_EPSILON = 1e-12
 """Under the root of the lengths that VmoeMerge divides keys by."""
 SOFT_EPSILON = 1e-6
 """Under the root of the lengths that VmoeSoftRouter divides by."""
-LARGEST_INT8 = 127
-"""-128 stays unused, so that the range is symmetric."""
-LARGEST_INT4 = 7
-INT4_GROUP = 64
-"""Weights of a column, next to each other along the depth, that share a scale; the last group may be shorter."""
 
 Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -59,7 +53,7 @@ ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
     "i32": ("i32",),
     "i64": ("i64",),
-    "W": ("float", "bf16", "i8", "i4"),
+    "W": tuple(WEIGHT_TYPES),
     "Q": ("float", "fp16"),
     "T": ("float", "fp16", "bf16"),
     "R": ("float", "fp16", "bf16"),
@@ -70,8 +64,8 @@ W is the type of weights and decides how their products compute; biases, GELU, s
 float32. With bf16, what enters a product is rounded to bfloat16 (to nearest, ties to even) as well, and sums are float32.
 With i8, a column of weights is its integers times its scale, what enters a product is rounded to integers of -127 to 127
 times a scale of the row, and sums are exact int32. With i4, which experts may have, a column has a scale for each group of
-INT4_GROUP along the depth: the exact int32 sums of a group times it are added up in float32, in the order of the groups, and
-the total is multiplied by the scale of the row. Routing reads tokens that are not rounded.
+64 along the depth: the exact int32 sums of a group times it are added up in float32, in the order of the groups, and the
+total is multiplied by the scale of the row. Routing reads tokens that are not rounded.
 
 Q is the type of scales: float16 beside i4, else float32.
 
@@ -143,10 +137,11 @@ class Op:
     takes: Callable[[Types], bool] = lambda types: True
 
     def _fits(self, types: Types) -> bool:
-        """Whether weights and scales go together: i4 are those of experts alone, and have scales by group."""
-        if types.get("W") == "i4" and not any(value.grouped_dims for value in self.inputs):
+        """Whether weights and scales go together; only those of experts have scales by group."""
+        kind = next((kind for name, kind in WEIGHT_TYPES.items() if name == types.get("W")), None)
+        if kind and kind.group and not any(value.grouped_dims for value in self.inputs):
             return False
-        return "Q" not in types or (types["Q"] == "fp16") == (types["W"] == "i4")
+        return kind is None or "Q" not in types or types["Q"] == ("fp16" if kind.scales == "F16" else "float")
 
     @property
     def type_choices(self) -> list[Types]:
@@ -184,6 +179,8 @@ def _scale(weight: Value) -> Value:
 
 _SETTINGS = tuple(Value(name, "i64", ("1",)) for name in OFFICIAL_SETTINGS)
 _POLICIES = tuple(Value(name, "i64", ("1",), optional=True) for name in POLICIES)
+_IMAGE_X, _IMAGE_Y = _f("x", "N", "T", "D"), _f("y", "N", "T", "D")
+_GROUP_X, _GROUP_Y = _f("x", "G", "S", "D"), _f("y", "G", "S", "D")
 _GATES = Value("gates", "R", ("G", "S", "E"))
 _TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
@@ -207,12 +204,15 @@ _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine")
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
 _ATTENTION_BLOCK = (
-    _f("x", "N", "T", "D"),
+    _IMAGE_X,
     *_NORM,
     *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
     *map(_left_out, _MERGING),
     *(_scale(weight) for weight in _PROJECTIONS),
 )
+_FLOAT_WEIGHT = replace(_WEIGHT, type="float")
+_MLP_ATTRIBUTES = {"hidden_chunk": 0, "activation": 0}
+_EXPERT_ATTRIBUTES = {"dispatch_bf16": 0, **_MLP_ATTRIBUTES}
 
 OPS: Mapping[str, Op] = {
     op.name: op
@@ -225,7 +225,7 @@ OPS: Mapping[str, Op] = {
             "VmoeExpertMlp",
             (_f("buf", "E", "M", "D"), *_EXPERTS, *_EXPERT_SCALES),
             (_f("out", "E", "M", "D"),),
-            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
+            _EXPERT_ATTRIBUTES,
         ),
         Op(
             "VmoeCombine",
@@ -233,13 +233,8 @@ OPS: Mapping[str, Op] = {
             (Value("y", "T", ("G", "S", "D")),),
             takes=lambda types: types["R"] in ("float", types["T"]),
         ),
-        Op("VmoeLinear", (_f("x", "N", "T", "D"), _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
-        Op(
-            "VmoeDenseMlp",
-            (_f("x", "N", "T", "D"), *_MLP, *_MLP_SCALES),
-            (_f("y", "N", "T", "D"),),
-            {"hidden_chunk": 0, "activation": 0},
-        ),
+        Op("VmoeLinear", (_IMAGE_X, _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
+        Op("VmoeDenseMlp", (_IMAGE_X, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeAttention",
             (_f("q", "N", "Q", "D"), _f("k", "N", "T", "D"), _f("v", "N", "T", "D"), _left_out(_SIZES)),
@@ -253,42 +248,22 @@ OPS: Mapping[str, Op] = {
             {"num_heads": 1, "prefix": 0},
         ),
         Op("VmoeClassAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "1", "D"),), {"num_heads": 1}),
-        Op(
-            "VmoeMerge",
-            (_f("x", "N", "T", "D"), _f("k", "N", "T", "D"), *_MERGING),
-            _MERGED,
-            {"num_heads": 1, "prefix": 0},
-        ),
-        Op(
-            "VmoeMlpBlock",
-            (_f("x", "N", "T", "D"), *_NORM, *_MLP, *_MLP_SCALES),
-            (_f("y", "N", "T", "D"),),
-            {"hidden_chunk": 0, "activation": 0},
-        ),
+        Op("VmoeMerge", (_IMAGE_X, _f("k", "N", "T", "D"), *_MERGING), _MERGED, {"num_heads": 1, "prefix": 0}),
+        Op("VmoeMlpBlock", (_IMAGE_X, *_NORM, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeRouterBlock",
-            (_f("x", "G", "S", "D"), *_NORM, _f("router", "D", "E"), *_SETTINGS, *_POLICIES),
-            (_SLOT, _f("weight", "G", "S", "K"), _SRC, _EXPERT),
+            (_GROUP_X, *_NORM, _f("router", "D", "E"), *_SETTINGS, *_POLICIES),
+            (_SLOT, _FLOAT_WEIGHT, _SRC, _EXPERT),
         ),
         Op(
             "VmoeExpertBlock",
-            (_f("x", "G", "S", "D"), *_NORM, _SLOT, _f("weight", "G", "S", "K"), _SRC, *_EXPERTS, *_EXPERT_SCALES),
-            (_f("y", "G", "S", "D"),),
-            {"dispatch_bf16": 0, "hidden_chunk": 0, "activation": 0},
+            (_GROUP_X, *_NORM, _SLOT, _FLOAT_WEIGHT, _SRC, *_EXPERTS, *_EXPERT_SCALES),
+            (_GROUP_Y,),
+            _EXPERT_ATTRIBUTES,
         ),
         Op("VmoeChooseTokens", (_f("gates", "G", "S", "E"), _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
-        Op("VmoeSoftRouter", (_f("x", "G", "S", "D"), _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
-        Op(
-            "VmoeSoftDispatch",
-            (_f("x", "G", "S", "D"), _SHARES[0]),
-            (_f("buf", "E", "M", "D"),),
-            {"dispatch_bf16": 0},
-        ),
-        Op(
-            "VmoeSoftCombine",
-            (_f("out", "E", "M", "D"), _SHARES[1]),
-            (_f("y", "G", "S", "D"),),
-            {"dispatch_bf16": 0},
-        ),
+        Op("VmoeSoftRouter", (_GROUP_X, _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
+        Op("VmoeSoftDispatch", (_GROUP_X, _SHARES[0]), (_f("buf", "E", "M", "D"),), {"dispatch_bf16": 0}),
+        Op("VmoeSoftCombine", (_f("out", "E", "M", "D"), _SHARES[1]), (_GROUP_Y,), {"dispatch_bf16": 0}),
     )
 }

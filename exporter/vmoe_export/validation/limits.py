@@ -7,20 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.precision import PRECISIONS, ExportPrecision, WeightType
-from vmoe_runtime.bundle.manifest import Precision, TensorRtPrecision
-
-_STEPS: Mapping[WeightType, float] = {"float": 0.0, "bf16": 2**-8, "i8": 1 / 24, "i4": 1 / 24}
-"""From one value of a type to the next, as a share of a typical value: int8 has 127 of them up to the largest of a row,
-also what is multiplied with int4."""
+from vmoe_export.precision import PRECISIONS, ExportPrecision
+from vmoe_export.weight_types import BFLOAT16, FLOAT32
+from vmoe_runtime.bundle.manifest import TensorRtPrecision
 
 _SLACK = 16
 _PAIRS = 0.98
 
 # A graph for TensorRT rounds after every operation, where the reference rounds what enters a product.
 _TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05}
-
-_DISTANCES: Mapping[Precision, float] = {"fp32": 0.0, "bf16": 0.05, "int8": 0.2, "int4": 0.4, "bf16-experts": 0.05}
 
 
 @dataclass(frozen=True)
@@ -50,8 +45,8 @@ def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))
     depth = max(depth, config.moe.mlp_dim if config.moe else 0)
     order = math.sqrt(depth) * 2**-24
-    rounds = "bf16" if config.moe and config.moe.dispatch_bf16 else "float"
-    step = max(_STEPS[numbers.dense], _STEPS[numbers.experts], _STEPS[rounds])  # type: ignore[index]
+    dispatched = BFLOAT16 if config.moe and config.moe.dispatch_bf16 else FLOAT32
+    step = max(numbers.dense.step, numbers.experts.step, dispatched.step)
     return Limits(_SLACK * (order + math.sqrt(2 * order * step)), atol, _PAIRS)
 
 
@@ -61,9 +56,5 @@ def tensorrt_limits(model: ExportedModel, precision: TensorRtPrecision, atol: fl
 
 
 def distance_limit(precision: ExportPrecision, max_distance: float | None) -> float:
-    """Largest relative difference of a part from float32: `max_distance` where it is given, or what the precision says.
-
-    Rounding to bfloat16 moves what a part adds by less than a percent, int8 by a few; one that moves by far more has
-    weights or activations that the type has no room for.
-    """
-    return _DISTANCES[precision] if max_distance is None else max_distance  # type: ignore[index]
+    """Largest relative difference of a part from float32: `max_distance` where it is given, or what the precision says."""
+    return PRECISIONS[precision].distance if max_distance is None else max_distance

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vmoe_export.errors import OptionError
 from vmoe_export.export_cost import GRAPH_IMAGES, ROUNDED_IMAGES
@@ -15,10 +15,12 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, tensorrt_limits
 from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_runtime.profiles import Profile
 
 if TYPE_CHECKING:
     from vmoe_export.bundle.weights_file import Span
     from vmoe_export.graphs.graph_files import WrittenGraph
+    from vmoe_export.validation.graph_parts import GraphParts
     from vmoe_export.validation.part_validation import Comparison
     from vmoe_export.validation.precision_distance import PrecisionDistance
     from vmoe_export.validation.reference_model import Array, ReferenceModel
@@ -126,36 +128,51 @@ def prove(
     """
     # They import onnx, which planning doesn't wait for.
     from vmoe_export.validation.graph_parts import GraphParts
-    from vmoe_export.validation.part_validation import PartValidation
     from vmoe_export.validation.reference_model import ReferenceModel
-    from vmoe_export.validation.reference_run import merging_alike, run_reference, validation_images, with_every_expert
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
-    profiles, weights = plan.profiles, folder / WEIGHTS_NAME
+    weights = folder / WEIGHTS_NAME
     check_stored_weights(weights, spans, plan.checkpoint, plan.model, stage, calibrated=source is not None)
     stored = ReferenceModel(model, stored_weights(weights, spans))
-    images = validation_images(model, plan.grouping.batch_multiple, GRAPH_IMAGES)
     limits, products = graph_limits(model, options.atol), plan.tensorrt_precision
-    of_tensorrt = tensorrt_limits(model, products, options.atol) if products else limits
+    of_tensorrt = tensorrt_limits(model, products, options.atol) if products else None
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
-    held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
-    found = []
-    for alike in merging_alike(profiles):
-        validation = PartValidation(model, held, alike, images)
-
-        def compare(part: str, steps: list[Step], validation: PartValidation = validation, alike: Any = alike) -> None:
-            stage(f"comparing the graphs with the reference: {part}")
-            validation.compare(part, with_every_expert(stored, part, steps, alike or (None,)))
-
-        found += validation.comparisons(run_reference(stored, images, alike, compare))
-    names = {graph.file for graph in graphs}
-    ours, theirs = (tuple(each for each in found if (each.graph in names) == own) for own in (True, False))
-    findings = Findings(limits, ours, tensorrt_limits=of_tensorrt if products else None, tensorrt_comparisons=theirs)
+    if of_tensorrt:
+        held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
+    found = _comparisons(plan, stored, held, stage)
+    files = {graph.file for graph in graphs}
+    findings = Findings(
+        limits,
+        tuple(each for each in found if each.graph in files),
+        tensorrt_limits=of_tensorrt,
+        tensorrt_comparisons=tuple(each for each in found if each.graph not in files),
+    )
     if plan.stored_precision == "fp32":
         return findings
     limit = distance_limit(plan.stored_precision, options.max_distance)
     distances = tuple(_distances(plan, stored, source, limit, stage))
     return replace(findings, distance_limit=limit, distances=distances, own_images=source is not None)
+
+
+def _comparisons(
+    plan: ExportPlan, stored: ReferenceModel, held: Sequence[tuple[GraphParts, Limits]], stage: StageHook
+) -> list[Comparison]:
+    """Compares each graph with the reference at each profile, part by part."""
+    from vmoe_export.validation.part_validation import PartValidation
+    from vmoe_export.validation.reference_run import merging_alike, run_reference, validation_images, with_every_expert
+
+    images = validation_images(stored.model, plan.grouping.batch_multiple, GRAPH_IMAGES)
+
+    def comparisons(profiles: Sequence[Profile]) -> list[Comparison]:
+        validation = PartValidation(stored.model, held, profiles, images)
+
+        def compare(part: str, steps: list[Step]) -> None:
+            stage(f"comparing the graphs with the reference: {part}")
+            validation.compare(part, with_every_expert(stored, part, steps, profiles or (None,)))
+
+        return validation.comparisons(run_reference(stored, images, profiles, compare))
+
+    return [each for alike in merging_alike(plan.profiles) for each in comparisons(alike)]
 
 
 def _distances(

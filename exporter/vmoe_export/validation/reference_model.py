@@ -17,6 +17,8 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, s
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_weights import Weights
+from vmoe_export.weight_types import weight_type_of
+from vmoe_export.weight_types.bfloat16 import round_bf16
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -162,7 +164,7 @@ class ReferenceModel:
 
     def _mlp_output(self, path: str, hidden: Array, expert: Any = ...) -> Array:
         kernel, bias, scale = self._mlp_weights(f"{path}/Dense_1", expert)
-        chunk = hidden_chunk(hidden.shape[-1], "float" if scale is None else "i8")
+        chunk = hidden_chunk(hidden.shape[-1], weight_type_of(kernel.dtype))
         return ops.mlp_output(hidden, kernel, bias, scale, chunk)
 
     def _mlp_weights(self, path: str, expert: Any) -> tuple[Array, Array, Array | None]:
@@ -271,9 +273,9 @@ class ReferenceModel:
         rows, y = x.reshape(-1, x.shape[-1]), np.zeros_like(x).reshape(-1, x.shape[-1])
         kept, shares = (each.reshape(len(rows), -1) for each in (kept, shares))
         chosen = [np.flatnonzero(kept[:, e]) for e in range(kept.shape[1])]
-        taken = (ops.round_bf16(rows[tokens]) if moe.dispatch_bf16 else rows[tokens] for tokens in chosen)
+        taken = (round_bf16(rows[tokens]) if moe.dispatch_bf16 else rows[tokens] for tokens in chosen)
         for e, out in enumerate(self._by_expert(block, taken)):
-            y[chosen[e]] += shares[chosen[e], e, None] * (ops.round_bf16(out) if moe.dispatch_bf16 else out)
+            y[chosen[e]] += shares[chosen[e], e, None] * (round_bf16(out) if moe.dispatch_bf16 else out)
         return y.reshape(x.shape)
 
     def _by_expert(self, block: str, rows: Iterable[Array]) -> Iterator[Array]:

@@ -1,6 +1,6 @@
 """The mathematics of the model in numpy, written to be read against the paper rather than to be fast.
 
-The dtype of the weights of a product says in which numbers it is computed, see `product`. All else is in the dtype of x.
+The dtype of a product's weights says in which numbers it is computed, see `weight_types`. All else is in the dtype of x.
 """
 
 from __future__ import annotations
@@ -8,24 +8,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from vmoe_export.ops.table import (
     ACTIVATIONS,
-    INT4_GROUP,
-    LARGEST_INT8,
     LAYER_NORM_EPSILON,
     MERGE_EPSILON,
     SOFT_EPSILON,
     Activation,
 )
+from vmoe_export.weight_types import weight_type_of
+from vmoe_export.weight_types.bfloat16 import round_bf16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _ERF_RANGE, _ERF_STEPS = 6, 256  # beyond the range erf is 1 to float64's precision; steps of 1
 _ERF = np.array([math.erf(i / _ERF_STEPS) for i in range(-_ERF_RANGE * _ERF_STEPS, _ERF_RANGE * _ERF_STEPS + 1)])
-_EXACT_DEPTH = 1024  # so many products of int8 stay below 2**24, where float32 has every whole number
 
 
 def top_k(
@@ -133,13 +131,13 @@ def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, ac
 
 def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = None, hidden_chunk: int = 0) -> Array:
     """What an MLP makes of its hidden features."""
-    depth = w2.shape[-2]
+    depth, group = w2.shape[-2], weight_type_of(w2.dtype).group
     size = hidden_chunk or depth
     y: Array = np.zeros((), hidden.dtype)
     for start in range(0, max(depth, 1), max(size, 1)):
         part, scale = slice(start, start + size), w2_scale
-        if w2.dtype == ml_dtypes.int4 and scale is not None:
-            scale = scale[..., start // INT4_GROUP : -(-(start + size) // INT4_GROUP), :]
+        if group and scale is not None:
+            scale = scale[..., start // group : -(-(start + size) // group), :]
         y = y + product(hidden[..., part], w2[..., part, :], scale)
     return y + b2
 
@@ -226,44 +224,8 @@ def linear(x: Array, w: Array, b: Array, w_scale: Array | None = None) -> Array:
 
 
 def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
-    """x[...,T,D] . w[...,D,P] in the numbers that the type of w asks for, in the dtype of x.
-
-    Weights in bfloat16: x is rounded to bfloat16 as well. Weights in int8, with w_scale[...,P]: each row of x is quantized,
-    the sums are whole numbers and exact, and are scaled by the product of both scales. Weights in int4, with
-    w_scale[...,groups,P]: the sums of each group times its scale are added up in their order, and the total is scaled by the
-    row's.
-    """
-    if w.dtype == ml_dtypes.int4:
-        assert w_scale is not None
-        quantized, scale = quantize(x)
-        total: Array = np.zeros((), x.dtype)
-        for group, start in enumerate(range(0, w.shape[-2], INT4_GROUP)):
-            part = slice(start, start + INT4_GROUP)
-            sums = np.matmul(quantized[..., part], w[..., part, :].astype(x.dtype))
-            total = total + sums * w_scale[..., group, None, :].astype(x.dtype)
-        return total * scale
-    if w.dtype == np.int8:
-        assert w_scale is not None
-        quantized, scale = quantize(x)
-        exact: Array = np.zeros(())
-        for start in range(0, w.shape[-2], _EXACT_DEPTH):
-            part = slice(start, start + _EXACT_DEPTH)
-            exact = exact + np.matmul(quantized[..., part].astype(np.float32), w[..., part, :].astype(np.float32))
-        scaled: Array = exact.astype(x.dtype) * (scale * w_scale[..., None, :])
-        return scaled
-    narrow = w.dtype == ml_dtypes.bfloat16
-    y: Array = np.matmul(round_bf16(x) if narrow else x, w.astype(x.dtype, copy=False))
-    return y
-
-
-def quantize(x: Array) -> tuple[Array, Array]:
-    """The rows of x[...,D] in whole numbers from -127 to 127 (in the dtype of x), and the scale[...,1] of each.
-
-    The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
-    """
-    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
-    scale = np.where(scale == 0, x.dtype.type(1), scale)
-    return np.clip(np.rint(x / scale), -LARGEST_INT8, LARGEST_INT8), scale
+    """x[...,T,D] . w[...,D,P] in the numbers that the type of w asks for, in the dtype of x; w_scale as that type has it."""
+    return weight_type_of(w.dtype).product(x, w, w_scale)
 
 
 def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0) -> Array:
@@ -305,12 +267,6 @@ def erf(x: Array) -> Array:
     more = slope * h * (1 - h * (known - h * (2 * known * known - 1) / 3))
     value: Array = _ERF[step.astype(int) + _ERF_RANGE * _ERF_STEPS] + more
     return value
-
-
-def round_bf16(x: Array) -> Array:
-    """The nearest bfloat16 values (ties to even), in the dtype of x."""
-    rounded: Array = x.astype(ml_dtypes.bfloat16).astype(x.dtype)
-    return rounded
 
 
 def _unit(x: Array, axis: int) -> Array:

@@ -6,17 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from vmoe_export.bundle.weights_file import Span, official_tensor, quantize_groups
+from vmoe_export.bundle.weights_file import Span, official_tensor
 from vmoe_export.checkpoint import Array, Checkpoint
 from vmoe_export.checkpoint.base import dtype_from_name
 from vmoe_export.checkpoint.safetensors_file import DTYPES
 from vmoe_export.errors import ExportError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import graph_shape, scale_name
-from vmoe_export.ops.table import LARGEST_INT8
+from vmoe_export.weight_types import FLOAT32, WEIGHT_TYPES, weight_type_of
+
+_BY_STORED = {kind.stored: kind for kind in WEIGHT_TYPES.values()}
 
 Weights = Callable[[str], Array | None]
 """A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
@@ -31,12 +32,8 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         if span is None:
             return None
         stored = data[span.offset : span.offset + span.length].view(dtype_from_name(DTYPES[span.dtype]))
-        if span.dtype == "U8":
-            values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
-            return values.reshape(span.shape).astype(ml_dtypes.int4)
-        if name.endswith("_scale") and span.dtype == "F32":  # of attention they stand by head, as biases do
-            return np.asarray(stored.reshape(*span.shape[: "/Moe/" in name], -1))
-        return np.asarray(stored.reshape(graph_shape(name, span.shape)))
+        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales are as they lie, too
+        return np.asarray(kind.decode(stored, graph_shape(name, span.shape)))
 
     return tensor
 
@@ -63,7 +60,7 @@ def check_stored_weights(
 ) -> None:
     """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
 
-    Of int4 weights that were `calibrated` only the scales are held to the checkpoint.
+    Of weights that were `calibrated` only the scales are held to the checkpoint.
 
     Raises:
         ExportError: naming the tensor that is not.
@@ -78,24 +75,8 @@ def check_stored_weights(
         assert found is not None
         for matrix in np.ndindex(official.shape[:-2]):  # experts are many, and each step makes an array of its size
             scale = None if scales is None else scales[matrix]
-            if not _is_nearest(official[matrix], found[matrix], scale, calibrated=calibrated):
+            if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise ExportError(
                     f"validation failed: tensor {name} of {path.name} is not that of the checkpoint in its type; "
                     "no bundle was written"
                 )
-
-
-def _is_nearest(official: Array, found: Array, scales: Array | None, *, calibrated: bool) -> bool:
-    if found.dtype == np.float32:
-        return bool(np.array_equal(official.view(np.uint32), found.view(np.uint32)))
-    if found.dtype == ml_dtypes.int4:
-        nearest, wanted = quantize_groups(official)
-        return np.array_equal(scales, wanted) and (calibrated or np.array_equal(found, nearest))  # type: ignore[arg-type]
-    if scales is None:
-        bits = official.view(np.uint32)
-        nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16
-        return bool(np.array_equal(nearest, found.view(np.uint16)))
-    largest = np.abs(official).max(axis=0)
-    wanted = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
-    off = np.abs(official / scales - found)  # in steps; float32 has 2**-17 of one at 127
-    return bool(np.array_equal(scales, wanted) and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)

@@ -29,7 +29,10 @@ Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
 """What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8;
 expert weights in int4 and the others in int8; or expert weights in bfloat16 and all else in float32."""
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8", "int4", "bf16-experts")
+EXPERT_WEIGHT_BYTES: Mapping[Precision, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5 + 2 / 64, "bf16-experts": 2}
+"""What a weight of an expert takes; scales are counted where they are by group."""
+
+PRECISIONS = tuple(EXPERT_WEIGHT_BYTES)
 
 Output = Literal["logits", "members", "features"]
 """What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""

@@ -24,8 +24,7 @@ from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommen
 from vmoe_tools.bench.result import recommend, write_csv
 from vmoe_tools.bench.sweep import Axes, axes_of, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
-from vmoe_tools.engines import LoadedBundle, load_engines
-from vmoe_tools.machine import describe_machine
+from vmoe_tools.engines import LoadedBundle, describe_machine, load_engines
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_file, write_json
 from vmoe_tools.program import ADDRESSES, complain
 from vmoe_tools.terminal import Progress

@@ -9,7 +9,7 @@ import numpy as np
 
 from vmoe_measure.flops import ModelShape, sparse_flops
 from vmoe_measure.image_source import ImageSource
-from vmoe_runtime.bundle.manifest import InputSpec, Manifest, Precision
+from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES, InputSpec, Manifest
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
@@ -17,8 +17,6 @@ from vmoe_tools.inspect.statistics import choices_of
 
 Observe = Callable[[Array, Mapping[str, Routing], Array | None], object]
 """Takes the results of a batch of N images: logits [N, classes], the routing of each MoE layer, labels i64[N] or None."""
-
-_WEIGHT_BYTES: Mapping[Precision, float] = {"fp32": 4, "bf16": 2, "bf16-experts": 2, "int8": 1, "int4": 0.5 + 2 / 64}
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ class Assessment:
         shape = model_shape(manifest)
         profile = self.point.profile
         merge = (profile.merge or 0) if profile else 0
-        expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * _WEIGHT_BYTES[manifest.precision]
+        weight_bytes = EXPERT_WEIGHT_BYTES[manifest.precision]
+        expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * weight_bytes
         return Quality(
             kept / pairs if pairs else None,
             right / images if self._labelled else None,

@@ -20,14 +20,13 @@ from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import recommendable, without_accuracy
 from vmoe_tools.bench.result import ROUNDING, PointResult, near_chance, recommend
-from vmoe_tools.engines import LoadedBundle
+from vmoe_tools.engines import LoadedBundle, describe_machine
 from vmoe_tools.inspect.display import summary_sections
 from vmoe_tools.inspect.image_run import OtherBundle, run_images
 from vmoe_tools.inspect.interference import Interference, interference
 from vmoe_tools.inspect.samples import Samples, shown_pixels, take_samples
 from vmoe_tools.inspect.statistics import LayerStatistics
 from vmoe_tools.inspect.summary import summarize
-from vmoe_tools.machine import describe_machine
 from vmoe_tools.report.contents import (
     BundleContents,
     Fall,

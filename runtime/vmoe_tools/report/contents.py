@@ -99,7 +99,7 @@ class Report:
         command: what made it.
         made: when, in UTC.
         max_drop: accuracy that a recommended setting may lose, 0 to 1.
-        machine: see `vmoe_tools.machine.describe_machine`.
+        machine: see `vmoe_tools.engines.describe_machine`.
         images: the npz file or folder.
         labelled: whether accuracy is known.
         bundles: the first one is shown in detail.

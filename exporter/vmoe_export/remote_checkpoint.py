@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vmoe_export.checkpoint import MODEL_FILES, MODEL_SETTINGS, ONE_FILE_SUFFIXES, SHARDS, open_checkpoint
-from vmoe_export.checkpoint.base import Checkpoint
+from vmoe_export.checkpoint import MODEL_FILES, MODEL_SETTINGS, ONE_FILE_SUFFIXES, SHARDS, Checkpoint
 from vmoe_export.checkpoint.official import open_index
 from vmoe_export.checkpoint.sharded_files import weight_map
 from vmoe_export.errors import CheckpointError
+from vmoe_export.opening import open_checkpoint
 from vmoe_measure.remote_files import RemoteFiles, is_address
 from vmoe_runtime.errors import VmoeError
 

@@ -1,0 +1,69 @@
+"""Weights in bfloat16, and what enters a product rounded to it as well; sums are float32."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from vmoe_export.weight_types.weight_type import Array, WeightType
+
+
+def round_bf16(x: Array) -> Array:
+    """The nearest bfloat16 values (ties to even), in the dtype of x."""
+    rounded: Array = x.astype(ml_dtypes.bfloat16).astype(x.dtype)
+    return rounded
+
+
+def round_bf16_lines(source: str, target: str, rounds: bool = True) -> str:
+    """Node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
+    if not rounds:
+        return f"{target} = Identity ({source})"
+    # x * 65537 has the bits of x twice, 16 apart; taking the small part away again rounds to the 8 bits of a bfloat16.
+    # A pair of Casts would say the same, but OpenVINO drops it.
+    return f"""
+    {target}_factor = Constant <value_float = 65537.0> ()
+    {target}_product = Mul ({source}, {target}_factor)
+    {target}_rest = Sub ({target}_product, {source})
+    {target} = Sub ({target}_product, {target}_rest)
+    """
+
+
+def _encode(weights: Array) -> tuple[Array, None]:
+    rounded = weights.astype(ml_dtypes.bfloat16)
+    if not np.isfinite(rounded).all():
+        raise OverflowError("holds values too large for bfloat16; use --precision fp32")
+    return rounded.view(np.uint16), None
+
+
+def _is_nearest(official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+    bits = official.view(np.uint32)
+    nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16
+    return bool(np.array_equal(nearest, found.view(np.uint16)))
+
+
+def _product(x: Array, w: Array, w_scale: Array | None) -> Array:
+    y: Array = np.matmul(round_bf16(x), w.astype(x.dtype))
+    return y
+
+
+def _product_lines(x: str, w: str, result: str, scale: str, depth: int) -> str:
+    # Few CPUs' runtimes multiply bfloat16. The products of two are exact in float32, so the weights are widened.
+    return f"""
+    {round_bf16_lines(x, f"{result}_rows")}
+    {result}_weights = Cast <to = 1> ({w})
+    {result} = MatMul ({result}_rows, {result}_weights)
+    """
+
+
+BFLOAT16 = WeightType(
+    name="bf16",
+    stored="BF16",
+    onnx_type="BFLOAT16",
+    dtype=np.dtype(ml_dtypes.bfloat16),
+    step=2**-8,
+    encode=_encode,
+    decode=lambda stored, shape: stored.reshape(shape),
+    is_nearest=_is_nearest,
+    product=_product,
+    product_lines=_product_lines,
+)

@@ -1,0 +1,128 @@
+"""Weights in int4 with a float16 scale for each group along the depth of a column, for experts; rows are int8.
+
+The exact sums of a group times its scale are added up in float32, in the order of the groups, and the total is multiplied by
+the scale of the row. Two weights share a byte.
+"""
+
+from __future__ import annotations
+
+import math
+
+import ml_dtypes
+import numpy as np
+
+from vmoe_export.weight_types.int8 import quantize_rows, quantize_rows_lines
+from vmoe_export.weight_types.weight_type import Array, WeightType
+
+LARGEST_INT4 = 7
+INT4_GROUP = 64
+"""Weights of a column, next to each other along the depth, that share a scale; the last group may be shorter."""
+
+
+def quantize_groups(weights: Array) -> tuple[Array, Array]:
+    """One matrix float32[inputs, outputs] as whole numbers from -7 to 7, int8, and the float16 scales[groups, outputs].
+
+    The scale is the largest absolute weight of INT4_GROUP of the inputs / 7, as float16, and 1 where that is zero; weights
+    are rounded to nearest, ties to even. Weights that float16 has no room for get an infinite scale.
+    """
+    with np.errstate(over="ignore"):
+        largest = np.maximum.reduceat(np.abs(weights), np.arange(0, len(weights), INT4_GROUP), axis=0)
+        scales = (largest / np.float32(LARGEST_INT4)).astype(np.float16)
+    scales[scales == 0] = 1
+    steps = weights / spread_groups(scales, len(weights))
+    np.rint(steps, out=steps)
+    return np.clip(steps, -LARGEST_INT4, LARGEST_INT4, out=steps).astype(np.int8), scales
+
+
+def pack_int4(quantized: Array) -> Array:
+    """int8[..., n] of int4 values as uint8[..., n / 2], the first of two in the low half."""
+    return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
+
+
+def spread_groups(scales: Array, depth: int) -> Array:
+    """The scales[..., groups, outputs] of int4 weights for each of so many inputs, float32[..., depth, outputs]."""
+    return np.repeat(scales.astype(np.float32), INT4_GROUP, axis=-2)[..., :depth, :]
+
+
+def _encode(weights: Array) -> tuple[Array, Array]:
+    experts, depth, columns = weights.shape
+    packed = np.empty((experts, depth, columns // 2), np.uint8)
+    scales = np.empty((experts, -(-depth // INT4_GROUP), columns), np.float16)
+    for expert, matrix in enumerate(weights):
+        quantized, scales[expert] = quantize_groups(matrix)
+        packed[expert] = pack_int4(quantized)
+    if not np.isfinite(scales).all():
+        raise OverflowError("holds values too large for int4; use --precision int8")
+    return packed, scales
+
+
+def _decode(stored: Array, shape: tuple[int, ...]) -> Array:
+    values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
+    return values.reshape(shape).astype(ml_dtypes.int4)
+
+
+def _is_nearest(official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+    nearest, wanted = quantize_groups(official)
+    same = scales is not None and np.array_equal(scales, wanted)
+    return same and (calibrated or np.array_equal(found, nearest))
+
+
+def _product(x: Array, w: Array, w_scale: Array | None) -> Array:
+    assert w_scale is not None
+    quantized, scale = quantize_rows(x)
+    total: Array = np.zeros((), x.dtype)
+    for group, start in enumerate(range(0, w.shape[-2], INT4_GROUP)):
+        part = slice(start, start + INT4_GROUP)
+        sums = np.matmul(quantized[..., part], w[..., part, :].astype(x.dtype))
+        total = total + sums * w_scale[..., group, None, :].astype(x.dtype)
+    return total * scale
+
+
+def _product_lines(x: str, w: str, result: str, scale: str, depth: int) -> str:
+    widened = f"{result}_weights" if scale else w
+    return f"""
+    {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
+    {_widen_lines(w, scale, widened, depth) if scale else ""}
+    {result}_sums = MatMul ({result}_rows_clipped, {widened})
+    {result} = Mul ({result}_sums, {result}_row_scale)
+    """
+
+
+def _widen_lines(w: str, scale: str, result: str, depth: int = 0) -> str:
+    """Node lines for the weights in float32, where times a whole number of int8 they are exact.
+
+    OpenVINO takes none but matrices, by axis 0, and none whose last group is shorter: with the `depth` of a matrix, groups
+    are cut until all are the same.
+    """
+    block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
+    blocks, gathered = f"{result}_scales", ""
+    if depth % INT4_GROUP:
+        blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
+        gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
+        gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
+    # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
+    return f"""
+    {result}_scales = Cast <to = 1> ({scale})
+    {gathered}
+    {result}_steps = DequantizeLinear <axis = {axis}, block_size = {block}> ({w}, {blocks})
+    {result} = Sum ({result}_steps)
+    """
+
+
+INT4 = WeightType(
+    name="i4",
+    stored="U8",
+    onnx_type="INT4",
+    dtype=np.dtype(ml_dtypes.int4),
+    step=1 / 24,  # of the int8 that it is multiplied with
+    scales="F16",
+    group=INT4_GROUP,
+    opset=21,  # what has scales by group
+    enters_functions=False,
+    encode=_encode,
+    decode=_decode,
+    is_nearest=_is_nearest,
+    product=_product,
+    product_lines=_product_lines,
+    widen_lines=_widen_lines,
+)

@@ -1,0 +1,115 @@
+"""Weights in int8 with a float32 scale for each column; rows that enter a product are int8, too, and sums exact int32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vmoe_export.weight_types.weight_type import Array, WeightType
+
+LARGEST_INT8 = 127
+"""-128 stays unused, so that the range is symmetric."""
+
+_EXACT_DEPTH = 1024  # so many products of int8 stay below 2**24, where float32 has every whole number
+
+
+def quantize_columns(weights: Array) -> tuple[Array, Array]:
+    """Weights float32[..., inputs, outputs] as int8, and the float32 scale of each output.
+
+    The scale is the largest absolute weight of the column / 127, and 1 for a column of zeros; weights are rounded to
+    nearest, ties to even.
+    """
+    quantized = np.empty(weights.shape, np.int8)
+    scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
+    # One matrix at a time: experts are many, and each step makes an array of its size.
+    for matrix in np.ndindex(weights.shape[:-2]):
+        scale = np.abs(weights[matrix]).max(axis=0) / np.float32(LARGEST_INT8)
+        scale[scale == 0] = 1
+        steps = weights[matrix] / scale
+        np.rint(steps, out=steps)
+        np.clip(steps, -LARGEST_INT8, LARGEST_INT8, out=steps)
+        quantized[matrix], scales[matrix] = steps, scale
+    return quantized, scales
+
+
+def quantize_rows(x: Array) -> tuple[Array, Array]:
+    """The rows of x[...,D] in whole numbers from -127 to 127 (in the dtype of x), and the scale[...,1] of each.
+
+    The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
+    """
+    scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
+    scale = np.where(scale == 0, x.dtype.type(1), scale)
+    return np.clip(np.rint(x / scale), -LARGEST_INT8, LARGEST_INT8), scale
+
+
+def quantize_rows_lines(x: str, rows: str, scale: str) -> str:
+    """Node lines for the rows of x in whole numbers from -127 to 127, float32 `<rows>_clipped`, and the scale of each: its
+    largest value / 127, or 1 for a row of zeros.
+
+    A maximum may pass over NaN, and int8 has none: a row with NaN gets an infinite scale, so that it gives nothing finite.
+    """
+    return f"""
+    {rows}_number_size = Abs ({x})
+    {rows}_is_nan = IsNaN ({x})
+    {rows}_infinity = Constant <value = float {{inf}}> ()
+    {rows}_size = Where ({rows}_is_nan, {rows}_infinity, {rows}_number_size)
+    {rows}_axis = Constant <value_ints = [-1]> ()
+    {rows}_largest = ReduceMax <keepdims = 1> ({rows}_size, {rows}_axis)
+    {rows}_most = Constant <value_float = 127.0> ()
+    {rows}_least = Constant <value_float = -127.0> ()
+    {rows}_raw_scale = Div ({rows}_largest, {rows}_most)
+    {rows}_nothing = Constant <value_float = 0.0> ()
+    {rows}_unit = Constant <value_float = 1.0> ()
+    {rows}_is_zero = Equal ({rows}_raw_scale, {rows}_nothing)
+    {scale} = Where ({rows}_is_zero, {rows}_unit, {rows}_raw_scale)
+    {rows}_steps = Div ({x}, {scale})
+    {rows}_whole = Round ({rows}_steps)
+    {rows}_clipped = Clip ({rows}_whole, {rows}_least, {rows}_most)
+    """
+
+
+def _is_nearest(official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+    largest = np.abs(official).max(axis=0)
+    wanted = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
+    off = np.abs(official / scales - found)  # in steps; float32 has 2**-17 of one at 127
+    same = scales is not None and np.array_equal(scales, wanted)
+    return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)
+
+
+def _product(x: Array, w: Array, w_scale: Array | None) -> Array:
+    assert w_scale is not None
+    quantized, scale = quantize_rows(x)
+    exact: Array = np.zeros(())
+    for start in range(0, w.shape[-2], _EXACT_DEPTH):
+        part = slice(start, start + _EXACT_DEPTH)
+        exact = exact + np.matmul(quantized[..., part].astype(np.float32), w[..., part, :].astype(np.float32))
+    scaled: Array = exact.astype(x.dtype) * (scale * w_scale[..., None, :])
+    return scaled
+
+
+def _product_lines(x: str, w: str, result: str, scale: str, depth: int) -> str:
+    # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
+    # would round once where this rounds twice.
+    return f"""
+    {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
+    {result}_rows = Cast <to = 3> ({result}_rows_clipped)
+    {result}_sums = MatMulInteger ({result}_rows, {w})
+    {result}_sums_cast = Cast <to = 1> ({result}_sums)
+    {result}_sums_float = Sum ({result}_sums_cast)
+    {result}_scale = Mul ({result}_row_scale, {scale})
+    {result} = Mul ({result}_sums_float, {result}_scale)
+    """
+
+
+INT8 = WeightType(
+    name="i8",
+    stored="I8",
+    onnx_type="INT8",
+    dtype=np.dtype(np.int8),
+    step=1 / 24,  # there are 127 up to the largest of a row
+    scales="F32",
+    encode=quantize_columns,
+    decode=lambda stored, shape: stored.reshape(shape),
+    is_nearest=_is_nearest,
+    product=_product,
+    product_lines=_product_lines,
+)
