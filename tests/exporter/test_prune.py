@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[int, list[Any], str]] = {
     "numbers for other layers": (2, [CKPT, "--experts", "4,4", "--before", "BEFORE"], "5 MoE layers"),
     "the same checkpoint": (1, [CKPT, "--experts", 4, "--before", CKPT], "nothing tells their experts apart"),
     "another model": (1, [CKPT, "--experts", 4, "--before", golden.FOLDER / "g1"], "of the shape"),
-    "images for a checkpoint": (2, [CKPT, "--experts", 4, "--images", MNIST / "test_data.npz"], "vmoe export makes one"),
+    "images for a checkpoint": (2, [CKPT, "--experts", 4, "--images", MNIST / "test_data.npz"], "vmoe export"),
     "a dense model": (2, [golden.FOLDER / "g4", "--experts", 4, "--before", CKPT], "dense ViT"),
     "a Soft MoE": (2, [golden.FOLDER / "g6", "--experts", 4, "--before", CKPT], "Soft MoE"),
     "another suffix": (2, [CKPT, "--experts", 4, "--before", "BEFORE", "-o", "few.npz"], ".safetensors"),
