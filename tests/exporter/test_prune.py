@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[int, list[Any], str]] = {
     "no number": (2, [CKPT, "--experts", "half", "--before", CKPT], "'half'"),
     "more experts than there are": (2, [CKPT, "--experts", 9, "--before", "BEFORE"], "at most 8"),
     "numbers for other layers": (2, [CKPT, "--experts", "4,4", "--before", "BEFORE"], "5 MoE layers"),
-    "the same checkpoint": (1, [CKPT, "--experts", 4, "--before", CKPT], "nothing tells their experts apart"),
+    "the same checkpoint": (1, [CKPT, "--experts", 4, "--before", CKPT], "cannot be ranked"),
     "another model": (1, [CKPT, "--experts", 4, "--before", golden.FOLDER / "g1"], "of the shape"),
     "images for a checkpoint": (2, [CKPT, "--experts", 4, "--images", MNIST / "test_data.npz"], "vmoe export"),
     "a dense model": (2, [golden.FOLDER / "g4", "--experts", 4, "--before", CKPT], "dense ViT"),

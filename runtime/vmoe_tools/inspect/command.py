@@ -158,11 +158,11 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
     if os.path.lexists(out) and not out.is_dir():
         raise click.UsageError(f"--out {out} exists and is not a folder")
     if not out.absolute().parent.is_dir():
-        raise click.UsageError(f"--out {out} can't be made: there is no folder {out.absolute().parent}")
+        raise click.UsageError(f"--out {out} can't be created: there is no folder {out.absolute().parent}")
     # Path.resolve raises where links lead in a circle.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
-        raise click.UsageError(f"--out {out} lies in what this command reads, or is a bundle; choose another folder")
+        raise click.UsageError(f"--out {out} is inside an input of this command, or is a bundle; choose another folder")
 
 
 def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress) -> tuple[ImageReport, Samples | None]:
