@@ -78,29 +78,29 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     "output_path",
     type=click.Path(path_type=Path),
     metavar="OUT.vmoe",
-    help="The bundle to write. Default: the checkpoint's name in this folder.",
+    help="The bundle to write. Default: the checkpoint's name, in the current folder.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="model.json",
-    help="Official model config as JSON, for what the tensors don't tell, such as a gap classifier; or another library's "
-    "config.json.",
+    help="Official model config, or another library's config.json. It supplies what the tensors do not determine, such as "
+    "a gap classifier.",
 )
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
     metavar="NAME",
-    help="Name of a released checkpoint, for its config, preprocessing and class names; an unknown NAME prints all.",
+    help="Use the config, preprocessing and class names of this released checkpoint; an unknown NAME lists all.",
 )
 @click.option(
     "--group",
     metavar="image|batch|N|tokens:S",
     help="Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
 )
-@_number("--batch-size", help="Images per batch; needed by --group batch.")
+@_number("--batch-size", help="Images per batch; required by --group batch.")
 @click.option(
-    "--image-size", callback=_image_size, metavar="PX|HxW", help="Image size; resizes a learned position embedding."
+    "--image-size", callback=_image_size, metavar="PX|HxW", help="Size of the images; resizes a learned position embedding."
 )
 @_number(
     "--capacity-multiple-of",
@@ -119,11 +119,11 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 @_number(
     "--ensemble-size",
     metavar="M",
-    help="Members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.",
+    help="Number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.",
 )
 @_number(
     "--heads",
-    help="Attention heads of another library's model, where neither a config.json nor its architecture's name says it.",
+    help="Number of attention heads, if neither config.json nor the architecture name gives it.",
 )
 @click.option(
     "--families",
@@ -131,7 +131,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     is_eager=True,
     expose_value=False,
     callback=_print_families,
-    help="List the models of other libraries that can be exported.",
+    help="List the supported models of other libraries, and exit.",
 )
 @click.option(
     "--router",
@@ -143,60 +143,58 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     type=click.Choice(list(PRECISIONS)),
     default="fp32",
     show_default=True,
-    help="Type of the large matrix products and of their stored weights. int4 is for those of experts, beside int8; fp16 is "
-    "for --tensorrt.",
+    help="Type of the large matrix products and of their stored weights. int4 stores experts in int4 and other weights in "
+    "int8; fp16 is for --tensorrt.",
 )
-@click.option(
-    "--tensorrt", is_flag=True, help="Write a graph for TensorRT for each profile as well, fixed to its capacity and k."
-)
+@click.option("--tensorrt", is_flag=True, help="Also write a TensorRT graph for each profile, fixed to its setting.")
 @click.option(
     "--input",
     type=click.Choice(["float32", "uint8"]),
-    help="Images as float32 in [-1, 1] (the default), or uint8 scaled inside the graph.",
+    help="Type of the images: float32 in [-1, 1] (the default), or uint8, scaled inside the graph.",
 )
 @click.option(
     "--preprocess",
     metavar="STEPS",
-    help="Preprocessing steps of the official code: resize_small(N), central_crop(N), resize(N), joined by '|'; or "
-    "pillow_bicubic(N), pillow_bicubic_small(N), the same with bilinear, and round_central_crop(N), as in timm. "
+    help="Preprocessing steps, joined by '|'. Official ones: resize_small(N), central_crop(N), resize(N). As in timm: "
+    "pillow_bicubic(N), pillow_bicubic_small(N), the same with bilinear, and round_central_crop(N). "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
 )
 @click.option(
     "--output",
     type=click.Choice(OUTPUTS),
-    help="What the graph returns. Default: logits; of an E3 the logarithm of its members' mean probability.",
+    help="Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability.",
 )
 @click.option(
     "--class-names",
     metavar="FILE|LIST",
-    help=f"Text file with one class name per line, or one of the lists {' and '.join(CLASS_LISTS)}; ./{CLASS_LISTS[0]} is "
-    "a file of that name.",
+    help=f"Text file with one class name per line, or a built-in list: {' or '.join(CLASS_LISTS)}. Pass a file of that name "
+    f"as ./{CLASS_LISTS[0]}.",
 )
 @click.option(
     "--head",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Another head: an npz or safetensors file of kernel [D, classes] and bias [classes], as vmoe fewshot writes it.",
+    help="Replace the head: an npz or safetensors file with kernel [D, classes] and bias [classes], as from vmoe fewshot.",
 )
 @_limit(
     "--atol",
-    help="Largest absolute difference of a part of a graph from the reference. Default: what rounding explains.",
+    help="Largest absolute difference between a part of a graph and the reference. Default: what rounding explains.",
 )
 @_limit(
     "--max-distance",
-    help="Largest relative difference of a part from float32. Default: 0.05 for bfloat16, 0.2 for int8, 0.4 for int4.",
+    help="Largest relative difference between a part and float32. Default: 0.05 for bfloat16, 0.2 for int8, 0.4 for int4.",
 )
 @read_argument(
     "--images",
     metavar="NPZ|DIR",
-    help="Images on which the difference from float32 is measured, with labels its accuracy, too; int4 is rounded for the "
-    "first of them. Default: random ones.",
+    help="Images on which to measure the difference from float32 and, with labels, the accuracy. int4 weights are rounded "
+    "for the first 128 of them. Default: random images.",
 )
-@click.option("--no-validate", is_flag=True, help="Don't run the written graphs.")
-@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
-@click.option("--dry-run", is_flag=True, help="Print what would be written, and write nothing.")
+@click.option("--no-validate", is_flag=True, help="Do not compare the written graphs with the checkpoint.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and its cost, and write nothing.")
 @json_option
-@click.option("-v", "--verbose", is_flag=True, help="Show where each value comes from, and a traceback with an error.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the origin of each value, and a traceback with an error.")
 @quiet_option
 @click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def export(
@@ -216,16 +214,16 @@ def export(
 ) -> None:
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
-    CKPT is PREFIX or PREFIX.index of the official format, a .safetensors file, a torch .pt, .pth or .bin file, or a float32
-    bundle, which comes with the settings that it was exported with and takes no --preset; or the address of one, such as
-    gs://BUCKET/PREFIX. It may also be a ViT of another library, see --families: its folder, or a file of it.
+    CKPT is PREFIX or PREFIX.index of the official format, an Orbax folder, a .safetensors file, a torch .pt, .pth or .bin
+    file, or a float32 bundle, which keeps its settings and takes no --preset. It may also be the folder or a file of a ViT
+    of another library (see --families), or an address, such as gs://BUCKET/PREFIX.
 
     Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
     """
     if verbose and quiet:
         raise click.UsageError("-v and -q exclude each other")
     if no_validate and images is not None:
-        raise click.UsageError("--images is for validation, which --no-validate leaves out")
+        raise click.UsageError("--images is for validation, which --no-validate skips")
     chosen: dict[str, Any] = {name: None if value == () else value for name, value in fields.items()}
     options = ExportOptions(class_names=_class_names(class_names), **chosen)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images).checked(options.precision)

@@ -132,15 +132,14 @@ class ExportOptions(Choices):
 
     def _check_combination(self) -> None:
         if self.preset is not None and self.config is not None:
-            raise OptionError(f"--preset {self.preset} is a config, so --config can't be given beside it; leave one out")
+            raise OptionError(f"--preset {self.preset} contains a config, so it excludes --config; omit one of them")
         if self.head is not None and self.output == "features":
-            raise OptionError("features are the input of a head, so --head can't be given beside them; leave one out")
+            raise OptionError("features are the input of a head, so --output features excludes --head; omit one of them")
         if self.precision == "fp16" and not self.tensorrt:
             raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
         if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
             raise OptionError(
-                f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, "
-                "or leave --tensorrt out"
+                f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, or omit --tensorrt"
             )
 
     @property
@@ -167,14 +166,14 @@ class ExportOptions(Choices):
             if self.preset is not None:
                 raise OptionError(
                     f"{checkpoint.path} is a bundle, which keeps the config, preprocessing and class names that it was "
-                    "exported with; leave --preset out, or give it with the checkpoint"
+                    "exported with; omit --preset, or pass it with the checkpoint"
                 )
             manifest = checkpoint.manifest
             size = (manifest.input.height, manifest.input.width)
             if checkpoint.family_title and self.image_size not in (None, size):
                 raise OptionError(
-                    f"{checkpoint.path} is a {checkpoint.family_title}, which has a rule of its own for another image size; "
-                    "give --image-size with the checkpoint"
+                    f"{checkpoint.path} is a {checkpoint.family_title}, which has its own rule for another image size; "
+                    "pass --image-size with the checkpoint"
                 )
             batch_size = manifest.batch_multiple if self.group is None and manifest.group == "batch" else None
             given = {

@@ -142,7 +142,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     numbers = PRECISIONS[options.precision]
     if model.moe is None and numbers.needs_experts:
         raise OptionError(
-            f"this is a dense ViT without experts, so precision {options.precision} means nothing; choose bf16 or int8"
+            f"this is a dense ViT without experts, so precision {options.precision} does not apply; choose bf16 or int8"
         )
     if model.moe and STORED_BYTES[numbers.experts.stored] < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
         raise OptionError(
@@ -151,7 +151,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(trunk, model, grouping, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
-        raise OptionError(f"there are no TensorRT graphs of {untaken}; leave --tensorrt out")
+        raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
     steps = _preprocessing(options, model)
     beside = trunk.config_file
     found = [f"the config is {beside}"] if options.config == beside != own_config else []
@@ -165,10 +165,10 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
     family = family_of(checkpoint)
     if family is None:
         if options.heads is not None:
-            raise OptionError("the tensors say how many attention heads the model has; leave --heads out")
+            raise OptionError("the tensors determine the number of attention heads; omit --heads")
         return checkpoint, options
     if options.preset is not None:
-        raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; leave it out")
+        raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; omit it")
     try:
         found = FamilyCheckpoint(checkpoint, family, options.config, options.heads, options.image_size)
     except (CheckpointError, ConfigError) as error:
@@ -202,7 +202,7 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
     """A pre-trained E3 has the tensors of a plain V-MoE, and read as one it gives wrong answers without a sign."""
     if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in checkpoint.path.name:
         raise ConfigError(
-            "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; give "
+            "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; pass "
             "--ensemble-size M for an ensemble of M members (2 in the official ones, which have a --preset), or "
             "--ensemble-size 1 for a plain V-MoE"
         )
@@ -211,9 +211,9 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
 def _output(options: ExportOptions, model: ModelConfig) -> Output:
     output = (options.output or "logits") if model.num_classes else "features"
     if output == "members" and model.ensemble_size == 1:
-        raise OptionError("this is no ensemble (E3): it has no members; choose logits or features")
+        raise OptionError("this is not an ensemble (E3), so it has no members; choose logits or features")
     if output == "features" and model.ensemble_size > 1:
-        raise OptionError("an ensemble (E3) has features of each member and none of its own; choose logits or members")
+        raise OptionError("an ensemble (E3) exposes no features; choose logits or members")
     return output
 
 
@@ -306,7 +306,7 @@ def _check_size(preset: Preset, model: ModelConfig) -> None:
         own = pixels(model.image_size)
         raise ConfigError(
             f"the config is for {pixels(preset.image_size)} px, but the checkpoint is for {own}; "
-            f"--image-size {own} takes it as it is"
+            f"pass --image-size {own} to keep it"
         )
 
 

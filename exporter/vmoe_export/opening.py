@@ -60,7 +60,7 @@ def _reader(path: Path) -> Checkpoint:
             return _orbax(path, *found)
         path = _only_checkpoint_in(path)
     if path.name == WEIGHTS_NAME and is_bundle(path.parent):
-        raise CheckpointError(f"{path} holds the weights of a bundle, which its manifest explains; give {path.parent}")
+        raise CheckpointError(f"{path} contains the weights of a bundle; pass the bundle, {path.parent}")
     if path.name.endswith(SHARDS) and path.is_file():
         from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
 

@@ -38,27 +38,27 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str) -> t
     required=True,
     callback=_counts,
     metavar="N[,N...]",
-    help="Experts that stay in each MoE layer: one number for all layers, or one for each of them.",
+    help="Number of experts to keep in each MoE layer: one number for all layers, or one for each.",
 )
 @click.option(
     "--before",
     type=click.Path(path_type=Path),
     metavar="CKPT0",
-    help="The pre-trained checkpoint that this one was fine-tuned from: those experts stay whose router has changed most.",
+    help="The pre-trained checkpoint that CKPT was fine-tuned from: keep the experts whose router column has grown most.",
 )
 @images_option
 @click.option(
     "--ensemble-size",
     type=click.IntRange(1),
     metavar="M",
-    help="Members of an ensemble of experts (E3), where the tensors don't tell.",
+    help="Number of members of an ensemble of experts (E3), if the tensors do not determine it.",
 )
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     metavar="OUT.safetensors",
-    help="The checkpoint to write. Default: the name of CKPT with -pruned in this folder.",
+    help="The checkpoint to write. Default: the name of CKPT with -pruned, in the current folder.",
 )
 @result_options
 def prune(
@@ -71,16 +71,16 @@ def prune(
     json_target: str | None,
     quiet: bool,
 ) -> None:
-    """Writes a checkpoint with fewer experts in each MoE layer.
+    """Write a checkpoint with fewer experts in each MoE layer.
 
-    With --before the experts stay whose column of the router has grown most in norm since the pre-trained checkpoint (arXiv
-    2405.16646). Without it, a BUNDLE is run on --images, and the experts go that class tokens use least, which is weaker
-    evidence. vmoe export makes a bundle of the result.
+    With --before, the experts stay whose router column has grown most in norm since the pre-trained checkpoint (arXiv
+    2405.16646). Otherwise the command runs BUNDLE on --images and removes the experts that class tokens use least, which is
+    weaker evidence. To make a bundle of the result, use vmoe export.
 
     Example: vmoe prune finetuned --before vmoe_b16 --experts 4
     """
     if (before is None) == (images is None):
-        raise click.UsageError("give either --before CKPT0 or, with weaker evidence, --images")
+        raise click.UsageError("pass either --before CKPT0 or, as weaker evidence, --images")
     name = checkpoint.stem if checkpoint.suffix in _SUFFIXES else checkpoint.name
     target = out or Path(f"{name}-pruned.safetensors")
     if target.suffix != ".safetensors":
@@ -119,7 +119,7 @@ def _growth(checkpoint: Checkpoint, before: Path, moe: MoeConfig) -> list[np.nda
 
 def _use(checkpoint: Checkpoint, images: Path | None) -> list[np.ndarray]:
     if not isinstance(checkpoint, BundleCheckpoint):
-        raise click.UsageError(f"--images runs a bundle, and {checkpoint.path} is none; vmoe export makes one")
+        raise click.UsageError(f"--images needs a bundle, and {checkpoint.path} is not one; make one with vmoe export")
     assert images is not None
     with Engine.load(checkpoint.path) as engine:
         return class_token_use(engine, open_images(images, None, None))

@@ -51,7 +51,7 @@ def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> Mo
     moe = describe_moe(facts, count_layers(facts))
     if moe is None or isinstance(moe.routing, Soft):
         why = "dense ViT without experts" if moe is None else "Soft MoE, whose experts all take part of every token"
-        raise OptionError(f"{checkpoint.path} is a {why}: none can be pruned")
+        raise OptionError(f"{checkpoint.path} is a {why}, which cannot be pruned")
     for layer, experts in zip(moe.layers, moe.experts, strict=True):
         for part in ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias"):
             name = f"Encoder/encoderblock_{layer}/Moe/Mlp/{part}"
@@ -82,7 +82,7 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
         norm, before_norm = (np.linalg.norm(router.reshape(-1, experts), axis=0) for router in (now, then))
         growth.append(norm - before_norm)
     if not any(map(np.any, growth)):
-        raise CheckpointError(f"{before.path} has the routers of {checkpoint.path}, so nothing tells their experts apart")
+        raise CheckpointError(f"{before.path} and {checkpoint.path} have equal routers, so their experts cannot be ranked")
     return growth
 
 
@@ -101,9 +101,7 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
     """
     manifest = engine.manifest
     if manifest.model.get("classifier") not in ("token", "0"):
-        raise OptionError(
-            "the model's classifier reads no class token, so --images can't tell its experts apart; give --before"
-        )
+        raise OptionError("the model's classifier reads no class token, so --images cannot rank its experts; pass --before")
     multiple = manifest.batch_multiple
     whole, size = len(source) // multiple * multiple, -(-_IMAGES_PER_CALL // multiple) * multiple
     if not whole:

@@ -44,7 +44,7 @@ class Service:
     such model, 413 the body is too large, 500 the backend, 503 the server is busy or shutting down.
 
     Attributes:
-        app: the application, with the routes of `docs/ray.md`.
+        app: the application, with the routes of `docs/serving.md`.
     """
 
     def __init__(

@@ -41,9 +41,9 @@ _ENTRIES = {
     "prune": Entry("vmoe_export.prune_command", "Write a checkpoint with fewer experts.", "export"),
     "run": Entry("vmoe_tools.run.command", "Classify image files.", "images"),
     "bench": Entry("vmoe_tools.bench.command", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
-    "inspect": Entry("vmoe_tools.inspect.command", "Describe a bundle, or what its routers do.", "bench"),
-    "fewshot": Entry("vmoe_tools.fewshot.command", "Fit a head for other classes.", "bench"),
-    "report": Entry("vmoe_tools.report.command", "Write one HTML page of such a measurement.", "bench"),
+    "inspect": Entry("vmoe_tools.inspect.command", "Describe a bundle, or the routing of images.", "bench"),
+    "fewshot": Entry("vmoe_tools.fewshot.command", "Fit a head for your own classes.", "bench"),
+    "report": Entry("vmoe_tools.report.command", "Measure over capacity, and write an HTML page.", "bench"),
     "page": Entry("vmoe_tools.page.command", "Write a page that runs a bundle in a browser.", "bench"),
     "serve": Entry("vmoe_serve.command", "Serve over HTTP, in batch jobs, or with Triton.", "serve"),
     "build": Entry("vmoe_tools.build.command", "Build a TensorRT engine for one profile.", "tensorrt"),
@@ -85,7 +85,7 @@ class _Commands(LazyCommands):
         except ImportError as error:
             why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
             extra = self.entries[cmd_name].extra
-            raise click.ClickException(f"vmoe {cmd_name}: {why}; pip install 'vmoe-export[{extra}]'") from None
+            raise click.ClickException(f"{why}; pip install 'vmoe-export[{extra}]'") from None
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -102,7 +102,7 @@ class _Stopped(Exception):
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def program() -> None:
-    """Deploys V-MoE, Google's Vision Mixture of Experts, at the capacity you choose."""
+    """Deploy V-MoE, Google's Vision Mixture of Experts, at the capacity you choose."""
 
 
 class _Signalled(KeyboardInterrupt):

@@ -133,7 +133,7 @@ def test_a_dense_model_has_an_answer_and_nothing_to_draw(
     [
         (["GROUPED", "PICTURE"], 2, "1 image doesn't fit: the bundle routes in groups (16)"),
         (["MNIST", "nothing.png"], 1, "nothing.png"),
-        (["MNIST", "PICTURE", "--images", "PICTURE"], 2, "PICTURE goes with settings"),
+        (["MNIST", "PICTURE", "--images", "PICTURE"], 2, "PICTURE goes only with settings"),
         (["MNIST", "PICTURE", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
         (["MNIST", "PICTURE", "-o", "folder"], 2, "--out: folder must end in .pdf, .png or .svg"),
         (["MNIST", "PICTURE", "-o", "PICTURE"], 2, "is used by this command"),

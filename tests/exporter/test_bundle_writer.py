@@ -125,7 +125,7 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
 def test_what_is_exported_is_kept(arrange: Callable[[Path], Path], bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = arrange(bundle)
     before = everything(bundle.parent)
-    assert_command_refuses([str(checkpoint), "-o", str(bundle), "--force"], FAILURE, ["x.vmoe", "holds"], capfd)
+    assert_command_refuses([str(checkpoint), "-o", str(bundle), "--force"], FAILURE, ["x.vmoe", "contains"], capfd)
     assert everything(bundle.parent) == before
 
 
@@ -133,7 +133,7 @@ def test_what_is_exported_is_kept(arrange: Callable[[Path], Path], bundle: Path,
 def test_another_file_that_is_read_is_kept(option: str, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = everything(bundle)
     read = str(bundle / "manifest.json")
-    assert_command_refuses([str(DENSE), "-o", str(bundle), "--force", option, read], FAILURE, ["holds", read], capfd)
+    assert_command_refuses([str(DENSE), "-o", str(bundle), "--force", option, read], FAILURE, ["contains", read], capfd)
     assert everything(bundle) == before
 
 
@@ -195,7 +195,7 @@ def test_a_failure_between_the_two_steps_brings_the_old_bundle_back(bundle: Path
 
 @pytest.mark.parametrize("name", ["thesis.txt", "thesis.onnx"])
 def test_a_file_that_comes_into_the_old_bundle_during_the_export_is_kept(name: str, bundle: Path) -> None:
-    with pytest.raises(ExportError, match=f"x.vmoe holds '{name}'"), new_bundle(bundle, force=True):
+    with pytest.raises(ExportError, match=f"x.vmoe contains '{name}'"), new_bundle(bundle, force=True):
         (bundle / name).write_text("years of work")
     assert (bundle / name).read_text() == "years of work"
     assert [path.name for path in bundle.parent.iterdir()] == ["x.vmoe"]

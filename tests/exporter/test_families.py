@@ -142,14 +142,14 @@ def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> N
 def test_a_bundle_of_a_family_is_used_only_as_the_family_allows(tmp_path: Path) -> None:
     vit, clip_moe = exported(families()["vit"], tmp_path), exported(families()["clipmoe"], tmp_path / "moe")
     title, refused = "ViT .Hugging Face transformers.", "only official models"
-    with pytest.raises(VmoeError, match=f"{title}, which has a rule of its own for another image size"):
+    with pytest.raises(VmoeError, match=f"{title}.*image size"):
         export_bundle(vit.path, tmp_path / "large.vmoe", image_size=(48, 48))
     with pytest.raises(VmoeError, match=f"{title}; {refused}"):
         load_model(vit.path)
     for path in (clip_moe.path, tmp_path / "moe" / "model"):
         with open_checkpoint(path) as opened, pytest.raises(VmoeError, match=f"CLIP; {refused}"):
             prunable_moe(opened)
-    with pytest.raises(VmoeError, match=f"the weights of a bundle.*give {vit.path}"):
+    with pytest.raises(VmoeError, match=f"the weights of a bundle.*{vit.path}"):
         export_bundle(vit.path / WEIGHTS_NAME, tmp_path / "again.vmoe")
 
 
@@ -165,7 +165,7 @@ def test_clip_moe_routes_and_answers_as_the_original(tmp_path: Path) -> None:
     images = in_range(expected["pixel_values"], MEAN, STD)
     result = export_bundle(CLIP_MOE / "clip_moe.pt", tmp_path / "moe.vmoe", heads=1)
     assert [profile.name for profile in result.plan.profiles] == ["c2-k2"]
-    assert any("doesn't say how many experts a token has: 2" in note for note in result.plan.notes)
+    assert any("experts per token; assumed: 2" in note for note in result.plan.notes)
     for library in (True, False):
         features, expert, kept, weight, *_ = run(result, images, library=library)
         np.testing.assert_allclose(features, expected["image_embeds@float64"], rtol=0, atol=5e-5)
@@ -200,11 +200,11 @@ def test_a_file_that_only_looks_like_a_family_is_refused(lookalike: Lookalike, t
 def test_what_no_file_says_is_asked_for(tmp_path: Path) -> None:
     folder = families()["timm_token"].write(tmp_path / "model")
     (folder / "config.json").unlink()
-    with pytest.raises(VmoeError, match="give --heads N"):
+    with pytest.raises(VmoeError, match="--heads N"):
         export_bundle(folder, tmp_path / "model.vmoe")
     result = export_bundle(folder, tmp_path / "model.vmoe", heads=3)
     assert any("beside the checkpoint is no config.json" in note for note in result.plan.notes)
-    with pytest.raises(VmoeError, match="leave --heads out"):
+    with pytest.raises(VmoeError, match="omit --heads"):
         export_bundle(result.path, tmp_path / "again.vmoe", heads=3)
 
 

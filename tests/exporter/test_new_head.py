@@ -136,5 +136,5 @@ def test_a_file_that_is_no_head_is_refused_in_one_sentence(
 
 
 def test_features_have_no_head() -> None:
-    with pytest.raises(OptionError, match="leave one out"):
+    with pytest.raises(OptionError, match="omit one"):
         ExportOptions(output="features", head="head.npz")

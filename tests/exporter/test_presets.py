@@ -189,7 +189,7 @@ def test_a_name_is_a_hint_and_nothing_more(stem: str, found: str | None, shapes:
 
 
 def test_preset_and_config_exclude_each_other(files: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(OptionError, match="so --config can't be given beside it"):
+    with pytest.raises(OptionError, match="excludes --config"):
         ExportOptions(preset=LIGHT1, config={})
     arguments = [str(files[LIGHT1]), "--preset", LIGHT1, "--config", "model.json"]
     assert_command_refuses(arguments, 2, [f"--preset {LIGHT1}", "--config"], capfd)
@@ -197,7 +197,7 @@ def test_preset_and_config_exclude_each_other(files: dict[str, Path], capfd: pyt
 
 def test_a_bundle_takes_no_preset(mnist_image_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = [str(mnist_image_bundle), "--preset", LIGHT1, "--dry-run"]
-    assert_command_refuses(arguments, 2, ["is a bundle", "leave --preset out"], capfd)
+    assert_command_refuses(arguments, 2, ["is a bundle", "omit --preset"], capfd)
 
 
 def test_an_unknown_preset_on_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:

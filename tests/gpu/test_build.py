@@ -137,15 +137,15 @@ def test_options_reach_the_build_and_an_engine_that_is_there_is_not_built_again(
     assert tensorrt.built[1]["shapes"][2] == (32, 28, 28, 1) and tensorrt.built[1]["cache"] == b"measured;"
     (engine,) = files(cache)
     assert json.loads((tmp_path / "x.json").read_text())["engine"].endswith(engine)
-    assert capsys.readouterr().out.count("it was there already") == 1
+    assert capsys.readouterr().out.count("already") == 1
 
 
 @pytest.mark.parametrize(
     ("what", "value", "says"),
     [
-        ("error", 0.01, "in calls of 1 images the engine's answers differ from those of ONNX Runtime"),
+        ("error", 0.01, "in calls of 1 images the engine's outputs differ from those of ONNX Runtime"),
         ("error", float("nan"), "it was not kept"),
-        ("wrong_batch", 3, "in calls of 3 images the engine's answers differ"),
+        ("wrong_batch", 3, "in calls of 3 images the engine's outputs differ"),
         ("error", None, "c0.3-k1.tensorrt.onnx: it is a fake that fails"),
         ("__version__", "10.12.0.36", "TensorRT 10.12.0.36 is too old; run pip install 'tensorrt>=10.13'"),
         ("gpu", UnavailableError("there is no NVIDIA driver on this machine"), "there is no NVIDIA driver"),
@@ -168,7 +168,7 @@ def test_what_goes_wrong_is_one_sentence_and_no_engine_is_kept(
 
 def test_an_engine_that_routes_otherwise_is_refused() -> None:
     check = Check("CPU", batch=1, images=8, largest_output=1, max_difference=0, median_difference=0, agreement=0.9)
-    with pytest.raises(click.ClickException, match=r"routes 90.00% of the pairs as CPU does, and fp32 should reach 99.5%"):
+    with pytest.raises(click.ClickException, match=r"routes 90.00% of the pairs as CPU does, .*99.5%"):
         refuse_wrong_answers(check, "fp32")
     refuse_wrong_answers(check, "bf16")
 

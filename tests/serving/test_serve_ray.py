@@ -193,7 +193,7 @@ def test_the_documented_nginx_configuration_has_the_limits(server: Server, tmp_p
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (text,) = re.findall(r"```nginx\n(.*?)```", (Path(__file__).parents[2] / "docs" / "ray.md").read_text(), re.DOTALL)
+    (text,) = re.findall(r"```nginx\n(.*?)```", (Path(__file__).parents[2] / "docs" / "serving.md").read_text(), re.DOTALL)
     for old, new in (("8080", f"127.0.0.1:{port}"), ("127.0.0.1:8000", f"127.0.0.1:{server.port}"), (" 10s", " 2s")):
         assert old in text
         text = text.replace(old, new)

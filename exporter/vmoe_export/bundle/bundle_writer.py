@@ -44,7 +44,7 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
             no bundle holds, or one of the sources.
     """
     if "\0" in str(target):
-        raise ExportError(f"{shown(str(target))} is no path: there is a zero byte in it")
+        raise ExportError(f"{shown(str(target))} is not a path: it contains a zero byte")
     if target.name in {"", ".."}:
         raise ExportError(f"'{target}' is not a name for a bundle")
     try:
@@ -164,8 +164,8 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
     for path in target.iterdir():
         if path.name not in files or path.is_symlink() or not path.is_file():
             raise ExportError(
-                f"{target} holds '{path.name}', which is no part of the bundle, so it is not replaced; move that elsewhere "
-                "first"
+                f"{target} contains '{path.name}', which is not part of the bundle, so it is not replaced; move that file "
+                "away first"
             )
     real = Path(os.path.realpath(target))
     if Path.cwd().is_relative_to(real):
@@ -173,7 +173,7 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
     for source in sources:
         if Path(os.path.realpath(source)).is_relative_to(real):
             raise ExportError(
-                f"{target} holds {source}, which this export reads, so it is not replaced; choose another name"
+                f"{target} contains {source}, which this export reads, so it is not replaced; choose another name"
             )
 
 

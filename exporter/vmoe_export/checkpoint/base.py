@@ -81,7 +81,7 @@ class Checkpoint(Mapping[str, Array]):
         except OSError as error:
             raise CheckpointError(f"{self.path}: tensor {name} can't be read: {error.strerror or error}") from None
         if array.shape != info.shape or array.dtype != info.dtype:
-            raise CheckpointError(f"{self.path}: tensor {name}: its data is not what the header says")
+            raise CheckpointError(f"{self.path}: tensor {name}: its data do not match the header")
         return array
 
     def __iter__(self) -> Iterator[str]:

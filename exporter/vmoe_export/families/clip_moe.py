@@ -38,7 +38,7 @@ def _translate(model: Translation) -> None:
             raise ConfigError(f"the config says top_k {k}, and there are {experts} experts")
         if "top_k" not in model.config:
             model.notes.append(
-                f"a CLIP-MoE file doesn't say how many experts a token has: {k}, as in its release; --k N sets it"
+                f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
             )
         # No pair was dropped in the original: so many slots take all tokens.
         dispatcher = {"capacity_factor": experts / k}

@@ -105,7 +105,7 @@ class FamilyCheckpoint(Checkpoint):
         """
         names = unwrapped(source.info)
         if twice := source.info.keys() - names.values():
-            raise CheckpointError(f"it holds two models, as tensor {shown(min(twice))} is there once more; keep one of them")
+            raise CheckpointError(f"it holds two models, because tensor {shown(min(twice))} occurs twice; keep one of them")
         self._prefix = prefix = self._family.prefix(names) or ""
         model = names[prefix + self._family.landmarks[0]].split("/")[0]
         beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}

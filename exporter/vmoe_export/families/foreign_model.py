@@ -50,7 +50,7 @@ class ForeignModel:
         if len(info.shape) != ndim or 0 in info.shape:
             raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, which is not {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are no weights")
+            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are not weights")
         self.used.add(name)
         return info.shape
 
@@ -65,7 +65,7 @@ class ForeignModel:
             return default
         wanted = (int, float) if isinstance(default, float) else type(default)
         if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(default, bool):
-            raise ConfigError(f"the config says {key} {shown(value)}, which is no {type(default).__name__}")
+            raise ConfigError(f"the config says {key} {shown(value)}, which is not a {type(default).__name__}")
         if choices and value not in choices:
             raise ConfigError(
                 f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported"
@@ -132,5 +132,5 @@ class ForeignModel:
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:
-            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, where the rest of the model needs {wanted}")
+            raise CheckpointError(f"tensor {self.told(name)} has shape {found}, but the rest of the model needs {wanted}")
         return found

@@ -73,7 +73,7 @@ def processor_steps(
         steps = read_steps(text)
         steps.check_size(*size)
     except ValueError as error:
-        raise ConfigError(f"the config of pictures asks for steps that there are not: {error}") from None
+        raise ConfigError(f"the config of pictures needs steps that do not exist: {error}") from None
     return steps, mean, std
 
 
@@ -86,7 +86,7 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     share = max(number(config, "crop_pct", 1), 1 / _MOST)
     how, mode = _known(config["interpolation"]), config["crop_mode"]
     if mode not in ("squash", "center"):
-        raise ConfigError(f"no steps crop as timm's crop_mode {mode!r:.40} does; 'center' and 'squash' are known")
+        raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
     # There is no step that keeps the ratio where the image is not square.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"

@@ -198,7 +198,7 @@ class Translation(ForeignModel):
         found = self.tensors.get(name)
         if math.prod(self.shape(name, len(found.shape) if found else 1)) != math.prod(shape):
             raise CheckpointError(
-                f"tensor {self.told(name)} has shape {self.shape(name, len(shape))}, where the model needs {shape}"
+                f"tensor {self.told(name)} has shape {self.shape(name, len(shape))}, but the model needs {shape}"
             )
         self.put(ours, shape, [name], lambda array: array.reshape(shape))
 
@@ -328,10 +328,10 @@ class Translation(ForeignModel):
         """The number of heads, and their width."""
         if self.heads is None:
             raise OptionError(
-                "the tensors don't say how many attention heads the model has, and no config.json does; give --heads N"
+                "neither the tensors nor a config.json determine the number of attention heads; pass --heads N"
             )
         if self.heads < 1 or self.width % self.heads:
-            raise OptionError(f"{self.heads} attention heads don't divide the hidden size {self.width}; give --heads N")
+            raise OptionError(f"{self.heads} attention heads don't divide the hidden size {self.width}; pass --heads N")
         return self.heads, self.width // self.heads
 
     def _by_head(self, layer: str, heads: int, size: int) -> None:

@@ -55,7 +55,7 @@ def parse_group(text: str, tokens_per_image: int, batch_size: int | None, member
     count = int(match[2])
     if match[1]:
         if count % members:
-            raise OptionError(f"group '{text}' parts the {members} members of a token; S must be a multiple of them")
+            raise OptionError(f"group '{text}' separates the {members} members of a token; S must be a multiple of them")
         grouping = Grouping(text, count, count // math.gcd(count, tokens_per_image))
     else:
         grouping = Grouping(text, count * tokens_per_image, count)

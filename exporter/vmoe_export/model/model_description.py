@@ -156,7 +156,7 @@ def _image_size(
         patches = tokens - (classifier == "token")
         side = math.isqrt(patches)
         if side * side != patches or not side:
-            raise ConfigError(f"the position embedding has {patches} patches, which is no square; give --image-size HxW")
+            raise ConfigError(f"the position embedding has {patches} patches, which is not a square; pass --image-size HxW")
         facts.note("inferred", "image_size")
         return side * patch[0], side * patch[1]
     given = mapping(facts.encoder, "position_emb")

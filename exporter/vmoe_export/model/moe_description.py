@@ -43,7 +43,7 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", True)
     else:
         if dispatcher.get("capacity") is not None:
-            raise ConfigError("the config fixes the dispatcher's capacity to a number; give --capacity instead")
+            raise ConfigError("the config fixes the dispatcher's capacity to a number; pass --capacity instead")
         read = _top_k if kind == "top-k" else _experts_choice
         experts, routing = read(facts, [f"{router}/dense/kernel" for router in routers], given, dispatcher)
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", False)
@@ -77,7 +77,7 @@ def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -
     """E of each MoE layer, and the routing."""
     for field in ("rounding", "capacity_multiple_of", "ensemble_size"):
         if field in facts.flags:
-            raise OptionError(f"Soft MoE has no capacity to round and no members: it takes no {field}")
+            raise OptionError(f"Soft MoE has no capacity to round and no members, so it takes no {field}")
     experts = tuple(facts.shape(f"{router}/mu", 3)[1] for router in routers)
     slots = facts.shape(f"{routers[0]}/mu", 3)[2]
     slots_in_config = mapping(given, "router").get("num_slots")
@@ -108,7 +108,7 @@ def _experts_choice(
     """E of each MoE layer, and the routing."""
     members = len(facts.shapes.get(routers[0], ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
     if members or given.get("ensemble_size") not in (None, 1):
-        raise OptionError("experts choice is no routing of ensembles (E3); leave the router or the ensemble size out")
+        raise OptionError("ensembles (E3) do not support experts choice; omit the router or the ensemble size")
     experts = tuple(facts.shape(router, 2)[1] for router in routers)
     return experts, ExpertsChoice(*_capacity(facts, dispatcher, _DEFAULT_EXPERTS_CHOICE_RATIO))
 
@@ -121,7 +121,7 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
     if rounding not in ("ceil", "round"):
         raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 0:
-        raise ConfigError(f"capacity_multiple_of is {multiple!r}, not a whole number")
+        raise ConfigError(f"capacity_multiple_of is {multiple!r}, not an integer")
     return number({"capacity_factor": ratio}, "capacity_factor", 0.0), cast(Rounding, rounding), max(multiple, 1)
 
 
@@ -138,11 +138,11 @@ def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1 or any(e % members for e in experts):
         whole = by_layer(experts)
-        raise ConfigError(f"the ensemble size is {members!r}, which is no whole number that divides {whole} experts")
+        raise ConfigError(f"the ensemble size is {members!r}, which is not an integer that divides {whole} experts")
     if len(shape) == 3:
         if members != shape[1]:
             raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")
         facts.note("inferred", "ensemble_size")
     elif facts.origins["ensemble_size"] == "default" and "Ensemble" in str(facts.config.get("name")):
-        raise ConfigError("the config is that of an ensemble (E3), and names no ensemble_size; give --ensemble-size M")
+        raise ConfigError("the config is that of an ensemble (E3), and names no ensemble_size; pass --ensemble-size M")
     return experts, members

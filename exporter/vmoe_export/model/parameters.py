@@ -116,9 +116,9 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         if name == POSITION_EMBEDDING:
             same = len(stored.shape) == 3 and (stored.shape[0], stored.shape[2]) == (shape[0], shape[2])
         if not same:
-            raise CheckpointError(f"tensor {name} has shape {stored.shape}, where the rest of the model needs {shape}")
+            raise CheckpointError(f"tensor {name} has shape {stored.shape}, but the rest of the model needs {shape}")
         if stored.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are no weights")
+            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are not weights")
 
 
 def _by_member(model: ModelConfig, router: Shape) -> Shape:

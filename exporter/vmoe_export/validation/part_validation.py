@@ -160,23 +160,23 @@ class PartValidation:
             where += f" at {watch.profile.name}"
         if not np.isfinite(found.x).all():
             raise ExportError(
-                f"validation failed: {where} gives values that are not finite, where its type has no room for them; choose "
+                f"validation failed: {where} gives values that are not finite: they are too large for its type; choose "
                 "another --precision; no bundle was written"
             )
         if (alike := step.merged_alike(found, self._model.config)) < _MERGED_ALIKE:
             raise ExportError(
-                f"validation failed: {where} merges tokens of which the reference merges {alike:.2%}, fewer than "
+                f"validation failed: {where} agrees with the reference on {alike:.2%} of the merged tokens, less than "
                 f"{_MERGED_ALIKE:.0%}; no bundle was written"
             )
         if watch.agreement < limits.agreement:
             raise ExportError(
-                f"validation failed: {where} routes {watch.agreement:.2%} of the pairs as the reference does, fewer than "
+                f"validation failed: {where} routes {watch.agreement:.2%} of the pairs as the reference does, less than "
                 f"{limits.agreement:.0%}; no bundle was written"
             )
         if limits.difference is None and not relative <= limits.relative:
             raise ExportError(
-                f"validation failed: {where} differs from the reference by {relative:.2g} of its size, where rounding "
-                f"explains {limits.relative:.2g}; --atol X accepts differences up to X (here {largest:.2g}); "
+                f"validation failed: {where} differs from the reference by {relative:.2g} of its size, but rounding "
+                f"explains only {limits.relative:.2g}; --atol X accepts differences up to X (here {largest:.2g}); "
                 "no bundle was written"
             )
         if limits.difference is not None and not largest <= limits.difference:

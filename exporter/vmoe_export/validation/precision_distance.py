@@ -111,8 +111,8 @@ def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit
         if not distance.part_difference <= limit:
             where = f" at {distance.profile}" if distance.profile else ""
             raise ExportError(
-                f"validation failed: in {precision} what {distance.part} gives{where} is {distance.part_difference:.1%} off "
-                f"float32, more than --max-distance {limit:g}; choose another --precision, or a larger --max-distance; "
+                f"validation failed: in {precision}, the output of {distance.part}{where} is {distance.part_difference:.1%} "
+                f"off float32, more than --max-distance {limit:g}; choose another --precision, or a larger --max-distance; "
                 "no bundle was written"
             )
 
@@ -127,7 +127,7 @@ def user_batches(
     """
     groups = len(source) // batch_multiple
     if not groups:
-        raise ImageError(f"--images has {len(source)} images, and the model routes in groups of {batch_multiple}")
+        raise ImageError(f"--images has {len(source)} images, but the model routes in groups of {batch_multiple}")
     return source.whole_batches(batch_multiple * min(groups, max(1, _BATCH // (batch_multiple * max(1, profiles)))), spec)
 
 

@@ -56,7 +56,7 @@ class ValidationOptions:
     def checked(self, precision: str) -> ValidationOptions:
         """The same, for an export in that precision. Raises OptionError: images, and nothing to measure on them."""
         if self.images is not None and precision in ("fp32", "fp16"):
-            raise OptionError("--images measures the distance from float32, and this export is in float32; leave it out")
+            raise OptionError("--images measures the distance from float32, and this export is in float32; omit it")
         return self
 
 

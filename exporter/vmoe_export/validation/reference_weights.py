@@ -77,6 +77,5 @@ def check_stored_weights(
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise ExportError(
-                    f"validation failed: tensor {name} of {path.name} is not that of the checkpoint in its type; "
-                    "no bundle was written"
+                    f"validation failed: tensor {name} of {path.name} does not match the checkpoint; no bundle was written"
                 )

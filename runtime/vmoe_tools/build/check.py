@@ -121,14 +121,14 @@ def refuse_wrong_answers(check: Check, precision: str) -> None:
     engine = f"in calls of {check.batch} images the engine"
     if not check.agreement >= agreement:
         raise click.ClickException(
-            f"{engine} routes {check.agreement:.2%} of the pairs as {check.reference} does, and {precision} should reach "
+            f"{engine} routes {check.agreement:.2%} of the pairs as {check.reference} does, but {precision} should reach "
             f"{agreement:.1%}; it was not kept"
         )
     allowed = difference * check.largest_output
     if not (math.isfinite(check.max_difference) and check.median_difference <= allowed):
         raise click.ClickException(
-            f"{engine}'s answers differ from those of {check.reference} by {check.median_difference:.2e} (median over the "
-            f"images), and {precision} may differ by {allowed:.2e}; it was not kept"
+            f"{engine}'s outputs differ from those of {check.reference} by {check.median_difference:.2e} (median over the "
+            f"images), but {precision} may differ by only {allowed:.2e}; it was not kept"
         )
 
 

@@ -29,30 +29,30 @@ _MOST_MEBIBYTES = 1 << 20
 @click.command(context_settings=CONTEXT)
 @bundle_argument
 @click.option("--profile", metavar="P", help="A profile that was exported for TensorRT. Default: the first one.")
+@click.option("--batch-size", metavar="N", type=_IMAGES, help="Largest batch. Default: 32, or what fits the routing groups.")
 @click.option(
-    "--batch-size", metavar="N", type=_IMAGES, help="Most images of a call. Default: 32, or what fits the routing groups."
+    "--min-batch-size", metavar="N", type=_IMAGES, help="Smallest batch. Default: the smallest that fits the routing groups."
 )
-@click.option("--min-batch-size", metavar="N", type=_IMAGES, help="Fewest images of a call. Default: the fewest that fit.")
 @click.option(
-    "--opt-batch-size", metavar="N", type=_IMAGES, help="Batch size that the engine is tuned for. Default: the most."
+    "--opt-batch-size", metavar="N", type=_IMAGES, help="Batch size that the engine is tuned for. Default: the largest."
 )
 @click.option(
     "--workspace",
     metavar="MIB",
     type=click.IntRange(1, _MOST_MEBIBYTES),
-    help="Most scratch memory of the engine. Default: all of the GPU's.",
+    help="Limit of the engine's scratch memory. Default: all memory of the GPU.",
 )
 @click.option(
-    "--serialize-plugin", is_flag=True, help="Store the plugin library in the engine, which then loads without this package."
+    "--serialize-plugin", is_flag=True, help="Store the plugin library in the engine, so that it loads without this package."
 )
-@click.option("--force", is_flag=True, help="Build although there is an engine already.")
+@click.option("--force", is_flag=True, help="Build even if the engine exists already.")
 @click.option(
     "--print-trtexec",
     is_flag=True,
-    help="Print the command line with which trtexec builds the same engine, and build nothing; needs no GPU.",
+    help="Print the trtexec command line that builds the same engine, and build nothing; needs no GPU.",
 )
 @json_option
-@click.option("-v", "--verbose", is_flag=True, help="Print what TensorRT logs, and a traceback with an error.")
+@click.option("-v", "--verbose", is_flag=True, help="Print TensorRT's log, and a traceback with an error.")
 @quiet_option
 def build(
     bundle: Path,
@@ -70,13 +70,13 @@ def build(
 ) -> None:
     """Build a TensorRT engine for one profile of BUNDLE, which was exported with --tensorrt.
 
-    The engine is for this machine's GPU. It is compared with the bundle's own graph on the CPU and goes into the cache
-    folder (VMOE_CACHE_DIR, else vmoe-export in XDG_CACHE_HOME or ~/.cache), where backend 'tensorrt' finds it.
+    The engine is for this machine's GPU. The command compares it with the bundle's own graph on the CPU and stores it in
+    the cache folder (VMOE_CACHE_DIR, or else vmoe-export in XDG_CACHE_HOME or ~/.cache), where backend 'tensorrt' finds it.
     """
     if print_trtexec and json_target is not None:
-        raise click.UsageError("--print-trtexec builds nothing that --json could tell about; leave one out")
+        raise click.UsageError("--print-trtexec builds nothing, so it has no result for --json; omit one of them")
     if print_trtexec and str(bundle) in ADDRESSES:
-        raise click.UsageError("--print-trtexec names files of the bundle, which must be in a folder of this machine")
+        raise click.UsageError("--print-trtexec names files of the bundle, so it must be in a folder of this machine")
     check_output_file(json_target, [bundle])
     opened = Bundle.open(bundle)
     chosen = _chosen_profile(opened, profile)
@@ -160,7 +160,7 @@ def _trtexec_command(
     """The command line with which the trtexec of TensorRT 10 and 11 builds the same engine, for a POSIX shell."""
     plugin = find_native("lib", TENSORRT_PLUGIN)
     if plugin is None:
-        click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; put its path into the line", err=True)
+        click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; insert its path into the line", err=True)
     words = ["trtexec", f"--onnx={graph}"]
     for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
         words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
@@ -181,7 +181,7 @@ def _summary(built: BuiltEngine) -> str:
         f"{record.opt_batch}), TensorRT {key.tensorrt} on {key.gpu}, {record.size / 1e6:.1f} MB"
     ]
     if built.seconds is None:
-        lines.append("it was there already; --force builds it again")
+        lines.append("it existed already; --force builds it again")
     else:
         lines.append(f"built in {built.seconds:.0f} s")
     for check in built.checks:

@@ -36,9 +36,16 @@ _MOST_CLASSES = 1 << 16
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="Images of each class to fit to, picked at random; of a class with fewer, all but one. The rest are held out.",
+    help="Number of images of each class to fit to, chosen at random. A smaller class holds out one image.",
 )
-@click.option("--seed", metavar="N", type=click.IntRange(0), default=0, show_default=True, help="Picks other images.")
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Random seed for choosing the training images.",
+)
 @options.setting_options
 @options.run_options
 def fewshot(
@@ -53,11 +60,11 @@ def fewshot(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Fits a head for the classes of --images to the features of BUNDLE, and measures its accuracy on held-out images.
+    """Fit a head for the classes of --images to the features of BUNDLE, and measure its accuracy on all other images.
 
     BUNDLE is an export with --output features. The classes are the subfolders of a folder, or the labels of an npz file.
-    The head is found in closed form (ridge regression), so this takes as long as the images take to run. What makes a
-    bundle of it is "vmoe export CKPT|BUNDLE --head HEAD".
+    The head is a ridge regression in closed form, so the command takes as long as running the images. To make a bundle with
+    the head, use vmoe export CKPT|BUNDLE --head HEAD.
     """
     if out.suffix != ".npz":
         raise click.UsageError(f"--out {out} must end in .npz")
@@ -103,7 +110,7 @@ def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
     source = open_images(path, names, len(names) if names else _MOST_CLASSES)
     if source.labels is None or not len(source) or source.labels.max() < 1:
         needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' beside 'images'"
-        raise click.ClickException(f"{path} has no two classes: expected is {needed}")
+        raise click.ClickException(f"{path} has fewer than two classes; it needs {needed}")
     return source, source.labels, names
 
 
@@ -127,8 +134,8 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
 def _features(engine: Engine, source: ImageSource, indices: Array, progress: Progress) -> Array:
     """f32[N, D] of the images at N indices, in their order. A last group that isn't full gets some of them once more."""
     if (output := engine.manifest.output) != "features":
-        makes = "vmoe export CKPT --output features makes a bundle of these"
-        raise click.ClickException(f"the bundle returns {output}, and a head is fitted to features; {makes}")
+        remedy = "export with vmoe export CKPT --output features"
+        raise click.ClickException(f"the bundle returns {output}, and a head needs features; {remedy}")
     multiple = engine.manifest.batch_multiple
     size = max(1, min(_BATCH, len(indices)) // multiple) * multiple
     padded = np.resize(indices, -(-len(indices) // size) * size)

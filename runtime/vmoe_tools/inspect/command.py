@@ -42,7 +42,7 @@ _DEFAULTS = {"labels": None, "compared": (), "out": None, "backend": "auto", "th
 @options.bundle_argument
 @options.read_argument("picture", required=False)
 @click.option("--verify", is_flag=True, help="Compare the SHA-256 of every file with the manifest's.")
-@click.option("--list-tensors", is_flag=True, help="Print name, type, shape and bytes of every tensor, too.")
+@click.option("--list-tensors", is_flag=True, help="Also print name, type, shape and bytes of every tensor.")
 @options.images_option
 @options.labels_option
 @options.profiles_option
@@ -52,14 +52,14 @@ _DEFAULTS = {"labels": None, "compared": (), "out": None, "backend": "auto", "th
     "compared",
     metavar="BUNDLE",
     multiple=True,
-    help="Another bundle of the same model, such as another precision or other groups: how far it agrees; repeats.",
+    help="Another bundle of the same model, such as another precision, to compare outputs and routing with; repeats.",
 )
 @click.option(
     "-o",
     "--out",
     metavar="DIR|FILE",
     type=click.Path(path_type=Path),
-    help="Draw patches, experts, gates, loads, and the experts of each class into this folder; of one PICTURE, this file.",
+    help="Draw patches, experts, gates, loads, and the experts of each class into this folder; for a PICTURE, this file.",
 )
 @options.run_options
 def inspect(
@@ -71,20 +71,23 @@ def inspect(
     quiet: bool,
     **given: Any,
 ) -> None:
-    """Describes a bundle, shows what its routers do, or what becomes of one picture at several settings.
+    """Describe a bundle, show how it routes images, or compare settings on one picture.
 
-    The description has the model and its parameters, MoE layers, profiles and what they cost, results of validation, source
-    and files, and which backends run it on this machine; nothing is loaded for that. With --images it is what the routers do
-    with these images: the load of experts, what is dropped, gates, and which classes go where. All options below --images
-    are about that, at one --profile, which is the first stored one by default. With PICTURE it is what the picture's answer
-    is at each --profile, by default at all stored ones, and which patches these drop, side by side.
+    BUNDLE alone: the model and its parameters, MoE layers, profiles and their FLOPs, results of validation, source and
+    files, and the backends that run it on this machine. Nothing is loaded for this.
+
+    With --images: the load of each expert, dropped pairs, gates, and the classes of each expert, at one --profile (default:
+    the first stored one). All options below --images belong to this.
+
+    With PICTURE: the classes and the dropped patches of the picture at each --profile (default: all stored ones), side by
+    side.
     """
     profiles, changes = given.pop("profiles"), {name: given.pop(name) for name in SETTINGS}
     used = [bundle, picture, *given["compared"], given["images"], given["labels"]]
     check_output_file(json_target, used)
     if picture is not None:
         if verify or list_tensors or any(given[name] for name in ("images", "labels", "compared")):
-            raise click.UsageError("PICTURE goes with settings, --backend, --threads and --out FILE alone")
+            raise click.UsageError("PICTURE goes only with settings, --backend, --threads and --out FILE")
         check_drawing(given["out"], "--out", used)
         compared = _side_by_side(bundle, picture, profiles, changes, given)
         if not quiet:
@@ -94,11 +97,11 @@ def inspect(
         write_json(json_target, {"on_picture": asdict(compared)})
         return
     if len(profiles) > 1:
-        raise click.UsageError("several --profile need a PICTURE, which they are shown on side by side")
+        raise click.UsageError("several --profile need a PICTURE on which to compare them")
     setting = Setting(*profiles, **changes)
     if given["images"] is None:
         if setting != Setting() or any(given[name] != default for name, default in _DEFAULTS.items()):
-            raise click.UsageError("options about a run on images need --images NPZ|DIR")
+            raise click.UsageError("options for a run on images need --images NPZ|DIR")
         summary = _summary(bundle, verify=verify)
         if not quiet:
             print_summary(summary, people_stream(json_target), list_tensors=list_tensors)
@@ -153,13 +156,13 @@ def _check_folder(out: Path | None, used: Sequence[Path | None]) -> None:
     import vmoe_tools.patch_pictures  # noqa: F401
 
     if os.path.lexists(out) and not out.is_dir():
-        raise click.UsageError(f"--out {out} is there already and no folder")
+        raise click.UsageError(f"--out {out} exists and is not a folder")
     if not out.absolute().parent.is_dir():
-        raise click.UsageError(f"--out {out} can't be made: there is no folder {out.absolute().parent}")
+        raise click.UsageError(f"--out {out} can't be created: there is no folder {out.absolute().parent}")
     # Path.resolve raises where links lead in a circle.
     real, read = Path(os.path.realpath(out)), [Path(os.path.realpath(path)) for path in used if path is not None]
     if any(path in (real, *real.parents) for path in read) or (out / MANIFEST_NAME).exists():
-        raise click.UsageError(f"--out {out} lies in what this command reads, or is a bundle; choose another folder")
+        raise click.UsageError(f"--out {out} is inside an input of this command, or is a bundle; choose another folder")
 
 
 def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress) -> tuple[ImageReport, Samples | None]:

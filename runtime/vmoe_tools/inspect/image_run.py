@@ -117,7 +117,7 @@ def run_images(
     multiple, right = int(np.lcm.reduce([engine.manifest.batch_multiple for engine in engines])), 0
     whole, size = len(source) // multiple * multiple, -(-_IMAGES_PER_CALL // multiple) * multiple
     if not whole:
-        raise ImageError(f"a group needs {multiple} images, and there are {len(source)}")
+        raise ImageError(f"a group needs {multiple} images, but there are only {len(source)}")
     for start in range(0, whole, size):
         chosen = slice(start, min(start + size, whole))
         pictures = source.images[chosen]

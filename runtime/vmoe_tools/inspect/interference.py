@@ -67,7 +67,7 @@ def interference(
     """
     multiple = engine.manifest.batch_multiple if engine.manifest.batch_multiple > 1 else 2
     if len(images) < 2 * multiple:
-        raise ImageError(f"other neighbours need two batches of {multiple} images, and there are {len(images)} images")
+        raise ImageError(f"interference needs two batches of {multiple} images, but there are {len(images)} images")
     size = max(min(_IMAGES_PER_CALL, len(images) // 2) // multiple, 1) * multiple
     count = len(images) // size * size
     images, random = images[:count], np.random.default_rng(seed)

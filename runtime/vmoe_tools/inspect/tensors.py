@@ -60,7 +60,7 @@ def read_tensors(weights: BinaryIO, size: int) -> tuple[ListedTensor, ...]:
             raise ValueError(f"it would have {length} bytes")
         header = parse_json(weights.read(length))
         if not isinstance(header, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not an object")
         found = sorted(
             (_tensor(name, entry) for name, entry in header.items() if name != "__metadata__"), key=lambda pair: pair[0]
         )
@@ -75,14 +75,14 @@ def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not (isinstance(code, str) and code in _DTYPES and _are_extents(shape) and _are_extents(span) and len(span) == 2):
-        raise ValueError(f"the entry of {name!r:.60} is none of a tensor")
+        raise ValueError(f"the entry of {name!r:.60} does not describe a tensor")
     dtype, width = _DTYPES[code]
     start, end = span
     if code == "U8":
         shape = [*shape[:-1], 2 * shape[-1]] if shape else [2]
     tensor = ListedTensor(name, dtype, tuple(shape), end - start)
     if tensor.bytes != tensor.elements * width:
-        raise ValueError(f"{name!r:.60} has {tensor.bytes} bytes, which its shape doesn't take")
+        raise ValueError(f"{name!r:.60} has {tensor.bytes} bytes, which does not match its shape")
     return (start, end), tensor
 
 
@@ -94,5 +94,5 @@ def _check_order(spans: list[tuple[int, int]], size: int) -> None:
     position = 0
     for start, end in [*spans, (size, size)]:
         if start != position:
-            raise ValueError(f"its tensors leave out or share bytes at {min(start, position)}")
+            raise ValueError(f"its tensors skip or share bytes at {min(start, position)}")
         position = end

@@ -27,7 +27,7 @@ _SITE = Path(__file__).parent / "site"
     "web_folder",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="An unpacked npm package onnxruntime-web, for machines without a network. Default: npm fetches it.",
+    help="An unpacked npm package onnxruntime-web, for machines without a network. Default: fetch it with npm.",
 )
 @click.option("--force", is_flag=True, help="Replace a page that this command wrote.")
 @options.verbose_option
@@ -35,9 +35,9 @@ _SITE = Path(__file__).parent / "site"
 def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: bool) -> None:
     """Write a static folder that runs the bundle in a browser, and shows what capacity does to a picture.
 
-    Any web server can serve the folder, and the page asks no other one for anything. One draws a digit or drops a picture,
-    changes capacity, k and the other settings, and sees classes, dropped and merged patches, experts, time and FLOPs. The
-    weights are in the folder as a hard link, or as a copy where there can be none.
+    Any web server can serve the folder, and the page requests nothing from other hosts. You draw a digit or drop a picture,
+    change the capacity and the other settings, and see classes, dropped and merged patches, experts, time and FLOPs. The
+    weights are a hard link in the folder, or a copy if the file system has no links.
     """
     PAGE.check(out, force=force)
     facts, graph = while_unchanged(lambda: _verified(bundle))
@@ -56,8 +56,8 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
-    """What the page says of a bundle whose every byte was checked, and its graph. Nothing is linked before the bundle is
-    closed, as links change files."""
+    """The page's data about a bundle whose every byte was checked, and its graph. Nothing is linked before the bundle is
+    closed, because links change files."""
     with Bundle.open(path) as bundle:
         facts, graph = page_facts(bundle), graph_without_defaults(bundle.graph(CANONICAL_GRAPH).data)
         bundle.verify_weights()

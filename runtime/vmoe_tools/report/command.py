@@ -46,18 +46,19 @@ _PICTURES = ("accuracy", "patches", "experts")
     type=click.IntRange(1, _MOST_SAMPLES),
     default=12,
     show_default=True,
-    help="Images to show with their patches.",
+    help="Number of images to show with their patches.",
 )
 @options.max_drop_option(default=0.01)
 @options.result_options
 def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet: bool, **given: Any) -> None:
-    """Makes a page of what a capacity costs and gives on your own images.
+    """Measure capacity ratios on your images, and write the result as an HTML page.
 
-    BUNDLE... is one bundle, or several precisions of one model, the first of which is shown in detail. The page has
-    accuracy, speed, FLOPs and kept pairs over the capacity ratio, the patches of sample images that are processed and their
-    experts, the load of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures stand
-    beside it. By default there are 8 capacity ratios from 0.1 to 2, and one curve, as `vmoe bench --sweep 0.1:2` has them;
-    --bpr --no-bpr, --pool --no-pool and the options like these draw one curve each.
+    BUNDLE... is one bundle, or several precisions of one model; the first is shown in detail. The page shows accuracy,
+    speed, FLOPs and kept pairs over the capacity ratio, cascades, the patches of sample images and their experts, the load
+    of each expert, and a recommended setting. It is one file that loads nothing else; PNG pictures are written next to it.
+
+    By default the command measures 8 capacity ratios from 0.1 to 2, with all other settings as in --profile. If you pass
+    several values of these (--k 1 --k 2, --bpr --no-bpr), the page has a curve for each combination.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise click.UsageError(f"--out {out} must end in .html")

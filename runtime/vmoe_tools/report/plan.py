@@ -105,7 +105,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     """The settings of each curve by its kind and title, and notes on ratios that are left out."""
     if base is None or "capacity" not in rules.settings:
         kind = KIND_NAMES[rules.kind]
-        raise click.UsageError(f"the report shows what a capacity does, and the bundle is a {kind}, which has none")
+        raise click.UsageError(f"the report compares capacities, and the bundle is a {kind}, which has none")
     flags = {name: (base.values[name],) for name in rules.settings if ROWS[name].type == "flag"}
     varied = {**flags, **{name: values for name, values in axes.items() if name != "capacity"}}
     curves: dict[tuple[str, str], list[Profile]] = {}
