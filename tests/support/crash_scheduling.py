@@ -1,6 +1,6 @@
 """A plugin of pytest: a test that crashes its process fails once, and the tests behind it run in another process.
 
-With `--dist loadfile`, pytest-xdist alone runs the crashed test again in every process that replaces one, and fails where two
+With `--dist loadfile`, pytest-xdist alone runs the crashed test again in every process that replaces one, and fails if two
 processes are replaced at a time.
 """
 
