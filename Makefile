@@ -145,7 +145,7 @@ check-report: $(SETUP) $(NATIVE)
 # waits for servers to start, but not where there is much to compile meanwhile. What they compile of the tests is kept, also where
 # a machine is set up not to.
 TEST_PROCESSES := $(if $(wildcard build/tsan),3,2)
-PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 COVERAGE := build/coverage
 
 check: $(NATIVE) lint

@@ -19,6 +19,8 @@ from vmoe_export import export_bundle
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
+pytest_plugins = ["crash_scheduling"]
+
 # Programs for the Python that Triton's client is installed for.
 collect_ignore = ["tests/support/triton_client.py", "tests/support/triton_config_check.py"]
 

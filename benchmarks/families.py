@@ -40,7 +40,7 @@ from vmoe_runtime.errors import VmoeError
 from vmoe_tools.machine import cpu_model
 
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-_TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32}
+_TINY = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "vit-b16": ("ViTForImageClassification", {"num_labels": 1000}, "logits"),
     "dinov2-b14": ("Dinov2Model", {"patch_size": 14, "image_size": 224}, "pooler_output"),

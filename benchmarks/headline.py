@@ -38,7 +38,7 @@ from vmoe_tools.machine import cpu_model
 
 Point = dict[str, Any]
 
-_PUBLISHED = Path(__file__).parent / "cpu" / "published.json"
+PUBLISHED = Path(__file__).parent / "cpu" / "published.json"
 _DENSE = {
     "bf16": ["engine-dense-bf16", "dense-openvino-bf16", "dense-ort-fp32"],
     "int8": ["engine-dense-int8", "dense-openvino-int8", "dense-ort-int8"],
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--precision", choices=_DENSE, default="bf16")
     parser.add_argument("--rounds", type=count, default=7, help="timed calls (default: 7)")
-    parser.add_argument("--published", type=Path, default=_PUBLISHED, help="accuracies and settings, as JSON")
+    parser.add_argument("--published", type=Path, default=PUBLISHED, help="accuracies and settings, as JSON")
     parser.add_argument("--json", type=Path, metavar="FILE", help="measured points (default: beside the picture)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "headline.svg"), help="the picture, .svg or .png")
     given = parser.parse_args(arguments)

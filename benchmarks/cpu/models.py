@@ -32,7 +32,7 @@ Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
 
 # variant, pixels and classes
 _SIZES = {size.replace("/", "").lower(): (variant, 224, 1000) for size, variant in samples.VARIANTS.items()}
-_SIZES["tiny"] = (samples.Variant(64, 4, 128, 4, 4), 28, 10)
+_SIZES["tiny"] = (samples.Variant(128, 4, 256, 2, 8), 64, 64)
 MODELS = tuple(_SIZES)
 _BALANCING_IMAGES, _BALANCING_RATIO = 8, 4
 

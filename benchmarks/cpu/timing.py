@@ -17,7 +17,7 @@ MAX_OTHERS_SHARE = 0.05
 """Of the CPUs, for other processes; above it a measurement is void."""
 
 _WARM_UP_ROUNDS = 2
-_PAUSE_SECONDS = 0.05  # worker threads of the last call may spin on for a while, and would disturb the next
+PAUSE_SECONDS = 0.05  # worker threads of the last call may spin on for a while, and would disturb the next
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,7 +31,7 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
     for index in range(taken.shape[1]):
         for chosen in order.permutation(len(keys)):
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             if len(keys) > 1:
                 calls[keys[chosen]]()
             start = time.perf_counter()

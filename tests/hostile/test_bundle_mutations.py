@@ -6,8 +6,8 @@ import bundle_mutations
 
 
 def test_mutated_bundles() -> None:
-    outcome = bundle_mutations.run(50, seed=1)
-    assert not outcome.failures
-    assert outcome.verdicts["refused"] > 12
-    assert outcome.verdicts["same answers"] > 3
-    assert outcome.verdicts.total() == 50
+    report = bundle_mutations.run(50, seed=1)
+    assert not report.failures
+    assert report.endings["refused"] > 12
+    assert report.endings["same answers"] > 3
+    assert report.endings.total() == 50

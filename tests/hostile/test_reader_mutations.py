@@ -10,5 +10,5 @@ def test_damage_at_random_is_noticed() -> None:
     assert report.failures == []
     # Each kind was damaged, and the damage did something.
     for kind in KINDS:
-        assert report.verdicts[f"{kind}: refused"] > 6
-    assert all("raw bits" not in verdict for verdict in report.verdicts if verdict.startswith(("torch:", "torch,")))
+        assert report.endings[f"{kind}: refused"] > 6
+    assert all("raw bits" not in ending for ending in report.endings if ending.startswith(("torch:", "torch,")))

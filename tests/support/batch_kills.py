@@ -7,8 +7,6 @@ prints one line for each thing that went wrong, a summary as JSON, and exits wit
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -16,13 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from hostile_runs import Report, run_program
 from picture_file import picture_file
 from pyarrow import fs
 from ray_cluster import ray_cluster, s3_server
@@ -38,10 +35,19 @@ OWN_RAY_EVERY = 5
 class Jobs:
     """Jobs on one file system, one after another, each of which may be killed."""
 
-    def __init__(self, bundles: tuple[Path, Path], root: str, cluster: Mapping[str, str], pictures: int, seed: int) -> None:
+    def __init__(
+        self,
+        report: Report,
+        bundles: tuple[Path, Path],
+        root: str,
+        cluster: Mapping[str, str],
+        pictures: int,
+        seed: int,
+    ) -> None:
         """Writes the pictures.
 
         Args:
+            report: where kills and failures are counted.
             bundles: what answers, and another one.
             root: a folder or a URI.
             cluster: variables of a command that joins one.
@@ -49,7 +55,7 @@ class Jobs:
             seed: of the moments.
         """
         self._bundles, self._root, self._cluster, self._pictures = bundles, root, cluster, pictures
-        self._random = random.Random(seed)
+        self._random, self._report = random.Random(seed), report
         self._filesystem, self._path = (
             fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), str(Path(root).resolve()))
         )
@@ -59,8 +65,6 @@ class Jobs:
                 stream.write(picture_file(np.full((28, 28), number % 251, np.uint8)))
         self._number, self._runs = 0, 0
         self._seconds = 20.0  # that a job takes, at first a guess; longer where it had not written anything by then
-        self.counts: Counter[str] = Counter()
-        self.failures: list[str] = []
 
     @property
     def output(self) -> str:
@@ -75,13 +79,14 @@ class Jobs:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            self.counts["killed"] += 1
             rows = self._rows()
-            self.counts[f"killed with {'no' if not rows else 'all' if len(rows) == self._pictures else 'some'} rows"] += 1
+            self._report.endings[
+                f"killed with {'no' if not rows else 'all' if len(rows) == self._pictures else 'some'} rows"
+            ] += 1
             if not rows:
                 self._seconds *= 1.5
             if len(rows) != len(set(rows)):
-                self.failures.append(f"{self.output}: rows are there twice after a kill")
+                self._report.failures.append(f"{self.output}: rows are there twice after a kill")
             return
         # It was done before: the next kill is that of a new job.
         self._seconds = time.monotonic() - start
@@ -92,16 +97,16 @@ class Jobs:
         """Runs the command to its end, checks the whole output and what is refused, and goes on to a new job."""
         self._check(self._start(), 0, "")
         if sorted(self._rows()) != list(range(self._pictures)):
-            self.failures.append(f"{self.output}: {len(self._rows())} rows, {len(set(self._rows()))} of them once")
+            self._report.failures.append(f"{self.output}: {len(self._rows())} rows, {len(set(self._rows()))} of them once")
         before = self._contents()
         if f"{self.output}/_SUCCESS" not in before:
-            self.failures.append(f"{self.output}: nothing says that the job is done")
+            self._report.failures.append(f"{self.output}: nothing says that the job is done")
         self._check(self._start(), 0, "")
         self._check(self._start("--profile", "c1.05-k2"), 1, "has a job with setting")
         self._check(self._start(bundle=self._bundles[1]), 1, "has a job with another bundle")
         if self._contents() != before:
-            self.failures.append(f"{self.output}: a run of a finished job changed something")
-        self.counts["finished"] += 1
+            self._report.failures.append(f"{self.output}: a run of a finished job changed something")
+        self._report.endings["finished"] += 1
         self._number += 1
 
     def _start(self, *options: str, bundle: Path | None = None) -> subprocess.Popen[str]:
@@ -121,7 +126,7 @@ class Jobs:
     def _check(self, process: subprocess.Popen[str], code: int, said: str) -> None:
         _, errors = process.communicate()
         if process.returncode != code or said not in errors:
-            self.failures.append(f"{self.output}: exit code {process.returncode}, {' '.join(errors.split())[-300:]}")
+            self._report.failures.append(f"{self.output}: exit code {process.returncode}, {' '.join(errors.split())[-300:]}")
 
     def _rows(self) -> list[int]:
         infos = self._filesystem.get_file_info(fs.FileSelector(self.output, allow_not_found=True))
@@ -137,8 +142,8 @@ class Jobs:
 
 
 def kill_jobs(
-    bundles: tuple[Path, Path], cluster: dict[str, str], kills: int, s3: int, pictures: int, seed: int
-) -> dict[str, Any]:
+    bundles: tuple[Path, Path], cluster: Mapping[str, str], kills: int, s3: int, pictures: int, seed: int
+) -> Report:
     """Kills jobs so many times on a disk, and so many times on S3.
 
     Args:
@@ -147,43 +152,28 @@ def kill_jobs(
         kills, s3: how many.
         pictures: of each job.
         seed: of the moments.
-
-    Returns:
-        `failures`, a list of sentences, and counts by file system.
     """
-    summary: dict[str, Any] = {"pictures": pictures, "failures": []}
+    report = Report()
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
-        for name, root, count in (("disk", folder, kills), ("s3", f"s3://{BUCKET}/jobs", s3)):
+        for root, count in ((folder, kills), (f"s3://{BUCKET}/jobs", s3)):
             if count:
-                jobs = Jobs(bundles, root, cluster, pictures, seed)
+                jobs = Jobs(report, bundles, root, cluster, pictures, seed)
                 for _ in range(count):
                     jobs.kill()
                 jobs.finish()
-                summary[name] = dict(jobs.counts)
-                summary["failures"] += jobs.failures
-    return summary
+    return report
 
 
-def main() -> int:
-    """Runs the program."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="on a disk")
-    parser.add_argument("--s3", type=int, default=10, help="on S3")
-    parser.add_argument("--pictures", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def run(kills: int, s3: int, pictures: int, seed: int) -> Report:
+    """The same with a cluster and a server of S3 of its own."""
     with tempfile.TemporaryDirectory(prefix="batch-kills-") as folder:
         bundles = Path(folder) / "a.vmoe", Path(folder) / "b.vmoe"
         for bundle, ratios in zip(bundles, ([0.3, 1.05], [0.3]), strict=True):
             export_bundle(MNIST, bundle, capacity=ratios, k=[1, 2], validate=False)
         with s3_server(BUCKET), ray_cluster() as cluster:
-            summary = kill_jobs(bundles, cluster, options.kills, options.s3, options.pictures, options.seed)
-    for failure in summary["failures"]:
-        print(failure, flush=True)
-    print(json.dumps(summary))
-    return 1 if summary["failures"] else 0
+            return kill_jobs(bundles, cluster, kills, s3, pictures, seed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    run_program(run, kills=20, s3=10, pictures=3000, seed=0)

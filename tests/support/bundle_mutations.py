@@ -9,20 +9,18 @@ may answer what it likes, as long as both readers agree.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import shutil
-import sys
 import tempfile
 import warnings
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import c_engine
 import numpy as np
+from hostile_runs import Report, run_program
 from mutated_bundles import GRAPHS, mutate
 
 from vmoe_runtime import Engine, VmoeError
@@ -36,14 +34,6 @@ FAILED, _REFUSED, _SAME, _DIFFERENT = "FAILED", "refused", "same answers", "anot
 
 
 @dataclass
-class Outcome:
-    """How many cases ended in which way, and one line for each that must not be."""
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-
-
-@dataclass
 class _Worker:
     """What the process that may crash or hang holds: images and good answers by bundle, and by graph."""
 
@@ -54,11 +44,11 @@ class _Worker:
 _worker = _Worker({}, {})
 
 
-def run(count: int, seed: int) -> Outcome:
+def run(count: int, seed: int) -> Report:
     """Runs that many cases."""
     from vmoe_export import export_bundle
 
-    context, outcome = multiprocessing.get_context("spawn"), Outcome()
+    context, report = multiprocessing.get_context("spawn"), Report()
     with tempfile.TemporaryDirectory(prefix="bundle-mutations-") as folder:
         bases = [Path(folder) / f"{precision}.vmoe" for precision in PRECISIONS]
         for precision, base in zip(PRECISIONS, bases, strict=True):
@@ -71,11 +61,11 @@ def run(count: int, seed: int) -> Outcome:
                 verdict, words = f"{FAILED}: it crashed or hung", ""
                 pool.terminate()
                 pool = context.Pool(1, _prepare, (bases,))
-            outcome.verdicts[verdict] += 1
+            report.endings[verdict] += 1
             if verdict.startswith(FAILED):
-                outcome.failures.append(f"case {index}: {verdict}: {words}")
+                report.failures.append(f"case {index}: {verdict}: {words}")
         pool.terminate()
-    return outcome
+    return report
 
 
 def _prepare(bases: list[Path]) -> None:
@@ -143,15 +133,5 @@ def _images(base: Path) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    outcome = run(given.count, given.seed)
-    print(*outcome.failures, dict(outcome.verdicts), sep="\n")
-    return 1 if outcome.failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(run, count=4000, seed=0)

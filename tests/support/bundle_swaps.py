@@ -2,86 +2,32 @@
 
     python tests/support/bundle_swaps.py BUNDLE --files 600 --folders 400 [--backend openvino]
 
-prints what came out, as JSON, and exits with 1 if any answer was a wrong one. `--backend sdk` is the C++ SDK.
+prints how many loads were right or refused, as JSON, and exits with 1 if any answer was wrong. `--backend sdk` is the SDK.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import multiprocessing
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import c_engine
 import numpy as np
 import onnx
 from damaged_files import copied_bundle, edited_graph
+from hostile_runs import Report, run_program
+from path_swapper import exchange_for_a_while
 
 from vmoe_runtime import Engine, VmoeError
 from vmoe_runtime.bundle.reader import Bundle
 
-SWAPPER = Path(__file__).parent / "path_swapper.py"
-WEIGHTS = "weights.safetensors"
+WEIGHTS, GRAPHS = "weights.safetensors", ("model.onnx", "model.inlined.onnx")
 Load = Callable[[Path], np.ndarray]  # logits of the same images, whichever bundle it is
-
-
-@dataclass
-class Tally:
-    """How many loads ended in which way; `sentences` are those of the refusals."""
-
-    right: int = 0
-    refused: int = 0
-    wrong: int = 0
-    sentences: set[str] = field(default_factory=set)
-
-    def add(self, load: Load, bundle: Path, allowed: list[np.ndarray]) -> None:
-        try:
-            answer = load(bundle)
-        except VmoeError as error:
-            self.refused += 1
-            self.sentences.add(str(error))
-            return
-        if any(np.array_equal(answer, right) for right in allowed):
-            self.right += 1
-        else:
-            self.wrong += 1
-
-
-class Swapper:
-    """Another process that exchanges two paths of one file system, and exchanges them back."""
-
-    def __init__(self, one: Path, other: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, SWAPPER, one, other], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self._answer()  # it has started
-
-    def start(self, delay: float, hold: float) -> None:
-        """Begins an exchange in `delay` seconds, for `hold` seconds."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{delay} {hold}\n")
-        self._process.stdin.flush()
-
-    def wait(self) -> None:
-        """Until all is as it was."""
-        self._answer()
-
-    def close(self) -> None:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-    def _answer(self) -> None:
-        assert self._process.stdout
-        assert self._process.stdout.readline() == "done\n"
 
 
 def other_bundle(bundle: Path, target: Path) -> Path:
@@ -98,7 +44,7 @@ def other_bundle(bundle: Path, target: Path) -> Path:
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(2), "two"))
         model.graph.node.append(onnx.helper.make_node("Mul", ["logits_of_weights", "two"], ["logits"]))
 
-    graphs = {name: edited_graph(bundle, double, name) for name in ("model.onnx", "model.inlined.onnx")}
+    graphs = {name: edited_graph(bundle, double, name) for name in GRAPHS}
     return copied_bundle(bundle, target, files={WEIGHTS: bytes(weights), **graphs})
 
 
@@ -133,70 +79,54 @@ def image(bundle: Path) -> np.ndarray:
     )
 
 
-def swap_files(bundle: Path, count: int, load: Load, seed: int = 0) -> Tally:
-    """Loads a bundle `count` times while its weights, or a graph, are exchanged for those of another one."""
-    rng, tally = random.Random(seed), Tally()
-    with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch:
+def swap(bundle: Path, files: int, folders: int, load: Load) -> Report:
+    """Loads a bundle while files of it, or its folder, are exchanged for those of another bundle.
+
+    Args:
+        bundle: what is copied and loaded.
+        files: how many loads during which the weights or a graph are exchanged; the old answer alone is right.
+        folders: how many loads during which the whole folder is exchanged; the answer of either bundle is right.
+        load: loads and runs a bundle.
+
+    Returns:
+        The loads that ended as "right" and "refused", by "files" and "folders".
+    """
+    chance, report = random.Random(0), Report()
+    # Weights are what a runtime opens by itself.
+    names = [WEIGHTS if turn % 3 else GRAPHS[turn // 3 % 2] for turn in range(files)]
+    spawning = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch, spawning.Pool(1) as swapper:
         own = Path(shutil.copytree(bundle, Path(scratch, "own.vmoe")))
         other = other_bundle(bundle, Path(scratch, "other.vmoe"))
-        right, seconds = [load(own)], _seconds(load, own)
-        swappers = [Swapper(own / name, other / name) for name in (WEIGHTS, "model.onnx", "model.inlined.onnx")]
-        for turn in range(count):
-            # The weights are what a runtime opens by itself.
-            swapper = swappers[0 if turn % 3 else 1 + turn // 3 % 2]
-            _swap_under(swapper, seconds, rng, tally, load, own, right)
-        for swapper in swappers:
-            swapper.close()
-    return tally
+        answers, start = {"folders": [load(own), load(other)]}, time.monotonic()
+        answers["files"] = [load(own)]
+        seconds = time.monotonic() - start
+        for kind, name in (*(("files", name) for name in names), *[("folders", "")] * folders):
+            # Half of the exchanges end within the load, the others after it or not at all as the load sees it.
+            moments = chance.uniform(0, seconds), chance.choice((0.1, 1)) * chance.uniform(0, seconds)
+            exchange = swapper.apply_async(exchange_for_a_while, (own / name, other / name, *moments))
+            try:
+                answer = load(own)
+            except VmoeError as error:
+                report.endings[f"{kind}: refused"] += 1
+                if "\n" in str(error):
+                    report.failures.append(f"not one sentence: {error}")
+            else:
+                right = any(np.array_equal(answer, allowed) for allowed in answers[kind])
+                report.endings[f"{kind}: {'right' if right else 'wrong'}"] += 1
+                if not right:
+                    report.failures.append(f"{name or 'folder'}: a wrong answer")
+            exchange.get()
+    return report
 
 
-def swap_folders(bundle: Path, count: int, load: Load, seed: int = 0) -> Tally:
-    """Loads a bundle `count` times while its folder is exchanged for that of another whole bundle."""
-    rng, tally = random.Random(seed), Tally()
-    with tempfile.TemporaryDirectory(dir=bundle.parent) as scratch:
-        own = Path(shutil.copytree(bundle, Path(scratch, "own.vmoe")))
-        other = other_bundle(bundle, Path(scratch, "other.vmoe"))
-        right, seconds = [load(own), load(other)], _seconds(load, own)
-        swapper = Swapper(own, other)
-        for _ in range(count):
-            _swap_under(swapper, seconds, rng, tally, load, own, right)
-        swapper.close()
-    return tally
-
-
-def _swap_under(
-    swapper: Swapper, seconds: float, rng: random.Random, tally: Tally, load: Load, bundle: Path, right: list[np.ndarray]
-) -> None:
-    # Half of the exchanges end within the load, the others after it or not at all as the load sees it.
-    swapper.start(rng.uniform(0, seconds), rng.choice((0.1, 1)) * rng.uniform(0, seconds))
-    tally.add(load, bundle, right)
-    swapper.wait()
-
-
-def _seconds(load: Load, bundle: Path) -> float:
-    start = time.monotonic()
-    load(bundle)
-    return time.monotonic() - start
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--files", type=int, default=600)
-    parser.add_argument("--folders", type=int, default=400)
-    parser.add_argument("--backend", default="onnxruntime")
-    arguments = parser.parse_args()
-    if arguments.backend == "sdk" and c_engine.sdk() is None:
+def run(bundle: str, files: int, folders: int, backend: str) -> Report:
+    """The same with a backend of the Engine, or with "sdk"."""
+    if backend == "sdk" and c_engine.sdk() is None:
         print("this installation has no C++ SDK")
-        return 0
-    load = sdk_load(arguments.bundle) if arguments.backend == "sdk" else engine_load(arguments.backend)
-    tallies = {
-        "files": swap_files(arguments.bundle, arguments.files, load),
-        "folders": swap_folders(arguments.bundle, arguments.folders, load),
-    }
-    print(json.dumps({name: asdict(tally) for name, tally in tallies.items()}, indent=1, default=sorted))
-    return 1 if any(tally.wrong for tally in tallies.values()) else 0
+        return Report()
+    return swap(Path(bundle), files, folders, sdk_load(Path(bundle)) if backend == "sdk" else engine_load(backend))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(run, "bundle", files=600, folders=400, backend="onnxruntime")

@@ -8,21 +8,17 @@ itself and forks for each run, so that no moment falls into imports.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from hostile_runs import Report, run_program
 from terminal import default_signals
 
 from vmoe_export import export_bundle
@@ -37,14 +33,6 @@ LINES = {
     signal.SIGTERM: "vmoe: ended by SIGTERM",
     signal.SIGHUP: "vmoe: ended by SIGHUP",
 }
-
-
-@dataclass
-class Report:
-    """How the runs ended, and what was wrong."""
-
-    endings: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
 
 
 class Exports:
@@ -192,17 +180,6 @@ def run(kills: int, signals: int, seed: int) -> Report:
         return exports.report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name, default in (("kills", 170), ("signals", 60), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    given = parser.parse_args()
-    default_signals()
-    report = run(**vars(given))
-    print(*report.failures, sep="\n", end="\n" if report.failures else "")
-    print(json.dumps({"endings": report.endings, "failures": len(report.failures)}))
-    sys.exit(1 if report.failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    default_signals()
+    run_program(run, kills=170, signals=60, seed=0)

@@ -1,8 +1,7 @@
-"""Exchanges two paths and exchanges them back, as often as a line on stdin asks for it: `DELAY HOLD`, in seconds."""
+"""Exchanges two paths of one file system."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -15,17 +14,9 @@ def exchange(one: Path, other: Path) -> None:
     between.rename(other)
 
 
-def main(one: Path, other: Path) -> None:
-    """Answers each line with `done` when all is as it was."""
-    print("done", flush=True)
-    for line in sys.stdin:
-        delay, hold = map(float, line.split())
-        time.sleep(delay)
-        exchange(one, other)
-        time.sleep(hold)
-        exchange(one, other)
-        print("done", flush=True)
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+def exchange_for_a_while(one: Path, other: Path, delay: float, hold: float) -> None:
+    """Exchanges the paths in `delay` seconds, and exchanges them back `hold` seconds later."""
+    time.sleep(delay)
+    exchange(one, other)
+    time.sleep(hold)
+    exchange(one, other)

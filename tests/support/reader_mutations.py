@@ -8,24 +8,21 @@ checksum guards names, shapes and types either, what differs in them must be ref
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import shutil
 import struct
-import sys
 import tempfile
 import time
 import tracemalloc
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 import torch
 from damaged_files import DENSE, golden_tensors
+from hostile_runs import Report, run_program
 from official_writer import Chunk, nest, write_checkpoint
 
 from vmoe_export import CheckpointError, ConfigError, ExportOptions, open_checkpoint
@@ -44,14 +41,6 @@ class Kind:
 
     write: Callable[[Path, Tensors], Path]
     has_checksum: bool
-
-
-@dataclass
-class Report:
-    """How many cases ended how, and those that ended wrongly."""
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
 
 
 def _write_official(folder: Path, tensors: Tensors) -> Path:
@@ -135,7 +124,7 @@ class Mutations:
         data, what = damage(victim.read_bytes(), chance)
         victim.write_bytes(data)
         verdict = self._read(home / path.name, original, KINDS[kind])
-        self.report.verdicts[f"{kind}: {verdict.partition(':')[0]}"] += 1
+        self.report.endings[f"{kind}: {verdict.partition(':')[0]}"] += 1
         if verdict not in ("refused", "the same", "raw bits"):
             self.report.failures.append(f"case {case} ({kind}, {victim.name}, {what}): {verdict}")
         return verdict
@@ -226,15 +215,5 @@ def run(cases: int, seed: int) -> Report:
         return mutations.report
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cases", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    report = run(**vars(parser.parse_args()))
-    print(*report.failures, sep="\n", end="\n" if report.failures else "")
-    print(json.dumps({"verdicts": report.verdicts, "failures": len(report.failures)}, sort_keys=True))
-    sys.exit(1 if report.failures else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run_program(run, cases=20_000, seed=0)

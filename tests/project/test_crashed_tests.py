@@ -1,0 +1,32 @@
+"""A test that crashes its process is one failed test, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SUPPORT = Path(__file__).parents[1] / "support"
+TESTS = """
+import signal
+
+def test_before(): pass
+def test_that_crashes(): signal.raise_signal(signal.SIGSEGV)
+def test_after(): pass
+"""
+
+
+def test_a_crash_fails_one_test_and_the_others_run(tmp_path: Path) -> None:
+    for name in ("test_one.py", "test_two.py"):
+        (tmp_path / name).write_text(TESTS)
+    plugins = ["-p", "xdist.plugin", "-p", "crash_scheduling", "-p", "no:faulthandler"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *plugins, "-n", "2", "--dist", "loadfile"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SUPPORT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "2 failed, 4 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr

@@ -1,0 +1,51 @@
+"""A plugin of pytest: a test that crashes its process fails once, and the tests behind it run in another process.
+
+With `--dist loadfile`, pytest-xdist alone runs the crashed test again in every process that replaces one, and fails if two
+processes are replaced at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The scheduler of `--dist loadfile`; None for other distributions, which pytest-xdist schedules."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class CrashScheduling(LoadFileScheduling):
+        def remove_node(self, node: Any) -> str | None:
+            """Takes out a process that has ended; returns the test that it ran, if it crashed."""
+            crashed, workload = None, self.assigned_work[node]
+            for file, tests in list(workload.items()):
+                unfinished = [test for test, finished in tests.items() if not finished]
+                if unfinished and crashed is None:
+                    crashed = unfinished.pop(0)
+                    tests[crashed] = True
+                if not unfinished:
+                    del workload[file]
+            with self._ready_nodes(node):
+                super().remove_node(node)
+            return crashed
+
+        def schedule(self) -> None:
+            """Gives files to the processes that have collected their tests: two each, as one waits with its last test."""
+            with self._ready_nodes():
+                super().schedule()
+                super().schedule()
+
+        @contextlib.contextmanager
+        def _ready_nodes(self, *ended: Any) -> Iterator[None]:
+            ready = {*self.registered_collections, *ended}
+            waiting = {node: self.assigned_work.pop(node) for node in self.nodes if node not in ready}
+            yield
+            self.assigned_work.update(waiting)
+
+    return CrashScheduling(config, log)

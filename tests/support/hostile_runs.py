@@ -1,0 +1,35 @@
+"""What the programs of `make hostile` share: how their cases ended, and their command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+
+@dataclass
+class Report:
+    """How many cases ended in which way, and one line for each that must not have ended so."""
+
+    endings: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+def run_program(run: Callable[..., Report], *paths: str, **options: Any) -> NoReturn:
+    """Runs `run` with what the command line gives: paths, and options with defaults, of whose type they are.
+
+    Prints one line for each failure, a summary as JSON, and exits with 1 if there was a failure.
+    """
+    parser = argparse.ArgumentParser()
+    for name in paths:
+        parser.add_argument(name)
+    for name, default in options.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    report = run(**vars(parser.parse_args()))
+    print(*report.failures, sep="\n", end="\n" if report.failures else "")
+    print(json.dumps({"endings": report.endings, "failures": len(report.failures)}, sort_keys=True))
+    sys.exit(1 if report.failures else 0)
