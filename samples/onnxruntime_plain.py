@@ -40,22 +40,22 @@ def main() -> None:
     if len(images) % multiple:
         sys.exit(f"error: the bundle needs a multiple of {multiple} images, and there are {len(images)}")
 
-    # The routing setting is data: one session serves every profile. A dense model has none.
-    setting = {}
-    if given.profile:
-        profiles = {profile["name"]: profile for profile in manifest["profiles"]}
-        if given.profile not in profiles:
-            sys.exit(f"error: there is no profile '{given.profile}', but {', '.join(profiles) or 'none'}")
-        profile = profiles[given.profile]
-        for name in ("capacity", "k", "bpr", "pool", "max_experts", "merge"):  # capacity: slots per expert, by MoE layer
-            if name in profile:
-                setting[name] = np.array(profile[name], np.int64).reshape(-1)
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     if given.op_library:
         options.register_custom_ops_library(given.op_library)
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
+
+    # The routing setting is data: one session serves every profile, whose entry has each of these inputs under its name.
+    # `capacity` are the slots per expert, by MoE layer. A dense model may have no profile.
+    setting = {}
+    if given.profile:
+        profiles = {profile["name"]: profile for profile in manifest["profiles"]}
+        if given.profile not in profiles:
+            sys.exit(f"error: there is no profile '{given.profile}', but {', '.join(profiles) or 'none'}")
+        names = [each.name for each in session.get_overridable_initializers() if each.name in profiles[given.profile]]
+        setting = {name: np.array(profiles[given.profile][name], np.int64).reshape(-1) for name in names}
+
     layers = (manifest["routing"] or {"layers": []})["layers"]
     outputs = [manifest["output"]["name"], *(f"{layer}/kept" for layer in layers)]
     predictions, kept = [], []

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 
-from vmoe_runtime.settings import MAX_EXPERTS, ROWS, SettingRow
+from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SettingRow
 
 _TYPES = {"ratio": "double", "whole": "int64_t", "flag": "int32_t"}
 _WRITTEN = "vmoe_runtime/settings.py declares them. Written by\n{0}\n{0}   python tools/cpp_headers.py\n{0}"
@@ -63,7 +63,7 @@ def _range(row: SettingRow) -> str:
     if row.range is None:
         return _lowered(row.title)
     least, most = row.range
-    return f"{_lowered(row.title)}, {least} {'or more' if most > MAX_EXPERTS else f'to {most}'}"
+    return f"{_lowered(row.title)}, {least} {'or more' if most > EXPERT_LIMIT else f'to {most}'}"
 
 
 def _lowered(text: str) -> str:

@@ -27,7 +27,7 @@ class ExportOptions(Choices):
     """The choices of an export. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
     preset's or config's, or else the default.
 
-    `bpr`, `pool`, `max_experts` and `merge`, see `vmoe_runtime.settings.Choices`, are those of the stored profiles.
+    The fields of `vmoe_runtime.settings.Choices`, such as `bpr` and `merge`, are those of the stored profiles.
 
     Attributes:
         capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.

@@ -150,7 +150,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     rules, profiles = _profiles(trunk, model, grouping, options)
-    if options.tensorrt and (untaken := _not_for_tensorrt(model, rules, profiles)):
+    if options.tensorrt and (untaken := _not_for_tensorrt(model, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
     steps = _preprocessing(options, model)
     beside = trunk.config_file
@@ -184,7 +184,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
     return found, completed
 
 
-def _not_for_tensorrt(model: ModelConfig, rules: Rules, profiles: Sequence[Profile]) -> str | None:
+def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | None:
     """What of the model or its routing the TensorRT graphs can't do."""
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
@@ -193,8 +193,8 @@ def _not_for_tensorrt(model: ModelConfig, rules: Rules, profiles: Sequence[Profi
         return "experts whose weights are normalized"
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
-    if any(p.pool or (p.max_experts or rules.num_experts) < rules.num_experts for p in profiles):
-        return "profiles with a pool or a limit of experts"
+    if profile := next((profile for profile in profiles if profile.policies), None):
+        return f"profiles with {' or '.join(profile.policies)}, such as {profile.name},"
     return None
 
 

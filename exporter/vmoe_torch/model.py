@@ -248,10 +248,7 @@ class Vmoe(nn.Module):
         if moe.routing.kind == "experts-choice":  # each expert is a choice of each token, with its gate as weight
             weight, (slot, src) = gates, routing.choose_tokens(gates, slots)
         else:
-            assert setting.k is not None
-            slot, weight, src, routes["expert"] = routing.route(
-                gates, slots, setting.k, bool(setting.bpr), bool(setting.pool), setting.max_experts
-            )
+            slot, weight, src, routes["expert"] = routing.route(gates, slots, **setting.route_arguments)
         out = ops.expert_mlp(ops.dispatch(x, src), *self._mlp(f"{block}.Moe.Mlp"), dispatch_bf16=moe.dispatch_bf16)
         return ops.combine(out, slot, weight), {**routes, "kept": slot >= 0, "weight": weight}
 

@@ -128,8 +128,8 @@ class Engine:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
                 `batch_multiple`.
             setting: a profile from `engine.setting`, the name of one, or a `Setting`; default: the engine's profile.
-            **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, pool=True,
-                max_experts=4, merge=8, or profile="c0.3-k1".
+            **fields: fields of a `Setting` to replace in it, such as capacity=0.5, k=2, bpr=False, merge=8, or
+                profile="c0.3-k1".
 
         Returns:
             float32[N, classes]; or float32[N, feature size] if the bundle was exported for features, or

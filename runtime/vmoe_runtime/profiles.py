@@ -17,7 +17,18 @@ import numpy as np
 from vmoe_runtime.capacity import Rounding, compute_slots
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.routing_kinds import ModelKind, SettingKind
-from vmoe_runtime.settings import MERGE, NEEDED, ROWS, SETTINGS, Setting, SettingValue, parse_profile_name, profile_name
+from vmoe_runtime.settings import (
+    MERGE,
+    NEEDED,
+    OFFICIAL_SETTINGS,
+    POLICIES,
+    ROWS,
+    SETTINGS,
+    Setting,
+    SettingValue,
+    parse_profile_name,
+    profile_name,
+)
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -68,6 +79,22 @@ class Profile(Setting):
         # Most calls have the profile of the call before, and making these takes 2 % of a small model's call.
         values = {name: self.slots if name == "capacity" else [value] for name, value in self.values.items()}
         return {name: np.array(value, np.int64) for name, value in values.items()}
+
+    @property
+    def route_arguments(self) -> dict[str, Any]:
+        """What routing by top-k takes beside gates and slots, by name: `k`, `bpr`, and the policies of the model."""
+        return {name: value for name, value in self.values.items() if name in (*OFFICIAL_SETTINGS[1:], *POLICIES)}
+
+    @property
+    def named_values(self) -> dict[str, SettingValue]:
+        """The values that its name says: those that are not the default."""
+        said = parse_profile_name(self.name)
+        return {} if said is None else said.values
+
+    @property
+    def policies(self) -> list[str]:
+        """The names of the policies that it sets, and official routing lacks; see `vmoe_runtime.settings.POLICIES`."""
+        return [name for name in self.named_values if name in POLICIES]
 
     @cached_property
     def effect(self) -> Profile:

@@ -23,7 +23,7 @@ SettingValue = float | int | bool
 MAX_MERGE = 65_536
 """The largest `merge`; a block merges at most half of its tokens anyway."""
 
-MAX_EXPERTS = 65_536
+EXPERT_LIMIT = 65_536
 """The most experts of a MoE layer."""
 
 _NO_MOST = 2**63 - 1
@@ -147,7 +147,7 @@ class Choices:
         title="Most experts per group",
         label="{} experts",
         metavar="M",
-        default=MAX_EXPERTS,
+        default=EXPERT_LIMIT,
         range=(1, _NO_MOST),
     )
     merge: int | None = _declared(

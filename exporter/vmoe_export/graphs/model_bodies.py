@@ -13,7 +13,7 @@ from vmoe_export.weight_types import WeightType
 def model_bodies(model: ExportedModel, *, policies: bool, merging: bool) -> list[onnx.FunctionProto]:
     """The functions of all ops in the types and chunks of the model.
 
-    With `policies` they take `pool` and `max_experts`, and with `merging` what tokens are merged by.
+    With `policies` they take `vmoe_runtime.settings.POLICIES`, and with `merging` what tokens are merged by.
     """
     config, moe, numbers = model.config, model.config.moe, PRECISIONS[model.precision]
 

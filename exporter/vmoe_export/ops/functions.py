@@ -25,7 +25,7 @@ class BodyOptions:
         dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
         tokens, gates: the types T and R of the model, for the ops that have them.
-        policies, merging: whether ops take `pool` and `max_experts`, and what tokens are merged by; without, shorter.
+        policies, merging: whether ops take the policies of a call, and what tokens are merged by; without, shorter.
         prefix: what the `prefix` attribute of the model's nodes says.
         activation: that of the MLPs.
     """

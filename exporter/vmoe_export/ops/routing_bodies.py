@@ -20,12 +20,13 @@ from __future__ import annotations
 
 from vmoe_export.ops.onnx_lines import cast, stable_sort
 from vmoe_export.ops.table import ElementType
+from vmoe_runtime.settings import POLICIES
 
 
 def route(gates: ElementType, policies: bool) -> str:
-    """VmoeRoute for gates of that type; without `policies` it takes neither `pool` nor `max_experts`."""
+    """VmoeRoute for gates of that type; without `policies` it takes none of `vmoe_runtime.settings.POLICIES`."""
     return _ROUTE.format(
-        policy_inputs=", pool, max_experts" if policies else "",
+        policy_inputs="".join(f", {name}" for name in POLICIES) if policies else "",
         exact=cast("gates", "exact", gates, "float"),
         sort_experts=stable_sort("ranked", "gate", "expert", 2),
         sort_tokens=stable_sort("priority", "turn", "token", 1),

@@ -233,14 +233,7 @@ class ReferenceModel:
         routes: list[Routes] = []
         shares = np.zeros(gates.shape, np.float32)
         for part, profile in self._groups(settings, len(x)):
-            expert, kept, weight = ops.top_k(
-                gates[part],
-                profile.slots[layer],
-                profile.k or 1,
-                bool(profile.bpr),
-                bool(profile.pool),
-                profile.max_experts,
-            )
+            expert, kept, weight = ops.top_k(gates[part], profile.slots[layer], **profile.route_arguments)
             if self._config.normalizes_weights:
                 weight = weight / weight.sum(axis=-1, keepdims=True)
             np.put_along_axis(shares[part], expert, np.where(kept, weight, 0), axis=-1)

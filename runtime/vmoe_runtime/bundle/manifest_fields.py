@@ -18,7 +18,7 @@ from vmoe_runtime.bundle.manifest import (
     TENSORRT_PRECISIONS,
 )
 from vmoe_runtime.routing_kinds import ROUTING_KINDS, SETTING_KINDS, SettingKind
-from vmoe_runtime.settings import MAX_EXPERTS, ROWS, SettingRow
+from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SettingRow
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_GRAPH_BYTES = 64 << 20
@@ -85,14 +85,14 @@ MANIFEST_FIELDS = (
     Field("image_tokens", "whole", _MAX_INT32, optional=True, kinds=_MERGING),
     Field("routing", "object", optional=True),
     Field("routing.layers", "list"),
-    Field("routing.num_experts", "whole", MAX_EXPERTS),
+    Field("routing.num_experts", "whole", EXPERT_LIMIT),
     Field("routing.layer_experts", "list", optional=True),
     Field("routing.group", "text"),
     Field("routing.group_tokens", "whole", _MAX_INT32),
     Field("routing.rounding", "text", choices=("ceil", "round"), kinds=_WITH_CAPACITY),
     Field("routing.capacity_multiple_of", "whole", _MAX_INT32, kinds=_WITH_CAPACITY),
     Field("routing.slots_per_expert", "whole", _MAX_SLOTS, kinds=("soft",)),
-    Field("routing.ensemble_size", "whole", MAX_EXPERTS, optional=True, kinds=_TOP_K),
+    Field("routing.ensemble_size", "whole", EXPERT_LIMIT, optional=True, kinds=_TOP_K),
     Field("profiles", "list"),
     Field("graphs", "object"),
     Field("graphs.canonical", "text", choices=(CANONICAL_GRAPH,)),
@@ -116,8 +116,8 @@ def _profile_field(row: SettingRow) -> Field:
     """The field of a profile's entry that holds a setting. Not every model of a kind that can merge has tokens to merge."""
     if row.type != "whole":
         return Field(row.stored, "flag" if row.type == "flag" else "number", kinds=row.kinds)
-    least, most = row.range or (1, MAX_EXPERTS)
-    return Field(row.stored, "whole" if least else "count", min(most, MAX_EXPERTS), optional=row.merging, kinds=row.kinds)
+    least, most = row.range or (1, EXPERT_LIMIT)
+    return Field(row.stored, "whole" if least else "count", min(most, EXPERT_LIMIT), optional=row.merging, kinds=row.kinds)
 
 
 PROFILE_FIELDS = (

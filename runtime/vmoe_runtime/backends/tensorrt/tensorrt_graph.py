@@ -6,7 +6,7 @@ from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, TensorRtGraphs
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError
 from vmoe_runtime.profiles import Profile
-from vmoe_runtime.settings import POLICIES, ROWS, parse_profile_name
+from vmoe_runtime.settings import ROWS
 
 
 def exported_graphs(bundle: Bundle) -> TensorRtGraphs:
@@ -33,13 +33,11 @@ def tensorrt_graph_name(bundle: Bundle, profile: Profile | None) -> str:
     if profile is None:
         return graphs[DENSE_GRAPH_KEY]
     if profile.name not in graphs:
-        requested = parse_profile_name(profile.name)
-        assert requested is not None
-        if policies := [name for name in POLICIES if name in requested.values]:
+        if profile.policies:
             raise BackendError(
-                f"TensorRT graphs have no {' or '.join(policies)}, which profile '{profile.name}' sets; take another backend"
+                f"TensorRT graphs have no {' or '.join(profile.policies)}, as '{profile.name}' sets; take another backend"
             )
-        options = "".join(f" {ROWS[name].as_option(value)}" for name, value in requested.values.items())
+        options = "".join(f" {ROWS[name].as_option(value)}" for name, value in profile.named_values.items())
         raise BackendError(
             f"{bundle.path} has no graph for TensorRT at profile '{profile.name}', only at {', '.join(graphs)}; export it "
             f"again with --tensorrt{options}"
