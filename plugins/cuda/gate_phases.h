@@ -22,7 +22,7 @@ inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
 static_assert(kGatePairs == kGateLanes);
 
 // Rounds of as many experts as there may be.
-inline constexpr uint32_t kMostGateRounds = kMaxExperts / kGateExperts;
+inline constexpr uint32_t kMostGateRounds = kMostExperts / kGateExperts;
 
 struct GateShape {
   uint32_t tokens;

@@ -7,9 +7,9 @@
 
 namespace vmoe::cuda {
 
-inline constexpr size_t kMaxTokens = 65536;  // S, per group
-inline constexpr size_t kMaxExperts = 256;   // E
-inline constexpr size_t kMaxChoices = 8;     // K
+inline constexpr size_t kMostTokens = 65536;  // S, per group
+inline constexpr size_t kMostExperts = 256;   // E
+inline constexpr size_t kMostChoices = 8;     // K
 
 // Why route and route_dispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they
 // can. The text lives as long as the process.

@@ -17,7 +17,7 @@
 namespace vmoe::cuda {
 
 // The op VmoeGates: x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E], softmax(x . router), whose bits depend on
-// the token and the router alone. cudaErrorInvalidValue for more than kMaxExperts experts.
+// the token and the router alone. cudaErrorInvalidValue for more than kMostExperts experts.
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t stream);
 

@@ -11,24 +11,24 @@ constexpr size_t kAlignment = 256;
 constexpr size_t kMinThreads = 128;
 constexpr size_t kWarp = 32;
 constexpr const char* kExpertsRefusal = "there must be 1 to 256 experts";
-static_assert(kMaxExperts <= kWarp * kLaneGates);
+static_assert(kMostExperts <= kWarp * kLaneGates);
 
 size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
 const char* gates_refusal(size_t tokens, size_t hidden, size_t experts) {
-  if (experts < 1 || experts > kMaxExperts) return kExpertsRefusal;
+  if (experts < 1 || experts > kMostExperts) return kExpertsRefusal;
   if (tokens > INT32_MAX || hidden > INT32_MAX) return "tokens and their numbers must be at most 2147483647";
   return nullptr;
 }
 
 const char* routing_refusal(const RoutingShape& shape) {
-  if (shape.experts < 1 || shape.experts > kMaxExperts) return kExpertsRefusal;
-  if (shape.choices < 1 || shape.choices > kMaxChoices || shape.choices > shape.experts) {
+  if (shape.experts < 1 || shape.experts > kMostExperts) return kExpertsRefusal;
+  if (shape.choices < 1 || shape.choices > kMostChoices || shape.choices > shape.experts) {
     return "k must be between 1 and the number of experts, and at most 8";
   }
-  if (shape.tokens > kMaxTokens) return "a group must have at most 65536 tokens";
+  if (shape.tokens > kMostTokens) return "a group must have at most 65536 tokens";
   if (shape.capacity < 1) return "capacity must be at least 1";
   if (shape.has_policies()) return "on a GPU pool must be 0 and max_experts at least the number of experts";
   const size_t pairs = std::max<size_t>(1, shape.tokens * shape.choices);

@@ -66,7 +66,7 @@ Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::O
     }
   }
   if (!ops::routes(spec)) return settings;
-  ops::check_range("k", settings.known(ops::Setting::kK), 1, static_cast<int64_t>(cuda::kMaxChoices));
+  ops::check_range("k", settings.known(ops::Setting::kK), 1, static_cast<int64_t>(cuda::kMostChoices));
   settings.check();
   return settings;
 }

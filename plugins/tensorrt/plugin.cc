@@ -134,11 +134,11 @@ RoutingShape Plugin::read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const {
       throw OpError(std::string(refusal) + "; here " + value_spec(0).name + " is " + shape_text(to_shape(shape_of(0))) +
                     ", k " + std::to_string(routing.choices) + " and capacity " + std::to_string(routing.capacity));
     }
-  } else if (sizes.has('E') && (sizes['E'] < 1 || sizes['E'] > cuda::kMaxExperts)) {
-    throw OpError("there must be 1 to " + std::to_string(cuda::kMaxExperts) + " experts, not " +
+  } else if (sizes.has('E') && (sizes['E'] < 1 || sizes['E'] > cuda::kMostExperts)) {
+    throw OpError("there must be 1 to " + std::to_string(cuda::kMostExperts) + " experts, not " +
                   std::to_string(sizes['E']));
-  } else if (sizes.has('K') && (sizes['K'] < 1 || sizes['K'] > cuda::kMaxChoices)) {
-    throw OpError("a token has 1 to " + std::to_string(cuda::kMaxChoices) + " choices, not " +
+  } else if (sizes.has('K') && (sizes['K'] < 1 || sizes['K'] > cuda::kMostChoices)) {
+    throw OpError("a token has 1 to " + std::to_string(cuda::kMostChoices) + " choices, not " +
                   std::to_string(sizes['K']));
   }
   return routing;
