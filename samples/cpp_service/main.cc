@@ -18,8 +18,8 @@
 
 using Integers = std::vector<int64_t>;
 
-// Graph inputs by name: "capacity", places per expert and group of each MoE layer, and one number each of "k", experts
-// per token, "bpr", 1 for Batch Priority Routing, "pool", "max_experts" and "merge", where the model has them.
+// Graph inputs by name: "capacity", slots per expert and group of each MoE layer, and one number for each other setting
+// of the model, such as "k", experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -35,11 +35,11 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    inputs["capacity"] = profile.value("capacity", Integers());
-    for (const char* name : {"k", "bpr", "pool", "max_experts", "merge"}) {
-      const auto value = profile.value(name, nlohmann::json());
+    // All integers and flags of a profile are inputs; its ratios and its name are for people.
+    for (const auto& [name, value] : profile.items()) {
+      if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
-      if (value.is_number()) inputs[name] = {value.get<int64_t>()};
+      if (value.is_number_integer()) inputs[name] = {value.get<int64_t>()};
     }
   }
   return model;
