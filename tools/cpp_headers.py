@@ -15,11 +15,12 @@ from typing import Any
 import cpp_settings
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
-from vmoe_runtime import preprocessing, profiles, routing_kinds
+from vmoe_runtime import images, picture_files, pictures, preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.settings import ROWS, SETTINGS
-from vmoe_serve import elastic
+from vmoe_serve import elastic, endpoints
+from vmoe_tools import options
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 _ELEMENTS: Mapping[ElementType, str] = {
@@ -53,6 +54,16 @@ _CONSTANTS = (
     ("double", elastic, "_LONGEST_SECONDS"),
 )
 """C++ type, the module of the constants, and their names."""
+_SERVICE_CONSTANTS = (
+    ("char", endpoints, "JSON BINARY PROMETHEUS HEADER_LENGTH INPUT_NAME NAME_PATTERN"),
+    ("size_t", endpoints, "MAX_NAME LARGE_PICTURE"),
+    ("int64_t", endpoints, "MAX_WHOLE"),
+    ("size_t", pictures, "_MOST_PIXELS"),
+    ("int", picture_files, "_MOST_SCANS _MOST_PARTS"),
+    ("float", images, "_LARGEST_FLOAT"),
+    ("double", endpoints, "MAX_SLO_MS"),
+    ("int", options, "_STEPS _MOST_STEPS"),
+)
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T", "R")
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
@@ -86,6 +97,18 @@ _BUNDLE_HEAD = """\
 #include "sdk/fields.h"
 
 namespace vmoe::sdk {
+"""
+_SERVICE_HEAD = """\
+// What the HTTP services in C++ and in Python share, as runtime/vmoe_serve/endpoints.py declares it. Written by
+//
+//   python tools/cpp_headers.py
+//
+// clang-format off
+#pragma once
+
+#include <cstddef>
+
+#include "table.h"
 """
 
 
@@ -217,11 +240,7 @@ def _constant(name: str) -> str:
 
 def bundle_rules() -> str:
     """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
-    lines = [_BUNDLE_HEAD]
-    for kind, module, names in _CONSTANTS:
-        for name in names.split():
-            declared = _constant(name) + ("[]" if "char" in kind else "")
-            lines.append(f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};")
+    lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
@@ -240,6 +259,49 @@ def bundle_rules() -> str:
     ]
     lines += [*_array("ChildMessage", "kChildMessages", children), "", "}  // namespace vmoe::sdk"]
     return "\n".join(lines) + "\n"
+
+
+def service_table() -> str:
+    """The text of plugins/service/generated/endpoints.h: routes, fields of requests, refusals, options and constants."""
+    lines = [_SERVICE_HEAD, *_declared(_SERVICE_CONSTANTS), ""]
+    refusals = {name: value for name, value in vars(endpoints).items() if isinstance(value, endpoints.Refusal)}
+    for name, refusal in refusals.items():
+        lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
+    rows = [_service_field(name, field) for name, fields in endpoints.OBJECTS.items() for field in fields]
+    lines += ["", *_array("Field", "kFields", rows), ""]
+    numbers = endpoints.OPTIONS
+    lines.append(f"struct NumberOptions {{ int {', '.join(f'{each.name} = {each.default}' for each in numbers)}; }};")
+    lines.append("struct NumberOption { const char* name; int NumberOptions::*value; int maximum; const char* help; };")
+    rows = [
+        f'{{"--{each.name.replace("_", "-")}", &NumberOptions::{each.name}, {each.maximum}, {json.dumps(each.help)}}}'
+        for each in numbers
+    ]
+    lines += [*_array("NumberOption", "kNumberOptions", rows), "", "namespace endpoints {"]
+    lines += [f"Response {each.name}(Service&, Exchange&);" for each in endpoints.ENDPOINTS]
+    rows = [
+        f'{{{json.dumps(path)}, {str(each.method == "POST").lower()}, "{each.label}", endpoints::{each.name}}}'
+        for each in endpoints.ENDPOINTS
+        for path in each.paths
+    ]
+    lines += ["}  // namespace endpoints", *_array("Route", "kRoutes", rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _service_field(name: str, field: endpoints.Field) -> str:
+    is_object = field.type in endpoints.OBJECTS
+    texts = [name, field.name, field.type if is_object else "", json.dumps(field.default), field.takes]
+    fewest, most = field.items or (0, 0)
+    flags = [str(flag).lower() for flag in (field.required, field.in_query, name in endpoints.EXACT_OBJECTS)]
+    kind = f"FieldType::{_constant('object' if is_object else field.type)}"
+    numbers = map(str, (field.minimum, fewest, most))
+    return f"{{{', '.join([_texts(texts), kind, *numbers, *flags])}, {{{_texts(field.choices)}}}}}"
+
+
+def _declared(constants: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
+    for kind, module, names in constants:
+        for name in names.split():
+            declared = _constant(name) + ("[]" if "char" in kind else "")
+            yield f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};"
 
 
 def _literal(value: Any) -> str:
@@ -266,6 +328,7 @@ def headers() -> dict[Path, str]:
     return {
         PLUGINS / "ops" / "op_table.h": op_table(),
         internal / "bundle_rules.h": bundle_rules(),
+        PLUGINS / "service" / "generated" / "endpoints.h": service_table(),
         internal / "setting_rows.h": cpp_settings.rows_header(),
         public / "settings.h": cpp_settings.c_header(),
         public / "settings.hpp": cpp_settings.cpp_header(),

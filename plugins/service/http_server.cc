@@ -20,11 +20,11 @@ namespace {
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kIdle = std::chrono::seconds(60);       // that a connection may stay without a request
-constexpr auto kLinger = std::chrono::seconds(2);      // for a client that still sends to read its answer
-constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether the server stops
+constexpr auto kIdle = std::chrono::seconds(60);       // that a connection may stay idle
+constexpr auto kLinger = std::chrono::seconds(2);      // for a client that is still sending to read its answer
+constexpr auto kLook = std::chrono::milliseconds(50);  // between checks whether the server stops
 constexpr uint32_t kMostHead = 16384;                  // bytes of a request's first line and headers
-constexpr size_t kMostBuffered = 65536;                // bytes of a connection, beside its body
+constexpr size_t kMostBuffered = 65536;                // bytes per connection, in addition to the body
 constexpr size_t kRefusing = 8, kMostRefused = 256;    // threads for clients above the limit, and such clients
 
 bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
@@ -36,17 +36,25 @@ bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
   }
 }
 
-Response parse_error(const error_code& error, size_t most_body) {
-  if (error == http::error::body_limit) {
-    return error_response(413, "the body is larger than " + std::to_string(most_body >> 20) + " MB");
-  }
-  if (error == http::error::header_limit || error == http::error::buffer_overflow) {
-    return error_response(431, "the first line and the headers have more than " + std::to_string(kMostHead) + " bytes");
-  }
-  return error_response(400, "the request can't be understood: " + error.message());
+// {"error": MESSAGE}
+Response error_response(int status, const std::string& message) {
+  Response response = text_response(to_text({{"error", message}}), kJson, status);
+  if (status == 503) response.set(http::field::retry_after, "1");
+  return response;
 }
 
-// Closed with bytes unread, a connection takes back an answer that its client has not read.
+template <typename... Facts>
+Response refusal(const Refusal& row, const Facts&... facts) {
+  return error_response(row.status, RequestError(row, facts...).what());
+}
+
+Response parse_error(const error_code& error, size_t most_body) {
+  if (error == http::error::body_limit) return refusal(kTooLarge, most_body >> 20);
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) return refusal(kLongHead, kMostHead);
+  return refusal(kNoHttp, error.message());
+}
+
+// Closing a connection with unread bytes would discard an answer that the client has not read.
 void close_gently(tcp::socket& socket) {
   error_code error;
   socket.shutdown(tcp::socket::shutdown_send, error);
@@ -58,7 +66,7 @@ void close_gently(tcp::socket& socket) {
 
 }  // namespace
 
-// A connection whose operations have a common deadline: a client that drips a byte a second is no longer for it.
+// A connection with one deadline for all operations, so that a client that sends a byte a second gains nothing.
 class HttpServer::DeadlineSocket {
  public:
   using executor_type = tcp::socket::executor_type;
@@ -78,7 +86,7 @@ class HttpServer::DeadlineSocket {
   size_t write_some(const Buffers& buffers, error_code& error) {
     return in_time(POLLOUT, error) ? socket_.write_some(buffers, error) : 0;
   }
-  // What Beast wants of a stream besides, and never calls.
+  // Beast requires these of a stream, and never calls them.
   template <typename Buffers>
   size_t read_some(const Buffers& buffers) {
     return socket_.read_some(buffers);
@@ -88,7 +96,7 @@ class HttpServer::DeadlineSocket {
     return socket_.write_some(buffers);
   }
 
-  // A client that only ends its own side counts as gone, too.
+  // A client that shuts down its sending side counts as gone, too.
   bool has_gone() const {
     char byte = 0;
     const ssize_t size = ::recv(socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
@@ -123,12 +131,6 @@ Response text_response(std::string body, const char* content_type, int status) {
   return response;
 }
 
-Response error_response(int status, const std::string& message) {
-  Response response = text_response(to_text({{"error", message}}), "application/json", status);
-  if (status == 503) response.set(http::field::retry_after, "1");
-  return response;
-}
-
 HttpServer::HttpServer(const HttpLimits& limits, Replied replied)
     : limits_(limits), replied_(std::move(replied)), threads_(limits.connections + kRefusing) {}
 
@@ -143,12 +145,8 @@ void HttpServer::use_tls(const std::string& certificate, const std::string& key)
   }
 }
 
-void HttpServer::get(const std::string& path, const char* name, std::function<Response()> handler) {
-  routes_[path] = {http::verb::get, name, [handler = std::move(handler)](auto&&...) { return handler(); }};
-}
-
-void HttpServer::post(const std::string& path, const char* name, Handler handler) {
-  routes_[path] = {http::verb::post, name, std::move(handler)};
+void HttpServer::add(const std::string& path, http::verb method, const char* label, Handler handler) {
+  routes_[path] = {method, label, std::move(handler)};
 }
 
 std::string HttpServer::bind(const std::string& host, uint16_t port) {
@@ -176,9 +174,9 @@ void HttpServer::serve() {
 
 void HttpServer::accept() {
   acceptor_.async_accept([this](const error_code& error, tcp::socket socket) {
-    if (!error) start(std::move(socket));  // one that was taken before the signal, too
+    if (!error) start(std::move(socket));  // even one that was accepted before the signal
     if (stopping_) return;
-    if (error) std::this_thread::sleep_for(kLook);  // the system has no more files
+    if (error) std::this_thread::sleep_for(kLook);  // the system is out of file descriptors
     accept();
   });
 }
@@ -187,7 +185,7 @@ void HttpServer::stop() {
   stopping_ = true;
   error_code error;
   acceptor_.non_blocking(true, error);
-  while (!error) {  // who stands in the queue has come before
+  while (!error) {  // connections in the queue arrived before the signal
     tcp::socket socket(io_);
     if (!acceptor_.accept(socket, error)) start(std::move(socket));
   }
@@ -203,7 +201,7 @@ void HttpServer::start(tcp::socket socket) {
         serve_connection(*shared, refused);
         close_gently(*shared);
       } catch (const std::exception&) {
-        // There is no memory, not even for a refusal.
+        // There is not even memory for a refusal.
       }
       error_code ignored;
       shared->close(ignored);
@@ -224,14 +222,14 @@ void HttpServer::serve_connection(tcp::socket& socket, bool refused) {
   stream.expire_at(Clock::now() + limits_.request);
   if (secure.handshake(secure.server, error)) return;
   serve_requests(secure, stream, refused);
-  stream.expire_at(Clock::now());  // without waiting for the client's own goodbye
+  stream.expire_at(Clock::now());  // without waiting for the client's close_notify
   secure.shutdown(error);
 }
 
 template <typename Stream>
 void HttpServer::serve_requests(Stream& stream, DeadlineSocket& socket, bool refused) {
   if (refused) {
-    Response response = error_response(503, "as many clients are connected as may be");
+    Response response = refusal(kManyClients);
     response.prepare_payload();
     replied_("server", 503, 0);
     socket.expire_at(Clock::now() + kLinger);
@@ -254,7 +252,7 @@ void HttpServer::serve_requests(Stream& stream, DeadlineSocket& socket, bool ref
   }
 }
 
-// Whether the connection may have a next one.
+// Returns whether the connection may have another request.
 template <typename Stream>
 bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::beast::flat_buffer& buffer) {
   http::request_parser<http::string_body> parser;
@@ -263,7 +261,7 @@ bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::be
   try {
     response = receive(stream, buffer, parser);
   } catch (const std::bad_alloc&) {
-    response = error_response(503, "there is not enough memory for this request");
+    response = refusal(kNoMemory);
   }
   bool is_clear = true;  // where the request ends
   if (response) {
@@ -274,7 +272,7 @@ bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::be
   } else {
     return false;  // the client has gone
   }
-  // The rest of a body that nobody reads is no next request.
+  // The rest of an unread body must not be taken for a request.
   const bool again = is_clear && parser.is_done() && parser.get().keep_alive() && !stopping_;
   response->keep_alive(again);
   response->prepare_payload();
@@ -300,10 +298,10 @@ std::optional<Response> HttpServer::receive(Stream& stream, boost::beast::flat_b
   while (!error && buffer.size() < kMostHead && head().find("\r\n\r\n") == std::string_view::npos) {
     buffer.commit(stream.read_some(buffer.prepare(4096), error));
   }
-  // Beast joins such a line to the one before; somebody before this server may take it for a header, or skip it.
+  // Beast joins such a line to the previous one; a proxy may take it for a header, or skip it.
   const std::string_view lines = head().substr(0, head().find("\r\n\r\n"));
   if (lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos) {
-    return error_response(400, "the request can't be understood: a line of its headers begins with a space");
+    return refusal(kNoHttp, "a line of its headers begins with a space");
   }
   if (!error) http::read_header(stream, buffer, parser, error);
   if (!error) {
@@ -314,52 +312,45 @@ std::optional<Response> HttpServer::receive(Stream& stream, boost::beast::flat_b
     }
     if (!parser.is_done()) http::read(stream, buffer, parser, error);
     if (!error && std::distance(parser.get().begin(), parser.get().end()) > fields) {
-      return error_response(400, "headers behind the body are not taken");
+      return refusal(kLateHeaders);
     }
   }
-  if (error == asio::error::timed_out) {
-    const std::string seconds = std::to_string(limits_.request.count());
-    return error_response(408, "the request did not arrive within " + seconds + " seconds");
-  }
+  if (error == asio::error::timed_out) return refusal(kTooSlow, limits_.request.count());
   const bool is_http = error && error.category() == http::make_error_code(http::error::end_of_stream).category();
   if (!is_http || error == http::error::end_of_stream || error == http::error::partial_message) return std::nullopt;
   return parse_error(error, limits_.body);
 }
 
-// Refuses what no route takes before anything of a body is read, and what says in two ways where its body ends:
-// somebody before this server may go by the other one.
+// Refuses requests that no route takes before their bodies are read, and those that give the end of the body in two
+// ways: a proxy may use the other one.
 std::optional<Response> HttpServer::check_head(const Request& request) const {
   const std::string path(path_of(request).substr(0, 200)), method(request.method_string().substr(0, 20));
   const size_t encodings = request.count(http::field::transfer_encoding);
   const size_t lengths = request.count(http::field::content_length);
   const bool is_chunked = boost::beast::iequals(request[http::field::transfer_encoding], "chunked");
-  if (request.version() != 10 && request.version() != 11) {
-    return error_response(400, "HTTP/1.0 and HTTP/1.1 are served");
-  }
+  if (request.version() != 10 && request.version() != 11) return refusal(kOldHttp);
   const bool is_length = request[http::field::content_length].find_first_not_of("0123456789") == std::string_view::npos;
   if (encodings + lengths > 1 || !is_length || (encodings == 1 && !(is_chunked && request.version() == 11))) {
-    return error_response(400,
-                          "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: "
-                          "chunked");
+    return refusal(kNoEnd);
   }
   const size_t hosts = request.count(http::field::host);
   const bool is_host = request[http::field::host].find_first_of(" \t,/@") == std::string_view::npos;
   if (hosts > 1 || !is_host || (hosts == 0 && request.version() == 11)) {
-    return error_response(400, "the request must have one header Host");
+    return refusal(kNoHost);
   }
   const auto route = routes_.find(path_of(request));
-  if (route == routes_.end()) return error_response(404, "there is nothing at " + path);
+  if (route == routes_.end()) return refusal(kNoPath, path);
   const bool is_post = route->second.method == http::verb::post;
   if (request.method() != route->second.method && (is_post || request.method() != http::verb::head)) {
-    Response response = error_response(405, method + " is not what " + path + " takes");
+    Response response = refusal(kNoMethod, method, path);
     response.set(http::field::allow, is_post ? "POST" : "GET, HEAD");
     return response;
   }
-  if (is_post && encodings + lengths == 0) return error_response(411, "send the body's Content-Length, or chunks");
+  if (is_post && encodings + lengths == 0) return refusal(kNoBodyLength);
   if (!is_post && (encodings == 1 || (lengths == 1 && request[http::field::content_length] != "0"))) {
-    return error_response(400, method + " takes no body");
+    return refusal(kNoBodyTaken, method);
   }
-  if (!request[http::field::content_encoding].empty()) return error_response(415, "send the body without encoding");
+  if (!request[http::field::content_encoding].empty()) return refusal(kEncodedBody);
   return std::nullopt;
 }
 
@@ -368,16 +359,17 @@ Response HttpServer::answer(Request& request, const DeadlineSocket& socket) cons
   const auto start = Clock::now();
   Response response;
   try {
-    response = route.handler(request, [&socket] { return socket.has_gone(); });
+    Exchange exchange{request, [&socket] { return socket.has_gone(); }};
+    response = route.handler(exchange);
   } catch (const RequestError& error) {
     response = error_response(error.status(), error.what());
   } catch (const std::bad_alloc&) {
-    response = error_response(503, "there is not enough memory for this request");
+    response = refusal(kNoMemory);
   } catch (const std::exception& error) {
     response = error_response(500, error.what());
   }
-  if (route.name != nullptr) {
-    replied_(route.name, static_cast<int>(response.result_int()),
+  if (*route.label != '\0') {
+    replied_(route.label, static_cast<int>(response.result_int()),
              std::chrono::duration<double>(Clock::now() - start).count());
   }
   return response;

@@ -1,5 +1,5 @@
-// An HTTP server for clients that are slow, many, or gone, on Boost.Beast: every request has a deadline, connections
-// are limited, and what has arrived before it stops is answered.
+// An HTTP server on Boost.Beast for clients that are slow, numerous or disconnected: every request has a deadline,
+// connections are limited, and requests that have arrived before it stops are answered.
 #ifndef VMOE_SERVICE_HTTP_SERVER_H_
 #define VMOE_SERVICE_HTTP_SERVER_H_
 
@@ -21,49 +21,57 @@ namespace http = boost::beast::http;
 using asio::ip::tcp;
 
 using Request = http::request<http::string_body>;
-using Response = http::response<http::string_body>;
+using HasGone = std::function<bool()>;
+
+struct Response : http::response<http::string_body> {
+  using http::response<http::string_body>::message;
+};
+
+// A request that waits for its response.
+struct Exchange {
+  Request& request;
+  HasGone has_gone;  // whether nobody waits for the response any more
+};
 
 struct HttpLimits {
   size_t connections = 128;          // at once
   size_t body = 0;                   // bytes
-  std::chrono::seconds request{10};  // for a request to arrive, and then for its answer to be taken
+  std::chrono::seconds request{10};  // for a request to arrive, and then for the client to read the answer
 };
 
-// What stands before and behind the `?` of a request's address.
+// The parts of a request's address before and after the `?`.
 std::string_view path_of(const Request& request);
 std::string_view query_of(const Request& request);
 
 Response text_response(std::string body, const char* content_type, int status = 200);
-// {"error": MESSAGE}
-Response error_response(int status, const std::string& message);
 
 class HttpServer {
  public:
-  // has_gone: whether nobody waits for the response any more. Throws RequestError for a refusal.
-  using Handler = std::function<Response(Request& request, const std::function<bool()>& has_gone)>;
-  // Hears of the name of the route, "server" where the request didn't get to one, of status and seconds; on any thread.
+  // Throws RequestError to refuse the request.
+  using Handler = std::function<Response(Exchange&)>;
+  // Receives the label of the route, or "server" if the request matched none, the status and the seconds; any thread.
   using Replied = std::function<void(const char*, int, double)>;
 
   HttpServer(const HttpLimits& limits, Replied replied);
 
-  // Serves HTTPS with PEM files. Throws std::runtime_error where they can't be used.
+  // Serves HTTPS with PEM files. Throws std::runtime_error if they can't be used.
   void use_tls(const std::string& certificate, const std::string& key);
 
-  // name: of the route for `replied`; null where its replies are not counted. Only requests of post() may have a body.
-  void get(const std::string& path, const char* name, std::function<Response()> handler);
-  void post(const std::string& path, const char* name, Handler handler);
+  // method: POST, whose requests have a body, or GET, which answers HEAD too. label: for `replied`; empty if its
+  // replies are not counted.
+  void add(const std::string& path, http::verb method, const char* label, Handler handler);
 
-  // The address it listens at, http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error where it can't.
-  // From here on SIGTERM and SIGINT stop serve(), whenever it begins.
+  // Listens, and returns http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error if it can't.
+  // From now on SIGTERM and SIGINT stop serve(), even before it is called.
   std::string bind(const std::string& host, uint16_t port);
 
-  // Serves until a signal comes, and until what has arrived by then is answered.
+  // Serves until a signal arrives and all requests that have arrived by then are answered.
   void serve();
 
  private:
   struct Route {
     http::verb method = http::verb::get;
-    const char* name = nullptr;
+    const char* label = "";
     Handler handler;
   };
   class DeadlineSocket;
@@ -76,7 +84,7 @@ class HttpServer {
   void serve_requests(Stream& stream, DeadlineSocket& socket, bool refused);
   template <typename Stream>
   bool serve_request(Stream& stream, DeadlineSocket& socket, boost::beast::flat_buffer& buffer);
-  // Reads a request. The response is a refusal.
+  // Reads a request. Returns a response to refuse it.
   template <typename Stream, typename Parser>
   std::optional<Response> receive(Stream& stream, boost::beast::flat_buffer& buffer, Parser& parser) const;
   std::optional<Response> check_head(const Request& request) const;

@@ -53,7 +53,7 @@ std::vector<std::string> choose_levels(const Options& options, const vmoe::Engin
   batching.plan.target = options.slo_ms / 1e3;
   std::vector<std::string> notes = timed->left_out;
   const vmoe::ElasticLevel& cheapest = timed->levels.front();
-  // An image that arrives during a call waits for its end, and for that of its own.
+  // An image that arrives during a call waits for that call and its own.
   const double least_ms = 2e3 * (cheapest.fixed + cheapest.each);
   if (least_ms > options.slo_ms) {
     char text[300];

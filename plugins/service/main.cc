@@ -1,4 +1,4 @@
-// An HTTP service around the SDK: one engine, micro-batches, and capacity that follows the load.
+// An HTTP service on the SDK: one engine, micro-batches, and elastic capacity.
 //
 //   vmoe-serve-http BUNDLE [options]
 #include <malloc.h>
@@ -22,7 +22,7 @@ namespace {
 
 void complain(const std::string& message) { std::fprintf(stderr, "vmoe-serve-http: %s\n", message.c_str()); }
 
-// Ends the process as long as it doesn't serve, and nobody waits for an answer.
+// Ends the process at once while it starts, as no client waits for an answer.
 void end_start(int number) {
   const std::string_view message =
       number == SIGINT ? "vmoe-serve-http: interrupted\n" : "vmoe-serve-http: ended by SIGTERM\n";
@@ -37,12 +37,12 @@ T value_of(vmoe::Result<T> result) {
 }
 
 void run(const Options& options) {
-  // Bodies go back to the system when they are done with, instead of leaving holes in the memory of many threads.
+  // Returns the memory of bodies to the system at once, instead of fragmenting the heaps of many threads.
   mallopt(M_MMAP_THRESHOLD, 256 << 10);
   mallopt(M_ARENA_MAX, 4);
   Metrics metrics;
   HttpServer server(
-      {options.connections, options.max_body << 20, std::chrono::seconds(options.request_seconds)},
+      {options.connections, static_cast<size_t>(options.max_body) << 20, std::chrono::seconds(options.request_seconds)},
       [&metrics](const char* name, int status, double seconds) { metrics.replied(name, status, seconds); });
   if (!options.tls_cert.empty()) server.use_tls(options.tls_cert, options.tls_key);
 

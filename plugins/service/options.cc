@@ -5,15 +5,11 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <regex>
 
 namespace {
 
-constexpr double kMostMs = 600'000;
-constexpr int kSteps = 8, kMostSteps = 1000;
-
-constexpr char kNameCharacters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-
-// LOW:HIGH[:N]: N ratios that are spaced by equal factors and rounded to three digits.
+// LOW:HIGH[:N]: N ratios, spaced by equal factors and rounded to three digits.
 void add_sweep(const std::string& text, std::vector<double>& ratios) {
   const std::vector<std::string> parts = CLI::detail::split(text, ':');
   double low = 0, high = 0;
@@ -32,20 +28,20 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
   }
 }
 
-// The name of a bundle's folder, as far as it fits into an address.
+// The name of a bundle's folder, with - for characters that no name has.
 std::string folder_name(const std::string& bundle) {
   const std::filesystem::path folder = std::filesystem::weakly_canonical(bundle);
-  std::string name = (folder.extension() == ".vmoe" ? folder.stem() : folder.filename()).string().substr(0, 100);
-  for (size_t i = 0; (i = name.find_first_not_of(kNameCharacters, i)) != std::string::npos;) name[i] = '-';
+  std::string name = (folder.extension() == ".vmoe" ? folder.stem() : folder.filename()).string();
+  name = std::regex_replace(name.substr(0, kMaxName), std::regex("[^A-Za-z0-9._-]"), "-");
   return name.empty() ? "model" : name;
 }
 
 void check(const Options& options) {
   if (options.slo_ms == 0 && (!options.capacity.empty() || options.profiles.size() > 1)) {
-    throw UsageError("several settings are what --slo-ms chooses from, which is missing; --profile takes one of them");
+    throw UsageError("several settings need --slo-ms, which chooses between them; without it --profile takes one");
   }
   if (!options.capacity.empty() && options.profiles.size() > 1) {
-    throw UsageError("--sweep and --capacity change the capacity of one profile; --profile names several");
+    throw UsageError("--sweep and --capacity change the capacity of one --profile, not of several");
   }
   if (options.max_waiting < options.batch_size) {
     throw UsageError("--max-waiting " + std::to_string(options.max_waiting) + " is less than --batch-size " +
@@ -59,8 +55,9 @@ Options parse_options(int argc, char** argv) {
   Options options;
   std::vector<std::string> sweeps;
   CLI::App app(
-      "Serves a bundle over HTTP. POST /v1/classify (or features) takes a picture or JSON, POST /v2/models/NAME/infer "
-      "the Open Inference Protocol; GET /healthz and /metrics. SIGTERM and Ctrl-C answer what has arrived, and end it.",
+      "Serve a bundle over HTTP. POST /v1/classify (or features) takes a picture or JSON, POST /v2/models/NAME/infer "
+      "the Open Inference Protocol; GET /healthz and /metrics report its state. SIGTERM and Ctrl-C stop it after it "
+      "has answered the requests that have arrived.",
       "vmoe-serve-http");
   const auto add = [&app](const char* name, auto& value, const char* help) {
     return app.add_option(name, value, help)->capture_default_str()->allow_extra_args(false);
@@ -71,28 +68,27 @@ Options parse_options(int argc, char** argv) {
         return std::strtod(text.c_str(), nullptr) > 0 ? std::string() : "must be above 0, not " + text;
       },
       "");
-  add("--slo-ms", options.slo_ms, "Milliseconds to the answer, which elastic capacity keeps")
-      ->check(above_zero & CLI::Range(0.0, kMostMs));
-  add("--sweep", sweeps, "LOW:HIGH[:N]: capacity ratios that --slo-ms chooses from, 8 or N of them; repeats");
-  add("--capacity", options.capacity, "A capacity ratio that --slo-ms chooses from; repeats")->check(above_zero);
+  add("--slo-ms", options.slo_ms, "Latency target of elastic capacity: milliseconds from a request to its answer")
+      ->check(above_zero & CLI::Range(0.0, kMaxSloMs));
+  add("--sweep", sweeps, "LOW:HIGH[:N]: 8 or N capacity ratios for --slo-ms to choose between; repeatable");
+  add("--capacity", options.capacity, "A capacity ratio for --slo-ms to choose; repeatable")->check(above_zero);
   add("--profile", options.profiles,
-      "A profile that --slo-ms chooses from, the least accurate first; repeats. Without "
+      "A profile for --slo-ms to choose, the least accurate first; repeatable. Without "
       "--slo-ms the profile of all requests");
   add("--name", options.name, "Name of the model in addresses; default: that of the folder")
       ->check([](const std::string& text) {
-        const bool fits = !text.empty() && text.size() <= 100 && text.find_first_not_of(kNameCharacters) == text.npos;
-        return fits ? std::string() : "takes 1 to 100 letters, digits, '.', '_' and '-'";
+        const bool fits = std::regex_match(text, std::regex(kNamePattern));
+        return fits ? std::string()
+                    : "takes 1 to 100 letters, digits, '.', '_' and '-', and begins with none of '.' and '-'";
       });
-  add("--host", options.host, "Address to serve at");
-  add("--port", options.port, "Its port; 0 takes a free one");
-  add("--batch-size", options.batch_size, "The most images of a call and of a request")->check(CLI::Range(1, 4096));
-  add("--max-waiting", options.max_waiting, "Images that may wait; further requests get 503")
-      ->check(CLI::Range(1, 1 << 20));
-  add("--max-body", options.max_body, "Megabytes of a request's body; larger ones get 413")->check(CLI::Range(1, 1024));
-  add("--connections", options.connections, "Clients at once; further ones get 503")->check(CLI::Range(1, 65536));
-  add("--request-seconds", options.request_seconds, "For a request to arrive, and for its answer to be taken")
-      ->check(CLI::Range(1, 3600));
-  add("--threads", options.threads, "Threads per call; default: the runtime's choice")->check(CLI::Range(1, 1024));
+  add("--host", options.host, "Address to listen on");
+  add("--port", options.port, "Port to listen on; 0 takes a free one");
+  for (const NumberOption& option : kNumberOptions) {
+    add(option.name, options.*option.value, option.help)->check(CLI::Range(1, option.maximum));
+  }
+  add("--connections", options.connections, "Maximum number of connections; further ones get 503")
+      ->check(CLI::Range(1, 65536));
+  add("--threads", options.threads, "Threads per call; default: the runtime's choice")->check(CLI::PositiveNumber);
   auto* cert = add("--tls-cert", options.tls_cert, "PEM file of a certificate chain: serve HTTPS");
   cert->needs(add("--tls-key", options.tls_key, "PEM file of its private key")->needs(cert));
   app.add_flag("-q,--quiet", options.quiet, "Print nothing but errors");

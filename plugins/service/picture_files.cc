@@ -7,8 +7,6 @@
 
 namespace {
 
-constexpr int kMostScans = 100;      // of a progressive JPEG, each of which passes over all of the picture
-constexpr int kMostParts = 1 << 16;  // chunks, segments and bytes between them, or restarts of a scan
 constexpr char kEndsEarly[] = "it ends too early", kMarker[] = "a marker is damaged, or of a kind that is not read",
                kTooMany[] = "it has too many parts";
 
@@ -49,7 +47,7 @@ void check_png(std::string_view file) {
   refuse_picture(kTooMany);
 }
 
-// The end of the scan from `position` on, where a marker follows that is no restart; restarts are in their order.
+// The end of the scan that starts at `position`: the next marker that is not a restart. Restarts must be in order.
 size_t end_of_scan(std::string_view file, size_t position, bool has_restarts) {
   for (int restart = 0; restart < kMostParts; ++position) {
     position = std::min(file.find('\xFF', position), file.size());

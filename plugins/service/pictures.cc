@@ -11,13 +11,11 @@
 
 namespace {
 
-constexpr size_t kMostPixels = size_t{1} << 25;
-
-// What stb_image may ask for at once while this thread decodes a picture: a few bytes may inflate
-// to gigabytes, whatever size their header says.
+// The limit on what stb_image allocates at once while this thread decodes a picture: a few bytes may inflate to
+// gigabytes, whatever size their header says.
 struct PictureMemory {
   size_t most = 0;       // bytes
-  bool refused = false;  // more was requested
+  bool refused = false;  // more was needed
   bool missing = false;  // the system has no more
 };
 thread_local PictureMemory memory;
@@ -34,7 +32,7 @@ void* resized(void* block, size_t size) {
 
 }  // namespace
 
-// Only formats that begin with a mark of theirs are read.
+// Only formats with a signature are read.
 #define STBI_MALLOC(size) resized(nullptr, size)
 #define STBI_REALLOC_SIZED(block, old_size, size) resized(block, size)
 #define STBI_FREE(block) std::free(block)
@@ -66,6 +64,7 @@ size_t pixels_of(std::string_view file) {
   }
   const size_t depth = stbi_is_16_bit_from_memory(bytes_of(file), size_of(file)) != 0 ? 2 : 1;
   const size_t pixels = static_cast<size_t>(width) * static_cast<size_t>(height) * depth;
+  static_assert(kMostPixels == 33'554'432, "as the message says");
   if (pixels > kMostPixels) {
     throw RequestError("the picture has " + std::to_string(width) + "x" + std::to_string(height) +
                        " pixels, more than 33,554,432; scale it down");
@@ -79,13 +78,13 @@ void decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* 
     throw RequestError("the model takes no pictures: it has " + std::to_string(channels) + " channels");
   }
   check_picture(file);
-  // Four channels with their filters, in blocks at the edges, and copies of parts of the file, in buffers that double.
+  // Four channels with filters, blocks at the edges, and copies of parts of the file, in buffers that double in size.
   memory = {8 * pixels_of(file) + 2 * file.size() + (size_t{8} << 20)};
   int width = 0, height = 0, own_channels = 0;
   const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
       stbi_load_from_memory(bytes_of(file), size_of(file), &width, &height, &own_channels, channels == 1 ? 0 : 3),
       stbi_image_free);
-  if (memory.missing) throw RequestError("there is not enough memory for this request", 503);
+  if (memory.missing) throw RequestError(kNoMemory);
   if (memory.refused) refuse_picture("its data are larger than its size says");
   if (pixels == nullptr) refuse_picture("it is damaged");
   for (int64_t i = 0; channels == 1 && own_channels > 1 && i < int64_t{width} * height; ++i) {

@@ -1,8 +1,8 @@
-// One model behind HTTP: routes to replies.
+// One model behind HTTP: what its endpoints share.
 #ifndef VMOE_SERVICE_SERVICE_H_
 #define VMOE_SERVICE_SERVICE_H_
 
-#include <functional>
+#include <cstdint>
 #include <string>
 #include <vector>
 #include <vmoe/batcher.hpp>
@@ -12,27 +12,43 @@
 #include "options.h"
 #include "requests.h"
 
+// An engine's input, dtype[count,H,W,C].
+struct ImageBatch {
+  vmoe_dtype dtype = VMOE_FLOAT32;
+  int64_t count = 0;
+  std::vector<uint8_t> data;
+};
+
 class Service {
  public:
-  // Adds the routes to the server. All must outlive it.
+  // Adds the routes of the table to the server. All must outlive it.
   Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics,
           HttpServer& server);
 
- private:
-  using HasGone = std::function<bool()>;
+  // What a function returns that runs on these threads.
+  template <typename Function>
+  auto run_on(asio::thread_pool& threads, Function function) {
+    return asio::post(threads, asio::use_future(std::move(function))).get();
+  }
+  // Decodes a list of picture files. Throws RequestError.
+  ImageBatch decode(const Input& files, const HasGone& has_gone);
+  // setting: a text, or null to leave it to the server. Throws RequestError.
+  vmoe::Answer answer(const ImageBatch& batch, const Input& setting, const HasGone& has_gone);
+  // The setting of requests that name none, or null.
+  Json level() const;
 
-  Response of_pictures(Request& request, vmoe_output output, const HasGone& has_gone);
-  Response infer(const Request& request, const HasGone& has_gone);
-  ImageBatch decode(const std::vector<std::string>& pictures, const HasGone& has_gone);
-  vmoe::Answer answer(const ImageBatch& batch, const std::string& setting, const HasGone& has_gone);
-  Json model() const;
-  Json health() const;
-
-  const Options& options_;
-  const vmoe::Engine& engine_;
-  vmoe::Batcher& batcher_;
+  const Options& options;
+  const vmoe::Engine& engine;
+  vmoe::Batcher& batcher;
+  const Metrics& metrics;
   // Few threads, as what they read may take much memory; infer waits for no picture, and a small one for no large one.
-  asio::thread_pool tensors_, pictures_, large_pictures_{1};
+  asio::thread_pool tensors, pictures, large_pictures{1};
 };
+
+Response json_response(const Json& json);
+
+std::string output_name(const vmoe::Info& info);
+// Name, datatype and shape of the output for so many images.
+Json output_tensor(const vmoe::Info& info, int64_t count);
 
 #endif  // VMOE_SERVICE_SERVICE_H_

@@ -94,7 +94,7 @@ class Engine:
 
         def load_once() -> Engine:
             cpu = Parallelism(threads, streams, spin)
-            with Bundle.open(path, verify=verify) as bundle:
+            with Bundle.open_once(path, verify=verify) as bundle:
                 engine = cls(bundle.manifest)
                 engine.profile = engine.setting(profile)
                 # The weights are hashed while the backend loads them: neither waits for the other.

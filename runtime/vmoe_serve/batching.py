@@ -1,4 +1,4 @@
-"""Micro-batches: requests that wait in one bounded queue are answered together, at a setting that holds the latency."""
+"""Micro-batches: requests wait in one bounded queue; a call answers several, at a setting that meets the latency target."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,11 @@ _OTHER = "other"
 
 
 class QueueFullError(VmoeError):
-    """As many images wait already as may wait; who asks again a little later may be answered."""
+    """The queue is full; a later request may be answered."""
 
 
 class ClosedError(VmoeError):
-    """The batcher takes no requests any more."""
+    """The batcher takes no more requests."""
 
 
 @dataclass(frozen=True)
@@ -48,28 +48,28 @@ class Answer:
     batch_size: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Load:
     """What a batcher has to do and has done.
 
     Attributes:
+        level: name of the setting that requests without one get now; None for a model that has none.
         waiting: images in the queue.
-        level: name of the setting that requests without one are served at now; None for a model that has none.
-        served: images so far, by the name of the setting: those of the bundle and the plan by name, all else that clients
-            ask for as "other"; "" for a model that has none.
+        served: images so far, by the name of the setting: those of the bundle and the plan by name, all other ones as
+            "other"; "" for a model that has none.
         calls: of the engine so far.
         refused: requests that found the queue full.
-        cancelled: requests whose client had gone before their turn came.
-        busy: seconds that calls took in sum.
+        cancelled: requests whose client disconnected before their turn.
+        busy: seconds of these calls.
     """
 
-    waiting: int
-    level: str | None
-    served: dict[str, int]
-    calls: int
-    refused: int
-    cancelled: int
-    busy: float
+    level: str | None = None
+    waiting: int = 0
+    served: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
+    refused: int = 0
+    cancelled: int = 0
+    busy: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,33 +81,31 @@ class _Request:
 
 
 class Batcher:
-    """Answers requests from any number of threads by calls of one engine, one call at a time.
+    """Answers requests from any number of threads with calls of one engine, one call at a time.
 
-    Requests are served in the order they came. A call takes the first one and those behind it with the same setting; a
-    request is never split. Those that ask for no setting are elastic: see `vmoe_serve.elastic`.
+    Requests are served in order of arrival. A call takes the first one and those after it with the same setting; a request
+    is never split. Requests that name no setting are elastic: see `vmoe_serve.elastic`.
     """
 
     def __init__(self, engine: Engine, plan: Elastic | None, *, most_images: int, most_waiting: int) -> None:
         """Starts the thread that calls the engine.
 
         Args:
-            engine: its bundle must route every image alone: an answer depends on nobody else's images then.
-            plan: for requests that ask for no setting; None serves them at the engine's profile.
+            engine: its bundle must route every image alone, so that no answer depends on other requests.
+            plan: for requests that name no setting; None serves them at the engine's profile.
             most_images: of a call, and of a request.
-            most_waiting: images that may wait; further requests are refused.
+            most_waiting: maximum number of images in the queue; further requests are refused.
         """
         self._engine, self._plan = engine, plan
         self._most_images, self._most_waiting = most_images, most_waiting
         self._state = None if plan is None else plan.start(time.monotonic())
         self._queue: deque[_Request] = deque()
-        self._waiting = self._elastic_waiting = self._elastic_arrived = 0
-        self._served: Counter[str] = Counter()
+        self._load = Load()
+        self._elastic_waiting = self._elastic_arrived = 0
         own = engine.setting()
         self._named = {"", *engine.manifest.profiles, *(() if own is None else (own.name,))}
         if plan is not None:
             self._named |= {level.profile for level in plan.levels}
-        self._calls = self._refused = self._cancelled = 0
-        self._busy = 0.0
         self._open = True
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="vmoe-batcher", daemon=True)
@@ -118,10 +116,10 @@ class Batcher:
 
         Args:
             images: a batch as `Engine.batch` makes it, of 1 to `most_images` images.
-            setting: name of a profile, which it is served at whatever the load; None leaves that to the load.
+            setting: name of the profile to serve it at; None leaves the choice to the batcher.
 
         Returns:
-            What will have the answer, or the error of the call. Cancelling it takes the request out of the queue.
+            The future answer, or error of the call. Cancelling it takes the request out of the queue.
 
         Raises:
             VmoeError: more images than a call takes, or none; a setting that the model can't be run with.
@@ -139,11 +137,11 @@ class Batcher:
         with self._changed:
             if not self._open:
                 raise ClosedError("the server is shutting down")
-            if self._waiting + count > self._most_waiting:
-                self._refused += 1
-                raise QueueFullError(f"{self._waiting} images wait already, and at most {self._most_waiting} may")
+            if self._load.waiting + count > self._most_waiting:
+                self._load.refused += 1
+                raise QueueFullError(f"{self._load.waiting} images wait already, and at most {self._most_waiting} may")
             self._queue.append(request)
-            self._waiting += count
+            self._load.waiting += count
             if setting is None:
                 self._elastic_waiting += count
                 self._elastic_arrived += count
@@ -151,20 +149,12 @@ class Batcher:
         return request.answer
 
     def load(self) -> Load:
-        """What there is to do, and what was done so far."""
+        """The state of the queue, and counts so far."""
         with self._changed:
-            return Load(
-                self._waiting,
-                self._level_name(),
-                dict(self._served),
-                self._calls,
-                self._refused,
-                self._cancelled,
-                self._busy,
-            )
+            return replace(self._load, level=self._level_name(), served=self._load.served.copy())
 
     def close(self) -> None:
-        """Takes no further requests, and returns when those that wait are answered."""
+        """Takes no more requests, and returns when the queue is empty."""
         with self._changed:
             self._open = False
             self._changed.notify()
@@ -189,7 +179,7 @@ class Batcher:
                 self._answer(requests, setting)
 
     def _next_setting(self) -> tuple[str | None, int]:
-        """The setting of the next call, which is that of the first request, and the images that it takes."""
+        """The setting of the next call, which is that of the first request, and its maximum number of images."""
         requested = self._queue[0].setting
         if requested is not None:
             return requested, self._most_images
@@ -202,7 +192,7 @@ class Batcher:
         return self._level_name(), images_per_call(self._plan, self._state, self._state.level)
 
     def _take(self, requested: str | None, most: int) -> list[_Request]:
-        """The next requests that ask for the same, as many as fit into a call; at least one, unless all were cancelled."""
+        """The next requests for the same setting, as many as fit into a call; at least one, unless all were cancelled."""
         taken: list[_Request] = []
         space, left = most, deque[_Request]()
         while self._queue:
@@ -214,14 +204,14 @@ class Batcher:
             if taken and count > space:
                 left.append(request)
                 break
-            self._waiting -= count
+            self._load.waiting -= count
             if requested is None:
                 self._elastic_waiting -= count
             if request.answer.set_running_or_notify_cancel():
                 taken.append(request)
                 space -= count
             else:
-                self._cancelled += 1
+                self._load.cancelled += 1
         self._queue.extendleft(reversed(left))
         return taken
 
@@ -230,16 +220,16 @@ class Batcher:
         images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
         try:
             logits = self._engine(images, setting)
-        except Exception as error:  # whatever it is, those who wait for an answer must hear of it
+        except Exception as error:  # whatever it is, the clients must hear of it
             for request in requests:
                 request.answer.set_exception(error)
             return
         seconds = time.monotonic() - start
         with self._changed:
             name = setting or ""
-            self._served[name if name in self._named else _OTHER] += len(images)
-            self._calls += 1
-            self._busy += seconds
+            self._load.served[name if name in self._named else _OTHER] += len(images)
+            self._load.calls += 1
+            self._load.busy += seconds
         first = 0
         for request in requests:
             last = first + len(request.images)
@@ -247,5 +237,5 @@ class Batcher:
             request.answer.set_result(Answer(logits[first:last], setting, waited, seconds, len(images)))
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
-            # What the next call waits for is more than the engine: the batch is put together, and answers are given out.
+            # The next call also waits until the batch is built and the answers are handed out.
             self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)

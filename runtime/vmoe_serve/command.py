@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
+from vmoe_serve import endpoints
 from vmoe_tools.options import CONTEXT
 from vmoe_tools.program import Entry, LazyCommands
 
-_NAME = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 Command = TypeVar("Command", bound=Callable[..., Any])
 _SUBCOMMANDS = {
     "ray": Entry("vmoe_serve.ray_command", "Serve a bundle over HTTP, as an application of Ray Serve."),
-    "batch": Entry("vmoe_serve.batch.command", "Classify a folder or Parquet files of pictures, through Ray Data."),
+    "batch": Entry("vmoe_serve.batch.command", "Classify a folder or Parquet files of pictures with Ray Data."),
     "triton": Entry("vmoe_serve.triton.command", "Write a model repository for the Triton Inference Server."),
 }
 
@@ -26,9 +26,19 @@ def count_option(name: str, most: int, default: int | None, text: str) -> Callab
     return click.option(name, metavar="N", type=click.IntRange(1, most), default=default, show_default=shown, help=text)
 
 
+def service_options(command: Command) -> Command:
+    """Adds the options that both HTTP services have."""
+    for option in reversed(endpoints.OPTIONS):
+        words = f"--{option.name.replace('_', '-')}"
+        command = count_option(words, option.maximum, option.default, option.help)(command)
+    return command
+
+
 def _checked_name(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not _NAME.fullmatch(value):
-        raise click.BadParameter(f"it has 1 to 100 of A-Z a-z 0-9 _ . - and starts with none of . and -, not '{value}'")
+    if value is not None and not re.fullmatch(endpoints.NAME_PATTERN, value):
+        raise click.BadParameter(
+            f"use 1 to {endpoints.MAX_NAME} of A-Z a-z 0-9 _ . - and no . or - at the start, not '{value}'"
+        )
     return value
 
 
@@ -51,4 +61,4 @@ class _Subcommands(LazyCommands):
 
 @click.command(cls=_Subcommands, context_settings=CONTEXT)
 def serve() -> None:
-    """Serves bundles: over HTTP, in batch jobs, or with Triton."""
+    """Serve bundles: over HTTP, in batch jobs, or with Triton."""

@@ -1,4 +1,4 @@
-"""Elastic capacity: which of several settings the next call runs with, so that answers keep to a latency target.
+"""Elastic capacity: choose the setting of the next call so that answers meet a latency target.
 
 `docs/elastic.md` derives the rules. They are plain double arithmetic, so that the C++ SDK decides the same.
 """
@@ -13,15 +13,15 @@ from typing import NamedTuple
 from vmoe_runtime.errors import ElasticError, shown
 
 SAFETY_MARGIN = 0.75
-"""Share of the target that predictions may fill; the rest is for what they don't know."""
+"""Share of the target that predicted times may use; the rest is for what they do not include."""
 UTILIZATION_LIMIT = 0.95
-"""Load above which a level is left for a lower one."""
+"""Load above which a lower level replaces the current one."""
 HEADROOM = 0.8
-"""Load up to which a level is taken."""
+"""Load up to which a higher level is affordable."""
 MEMORY = 5
-"""Targets over which arrivals are averaged."""
+"""Time over which arrivals are averaged, in targets."""
 COOLDOWN = 10
-"""Targets for which a higher level must have been affordable before it is taken."""
+"""Time for which a higher level must be affordable before it replaces the current one, in targets."""
 _LEARNED = 1 / 8
 _DRIFT = 1 / 256
 _LEAST_SCALE, _MOST_SCALE = 1e-6, 1e6
@@ -47,16 +47,16 @@ class Level:
 
 @dataclass(frozen=True)
 class Elastic:
-    """What the decisions keep to.
+    """The levels and limits of the decisions.
 
     Attributes:
-        levels: the settings, the cheapest first; no decision leaves them.
+        levels: the settings, the cheapest first.
         target: seconds from a request's arrival to its answer.
-        most_images: the most images of a call, a multiple of `multiple`.
-        multiple: calls take a multiple of so many images.
+        most_images: maximum number of images per call, a multiple of `multiple`.
+        multiple: the number of images of a call is a multiple of this.
 
     Raises:
-        ElasticError: on construction, where that makes no sense.
+        ElasticError: on construction, if a value is out of range or the levels are out of order.
     """
 
     levels: tuple[Level, ...]
@@ -104,16 +104,16 @@ class Elastic:
 
 
 class State(NamedTuple):
-    """What is remembered between decisions.
+    """The state between decisions.
 
     Attributes:
         level: index of the level that the next call runs with.
-        scales: for each level what its calls took, over what its `fixed` and `each` say; 1 at first.
+        scales: measured over predicted time of the calls of each level; 1 at first.
         rate: images per second that arrive, on average.
-        arrived: images since the last decision that any time had gone by at.
+        arrived: images since the last decision at a later time than the one before.
         began: a target before the start, as if nothing had arrived in it.
         time: of that decision.
-        affordable_since: time from which on a higher level has been affordable; None where none is.
+        affordable_since: time since which a higher level has been affordable; None if none is.
     """
 
     level: int
@@ -126,13 +126,13 @@ class State(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What is known when a call is about to be made.
+    """The load when a call is about to start.
 
     Attributes:
-        time: seconds, of the same clock as always.
+        time: seconds of the clock of `Elastic.start`.
         waiting: images in the queue.
-        oldest: seconds for which the first of them has waited.
-        arrived: images that came since the last decision.
+        oldest: seconds that the first of them has waited.
+        arrived: images since the last decision.
     """
 
     time: float
@@ -142,10 +142,10 @@ class Seen(NamedTuple):
 
 
 def decide(plan: Elastic, state: State, seen: Seen) -> State:
-    """The state that the next call is made in: its `level`, and `images_per_call` of it.
+    """The state for the next call, which has its `level`, and up to `images_per_call` images.
 
-    Down at once and as far as needed, where the queue would not be served in time or the load is too much; up after
-    COOLDOWN targets in which a higher level was affordable, and then as far as is affordable.
+    The level goes down at once and as far as needed if the queue would not be served in time or the load is above
+    UTILIZATION_LIMIT. It goes up to the highest affordable level once a higher one has been affordable for COOLDOWN targets.
     """
     state = _with_arrivals(plan, state, seen)
     level = state.level
@@ -165,29 +165,29 @@ def decide(plan: Elastic, state: State, seen: Seen) -> State:
 
 
 def served(plan: Elastic, state: State, level: int, images: int, seconds: float) -> State:
-    """The state that knows what a call took.
+    """The state after a call.
 
     Args:
-        plan: what the decisions keep to.
+        plan: the levels and limits.
         state: the last one.
-        level: that the call ran with.
+        level: of the call.
         images: of the call, 1 or more.
-        seconds: that it took; what is no positive number is ignored.
+        seconds: duration of the call; ignored unless it is a positive number.
     """
     if not (0 < seconds < math.inf):
         return state
     old = state.scales[level]
     ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
-    # One call that was held up says little.
+    # One call that was delayed says little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
-    # What slowed this level down may have slowed down the others; and what held them up once may be over.
+    # What slowed this level down may slow down the others; and what delayed them once may be over.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
 
 
 def images_per_call(plan: Elastic, state: State, level: int) -> int:
-    """The most images that a call at a level takes: an image may wait for one such call before it is in the next one."""
+    """Maximum number of images of a call at a level: an image may wait for one such call before its own."""
     at = plan.levels[level]
     budget = (plan.target * SAFETY_MARGIN / (2 * state.scales[level]) - at.fixed) / at.each
     if budget >= plan.most_images:
@@ -196,7 +196,7 @@ def images_per_call(plan: Elastic, state: State, level: int) -> int:
 
 
 def load(plan: Elastic, state: State, level: int) -> float:
-    """Seconds of calls at a level, as full as may be, that the images of one second need: from 1 on the queue grows."""
+    """Seconds of full calls at a level for the images of one second: from 1 on the queue grows."""
     images = images_per_call(plan, state, level)
     return state.rate * _seconds(plan, state, level, images) / images
 
@@ -205,7 +205,7 @@ def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
     arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
     if not elapsed > 0:
         return state._replace(arrived=arrived)
-    # At first the mean of what there was.
+    # At first the mean over the time since the start.
     span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
     rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
     return state._replace(rate=rate, arrived=0.0, time=seen.time)
@@ -217,7 +217,7 @@ def _seconds(plan: Elastic, state: State, level: int, images: int) -> float:
 
 
 def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
-    """Whether the first of the queue and its last are answered in time, if nothing changes."""
+    """Whether the first and the last image of the queue are answered in time at a level."""
     budget = plan.target * SAFETY_MARGIN
     images = images_per_call(plan, state, level)
     calls, rest = divmod(seen.waiting, images)
@@ -227,11 +227,11 @@ def _in_time(plan: Elastic, state: State, level: int, seen: Seen) -> bool:
 
 
 def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
-    """The level of a setting whose calls of some images took so many seconds, by least squares.
+    """The level of a setting, fitted to the times of calls by least squares.
 
     Args:
         profile: name of the setting.
-        times: images and seconds of at least one call; calls of one size alone count as proportional to their images.
+        times: images and seconds of at least one call; if all have one size, the time is proportional to the images.
 
     Raises:
         ElasticError: there are no times, or they are no positive numbers.

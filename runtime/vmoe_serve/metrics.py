@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus text."""
+"""The metrics of a server, as Prometheus text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from vmoe_serve.batching import Batcher
@@ -16,14 +16,14 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Metrics(Collector):
-    """Counts of one served model: replies by status and time, and what its batcher has done."""
+    """The metrics of one served model: replies by status and time, and the counts of its batcher."""
 
     def __init__(self, model: str, batcher: Batcher) -> None:
-        """Starts at nothing.
+        """Metrics without any counts yet.
 
         Args:
             model: its name, a label of everything.
-            batcher: whose load they report.
+            batcher: the source of the load.
         """
         self._registry = CollectorRegistry()
         self._model, self._batcher = model, batcher
@@ -40,15 +40,15 @@ class Metrics(Collector):
         """Counts a reply.
 
         Args:
-            request: its kind, one of a few words.
+            request: the label of its endpoint.
             status: of HTTP.
-            seconds: that it took.
+            seconds: from the request to the reply.
         """
         self._replies.labels(self._model, request, str(status)).observe(seconds)
 
-    def text(self) -> tuple[bytes, str]:
-        """Prometheus text, and its content type."""
-        return generate_latest(self._registry), CONTENT_TYPE_LATEST
+    def text(self) -> bytes:
+        """Prometheus text."""
+        return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
         """The batcher's counts, for the registry."""
@@ -66,7 +66,7 @@ class Metrics(Collector):
             ("vmoe_calls", "Calls of the engine.", load.calls),
             ("vmoe_busy_seconds", "Seconds of these calls.", load.busy),
             ("vmoe_requests_refused", "Requests that found the queue full.", load.refused),
-            ("vmoe_requests_cancelled", "Requests whose client had gone before their turn came.", load.cancelled),
+            ("vmoe_requests_cancelled", "Requests whose client disconnected in the queue.", load.cancelled),
         ):
             counter = CounterMetricFamily(name, text, labels=["model"])
             counter.add_metric([self._model], value)

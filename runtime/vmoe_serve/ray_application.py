@@ -1,4 +1,4 @@
-"""The Ray Serve application: replicas, each with an engine, a batcher and a `Service`, behind Ray's HTTP proxy."""
+"""The Ray Serve application: replicas with an engine, a batcher and a `Service` each, behind Ray's HTTP proxy."""
 
 import asyncio
 import os
@@ -18,15 +18,15 @@ from vmoe_serve.settings import elastic_plan
 
 
 def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve.Application:
-    """The application, to be given to `ray.serve.run`.
+    """The application, for `ray.serve.run`.
 
     Args:
         name: of the model, in addresses.
-        replicas: (fewest, most); more are started where all are busy.
+        replicas: (minimum, maximum); Ray starts more if all are busy.
         **arguments: of `Replica`.
     """
     fewest, most = replicas
-    # As many requests as may wait: what is beyond them is refused by the replica, with a message.
+    # As many requests as may wait; the replica itself refuses further ones, with a message.
     at_once = arguments["max_waiting"] + arguments["batch_size"]
     bounds = {"min_replicas": fewest, "max_replicas": most, "target_ongoing_requests": arguments["batch_size"]}
     deployment = serve.deployment(
@@ -36,9 +36,9 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         max_ongoing_requests=2 * at_once,
         ray_actor_options={"num_cpus": arguments["threads"] or 1},
         graceful_shutdown_timeout_s=60,
-        # How often, and how late at first, a replica looks whether it has answered everything; 2 s by default.
+        # Interval at which a stopping replica checks whether it has answered everything; 2 s by default.
         graceful_shutdown_wait_loop_s=0.5,
-        # How late a replica that has died is noticed, and another one started; 10 s by default.
+        # Interval at which Ray looks for dead replicas, to replace them; 10 s by default.
         health_check_period_s=2,
         logging_config={"enable_access_log": False, "log_level": "ERROR"},
     )(Replica)
@@ -47,7 +47,7 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
 
 @serve.ingress()
 class Replica:
-    """One process that answers: an engine, a batcher and a `Service`."""
+    """One process of the application: an engine, a batcher and a `Service`."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class Replica:
         Args:
             name: of the model, in addresses.
             bundle: absolute path of the bundle's folder, the same on every machine of the cluster.
-            levels: names of the settings that elastic capacity chooses between, the least accurate first; empty for none.
-            profile: setting of requests that name none, where there are no levels; None for the first stored one.
+            levels: names of the settings of elastic capacity, the least accurate first; empty for none.
+            profile: setting of requests that name none, without levels; None for the first stored profile.
             slo_ms: milliseconds from a request's arrival to its answer, for elastic capacity.
-            batch_size: the most images of a call and of a request.
-            max_waiting: images that may wait.
+            batch_size: maximum number of images per call and per request.
+            max_waiting: maximum number of images in the queue.
             max_body: megabytes of a request's body.
-            request_seconds: for a request's body to arrive.
+            request_seconds: maximum time for a body to arrive.
             threads: CPU threads per call; None for the runtime's own choice.
             backend: name of the backend.
         """
@@ -88,16 +88,14 @@ class Replica:
             profiles = [found for level in levels if (found := engine.setting(level)) is not None]
             plan, self._notes = elastic_plan(engine, profiles, slo_ms / 1e3, batch_size)
         batcher = Batcher(engine, plan, most_images=batch_size, most_waiting=max_waiting)
-        self._service = Service(
-            engine, batcher, name, most_images=batch_size, most_bytes=max_body << 20, seconds=request_seconds
-        )
+        self._service = Service(engine, batcher, name, most_images=batch_size, max_body=max_body, seconds=request_seconds)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The application, for Ray's HTTP proxy."""
         return self._service.app
 
     def described(self) -> tuple[str, str, list[str]]:
-        """What it makes of pictures, "classify" or "features"; what it runs on; and notes about the elastic levels."""
+        """The endpoint for pictures, "classify" or "features"; the runtime; and notes about the elastic levels."""
         return self._what, self._runtime, self._notes
 
     async def __del__(self) -> None:

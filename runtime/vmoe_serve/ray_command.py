@@ -1,8 +1,9 @@
-"""`vmoe serve ray`: starts Ray where none runs, deploys the application, and ends it on SIGTERM or Ctrl-C."""
+"""`vmoe serve ray`: starts Ray if none runs, deploys the application, and stops it on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import socket
 import sys
@@ -15,11 +16,14 @@ from typing import Any
 
 import click
 
+from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_serve.command import count_option, name_option
+from vmoe_serve import endpoints
+from vmoe_serve.command import count_option, name_option, service_options
 from vmoe_serve.settings import check_served, levels, model_name, named
 from vmoe_tools.options import (
     CONTEXT,
+    FiniteRange,
     backend_option,
     bundle_argument,
     errors_only_option,
@@ -31,23 +35,16 @@ from vmoe_tools.options import (
 )
 from vmoe_tools.output import regular_lines
 
-_LONGEST_MS = 600_000.0
 _NICENESS = {"RAY_worker_niceness": "0"}
 """Replicas have the priority of any other service. Ray's own default is 15, by which the least other work starves them."""
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
-
-
-def _checked_target(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not 0 < value <= _LONGEST_MS:
-        raise click.BadParameter(f"it is more than 0 and at most {_LONGEST_MS:.0f} milliseconds, not {value:g}")
-    return value
 
 
 def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
     match = _REPLICAS.fullmatch(value) if value.isascii() else None
     fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= fewest <= most:
-        raise click.BadParameter(f"it is N or FEWEST:MOST, at least 1, not '{value}'")
+        raise click.BadParameter(f"use N or MIN:MAX, at least 1, not '{value}'")
     return fewest, most
 
 
@@ -56,30 +53,26 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @click.option(
     "--slo-ms",
     metavar="MS",
-    type=float,
-    callback=_checked_target,
-    help="Elastic capacity: the most milliseconds from a request to its answer. Default: one setting for all requests.",
+    type=FiniteRange(0, endpoints.MAX_SLO_MS, min_open=True),
+    help="Latency target of elastic capacity: milliseconds from a request to its answer. Default: one setting for all.",
 )
 @sweep_option
 @click.option(
-    "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio for --slo-ms; repeats."
+    "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio for --slo-ms; repeatable."
 )
 @profiles_option
 @name_option
-@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to serve at.")
-@count_option("--port", 65535, 8000, "Its port.")
+@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@count_option("--port", 65535, 8000, "Port to listen on.")
 @click.option(
     "--replicas",
     metavar="N",
     default="1",
     show_default=True,
     callback=_read_replicas,
-    help="Number of replicas, or FEWEST:MOST, of which as many run as the load needs.",
+    help="Number of replicas, or MIN:MAX to scale with the load.",
 )
-@count_option("--batch-size", 4096, 16, "The most images of a call and of a request.")
-@count_option("--max-waiting", 1 << 20, 256, "Images that may wait in a replica; further requests get 503.")
-@count_option("--max-body", 1024, 16, "Megabytes that a request's body may have; larger ones get 413.")
-@count_option("--request-seconds", 3600, 10, "Seconds for a request's body to arrive; a slower one gets 408.")
+@service_options
 @threads_option
 @backend_option
 @errors_only_option
@@ -87,10 +80,10 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.
 
-    It runs on this machine, or on the cluster that the variable RAY_ADDRESS names. POST /v1/classify (or features) takes a
-    picture or JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics. With --slo-ms the
-    capacity follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that
-    answers in time. SIGTERM and Ctrl-C end it once the requests in its queues are answered.
+    It runs on this machine, or on the cluster that RAY_ADDRESS names. POST /v1/classify (or features) takes a picture or
+    JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics report its state. With --slo-ms
+    the capacity follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that
+    meets the target. SIGTERM and Ctrl-C stop it after it has answered the requests in its queues.
     """
     from ray import serve
 
@@ -128,11 +121,11 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
 
 
 def _claim(claim: socket.socket, host: str, port: int) -> None:
-    """Refuses a port that is taken, which Ray would share, also by one of these commands that doesn't listen yet.
+    """Refuses a port that is taken, which Ray would share; also by another of these commands that does not listen yet.
 
     Args:
-        claim: has the port's name until it is closed, or the process ends.
-        host: to listen at.
+        claim: holds the name of the port until it is closed, or the process ends.
+        host: to listen on.
         port: of that host.
     """
     try:
@@ -147,18 +140,20 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         bundle: of the command line.
-        values: of its options, some of which become others.
+        values: of its options.
     """
     profiles = tuple(dict.fromkeys(values.pop("profiles")))
     ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
     if values["slo_ms"] is None and (ratios or len(profiles) > 1):
-        raise click.UsageError("several settings are what --slo-ms chooses from, which is missing")
+        raise click.UsageError("several settings need --slo-ms, which chooses between them")
     if ratios and len(profiles) > 1:
-        raise click.UsageError("--sweep and --capacity start from one profile, which says what k and order are")
+        raise click.UsageError("--sweep and --capacity change the capacity of one --profile, not of several")
     if values["max_waiting"] < values["batch_size"]:
         raise click.UsageError(
-            f"--max-waiting {values['max_waiting']} is less than --batch-size {values['batch_size']}, which a call takes"
+            f"--max-waiting {values['max_waiting']} is less than --batch-size {values['batch_size']}, the images of a call"
         )
+    if not os.environ.get("RAY_ADDRESS"):
+        Parallelism(values["threads"]).check()  # Ray would wait for so many CPUs
     with Bundle.open(bundle) as opened:
         opened.verify_weights()
         manifest = opened.manifest
@@ -182,7 +177,7 @@ def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, 
         status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
         told = reason(reasons[0] if reasons else error)
-        # A replica that Ray gave up before it ran, as on a machine that is slow to start it, says nothing of the bundle.
+        # Ray gives up a replica that a slow machine has not started yet, which says nothing of the bundle.
         if is_last or "never ran" not in told:
             raise click.ClickException(f"Ray can't serve {bundle}: {told}") from None
     serve.delete(name)

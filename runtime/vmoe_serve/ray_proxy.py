@@ -1,4 +1,4 @@
-"""What Ray Serve's HTTP proxy says by itself, in the form that a replica's answers have."""
+"""JSON in place of the plain text that Ray Serve's HTTP proxy sends when it refuses a request itself."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_GONE = "no replica has answered this request: one has ended, or the server is starting or shutting down; send it again"
+_GONE = "no replica answered: one has stopped, or the server is starting or shutting down; send the request again"
 
 SERVING = "VMOE_SERVING"
-"""Variable with the path of a file that is there until the proxy will be killed; it says what the start is at."""
+"""Variable with the path of a file that exists until the proxy will be killed, and has the current step of the start."""
 
 
 class JsonRefusals:
-    """An ASGI application whose refusals are JSON: what its proxy refuses, or fails at, as plain text becomes status 503."""
+    """An ASGI application whose refusals are JSON: plain-text errors of the proxy become status 503."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,11 +36,11 @@ class JsonRefusals:
                 await send(message)
 
         await self._app(scope, receive, send_json)
-        if not started:  # also where a replica is lost, which leaves the proxy without a word
-            # Clients that ask again at once would keep the proxy from its work, and be cut off when it ends.
+        if not started:  # also if a replica is lost, and the proxy sends nothing
+            # Clients that retry at once would keep the proxy busy, and be cut off when it stops.
             await asyncio.sleep(1)
             if not Path(os.environ.get(SERVING, "/")).exists():
-                await asyncio.Event().wait()  # a refusal is two writes: none is begun that may end between them
+                await asyncio.Event().wait()  # a refusal is two writes, which must not be cut in between
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 
 

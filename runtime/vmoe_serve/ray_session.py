@@ -1,4 +1,4 @@
-"""Ray, for the subcommands that run on it: a connection, and what it says of an error."""
+"""Ray, for the subcommands that run on it: a connection, and its error messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import ray
 from vmoe_runtime import VmoeError
 
 OBJECT_STORE = 75 << 20
-"""Bytes of Ray's shared memory, the fewest that Ray takes."""
+"""Bytes of Ray's shared memory, the minimum that Ray accepts."""
 
 _MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""Of Ray's processes; without them glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
+"""For Ray's processes; by default glibc keeps ever larger freed blocks, and an arena for each of dozens of threads."""
 
 _ATTEMPTS = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
-"""How often a replica is started that never answered; on one machine, what failed once fails again."""
+"""Attempts to start a replica; on one machine, what failed once fails again."""
 
 _PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "vmoe_serve.ray_proxy.middlewares"}
 
@@ -35,17 +35,17 @@ _KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
 def connected_ray(
     cpus: int | None = None, object_store: int = OBJECT_STORE, variables: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[None]:
-    """A connection to the cluster of RAY_ADDRESS, or a Ray of this process's own.
+    """A connection to the cluster of RAY_ADDRESS, or to a new Ray of this process.
 
     Args:
-        cpus: that a Ray of this process's own lends to actors; None for those of the machine.
+        cpus: for the actors of a new Ray; None for all CPUs of the machine.
         object_store: bytes of its shared memory.
-        variables: that its processes get.
+        variables: environment of its processes.
 
     Raises:
-        VmoeError: there is none.
+        VmoeError: Ray can't be started.
     """
-    # Ray would report its use to its maker.
+    # Ray reports its use to its maker by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -55,7 +55,7 @@ def connected_ray(
             for name, value in (_MALLOC | _ATTEMPTS | _PROXY | dict(variables)).items():
                 os.environ.setdefault(name, value)
             ray.init(
-                address="local",  # without it Ray would join whatever `ray start` has started on this machine
+                address="local",  # the default joins whatever `ray start` has started on this machine
                 include_dashboard=False,
                 num_cpus=cpus,
                 _node_ip_address="127.0.0.1",
@@ -63,14 +63,14 @@ def connected_ray(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except SystemExit:  # of the handler that Ray puts there for SIGTERM
+    except SystemExit:  # from the handler that Ray installs for SIGTERM
         signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])
         signal.raise_signal(signal.SIGTERM)
         raise
     except Exception as error:  # Ray raises whatever its parts raise
         raise VmoeError(f"Ray can't be started: {reason(error)}") from None
     try:
-        # Ray has put handlers of its own there.
+        # Ray has installed handlers of its own.
         for number, handler in handlers.items():
             signal.signal(number, handler)
         yield
@@ -80,7 +80,7 @@ def connected_ray(
 
 @contextmanager
 def told_if_ended() -> Iterator[None]:
-    """Has somebody else say so if this process ends within: Ray does that without a message when its other processes die."""
+    """Has another process print a message if this one is killed: Ray ends it silently when its other processes die."""
     message = "vmoe: this process was killed, or ended by Ray, which lost its other processes"
     words = ["sh", "-c", 'read -r _ || echo "$0" >&2', message]
     with subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) as watch:
@@ -92,10 +92,10 @@ def told_if_ended() -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Keeps what Ray prints from the user until the block ends; no setting turns off all of it.
+    """Hides what Ray prints until the block ends; no setting of Ray turns off all of it.
 
     Yields:
-        Standard error, for what the command itself has to say meanwhile.
+        Standard error, for the messages of the command itself.
     """
     with os.fdopen(os.dup(2), "w", errors="backslashreplace") as kept, Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -107,7 +107,7 @@ def silenced() -> Iterator[TextIO]:
 
 
 def reason(error: object) -> str:
-    """The last line of an error, which says what went wrong where the others say where.
+    """The last line of an error, which has the reason; the others have the stack.
 
     Examples:
         >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")

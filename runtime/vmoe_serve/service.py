@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,39 +17,37 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from vmoe_runtime import BackendError, ClassifyError, Engine, VmoeError, __version__
-from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.classes import Array, likeliest, softmax
+from vmoe_runtime import BackendError, Engine, VmoeError
+from vmoe_runtime.classes import Array
 from vmoe_runtime.pictures import pixels_of
+from vmoe_serve import endpoints
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
+from vmoe_serve.http.requests import RequestError
 from vmoe_serve.metrics import Metrics
-from vmoe_serve.wire import HEADER_LENGTH, ClassifyRequest, RequestError, read_classify, read_infer, write_infer
 
 T = TypeVar("T")
-Endpoint = Callable[[Request], Awaitable[Response]]
 
+_NO_MODEL = endpoints.Refusal(404, "there is no model '{}'; '{}' is served here")
+_MANY_BODIES = endpoints.Refusal(503, "too many large requests arrive at once")
 _MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
-_LATER = {"retry-after": "1"}
-_OTHERS: dict[Output, str] = {
-    "logits": "this model outputs logits: use /v1/classify",
-    "features": "this model outputs features, and so knows no classes: use /v1/features",
-    "members": "this model outputs the logits of each member: use infer",
-}
-_LARGE = 1 << 21  # pixels; some 30 ms
+_STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
 
 
 class Service:
-    """One model as an ASGI application.
-
-    Replies are JSON but for metrics and binary tensors. Their status is 200, or what went wrong: 400 the request, 404 no
-    such model, 413 the body is too large, 500 the backend, 503 the server is busy or shutting down.
+    """One model as an ASGI application, with the endpoints and refusals of `vmoe_serve.endpoints`.
 
     Attributes:
-        app: the application, with the routes of `docs/serving.md`.
+        app: the application.
+        engine, batcher, name: of the model.
+        metrics: counts of its replies.
+        most_images: of a request.
+        seconds: for the body of a request to arrive, and then for its pictures to be decoded.
+        tensors, pictures, large_pictures: threads that read and decode; `infer` waits for no picture, and a small picture
+            for no large one.
     """
 
     def __init__(
-        self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, most_bytes: int, seconds: float
+        self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, max_body: int, seconds: float
     ) -> None:
         """Serves an engine by a batcher.
 
@@ -57,185 +56,117 @@ class Service:
             batcher: what answers.
             name: of the model, in addresses.
             most_images: of a request.
-            most_bytes: of a request's body.
-            seconds: for a request's body to arrive, and then for its pictures to be decoded.
+            max_body: megabytes of a request's body.
+            seconds: see above.
         """
-        self._engine, self._batcher, self._name = engine, batcher, name
-        self._most_images, self._most_bytes, self._seconds = most_images, most_bytes, seconds
+        self.engine, self.batcher, self.name = engine, batcher, name
+        self.most_images, self._max_body, self.seconds = most_images, max_body, seconds
         self._arriving = 0  # bytes of the bodies that have not arrived as a whole
-        # infer waits for no picture, and a small one for no large one.
-        self._tensors, self._pictures = (
-            ThreadPoolExecutor(len(os.sched_getaffinity(0)), f"vmoe-{n}") for n in ("tensors", "pictures")
-        )
-        self._large_pictures = ThreadPoolExecutor(1, "vmoe-large-pictures")
-        self._metrics = Metrics(name, batcher)
+        threads = len(os.sched_getaffinity(0))
+        self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
+        self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
+        self.large_pictures = ThreadPoolExecutor(1, "vmoe-large-pictures")
+        self.metrics = Metrics(name, batcher)
         routes = [
-            Route("/v1/classify", self._replying("classify", self._classify), methods=["POST"]),
-            Route("/v1/features", self._replying("features", self._features), methods=["POST"]),
-            Route("/v2/models/{model}/infer", self._replying("infer", self._infer), methods=["POST"]),
-            Route("/v2/models/{model}", self._replying("model", self._describe_model)),
-            Route("/v2/models/{model}/ready", self._replying("model", self._model_ready)),
-            Route("/v2", self._describe_server),
-            Route("/metrics", self._measured),
-            *(Route(path, self._healthy) for path in ("/healthz", "/v2/health/live", "/v2/health/ready")),
+            Route(path, self._replying(row), methods=[row.method]) for row in endpoints.ENDPOINTS for path in row.paths
         ]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
 
     def close(self) -> None:
         """Answers what waits, and ends."""
-        self._batcher.close()
-        for executor in (self._tensors, self._pictures, self._large_pictures):
+        self.batcher.close()
+        for executor in (self.tensors, self.pictures, self.large_pictures):
             executor.shutdown()
 
-    async def _classify(self, request: Request) -> Response:
-        """Classes of pictures: `{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
-        content, answer = await self._of_pictures(request, "logits")
-        names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
-        predictions = [
-            [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
-            for best, shares in zip(likeliest(answer.logits, content.top), softmax(answer.logits), strict=True)
-        ]
-        return JSONResponse({"predictions": predictions} | _told(answer))
+    async def body(self, request: Request) -> bytes:
+        """The body of a request; no more of it is kept than it may have.
 
-    async def _features(self, request: Request) -> Response:
-        """Features of pictures: `{"features": [[number, ...], ...], "setting", ...}`."""
-        _, answer = await self._of_pictures(request, "features")
-        features = [[_finite(value) for value in row] for row in answer.logits.tolist()]
-        return JSONResponse({"features": features} | _told(answer))
-
-    async def _of_pictures(self, request: Request, output: Output) -> tuple[ClassifyRequest, Answer]:
-        """What a request of pictures asks for, and the answer. Raises ClassifyError: the model has another output."""
-        if (own := self._engine.manifest.output) != output:
-            raise ClassifyError(_OTHERS[own])
-        content_type = request.headers.get("content-type", "")
-        body = await self._body(request)
-        content = await _run(self._pictures, read_classify, body, content_type, request.query_params, self._most_images)
-        return content, await self._answer(await self._decoded(content.images), content.setting)
-
-    async def _infer(self, request: Request) -> Response:
-        """`infer` of the Open Inference Protocol; the parameter `setting` names a profile, and in the reply the one used."""
-        self._check_name(request)
-        output = self._engine.manifest.output
-        content, images = read_infer(await self._body(request), request.headers.get(HEADER_LENGTH), output)
-        answer = await self._answer(await _run(self._tensors, self._engine.batch, images), content.parameters.setting)
-        text, headers = write_infer(self._name, content, output, answer.logits, answer.setting)
-        return Response(text, headers=headers)
-
-    async def _describe_model(self, request: Request) -> Response:
-        self._check_name(request)
-        manifest = self._engine.manifest
-        datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
-        return JSONResponse(
-            {
-                "name": self._name,
-                "versions": ["1"],
-                "platform": f"vmoe-export, {self._engine.backend_description}",
-                "inputs": [{"name": "image", "datatype": datatype, "shape": [-1, *manifest.input.size]}],
-                "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
-                "parameters": {"profiles": list(self._engine.profiles), "level": self._batcher.load().level},
-            }
-        )
-
-    async def _model_ready(self, request: Request) -> Response:
-        self._check_name(request)
-        return JSONResponse({"name": self._name, "ready": True})
-
-    async def _describe_server(self, _: Request) -> Response:
-        extensions = ["binary_tensor_data", "parameters"]
-        return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
-
-    async def _healthy(self, _: Request) -> Response:
-        load = self._batcher.load()
-        return JSONResponse({"status": "ok", "model": self._name, "waiting": load.waiting, "level": load.level})
-
-    async def _measured(self, _: Request) -> Response:
-        text, content_type = self._metrics.text()
-        return Response(text, headers={"content-type": content_type})
-
-    def _replying(self, what: str, answer: Endpoint) -> Endpoint:
-        """An endpoint that is counted, and turns what goes wrong into a status and a message."""
-
-        async def reply_to(request: Request) -> Response:
-            start = time.perf_counter()
-            try:
-                reply = await answer(request)
-            except (VmoeError, MemoryError) as error:
-                status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
-                status = error.status if isinstance(error, RequestError) else status
-                message = str(error) or "there is not enough memory for this request"
-                reply = JSONResponse({"error": message}, status, _LATER if status == 503 else None)
-            self._metrics.replied(what, reply.status_code, time.perf_counter() - start)
-            return reply
-
-        return reply_to
-
-    async def _body(self, request: Request) -> bytes:
-        """The request's body; no more than it may have is kept, and no longer than it may take."""
-        parts, size = [], 0
-        length = request.headers.get("content-length", "0")[:15]
-        too_large = RequestError(f"the body is larger than {self._most_bytes:,} bytes", 413)
-        if int(length) > self._most_bytes:
+        Raises:
+            RequestError: it is too large or too slow, or too many arrive.
+        """
+        parts, size, most = [], 0, self._max_body << 20
+        too_large = RequestError(endpoints.TOO_LARGE, self._max_body)
+        if int(request.headers.get("content-length", "0")[:15]) > most:
             raise too_large
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self.seconds):
                 async for part in request.stream():
                     size += len(part)
                     self._arriving += len(part)
-                    if size > self._most_bytes:
+                    if size > most:
                         raise too_large
-                    if self._arriving > max(_MOST_ARRIVING, self._most_bytes):
-                        raise RequestError("too many large requests arrive at once", 503)
+                    if self._arriving > max(_MOST_ARRIVING, most):
+                        raise RequestError(_MANY_BODIES)
                     parts.append(part)
         except TimeoutError:
-            raise RequestError(f"the request did not arrive within {self._seconds:g} seconds", 408) from None
+            raise RequestError(endpoints.TOO_SLOW, f"{self.seconds:g}") from None
         finally:
             self._arriving -= size
         return b"".join(parts)
 
-    async def _decoded(self, pictures: Sequence[Any]) -> Array:
-        """The files of pictures as the graph takes them, dtype[N,H,W,C]."""
+    async def decoded(self, pictures: Sequence[Any]) -> Array:
+        """Picture files as the graph takes them, dtype[N,H,W,C].
+
+        Raises:
+            RequestError: other pictures took too long.
+            ImageError: one can't be read.
+        """
         batches = []
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self.seconds):
                 for picture in pictures:
-                    is_large = await _run(self._pictures, pixels_of, picture) > _LARGE
-                    decoders = self._large_pictures if is_large else self._pictures
-                    batches.append(await _run(decoders, self._engine.batch, picture))
+                    is_large = await run(self.pictures, pixels_of, picture) > endpoints.LARGE_PICTURE
+                    batches.append(await run(self.large_pictures if is_large else self.pictures, self.engine.batch, picture))
         except TimeoutError:
-            raise RequestError(f"other pictures were decoded for {self._seconds:g} seconds", 503) from None
+            raise RequestError(endpoints.DECODING, f"{self.seconds:g}") from None
         return np.concatenate(batches)
 
-    async def _answer(self, batch: Array, setting: str | None) -> Answer:
-        if setting is not None and self._engine.setting() is None:
-            raise RequestError("this model has nothing to set: it takes no 'setting'")
-        # Its cancellation, when a client has gone, takes the request out of the queue.
-        return await asyncio.wrap_future(self._batcher.submit(batch, setting))
+    async def answer(self, batch: Array, setting: str | None) -> Answer:
+        """The answer to a batch as `Engine.batch` makes it.
 
-    def _check_name(self, request: Request) -> None:
-        model = request.path_params["model"]
-        if model != self._name:
-            raise RequestError(f"there is no model '{model[:80]}'; '{self._name}' is served here", 404)
+        Raises:
+            RequestError: a setting is named, and the model has none.
+            VmoeError: as for `Batcher.submit` and a call of the engine.
+        """
+        if setting is not None and self.engine.setting() is None:
+            raise RequestError(endpoints.NO_SETTINGS)
+        # If the client disconnects, this is cancelled, which takes the request out of the queue.
+        return await asyncio.wrap_future(self.batcher.submit(batch, setting))
+
+    def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
+        """What answers at an endpoint: its function, whose errors become a status and a message, and whose replies count."""
+        function = getattr(import_module(f"vmoe_serve.http.{endpoint.module}"), endpoint.name)
+
+        async def reply_to(request: Request) -> Response:
+            start = time.perf_counter()
+            try:
+                if (model := request.path_params.get("model", self.name)) != self.name:
+                    raise RequestError(_NO_MODEL, model[:80], self.name)
+                reply: Response = await function(self, request)
+            except MemoryError:
+                reply = _error(endpoints.NO_MEMORY.status, endpoints.NO_MEMORY.message)
+            except VmoeError as error:
+                known = (status for kind, status in _STATUSES.items() if isinstance(error, kind))
+                reply = _error(error.status if isinstance(error, RequestError) else next(known, 400), str(error))
+            if endpoint.label:
+                self.metrics.replied(endpoint.label, reply.status_code, time.perf_counter() - start)
+            return reply
+
+        return reply_to
 
 
-def _run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+def run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
+    """What a function returns that runs in a thread."""
     return asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
 
-_STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503, MemoryError: 503}
+def _error(status: int, message: str) -> Response:
+    return JSONResponse({"error": message}, status, {"retry-after": "1"} if status == 503 else None)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     """What the routes refuse by themselves, in the words of everything else."""
     assert isinstance(error, HTTPException)
     path = request.url.path[:200]
-    messages = {404: f"there is nothing at {path}", 405: f"{request.method} is not what {path} takes"}
+    messages = {404: endpoints.NO_PATH.message.format(path), 405: endpoints.NO_METHOD.message.format(request.method, path)}
     return JSONResponse({"error": messages.get(error.status_code, error.detail)}, error.status_code, error.headers)
-
-
-def _told(answer: Answer) -> dict[str, Any]:
-    times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
-    return {"setting": answer.setting, "images_of_call": answer.batch_size} | times
-
-
-def _finite(number: float) -> float | None:
-    return number if np.isfinite(number) else None

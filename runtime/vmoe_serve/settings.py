@@ -1,4 +1,4 @@
-"""The settings that a server may choose between, and what they take on the machine that serves."""
+"""The settings that a server chooses between, and their times on the machine that serves."""
 
 from __future__ import annotations
 
@@ -15,36 +15,32 @@ from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.elastic import Elastic, Level, fitted_level
+from vmoe_serve.endpoints import MAX_NAME
 
 _ROUNDS = 5
 
 
 def named(manifest: Manifest, name: str) -> Profile:
-    """The profile of a name.
+    """The stored profile of a name, or the one that a systematic name describes.
 
     Raises:
         RoutingError: the model can't be run with it.
-        click.UsageError: it has no settings.
     """
-    if name in manifest.profiles:
-        return manifest.profiles[name]
-    if not manifest.moe_layers or not manifest.profiles:
-        raise click.UsageError(f"the bundle has nothing to set: it has no profile '{name:.80}'")
-    return manifest.rules.named(name, manifest.profiles)
+    return manifest.profiles.get(name) or manifest.rules.named(name, manifest.profiles)
 
 
 def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str]) -> list[Profile]:
     """The settings that elastic capacity chooses between, the least accurate first.
 
     Args:
-        manifest: the bundle's.
+        manifest: of the bundle.
         ratios: capacity ratios, rising; empty for none.
-        profiles: names, the least accurate first; with `ratios` the one that says what else a setting has. Empty for the
-            stored ones, in the order of their capacity.
+        profiles: names, the least accurate first; with `ratios` the one that has the other fields of the settings. Empty for
+            the stored ones, in the order of their capacity.
 
     Raises:
-        click.UsageError: there is nothing to choose between.
-        RoutingError: the model can't be run with one of them.
+        click.UsageError: the bundle has no settings to choose between, or not these.
+        RoutingError: the model can't be run with one of the profiles.
     """
     chosen = [named(manifest, name) for name in profiles]
     stored = sorted(manifest.profiles.values(), key=lambda profile: (profile.effective_ratio or 0, -(profile.merge or 0)))
@@ -52,8 +48,6 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
         raise click.UsageError("--slo-ms chooses between settings, and the bundle has none")
     if not ratios:
         return chosen or stored
-    if not manifest.moe_layers:
-        raise click.UsageError("--capacity: the bundle has no capacity to choose")
     base = chosen[0] if chosen else next(iter(manifest.profiles.values()))
     found: dict[Profile, Profile] = {}
     for ratio in ratios:
@@ -61,28 +55,28 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
             profile = manifest.rules.profile(base, capacity=ratio)
         except RoutingError as error:
             raise click.UsageError(f"--capacity {ratio:g}: {error}") from None
-        # Ratios that come to the same slots are one level.
+        # Ratios that are rounded to the same slots are one level.
         found.setdefault(profile.effect, profile)
     return list(found.values())
 
 
 def check_served(manifest: Manifest, bundle: Path) -> None:
-    """Refuses a bundle whose answers depend on which images are answered together.
+    """Refuses a bundle whose answers depend on which images share a call.
 
     Raises:
-        click.ClickException: it is one.
+        click.ClickException: it routes images in groups.
     """
     if manifest.batch_multiple != 1:
         raise click.ClickException(
-            f"{bundle} routes images in groups ({manifest.group}), so that an answer would depend on other people's images; "
-            "export it with --group image to serve it"
+            f"{bundle} routes images in groups ({manifest.group}), so an answer would depend on the images of other "
+            "requests; export it with --group image to serve it"
         )
 
 
 def model_name(bundle: Path) -> str:
-    """The name of a bundle's model in addresses: that of its folder, as far as it fits into one."""
+    """The name of a bundle's model in addresses: its folder's, without the characters that no name has."""
     stem = bundle.resolve().name.removesuffix(".vmoe")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100] or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME] or "model"
 
 
 def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, most_images: int) -> tuple[Elastic, list[str]]:
@@ -95,7 +89,7 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
         most_images: of a call.
 
     Returns:
-        The plan, whose levels are those that take less time than all more accurate ones; and notes about it.
+        The plan, with the levels that are faster than all more accurate ones; and notes about it.
 
     Raises:
         ElasticError: the target is out of range.
@@ -106,13 +100,13 @@ def elastic_plan(engine: Engine, profiles: Sequence[Profile], target: float, mos
     if least > target:
         notes.append(
             f"the target of {target * 1e3:.3g} ms can't be kept: two calls of one image at {levels[0].profile} take "
-            f"{least * 1e3:.3g} ms here, and an image that comes while another one is served waits for both"
+            f"{least * 1e3:.3g} ms here, and an image that arrives during a call waits for that call and its own"
         )
     return plan, notes
 
 
 def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level], list[str]]:
-    """The levels whose full calls take less time than those of all later ones, and a note for each other one.
+    """The levels whose full calls are faster than those of all later ones, and a note for each other level.
 
     Args:
         levels: the least accurate first.
@@ -129,9 +123,9 @@ def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level]
 
 
 def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int) -> list[Level]:
-    """What calls of settings take here: of one image, and of as many as a call may have.
+    """The times of calls of one image, and of as many as a call may have.
 
-    All settings take turns, so that what slows the machine down for a while slows down all.
+    The settings take turns, so that what slows the machine down for a while slows down all of them.
     """
     sizes = sorted({1, most_images})
     source = synthetic_images(most_images, engine.manifest.input)

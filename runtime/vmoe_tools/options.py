@@ -18,7 +18,7 @@ from vmoe_tools.remote_sources import ReadPath, copied_first
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-_MOST_THREADS, _MOST_IMAGES = 1024, 65536
+_MOST_IMAGES = 65536
 _STEPS, _MOST_STEPS = 8, 1000
 _AMBIGUOUS = 0.5  # a share that large may have been meant as percent
 _RANGE = re.compile(r"([^:]+):([^:]+)(?::([0-9]{1,4}))?")
@@ -128,7 +128,7 @@ backend_option = click.option(
 threads_option = click.option(
     "--threads",
     metavar="N",
-    type=click.IntRange(1, _MOST_THREADS),
+    type=click.IntRange(1),
     help="CPU threads per call. Default: the runtime's choice.",
 )
 backends_option = click.option(

@@ -18,8 +18,8 @@
 
 using Integers = std::vector<int64_t>;
 
-// Graph inputs by name, for the settings that the model has: "capacity", slots per expert and group of each MoE layer,
-// and one number each of the others, such as "k", experts per token, and "bpr", 1 for Batch Priority Routing.
+// Graph inputs by name: "capacity", slots per expert and group of each MoE layer, and one number for each other setting
+// of the model, such as "k", experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -35,7 +35,7 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    // Beside them, a profile has a name and ratios, which are no whole numbers.
+    // All integers and flags of a profile are inputs; its ratios and its name are for people.
     for (const auto& [name, value] : profile.items()) {
       if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};

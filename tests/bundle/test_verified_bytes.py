@@ -20,6 +20,7 @@ from path_swapper import exchange
 from vmoe_runtime import BundleError, Engine
 from vmoe_runtime.backends import openvino_cpu
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.bundle.watched_folder import WatchedFolder
 from vmoe_runtime.errors import ChangedError
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -132,6 +133,22 @@ def test_what_is_exchanged_only_while_the_backend_opens_it_is_noticed(
     with pytest.raises(ChangedError, match=CHANGED) as refusal:
         load(bundle)
     assert_one_sentence(str(refusal.value), "own.vmoe")
+
+
+def test_a_bundle_that_keeps_changing_is_opened_three_times(
+    bundle: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def change(folder: WatchedFolder) -> None:
+        opened.append(folder)
+        exchange(bundle, other)
+        raise BundleError("a file is not the one that was checked")
+
+    monkeypatch.setattr(WatchedFolder, "settle", change)
+    with pytest.raises(ChangedError, match=CHANGED):
+        Engine.load(bundle)
+    assert len(opened) == 3
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

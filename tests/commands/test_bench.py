@@ -258,7 +258,7 @@ def test_openvino_has_the_requested_streams() -> None:
         ([], "Missing argument 'BUNDLE...'"),
         (["x.vmoe", "--duration", "0"], "--duration"),
         (["x.vmoe", "--duration", "nan"], "--duration"),
-        (["x.vmoe", "--threads", "1025"], "--threads"),
+        (["x.vmoe", "--threads", "0"], "--threads"),
         (["x.vmoe", "--concurrency", "0"], "--concurrency"),
         (["x.vmoe", "--batch-size", "9" * 4000], "--batch-size"),
         (["x.vmoe", "--backend", "abacus"], "'abacus' is not one of"),

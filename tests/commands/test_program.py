@@ -101,14 +101,14 @@ def test_an_error_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open", fail)
+    monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open_once", fail)
     assert complaint_of(capsys, code, "inspect", "x.vmoe") == f"vmoe: {complaint}\n"
     _, err = run(capsys, "inspect", "x.vmoe", "-v", code=code)
     assert ("Traceback" in err) == (code != 2) and err.endswith(f"vmoe: {complaint}\n")
 
 
 def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open_once", lambda *_, **__: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         main(["inspect", "x.vmoe"])
 

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
+from declared_answers import assert_declared
 from picture_file import picture_file
 
 from vmoe_export import export_bundle
@@ -23,8 +24,8 @@ pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
 
 from vmoe_serve.batching import Batcher  # noqa: E402
+from vmoe_serve.endpoints import ENDPOINTS, HEADER_LENGTH, Endpoint  # noqa: E402
 from vmoe_serve.service import Service  # noqa: E402
-from vmoe_serve.wire import HEADER_LENGTH  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -42,7 +43,7 @@ class Reply(NamedTuple):
 
 def served(engine: Engine, *, most_images: int = 8, most_waiting: int = 32, name: str = "mnist") -> Service:
     batcher = Batcher(engine, None, most_images=most_images, most_waiting=most_waiting)
-    return Service(engine, batcher, name, most_images=most_images, most_bytes=1 << 20, seconds=5)
+    return Service(engine, batcher, name, most_images=most_images, max_body=1, seconds=5)
 
 
 async def answered(service: Service, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:
@@ -77,7 +78,7 @@ def infer(
     text = encoded(body)
     if behind and length is None:
         length = str(len(text))
-    headers = {} if length is None else {HEADER_LENGTH: length}
+    headers = {} if length is None else {HEADER_LENGTH.lower(): length}
     return ask(service, "POST", f"/v2/models/{model}/infer", text + behind, **headers)
 
 
@@ -123,14 +124,14 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
 ) -> None:
     large = picture_file(np.zeros((5000, 5000, 3), np.uint8))
     decoded = threading.Event()
-    service._large_pictures.submit(decoded.wait, 60)  # what a picture takes that is larger still
+    service.large_pictures.submit(decoded.wait, 60)  # what a picture takes that is larger still
 
     async def ask_all() -> tuple[Reply, list[Reply]]:
-        monkeypatch.setattr(service, "_seconds", 60)
+        monkeypatch.setattr(service, "seconds", 60)
         tasks = [asyncio.create_task(answered(service, "POST", "/v1/classify", large)) for _ in range(3)]
         small = await answered(service, "POST", "/v1/classify", SEVEN.read_bytes())
         assert small.status == 200 and not any(task.done() for task in tasks)
-        monkeypatch.setattr(service, "_seconds", 0.1)
+        monkeypatch.setattr(service, "seconds", 0.1)
         refused = await answered(service, "POST", "/v1/classify", large)
         decoded.set()
         return refused, await asyncio.gather(*tasks)
@@ -153,7 +154,7 @@ def test_infer_gives_the_bits_of_the_engine(
     reply = infer(service, asked, images.tobytes() if binary_in else b"")
     assert reply.status == 200
     expected = engine(images, "c0.2-k1")
-    length = int(reply.headers.get(HEADER_LENGTH, len(reply.body)))
+    length = int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body)))
     answer = json.loads(reply.body[:length])
     (output,) = answer["outputs"]
     assert (answer["model_name"], answer["id"], answer["parameters"]) == ("mnist", "one", {"setting": "c0.2-k1"})
@@ -182,6 +183,16 @@ def test_metadata_and_health(service: Service) -> None:
     assert ask(service, "GET", "/healthz").content["status"] == "ok"
 
 
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+def test_every_endpoint_answers_what_is_declared(service: Service, endpoint: Endpoint) -> None:
+    body = {"": b"", "pictures": SEVEN.read_bytes(), "infer": encoded(inputs())}[endpoint.request]
+    for path in endpoint.paths:
+        reply = ask(service, endpoint.method, path.format(model="mnist"), body)
+        if endpoint.answer:
+            assert_declared(reply.content, "error" if endpoint.name == "features" else endpoint.answer)
+        assert reply.status == (400 if endpoint.name == "features" else 200)
+
+
 @pytest.mark.parametrize(("body", "content_type", "query", "message"), BAD_CLASSIFY)
 def test_a_bad_classify_is_400_and_one_line(
     service: Service, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], message: str
@@ -206,8 +217,8 @@ def test_a_bad_infer_is_400_and_one_line(
         (({"images": ["eA=="], "tops": 1}, b""), ("tops",)),
         (({"images": ["%%%"]}, b""), ("images.0", "base64")),
         ((inputs(datatype="FP64"), b""), ("inputs.0.datatype", "'FP32' or 'UINT8'")),
-        ((inputs(shape=[1, -28]), b""), ("inputs.0.shape.1", "greater than or equal to 0")),
-        (({**inputs(), "parameters": {"setting": ["c0.3-k1"]}}, b""), ("parameters.setting", "string")),
+        ((inputs(shape=[1, -28]), b""), ("inputs.0.shape.1", "0 or more")),
+        (({**inputs(), "parameters": {"setting": ["c0.3-k1"]}}, b""), ("parameters.setting", "text")),
     ],
 )
 def test_a_bad_field_is_named(service: Service, reply_to: tuple[Any, bytes], words: tuple[str, ...]) -> None:
@@ -238,7 +249,7 @@ def test_a_full_queue_and_a_closed_one_are_503(engine: Engine) -> None:
     for reply in refused:
         assert reply.status == 503 and reply.headers["retry-after"] == "1"
         assert "images wait already, and at most 8 may" in reply.content["error"]
-    service._batcher.close()
+    service.batcher.close()
     late = infer(service, inputs())
     assert late.status == 503 and "shutting down" in late.content["error"]
     service.close()
@@ -272,6 +283,7 @@ def test_features_have_no_classes_and_a_dense_model_has_no_settings(tmp_path: Pa
         service.close()
         expected = features(features.batch(SEVEN.read_bytes()))
     assert reply.status == 400 and "knows no classes: use /v1/features" in reply.content["error"]
+    assert_declared(found.content, "features")
     np.testing.assert_array_equal(np.array(found.content["features"], np.float32), expected)
     with Engine.load(next((DATA / "bundles").glob("*-dense")), threads=1) as dense:
         service = served(dense)

@@ -75,10 +75,17 @@ class Bundle:
         Raises:
             BundleError: the folder is no bundle, or a file is missing, changed, or reaches outside the bundle.
         """
-        return while_unchanged(lambda: cls._open(Path(path), verify))
+        return while_unchanged(lambda: cls.open_once(path, verify=verify))
 
     @classmethod
-    def _open(cls, path: Path, verify: bool) -> Bundle:
+    def open_once(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
+        """As `open`, for a caller that itself tries again if the bundle is replaced meanwhile.
+
+        Raises:
+            ChangedError: a file was changed while it was checked.
+            BundleError: as for `open`.
+        """
+        path = Path(path)
         try:
             folder = WatchedFolder(path)
         except NotADirectoryError:

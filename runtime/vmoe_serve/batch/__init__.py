@@ -1,1 +1,1 @@
-"""A job over many pictures on Ray Data: how its input is divided into shards, and each is answered and written once."""
+"""A job over many pictures on Ray Data, which divides its input into parts and writes each of them once."""

@@ -1,4 +1,4 @@
-"""The actor of a batch job: an engine that answers blocks of pictures."""
+"""The Ray actor of a batch job: an engine that answers blocks of pictures."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.job import Job
 from vmoe_serve.batch.locations import BatchError
 
-NO_PICTURE = "there is no picture: the row has none"
-NOT_FINITE = "the model's logits are not finite numbers"
+NO_PICTURE = "the row has no picture"
+NOT_FINITE = "the logits are not finite numbers"
 
 
 def answer_fields(job: Job) -> list[pa.Field]:
@@ -40,7 +40,7 @@ class Classifier:
         """Loads the engine.
 
         Args:
-            job: what it belongs to.
+            job: of which it is an actor.
             bundle: absolute path, the same on every machine.
             batch_size: images per call.
             threads: per call; None for the runtime's own choice.
@@ -63,13 +63,13 @@ class Classifier:
             block: columns `path`, and the pictures' bytes in the other one, which may be structs with a field `bytes`.
 
         Returns:
-            Columns `path`, those of `answer_fields`, `error`, and `runtime`, what answered in words.
+            Columns `path`, those of `answer_fields`, `error`, and `runtime`, a description of the runtime.
         """
         (column,) = [name for name in block.column_names if name != "path"]
         pictures = block[column]
         if pa.types.is_struct(pictures.type):
             pictures = pc.struct_field(pictures, "bytes")
-        # All of the block are decoded in the background, while calls answer those that are.
+        # Background threads decode the block, while the engine answers the pictures that are decoded.
         decoded = self._decoders.map(self._decode, pictures)
         answers: list[Sequence[Any] | str] = []
         while chunk := list(islice(decoded, self._batch_size)):
@@ -85,7 +85,7 @@ class Classifier:
         return pa.table(columns)
 
     def _decode(self, picture: Any) -> Array | str:
-        """A picture as the graph takes it, dtype[1,H,W,C]; or why there is none."""
+        """A picture as the graph takes it, dtype[1,H,W,C]; or an error message."""
         content = picture.as_py()
         if content is None:
             return NO_PICTURE
@@ -95,7 +95,7 @@ class Classifier:
             return str(error)
 
     def _answer(self, output: Array) -> Sequence[Any] | str:
-        """What is kept of a picture's output: values for `answer_fields`, or why there are none."""
+        """The values of `answer_fields` for a picture's output, or an error message."""
         if self._job.top is None:
             return (output.reshape(-1),)
         if not np.isfinite(output).all():

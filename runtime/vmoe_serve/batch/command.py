@@ -1,4 +1,4 @@
-"""`vmoe serve batch`: a job over many pictures, which goes on where an earlier run stopped."""
+"""`vmoe serve batch`: a job over many pictures, which resumes where an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ _USUAL_TOP = 5
 @profile_option
 @count_option("--top", 1 << 24, None, f"Classes per picture. Default: {_USUAL_TOP}.")
 @click.option("--output-logits", is_flag=True, help="Write the model's output, and no classes.")
-@count_option("--part-size", 1 << 24, 1024, "Pictures per file of the output, which is what a stopped job loses at most.")
+@count_option("--part-size", 1 << 24, 1024, "Pictures per output file. A job that is stopped loses at most that many.")
 @count_option("--batch-size", 4096, 8, "Images per call.")
-@count_option("--replicas", 9999, 1, "Processes that answer; each has an engine, and takes --threads of Ray's CPUs, or one.")
+@count_option("--replicas", 9999, 1, "Worker processes; each has an engine, and uses --threads of Ray's CPUs, or one.")
 @threads_option
 @backend_option
-@click.option("--force", is_flag=True, help="Start anew where OUTPUT has the parts of another job, which are removed.")
-@click.option("--redo-errors", is_flag=True, help="Process parts again that have pictures with an error.")
-@click.option("--strict", is_flag=True, help="Exit with 1 where a picture can't be read; all are processed nevertheless.")
+@click.option("--force", is_flag=True, help="If OUTPUT holds parts of another job, delete them and start over.")
+@click.option("--redo-errors", is_flag=True, help="Process parts with errors again.")
+@click.option("--strict", is_flag=True, help="Process all pictures, but exit with 1 if one can't be read.")
 @json_option
 @quiet_option
 @verbose_option
 def batch(bundle: Path, source: str, target: str, json_target: str | None, **options: Any) -> int:
-    """Classify all pictures of a folder or of Parquet files through Ray Data.
+    """Classify all pictures of a folder or of Parquet files with Ray Data.
 
     INPUT is a folder of pictures, or with --column a Parquet file or a folder of them. OUTPUT becomes a folder of Parquet
-    files. Both are paths, or URIs such as s3://bucket/folder. It runs on this machine, or on the Ray cluster that the
-    variable RAY_ADDRESS names. Where it was stopped or killed, the same command goes on.
+    files. Both are paths, or URIs such as s3://bucket/folder. The job runs on this machine, or on the Ray cluster that
+    RAY_ADDRESS names. If it is stopped or killed, run the same command again to resume it.
     """
     check_output_file(json_target, [bundle])
     where, place = Location.of(source), Location.of(target)
@@ -107,9 +107,9 @@ def _checked_bundle(path: Path) -> tuple[Manifest, str]:
 def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
     logits = options["output_logits"]
     if logits and options["top"]:
-        raise click.UsageError("--top counts the classes of a picture, and --output-logits writes none")
+        raise click.UsageError("--top is the number of classes, and --output-logits writes none")
     if not logits and manifest.output != "logits":
-        raise click.UsageError(f"{bundle} outputs {manifest.output}, no classes: --output-logits writes them")
+        raise click.UsageError(f"{bundle} outputs {manifest.output}, not classes; write them with --output-logits")
     name = options["profile"]
     return Job(
         bundle=digest,
@@ -127,7 +127,7 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
 def _process(
     bundle: Path, source: Location, output: Output, job: Job, parts: Sequence[Part], options: dict[str, Any]
 ) -> list[Written]:
-    """Answers and writes the parts that are missing."""
+    """Answers and writes the missing parts."""
     if not parts:
         return []
     from vmoe_serve.batch.pipeline import answered_parts
@@ -152,13 +152,13 @@ def _process(
                 written.append(_write(output, job, part, table))
                 answered += part.rows
     except KeyboardInterrupt:
-        click.echo(f"{len(parts) - len(written):,} parts are missing; the same command goes on from there", err=True)
+        click.echo(f"{len(parts) - len(written):,} parts are missing; run the same command again to resume", err=True)
         raise
     return written
 
 
 def _write(output: Output, job: Job, part: Part, answers: Any) -> Written:
-    """Writes the answers of a part, with the columns that say which pictures they are of."""
+    """Writes the answers of a part, with columns that identify the pictures."""
     columns: dict[str, Any] = {
         "row": pa.array(range(part.first, part.first + part.rows), pa.int64()),
         "path": [file.name for file in part.files for _ in range(file.rows)],

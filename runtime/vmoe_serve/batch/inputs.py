@@ -18,7 +18,7 @@ from vmoe_serve.batch.locations import BatchError, Location, one_line
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
 READERS = 16
-"""Files that are looked into at once."""
+"""Files that are read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class InputFile:
     Attributes:
         path: on the input's file system.
         name: relative to the input.
-        version: its size and time of change.
+        version: its size and modification time.
         rows: pictures in it.
     """
 
@@ -40,11 +40,11 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring files of the input, whose answers become one file.
+    """Consecutive files of the input, whose answers become one file.
 
     Attributes:
-        number, count: which of how many, from 0 on.
-        first: number of its first picture.
+        number, count: its index, from 0, and the number of parts.
+        first: index of its first picture.
         files: none of them empty.
     """
 
@@ -64,16 +64,16 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
     Args:
         source: a folder of pictures; with a column a Parquet file, or a folder of them.
-        column: of Parquet files, which has the pictures' bytes; None for a folder of pictures.
+        column: of Parquet files, with the bytes of the pictures; None for a folder of pictures.
 
     Raises:
         BatchError: there are no pictures, or files that can't be read.
     """
     suffixes = PICTURE_SUFFIXES if column is None else _PARQUET_SUFFIXES
     if source.kind == fs.FileType.NotFound:
-        raise BatchError(f"{source.text} is not there")
+        raise BatchError(f"{source.text} does not exist")
     if source.kind != fs.FileType.Directory and column is None:
-        raise BatchError(f"{source.text} is no folder of pictures; --column names a column of a Parquet file")
+        raise BatchError(f"{source.text} is not a folder of pictures; for a Parquet file use --column")
     found = _found(source, suffixes)
     if not found:
         raise BatchError(f"{source.text} has no files with the endings {', '.join(sorted(suffixes))}")
@@ -90,7 +90,7 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
 
 
 def digest_of(files: Sequence[InputFile]) -> str:
-    """SHA-256 (hex) of the names, sizes, times of change and rows of files."""
+    """SHA-256 (hex) of the names, sizes, modification times and rows of files."""
     return hashlib.sha256("".join(f"{file.name}\0{file.version} {file.rows}\n" for file in files).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a batch job is, and the folder that it writes: the same job each time, each part once, by one writer at a time."""
+"""A batch job and its output folder: one job, one writer at a time, and every part written once."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
 
 @dataclass(frozen=True)
 class Job:
-    """What the answers of a job depend on. Replicas, threads and images per call are not part of it.
+    """All that the answers of a job depend on. Replicas, threads and images per call do not change them.
 
     Attributes:
         bundle: SHA-256 (hex) of the bundle's manifest, which has those of its other files.
-        input: SHA-256 (hex) of the list of inputs: names, sizes, times of change, and rows.
-        pictures: how many.
+        input: SHA-256 (hex) of the list of inputs: names, sizes, modification times and rows.
+        pictures: number of pictures.
         column: of Parquet files; None for a folder of pictures.
-        setting: name of the profile; None for a model that has nothing to set.
+        setting: name of the profile; None for a model without settings.
         backend: as it was requested.
-        output: name of the model's output that is written; None for classes.
-        top: classes per picture; None where none are written.
-        part_size: pictures per part, at least.
+        output: name of the model output to write; None for classes.
+        top: classes per picture; None without classes.
+        part_size: minimum number of pictures per part.
         version: of this package.
     """
 
@@ -57,7 +57,7 @@ class Job:
 
     @property
     def text(self) -> str:
-        """The job as JSON: the same for the same job."""
+        """The job as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @property
@@ -66,7 +66,7 @@ class Job:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def differences(self, other: Mapping[str, Any]) -> str:
-        """In which fields another job's JSON differs, in words; empty for the same job."""
+        """A description of the fields in which the JSON of another job differs; empty for the same job."""
         pairs = [(name, other.get(name), value) for name, value in asdict(self).items()]
         return ", ".join(
             _HASHED.get(name) or f"{name.replace('_', ' ')} {theirs or 'none'} and not {ours or 'none'}"
@@ -77,12 +77,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """A part that is there, whole.
+    """A part that has been written.
 
     Attributes:
-        part: which one.
-        errors: pictures that have an error instead of an answer.
-        runtimes: what answered, in words.
+        part: the part.
+        errors: pictures with an error instead of an answer.
+        runtimes: descriptions of the runtimes that answered.
     """
 
     part: Part
@@ -93,8 +93,8 @@ class Written:
 class Output:
     """The folder of a job.
 
-    Every file is written under a temporary name and moved, so that a file is whole or not there. The names of parts are
-    those of the job, and only the process that began last writes any: nothing that an earlier one did is counted twice.
+    Every file is written under a temporary name and then moved, so a file is complete or missing. File names contain a
+    digest of the job, and only the process that started last writes, so nothing is counted twice.
     """
 
     def __init__(self, location: Location, job: Job) -> None:
@@ -102,13 +102,13 @@ class Output:
         self._token = secrets.token_hex(8)
 
     def begin(self, *, force: bool) -> None:
-        """Makes the folder that of the job, new or begun before, and this process the only one that writes there.
+        """Claims the folder for the job, whether new or resumed, and for this process.
 
         Args:
             force: remove the parts of another job.
 
         Raises:
-            BatchError: the folder has another job, or files that no job wrote.
+            BatchError: the folder holds another job, or files that no job wrote.
             OSError: it can't be written.
         """
         if self._location.is_local:  # object stores have no folders
@@ -120,25 +120,25 @@ class Output:
         self._remove(name for name in names if self._is_left_over(name))
 
     def parts(self, parts: Sequence[Part]) -> list[Written]:
-        """The parts that are there."""
+        """The parts that have been written."""
         names = set(self._names())
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._written, [part for part in parts if self._name(part) in names])
         return [each for each in found if each is not None]
 
     def is_finished(self) -> bool:
-        """Whether the folder says that the job is done."""
+        """Whether the job is marked as finished."""
         return SUCCESS_NAME in self._names()
 
     def unfinish(self) -> None:
-        """Takes away what says that the job is done."""
+        """Removes the mark that the job is finished."""
         self._remove([SUCCESS_NAME] if self.is_finished() else [])
 
     def write(self, part: Part, table: pa.Table, written: Written) -> None:
         """Writes the answers of a part.
 
         Raises:
-            BatchError: another process writes to the folder by now.
+            BatchError: another process now writes to the folder.
             OSError: it can't be written.
         """
         metadata = {ERRORS: str(written.errors), RUNTIMES: json.dumps(written.runtimes)}
@@ -148,10 +148,10 @@ class Output:
         self._put(self._name(part), sink.getvalue())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Says that the job is done, and that nothing but its parts is there.
+        """Removes leftover files and marks the job as finished.
 
         Raises:
-            BatchError: another process writes to the folder by now.
+            BatchError: another process now writes to the folder.
             OSError: it can't be written.
         """
         self._check_writer()
@@ -160,7 +160,7 @@ class Output:
 
     def _check_job(self, names: Sequence[str], *, force: bool) -> None:
         if foreign := [name for name in names if not _OURS.fullmatch(name)]:
-            raise BatchError(f"{self._location.text} has '{foreign[0]}', which no job wrote: choose another folder")
+            raise BatchError(f"{self._location.text} has '{foreign[0]}', which no job wrote; choose another folder")
         if JOB_NAME not in names:
             return
         try:
@@ -173,10 +173,10 @@ class Output:
 
     def _check_writer(self) -> None:
         if self._read(WRITER_NAME) != self._token.encode():
-            raise BatchError(f"another run of this command writes to {self._location.text} by now, so this one ends")
+            raise BatchError(f"another run of this command now writes to {self._location.text}, so this one stops")
 
     def _written(self, part: Part) -> Written | None:
-        """What a part's file says of itself; None for one that is not whole, which is written again."""
+        """A part, from the metadata of its file; None if the file is damaged, and must be written again."""
         try:
             found = pq.read_metadata(f"{self._location.path}/{self._name(part)}", filesystem=self._fs)
             written = Written(part, int(found.metadata[ERRORS]), tuple(json.loads(found.metadata[RUNTIMES])))
@@ -188,7 +188,7 @@ class Output:
         return f"part-{part.number:05}-of-{part.count:05}-{self._job.digest[:8]}.parquet"
 
     def _is_left_over(self, name: str) -> bool:
-        """Whether a file is temporary, or a part of another job."""
+        """Whether a file is temporary, or part of another job."""
         match = _PART.fullmatch(name)
         return name.startswith(".") or (match is not None and match[1] != self._job.digest[:8])
 

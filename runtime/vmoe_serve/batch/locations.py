@@ -1,4 +1,4 @@
-"""Where a batch job reads and writes: paths of this machine, and URIs of the stores that pyarrow knows."""
+"""Locations of input and output of a batch job: local paths, and URIs that pyarrow supports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_runtime import VmoeError
 
 
 class BatchError(VmoeError):
-    """A batch job that can't begin, or can't go on."""
+    """A batch job that can't start or continue."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Location:
         """The location of a path or a URI, such as `photos`, `s3://bucket/photos` or `gs://bucket/photos`.
 
         Raises:
-            BatchError: pyarrow doesn't know such a URI.
+            BatchError: pyarrow does not support the URI.
         """
         if "://" not in text:
             return cls(text, fs.LocalFileSystem(), os.path.realpath(text))
@@ -49,25 +49,25 @@ class Location:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a path of this machine, or of a disk that it shares."""
+        """Whether it is a path on this machine, or on a disk that it shares."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     @cached_property
     def kind(self) -> Any:
-        """pyarrow's FileType of what is there."""
+        """pyarrow's FileType of the location."""
         try:
             return self.filesystem.get_file_info(self.path).type
         except OSError as error:
             raise BatchError(f"{self.text} can't be read: {one_line(error)}") from None
 
     def overlaps(self, other: Location) -> bool:
-        """Whether one of the two is in the other, or is the other."""
+        """Whether the locations are the same, or one contains the other."""
         ours, theirs = Path(self.path), Path(other.path)
         same = self.filesystem.type_name == other.filesystem.type_name
         return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line and not too long."""
+    """The message of an error, on one line and shortened."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(said.split())[:300]

@@ -1,4 +1,4 @@
-"""A batch job on Ray Data: its readers of bytes, a pool of actors, and answers that come back in the order of the input."""
+"""A batch job on Ray Data: readers, a pool of actors, and answers in the order of the input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vmoe_serve.batch.locations import BatchError, Location
 from vmoe_serve.ray_session import reason
 
 _BLOCK = 64
-"""Pictures of a block: what a reader and an actor take at once."""
+"""Pictures per block, the unit of readers and actors."""
 
 
 def answered_parts(
@@ -26,13 +26,13 @@ def answered_parts(
     Args:
         source: of the input.
         column: of Parquet files; None for picture files.
-        parts: those to answer, in their order; never empty.
-        replicas: actors, each with an engine.
-        cpus: that Ray counts for each.
+        parts: to be answered, in order; not empty.
+        replicas: number of actors, each with an engine.
+        cpus: Ray CPUs of each.
         arguments: of `Classifier`.
 
     Yields:
-        Each part, in their order, and a table as `Classifier` returns it.
+        Each part in order, with a table as `Classifier` returns it.
 
     Raises:
         BatchError: a file can't be read, an actor can't be started, or Ray failed.
@@ -59,19 +59,19 @@ def answered_parts(
 
 
 def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> Any:
-    """The dataset of the pictures' paths and bytes, in their order."""
+    """The dataset with the paths and bytes of the pictures, in order."""
     files = [file.path for part in parts for file in part.files]
     options = {"filesystem": source.filesystem, "include_paths": True}
     blocks = -(-sum(part.rows for part in parts) // _BLOCK)
     if column is None:
         return ray.data.read_binary_files(files, override_num_blocks=blocks, **options)
-    # Without partitioning, which would read columns from names of folders.
+    # Partitioning would read columns from the names of folders.
     found = ray.data.read_parquet(files, partitioning=None, override_num_blocks=max(blocks, len(files)), **options)
     return found.select_columns(["path", column])
 
 
 def _divided(blocks: Iterable[pa.Table], parts: Sequence[Part]) -> Iterator[tuple[Part, pa.Table]]:
-    """The rows of each part, which come one after another."""
+    """The rows of each part; parts are consecutive."""
     left = list(parts)
     held = []
     for block in blocks:
@@ -81,10 +81,10 @@ def _divided(blocks: Iterable[pa.Table], parts: Sequence[Part]) -> Iterator[tupl
             held = [rows.slice(part.rows)]
             yield part, _checked(part, rows.slice(0, part.rows))
     if left or any(map(len, held)):
-        raise BatchError("Ray Data returned another number of pictures than the input has; the same command goes on")
+        raise BatchError("Ray Data returned the wrong number of pictures; run the same command again to resume")
 
 
 def _checked(part: Part, table: pa.Table) -> pa.Table:
     if table["path"].to_pylist() != [file.path for file in part.files for _ in range(file.rows)]:
-        raise BatchError("Ray Data returned other pictures than it was to read; the same command goes on")
+        raise BatchError("Ray Data returned the wrong pictures; run the same command again to resume")
     return table

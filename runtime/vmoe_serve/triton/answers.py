@@ -1,8 +1,7 @@
-"""Requests with settings of their own: how they are read, and one call of the engine for those of each setting."""
+"""Requests that choose their settings, answered with one call of the engine for each setting."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from vmoe_runtime import Engine, ImageError, RoutingError, Setting, VmoeError
 from vmoe_runtime.errors import shown
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.settings import SETTINGS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -25,16 +25,16 @@ run with, such as `c0.5-k2`, or None where the model has none."""
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeError]:
-    """Answers requests, those of one setting by one call.
+    """Answers requests, those with the same setting in one call.
 
-    A request is made of whole routing groups, so no request changes the answer of another one.
+    A request consists of whole routing groups, so no request changes the answer of another one.
 
     Args:
         engine: a loaded bundle.
         requests: any number of them.
 
     Returns:
-        For each request its answer; or why it has none, which is no matter of the others.
+        The answer or the error of each request. An error does not affect the other requests.
     """
     answers: dict[int, Answer | VmoeError] = {}
     batches: dict[Profile | None, dict[int, Array]] = {}
@@ -51,7 +51,7 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
 
 
 def _batch(engine: Engine, images: Array) -> Array:
-    """The images as the graph takes them. Each request is checked alone, so that what is wrong with one hits no other."""
+    """The images as the graph takes them. Each request is checked on its own, so an error affects no other request."""
     batch = engine.batch(images)
     multiple = engine.manifest.batch_multiple
     if len(batch) % multiple:
@@ -76,17 +76,17 @@ def request_setting(parameters: Mapping[str, object]) -> Setting:
     """The setting of a request.
 
     Args:
-        parameters: by name: `profile` (a text), `capacity` (a number), `k`, `max_experts` and `merge` (whole numbers), `bpr`
-            and `pool` (true or false). Numbers and truth values may be texts, too, as not every client sends all types.
+        parameters: fields of a `Setting` by name. Numbers and truth values may be texts too, as not every client sends all
+            types.
 
     Raises:
-        RoutingError: a parameter of another name. What the values must be is checked by the engine.
+        RoutingError: a parameter with another name. The engine checks the values.
 
     Examples:
-        >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"})
-        Setting(profile=None, capacity=0.5, k=2, bpr=False, pool=None, max_experts=None, merge=None)
+        >>> request_setting({"capacity": "0.5", "k": 2, "bpr": "false"}) == Setting(capacity=0.5, k=2, bpr=False)
+        True
     """
-    names = [field.name for field in dataclasses.fields(Setting)]
+    names = ("profile", *SETTINGS)
     if unknown := sorted(parameters.keys() - set(names)):
         raise RoutingError(f"there is no request parameter {shown(unknown[0])}; there are {', '.join(names)}")
     fields: dict[str, Any] = {name: value if name == "profile" else _value(value) for name, value in parameters.items()}

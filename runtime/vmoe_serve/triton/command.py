@@ -24,24 +24,24 @@ _USUAL_BATCH = 32
 @bundle_argument
 @click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
 @profiles_option
-@count_option("--batch-size", 65536, None, f"The most images of an execution. Default: {_USUAL_BATCH}, or what fits groups.")
+@count_option("--batch-size", 65536, None, f"Maximum images per execution. Default: about {_USUAL_BATCH}.")
 @name_option
 @click.option(
     "--backend",
     type=click.Choice(["python", "onnxruntime", "both"]),
     default="python",
     show_default=True,
-    help="Triton's backend: one model on the engine, whose requests choose their setting; or a model NAME-PROFILE for each "
-    "profile, without Python; or both.",
+    help="Triton's backend. python: one model, and each request chooses its setting. onnxruntime: a model NAME-PROFILE for "
+    "each profile, without Python.",
 )
-@count_option("--instances", 1024, 1, "Instances of each model, which run side by side.")
+@count_option("--instances", 1024, 1, "Instances of each model, which run in parallel.")
 @click.option("--force", is_flag=True, help="Replace a repository that this command wrote.")
 @errors_only_option
 @verbose_option
 def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: Any) -> None:
     """Write a model repository for the Triton Inference Server.
 
-    The first --profile is what requests get that name none. The bundle's files are in the repository as hard links.
+    The first --profile is the default of requests. The repository has hard links to the files of the bundle.
     """
     REPOSITORY.check(repository, force=force)
     models = _models(bundle, options)
@@ -51,13 +51,13 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
     width = max(len(model.name) for model in models)
     for model in models:
         click.echo(f"{model.name:<{width}}  {model.serves}")
-    how = f"{copied / 1e6:.1f} MB were copied, as they can't be linked to from there" if copied else "hard links"
+    how = f"{copied / 1e6:.1f} MB copied, as the repository can't link to them" if copied else "hard links"
     click.echo(f"files of {bundle}: {how}")
     click.echo(f"tritonserver --model-repository={repository.absolute()}")
 
 
 def _models(path: Path, options: dict[str, Any]) -> list[Model]:
-    """The models of a bundle whose every byte was checked; nothing is linked before it is closed, as links change files."""
+    """The models of a fully checked bundle. Links are made after it is closed, as they change the files."""
     backend = options["backend"]
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
@@ -75,7 +75,7 @@ def _models(path: Path, options: dict[str, Any]) -> list[Model]:
 
 
 def _profiles(manifest: Manifest, names: Sequence[str]) -> list[Profile | None]:
-    """The requested profiles, each once; one None where there is nothing to set."""
+    """The requested profiles without duplicates; one None if the model has no settings."""
     chosen = [named(manifest, name) for name in names] or manifest.profiles.values()
     return list({profile.name: profile for profile in chosen}.values()) or [None]
 

@@ -1,4 +1,4 @@
-"""The model that Triton's Python backend runs: a bundle on the engine, at the setting of each request."""
+"""The model for Triton's Python backend: a bundle on the engine, at the setting of each request."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _TRITONS_OWN = "triton_"
 
 
 class TritonPythonModel:
-    """What Triton's Python backend calls.
+    """The interface that Triton's Python backend calls.
 
-    A request has `image`, float32 or uint8 [N,H,W,C], and as parameters what `vmoe_serve.triton.request_setting` reads. Its
-    response has the bundle's output, float32[N, ...], and `setting`, text[N,1], the name of the setting that it was run
-    with; or an error of one line.
+    A request has `image`, float32 or uint8 [N,H,W,C], and the parameters of `vmoe_serve.triton.answers.request_setting`.
+    Its response has the bundle's output, float32[N, ...], and `setting`, text[N,1], the name of the setting that was used;
+    or an error of one line.
     """
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Loads the bundle that lies beside `model.py`.
+        """Loads the bundle next to `model.py`.
 
         Raises:
             triton.TritonModelException: it can't be loaded.
@@ -43,12 +43,12 @@ class TritonPythonModel:
         triton.Logger.log_info(f"{args['model_instance_name']}: {self._engine!r}")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answers requests, those of one setting together."""
+        """Answers requests, those with the same setting in one call."""
         answers = answer(self._engine, [_request(request) for request in requests])
         return [_failure(found) if isinstance(found, VmoeError) else self._response(*found) for found in answers]
 
     def finalize(self) -> None:
-        """Lets go of the engine."""
+        """Closes the engine."""
         self._engine.close()
 
     def _response(self, output: np.ndarray[Any, np.dtype[Any]], setting: str | None) -> Any:
@@ -71,9 +71,9 @@ def _failure(error: VmoeError) -> Any:
 
 
 def _check_numpy() -> None:
-    """Refuses numpy 2 where Triton is older than 25.02: the first ones of these send empty outputs with it.
+    """Refuses numpy 2 with Triton before 25.02, of which some versions send empty outputs then.
 
-    No Triton says what its backend was built for; responses that have parameters came with 25.02.
+    Triton does not report its version to models; 25.02 was the first whose responses have parameters.
     """
     if int(np.__version__.partition(".")[0]) >= 2 and not hasattr(triton.InferenceResponse, "parameters"):
         raise triton.TritonModelException(

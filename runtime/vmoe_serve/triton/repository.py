@@ -1,4 +1,4 @@
-"""What a model repository holds, and how it is written: whole, and over nothing but an old one of this command."""
+"""The files of a model repository. It is written completely or not at all, and replaces only one of this command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Model:
         name: of the model and its folder.
         config: text of its `config.pbtxt`.
         files: by path inside the folder of its version: the content, or the file to link to.
-        serves: what it does, in words.
+        serves: description for people.
     """
 
     name: str
@@ -49,9 +49,9 @@ def python_model(bundle: Bundle, name: str, batch_size: int, instances: int, pro
     Args:
         bundle: an open bundle.
         name: of the model.
-        batch_size: the most images of an execution.
+        batch_size: maximum number of images per execution.
         instances: of the model.
-        profile: what requests get that set nothing; None where the bundle has nothing to set.
+        profile: default of requests; None if the bundle has no settings.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}
@@ -71,9 +71,9 @@ def onnxruntime_model(
     Args:
         bundle: an open bundle.
         name: of the model.
-        batch_size: the most images of an execution.
+        batch_size: maximum number of images per execution.
         instances: of the model.
-        profile: the profile; None where the bundle has nothing to set.
+        profile: the profile; None if the bundle has no settings.
         library: the op library; an absolute path.
     """
     setting = {} if profile is None else profile.inputs
@@ -93,8 +93,8 @@ def fixed_graph(model: bytes, output: str, setting: Mapping[str, np.ndarray[Any,
 
     Args:
         model: a bundle's canonical graph, a serialized ONNX model.
-        output: the output to keep; those that say where tokens went are dropped.
-        setting: by name of the graph input that becomes constant; empty for a model that has none.
+        output: the output to keep; routing outputs are removed.
+        setting: values of the graph inputs that become constant, by name; empty for a model that has none.
 
     Returns:
         A serialized ONNX model that reads the same external data.
@@ -117,18 +117,18 @@ def fixed_graph(model: bytes, output: str, setting: Mapping[str, np.ndarray[Any,
 
 
 def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> int:
-    """Writes a repository, whole or not at all.
+    """Writes a repository, completely or not at all.
 
     Args:
-        target: the folder that it becomes.
-        models: what it holds.
-        force: it may replace one that this command wrote.
+        target: its folder.
+        models: its contents.
+        force: whether it may replace one that this command wrote.
 
     Returns:
-        How many bytes of the bundle were copied, as they can't be linked to.
+        Number of bytes of the bundle that were copied because they can't be linked.
 
     Raises:
-        VmoeError: the target holds something else.
+        VmoeError: the target is something else.
         OSError: it can't be written.
     """
     contents: dict[str, bytes | Path] = {}

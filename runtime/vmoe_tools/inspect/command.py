@@ -141,7 +141,7 @@ def _side_by_side(
 
 def _summary(path: Path, *, verify: bool) -> dict[str, Any]:
     def read() -> dict[str, Any]:
-        with Bundle.open(path, verify=verify) as bundle:
+        with Bundle.open_once(path, verify=verify) as bundle:
             if verify:
                 bundle.verify_weights()
             return summarize(bundle, verified=verify)

@@ -58,7 +58,7 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
     """The page's data about a bundle whose every byte was checked, and its graph. Nothing is linked before the bundle is
     closed, because links change files."""
-    with Bundle.open(path) as bundle:
+    with Bundle.open_once(path) as bundle:
         facts, graph = page_facts(bundle), graph_without_defaults(bundle.graph(CANONICAL_GRAPH).data)
         bundle.verify_weights()
     return facts, graph

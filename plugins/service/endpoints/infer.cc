@@ -1,0 +1,129 @@
+// `infer` of the Open Inference Protocol, version 2, with its binary extension, which sends tensors after the JSON.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "requests.h"
+#include "service.h"
+
+namespace {
+
+struct InferRequest {
+  Input fields;
+  ImageBatch images;
+};
+
+// Numbers of JSON, flat or nested.
+void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& data) {
+  if (!list.is_array()) throw RequestError(kWrongNumbers);
+  for (const Input& value : list) {
+    if (value.is_array()) {
+      append_values(value, dtype, data);
+    } else if (dtype == VMOE_UINT8 && value.is_number_integer() && value >= 0 && value <= 255) {
+      data.push_back(value.get<uint8_t>());
+    } else if (dtype == VMOE_FLOAT32 && value.is_number()) {
+      const float number = value.get<float>();
+      const auto* bytes = reinterpret_cast<const uint8_t*>(&number);
+      data.insert(data.end(), bytes, bytes + sizeof(number));
+    } else {
+      throw RequestError(kWrongNumbers);
+    }
+  }
+}
+
+// Pixels 0..255 that were not scaled would get a wrong answer.
+void check_range(const ImageBatch& batch) {
+  for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
+    float value = 0;
+    std::memcpy(&value, batch.data.data() + i, sizeof(value));
+    if (value < -kLargestFloat || value > kLargestFloat) {
+      throw RequestError(
+          "float images go beyond [-2, 2], and the model takes float32 in [-1, 1]; send pixels 0..255 as UINT8, or "
+          "scale them: pixels / 255 * 2 - 1");
+    }
+  }
+}
+
+// binary: the bytes that follow the JSON.
+ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe::Info& info, int64_t most_images) {
+  const Input& shape = tensor["shape"];
+  const int64_t count = shape[0];
+  if (shape != Input{count, info.height, info.width, info.channels}) {
+    throw RequestError("'image' has shape " + shown(shape) + ", and the model takes " +
+                       shown({"N", info.height, info.width, info.channels}));
+  }
+  if (count < 1 || count > most_images) throw RequestError(kWrongImageCount, most_images, count);
+  ImageBatch batch{tensor["datatype"] == "UINT8" ? VMOE_UINT8 : VMOE_FLOAT32, count, {}};
+  const size_t values = count * info.height * info.width * info.channels;
+  const size_t item = batch.dtype == VMOE_UINT8 ? 1 : sizeof(float), bytes = values * item;
+  const Input& size = tensor["parameters"]["binary_data_size"];
+  if (!size.is_null()) {
+    if (size != binary.size() || bytes != binary.size()) {
+      throw RequestError(kWrongBytes, shown(shape), bytes, binary.size());
+    }
+    batch.data.assign(binary.begin(), binary.end());
+  } else {
+    if (!binary.empty()) throw RequestError(kUnclaimedBytes);
+    batch.data.reserve(bytes);
+    append_values(tensor["data"], batch.dtype, batch.data);
+    if (batch.data.size() != bytes) throw RequestError(kWrongCount, shown(shape), values, batch.data.size() / item);
+  }
+  if (batch.dtype == VMOE_FLOAT32) check_range(batch);
+  return batch;
+}
+
+InferRequest read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
+  const std::string_view body = request.body(), json_length = request[kHeaderLength];
+  const auto length = json_length.empty() ? std::optional<int64_t>(body.size()) : whole_number(json_length);
+  if (!length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
+    throw RequestError(kWrongLength, shown(json_length), body.size());
+  }
+  // Numbers, flat or nested, and the lists that they are nested in, down to the rows of the pixels.
+  const size_t rows = static_cast<size_t>(most_images * info.height), pixels = rows * static_cast<size_t>(info.width);
+  Input fields = read_json(body.substr(0, *length), pixels * static_cast<size_t>(info.channels) + 100,
+                           pixels + rows + static_cast<size_t>(most_images) + 1000);
+  read_object("infer", fields);
+  for (const Input& output : fields["outputs"]) {
+    if (output["name"] != output_name(info)) throw RequestError(kWrongOutput, output_name(info));
+  }
+  ImageBatch images = read_images(fields["inputs"][0], body.substr(*length), info, most_images);
+  return {std::move(fields), std::move(images)};
+}
+
+// Whether the tensor of the answer is to follow its JSON.
+bool is_binary(const Input& fields) {
+  const Input& outputs = fields["outputs"];
+  const Input requested = outputs.empty() ? Input() : outputs[0]["parameters"]["binary_data"];
+  return requested.is_null() ? fields["parameters"]["binary_data_output"] == true : requested == true;
+}
+
+}  // namespace
+
+Response endpoints::infer(Service& service, Exchange& exchange) {
+  const vmoe::Info& info = service.engine.info();
+  const auto [fields, images] =
+      service.run_on(service.tensors, [&] { return read_infer(exchange.request, info, service.options.batch_size); });
+  const vmoe::Answer answer = service.answer(images, fields["parameters"]["setting"], exchange.has_gone);
+  const size_t bytes = answer.output.size() * sizeof(float);
+  const bool binary = is_binary(fields);
+  Json tensor = output_tensor(info, images.count);
+  if (binary) {
+    tensor["parameters"] = {{"binary_data_size", bytes}};
+  } else {
+    tensor["data"] = answer.output;  // null for what JSON has no number for
+  }
+  Json reply = {
+      {"model_name", service.options.name}, {"model_version", "1"}, {"outputs", Json::array({std::move(tensor)})}};
+  if (!answer.setting.empty()) reply["parameters"] = {{"setting", answer.setting}};
+  if (!fields["id"].is_null()) reply["id"] = fields["id"];
+  std::string text = to_text(reply);
+  if (!binary) return text_response(std::move(text), kJson);
+  const size_t json_length = text.size();
+  text.append(reinterpret_cast<const char*>(answer.output.data()), bytes);
+  Response response = text_response(std::move(text), kBinary);
+  response.set(kHeaderLength, std::to_string(json_length));
+  return response;
+}

@@ -1,0 +1,29 @@
+// What the Open Inference Protocol says of the server and its model.
+#include <string>
+
+#include "requests.h"
+#include "service.h"
+
+Response endpoints::server(Service&, Exchange&) {
+  return json_response(
+      {{"name", "vmoe-export"}, {"version", vmoe_version()}, {"extensions", {"binary_tensor_data", "parameters"}}});
+}
+
+Response endpoints::model(Service& service, Exchange&) {
+  const vmoe::Info& info = service.engine.info();
+  Json profiles = Json::array();
+  for (const vmoe::Profile& profile : service.engine.profiles()) profiles.push_back(profile.name);
+  const Json input = {{"name", kInputName},
+                      {"datatype", info.input_dtype == VMOE_UINT8 ? "UINT8" : "FP32"},
+                      {"shape", {-1, info.height, info.width, info.channels}}};
+  return json_response({{"name", service.options.name},
+                        {"versions", Json::array({"1"})},
+                        {"platform", "vmoe-export, " + info.runtime},
+                        {"inputs", Json::array({input})},
+                        {"outputs", Json::array({output_tensor(info, -1)})},
+                        {"parameters", {{"profiles", profiles}, {"level", service.level()}}}});
+}
+
+Response endpoints::model_ready(Service& service, Exchange&) {
+  return json_response({{"name", service.options.name}, {"ready", true}});
+}

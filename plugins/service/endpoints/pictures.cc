@@ -1,0 +1,100 @@
+// Pictures in, classes or features out.
+#include <strings.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "requests.h"
+#include "service.h"
+
+namespace {
+
+bool is_json(std::string_view content_type) {
+  constexpr std::string_view kType = kJson;
+  const std::string_view type = content_type.substr(0, content_type.find_first_of("; \t"));
+  return type.size() == kType.size() && strncasecmp(type.data(), kType.data(), kType.size()) == 0;
+}
+
+// The fields of a body that is JSON or one picture. No picture starts with a brace, whatever the content type says.
+Input read_pictures(Request& request, int64_t most_images) {
+  const std::string_view content_type = request[http::field::content_type];
+  Input values = read_query("pictures", query_of(request));
+  if (is_json(content_type) || request.body().starts_with('{')) {
+    Input body = read_json(request.body(), 100, static_cast<size_t>(most_images) + 1000);
+    for (auto& [name, value] : body.items()) {
+      if (!value.is_null()) values[name] = std::move(value);
+    }
+    read_object("pictures", values);
+  } else if (request.body().empty() || content_type.starts_with("multipart/")) {
+    throw RequestError(kNoPicture);
+  } else {
+    values["images"] = Input::array({""});
+    read_object("pictures", values);
+    values["images"][0] = std::move(request.body());
+  }
+  const size_t count = values["images"].size();
+  if (count > static_cast<size_t>(most_images)) throw RequestError(kWrongImageCount, most_images, count);
+  return values;
+}
+
+std::pair<Input, vmoe::Answer> answered(Service& service, Exchange& exchange, vmoe_output output) {
+  const vmoe_output own = service.engine.info().output;
+  if (own != output) {
+    throw RequestError(own == VMOE_LOGITS ? kLogitsModel : own == VMOE_FEATURES ? kFeaturesModel : kMembersModel);
+  }
+  Input request =
+      service.run_on(service.pictures, [&] { return read_pictures(exchange.request, service.options.batch_size); });
+  const ImageBatch batch = service.decode(request["images"], exchange.has_gone);
+  vmoe::Answer answer = service.answer(batch, request["setting"], exchange.has_gone);
+  return {std::move(request), std::move(answer)};
+}
+
+Response reply(const char* name, Json content, const vmoe::Answer& answer) {
+  const auto rounded_ms = [](double seconds) { return std::round(seconds * 1e6) / 1e3; };
+  return json_response({{name, std::move(content)},
+                        {"setting", answer.setting.empty() ? Json() : Json(answer.setting)},
+                        {"waited_ms", rounded_ms(answer.waited)},
+                        {"call_ms", rounded_ms(answer.seconds)},
+                        {"images_of_call", answer.together}});
+}
+
+}  // namespace
+
+Response endpoints::classify(Service& service, Exchange& exchange) {
+  const auto [request, answer] = answered(service, exchange, VMOE_LOGITS);
+  const vmoe::Info& info = service.engine.info();
+  const auto classes = static_cast<size_t>(info.output_size);
+  std::vector<size_t> order(classes);
+  Json predictions = Json::array();
+  for (size_t first = 0; first < answer.output.size(); first += classes) {
+    const float* logits = answer.output.data() + first;
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+    const auto exponential = [&](size_t i) { return std::exp(double{logits[i]} - double{logits[order[0]]}); };
+    double sum = 0;
+    for (size_t i = 0; i < classes; ++i) sum += exponential(i);
+    Json best = Json::array();
+    for (size_t i = 0; i < std::min(classes, request["top"].get<size_t>()); ++i) {
+      best.push_back({{"class", info.class_names.empty() ? std::to_string(order[i]) : info.class_names[order[i]]},
+                      {"index", order[i]},
+                      {"probability", exponential(order[i]) / sum}});
+    }
+    predictions.push_back(std::move(best));
+  }
+  return reply("predictions", std::move(predictions), answer);
+}
+
+Response endpoints::features(Service& service, Exchange& exchange) {
+  const vmoe::Answer answer = answered(service, exchange, VMOE_FEATURES).second;
+  const int64_t size = service.engine.info().output_size;
+  Json features = Json::array();
+  for (auto row = answer.output.begin(); row != answer.output.end(); row += size) {
+    features.emplace_back(std::vector<float>(row, row + size));
+  }
+  return reply("features", std::move(features), answer);
+}

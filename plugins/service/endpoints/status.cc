@@ -1,0 +1,14 @@
+// What the server is doing, for those who watch it.
+#include "requests.h"
+#include "service.h"
+
+Response endpoints::health(Service& service, Exchange&) {
+  return json_response({{"status", "ok"},
+                        {"model", service.options.name},
+                        {"waiting", service.batcher.load().waiting},
+                        {"level", service.level()}});
+}
+
+Response endpoints::metrics(Service& service, Exchange&) {
+  return text_response(service.metrics.text(service.options.name, service.batcher.load()), kPrometheus);
+}

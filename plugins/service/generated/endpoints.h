@@ -1,0 +1,117 @@
+// What the HTTP services in C++ and in Python share, as runtime/vmoe_serve/endpoints.py declares it. Written by
+//
+//   python tools/cpp_headers.py
+//
+// clang-format off
+#pragma once
+
+#include <cstddef>
+
+#include "table.h"
+
+inline constexpr char kJson[] = "application/json";
+inline constexpr char kBinary[] = "application/octet-stream";
+inline constexpr char kPrometheus[] = "text/plain; version=0.0.4; charset=utf-8";
+inline constexpr char kHeaderLength[] = "Inference-Header-Content-Length";
+inline constexpr char kInputName[] = "image";
+inline constexpr char kNamePattern[] = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}";
+inline constexpr size_t kMaxName = 100;
+inline constexpr size_t kLargePicture = 2097152;
+inline constexpr int64_t kMaxWhole = 1099511627776;
+inline constexpr size_t kMostPixels = 33554432;
+inline constexpr int kMostScans = 100;
+inline constexpr int kMostParts = 65536;
+inline constexpr float kLargestFloat = 2;
+inline constexpr double kMaxSloMs = 600000.0;
+inline constexpr int kSteps = 8;
+inline constexpr int kMostSteps = 1000;
+
+inline constexpr Refusal kNoPath{404, "there is nothing at {}"};
+inline constexpr Refusal kNoMethod{405, "{} is not what {} takes"};
+inline constexpr Refusal kTooSlow{408, "the request did not arrive within {} seconds"};
+inline constexpr Refusal kTooLarge{413, "the body is larger than {} MB"};
+inline constexpr Refusal kNoMemory{503, "there is not enough memory for this request"};
+inline constexpr Refusal kDecoding{503, "other pictures were decoded for {} seconds"};
+inline constexpr Refusal kNoSettings{400, "this model has nothing to set: it takes no 'setting'"};
+inline constexpr Refusal kLogitsModel{400, "this model outputs logits: use /v1/classify"};
+inline constexpr Refusal kFeaturesModel{400, "this model outputs features, and so knows no classes: use /v1/features"};
+inline constexpr Refusal kMembersModel{400, "this model outputs the logits of each member: use infer"};
+inline constexpr Refusal kNoPicture{400, "the request has no picture as its body: send one as it is, or JSON with 'images'"};
+inline constexpr Refusal kWrongImageCount{400, "a request takes 1 to {} images, not {}"};
+inline constexpr Refusal kNoJson{400, "the request is not JSON: {}"};
+inline constexpr Refusal kNoObject{400, "the request must be a JSON object"};
+inline constexpr Refusal kUnknownField{400, "the request has a field {}; {} are known"};
+inline constexpr Refusal kTooDeep{400, "the request's lists and objects are nested more than {} deep"};
+inline constexpr Refusal kTooManyValues{400, "the request has more values than the model can need"};
+inline constexpr Refusal kNoField{400, "the request has no '{}'"};
+inline constexpr Refusal kWrongField{400, "'{}' must be {}, not {}"};
+inline constexpr Refusal kWrongList{400, "'{}' must be a list of {} to {} items"};
+inline constexpr Refusal kWrongOutput{400, "the model's only output is '{}'"};
+inline constexpr Refusal kWrongLength{400, "Inference-Header-Content-Length is {}, and the body has {} bytes"};
+inline constexpr Refusal kWrongBytes{400, "'image' of shape {} has {} bytes, and {} follow the JSON"};
+inline constexpr Refusal kUnclaimedBytes{400, "bytes follow the JSON, and no input claims them by binary_data_size"};
+inline constexpr Refusal kWrongCount{400, "'image' of shape {} has {} values, and 'data' has {}"};
+inline constexpr Refusal kWrongNumbers{400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255"};
+inline constexpr Refusal kNoHttp{400, "the request can't be understood: {}"};
+inline constexpr Refusal kOldHttp{400, "HTTP/1.0 and HTTP/1.1 are served"};
+inline constexpr Refusal kNoHost{400, "the request must have one header Host"};
+inline constexpr Refusal kNoEnd{400, "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: chunked"};
+inline constexpr Refusal kLateHeaders{400, "headers after the body are not accepted"};
+inline constexpr Refusal kNoBodyTaken{400, "{} takes no body"};
+inline constexpr Refusal kNoBodyLength{411, "send the body's Content-Length, or chunks"};
+inline constexpr Refusal kEncodedBody{415, "send the body without encoding"};
+inline constexpr Refusal kLongHead{431, "the first line and the headers have more than {} bytes"};
+inline constexpr Refusal kManyClients{503, "as many clients are connected as may be"};
+
+inline constexpr Field kFields[] = {
+    {"pictures", "images", "", "null", "a picture file in base64", FieldType::kPicture, 0, 1, 1048576, true, false, true, {}},
+    {"pictures", "top", "", "5", "a whole number, 1 or more", FieldType::kWhole, 1, 0, 0, false, true, true, {}},
+    {"pictures", "setting", "", "null", "a text that is not empty", FieldType::kText, 1, 0, 0, false, true, true, {}},
+    {"infer", "inputs", "input", "null", "an object", FieldType::kObject, 0, 1, 1, true, false, false, {}},
+    {"infer", "outputs", "output", "[]", "an object", FieldType::kObject, 0, 0, 1, false, false, false, {}},
+    {"infer", "parameters", "parameters", "{}", "an object", FieldType::kObject, 0, 0, 0, false, false, false, {}},
+    {"infer", "id", "", "null", "a text", FieldType::kText, 0, 0, 0, false, false, false, {}},
+    {"parameters", "setting", "", "null", "a text that is not empty", FieldType::kText, 1, 0, 0, false, false, false, {}},
+    {"parameters", "binary_data_output", "", "false", "true or false", FieldType::kFlag, 0, 0, 0, false, false, false, {}},
+    {"input", "name", "", "null", "'image'", FieldType::kText, 0, 0, 0, true, false, false, {"image"}},
+    {"input", "datatype", "", "null", "'FP32' or 'UINT8'", FieldType::kText, 0, 0, 0, true, false, false, {"FP32", "UINT8"}},
+    {"input", "shape", "", "null", "a whole number, 0 or more", FieldType::kWhole, 0, 1, 8, true, false, false, {}},
+    {"input", "data", "", "null", "an object", FieldType::kAny, 0, 0, 0, false, false, false, {}},
+    {"input", "parameters", "input_parameters", "{}", "an object", FieldType::kObject, 0, 0, 0, false, false, false, {}},
+    {"input_parameters", "binary_data_size", "", "null", "a whole number, 0 or more", FieldType::kWhole, 0, 0, 0, false, false, false, {}},
+    {"output", "name", "", "null", "a text", FieldType::kText, 0, 0, 0, true, false, false, {}},
+    {"output", "parameters", "output_parameters", "{}", "an object", FieldType::kObject, 0, 0, 0, false, false, false, {}},
+    {"output_parameters", "binary_data", "", "null", "true or false", FieldType::kFlag, 0, 0, 0, false, false, false, {}},
+};
+
+struct NumberOptions { int batch_size = 16, max_waiting = 256, max_body = 16, request_seconds = 10; };
+struct NumberOption { const char* name; int NumberOptions::*value; int maximum; const char* help; };
+inline constexpr NumberOption kNumberOptions[] = {
+    {"--batch-size", &NumberOptions::batch_size, 4096, "Maximum number of images per call and per request."},
+    {"--max-waiting", &NumberOptions::max_waiting, 1048576, "Maximum number of images in the queue; further requests get 503."},
+    {"--max-body", &NumberOptions::max_body, 1024, "Maximum size of a request's body in megabytes; larger ones get 413."},
+    {"--request-seconds", &NumberOptions::request_seconds, 3600, "Maximum number of seconds for a request to arrive; slower ones get 408."},
+};
+
+namespace endpoints {
+Response classify(Service&, Exchange&);
+Response features(Service&, Exchange&);
+Response infer(Service&, Exchange&);
+Response model(Service&, Exchange&);
+Response model_ready(Service&, Exchange&);
+Response server(Service&, Exchange&);
+Response health(Service&, Exchange&);
+Response metrics(Service&, Exchange&);
+}  // namespace endpoints
+inline constexpr Route kRoutes[] = {
+    {"/v1/classify", true, "classify", endpoints::classify},
+    {"/v1/features", true, "features", endpoints::features},
+    {"/v2/models/{model}/infer", true, "infer", endpoints::infer},
+    {"/v2/models/{model}", false, "model", endpoints::model},
+    {"/v2/models/{model}/ready", false, "model", endpoints::model_ready},
+    {"/v2", false, "model", endpoints::server},
+    {"/healthz", false, "", endpoints::health},
+    {"/v2/health/live", false, "", endpoints::health},
+    {"/v2/health/ready", false, "", endpoints::health},
+    {"/metrics", false, "", endpoints::metrics},
+};

@@ -1,0 +1,246 @@
+"""What both HTTP services have: endpoints, fields of JSON, refusals, options and limits. C++ has them as a header.
+
+A new endpoint is a row of ENDPOINTS and a function of its name in each service: in a module of `vmoe_serve.http`, and in a
+file of plugins/service/endpoints. After a change: `python tools/cpp_headers.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+JSON, BINARY, PICTURE = "application/json", "application/octet-stream", "image/*"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+HEADER_LENGTH = "Inference-Header-Content-Length"
+"""Header with the number of bytes of JSON, if the bytes of a tensor follow it."""
+INPUT_NAME = "image"
+MAX_NAME = 100
+"""Characters of a model's name in addresses."""
+NAME_PATTERN = f"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
+MAX_SLO_MS = 600_000.0
+MAX_WHOLE = 1 << 40
+"""Whole numbers in requests; none is useful beyond."""
+LARGE_PICTURE = 1 << 21
+"""Pixels above which pictures are decoded one at a time; decoding that many takes about 30 ms."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a JSON object.
+
+    Attributes:
+        name: of the field.
+        type: of the value, or of each item of a list: "text", "whole" (a whole number), "number", "flag", "picture" (a file
+            in base64), "any", or the name of an object in OBJECTS.
+        minimum: of a whole number, or of the characters of a text.
+        items: fewest and most items of a list; None for a single value.
+        required: whether a request is refused without it.
+        default: its value in a request that leaves it out, or has null.
+        choices: values of a text; empty for any.
+        in_query: whether the query of the address may have it instead.
+    """
+
+    name: str
+    type: str
+    minimum: int = 0
+    items: tuple[int, int] | None = None
+    required: bool = False
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    in_query: bool = False
+
+    @property
+    def takes(self) -> str:
+        """What a value must be, for messages."""
+        if self.type == "whole":
+            return f"a whole number, {self.minimum} or more"
+        if self.choices:
+            return " or ".join(map(repr, self.choices))
+        text = "a text that is not empty" if self.minimum else "a text"
+        return {"text": text, "flag": "true or false", "picture": "a picture file in base64"}.get(self.type, "an object")
+
+
+_MANY = 1 << 20
+
+OBJECTS: Mapping[str, tuple[Field, ...]] = {
+    "pictures": (
+        Field("images", "picture", items=(1, _MANY), required=True),
+        Field("top", "whole", 1, default=5, in_query=True),
+        Field("setting", "text", 1, in_query=True),
+    ),
+    "infer": (
+        Field("inputs", "input", items=(1, 1), required=True),
+        Field("outputs", "output", items=(0, 1), default=[]),
+        Field("parameters", "parameters", default={}),
+        Field("id", "text"),
+    ),
+    "parameters": (Field("setting", "text", 1), Field("binary_data_output", "flag", default=False)),
+    "input": (
+        Field("name", "text", required=True, choices=(INPUT_NAME,)),
+        Field("datatype", "text", required=True, choices=("FP32", "UINT8")),
+        Field("shape", "whole", items=(1, 8), required=True),
+        Field("data", "any"),
+        Field("parameters", "input_parameters", default={}),
+    ),
+    "input_parameters": (Field("binary_data_size", "whole"),),
+    "output": (Field("name", "text", required=True), Field("parameters", "output_parameters", default={})),
+    "output_parameters": (Field("binary_data", "flag"),),
+}
+"""Objects of requests, by name."""
+EXACT_OBJECTS = frozenset({"pictures"})
+"""Objects that are refused with other fields; clients of the Open Inference Protocol may send any."""
+
+_CALL = {"setting": "text", "images_of_call": "whole", "waited_ms": "number", "call_ms": "number"}
+_TENSOR = {"name": "text", "datatype": "text", "shape": "whole[]"}
+
+ANSWERS: Mapping[str, Mapping[str, str]] = {
+    "predictions": {"predictions": "prediction[][]", **_CALL},
+    "prediction": {"class": "text", "index": "whole", "probability": "number"},
+    "features": {"features": "number[][]", **_CALL},
+    "inferred": {"model_name": "text", "model_version": "text", "outputs": "tensor[]", "parameters": "any", "id": "text"},
+    "tensor": {**_TENSOR, "data": "number[]", "parameters": "any"},
+    "model": {
+        "name": "text",
+        "versions": "text[]",
+        "platform": "text",
+        "inputs": "metadata[]",
+        "outputs": "metadata[]",
+        "parameters": "any",
+    },
+    "metadata": _TENSOR,
+    "model_ready": {"name": "text", "ready": "flag"},
+    "server": {"name": "text", "version": "text", "extensions": "text[]"},
+    "health": {"status": "text", "model": "text", "waiting": "whole", "level": "text"},
+    "error": {"error": "text"},
+}
+"""Types of the fields of answers, as `Field.type` has them, or a name here; `[]` is a list. A field may be null or absent
+where there is nothing to say."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What answers at some addresses.
+
+    Attributes:
+        name: of the function that answers, in both services.
+        module: of the function in `vmoe_serve.http`, and its file in plugins/service/endpoints.
+        paths: addresses; `{model}` stands for the name of the model that is served.
+        summary: what it answers, for people.
+        answer: name in ANSWERS of an answer in JSON; empty for Prometheus text.
+        request: name in OBJECTS of a body in JSON; empty if it takes no body, and is asked by GET or HEAD.
+        label: value of the label `request` of its metrics; empty if it is not counted.
+    """
+
+    name: str
+    module: str
+    paths: tuple[str, ...]
+    summary: str
+    answer: str = ""
+    request: str = ""
+    label: str = ""
+
+    @property
+    def method(self) -> str:
+        """The method of HTTP."""
+        return "POST" if self.request else "GET"
+
+
+_MODEL = "/v2/models/{model}"
+_HEALTH = ("/healthz", "/v2/health/live", "/v2/health/ready")
+
+ENDPOINTS = (
+    Endpoint("classify", "pictures", ("/v1/classify",), "The most probable classes", "predictions", "pictures", "classify"),
+    Endpoint("features", "pictures", ("/v1/features",), "The features of pictures", "features", "pictures", "features"),
+    Endpoint("infer", "infer", (f"{_MODEL}/infer",), "The output for a tensor of images", "inferred", "infer", "infer"),
+    Endpoint("model", "metadata", (_MODEL,), "Input, output and profiles of the model", "model", label="model"),
+    Endpoint("model_ready", "metadata", (f"{_MODEL}/ready",), "Whether the model answers", "model_ready", label="model"),
+    Endpoint("server", "metadata", ("/v2",), "Name and version of the server", "server", label="model"),
+    Endpoint("health", "status", _HEALTH, "The queue, and the setting of elastic requests", "health"),
+    Endpoint("metrics", "status", ("/metrics",), "Counts and times as Prometheus text"),
+)
+MEDIA_TYPES: Mapping[str, tuple[str, ...]] = {
+    "pictures": (PICTURE, JSON),
+    "infer": (JSON, BINARY),
+    "inferred": (JSON, BINARY),
+    "": (PROMETHEUS,),
+}
+"""Content types of bodies and answers that are not JSON alone."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A status of HTTP and its reason.
+
+    Attributes:
+        status: of HTTP.
+        message: with {} for each fact that is known only then.
+    """
+
+    status: int
+    message: str
+
+
+NO_PATH = Refusal(404, "there is nothing at {}")
+NO_METHOD = Refusal(405, "{} is not what {} takes")
+TOO_SLOW = Refusal(408, "the request did not arrive within {} seconds")
+TOO_LARGE = Refusal(413, "the body is larger than {} MB")
+NO_MEMORY = Refusal(503, "there is not enough memory for this request")
+DECODING = Refusal(503, "other pictures were decoded for {} seconds")
+NO_SETTINGS = Refusal(400, "this model has nothing to set: it takes no 'setting'")
+LOGITS_MODEL = Refusal(400, "this model outputs logits: use /v1/classify")
+FEATURES_MODEL = Refusal(400, "this model outputs features, and so knows no classes: use /v1/features")
+MEMBERS_MODEL = Refusal(400, "this model outputs the logits of each member: use infer")
+NO_PICTURE = Refusal(400, "the request has no picture as its body: send one as it is, or JSON with 'images'")
+WRONG_IMAGE_COUNT = Refusal(400, "a request takes 1 to {} images, not {}")
+NO_JSON = Refusal(400, "the request is not JSON: {}")
+NO_OBJECT = Refusal(400, "the request must be a JSON object")
+UNKNOWN_FIELD = Refusal(400, "the request has a field {}; {} are known")
+TOO_DEEP = Refusal(400, "the request's lists and objects are nested more than {} deep")
+TOO_MANY_VALUES = Refusal(400, "the request has more values than the model can need")
+NO_FIELD = Refusal(400, "the request has no '{}'")
+WRONG_FIELD = Refusal(400, "'{}' must be {}, not {}")
+WRONG_LIST = Refusal(400, "'{}' must be a list of {} to {} items")
+WRONG_OUTPUT = Refusal(400, "the model's only output is '{}'")
+WRONG_LENGTH = Refusal(400, f"{HEADER_LENGTH} is {{}}, and the body has {{}} bytes")
+WRONG_BYTES = Refusal(400, "'image' of shape {} has {} bytes, and {} follow the JSON")
+UNCLAIMED_BYTES = Refusal(400, "bytes follow the JSON, and no input claims them by binary_data_size")
+WRONG_COUNT = Refusal(400, "'image' of shape {} has {} values, and 'data' has {}")
+WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255")
+
+# What Ray's own server refuses, or accepts, before the service on Ray sees it.
+NO_HTTP = Refusal(400, "the request can't be understood: {}")
+OLD_HTTP = Refusal(400, "HTTP/1.0 and HTTP/1.1 are served")
+NO_HOST = Refusal(400, "the request must have one header Host")
+NO_END = Refusal(400, "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: chunked")
+LATE_HEADERS = Refusal(400, "headers after the body are not accepted")
+NO_BODY_TAKEN = Refusal(400, "{} takes no body")
+NO_BODY_LENGTH = Refusal(411, "send the body's Content-Length, or chunks")
+ENCODED_BODY = Refusal(415, "send the body without encoding")
+LONG_HEAD = Refusal(431, "the first line and the headers have more than {} bytes")
+MANY_CLIENTS = Refusal(503, "as many clients are connected as may be")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of both programs that takes a whole number.
+
+    Attributes:
+        name: as an attribute.
+        maximum: the largest value; the smallest is 1.
+        default: its value if it is not given.
+        help: for `--help`.
+    """
+
+    name: str
+    maximum: int
+    default: int
+    help: str
+
+
+OPTIONS = (
+    Option("batch_size", 4096, 16, "Maximum number of images per call and per request."),
+    Option("max_waiting", 1 << 20, 256, "Maximum number of images in the queue; further requests get 503."),
+    Option("max_body", 1024, 16, "Maximum size of a request's body in megabytes; larger ones get 413."),
+    Option("request_seconds", 3600, 10, "Maximum number of seconds for a request to arrive; slower ones get 408."),
+)

@@ -1,0 +1,94 @@
+"""`infer` of the Open Inference Protocol, version 2.
+
+Its binary extension, which Triton's clients use, sends tensors after the JSON: a header has the length of the JSON, and each
+tensor says how many bytes are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vmoe_runtime.classes import Array
+from vmoe_runtime.errors import shown
+from vmoe_serve import endpoints
+from vmoe_serve.http.requests import RequestError, read_json, read_object
+from vmoe_serve.service import Service, run
+
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
+
+
+async def infer(service: Service, request: Request) -> Response:
+    """The output of one tensor of images. The parameter `setting` names a profile, and in the answer the one used."""
+    output = service.engine.manifest.output
+    content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), output)
+    batch = await run(service.tensors, service.engine.batch, images)
+    answer = await service.answer(batch, content["parameters"]["setting"])
+    tensor: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(answer.logits.shape)}
+    values = np.ascontiguousarray(answer.logits, "<f4")
+    is_binary = _is_binary(content)
+    if is_binary:
+        tensor["parameters"] = {"binary_data_size": values.nbytes}
+    else:
+        tensor["data"] = [value if math.isfinite(value) else None for value in values.ravel().tolist()]
+    reply: dict[str, Any] = {"model_name": service.name, "model_version": "1", "outputs": [tensor]}
+    if answer.setting is not None:
+        reply["parameters"] = {"setting": answer.setting}
+    if content["id"] is not None:
+        reply["id"] = content["id"]
+    text = json.dumps(reply, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
+    if not is_binary:
+        return Response(text, media_type=endpoints.JSON)
+    return Response(text + values.tobytes(), headers={endpoints.HEADER_LENGTH: str(len(text))}, media_type=endpoints.BINARY)
+
+
+def _read(body: bytes, header_length: str | None, output: str) -> tuple[dict[str, Any], Array]:
+    """The fields of a request, and its images in the shape that it gives, float32 or uint8."""
+    length = len(body)
+    if header_length is not None:
+        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:19]) <= length):
+            raise RequestError(endpoints.WRONG_LENGTH, shown(header_length), length)
+        length = int(header_length)
+    content = read_object("infer", read_json(body[:length]))
+    if any(each["name"] != output for each in content["outputs"]):
+        raise RequestError(endpoints.WRONG_OUTPUT, output)
+    return content, _images(content["inputs"][0], body[length:])
+
+
+def _is_binary(content: dict[str, Any]) -> bool:
+    """Whether the tensor of the answer is to follow its JSON."""
+    requested = content["outputs"][0]["parameters"]["binary_data"] if content["outputs"] else None
+    return bool(content["parameters"]["binary_data_output"] if requested is None else requested)
+
+
+def _images(tensor: dict[str, Any], binary: bytes) -> Array:
+    dtype, shape = _DTYPES[tensor["datatype"]], tensor["shape"]
+    size, count = tensor["parameters"]["binary_data_size"], math.prod(shape)
+    if size is None:
+        if binary:
+            raise RequestError(endpoints.UNCLAIMED_BYTES)
+        return _numbers(tensor["data"], dtype, shape, count)
+    if size != len(binary) or size != count * dtype.itemsize:
+        raise RequestError(endpoints.WRONG_BYTES, shape, count * dtype.itemsize, len(binary))
+    return np.frombuffer(binary, dtype).reshape(shape)
+
+
+def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
+    """Numbers of JSON, flat or nested."""
+    try:
+        numbers = np.array(data if isinstance(data, list) else None)
+    except (ValueError, OverflowError):
+        numbers = np.array(None)
+    is_number = numbers.dtype.kind in ("iu" if dtype.kind == "u" else "iuf") or not numbers.size
+    if not is_number or (dtype.kind == "u" and not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) <= 255):
+        raise RequestError(endpoints.WRONG_NUMBERS)
+    if numbers.size != count:
+        raise RequestError(endpoints.WRONG_COUNT, shape, count, numbers.size)
+    with np.errstate(over="ignore"):
+        return numbers.astype(dtype).reshape(shape)

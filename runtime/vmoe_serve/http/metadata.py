@@ -1,0 +1,37 @@
+"""What the Open Inference Protocol says of the server and its model."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vmoe_runtime import __version__
+from vmoe_serve import endpoints
+from vmoe_serve.service import Service
+
+
+async def server(_: Service, __: Request) -> Response:
+    """Name and version."""
+    extensions = ["binary_tensor_data", "parameters"]
+    return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
+
+
+async def model(service: Service, _: Request) -> Response:
+    """Input, output and profiles."""
+    manifest = service.engine.manifest
+    datatype = {"float32": "FP32", "uint8": "UINT8"}[manifest.input.dtype]
+    return JSONResponse(
+        {
+            "name": service.name,
+            "versions": ["1"],
+            "platform": f"vmoe-export, {service.engine.backend_description}",
+            "inputs": [{"name": endpoints.INPUT_NAME, "datatype": datatype, "shape": [-1, *manifest.input.size]}],
+            "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
+            "parameters": {"profiles": list(service.engine.profiles), "level": service.batcher.load().level},
+        }
+    )
+
+
+async def model_ready(service: Service, _: Request) -> Response:
+    """Whether it answers; it does from the start."""
+    return JSONResponse({"name": service.name, "ready": True})

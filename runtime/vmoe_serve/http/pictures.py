@@ -1,0 +1,75 @@
+"""Pictures in, classes or features out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vmoe_runtime.bundle.manifest import Output
+from vmoe_runtime.classes import likeliest, softmax
+from vmoe_serve import endpoints
+from vmoe_serve.batching import Answer
+from vmoe_serve.http.requests import RequestError, read_json, read_object, read_query
+from vmoe_serve.service import Service, run
+
+_OTHER_MODELS: dict[Output, endpoints.Refusal] = {
+    "logits": endpoints.LOGITS_MODEL,
+    "features": endpoints.FEATURES_MODEL,
+    "members": endpoints.MEMBERS_MODEL,
+}
+
+
+async def classify(service: Service, request: Request) -> Response:
+    """`{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
+    content, answer = await _answered(service, request, "logits")
+    names = service.engine.class_names or [str(index) for index in range(service.engine.manifest.outputs)]
+    predictions = [
+        [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
+        for best, shares in zip(likeliest(answer.logits, content["top"]), softmax(answer.logits), strict=True)
+    ]
+    return JSONResponse({"predictions": predictions} | _call(answer))
+
+
+async def features(service: Service, request: Request) -> Response:
+    """`{"features": [[number, ...], ...], "setting", ...}`."""
+    _, answer = await _answered(service, request, "features")
+    rows = [[_finite(value) for value in row] for row in answer.logits.tolist()]
+    return JSONResponse({"features": rows} | _call(answer))
+
+
+async def _answered(service: Service, request: Request, output: Output) -> tuple[dict[str, Any], Answer]:
+    """The fields of a request, and its answer."""
+    if (own := service.engine.manifest.output) != output:
+        raise RequestError(_OTHER_MODELS[own])
+    content_type = request.headers.get("content-type", "")
+    body = await service.body(request)
+    content = await run(service.pictures, _read, body, content_type, request.query_params, service.most_images)
+    return content, await service.answer(await service.decoded(content["images"]), content["setting"])
+
+
+def _read(body: bytes, content_type: str, query: Mapping[str, str], most_images: int) -> dict[str, Any]:
+    """The fields of a body that is JSON or one picture. No picture starts with a brace, whatever the content type says."""
+    values = read_query("pictures", query)
+    if content_type.partition(";")[0].strip().lower() == endpoints.JSON or body.startswith(b"{"):
+        values |= read_json(body)
+    elif body and not content_type.startswith("multipart/"):
+        values["images"] = [body]
+    else:
+        raise RequestError(endpoints.NO_PICTURE)
+    content = read_object("pictures", values)
+    if (count := len(content["images"])) > most_images:
+        raise RequestError(endpoints.WRONG_IMAGE_COUNT, most_images, count)
+    return content
+
+
+def _call(answer: Answer) -> dict[str, Any]:
+    times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
+    return {"setting": answer.setting, "images_of_call": answer.batch_size} | times
+
+
+def _finite(number: float) -> float | None:
+    return number if np.isfinite(number) else None

@@ -1,0 +1,106 @@
+"""Requests, checked against the table of fields, and the error that refuses one."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from vmoe_runtime import VmoeError
+from vmoe_runtime.errors import shown
+from vmoe_serve import endpoints
+from vmoe_serve.endpoints import Field, Refusal
+
+
+class RequestError(VmoeError):
+    """A request that is refused.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, refusal: Refusal, *facts: object) -> None:
+        super().__init__(refusal.message.format(*facts))
+        self.status = refusal.status
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The fields of a JSON object that are not null.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(endpoints.NO_JSON, " ".join(str(error).split())[:100]) from None
+    if not isinstance(values, dict):
+        raise RequestError(endpoints.NO_OBJECT)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of an object of OBJECTS that the query of an address has.
+
+    Raises:
+        RequestError: the query has something else.
+    """
+    fields = {field.name: field for field in endpoints.OBJECTS[name] if field.in_query}
+    _check_known(query, fields)
+    is_whole = {key: fields[key].type == "whole" and text.isdecimal() for key, text in query.items()}
+    return {key: int(text[:19]) if is_whole[key] else text for key, text in query.items()}
+
+
+def read_object(name: str, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The fields of an object of OBJECTS, with defaults for those that are left out.
+
+    Args:
+        name: in OBJECTS.
+        values: as the client sent them.
+        where: the path of the object in the request, for messages.
+
+    Raises:
+        RequestError: a field is missing, wrong or unknown.
+    """
+    fields = {field.name: field for field in endpoints.OBJECTS[name]}
+    if name in endpoints.EXACT_OBJECTS:
+        _check_known(values, fields)
+    return {key: _value(field, values.get(key), where + key) for key, field in fields.items()}
+
+
+def _check_known(values: Mapping[str, Any], known: Mapping[str, Field]) -> None:
+    if unknown := next((name for name in values if name not in known), None):
+        raise RequestError(endpoints.UNKNOWN_FIELD, shown(unknown), ", ".join(known))
+
+
+def _value(field: Field, value: Any, where: str) -> Any:
+    value = field.default if value is None else value
+    if value is None and field.required:
+        raise RequestError(endpoints.NO_FIELD, where)
+    if value is None:
+        return None
+    if field.items is None:
+        return _item(field, value, where)
+    fewest, most = field.items
+    if not isinstance(value, list) or not fewest <= len(value) <= most:
+        raise RequestError(endpoints.WRONG_LIST, where, fewest, most)
+    return [_item(field, item, f"{where}.{index}") for index, item in enumerate(value)]
+
+
+def _item(field: Field, value: Any, where: str) -> Any:
+    if field.type in endpoints.OBJECTS and isinstance(value, dict):
+        return read_object(field.type, value, f"{where}.")
+    if field.type == "picture":
+        with suppress(TypeError, ValueError):
+            return value if isinstance(value, bytes) else base64.b64decode(value, validate=True)
+    is_right = {
+        "any": True,
+        "flag": isinstance(value, bool),
+        "whole": type(value) is int and field.minimum <= value <= endpoints.MAX_WHOLE,
+        "text": isinstance(value, str) and len(value) >= field.minimum and value in (field.choices or (value,)),
+    }
+    if is_right.get(field.type, False):
+        return value
+    raise RequestError(endpoints.WRONG_FIELD, where, field.takes, shown(value))
