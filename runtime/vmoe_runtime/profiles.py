@@ -219,12 +219,24 @@ class _Rules:
         requested = setting.values
         self.check_names(requested.keys())
         given = {**(base.values if base else {}), **requested}
-        values = {name: ROWS[name].check(given.get(name, ROWS[name].default)) for name in self.settings}
-        return self._profile(values)
+        values: dict[str, Any] = {name: ROWS[name].check(given.get(name, ROWS[name].default)) for name in self.settings}
+        self._check(values)
+        if values.get("max_experts", 0) >= self.num_experts:  # no limit, which names leave out
+            values["max_experts"] = ROWS["max_experts"].default
+        name = profile_name(Setting.of(values))
+        if "max_experts" in values:
+            values["max_experts"] = min(values["max_experts"], self.num_experts)
+        slots = self._slots(values)
+        pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
+        ratio = float(sum(map(operator.mul, slots, self.experts))) / float(pairs) if slots else None
+        return Profile(name, **values, slots=slots, effective_ratio=ratio, rules=self)
 
-    def _profile(self, values: dict[str, Any]) -> Profile:
-        """The profile of complete values, checked one by one."""
-        return Profile(profile_name(Setting.of(values)), **values, rules=self)
+    def _check(self, values: dict[str, Any]) -> None:
+        """Refuses complete values, checked one by one, that the model can't be run with."""
+
+    def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
+        """Of an expert in a group, one integer per MoE layer; none if the kind has no capacity."""
+        return ()
 
     def _refusal(self, names: str) -> str:
         raise NotImplementedError
@@ -242,29 +254,28 @@ class _CapacityRules(_Rules):
     rounding: Rounding = "ceil"
     capacity_multiple_of: int = 1
 
-    def _profile(self, values: dict[str, Any]) -> Profile:
-        ratio, k = values["capacity"], values.get("k") or 1
+    def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
+        ratio, pairs = values["capacity"], self.group_tokens * (values.get("k") or 1)
+        # From a ratio of its experts on, a layer drops nothing, and gets no more slots.
+        slots = {
+            experts: compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
+            for experts in dict.fromkeys(self.experts)
+        }
+        # An expert can't get more than all pairs; a multiple far above would only cost memory.
+        if (most := max(slots.values())) > max(pairs, _SMALL_GROUP):
+            raise RoutingError(
+                f"rounding up to a multiple of {self.capacity_multiple_of} gives {most} slots per expert, "
+                f"where a group has {pairs} token-expert pairs"
+            )
+        return tuple(slots[experts] for experts in self.experts)
+
+    def _check(self, values: dict[str, Any]) -> None:
+        ratio = values["capacity"]
         if ratio > self.num_experts:
             raise RoutingError(
                 f"the capacity ratio {ratio:g} is larger than the number of experts, {self.num_experts}; "
-                f"from {self.num_experts / k:g} on no token is dropped"
+                f"from {self.num_experts / (values.get('k') or 1):g} on no token is dropped"
             )
-        pairs = self.group_tokens * k
-        by_count = {experts: self._slots(pairs, experts, ratio) for experts in dict.fromkeys(self.experts)}
-        slots = tuple(by_count[experts] for experts in self.experts)
-        effective = float(sum(map(operator.mul, slots, self.experts))) / float(pairs * len(slots))
-        return replace(super()._profile(values), slots=slots, effective_ratio=effective)
-
-    def _slots(self, pairs: int, experts: int, ratio: float) -> int:
-        """Slots of each of so many experts. From a ratio of their number on, which drops nothing, there are no more."""
-        slots = compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
-        # An expert can't get more than all pairs; a multiple far above would only cost memory.
-        if slots > max(pairs, _SMALL_GROUP):
-            raise RoutingError(
-                f"rounding up to a multiple of {self.capacity_multiple_of} gives {slots} slots per expert, "
-                f"where a group has {pairs} token-expert pairs"
-            )
-        return slots
 
 
 @dataclass(frozen=True)
@@ -285,25 +296,16 @@ class TopKRules(_CapacityRules):
         """The kind, by what can be set."""
         return "ensemble" if self.ensemble_size > 1 else "top-k"
 
-    def _profile(self, values: dict[str, Any]) -> Profile:
+    def _check(self, values: dict[str, Any]) -> None:
         k, most = values["k"], min(self.experts) // self.ensemble_size
         if not 1 <= k <= most:
             what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
             raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
-        if values.get("max_experts", self.num_experts) >= self.num_experts:
-            return self._without_limit(values)
-        if self.group_tokens > MAX_MASS_TOKENS:
+        if values.get("max_experts", self.num_experts) < self.num_experts and self.group_tokens > MAX_MASS_TOKENS:
             raise RoutingError(
                 f"max_experts needs groups of at most {MAX_MASS_TOKENS:,} tokens, and these have {self.group_tokens:,}"
             )
-        return super()._profile(values)
-
-    def _without_limit(self, values: dict[str, Any]) -> Profile:
-        """A profile whose groups may use all experts: names leave the limit out, and graphs take E."""
-        if "max_experts" not in values:
-            return super()._profile(values)
-        profile = super()._profile({**values, "max_experts": ROWS["max_experts"].default})
-        return replace(profile, max_experts=self.num_experts)
+        super()._check(values)
 
     def _refusal(self, names: str) -> str:
         return f"ensembles (E3) are routed officially: they take no {names}"
