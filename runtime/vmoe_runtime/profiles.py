@@ -221,15 +221,14 @@ class _Rules:
         given = {**(base.values if base else {}), **requested}
         values: dict[str, Any] = {name: ROWS[name].check(given.get(name, ROWS[name].default)) for name in self.settings}
         self._check(values)
-        if values.get("max_experts", 0) >= self.num_experts:  # no limit, which names leave out
-            values["max_experts"] = ROWS["max_experts"].default
-        name = profile_name(Setting.of(values))
-        if "max_experts" in values:
-            values["max_experts"] = min(values["max_experts"], self.num_experts)
+        named = dict(values)
+        if "max_experts" in values and values["max_experts"] >= self.num_experts:
+            # No limit, which names leave out.
+            named["max_experts"], values["max_experts"] = ROWS["max_experts"].default, self.num_experts
         slots = self._slots(values)
         pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
         ratio = float(sum(map(operator.mul, slots, self.experts))) / float(pairs) if slots else None
-        return Profile(name, **values, slots=slots, effective_ratio=ratio, rules=self)
+        return Profile(profile_name(Setting.of(named)), **values, slots=slots, effective_ratio=ratio, rules=self)
 
     def _check(self, values: dict[str, Any]) -> None:
         """Refuses complete values, checked one by one, that the model can't be run with."""

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLES = (Path(__file__).parents[1] / "page/site/base.css", _TEMPLATES / "page.css")
+_SITE = Path(__file__).parents[1] / "page/site"
+_STYLES = (_SITE / "base.css", _TEMPLATES / "page.css")
+_SCRIPTS = (_SITE / "patches.js", _TEMPLATES / "page.js")
 _SPEED = Scale("images per second", lambda point: point.images_per_second, from_zero=True)
 
 
@@ -66,7 +68,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         words=words,
         version=__version__,
         style=Markup("".join(path.read_text(encoding="utf-8") for path in _STYLES)),
-        script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
+        script=Markup("".join(path.read_text(encoding="utf-8").replace("export ", "") for path in _SCRIPTS)),
         data=plain(_data(report)),
         curves=list(_curve_charts(report)),
         experts=list(_expert_charts(collected, class_names)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,7 +13,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing import TokenLayout
 from vmoe_runtime.routing_kinds import KIND_NAMES
-from vmoe_runtime.settings import ROWS, SettingValue
+from vmoe_runtime.settings import MERGE, ROWS, SettingValue
 from vmoe_tools.bench.points import Point, named_profiles, plan_points
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle
@@ -107,7 +107,8 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
         kind = KIND_NAMES[rules.kind]
         raise click.UsageError(f"the report compares capacities, and the bundle is a {kind}, which has none")
     flags = {name: (base.values[name],) for name in rules.settings if ROWS[name].type == "flag"}
-    varied = {**flags, **{name: values for name, values in axes.items() if name != "capacity"}}
+    slowest = {MERGE: axes[MERGE]} if MERGE in axes else {}
+    varied = {**slowest, **flags, **{name: values for name, values in axes.items() if name not in ("capacity", MERGE)}}
     curves: dict[tuple[str, str], list[Profile]] = {}
     notes: list[str] = []
     for values in product(*varied.values()):
@@ -116,7 +117,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
             lacking = {name: chosen.pop(name) for name in [*chosen] if name not in rules.settings}
             if any(value != ROWS[name].default for name, value in lacking.items()):
                 continue
-        name = _curve_name(chosen, [name for name in varied if len(varied[name]) > 1])
+        name = _curve_name(chosen, {name for name in varied if len(varied[name]) > 1})
         one = {**{key: (value,) for key, value in chosen.items()}, "capacity": axes.get("capacity", _DEFAULT_RATIOS)}
         curves[name], found = sweep_profiles(rules, base, one)
         notes += found
@@ -125,14 +126,19 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     return curves, notes
 
 
-def _curve_name(chosen: Mapping[str, SettingValue], several: Sequence[str]) -> tuple[str, str]:
-    """The kind and the title of a curve: which flags differ from the official ones, and what tells it from other curves."""
-    flags = [(ROWS[name], value) for name, value in chosen.items() if ROWS[name].type == "flag"]
-    special = [(row.suffix, row.title if value else row.off_title) for row, value in flags if value != row.default]
-    named = special or ([("bpr", ROWS["bpr"].title)] if flags else [("choice", "Experts choice")])
-    rest = [(ROWS[name], chosen[name]) for name in several if ROWS[name].type != "flag" and name in chosen]
-    kinds, titles = zip(*named, *((f"{row.suffix}{value}", row.text(value)) for row, value in rest), strict=True)
-    return "-".join(kinds), ", ".join((titles[0], *(title[:1].lower() + title[1:] for title in titles[1:])))
+def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
+    """The kind and the title of a curve: which flags are not the official ones, and what else tells it from other curves."""
+    flags, others = [], []
+    for name, value in sorted(chosen.items(), key=lambda item: ROWS[item[0]].place):
+        row = ROWS[name]
+        if row.type != "flag" and name in several:
+            others.append((f"{row.suffix}{value}", row.text(value)))
+        elif row.type == "flag" and value != row.default:
+            title = row.title if value else row.off_title
+            flags.append((row.suffix, title if not flags else title[:1].lower() + title[1:]))
+    official = ("bpr", ROWS["bpr"].title) if "bpr" in chosen else ("choice", "Experts choice")
+    kinds, titles = zip(*(flags or [official]), *others, strict=True)
+    return "-".join(kinds), ", ".join(titles)
 
 
 def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | None], wanted: int) -> int:

@@ -2,7 +2,7 @@
 
 import { number } from "./dom.js";
 import { makePad } from "./drawing.js";
-import { makeLegend } from "./patches.js";
+import { makeLegend } from "./legend.js";
 import { decode, pixelsOf, prepare, toInput } from "./picture.js";
 import { open } from "./session.js";
 import { firstOf } from "./settings.js";

@@ -1,10 +1,7 @@
-"use strict";
-(() => {
+{
   const byId = (id) => document.getElementById(id);
   const all = (selector) => [...document.querySelectorAll(selector)];
   const data = JSON.parse(byId("data").textContent);
-  const DROPPED = "rgb(128 128 128 / 0.86)";
-  const TINT = "a6";
   const SIDE = 8; // of a patch in pixels of the canvas
   const percent = (share, digits = 1) => (share === null ? "-" : `${(share * 100).toFixed(digits)}\u00a0%`);
   const number = (value) => value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 });
@@ -39,23 +36,6 @@
     byId("now").replaceChildren(element("code", now.profile), `: ${parts.join(", ")}.`);
   }
 
-  /** Outlines patches that were merged, those of a token in one colour. */
-  function outline(context, tokens) {
-    const [rows, columns] = data.grid;
-    const merged = [...new Set(tokens)].filter((token) => tokens.indexOf(token) !== tokens.lastIndexOf(token));
-    const tokenAt = (x, y) => (x < 0 || x >= columns || y < 0 || y >= rows ? -1 : tokens[y * columns + x]);
-    const near = [-1, 0, 1].flatMap((dx) => [-1, 0, 1].map((dy) => [dx, dy]));
-    const end = (d) => (d > 0 ? SIDE - 1 : 0);
-    tokens.forEach((token, patch) => {
-      const colour = merged.indexOf(token), x = patch % columns, y = Math.floor(patch / columns);
-      context.fillStyle = `hsl(${colour * 137.5} 90% 60%)`;
-      for (const [dx, dy] of colour < 0 ? [] : near) {
-        if (tokenAt(x + dx, y + dy) === token) continue;
-        context.fillRect(x * SIDE + end(dx), y * SIDE + end(dy), dx ? 1 : SIDE, dy ? 1 : SIDE);
-      }
-    });
-  }
-
   function showSample(figure, index, now, patches) {
     const [answer, share, correct] = now.answers[index] ?? [];
     const text = figure.querySelector(".answered");
@@ -65,23 +45,15 @@
     if (!canvas || !patches) return;
     const [rows, columns] = data.grid;
     const first = (state.layer * data.samples + index) * rows * columns;
+    const numbers = data.layers.length * data.samples * rows * columns; // of experts, before those of tokens
+    const shown = Array.from({ length: rows * columns }, (_, patch) =>
+      [patches[first + patch] - 1, patches.length > numbers ? patches[numbers + first + patch] : patch]);
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, columns * SIDE, rows * SIDE);
-    let kept = 0;
-    for (let patch = 0; patch < rows * columns; patch++) {
-      const expert = patches[first + patch];
-      kept += expert > 0;
-      if (expert > 0 && !state.tint) continue;
-      context.fillStyle = expert > 0 ? data.colours[expert - 1] + TINT : DROPPED;
-      context.fillRect((patch % columns) * SIDE, Math.floor(patch / columns) * SIDE, SIDE, SIDE);
-    }
-    let count = `${kept} of ${rows * columns} patches`;
-    const numbers = data.layers.length * data.samples * rows * columns;
-    if (patches.length > numbers) {
-      const tokens = patches.subarray(numbers + first, numbers + first + rows * columns);
-      outline(context, tokens);
-      count += ` (${new Set(tokens).size}\u00a0tokens)`;
-    }
+    const tint = (expert) => (state.tint ? data.colours[expert] + TINT : null);
+    paintPatches(context, data.grid, [SIDE, SIDE], shown, (expert) => (expert < 0 ? DROPPED : tint(expert)));
+    let count = `${shown.filter(([expert]) => expert >= 0).length} of ${rows * columns} patches`;
+    if (patches.length > numbers) count += ` (${new Set(shown.map(([, token]) => token)).size}\u00a0tokens)`;
     figure.querySelector(".count").textContent = count;
     canvas.setAttribute("aria-label", `${count} of sample ${index + 1} are processed in ${data.layers[state.layer]}`);
   }
@@ -123,4 +95,4 @@
   byId("layer").value = "0";
   if (byId("tint")) byId("tint").checked = false;
   show();
-})();
+}
