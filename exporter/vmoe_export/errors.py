@@ -1,4 +1,4 @@
-"""The errors that vmoe_export raises. Each carries one sentence for the person who made the call."""
+"""The errors that vmoe_export raises. Each has one message for the caller."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from vmoe_runtime.errors import UsageError, VmoeError
 
 
 class CheckpointError(VmoeError):
-    """A checkpoint is missing, damaged, or of a format that can't be read."""
+    """A checkpoint is missing, damaged, or has an unknown format."""
 
 
 class ConfigError(VmoeError, ValueError):
-    """A model description that contradicts the checkpoint, or a kind of model that isn't supported."""
+    """A model description contradicts the checkpoint, or the kind of model is not supported."""
 
 
 class OptionError(UsageError):
-    """An option whose value can't be, or doesn't fit the model."""
+    """An option has an invalid value, or one that does not fit the model."""
 
 
 class ExportError(VmoeError):
-    """The bundle could not be written, or did not pass validation."""
+    """The bundle could not be written, or failed validation."""

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: plan first, then write, then prove."""
+"""Exports a checkpoint to a bundle: plan, write, validate."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _USUAL_LIMITS = ValidationOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult(Findings):
-    """A written bundle, and what validation found.
+    """A written bundle, and the results of its validation.
 
     Attributes:
         path: the bundle.
-        plan: what was exported.
-        tensorrt: graph files for TensorRT by profile, or by "model" for a dense ViT.
+        plan: the plan of the export.
+        tensorrt: the TensorRT graph file of each profile; the key of a dense ViT is "model".
     """
 
     path: Path
@@ -59,20 +59,19 @@ def export_bundle(
     """Exports a checkpoint to a bundle.
 
     Args:
-        checkpoint: what `open_checkpoint` takes, or its address, such as gs://bucket/b16.
+        checkpoint: a path for `open_checkpoint`, or an address such as gs://bucket/b16.
         path: the bundle's folder, such as `b16.vmoe`.
-        options: what to export; its fields may be given as keyword arguments instead.
-        validate: read the weights back, and run each part of the written graphs in ONNX Runtime beside the reference.
-        atol: largest absolute difference of a part of a graph that validation accepts. Default: what rounding explains.
-        max_distance: largest relative difference of a part from float32 that validation accepts. Default: what the
-            precision says.
-        images: an npz file or folder of pictures, see `vmoe_measure.image_source.open_images`, to measure the distance from
-            float32 on. Default: a few random images.
-        force: replace a bundle that is already there.
-        fields: fields of ExportOptions, where `options` isn't given.
+        options: what to export; you can pass its fields as keyword arguments instead.
+        validate: read the weights back, run each part of the written graphs in ONNX Runtime, and compare with a reference.
+        atol: largest absolute difference between a part of a graph and the reference. Default: what rounding explains.
+        max_distance: largest relative difference between a part and float32. Default: the limit of the precision.
+        images: an npz file or folder of pictures on which to measure the difference from float32; see
+            `vmoe_measure.image_source.open_images`. Default: a few random images.
+        force: replace an existing bundle.
+        fields: fields of ExportOptions, if `options` is None.
 
     Raises:
-        VmoeError: nothing was written.
+        VmoeError: the export failed, and nothing was written.
 
     Examples:
         >>> result = export_bundle("samples/mnist/vmoe_mnist", folder / "mnist.vmoe", capacity=[0.3], k=[1])
@@ -100,20 +99,20 @@ def write_bundle(
     progress: ProgressHook = lambda name, size: None,
     stage: StageHook = lambda text: None,
 ) -> ExportResult:
-    """Writes the bundle of a plan, whole or not at all.
+    """Writes the bundle of a plan. If anything fails, nothing is left.
 
     Args:
         plan: from `plan_export`.
         target: the bundle's folder.
-        validation: how the written graphs are checked, or None for not at all.
+        validation: how to check the written graphs; None skips the check.
         force: as in `export_bundle`.
-        progress: called with name and bytes after each tensor.
-        stage: called with a few words before each longer step.
+        progress: called with the name and the bytes of each tensor after it was written.
+        stage: called with a short description before each longer step.
 
     Raises:
-        ExportError: the bundle can't be written, or validation failed.
-        CheckpointError: the checkpoint turned out damaged.
-        ImageError: the images to validate on can't be read, or don't fit the model.
+        ExportError: the bundle cannot be written, or validation failed.
+        CheckpointError: the checkpoint is damaged.
+        ImageError: the validation images cannot be read, or do not fit the model.
     """
     # onnx takes a while to import; planning and its errors don't wait for it.
     from vmoe_export.bundle.weights_file import write_weights
@@ -149,7 +148,7 @@ def write_bundle(
 
 
 def _sources(plan: ExportPlan, validation: ValidationOptions | None) -> list[Path]:
-    """What the export reads."""
+    """The paths that the export reads."""
     config, images = plan.options.config, validation.images if validation else None
     given = [path for path in (config, images) if isinstance(path, str | os.PathLike)]
     return [plan.checkpoint.path, *plan.checkpoint.files, *map(Path, given)]

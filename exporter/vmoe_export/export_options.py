@@ -24,38 +24,38 @@ from vmoe_runtime.settings import MERGE, NEEDED, ROWS, SETTINGS, Choices, Settin
 
 @dataclass(frozen=True)
 class ExportOptions(Choices):
-    """The choices of an export. Fields that are None take the bundle's value where the checkpoint is a bundle, or else the
-    preset's or config's, or else the default.
+    """The options of an export. A field that is None has the value of the bundle (if the checkpoint is one), or else of the
+    preset or config, or else the default.
 
     The fields of `vmoe_runtime.settings.Choices`, such as `bpr` and `merge`, are those of the stored profiles.
 
     Attributes:
-        capacity: capacity ratios; with `k`, their product gives the profiles. Default: the training ratio, or 1.05.
+        capacity: capacity ratios. Each combination with `k` is a profile. Default: the training ratio, or 1.05.
         k: experts per token. Default: the training k, or 2.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
-        batch_size: images per batch, which the group must divide; needed by group "batch".
-        config: official model config (a mapping, or the path of a JSON file), or the config.json of another library's model.
+        batch_size: images per batch, a multiple of the group; required by group "batch".
+        config: official model config (a mapping or the path of a file), or the config.json of another library's model.
         image_size: (height, width) in pixels.
-        rounding, capacity_multiple_of: how a ratio becomes slots; official defaults "ceil" and (here) 1.
+        rounding, capacity_multiple_of: how a ratio is rounded to slots. Default: the config's, or "ceil" and 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
-        ensemble_size: M, the members of an ensemble of experts (E3), where the tensors don't tell; 1 is a plain V-MoE.
-        router: "top-k" or "experts-choice", which tensors can't tell. Default: the config's, or "top-k".
-        precision: what large products are computed in and their weights stored in: "fp32", "bf16", "int8", "int4" for the
-            weights of experts beside int8, or "bf16-experts" for the experts' products alone. With `tensorrt` it also says
-            what the large products of the TensorRT graphs are computed in: "fp32", "bf16" or "fp16".
-        tensorrt: write a graph for TensorRT for each profile.
+        ensemble_size: M, the members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.
+        router: "top-k" or "experts-choice", which have the same tensors. Default: the config's, or "top-k".
+        precision: type of the large products and of their stored weights: "fp32", "bf16", "int8", "int4" (experts in int4,
+            other weights in int8), or "bf16-experts" (only the experts in bf16). With `tensorrt` also the type of the large
+            products of the TensorRT graphs: "fp32", "bf16" or "fp16".
+        tensorrt: also write a TensorRT graph for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
-        output: "logits" (the default; of an E3 the official prediction, the logarithm of the mean probability of its
-            members), "members" (each member's logits of an E3) or "features".
-        preprocess: the official steps that make an image of a picture, joined by "|". Default: those of the official
-            configs, "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
+        output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),
+            "members" (the logits of each member of an E3) or "features".
+        preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
+            "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         class_names: names of the classes.
-        head: a file with another head, see `checkpoint.new_head.NewHead`; the class names of the old one are not taken.
-        preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; instead of `config`.
-        heads: attention heads of another library's model, where neither a config.json nor its architecture's name says it.
+        head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
+        preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
+        heads: number of attention heads, if neither config.json nor the architecture name gives it.
 
     Raises:
-        OptionError: a field of the wrong type, or not one of its choices.
+        OptionError: a field has the wrong type or an invalid value.
     """
 
     capacity: Sequence[float] | None = None

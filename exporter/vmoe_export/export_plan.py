@@ -60,17 +60,17 @@ class ExportPlan:
 
     @property
     def input_spec(self) -> InputSpec:
-        """What the graph takes, and how a picture becomes it."""
+        """The input of the graph, and the preprocessing of a picture."""
         return InputSpec(self.input, *self.model.image_size, self.model.channels, self.preprocessing)
 
     @property
     def stored_precision(self) -> Precision:
-        """What the weights file and the graphs for CPUs hold."""
+        """The precision of the weights file and of the graphs for CPUs."""
         return "fp32" if self.options.precision == "fp16" else self.options.precision
 
     @property
     def tensorrt_precision(self) -> TensorRtPrecision | None:
-        """What the large products of the TensorRT graphs are computed in; None where there are no such graphs."""
+        """The type of the large products of the TensorRT graphs; None if there are none."""
         return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
 
     @property
@@ -89,7 +89,7 @@ class ExportPlan:
         return dense_flops(self._shape)
 
     def flops(self, profile: Profile) -> int:
-        """FLOPs per image at a profile, when every slot of every expert is filled."""
+        """FLOPs per image at a profile, with every slot of every expert filled."""
         return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape), profile.merge or 0)
 
     @property
@@ -98,11 +98,11 @@ class ExportPlan:
 
 
 def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
-    """Decides what an export will write, from names and shapes alone.
+    """Plans an export, from names and shapes only.
 
     Raises:
-        CheckpointError, ConfigError, OptionError: naming what doesn't fit.
-        RoutingError: a capacity ratio or k that the model can't be run with.
+        CheckpointError, ConfigError, OptionError: something does not fit; the message names it.
+        RoutingError: the model cannot run with a capacity ratio or k.
     """
     checkpoint, options = _under_official_names(checkpoint, options)
     own_config, trunk = options.config, checkpoint

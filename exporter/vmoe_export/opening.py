@@ -1,4 +1,4 @@
-"""Opens checkpoints: finds the reader of the files, and which library's names the tensors have."""
+"""Opens checkpoints: finds the reader of the files, and the library whose names the tensors have."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint for reading, one tensor at a time.
 
     Args:
-        path: `PREFIX` or `PREFIX.index` of the official format of 2022, a folder that Orbax wrote (of steps, of which the
-            newest finished one is read, of one step, or of its `state`), a `.safetensors` file or the index of several
-            (`model.safetensors.index.json`), a torch `.pt`, `.pth` or `.bin` file, a model folder of Hugging Face's, another
-            folder that holds exactly one of these, or a float32 bundle.
+        path: one of
+
+            - `PREFIX` or `PREFIX.index` of the official format of 2022,
+            - an Orbax folder: of steps (the newest finished one is read), of one step, or its `state`,
+            - a `.safetensors` file, or the index of several (`model.safetensors.index.json`),
+            - a torch `.pt`, `.pth` or `.bin` file,
+            - a Hugging Face model folder,
+            - another folder that contains exactly one of these,
+            - a float32 bundle.
 
     Returns:
-        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays. Of another
-        library's model, of which `family_title` tells, the names are that library's.
+        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays. If the
+        model is another library's, `family_title` names its family, and the names are that library's.
 
     Raises:
-        CheckpointError: there is nothing to read, or it is damaged.
-        BundleError: a bundle that is damaged.
+        CheckpointError: the path is not a checkpoint, or the checkpoint is damaged.
+        BundleError: the bundle is damaged.
 
     Examples:
         >>> with open_checkpoint("samples/mnist/vmoe_mnist") as checkpoint:

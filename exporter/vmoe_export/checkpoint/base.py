@@ -35,20 +35,20 @@ class TensorInfo:
 
 
 class Checkpoint(Mapping[str, Array]):
-    """A read-only mapping of the names of tensors to arrays.
+    """A read-only mapping of tensor names to arrays.
 
-    Each access reads one tensor from disk into memory of its own; nothing is kept. Close it, or use it in a `with`.
+    Each access reads one tensor from disk into new memory; nothing is cached. Close it, or use it in a `with`.
 
     Attributes:
-        path: what was opened.
-        source: what a bundle says that it came from: the name of that, or the address of which it is a copy.
+        path: the path that was opened.
+        source: the name for the `source` of a bundle: the file's, or the address that it was copied from.
         format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
-        files: every file that belongs to the checkpoint, as far as `sha256` is over files.
-        notes: what a user should know of the way that it was found.
-        config_file: an official config that was found beside it.
+        files: every file of the checkpoint that `sha256` covers.
+        notes: notes for the user on how the checkpoint was found.
+        config_file: an official config that was found next to it.
         info: shape and dtype of each tensor.
-        family_title: what people call the family of another library's model, also where the names are official ones by now;
-            None of official models.
+        family_title: the family of another library's model, even if its names are official ones now; None for official
+            models.
     """
 
     notes: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ class Checkpoint(Mapping[str, Array]):
         self.info: Mapping[str, TensorInfo] = {name: stored[name] for name in self._stored_names}
 
     def use_official_names(self) -> None:
-        """Names the parameters as the official tree does, and leaves out what is beside them.
+        """Renames the parameters to the official names, and drops everything beside them.
 
         Raises:
-            CheckpointError: there is no such tree.
+            CheckpointError: there is no official parameter tree.
         """
         with naming(self.path):
             self._stored_names = parameter_names(self.info)

@@ -1,1 +1,1 @@
-"""A V-MoE as the exporter knows it: what its checkpoint and config say of it, its parameters, and the torch model."""
+"""The model in the exporter: its description from checkpoint and config, and its parameters."""

@@ -1,1 +1,1 @@
-"""The vmoe ops: one table, ONNX functions, and the ops in torch."""
+"""The vmoe ops: their table, and their ONNX functions."""

@@ -1,4 +1,4 @@
-"""Proves that a written bundle is its checkpoint: weights bit by bit, graphs part by part, and how far rounding moves it."""
+"""Compares a written bundle with its checkpoint: weights bit by bit, graphs part by part, and shorter types with float32."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class ValidationOptions:
     """How a written bundle is checked.
 
     Attributes:
-        atol: largest absolute difference of a part of a graph from the reference; None for what rounding explains.
-        max_distance: largest relative difference of a part from float32; None for what the precision says.
-        images: an npz file or folder of pictures to measure that difference on; None for a few random images.
+        atol: largest absolute difference between a part of a graph and the reference; None for what rounding explains.
+        max_distance: largest relative difference between a part and float32; None for the limit of the precision.
+        images: an npz file or folder of pictures on which to measure that difference; None for a few random images.
 
     Raises:
-        OptionError: a number that is no limit.
+        OptionError: a limit is not a positive number.
     """
 
     atol: float | None = None
@@ -62,16 +62,16 @@ class ValidationOptions:
 
 @dataclass(frozen=True)
 class Findings:
-    """What validation found, and what it would have refused.
+    """The results of validation, and their limits.
 
     Attributes:
-        limits: of `comparisons`; None where nothing was validated.
-        comparisons: each graph at each profile against the reference of the same precision.
-        distance_limit: largest `part_difference` of `distances`; None where there are none.
-        distances: for other precisions than fp32, that reference at each profile against the one in float32.
-        own_images: whether `distances` are on the user's images and not on random ones.
-        tensorrt_limits: of `tensorrt_comparisons`; None where there are none.
-        tensorrt_comparisons: the TensorRT graphs against the reference.
+        limits: those of `comparisons`; None if nothing was validated.
+        comparisons: each graph at each profile, compared with the reference in the same precision.
+        distance_limit: largest allowed `part_difference` of `distances`; None if there are none.
+        distances: for precisions other than fp32, that reference at each profile, compared with the one in float32.
+        own_images: whether `distances` were measured on the user's images instead of random ones.
+        tensorrt_limits: those of `tensorrt_comparisons`; None if there are none.
+        tensorrt_comparisons: the TensorRT graphs, compared with the reference.
     """
 
     limits: Limits | None = None

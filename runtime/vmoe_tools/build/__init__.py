@@ -1,1 +1,1 @@
-"""Builds TensorRT engines from vmoe bundles, into the cache folder, and checks them against the bundle."""
+"""`vmoe build`: builds TensorRT engines from bundles into the cache folder, and compares them with the bundle."""

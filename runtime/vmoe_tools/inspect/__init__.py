@@ -1,1 +1,1 @@
-"""Shows what a vmoe bundle is, where it comes from, what was checked of it, and which backends run it here."""
+"""`vmoe inspect`: the description of a bundle, the routing of images, and one picture at several settings."""

@@ -1,4 +1,4 @@
-"""How alike two bundles of one model answer and route the same images, such as its precisions."""
+"""How far two bundles of one model, such as its precisions, agree in outputs and routing on the same images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the summary of a bundle, and what its routers do with images, look as text."""
+"""Prints the summary of a bundle and the routing of images as text."""
 
 from __future__ import annotations
 

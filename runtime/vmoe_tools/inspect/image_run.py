@@ -1,4 +1,4 @@
-"""One run of one or more bundles over all images: what the routers of the first do, and how the others agree with it."""
+"""One run of one or more bundles over all images: the routing of the first, and how far the others agree with it."""
 
 from __future__ import annotations
 

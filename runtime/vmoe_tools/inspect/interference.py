@@ -1,4 +1,4 @@
-"""How far an image's answer moves with the images that share its batch."""
+"""How much the output for an image depends on the other images of its batch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ _IMAGES_PER_CALL = 16
 
 @dataclass(frozen=True)
 class Interference:
-    """The answers to the same images among other neighbours, compared with those among a first set of them.
+    """The outputs for the same images with different neighbours, compared with those for a first set of neighbours.
 
-    Differences are absolute, of logits or other outputs; all numbers are exactly 0 where every image is a
-    group of its own.
+    Differences are absolute, of logits or other outputs. All numbers are exactly 0 if every image is its own group.
 
     Attributes:
-        images: how many were run.
-        sets: sets of neighbours that each image was run among, the first one not counted.
+        images: number of images.
+        sets: number of sets of neighbours for each image, without the first one.
         images_per_call: the image and its neighbours.
-        max_difference: the largest, over images, sets and logits.
+        max_difference: the largest difference over images, sets and outputs.
         mean_difference: the mean over all of them.
-        top1_changed: share of the answers whose largest logit was at another class than among the first neighbours; None
-            where the bundle returns no logits.
-        images_changed: share of the images for which that ever happened; None as above.
+        top1_changed: share of the predictions that differ from those with the first neighbours; None if the bundle returns
+            no logits.
+        images_changed: share of the images whose prediction ever differed; None as above.
     """
 
     images: int
@@ -49,16 +48,16 @@ def interference(
     seed: int = 0,
     after_set: Callable[[int], None] = lambda images: None,
 ) -> Interference:
-    """Runs the same images again and again, each time in another order, so that each has other neighbours.
+    """Runs the same images repeatedly, each time in another order, so that each image has other neighbours.
 
-    A call has whole routing groups: 16 images, or a few more or less.
+    A call has complete routing groups: about 16 images.
 
     Args:
-        engine: what answers.
-        images: as `engine.batch` gives them, [N,H,W,C]; those of whole calls are taken.
+        engine: the engine.
+        images: from `engine.batch`, [N,H,W,C]. Images that do not fill a call at the end are ignored.
         setting: as for a call of the engine.
-        sets: how many sets of neighbours each image has beside the first one, which is that of the given order.
-        seed: of the orders.
+        sets: number of sets of neighbours for each image, in addition to the first one, which has the original order.
+        seed: random seed of the orders.
         after_set: called after each set with its number of images.
 
     Raises:

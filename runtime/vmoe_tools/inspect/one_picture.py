@@ -1,4 +1,4 @@
-"""One picture at several settings side by side: what each answers, and which experts take which of its patches."""
+"""One picture at several settings side by side: the prediction of each, and the expert of each patch."""
 
 from __future__ import annotations
 

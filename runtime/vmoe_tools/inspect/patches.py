@@ -1,4 +1,4 @@
-"""What one MoE layer did to each patch: how often it was processed, and by which expert."""
+"""The patches of an image in one MoE layer: how often each was processed, and by which expert."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class LayerPatches:
     """The patches of N images in one MoE layer, rows x columns of an image.
 
     Attributes:
-        processed: i64[N,rows,columns], how many choices of the patch were kept, over all members of an ensemble; 0 where
-            the patch was dropped. In Soft MoE all experts take part of every patch, so it is E.
-        expert: i64[N,rows,columns], the expert of its heaviest kept choice, of equal ones the first; -1 where dropped.
-        weight: f32[N,rows,columns], the gate of that choice, in Soft MoE the expert's share; 0 where dropped.
+        processed: i64[N,rows,columns], number of kept choices of the patch, over all members of an ensemble; 0 if the patch
+            was dropped. In Soft MoE, all experts process a part of every patch, so it is E.
+        expert: i64[N,rows,columns], the expert of the kept choice with the largest gate (on ties, the first); -1 if dropped.
+        weight: f32[N,rows,columns], the gate of that choice, in Soft MoE the expert's share; 0 if dropped.
     """
 
     processed: Array
@@ -28,13 +28,13 @@ class LayerPatches:
 
 
 def layer_patches(routing: Routing) -> LayerPatches:
-    """What a MoE layer did to the patches of a batch; the classifier token is left out.
+    """The patches of a batch in a MoE layer, without the classifier token.
 
     Args:
-        routing: of the layer, of any kind.
+        routing: the routing of the layer, of any kind.
 
     Raises:
-        RoutingError: the bundle's manifest doesn't say where patches are.
+        RoutingError: the bundle's manifest does not say which tokens are patches.
     """
     choices, layout = choices_of(routing.by_token()), routing.layout
     if layout is None or len(choices.kept) % (layout.tokens * layout.members):

@@ -1,4 +1,4 @@
-"""A few images and what the routers do to their patches, at one capacity after the other: what pictures are drawn of."""
+"""Sample images and the routing of their patches at several capacities, for the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routers do over many images: the load of experts, what is dropped, gates, and which classes go where."""
+"""Statistics of routing over many images: load of experts, dropped pairs, gates, and classes by expert."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from vmoe_runtime.routing import Array
 from vmoe_runtime.routing_kinds import ModelKind
 
 BINS = 20
-"""Bins of a gate histogram, of equal width from 0 to 1; the last one has the gates of 1, too."""
+"""Bins of a gate histogram, of equal width from 0 to 1; the last one includes 1."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """C choices of each of T tokens, in the order of the images; in an ensemble (E3) every member of a token is a row.
+    """C choices of each of T tokens, in the order of the images; in an ensemble (E3), every member of a token is a row.
 
-    With experts choice and in Soft MoE every expert is a choice of every token, so C = E.
+    With experts choice and in Soft MoE, every expert is a choice of every token, so C = E.
 
     Attributes:
-        expert: i32[T,C], the expert of each choice; -1 where a graph for TensorRT dropped it.
-        kept: bool[T,C], the choice got a slot. All of them in Soft MoE.
-        weight: f32[T,C], raw gates; in Soft MoE the share of the expert's slots in the output of the token.
-        complete: every row has the gates of all experts, so that they sum to 1.
+        expert: i32[T,C], the expert of each choice; -1 if a TensorRT graph dropped it.
+        kept: bool[T,C], whether the choice got a slot; in Soft MoE, all do.
+        weight: f32[T,C], raw gates; in Soft MoE, the share of the expert's slots in the output of the token.
+        complete: whether every row has the gates of all experts, which then sum to 1.
     """
 
     expert: Array
@@ -61,25 +61,25 @@ def _of_all_experts(kept: Array, weight: Array) -> Choices:
 class LayerStatistics:
     """One MoE layer with E experts over all images that were added. A pair is a token and one of its choices.
 
-    With experts choice a pair is a token and an expert, which keeps the tokens that it chose. Soft MoE has no pairs and
-    drops nothing; an expert's share of a token's output stands for the gate there.
+    With experts choice, a pair is a token and an expert, which keeps the tokens that it chose. Soft MoE has no pairs and
+    drops nothing; there, an expert's share of a token's output replaces the gate.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
-        images: how many there were.
-        load: f64[E], pairs that each expert kept; in Soft MoE its shares, summed over the tokens.
-        requested: i64[E], pairs that chose each expert; None where tokens don't choose, and for graphs for TensorRT.
-        expert_dropped: f64[E], share of `requested` that was dropped, NaN where there are none; None where `requested` is.
+        images: number of images.
+        load: f64[E], pairs that each expert kept; in Soft MoE, its shares, summed over the tokens.
+        requested: i64[E], pairs that chose each expert; None if tokens do not choose, and for TensorRT graphs.
+        expert_dropped: f64[E], dropped share of `requested`, NaN if that is 0; None if `requested` is.
         pairs_dropped: share of all pairs that got no slot; None in Soft MoE.
-        patches_dropped: share of the patches that no expert processed; None where the manifest doesn't say which tokens
-            are patches.
-        load_entropy: entropy of `load` from 0 to 1, 1 where it is even; NaN where nothing was kept.
-        gate_entropy: mean entropy of a token's gates from 0 to 1, 1 where they are even; None where only the gates of its k
+        patches_dropped: share of the patches that no expert processed; None if the manifest does not say which tokens are
+            patches.
+        load_entropy: entropy of `load` from 0 to 1, 1 if it is even; NaN if nothing was kept.
+        gate_entropy: mean entropy of a token's gates from 0 to 1, 1 if they are even; None if only the gates of its k
             choices are known.
-        gates_kept: i64[BINS], how many pairs were kept by gate.
-        gates_dropped: i64[BINS], how many were dropped.
-        class_weight: f64[classes,E], mean routing weight: of each class and expert the gates of kept pairs, summed and
-            divided by the number of tokens of the images of that class; NaN for a class without images, None without labels.
+        gates_kept: i64[BINS], histogram of the gates of kept pairs.
+        gates_dropped: i64[BINS], the same for dropped pairs.
+        class_weight: f64[classes,E], mean routing weight of each class and expert: the gates of kept pairs, summed and
+            divided by the number of tokens of the images of that class. NaN for a class without images; None without labels.
         class_images: i64[classes], images of each class; None without labels.
     """
 
@@ -99,7 +99,7 @@ class LayerStatistics:
 
 
 class RoutingStatistics:
-    """Counts over batches, so that no more than one batch's routing is held.
+    """Counts over batches, so that only the routing of one batch is in memory.
 
     Examples:
         >>> from vmoe_runtime import Engine
@@ -112,10 +112,10 @@ class RoutingStatistics:
     """
 
     def __init__(self, num_classes: int | None = None) -> None:
-        """Starts at nothing.
+        """Starts without batches.
 
         Args:
-            num_classes: of the labels; None where there are none.
+            num_classes: number of classes of the labels; None without labels.
         """
         self._num_classes = num_classes
         self._layers: dict[str, _Counts] = {}
@@ -124,9 +124,9 @@ class RoutingStatistics:
         """Adds a batch.
 
         Args:
-            routing: by MoE layer, of `Engine.routing`.
-            images: how many the batch has.
-            labels: integers[images], 0 to num_classes - 1; None where they are not known, for all batches alike.
+            routing: from `Engine.routing`, by MoE layer.
+            images: number of images of the batch.
+            labels: integers[images], 0 to num_classes - 1; None, for all batches, if there are none.
         """
         for name, layer in routing.items():
             if name not in self._layers:
@@ -134,7 +134,7 @@ class RoutingStatistics:
             self._layers[name].add(layer, images, labels)
 
     def layers(self) -> dict[str, LayerStatistics]:
-        """The statistics of each MoE layer by its name; none before the first batch, and none of a dense ViT."""
+        """The statistics of each MoE layer by its name; empty before the first batch, and for a dense ViT."""
         return {name: counts.result() for name, counts in self._layers.items()}
 
 

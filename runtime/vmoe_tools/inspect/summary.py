@@ -1,4 +1,4 @@
-"""The summary of a bundle: everything that is known of it without loading it."""
+"""The summary of a bundle, without loading it."""
 
 from __future__ import annotations
 

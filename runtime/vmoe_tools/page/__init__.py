@@ -1,1 +1,1 @@
-"""Writes a static folder that runs a bundle in a browser and shows what its settings do."""
+"""`vmoe page`: a static folder that runs a bundle in a browser and shows the effect of its settings."""

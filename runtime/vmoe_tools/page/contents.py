@@ -1,4 +1,4 @@
-"""What a page must know of a bundle, as plain values: the JSON that its scripts read."""
+"""The data of a page about a bundle, as plain values: the JSON that its scripts read."""
 
 from __future__ import annotations
 

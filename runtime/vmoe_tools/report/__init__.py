@@ -1,1 +1,1 @@
-"""Shows what each capacity ratio of a vmoe bundle costs and gives, and what its routers do, in one page."""
+"""`vmoe report`: cost and accuracy of each capacity ratio, and the routing, on one HTML page."""

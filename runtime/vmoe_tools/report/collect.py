@@ -1,4 +1,4 @@
-"""Measures everything that a report says, and puts it together."""
+"""Measures the contents of a report, and assembles them."""
 
 from __future__ import annotations
 

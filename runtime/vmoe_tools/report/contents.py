@@ -1,4 +1,4 @@
-"""What a report says, as plain values: `vmoe report --json` writes it, and the page and the pictures show it."""
+"""The contents of a report, as plain values: `vmoe report --json` writes them, and the page and the pictures show them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a setting's answers while all images run through it: classes, routing, patches of the samples."""
+"""Observes a setting while all images run through it: classes, routing, patches of the samples."""
 
 from __future__ import annotations
 

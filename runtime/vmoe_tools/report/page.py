@@ -1,4 +1,4 @@
-"""The page: one HTML file that has everything in it and loads nothing, and the PNG pictures beside it."""
+"""The page: one HTML file that loads nothing else, and the PNG pictures next to it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def points_of(share: float) -> str:
 
 
 def effective_ratio(requested: float | None, effective: float | None) -> str | None:
-    """The capacity ratio of whole slots, where that is more than 5 % off the requested one; else None.
+    """The effective capacity ratio, if it is more than 5 % off the requested one; otherwise None.
 
     Examples:
         >>> effective_ratio(0.1, 1.28), effective_ratio(1.05, 1.06), effective_ratio(None, None)
@@ -73,7 +73,7 @@ def recommended(report: Report, point: PointResult) -> str:
 
 
 def recommendation(report: Report) -> str | None:
-    """What the recommended setting costs; None where there is none."""
+    """The accuracy and cost of the recommended setting; None if there is none."""
     if report.recommended is None:
         return None
     point = report.points[report.recommended]
@@ -94,7 +94,7 @@ def recommendation(report: Report) -> str | None:
 
 
 def standard_error(report: Report) -> str | None:
-    """That of the best accuracy; None without labels."""
+    """The standard error of the best accuracy; None without labels."""
     known = [point for point in report.points if point.top1 is not None]
     if not known:
         return None
@@ -105,11 +105,11 @@ def standard_error(report: Report) -> str | None:
 
 
 def whole_slots(report: Report) -> str | None:
-    """That charts have the requested ratios, where those of whole slots differ; None where they don't."""
+    """A note that charts show the requested ratios, if the effective ones differ; otherwise None."""
     for point, effective in zip(report.points, report.effective, strict=True):
         if (ratio := effective_ratio(point.capacity_ratio, effective)) and not point.compared:
             return (
-                "Charts have the requested capacity ratios. The number of slots is rounded to an integer, so the effective "
+                "Charts show the requested capacity ratios. The number of slots is rounded to an integer, so the effective "
                 f"ratio may differ: that of {point.profile} is {ratio}."
             )
     return None
@@ -149,7 +149,7 @@ def neighbours(report: Report) -> str:
 
 
 def agreement(report: Report) -> list[str]:
-    """How alike the bundles of the model are, a sentence each."""
+    """How far each bundle of the model agrees with the first one."""
     sentences, setting = [], report.points[report.start].profile
     for one in report.agreements:
         found = one.agreement
@@ -164,7 +164,7 @@ def agreement(report: Report) -> list[str]:
 
 
 def machine_rows(report: Report) -> list[tuple[str, str]]:
-    """What the numbers were measured on."""
+    """The machine, versions and settings of the measurement."""
     machine, point = report.machine, report.points[0]
     threads = "the runtime's own choice" if point.threads is None else str(point.threads)
     return [
@@ -187,7 +187,7 @@ def diamonds(report: Report) -> str:
 def trend(
     report: Report, values: list[tuple[PointResult, float]], others: list[tuple[PointResult, float]], text: str
 ) -> str:
-    """What a chart shows, for who can't see it: the first and last value of the first curve, and those of other models."""
+    """The alternative text of a chart: the first and last value of the first curve, and those of other models."""
     (low, first), (high, last) = values[0], values[-1]
     curve = report.curves[0].title
     more = "".join(f"; {point.name} {value:.4g}" for point, value in others)
