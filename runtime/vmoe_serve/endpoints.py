@@ -181,17 +181,19 @@ class Refusal:
     message: str
 
 
+NO_MODEL = Refusal(404, "there is no model '{}'; '{}' is served here")
 NO_PATH = Refusal(404, "there is nothing at {}")
-NO_METHOD = Refusal(405, "{} is not what {} takes")
+NO_METHOD = Refusal(405, "{} is not allowed at {}")
 TOO_SLOW = Refusal(408, "the request did not arrive within {} seconds")
 TOO_LARGE = Refusal(413, "the body is larger than {} MB")
+MANY_BODIES = Refusal(503, "too many large requests arrive at once")
 NO_MEMORY = Refusal(503, "there is not enough memory for this request")
 DECODING = Refusal(503, "other pictures were decoded for {} seconds")
 NO_SETTINGS = Refusal(400, "this model has nothing to set: it takes no 'setting'")
 LOGITS_MODEL = Refusal(400, "this model outputs logits: use /v1/classify")
-FEATURES_MODEL = Refusal(400, "this model outputs features, and so knows no classes: use /v1/features")
+FEATURES_MODEL = Refusal(400, "this model outputs features, not classes: use /v1/features")
 MEMBERS_MODEL = Refusal(400, "this model outputs the logits of each member: use infer")
-NO_PICTURE = Refusal(400, "the request has no picture as its body: send one as it is, or JSON with 'images'")
+NO_PICTURE = Refusal(400, "the request has no picture: send a picture file as the body, or JSON with 'images'")
 WRONG_IMAGE_COUNT = Refusal(400, "a request takes 1 to {} images, not {}")
 NO_JSON = Refusal(400, "the request is not JSON: {}")
 NO_OBJECT = Refusal(400, "the request must be a JSON object")
@@ -210,15 +212,15 @@ WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and f
 
 # What Ray's own server refuses, or accepts, before the service on Ray sees it.
 NO_HTTP = Refusal(400, "the request can't be understood: {}")
-OLD_HTTP = Refusal(400, "HTTP/1.0 and HTTP/1.1 are served")
-NO_HOST = Refusal(400, "the request must have one header Host")
-NO_END = Refusal(400, "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: chunked")
+OLD_HTTP = Refusal(400, "only HTTP/1.0 and HTTP/1.1 are supported")
+NO_HOST = Refusal(400, "the request must have one Host header")
+NO_END = Refusal(400, "the end of the body is unclear: send Content-Length, or Transfer-Encoding: chunked")
 LATE_HEADERS = Refusal(400, "headers after the body are not accepted")
 NO_BODY_TAKEN = Refusal(400, "{} takes no body")
 NO_BODY_LENGTH = Refusal(411, "send the body's Content-Length, or chunks")
 ENCODED_BODY = Refusal(415, "send the body without encoding")
 LONG_HEAD = Refusal(431, "the first line and the headers have more than {} bytes")
-MANY_CLIENTS = Refusal(503, "as many clients are connected as may be")
+MANY_CLIENTS = Refusal(503, "too many clients are connected")
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,6 @@ from vmoe_serve.metrics import Metrics
 
 T = TypeVar("T")
 
-_NO_MODEL = endpoints.Refusal(404, "there is no model '{}'; '{}' is served here")
-_MANY_BODIES = endpoints.Refusal(503, "too many large requests arrive at once")
 _MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
 
@@ -96,7 +94,7 @@ class Service:
                     if size > most:
                         raise too_large
                     if self._arriving > max(_MOST_ARRIVING, most):
-                        raise RequestError(_MANY_BODIES)
+                        raise RequestError(endpoints.MANY_BODIES)
                     parts.append(part)
         except TimeoutError:
             raise RequestError(endpoints.TOO_SLOW, f"{self.seconds:g}") from None
@@ -141,7 +139,7 @@ class Service:
             start = time.perf_counter()
             try:
                 if (model := request.path_params.get("model", self.name)) != self.name:
-                    raise RequestError(_NO_MODEL, model[:80], self.name)
+                    raise RequestError(endpoints.NO_MODEL, model[:80], self.name)
                 reply: Response = await function(self, request)
             except MemoryError:
                 reply = _error(endpoints.NO_MEMORY.status, endpoints.NO_MEMORY.message)

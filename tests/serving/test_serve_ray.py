@@ -90,16 +90,9 @@ class Server(HttpClient):
 
 @pytest.fixture(scope="module")
 def server(mnist_image_bundle: Path) -> Iterator[Server]:
-    options = [
-        "--request-seconds",
-        "3",
-        "--slo-ms",
-        "50",
-        *(word for level in LEVELS for word in ("--profile", level)),
-        "--batch-size",
-        "8",
-    ]
-    started = Server(mnist_image_bundle, *options, "--name", "mnist", "--replicas", "2", "--max-body", "1", "--threads", "1")
+    limits = ("--request-seconds", "3", "--slo-ms", "50", "--batch-size", "8", "--max-body", "1", "--threads", "1")
+    levels = [word for level in LEVELS for word in ("--profile", level)]
+    started = Server(mnist_image_bundle, *limits, *levels, "--name", "mnist", "--replicas", "2")
     yield started
     if started.process.poll() is None:
         started.stop()

@@ -1,7 +1,6 @@
 // Pictures in, classes or features out.
-#include <strings.h>
-
 #include <algorithm>
+#include <boost/beast/core/string.hpp>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -15,9 +14,7 @@
 namespace {
 
 bool is_json(std::string_view content_type) {
-  constexpr std::string_view kType = kJson;
-  const std::string_view type = content_type.substr(0, content_type.find_first_of("; \t"));
-  return type.size() == kType.size() && strncasecmp(type.data(), kType.data(), kType.size()) == 0;
+  return boost::beast::iequals(content_type.substr(0, content_type.find_first_of("; \t")), kJson);
 }
 
 // The fields of a body that is JSON or one picture. No picture starts with a brace, whatever the content type says.

@@ -26,17 +26,19 @@ inline constexpr double kMaxSloMs = 600000.0;
 inline constexpr int kSteps = 8;
 inline constexpr int kMostSteps = 1000;
 
+inline constexpr Refusal kNoModel{404, "there is no model '{}'; '{}' is served here"};
 inline constexpr Refusal kNoPath{404, "there is nothing at {}"};
-inline constexpr Refusal kNoMethod{405, "{} is not what {} takes"};
+inline constexpr Refusal kNoMethod{405, "{} is not allowed at {}"};
 inline constexpr Refusal kTooSlow{408, "the request did not arrive within {} seconds"};
 inline constexpr Refusal kTooLarge{413, "the body is larger than {} MB"};
+inline constexpr Refusal kManyBodies{503, "too many large requests arrive at once"};
 inline constexpr Refusal kNoMemory{503, "there is not enough memory for this request"};
 inline constexpr Refusal kDecoding{503, "other pictures were decoded for {} seconds"};
 inline constexpr Refusal kNoSettings{400, "this model has nothing to set: it takes no 'setting'"};
 inline constexpr Refusal kLogitsModel{400, "this model outputs logits: use /v1/classify"};
-inline constexpr Refusal kFeaturesModel{400, "this model outputs features, and so knows no classes: use /v1/features"};
+inline constexpr Refusal kFeaturesModel{400, "this model outputs features, not classes: use /v1/features"};
 inline constexpr Refusal kMembersModel{400, "this model outputs the logits of each member: use infer"};
-inline constexpr Refusal kNoPicture{400, "the request has no picture as its body: send one as it is, or JSON with 'images'"};
+inline constexpr Refusal kNoPicture{400, "the request has no picture: send a picture file as the body, or JSON with 'images'"};
 inline constexpr Refusal kWrongImageCount{400, "a request takes 1 to {} images, not {}"};
 inline constexpr Refusal kNoJson{400, "the request is not JSON: {}"};
 inline constexpr Refusal kNoObject{400, "the request must be a JSON object"};
@@ -53,15 +55,15 @@ inline constexpr Refusal kUnclaimedBytes{400, "bytes follow the JSON, and no inp
 inline constexpr Refusal kWrongCount{400, "'image' of shape {} has {} values, and 'data' has {}"};
 inline constexpr Refusal kWrongNumbers{400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255"};
 inline constexpr Refusal kNoHttp{400, "the request can't be understood: {}"};
-inline constexpr Refusal kOldHttp{400, "HTTP/1.0 and HTTP/1.1 are served"};
-inline constexpr Refusal kNoHost{400, "the request must have one header Host"};
-inline constexpr Refusal kNoEnd{400, "where the body ends can't be understood: send Content-Length, or Transfer-Encoding: chunked"};
+inline constexpr Refusal kOldHttp{400, "only HTTP/1.0 and HTTP/1.1 are supported"};
+inline constexpr Refusal kNoHost{400, "the request must have one Host header"};
+inline constexpr Refusal kNoEnd{400, "the end of the body is unclear: send Content-Length, or Transfer-Encoding: chunked"};
 inline constexpr Refusal kLateHeaders{400, "headers after the body are not accepted"};
 inline constexpr Refusal kNoBodyTaken{400, "{} takes no body"};
 inline constexpr Refusal kNoBodyLength{411, "send the body's Content-Length, or chunks"};
 inline constexpr Refusal kEncodedBody{415, "send the body without encoding"};
 inline constexpr Refusal kLongHead{431, "the first line and the headers have more than {} bytes"};
-inline constexpr Refusal kManyClients{503, "as many clients are connected as may be"};
+inline constexpr Refusal kManyClients{503, "too many clients are connected"};
 
 inline constexpr Field kFields[] = {
     {"pictures", "images", "", "null", "a picture file in base64", FieldType::kPicture, 0, 1, 1048576, true, false, true, {}},
