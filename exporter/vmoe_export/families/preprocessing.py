@@ -119,7 +119,8 @@ def _known(how: Any) -> Any:
 def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, ...]:
     """(height, width) of a field, or (the short side,); a single number is either."""
     if isinstance(config[key], int):
-        return (_pixels(config[key], key),) * (2 if square else 1)
+        side = _pixels(config[key], key)
+        return (side, side) if square else (side,)
     sides = {name: _pixels(side, key) for name, side in mapping(config, key).items() if side is not None}
     for names in (("height", "width"), ("shortest_edge",)):
         if sides.keys() == {*names}:

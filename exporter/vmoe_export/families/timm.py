@@ -54,9 +54,9 @@ def _translate(model: Translation) -> None:
     _tokens(model, is_read=pooling.startswith("token"))
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
-    has_bias = model.has("blocks.0.attn.qkv.bias")
+    has_bias, has_scales = model.has("blocks.0.attn.qkv.bias"), model.has("blocks.0.ls1.gamma")
     for block, ours in model.blocks("blocks.{}."):
-        first, second = (f"{block}ls{i}.gamma" if model.has("blocks.0.ls1.gamma") else "" for i in (1, 2))
+        first, second = (f"{block}ls1.gamma", f"{block}ls2.gamma") if has_scales else ("", "")
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
         bias = f"{block}attn.qkv.bias" if has_bias else ""
         model.fused_attention(f"{ours}/SelfAttention", f"{block}attn.qkv.weight", bias, f"{block}attn.proj", scale=first)

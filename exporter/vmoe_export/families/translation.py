@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -145,20 +145,27 @@ class Translation(ForeignModel):
             rows: how many of the tokens it has rows for; the others get none.
             antialias: how its rows are resized where the image has another size, see `resized_grid`.
         """
-        counts = []
-        for name in names:
-            info = self.tensors.get(name)
-            shape = self.check(name, *((None,) * (len(info.shape) - 1) if info else ()), self.width)
-            counts.append(math.prod(shape[:-1]))
-        width, own = self.width, [*zip(names, counts, strict=True)]
+        counts = {name: self._token_count(name) for name in names}
+        read = names[:1] if is_read else ()
+        self._join_tokens("cls", read, counts)
+        self._join_tokens(EXTRA_TOKENS, names[len(read) :], counts)
+        self._positions(positions, sum(counts.values()), rows, antialias)
+
+    def _token_count(self, name: str) -> int:
+        info = self.tensors.get(name)
+        leading = [None] * (len(info.shape) - 1) if info else []
+        return math.prod(self.check(name, *leading, self.width)[:-1])
+
+    def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
+        """Names one tensor of ours for the tokens of several, if there are any."""
+        if not names:
+            return
+        width = self.width
 
         def join(*arrays: Array) -> Array:
             return np.concatenate([array.reshape(1, -1, width) for array in arrays], axis=1)
 
-        for ours, part in (("cls", own[: int(is_read)]), (EXTRA_TOKENS, own[int(is_read) :])):
-            if part:
-                self.put(ours, (1, sum(size for _, size in part), width), [name for name, _ in part], join, stream=True)
-        self._positions(positions, sum(counts), rows, antialias)
+        self.put(ours, (1, sum(counts[name] for name in names), width), names, join, stream=True)
 
     def _positions(self, name: str, count: int, rows: int, antialias: bool) -> None:
         info = self.tensors.get(name)

@@ -34,22 +34,18 @@ def route(gates: ElementType, policies: bool) -> str:
     )
 
 
-def official_route_node(policies: bool) -> str:
-    """A node line of VmoeRoute in official routing, where its function takes policies and where it does not."""
-    if not policies:
-        return "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
-    return """
-    no_pool = Constant <value_ints = [0]> ()
-    no_limit = Shape <start = 2, end = 3> (gates)
-    slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr, no_pool, no_limit)
-    """
-
-
 def route_dispatch(policies: bool) -> str:
     """VmoeRouteDispatch, whose routing is the official one; `policies` says whether VmoeRoute takes any."""
+    route = "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
+    if policies:
+        route = """
+        no_pool = Constant <value_ints = [0]> ()
+        no_limit = Shape <start = 2, end = 3> (gates)
+        slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr, no_pool, no_limit)
+        """
     return f"""
     VmoeRouteDispatch (gates, x, capacity, k, bpr) => (slot, weight, buf) {{
-        {official_route_node(policies)}
+        {route}
         buf = vmoe.VmoeDispatch (x, src)
     }}
     """

@@ -210,14 +210,15 @@ _ATTENTION_BLOCK = (
     *map(_left_out, _MERGING),
     *(_scale(weight) for weight in _PROJECTIONS),
 )
-_FLOAT_WEIGHT = replace(_WEIGHT, type="float")
+_ROUTER = _f("router", "D", "E")
+_FLOAT_GATES, _FLOAT_WEIGHT = replace(_GATES, type="float"), replace(_WEIGHT, type="float")
 _MLP_ATTRIBUTES = {"hidden_chunk": 0, "activation": 0}
 _EXPERT_ATTRIBUTES = {"dispatch_bf16": 0, **_MLP_ATTRIBUTES}
 
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
-        Op("VmoeGates", (_f("x", "G", "S", "D"), _f("router", "D", "E")), (_f("gates", "G", "S", "E"),)),
+        Op("VmoeGates", (_GROUP_X, _ROUTER), (_FLOAT_GATES,)),
         Op("VmoeRoute", (_GATES, *_SETTINGS, *_POLICIES), (_SLOT, _WEIGHT, _SRC, _EXPERT)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
         Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),
@@ -252,7 +253,7 @@ OPS: Mapping[str, Op] = {
         Op("VmoeMlpBlock", (_IMAGE_X, *_NORM, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeRouterBlock",
-            (_GROUP_X, *_NORM, _f("router", "D", "E"), *_SETTINGS, *_POLICIES),
+            (_GROUP_X, *_NORM, _ROUTER, *_SETTINGS, *_POLICIES),
             (_SLOT, _FLOAT_WEIGHT, _SRC, _EXPERT),
         ),
         Op(
@@ -261,7 +262,7 @@ OPS: Mapping[str, Op] = {
             (_GROUP_Y,),
             _EXPERT_ATTRIBUTES,
         ),
-        Op("VmoeChooseTokens", (_f("gates", "G", "S", "E"), _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
+        Op("VmoeChooseTokens", (_FLOAT_GATES, _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
         Op("VmoeSoftRouter", (_GROUP_X, _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
         Op("VmoeSoftDispatch", (_GROUP_X, _SHARES[0]), (_f("buf", "E", "M", "D"),), {"dispatch_bf16": 0}),
         Op("VmoeSoftCombine", (_f("out", "E", "M", "D"), _SHARES[1]), (_GROUP_Y,), {"dispatch_bf16": 0}),
