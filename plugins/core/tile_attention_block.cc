@@ -29,48 +29,8 @@ class Block {
     images_of_group_ = std::clamp<size_t>(most_rows_of_group() / tokens, 1, fair);
     groups_ = divide_up(images, images_of_group_);
     slots_.resize(stage_slots(groups_));
-    const size_t rows = images_of_group_ * tokens;
-    const size_t row_tiles = divide_up(rows, kRowsPerTile);
-    const size_t asking = images_of_group_ * queries, asking_tiles = divide_up(asking, kRowsPerTile);
-    take_all(workspace_, [&](auto& memory) {
-      query_ = weights.query.with_padding(memory);
-      key_ = weights.key.with_padding(memory);
-      value_ = weights.value.with_padding(memory);
-      out_ = weights.out.with_padding(memory);
-      row_offset_ = memory.template take<size_t>(asking);
-      mixed_offset_ = memory.template take<size_t>(asking);
-      query_offset_ = memory.template take<size_t>(asking);
-      asking_ = memory.template take<int32_t>(asking);
-      token_offset_ = memory.template take<size_t>(rows);
-      for (Slot& slot : slots_) {
-        slot.rows = memory.template take<char>(row_tiles * query_.row_tile_stride());
-        slot.asking = some_ask() ? memory.template take<char>(asking_tiles * query_.row_tile_stride()) : slot.rows;
-        slot.query = memory.template take<char>(images_of_group_ * lines() * query_stride());
-        slot.key = memory.template take<char>(rows * lines() * kLineBytes);
-        slot.value = memory.template take<char>(rows * lines() * kLineBytes);
-        slot.mixed = memory.template take<char>(asking_tiles * out_.row_tile_stride());
-        if (merging.count > 0) {
-          slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
-          slot.whole = memory.template take<float>(rows * width_);
-        }
-        if (packs()) slot.exact = memory.template take<float>(asking * width_);
-        if (!quantized_) continue;
-        slot.row_scale = memory.template take<float>(rows);
-        slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
-        slot.mixed_scale = memory.template take<float>(asking);
-      }
-    });
-    for (size_t row = 0; row < asking; ++row) {
-      const size_t image = row / queries, query = row % queries;
-      asking_[row] = static_cast<int32_t>(image * tokens + query);
-      row_offset_[row] = row * width_ * sizeof(float);
-      mixed_offset_[row] = packs() ? row_offset_[row] : line_offset(row, out_.row_tile_stride());
-      query_offset_[row] = image * lines() * query_stride() + line_offset(query, kTileBytes);
-    }
-    for (size_t row = 0; row < rows; ++row) {
-      const size_t image = row / tokens, token = row % tokens;
-      token_offset_[row] = image * tokens * lines() * kLineBytes + token * kLineBytes;
-    }
+    take_memory(weights);
+    compute_offsets();
   }
 
   void run(const TaskRunner& runner) const {
@@ -153,6 +113,58 @@ class Block {
   bool some_ask() const { return queries_ < tokens_; }
   // Bytes of 32 columns of an image's queries.
   size_t query_stride() const { return divide_up(queries_, kRowsPerTile) * kTileBytes; }
+
+  // Scratch for every slot, and the weights with padding.
+  void take_memory(const AttentionBlockWeights& weights) {
+    const size_t rows = images_of_group_ * tokens_;
+    const size_t asking = images_of_group_ * queries_;
+    const size_t row_tiles = divide_up(rows, kRowsPerTile);
+    const size_t asking_tiles = divide_up(asking, kRowsPerTile);
+    take_all(workspace_, [&](auto& memory) {
+      query_ = weights.query.with_padding(memory);
+      key_ = weights.key.with_padding(memory);
+      value_ = weights.value.with_padding(memory);
+      out_ = weights.out.with_padding(memory);
+      row_offset_ = memory.template take<size_t>(asking);
+      mixed_offset_ = memory.template take<size_t>(asking);
+      query_offset_ = memory.template take<size_t>(asking);
+      asking_ = memory.template take<int32_t>(asking);
+      token_offset_ = memory.template take<size_t>(rows);
+      for (Slot& slot : slots_) {
+        slot.rows = memory.template take<char>(row_tiles * query_.row_tile_stride());
+        slot.asking = some_ask() ? memory.template take<char>(asking_tiles * query_.row_tile_stride()) : slot.rows;
+        slot.query = memory.template take<char>(images_of_group_ * lines() * query_stride());
+        slot.key = memory.template take<char>(rows * lines() * kLineBytes);
+        slot.value = memory.template take<char>(rows * lines() * kLineBytes);
+        slot.mixed = memory.template take<char>(asking_tiles * out_.row_tile_stride());
+        if (merging_.count > 0) {
+          slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
+          slot.whole = memory.template take<float>(rows * width_);
+        }
+        if (packs()) slot.exact = memory.template take<float>(asking * width_);
+        if (!quantized_) continue;
+        slot.row_scale = memory.template take<float>(rows);
+        slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
+        slot.mixed_scale = memory.template take<float>(asking);
+      }
+    });
+  }
+
+  // Where each row of a group begins in what the stages write.
+  void compute_offsets() {
+    for (size_t row = 0; row < images_of_group_ * queries_; ++row) {
+      const size_t image = row / queries_;
+      const size_t query = row % queries_;
+      asking_[row] = static_cast<int32_t>(image * tokens_ + query);
+      row_offset_[row] = row * width_ * sizeof(float);
+      mixed_offset_[row] = packs() ? row_offset_[row] : line_offset(row, out_.row_tile_stride());
+      query_offset_[row] = image * lines() * query_stride() + line_offset(query, kTileBytes);
+    }
+    for (size_t row = 0; row < images_of_group_ * tokens_; ++row) {
+      const size_t image = row / tokens_;
+      token_offset_[row] = image * tokens_ * lines() * kLineBytes + row % tokens_ * kLineBytes;
+    }
+  }
 
   void normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     TileRows rows =
