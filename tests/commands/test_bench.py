@@ -252,32 +252,6 @@ def test_openvino_has_the_requested_streams() -> None:
 # Mistakes
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ([], "Missing argument 'BUNDLE...'"),
-        (["x.vmoe", "--duration", "0"], "--duration"),
-        (["x.vmoe", "--duration", "nan"], "--duration"),
-        (["x.vmoe", "--threads", "0"], "--threads"),
-        (["x.vmoe", "--concurrency", "0"], "--concurrency"),
-        (["x.vmoe", "--batch-size", "9" * 4000], "--batch-size"),
-        (["x.vmoe", "--backend", "abacus"], "'abacus' is not one of"),
-        (["x.vmoe", "--profile"], "requires an argument"),
-        (["x.vmoe", "--speed"], "No such option"),
-        (["BUNDLE", "--batch-size", "24"], "--batch-size 24 doesn't fit: the bundle routes in groups (16)"),
-        (["BUNDLE", "--profile", "fast"], "there is no profile 'fast'"),
-        (["BUNDLE", "--profile", "c0.3-k9"], "k must be between 1 and the number of experts"),
-        (["DENSE", "--profile", "c0.3-k1"], "has nothing to set"),
-    ],
-    ids=str,
-)
-def test_a_mistake_is_one_line_and_code_2(
-    words: list[str], says: str, mnist_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths: dict[str, object] = {"BUNDLE": mnist_bundle, "DENSE": kept_bundle("dense")}
-    assert says in complaint_of(capsys, 2, "bench", *(paths.get(word, word) for word in words))
-
-
 def test_a_backend_that_is_not_installed_is_one_line_and_code_1(
     mnist_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -293,42 +293,6 @@ def test_curves_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 # What can't be done
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["BUNDLE", "-o", "OUT"], 2, "Missing option '--images'"),
-        (["BUNDLE", "--images", "NPZ"], 2, "Missing option '-o'"),
-        (["BUNDLE", "--images", "NPZ", "-o", "r.pdf"], 2, "must end in .html"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--json", "OUT"], 2, "--out and --json are both"),
-        (["BUNDLE", "--images", "NPZ", "-o", "no/such/r.html"], 2, "there is no folder no/such"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--profile", "odd"], 2, "there is no profile 'odd'"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--capacity", "9"], 2, "the capacity ratio 9 is larger"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--samples", "0"], 2, "--samples"),
-        (["BUNDLE", "--images", "CORRUPT", "-o", "OUT"], 1, "a.png"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--batch-size", "256"], 1, "a batch needs 256 images"),
-        (["BUNDLE", "--compare", "DENSE", "--images", "NPZ", "-o", "OUT"], 1, "v3-dense: images have shape"),
-        (["DENSE", "--images", "NPZ", "-o", "OUT"], 2, "the bundle is a dense ViT, which has none"),
-        (["SOFT", "--images", "NPZ", "-o", "OUT"], 2, "the bundle is a Soft MoE, which has none"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_done_is_one_line_and_leaves_the_old_page(
-    *, words: list[str], code: int, says: str, mnist_checkpoint: Path, mnist_image_bundle: Path, images: Path,
-    tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    (tmp_path / "corrupt").mkdir()
-    (tmp_path / "corrupt" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
-    (tmp_path / "out.html").write_text("before")
-    paths = {
-        "BUNDLE": mnist_image_bundle, "DENSE": kept_bundle("dense"), "SOFT": kept_bundle("soft"), "NPZ": images,
-        "CORRUPT": tmp_path / "corrupt", "OUT": tmp_path / "out.html",
-    }  # fmt: skip
-    before = sorted(path.name for path in tmp_path.iterdir())
-    assert says in complaint_of(capsys, code, "report", *(paths.get(word, word) for word in words), *QUICK, "-q")
-    assert (tmp_path / "out.html").read_text() == "before"
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
-
-
 def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not_written(
     mnist_image_bundle: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
