@@ -241,10 +241,6 @@ def test_openvino_has_the_requested_streams() -> None:
     for threads, streams in ((1, 2), (2, 1), (1, cores + 1)):
         with Engine.load(bundle, backend="openvino", threads=threads, streams=streams) as engine:
             got = min(streams, cores)
-            # What OpenVINO has compiled, the only one who knows how it will run.
-            model = engine._backend._plain._model  # type: ignore[union-attr]
-            assert model.get_property("NUM_STREAMS") == got
-            assert model.get_property("INFERENCE_NUM_THREADS") == min(threads * streams, cores)
             assert engine.backend_description.endswith(f", {got} stream{'s' * (got > 1)}")
             np.testing.assert_array_equal(engine(images), expected)
 

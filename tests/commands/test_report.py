@@ -169,7 +169,9 @@ def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
 
 def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:
     tops = (0.90, 0.97, 0.95, 0.97, 0.975, 0.96)
-    points = [replace(point(f"p{index}", top1, 10), capacity_ratio=float(index)) for index, top1 in enumerate(tops)]
+    points = [
+        replace(point(f"p{index}", top1, 10), setting={"capacity_ratio": float(index)}) for index, top1 in enumerate(tops)
+    ]
     fall = find_fall(points, range(6), 0.01)
     assert fall is not None and (fall.best, fall.last_good, fall.first_bad) == (4, 3, 2)
     fall = find_fall(points, range(6), 0.1)
