@@ -20,33 +20,10 @@ from vmoe_tools.bench.measurement import CALLS_EACH, ConcurrentCalls
 from vmoe_tools.machine import usable_cores
 
 POINT_KEYS = [
-    *(
-        "bundle",
-        "precision",
-        "profile",
-        "capacity_ratio",
-        "k",
-        "bpr",
-        "pool",
-        "max_experts",
-        "merge",
-        "backend",
-        "batch_size",
-    ),
-    *("threads", "images_per_second", "p50_ms", "p90_ms", "p99_ms", "p50_low_ms", "p50_high_ms", "kept_pairs", "top1"),
-    *(
-        "images",
-        "flops_per_image",
-        "expert_bytes_per_call",
-        "pareto",
-        "chance",
-        "concurrency",
-        "streams",
-        "then",
-        "margin",
-        "escalated",
-    ),
-    *("compared", "speed_ratio", "flops_ratio"),
+    *("bundle", "precision", "profile", "capacity_ratio", "k", "bpr", "pool", "max_experts", "merge", "backend"),
+    *("batch_size", "threads", "images_per_second", "p50_ms", "p90_ms", "p99_ms", "p50_low_ms", "p50_high_ms"),
+    *("kept_pairs", "top1", "images", "flops_per_image", "expert_bytes_per_call", "pareto", "chance", "concurrency"),
+    *("streams", "then", "margin", "escalated", "compared", "speed_ratio", "flops_ratio"),
 ]
 
 
