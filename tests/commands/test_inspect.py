@@ -334,55 +334,6 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, capsys: pytest.Capture
 # Mistakes
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["--labels", "NPZ"], 2, "need --images NPZ|DIR"),
-        (["--out", "x"], 2, "need --images NPZ|DIR"),
-        (["--profile", "c0.3-k1"], 2, "need --images NPZ|DIR"),
-        (["--capacity", "0.3"], 2, "need --images NPZ|DIR"),
-        (["--threads", "1"], 2, "need --images NPZ|DIR"),
-        (["--images", "NPZ", "--list-tensors"], 2, "--list-tensors belongs to the description"),
-        (["--images", "NPZ", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
-        (["--images", "NPZ", "--k", "9"], 2, "k must be between 1"),
-        (["--images", "NPZ", "--compare", "SOFT"], 2, "is another model than"),
-        (["--images", "NPZ", "--compare", "nothing.vmoe"], 1, "no folder of that name"),
-        (["--images", "NPZ", "--labels", "NPZ"], 1, "is none"),
-        (["--images", "EMPTY"], 1, "has no pictures"),
-        (["--images", "CORRUPT"], 1, "seven.png"),
-        (["--images", "FEW"], 1, "a group needs 16 images"),
-        (["--images", "NPZ", "--out", "NPZ"], 2, "is not a folder"),
-        (["--images", "NPZ", "--out", "no/such/folder"], 2, "there is no folder"),
-        (["--images", "NPZ", "--out", "BUNDLE/pictures"], 2, "choose another folder"),
-        (["--images", "NPZ", "--out", "LOOP"], 2, "is not a folder"),
-        (["--images", "NPZ", "--json", "NPZ"], 2, "is used by this command"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_done_is_one_line(
-    *,
-    words: list[str],
-    code: int,
-    says: str,
-    mnist_bundle: Path,
-    mnist_images: dict[str, np.ndarray],
-    mnist_digits: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    np.savez(tmp_path / "FEW.npz", images=mnist_images["images"][:15])
-    for name in ("EMPTY", "CORRUPT"):
-        (tmp_path / name).mkdir()
-    for index in range(16):
-        (tmp_path / "CORRUPT" / f"{index}-seven.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (tmp_path / "LOOP").symlink_to(tmp_path / "LOOP")
-    paths = {path.stem: path for path in tmp_path.iterdir()} | {"NPZ": mnist_digits, "SOFT": kept_bundle("soft")}
-    paths |= {"BUNDLE/pictures": mnist_bundle / "pictures"}
-    before = sorted(tmp_path.rglob("*"))
-    assert says in complaint_of(capsys, code, "inspect", mnist_bundle, *(paths.get(word, word) for word in words), "-q")
-    assert sorted(tmp_path.rglob("*")) == before and not (mnist_bundle / "pictures").exists()
-
-
 # On images
 
 

@@ -126,31 +126,3 @@ def test_a_dense_model_has_an_answer_and_nothing_to_draw(
     out = run(capsys, "inspect", dense_bundle, nine)[0]
     assert f"{dense_bundle.name} " in out and "A dense ViT has no routers" in out and "the expert of each patch" not in out
     assert "a dense ViT has none" in complaint_of(capsys, 2, "inspect", dense_bundle, nine, "-o", "x.png")
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["GROUPED", "PICTURE"], 2, "1 image doesn't fit: the bundle routes in groups (16)"),
-        (["MNIST", "nothing.png"], 1, "nothing.png"),
-        (["MNIST", "PICTURE", "--images", "PICTURE"], 2, "PICTURE goes only with settings"),
-        (["MNIST", "PICTURE", "--profile", "c9-k1"], 2, "the capacity ratio 9 is larger"),
-        (["MNIST", "PICTURE", "-o", "folder"], 2, "--out: folder must end in .pdf, .png or .svg"),
-        (["MNIST", "PICTURE", "-o", "PICTURE"], 2, "is used by this command"),
-        (["DENSE", "PICTURE"], 1, "which have no classes"),
-        (["MNIST", "--profile", "c1-k1", "--profile", "c1-k2"], 2, "several --profile need a PICTURE"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_done_is_one_line(
-    *,
-    words: list[str],
-    code: int,
-    says: str,
-    nine: Path,
-    mnist_bundle: Path,
-    mnist_image_bundle: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    paths = {"PICTURE": nine, "GROUPED": mnist_bundle, "MNIST": mnist_image_bundle, "DENSE": kept_bundle("dense")}
-    assert says in complaint_of(capsys, code, "inspect", *(paths.get(word, word) for word in words))

@@ -143,7 +143,7 @@ def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[
     text, fall = Elements(page).text, report["fall"]
     last = f"down to ratio {points[fall['last_good']]['capacity_ratio']:g}"
     assert f"its best accuracy is {best}, with {points[fall['best']]['profile']} at" in text
-    assert text.index(last) < text.index(f"Recommended: {chosen['profile']}") < text.index("Change the capacity")
+    assert text.index(last) < text.index(f"Recommended: {chosen['profile']}") < text.index("Turn the capacity")
     assert points[fall["best"]]["top1"] - points[fall["first_bad"]]["top1"] > 0.01
     assert report["agreements"][0]["bundle"] == "low.vmoe" and report["agreements"][0]["agreement"]["same_top1"] > 0.95
     assert report["cascades"] and "The fastest cascade that loses at most 1 point" in text
@@ -169,8 +169,9 @@ def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
 
 def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:
     tops = (0.90, 0.97, 0.95, 0.97, 0.975, 0.96)
-    settings = ({"capacity_ratio": float(index)} for index in range(len(tops)))
-    points = [replace(point(f"p{index}", top1, 10), setting=next(settings)) for index, top1 in enumerate(tops)]
+    points = [
+        replace(point(f"p{index}", top1, 10), setting={"capacity_ratio": float(index)}) for index, top1 in enumerate(tops)
+    ]
     fall = find_fall(points, range(6), 0.01)
     assert fall is not None and (fall.best, fall.last_good, fall.first_bad) == (4, 3, 2)
     fall = find_fall(points, range(6), 0.1)
@@ -292,42 +293,6 @@ def test_curves_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 # What can't be done
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["BUNDLE", "-o", "OUT"], 2, "Missing option '--images'"),
-        (["BUNDLE", "--images", "NPZ"], 2, "Missing option '-o'"),
-        (["BUNDLE", "--images", "NPZ", "-o", "r.pdf"], 2, "must end in .html"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--json", "OUT"], 2, "--out and --json are both"),
-        (["BUNDLE", "--images", "NPZ", "-o", "no/such/r.html"], 2, "there is no folder no/such"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--profile", "odd"], 2, "there is no profile 'odd'"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--capacity", "9"], 2, "the capacity ratio 9 is larger"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--samples", "0"], 2, "--samples"),
-        (["BUNDLE", "--images", "CORRUPT", "-o", "OUT"], 1, "a.png"),
-        (["BUNDLE", "--images", "NPZ", "-o", "OUT", "--batch-size", "256"], 1, "a batch needs 256 images"),
-        (["BUNDLE", "--compare", "DENSE", "--images", "NPZ", "-o", "OUT"], 1, "v3-dense: images have shape"),
-        (["DENSE", "--images", "NPZ", "-o", "OUT"], 2, "the bundle is a dense ViT, which has none"),
-        (["SOFT", "--images", "NPZ", "-o", "OUT"], 2, "the bundle is a Soft MoE, which has none"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_done_is_one_line_and_leaves_the_old_page(
-    *, words: list[str], code: int, says: str, mnist_checkpoint: Path, mnist_image_bundle: Path, images: Path,
-    tmp_path: Path, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    (tmp_path / "corrupt").mkdir()
-    (tmp_path / "corrupt" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
-    (tmp_path / "out.html").write_text("before")
-    paths = {
-        "BUNDLE": mnist_image_bundle, "DENSE": kept_bundle("dense"), "SOFT": kept_bundle("soft"), "NPZ": images,
-        "CORRUPT": tmp_path / "corrupt", "OUT": tmp_path / "out.html",
-    }  # fmt: skip
-    before = sorted(path.name for path in tmp_path.iterdir())
-    assert says in complaint_of(capsys, code, "report", *(paths.get(word, word) for word in words), *QUICK, "-q")
-    assert (tmp_path / "out.html").read_text() == "before"
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not_written(

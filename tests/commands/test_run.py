@@ -131,34 +131,6 @@ def test_logits_that_are_no_numbers_are_said(
     assert as_json(lines)["images"][0]["classes"] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        ([], 2, "Missing argument 'BUNDLE'"),
-        (["x.vmoe"], 2, "Missing argument 'IMAGE|DIR...'"),
-        (["x.vmoe", "y.png", "--top", "0"], 2, "--top"),
-        (["x.vmoe", "y.png", "--backend", "abacus"], 2, "'abacus' is not one of"),
-        (["BUNDLE", "y.png", "--profile", "fast"], 2, "there is no profile 'fast'"),
-        (["BUNDLE", "y.png", "--k", "9"], 2, "k must be between 1"),
-        (["BUNDLE", "y.png", "--capacity", "-0.5"], 2, "positive number, not -0.5"),
-        (["BUNDLE", "EMPTY"], 1, "has no pictures"),
-        (["absent.vmoe", "y.png"], 1, "absent.vmoe is not a bundle"),
-        ([__file__, "y.png"], 1, "is not a bundle: it is a file"),
-        (["EMPTY", "y.png"], 1, " is not a bundle: manifest.json"),
-        (["BUNDLE", "y.png", "--capacity", "0.5", "--capacity", "0.7"], 2, "vmoe run takes one --capacity; vmoe bench"),
-        (["BUNDLE", "y.png", "--profile", "c1-k1", "--profile", "c1-k2"], 2, "vmoe run takes one --profile; vmoe bench"),
-        (["BUNDLE", "y.png", "--bpr", "--no-bpr"], 2, "vmoe run takes one --bpr/--no-bpr; vmoe bench"),
-        (["absent.vmoe", "y.png", "--json", "nowhere/x.json"], 2, "there is no folder nowhere"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    arguments: list[str], code: int, says: str, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = {"BUNDLE": mnist_image_bundle, "EMPTY": tmp_path}
-    lines, (complaint,) = run(capsys, *(paths.get(word, word) for word in arguments), code=code)
-    assert lines == [] and complaint.startswith("vmoe: ") and says in complaint
-
-
 def test_a_file_whose_name_is_no_text_is_classified(
     mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -361,51 +361,6 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
 # What can't be done
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "says"),
-    [
-        (["--sweep", "0.1:2.0", "--profile", "c0.3-k1", "--profile", "c0.3-k2"], 2, "a sweep starts from one profile"),
-        (["--capacity", "0.5", "--k", "9"], 2, "k must be between 1 and"),
-        (["--capacity", "9"], 2, "the capacity ratio 9 is larger"),
-        (["--capacity", "nan"], 2, "capacity ratio"),
-        (["--max-experts", "0"], 2, "max_experts"),
-        (["--max-drop-in-accuracy", "0.1"], 2, "needs images with labels"),
-        (["--max-drop-in-accuracy", "0.5", "--images", "NPZ"], 2, "0.5% or 0.5 of everything? Write 0.5%, or 50%"),
-        (["--max-drop-in-accuracy", "2", "--images", "NPZ"], 2, "2% or 2 of everything? Write 2%"),
-        (["--max-drop-in-accuracy", "100%", "--images", "NPZ"], 2, "100.0 is not in the range 0<=x<100"),
-        (["--max-drop-in-accuracy", "nan", "--images", "NPZ"], 2, "no finite number"),
-        (["--target-latency", "0", "--images", "NPZ"], 2, "--target-latency"),
-        (["--add-profile"], 2, "--add-profile writes a recommended setting"),
-        (["--merge", "8", "--add-profile", "--target-latency", "9", "--images", "NPZ"], 2, "such as c0.3-k1-r8, to"),
-        (["--cascade"], 2, "there is no --images"),
-        (["--cascade", "--batch-size", "8", "--images", "NPZ"], 2, "not two batches"),
-        (["--target-latency", "9", "--images", "PLAIN"], 2, "a recommendation needs labels"),
-        (["--target-latency", "0.000001", "--images", "NPZ"], 1, "no setting takes 1e-06 ms or less"),
-        (["--labels", "NPZ"], 2, "there is no --images"),
-        (["--labels", "NPZ", "--images", "NPZ"], 1, "is none"),
-        (["--plot", "x.doc"], 2, "must end in"),
-        (["--csv", "no/such/folder.csv"], 2, "there is no folder"),
-        (["--compare", "nothing.vmoe"], 1, "no folder of that name"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_done_is_one_line(
-    *,
-    words: list[str],
-    code: int,
-    says: str,
-    mnist_image_bundle: Path,
-    mnist_images: dict[str, np.ndarray],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    np.savez(tmp_path / "labelled.npz", images=mnist_images["images"][:8], labels=mnist_images["labels"][:8])
-    np.savez(tmp_path / "plain.npz", images=mnist_images["images"][:8])
-    paths = {"NPZ": tmp_path / "labelled.npz", "PLAIN": tmp_path / "plain.npz"}
-    arguments = [str(paths.get(word, word)) for word in words]
-    assert says in complaint_of(capsys, code, "bench", mnist_image_bundle, *arguments, "-q", *QUICK)
-
-
 def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measured(
     mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -419,10 +374,3 @@ def test_a_picture_without_matplotlib_is_one_line(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(click.ClickException, match=r"^--plot needs matplotlib.*; pip install 'vmoe-export\[bench\]'$"):
         check_drawing(tmp_path / "x.png", "--plot")
-
-
-@pytest.mark.parametrize("kind", ["dense", "soft"])
-def test_a_model_without_capacity_has_nothing_to_sweep(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "has no capacity, k or order to choose" in complaint_of(
-        capsys, 2, "bench", kept_bundle(kind), "--sweep", "0.1:2.0", *QUICK
-    )

@@ -97,37 +97,6 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ([], "--tune chooses a setting on images, and there is no --images"),
-        (["--images", "FEW"], "598 or more can show that at most 1 % of the answers are lost, and --images has 8"),
-        (["--images", "DIGITS", "--sweep", "0.1:1"], "--tune chooses the settings of one bundle itself"),
-        (["--images", "DIGITS", "--compare", "x.vmoe"], "--tune measures one bundle alone"),
-    ],
-    ids=str,
-)
-def test_what_can_not_be_searched_is_one_line(
-    words: list[str],
-    says: str,
-    mnist_image_bundle: Path,
-    images: dict[str, np.ndarray],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    np.savez(tmp_path / "few.npz", **{name: array[:8] for name, array in images.items()})
-    paths = {"FEW": tmp_path / "few.npz", "DIGITS": tmp_path / "digits.npz"}
-    arguments = ["--tune", "--max-drop-in-accuracy", "1%", *(str(paths.get(word, word)) for word in words)]
-    assert says in complaint_of(capsys, 2, "bench", mnist_image_bundle, *arguments, "-q", *QUICK)
-
-
-def test_what_may_be_lost_must_be_said(
-    mnist_image_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("bench", mnist_image_bundle, "--tune", "--images", mnist_digits, "-q", *QUICK)
-    assert "--max-drop-in-accuracy 0.5%" in complaint_of(capsys, 2, *words)
-
-
-@pytest.mark.parametrize(
     ("kind", "says"),
     [("dense", "this bundle outputs features"), ("soft", "this model routes nothing by a capacity; --merge 4")],
 )

@@ -46,22 +46,6 @@ def test_random_choices_equal_the_reference_exactly(name: str) -> None:
     assert not wrong, f"{len(wrong)} of {NUM_RANDOM_CASES} cases differ, such as {wrong[:5]}"
 
 
-@EVERY_IMPLEMENTATION
-def test_the_best_token_has_the_first_place_and_the_lower_one_on_ties(name: str) -> None:
-    gates = np.array([[[0.1, 0.5], [0.7, 0.5], [0.7, 0.9]], [[0.3, 0.2], [0.2, 0.2], [0.1, 0.2]]], np.float32)
-    slot, src = choose(name, Choice(gates, 2))
-    np.testing.assert_array_equal(src, [[1, 2, 3, 4], [2, 0, 3, 4]])
-    np.testing.assert_array_equal(slot, [[[-1, 5], [0, -1], [1, 4]], [[2, 6], [3, 7], [-1, -1]]])
-
-
-@EVERY_IMPLEMENTATION
-def test_places_beyond_the_tokens_of_a_group_stay_empty(name: str) -> None:
-    gates = np.array([[[0.1], [0.9]], [[0.9], [0.1]]], np.float32)
-    slot, src = choose(name, Choice(gates, 4))
-    np.testing.assert_array_equal(src, [[1, 0, -1, -1, 2, 3, -1, -1]])
-    np.testing.assert_array_equal(slot, [[[1], [0]], [[4], [5]]])
-
-
 @functools.cache
 def random_choices() -> list[tuple[Choice, Outputs]]:
     rng = np.random.default_rng(2202)

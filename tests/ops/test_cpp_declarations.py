@@ -13,7 +13,6 @@ from vmoe_export.ops.table import OPS, Op, Value
 pytestmark = pytest.mark.fast
 
 PLUGINS = ROOT / "plugins"
-HEADER = PLUGINS / "ops" / "op_table.h"
 
 
 def test_the_headers_say_what_python_declares() -> None:

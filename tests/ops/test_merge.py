@@ -37,15 +37,6 @@ def test_tokens_are_merged_as_one_by_one(name: str, tokens: int, merge: int, pre
 
 
 @pytest.mark.parametrize("name", RUNNERS)
-def test_nothing_merged_keeps_every_bit(name: str) -> None:
-    inputs = inputs_of(50, 0)
-    inputs[2] = np.ones_like(inputs[2])  # as they are where nothing was merged before
-    found = runner(name, MERGE.name, num_heads=2, prefix=1)(*inputs)
-    for ours, given in zip(found, (inputs[0], inputs[2], inputs[3]), strict=True):
-        np.testing.assert_array_equal(ours, given)
-
-
-@pytest.mark.parametrize("name", RUNNERS)
 def test_a_key_that_is_no_number_is_the_least_like(name: str) -> None:
     x, keys, sizes, token, merge = inputs_of(9, 2)
     keys[:, 4] = np.nan

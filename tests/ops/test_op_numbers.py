@@ -11,7 +11,6 @@ from vmoe_export.ops.table import OPS, ElementType
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ["float", "bf16", "i8"])
-BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 CERTAIN = 16  # GELU is the identity from here on, in every formula and to the last bit
 
 

@@ -35,26 +35,6 @@ def test_kept_pairs_places_and_weights_are_the_official_ones(number: int, name: 
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
-def test_first_choices_of_all_tokens_come_before_any_second_choice(name: str) -> None:
-    gates = np.array([[[0.6, 0.4], [0.3, 0.7], [0.8, 0.2]]], np.float32)
-    slot, weight, src, expert = _route(name, Case(gates, 2, 2, False))
-    # Expert 0 is first choice of tokens 0 and 2, so token 1's second choice finds it full; the same for expert 1.
-    np.testing.assert_array_equal(slot, [[[0, 3], [2, -1], [1, -1]]])
-    np.testing.assert_array_equal(src, [[0, 2], [1, 0]])
-    np.testing.assert_array_equal(expert, [[[0, 1], [1, 0], [0, 1]]])
-    np.testing.assert_array_equal(weight, np.float32([[[0.6, 0.4], [0.7, 0.3], [0.8, 0.2]]]))
-
-
-@pytest.mark.parametrize("name", ["reference", *RUNNERS])
-def test_batch_priority_serves_the_surest_tokens_and_ties_in_order(name: str) -> None:
-    gates = np.array([[[0.6, 0.4], [0.9, 0.1], [0.9, 0.1], [0.7, 0.3]]], np.float32)
-    kept_by_bpr = _route(name, Case(gates, 2, 1, True))[0][0, :, 0] >= 0
-    kept_vanilla = _route(name, Case(gates, 2, 1, False))[0][0, :, 0] >= 0
-    assert kept_by_bpr.tolist() == [False, True, True, False]
-    assert kept_vanilla.tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize("name", ["reference", *RUNNERS])
 def test_a_nan_gate_ranks_as_zero_and_stays_nan_in_the_weights(name: str) -> None:
     gates = np.array([[[np.nan, 0.5, -0.5]]], np.float32)
     slot, weight, _, _ = _route(name, Case(gates, 1, 3, True))

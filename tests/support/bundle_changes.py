@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,11 @@ class Cases(list[Case]):
     def bad(self, name: str, change: Change, *words: str, base: str = "v3-plain") -> None:
         """One more bundle that readers must refuse, in a sentence that holds the words."""
         self.append(Case(name, change, good=False, words=words, base=base))
+
+    def bad_values(self, path: str, values: Sequence[object], *words: str, base: str = "v3-plain") -> None:
+        """One more bundle that readers must refuse for each value of a field of the manifest."""
+        for value in values:
+            self.bad(f"{path} {value!r:.60}", says(put(path, value)), *words, base=base)
 
 
 def says(*edits: Edit) -> Change:

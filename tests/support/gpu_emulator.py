@@ -15,7 +15,6 @@ from kept_build import kept
 from on_gpu.library import CALLS, PLUGINS, find_nvcc
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = ROOT / "benchmarks"
 
 
 @functools.cache
