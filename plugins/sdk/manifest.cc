@@ -15,6 +15,7 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES};  // in the order of kOutputs
+static_assert(std::size(kPrecisions) == VMOE_BF16_EXPERTS, "vmoe_precision is in the order of kPrecisions");
 constexpr char kOnlyGraphKey[] = "model";  // stands for a profile's name where there are none
 
 // Refuses what a part of the manifest says.

@@ -19,7 +19,7 @@ from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
 from vmoe_runtime import RoutingError, op_library
-from vmoe_runtime.bundle.manifest import Output
+from vmoe_runtime.bundle.manifest import PRECISIONS, Output
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine import Engine
 from vmoe_runtime.routing import Routing
@@ -248,6 +248,16 @@ def test_class_names_are_read(prefix: Path, runners: Any, mnist_checkpoint: Path
     export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], class_names=names, validate=False)
     found = dict(field.split("=", 1) for field in runners(prefix, path).ask("info"))
     assert found["class_names"] == "".join(f"{name}," for name in names)
+
+
+@pytest.mark.parametrize(("code", "precision"), enumerate(PRECISIONS, 1))
+def test_a_precision_has_its_code(
+    code: int, precision: Any, prefix: Path, runners: Any, mnist_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.vmoe"
+    export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], precision=precision, validate=False)
+    found = dict(field.split("=", 1) for field in runners(prefix, path).ask("info"))
+    assert found["precision"] == str(code)
 
 
 def described(profile: Any) -> str:

@@ -17,6 +17,7 @@ from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
+_FEW_PAIRS = 2  # one tie that rounding decides otherwise moves two pairs, however few there are
 _MERGED_ALIKE = 0.95
 """Least share of merged tokens that were to be, or nearly."""
 
@@ -61,6 +62,7 @@ class _Watch:
     worst: tuple[float, str] = (0.0, "embedding")
     max_difference: float = 0.0
     agreement: float = 1.0
+    misrouted: bool = False
 
 
 class PartValidation:
@@ -139,6 +141,8 @@ class PartValidation:
             for pairs in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
                 same = self._tokens_alike(pairs, step.before.x.shape[1])[:, : found.x.shape[1]]
                 watch.agreement = min(watch.agreement, float(pairs.mean()))
+                most = max(_FEW_PAIRS, (1 - self._limits[id(watch.graph)].agreement) * pairs.size)
+                watch.misrouted |= bool(np.count_nonzero(~pairs) > most)
         self._judge(watch, part, step, found, same)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
@@ -168,7 +172,7 @@ class PartValidation:
                 f"validation failed: {where} agrees with the reference on {alike:.2%} of the merged tokens, less than "
                 f"{_MERGED_ALIKE:.0%}; no bundle was written"
             )
-        if watch.agreement < limits.agreement:
+        if watch.misrouted:
             raise ExportError(
                 f"validation failed: {where} routes {watch.agreement:.2%} of the pairs as the reference does, less than "
                 f"{limits.agreement:.0%}; no bundle was written"

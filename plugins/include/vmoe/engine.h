@@ -154,8 +154,14 @@ typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
 typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3 } vmoe_output;
 
 /* What the weights of the large products are stored in, and so what these are computed in; everything else is float32.
-   BF16_EXPERTS has only expert weights in bfloat16. */
-typedef enum vmoe_precision { VMOE_FP32 = 1, VMOE_BF16 = 2, VMOE_INT8 = 3, VMOE_BF16_EXPERTS = 4 } vmoe_precision;
+   INT4 has expert weights in int4 and the others in int8; BF16_EXPERTS has only expert weights in bfloat16. */
+typedef enum vmoe_precision {
+  VMOE_FP32 = 1,
+  VMOE_BF16 = 2,
+  VMOE_INT8 = 3,
+  VMOE_INT4 = 4,
+  VMOE_BF16_EXPERTS = 5
+} vmoe_precision;
 
 /* How tokens and experts find each other. TOP_K: each token takes its k best experts (V-MoE, and E3 where
    ensemble_size is more than 1). EXPERTS_CHOICE: each expert takes its c best tokens. SOFT: each slot of an expert
