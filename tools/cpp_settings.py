@@ -20,6 +20,8 @@ C_HEAD = f"""\
 
 #include <stddef.h>
 #include <stdint.h>
+
+/* NOLINTBEGIN(modernize-*): this is C. */
 """
 CPP_HEAD = f"""\
 // The settings of a call as plain C++ values, as {_WRITTEN.format("//")}
@@ -103,6 +105,8 @@ typedef struct vmoe_profile {{
 }} vmoe_profile;
 
 #define VMOE_PROFILE_INIT {{sizeof(vmoe_profile), {{0}}, 0{zeros}}}
+
+/* NOLINTEND(modernize-*) */
 
 #endif /* VMOE_SETTINGS_H_ */
 """

@@ -143,7 +143,7 @@ def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[
     text, fall = Elements(page).text, report["fall"]
     last = f"down to ratio {points[fall['last_good']]['capacity_ratio']:g}"
     assert f"its best accuracy is {best}, with {points[fall['best']]['profile']} at" in text
-    assert text.index(last) < text.index(f"Recommended: {chosen['profile']}") < text.index("Turn the capacity")
+    assert text.index(last) < text.index(f"Recommended: {chosen['profile']}") < text.index("Change the capacity")
     assert points[fall["best"]]["top1"] - points[fall["first_bad"]]["top1"] > 0.01
     assert report["agreements"][0]["bundle"] == "low.vmoe" and report["agreements"][0]["agreement"]["same_top1"] > 0.95
     assert report["cascades"] and "The fastest cascade that loses at most 1 point" in text

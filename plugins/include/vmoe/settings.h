@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* NOLINTBEGIN(modernize-*): this is C. */
+
 enum {
   VMOE_SET_CAPACITY_RATIO = 1,
   VMOE_SET_K = 2,
@@ -49,5 +51,7 @@ typedef struct vmoe_profile {
 } vmoe_profile;
 
 #define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0, 0}
+
+/* NOLINTEND(modernize-*) */
 
 #endif /* VMOE_SETTINGS_H_ */

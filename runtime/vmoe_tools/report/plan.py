@@ -128,7 +128,8 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
 
 def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
     """The kind and the title of a curve: which flags are not the official ones, and what else tells it from other curves."""
-    flags, others = [], []
+    flags: list[tuple[str, str]] = []
+    others: list[tuple[str, str]] = []
     for name, value in sorted(chosen.items(), key=lambda item: ROWS[item[0]].place):
         row = ROWS[name]
         if row.type != "flag" and name in several:
