@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from vmoe_runtime.backends.openvino_cpu import OpenVinoBackend
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.profiles import ExpertsChoiceRules, Profile, TopKRules
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT, RoutingKind
+from vmoe_runtime.settings import SETTINGS
 from vmoe_torch import Vmoe, load_model
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
@@ -265,10 +265,10 @@ def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
     return [output.numpy(), *(routes[name].numpy() for routes in layers.values() for name in names)]
 
 
-def _profile(feeds: dict[str, np.ndarray]) -> Any:
-    """What a profile says of routing, from the inputs of a graph."""
-    numbers = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "bpr", "pool", "max_experts", "merge")}
-    return SimpleNamespace(**numbers, slots=[int(slots) for slots in feeds.get("capacity", ())])
+def _profile(feeds: dict[str, np.ndarray]) -> Profile:
+    """The profile whose inputs of a graph these are."""
+    numbers: dict[str, Any] = {name: int(feeds[name][0]) for name in SETTINGS if name != "capacity" and name in feeds}
+    return Profile(**numbers, slots=tuple(int(slots) for slots in feeds.get("capacity", ())))
 
 
 @functools.cache
