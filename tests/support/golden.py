@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -265,10 +264,10 @@ def run_torch(network: Vmoe, feeds: dict[str, np.ndarray]) -> Outputs:
     return [output.numpy(), *(routes[name].numpy() for routes in layers.values() for name in names)]
 
 
-def _profile(feeds: dict[str, np.ndarray]) -> Any:
+def _profile(feeds: dict[str, np.ndarray]) -> Profile:
     """What a profile says of routing, from the inputs of a graph."""
-    numbers = {name: int(feeds[name][0]) if name in feeds else None for name in ("k", "bpr", "pool", "max_experts", "merge")}
-    return SimpleNamespace(**numbers, slots=[int(slots) for slots in feeds.get("capacity", ())])
+    numbers = {name: int(feeds[name][0]) for name in ("k", "bpr", "pool", "max_experts", "merge") if name in feeds}
+    return Profile(**numbers, slots=tuple(map(int, feeds.get("capacity", ()))))
 
 
 @functools.cache
