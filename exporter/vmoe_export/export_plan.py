@@ -194,7 +194,7 @@ def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | 
     if model.moe and model.moe.routing.kind in kinds:
         return kinds[model.moe.routing.kind]
     if profile := next((profile for profile in profiles if profile.policies), None):
-        return f"profiles with {' or '.join(profile.policies)}, such as {profile.name},"
+        return f"profiles with {' or '.join(profile.policies)}, such as {profile.name}"
     return None
 
 

@@ -36,7 +36,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("output", "probs", OptionError, "^output "),
     ("rounding", "down", OptionError, "^rounding "),
     ("bpr", "no", OptionError, "^bpr "),
-    ("bpr", np.array([1, 0]), OptionError, r"bpr is array\(\[1, 0\]\)"),
+    ("bpr", np.array([1, 0]), OptionError, "bpr must be True or False"),
     ("dispatch_bf16", "false", OptionError, "^dispatch_bf16 "),
     ("tensorrt", torch.ones(2), OptionError, r"tensorrt is tensor\(\[1., 1.\]\)"),
     ("precision", "int2", OptionError, "^precision "),

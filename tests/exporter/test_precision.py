@@ -232,7 +232,7 @@ def test_a_dense_model_has_no_experts_to_store_short(
     precision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(DENSE), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["dense ViT", f"{precision} means nothing"], capfd)
+    assert_command_refuses(arguments, 2, ["dense ViT", f"{precision} does not apply"], capfd)
 
 
 @pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4")])
