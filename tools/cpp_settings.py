@@ -10,11 +10,12 @@ import re
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SettingRow
 
 _TYPES = {"ratio": "double", "whole": "int64_t", "flag": "int32_t"}
-_WRITTEN = "vmoe_runtime/settings.py declares them. Written by\n{0}\n{0}   python tools/cpp_headers.py\n{0}"
+_WRITTEN = "vmoe_runtime/settings.py declares them. Written by\n{0}\n{0}   python tools/cpp_headers.py"
 
 C_HEAD = f"""\
 /* The settings of a call, as {_WRITTEN.format(" *")}
- * clang-format off */
+ */
+/* clang-format off */
 #ifndef VMOE_SETTINGS_H_
 #define VMOE_SETTINGS_H_
 

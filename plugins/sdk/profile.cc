@@ -24,9 +24,10 @@ int64_t narrow(WideInt slots) {
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
+  if (!setting) return std::nullopt;
   const int own = kind.settings();
   for (const SettingRow& row : kSettingRows) {
-    if (!setting || (row.is_needed && (setting->set & row.bit) != (own & row.bit))) return std::nullopt;
+    if (row.is_needed && (setting->set & row.bit) != (own & row.bit)) return std::nullopt;
   }
   return profile(*setting);
 }

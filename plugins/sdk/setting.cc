@@ -100,7 +100,7 @@ std::string profile_name(const vmoe_setting& setting) {
     if ((setting.set & row.bit) == 0) return;
     const auto value = setting.*field;
     if (!row.is_needed && value == row.fallback && !name.empty()) return;
-    if (!name.empty()) name += "-";
+    if (!name.empty()) name += '-';
     name += row.suffix;
     if constexpr (std::is_floating_point_v<decltype(value)>) {
       std::string ratio = shortest(value);

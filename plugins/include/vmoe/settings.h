@@ -1,8 +1,8 @@
 /* The settings of a call, as vmoe_runtime/settings.py declares them. Written by
  *
  *   python tools/cpp_headers.py
- *
- * clang-format off */
+ */
+/* clang-format off */
 #ifndef VMOE_SETTINGS_H_
 #define VMOE_SETTINGS_H_
 

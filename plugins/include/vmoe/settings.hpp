@@ -1,7 +1,6 @@
 // The settings of a call as plain C++ values, as vmoe_runtime/settings.py declares them. Written by
 //
 //   python tools/cpp_headers.py
-//
 // clang-format off
 #ifndef VMOE_SETTINGS_HPP_
 #define VMOE_SETTINGS_HPP_

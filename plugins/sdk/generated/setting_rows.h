@@ -1,7 +1,6 @@
 // The settings of a call, as vmoe_runtime/settings.py declares them. Written by
 //
 //   python tools/cpp_headers.py
-//
 // clang-format off
 #pragma once
 
