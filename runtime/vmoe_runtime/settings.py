@@ -48,6 +48,7 @@ class SettingRow:
         metavar: of its option; empty for a flag.
         default: its value in a profile that doesn't say it; None if a profile must say it.
         range: the least and the largest whole number; None if it depends on the model.
+        routing: whether ops that route need it, may be given it as a policy beside the official routing, or don't take it.
         merging: whether only models have it whose blocks can merge tokens.
         stored: its key in manifests and results, and its field in the C API; its name, if not given.
         name: of the field, the keyword argument, the graph input and the parameter of requests.
@@ -64,6 +65,7 @@ class SettingRow:
     metavar: str = ""
     default: SettingValue | None = None
     range: tuple[int, int] | None = None
+    routing: Literal["official", "policy", ""] = ""
     merging: bool = False
     stored: str = ""
     name: str = ""
@@ -120,6 +122,7 @@ class Choices:
     bpr: bool | None = _declared(
         place=2,
         type="flag",
+        routing="official",
         kinds=_TOP_K,
         suffix="vanilla",
         title="Batch Priority Routing",
@@ -131,6 +134,7 @@ class Choices:
     pool: bool | None = _declared(
         place=3,
         type="flag",
+        routing="policy",
         kinds=("top-k",),
         suffix="pool",
         title="One pool of slots per group",
@@ -142,6 +146,7 @@ class Choices:
     max_experts: int | None = _declared(
         place=4,
         type="whole",
+        routing="policy",
         kinds=("top-k",),
         suffix="m",
         title="Most experts per group",
@@ -184,6 +189,7 @@ class Setting(Choices):
     capacity: float | None = _declared(
         place=0,
         type="ratio",
+        routing="official",
         kinds=("top-k", "ensemble", "experts-choice"),
         suffix="c",
         title="Capacity ratio",
@@ -194,6 +200,7 @@ class Setting(Choices):
     k: int | None = _declared(
         place=1,
         type="whole",
+        routing="official",
         kinds=_TOP_K,
         suffix="k",
         title="Experts per token",
@@ -257,11 +264,11 @@ MERGE = "merge"
 NEEDED = frozenset(name for name, row in ROWS.items() if row.default is None)
 """The settings without a default: a profile of a kind that has one must say it."""
 
-OFFICIAL_SETTINGS = tuple(name for name, row in ROWS.items() if "ensemble" in row.kinds)
-"""Those of the official routing, which ensembles have as well."""
+OFFICIAL_SETTINGS = tuple(name for name, row in ROWS.items() if row.routing == "official")
+"""Those that ops which route need."""
 
-POLICIES = tuple(name for name, row in ROWS.items() if row.kinds == ("top-k",))
-"""Those that change the official routing; without them, it is that."""
+POLICIES = tuple(name for name, row in ROWS.items() if row.routing == "policy")
+"""Those that ops which route may be given; without them, routing is official."""
 
 _NAME = re.compile(
     "".join(

@@ -26,7 +26,7 @@ from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_export.weight_types import BFLOAT16
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
-from vmoe_runtime.settings import MERGE
+from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
 
 
 class ModelNodes(GraphWriter):
@@ -274,7 +274,7 @@ class ModelNodes(GraphWriter):
         norm, router = self._norm(f"{block}/LayerNorm_1"), f"{block}/Moe/Router/dense/kernel"
         expert, kept, weight = outputs
         slot = expert.replace("/expert", "/slot")
-        settings = (capacity, *(name for name in self._settings[1:] if name != MERGE))
+        settings = (capacity, *(name for name in self._settings[1:] if name in (*OFFICIAL_SETTINGS, *POLICIES)))
         routes = [slot, weight, "", expert]
         if self._config.ensemble_size > 1:
             gates = self._member_gates(self._layer_norm(f"{block}/LayerNorm_1", x), router)
