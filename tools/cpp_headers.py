@@ -64,7 +64,7 @@ _SERVICE_CONSTANTS = (
     ("double", endpoints, "MAX_SLO_MS"),
     ("int", options, "_STEPS _MOST_STEPS"),
 )
-_VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T", "R")
+_VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
 
@@ -126,7 +126,7 @@ def op_table() -> str:
     choices = list(dict.fromkeys(choice for op in ops for choice in _choices(op)))
     if len(choices) > _MOST_CHOICES:
         raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    lines += ["// What W, Q, T and R may be.", *_array("TypeChoice", "kTypeChoices", choices)]
+    lines += ["// What W, Q and T may be.", *_array("TypeChoice", "kTypeChoices", choices)]
     first_with: dict[tuple[Value, ...], str] = {}
     for op in ops:
         taken = sum(1 << choices.index(choice) for choice in _choices(op))

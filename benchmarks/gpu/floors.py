@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from on_gpu.shape import TYPE_BYTES, Shape
+from on_gpu.shape import Shape
 
 _INDEX_BYTES = 4  # of slot and src
+_GATE_BYTES = 4
 
 
 class Kept(NamedTuple):
@@ -29,9 +30,8 @@ def count_kept(slot: Any) -> Kept:
 
 def kernel_bytes(shape: Shape, kept: Kept) -> Mapping[str, int]:
     """Bytes that each kernel has to move."""
-    gate_bytes = TYPE_BYTES[shape.gate_type]
-    routed = shape.pairs * (_INDEX_BYTES + gate_bytes)  # slot and weight
-    gates, src = shape.all_tokens * shape.experts * gate_bytes, shape.all_slots * _INDEX_BYTES
+    routed = shape.pairs * (_INDEX_BYTES + _GATE_BYTES)  # slot and weight
+    gates, src = shape.all_tokens * shape.experts * _GATE_BYTES, shape.all_slots * _INDEX_BYTES
     moved = (kept.tokens + shape.all_slots) * shape.row_bytes
     return {
         "Route": gates + routed + src,

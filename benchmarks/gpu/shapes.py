@@ -35,5 +35,5 @@ def timed_shapes() -> list[Shape]:
 
 
 def shape_of_kernel(kernel: str, shape: Shape) -> Shape:
-    """Routing alone has no tokens: what a shape says of their type, it then says of the gates."""
-    return replace(shape, gate_type=shape.type, hidden=0) if kernel == "Route" else shape
+    """Routing alone has no tokens."""
+    return replace(shape, type="fp32", hidden=0) if kernel == "Route" else shape

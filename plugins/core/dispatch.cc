@@ -49,29 +49,21 @@ void dispatch(const void* x, const int32_t* src, size_t slots, size_t row_bytes,
   });
 }
 
-void route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                    size_t row_bytes, int32_t* slot, void* weight, void* buf, const TaskRunner& runner) {
+void route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes, int32_t* slot,
+                    float* weight, void* buf, const TaskRunner& runner) {
   const size_t slots = shape.experts * shape.slots();
   int32_t* src = nullptr;
   Workspace workspace;
   take_all(workspace, [&](auto& memory) { src = memory.template take<int32_t>(slots); });
-  route(shape, gate_type, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
+  route(shape, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
   dispatch(x, src, slots, row_bytes, buf, runner);
 }
 
-void combine(ElementType type, const void* out, const int32_t* slot, ElementType weight_type, const void* weight,
-             size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner) {
-  Workspace workspace;
-  const auto* wide_weight = static_cast<const float*>(weight);
-  if (weight_type != ElementType::kFloat32) {
-    float* wide = nullptr;
-    take_all(workspace, [&](auto& memory) { wide = memory.template take<float>(tokens * choices); });
-    widen(weight_type, weight, tokens * choices, wide);
-    wide_weight = wide;
-  }
+void combine(ElementType type, const void* out, const int32_t* slot, const float* weight, size_t tokens, size_t choices,
+             size_t hidden, void* y, const TaskRunner& runner) {
   parallel_for_rows(runner, tokens, [&](size_t first, size_t end) {
     for (size_t token = first; token < end; ++token) {
-      combine_token(type, out, slot + token * choices, wide_weight + token * choices, choices, hidden,
+      combine_token(type, out, slot + token * choices, weight + token * choices, choices, hidden,
                     static_cast<char*>(y) + token * hidden * bytes_of(type));
     }
   });

@@ -14,15 +14,14 @@ namespace vmoe {
 // `row_bytes` bytes, which are copied as they are.
 void dispatch(const void* x, const int32_t* src, size_t slots, size_t row_bytes, void* buf, const TaskRunner& runner);
 
-// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot
-// i32[G,S,K], weight [G,S,K] of `gate_type`, buf [E,M,D]. Throws std::bad_alloc.
-void route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                    size_t row_bytes, int32_t* slot, void* weight, void* buf, const TaskRunner& runner);
+// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K],
+// weight f32[G,S,K], buf [E,M,D]. Throws std::bad_alloc.
+void route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes, int32_t* slot,
+                    float* weight, void* buf, const TaskRunner& runner);
 
-// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D]
-// of `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing.
-// Throws std::bad_alloc.
-void combine(ElementType type, const void* out, const int32_t* slot, ElementType weight_type, const void* weight,
-             size_t tokens, size_t choices, size_t hidden, void* y, const TaskRunner& runner);
+// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`, the
+// sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing.
+void combine(ElementType type, const void* out, const int32_t* slot, const float* weight, size_t tokens, size_t choices,
+             size_t hidden, void* y, const TaskRunner& runner);
 
 }  // namespace vmoe

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <numeric>
 
-#include "core/float_conversion.h"
 #include "core/gate_order.h"
 #include "core/workspace.h"
 
@@ -133,14 +132,12 @@ void choose_for_expert(const RoutingShape& shape, size_t group, size_t expert, c
 
 }  // namespace
 
-void route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-           const MakeSources& make_src, int32_t* expert, const TaskRunner& runner) {
+void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, const MakeSources& make_src,
+           int32_t* expert, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
   const size_t cells = shape.groups * shape.experts;
-  // Gates and weights in half precision are widened here first.
-  const bool half = type != ElementType::kFloat32;
-  float *priority = nullptr, *wide_gates = nullptr, *wide_weight = nullptr;
+  float* priority = nullptr;
   int32_t *own_expert = nullptr, *kept = nullptr, *limit = nullptr, *ranking = nullptr;
   uint64_t* order = nullptr;
   int64_t* mass = nullptr;
@@ -150,8 +147,6 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
     priority = memory.template take<float>(tokens);
     kept = memory.template take<int32_t>(cells);
     order = memory.template take<uint64_t>(tokens);
-    wide_gates = memory.template take<float>(half ? tokens * shape.experts : 0);
-    wide_weight = memory.template take<float>(half ? pairs : 0);
     limit = memory.template take<int32_t>(cells);
     ranking = memory.template take<int32_t>(cells);
     mass = memory.template take<int64_t>(cells);
@@ -161,16 +156,8 @@ void route(const RoutingShape& shape, ElementType type, const void* gates, int32
     const size_t end = std::min(tokens, (task + 1) * kTokensPerTask);
     for (size_t token = task * kTokensPerTask; token < end; ++token) {
       const size_t pair = token * shape.choices;
-      if (!half) {
-        priority[token] = choose_experts(static_cast<const float*>(gates) + token * shape.experts, shape.experts,
-                                         shape.choices, expert + pair, static_cast<float*>(weight) + pair);
-        continue;
-      }
-      const uint16_t* bits = static_cast<const uint16_t*>(gates) + token * shape.experts;
-      float* wide = wide_gates + token * shape.experts;
-      widen(type, bits, shape.experts, wide);
-      priority[token] = choose_experts(wide, shape.experts, shape.choices, expert + pair, wide_weight + pair);
-      for (size_t i = pair; i < pair + shape.choices; ++i) static_cast<uint16_t*>(weight)[i] = bits[expert[i]];
+      priority[token] =
+          choose_experts(gates + token * shape.experts, shape.experts, shape.choices, expert + pair, weight + pair);
     }
   });
   parallel_for(runner, shape.groups, [&](size_t group) {

@@ -37,11 +37,8 @@ struct ConstMemory {
   const T* data;
 
   VMOE_HOST_DEVICE T load(size_t index) const { return data[index]; }
-  // One of the parts that values consist of, numbered through all of them.
-  template <class Part>
-  VMOE_HOST_DEVICE Part load_part(size_t index) const {
-    return reinterpret_cast<const Part*>(data)[index];
-  }
+  // One of the floats that values consist of, numbered through all of them.
+  VMOE_HOST_DEVICE float load_float(size_t index) const { return reinterpret_cast<const float*>(data)[index]; }
 };
 
 }  // namespace vmoe::cuda

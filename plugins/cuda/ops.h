@@ -21,26 +21,25 @@ namespace vmoe::cuda {
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t stream);
 
-// The op VmoeRoute: gates [G,S,E] of `type` -> slot i32[G,S,K], weight [G,S,K] of `type`, src i32[E,M], expert
-// i32[G,S,K], which may be null. cudaErrorInvalidValue for a shape that is refused, as those with policies are.
-cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t stream);
+// The op VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K],
+// which may be null. cudaErrorInvalidValue for a shape that is refused, as those with policies are.
+cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
+                  int32_t* expert, void* workspace, cudaStream_t stream);
 
 // The op VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D], zero rows where src is -1 or no token. A row is
 // D * bytes_of(type) bytes.
 cudaError_t dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
-// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates [G,S,E] of `gate_type`, x [G,S,D] -> slot
-// i32[G,S,K], weight [G,S,K] of `gate_type`, buf [E,M,D].
-cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
-                           cudaStream_t stream);
+// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K],
+// weight f32[G,S,K], buf [E,M,D].
+cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes,
+                           int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t stream);
 
-// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight [tokens,K] of `weight_type` -> y [tokens,D]
-// of `type`, the sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do
-// slots past `slots`. `weight_type` is float32 or `type`, else cudaErrorInvalidValue.
-cudaError_t combine(ElementType type, const void* out, size_t slots, const int32_t* slot, ElementType weight_type,
-                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
+// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`, the
+// sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do slots past
+// `slots`.
+cudaError_t combine(ElementType type, const void* out, size_t slots, const int32_t* slot, const float* weight,
+                    size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 
 }  // namespace vmoe::cuda

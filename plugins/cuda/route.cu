@@ -17,20 +17,20 @@ __device__ TileMemory<Memory<Key>, Memory<uint32_t>> shared_tile(const Groups& g
   return {{shared_keys}, {shared_keys + stride}, {reinterpret_cast<uint32_t*>(shared_keys + 2 * stride)}};
 }
 
-template <class Gate, class GateWord>
+template <class GateWord>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     route_kernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
-                 Gate* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
-  route_group(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+                 float* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
+  route_group(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<float>{weight},
               OptionalMemory<int32_t>{expert}, Memory<int32_t>{slot}, Memory<int32_t>{src}, shared_tile(groups));
 }
 
-template <class Gate, class GateWord>
+template <class GateWord>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
-    sort_tiles_kernel(Groups groups, const GateWord* __restrict__ gates, Gate* __restrict__ weight,
+    sort_tiles_kernel(Groups groups, const GateWord* __restrict__ gates, float* __restrict__ weight,
                       int32_t* __restrict__ src, int32_t* __restrict__ expert, Key* __restrict__ keys,
                       uint32_t* __restrict__ offsets) {
-  sort_tiles(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+  sort_tiles(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<float>{weight},
              OptionalMemory<int32_t>{expert}, Memory<int32_t>{src}, Memory<Key>{keys}, Memory<uint32_t>{offsets},
              shared_tile(groups));
 }
@@ -42,36 +42,23 @@ __global__ void __launch_bounds__(kRankThreads)
              Memory<int32_t>{slot}, Memory<int32_t>{src});
 }
 
-template <class Gate, class GateWord, class Word>
+template <class GateWord, class Word>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     route_dispatch_kernel(Groups groups, const GateWord* __restrict__ gates, const Word* __restrict__ x, size_t words,
-                          int32_t* __restrict__ slot, Gate* __restrict__ weight, Word* __restrict__ buf) {
-  route_and_dispatch(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<Gate>{weight},
+                          int32_t* __restrict__ slot, float* __restrict__ weight, Word* __restrict__ buf) {
+  route_and_dispatch(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<float>{weight},
                      Memory<int32_t>{slot}, words, ConstMemory<Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
-// launch(gates as words, weight). Words are 16 bytes where a token's gates are whole ones, else single gates.
-template <class Gate, class Launch>
-cudaError_t with_gate_words(size_t experts, const void* gates, void* weight, const Launch& launch) {
-  auto* const typed_weight = static_cast<Gate*>(weight);
-  if (are_words(gates, experts * sizeof(Gate))) {
-    return launch(static_cast<const Word16*>(gates), typed_weight);
-  }
-  return launch(static_cast<const Gate*>(gates), typed_weight);
-}
-
+// launch(gates as words), which are 16 bytes where a token's gates are whole ones, else single gates.
 template <class Launch>
-cudaError_t with_gates(ElementType type, size_t experts, const void* gates, void* weight, const Launch& launch) {
-  switch (type) {
-    case ElementType::kFloat32: return with_gate_words<float>(experts, gates, weight, launch);
-    case ElementType::kFloat16: return with_gate_words<Float16>(experts, gates, weight, launch);
-    case ElementType::kBfloat16: return with_gate_words<Bfloat16>(experts, gates, weight, launch);
-    default: return cudaErrorInvalidValue;
-  }
+cudaError_t with_gate_words(size_t experts, const float* gates, const Launch& launch) {
+  if (are_words(gates, experts * sizeof(float))) return launch(reinterpret_cast<const Word16*>(gates));
+  return launch(gates);
 }
 
-template <class GateWord, class Gate>
-cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32_t* slot, Gate* weight, int32_t* src,
+template <class GateWord>
+cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32_t* slot, float* weight, int32_t* src,
                          int32_t* expert, void* workspace, cudaStream_t stream) {
   const RoutePlan plan = plan_route(shape);
   const Groups groups = groups_of(shape, plan);
@@ -108,9 +95,9 @@ cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, uns
   return cudaSuccess;
 }
 
-template <class Word, class GateWord, class Gate>
+template <class Word, class GateWord>
 cudaError_t launch_route_dispatch(const RoutingShape& shape, const GateWord* gates, const void* x, size_t row_bytes,
-                                  int32_t* slot, Gate* weight, void* buf, cudaStream_t stream) {
+                                  int32_t* slot, float* weight, void* buf, cudaStream_t stream) {
   const RoutePlan plan = plan_route(shape);
   unsigned parts = 0;
   if (const cudaError_t error = parts_of_group(shape, plan, &parts); error != cudaSuccess) return error;
@@ -123,31 +110,30 @@ cudaError_t launch_route_dispatch(const RoutingShape& shape, const GateWord* gat
 
 }  // namespace
 
-cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t stream) {
+cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
+                  int32_t* expert, void* workspace, cudaStream_t stream) {
   if (routing_refusal(shape) != nullptr) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
-  return with_gates(type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
-    return launch_route(shape, typed_gates, slot, typed_weight, src, expert, workspace, stream);
+  return with_gate_words(shape.experts, gates, [&](const auto* words) {
+    return launch_route(shape, words, slot, weight, src, expert, workspace, stream);
   });
 }
 
-cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace,
-                           cudaStream_t stream) {
+cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes,
+                           int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t stream) {
   if (routing_refusal(shape) != nullptr || row_bytes % 2 != 0) return cudaErrorInvalidValue;
   if (shape.groups == 0) return cudaSuccess;
   const RoutePlan plan = plan_route(shape);
   if (plan.single_tile()) {
     const bool wide = are_words(x, row_bytes) && are_words(buf, row_bytes);
-    return with_gates(gate_type, shape.experts, gates, weight, [&](const auto* typed_gates, auto* typed_weight) {
-      return wide ? launch_route_dispatch<Word16>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream)
-                  : launch_route_dispatch<uint16_t>(shape, typed_gates, x, row_bytes, slot, typed_weight, buf, stream);
+    return with_gate_words(shape.experts, gates, [&](const auto* words) {
+      return wide ? launch_route_dispatch<Word16>(shape, words, x, row_bytes, slot, weight, buf, stream)
+                  : launch_route_dispatch<uint16_t>(shape, words, x, row_bytes, slot, weight, buf, stream);
     });
   }
   const RouteWorkspace layout = plan_workspace(shape, plan, true);
   auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
-  const cudaError_t error = route(shape, gate_type, gates, slot, weight, src, nullptr, workspace, stream);
+  const cudaError_t error = route(shape, gates, slot, weight, src, nullptr, workspace, stream);
   if (error != cudaSuccess) return error;
   return dispatch(x, shape.groups * shape.tokens, src, shape.experts * shape.slots(), row_bytes, buf, stream);
 }

@@ -100,10 +100,10 @@ VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t
 
 // What a lane holds of a token's row of gates, as the bits of their order in registers: words lane, lane + lanes and so
 // on. Experts ascend with the index. Where few experts leave the second half empty, it is not searched.
-template <class Gate, class Word>
+template <class Word>
 class LaneGates {
  public:
-  using Parts = Elements<Gate, Word>;
+  using Parts = Elements<float, Word>;
 
   // Reads the words of the row at `first_word`, of which there may be none.
   template <class Gates>
@@ -122,7 +122,7 @@ class LaneGates {
         Parts parts;
         std::memcpy(&parts, &read[i], sizeof(parts));
         VMOE_UNROLL for (uint32_t j = 0; j < Parts::kCount; ++j) {
-          bits_[(begin + i) * Parts::kCount + j] = is_there ? descending_bits(to_float(parts.at[j])) : kGone;
+          bits_[(begin + i) * Parts::kCount + j] = is_there ? descending_bits(parts.at[j]) : kGone;
         }
       }
     }
@@ -175,8 +175,7 @@ class LaneGates {
 template <class Team, class Gates, class Weights, class Experts, class Keys>
 VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const Gates& gates, bool writes_choices,
                                      const Weights& weight, const Experts& expert_of, const Keys& keys) {
-  using Gate = typename Weights::Value;
-  using Held = LaneGates<Gate, typename Gates::Value>;
+  using Held = LaneGates<typename Gates::Value>;
   const uint32_t words = tile.experts / Held::Parts::kCount;
   typename Team::template Lanes<Held> held(team);
   typename Team::template Lanes<uint64_t> least(team);
@@ -203,8 +202,7 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
         if (choice == 0 && tile.batch_priority != 0) best_bits[lane] = static_cast<uint32_t>(least[lane] >> 32);
         if (!is_token || !held[lane].take(expert)) return;
         if (writes_choices) {
-          weight.store(tile.pair_index(token, choice),
-                       gates.template load_part<Gate>(row * Held::Parts::kCount + expert));
+          weight.store(tile.pair_index(token, choice), gates.load_float(row * Held::Parts::kCount + expert));
           expert_of.store(tile.pair_index(token, choice), static_cast<int32_t>(expert));
         }
         keys.store(t * tile.choices + choice, make_key(expert, choice, best_bits[lane], token));

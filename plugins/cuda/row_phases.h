@@ -58,7 +58,7 @@ VMOE_HOST_DEVICE void combine_row(uint32_t lane, uint32_t lanes, size_t words, s
     for (uint32_t k = 0; k < choices; ++k) {
       const int32_t index = slot.load(token * choices + k);
       if (index < 0 || static_cast<size_t>(index) >= slots) continue;
-      const float scale = to_float(weight.load(token * choices + k));
+      const float scale = weight.load(token * choices + k);
       Word batch[kCombineBatch] = {};
       VMOE_UNROLL for (uint32_t i = 0; i < kCombineBatch; ++i) {
         const size_t w = first + static_cast<size_t>(i) * lanes;

@@ -104,14 +104,13 @@ void compute_route(const Call& call) {
   using ops::route::Input;
   using ops::route::Output;
   const RoutingShape& shape = routing_of(call);
-  const Tensor& gates = call.input(Input::kGates);
   auto* slot = call.output<int32_t>(Output::kSlot);
-  auto* weight = call.output<void>(Output::kWeight);
+  auto* weight = call.output<float>(Output::kWeight);
   auto* src = call.output<int32_t>(Output::kSrc);
   auto* expert = call.output<int32_t>(Output::kExpert);
   cudaStream_t const stream = stream_of(call);
   const Scratch scratch(call, stream, cuda::route_workspace_bytes(shape));
-  check_cuda(cuda::route(shape, gates.type, gates.data, slot, weight, src, expert, scratch.data(), stream));
+  check_cuda(cuda::route(shape, call.data<float>(Input::kGates), slot, weight, src, expert, scratch.data(), stream));
 }
 
 // A src that is no token can't be told here without waiting for the GPU; its row is zeros.
@@ -128,15 +127,14 @@ void compute_route_dispatch(const Call& call) {
   using ops::route_dispatch::Input;
   using ops::route_dispatch::Output;
   const RoutingShape& shape = routing_of(call);
-  const Tensor& gates = call.input(Input::kGates);
   const Tensor& x = call.input(Input::kX);
   auto* slot = call.output<int32_t>(Output::kSlot);
-  auto* weight = call.output<void>(Output::kWeight);
+  auto* weight = call.output<float>(Output::kWeight);
   auto* buf = call.output<void>(Output::kBuf);
   cudaStream_t const stream = stream_of(call);
   const Scratch scratch(call, stream, cuda::route_dispatch_workspace_bytes(shape));
-  check_cuda(cuda::route_dispatch(shape, gates.type, gates.data, x.data, call.sizes()['D'] * bytes_of(x.type), slot,
-                                  weight, buf, scratch.data(), stream));
+  check_cuda(cuda::route_dispatch(shape, call.data<float>(Input::kGates), x.data, call.sizes()['D'] * bytes_of(x.type),
+                                  slot, weight, buf, scratch.data(), stream));
 }
 
 // Slots can't be checked here without waiting for the GPU; those past the last one add nothing.
@@ -144,9 +142,8 @@ void compute_combine(const Call& call) {
   using ops::combine::Input;
   const ops::Sizes& sizes = call.sizes();
   const Tensor& out = call.input(Input::kOut);
-  const Tensor& weight = call.input(Input::kWeight);
-  check_cuda(cuda::combine(out.type, out.data, sizes['E'] * sizes['M'], call.data<int32_t>(Input::kSlot), weight.type,
-                           weight.data, sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
+  check_cuda(cuda::combine(out.type, out.data, sizes['E'] * sizes['M'], call.data<int32_t>(Input::kSlot),
+                           call.data<float>(Input::kWeight), sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
                            call.output<void>(ops::combine::Output::kY), stream_of(call)));
 }
 

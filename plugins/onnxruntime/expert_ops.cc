@@ -34,7 +34,7 @@ Kernel make_router_block(const NodeInfo& node) {
     compute_gates(*router.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                   call.data<float>(Input::kX), tokens, gates, call.runner());
     route(
-        shape, ElementType::kFloat32, gates, call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
+        shape, gates, call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
         [&](size_t slots) { return call.output<int32_t>(Output::kSrc, 'M', slots); },
         call.output<int32_t>(Output::kExpert), call.runner());
   };

@@ -32,7 +32,7 @@ Kernel without_state(const NodeInfo&) {
 // The ops of a library, in the order of registration. They live as long as the process.
 using OpList = std::vector<const OrtCustomOp*>;
 
-// Adds the op for each choice of the types of tokens and gates that it takes, run by an execution provider; null: the
+// Adds the op for each type of tokens that it takes, run by an execution provider; null: the
 // CPU's.
 void add_op(OpList& list, const Op& op, const char* provider = nullptr);
 

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <tuple>
+#include <utility>
 
 #include "core/weight_type.h"
 #include "onnxruntime/op.h"
@@ -107,10 +107,10 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 
 void add_op(OpList& list, const Op& op, const char* provider) {
   // Choices that differ in the type of weights alone are one, as far as that has the same scales.
-  std::set<std::tuple<ElementType, ElementType, ElementType>> added;
+  std::set<std::pair<ElementType, ElementType>> added;
   for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
     const ops::TypeChoice& choice = ops::kTypeChoices[i];
-    if ((op.spec.choices >> i & 1) != 0 && added.emplace(choice.q, choice.t, choice.r).second) {
+    if ((op.spec.choices >> i & 1) != 0 && added.emplace(choice.q, choice.t).second) {
       list.push_back(new CustomOp(op, choice, provider));
     }
   }

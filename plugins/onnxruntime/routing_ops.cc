@@ -9,10 +9,9 @@ namespace {
 void compute_route(const Call& call) {
   using ops::route::Input;
   using ops::route::Output;
-  const Tensor& gates = call.input(Input::kGates);
   route(
-      call.routing(), gates.type, gates.data, call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
-      [&](size_t slots) { return call.output<int32_t>(Output::kSrc, 'M', slots); },
+      call.routing(), call.data<float>(Input::kGates), call.output<int32_t>(Output::kSlot),
+      call.output<float>(Output::kWeight), [&](size_t slots) { return call.output<int32_t>(Output::kSrc, 'M', slots); },
       call.output<int32_t>(Output::kExpert), call.runner());
 }
 
@@ -29,10 +28,9 @@ void compute_dispatch(const Call& call) {
 void compute_route_dispatch(const Call& call) {
   using ops::route_dispatch::Input;
   using ops::route_dispatch::Output;
-  const Tensor& gates = call.input(Input::kGates);
   const Tensor& x = call.input(Input::kX);
-  route_dispatch(call.routing(), gates.type, gates.data, x.data, call.sizes()['D'] * bytes_of(x.type),
-                 call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
+  route_dispatch(call.routing(), call.data<float>(Input::kGates), x.data, call.sizes()['D'] * bytes_of(x.type),
+                 call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
                  call.output<void>(Output::kBuf), call.runner());
 }
 
@@ -42,8 +40,7 @@ void compute_combine(const Call& call) {
   const ops::Sizes& sizes = call.sizes();
   const int32_t* slot = call.indices(Input::kSlot, sizes['E'] * sizes['M'], "slots");
   const Tensor& out = call.input(Input::kOut);
-  const Tensor& weight = call.input(Input::kWeight);
-  combine(out.type, out.data, slot, weight.type, weight.data, sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
+  combine(out.type, out.data, slot, call.data<float>(Input::kWeight), sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
           call.output<void>(Output::kY), call.runner());
 }
 

@@ -8,14 +8,14 @@
 
 namespace vmoe::ops {
 
-// The type of an input or output: an element type, or one of the type variables W, Q, T and R. All values of a
+// The type of an input or output: an element type, or one of the type variables W, Q and T. All values of a
 // variable have the same element type.
-enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT, kR };
-inline constexpr size_t kValueTypes = 7;
+enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT };
+inline constexpr size_t kValueTypes = 6;
 
 // What type variables stand for.
 struct TypeChoice {
-  ElementType w, q, t, r;
+  ElementType w, q, t;
 
   constexpr ElementType operator[](ValueType type) const {
     switch (type) {
@@ -25,7 +25,6 @@ struct TypeChoice {
       case ValueType::kW: return w;
       case ValueType::kQ: return q;
       case ValueType::kT: return t;
-      case ValueType::kR: return r;
     }
     return ElementType::kFloat32;
   }

@@ -20,20 +20,14 @@ inline constexpr SettingSpec kSettings[] = {
     {"max_experts", 1, kNoMaximum},
     {"merge", 0, kNoMaximum},
 };
-// What W, Q, T and R may be.
+// What W, Q and T may be.
 inline constexpr TypeChoice kTypeChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16, ElementType::kBfloat16},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
+    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
+    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
+    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32},
 };
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
@@ -49,7 +43,7 @@ namespace route {
 struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kInputs[] = {
-    {"gates", ValueType::kR, "GSE"},
+    {"gates", ValueType::kFloat32, "GSE"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
     {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kBpr},
@@ -58,12 +52,12 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
-    {"weight", ValueType::kR, "GSK"},
+    {"weight", ValueType::kFloat32, "GSK"},
     {"src", ValueType::kInt32, "EM"},
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
 }  // namespace route
-inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, 0x7};
+inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, 0x1};
 namespace dispatch {
 struct Input { enum : size_t { kX, kSrc }; };
 struct Output { enum : size_t { kBuf }; };
@@ -73,12 +67,12 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
 }  // namespace dispatch
-inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, 0x19};
+inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, 0x7};
 namespace route_dispatch {
 struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
 struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
 inline constexpr ValueSpec kInputs[] = {
-    {"gates", ValueType::kR, "GSE"},
+    {"gates", ValueType::kFloat32, "GSE"},
     {"x", ValueType::kT, "GSD"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
     {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
@@ -86,11 +80,11 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
-    {"weight", ValueType::kR, "GSK"},
+    {"weight", ValueType::kFloat32, "GSK"},
     {"buf", ValueType::kT, "EMD"},
 };
 }  // namespace route_dispatch
-inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, 0x1ff};
+inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, 0x7};
 namespace expert_mlp {
 struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kOut }; };
@@ -111,18 +105,18 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_mlp
-inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, 0xe01};
+inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, 0x39};
 namespace combine {
 struct Input { enum : size_t { kOut, kSlot, kWeight }; };
 struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"out", ValueType::kT, "EMD"},
     {"slot", ValueType::kInt32, "GSK"},
-    {"weight", ValueType::kR, "GSK"},
+    {"weight", ValueType::kFloat32, "GSK"},
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
-inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, 0x139};
+inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, 0x7};
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
 struct Output { enum : size_t { kY }; };
@@ -134,7 +128,7 @@ inline constexpr ValueSpec kInputs[] = {
 };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
-inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, 0x601};
+inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, 0x19};
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
 struct Output { enum : size_t { kY }; };
@@ -154,7 +148,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace dense_mlp
-inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, 0x601};
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, 0x19};
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
 struct Output { enum : size_t { kY }; };
@@ -206,7 +200,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"prefix", 0, 0, kNoMaximum, 0, false},
 };
 }  // namespace attention_block
-inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, 0x601};
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, 0x19};
 namespace class_attention_block {
 using attention_block::Input, attention_block::kInputs;
 struct Output { enum : size_t { kY }; };
@@ -214,7 +208,7 @@ inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
 struct Attribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
 }  // namespace class_attention_block
-inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, 0x601};
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, 0x19};
 namespace merge {
 struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
 struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
@@ -258,7 +252,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace mlp_block
-inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, 0x601};
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, 0x19};
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
 struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
@@ -306,7 +300,7 @@ inline constexpr AttributeSpec kAttributes[] = {
     {"activation", 0, 0, 2, 0, false},
 };
 }  // namespace expert_block
-inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, 0xe01};
+inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, 0x39};
 namespace choose_tokens {
 struct Input { enum : size_t { kGates, kCapacity }; };
 struct Output { enum : size_t { kSlot, kSrc }; };

@@ -37,7 +37,7 @@ OpError Types::refusal(const ValueSpec& value, const std::string& given) const {
   }
   if (value.type != ValueType::kFloat32 && value.type != ValueType::kInt32 && value.type != ValueType::kInt64) {
     if (const char* first = first_[static_cast<size_t>(value.type)]) return OpError{text + ", the type of " + first};
-    for (const ValueType other : {ValueType::kW, ValueType::kQ, ValueType::kT, ValueType::kR}) {
+    for (const ValueType other : {ValueType::kW, ValueType::kQ, ValueType::kT}) {
       if (const char* first = first_[static_cast<size_t>(other)])
         text += std::string(" beside ") + first + " in " + name_of((*this)[other]);
     }

@@ -15,9 +15,9 @@ cudaError_t compute_gates(const Call& call) {
 cudaError_t route(const Call& call) {
   using ops::route::Input;
   using ops::route::Output;
-  return cuda::route(call.routing, call.type(Input::kGates), call.data<void>(Input::kGates),
-                     call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
-                     call.output<int32_t>(Output::kSrc), nullptr, call.workspace, call.stream);
+  return cuda::route(call.routing, call.data<float>(Input::kGates), call.output<int32_t>(Output::kSlot),
+                     call.output<float>(Output::kWeight), call.output<int32_t>(Output::kSrc), nullptr, call.workspace,
+                     call.stream);
 }
 
 cudaError_t dispatch(const Call& call) {
@@ -31,19 +31,18 @@ cudaError_t dispatch(const Call& call) {
 cudaError_t route_dispatch(const Call& call) {
   using ops::route_dispatch::Input;
   using ops::route_dispatch::Output;
-  return cuda::route_dispatch(call.routing, call.type(Input::kGates), call.data<void>(Input::kGates),
-                              call.data<void>(Input::kX), call.row_bytes(Input::kX),
-                              call.output<int32_t>(Output::kSlot), call.output<void>(Output::kWeight),
-                              call.output<void>(Output::kBuf), call.workspace, call.stream);
+  return cuda::route_dispatch(call.routing, call.data<float>(Input::kGates), call.data<void>(Input::kX),
+                              call.row_bytes(Input::kX), call.output<int32_t>(Output::kSlot),
+                              call.output<float>(Output::kWeight), call.output<void>(Output::kBuf), call.workspace,
+                              call.stream);
 }
 
 cudaError_t combine(const Call& call) {
   using ops::combine::Input;
   const ops::Sizes& sizes = call.sizes;
   return cuda::combine(call.type(Input::kOut), call.data<void>(Input::kOut), sizes['E'] * sizes['M'],
-                       call.data<int32_t>(Input::kSlot), call.type(Input::kWeight), call.data<void>(Input::kWeight),
-                       sizes['G'] * sizes['S'], sizes['K'], sizes['D'], call.output<void>(ops::combine::Output::kY),
-                       call.stream);
+                       call.data<int32_t>(Input::kSlot), call.data<float>(Input::kWeight), sizes['G'] * sizes['S'],
+                       sizes['K'], sizes['D'], call.output<void>(ops::combine::Output::kY), call.stream);
 }
 
 }  // namespace

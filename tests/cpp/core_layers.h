@@ -222,8 +222,7 @@ class Layers {
     };
     Floats gates(rows_ * shape_.experts);
     vmoe::compute_gates(*make_router(), norm(), x_.data(), rows_, gates.data(), runner_);
-    vmoe::route(policies, vmoe::ElementType::kFloat32, gates.data(), slot.data(), weight, make_src, expert.data(),
-                runner_);
+    vmoe::route(policies, gates.data(), slot.data(), weight, make_src, expert.data(), runner_);
     give_numbers("the slots of a router", slot);
     give_numbers("the sources of a router", src);
     give_numbers("the experts of a router", expert);

@@ -33,16 +33,16 @@ struct Job {
   uint32_t parts;  // blocks that share a group in the fused program
   uint32_t rows;   // of a grid: each does every rows-th group
   size_t words;    // of a row, 16 bytes each
-  const void* gates;
+  const float* gates;
   const void* x;
   int32_t* slot;
-  void* weight;
+  float* weight;
   int32_t* src;
   int32_t* expert;
   void* buf;
 };
 
-template <class Gate, class GateWord>
+template <class GateWord>
 std::string run_as(const Job& job, Machine& machine) {
   const RoutingShape& shape = job.shape;
   const RoutePlan plan = vmoe::cuda::plan_route(shape);
@@ -55,9 +55,9 @@ std::string run_as(const Job& job, Machine& machine) {
   Clock* const device = &machine.device_clock();
   Clock* const on_chip = &machine.shared_clock();
 
-  Array<GateWord> gates("gates", device, static_cast<const GateWord*>(job.gates),
-                        tokens * shape.experts * sizeof(Gate) / sizeof(GateWord));
-  Array<Gate> weight("weight", device, pairs);
+  Array<GateWord> gates("gates", device, reinterpret_cast<const GateWord*>(job.gates),
+                        tokens * shape.experts * sizeof(float) / sizeof(GateWord));
+  Array<float> weight("weight", device, pairs);
   Array<int32_t> slot("slot", device, pairs);
   Array<int32_t> src("src", device, places);
   Array<int32_t> expert("expert", device, pairs);
@@ -71,7 +71,7 @@ std::string run_as(const Job& job, Machine& machine) {
     offsets.forget();
   };
   const Memory<GateWord> gate_memory{&gates};
-  const Memory<Gate> weight_memory{&weight};
+  const Memory<float> weight_memory{&weight};
   const Memory<int32_t> slot_memory{&slot};
   const Memory<int32_t> src_memory{&src};
   const Memory<int32_t> expert_memory{&expert};
@@ -111,16 +111,15 @@ std::string run_as(const Job& job, Machine& machine) {
   }
   complete = slot.copy_to(job.slot) && complete;
   complete = (job.fused || expert.copy_to(job.expert)) && complete;
-  complete = weight.copy_to(static_cast<Gate*>(job.weight)) && complete;
+  complete = weight.copy_to(job.weight) && complete;
   if (machine.fault().empty() && !complete) return "some outputs were not written";
   return machine.fault();
 }
 
 // As the launches do: words of 16 bytes where a token's gates are whole ones, else single gates.
-template <class Gate>
-std::string run_gates(const Job& job, Machine& machine) {
-  return vmoe::cuda::are_words(job.gates, job.shape.experts * sizeof(Gate)) ? run_as<Gate, Word16>(job, machine)
-                                                                            : run_as<Gate, Gate>(job, machine);
+std::string run(const Job& job, Machine& machine) {
+  return vmoe::cuda::are_words(job.gates, job.shape.experts * sizeof(float)) ? run_as<Word16>(job, machine)
+                                                                             : run_as<float>(job, machine);
 }
 
 void tell(const std::string& found, char* fault, size_t fault_bytes) {
@@ -134,37 +133,37 @@ extern "C" {
 
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
-  int64_t gate_type;  // 0 float32, 1 float16, 2 bfloat16
-  int64_t fused;      // route_dispatch instead of route; single-tile groups only
+  int64_t fused;  // route_dispatch instead of route; single-tile groups only
   int64_t parts;
   int64_t rows;  // of a grid with a row for each group, or fewer
   int64_t words;
   int64_t seed;           // of the order of threads and blocks
   int64_t lost_barrier;   // the barrier after this phase is left out; -1: none
   int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
-  const void* gates;
+  const float* gates;
   const void* x;
   int32_t* slot;
-  void* weight;
+  float* weight;
   int32_t* src;
   int32_t* expert;
   void* buf;
 };
 
 struct CombineCall {
-  int64_t type, weight_type, wide;
+  int64_t type;  // 0 float32, 1 float16, 2 bfloat16
+  int64_t wide;
   int64_t slots, tokens, choices, hidden;
   int64_t seed;
   const void* out;
   const int32_t* slot;
-  const void* weight;
+  const float* weight;
   void* y;
 };
 }
 
 namespace {
 
-template <class T, class W, class Word>
+template <class T, class Word>
 std::string combine_words(const CombineCall& call) {
   Machine machine(static_cast<uint64_t>(call.seed), -1, 0);
   Clock* const clock = &machine.device_clock();
@@ -172,22 +171,22 @@ std::string combine_words(const CombineCall& call) {
   const auto pairs = static_cast<size_t>(call.tokens * call.choices);
   Array<Word> out("out", clock, static_cast<const Word*>(call.out), static_cast<size_t>(call.slots) * words);
   Array<int32_t> slot("slot", clock, call.slot, pairs);
-  Array<W> weight("weight", clock, static_cast<const W*>(call.weight), pairs);
+  Array<float> weight("weight", clock, call.weight, pairs);
   Array<Word> y("y", clock, static_cast<size_t>(call.tokens) * words);
   machine.launch(static_cast<uint32_t>(call.tokens), 1, kLanes, [&](const Machine& block, const BlockPlace& place) {
     block.run_phase([&](uint32_t lane, uint32_t lanes) {
       vmoe::cuda::combine_row<T>(lane, lanes, words, place.x, static_cast<uint32_t>(call.choices),
                                  static_cast<size_t>(call.slots), Memory<Word>{&out}, Memory<int32_t>{&slot},
-                                 Memory<W>{&weight}, Memory<Word>{&y});
+                                 Memory<float>{&weight}, Memory<Word>{&y});
     });
   });
   const bool complete = y.copy_to(static_cast<Word*>(call.y));
   return machine.fault().empty() && !complete ? "some of y was not written" : machine.fault();
 }
 
-template <class T, class W>
+template <class T>
 std::string combine_as(const CombineCall& call) {
-  return call.wide != 0 ? combine_words<T, W, Word16>(call) : combine_words<T, W, T>(call);
+  return call.wide != 0 ? combine_words<T, Word16>(call) : combine_words<T, T>(call);
 }
 
 }  // namespace
@@ -212,21 +211,15 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   job.expert = call->expert;
   job.buf = call->buf;
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
-  const std::string found = call->gate_type == 0   ? run_gates<float>(job, machine)
-                            : call->gate_type == 1 ? run_gates<Float16>(job, machine)
-                                                   : run_gates<Bfloat16>(job, machine);
-  tell(found, fault, fault_bytes);
+  tell(run(job, machine), fault, fault_bytes);
   return machine.phases();
 }
 
-// Combine, a row at a time in any order; `type` and `weight_type` as gate_type. Words are 16 bytes if `wide`, else
-// elements.
+// Combine, a row at a time in any order. Words are 16 bytes if `wide`, else elements.
 void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
-  const bool float_weights = call->weight_type == 0;
-  const std::string found =
-      call->type == 0   ? combine_as<float, float>(*call)
-      : call->type == 1 ? (float_weights ? combine_as<Float16, float>(*call) : combine_as<Float16, Float16>(*call))
-                        : (float_weights ? combine_as<Bfloat16, float>(*call) : combine_as<Bfloat16, Bfloat16>(*call));
+  const std::string found = call->type == 0   ? combine_as<float>(*call)
+                            : call->type == 1 ? combine_as<Float16>(*call)
+                                              : combine_as<Bfloat16>(*call);
   tell(found, fault, fault_bytes);
 }
 

@@ -46,9 +46,9 @@ const char* refusal(const vmoe::RoutingShape& shape, void* workspace, size_t byt
   return nullptr;
 }
 
-void route_on_cpu(const vmoe::RoutingShape& shape, vmoe::ElementType type, const void* gates, int32_t* slot,
-                  void* weight, int32_t* src, int32_t* expert) {
-  vmoe::route(shape, type, gates, slot, weight, [src](size_t) { return src; }, expert, vmoe::serial_runner());
+void route_on_cpu(const vmoe::RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
+                  int32_t* expert) {
+  vmoe::route(shape, gates, slot, weight, [src](size_t) { return src; }, expert, vmoe::serial_runner());
 }
 
 void dispatch_on_cpu(const void* x, const int32_t* src, size_t slots, size_t row_bytes, void* buf) {
@@ -69,11 +69,11 @@ cudaError_t compute_gates(const float* x, const float* router, size_t tokens, si
   return cudaSuccess;
 }
 
-cudaError_t route(const RoutingShape& shape, ElementType type, const void* gates, int32_t* slot, void* weight,
-                  int32_t* src, int32_t* expert, void* workspace, cudaStream_t) {
+cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
+                  int32_t* expert, void* workspace, cudaStream_t) {
   if (refusal(shape, workspace, route_workspace_bytes(shape)) != nullptr) return cudaErrorInvalidValue;
   if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 2)) return cudaSuccess;
-  route_on_cpu(shape, type, gates, slot, weight, src, expert);
+  route_on_cpu(shape, gates, slot, weight, src, expert);
   return cudaSuccess;
 }
 
@@ -84,23 +84,23 @@ cudaError_t dispatch(const void* x, size_t, const int32_t* src, size_t slots, si
   return cudaSuccess;
 }
 
-cudaError_t route_dispatch(const RoutingShape& shape, ElementType gate_type, const void* gates, const void* x,
-                           size_t row_bytes, int32_t* slot, void* weight, void* buf, void* workspace, cudaStream_t) {
+cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes,
+                           int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t) {
   if (refuses(row_bytes)) return cudaErrorIllegalAddress;
   if (refusal(shape, workspace, route_dispatch_workspace_bytes(shape)) != nullptr) return cudaErrorInvalidValue;
   if (count_instead(route_workspace_bytes(shape) == 0 ? 1 : 3)) return cudaSuccess;
   const size_t slots = shape.experts * shape.slots();
   std::vector<int32_t> src(slots);
-  route_on_cpu(shape, gate_type, gates, slot, weight, src.data(), nullptr);
+  route_on_cpu(shape, gates, slot, weight, src.data(), nullptr);
   dispatch_on_cpu(x, src.data(), slots, row_bytes, buf);
   return cudaSuccess;
 }
 
-cudaError_t combine(ElementType type, const void* out, size_t, const int32_t* slot, ElementType weight_type,
-                    const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t) {
+cudaError_t combine(ElementType type, const void* out, size_t, const int32_t* slot, const float* weight, size_t tokens,
+                    size_t choices, size_t hidden, void* y, cudaStream_t) {
   if (refuses(hidden * bytes_of(type))) return cudaErrorIllegalAddress;
   if (count_instead(1)) return cudaSuccess;
-  vmoe::combine(type, out, slot, weight_type, weight, tokens, choices, hidden, y, serial_runner());
+  vmoe::combine(type, out, slot, weight, tokens, choices, hidden, y, serial_runner());
   return cudaSuccess;
 }
 

@@ -125,13 +125,12 @@ struct Memory {
   Array<T>* array;
 
   T load(size_t index) const { return array->load(index); }
-  template <class Part>
-  Part load_part(size_t index) const {
-    constexpr size_t kParts = sizeof(T) / sizeof(Part);
-    const T value = array->load(index / kParts);
-    Part part;
-    std::memcpy(&part, reinterpret_cast<const unsigned char*>(&value) + index % kParts * sizeof(Part), sizeof(Part));
-    return part;
+  float load_float(size_t index) const {
+    constexpr size_t kFloats = sizeof(T) / sizeof(float);
+    const T value = array->load(index / kFloats);
+    float one;
+    std::memcpy(&one, reinterpret_cast<const unsigned char*>(&value) + index % kFloats * sizeof(float), sizeof(float));
+    return one;
   }
   void store(size_t index, T value) const { array->store(index, value); }
 };

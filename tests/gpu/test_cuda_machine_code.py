@@ -13,7 +13,7 @@ import pytest
 from kept_build import kept
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-KERNELS = {"combine": 10, "dispatch": 2, "gates": 4, "route": 25}  # by source, with all their types
+KERNELS = {"combine": 6, "dispatch": 2, "gates": 4, "route": 9}  # by source, with all their types
 REGISTERS, BLOCK_THREADS = 64, 512  # with these a multiprocessor, which has 65,536 registers, holds two blocks at once
 GATES_REGISTERS, GATES_THREADS = 144, 32  # with these it holds 14
 GATES, COPIED, COMBINED = 16, 4, 2  # gates of a lane, and words that one moves at a time
@@ -51,8 +51,8 @@ class Kernel:
         if self.types[-1:] != ("Word16",) or self.name in ("route", "sort_tiles"):
             copied = 0
         gates = 0
-        if self.types[1:2] == ("Word16",):
-            gates = GATES * (4 if self.types[0] == "float" else 2) // 16
+        if self.name in ("route", "sort_tiles", "route_dispatch") and self.types[0] == "Word16":
+            gates = GATES // 4
         return copied + gates, copied
 
 

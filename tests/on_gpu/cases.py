@@ -70,7 +70,7 @@ def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) ->
 def make_inputs(case: Case) -> dict[str, Tensor]:
     """The case's `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]."""
     source, shape = torch.Generator().manual_seed(case.seed), case.shape
-    gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source).to(TORCH_TYPES[shape.gate_type])
+    gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source)
     x = make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, source)
     out = make_numbers((shape.experts, shape.groups * shape.capacity, shape.hidden), shape.type, source)
     return {"gates": gates, "x": x, "out": out}
@@ -81,7 +81,7 @@ def named_cases(seed: int) -> Iterator[Case]:
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):
-                shape = replace(_SMALL, type=type, gate_type=type, bpr=bpr)
+                shape = replace(_SMALL, type=type, bpr=bpr)
                 yield Case(shape, kind, seed)
                 yield Case(replace(shape, capacity=1), kind, seed)
                 yield Case(replace(shape, tokens=1500, choices=2, hidden=8), kind, seed)  # more than one tile
@@ -112,7 +112,6 @@ def random_cases(seed: int, count: int) -> Iterator[Case]:
         tokens = draw.randint(1, 5000 if draw.random() < 0.1 else 600)
         capacity = max(1, round(tokens * choices / experts * draw.uniform(0.05, 2.2)))
         type = draw.choice(TYPES)
-        gate_type = type if draw.random() < 0.5 else "fp32"
         hidden, bpr = draw.choice([1, 2, 3, 8, 24, 40, 96]), draw.random() < 0.5
-        shape = Shape(draw.randint(1, 8), tokens, experts, choices, capacity, hidden, type, gate_type, bpr)
+        shape = Shape(draw.randint(1, 8), tokens, experts, choices, capacity, hidden, type, bpr)
         yield Case(shape, draw.choice(GATE_KINDS), draw.randrange(2**31), draw.choice([0, 0, 0, 4, 8]))

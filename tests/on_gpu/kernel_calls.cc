@@ -41,10 +41,9 @@ int vmoe_gpu_gates_on_host(const float* x, const float* router, size_t tokens, s
   return cudaSuccess;
 }
 
-int vmoe_gpu_route(const size_t* shape, size_t type, const void* gates, int32_t* slot, void* weight, int32_t* src,
-                   void* workspace, void* stream) {
-  return vmoe::cuda::route(as_shape(shape), as_type(type), gates, slot, weight, src, nullptr, workspace,
-                           as_stream(stream));
+int vmoe_gpu_route(const size_t* shape, const float* gates, int32_t* slot, float* weight, int32_t* src, void* workspace,
+                   void* stream) {
+  return vmoe::cuda::route(as_shape(shape), gates, slot, weight, src, nullptr, workspace, as_stream(stream));
 }
 
 int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
@@ -52,16 +51,15 @@ int vmoe_gpu_dispatch(const void* x, size_t tokens, const int32_t* src, size_t s
   return vmoe::cuda::dispatch(x, tokens, src, slots, row_bytes, buf, as_stream(stream));
 }
 
-int vmoe_gpu_route_dispatch(const size_t* shape, size_t gate_type, const void* gates, const void* x, size_t row_bytes,
-                            int32_t* slot, void* weight, void* buf, void* workspace, void* stream) {
-  return vmoe::cuda::route_dispatch(as_shape(shape), as_type(gate_type), gates, x, row_bytes, slot, weight, buf,
-                                    workspace, as_stream(stream));
+int vmoe_gpu_route_dispatch(const size_t* shape, const float* gates, const void* x, size_t row_bytes, int32_t* slot,
+                            float* weight, void* buf, void* workspace, void* stream) {
+  return vmoe::cuda::route_dispatch(as_shape(shape), gates, x, row_bytes, slot, weight, buf, workspace,
+                                    as_stream(stream));
 }
 
-int vmoe_gpu_combine(size_t type, const void* out, size_t slots, const int32_t* slot, size_t weight_type,
-                     const void* weight, size_t tokens, size_t choices, size_t hidden, void* y, void* stream) {
-  return vmoe::cuda::combine(as_type(type), out, slots, slot, as_type(weight_type), weight, tokens, choices, hidden, y,
-                             as_stream(stream));
+int vmoe_gpu_combine(size_t type, const void* out, size_t slots, const int32_t* slot, const float* weight,
+                     size_t tokens, size_t choices, size_t hidden, void* y, void* stream) {
+  return vmoe::cuda::combine(as_type(type), out, slots, slot, weight, tokens, choices, hidden, y, as_stream(stream));
 }
 
 int vmoe_gpu_allocate(void** memory, size_t bytes) { return cudaMalloc(memory, bytes == 0 ? 1 : bytes); }

@@ -102,20 +102,19 @@ class Library:
 
     def launch(self, kernel: str, shape: Shape, at: dict[str, int], stream: int) -> None:
         """Puts a kernel of KERNELS on a stream, with its tensors and workspace at these addresses."""
-        gate, token = TYPES.index(shape.gate_type), TYPES.index(shape.type)
         routed = at["slot"], at["weight"]
         if kernel == "Route":
-            self.call("route", c_shape(shape), gate, at["gates"], *routed, at["src"], at["workspace"], stream)
+            self.call("route", c_shape(shape), at["gates"], *routed, at["src"], at["workspace"], stream)
         elif kernel == "Dispatch":
             sizes = shape.all_slots, shape.row_bytes
             self.call("dispatch", at["x"], shape.all_tokens, at["src"], *sizes, at["buf"], stream)
         elif kernel == "RouteDispatch":
             tensors = at["gates"], at["x"], shape.row_bytes, *routed, at["buf"], at["workspace"]
-            self.call("route_dispatch", c_shape(shape), gate, *tensors, stream)
+            self.call("route_dispatch", c_shape(shape), *tensors, stream)
         else:
             sizes = shape.all_tokens, shape.choices, shape.hidden
-            rows = at["out"], shape.all_slots, at["slot"], gate, at["weight"]
-            self.call("combine", token, *rows, *sizes, at["y"], stream)
+            rows = at["out"], shape.all_slots, at["slot"], at["weight"]
+            self.call("combine", TYPES.index(shape.type), *rows, *sizes, at["y"], stream)
 
     def call(self, name: str, *arguments: Any) -> None:
         """Calls a function of the library; every whole number among the arguments has the size of a pointer there.

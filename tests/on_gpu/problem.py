@@ -22,14 +22,14 @@ class Problem:
 
     def __init__(self, device: Device, kernels: Library, shape: Shape) -> None:
         self.shape, self.device, self.kernels = shape, device, kernels
-        token, gate = TORCH_TYPES[shape.type], TORCH_TYPES[shape.gate_type]
+        token = TORCH_TYPES[shape.type]
         tokens, slots = (shape.groups, shape.tokens), (shape.experts, shape.groups * shape.capacity)
         sizes = {
-            "gates": ((*tokens, shape.experts), gate),
+            "gates": ((*tokens, shape.experts), torch.float32),
             "x": ((*tokens, shape.hidden), token),
             "out": ((*slots, shape.hidden), token),
             "slot": ((*tokens, shape.choices), torch.int32),
-            "weight": ((*tokens, shape.choices), gate),
+            "weight": ((*tokens, shape.choices), torch.float32),
             "src": (slots, torch.int32),
             "buf": ((*slots, shape.hidden), token),
             "y": ((*tokens, shape.hidden), token),

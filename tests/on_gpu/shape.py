@@ -12,7 +12,7 @@ TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one MoE layer's routing: G, S, E, K, slots per expert and group, D; element types; the order of service."""
+    """Sizes of one MoE layer's routing: G, S, E, K, slots per expert and group, D; type of tokens; the order of service."""
 
     groups: int
     tokens: int
@@ -21,7 +21,6 @@ class Shape:
     capacity: int
     hidden: int = 768  # of a B/16
     type: Type = "fp32"
-    gate_type: Type = "fp32"  # the exported graphs' are float32 whatever the tokens are
     bpr: bool = True
 
     @property
@@ -45,8 +44,7 @@ class Shape:
         return self.hidden * TYPE_BYTES[self.type]
 
     def __str__(self) -> str:
-        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`; without tokens the type is that of the gates."""
+        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
         hidden = f", D {self.hidden}" if self.hidden else ""
-        gates = f", gates {self.gate_type}" if self.hidden and self.gate_type != "fp32" else ""
         sizes = f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
-        return f"{sizes}{hidden}, {self.type}{gates}{'' if self.bpr else ', vanilla'}"
+        return f"{sizes}{hidden}, {self.type}{'' if self.bpr else ', vanilla'}"

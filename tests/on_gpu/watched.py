@@ -26,21 +26,21 @@ def random_shape(draw: random.Random, index: int) -> Shape:
     low, high = (2048 // choices + 1, 5000 // choices) if index % 4 == 3 else (1, 2048 // choices)
     tokens, type = draw.randint(low, high), draw.choice(TYPES)
     capacity = max(1, tokens * choices * draw.randint(5, 200) // 100 // experts)
-    gate_type, hidden = draw.choice((type, "fp32")), draw.choice([1, 3, 8, 24, 96])
-    return Shape(draw.randint(1, 3), tokens, experts, choices, capacity, hidden, type, gate_type, draw.random() < 0.5)
+    hidden = draw.choice([1, 3, 8, 24, 96])
+    return Shape(draw.randint(1, 3), tokens, experts, choices, capacity, hidden, type, draw.random() < 0.5)
 
 
 def check_layer(library: Library, shape: Shape, draw: random.Random) -> list[str]:
     """Runs all kernels on memory of exactly their size; returns the names of results that differ."""
-    gate, slots = TYPE_BYTES[shape.gate_type], shape.all_slots
-    few = [draw.randbytes(gate) for _ in range(draw.choice((4, 4096)))]  # so that there are ties, and what is no number
+    slots = shape.all_slots
+    few = [draw.randbytes(4) for _ in range(draw.choice((4, 4096)))]  # so that there are ties, and what is no number
     inputs = {
         "gates": b"".join(draw.choices(few, k=shape.all_tokens * shape.experts)),
         "x": draw.randbytes(shape.all_tokens * shape.row_bytes),
         "out": draw.randbytes(slots * shape.row_bytes),
     }
     sizes = {name: len(data) for name, data in inputs.items()}
-    sizes |= {"slot": 4 * shape.pairs, "weight": gate * shape.pairs, "src": 4 * slots, "buf": sizes["out"], "y": sizes["x"]}
+    sizes |= {"slot": 4 * shape.pairs, "weight": 4 * shape.pairs, "src": 4 * slots, "buf": sizes["out"], "y": sizes["x"]}
     sizes["workspace"] = library.workspace_bytes(shape)
     offset = draw.choice((0, 0, 0, TYPE_BYTES[shape.type]))  # that takes the alignment of tokens away
     offsets = {name: offset if name in ("x", "out", "buf", "y") else 0 for name in sizes}

@@ -125,7 +125,7 @@ def test_the_adapter_gives_large_groups_a_workspace(emulated: Path) -> None:
     rng = np.random.default_rng(5)
     calls = []
     for dtype in NUMPY_FLOATS:
-        gates, x = rng.random((2, 3000, 8), np.float32).astype(dtype), rng.random((2, 3000, 5), np.float32).astype(dtype)
+        gates, x = rng.random((2, 3000, 8), np.float32), rng.random((2, 3000, 5), np.float32).astype(dtype)
         for bpr in (0, 1):
             attributes = {"capacity": 400, "k": 2, "bpr": bpr}
             calls.append(node_call("VmoeRoute", {"gates": gates}, attributes))

@@ -52,7 +52,7 @@ CHOICES = [(op, types) for op in OPS.values() for types in op.type_choices]
 
 
 def _words(types: Types) -> str:
-    return "-".join(f"{name}-{types[name]}" for name in ("W", "T", "R") if name in types) or "float"
+    return "-".join(f"{name}-{types[name]}" for name in ("W", "T") if name in types) or "float"
 
 
 def test_there_is_one_function_per_op_and_no_other() -> None:
@@ -91,7 +91,7 @@ def test_the_onnx_function_has_the_names_of_the_table(
 def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, merging: bool, name: str) -> None:
     if name == "openvino" and types.get("W") == "i4":
         pytest.skip("OpenVINO takes int4 weights of known shape, which the models of test_model_variants have")
-    chosen = types.get("W", "float"), types.get("T", "float"), types.get("R", "float")
+    chosen = types.get("W", "float"), types.get("T", "float")
     if merging and given_inputs(op, merging=True) == given_inputs(op):
         pytest.skip("it is no op that may merge tokens or not")
     inputs = [sample_input(op, op.inputs.index(value), types) for value in given_inputs(op, chosen[0], merging=merging)]

@@ -1,8 +1,7 @@
-"""Gates and tokens in float16 and bfloat16, in every runtime: exact ranks, copied bits, sums in float32."""
+"""Tokens in float16 and bfloat16, in every runtime: copied bits, sums in float32."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +12,6 @@ from vmoe_export.ops.table import OPS, ElementType
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 SHORT: tuple[ElementType, ...] = ("fp16", "bf16")
-ALL: tuple[ElementType, ...] = ("float", *SHORT)
-NUM_CASES = 300
 
 
 @EVERY_RUNNER
@@ -33,16 +30,16 @@ def test_dispatch_copies_every_short_value(tokens: ElementType, name: str) -> No
 
 
 @EVERY_RUNNER
-@pytest.mark.parametrize(("tokens", "gates"), [("fp16", "float"), ("fp16", "fp16"), ("bf16", "float"), ("bf16", "bf16")])
-def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, gates: ElementType, name: str) -> None:
+@pytest.mark.parametrize("tokens", SHORT)
+def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str) -> None:
     if (tokens, name) == ("bf16", "openvino"):
         pytest.skip("OpenVINO leaves out a cast to bfloat16 and back, so nothing is rounded")
     rng = np.random.default_rng(7)
     out = rng.standard_normal((4, 30, 16)).astype(NUMPY_TYPES[tokens])
     slot = rng.integers(-1, 120, (3, 50, 2), dtype=np.int32)
-    weight = rng.random(slot.shape, np.float32).astype(NUMPY_TYPES[gates])
+    weight = rng.random(slot.shape, np.float32)
     weight[slot == -1] = np.nan
-    (y,) = runner(name, "VmoeCombine", tokens=tokens, gates=gates)(out, slot, weight)
+    (y,) = runner(name, "VmoeCombine", tokens=tokens)(out, slot, weight)
     assert y.dtype == out.dtype
     # A sum of two products in float32 is the same in any order, but for a fused multiply and add.
     (expected,) = run_reference(OPS["VmoeCombine"], out, slot, weight)
@@ -59,12 +56,12 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, gates: Ele
 
 
 @EVERY_RUNNER
-@pytest.mark.parametrize(("tokens", "gates"), list(itertools.product(ALL, ALL)))
-def test_route_dispatch_is_route_and_dispatch(tokens: ElementType, gates: ElementType, name: str) -> None:
-    run = runner(name, "VmoeRouteDispatch", tokens=tokens, gates=gates)
+@pytest.mark.parametrize("tokens", ("float", *SHORT))
+def test_route_dispatch_is_route_and_dispatch(tokens: ElementType, name: str) -> None:
+    run = runner(name, "VmoeRouteDispatch", tokens=tokens)
     for number in range(40):
         rng = np.random.default_rng(number)
-        values, setting = _routing_case(rng, number, gates)
+        values, setting = _routing_case(rng, number)
         x = rng.standard_normal((*values.shape[:2], 5)).astype(NUMPY_TYPES[tokens])
         expected = run_reference(OPS["VmoeRouteDispatch"], values, x, *setting)
         _assert_same(run(values, x, *setting), expected)
@@ -78,7 +75,7 @@ def _assert_same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) ->
         np.testing.assert_array_equal(ours.astype(np.float64), theirs.astype(np.float64))
 
 
-def _routing_case(rng: np.random.Generator, number: int, gates: ElementType) -> tuple[np.ndarray, list[np.ndarray]]:
+def _routing_case(rng: np.random.Generator, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
     groups, tokens, experts = (int(rng.integers(1, high)) for high in (4, 33, 10))
     values = rng.dirichlet(np.ones(experts), (groups, tokens))
     if number % 4 == 1:
@@ -89,7 +86,7 @@ def _routing_case(rng: np.random.Generator, number: int, gates: ElementType) -> 
     elif number % 4 == 3:
         values = np.round(values * 4) / 4
     k = int(rng.integers(1, min(experts, 4) + 1))
-    return values.astype(NUMPY_TYPES[gates]), settings(int(rng.integers(1, 9)), k, bool(number % 2))
+    return values.astype(np.float32), settings(int(rng.integers(1, 9)), k, bool(number % 2))
 
 
 def _half_spacing(exact: np.ndarray, tokens: ElementType) -> np.ndarray:

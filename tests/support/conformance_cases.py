@@ -186,10 +186,10 @@ _TABLES = {
 }
 _INPUTS = {"capacity k bpr pool max_experts": _gates_of, "capacity": _gates_of, "": _soft_of, "merge": _merge_of}
 
-# By op and the end of the name: sizes, element types (W, T, R), whether there are policies or merging, attributes.
+# By op and the end of the name: sizes, element types (W, T), whether there are policies or merging, attributes.
 _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeGates": {"": {}},
-    "VmoeRoute": {"": {}, "_policies": {"policies": True}, "_fp16": {"R": "fp16"}},
+    "VmoeRoute": {"": {}, "_policies": {"policies": True}},
     "VmoeDispatch": {"": {}, "_fp16": {"T": "fp16"}},
     "VmoeRouteDispatch": {"": {}},
     "VmoeExpertMlp": {

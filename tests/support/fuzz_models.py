@@ -11,7 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import onnx
-from moe_calls import MOE_OPS, type_choices
+from moe_calls import MOE_OPS, token_types
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.table import (
@@ -87,7 +87,6 @@ class Model:
     added_scale: str = ""
     """A scale that the node has though its weights aren't int8."""
     tokens: ElementType = "float"
-    gates: ElementType = "float"
     in_place: bool = False
     """Whether the same node stands between others as well, where it may write its output over its input."""
 
@@ -100,8 +99,7 @@ def models() -> Iterator[Model]:
         yield from _extreme_attributes(op)
         yield from _wrong_weights(op)
     for name in MOE_OPS:
-        yield from (Model(name, tokens=tokens, gates=gates) for tokens, gates in type_choices(name)[1:])
-    yield Model("VmoeCombine", "never-loads", tokens="fp16", gates="bf16")
+        yield from (Model(name, tokens=tokens) for tokens in token_types(name)[1:])
     for name in ("VmoeRoute", "VmoeRouteDispatch", "VmoeRouterBlock"):
         yield from _settings_as_attributes(name)
     for name in ("VmoeRoute", "VmoeRouterBlock"):
@@ -286,4 +284,4 @@ def _type(model: Model, value: Value) -> str:
         return "scale"
     if value.type == "W":
         return model.types.get(value.name, model.weights)
-    return {"T": model.tokens, "R": model.gates}.get(value.type, ELEMENT_TYPES[value.type][0])
+    return model.tokens if value.type == "T" else ELEMENT_TYPES[value.type][0]

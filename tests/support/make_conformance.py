@@ -72,7 +72,7 @@ def _attributes(op: Op, options: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _types(options: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(options.get(name, "float") for name in ("W", "T", "R"))
+    return tuple(options.get(name, "float") for name in ("W", "T"))
 
 
 def _typed(op: Op, arrays: Arrays, options: Mapping[str, Any]) -> Arrays:
@@ -87,7 +87,7 @@ def _described(op: Op, inputs: Arrays, outputs: Arrays, options: Mapping[str, An
     given = [value for value in op.inputs if value.name in inputs]
     return {
         "op": op.name,
-        "types": {name: options[name] for name in ("W", "T", "R") if name in options},
+        "types": {name: options[name] for name in ("W", "T") if name in options},
         "attributes": attribute_values(op, **_attributes(op, options)),
         "settings": {value.name: int(inputs[value.name][0]) for value in given if value.type == "i64"},
         "inputs": [value.name for value in given if value.type != "i64" and value.name in cases.FED],
@@ -116,7 +116,7 @@ def _write_op(folder: Path, op: Op, options: Mapping[str, Any]) -> dict[str, Any
 
 def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
     """Inputs of an op; slots, weights and tokens belong together."""
-    width, *_ = _types(options)
+    width, _ = _types(options)
     sizes = cases.SIZES | {key: size for key, size in options.items() if key in cases.SIZES}
     shares = gates(name, *(sizes[dim] for dim in "GSE"))
     settings = {key: np.array([number]) for key, number in cases.SETTINGS.items()}

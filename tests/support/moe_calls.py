@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import op_reference as reference
 from cpu_paths import Call, Outputs
-from op_models import NUMPY_TYPES, SETTINGS, element_types, node_call, settings
+from op_models import NUMPY_TYPES, SETTINGS, node_call, settings
 from routing_cases import same_bits
 
 from vmoe_export.ops.table import OPS, ElementType
@@ -29,7 +28,6 @@ class MoeCall:
 
     op: str
     tokens: ElementType
-    gates: ElementType
     inputs: Inputs
     attributes: dict[str, int]
 
@@ -45,24 +43,21 @@ class MoeCall:
 
     def __str__(self) -> str:
         shapes = {name: array.shape for name, array in self.inputs.items()}
-        return f"{self.op} tokens {self.tokens} gates {self.gates} {shapes} {self.attributes}"
+        return f"{self.op} tokens {self.tokens} {shapes} {self.attributes}"
 
 
-def type_choices(op_name: str) -> list[tuple[ElementType, ElementType]]:
-    """The pairs of types of tokens and gates that an op takes, those that it doesn't have being float."""
-    op = OPS[op_name]
-    has = {value.type for value in op.inputs}
-    pairs = itertools.product(FLOATS if "T" in has else FLOATS[:1], FLOATS if "R" in has else FLOATS[:1])
-    return [pair for pair in pairs if op.takes(element_types(op, tokens=pair[0], gates=pair[1]))]
+def token_types(op: str) -> tuple[ElementType, ...]:
+    """The types of tokens that an op takes; float for one without tokens."""
+    return FLOATS if any(value.type == "T" for value in OPS[op].inputs) else FLOATS[:1]
 
 
 def moe_calls(seed: int, count: int) -> Iterator[MoeCall]:
     """`count` calls of each op in each choice of its types."""
     rng = np.random.default_rng([10, seed])
     for op in MOE_OPS:
-        for tokens, gates in type_choices(op):
+        for tokens in token_types(op):
             for _ in range(count):
-                yield _random_call(rng, op, tokens, gates)
+                yield _random_call(rng, op, tokens)
 
 
 def same_values(found: Outputs, expected: Outputs) -> bool:
@@ -78,19 +73,19 @@ def _plain_nan(array: np.ndarray) -> np.ndarray:
     return array if array.dtype == np.int32 else np.where(np.isnan(array), array.dtype.type(np.nan), array)
 
 
-def _random_call(rng: np.random.Generator, op: str, tokens: ElementType, gates: ElementType) -> MoeCall:
+def _random_call(rng: np.random.Generator, op: str, tokens: ElementType) -> MoeCall:
     groups, group, experts = (int(n) for n in (rng.integers(1, 4), rng.integers(1, 60), rng.integers(1, 20)))
     k = int(rng.integers(1, min(experts, 8) + 1))
     capacity, width = int(rng.choice([1, 2, 3, group, 2 * group + 1])), int(rng.choice(WIDTHS))
     places = groups * capacity
     numbers = {"capacity": capacity, "k": k, "bpr": int(rng.integers(2))}
     make: dict[str, Callable[[], np.ndarray]] = {
-        "gates": lambda: _gates(rng, (groups, group, experts), gates),
+        "gates": lambda: _gates(rng, (groups, group, experts)),
         "x": lambda: _floats(rng, (groups, group, width), tokens),
         "src": lambda: rng.integers(-1, groups * group, (experts, places), np.int32),
         "out": lambda: _floats(rng, (experts, places, width), tokens),
         "slot": lambda: rng.integers(-1, experts * places, (groups, group, k), np.int32),
-        "weight": lambda: _floats(rng, (groups, group, k), gates),
+        "weight": lambda: _floats(rng, (groups, group, k), "float"),
     }
     names = [value.name for value in OPS[op].inputs]
     inputs = {name: make[name]() for name in names if name in make}
@@ -100,7 +95,7 @@ def _random_call(rng: np.random.Generator, op: str, tokens: ElementType, gates: 
             attributes = numbers
         else:
             inputs |= dict(zip(SETTINGS, settings(*numbers.values()), strict=True))
-    return MoeCall(op, tokens, gates, inputs, attributes)
+    return MoeCall(op, tokens, inputs, attributes)
 
 
 def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
@@ -112,16 +107,16 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementTy
         return values.astype(NUMPY_TYPES[element])
 
 
-def _gates(rng: np.random.Generator, shape: tuple[int, ...], element: ElementType) -> np.ndarray:
+def _gates(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     kind = rng.integers(4)
-    if kind == 0 and element == "fp16":  # any bits at all; in bfloat16 those of NaN would not outlive the way in
-        return rng.integers(0, 2**16, shape, np.uint16).view(np.float16)
+    if kind == 0:  # any bits at all
+        return rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
     gates = rng.random(shape, np.float32)
     if kind == 1:  # many ties
         gates = np.round(gates * 4) / 4
     elif kind == 2:
         gates[rng.random(shape) < 0.3] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0, 1e-7], np.float32))
-    return gates.astype(NUMPY_TYPES[element])
+    return gates
 
 
 def _expected(call: MoeCall) -> Outputs:
@@ -132,8 +127,7 @@ def _expected(call: MoeCall) -> Outputs:
         return [_combine(given["out"], given["slot"], given["weight"])]
     numbers = call.attributes or {name: int(given[name][0]) for name in SETTINGS}
     gates = given["gates"]
-    wide = gates.astype(np.float32)
-    slot, _, src, expert = reference.route(wide, numbers["capacity"], numbers["k"], bool(numbers["bpr"]))
+    slot, _, src, expert = reference.route(gates, numbers["capacity"], numbers["k"], bool(numbers["bpr"]))
     weight = np.take_along_axis(_bits(gates), expert, axis=-1).view(gates.dtype)
     return [slot, weight, src, expert] if call.op == "VmoeRoute" else [slot, weight, _dispatch(given["x"], src)]
 
@@ -146,10 +140,10 @@ def _dispatch(x: np.ndarray, src: np.ndarray) -> np.ndarray:
 
 def _combine(out: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Products are added in float32, in the order of k, and the sum is rounded once."""
-    rows, wide = out.astype(np.float32).reshape(-1, out.shape[-1]), weight.astype(np.float32)
+    rows = out.astype(np.float32).reshape(-1, out.shape[-1])
     total = np.zeros((*slot.shape[:2], out.shape[-1]), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         for k in range(slot.shape[2]):
-            product = wide[..., k, None] * rows[slot[..., k]]
+            product = weight[..., k, None] * rows[slot[..., k]]
             total = np.where(slot[..., k, None] < 0, total, product if k == 0 else total + product)
         return total.astype(out.dtype)

@@ -83,11 +83,9 @@ def made_outputs(op: Op, merging: bool = False) -> list[Value]:
     return [value for value in op.outputs if merging or not _merges(value)]
 
 
-def element_types(
-    op: Op, weights: ElementType = "float", tokens: ElementType = "float", gates: ElementType = "float"
-) -> Types:
+def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
     """The element type of each value type of the op."""
-    chosen: Types = {"W": weights, "Q": "fp16" if weights == "i4" else "float", "T": tokens, "R": gates}
+    chosen: Types = {"W": weights, "Q": "fp16" if weights == "i4" else "float", "T": tokens}
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
@@ -104,7 +102,6 @@ def runner(
     dispatch_bf16: bool = False,
     weights: ElementType = "float",
     tokens: ElementType = "float",
-    gates: ElementType = "float",
     *,
     hidden: int = 0,
     policies: bool = False,
@@ -113,15 +110,15 @@ def runner(
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
-    `weights`, `tokens` and `gates` are the types W, T and R; with int8 or int4 weights the inputs end in their scales.
+    `weights` and `tokens` are the types W and T; with int8 or int4 weights the inputs end in their scales.
     `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has
     those inputs, and `merging` the same of an op that can merge tokens.
     """
     op = OPS[op_name]
     names = [value.name for value in given_inputs(op, weights, policies, merging)]
-    types = element_types(op, weights, tokens, gates)
+    types = element_types(op, weights, tokens)
     options = {"hidden": hidden, "policies": policies, "merging": merging, **attributes}
-    model = one_node_model(op, dispatch_bf16, weights, tokens, gates, **options)
+    model = one_node_model(op, dispatch_bf16, weights, tokens, **options)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
@@ -145,7 +142,6 @@ def one_node_model(
     dispatch_bf16: bool = False,
     weights: ElementType = "float",
     tokens: ElementType = "float",
-    gates: ElementType = "float",
     *,
     hidden: int = 0,
     policies: bool = False,
@@ -156,7 +152,7 @@ def one_node_model(
 
     numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
     """
-    types = element_types(op, weights, tokens, gates)
+    types = element_types(op, weights, tokens)
     given, made = given_inputs(op, weights, policies, merging), made_outputs(op, merging)
     narrow = [value.name for value in (*given, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
@@ -197,7 +193,6 @@ def one_node_model(
                 dense_chunks=chunks,
                 expert_chunks=chunks,
                 tokens=tokens,
-                gates=gates,
                 policies=policies,
                 merging=merging,
                 prefix=values.get("prefix", 0),
@@ -222,7 +217,7 @@ def node_call(
 
     An input that is None, or not named, is left out, and so are outputs that `outputs` does not name. The model says
     nothing about shapes, so calls that differ in them alone share it. bfloat16 that is no constant goes in and out as
-    float32. Outputs of type T or R have the type of the first input that is.
+    float32. Outputs of type T have the type of the input that is.
     """
     op = OPS[op_name]
     given = {name: array for name, array in inputs.items() if array is not None}
@@ -234,12 +229,9 @@ def node_call(
     wanted = [value.name if outputs is None or value.name in outputs else "" for value in op.outputs]
     while not wanted[-1]:
         wanted.pop()
-    dtypes: dict[str, np.dtype] = {}
-    for value in op.inputs:
-        if value.type in ("T", "R") and value.name in given:
-            dtypes.setdefault(value.type, given[value.name].dtype)
+    tokens = next((given[v.name].dtype for v in op.inputs if v.type == "T" and v.name in given), np.dtype(np.float32))
     made = {
-        value.name: dtypes.get(value.type, np.dtype(NUMPY_TYPES[ELEMENT_TYPES[value.type][0]]))
+        value.name: tokens if value.type == "T" else np.dtype(NUMPY_TYPES[ELEMENT_TYPES[value.type][0]])
         for value in op.outputs
         if value.name in wanted
     }

@@ -24,7 +24,7 @@ class BodyOptions:
         attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
         dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
-        tokens, gates: the types T and R of the model, for the ops that have them.
+        tokens: the type T of the model, for the ops that have it.
         policies, merging: whether ops take the policies of a call, and what tokens are merged by; without, shorter.
         prefix: what the `prefix` attribute of the model's nodes says.
         activation: that of the MLPs.
@@ -38,7 +38,6 @@ class BodyOptions:
     dense_chunks: int = 1
     expert_chunks: int = 1
     tokens: ElementType = "float"
-    gates: ElementType = "float"
     policies: bool = True
     merging: bool = False
     prefix: int = 0
@@ -53,7 +52,6 @@ def _attention(options: BodyOptions) -> str:
 def _combine(options: BodyOptions) -> str:
     return routing_bodies.COMBINE.format(
         out=cast("out", "out_float", options.tokens, "float"),
-        weight=cast("weight", "weight_float", options.gates, "float"),
         y=cast("sum", "y", "float", options.tokens),
     )
 
@@ -64,7 +62,7 @@ def _dispatch(options: BodyOptions) -> str:
 
 _BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
     "VmoeGates": lambda _: routing_bodies.GATES,
-    "VmoeRoute": lambda o: routing_bodies.route(o.gates, o.policies),
+    "VmoeRoute": lambda o: routing_bodies.route(o.policies),
     "VmoeDispatch": _dispatch,
     "VmoeRouteDispatch": lambda o: routing_bodies.route_dispatch(o.policies),
     "VmoeExpertMlp": lambda o: layer_bodies.expert_mlp(o.experts, o.dispatch_bf16, o.expert_chunks, o.activation),

@@ -10,24 +10,22 @@ They are exact on ONNX Runtime and OpenVINO; five habits make them so:
   exact to 2^24. Larger ones are only added, subtracted, multiplied, sorted by TopK and counted by CumSum; what is less is
   told by the sign of a difference.
 
-Gates and tokens in float16 or bfloat16 are copied as they are, and cast to float32 where they are compared or added up: so
-these bodies run in every type on ONNX Runtime's CPU, which has no bfloat16 products for the layers around them.
+Tokens in float16 or bfloat16 are copied as they are, and cast to float32 where they are added up: so these bodies run in
+every type on ONNX Runtime's CPU, which has no bfloat16 products for the layers around them.
 
 What stands in single braces in a name of capitals is filled in by a function here or by `vmoe_export.ops.functions`.
 """
 
 from __future__ import annotations
 
-from vmoe_export.ops.onnx_lines import cast, stable_sort
-from vmoe_export.ops.table import ElementType
+from vmoe_export.ops.onnx_lines import stable_sort
 from vmoe_runtime.settings import POLICIES
 
 
-def route(gates: ElementType, policies: bool) -> str:
-    """VmoeRoute for gates of that type; without `policies` it takes none of `vmoe_runtime.settings.POLICIES`."""
+def route(policies: bool) -> str:
+    """VmoeRoute; without `policies` it takes none of `vmoe_runtime.settings.POLICIES`."""
     return _ROUTE.format(
         policy_inputs="".join(f", {name}" for name in POLICIES) if policies else "",
-        exact=cast("gates", "exact", gates, "float"),
         sort_experts=stable_sort("ranked", "gate", "expert", 2),
         sort_tokens=stable_sort("priority", "turn", "token", 1),
         keep=_KEEP_BY_POLICY if policies else _KEEP,
@@ -72,7 +70,7 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     group_row = Range (start, groups_0d, step)
     group = Unsqueeze (group_row, one)
     token = Range (start, tokens_0d, step)
-    {exact}
+    exact = Identity (gates)
     is_nan = IsNaN (exact)
     ranked = Where (is_nan, nothing, exact)
 
@@ -264,7 +262,7 @@ VmoeCombine (out, slot, weight) => (y) {{
     picked = Gather <axis = 0> (padded, slot)
     no_slot = Constant <value = int32 {{0}}> ()
     is_dropped = Less (slot, no_slot)
-    {weight}
+    weight_float = Identity (weight)
     kept_weight = Where (is_dropped, nothing, weight_float)
     weight_column = Unsqueeze (kept_weight, three)
     weighted = Mul (picked, weight_column)

@@ -21,7 +21,7 @@ VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -47,7 +47,7 @@ PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
 
 ElementType = Literal["float", "fp16", "bf16", "i8", "i4", "i32", "i64"]
-ValueType = Literal["float", "i32", "i64", "W", "Q", "T", "R"]
+ValueType = Literal["float", "i32", "i64", "W", "Q", "T"]
 
 ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "float": ("float",),
@@ -56,9 +56,8 @@ ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "W": tuple(WEIGHT_TYPES),
     "Q": ("float", "fp16"),
     "T": ("float", "fp16", "bf16"),
-    "R": ("float", "fp16", "bf16"),
 }
-"""The element types that a value may have. W, Q, T and R are type variables: all values of one of them have the same type.
+"""The element types that a value may have. W, Q and T are type variables: all values of one of them have the same type.
 
 W is the type of weights and decides how their products compute; biases, GELU, softmax, LayerNormalization and outputs are
 float32. With bf16, what enters a product is rounded to bfloat16 (to nearest, ties to even) as well, and sums are float32.
@@ -69,9 +68,8 @@ total is multiplied by the scale of the row. Routing reads tokens that are not r
 
 Q is the type of scales: float16 beside i4, else float32.
 
-T is the type of tokens, R that of gates, and neither is computed in: routing compares the exact values of the gates and
-hands their bits on as weights, dispatch copies the bits of tokens, and combine multiplies and adds in float32 and rounds its
-sums to T once, to nearest with ties to even.
+T is the type of tokens, which is not computed in: dispatch copies their bits, and combine multiplies and adds in float32 and
+rounds its sums to T once, to nearest with ties to even. Gates are float32: rounded ones may choose another expert.
 """
 
 
@@ -128,13 +126,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Op:
-    """One op: its inputs and outputs in order, its INT attributes with their defaults, and which types go together."""
+    """One op: its inputs and outputs in order, and its INT attributes with their defaults."""
 
     name: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     attributes: Mapping[str, int] = field(default_factory=dict)
-    takes: Callable[[Types], bool] = lambda types: True
 
     def _fits(self, types: Types) -> bool:
         """Whether weights and scales go together; only those of experts have scales by group."""
@@ -148,11 +145,7 @@ class Op:
         """Every choice of element types that the op takes: for each of its value types, such as T, the element type."""
         used = list(dict.fromkeys(value.type for value in (*self.inputs, *self.outputs)))
         products = itertools.product(*(ELEMENT_TYPES[name] for name in used))
-        return [
-            types
-            for types in (dict(zip(used, product, strict=True)) for product in products)
-            if self._fits(types) and self.takes(types)
-        ]
+        return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self._fits(types)]
 
     @property
     def function_name(self) -> str:
@@ -181,10 +174,10 @@ _SETTINGS = tuple(Value(name, "i64", ("1",)) for name in OFFICIAL_SETTINGS)
 _POLICIES = tuple(Value(name, "i64", ("1",), optional=True) for name in POLICIES)
 _IMAGE_X, _IMAGE_Y = _f("x", "N", "T", "D"), _f("y", "N", "T", "D")
 _GROUP_X, _GROUP_Y = _f("x", "G", "S", "D"), _f("y", "G", "S", "D")
-_GATES = Value("gates", "R", ("G", "S", "E"))
+_GATES = _f("gates", "G", "S", "E")
 _TOKENS = Value("x", "T", ("G", "S", "D"))
 _SLOT = Value("slot", "i32", ("G", "S", "K"))
-_WEIGHT = Value("weight", "R", ("G", "S", "K"))
+_WEIGHT = _f("weight", "G", "S", "K")
 _SRC = Value("src", "i32", ("E", "M"))
 _EXPERT = Value("expert", "i32", ("G", "S", "K"), optional=True)
 _BUF = Value("buf", "T", ("E", "M", "D"))
@@ -211,14 +204,13 @@ _ATTENTION_BLOCK = (
     *(_scale(weight) for weight in _PROJECTIONS),
 )
 _ROUTER = _f("router", "D", "E")
-_FLOAT_GATES, _FLOAT_WEIGHT = replace(_GATES, type="float"), replace(_WEIGHT, type="float")
 _MLP_ATTRIBUTES = {"hidden_chunk": 0, "activation": 0}
 _EXPERT_ATTRIBUTES = {"dispatch_bf16": 0, **_MLP_ATTRIBUTES}
 
 OPS: Mapping[str, Op] = {
     op.name: op
     for op in (
-        Op("VmoeGates", (_GROUP_X, _ROUTER), (_FLOAT_GATES,)),
+        Op("VmoeGates", (_GROUP_X, _ROUTER), (_GATES,)),
         Op("VmoeRoute", (_GATES, *_SETTINGS, *_POLICIES), (_SLOT, _WEIGHT, _SRC, _EXPERT)),
         Op("VmoeDispatch", (_TOKENS, _SRC), (_BUF,)),
         Op("VmoeRouteDispatch", (_GATES, _TOKENS, *_SETTINGS), (_SLOT, _WEIGHT, _BUF)),
@@ -232,7 +224,6 @@ OPS: Mapping[str, Op] = {
             "VmoeCombine",
             (Value("out", "T", ("E", "M", "D")), _SLOT, _WEIGHT),
             (Value("y", "T", ("G", "S", "D")),),
-            takes=lambda types: types["R"] in ("float", types["T"]),
         ),
         Op("VmoeLinear", (_IMAGE_X, _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
         Op("VmoeDenseMlp", (_IMAGE_X, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
@@ -254,15 +245,15 @@ OPS: Mapping[str, Op] = {
         Op(
             "VmoeRouterBlock",
             (_GROUP_X, *_NORM, _ROUTER, *_SETTINGS, *_POLICIES),
-            (_SLOT, _FLOAT_WEIGHT, _SRC, _EXPERT),
+            (_SLOT, _WEIGHT, _SRC, _EXPERT),
         ),
         Op(
             "VmoeExpertBlock",
-            (_GROUP_X, *_NORM, _SLOT, _FLOAT_WEIGHT, _SRC, *_EXPERTS, *_EXPERT_SCALES),
+            (_GROUP_X, *_NORM, _SLOT, _WEIGHT, _SRC, *_EXPERTS, *_EXPERT_SCALES),
             (_GROUP_Y,),
             _EXPERT_ATTRIBUTES,
         ),
-        Op("VmoeChooseTokens", (_FLOAT_GATES, _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
+        Op("VmoeChooseTokens", (_GATES, _SETTINGS[0]), (Value("slot", "i32", ("G", "S", "E")), _SRC)),
         Op("VmoeSoftRouter", (_GROUP_X, _f("mu", "D", "E", "P"), _f("scale")), _SHARES),
         Op("VmoeSoftDispatch", (_GROUP_X, _SHARES[0]), (_f("buf", "E", "M", "D"),), {"dispatch_bf16": 0}),
         Op("VmoeSoftCombine", (_f("out", "E", "M", "D"), _SHARES[1]), (_GROUP_Y,), {"dispatch_bf16": 0}),
