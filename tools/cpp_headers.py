@@ -133,10 +133,9 @@ def op_table() -> str:
         lines += _declaration(op, taken, first_with.setdefault(op.inputs, op.function_name))
     lines += [
         "",
-        "// The most inputs that an op has.",
+        "// The most inputs and outputs that an op has.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
-        "// X(name, Name) for each op.",
-        f"#define VMOE_FOR_EACH_OP(X) {' '.join(f'X({op.function_name}, {_short(op)})' for op in ops)}",
+        f"inline constexpr size_t kMaxOutputs = {max(len(op.outputs) for op in ops)};",
         "",
         "}  // namespace vmoe::ops",
     ]

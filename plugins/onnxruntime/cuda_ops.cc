@@ -5,7 +5,8 @@
 #include <string>
 
 #include "cuda/gates_on_host.h"
-#include "cuda/ops.h"
+#include "cuda/limits.h"
+#include "cuda/op_calls.h"
 #include "onnxruntime/ort_error.h"
 
 namespace vmoe::ort {
@@ -70,13 +71,6 @@ class Scratch {
   void* data_ = nullptr;
 };
 
-// The routing of one call, which the GPU's kernels can do.
-const RoutingShape& routing_of(const Call& call) {
-  const char* refusal = cuda::routing_refusal(call.routing());
-  if (refusal != nullptr) throw ops::OpError(std::string(refusal) + "; run it on the CPU");
-  return call.routing();
-}
-
 // The sizes of a call of VmoeGates. Throws OpError for those that a GPU can't do.
 cuda::GateShape gate_shape_of(const Call& call) {
   const ops::Sizes& sizes = call.sizes();
@@ -86,12 +80,26 @@ cuda::GateShape gate_shape_of(const Call& call) {
   return {static_cast<uint32_t>(tokens), static_cast<uint32_t>(sizes['D']), static_cast<uint32_t>(sizes['E'])};
 }
 
+// Puts an op on the call's stream.
+template <cudaError_t (*kPut)(const cuda::OpCall&), size_t (*kWorkspaceBytes)(const RoutingShape&) = nullptr>
+void compute(const Call& call) {
+  size_t bytes = 0;
+  if constexpr (kWorkspaceBytes != nullptr) {
+    const char* refusal = cuda::routing_refusal(call.routing());
+    if (refusal != nullptr) throw ops::OpError(std::string(refusal) + "; run it on the CPU");
+    bytes = kWorkspaceBytes(call.routing());
+  }
+  cudaStream_t const stream = stream_of(call);
+  const Scratch scratch(call, stream, bytes);
+  cuda::OpCall put{call.routing(), call.sizes(), call.types()[ops::ValueType::kT], {}, {}, scratch.data(), stream};
+  for (size_t i = 0; i < call.spec().inputs.size(); ++i) put.inputs[i] = call.input(i).data;
+  for (size_t i = 0; i < call.spec().outputs.size(); ++i) put.outputs[i] = call.output<void>(i);
+  check_cuda(kPut(put));
+}
+
 void compute_gates(const Call& call) {
-  using ops::gates::Input;
-  const cuda::GateShape shape = gate_shape_of(call);
-  check_cuda(cuda::compute_gates(call.data<float>(Input::kX), call.data<float>(Input::kRouter), shape.tokens,
-                                 shape.hidden, shape.experts, call.output<float>(ops::gates::Output::kGates),
-                                 stream_of(call)));
+  gate_shape_of(call);
+  compute<cuda::put_gates>(call);
 }
 
 void compute_gates_on_host(const Call& call) {
@@ -100,61 +108,16 @@ void compute_gates_on_host(const Call& call) {
                               call.output<float>(ops::gates::Output::kGates), call.runner());
 }
 
-void compute_route(const Call& call) {
-  using ops::route::Input;
-  using ops::route::Output;
-  const RoutingShape& shape = routing_of(call);
-  auto* slot = call.output<int32_t>(Output::kSlot);
-  auto* weight = call.output<float>(Output::kWeight);
-  auto* src = call.output<int32_t>(Output::kSrc);
-  auto* expert = call.output<int32_t>(Output::kExpert);
-  cudaStream_t const stream = stream_of(call);
-  const Scratch scratch(call, stream, cuda::route_workspace_bytes(shape));
-  check_cuda(cuda::route(shape, call.data<float>(Input::kGates), slot, weight, src, expert, scratch.data(), stream));
-}
-
-// A src that is no token can't be told here without waiting for the GPU; its row is zeros.
-void compute_dispatch(const Call& call) {
-  using ops::dispatch::Input;
-  const ops::Sizes& sizes = call.sizes();
-  const Tensor& x = call.input(Input::kX);
-  check_cuda(cuda::dispatch(x.data, sizes['G'] * sizes['S'], call.data<int32_t>(Input::kSrc), sizes['E'] * sizes['M'],
-                            sizes['D'] * bytes_of(x.type), call.output<void>(ops::dispatch::Output::kBuf),
-                            stream_of(call)));
-}
-
-void compute_route_dispatch(const Call& call) {
-  using ops::route_dispatch::Input;
-  using ops::route_dispatch::Output;
-  const RoutingShape& shape = routing_of(call);
-  const Tensor& x = call.input(Input::kX);
-  auto* slot = call.output<int32_t>(Output::kSlot);
-  auto* weight = call.output<float>(Output::kWeight);
-  auto* buf = call.output<void>(Output::kBuf);
-  cudaStream_t const stream = stream_of(call);
-  const Scratch scratch(call, stream, cuda::route_dispatch_workspace_bytes(shape));
-  check_cuda(cuda::route_dispatch(shape, call.data<float>(Input::kGates), x.data, call.sizes()['D'] * bytes_of(x.type),
-                                  slot, weight, buf, scratch.data(), stream));
-}
-
-// Slots can't be checked here without waiting for the GPU; those past the last one add nothing.
-void compute_combine(const Call& call) {
-  using ops::combine::Input;
-  const ops::Sizes& sizes = call.sizes();
-  const Tensor& out = call.input(Input::kOut);
-  check_cuda(cuda::combine(out.type, out.data, sizes['E'] * sizes['M'], call.data<int32_t>(Input::kSlot),
-                           call.data<float>(Input::kWeight), sizes['G'] * sizes['S'], sizes['K'], sizes['D'],
-                           call.output<void>(ops::combine::Output::kY), stream_of(call)));
-}
-
 }  // namespace
 
 void add_cuda_ops(OpList& list, const char* provider) {
   add_op(list, {ops::kGates, without_state<compute_gates>}, provider);
-  add_op(list, {ops::kRoute, without_state<compute_route>}, provider);
-  add_op(list, {ops::kDispatch, without_state<compute_dispatch>}, provider);
-  add_op(list, {ops::kRouteDispatch, without_state<compute_route_dispatch>}, provider);
-  add_op(list, {ops::kCombine, without_state<compute_combine>}, provider);
+  add_op(list, {ops::kRoute, without_state<compute<cuda::put_route, cuda::route_workspace_bytes>>}, provider);
+  add_op(list, {ops::kDispatch, without_state<compute<cuda::put_dispatch>>}, provider);
+  add_op(list,
+         {ops::kRouteDispatch, without_state<compute<cuda::put_route_dispatch, cuda::route_dispatch_workspace_bytes>>},
+         provider);
+  add_op(list, {ops::kCombine, without_state<compute<cuda::put_combine>>}, provider);
 }
 
 void add_gates_on_host(OpList& list) { add_op(list, {ops::kGates, without_state<compute_gates_on_host>}); }

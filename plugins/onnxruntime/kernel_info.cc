@@ -105,18 +105,17 @@ std::optional<Tensor> NodeInfo::constant_input(size_t index) const {
 }
 
 Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
-    : api_(api), context_(context), node_(node), settings_(node.settings) {
+    : api_(api), context_(context), node_(node), settings_(node.settings), types_(node.types) {
   size_t input_count = 0;
   check(api_, api_.KernelContext_GetInputCount(context_, &input_count));
   check(api_, api_.KernelContext_GetOutputCount(context_, &output_count_));
-  ops::Types types = node.types;
   for (size_t i = 0; i < node.spec->inputs.size(); ++i) {
     const ops::ValueSpec& spec = node.spec->inputs[i];
     const OrtValue* value = nullptr;
     if (i < input_count) check(api_, api_.KernelContext_GetInput(context_, i, &value));
     if (value == nullptr) continue;
     inputs_[i] = read_tensor(api_, value, spec.name);
-    types.add(spec, inputs_[i].type);
+    types_.add(spec, inputs_[i].type);
     sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
     // An input wins over an attribute.
     if (spec.is_setting()) settings_[spec.setting] = *data<int64_t>(i);

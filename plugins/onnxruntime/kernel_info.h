@@ -46,6 +46,8 @@ class Call {
   // Throws OpError for inputs that the op doesn't take.
   Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node);
 
+  const ops::OpSpec& spec() const { return *node_.spec; }
+
   const Tensor& input(size_t index) const { return inputs_[index]; }
 
   // The values of an input; null where it is left out.
@@ -69,6 +71,8 @@ class Call {
 
   // The value of a setting; nothing where it is left out.
   std::optional<int64_t> setting(size_t setting) const { return settings_[setting]; }
+
+  const ops::Types& types() const { return types_; }
 
   // Of an op that routes.
   const RoutingShape& routing() const { return routing_; }
@@ -101,6 +105,7 @@ class Call {
   const ops::Node& node_;
   std::array<Tensor, ops::kMaxInputs> inputs_;
   ops::Settings settings_;
+  ops::Types types_;
   ops::Sizes sizes_;
   RoutingShape routing_;
   size_t output_count_ = 0;

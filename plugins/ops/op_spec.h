@@ -111,13 +111,6 @@ struct OpSpec {
     while (count < outputs.size() && outputs[count].presence != Presence::kOptional) ++count;
     return count;
   }
-
-  // The inputs before `input` that are no settings.
-  constexpr size_t tensors_before(size_t input) const {
-    size_t count = 0;
-    for (size_t i = 0; i < input; ++i) count += inputs[i].is_setting() ? 0 : 1;
-    return count;
-  }
 };
 
 }  // namespace vmoe::ops

@@ -353,9 +353,8 @@ inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, fa
 }  // namespace soft_combine
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, 0x1};
 
-// The most inputs that an op has.
+// The most inputs and outputs that an op has.
 inline constexpr size_t kMaxInputs = 18;
-// X(name, Name) for each op.
-#define VMOE_FOR_EACH_OP(X) X(gates, Gates) X(route, Route) X(dispatch, Dispatch) X(route_dispatch, RouteDispatch) X(expert_mlp, ExpertMlp) X(combine, Combine) X(linear, Linear) X(dense_mlp, DenseMlp) X(attention, Attention) X(attention_block, AttentionBlock) X(class_attention_block, ClassAttentionBlock) X(merge, Merge) X(mlp_block, MlpBlock) X(router_block, RouterBlock) X(expert_block, ExpertBlock) X(choose_tokens, ChooseTokens) X(soft_router, SoftRouter) X(soft_dispatch, SoftDispatch) X(soft_combine, SoftCombine)
+inline constexpr size_t kMaxOutputs = 4;
 
 }  // namespace vmoe::ops

@@ -18,7 +18,6 @@
 #include "ops/op_error.h"
 #include "ops/settings.h"
 #include "tensorrt/log.h"
-#include "tensorrt/op.h"
 #include "tensorrt/plugin.h"
 
 namespace vmoe::tensorrt {
@@ -26,6 +25,14 @@ namespace {
 
 using ops::OpError;
 using ops::Settings;
+
+constexpr std::array<Op, 5> kOps{{
+    {ops::kGates, cuda::put_gates},
+    {ops::kRoute, cuda::put_route, cuda::route_workspace_bytes},
+    {ops::kDispatch, cuda::put_dispatch},
+    {ops::kRouteDispatch, cuda::put_route_dispatch, cuda::route_dispatch_workspace_bytes},
+    {ops::kCombine, cuda::put_combine},
+}};
 
 constexpr char kWanted[] = "; it takes capacity, k and bpr, one INT each";
 

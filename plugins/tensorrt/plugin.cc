@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "cuda/limits.h"
 #include "ops/op_error.h"
 #include "tensorrt/log.h"
 
@@ -275,7 +276,10 @@ int32_t Plugin::enqueue(const PluginTensorDesc* in, const PluginTensorDesc*, con
     ops::Sizes sizes;
     const RoutingShape routing = read_sizes([&](size_t i) -> const Dims& { return in[i].dims; }, sizes);
     const ops::Types types = read_types([&](size_t i) { return in[i].type; });
-    const cudaError_t error = op_.enqueue({op_.spec, routing, sizes, types, inputs, outputs, workspace, stream});
+    cuda::OpCall call{routing, sizes, types[ops::ValueType::kT], {}, {}, workspace, stream};
+    for (size_t i = 0; i < inputs_.size(); ++i) call.inputs[inputs_[i]] = inputs[i];
+    std::copy_n(outputs, op_.spec.needed_outputs(), call.outputs.begin());
+    const cudaError_t error = op_.put(call);
     if (error != cudaSuccess) {
       throw OpError(std::string("its work could not be put on the stream: ") + cudaGetErrorString(error) + " (" +
                     cudaGetErrorName(error) + ")");

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "cuda/op_calls.h"
 #include "ops/node.h"
-#include "tensorrt/op.h"
 
 namespace vmoe::tensorrt {
 
@@ -20,6 +20,14 @@ static_assert(NV_TENSORRT_MAJOR * 100 + NV_TENSORRT_MINOR >= 1013, "TensorRT 10.
 
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
+
+// An op: its declaration, from which shapes, types, formats, limits and errors follow, and what puts it on a stream.
+struct Op {
+  const ops::OpSpec& spec;
+  cudaError_t (*put)(const cuda::OpCall& call);
+  // Bytes for a shape that is not refused. Null for ops that do not route: they need no workspace.
+  size_t (*workspace_bytes)(const RoutingShape& shape) = nullptr;
+};
 
 class Plugin final : public nvinfer1::IPluginV3,
                      public nvinfer1::IPluginV3OneCore,

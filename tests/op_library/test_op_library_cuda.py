@@ -57,7 +57,7 @@ def emulated() -> Path:
     if missing or not shutil.which("c++"):
         pytest.skip(f"to build the adapter, this machine lacks {', '.join(missing) or 'a C++ compiler'}")
     sources = [PLUGINS / "core" / f"{name}.cc" for name in KERNELS]
-    sources.append(PLUGINS / "cuda" / "route_plan.cc")
+    sources += [PLUGINS / "cuda" / name for name in ("op_calls.cc", "route_plan.cc")]
     sources += [PLUGINS / "onnxruntime" / f"{name}.cc" for name in ADAPTER]
     sources += sorted((PLUGINS / "ops").glob("*.cc"))
     sources.append(ROOT / "tests" / "cpp" / "gpu_emulator.cc")

@@ -29,7 +29,7 @@ PYTHON = {
 
 NATIVE = {
     "core": "hwy",
-    "cuda": "core",
+    "cuda": "core ops",
     "ops": "core",
     "onnxruntime": "core cuda ops",
     "tensorrt": "core cuda ops",
