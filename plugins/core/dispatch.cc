@@ -3,12 +3,41 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/float_conversion.h"
+#include "core/bfloat16.h"
+#include "core/float16.h"
 #include "core/routing.h"
 #include "core/workspace.h"
 
 namespace vmoe {
 namespace {
+
+// wide[0:count] = values[0:count], which are float32, float16 or bfloat16; exact.
+void widen(ElementType type, const void* values, size_t count, float* wide) {
+  if (type == ElementType::kFloat32) {
+    std::memcpy(wide, values, count * sizeof(float));
+    return;
+  }
+  const auto* half = static_cast<const uint16_t*>(values);
+  if (type == ElementType::kFloat16) {
+    for (size_t i = 0; i < count; ++i) wide[i] = from_fp16(half[i]);
+  } else {
+    for (size_t i = 0; i < count; ++i) wide[i] = from_bf16(half[i]);
+  }
+}
+
+// values[0:count] = wide[0:count] in float32, float16 or bfloat16, to nearest, ties to even; a NaN stays a NaN.
+void narrow(ElementType type, const float* wide, size_t count, void* values) {
+  if (type == ElementType::kFloat32) {
+    std::memcpy(values, wide, count * sizeof(float));
+    return;
+  }
+  auto* half = static_cast<uint16_t*>(values);
+  if (type == ElementType::kFloat16) {
+    for (size_t i = 0; i < count; ++i) half[i] = to_fp16(wide[i]);
+  } else {
+    for (size_t i = 0; i < count; ++i) half[i] = to_bf16(wide[i]);
+  }
+}
 
 // y = sum over the token's pairs of weight * out[row] in float32; a row of -1 adds nothing. `row` is i32[K]. The values
 // of out and y have `type`.

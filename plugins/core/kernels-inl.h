@@ -13,7 +13,6 @@
 
 #include "core/bfloat16.h"
 #include "core/kernels.h"
-#include "core/transpose-inl.h"
 #include "core/vector_math-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/contrib/math/math-inl.h"

@@ -1,7 +1,6 @@
 #include "core/mlp.h"
 
 #include "core/panel_tasks.h"
-#include "core/tile_mlp.h"
 #include "core/workspace.h"
 
 namespace vmoe {

@@ -15,7 +15,6 @@
 #include "core/tile_block-inl.h"
 #include "core/tile_kernels.h"
 #include "core/tile_product-inl.h"
-#include "core/transpose-inl.h"
 #include "core/vector_math-inl.h"
 #include "hwy/highway.h"
 

@@ -1,13 +1,30 @@
-#include "core/tile_attention.h"
-
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <vector>
 
 #include "core/attention.h"
 #include "core/stages.h"
 
 namespace vmoe {
 namespace {
+
+// One head of one image, whose queries, keys and values lie as lines: 32 columns of a token in 64 bytes. Scratch is
+// taken here. Throws std::bad_alloc.
+void attend_head(const Kernels& kernels, TileHead head) {
+  Workspace scratch;
+  take_all(scratch,
+           [&](auto& memory) { head.scratch = memory.template take<char>(tile_head_bytes(head.tokens, head.lines)); });
+  kernels.attend(head);
+}
+
+// What TileHead::added is for keys that stand for `sizes` tokens each, f32[tokens]: written to `memory`, f32[tokens in
+// whole panels], or none where there is nothing to add. `sizes` may be none.
+const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
+  const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
+  const size_t padded = round_up(head.tokens, kPanelColumns);
+  return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
+}
 
 // Packs the columns of one head of some tokens as lines of bfloat16; those of the same 32 columns stand together, as a
 // product writes them.
@@ -62,20 +79,314 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   attend_head(kernels, head);
 }
 
+// Columns out of lines of bfloat16, 32 columns of a token in 64 bytes, that begin within a line.
+// `size` columns from `column` on become lines of their own with zeros behind. Lines of so many tokens stand together,
+// those of the next 32 columns `stride` bytes further, in both. kBytes, of which all columns are multiples, are copied
+// at once.
+template <size_t kBytes>
+void cut_columns(const char* from, size_t stride, size_t column, size_t size, size_t tokens, char* to) {
+  for (size_t byte = 0; byte < round_up(2 * size, kLineBytes); byte += kBytes) {
+    const size_t place = 2 * column + byte;
+    const char* in = from + place / kLineBytes * stride + place % kLineBytes;
+    char* out = to + byte / kLineBytes * stride + byte % kLineBytes;
+    for (size_t line = 0; line < tokens * kLineBytes; line += kLineBytes) {
+      if (byte < 2 * size) {
+        std::memcpy(out + line, in + line, kBytes);
+      } else {
+        std::memset(out + line, 0, kBytes);
+      }
+    }
+  }
+}
+
+class Block {
+ public:
+  Block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens, const float* x,
+        const Merging& merging, float* y)
+      : norm_(weights.norm),
+        images_(images),
+        queries_(queries),
+        tokens_(tokens),
+        x_(x),
+        merging_(merging),
+        y_(y),
+        kernels_(weights.query.matrix->kernels()),
+        heads_(weights.heads),
+        width_(weights.query.matrix->depth()),
+        quantized_(weights.query.quantized()),
+        cut_(width_ / heads_ % kPanelColumns != 0) {
+    const size_t fair = std::max<size_t>(images / stage_threads(), 1);
+    images_of_group_ = std::clamp<size_t>(most_rows_of_group() / tokens, 1, fair);
+    groups_ = divide_up(images, images_of_group_);
+    slots_.resize(stage_slots(groups_));
+    take_memory(weights);
+    compute_offsets();
+  }
+
+  void run(const TaskRunner& runner) const {
+    const size_t row_tiles = divide_up(images_of_group_ * tokens_, kRowsPerTile);
+    std::vector<Stage> stages;
+    stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        normalize(group, slot, begin, end);
+                      }});
+    stages.push_back({3 * lines(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        project(group, slot, begin, end);
+                      }});
+    stages.push_back({images_of_group_ * heads_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        mix(group, slot, begin, std::min(end, images_of(group) * heads_));
+                      }});
+    if (packs()) {
+      const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
+      stages.push_back({asking_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                          pack(group, slot, begin, end);
+                        }});
+    }
+    stages.push_back({out_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        project_out(group, slot, begin, end);
+                      }});
+    if (merging_.count > 0) {
+      stages.push_back({images_of_group_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                          merge(group, slot, begin, std::min(end, images_of(group)));
+                        }});
+    }
+    run_stages(runner, groups_, stages, kernels_.needs_tile_configuration);
+  }
+
+ private:
+  // What a slot's group has in memory between its stages.
+  struct Slot {
+    char* rows = nullptr;  // activations of the projections
+    float* row_scale = nullptr;
+    char* asking = nullptr;  // those of the tokens that ask
+    float* asking_scale = nullptr;
+    char* query = nullptr;  // [image][head][line] of row tiles
+    char* key = nullptr;    // [image][head][line] of lines
+    char* value = nullptr;
+    char* mixed = nullptr;   // activations of the output's projection
+    float* exact = nullptr;  // where it packs(): f32[rows, D] before that
+    float* mixed_scale = nullptr;
+    float* exact_key = nullptr;  // where tokens are merged: f32[rows, lines * 32] before they are rounded
+    float* whole = nullptr;      // f32[rows, D] before it is merged
+  };
+
+  const LayerNorm norm_;
+  const size_t images_, queries_, tokens_;
+  const float* x_;
+  const Merging& merging_;
+  float* y_;
+  const Kernels& kernels_;
+  const size_t heads_;
+  const size_t width_;  // D
+  const bool quantized_;
+  const bool cut_;  // heads begin within lines
+  size_t images_of_group_ = 1;
+  size_t groups_ = 0;
+  LinearWeights query_, key_, value_, out_;
+  size_t* row_offset_ = nullptr;
+  size_t* mixed_offset_ = nullptr;
+  size_t* query_offset_ = nullptr;
+  size_t* token_offset_ = nullptr;
+  int32_t* asking_ = nullptr;  // the rows of a group that ask
+  std::vector<Slot> slots_;
+  Workspace workspace_;
+
+  // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
+  bool packs() const { return quantized_ || cut_; }
+  // Of all heads.
+  size_t lines() const { return query_.matrix->panels(); }
+  size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
+  size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
+  size_t asking_of(size_t group) const { return images_of(group) * queries_; }
+  size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
+  size_t first_asking(size_t group) const { return group * images_of_group_ * queries_; }
+  // Whether not all tokens ask.
+  bool some_ask() const { return queries_ < tokens_; }
+  // Bytes of 32 columns of an image's queries.
+  size_t query_stride() const { return divide_up(queries_, kRowsPerTile) * kTileBytes; }
+
+  // Scratch for every slot, and the weights with padding.
+  void take_memory(const AttentionBlockWeights& weights) {
+    const size_t rows = images_of_group_ * tokens_;
+    const size_t asking = images_of_group_ * queries_;
+    const size_t row_tiles = divide_up(rows, kRowsPerTile);
+    const size_t asking_tiles = divide_up(asking, kRowsPerTile);
+    take_all(workspace_, [&](auto& memory) {
+      query_ = weights.query.with_padding(memory);
+      key_ = weights.key.with_padding(memory);
+      value_ = weights.value.with_padding(memory);
+      out_ = weights.out.with_padding(memory);
+      row_offset_ = memory.template take<size_t>(asking);
+      mixed_offset_ = memory.template take<size_t>(asking);
+      query_offset_ = memory.template take<size_t>(asking);
+      asking_ = memory.template take<int32_t>(asking);
+      token_offset_ = memory.template take<size_t>(rows);
+      for (Slot& slot : slots_) {
+        slot.rows = memory.template take<char>(row_tiles * query_.row_tile_stride());
+        slot.asking = some_ask() ? memory.template take<char>(asking_tiles * query_.row_tile_stride()) : slot.rows;
+        slot.query = memory.template take<char>(images_of_group_ * lines() * query_stride());
+        slot.key = memory.template take<char>(rows * lines() * kLineBytes);
+        slot.value = memory.template take<char>(rows * lines() * kLineBytes);
+        slot.mixed = memory.template take<char>(asking_tiles * out_.row_tile_stride());
+        if (merging_.count > 0) {
+          slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
+          slot.whole = memory.template take<float>(rows * width_);
+        }
+        if (packs()) slot.exact = memory.template take<float>(asking * width_);
+        if (!quantized_) continue;
+        slot.row_scale = memory.template take<float>(rows);
+        slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
+        slot.mixed_scale = memory.template take<float>(asking);
+      }
+    });
+  }
+
+  // Where each row of a group begins in what the stages write.
+  void compute_offsets() {
+    for (size_t row = 0; row < images_of_group_ * queries_; ++row) {
+      const size_t image = row / queries_;
+      const size_t query = row % queries_;
+      asking_[row] = static_cast<int32_t>(image * tokens_ + query);
+      row_offset_[row] = row * width_ * sizeof(float);
+      mixed_offset_[row] = packs() ? row_offset_[row] : line_offset(row, out_.row_tile_stride());
+      query_offset_[row] = image * lines() * query_stride() + line_offset(query, kTileBytes);
+    }
+    for (size_t row = 0; row < images_of_group_ * tokens_; ++row) {
+      const size_t image = row / tokens_;
+      token_offset_[row] = image * tokens_ * lines() * kLineBytes + row % tokens_ * kLineBytes;
+    }
+  }
+
+  void normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    TileRows rows =
+        query_.make_rows(x_ + first_row(group) * width_, rows_of(group), slots_[slot].rows, slots_[slot].row_scale);
+    rows.norm_scale = norm_.scale;
+    rows.norm_bias = norm_.bias;
+    pack_tiles(kernels_, rows, first_tile, end_tile);
+    if (!some_ask() || first_tile > 0) return;
+    rows.index = asking_;
+    rows.row_count = asking_of(group);
+    rows.tiles = slots_[slot].asking;
+    rows.scale = slots_[slot].asking_scale;
+    pack_tiles(kernels_, rows, 0, divide_up(rows.row_count, kRowsPerTile));
+    for (size_t row = 0; row < rows.row_count; ++row) {  // what project_out adds to
+      std::copy_n(rows.rows + static_cast<size_t>(asking_[row]) * width_, width_,
+                  y_ + (first_asking(group) + row) * width_);
+    }
+  }
+
+  // Panels of the query's, the key's and the value's projection, one after the other.
+  void project(size_t group, size_t slot, size_t begin, size_t end) const {
+    const Slot& memory = slots_[slot];
+    const struct {
+      const LinearWeights& weights;
+      char* to;
+      const size_t* offset;
+      size_t line_stride;
+    } projections[] = {
+        {query_, memory.query, query_offset_, query_stride()},
+        {key_, memory.key, token_offset_, tokens_ * kLineBytes},
+        {value_, memory.value, token_offset_, tokens_ * kLineBytes},
+    };
+    for (size_t i = 0; i < 3; ++i) {
+      const size_t first = std::max(begin, i * lines()), last = std::min(end, (i + 1) * lines());
+      if (first >= last) continue;
+      const auto& mine = projections[i];
+      const size_t panel = first - i * lines();
+      TileProduct product = mine.weights.make_product(0, panel, last - first);
+      product.rows = i == 0 ? memory.asking : memory.rows;
+      product.row_count = i == 0 ? asking_of(group) : rows_of(group);
+      product.row_scale = i == 0 ? memory.asking_scale : memory.row_scale;
+      product.lines = true;
+      product.offset = mine.offset;
+      product.line_stride = mine.line_stride;
+      product.out = mine.to + panel * mine.line_stride;
+      if (i == 1 && memory.exact_key != nullptr) {
+        product.exact = memory.exact_key + panel * kPanelColumns;
+        product.exact_stride = lines() * kPanelColumns;
+      }
+      kernels_.multiply(product);
+    }
+  }
+
+  // Heads of the group's images, one after the other.
+  void mix(size_t group, size_t slot, size_t begin, size_t end) const {
+    const Slot& memory = slots_[slot];
+    TileHead head;
+    head.q_step_stride = query_stride();
+    head.line_stride = tokens_ * kLineBytes;
+    head.queries = queries_;
+    head.tokens = tokens_;
+    head.size = width_ / heads_;
+    head.lines = divide_up(head.size, kPanelColumns);
+    float* added = nullptr;
+    char* own[3] = {};
+    Workspace workspace;
+    take_all(workspace, [&](auto& scratch) {
+      added = scratch.template take<float>(round_up(tokens_, kPanelColumns));
+      for (size_t part = 0; cut_ && part < 3; ++part) {
+        own[part] = scratch.template take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));
+      }
+    });
+    for (size_t i = begin; i < end; ++i) {
+      const size_t image = i / heads_, column = i % heads_ * head.size, line = column / kPanelColumns;
+      const auto place = [&](char* of_all, size_t stride, size_t tokens, char* to) -> const char* {
+        const char* from = of_all + image * lines() * stride;
+        if (!cut_) return from + line * stride;
+        const auto cut = head.size % 8 == 0 ? cut_columns<16> : cut_columns<2>;
+        cut(from, stride, column, head.size, tokens, to);
+        return to;
+      };
+      head.q = place(memory.query, head.q_step_stride, queries_, own[0]);
+      head.k = place(memory.key, head.line_stride, tokens_, own[1]);
+      head.v = place(memory.value, head.line_stride, tokens_, own[2]);
+      head.offset = mixed_offset_ + image * queries_;
+      const size_t first = first_row(group) + image * tokens_;
+      head.added = added_to_scores(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
+      if (packs()) {
+        head.out = memory.exact + column;
+        head.out_columns = head.size;
+      } else {
+        head.out = memory.mixed + line * kTileBytes;
+        head.out_lines = true;
+        head.out_line_stride = kTileBytes;
+      }
+      attend_head(kernels_, head);
+    }
+  }
+
+  void pack(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    const Slot& memory = slots_[slot];
+    pack_tiles(kernels_, out_.make_rows(memory.exact, asking_of(group), memory.mixed, memory.mixed_scale), first_tile,
+               end_tile);
+  }
+
+  void project_out(size_t group, size_t slot, size_t begin, size_t end) const {
+    const Slot& memory = slots_[slot];
+    TileProduct product = out_.make_product(0, begin, end - begin);
+    product.rows = memory.mixed;
+    product.row_count = asking_of(group);
+    product.row_scale = memory.mixed_scale;
+    product.offset = row_offset_;
+    const size_t place = first_asking(group) * width_ + begin * kPanelColumns;
+    product.addend = (some_ask() ? y_ : x_) + place;
+    product.out = y_ + place;
+    if (memory.whole != nullptr) product.out = memory.whole + begin * kPanelColumns;
+    kernels_.multiply(product);
+  }
+
+  void merge(size_t group, size_t slot, size_t begin, size_t end) const {
+    const size_t stride = lines() * kPanelColumns;
+    for (size_t i = begin; i < end; ++i) {
+      const size_t image = group * images_of_group_ + i;
+      const MergingKeys keys{slots_[slot].exact_key + i * tokens_ * stride, stride, width_ / heads_, heads_,
+                             width_ / heads_};
+      merge_image(kernels_, merging_, image, tokens_, width_, slots_[slot].whole + i * tokens_ * width_, keys,
+                  y_ + image * (tokens_ - merging_.count) * width_);
+    }
+  }
+};
+
 }  // namespace
-
-void attend_head(const Kernels& kernels, TileHead head) {
-  Workspace scratch;
-  take_all(scratch,
-           [&](auto& memory) { head.scratch = memory.template take<char>(tile_head_bytes(head.tokens, head.lines)); });
-  kernels.attend(head);
-}
-
-const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
-  const size_t padded = round_up(head.tokens, kPanelColumns);
-  return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
-}
 
 void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
                             const float* v, float* y, const TaskRunner& runner) {
@@ -86,6 +397,16 @@ void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape,
     compute_head(kernels, shape, group / shape.heads, group % shape.heads, q, k, v, y);
   };
   run_stages(runner, shape.images * shape.heads, {heads}, kernels.needs_tile_configuration);
+}
+
+void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens,
+                                  const float* x, const Merging& merging, float* y, const TaskRunner& runner) {
+  if (images == 0 || tokens == 0) return;
+  if (weights.query.matrix->depth() == 0) {
+    if (merging.count == 0) return;
+    return merge_tokens(weights.query.matrix->kernels(), merging, images, tokens, 0, weights.heads, x, x, y, runner);
+  }
+  Block(weights, images, queries, tokens, x, merging, y).run(runner);
 }
 
 }  // namespace vmoe

@@ -13,7 +13,6 @@
 #include <cstddef>
 
 #include "core/element_type.h"
-#include "core/lines_ahead.h"
 #include "core/tiles.h"
 #include "hwy/highway.h"
 
@@ -51,6 +50,21 @@ HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const 
   }
   asm volatile("" : : : "memory");
 }
+
+// Lines of memory that are asked for at a steady rate before they are needed, into the second-level cache: it waits for
+// more of them at once than the first one.
+struct LinesAhead {
+  const char* next = nullptr;
+  size_t rate = 0;  // lines per step, times 256
+  size_t due = 0;
+
+  HWY_INLINE void step() {
+    for (due += rate; due >= 256; due -= 256) {
+      __builtin_prefetch(next, 0, 2);
+      next += kLineBytes;
+    }
+  }
+};
 
 // For multiply_block where there is nothing else to do.
 struct NothingBeside {

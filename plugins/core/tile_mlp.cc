@@ -1,8 +1,7 @@
-#include "core/tile_mlp.h"
-
 #include <algorithm>
 #include <vector>
 
+#include "core/mlp.h"
 #include "core/stages.h"
 
 namespace vmoe {
