@@ -115,7 +115,7 @@ _SERVICE_HEAD = """\
 def op_table() -> str:
     """The text of plugins/ops/op_table.h: the settings, and for each op its specification and the indices of what it has.
 
-    Ops with the same inputs share these, under the name of the first.
+    Ops with the same inputs, outputs or attributes share these, under the name of the first.
 
     Raises:
         KeyError: an attribute without a rule.
@@ -127,10 +127,10 @@ def op_table() -> str:
     if len(choices) > _MOST_CHOICES:
         raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
     lines += ["// What W, Q and T may be.", *_array("TypeChoice", "kTypeChoices", choices)]
-    first_with: dict[tuple[Value, ...], str] = {}
+    first_with: dict[tuple[str, ...], str] = {}
     for op in ops:
         taken = sum(1 << choices.index(choice) for choice in _choices(op))
-        lines += _declaration(op, taken, first_with.setdefault(op.inputs, op.function_name))
+        lines += _declaration(op, taken, first_with)
     lines += [
         "",
         "// The most inputs and outputs that an op has.",
@@ -142,30 +142,29 @@ def op_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _declaration(op: Op, choices: int, inputs: str) -> Iterator[str]:
-    """The lines of an op; `choices` has a bit for each of its choices of types, `inputs` is the space of the first op with
-    its inputs.
+def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -> Iterator[str]:
+    """The lines of an op; `choices` has a bit for each of its choices of types, `first_with` the first op with these inputs,
+    outputs or attributes.
     """
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
             raise ValueError(f"{op.name} has the int64 input {value.name}, none of the settings {', '.join(SETTINGS)}")
     space = op.function_name
+    parts = {
+        "Input": {value.name: _value(value, op) for value in op.inputs},
+        "Output": {value.name: _value(value, op) for value in op.outputs},
+        "Attribute": {name: _attribute(name, default) for name, default in op.attributes.items()},
+    }
     yield f"namespace {space} {{"
-    if inputs == space:
-        yield from _constants("Input", [value.name for value in op.inputs])
-    else:
-        yield f"using {inputs}::Input, {inputs}::kInputs;"
-    yield from _constants("Output", [value.name for value in op.outputs])
-    if inputs == space:
-        yield from _array("ValueSpec", "kInputs", [_value(value, op) for value in op.inputs])
-    yield from _array("ValueSpec", "kOutputs", [_value(value, op) for value in op.outputs])
-    if op.attributes:
-        yield from _constants("Attribute", op.attributes)
-        rows = [_attribute(name, default) for name, default in op.attributes.items()]
-        yield from _array("AttributeSpec", "kAttributes", rows)
+    for kind, rows in parts.items():
+        first = first_with.setdefault((kind, *rows.values()), space)
+        if first != space and rows:
+            yield f"using {first}::{kind}, {first}::k{kind}s;"
+        elif rows:
+            yield from _constants(kind, rows)
+            yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{kind}s", list(rows.values()))
     yield f"}}  // namespace {space}"
-    attributes = f"{space}::kAttributes" if op.attributes else "{}"
-    fields = [f'"{op.name}"', f"{space}::kInputs", f"{space}::kOutputs", attributes, hex(choices)]
+    fields = [f'"{op.name}"', *(f"{space}::k{kind}s" if rows else "{}" for kind, rows in parts.items()), hex(choices)]
     yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
 
 

@@ -31,17 +31,16 @@ inline constexpr TypeChoice kTypeChoices[] = {
 };
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };
-struct Output { enum : size_t { kGates }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"router", ValueType::kFloat32, "DE"},
 };
+struct Output { enum : size_t { kGates }; };
 inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
 }  // namespace gates
 inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, 0x1};
 namespace route {
 struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
-struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
@@ -50,6 +49,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"pool", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kPool},
     {"max_experts", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMaxExperts},
 };
+struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
@@ -60,17 +60,16 @@ inline constexpr ValueSpec kOutputs[] = {
 inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, 0x1};
 namespace dispatch {
 struct Input { enum : size_t { kX, kSrc }; };
-struct Output { enum : size_t { kBuf }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kT, "GSD"},
     {"src", ValueType::kInt32, "EM"},
 };
+struct Output { enum : size_t { kBuf }; };
 inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
 }  // namespace dispatch
 inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, 0x7};
 namespace route_dispatch {
 struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
-struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
     {"x", ValueType::kT, "GSD"},
@@ -78,6 +77,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kBpr},
 };
+struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
@@ -87,7 +87,6 @@ inline constexpr ValueSpec kOutputs[] = {
 inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, 0x7};
 namespace expert_mlp {
 struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-struct Output { enum : size_t { kOut }; };
 inline constexpr ValueSpec kInputs[] = {
     {"buf", ValueType::kFloat32, "EMD"},
     {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
@@ -97,6 +96,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
     {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
+struct Output { enum : size_t { kOut }; };
 inline constexpr ValueSpec kOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
 inline constexpr AttributeSpec kAttributes[] = {
@@ -108,30 +108,29 @@ inline constexpr AttributeSpec kAttributes[] = {
 inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, 0x39};
 namespace combine {
 struct Input { enum : size_t { kOut, kSlot, kWeight }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"out", ValueType::kT, "EMD"},
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
 };
+struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
 }  // namespace combine
 inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, 0x7};
 namespace linear {
 struct Input { enum : size_t { kX, kW, kB, kWScale }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"w", ValueType::kW, "DP", Presence::kRequired, Input::kWScale},
     {"b", ValueType::kFloat32, "P"},
     {"w_scale", ValueType::kQ, "P", Presence::kScale},
 };
+struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 }  // namespace linear
 inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, 0x19};
 namespace dense_mlp {
 struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"w1", ValueType::kW, "DF", Presence::kRequired, Input::kW1Scale},
@@ -141,6 +140,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kQ, "F", Presence::kScale},
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
+struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct Attribute { enum : size_t { kHiddenChunk, kActivation }; };
 inline constexpr AttributeSpec kAttributes[] = {
@@ -151,13 +151,13 @@ inline constexpr AttributeSpec kAttributes[] = {
 inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, 0x19};
 namespace attention {
 struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"q", ValueType::kFloat32, "NQD"},
     {"k", ValueType::kFloat32, "NTD"},
     {"v", ValueType::kFloat32, "NTD"},
     {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
 };
+struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NQD"}};
 struct Attribute { enum : size_t { kNumHeads, kBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {
@@ -168,7 +168,6 @@ inline constexpr AttributeSpec kAttributes[] = {
 inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, 0x1};
 namespace attention_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
-struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -189,6 +188,7 @@ inline constexpr ValueSpec kInputs[] = {
     {"wv_scale", ValueType::kQ, "D", Presence::kScale},
     {"wo_scale", ValueType::kQ, "D", Presence::kScale},
 };
+struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
 inline constexpr ValueSpec kOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU", Presence::kOptional},
@@ -211,7 +211,6 @@ inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 
 inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, 0x19};
 namespace merge {
 struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
-struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"k", ValueType::kFloat32, "NTD"},
@@ -219,21 +218,17 @@ inline constexpr ValueSpec kInputs[] = {
     {"token", ValueType::kInt32, "NO"},
     {"merge", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kMerge},
 };
+struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
 inline constexpr ValueSpec kOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU"},
     {"merged_token", ValueType::kInt32, "NO"},
 };
-struct Attribute { enum : size_t { kNumHeads, kPrefix }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"num_heads", 1, 1, kNoMaximum, 'D', false},
-    {"prefix", 0, 0, kNoMaximum, 0, false},
-};
+using attention_block::Attribute, attention_block::kAttributes;
 }  // namespace merge
 inline constexpr OpSpec kMerge{"VmoeMerge", merge::kInputs, merge::kOutputs, merge::kAttributes, 0x1};
 namespace mlp_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -245,17 +240,12 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kQ, "F", Presence::kScale},
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
-struct Attribute { enum : size_t { kHiddenChunk, kActivation }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-    {"activation", 0, 0, 2, 0, false},
-};
+using dense_mlp::Output, dense_mlp::kOutputs;
+using dense_mlp::Attribute, dense_mlp::kAttributes;
 }  // namespace mlp_block
 inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, 0x19};
 namespace router_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
-struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -267,17 +257,11 @@ inline constexpr ValueSpec kInputs[] = {
     {"pool", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kPool},
     {"max_experts", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMaxExperts},
 };
-inline constexpr ValueSpec kOutputs[] = {
-    {"slot", ValueType::kInt32, "GSK"},
-    {"weight", ValueType::kFloat32, "GSK"},
-    {"src", ValueType::kInt32, "EM"},
-    {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
-};
+using route::Output, route::kOutputs;
 }  // namespace router_block
 inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, 0x1};
 namespace expert_block {
 struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -292,22 +276,18 @@ inline constexpr ValueSpec kInputs[] = {
     {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
     {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
+struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
-struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
-inline constexpr AttributeSpec kAttributes[] = {
-    {"dispatch_bf16", 0, 0, 1, 0, false},
-    {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-    {"activation", 0, 0, 2, 0, false},
-};
+using expert_mlp::Attribute, expert_mlp::kAttributes;
 }  // namespace expert_block
 inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, 0x39};
 namespace choose_tokens {
 struct Input { enum : size_t { kGates, kCapacity }; };
-struct Output { enum : size_t { kSlot, kSrc }; };
 inline constexpr ValueSpec kInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
 };
+struct Output { enum : size_t { kSlot, kSrc }; };
 inline constexpr ValueSpec kOutputs[] = {
     {"slot", ValueType::kInt32, "GSE"},
     {"src", ValueType::kInt32, "EM"},
@@ -316,12 +296,12 @@ inline constexpr ValueSpec kOutputs[] = {
 inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, 0x1};
 namespace soft_router {
 struct Input { enum : size_t { kX, kMu, kScale }; };
-struct Output { enum : size_t { kDispatch, kCombine }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"mu", ValueType::kFloat32, "DEP"},
     {"scale", ValueType::kFloat32, ""},
 };
+struct Output { enum : size_t { kDispatch, kCombine }; };
 inline constexpr ValueSpec kOutputs[] = {
     {"dispatch", ValueType::kFloat32, "GSEP"},
     {"combine", ValueType::kFloat32, "GSEP"},
@@ -330,11 +310,11 @@ inline constexpr ValueSpec kOutputs[] = {
 inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, 0x1};
 namespace soft_dispatch {
 struct Input { enum : size_t { kX, kDispatch }; };
-struct Output { enum : size_t { kBuf }; };
 inline constexpr ValueSpec kInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"dispatch", ValueType::kFloat32, "GSEP"},
 };
+struct Output { enum : size_t { kBuf }; };
 inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kFloat32, "EMD"}};
 struct Attribute { enum : size_t { kDispatchBf16 }; };
 inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
@@ -342,14 +322,12 @@ inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, fa
 inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, 0x1};
 namespace soft_combine {
 struct Input { enum : size_t { kOut, kCombine }; };
-struct Output { enum : size_t { kY }; };
 inline constexpr ValueSpec kInputs[] = {
     {"out", ValueType::kFloat32, "EMD"},
     {"combine", ValueType::kFloat32, "GSEP"},
 };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
-struct Attribute { enum : size_t { kDispatchBf16 }; };
-inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
+using expert_block::Output, expert_block::kOutputs;
+using soft_dispatch::Attribute, soft_dispatch::kAttributes;
 }  // namespace soft_combine
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, 0x1};
 
