@@ -8,13 +8,27 @@
 #include <cstdint>
 #include <optional>
 
+#include "core/element_type.h"
 #include "core/routing_shape.h"
 #include "core/task_runner.h"
-#include "onnxruntime/tensor.h"
 #include "ops/node.h"
 #include "ops/op_table.h"
 
 namespace vmoe::ort {
+
+// A tensor's memory, where the kernel runs; not owned.
+struct Tensor {
+  const void* data = nullptr;  // null: left out
+  ElementType type = ElementType::kFloat32;
+  ops::Shape shape;
+
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+};
+
+ONNXTensorElementDataType onnx_type_of(ElementType type);
 
 // A node, while its kernel is made.
 class NodeInfo {

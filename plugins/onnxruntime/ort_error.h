@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops/op_error.h"
+#include "ops/op_spec.h"
 
 namespace vmoe::ort {
 

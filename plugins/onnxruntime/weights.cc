@@ -8,7 +8,6 @@
 #include <string>
 
 #include "core/tiles.h"
-#include "ops/op_error.h"
 
 namespace vmoe::ort {
 namespace {

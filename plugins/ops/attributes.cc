@@ -1,7 +1,6 @@
 #include "ops/attributes.h"
 
 #include "core/weight_type.h"
-#include "ops/op_error.h"
 
 namespace vmoe::ops {
 

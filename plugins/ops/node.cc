@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "core/weight_type.h"
-#include "ops/op_error.h"
 
 namespace vmoe::ops {
 

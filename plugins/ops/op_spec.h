@@ -1,12 +1,18 @@
-// What an op takes and gives; op_table.h says it of every op.
+// What an op takes and gives, which op_table.h says of every op, and how ops refuse something else.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 
 #include "core/element_type.h"
 
 namespace vmoe::ops {
+
+// A sentence for the user, or the end of one that begins with the op's name.
+class OpError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 // The type of an input or output: an element type, or one of the type variables W, Q and T. All values of a
 // variable have the same element type.

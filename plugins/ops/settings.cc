@@ -2,8 +2,6 @@
 
 #include <string>
 
-#include "ops/op_error.h"
-
 namespace vmoe::ops {
 
 int64_t Settings::known(size_t setting) const {

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "ops/op_error.h"
-
 namespace vmoe::ops {
 
 std::string shape_text(const Shape& shape) {

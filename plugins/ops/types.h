@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <string>
 
-#include "ops/op_error.h"
 #include "ops/op_spec.h"
 
 namespace vmoe::ops {

@@ -15,7 +15,6 @@
 
 #include "cuda/limits.h"
 #include "ops/attributes.h"
-#include "ops/op_error.h"
 #include "ops/settings.h"
 #include "tensorrt/log.h"
 #include "tensorrt/plugin.h"

@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <string>
 
-#include "ops/op_error.h"
+#include "ops/op_spec.h"
 
 namespace vmoe::tensorrt {
 namespace {

@@ -8,7 +8,6 @@
 #include <optional>
 
 #include "cuda/limits.h"
-#include "ops/op_error.h"
 #include "tensorrt/log.h"
 
 namespace vmoe::tensorrt {

@@ -30,7 +30,7 @@ from vmoe_runtime.installation import find_native
 
 NAME = "libvmoe_onnxruntime_cuda.so"
 PLUGINS = ROOT / "plugins"
-ADAPTER = ("cuda_ops", "kernel_info", "registration", "tensor")
+ADAPTER = ("cuda_ops", "kernel_info", "registration")
 KERNELS = ("routing", "dispatch", "workspace")
 NUMPY_FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16)
 INDEX_FAULTS = re.compile("(src|slot) -?[0-9]+$")  # of values that only the CPU's kernels look at
