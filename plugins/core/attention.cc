@@ -15,10 +15,10 @@ constexpr size_t kScoreAlign = 16;  // scores of a row: whole vectors
 // One head of one image: keys and values as packed panels.
 class Head {
  public:
-  Head(const Kernels& kernels, const AttentionShape& shape, Workspace& workspace)
+  Head(const Kernels& kernels, const AttentionShape& shape)
       : kernels_(kernels), shape_(shape), size_(shape.hidden / shape.heads) {
     score_stride_ = (shape.tokens + kScoreAlign - 1) / kScoreAlign * kScoreAlign;
-    take_all(workspace, [&](auto& memory) {
+    take_all(workspace_, [&](auto& memory) {
       keys_ = memory.template take<float>(packed_elements(kernels, size_, shape.tokens));
       values_ = memory.template take<float>(packed_elements(kernels, shape.tokens, size_));
       scores_ = memory.template take<float>(kScoreRows * score_stride_);
@@ -68,6 +68,7 @@ class Head {
   float* values_ = nullptr;   // [S, D/H]
   float* scores_ = nullptr;   // [kScoreRows, S]
   float* by_size_ = nullptr;  // [S]
+  Workspace workspace_;
 
   // Asks for the head's columns of some rows: they lie too far apart for the processor to foresee.
   void prefetch(const float* rows, size_t count) const {
@@ -91,8 +92,7 @@ void compute_attention(const Kernels& kernels, const AttentionShape& shape, cons
     const size_t query = image * shape.queries * shape.hidden + column;
     const size_t token = image * shape.tokens * shape.hidden + column;
     const float* sizes = shape.sizes == nullptr ? nullptr : shape.sizes + image * shape.tokens;
-    Workspace workspace;
-    Head(kernels, shape, workspace).run(q + query, k + token, v + token, sizes, y + query);
+    Head(kernels, shape).run(q + query, k + token, v + token, sizes, y + query);
   });
 }
 
@@ -105,8 +105,7 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   const size_t width = weights.query.matrix->depth();
   const size_t rows = images * tokens;
   float *normed = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *mixed = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     for (float** values : {&normed, &q, &k, &v, &mixed}) *values = memory.template take<float>(rows * width);
   });
   // The rows [N,T,D] of the tokens that ask, one after another: all of them, or a copy.

@@ -82,8 +82,7 @@ void route_dispatch(const RoutingShape& shape, const float* gates, const void* x
                     float* weight, void* buf, const TaskRunner& runner) {
   const size_t slots = shape.experts * shape.slots();
   int32_t* src = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) { src = memory.template take<int32_t>(slots); });
+  const Workspace workspace([&](auto& memory) { src = memory.template take<int32_t>(slots); });
   route(shape, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
   dispatch(x, src, slots, row_bytes, buf, runner);
 }

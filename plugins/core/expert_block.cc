@@ -47,8 +47,7 @@ void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, cons
   int32_t *row_of_slot = nullptr, *token_of_row = nullptr;
   size_t* first = nullptr;
   float* out = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     row_of_slot = memory.template take<int32_t>(slots);
     token_of_row = memory.template take<int32_t>(kept);
     first = memory.template take<size_t>(experts + 1);

@@ -61,8 +61,7 @@ const float* LinearWeights::widened(const float* values, const size_t* first, fl
 void pack_tiles(const Kernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
   end_tile = std::min(end_tile, divide_up(rows.row_count, kRowsPerTile));
   if (first_tile >= end_tile) return;
-  Workspace scratch;
-  take_all(scratch, [&](auto& memory) {
+  const Workspace scratch([&](auto& memory) {
     rows.scratch = memory.template take<float>(steps_of_depth(rows.type, rows.depth) * depth_of_line(rows.type));
   });
   const size_t first_row = first_tile * kRowsPerTile;

@@ -22,8 +22,7 @@ void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float
   std::vector<Slot> slots(stage_slots(groups.size()));
   LinearWeights padded;
   size_t* offset = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     padded = w.with_padding(memory);
     offset = memory.template take<size_t>(most_rows);
     for (Slot& slot : slots) {

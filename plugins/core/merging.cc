@@ -44,8 +44,7 @@ void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix,
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
   const size_t rows = every_second(first, tokens), columns = every_second(joined, tokens);
   float *unit = nullptr, *packed = nullptr, *scores = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     unit = memory.template take<float>(tokens * keys.size);
     packed = memory.template take<float>(packed_elements(kernels, keys.size, columns));
     scores = memory.template take<float>(kScoreRows * columns);
@@ -93,8 +92,7 @@ void merge_image(const Kernels& kernels, const Merging& merging, size_t image, s
   uint32_t *likest = nullptr, *order = nullptr;
   int32_t* place = nullptr;
   float *likeness = nullptr, *total = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     likest = memory.template take<uint32_t>(joining);
     order = memory.template take<uint32_t>(joining);
     likeness = memory.template take<float>(joining);

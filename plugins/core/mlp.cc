@@ -18,8 +18,7 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   const size_t stride = padded_stride(weights.expert_hidden());
   float* gathered = nullptr;
   float* activations = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     if (gathers) gathered = memory.template take<float>(count * gathered_stride);
     activations = memory.template take<float>(count * stride);
   });
@@ -82,8 +81,7 @@ void compute_dense_mlp(const MlpWeights& weights, const LayerNorm& norm, const f
   if (!residual) return compute_float32_mlp(weights, all, out, runner);
   const size_t hidden = weights.hidden();
   float* mlp = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) { mlp = memory.template take<float>(rows * hidden); });
+  const Workspace workspace([&](auto& memory) { mlp = memory.template take<float>(rows * hidden); });
   compute_float32_mlp(weights, all, mlp, runner);
   add_rows(x, mlp, rows, hidden, out, runner);
 }

@@ -22,8 +22,7 @@ void compute_gates(const PackedWeights& router, const LayerNorm& norm, const flo
     float* out = gates + begin * router.columns();
     if (!norm) return compute_gates_of_rows(router, rows, end - begin, out);
     float* normed = nullptr;
-    Workspace scratch;
-    take_all(scratch, [&](auto& memory) { normed = memory.template take<float>((end - begin) * hidden); });
+    const Workspace scratch([&](auto& memory) { normed = memory.template take<float>((end - begin) * hidden); });
     for (size_t row = 0; row < end - begin; ++row) {
       router.kernels().normalize(rows + row * hidden, norm.scale, norm.bias, hidden, normed + row * hidden);
     }

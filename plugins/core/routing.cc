@@ -141,8 +141,7 @@ void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* 
   int32_t *own_expert = nullptr, *kept = nullptr, *limit = nullptr, *ranking = nullptr;
   uint64_t* order = nullptr;
   int64_t* mass = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     own_expert = memory.template take<int32_t>(expert == nullptr ? pairs : 0);
     priority = memory.template take<float>(tokens);
     kept = memory.template take<int32_t>(cells);
@@ -187,8 +186,7 @@ void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot,
                    const TaskRunner& runner) {
   parallel_for(runner, shape.groups * shape.experts, [&](size_t task) {
     uint64_t* keys = nullptr;
-    Workspace scratch;
-    take_all(scratch, [&](auto& memory) { keys = memory.template take<uint64_t>(shape.tokens); });
+    const Workspace scratch([&](auto& memory) { keys = memory.template take<uint64_t>(shape.tokens); });
     choose_for_expert(shape, task / shape.experts, task % shape.experts, gates, keys, slot, src);
   });
 }

@@ -88,8 +88,7 @@ void compute_soft_router(const PackedWeights& slots, float scale, const SoftShap
     const size_t count = std::min(kSlotsPerTask, columns - first);
     float* logits = dispatch + task / blocks * shape.tokens * columns + first;
     float* by_slot = nullptr;
-    Workspace scratch;
-    take_all(scratch, [&](auto& memory) { by_slot = memory.template take<float>(count * shape.tokens); });
+    const Workspace scratch([&](auto& memory) { by_slot = memory.template take<float>(count * shape.tokens); });
     kernels.transpose(logits, columns, count, shape.tokens, by_slot, shape.tokens);
     for (size_t i = 0; i < count; ++i) kernels.softmax(by_slot + i * shape.tokens, shape.tokens);
     kernels.transpose(by_slot, shape.tokens, shape.tokens, count, logits, columns);
@@ -102,8 +101,8 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
   const size_t panels = hidden_panels(kernels, shape);
   if (rows == 0) return;
   float* shares = nullptr;  // [G, E*P, S]
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) { shares = memory.template take<float>(shape.groups * rows * shape.tokens); });
+  const Workspace workspace(
+      [&](auto& memory) { shares = memory.template take<float>(shape.groups * rows * shape.tokens); });
   const size_t blocks = (rows + kSlotsPerTask - 1) / kSlotsPerTask;
   parallel_for(runner, shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
@@ -117,8 +116,7 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
     const size_t elements = panel_elements(kernels, shape.tokens, columns);
     float *panel = nullptr, *mixed = nullptr;
-    Workspace scratch;
-    take_all(scratch, [&](auto& memory) {
+    const Workspace scratch([&](auto& memory) {
       panel = memory.template take<float>(elements);
       mixed = memory.template take<float>(rows * columns);
     });
@@ -145,8 +143,7 @@ void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf1
     const size_t first = group * shape.tokens + task % blocks * kTokensPerTask;
     const size_t elements = panel_elements(kernels, depth, columns);
     float* panel = nullptr;
-    Workspace scratch;
-    take_all(scratch, [&](auto& memory) { panel = memory.template take<float>(elements); });
+    const Workspace scratch([&](auto& memory) { panel = memory.template take<float>(elements); });
     for (size_t expert = 0; expert < shape.experts; ++expert) {
       const float* rows = out + (expert * shape.expert_slots() + group * shape.slots) * shape.hidden + column;
       pack_panel(kernels, rows, shape.hidden, shape.slots, columns,

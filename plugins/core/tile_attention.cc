@@ -12,9 +12,8 @@ namespace {
 // One head of one image, whose queries, keys and values lie as lines: 32 columns of a token in 64 bytes. Scratch is
 // taken here. Throws std::bad_alloc.
 void attend_head(const Kernels& kernels, TileHead head) {
-  Workspace scratch;
-  take_all(scratch,
-           [&](auto& memory) { head.scratch = memory.template take<char>(tile_head_bytes(head.tokens, head.lines)); });
+  const Workspace scratch(
+      [&](auto& memory) { head.scratch = memory.template take<char>(tile_head_bytes(head.tokens, head.lines)); });
   kernels.attend(head);
 }
 
@@ -55,8 +54,7 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   size_t* offset = nullptr;
   char *query = nullptr, *key = nullptr, *value = nullptr;
   float* added = nullptr;
-  Workspace workspace;
-  take_all(workspace, [&](auto& memory) {
+  const Workspace workspace([&](auto& memory) {
     offset = memory.template take<size_t>(shape.queries);
     query = memory.template take<char>(head.lines * head.q_step_stride);
     key = memory.template take<char>(head.lines * head.line_stride);
@@ -320,8 +318,7 @@ class Block {
     head.lines = divide_up(head.size, kPanelColumns);
     float* added = nullptr;
     char* own[3] = {};
-    Workspace workspace;
-    take_all(workspace, [&](auto& scratch) {
+    const Workspace workspace([&](auto& scratch) {
       added = scratch.template take<float>(round_up(tokens_, kPanelColumns));
       for (size_t part = 0; cut_ && part < 3; ++part) {
         own[part] = scratch.template take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));

@@ -30,12 +30,15 @@ class PageBuffer {
 
 // One call's scratch: a bump allocator over a buffer that the next call uses again.
 //
-//   Workspace workspace;                 // takes an idle buffer of the process
-//   workspace.reserve(total);            // once, before take
-//   float* rows = workspace.take<float>(count);
+//   float* rows = nullptr;
+//   const Workspace workspace([&](auto& memory) { rows = memory.template take<float>(count); });
 class Workspace {
  public:
+  // Takes an idle buffer of the process; memory comes with take_all.
   Workspace();
+  // With what `layout` takes. Throws std::bad_alloc.
+  template <class Layout>
+  explicit Workspace(const Layout& layout);
   ~Workspace();
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
@@ -82,11 +85,16 @@ class WorkspaceBytes {
 
 // Reserves what `layout` takes, and takes it.
 template <class Layout>
-void take_all(Workspace& workspace, Layout&& layout) {
+void take_all(Workspace& workspace, const Layout& layout) {
   WorkspaceBytes bytes;
   layout(bytes);
   workspace.reserve(bytes.bytes());
   layout(workspace);
+}
+
+template <class Layout>
+Workspace::Workspace(const Layout& layout) : Workspace() {
+  take_all(*this, layout);
 }
 
 }  // namespace vmoe

@@ -29,8 +29,7 @@ Kernel make_router_block(const NodeInfo& node) {
     const RoutingShape& shape = call.routing();
     const size_t tokens = shape.groups * shape.tokens;
     float* gates = nullptr;
-    Workspace workspace;
-    take_all(workspace, [&](auto& memory) { gates = memory.template take<float>(tokens * shape.experts); });
+    const Workspace workspace([&](auto& memory) { gates = memory.template take<float>(tokens * shape.experts); });
     compute_gates(*router.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                   call.data<float>(Input::kX), tokens, gates, call.runner());
     route(
