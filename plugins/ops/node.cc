@@ -40,6 +40,73 @@ void check_slots(Sizes& sizes) {
 
 }  // namespace
 
+void check_range(const std::string& name, int64_t value, int64_t minimum, int64_t maximum) {
+  if (value >= minimum && value <= maximum) return;
+  std::string range = "at least " + std::to_string(minimum);
+  if (maximum != kNoMaximum) {
+    range = std::to_string(minimum) + (maximum == minimum + 1 ? " or " : " to ") + std::to_string(maximum);
+  }
+  throw OpError(name + " must be " + range + ", not " + std::to_string(value));
+}
+
+Attributes::Attributes(const OpSpec& spec, const ReadAttribute& read) : specs_(spec.attributes) {
+  for (const AttributeSpec& attribute : specs_) {
+    const int64_t value = read(attribute.name).value_or(attribute.otherwise);
+    check_range(std::string("attribute ") + attribute.name, value, attribute.minimum, attribute.maximum);
+    values_.push_back(value);
+  }
+}
+
+void Attributes::check(const Types& types) const {
+  const ElementType weights = types[ValueType::kW];
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (specs_[i].only_quantized && values_[i] != 0 && !weight_type(weights).quantized()) {
+      throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 where weights are " + name_of(weights) +
+                    ", not " + std::to_string(values_[i]));
+    }
+  }
+}
+
+void Attributes::check(const Sizes& sizes) const {
+  for (size_t i = 0; i < values_.size(); ++i) {
+    const char dim = specs_[i].divides;
+    if (dim == 0 || values_[i] == 0 || !sizes.has(dim)) continue;
+    if (sizes[dim] % static_cast<size_t>(values_[i]) != 0) {
+      throw OpError(std::string("attribute ") + specs_[i].name + " is " + std::to_string(values_[i]) +
+                    ", which doesn't divide " + dim + ", " + std::to_string(sizes[dim]));
+    }
+  }
+}
+
+int64_t Settings::known(size_t setting) const {
+  const std::optional<int64_t>& value = values_[setting];
+  if (!value) throw OpError(std::string(kSettings[setting].name) + " is neither an input nor an attribute");
+  return *value;
+}
+
+void Settings::check() const {
+  for (size_t i = 0; i < values_.size(); ++i) {
+    if (const std::optional<int64_t>& value = values_[i]) {
+      check_range(kSettings[i].name, *value, kSettings[i].minimum, kSettings[i].maximum);
+    }
+  }
+}
+
+std::vector<size_t> needed_settings(const OpSpec& spec) {
+  std::vector<size_t> needed;
+  for (const ValueSpec& input : spec.inputs) {
+    if (input.presence == Presence::kSetting) needed.push_back(input.setting);
+  }
+  return needed;
+}
+
+Settings read_settings(const OpSpec& spec, const ReadAttribute& read) {
+  Settings settings;
+  for (const size_t setting : needed_settings(spec)) settings[setting] = read(kSettings[setting].name);
+  settings.check();
+  return settings;
+}
+
 void check_inputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given) {
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     const ValueSpec& input = spec.inputs[i];

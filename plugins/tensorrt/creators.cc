@@ -14,8 +14,6 @@
 #include <vector>
 
 #include "cuda/limits.h"
-#include "ops/attributes.h"
-#include "ops/settings.h"
 #include "tensorrt/log.h"
 #include "tensorrt/plugin.h"
 
