@@ -14,7 +14,7 @@ template <uint32_t kRounds, class Word>
 __global__ void __launch_bounds__(kGateLanes) gates_kernel(GateShape shape, const Word* __restrict__ x,
                                                            const Word* __restrict__ router, float* __restrict__ gates) {
   const size_t first_token = static_cast<size_t>(blockIdx.x) * kGateTokens;
-  compute_gates<kRounds>(GpuTeam(kGateLanes), shape, first_token, ConstMemory<Word>{x}, ConstMemory<Word>{router},
+  compute_gates<kRounds>(GpuTeam(kGateLanes), shape, first_token, Memory<const Word>{x}, Memory<const Word>{router},
                          Memory<float>{gates});
 }
 

@@ -39,8 +39,8 @@ inline void compute_gates_on_host(const GateShape& shape, const float* x, const 
                                   const TaskRunner& runner) {
   const size_t teams = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;
   parallel_for(runner, teams, [&](size_t team) {
-    compute_gates<kMostGateRounds>(HostTeam(), shape, team * kGateTokens, ConstMemory<float>{x},
-                                   ConstMemory<float>{router}, Memory<float>{gates});
+    compute_gates<kMostGateRounds>(HostTeam(), shape, team * kGateTokens, Memory<const float>{x},
+                                   Memory<const float>{router}, Memory<float>{gates});
   });
 }
 

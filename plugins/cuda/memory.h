@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 #include "core/host_device.h"
 
@@ -10,11 +11,13 @@ namespace vmoe::cuda {
 
 template <class T>
 struct Memory {
-  using Value = T;
+  using Value = std::remove_const_t<T>;
 
   T* data;
 
-  VMOE_HOST_DEVICE T load(size_t index) const { return data[index]; }
+  VMOE_HOST_DEVICE Value load(size_t index) const { return data[index]; }
+  // One of the floats that values consist of, numbered through all of them.
+  VMOE_HOST_DEVICE float load_float(size_t index) const { return reinterpret_cast<const float*>(data)[index]; }
   VMOE_HOST_DEVICE void store(size_t index, T value) const { data[index] = value; }
 };
 
@@ -28,17 +31,6 @@ struct OptionalMemory {
   VMOE_HOST_DEVICE void store(size_t index, T value) const {
     if (data != nullptr) data[index] = value;
   }
-};
-
-template <class T>
-struct ConstMemory {
-  using Value = T;
-
-  const T* data;
-
-  VMOE_HOST_DEVICE T load(size_t index) const { return data[index]; }
-  // One of the floats that values consist of, numbered through all of them.
-  VMOE_HOST_DEVICE float load_float(size_t index) const { return reinterpret_cast<const float*>(data)[index]; }
 };
 
 }  // namespace vmoe::cuda

@@ -21,7 +21,7 @@ template <class GateWord>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     route_kernel(Groups groups, const GateWord* __restrict__ gates, int32_t* __restrict__ slot,
                  float* __restrict__ weight, int32_t* __restrict__ src, int32_t* __restrict__ expert) {
-  route_group(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<float>{weight},
+  route_group(GpuBlock{}, this_block(), groups, Memory<const GateWord>{gates}, Memory<float>{weight},
               OptionalMemory<int32_t>{expert}, Memory<int32_t>{slot}, Memory<int32_t>{src}, shared_tile(groups));
 }
 
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     sort_tiles_kernel(Groups groups, const GateWord* __restrict__ gates, float* __restrict__ weight,
                       int32_t* __restrict__ src, int32_t* __restrict__ expert, Key* __restrict__ keys,
                       uint32_t* __restrict__ offsets) {
-  sort_tiles(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<float>{weight},
+  sort_tiles(GpuBlock{}, this_block(), groups, Memory<const GateWord>{gates}, Memory<float>{weight},
              OptionalMemory<int32_t>{expert}, Memory<int32_t>{src}, Memory<Key>{keys}, Memory<uint32_t>{offsets},
              shared_tile(groups));
 }
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
 __global__ void __launch_bounds__(kRankThreads)
     rank_kernel(Groups groups, const Key* __restrict__ keys, const uint32_t* __restrict__ offsets,
                 int32_t* __restrict__ slot, int32_t* __restrict__ src) {
-  rank_pairs(GpuBlock{}, this_block(), groups, ConstMemory<Key>{keys}, ConstMemory<uint32_t>{offsets},
+  rank_pairs(GpuBlock{}, this_block(), groups, Memory<const Key>{keys}, Memory<const uint32_t>{offsets},
              Memory<int32_t>{slot}, Memory<int32_t>{src});
 }
 
@@ -46,8 +46,8 @@ template <class GateWord, class Word>
 __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
     route_dispatch_kernel(Groups groups, const GateWord* __restrict__ gates, const Word* __restrict__ x, size_t words,
                           int32_t* __restrict__ slot, float* __restrict__ weight, Word* __restrict__ buf) {
-  route_and_dispatch(GpuBlock{}, this_block(), groups, ConstMemory<GateWord>{gates}, Memory<float>{weight},
-                     Memory<int32_t>{slot}, words, ConstMemory<Word>{x}, Memory<Word>{buf}, shared_tile(groups));
+  route_and_dispatch(GpuBlock{}, this_block(), groups, Memory<const GateWord>{gates}, Memory<float>{weight},
+                     Memory<int32_t>{slot}, words, Memory<const Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
 // launch(gates as words), which are 16 bytes where a token's gates are whole ones, else single gates.
