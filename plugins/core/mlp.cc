@@ -1,6 +1,10 @@
 #include "core/mlp.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "core/panel_tasks.h"
+#include "core/stages.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -59,6 +63,256 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   second.out = out;
   second.out_stride = hidden;
   multiply_all(*weights.second.matrix, rows.first, second, runner);
+}
+
+// Hidden values that are computed, and multiplied on, at once: those of a group's rows stay in a core's second-level
+// cache. Sums are taken chunk by chunk wherever they are computed, so that they are the same everywhere.
+constexpr size_t kHiddenChunk = 768;
+// Up to so many rows all hidden values stay there, and weights are read in the order in which they lie in memory, which
+// is what so few rows wait for.
+constexpr size_t kFewRows = 96;
+
+// What a slot's group has in memory between its stages.
+struct Slot {
+  char* rows = nullptr;  // activations of the first product
+  float* row_scale = nullptr;
+  char* hidden = nullptr;         // activations of the second product
+  float* exact = nullptr;         // quantized: f32[rows, hidden columns] before they are quantized
+  float* hidden_scale = nullptr;  // quantized: f32[chunks, rows]
+};
+
+// On weights in tiles.
+class Mlp {
+ public:
+  Mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend)
+      : rows_(rows),
+        out_(out),
+        addend_(addend),
+        kernels_(weights.first.matrix->kernels()),
+        activation_(weights.activation),
+        quantized_(weights.first.quantized()),
+        tile_bytes_(weight_type(weights.first.type()).tile_step_bytes),
+        hidden_(weights.first.matrix->columns()),
+        width_(weights.second.matrix->columns()),
+        groups_(group_rows(rows.first, weights.first.matrix->matrices())),
+        apart_(groups_run_apart(groups_.size())) {
+    chunk_ = quantized_ ? weights.hidden_chunk : kHiddenChunk;
+    if (chunk_ == 0) chunk_ = std::max<size_t>(round_up(hidden_, depth_of_line(weights.first.type())), 1);
+    // Without hidden values one chunk is left, of no steps: the bias.
+    chunks_ = std::max<size_t>(divide_up(hidden_, chunk_), 1);
+    const size_t most_rows = find_most_rows(groups_);
+    holds_all_ = !apart_ || most_rows <= kFewRows;
+    most_tiles_ = divide_up(most_rows, kRowsPerTile);
+    slots_.resize(stage_slots(groups_.size()));
+    take_all(workspace_, [&](auto& memory) {
+      first_ = weights.first.with_padding(memory, rows.first);
+      second_ = weights.second.with_padding(memory, rows.first);
+      offset_ = memory.template take<size_t>(most_rows);
+      exact_offset_ = memory.template take<size_t>(most_rows);
+      line_offset_ = memory.template take<size_t>(most_rows);
+      for (Slot& slot : slots_) {
+        slot.rows = memory.template take<char>(most_tiles_ * first_.row_tile_stride());
+        slot.hidden = memory.template take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
+        if (!quantized_) continue;
+        slot.row_scale = memory.template take<float>(most_rows);
+        slot.exact = memory.template take<float>(most_rows * exact_stride());
+        slot.hidden_scale = memory.template take<float>(most_rows * chunks_);
+      }
+    });
+    for (size_t row = 0; row < most_rows; ++row) {
+      offset_[row] = row * width_ * sizeof(float);
+      exact_offset_[row] = row * exact_stride() * sizeof(float);
+      line_offset_[row] = line_offset(row, hidden_steps() * tile_bytes_);
+    }
+  }
+
+  void run(const TaskRunner& runner) const {
+    const std::vector<Stage> stages = apart_ ? stages_apart() : stages_together();
+    run_stages(runner, groups_.size(), stages, kernels_.needs_tile_configuration);
+  }
+
+ private:
+  const MlpRows& rows_;
+  float* out_;
+  const float* addend_;
+  const Kernels& kernels_;
+  const Activation activation_;
+  const bool quantized_;
+  const size_t tile_bytes_;  // from one step of a row tile to the next
+  const size_t hidden_;      // F
+  const size_t width_;       // D
+  const std::vector<RowGroup> groups_;
+  const bool apart_;
+  bool holds_all_ = true;
+  size_t chunk_ = 0;
+  size_t chunks_ = 0;
+  size_t most_tiles_ = 0;
+  LinearWeights first_, second_;
+  size_t* offset_ = nullptr;
+  size_t* exact_offset_ = nullptr;
+  size_t* line_offset_ = nullptr;
+  std::vector<Slot> slots_;
+  Workspace workspace_;
+
+  size_t chunk_panels() const { return divide_up(chunk_, kPanelColumns); }
+  size_t chunk_steps() const { return steps_of_depth(second_.type(), chunk_); }
+  // Of the hidden values that a slot holds.
+  size_t hidden_steps() const {
+    return holds_all_ ? second_.matrix->steps() : std::min(chunk_steps(), second_.matrix->steps());
+  }
+  size_t exact_stride() const { return hidden_steps() * depth_of_line(second_.type()); }
+  size_t panels_of_chunk(size_t chunk) const {
+    return std::min(chunk_panels(), first_.matrix->panels() - chunk * chunk_panels());
+  }
+  size_t steps_of_chunk(size_t chunk) const {
+    return std::min(chunk_steps(), second_.matrix->steps() - chunk * chunk_steps());
+  }
+  size_t row_tiles(size_t group) const { return divide_up(groups_[group].count(), kRowsPerTile); }
+
+  std::vector<Stage> stages_apart() const {
+    Stage all;
+    all.items = 1;
+    all.run = [this](size_t group, size_t slot, size_t, size_t) {
+      pack_rows(group, slot, 0, row_tiles(group));
+      const size_t matrix = groups_[group].matrix;
+      if (holds_all_) {
+        multiply_first(group, slot, 0, first_.matrix->panels(), 0, second_.matrix->panel_at(matrix, 0));
+        quantize_all(group, slot, 0, row_tiles(group));
+        multiply_second_in_order(group, slot, 0, second_.matrix->panels());
+        return;
+      }
+      for (size_t chunk = 0; chunk < chunks_; ++chunk) {
+        const char* second =
+            second_.matrix->panel_at(matrix, 0) + chunk * chunk_steps() * weight_type(second_.type()).panel_step_bytes;
+        const char* next =
+            chunk + 1 < chunks_ ? first_.matrix->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
+        multiply_first(group, slot, chunk * chunk_panels(), panels_of_chunk(chunk), 0, second);
+        if (quantized_) quantize(group, slot, chunk, 0, 0, row_tiles(group));
+        multiply_second(group, slot, chunk, 0, 0, second_.matrix->panels(), next);
+      }
+    };
+    return {all};
+  }
+
+  std::vector<Stage> stages_together() const {
+    std::vector<Stage> stages;
+    stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        pack_rows(group, slot, begin, end);
+                      }});
+    stages.push_back({first_.matrix->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        multiply_first(group, slot, begin, end - begin, begin, nullptr);
+                      }});
+    if (quantized_) {
+      stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                          quantize_all(group, slot, begin, end);
+                        }});
+    }
+    stages.push_back({second_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
+                        multiply_second_in_order(group, slot, begin, end);
+                      }});
+    return stages;
+  }
+
+  void pack_rows(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    const RowGroup& mine = groups_[group];
+    TileRows rows = first_.make_rows(rows_.x, mine.count(), slots_[slot].rows, slots_[slot].row_scale);
+    if (rows_.index != nullptr) {
+      rows.index = rows_.index + mine.begin;
+    } else {
+      rows.rows += mine.begin * rows.stride;
+    }
+    rows.norm_scale = rows_.norm.scale;
+    rows.norm_bias = rows_.norm.bias;
+    rows.round_bf16 = rows_.round_bf16;
+    pack_tiles(kernels_, rows, first_tile, end_tile);
+  }
+
+  // Some panels of the first product, with what is activated written from the panel `place` of the slot on.
+  void multiply_first(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place,
+                      const char* next) const {
+    const RowGroup& mine = groups_[group];
+    const Slot& memory = slots_[slot];
+    TileProduct product = first_.make_product(mine.matrix, first_panel, panels);
+    product.rows = memory.rows;
+    product.row_count = mine.count();
+    product.row_scale = memory.row_scale;
+    product.next_panel = next;
+    product.activation = activation_;
+    if (quantized_) {
+      product.offset = exact_offset_;
+      product.out = memory.exact + place * kPanelColumns;
+    } else {
+      product.lines = true;
+      product.offset = line_offset_;
+      product.line_stride = tile_bytes_;
+      product.out = memory.hidden + place * tile_bytes_;
+    }
+    kernels_.multiply(product);
+  }
+
+  // Some row tiles of one chunk of hidden values, which begins at a step of the slot.
+  void quantize(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
+    const Slot& memory = slots_[slot];
+    const size_t count = groups_[group].count();
+    TileRows rows;
+    rows.type = second_.type();
+    rows.rows = memory.exact + step * depth_of_line(rows.type);
+    rows.stride = exact_stride();
+    rows.row_count = count;
+    rows.depth = std::min(chunk_, hidden_ - chunk * chunk_);
+    rows.tiles = memory.hidden + step * tile_bytes_;
+    rows.row_tile_stride = hidden_steps() * tile_bytes_;
+    rows.scale = memory.hidden_scale + chunk * count;
+    pack_tiles(kernels_, rows, first_tile, end_tile);
+  }
+
+  void quantize_all(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    for (size_t chunk = 0; quantized_ && chunk < chunks_; ++chunk) {
+      quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
+    }
+  }
+
+  // Some panels of the second product, each with all its chunks: the order in which the weights lie.
+  void multiply_second_in_order(size_t group, size_t slot, size_t first_panel, size_t end_panel) const {
+    const size_t matrix = groups_[group].matrix;
+    for (size_t panel = first_panel; panel < end_panel; ++panel) {
+      for (size_t chunk = 0; chunk < chunks_; ++chunk) {
+        const size_t step = chunk * chunk_steps();
+        const bool last = panel + 1 == second_.matrix->panels() && chunk + 1 == chunks_;
+        const char* next = last ? nullptr
+                                : second_.matrix->panel_at(matrix, panel) +
+                                      (step + steps_of_chunk(chunk)) * weight_type(second_.type()).panel_step_bytes;
+        multiply_second(group, slot, chunk, step, panel, 1, next);
+      }
+    }
+  }
+
+  // Some panels of one chunk's share of the second product; its hidden values begin at a step of the slot.
+  void multiply_second(size_t group, size_t slot, size_t chunk, size_t step, size_t first_panel, size_t panels,
+                       const char* next) const {
+    const RowGroup& mine = groups_[group];
+    const Slot& memory = slots_[slot];
+    TileProduct product =
+        second_.make_product(mine.matrix, first_panel, panels, chunk * chunk_steps(), steps_of_chunk(chunk));
+    product.rows = memory.hidden + step * tile_bytes_;
+    product.row_tile_stride = hidden_steps() * tile_bytes_;
+    product.row_count = mine.count();
+    if (quantized_) product.row_scale = memory.hidden_scale + chunk * mine.count();
+    product.next_panel = next;
+    const size_t place = mine.begin * width_ + first_panel * kPanelColumns;
+    product.offset = offset_;
+    product.out = out_ + place;
+    // The first chunk is added to what the caller gave, each other one to those before; the last one adds the bias.
+    product.addend = chunk > 0 ? out_ + place : addend_ != nullptr ? addend_ + place : nullptr;
+    if (chunk + 1 < chunks_) product.bias = nullptr;
+    kernels_.multiply(product);
+  }
+};
+
+// Plus `addend` f32[rows, D] if there is one, which may be `out`; never rounded.
+void compute_tile_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend,
+                      const TaskRunner& runner) {
+  Mlp(weights, rows, out, addend).run(runner);
 }
 
 }  // namespace

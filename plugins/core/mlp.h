@@ -28,9 +28,4 @@ void compute_expert_mlp(const MlpWeights& weights, const MlpRows& rows, float* o
 void compute_dense_mlp(const MlpWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
                        float* out, const TaskRunner& runner);
 
-// The part of both for weights in tiles: out plus `addend` f32[rows, D] if there is one, which may be `out`; never
-// rounded.
-void compute_tile_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const float* addend,
-                      const TaskRunner& runner);
-
 }  // namespace vmoe

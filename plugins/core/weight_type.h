@@ -1,5 +1,5 @@
 // The types that weights may have, and what differs between them beside the loops that pack and multiply them, which
-// are in tile_panels.cc, tile_rows-inl.h, tile_product-inl.h and the blocks.
+// are in packed_weights.cc, tile_rows-inl.h, tile_product-inl.h and the blocks.
 #pragma once
 
 #include <cstddef>
