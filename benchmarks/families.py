@@ -27,12 +27,12 @@ import numpy as np
 import onnx
 import openvino
 import torch
-from command_line import BenchmarkError, count, missing, say, table
+from command_line import BenchmarkError, cells, count, missing, say, table
 from cpu.cells import distance
 from cpu.int8_peers import quantize_for_openvino, quantize_for_ort
 from cpu.models import noise
 from cpu.runs import Array, in_openvino, in_ort
-from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, time_interleaved
+from cpu.timing import MAX_OTHERS_SHARE, time_per_image
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -184,16 +184,14 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[st
     for name, found in distances.items():
         if not found <= _MAX_DISTANCE:
             raise BenchmarkError(f"{name} is not the same model: its outputs are {found:.2g} from those of torch")
-    with OthersWatch() as others:
-        times = time_interleaved(calls, rounds)
-    fastest = min(np.median(ms) for ms in times.values())
+    times, others = time_per_image(calls, rounds, len(cell.images))
+    fastest = min(found["ms"] for found in times.values())
+    fields = "title ms:.1f quartiles ratio:.2f distance:.1e"
     rows = []
-    for name, ms in times.items():
-        lower, median, upper = np.percentile(ms, [25, 50, 75]) / len(cell.images)
-        ratio = median * len(cell.images) / fastest
-        spread = f"{lower:.1f}-{upper:.1f}"
-        rows.append([RUNS[name][0], f"{median:.1f}", spread, f"{ratio:.2f}", f"{distances[name]:.1e}"])
-    return rows, others.share
+    for name, found in times.items():
+        about = {"title": RUNS[name][0], "ratio": found["ms"] / fastest, "distance": distances[name]}
+        rows.append(cells(found | about | {"quartiles": f"{found['lower']:.1f}-{found['upper']:.1f}"}, fields))
+    return rows, others
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

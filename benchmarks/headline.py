@@ -31,7 +31,7 @@ from command_line import cells, count, missing, say, table
 from cpu.fronts import draw, name_of, words
 from cpu.models import Model, prepare
 from cpu.runs import RUNS, Cell
-from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, time_interleaved
+from cpu.timing import MAX_OTHERS_SHARE, time_per_image
 
 from vmoe_runtime import Engine
 from vmoe_tools.machine import cpu_model
@@ -50,10 +50,8 @@ _FIELDS = "name pixels ms:.1f lower:.1f upper:.1f title kept:.1% others:.0%"
 
 def timed(call: Callable[[], object], given: argparse.Namespace) -> Point:
     """Milliseconds per image, median and quartiles, and the share of the CPUs that other processes took meanwhile."""
-    with OthersWatch() as others:
-        ms = time_interleaved({0: call}, given.rounds)[0] / given.batch
-    lower, median, upper = map(float, np.percentile(ms, [25, 50, 75]))
-    return {"ms": median, "lower": lower, "upper": upper, "others": others.share}
+    times, others = time_per_image({0: call}, given.rounds, given.batch)
+    return {**times[0], "others": others}
 
 
 def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> Point:

@@ -57,9 +57,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
-    """Measures and prints everything; returns the points, and a sentence for each cell that is void."""
-    names, points, void = list(given.runs), list[Point](), list[str]()
+def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
+    """Measures and prints everything; returns the points, and whether the run is void."""
+    names, points, void = list(given.runs), list[Point](), False
     if "dense-openvino-int8" in names and (reason := missing("nncf")):
         names.remove("dense-openvino-int8")
         print(f"Left out: dense-openvino-int8, as {reason}.\n")
@@ -70,8 +70,7 @@ def run(given: argparse.Namespace) -> tuple[list[Point], list[str]]:
         measured, share = measure(cell, names, given.rounds)
         print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
         points += measured
-        if share > MAX_OTHERS_SHARE:
-            void.append(f"other processes took {share:.0%} of the machine while {cell} was timed")
+        void |= share > MAX_OTHERS_SHARE
     return points, void
 
 
@@ -79,13 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where the run is void."""
     given = parse_arguments(arguments)
     try:
-        _, void = run(given)
+        return int(run(given)[1])
     except RoutingError as error:
         say(str(error))
         return 2
-    for sentence in void:
-        say(f"void: {sentence}")
-    return 1 if void else 0
 
 
 if __name__ == "__main__":

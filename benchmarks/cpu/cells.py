@@ -10,7 +10,7 @@ import numpy as np
 from command_line import BenchmarkError, cells, say, table
 
 from cpu.runs import RUNS, Array, Cell
-from cpu.timing import OthersWatch, time_interleaved
+from cpu.timing import time_per_image
 from vmoe_runtime import Engine
 
 Point = dict[str, Any]
@@ -25,7 +25,7 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
     """Loads the runs, checks that they agree, and times them.
 
     Returns:
-        A mapping for each run and setting, whose times are milliseconds of a call and whose kept pairs are those of the
+        A mapping for each run and setting, whose times are milliseconds per image and whose kept pairs are those of the
         float32 engine; and what other processes took of the CPUs meanwhile.
 
     Raises:
@@ -40,21 +40,19 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
     for (name, _), found in distances.items():
         check_agreement(name, *found)
     say(f"{cell}: timing {len(calls)} calls, interleaved, {rounds} rounds")
-    with OthersWatch() as others:
-        times = time_interleaved(calls, rounds)
+    times, others = time_per_image(calls, rounds, cell.batch)
     points = []
-    for (name, setting), ms in times.items():
-        lower, median, upper = map(float, np.percentile(ms, [25, 50, 75]))
+    for (name, setting), found in times.items():
         points.append(
             {
                 **{"model": cell.model.name, "batch": cell.batch, "threads": cell.threads},
                 **{"run": name, "title": RUNS[name].title, "runtime": loaded[name][1]},
                 **{"setting": setting, "kept_pairs": kept[setting]},
-                **{"ms": median, "lower": lower, "upper": upper, "images_per_second": cell.batch * 1e3 / median},
+                **{**found, "images_per_second": 1e3 / found["ms"]},
                 **dict(zip(("logits_difference", "relative_difference"), distances[name, setting], strict=True)),
             }
         )
-    return points, others.share
+    return points, others
 
 
 def settings_of(cell: Cell, run: str) -> list[str | None]:
@@ -120,14 +118,11 @@ def ratios_of(points: Sequence[Point]) -> list[Point]:
 
 
 def tables(points: Sequence[Point]) -> str:
-    """A cell's points and ratios in Markdown; times are of one image."""
+    """A cell's points and ratios in Markdown."""
     head = ["", "setting", "kept pairs", "ms/image", "quartiles", "images/s"]
     head += ["logits differ by", "relative", "runtime"]
     fields = "title setting kept_pairs:, ms:.2f quartiles images_per_second:.1f"
     fields += " logits_difference:.1e relative_difference:.1e runtime"
-    rows = []
-    for p in points:
-        times = {name: p[name] / p["batch"] for name in ("ms", "lower", "upper")}
-        rows.append(cells(p | times | {"quartiles": f"{times['lower']:.1f}-{times['upper']:.1f}"}, fields))
+    rows = [cells(p | {"quartiles": f"{p['lower']:.1f}-{p['upper']:.1f}"}, fields) for p in points]
     ratios = [cells(ratio, "run over setting ratio:.2f") for ratio in ratios_of(points)]
     return "\n".join([*table(head, rows), "", *table(["images/s of", "over", "setting", "ratio"], ratios)])

@@ -40,6 +40,21 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
     return dict(zip(keys, taken[:, _WARM_UP_ROUNDS:], strict=True))
 
 
+def time_per_image(
+    calls: Mapping[Key, Callable[[], object]], rounds: int, images: int
+) -> tuple[dict[Key, dict[str, float]], float]:
+    """Times calls of so many images each, interleaved.
+
+    Returns:
+        Milliseconds per image of each call: `ms`, the median, `lower` and `upper`, the quartiles; and what other processes
+        took of the CPUs meanwhile.
+    """
+    with OthersWatch() as others:
+        taken = time_interleaved(calls, rounds)
+    quartiles = {key: (np.percentile(ms, [25, 50, 75]) / images).tolist() for key, ms in taken.items()}
+    return {key: dict(zip(("lower", "ms", "upper"), ms, strict=True)) for key, ms in quartiles.items()}, others.share
+
+
 class OthersWatch:
     """Between entering and leaving, the share of the CPUs, 0 to 1, that others took than this process and `children`."""
 
