@@ -17,10 +17,9 @@ from typing import Any
 import click
 
 from vmoe_runtime.backends import Parallelism
-from vmoe_runtime.bundle.reader import Bundle
 from vmoe_serve import endpoints
 from vmoe_serve.command import count_option, name_option, service_options
-from vmoe_serve.settings import check_served, levels, model_name, named
+from vmoe_serve.settings import levels, model_name, named, served_manifest
 from vmoe_tools.options import (
     CONTEXT,
     FiniteRange,
@@ -154,10 +153,7 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
         )
     if not os.environ.get("RAY_ADDRESS"):
         Parallelism(values["threads"]).check()  # Ray would wait for so many CPUs
-    with Bundle.open(bundle) as opened:
-        opened.verify_weights()
-        manifest = opened.manifest
-    check_served(manifest, bundle)
+    manifest = served_manifest(bundle)
     chosen = [] if values["slo_ms"] is None else levels(manifest, ratios, profiles)
     fixed = named(manifest, profiles[0]).name if profiles and not chosen else None
     return {"bundle": bundle.resolve(), "levels": [profile.name for profile in chosen], "profile": fixed, **values}

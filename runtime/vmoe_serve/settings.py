@@ -13,6 +13,7 @@ import numpy as np
 from vmoe_measure.image_source import synthetic_images
 from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.bundle.manifest import Manifest
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.elastic import Elastic, Level, fitted_level
 from vmoe_serve.endpoints import MAX_NAME
@@ -60,17 +61,22 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
     return list(found.values())
 
 
-def check_served(manifest: Manifest, bundle: Path) -> None:
-    """Refuses a bundle whose answers depend on which images share a call.
+def served_manifest(bundle: Path) -> Manifest:
+    """The manifest of a bundle whose every byte is checked, and whose answers do not depend on which images share a call.
 
     Raises:
+        BundleError: the bundle is damaged, or none.
         click.ClickException: it routes images in groups.
     """
+    with Bundle.open(bundle) as opened:
+        opened.verify_weights()
+        manifest = opened.manifest
     if manifest.batch_multiple != 1:
         raise click.ClickException(
             f"{bundle} routes images in groups ({manifest.group}), so an answer would depend on the images of other "
             "requests; export it with --group image to serve it"
         )
+    return manifest
 
 
 def model_name(bundle: Path) -> str:

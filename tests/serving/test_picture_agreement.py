@@ -24,8 +24,8 @@ pytest.importorskip("ray.serve", reason="Ray is not installed")
 
 import test_wire  # noqa: E402
 
-from vmoe_serve.batch.classifier import Classifier, manifest_digest  # noqa: E402
-from vmoe_serve.batch.job import Job  # noqa: E402
+from vmoe_serve.batch.job import Job, manifest_digest  # noqa: E402
+from vmoe_serve.batch.pipeline import Classifier  # noqa: E402
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 JPEG_DIFFERENCE = 0.02  # of probabilities, where pixels differ by a few levels

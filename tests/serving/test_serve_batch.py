@@ -33,9 +33,8 @@ import pyarrow.parquet as pq  # noqa: E402
 from batch_kills import BUCKET, kill_jobs  # noqa: E402
 from ray_cluster import ray_cluster, s3_server  # noqa: E402
 
-from vmoe_serve.batch.inputs import InputFile, Part  # noqa: E402
+from vmoe_serve.batch.inputs import BatchError, InputFile, Location, Part  # noqa: E402
 from vmoe_serve.batch.job import Job, Output, Written  # noqa: E402
-from vmoe_serve.batch.locations import BatchError, Location  # noqa: E402
 
 PICTURES = 60
 OPTIONS = ("--part-size", "10", "--threads", "1")

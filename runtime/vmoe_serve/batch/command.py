@@ -12,14 +12,11 @@ import click
 import pyarrow as pa
 
 from vmoe_runtime.bundle.manifest import Manifest
-from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.pictures import check_takes_pictures
-from vmoe_serve.batch.classifier import answer_fields, manifest_digest
-from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
-from vmoe_serve.batch.job import Job, Output, Written
-from vmoe_serve.batch.locations import Location
+from vmoe_serve.batch.inputs import InputFile, Location, Part, digest_of, divide, list_files
+from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.command import count_option
-from vmoe_serve.settings import check_served, named
+from vmoe_serve.settings import named, served_manifest
 from vmoe_tools.options import (
     CONTEXT,
     backend_option,
@@ -66,9 +63,10 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
     for other in (where, Location.of(str(bundle))):
         if place.overlaps(other):
             raise click.ClickException(f"{target} can't be the output: it is, has or lies in {other.text}")
-    manifest, digest = _checked_bundle(bundle)
+    manifest = served_manifest(bundle)
+    check_takes_pictures(manifest.input.channels)
     files = list_files(where, options["column"])
-    job = _job(manifest, digest, files, bundle, options)
+    job = _job(manifest, files, bundle, options)
     parts = divide(files, options["part_size"])
     output = Output(place, job)
     output.begin(force=options["force"])
@@ -95,16 +93,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _checked_bundle(path: Path) -> tuple[Manifest, str]:
-    """The manifest of a bundle whose every byte was checked, and its SHA-256."""
-    with Bundle.open(path) as bundle:
-        bundle.verify_weights()
-        check_served(bundle.manifest, path)
-        check_takes_pictures(bundle.manifest.input.channels)
-        return bundle.manifest, manifest_digest(bundle.path)
-
-
-def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
+def _job(manifest: Manifest, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
     logits = options["output_logits"]
     if logits and options["top"]:
         raise click.UsageError("--top is the number of classes, and --output-logits writes none")
@@ -112,7 +101,7 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
         raise click.UsageError(f"{bundle} outputs {manifest.output}, not classes; write them with --output-logits")
     name = options["profile"]
     return Job(
-        bundle=digest,
+        bundle=manifest_digest(bundle),
         input=digest_of(files),
         pictures=sum(file.rows for file in files),
         column=options["column"],
@@ -165,7 +154,7 @@ def _write(output: Output, job: Job, part: Part, answers: Any) -> Written:
     }
     if job.column is not None:
         columns["file_row"] = pa.array([row for file in part.files for row in range(file.rows)], pa.int64())
-    columns |= {field.name: answers[field.name] for field in answer_fields(job)}
+    columns |= {field.name: answers[field.name] for field in job.answer_fields}
     columns |= {"error": answers["error"], "setting": pa.array([job.setting] * part.rows, pa.string())}
     runtimes = tuple(sorted(answers["runtime"].unique().to_pylist()))
     written = Written(part, part.rows - answers["error"].null_count, runtimes)

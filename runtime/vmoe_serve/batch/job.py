@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +17,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vmoe_runtime import __version__
-from vmoe_serve.batch.inputs import READERS, Part
-from vmoe_serve.batch.locations import BatchError, Location
+from vmoe_runtime.bundle.manifest import MANIFEST_NAME
+from vmoe_serve.batch.inputs import READERS, BatchError, Location, Part
 
 JOB_NAME, SUCCESS_NAME, WRITER_NAME = "_job.json", "_SUCCESS", "_writer"
 ERRORS, RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in a part's metadata
@@ -64,6 +65,14 @@ class Job:
     def digest(self) -> str:
         """SHA-256 (hex) of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def answer_fields(self) -> list[pa.Field]:
+        """The columns of an answer."""
+        if not self.top:
+            return [pa.field(str(self.output), pa.list_(pa.float32()))]
+        kinds = {"class": pa.string(), "index": pa.int32(), "probability": pa.float64()}
+        return [pa.field(name, pa.list_(kind)) for name, kind in kinds.items()]
 
     def differences(self, other: Mapping[str, Any]) -> str:
         """A description of the fields in which the JSON of another job differs; empty for the same job."""
@@ -210,3 +219,8 @@ class Output:
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             self._fs.delete_file(f"{self._location.path}/{name}")
+
+
+def manifest_digest(bundle: Path) -> str:
+    """SHA-256 (hex) of a bundle's manifest."""
+    return hashlib.sha256((bundle / MANIFEST_NAME).read_bytes()).hexdigest()
