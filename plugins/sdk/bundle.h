@@ -1,6 +1,5 @@
 // Opens a bundle folder and proves that every file in it is the one that was exported.
-#ifndef VMOE_SDK_BUNDLE_H_
-#define VMOE_SDK_BUNDLE_H_
+#pragma once
 
 #include <map>
 #include <memory>
@@ -57,5 +56,3 @@ class Bundle {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_BUNDLE_H_

@@ -1,6 +1,5 @@
 // Ends calls that are running, from any thread.
-#ifndef VMOE_SDK_CANCELLATION_H_
-#define VMOE_SDK_CANCELLATION_H_
+#pragma once
 
 #include <onnxruntime_c_api.h>
 
@@ -53,5 +52,3 @@ class RunOptions {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_CANCELLATION_H_

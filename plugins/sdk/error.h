@@ -1,6 +1,5 @@
 // The one exception inside the library, and the pieces of its sentence. The C API turns it into a vmoe_status.
-#ifndef VMOE_SDK_ERROR_H_
-#define VMOE_SDK_ERROR_H_
+#pragma once
 
 #include <cstdint>
 #include <stdexcept>
@@ -55,5 +54,3 @@ std::string one_line(std::string_view text);
 std::string system_error(int error_number);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_ERROR_H_

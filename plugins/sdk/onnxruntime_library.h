@@ -1,6 +1,5 @@
 // Finds ONNX Runtime at run time, so that one build works with every version from 1.21 on and links none of them.
-#ifndef VMOE_SDK_ONNXRUNTIME_LIBRARY_H_
-#define VMOE_SDK_ONNXRUNTIME_LIBRARY_H_
+#pragma once
 
 #include <onnxruntime_c_api.h>
 
@@ -26,5 +25,3 @@ const OnnxRuntime& find_onnxruntime(const std::string& path);
 void check(const OrtApi& api, OrtStatus* status, const std::string& what);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_ONNXRUNTIME_LIBRARY_H_

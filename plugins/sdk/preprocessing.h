@@ -1,6 +1,5 @@
 // The preprocessing steps: how a picture of any size becomes an image of the model's size.
-#ifndef VMOE_SDK_PREPROCESSING_H_
-#define VMOE_SDK_PREPROCESSING_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -49,5 +48,3 @@ Preprocessing squash(int64_t height, int64_t width);
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_PREPROCESSING_H_

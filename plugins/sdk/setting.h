@@ -1,7 +1,6 @@
 // What is declared of a setting of a call, and what follows from it for all settings alike: which a kind has, their
 // defaults and ranges, and the names of profiles. What a setting does is in profile.cc and in the kernels.
-#ifndef VMOE_SDK_SETTING_H_
-#define VMOE_SDK_SETTING_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -47,5 +46,3 @@ std::optional<vmoe_setting> parse_profile_name(std::string_view name);
 int needed_settings(unsigned kind);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_SETTING_H_
