@@ -41,9 +41,6 @@ struct Preprocessing {
   Geometry geometry(int64_t height, int64_t width) const;
 };
 
-// The official resize(PX): the whole picture, whatever its shape.
-Preprocessing squash(int64_t height, int64_t width);
-
 // Reads the steps of a manifest. Throws VMOE_BUNDLE_ERROR: they are none, or don't end in images of height x width.
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
 
