@@ -2,7 +2,6 @@
 
 #include "sdk/error.h"
 #include "sdk/onnxruntime_library.h"
-#include "sdk/onnxruntime_log.h"
 
 namespace vmoe::sdk {
 
