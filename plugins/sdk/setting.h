@@ -42,7 +42,7 @@ std::string profile_name(const vmoe_setting& setting);
 // The setting that a systematic name stands for, which sets just what it says; or nothing if it is not one.
 std::optional<vmoe_setting> parse_profile_name(std::string_view name);
 
-// VMOE_SET_* of the settings without a default that models of a kind, kOf*, have.
-int needed_settings(unsigned kind);
+// VMOE_SET_* of the settings without a default that models of kinds, kOf* together, have.
+int needed_settings(unsigned kinds);
 
 }  // namespace vmoe::sdk
