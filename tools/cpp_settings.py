@@ -119,10 +119,7 @@ def cpp_header() -> str:
     values = {"ratio": "double", "whole": "int64_t", "flag": "bool"}
     setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)
     profile = "\n".join(f"  {values[row.type]} {row.stored} = {{}}; // {_lowered(row.title)}" for row in rows)
-    given = "\n".join(
-        f"  if (setting.{row.stored}) {{\n    c.set |= {_flag(row)};\n    c.{row.stored} = *setting.{row.stored};\n  }}"
-        for row in rows
-    )
+    given = "\n".join(f"  set(setting.{row.stored}, {_flag(row)}, c.{row.stored});" for row in rows)
     taken = "\n".join(f"  profile.{row.stored} = c.{row.stored}{' != 0' if row.type == 'flag' else ''};" for row in rows)
     return f"""{CPP_HEAD}
 // A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
@@ -146,6 +143,11 @@ namespace internal {{
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
+  const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
+    if (!value) return;
+    c.set |= flag;
+    field = *value;
+  }};
 {given}
   return c;
 }}
