@@ -24,9 +24,8 @@ class Bundle {
   //
   // Throws VMOE_BUNDLE_ERROR: the folder is no bundle, or a file is missing, was changed, or reaches outside the
   // bundle. Throws ChangedError: it was replaced meanwhile.
-  static Bundle open(const std::string& path, bool verify);
+  Bundle(const std::string& path, bool verify);
 
-  const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
   // The graph kCanonicalGraph, kInlinedGraph or, where there is one, kMergingGraph.
@@ -45,8 +44,6 @@ class Bundle {
   void read(bool verify);
   void check_file(const std::string& name, const FileRecord& record, bool verify);
   void check_graph(const std::string& name, const std::string& bytes) const;
-
-  explicit Bundle(const std::string& path) : path_(path), folder_(std::make_unique<WatchedFolder>(path)) {}
 
   std::string path_;
   std::unique_ptr<WatchedFolder> folder_;  // verify_weights opens a file in it

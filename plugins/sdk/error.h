@@ -28,7 +28,6 @@ class ChangedError : public Error {
 
 inline void append(std::string& sentence, std::string_view part) { sentence += part; }
 
-void append(std::string& text, double number);
 template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>
 void append(std::string& sentence, T part) {
   sentence += std::to_string(part);
