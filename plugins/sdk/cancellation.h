@@ -3,6 +3,7 @@
 
 #include <onnxruntime_c_api.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -23,10 +24,8 @@ class Cancellation {
  private:
   friend class RunOptions;
 
-  void check_locked() const;
-
-  mutable std::mutex mutex_;
-  bool cancelled_ = false;
+  std::mutex mutex_;  // of running_
+  std::atomic<bool> cancelled_{false};
   std::set<const RunOptions*> running_;
 };
 
