@@ -279,16 +279,13 @@ class BatchQueue {
   Images together() {
     Images all = taken_.front()->images;
     if (taken_.size() == 1) return all;
-    const size_t bytes = static_cast<size_t>(all.height * all.width * all.channels) *
-                         (all.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
     all.count = 0;
     for (const auto& request : taken_) all.count += request->images.count;
-    batch_.resize(static_cast<size_t>(all.count) * bytes);
+    batch_.resize(all.bytes());
     unsigned char* next = batch_.data();
     for (const auto& request : taken_) {
-      const size_t size = static_cast<size_t>(request->images.count) * bytes;
-      std::memcpy(next, request->images.data, size);
-      next += size;
+      std::memcpy(next, request->images.data, request->images.bytes());
+      next += request->images.bytes();
     }
     all.data = batch_.data();
     return all;

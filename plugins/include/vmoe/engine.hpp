@@ -42,9 +42,7 @@ inline vmoe_images c_images(const Images& images) {
   c.height = images.height;
   c.width = images.width;
   c.channels = images.channels;
-  c.data_bytes = static_cast<size_t>(images.count) * static_cast<size_t>(images.height) *
-                 static_cast<size_t>(images.width) * static_cast<size_t>(images.channels) *
-                 (images.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
+  c.data_bytes = images.bytes();
   return c;
 }
 
@@ -170,7 +168,7 @@ class Engine {
     c.height = picture.height;
     c.width = picture.width;
     c.channels = picture.channels;
-    c.data_bytes = static_cast<size_t>(c.height) * static_cast<size_t>(c.width) * static_cast<size_t>(c.channels);
+    c.data_bytes = Images::uint8(c.data, 1, c.height, c.width, c.channels).bytes();
     if (auto* status = vmoe_engine_prepare_image(handle_.get(), &c, image, size)) return internal::take(status);
     return info_.image_bytes();
   }
