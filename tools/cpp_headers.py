@@ -1,7 +1,6 @@
 """What Python and C++ must agree on, as C++ headers: the table of ops, and the rules that both readers of bundles keep to.
 
-After a change of what they declare: `python tools/cpp_headers.py`, which writes what `headers` lists. The settings of a
-call are in `cpp_settings`.
+After a change of what they declare: `python tools/cpp_headers.py`, which writes what `headers` lists.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cpp_settings
-
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
 from vmoe_runtime import images, picture_files, pictures, preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
-from vmoe_runtime.settings import ROWS, SETTINGS
+from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SETTINGS, SettingRow
 from vmoe_serve import elastic, endpoints
 from vmoe_tools import options
 
@@ -37,8 +34,7 @@ _CONSTANTS = (
     ("char", manifest_fields, "FILE_PATTERN SHA256_PATTERN BLOCK_PATTERN GROUP_PATTERN"),
     ("char", preprocessing, "_STEP_PATTERN _KNOWN_STEPS"),
     ("const char*", manifest, "PRECISIONS OUTPUTS"),
-    ("const char*", routing_kinds, "ROUTING_KINDS"),
-    ("const char*", routing_kinds, "SETTING_KINDS"),
+    ("const char*", routing_kinds, "ROUTING_KINDS SETTING_KINDS"),
     ("int64_t", manifest, "FORMAT_VERSION"),
     ("size_t", manifest_fields, "MAX_MANIFEST_BYTES MAX_GRAPH_BYTES MAX_MOE_LAYERS MAX_NAME"),
     ("int", strict_json, "MAX_JSON_DEPTH"),
@@ -109,6 +105,48 @@ _SERVICE_HEAD = """\
 #include <cstddef>
 
 #include "table.h"
+"""
+
+_C_TYPES = {"ratio": "double", "whole": "int64_t", "flag": "int32_t"}
+_WRITTEN = "vmoe_runtime/settings.py declares them. Written by\n{0}\n{0}   python tools/cpp_headers.py"
+
+_C_HEAD = f"""\
+/* The settings of a call, as {_WRITTEN.format(" *")}
+ */
+/* clang-format off */
+#ifndef VMOE_SETTINGS_H_
+#define VMOE_SETTINGS_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* NOLINTBEGIN(modernize-*): this is C. */
+"""
+_CPP_HEAD = f"""\
+// The settings of a call as plain C++ values, as {_WRITTEN.format("//")}
+// clang-format off
+#ifndef VMOE_SETTINGS_HPP_
+#define VMOE_SETTINGS_HPP_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vmoe/settings.h"
+
+namespace vmoe {{
+"""
+_ROWS_HEAD = f"""\
+// The settings of a call, as {_WRITTEN.format("//")}
+// clang-format off
+#pragma once
+
+#include "sdk/setting.h"
+#include "sdk/generated/bundle_rules.h"
+
+namespace vmoe::sdk {{
 """
 
 
@@ -310,14 +348,169 @@ def _literal(value: Any) -> str:
 
 def _field(field: Field) -> str:
     parent, _, key = field.path.rpartition(".")
-    kinds = "~0U" if field.kinds == routing_kinds.SETTING_KINDS else " | ".join(_constant(f"of-{k}") for k in field.kinds)
+    kinds = "~0U" if field.kinds == routing_kinds.SETTING_KINDS else _kinds(field.kinds)
     kind = f"FieldType::{_constant(field.type)}"
     parts = [json.dumps(parent), json.dumps(key), kind, field.most, json.dumps(field.optional), kinds]
     return f"{{{', '.join(map(str, parts))}, {{{_texts(field.choices)}}}}}"
 
 
+def _kinds(kinds: Iterable[str]) -> str:
+    return " | ".join(_constant(f"of-{kind}") for kind in kinds)
+
+
 def _texts(words: Iterable[str]) -> str:
     return ", ".join(map(json.dumps, words))
+
+
+def _flag(row: SettingRow) -> str:
+    return f"VMOE_SET_{row.stored.upper()}"
+
+
+def _setting_field(row: SettingRow) -> str:
+    return f"{_C_TYPES[row.type]} {row.stored};"
+
+
+def _range(row: SettingRow) -> str:
+    if row.type == "flag":
+        return f"1: {_lowered(row.title)}, 0: {_lowered(row.off_title)}"
+    if row.range is None:
+        return _lowered(row.title)
+    least, most = row.range
+    return f"{_lowered(row.title)}, {least} {'or more' if most > EXPERT_LIMIT else f'to {most}'}"
+
+
+def _lowered(text: str) -> str:
+    return text if text[1:2].isupper() or text.startswith("Batch") else text[:1].lower() + text[1:]
+
+
+def settings_c() -> str:
+    """The text of plugins/include/vmoe/settings.h: flags, `vmoe_setting` and `vmoe_profile`."""
+    rows = list(ROWS.values())
+    zeros = ", 0" * len(rows)
+    flags = ",\n".join(f"  {_flag(row)} = {1 << place}" for place, row in enumerate(rows))
+    setting = "\n".join(f"  {_setting_field(row)} /* {_range(row)}; of {', '.join(row.kinds)} */" for row in rows)
+    profile = "\n".join(f"  {_setting_field(row)} /* {_lowered(row.title)} */" for row in rows)
+    return f"""{_C_HEAD}
+enum {{
+{flags}
+}};
+
+/* The routing setting of one call: a profile, and what to replace in it. A model has those settings that name its kind;
+ * others are a VMOE_ROUTING_ERROR. No model merges tokens if groups cut an image. */
+typedef struct vmoe_setting {{
+  size_t struct_size;
+  const char* profile; /* a stored or systematic name; NULL is the engine's */
+  int32_t set; /* VMOE_SET_* of the fields below that replace the profile's; others are not read */
+  int32_t reserved; /* 0 */
+{setting}
+}} vmoe_setting;
+
+#define VMOE_SETTING_INIT {{sizeof(vmoe_setting), NULL, 0, 0{zeros}}}
+
+/* A complete setting of one model. What its kind does not have is 0. */
+typedef struct vmoe_profile {{
+  size_t struct_size;
+  char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
+  double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
+{profile}
+}} vmoe_profile;
+
+#define VMOE_PROFILE_INIT {{sizeof(vmoe_profile), {{0}}, 0{zeros}}}
+
+/* NOLINTEND(modernize-*) */
+
+#endif /* VMOE_SETTINGS_H_ */
+"""
+
+
+def settings_cpp() -> str:
+    """The text of plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and what turns them into the structs of C."""
+    rows = list(ROWS.values())
+    values = {"ratio": "double", "whole": "int64_t", "flag": "bool"}
+    setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)
+    profile = "\n".join(f"  {values[row.type]} {row.stored} = {{}}; // {_lowered(row.title)}" for row in rows)
+    given = "\n".join(f"  set(setting.{row.stored}, {_flag(row)}, c.{row.stored});" for row in rows)
+    taken = "\n".join(f"  profile.{row.stored} = c.{row.stored}{' != 0' if row.type == 'flag' else ''};" for row in rows)
+    return f"""{_CPP_HEAD}
+// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
+// says which models have which.
+struct Setting {{
+  std::optional<std::string> profile;
+{setting}
+}};
+
+// A complete setting of one model. What its kind does not have is 0 or false.
+struct Profile {{
+  std::string name;
+  double effective_ratio = 0; // C after rounding to whole slots
+  std::vector<int64_t> slots; // slots per expert and group, of each MoE layer
+{profile}
+}};
+
+namespace internal {{
+
+// Points into `setting`.
+inline vmoe_setting c_setting(const Setting& setting) {{
+  vmoe_setting c = VMOE_SETTING_INIT;
+  c.profile = setting.profile ? setting.profile->c_str() : nullptr;
+  const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
+    if (!value) return;
+    c.set |= flag;
+    field = *value;
+  }};
+{given}
+  return c;
+}}
+
+inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {{
+  Profile profile;
+  profile.name = c.name;
+  profile.effective_ratio = c.effective_ratio;
+  profile.slots = std::move(slots);
+{taken}
+  return profile;
+}}
+
+}}  // namespace internal
+
+}}  // namespace vmoe
+
+#endif  // VMOE_SETTINGS_HPP_
+"""
+
+
+def setting_rows() -> str:
+    """The text of plugins/sdk/generated/setting_rows.h: the rows, and what visits them with their fields in the structs."""
+    rows = list(ROWS.values())
+    table = "\n".join(f"  {_setting_row(row)}," for row in rows)
+    visits = "\n".join(
+        f"  visit(kSettingRows[{place}], &vmoe_setting::{row.stored}, &vmoe_profile::{row.stored});"
+        for place, row in enumerate(rows)
+    )
+    return f"""{_ROWS_HEAD}
+inline constexpr SettingRow kSettingRows[] = {{
+{table}
+}};
+
+// Calls visit(row, &vmoe_setting::FIELD, &vmoe_profile::FIELD) for each setting, in the order of a graph's inputs.
+template <typename Visit>
+void for_each_setting(Visit&& visit) {{
+{visits}
+}}
+
+}}  // namespace vmoe::sdk
+"""
+
+
+def _setting_row(row: SettingRow) -> str:
+    least, most = (0, 1) if row.type == "flag" else row.range or (0, 0)
+    needed = row.default is None
+    fields = [
+        f"{json.dumps(row.name)}, {json.dumps(row.stored)}, {json.dumps(row.suffix)}",
+        f"SettingType::k{row.type.capitalize()}, {_flag(row)}, {_kinds(row.kinds)}",
+        f"{json.dumps(needed)}, {int(row.default or 0)}, {least}, {most}, {json.dumps(row.merging)}",
+    ]
+    return f"{{{', '.join(fields)}}}"
 
 
 def headers() -> dict[Path, str]:
@@ -327,9 +520,9 @@ def headers() -> dict[Path, str]:
         PLUGINS / "ops" / "op_table.h": op_table(),
         internal / "bundle_rules.h": bundle_rules(),
         PLUGINS / "service" / "generated" / "endpoints.h": service_table(),
-        internal / "setting_rows.h": cpp_settings.rows_header(),
-        public / "settings.h": cpp_settings.c_header(),
-        public / "settings.hpp": cpp_settings.cpp_header(),
+        internal / "setting_rows.h": setting_rows(),
+        public / "settings.h": settings_c(),
+        public / "settings.hpp": settings_cpp(),
     }
 
 

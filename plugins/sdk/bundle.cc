@@ -44,15 +44,13 @@ void in_folder(const std::string& path, const Check& check) {
 
 }  // namespace
 
-Bundle Bundle::open(const std::string& path, bool verify) {
-  Bundle bundle(path);
+Bundle::Bundle(const std::string& path, bool verify) : path_(path), folder_(std::make_unique<WatchedFolder>(path)) {
   try {
-    in_folder(path, [&] { bundle.read(verify); });
+    in_folder(path, [&] { read(verify); });
   } catch (const Error&) {
-    bundle.check_unchanged();  // the better explanation
+    check_unchanged();  // the better explanation
     throw;
   }
-  return bundle;
 }
 
 void Bundle::read(bool verify) {

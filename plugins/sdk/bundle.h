@@ -1,6 +1,5 @@
 // Opens a bundle folder and proves that every file in it is the one that was exported.
-#ifndef VMOE_SDK_BUNDLE_H_
-#define VMOE_SDK_BUNDLE_H_
+#pragma once
 
 #include <map>
 #include <memory>
@@ -25,9 +24,8 @@ class Bundle {
   //
   // Throws VMOE_BUNDLE_ERROR: the folder is no bundle, or a file is missing, was changed, or reaches outside the
   // bundle. Throws ChangedError: it was replaced meanwhile.
-  static Bundle open(const std::string& path, bool verify);
+  Bundle(const std::string& path, bool verify);
 
-  const std::string& path() const { return path_; }
   const Manifest& manifest() const { return manifest_; }
 
   // The graph kCanonicalGraph, kInlinedGraph or, where there is one, kMergingGraph.
@@ -47,8 +45,6 @@ class Bundle {
   void check_file(const std::string& name, const FileRecord& record, bool verify);
   void check_graph(const std::string& name, const std::string& bytes) const;
 
-  explicit Bundle(const std::string& path) : path_(path), folder_(std::make_unique<WatchedFolder>(path)) {}
-
   std::string path_;
   std::unique_ptr<WatchedFolder> folder_;  // verify_weights opens a file in it
   std::string manifest_text_;
@@ -57,5 +53,3 @@ class Bundle {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_BUNDLE_H_

@@ -65,11 +65,13 @@ Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_
   return {read_struct(images, "images"), read_setting(setting)};
 }
 
-void run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting, Cancellation* cancellation,
-         float* output, size_t output_size) {
-  const Call call = read_call(engine, images, setting);
-  if (output_size > 0) check_pointer(output, "output");
-  engine->engine.run(call.images, call.setting, cancellation, output, output_size);
+// One of the names that a manifest lists.
+void write_name(const vmoe_engine* engine, std::vector<std::string> Manifest::* list, int64_t index, const char* what,
+                const char** name) {
+  check_pointer(engine, "engine");
+  check_pointer(name, "name");
+  const auto& names = engine->engine.manifest().*list;
+  *name = names[check_index(index, names.size(), what)].c_str();
 }
 
 vmoe_info info_of(const Engine& engine) {
@@ -133,21 +135,11 @@ vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info) {
 }
 
 vmoe_status* vmoe_engine_class_name(const vmoe_engine* engine, int64_t index, const char** name) {
-  return guarded([&] {
-    check_pointer(engine, "engine");
-    check_pointer(name, "name");
-    const auto& names = engine->engine.manifest().class_names;
-    *name = names[check_index(index, names.size(), "class name")].c_str();
-  });
+  return guarded([&] { write_name(engine, &Manifest::class_names, index, "class name", name); });
 }
 
 vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t index, const char** name) {
-  return guarded([&] {
-    check_pointer(engine, "engine");
-    check_pointer(name, "name");
-    const auto& layers = engine->engine.manifest().moe_layers;
-    *name = layers[check_index(index, layers.size(), "MoE layer")].c_str();
-  });
+  return guarded([&] { write_name(engine, &Manifest::moe_layers, index, "MoE layer", name); });
 }
 
 vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile, int64_t* slots,
@@ -185,7 +177,7 @@ vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_pic
 
 vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
                              float* output, size_t output_size) {
-  return guarded([&] { run(engine, images, setting, nullptr, output, output_size); });
+  return vmoe_engine_run_cancellable(engine, images, setting, nullptr, output, output_size);
 }
 
 vmoe_status* vmoe_engine_warm_up(const vmoe_engine* engine, int64_t count, const vmoe_setting* setting) {
@@ -213,8 +205,10 @@ vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_i
                                          const vmoe_setting* setting, vmoe_cancellation* cancellation, float* output,
                                          size_t output_size) {
   return guarded([&] {
+    const Call call = read_call(engine, images, setting);
+    if (output_size > 0) check_pointer(output, "output");
     Cancellation* given = cancellation == nullptr ? nullptr : &cancellation->cancellation;
-    run(engine, images, setting, given, output, output_size);
+    engine->engine.run(call.images, call.setting, given, output, output_size);
   });
 }
 

@@ -1,7 +1,6 @@
 // What the C functions have in common: they check what C callers can get wrong, and turn what the library throws into a
 // status.
-#ifndef VMOE_SDK_C_STATUS_H_
-#define VMOE_SDK_C_STATUS_H_
+#pragma once
 
 #include <algorithm>
 #include <cstddef>
@@ -76,5 +75,3 @@ inline size_t check_index(int64_t index, size_t size, const char* what) {
 }
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_C_STATUS_H_

@@ -2,7 +2,6 @@
 
 #include "sdk/error.h"
 #include "sdk/onnxruntime_library.h"
-#include "sdk/onnxruntime_log.h"
 
 namespace vmoe::sdk {
 
@@ -16,11 +15,6 @@ void Cancellation::cancel() {
 }
 
 void Cancellation::check() const {
-  const std::lock_guard lock(mutex_);
-  check_locked();
-}
-
-void Cancellation::check_locked() const {
   if (cancelled_) fail(VMOE_CANCELLED, "the call was cancelled");
 }
 
@@ -33,7 +27,7 @@ RunOptions::RunOptions(const OrtApi& api, Cancellation* cancellation)
   vmoe::sdk::check(api, api.RunOptionsSetRunLogSeverityLevel(options, onnxruntime_severity()), what);
   if (cancellation_ == nullptr) return;
   const std::lock_guard lock(cancellation_->mutex_);
-  cancellation_->check_locked();
+  cancellation_->check();
   cancellation_->running_.insert(this);
 }
 

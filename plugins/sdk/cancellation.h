@@ -1,9 +1,9 @@
 // Ends calls that are running, from any thread.
-#ifndef VMOE_SDK_CANCELLATION_H_
-#define VMOE_SDK_CANCELLATION_H_
+#pragma once
 
 #include <onnxruntime_c_api.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -24,10 +24,8 @@ class Cancellation {
  private:
   friend class RunOptions;
 
-  void check_locked() const;
-
-  mutable std::mutex mutex_;
-  bool cancelled_ = false;
+  std::mutex mutex_;  // of running_
+  std::atomic<bool> cancelled_{false};
   std::set<const RunOptions*> running_;
 };
 
@@ -53,5 +51,3 @@ class RunOptions {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_CANCELLATION_H_

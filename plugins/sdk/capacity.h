@@ -3,8 +3,7 @@
 // Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in
 // the official vmoe/moe.py. The integer is computed in doubles and in the official order of operations, because another
 // order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 slots.
-#ifndef VMOE_SDK_CAPACITY_H_
-#define VMOE_SDK_CAPACITY_H_
+#pragma once
 
 namespace vmoe::sdk {
 
@@ -24,5 +23,3 @@ WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ra
                       WideInt multiple_of);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_CAPACITY_H_

@@ -1,6 +1,5 @@
 // Doubles as text, the same in every locale and the same as in Python.
-#ifndef VMOE_SDK_DECIMAL_H_
-#define VMOE_SDK_DECIMAL_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -20,5 +19,3 @@ std::string in_thousands(int64_t number);
 double parse_decimal(const std::string& text);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_DECIMAL_H_

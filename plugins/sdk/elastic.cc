@@ -18,45 +18,6 @@
 namespace vmoe::sdk {
 namespace {
 
-// The decisions, and what they remember.
-class Elastic {
- public:
-  // levels: one at least, the cheapest first. Throws VMOE_ARGUMENT_ERROR: they or the options make no sense.
-  Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels);
-
-  // Decides on the level of the next call. Down at once and as far as needed, where the queue would not be served in
-  // time or the load is too much; up after a while in which a higher level was affordable, and then as far as is
-  // affordable.
-  void decide(const vmoe_elastic_seen& seen);
-
-  // Learns what a call took; what is no positive number of seconds is ignored.
-  void served(size_t level, int64_t images, double seconds);
-
-  size_t level() const { return level_; }
-  size_t num_levels() const { return levels_.size(); }
-
-  // The most images that a call at a level takes.
-  int64_t images_per_call(size_t level) const;
-
-  // Seconds of calls at a level that the images of one second need.
-  double load(size_t level) const;
-
- private:
-  void count_arrivals(const vmoe_elastic_seen& seen);
-  double seconds(size_t level, int64_t images) const;
-  bool in_time(size_t level, const vmoe_elastic_seen& seen) const;
-  bool affordable(size_t level, const vmoe_elastic_seen& seen) const;
-
-  vmoe_elastic_options plan_;
-  std::vector<vmoe_elastic_level> levels_;
-  size_t level_;
-  std::vector<double> scales_;  // of each level: what its calls took over what the plan says
-  double rate_ = 0;             // images per second that arrive
-  double arrived_ = 0;          // since the last decision that any time had gone by at
-  double began_, time_;         // a target before the start, and the time of that decision
-  std::optional<double> affordable_since_;
-};
-
 void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_level>& levels) {
   if (!(plan.target > 0 && plan.target <= kLongestSeconds)) {
     fail(VMOE_ARGUMENT_ERROR, "target must be more than 0 and at most ", static_cast<int64_t>(kLongestSeconds),
@@ -83,89 +44,113 @@ void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_leve
   }
 }
 
-Elastic::Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels)
-    : plan_(options),
-      levels_(std::move(levels)),
-      level_(levels_.size() - 1),
-      scales_(levels_.size(), 1.0),
-      began_(options.time - options.target),
-      time_(options.time) {
-  check(plan_, levels_);
-}
-
-void Elastic::decide(const vmoe_elastic_seen& seen) {
-  count_arrivals(seen);
-  size_t level = level_;
-  while (level > 0 && !(in_time(level, seen) && load(level) <= kUtilizationLimit)) --level;
-  if (level < level_) {
-    level_ = level;
-    affordable_since_.reset();
-    return;
+// The decisions, and what they remember.
+class Elastic {
+ public:
+  // levels: one at least, the cheapest first. Throws VMOE_ARGUMENT_ERROR: they or the options make no sense.
+  Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels)
+      : plan_(options),
+        levels_(std::move(levels)),
+        level_(levels_.size() - 1),
+        scales_(levels_.size(), 1.0),
+        began_(options.time - options.target),
+        time_(options.time) {
+    check(plan_, levels_);
   }
-  size_t best = level;
-  while (best + 1 < levels_.size() && affordable(best + 1, seen)) ++best;
-  if (best == level) {
+
+  // Decides on the level of the next call. Down at once and as far as needed, where the queue would not be served in
+  // time or the load is too much; up after a while in which a higher level was affordable, and then as far as is
+  // affordable.
+  void decide(const vmoe_elastic_seen& seen) {
+    count_arrivals(seen);
+    size_t level = level_;
+    while (level > 0 && !(in_time(level, seen) && load(level) <= kUtilizationLimit)) --level;
+    if (level < level_) {
+      level_ = level;
+      affordable_since_.reset();
+      return;
+    }
+    size_t best = level;
+    while (best + 1 < levels_.size() && affordable(best + 1, seen)) ++best;
+    if (best == level) {
+      affordable_since_.reset();
+      return;
+    }
+    if (!affordable_since_) affordable_since_ = seen.time;
+    if (seen.time - *affordable_since_ < kCooldown * plan_.target) return;
+    level_ = best;
     affordable_since_.reset();
-    return;
   }
-  if (!affordable_since_) affordable_since_ = seen.time;
-  if (seen.time - *affordable_since_ < kCooldown * plan_.target) return;
-  level_ = best;
-  affordable_since_.reset();
-}
 
-void Elastic::served(size_t level, int64_t images, double seconds) {
-  if (!(seconds > 0 && std::isfinite(seconds))) return;
-  const double old = scales_[level];
-  const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
-  // One call that was held up says little.
-  const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-  // What slowed this level down may have slowed down the others; and what held them up once may be over.
-  for (double& scale : scales_) scale += (now - scale) * kDrift;
-  scales_[level] = now;
-}
+  // Learns what a call took; what is no positive number of seconds is ignored.
+  void served(size_t level, int64_t images, double seconds) {
+    if (!(seconds > 0 && std::isfinite(seconds))) return;
+    const double old = scales_[level];
+    const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
+    // One call that was held up says little.
+    const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
+    // What slowed this level down may have slowed down the others; and what held them up once may be over.
+    for (double& scale : scales_) scale += (now - scale) * kDrift;
+    scales_[level] = now;
+  }
 
-int64_t Elastic::images_per_call(size_t level) const {
-  const vmoe_elastic_level& at = levels_[level];
-  // An image may wait for one such call before it is in the next one.
-  const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
-  if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
-  if (images < static_cast<double>(plan_.multiple)) return plan_.multiple;
-  return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
-}
+  size_t level() const { return level_; }
+  size_t num_levels() const { return levels_.size(); }
 
-double Elastic::load(size_t level) const {
-  const int64_t images = images_per_call(level);
-  return rate_ * seconds(level, images) / static_cast<double>(images);
-}
+  // The most images that a call at a level takes.
+  int64_t images_per_call(size_t level) const {
+    const vmoe_elastic_level& at = levels_[level];
+    // An image may wait for one such call before it is in the next one.
+    const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
+    if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
+    if (images < static_cast<double>(plan_.multiple)) return plan_.multiple;
+    return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
+  }
 
-void Elastic::count_arrivals(const vmoe_elastic_seen& seen) {
-  arrived_ += static_cast<double>(seen.arrived);
-  const double elapsed = seen.time - time_;
-  if (!(elapsed > 0)) return;
-  // At first the mean of what there was.
-  const double span = std::min(kMemory * plan_.target + elapsed, seen.time - began_);
-  rate_ = rate_ + (arrived_ / elapsed - rate_) * (elapsed / span);
-  arrived_ = 0;
-  time_ = seen.time;
-}
+  // Seconds of calls at a level that the images of one second need.
+  double load(size_t level) const {
+    const int64_t images = images_per_call(level);
+    return rate_ * seconds(level, images) / static_cast<double>(images);
+  }
 
-double Elastic::seconds(size_t level, int64_t images) const {
-  return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
-}
+ private:
+  void count_arrivals(const vmoe_elastic_seen& seen) {
+    arrived_ += static_cast<double>(seen.arrived);
+    const double elapsed = seen.time - time_;
+    if (!(elapsed > 0)) return;
+    // At first the mean of what there was.
+    const double span = std::min(kMemory * plan_.target + elapsed, seen.time - began_);
+    rate_ = rate_ + (arrived_ / elapsed - rate_) * (elapsed / span);
+    arrived_ = 0;
+    time_ = seen.time;
+  }
 
-// Whether the first of the queue and its last are answered in time, if nothing changes.
-bool Elastic::in_time(size_t level, const vmoe_elastic_seen& seen) const {
-  const double limit = plan_.target * kSafetyMargin;
-  const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
-  const double whole = static_cast<double>(calls) * seconds(level, images);
-  const double last = whole + (rest != 0 ? seconds(level, rest) : 0.0);
-  return last <= limit && seen.oldest + seconds(level, std::min(seen.waiting, images)) <= limit;
-}
+  double seconds(size_t level, int64_t images) const {
+    return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
+  }
 
-bool Elastic::affordable(size_t level, const vmoe_elastic_seen& seen) const {
-  return load(level) <= kHeadroom && in_time(level, seen);
-}
+  // Whether the first of the queue and its last are answered in time, if nothing changes.
+  bool in_time(size_t level, const vmoe_elastic_seen& seen) const {
+    const double limit = plan_.target * kSafetyMargin;
+    const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
+    const double whole = static_cast<double>(calls) * seconds(level, images);
+    const double last = whole + (rest != 0 ? seconds(level, rest) : 0.0);
+    return last <= limit && seen.oldest + seconds(level, std::min(seen.waiting, images)) <= limit;
+  }
+
+  bool affordable(size_t level, const vmoe_elastic_seen& seen) const {
+    return load(level) <= kHeadroom && in_time(level, seen);
+  }
+
+  vmoe_elastic_options plan_;
+  std::vector<vmoe_elastic_level> levels_;
+  size_t level_;
+  std::vector<double> scales_;  // of each level: what its calls took over what the plan says
+  double rate_ = 0;             // images per second that arrive
+  double arrived_ = 0;          // since the last decision that any time had gone by at
+  double began_, time_;         // a target before the start, and the time of that decision
+  std::optional<double> affordable_since_;
+};
 
 }  // namespace
 }  // namespace vmoe::sdk

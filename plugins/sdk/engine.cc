@@ -9,9 +9,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <future>
-#include <iterator>
 #include <limits>
 #include <new>
 #include <thread>
@@ -57,30 +57,6 @@ std::string profile_names(const Manifest& manifest) {
   return names;
 }
 
-// The integers that a graph takes for a profile, in the order of kSettingRows.
-std::array<std::vector<int64_t>, std::size(kSettingRows)> values_of(const Profile& profile) {
-  std::array<std::vector<int64_t>, std::size(kSettingRows)> values;
-  size_t place = 0;
-  for_each_setting([&](const SettingRow& row, auto field, auto) {
-    values[place++] = row.bit == VMOE_SET_CAPACITY_RATIO
-                          ? profile.slots
-                          : std::vector<int64_t>{static_cast<int64_t>(profile.values.*field)};
-  });
-  return values;
-}
-
-InputTensor settings_tensor(const char* name, const std::vector<int64_t>& values) {
-  return {name,
-          ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
-          values.data(),
-          values.size() * sizeof(int64_t),
-          {static_cast<int64_t>(values.size())}};
-}
-
-int64_t milliseconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - start).count();
-}
-
 // Once in a process and somebody who listens, and once more for the precisions that standard ops make slower.
 void warn_of_standard_ops(const std::string& failure, vmoe_precision precision) {
   static std::array<std::atomic_flag, 2> warned = {};
@@ -116,7 +92,7 @@ Engine::~Engine() {
 
 void Engine::load(const std::string& path, const vmoe_load_options& options) {
   const auto start = std::chrono::steady_clock::now();
-  const Bundle bundle = Bundle::open(path, options.verify != 0);
+  const Bundle bundle(path, options.verify != 0);
   manifest_ = bundle.manifest();
   profile_ = named_profile(options.profile);
   check_threads(threads_);
@@ -129,7 +105,8 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   }
   bundle.check_unchanged();
   runtime_ = session_->description();
-  log(VMOE_LOG_INFO, path, " was loaded in ", milliseconds_since(start), " ms: profile ",
+  const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
+  log(VMOE_LOG_INFO, path, " was loaded in ", static_cast<int64_t>(taken.count()), " ms: profile ",
       profile_ ? profile_->name : "none", ", ", runtime_, shares ? ", in a session shared with other engines" : "");
   if (const std::string& failure = find_op_library().failure; !failure.empty()) {
     runtime_ += "; " + failure;
@@ -217,13 +194,17 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
          "--merge R, or run it on the op library");
   }
   std::vector<InputTensor> inputs{batch.image};
-  const auto values = values_of(profile.value_or(Profile{}));  // inputs point into them
-  for (size_t i = 0; profile && i < values.size(); ++i) {
-    const SettingRow& row = kSettingRows[i];
-    if ((manifest().kind().settings() & row.bit) == 0) continue;
-    if (row.bit == VMOE_SET_MERGE && !merges(profile)) continue;
-    inputs.push_back(settings_tensor(row.name, values[i]));
-  }
+  std::deque<std::vector<int64_t>> integers;  // that inputs point into
+  const int own = profile ? manifest().kind().settings() : 0;
+  for_each_setting([&](const SettingRow& row, auto field, auto) {
+    if ((own & row.bit) == 0 || (row.bit == VMOE_SET_MERGE && !merges(profile))) return;
+    const bool is_slots = row.bit == VMOE_SET_CAPACITY_RATIO;
+    const auto& values = integers.emplace_back(
+        is_slots ? profile->slots : std::vector<int64_t>{static_cast<int64_t>(profile->values.*field)});
+    const auto count = static_cast<int64_t>(values.size());
+    inputs.push_back(
+        {row.name, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, values.data(), values.size() * sizeof(int64_t), {count}});
+  });
   return session->run(inputs, outputs, cancellation);
 }
 

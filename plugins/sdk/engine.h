@@ -1,6 +1,5 @@
 // A loaded bundle that answers at any capacity; what the C API hands out.
-#ifndef VMOE_SDK_ENGINE_H_
-#define VMOE_SDK_ENGINE_H_
+#pragma once
 
 #include <sys/types.h>
 
@@ -62,5 +61,3 @@ class Engine {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_ENGINE_H_

@@ -1,6 +1,5 @@
 // The one exception inside the library, and the pieces of its sentence. The C API turns it into a vmoe_status.
-#ifndef VMOE_SDK_ERROR_H_
-#define VMOE_SDK_ERROR_H_
+#pragma once
 
 #include <cstdint>
 #include <stdexcept>
@@ -29,7 +28,6 @@ class ChangedError : public Error {
 
 inline void append(std::string& sentence, std::string_view part) { sentence += part; }
 
-void append(std::string& text, double number);
 template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>
 void append(std::string& sentence, T part) {
   sentence += std::to_string(part);
@@ -55,5 +53,3 @@ std::string one_line(std::string_view text);
 std::string system_error(int error_number);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_ERROR_H_

@@ -2,8 +2,7 @@
 //
 // A runtime opens whatever external-data location a graph names. A bundle may come from anywhere, so every location is
 // checked before any runtime sees the graph.
-#ifndef VMOE_SDK_EXTERNAL_DATA_H_
-#define VMOE_SDK_EXTERNAL_DATA_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -24,5 +23,3 @@ struct ExternalData {
 std::vector<ExternalData> external_data(std::string_view graph);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_EXTERNAL_DATA_H_

@@ -1,6 +1,5 @@
 // Fields of a JSON object: what they may hold, and the check of a whole object against a table of them.
-#ifndef VMOE_SDK_FIELDS_H_
-#define VMOE_SDK_FIELDS_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -42,5 +41,3 @@ void check_fields(const Json& content, const Field (&fields)[kCount], unsigned k
 const Json* optional_field(const Json& object, const char* key);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_FIELDS_H_

@@ -1,8 +1,7 @@
 // Whether a loaded graph is the one that the manifest describes: its inputs and outputs, as ONNX Runtime reports them.
 //
 // A manifest that contradicts a graph would be noticed in the first call, or never.
-#ifndef VMOE_SDK_GRAPH_INTERFACE_H_
-#define VMOE_SDK_GRAPH_INTERFACE_H_
+#pragma once
 
 #include <string>
 
@@ -16,5 +15,3 @@ namespace vmoe::sdk {
 void check_interface(const std::string& graph, const Session& session, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_GRAPH_INTERFACE_H_

@@ -15,15 +15,10 @@ namespace {
 
 using WideSize = unsigned __int128;
 
-// uint8 pixels to float32 [-1, 1]: the official value_range(-1, 1), each step rounded to float32.
-std::array<float, 256> make_scale() {
-  std::array<float, 256> scale{};
-  for (size_t pixel = 0; pixel < scale.size(); ++pixel) {
-    const float share = static_cast<float>(pixel) / 255.0F;
-    const float doubled = share * 2.0F;  // exact, so a fused multiply-subtract gives the same bits
-    scale[pixel] = doubled - 1.0F;
-  }
-  return scale;
+// A pixel 0..255 to [-1, 1]: the official value_range(-1, 1), each step rounded to float32.
+float scaled(float pixel) {
+  const float share = pixel / 255.0F;
+  return share * 2.0F - 1.0F;
 }
 
 std::string shape_of(int64_t height, int64_t width, int64_t channels) {
@@ -112,8 +107,7 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
       if (input.dtype == VMOE_UINT8) {
         *bytes++ = static_cast<uint8_t>(std::clamp(std::nearbyint(pixel), 0.0F, 255.0F));
       } else {
-        const float share = pixel / 255.0F;
-        *floats++ = share * 2.0F - 1.0F;
+        *floats++ = scaled(pixel);
       }
     }
   });
@@ -140,7 +134,8 @@ Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
                {images.count, images.height, images.width, images.channels}},
               {}};
   if (images.dtype == VMOE_UINT8 && input.dtype == VMOE_FLOAT32) {
-    static const std::array<float, 256> scale = make_scale();
+    std::array<float, 256> scale{};
+    for (size_t pixel = 0; pixel < scale.size(); ++pixel) scale[pixel] = scaled(static_cast<float>(pixel));
     const auto* pixels = static_cast<const uint8_t*>(images.data);
     batch.scaled.resize(images.data_bytes);
     for (size_t i = 0; i < images.data_bytes; ++i) batch.scaled[i] = scale[pixels[i]];

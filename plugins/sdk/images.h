@@ -1,6 +1,5 @@
 // Turns a caller's images into the batch that a graph takes.
-#ifndef VMOE_SDK_IMAGES_H_
-#define VMOE_SDK_IMAGES_H_
+#pragma once
 
 #include <vector>
 
@@ -26,5 +25,3 @@ Batch make_batch(const vmoe_images& images, const Manifest& manifest);
 void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* image, size_t image_bytes);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_IMAGES_H_

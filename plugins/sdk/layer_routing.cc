@@ -51,7 +51,9 @@ LayerRouting layer_of(const Manifest& manifest, size_t index, bool merges) {
   return routing;
 }
 
-std::vector<int64_t> shape_of(const LayerRouting& routing) {
+// Of one of its outputs, where `values` go; negative for what varies.
+std::vector<int64_t> shape_of(const LayerRouting& routing, const void* values) {
+  if (values == &routing.token) return {routing.groups * routing.group_images, routing.kind.image_tokens};
   if (routing.kind.code != VMOE_SOFT) return {routing.groups, routing.tokens, routing.choices};
   return {routing.groups, routing.tokens, routing.experts, routing.kind.slots_per_expert};
 }
@@ -61,14 +63,12 @@ template <typename T>
 void read(const OutputTensor& output, const std::string& name, LayerRouting& routing, std::vector<T>& values) {
   std::vector<int64_t> shape;
   const auto* data = static_cast<const T*>(output.data(shape));
-  const bool is_token = static_cast<const void*>(&values) == &routing.token;
-  if (!is_token && shape.size() == shape_of(routing).size()) {
+  if (shape.size() == shape_of(routing, &values).size()) {
     if (routing.groups < 0) routing.groups = shape[0];
     if (routing.tokens < 0) routing.tokens = shape[1];
     if (routing.choices < 0) routing.choices = shape[2];
   }
-  if (shape != (is_token ? std::vector<int64_t>{routing.groups * routing.group_images, routing.kind.image_tokens}
-                         : shape_of(routing))) {
+  if (shape != shape_of(routing, &values)) {
     fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
          " has another shape than its other outputs and the manifest say");
   }
@@ -92,9 +92,7 @@ Ports layer_ports(const Manifest& manifest, bool merges) {
   for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
     LayerRouting routing = layer_of(manifest, i, merges);
     for_each_output(routing, merges, [&](const char* name, const auto& values) {
-      const bool is_token = static_cast<const void*>(&values) == &routing.token;
-      ports[routing.layer + "/" + name] = {
-          dtype_of(values.data()), is_token ? std::vector<int64_t>{-1, routing.kind.image_tokens} : shape_of(routing)};
+      ports[routing.layer + "/" + name] = {dtype_of(values.data()), shape_of(routing, &values)};
     });
   }
   return ports;

@@ -1,6 +1,5 @@
 // Where a MoE layer sent its tokens: what a graph outputs of each layer, and what callers get of it.
-#ifndef VMOE_SDK_LAYER_ROUTING_H_
-#define VMOE_SDK_LAYER_ROUTING_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -37,5 +36,3 @@ Ports layer_ports(const Manifest& manifest, bool merges);
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_LAYER_ROUTING_H_

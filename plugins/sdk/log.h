@@ -1,7 +1,6 @@
 // What an operator wants to know, for the callback of vmoe_set_log. To be called without a lock that a callback could
 // need, but for what ONNX Runtime says during a load.
-#ifndef VMOE_SDK_LOG_H_
-#define VMOE_SDK_LOG_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -44,5 +43,3 @@ void log(vmoe_log_level level, const Parts&... parts) noexcept {
 }
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_LOG_H_

@@ -1,6 +1,5 @@
 // The manifest of a bundle: what it must say, and nothing believed that was not checked.
-#ifndef VMOE_SDK_MANIFEST_H_
-#define VMOE_SDK_MANIFEST_H_
+#pragma once
 
 #include <cstdint>
 #include <map>
@@ -76,5 +75,3 @@ bool is_graph(std::string_view file);
 Manifest parse_manifest(std::string_view text);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_MANIFEST_H_

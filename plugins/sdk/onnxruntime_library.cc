@@ -13,7 +13,6 @@
 
 #include "sdk/error.h"
 #include "sdk/log.h"
-#include "sdk/onnxruntime_log.h"
 #include "sdk/op_library.h"
 
 namespace vmoe::sdk {
@@ -130,6 +129,17 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   return std::make_unique<OnnxRuntime>(OnnxRuntime{api, env, version});
 }
 
+// Settings are graph inputs with default values by design: this warning is for those who made the graph by accident.
+bool is_about_settings(std::string_view message) {
+  return message.find("appears in graph inputs and will not be treated as constant") != std::string_view::npos;
+}
+
+// A load has some hundred messages of the severity INFO, which say nothing of what was loaded.
+vmoe_log_level level_of(OrtLoggingLevel severity) {
+  if (severity >= ORT_LOGGING_LEVEL_ERROR) return VMOE_LOG_ERROR;
+  return severity == ORT_LOGGING_LEVEL_WARNING ? VMOE_LOG_WARNING : VMOE_LOG_DEBUG;
+}
+
 }  // namespace
 
 const OnnxRuntime& find_onnxruntime(const std::string& path) {
@@ -143,6 +153,18 @@ const OnnxRuntime& find_onnxruntime(const std::string& path) {
   auto& runtime = runtimes[base];
   if (runtime == nullptr) runtime = open_runtime(found, *base);
   return *runtime;
+}
+
+OrtLoggingLevel onnxruntime_severity() {
+  for (const auto severity : {ORT_LOGGING_LEVEL_INFO, ORT_LOGGING_LEVEL_WARNING, ORT_LOGGING_LEVEL_ERROR}) {
+    if (is_logged(level_of(severity))) return severity;
+  }
+  return ORT_LOGGING_LEVEL_FATAL;
+}
+
+void ORT_API_CALL log_of_onnxruntime(void* /*unused*/, OrtLoggingLevel severity, const char* /*category*/,
+                                     const char* /*logger*/, const char* /*place*/, const char* message) {
+  log(is_about_settings(message) ? VMOE_LOG_DEBUG : level_of(severity), "ONNX Runtime: ", message);
 }
 
 void check(const OrtApi& api, OrtStatus* status, const std::string& what) {

@@ -1,6 +1,5 @@
 // Finds ONNX Runtime at run time, so that one build works with every version from 1.21 on and links none of them.
-#ifndef VMOE_SDK_ONNXRUNTIME_LIBRARY_H_
-#define VMOE_SDK_ONNXRUNTIME_LIBRARY_H_
+#pragma once
 
 #include <onnxruntime_c_api.h>
 
@@ -22,9 +21,15 @@ struct OnnxRuntime {
 // Throws VMOE_RUNTIME_ERROR: there is none, or it is older than 1.21.
 const OnnxRuntime& find_onnxruntime(const std::string& path);
 
+// The least severity of its messages that the callback of vmoe_set_log takes now. Where there is none, FATAL: errors
+// come back as values, and log lines would say them twice.
+OrtLoggingLevel onnxruntime_severity();
+
+// An OrtLoggingFunction: hands its messages to the callback of vmoe_set_log.
+void ORT_API_CALL log_of_onnxruntime(void* unused, OrtLoggingLevel severity, const char* category, const char* logger,
+                                     const char* place, const char* message);
+
 // Throws what ONNX Runtime said, after `what`, in one line; frees the status. Returns if it is null.
 void check(const OrtApi& api, OrtStatus* status, const std::string& what);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_ONNXRUNTIME_LIBRARY_H_

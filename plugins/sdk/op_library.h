@@ -1,6 +1,5 @@
 // The op library that was installed with this one.
-#ifndef VMOE_SDK_OP_LIBRARY_H_
-#define VMOE_SDK_OP_LIBRARY_H_
+#pragma once
 
 #include <filesystem>
 #include <string>
@@ -20,5 +19,3 @@ struct OpLibrary {
 const OpLibrary& find_op_library();
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_OP_LIBRARY_H_

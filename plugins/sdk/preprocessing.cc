@@ -99,14 +99,6 @@ void check_size(const Preprocessing& preprocessing, int64_t height, int64_t widt
   }
 }
 
-Preprocessing with_text(std::vector<Step> steps) {
-  Preprocessing preprocessing{std::move(steps), ""};
-  for (const Step& step : preprocessing.steps) {
-    preprocessing.text += (preprocessing.text.empty() ? "" : "|") + step_text(step);
-  }
-  return preprocessing;
-}
-
 }  // namespace
 
 Method Step::method() const {
@@ -148,21 +140,20 @@ Geometry Preprocessing::geometry(int64_t height, int64_t width) const {
   return geometry;
 }
 
-Preprocessing squash(int64_t height, int64_t width) { return with_text({{"resize", height, width}}); }
-
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width) {
-  std::vector<Step> steps;
+  Preprocessing preprocessing;
+  std::vector<Step>& steps = preprocessing.steps;
   for (bool more = true; more;) {
     if (steps.size() == kMaxSteps) fail(VMOE_BUNDLE_ERROR, kWhere, "there are more than ", kMaxSteps, " steps");
     const size_t end = text.find('|');
     steps.push_back(read_step(std::string(text.substr(0, end))));
+    preprocessing.text += (preprocessing.text.empty() ? "" : "|") + step_text(steps.back());
     more = end != std::string_view::npos;
     if (more) text.remove_prefix(end + 1);
   }
   if (std::count_if(steps.begin(), steps.end(), [](const Step& step) { return step.method() != Method::kNone; }) > 1) {
     fail(VMOE_BUNDLE_ERROR, kWhere, "only one step may resize");
   }
-  Preprocessing preprocessing = with_text(std::move(steps));
   check_size(preprocessing, height, width);
   return preprocessing;
 }

@@ -1,6 +1,5 @@
 // The preprocessing steps: how a picture of any size becomes an image of the model's size.
-#ifndef VMOE_SDK_PREPROCESSING_H_
-#define VMOE_SDK_PREPROCESSING_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -42,12 +41,7 @@ struct Preprocessing {
   Geometry geometry(int64_t height, int64_t width) const;
 };
 
-// The official resize(PX): the whole picture, whatever its shape.
-Preprocessing squash(int64_t height, int64_t width);
-
 // Reads the steps of a manifest. Throws VMOE_BUNDLE_ERROR: they are none, or don't end in images of height x width.
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_PREPROCESSING_H_

@@ -24,11 +24,8 @@ int64_t narrow(WideInt slots) {
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
-  if (!setting) return std::nullopt;
-  const int own = kind.settings();
-  for (const SettingRow& row : kSettingRows) {
-    if (row.is_needed && (setting->set & row.bit) != (own & row.bit)) return std::nullopt;
-  }
+  // A name says all that the kind needs, and nothing that only another kind needs.
+  if (!setting || ((setting->set ^ kind.settings()) & needed_settings(~0U)) != 0) return std::nullopt;
   return profile(*setting);
 }
 

@@ -1,6 +1,5 @@
 // Profiles: named routing settings of one model, and the rule that turns a setting into slots per expert.
-#ifndef VMOE_SDK_PROFILE_H_
-#define VMOE_SDK_PROFILE_H_
+#pragma once
 
 #include <algorithm>
 #include <cstdint>
@@ -57,5 +56,3 @@ struct RoutingRules {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_PROFILE_H_

@@ -78,53 +78,39 @@ Overlap overlap(float scale, int64_t cell) {
   return found;
 }
 
-class AreaRows {
- public:
-  AreaRows(const Pixels& pixels, const Geometry& geometry)
-      : pixels_(pixels),
-        source_(geometry.source),
-        scale_(static_cast<float>(source_.width) / static_cast<float>(geometry.width)) {
-    for (int64_t i = 0; i < geometry.target.width; ++i) {
-      columns_.push_back(overlap(scale_, geometry.target.left + i));
-    }
-  }
+// What each cell that is kept of a resized axis covers.
+std::vector<Overlap> overlaps(float scale, int64_t start, int64_t count) {
+  std::vector<Overlap> found;
+  for (int64_t i = start; i < start + count; ++i) found.push_back(overlap(scale, i));
+  return found;
+}
 
-  float scale() const { return scale_; }
-
+void by_area(const Pixels& pixels, const Geometry& geometry, const TakeRow& take) {
+  const Window& source = geometry.source;
+  const Window& target = geometry.target;
+  const float across = static_cast<float>(source.width) / static_cast<float>(geometry.width);
+  const float down = static_cast<float>(source.height) / static_cast<float>(geometry.height);
+  const float whole = 1.0F / (down * across);
+  const std::vector<Overlap> columns = overlaps(across, target.left, target.width);
+  std::vector<float> sum(static_cast<size_t>(target.width * pixels.channels));
   // sum += weight * one row of the picture, narrowed to the target's width.
-  void add(int64_t row, float weight, std::vector<float>& sum) const {
-    const int64_t y = source_.top + std::min(row, source_.height - 1);
+  const auto add = [&](int64_t row, float weight) {
+    const int64_t y = source.top + std::min(row, source.height - 1);
     float* out = sum.data();
-    for (const Overlap& column : columns_) {
-      for (int64_t c = 0; c < pixels_.channels; ++c) {
+    for (const Overlap& column : columns) {
+      for (int64_t c = 0; c < pixels.channels; ++c) {
         float narrowed = 0;
         for (size_t t = 0; t < column.weights.size(); ++t) {
-          const int64_t x = std::min(column.first + static_cast<int64_t>(t), source_.width - 1);
-          narrowed += static_cast<float>(pixels_.at(y, source_.left + x)[c]) * column.weights[t];
+          const int64_t x = std::min(column.first + static_cast<int64_t>(t), source.width - 1);
+          narrowed += static_cast<float>(pixels.at(y, source.left + x)[c]) * column.weights[t];
         }
         *out++ += narrowed * weight;
       }
     }
-  }
-
- private:
-  const Pixels& pixels_;
-  const Window& source_;
-  float scale_;
-  std::vector<Overlap> columns_;
-};
-
-void by_area(const Pixels& pixels, const Geometry& geometry, const TakeRow& take) {
-  const AreaRows rows(pixels, geometry);
-  const float scale = static_cast<float>(geometry.source.height) / static_cast<float>(geometry.height);
-  const float whole = 1.0F / (scale * rows.scale());
-  std::vector<float> sum(static_cast<size_t>(geometry.target.width * pixels.channels));
-  for (int64_t i = 0; i < geometry.target.height; ++i) {
-    const Overlap row = overlap(scale, geometry.target.top + i);
+  };
+  for (const Overlap& row : overlaps(down, target.top, target.height)) {
     std::fill(sum.begin(), sum.end(), 0.0F);
-    for (size_t t = 0; t < row.weights.size(); ++t) {
-      rows.add(row.first + static_cast<int64_t>(t), row.weights[t], sum);
-    }
+    for (size_t t = 0; t < row.weights.size(); ++t) add(row.first + static_cast<int64_t>(t), row.weights[t]);
     for (float& value : sum) value *= whole;
     take(sum.data());
   }

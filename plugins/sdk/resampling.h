@@ -1,6 +1,5 @@
 // Resizes pictures as the steps say, bit for bit, and holds no more of one than a few rows.
-#ifndef VMOE_SDK_RESAMPLING_H_
-#define VMOE_SDK_RESAMPLING_H_
+#pragma once
 
 #include <cstdint>
 #include <functional>
@@ -27,5 +26,3 @@ void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& tak
 void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_RESAMPLING_H_

@@ -1,6 +1,5 @@
 // Routing kinds: what a call may set in each, and the message for what it may not.
-#ifndef VMOE_SDK_ROUTING_KIND_H_
-#define VMOE_SDK_ROUTING_KIND_H_
+#pragma once
 
 #include <cstdint>
 
@@ -26,5 +25,3 @@ struct RoutingKind {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_ROUTING_KIND_H_

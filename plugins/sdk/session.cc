@@ -1,7 +1,6 @@
 #include "sdk/session.h"
 
 #include "sdk/error.h"
-#include "sdk/onnxruntime_log.h"
 
 namespace vmoe::sdk {
 

@@ -1,6 +1,5 @@
 // One loaded graph on the CPU, for any number of threads.
-#ifndef VMOE_SDK_SESSION_H_
-#define VMOE_SDK_SESSION_H_
+#pragma once
 
 #include <cstdint>
 #include <map>
@@ -84,5 +83,3 @@ class Session {
 };
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_SESSION_H_

@@ -134,9 +134,9 @@ std::optional<vmoe_setting> parse_profile_name(std::string_view name) {
   return setting;
 }
 
-int needed_settings(unsigned kind) {
+int needed_settings(unsigned kinds) {
   int needed = 0;
-  for (const SettingRow& row : kSettingRows) needed |= row.is_needed && (row.kinds & kind) != 0 ? row.bit : 0;
+  for (const SettingRow& row : kSettingRows) needed |= row.is_needed && (row.kinds & kinds) != 0 ? row.bit : 0;
   return needed;
 }
 

@@ -1,7 +1,6 @@
 // What is declared of a setting of a call, and what follows from it for all settings alike: which a kind has, their
 // defaults and ranges, and the names of profiles. What a setting does is in profile.cc and in the kernels.
-#ifndef VMOE_SDK_SETTING_H_
-#define VMOE_SDK_SETTING_H_
+#pragma once
 
 #include <cstdint>
 #include <optional>
@@ -43,9 +42,7 @@ std::string profile_name(const vmoe_setting& setting);
 // The setting that a systematic name stands for, which sets just what it says; or nothing if it is not one.
 std::optional<vmoe_setting> parse_profile_name(std::string_view name);
 
-// VMOE_SET_* of the settings without a default that models of a kind, kOf*, have.
-int needed_settings(unsigned kind);
+// VMOE_SET_* of the settings without a default that models of kinds, kOf* together, have.
+int needed_settings(unsigned kinds);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_SETTING_H_

@@ -1,6 +1,5 @@
 // SHA-256 (FIPS 180-4), by the instructions of this processor where it has them.
-#ifndef VMOE_SDK_SHA256_H_
-#define VMOE_SDK_SHA256_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -24,5 +23,3 @@ std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha25
 std::string sha256(const std::function<size_t(char*, size_t)>& read);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_SHA256_H_

@@ -1,6 +1,5 @@
 // Engines of one process that load the same bundle in the same way share one session.
-#ifndef VMOE_SDK_SHARED_SESSIONS_H_
-#define VMOE_SDK_SHARED_SESSIONS_H_
+#pragma once
 
 #include <functional>
 #include <memory>
@@ -16,5 +15,3 @@ std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_SHARED_SESSIONS_H_

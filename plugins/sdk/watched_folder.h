@@ -3,8 +3,7 @@
 // A runtime opens files by their names, after they were checked. So the state of the folder and of each file that was
 // read is compared when all is done: a rename, a new link and a write each change the time of a file's last change,
 // which nobody can set.
-#ifndef VMOE_SDK_WATCHED_FOLDER_H_
-#define VMOE_SDK_WATCHED_FOLDER_H_
+#pragma once
 
 #include <sys/stat.h>
 
@@ -60,5 +59,3 @@ size_t read_some(FILE* file, char* buffer, size_t size);
 std::string read_all(FILE* file, size_t limit);
 
 }  // namespace vmoe::sdk
-
-#endif  // VMOE_SDK_WATCHED_FOLDER_H_

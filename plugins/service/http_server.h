@@ -1,7 +1,6 @@
 // An HTTP server on Boost.Beast for clients that are slow, numerous or disconnected: every request has a deadline,
 // connections are limited, and requests that have arrived before it stops are answered.
-#ifndef VMOE_SERVICE_HTTP_SERVER_H_
-#define VMOE_SERVICE_HTTP_SERVER_H_
+#pragma once
 
 #include <atomic>
 #include <boost/asio.hpp>
@@ -101,5 +100,3 @@ class HttpServer {
   std::atomic<bool> stopping_{false};
   asio::thread_pool threads_;  // one for each connection
 };
-
-#endif  // VMOE_SERVICE_HTTP_SERVER_H_

@@ -1,6 +1,5 @@
 // The profiles that elastic capacity chooses between, timed on this machine.
-#ifndef VMOE_SERVICE_LEVELS_H_
-#define VMOE_SERVICE_LEVELS_H_
+#pragma once
 
 #include <string>
 #include <vector>
@@ -12,5 +11,3 @@
 // does not have the profiles, std::runtime_error if it can't be run.
 std::vector<std::string> choose_levels(const Options& options, const vmoe::Engine& engine,
                                        vmoe::BatcherOptions& batching);
-
-#endif  // VMOE_SERVICE_LEVELS_H_

@@ -1,6 +1,5 @@
 // The metrics of the service, as Prometheus text.
-#ifndef VMOE_SERVICE_METRICS_H_
-#define VMOE_SERVICE_METRICS_H_
+#pragma once
 
 #include <array>
 #include <cstdint>
@@ -28,5 +27,3 @@ class Metrics {
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int>, Histogram> replies_;  // by request and status
 };
-
-#endif  // VMOE_SERVICE_METRICS_H_

@@ -1,6 +1,5 @@
 // The command line.
-#ifndef VMOE_SERVICE_OPTIONS_H_
-#define VMOE_SERVICE_OPTIONS_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -32,5 +31,3 @@ struct Options : NumberOptions {
 
 // Prints the help and exits if that is requested. Throws UsageError.
 Options parse_options(int argc, char** argv);
-
-#endif  // VMOE_SERVICE_OPTIONS_H_

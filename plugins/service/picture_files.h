@@ -1,6 +1,5 @@
 // Checks of picture files before they are decoded.
-#ifndef VMOE_SERVICE_PICTURE_FILES_H_
-#define VMOE_SERVICE_PICTURE_FILES_H_
+#pragma once
 
 #include <string>
 #include <string_view>
@@ -10,5 +9,3 @@
 void check_picture(std::string_view file);
 
 [[noreturn]] void refuse_picture(const std::string& why);
-
-#endif  // VMOE_SERVICE_PICTURE_FILES_H_

@@ -1,6 +1,5 @@
 // Encoded picture files to an engine's input.
-#ifndef VMOE_SERVICE_PICTURES_H_
-#define VMOE_SERVICE_PICTURES_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -12,5 +11,3 @@ size_t pixels_of(std::string_view file);
 
 // Decodes a picture to an image of info.image_bytes(); needs up to ten bytes per pixel. Throws RequestError.
 void decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* image);
-
-#endif  // VMOE_SERVICE_PICTURES_H_

@@ -1,6 +1,5 @@
 // Requests in JSON, checked against the table of fields, and the error that refuses one.
-#ifndef VMOE_SERVICE_REQUESTS_H_
-#define VMOE_SERVICE_REQUESTS_H_
+#pragma once
 
 #include <cstddef>
 #include <cstdint>
@@ -65,5 +64,3 @@ std::string shown(const Input& value);
 
 // JSON; bytes that are no UTF-8 are replaced.
 std::string to_text(const Json& json);
-
-#endif  // VMOE_SERVICE_REQUESTS_H_

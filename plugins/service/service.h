@@ -1,6 +1,5 @@
 // One model behind HTTP: what its endpoints share.
-#ifndef VMOE_SERVICE_SERVICE_H_
-#define VMOE_SERVICE_SERVICE_H_
+#pragma once
 
 #include <cstdint>
 #include <string>
@@ -50,5 +49,3 @@ Response json_response(const Json& json);
 std::string output_name(const vmoe::Info& info);
 // Name, datatype and shape of the output for so many images.
 Json output_tensor(const vmoe::Info& info, int64_t count);
-
-#endif  // VMOE_SERVICE_SERVICE_H_

@@ -1,6 +1,5 @@
 // The rows of what both HTTP services share, which generated/endpoints.h has.
-#ifndef VMOE_SERVICE_TABLE_H_
-#define VMOE_SERVICE_TABLE_H_
+#pragma once
 
 #include <cstdint>
 
@@ -38,5 +37,3 @@ struct Route {
   const char* label;  // of its metrics; empty if it is not counted
   Response (*answer)(Service&, Exchange&);
 };
-
-#endif  // VMOE_SERVICE_TABLE_H_

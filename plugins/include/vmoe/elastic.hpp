@@ -87,13 +87,9 @@ class Elastic {
   }
 
  private:
-  struct Free {
-    void operator()(vmoe_elastic* elastic) const { vmoe_elastic_free(elastic); }
-  };
-
   explicit Elastic(vmoe_elastic* handle) : handle_(handle) {}
 
-  std::unique_ptr<vmoe_elastic, Free> handle_;
+  std::unique_ptr<vmoe_elastic, internal::Free<vmoe_elastic_free>> handle_;
 };
 
 }  // namespace vmoe

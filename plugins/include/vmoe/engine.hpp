@@ -42,9 +42,7 @@ inline vmoe_images c_images(const Images& images) {
   c.height = images.height;
   c.width = images.width;
   c.channels = images.channels;
-  c.data_bytes = static_cast<size_t>(images.count) * static_cast<size_t>(images.height) *
-                 static_cast<size_t>(images.width) * static_cast<size_t>(images.channels) *
-                 (images.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
+  c.data_bytes = images.bytes();
   return c;
 }
 
@@ -74,14 +72,13 @@ inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& 
   return layer;
 }
 
-struct FreeEngine {
-  void operator()(vmoe_engine* engine) const { vmoe_engine_free(engine); }
-};
-struct FreeRouting {
-  void operator()(vmoe_routing* routing) const { vmoe_routing_free(routing); }
-};
-struct FreeCancellation {
-  void operator()(vmoe_cancellation* cancellation) const { vmoe_cancellation_free(cancellation); }
+// Owns an object of the C API, which kFree frees.
+template <auto kFree>
+struct Free {
+  template <typename T>
+  void operator()(T* handle) const {
+    kFree(handle);
+  }
 };
 
 inline void call_log(void* callback, vmoe_log_level level, const char* message) {
@@ -124,7 +121,7 @@ class Cancellation {
  private:
   explicit Cancellation(vmoe_cancellation* handle) : handle_(handle) {}
 
-  std::unique_ptr<vmoe_cancellation, internal::FreeCancellation> handle_;
+  std::unique_ptr<vmoe_cancellation, internal::Free<vmoe_cancellation_free>> handle_;
 };
 
 // A loaded bundle. One session serves every profile, from any number of threads.
@@ -171,7 +168,7 @@ class Engine {
     c.height = picture.height;
     c.width = picture.width;
     c.channels = picture.channels;
-    c.data_bytes = static_cast<size_t>(c.height) * static_cast<size_t>(c.width) * static_cast<size_t>(c.channels);
+    c.data_bytes = Images::uint8(c.data, 1, c.height, c.width, c.channels).bytes();
     if (auto* status = vmoe_engine_prepare_image(handle_.get(), &c, image, size)) return internal::take(status);
     return info_.image_bytes();
   }
@@ -214,7 +211,7 @@ class Engine {
     if (auto* status = vmoe_engine_routing(handle_.get(), &c_images, &c_setting, &handle)) {
       return internal::take(status);
     }
-    const std::unique_ptr<vmoe_routing, internal::FreeRouting> result(handle);
+    const std::unique_ptr<vmoe_routing, internal::Free<vmoe_routing_free>> result(handle);
     const PatchGrid grid{images.count, info_.ensemble_size, info_.patch_rows, info_.patch_columns, info_.front_tokens};
     std::vector<LayerRouting> layers;
     for (int64_t i = 0; i < vmoe_routing_num_layers(handle); ++i) {
@@ -297,7 +294,7 @@ class Engine {
     return nullptr;
   }
 
-  std::unique_ptr<vmoe_engine, internal::FreeEngine> handle_;
+  std::unique_ptr<vmoe_engine, internal::Free<vmoe_engine_free>> handle_;
   Info info_;
   std::vector<Profile> profiles_;
 };

@@ -46,30 +46,17 @@ namespace internal {
 inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  if (setting.capacity_ratio) {
-    c.set |= VMOE_SET_CAPACITY_RATIO;
-    c.capacity_ratio = *setting.capacity_ratio;
-  }
-  if (setting.k) {
-    c.set |= VMOE_SET_K;
-    c.k = *setting.k;
-  }
-  if (setting.bpr) {
-    c.set |= VMOE_SET_BPR;
-    c.bpr = *setting.bpr;
-  }
-  if (setting.pool) {
-    c.set |= VMOE_SET_POOL;
-    c.pool = *setting.pool;
-  }
-  if (setting.max_experts) {
-    c.set |= VMOE_SET_MAX_EXPERTS;
-    c.max_experts = *setting.max_experts;
-  }
-  if (setting.merge) {
-    c.set |= VMOE_SET_MERGE;
-    c.merge = *setting.merge;
-  }
+  const auto set = [&c](const auto& value, int32_t flag, auto& field) {
+    if (!value) return;
+    c.set |= flag;
+    field = *value;
+  };
+  set(setting.capacity_ratio, VMOE_SET_CAPACITY_RATIO, c.capacity_ratio);
+  set(setting.k, VMOE_SET_K, c.k);
+  set(setting.bpr, VMOE_SET_BPR, c.bpr);
+  set(setting.pool, VMOE_SET_POOL, c.pool);
+  set(setting.max_experts, VMOE_SET_MAX_EXPERTS, c.max_experts);
+  set(setting.merge, VMOE_SET_MERGE, c.merge);
   return c;
 }
 

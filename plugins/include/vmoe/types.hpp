@@ -33,6 +33,12 @@ struct Images {
   static Images uint8(const uint8_t* data, int64_t count, int64_t height, int64_t width, int64_t channels) {
     return {data, VMOE_UINT8, count, height, width, channels};
   }
+
+  // Of the data.
+  size_t bytes() const {
+    return static_cast<size_t>(count) * static_cast<size_t>(height) * static_cast<size_t>(width) *
+           static_cast<size_t>(channels) * (dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
+  }
 };
 
 // uint8[height,width,channels], contiguous, not owned: one decoded picture of any size.
@@ -112,10 +118,7 @@ struct Info {
   int64_t patch_rows = 0, patch_columns = 0;  // patches of an image; 0 where the bundle doesn't say
 
   // Bytes of one image, input_dtype[height,width,channels].
-  size_t image_bytes() const {
-    const size_t item = input_dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-    return static_cast<size_t>(height) * static_cast<size_t>(width) * static_cast<size_t>(channels) * item;
-  }
+  size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }
 };
 
 }  // namespace vmoe
