@@ -171,7 +171,7 @@ def test_a_profile_with_a_policy_is_passed_over(bundle: Path, machine: Setup, pr
     assert_passed_over(bundle, UnsuitedError, "CUDA op library has ", says, f"'{profile}'", "for the CPU", profile=profile)
 
 
-@pytest.mark.parametrize("limit", ["MAX_TOKENS", "MAX_EXPERTS"])
+@pytest.mark.parametrize("limit", ["MOST_TOKENS", "MOST_EXPERTS"])
 def test_groups_that_the_kernels_can_not_route_are_passed_over(
     bundle: Path, machine: Setup, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
@@ -182,8 +182,8 @@ def test_groups_that_the_kernels_can_not_route_are_passed_over(
 
 def test_the_limits_are_those_of_the_kernels() -> None:
     header = (ROOT / "plugins" / "cuda" / "limits.h").read_text()
-    in_cpp = {name: int(value) for name, value in re.findall(r"size_t kMax(\w+) = (\d+);", header)}
-    ours = {"Tokens": cuda_routing.MAX_TOKENS, "Experts": cuda_routing.MAX_EXPERTS, "Choices": cuda_routing.MAX_CHOICES}
+    in_cpp = {name: int(value) for name, value in re.findall(r"size_t kMost(\w+) = (\d+);", header)}
+    ours = {"Tokens": cuda_routing.MOST_TOKENS, "Experts": cuda_routing.MOST_EXPERTS, "Choices": cuda_routing.MOST_CHOICES}
     assert in_cpp == ours
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import headline
 import pytest
 from cpu.fronts import front, words
-from own_process import call_in_own_process
+from headline import PUBLISHED
 from safetensors import safe_open
 
 from vmoe_measure.flops import ModelShape, sparse_flops
@@ -38,27 +41,22 @@ def test_the_fronts_and_the_savings_are_those_of_the_points_with_an_accuracy() -
     assert words([*dense, sparse[0]], "top1")[1].endswith("no V-MoE here is as accurate.") and words(sparse, "top1") == []
 
 
-def test_a_run_stores_its_points_and_a_later_one_draws_them_without_measuring(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import headline
-
-    published = json.loads(headline.PUBLISHED.read_text())
+def test_a_run_stores_its_points_and_a_later_one_draws_them_without_measuring(tmp_path: Path) -> None:
+    published = json.loads(PUBLISHED.read_text())
     assert all(setting["source"] or not published["metrics"].keys() & setting.keys() for setting in published["settings"])
     sparse = {"size": "tiny", "layers": "Every 2", "k": 2, "capacity": 1.05, "top1": 60.0, "source": "Table 1"}
     settings = [{"size": "tiny", "top1": 50.0, "source": "Table 1"}, sparse, sparse | {"k": 1, "top1": None, "source": None}]
     file = tmp_path / "published.json"
     file.write_text(json.dumps(published | {"metrics": {"top1": {"title": "top-1", "pixels": 64}}, "settings": settings}))
     arguments = ["--published", str(file), "--threads", "1", "--batch", "2", "--rounds", "1", "-o", str(tmp_path / "a.svg")]
-    outputs = []
-    for _ in range(2):
-        call_in_own_process("headline.py", headline.main, arguments)
-        outputs.append(capfd.readouterr())
+    command = [sys.executable, headline.__file__, *arguments]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2)]
     stored = json.loads((tmp_path / "a.json").read_text())
     assert [p["layers"] for p in stored] == [None, "Every 2", "Every 2"] and all(p["ms"] > 0 for p in stored)
     assert stored[0]["kept"] is None and 0.5 < stored[1]["kept"] <= 1
-    assert "V-MoE tiny, Every 2, 64 pixels" in outputs[0].err and outputs[1].err == f"{tmp_path / 'a.svg'} is written\n"
-    assert outputs[0].out == outputs[1].out and "Not run" not in outputs[0].out
+    assert "V-MoE tiny, Every 2, 64 pixels" in outputs[0].stderr
+    assert outputs[1].stderr == f"{tmp_path / 'a.svg'} is written\n"
+    assert outputs[0].stdout == outputs[1].stdout and "Not run" not in outputs[0].stdout
     assert "tiny, Every 2" in (tmp_path / "a.svg").read_text() and not (tmp_path / "headline-work").exists()
 
 
