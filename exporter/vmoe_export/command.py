@@ -31,6 +31,8 @@ from vmoe_export.summary import model_table, profile_notes, profile_table, resul
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
 from vmoe_runtime.bundle.manifest import OUTPUTS
+from vmoe_runtime.capacity import DEFAULT_ROUNDING, ROUNDINGS
+from vmoe_runtime.preprocessing import KNOWN_STEPS
 from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument, stored_options
 from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
@@ -108,8 +110,9 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 )
 @click.option(
     "--rounding",
-    type=click.Choice(["ceil", "round"]),
-    help="Round the slots per expert up (ceil) or to the nearest integer (round). Default: the config's, or ceil.",
+    type=click.Choice(ROUNDINGS),
+    help="Round the slots per expert up (ceil) or to the nearest integer (round). "
+    f"Default: the config's, or {DEFAULT_ROUNDING}.",
 )
 @click.option(
     "--dispatch-bf16/--no-dispatch-bf16",
@@ -155,8 +158,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 @click.option(
     "--preprocess",
     metavar="STEPS",
-    help="Preprocessing steps, joined by '|'. Official ones: resize_small(N), central_crop(N), resize(N). As in timm: "
-    "pillow_bicubic(N), pillow_bicubic_small(N), the same with bilinear, and round_central_crop(N). "
+    help=f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
 )
 @click.option(

@@ -17,7 +17,7 @@ from vmoe_export.model.model_config import RoutingConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import OUTPUTS, Output
-from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.capacity import ROUNDINGS, Rounding
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.settings import MERGE, NEEDED, ROWS, SETTINGS, Choices, Setting, parse_profile_name
 
@@ -90,7 +90,7 @@ class ExportOptions(Choices):
             ("tensorrt", (True, False)),
             ("input", (None, "float32", "uint8")),
             ("output", (None, *OUTPUTS)),
-            ("rounding", (None, "ceil", "round")),
+            ("rounding", (None, *ROUNDINGS)),
             ("dispatch_bf16", (None, True, False)),
             ("router", (None, "top-k", "experts-choice")),
             ("preset", (None, *PRESETS)),

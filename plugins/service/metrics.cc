@@ -39,7 +39,7 @@ std::string Metrics::text(const std::string& model, const vmoe::BatcherLoad& loa
     out << "vmoe_request_seconds_count" << labels << "} " << total << '\n';
     out << "vmoe_request_seconds_sum" << labels << "} " << histogram.seconds << '\n';
   }
-  begin(out, "vmoe_images_served_total", "counter", "Images that were answered, by the profile that served them.");
+  begin(out, "vmoe_images_served_total", "counter", "Images that were answered, by the setting that served them.");
   for (const auto& [setting, images] : load.served) {
     out << "vmoe_images_served_total" << label << ",setting=" << quoted(setting) << "} " << images << '\n';
   }

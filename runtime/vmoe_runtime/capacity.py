@@ -14,12 +14,16 @@ from vmoe_runtime.errors import RoutingError
 
 Rounding = Literal["ceil", "round"]
 
+ROUNDINGS: tuple[Rounding, ...] = ("ceil", "round")
+DEFAULT_ROUNDING: Rounding = "ceil"
+"""The official default; configs and the option `--rounding` may say otherwise."""
+
 
 def compute_slots(
     num_pairs: int,
     num_experts: int,
     capacity_ratio: float,
-    rounding: Rounding = "ceil",
+    rounding: Rounding = DEFAULT_ROUNDING,
     multiple_of: int = 1,
 ) -> int:
     """Slots per expert and group.

@@ -24,7 +24,7 @@ _STEP_PATTERN = re.compile(
     r"((?:round_)?central_crop|(?:resize|pillow_bilinear|pillow_bicubic)(?:_small)?)"
     r"\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\)"
 )
-_KNOWN_STEPS = (
+KNOWN_STEPS = (
     "resize_small(N), central_crop(N), resize(N), pillow_bilinear_small(N), pillow_bicubic_small(N), pillow_bilinear(N), "
     "pillow_bicubic(N) and round_central_crop(N)"
 )
@@ -191,7 +191,7 @@ def read_steps(text: str) -> Preprocessing:
 def _read_step(text: str) -> Step:
     match = _STEP_PATTERN.fullmatch(text)
     if not match or (match[1].endswith("_small") and match[3]):
-        raise ValueError(f"{text!r:.40} is not a step; the steps are {_KNOWN_STEPS}")
+        raise ValueError(f"{text!r:.40} is not a step; the steps are {KNOWN_STEPS}")
     step = Step(match[1], int(match[2]), int(match[3] or match[2]))
     if max(step.height, step.width) > MAX_SIDE:
         raise ValueError(f"{text} is out of range: a side has at most {MAX_SIDE} pixels")

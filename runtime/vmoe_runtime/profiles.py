@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from vmoe_runtime.capacity import Rounding, compute_slots
+from vmoe_runtime.capacity import DEFAULT_ROUNDING, Rounding, compute_slots
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.routing_kinds import ModelKind, SettingKind
 from vmoe_runtime.settings import (
@@ -250,7 +250,7 @@ class _CapacityRules(_Rules):
         capacity_multiple_of: slots are rounded up to a multiple of this.
     """
 
-    rounding: Rounding = "ceil"
+    rounding: Rounding = DEFAULT_ROUNDING
     capacity_multiple_of: int = 1
 
     def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:

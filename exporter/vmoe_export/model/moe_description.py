@@ -9,7 +9,7 @@ from typing import Any, cast
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import ROUTERS, ExpertsChoice, MoeConfig, RoutingConfig, Soft, TopK
 from vmoe_export.model.model_facts import ModelFacts, mapping, number
-from vmoe_runtime.capacity import Rounding
+from vmoe_runtime.capacity import DEFAULT_ROUNDING, ROUNDINGS, Rounding
 from vmoe_runtime.profiles import by_layer
 from vmoe_runtime.routing_kinds import RoutingKind
 
@@ -116,9 +116,9 @@ def _experts_choice(
 def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
     """The capacity ratio of training, the rounding of slots and the number that they are a multiple of."""
     ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
-    rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", "ceil")
+    rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", DEFAULT_ROUNDING)
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
-    if rounding not in ("ceil", "round"):
+    if rounding not in ROUNDINGS:
         raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 0:
         raise ConfigError(f"capacity_multiple_of is {multiple!r}, not an integer")

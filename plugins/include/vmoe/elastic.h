@@ -1,5 +1,5 @@
 /* C API of elastic capacity: which of several settings the next call runs with, so that answers keep to a latency
- * target. docs/elastic.md says how it decides. The Python package's vmoe_runtime.elastic decides the same.
+ * target. docs/elastic.md says how it decides. The Python package's vmoe_serve.elastic decides the same.
  *
  * Conventions are those of engine.h, but for threads: one vmoe_elastic is used by one thread at a time.
  */

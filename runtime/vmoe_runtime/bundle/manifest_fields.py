@@ -17,6 +17,7 @@ from vmoe_runtime.bundle.manifest import (
     PRECISIONS,
     TENSORRT_PRECISIONS,
 )
+from vmoe_runtime.capacity import ROUNDINGS
 from vmoe_runtime.routing_kinds import ROUTING_KINDS, SETTING_KINDS, SettingKind
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SettingRow
 
@@ -89,7 +90,7 @@ MANIFEST_FIELDS = (
     Field("routing.layer_experts", "list", optional=True),
     Field("routing.group", "text"),
     Field("routing.group_tokens", "whole", _MAX_INT32),
-    Field("routing.rounding", "text", choices=("ceil", "round"), kinds=_WITH_CAPACITY),
+    Field("routing.rounding", "text", choices=ROUNDINGS, kinds=_WITH_CAPACITY),
     Field("routing.capacity_multiple_of", "whole", _MAX_INT32, kinds=_WITH_CAPACITY),
     Field("routing.slots_per_expert", "whole", _MAX_SLOTS, kinds=("soft",)),
     Field("routing.ensemble_size", "whole", EXPERT_LIMIT, optional=True, kinds=_TOP_K),
