@@ -109,34 +109,34 @@ _single = partial(click.option, multiple=True, callback=_one)
 bundle_argument = read_argument("bundle", metavar="BUNDLE")
 bundles_argument = read_argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 profile_option = _single(
-    "--profile", metavar="P", help="A stored profile, or another one such as c0.3-k1. Default: the first stored one."
+    "--profile", metavar="P", help="A stored profile, or any name such as c0.3-k1. Default: the first stored profile."
 )
 profiles_option = click.option(
     "--profile",
     "profiles",
     metavar="P",
     multiple=True,
-    help="A stored profile, or another one such as c0.3-k1; repeats. Default: all stored ones.",
+    help="A stored profile, or any name such as c0.3-k1. Repeatable. Default: all stored profiles.",
 )
 backend_option = click.option(
     "--backend",
     type=click.Choice(["auto", *BACKENDS]),
     default="auto",
     show_default=True,
-    help="The runtime; auto is the fastest that is installed.",
+    help="Runtime; auto selects the fastest one that is installed.",
 )
 threads_option = click.option(
     "--threads",
     metavar="N",
     type=click.IntRange(1),
-    help="CPU threads per call. Default: the runtime's choice.",
+    help="CPU threads per call. Default: chosen by the runtime.",
 )
 backends_option = click.option(
     "--backend",
     "backends",
     type=click.Choice(["auto", *BACKENDS]),
     multiple=True,
-    help="The runtime, auto for the fastest that is installed; repeats. Default: auto.",
+    help="Runtime; auto selects the fastest one that is installed. Repeatable. Default: auto.",
 )
 batch_size_option = click.option("--batch-size", metavar="N", type=click.IntRange(1, _MOST_IMAGES), help="Images per call.")
 batch_sizes_option = click.option(
@@ -145,7 +145,7 @@ batch_sizes_option = click.option(
     metavar="N",
     type=click.IntRange(1, _MOST_IMAGES),
     multiple=True,
-    help="Images per call; repeats. Default: the fewest that the bundles take.",
+    help="Images per call. Repeatable. Default: the smallest batch that the bundles accept.",
 )
 duration_option = click.option(
     "--duration",
@@ -153,31 +153,31 @@ duration_option = click.option(
     type=FiniteRange(0, min_open=True),
     default=10.0,
     show_default=True,
-    help="Seconds of timing for all settings together; each gets at least 3 calls.",
+    help="Seconds of timing, shared by all settings; each setting gets at least 3 calls.",
 )
 compare_option = read_argument(
     "--compare",
     "compared",
     metavar="BUNDLE",
     multiple=True,
-    help="A bundle of another model, such as a dense ViT, to measure beside them at its default profile; repeats.",
+    help="A bundle of another model, such as a dense ViT, measured in the same run at its default profile. Repeatable.",
 )
 json_option = click.option(
     "--json",
     "json_target",
     metavar="FILE",
-    help="Write the result as JSON as well; - for standard output, and text goes to standard error.",
+    help="Also write the result as JSON; - writes it to standard output, and the text to standard error.",
 )
 _IMAGES: dict[str, Any] = {
     "metavar": "NPZ|DIR",
-    "help": "An .npz file with 'images' and perhaps 'labels', or a folder of pictures, perhaps in one subfolder per class.",
+    "help": "An .npz file with 'images' and optional 'labels', or a folder of pictures, in subfolders by class if labelled.",
 }
 images_option = read_argument("--images", **_IMAGES)
 required_images_option = read_argument("--images", required=True, **_IMAGES)
 labels_option = read_argument(
     "--labels",
     metavar="CSV",
-    help="Labels of --images DIR: on each line a picture's path in it, and the name or index of its class.",
+    help="Labels for --images DIR: each line has the path of a picture in DIR and the name or index of its class.",
 )
 
 
@@ -190,7 +190,7 @@ def max_drop_option(default: float | None) -> Callable[[F], F]:
         type=Share(0, 100, max_open=True),
         default=default,
         show_default=default is not None,
-        help="Recommend the fastest setting that is at most so much less accurate than the most accurate one; 0.01 or 1%.",
+        help="Recommend the fastest setting whose accuracy is within X of the best; 0.01 or 1%.",
     )
 
 
@@ -200,7 +200,7 @@ sweep_option = click.option(
     metavar="LOW:HIGH[:N]",
     type=RatioRange(),
     multiple=True,
-    help="N capacity ratios (default 8) from LOW to HIGH, spaced by equal factors; repeats.",
+    help="N capacity ratios (default 8) from LOW to HIGH, geometrically spaced. Repeatable.",
 )
 verbose_option = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print a traceback with an error.")
 """The program itself looks for it: see `vmoe_tools.program`."""
@@ -228,10 +228,10 @@ def _axis_option(row: SettingRow) -> Callable[[F], F]:
     """The option that repeats, for one of the axes of several settings; of a flag two."""
     several = partial(click.option, type=_TYPES[row.type], multiple=True)
     if row.type != "flag":
-        return several(f"--{row.word}", metavar=row.metavar, help=f"{row.title}; repeats.")
+        return several(f"--{row.word}", metavar=row.metavar, help=f"{row.title}. Repeatable.")
     return _all_of(
         several(f"--{row.word}", row.name, flag_value=True, help=f"{row.title}."),
-        several(f"--no-{row.word}", row.name, flag_value=False, help=f"{row.off_title}; with --{row.word} both."),
+        several(f"--no-{row.word}", row.name, flag_value=False, help=f"{row.off_title}; give both options to measure both."),
     )
 
 
@@ -240,7 +240,7 @@ def _stored_option(row: SettingRow) -> Callable[[F], F]:
     if row.default is None:
         kind = click.FloatRange(0, min_open=True) if row.type == "ratio" else click.IntRange(1)
         short = ("-c",) if row.name == "capacity" else ()
-        title = f"{row.title}; repeats, for a profile of each combination. Default: the bundle's, or that of training."
+        title = f"{row.title}. Repeatable: each combination is a profile. Default: from the bundle, else from training."
         return click.option(f"--{row.word}", *short, metavar=row.metavar, type=kind, multiple=True, help=title)
     if row.type == "flag":
         title = f"{row.title}, or {_lowered(row.off_title)}, in stored profiles. Default: --{'' if row.default else 'no-'}"

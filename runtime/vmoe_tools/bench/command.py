@@ -38,14 +38,14 @@ from vmoe_tools.terminal import Progress
 @click.option(
     "--cascade",
     is_flag=True,
-    help="Measure cascades, too: a cheap setting first, and the most accurate one for the images with low confidence. The "
+    help="Also measure cascades: a cheap setting first, and the most accurate one for images with low confidence. The "
     "threshold is cross-validated: calibrated on one half of the images, tested on the other.",
 )
 @click.option(
     "--tune",
     is_flag=True,
-    help="Search all that a model with a capacity can set, and cascades, for the fewest FLOPs within --max-drop-in-accuracy "
-    "of the full setting, or of --profile: on one half of the images. The other half tests what was found.",
+    help="Search all settings, and cascades, for the fewest FLOPs within --max-drop-in-accuracy of the full setting, or of "
+    "--profile, on one half of the images. The other half tests the result.",
 )
 @options.backends_option
 @options.batch_sizes_option
@@ -55,14 +55,14 @@ from vmoe_tools.terminal import Progress
     metavar="N",
     type=click.IntRange(1, 1024),
     multiple=True,
-    help="Concurrent calls, each from its own thread, of one loaded engine; repeats. Default: --streams, or 1.",
+    help="Concurrent calls of one loaded engine, each from its own thread. Repeatable. Default: --streams, or 1.",
 )
 @options.threads_option
 @click.option(
     "--streams",
     metavar="N",
     type=click.IntRange(1, 1024),
-    help="Calls that the backend runs concurrently, each on its own threads; openvino has streams. Default: its choice.",
+    help="Calls that the backend runs concurrently, each on its own threads; for openvino. Default: the backend's choice.",
 )
 @options.duration_option
 @options.images_option
@@ -73,24 +73,25 @@ from vmoe_tools.terminal import Progress
     "target_ms",
     metavar="MS",
     type=options.FiniteRange(0, min_open=True),
-    help="Recommend the most accurate setting whose calls take no longer (median); with the former, both hold.",
+    help="Recommend the most accurate setting with a median latency of at most MS; with --max-drop-in-accuracy, both limits "
+    "apply.",
 )
 @click.option("--add-profile", is_flag=True, help="Write the recommended setting into the bundle as a profile.")
-@click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Write the numbers as CSV, too; - is stdout.")
+@click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Also write the numbers as CSV; - is stdout.")
 @click.option(
     "--plot",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Draw accuracy over capacity, FLOPs and time as well; a .png, .svg or .pdf file.",
+    help="Also draw accuracy over capacity, FLOPs and time; a .png, .svg or .pdf file.",
 )
 @options.result_options
 def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -> None:
-    """Measures bundles: accuracy, speed, FLOPs, and the share of (token, choice) pairs that the routing keeps.
+    """Measure bundles: accuracy, speed, FLOPs, and the share of (token, choice) pairs that the routing keeps.
 
     BUNDLE... is one bundle, or several precisions of one model. All combinations of bundle, profile, backend and batch size
-    take turns, so that they can be compared; --sweep and the options below it make the profiles, and what they leave open is
-    as in --profile, or the first stored one. Without --images, random images are measured, the same ones every time. Ctrl-C
-    ends the measurement and shows what there is.
+    take turns, so that their times can be compared. --sweep and the setting options define the profiles; all other settings
+    come from --profile, or from the first stored profile. Without --images, the command measures random images, the same
+    ones every time. Ctrl-C ends the measurement and prints the results so far.
     """
     axes = axes_of(given)
     _check(bundles, axes, given | {"compared": compared})

@@ -52,7 +52,7 @@ _DEFAULTS = {"labels": None, "compared": (), "out": None, "backend": "auto", "th
     "compared",
     metavar="BUNDLE",
     multiple=True,
-    help="Another bundle of the same model, such as another precision, to compare outputs and routing with; repeats.",
+    help="Another bundle of the same model, such as another precision, to compare outputs and routing with. Repeatable.",
 )
 @click.option(
     "-o",

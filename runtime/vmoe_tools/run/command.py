@@ -29,7 +29,7 @@ _MOST_CLASSES = 1 << 24
     type=click.IntRange(1, _MOST_CLASSES),
     default=5,
     show_default=True,
-    help="Classes per image; all of them where the model has fewer.",
+    help="Classes per image; all of them if the model has fewer.",
 )
 @options.run_options
 def run(
@@ -42,10 +42,10 @@ def run(
     quiet: bool,
     **given: Any,
 ) -> int:
-    """Classifies image files: for each the likeliest classes and their probabilities (softmax over all classes).
+    """Classify image files: print the most likely classes of each and their probabilities (softmax over all classes).
 
-    A folder stands for the pictures in it and below it, sorted. An image that can't be read is named, the others are
-    answered, and the exit code is 1 then.
+    A folder stands for all pictures in it and its subfolders, sorted. If an image can't be read, the command names it,
+    answers the others, and exits with code 1.
     """
     check_output_file(json_target, [bundle, *images])
     paths = [path for given_path in images for path in _pictures(given_path)]
