@@ -41,6 +41,7 @@ BENCH = [
     ("bench GROUPED --profile fast", 2, "there is no profile 'fast'"),
     ("bench GROUPED --profile c0.3-k9", 2, "k must be between 1 and the number of experts"),
     ("bench DENSE --profile c0.3-k1", 2, "has nothing to set"),
+    ("bench DENSE --merge 8", 2, "tokens can't be merged"),
     ("bench DENSE --sweep 0.1:2.0", 2, "has no capacity, k or order to choose"),
     ("bench SOFT --sweep 0.1:2.0", 2, "has no capacity, k or order to choose"),
     ("bench ALONE --sweep 0.1:2.0 --profile c0.3-k1 --profile c0.3-k2", 2, "a sweep starts from one profile"),
@@ -110,6 +111,8 @@ INSPECT = [
     ("inspect ALONE --profile c1-k1 --profile c1-k2", 2, "several --profile need a PICTURE"),
 ]
 REPORT = [
+    ("report ENSEMBLE --images NPZ -o OUT --merge 0 --merge 8", 2, "tokens can't be merged in an ensemble"),
+    ("report ENSEMBLE --images NPZ -o OUT --pool", 2, "ensembles (E3) have no pool"),
     ("report ALONE -o OUT", 2, "Missing option '--images'"),
     ("report ALONE --images NPZ", 2, "Missing option '-o'"),
     ("report ALONE --images NPZ -o r.pdf", 2, "must end in .html"),
@@ -156,7 +159,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     paths = {path.stem: path for path in folder.iterdir()} | {"NPZ": mnist_digits, "INSIDE": mnist_bundle / "pictures"}
     paths |= {"ALONE": mnist_image_bundle, "GROUPED": mnist_bundle}
-    paths |= {"DENSE": kept_bundle("dense"), "SOFT": kept_bundle("soft")}
+    paths |= {"DENSE": kept_bundle("dense"), "SOFT": kept_bundle("soft"), "ENSEMBLE": kept_bundle("ensemble")}
     name, *words = command.split()
     before = sorted(folder.rglob("*"))
     quick = ("-q", *QUICK) if name in ("bench", "report") and "x.vmoe" not in words else ()

@@ -12,7 +12,7 @@ from serving.http_client import HEADER_LENGTH, http_request
 
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 JSON = "application/json"
-BAD_LENGTHS = ("-1", "x", "9" * 30, "100000", "٣")
+BAD_LENGTHS = ("-1", "x", "9" * 30, "0" * 5000, "100000", "٣")
 """Values of the header `Inference-Header-Content-Length`."""
 
 
@@ -97,6 +97,8 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(parameters={"binary_data_size": 3136}, shape=[1 << 40] * 8), IMAGE, "stand behind"),
     (inputs(shape=[9, 28, 28, 1], parameters={"binary_data_size": 9 * 3136}), IMAGE * 9, "1 to 8 images, not 9"),
     (inputs(shape=[0, 28, 28, 1], data=[]), b"", "no images"),
+    (inputs(shape=[0, 1 << 40, 1 << 40, 3], data=[]), b"", "28"),
+    (inputs(shape=[0, 1 << 40, 1 << 40, 3], parameters={"binary_data_size": 0}), b"", "28"),
 ]
 
 

@@ -15,7 +15,9 @@ def assert_declared(answer: Any, kind: str) -> None:
         for item in answer:
             assert_declared(item, kind.removesuffix("[]"))
     elif kind in ANSWERS:
+        assert answer, f"an answer of kind {kind} has no fields"
         for name, value in answer.items():
             assert_declared(value, ANSWERS[kind][name])
     else:
-        assert answer is None or isinstance(answer, _TYPES[kind]), f"{answer!r} is declared as {kind}"
+        is_one = isinstance(answer, _TYPES[kind]) and isinstance(answer, bool) <= (kind in ("flag", "any"))
+        assert answer is None or is_one, f"{answer!r} is declared as {kind}"

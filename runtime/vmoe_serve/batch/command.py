@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 import click
 import pyarrow as pa
 
+from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.inputs import InputFile, Location, Part, digest_of, divide, list_files
@@ -63,10 +65,13 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
     for other in (where, Location.of(str(bundle))):
         if place.overlaps(other):
             raise click.ClickException(f"{target} can't be the output: it is, has or lies in {other.text}")
+    if not os.environ.get("RAY_ADDRESS"):
+        Parallelism(options["threads"]).check()  # Ray would wait for so many CPUs
     manifest = served_manifest(bundle)
+    digest = manifest_digest(bundle)  # before the input is listed, which may take minutes
     check_takes_pictures(manifest.input.channels)
     files = list_files(where, options["column"])
-    job = _job(manifest, files, bundle, options)
+    job = _job(manifest, digest, files, bundle, options)
     parts = divide(files, options["part_size"])
     output = Output(place, job)
     output.begin(force=options["force"])
@@ -93,7 +98,7 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _job(manifest: Manifest, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
+def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
     logits = options["output_logits"]
     if logits and options["top"]:
         raise click.UsageError("--top is the number of classes, and --output-logits writes none")
@@ -101,7 +106,7 @@ def _job(manifest: Manifest, files: Sequence[InputFile], bundle: Path, options: 
         raise click.UsageError(f"{bundle} outputs {manifest.output}, not classes; write them with --output-logits")
     name = options["profile"]
     return Job(
-        bundle=manifest_digest(bundle),
+        bundle=digest,
         input=digest_of(files),
         pictures=sum(file.rows for file in files),
         column=options["column"],

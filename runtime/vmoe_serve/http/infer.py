@@ -16,18 +16,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from vmoe_runtime.classes import Array
-from vmoe_runtime.errors import shown
+from vmoe_runtime.errors import ImageError, shown
 from vmoe_serve import endpoints
 from vmoe_serve.http.requests import RequestError, read_json, read_object
 from vmoe_serve.service import Service, run
 
+_MOST_DIGITS = 19  # of a length
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 
 
 async def infer(service: Service, request: Request) -> Response:
     """The output of one tensor of images. The parameter `setting` names a profile, and in the answer the one used."""
     output = service.engine.manifest.output
-    content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), output)
+    content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
     batch = await run(service.tensors, service.engine.batch, images)
     answer = await service.answer(batch, content["parameters"]["setting"])
     tensor: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(answer.logits.shape)}
@@ -48,17 +49,23 @@ async def infer(service: Service, request: Request) -> Response:
     return Response(text + values.tobytes(), headers={endpoints.HEADER_LENGTH: str(len(text))}, media_type=endpoints.BINARY)
 
 
-def _read(body: bytes, header_length: str | None, output: str) -> tuple[dict[str, Any], Array]:
+def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dict[str, Any], Array]:
     """The fields of a request, and its images in the shape that it gives, float32 or uint8."""
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and int(header_length[:19]) <= length):
+        is_whole = header_length.isascii() and header_length.isdigit() and len(header_length) <= _MOST_DIGITS
+        if not (is_whole and int(header_length) <= length):
             raise RequestError(endpoints.WRONG_LENGTH, shown(header_length), length)
         length = int(header_length)
-    content = read_object("infer", read_json(body[:length]))
-    if any(each["name"] != output for each in content["outputs"]):
-        raise RequestError(endpoints.WRONG_OUTPUT, output)
-    return content, _images(content["inputs"][0], body[length:])
+    content, manifest = read_object("infer", read_json(body[:length])), service.engine.manifest
+    if any(each["name"] != manifest.output for each in content["outputs"]):
+        raise RequestError(endpoints.WRONG_OUTPUT, manifest.output)
+    tensor = content["inputs"][0]
+    if tensor["shape"][1:] != [*manifest.input.size]:
+        # Before anything of that shape is made, as it may be larger than any array.
+        taken = ", ".join(map(str, manifest.input.size))
+        raise ImageError(f"'image' has shape {shown(tensor['shape'])}, and the model takes (N, {taken})")
+    return content, _images(tensor, body[length:])
 
 
 def _is_binary(content: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import click
 
 from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing_kinds import KIND_NAMES
-from vmoe_runtime.settings import SETTINGS, Setting, SettingValue
+from vmoe_runtime.settings import MERGE, SETTINGS, Setting, SettingValue
 from vmoe_tools.options import ratios_of
 
 Axes = Mapping[str, tuple[SettingValue, ...]]
@@ -43,7 +43,7 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
         click.UsageError: the model has no capacity.
         RoutingError: it can't be run with one of the settings.
     """
-    if "capacity" not in rules.settings and not axes.keys() <= {*rules.settings}:
+    if "capacity" not in rules.settings and not axes.keys() <= {*rules.settings, MERGE}:
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}

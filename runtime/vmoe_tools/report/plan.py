@@ -114,7 +114,8 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     for values in product(*varied.values()):
         chosen = dict(zip(varied, values, strict=True))
         if rules.kind == "top-k":
-            lacking = {name: chosen.pop(name) for name in [*chosen] if name not in rules.settings}
+            flags_alone = [name for name in chosen if name not in rules.settings and ROWS[name].type == "flag"]
+            lacking = {name: chosen.pop(name) for name in flags_alone}
             if any(value != ROWS[name].default for name, value in lacking.items()):
                 continue
         name = _curve_name(chosen, {name for name in varied if len(varied[name]) > 1})
