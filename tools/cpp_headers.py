@@ -52,7 +52,7 @@ _CONSTANTS = (
 """C++ type, the module of the constants, and their names."""
 _SERVICE_CONSTANTS = (
     ("char", endpoints, "JSON BINARY PROMETHEUS HEADER_LENGTH INPUT_NAME NAME_PATTERN"),
-    ("size_t", endpoints, "MAX_NAME LARGE_PICTURE"),
+    ("size_t", endpoints, "MAX_NAME MAX_DIGITS LARGE_PICTURE"),
     ("int64_t", endpoints, "MAX_WHOLE"),
     ("size_t", pictures, "_MOST_PIXELS"),
     ("int", picture_files, "_MOST_SCANS _MOST_PARTS"),

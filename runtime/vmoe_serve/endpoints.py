@@ -17,6 +17,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 INPUT_NAME = "image"
 MAX_NAME = 100
 """Characters of a model's name in addresses."""
+MAX_DIGITS = 19
+"""Of the header that gives the length of the JSON before binary tensors."""
 NAME_PATTERN = f"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_NAME - 1}}}"
 MAX_SLO_MS = 600_000.0
 MAX_WHOLE = 1 << 40

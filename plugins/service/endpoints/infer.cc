@@ -78,7 +78,7 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
 InferRequest read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
   const std::string_view body = request.body(), json_length = request[kHeaderLength];
   const auto length = json_length.empty() ? std::optional<int64_t>(body.size()) : whole_number(json_length);
-  if (!length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
+  if (json_length.size() > kMaxDigits || !length || *length < 0 || *length > static_cast<int64_t>(body.size())) {
     throw RequestError(kWrongLength, shown(json_length), body.size());
   }
   // Numbers, flat or nested, and the lists that they are nested in, down to the rows of the pixels.

@@ -16,6 +16,7 @@ inline constexpr char kHeaderLength[] = "Inference-Header-Content-Length";
 inline constexpr char kInputName[] = "image";
 inline constexpr char kNamePattern[] = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}";
 inline constexpr size_t kMaxName = 100;
+inline constexpr size_t kMaxDigits = 19;
 inline constexpr size_t kLargePicture = 2097152;
 inline constexpr int64_t kMaxWhole = 1099511627776;
 inline constexpr size_t kMostPixels = 33554432;

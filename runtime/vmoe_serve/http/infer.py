@@ -21,7 +21,6 @@ from vmoe_serve import endpoints
 from vmoe_serve.http.requests import RequestError, read_json, read_object
 from vmoe_serve.service import Service, run
 
-_MOST_DIGITS = 19  # of a length
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 
 
@@ -53,7 +52,7 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
     """The fields of a request, and its images in the shape that it gives, float32 or uint8."""
     length = len(body)
     if header_length is not None:
-        is_whole = header_length.isascii() and header_length.isdigit() and len(header_length) <= _MOST_DIGITS
+        is_whole = header_length.isascii() and header_length.isdigit() and len(header_length) <= endpoints.MAX_DIGITS
         if not (is_whole and int(header_length) <= length):
             raise RequestError(endpoints.WRONG_LENGTH, shown(header_length), length)
         length = int(header_length)
