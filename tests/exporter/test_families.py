@@ -129,7 +129,7 @@ def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> N
     torch.save(content | {"model_ema": state}, file)
     result = export_bundle(folder, tmp_path / "trained.vmoe", validate=False)
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (result.path / WEIGHTS_NAME).read_bytes()
-    assert "left out is what is beside the model: model_ema, optimizer" in result.plan.notes
+    assert "ignored, as not part of the model: model_ema, optimizer" in result.plan.notes
     torch.save(content | {"model": state}, file)
     with pytest.raises(VmoeError, match="holds two models"):
         export_bundle(folder, tmp_path / "two.vmoe")
@@ -203,7 +203,7 @@ def test_what_no_file_says_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(VmoeError, match="--heads N"):
         export_bundle(folder, tmp_path / "model.vmoe")
     result = export_bundle(folder, tmp_path / "model.vmoe", heads=3)
-    assert any("beside the checkpoint is no config.json" in note for note in result.plan.notes)
+    assert any("next to the checkpoint there is no config.json" in note for note in result.plan.notes)
     with pytest.raises(VmoeError, match="omit --heads"):
         export_bundle(result.path, tmp_path / "again.vmoe", heads=3)
 
@@ -249,7 +249,7 @@ def test_the_config_says_the_size_where_the_file_of_pictures_does_not(name: str,
 
 def test_what_transformers_would_assume_is_told(tmp_path: Path) -> None:
     folder, said = families()["vit"].write(tmp_path / "model"), dict(families()["vit"].config)
-    told = {"num_attention_heads": "12 is taken", "hidden_act": "gelu is taken"}
+    told = {"num_attention_heads": "12 is assumed", "hidden_act": "gelu is assumed"}
     for key, note in told.items():
         (folder / "config.json").write_text(json.dumps({name: value for name, value in said.items() if name != key}))
         notes = export_bundle(folder, tmp_path / f"{key}.vmoe", validate=False).plan.notes

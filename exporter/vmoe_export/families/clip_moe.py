@@ -1,4 +1,4 @@
-"""CLIP-MoE's vision tower, and OpenAI's CLIP, whose names it has: a CLIP in which the last blocks have experts."""
+"""CLIP-MoE's vision tower, a CLIP whose last blocks have experts, and OpenAI's CLIP, which has the same names."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def _translate(model: Translation) -> None:
     if experts:
         k = model.setting("top_k", min(_DEFAULT_K, experts))
         if not 1 <= k <= experts:
-            raise ConfigError(f"the config says top_k {k}, and there are {experts} experts")
+            raise ConfigError(f"the config says top_k {k}, but there are {experts} experts")
         if "top_k" not in model.config:
             model.notes.append(
                 f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
             )
-        # No pair was dropped in the original: so many slots take all tokens.
+        # The original drops no pair: with this ratio, all tokens get a slot.
         dispatcher = {"capacity_factor": experts / k}
         router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
         model.model["encoder"] = {"moe": {"router": router}}

@@ -1,4 +1,4 @@
-"""What a model of another library consists of: its tensors and its config.json, asked for by name."""
+"""The tensors and the config.json of a model of another library, by name."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class ForeignModel:
     """A model of a family, under that library's names.
 
     Attributes:
-        tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
-        prefix: what stands in front of the others.
-        config: of a config.json, or empty.
-        heads, image_size: what the user gave, until the config is asked.
-        used: names of the tensors that were asked for.
-        width, patch: D, and the (height, width) of a patch, once the patches' kernel was read.
+        tensors: shape and dtype by name without the family's prefix; other names have "../" in front.
+        prefix: the family's prefix.
+        config: the content of a config.json, or empty.
+        heads, image_size: the user's values, later those of the config.
+        used: names of the tensors that were read.
+        width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -35,7 +35,7 @@ class ForeignModel:
     patch: tuple[int, int] = (0, 0)
 
     def told(self, name: str) -> str:
-        """A tensor's name as the file has it."""
+        """A tensor's name in the file."""
         return name.removeprefix("../") if name.startswith("../") else self.prefix + name
 
     def has(self, name: str) -> bool:
@@ -43,22 +43,22 @@ class ForeignModel:
         return name in self.tensors
 
     def shape(self, name: str, ndim: int) -> Shape:
-        """The shape of a tensor that must be there. Raises CheckpointError: it isn't, or has another number of sizes."""
+        """The shape of a required tensor. Raises CheckpointError if it is missing or has another number of dimensions."""
         info = self.tensors.get(name)
         if info is None:
             raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
         if len(info.shape) != ndim or 0 in info.shape:
-            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, which is not {ndim} sizes above 0")
+            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, but it needs {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
             raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are not weights")
         self.used.add(name)
         return info.shape
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
-        """A value of the config.json, of the default's type; where there are `choices` one of them.
+        """A value of the config.json: it has the default's type, and is one of the `choices` if there are any.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: it has another type, or is not one of the choices.
         """
         value = self.config.get(key)
         if value is None:
@@ -68,12 +68,12 @@ class ForeignModel:
             raise ConfigError(f"the config says {key} {shown(value)}, which is not a {type(default).__name__}")
         if choices and value not in choices:
             raise ConfigError(
-                f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported"
+                f"the config says {key} {shown(value)}, but only {', '.join(map(str, choices))} can be exported"
             )
         return value
 
     def claim(self, **found: Any) -> None:
-        """What the config says of the tensors must be so. Raises ConfigError."""
+        """Checks what the config says about the tensors. Raises ConfigError if it contradicts them."""
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
@@ -84,7 +84,7 @@ class ForeignModel:
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose_heads(self, key: str, default: int) -> None:
-        """The number of heads: the user's, the config's, or, where there is a config without it, the default."""
+        """Sets the number of heads: the user's, the config's, or, if a config does not state it, the default."""
         is_said = self.config.get(key) is not None
         if is_said or (self.config and self.heads is None):
             found = self.setting(key, default)
@@ -94,13 +94,13 @@ class ForeignModel:
                 says = (
                     f"the config says {key} {found}"
                     if is_said
-                    else f"the config says no {key} (--heads N does), and {found} is usual"
+                    else f"the config has no {key} (pass --heads N), and the default is {found}"
                 )
                 raise ConfigError(f"{says}, which doesn't divide the hidden size {self.width}")
             self.heads = found
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
-        """Each encoder block: its prefix here, such as "blocks.{}." with the number in it, and our path.
+        """Yields each encoder block: its prefix, which is `pattern` with the number in it, and our path.
 
         Raises:
             CheckpointError: they are not numbered 0, 1, 2, ...
@@ -109,14 +109,14 @@ class ForeignModel:
         numbers = {name[len(start) :].split(".")[0] for name in self.tensors if name.startswith(start)}
         count = len(numbers)
         if numbers != {str(i) for i in range(count)} or not count:
-            raise CheckpointError(f"its blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
+            raise CheckpointError(f"the blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
         if count_key:
             self.claim(**{count_key: count})
         for i in range(count):
             yield f"{start}{i}{end}", f"Encoder/encoderblock_{i}"
 
     def trained_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of the images that the config is for; (0, 0) where it doesn't say so."""
+        """Rows and columns of patches at the config's image size; (0, 0) if it states none."""
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
@@ -128,7 +128,7 @@ class ForeignModel:
         return size[0] // height, size[1] // width
 
     def check(self, name: str, *sizes: int | None) -> Shape:
-        """The shape of a tensor that must be there and have these sizes, None being any. Raises CheckpointError."""
+        """The shape of a required tensor with these sizes; None stands for any size. Raises CheckpointError."""
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:

@@ -14,7 +14,7 @@ _LAYERS = ("layernorm_before", *ATTENTION, "layernorm_after", "intermediate.dens
 def translate_encoder(
     model: Translation, rows: int, *tokens: str, epsilon: float = 1e-12, layers: Sequence[str] = _LAYERS
 ) -> None:
-    """Everything up to the last norm, with these tokens in front of the patches, of which so many have positions."""
+    """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions."""
     model.epsilon(epsilon)
     model.begin("gelu", "embeddings.patch_embeddings.projection")
     model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)

@@ -10,9 +10,9 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 
 def _translate(model: Translation) -> None:
-    # The stream is behind its last norm when attention pools it, and can't carry another epsilon.
+    # Attention pools the stream after its last norm, so scaling the stream can't replace another epsilon.
     if model.setting("layer_norm_eps", 1e-6) != LAYER_NORM_EPSILON:
-        raise ConfigError(f"the config says layer_norm_eps {model.config['layer_norm_eps']}, and only 1e-06 can be exported")
+        raise ConfigError(f"the config says layer_norm_eps {model.config['layer_norm_eps']}, but only 1e-06 can be exported")
     model.begin("gelu_pytorch_tanh", "embeddings.patch_embedding")
     model.tokens(positions="embeddings.position_embedding.weight", rows=0)
     model.encoder("encoder.layers.{}.", LAYERS)
