@@ -80,7 +80,7 @@ def orientation_of(image: Image) -> int:
     try:
         with _filters, warnings.catch_warnings():  # Pillow warns of damaged EXIF
             warnings.simplefilter("ignore")
-            found = image.getexif().get(_ORIENTATION)
+            found: int = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # and raises whatever its readers do
         return 1
     return found if found in range(2, 9) else 1

@@ -243,7 +243,7 @@ BAD_STEPS = {
     "a short side of two numbers by Pillow": ("pillow_bicubic_small(2,3)", "is not a step"),
     "another filter": ("pillow_lanczos(28)", "is not a step"),
     "two resizes": ("resize(40)|resize(28)", "only one step may resize"),
-    "too many": ("|".join(["central_crop(28)"] * 5), "more than 4 steps"),
+    "too many": ("|".join(["central_crop(28)"] * 7), "more than 6 steps"),
     "another size": ("resize(30)", "give pictures of 30x30 pixels, and the model takes 28x28"),
     "no one size": ("resize_small(28)", "several sizes"),
     "a crop that is too large": ("resize_small(20)|central_crop(28)", "takes more pixels"),

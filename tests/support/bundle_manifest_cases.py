@@ -69,7 +69,7 @@ bad("preprocessing that is text", says(put("preprocessing", "resize(12)")), "'pr
 bad("preprocessing without steps", says(put("preprocessing", {})), "'steps'")
 bad("steps that are a list", steps(["resize(12)"]), "'steps'")
 bad("no steps", steps(""), "'preprocessing'", "''")
-bad("a step too many", steps("resize(12)" + "|central_crop(12)" * 4), "'preprocessing'", "more than 4 steps")
+bad("a step too many", steps("resize(12)" + "|central_crop(12)" * 6), "'preprocessing'", "more than 6 steps")
 bad("two steps that resize", steps("resize_small(16)|resize(12)"), "'preprocessing'", "only one step may resize")
 bad(
     "two steps of Pillow",

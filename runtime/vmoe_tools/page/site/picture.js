@@ -21,7 +21,7 @@ function doStep(picture, [name, height, width, keepsShape]) {
 /** The canvas that steps make of a picture: [name, height, width, whether the shape is kept] of each. */
 export const prepare = (picture, steps) => steps.reduce(doStep, picture);
 
-/** The bytes of a file without EXIF that a browser would turn it by: as segments, chunks or fields of other kinds. */
+/** A file without the EXIF of a JPEG or PNG, by which browsers turn it: as a segment of another kind, and damaged. */
 function withoutExif(bytes) {
   const view = new DataView(bytes.buffer);
   const isOf = (at, kind) => [...kind].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
@@ -32,10 +32,6 @@ function withoutExif(bytes) {
   } else if (isOf(0, "\x89PNG")) {
     for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
       if (isOf(at + 4, "eXIf")) bytes.fill(0, at + 8, at + 12);
-    }
-  } else if (isOf(8, "WEBP")) {
-    for (let at = 12; at + 8 <= bytes.length; at += 8 + view.getUint32(at + 4, true) + (bytes[at + 4] & 1)) {
-      if (isOf(at, "EXIF")) bytes.fill(0x20, at, at + 4);
     }
   }
   return new Blob([bytes]);
