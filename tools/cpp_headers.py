@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
@@ -16,7 +17,7 @@ from vmoe_runtime import images, picture_files, pictures, preprocessing, profile
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SETTINGS, SettingRow
-from vmoe_serve import elastic, endpoints
+from vmoe_serve import elastic, endpoints, metrics
 from vmoe_tools import options
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -29,38 +30,27 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "i32": "Int32",
     "i64": "Int64",
 }
+_PUBLIC = "[A-Z].*"
 _CONSTANTS = (
-    ("char", manifest, "FORMAT MANIFEST_NAME WEIGHTS_NAME CANONICAL_GRAPH INLINED_GRAPH MERGING_GRAPH IMAGE_INPUT"),
-    ("char", manifest_fields, "FILE_PATTERN SHA256_PATTERN BLOCK_PATTERN GROUP_PATTERN"),
-    ("char", preprocessing, "_STEP_PATTERN _BACKGROUND_PATTERN ROTATION KNOWN_STEPS"),
-    ("const char*", manifest, "PRECISIONS OUTPUTS"),
-    ("const char*", routing_kinds, "ROUTING_KINDS SETTING_KINDS"),
-    ("int64_t", manifest, "FORMAT_VERSION"),
-    ("size_t", manifest_fields, "MAX_MANIFEST_BYTES MAX_GRAPH_BYTES MAX_MOE_LAYERS MAX_NAME"),
-    ("int", strict_json, "MAX_JSON_DEPTH"),
-    ("int", external_data, "MAX_GRAPH_DEPTH"),
-    ("uint64_t", external_data, "MAX_OPSET"),
-    ("size_t", external_data, "MAX_BYTE_DIGITS"),
-    ("int64_t", profiles, "MAX_MASS_TOKENS _SMALL_GROUP"),
-    ("size_t", preprocessing, "MAX_STEPS"),
-    ("int64_t", preprocessing, "MAX_SIDE MAX_RESIZED_SIDE MAX_PILLOW_PIXELS"),
-    ("double", elastic, "SAFETY_MARGIN UTILIZATION_LIMIT HEADROOM MEMORY COOLDOWN _LEARNED _DRIFT _LEAST_SCALE _MOST_SCALE"),
-    ("size_t", elastic, "_MOST_LEVELS"),
-    ("int64_t", elastic, "_MOST_IMAGES"),
-    ("double", elastic, "_LONGEST_SECONDS"),
+    (manifest, _PUBLIC),
+    (manifest_fields, _PUBLIC),
+    (preprocessing, f"{_PUBLIC}|.*_PATTERN"),
+    (routing_kinds, _PUBLIC),
+    (strict_json, _PUBLIC),
+    (external_data, _PUBLIC),
+    (profiles, "MAX_.*|_SMALL_GROUP"),
+    (elastic, ".*"),
 )
-"""C++ type, the module of the constants, and their names."""
+"""Modules, and a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""
 _SERVICE_CONSTANTS = (
-    ("char", endpoints, "JSON BINARY PROMETHEUS HEADER_LENGTH INPUT_NAME NAME_PATTERN"),
-    ("size_t", endpoints, "MAX_NAME MAX_DIGITS LARGE_PICTURE"),
-    ("int64_t", endpoints, "MAX_WHOLE"),
-    ("size_t", pictures, "_MOST_PIXELS"),
-    ("int", picture_files, "_MOST_SCANS _MOST_PARTS"),
-    ("float", images, "_LARGEST_FLOAT"),
-    ("double", endpoints, "MAX_SLO_MS"),
-    ("double", endpoints, "REQUEST_BUCKETS"),
-    ("int", options, "_STEPS _MOST_STEPS"),
+    (endpoints, _PUBLIC),
+    (metrics, _PUBLIC),
+    (pictures, "_MOST_PIXELS"),
+    (picture_files, "_MOST_.*"),
+    (images, "_LARGEST_FLOAT"),
+    (options, "_STEPS|_MOST_STEPS"),
 )
+_TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
 """The bits in which C++ keeps the choices that are left."""
@@ -96,7 +86,8 @@ _BUNDLE_HEAD = """\
 namespace vmoe::sdk {
 """
 _SERVICE_HEAD = """\
-// What the HTTP services in C++ and in Python share, as runtime/vmoe_serve/endpoints.py declares it. Written by
+// What the HTTP services in C++ and in Python share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it.
+// Written by
 //
 //   python tools/cpp_headers.py
 //
@@ -106,6 +97,20 @@ _SERVICE_HEAD = """\
 #include <cstddef>
 
 #include "table.h"
+"""
+_LOAD_HEAD = """\
+// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
+//
+//   python tools/cpp_headers.py
+// clang-format off
+#ifndef VMOE_BATCHER_LOAD_HPP_
+#define VMOE_BATCHER_LOAD_HPP_
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace vmoe {
 """
 
 _C_TYPES = {"ratio": "double", "whole": "int64_t", "flag": "int32_t"}
@@ -277,7 +282,7 @@ def _constant(name: str) -> str:
 
 def bundle_rules() -> str:
     """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
-    lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
+    lines = [_BUNDLE_HEAD, *dict.fromkeys(_declared(_CONSTANTS))]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
@@ -304,9 +309,11 @@ def service_table() -> str:
     refusals = {name: value for name, value in vars(endpoints).items() if isinstance(value, endpoints.Refusal)}
     for name, refusal in refusals.items():
         lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
-    for metric in ("REQUEST_SECONDS", "SERVED"):
-        lines.append(f"inline constexpr Metric {_constant(metric)}{_metric(getattr(endpoints, metric))};")
-    lines += _array("Metric", "kCounts", [*map(_metric, endpoints.COUNTS)])
+    for name in ("REQUEST_SECONDS", "SERVED"):
+        lines.append(f"inline constexpr Metric {_constant(name)}{{{_metric(getattr(metrics, name))}, nullptr}};")
+    counts = "[](const vmoe::BatcherLoad& load) {{ return static_cast<double>(load.{}); }}"
+    rows = [f"{{{_metric(metric)}, {counts.format(name)}}}" for name, (_, metric) in metrics.NUMBERS.items()]
+    lines += _array("Metric", "kNumbers", rows)
     rows = [_service_field(name, field) for name, fields in endpoints.OBJECTS.items() for field in fields]
     lines += ["", *_array("Field", "kFields", rows), ""]
     numbers = endpoints.OPTIONS
@@ -327,10 +334,27 @@ def service_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _metric(metric: endpoints.Metric) -> str:
-    count = f"[](const vmoe::BatcherLoad& load) {{ return static_cast<double>(load.{metric.count}); }}"
-    texts = _texts((metric.name, metric.help))
-    return f"{{{texts}, {str(metric.is_gauge).lower()}, {count if metric.count else 'nullptr'}}}"
+def _metric(metric: metrics.Metric) -> str:
+    return f"{_texts((metric.name, metric.help))}, {json.dumps(metric.is_gauge)}"
+
+
+def batcher_load() -> str:
+    """The text of plugins/include/vmoe/batcher_load.hpp."""
+    types = {"int": "int64_t", "float": "double"}
+    numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
+    return f"""{_LOAD_HEAD}
+// What a batcher has to do and has done.
+struct BatcherLoad {{
+  std::string level; // the profile of requests that ask for none; empty for a model without
+  // Images so far, by profile: those of the bundle and the levels by name, all else that clients ask for as "other".
+  std::map<std::string, int64_t> served;
+{numbers}
+}};
+
+}}  // namespace vmoe
+
+#endif  // VMOE_BATCHER_LOAD_HPP_
+"""
 
 
 def _service_field(name: str, field: endpoints.Field) -> str:
@@ -343,11 +367,14 @@ def _service_field(name: str, field: endpoints.Field) -> str:
     return f"{{{', '.join([_texts(texts), kind, *numbers, *flags])}, {{{_texts(field.choices)}}}}}"
 
 
-def _declared(constants: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
-    for kind, module, names in constants:
-        for name in names.split():
-            declared = _constant(name) + ("[]" if "char" in kind or isinstance(getattr(module, name), tuple) else "")
-            yield f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};"
+def _declared(constants: Iterable[tuple[ModuleType, str]]) -> Iterator[str]:
+    for module, names in constants:
+        for name, value in vars(module).items():
+            is_list = isinstance(value, tuple)
+            kind = _TYPES.get(type(value[0] if is_list else value))
+            if kind and name.isupper() and re.fullmatch(names, name):
+                declared = f"{'const char*' if is_list and kind == 'char' else kind} {_constant(name)}"
+                yield f"inline constexpr {declared}{'[]' * (is_list or kind == 'char')} = {_literal(value)};"
 
 
 def _literal(value: Any) -> str:
@@ -531,6 +558,7 @@ def headers() -> dict[Path, str]:
         internal / "bundle_rules.h": bundle_rules(),
         PLUGINS / "service" / "generated" / "endpoints.h": service_table(),
         internal / "setting_rows.h": setting_rows(),
+        public / "batcher_load.hpp": batcher_load(),
         public / "settings.h": settings_c(),
         public / "settings.hpp": settings_cpp(),
     }

@@ -14,8 +14,8 @@
 
 #include "http_server.h"
 #include "levels.h"
-#include "metrics.h"
 #include "options.h"
+#include "prometheus_text.h"
 #include "service.h"
 
 namespace {

@@ -7,8 +7,8 @@
 #include <vmoe/batcher.hpp>
 
 #include "http_server.h"
-#include "metrics.h"
 #include "options.h"
+#include "prometheus_text.h"
 #include "requests.h"
 
 // An engine's input, dtype[count,H,W,C].

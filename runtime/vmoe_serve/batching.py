@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
 from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
+from vmoe_serve.metrics import Load
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,30 +47,6 @@ class Answer:
     waited: float
     seconds: float
     batch_size: int
-
-
-@dataclass
-class Load:
-    """What a batcher has to do and has done.
-
-    Attributes:
-        level: name of the setting that requests without one get now; None for a model that has none.
-        waiting: images in the queue.
-        served: images so far, by the name of the setting: those of the bundle and the plan by name, all other ones as
-            "other"; "" for a model that has none.
-        calls: of the engine so far.
-        refused: requests that found the queue full.
-        cancelled: requests whose client disconnected before their turn.
-        busy: seconds of these calls.
-    """
-
-    level: str | None = None
-    waiting: int = 0
-    served: Counter[str] = field(default_factory=Counter)
-    calls: int = 0
-    refused: int = 0
-    cancelled: int = 0
-    busy: float = 0.0
 
 
 @dataclass(frozen=True)

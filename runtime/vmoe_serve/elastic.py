@@ -18,9 +18,9 @@ UTILIZATION_LIMIT = 0.95
 """Load above which a lower level replaces the current one."""
 HEADROOM = 0.8
 """Load up to which a higher level is affordable."""
-MEMORY = 5
+MEMORY = 5.0
 """Time over which arrivals are averaged, in targets."""
-COOLDOWN = 10
+COOLDOWN = 10.0
 """Time for which a higher level must be affordable before it replaces the current one, in targets."""
 _LEARNED = 1 / 8
 _DRIFT = 1 / 256

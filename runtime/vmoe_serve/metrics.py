@@ -1,63 +1,61 @@
-"""The metrics of a server, as Prometheus text."""
+"""What both services count for Prometheus. C++ has the rows and the numbers of `Load` in headers.
+
+A new metric that is one number is a field of `Load` with its row; after that, `python tools/cpp_headers.py`. What counts
+it: `vmoe_serve.batching`, and in C++ `vmoe/batcher.hpp`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
 
-from vmoe_serve.batching import Batcher
-from vmoe_serve.endpoints import COUNTS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED
+@dataclass(frozen=True)
+class Metric:
+    """A row of a metric.
+
+    Attributes:
+        name: of the metric.
+        help: what is counted.
+        is_gauge: whether it is a state, not a sum.
+    """
+
+    name: str
+    help: str
+    is_gauge: bool = False
 
 
-class Metrics(Collector):
-    """The metrics of one served model: replies by status and time, and the counts of its batcher."""
+def _number(name: str, help: str, *, is_gauge: bool = False) -> Any:
+    return field(default=0, metadata={"metric": Metric(name, help, is_gauge)})
 
-    def __init__(self, model: str, batcher: Batcher) -> None:
-        """Metrics without any counts yet.
 
-        Args:
-            model: its name, a label of everything.
-            batcher: the source of the load.
-        """
-        self._registry = CollectorRegistry()
-        self._model, self._batcher = model, batcher
-        self._replies = Histogram(
-            REQUEST_SECONDS.name,
-            REQUEST_SECONDS.help,
-            ["model", "request", "status"],
-            buckets=REQUEST_BUCKETS,
-            registry=self._registry,
-        )
-        self._registry.register(self)
+@dataclass
+class Load:
+    """What a batcher has to do and has done.
 
-    def replied(self, request: str, status: int, seconds: float) -> None:
-        """Counts a reply.
+    Attributes:
+        level: name of the setting that requests without one get now; None for a model that has none.
+        served: images so far, by the name of the setting: those of the bundle and the plan by name, all other ones as
+            "other"; "" for a model that has none.
 
-        Args:
-            request: the label of its endpoint.
-            status: of HTTP.
-            seconds: from the request to the reply.
-        """
-        self._replies.labels(self._model, request, str(status)).observe(seconds)
+    The others are numbers, each with the row of its metric.
+    """
 
-    def text(self) -> bytes:
-        """Prometheus text."""
-        return generate_latest(self._registry)
+    level: str | None = None
+    served: Counter[str] = field(default_factory=Counter)
+    waiting: int = _number("vmoe_images_waiting", "Images in the queue.", is_gauge=True)
+    calls: int = _number("vmoe_calls_total", "Calls of the engine.")
+    busy: float = _number("vmoe_busy_seconds_total", "Seconds of these calls.")
+    refused: int = _number("vmoe_requests_refused_total", "Requests that found the queue full.")
+    cancelled: int = _number("vmoe_requests_cancelled_total", "Requests whose client disconnected in the queue.")
 
-    def collect(self) -> Iterator[Any]:
-        """The batcher's counts, for the registry."""
-        load = self._batcher.load()
-        served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
-        for setting, images in sorted(load.served.items()):
-            served.add_metric([self._model, setting], images)
-        yield served
-        for metric in COUNTS:
-            kind = GaugeMetricFamily if metric.is_gauge else CounterMetricFamily
-            family = kind(metric.name, metric.help, labels=["model"])
-            family.add_metric([self._model], getattr(load, metric.count))
-            yield family
+
+NUMBERS: Mapping[str, tuple[str, Metric]] = {
+    each.name: (str(each.type), each.metadata["metric"]) for each in fields(Load) if each.metadata
+}
+"""Type, "int" or "float", and metric of each number of `Load`, by its name."""
+SERVED = Metric("vmoe_images_served_total", "Images that were answered, by the setting that served them.")
+REQUEST_SECONDS = Metric("vmoe_request_seconds", "Seconds from a request to its reply.")
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -23,7 +23,7 @@ from vmoe_runtime.pictures import pixels_of
 from vmoe_serve import endpoints
 from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.http.requests import RequestError
-from vmoe_serve.metrics import Metrics
+from vmoe_serve.prometheus_text import Metrics
 
 T = TypeVar("T")
 

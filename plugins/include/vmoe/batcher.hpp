@@ -22,7 +22,7 @@
 #include <exception>
 #include <functional>
 #include <future>
-#include <map>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -32,6 +32,7 @@
 #include <utility>
 #include <vector>
 
+#include "vmoe/batcher_load.hpp"
 #include "vmoe/elastic.hpp"
 #include "vmoe/engine.hpp"
 
@@ -52,18 +53,6 @@ struct Answer {
   double waited = 0;          // seconds in the queue, from `submit` on
   double seconds = 0;         // that the call took
   int64_t together = 0;       // images of the call, those of other requests included
-};
-
-// What a batcher has to do and has done.
-struct BatcherLoad {
-  int64_t waiting = 0;  // images in the queue
-  std::string level;    // the profile of requests that ask for none; empty for a model without
-  // Images so far, by profile: those of the bundle and the levels by name, all else that clients ask for as "other".
-  std::map<std::string, int64_t> served;
-  int64_t calls = 0;      // of the engine so far
-  int64_t refused = 0;    // requests that found the queue full
-  int64_t cancelled = 0;  // requests that were taken back before their turn came
-  double busy = 0;        // seconds that calls took together
 };
 
 // Has the answer of a request, or why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the call.
@@ -90,9 +79,9 @@ class BatchQueue {
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), fixed_(std::move(fixed)) {
     if (elastic_) level_ = options_.levels.size() - 1;
     images_per_call_ = options_.most_images;
-    for (const Profile& profile : engine.profiles()) served_[profile.name] = 0;
-    for (const std::string& level : options_.levels) served_[level] = 0;
-    served_[fixed_] = served_[kOther] = 0;
+    for (const Profile& profile : engine.profiles()) load_.served[profile.name] = 0;
+    for (const std::string& level : options_.levels) load_.served[level] = 0;
+    load_.served[fixed_] = load_.served[kOther] = 0;
     taken_.reserve(static_cast<size_t>(std::min(options_.most_images, options_.most_waiting)));
     thread_ = std::thread([this] { serve(); });
     thread_id_ = thread_.get_id();
@@ -108,13 +97,13 @@ class BatchQueue {
         BatchRequest{images, std::move(setting), BatcherClock::now(), std::move(done), true});
     const std::lock_guard lock(mutex_);
     if (!open_) return Error{VMOE_CLOSED, "the server is shutting down"};
-    if (waiting_ + images.count > options_.most_waiting) {
-      ++refused_;
-      return Error{VMOE_BUSY, std::to_string(waiting_) + " images wait already, and at most " +
+    if (load_.waiting + images.count > options_.most_waiting) {
+      ++load_.refused;
+      return Error{VMOE_BUSY, std::to_string(load_.waiting) + " images wait already, and at most " +
                                   std::to_string(options_.most_waiting) + " may"};
     }
     queue_.push_back(request);
-    waiting_ += images.count;
+    load_.waiting += images.count;
     if (request->setting.empty()) {
       elastic_waiting_ += images.count;
       elastic_arrived_ += images.count;
@@ -129,7 +118,7 @@ class BatchQueue {
       if (!request->waiting) return false;
       queue_.erase(std::find(queue_.begin(), queue_.end(), request));
       leave(*request);
-      ++cancelled_;
+      ++load_.cancelled;
     }
     finish(*request, failed(VMOE_CANCELLED, "the request was cancelled"));
     return true;
@@ -154,9 +143,10 @@ class BatchQueue {
 
   BatcherLoad load() const {
     const std::lock_guard lock(mutex_);
-    BatcherLoad load{waiting_, level_name(), {}, calls_, refused_, cancelled_, busy_};
-    for (const auto& [setting, images] : served_) {
-      if (images > 0) load.served[setting] = images;
+    BatcherLoad load = load_;
+    load.level = level_name();
+    for (auto next = load.served.begin(); next != load.served.end();) {
+      next = next->second > 0 ? std::next(next) : load.served.erase(next);
     }
     return load;
   }
@@ -171,7 +161,7 @@ class BatchQueue {
   // A request is in the queue no more; the caller takes it out.
   void leave(BatchRequest& request) {
     request.waiting = false;
-    waiting_ -= request.images.count;
+    load_.waiting -= request.images.count;
     if (request.setting.empty()) elastic_waiting_ -= request.images.count;
   }
 
@@ -257,10 +247,10 @@ class BatchQueue {
     }
     {
       const std::lock_guard lock(mutex_);
-      const auto own = served_.find(setting);
-      (own != served_.end() ? own : served_.find(kOther))->second += images.count;
-      ++calls_;
-      busy_ += seconds_taken;
+      const auto own = load_.served.find(setting);
+      (own != load_.served.end() ? own : load_.served.find(kOther))->second += images.count;
+      ++load_.calls;
+      load_.busy += seconds_taken;
     }
     auto first = output->cbegin();
     for (const auto& request : taken_) {
@@ -300,12 +290,10 @@ class BatchQueue {
   std::condition_variable changed_;
   std::deque<BatchRequestPointer> queue_;
   bool open_ = true;
-  int64_t waiting_ = 0, elastic_waiting_ = 0, elastic_arrived_ = 0;  // images
+  int64_t elastic_waiting_ = 0, elastic_arrived_ = 0;  // images
   size_t level_ = 0;
   int64_t images_per_call_ = 0;
-  std::map<std::string, int64_t> served_;  // every key that there will be
-  int64_t calls_ = 0, refused_ = 0, cancelled_ = 0;
-  double busy_ = 0;
+  BatcherLoad load_;  // with every key of `served` that there will be, and without `level`
 
   std::vector<BatchRequestPointer> taken_;
   std::vector<unsigned char> batch_;

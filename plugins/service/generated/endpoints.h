@@ -1,4 +1,5 @@
-// What the HTTP services in C++ and in Python share, as runtime/vmoe_serve/endpoints.py declares it. Written by
+// What the HTTP services in C++ and in Python share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it.
+// Written by
 //
 //   python tools/cpp_headers.py
 //
@@ -11,22 +12,23 @@
 
 inline constexpr char kJson[] = "application/json";
 inline constexpr char kBinary[] = "application/octet-stream";
+inline constexpr char kPicture[] = "image/*";
 inline constexpr char kPrometheus[] = "text/plain; version=0.0.4; charset=utf-8";
 inline constexpr char kHeaderLength[] = "Inference-Header-Content-Length";
 inline constexpr char kInputName[] = "image";
+inline constexpr int64_t kMaxName = 100;
+inline constexpr int64_t kMaxDigits = 19;
 inline constexpr char kNamePattern[] = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}";
-inline constexpr size_t kMaxName = 100;
-inline constexpr size_t kMaxDigits = 19;
-inline constexpr size_t kLargePicture = 2097152;
-inline constexpr int64_t kMaxWhole = 1099511627776;
-inline constexpr size_t kMostPixels = 33554432;
-inline constexpr int kMostScans = 100;
-inline constexpr int kMostParts = 65536;
-inline constexpr float kLargestFloat = 2;
 inline constexpr double kMaxSloMs = 600000.0;
+inline constexpr int64_t kMaxWhole = 1099511627776;
+inline constexpr int64_t kLargePicture = 2097152;
 inline constexpr double kRequestBuckets[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0};
-inline constexpr int kSteps = 8;
-inline constexpr int kMostSteps = 1000;
+inline constexpr int64_t kMostPixels = 33554432;
+inline constexpr int64_t kMostScans = 100;
+inline constexpr int64_t kMostParts = 65536;
+inline constexpr int64_t kLargestFloat = 2;
+inline constexpr int64_t kSteps = 8;
+inline constexpr int64_t kMostSteps = 1000;
 
 inline constexpr Refusal kNoModel{404, "there is no model '{}'; '{}' is served here"};
 inline constexpr Refusal kNoPath{404, "there is nothing at {}"};
@@ -68,7 +70,7 @@ inline constexpr Refusal kLongHead{431, "the first line and the headers have mor
 inline constexpr Refusal kManyClients{503, "too many clients are connected"};
 inline constexpr Metric kRequestSeconds{"vmoe_request_seconds", "Seconds from a request to its reply.", false, nullptr};
 inline constexpr Metric kServed{"vmoe_images_served_total", "Images that were answered, by the setting that served them.", false, nullptr};
-inline constexpr Metric kCounts[] = {
+inline constexpr Metric kNumbers[] = {
     {"vmoe_images_waiting", "Images in the queue.", true, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.waiting); }},
     {"vmoe_calls_total", "Calls of the engine.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.calls); }},
     {"vmoe_busy_seconds_total", "Seconds of these calls.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.busy); }},

@@ -1,4 +1,4 @@
-#include "metrics.h"
+#include "prometheus_text.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -44,7 +44,7 @@ std::string Metrics::text(const std::string& model, const vmoe::BatcherLoad& loa
   for (const auto& [setting, images] : load.served) {
     out << kServed.name << label << ",setting=" << quoted(setting) << "} " << images << '\n';
   }
-  for (const Metric& metric : kCounts) {
+  for (const Metric& metric : kNumbers) {
     begin(out, metric, metric.is_gauge ? "gauge" : "counter");
     out << metric.name << label << "} " << metric.count(load) << '\n';
   }

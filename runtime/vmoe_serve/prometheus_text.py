@@ -1,0 +1,63 @@
+"""The metrics of a server, as Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from vmoe_serve.batching import Batcher
+from vmoe_serve.metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED
+
+
+class Metrics(Collector):
+    """The metrics of one served model: replies by status and time, and the counts of its batcher."""
+
+    def __init__(self, model: str, batcher: Batcher) -> None:
+        """Metrics without any counts yet.
+
+        Args:
+            model: its name, a label of everything.
+            batcher: the source of the load.
+        """
+        self._registry = CollectorRegistry()
+        self._model, self._batcher = model, batcher
+        self._replies = Histogram(
+            REQUEST_SECONDS.name,
+            REQUEST_SECONDS.help,
+            ["model", "request", "status"],
+            buckets=REQUEST_BUCKETS,
+            registry=self._registry,
+        )
+        self._registry.register(self)
+
+    def replied(self, request: str, status: int, seconds: float) -> None:
+        """Counts a reply.
+
+        Args:
+            request: the label of its endpoint.
+            status: of HTTP.
+            seconds: from the request to the reply.
+        """
+        self._replies.labels(self._model, request, str(status)).observe(seconds)
+
+    def text(self) -> bytes:
+        """Prometheus text."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Any]:
+        """The batcher's counts, for the registry."""
+        load = self._batcher.load()
+        served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
+        for setting, images in sorted(load.served.items()):
+            served.add_metric([self._model, setting], images)
+        yield served
+        for name, (_, metric) in NUMBERS.items():
+            kind = GaugeMetricFamily if metric.is_gauge else CounterMetricFamily
+            family = kind(metric.name, metric.help, labels=["model"])
+            family.add_metric([self._model], getattr(load, name))
+            yield family
