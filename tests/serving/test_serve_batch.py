@@ -28,12 +28,14 @@ pytestmark = pytest.mark.long
 
 pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("moto", reason="moto, an S3 server, is not installed")
+import fsspec  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 from batch_kills import BUCKET, kill_jobs  # noqa: E402
 from ray_cluster import ray_cluster, s3_server  # noqa: E402
 
-from vmoe_serve.batch.inputs import BatchError, InputFile, Location, Part  # noqa: E402
+from vmoe_serve.batch.addresses import BatchError, Location  # noqa: E402
+from vmoe_serve.batch.inputs import InputFile, Part, divide, list_files  # noqa: E402
 from vmoe_serve.batch.job import Job, Output, Written  # noqa: E402
 
 PICTURES = 60
@@ -198,7 +200,8 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{damaged}", "{input}", "{new}"), 1, "changed after export"),
     (("{grouped}", "{input}", "{new}"), 1, "export it with --group image"),
     (("{bundle}", "absent", "{new}"), 1, "absent"),
-    (("{bundle}", "abc://absent", "{new}"), 1, "abc://absent can't be opened"),
+    (("{bundle}", "abc://absent", "{new}"), 1, "abc://absent can't be opened: Protocol not known: abc"),
+    (("{bundle}", "s3://absent?b=1", "{new}"), 1, "s3://absent?b=1 can't be opened: Unexpected query parameter"),
     (("{bundle}", "{bundle}", "{new}"), 1, "has no files with the endings"),
     (("{bundle}", "{newline}", "{new}"), 1, "has a name with a line break"),
     (("{bundle}", "{parquet}", "{new}"), 1, "--column"),
@@ -305,6 +308,18 @@ def test_parts_that_are_cut_off_or_left_by_others_are_not_counted(tmp_path: Path
         other.begin(force=False)
     other.begin(force=True)
     assert other.parts(PARTS) == [] and parts(tmp_path / "out") == []
+
+
+def test_input_and_output_may_have_a_scheme_that_only_fsspec_knows() -> None:
+    fsspec.filesystem("memory").pipe({f"/in/{name}.png": b"picture" for name in ("a", "b")})
+    files = list_files(Location.of("memory://in"), None)
+    assert [file.name for file in files] == ["a.png", "b.png"]
+    output = Output(Location.of("memory://out"), JOB)
+    output.begin(force=False)
+    write(output, divide(files, 1)[0])
+    output.finish({})
+    again = Output(Location.of("memory://out/"), JOB)
+    assert [each.part.files for each in again.parts(divide(files, 1))] == [(files[0],)] and again.is_finished()
 
 
 def test_only_the_process_that_began_last_writes(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.pictures import check_takes_pictures
-from vmoe_serve.batch.inputs import InputFile, Location, Part, digest_of, divide, list_files
+from vmoe_serve.batch.addresses import Location
+from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.command import count_option
 from vmoe_serve.settings import named, served_manifest

@@ -1,88 +1,24 @@
-"""The pictures of a batch job: files, or rows of Parquet files, in a fixed order and divided into parts.
-
-They are on this machine, or at a URI that pyarrow supports.
-"""
+"""The pictures of a batch job: files, or rows of Parquet files, in a fixed order and divided into parts."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
-from vmoe_runtime import VmoeError
+from vmoe_serve.batch.addresses import BatchError, Location, one_line
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
 READERS = 16
 """Files that are read at the same time."""
-
-
-class BatchError(VmoeError):
-    """A batch job that can't start or continue."""
-
-
-@dataclass(frozen=True)
-class Location:
-    """A file or folder on one of pyarrow's file systems.
-
-    Attributes:
-        text: as the user wrote it.
-        filesystem: of pyarrow.
-        path: on that file system, absolute.
-    """
-
-    text: str
-    filesystem: fs.FileSystem
-    path: str
-
-    @classmethod
-    def of(cls, text: str) -> Self:
-        """The location of a path or a URI, such as `photos`, `s3://bucket/photos` or `gs://bucket/photos`.
-
-        Raises:
-            BatchError: pyarrow does not support the URI.
-        """
-        if "://" not in text:
-            return cls(text, fs.LocalFileSystem(), os.path.realpath(text))
-        try:
-            filesystem, path = fs.FileSystem.from_uri(text)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
-        return cls(text, filesystem, path.rstrip("/"))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a path on this machine, or on a disk that it shares."""
-        return isinstance(self.filesystem, fs.LocalFileSystem)
-
-    @cached_property
-    def kind(self) -> Any:
-        """pyarrow's FileType of the location."""
-        try:
-            return self.filesystem.get_file_info(self.path).type
-        except OSError as error:
-            raise BatchError(f"{self.text} can't be read: {one_line(error)}") from None
-
-    def overlaps(self, other: Location) -> bool:
-        """Whether the locations are the same, or one contains the other."""
-        ours, theirs = Path(self.path), Path(other.path)
-        same = self.filesystem.type_name == other.filesystem.type_name
-        return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, on one line and shortened."""
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(said.split())[:300]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from pyarrow import fs
 
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
-from vmoe_serve.batch.inputs import READERS, BatchError, Location, Part
+from vmoe_serve.batch.addresses import BatchError, Location
+from vmoe_serve.batch.inputs import READERS, Part
 
 JOB_NAME, SUCCESS_NAME, WRITER_NAME = "_job.json", "_SUCCESS", "_writer"
 ERRORS, RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in a part's metadata
@@ -120,7 +121,7 @@ class Output:
             BatchError: the folder holds another job, or files that no job wrote.
             OSError: it can't be written.
         """
-        if self._location.is_local:  # object stores have no folders
+        if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
             self._fs.create_dir(self._location.path, recursive=True)
         names = self._names()
         self._check_job(names, force=force)

@@ -17,7 +17,8 @@ import ray
 
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import Array, likeliest, softmax
-from vmoe_serve.batch.inputs import BatchError, Location, Part
+from vmoe_serve.batch.addresses import BatchError, Location
+from vmoe_serve.batch.inputs import Part
 from vmoe_serve.batch.job import Job, manifest_digest
 from vmoe_serve.ray_session import reason
 

@@ -1,0 +1,84 @@
+"""Where the pictures and answers of a batch job are: a path, or a URI that pyarrow has a file system for, or else fsspec."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import fsspec
+import pyarrow as pa
+from pyarrow import fs
+
+from vmoe_runtime import VmoeError
+
+
+class BatchError(VmoeError):
+    """A batch job that can't start or continue."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on this machine or elsewhere.
+
+    Attributes:
+        text: as the user wrote it.
+        filesystem: as pyarrow sees it.
+        path: on that file system, absolute.
+    """
+
+    text: str
+    filesystem: fs.FileSystem
+    path: str
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The location of a path or a URI, such as `photos`, `s3://bucket/photos` or `gs://bucket/photos`.
+
+        Raises:
+            BatchError: neither pyarrow nor fsspec can open the URI.
+        """
+        if "://" not in text:
+            return cls(text, fs.LocalFileSystem(), os.path.realpath(text))
+        try:
+            filesystem, path = fs.FileSystem.from_uri(text)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if "Unrecognized filesystem type" not in str(error):
+                raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
+            filesystem, path = _from_fsspec(text)
+        return cls(text, filesystem, path.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path on this machine, or on a disk that it shares."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    @cached_property
+    def kind(self) -> Any:
+        """pyarrow's FileType of the location."""
+        try:
+            return self.filesystem.get_file_info(self.path).type
+        except Exception as error:  # packages of fsspec raise their own
+            raise BatchError(f"{self.text} can't be read: {one_line(error)}") from None
+
+    def overlaps(self, other: Location) -> bool:
+        """Whether the locations are the same, or one contains the other."""
+        ours, theirs = Path(self.path), Path(other.path)
+        same = self.filesystem.type_name == other.filesystem.type_name
+        return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, on one line and shortened."""
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(said.split())[:300]
+
+
+def _from_fsspec(text: str) -> tuple[fs.FileSystem, str]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(text)
+    except Exception as error:  # above all that a package is missing, and which one
+        raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
