@@ -19,7 +19,7 @@ from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import OUTPUTS, Output
 from vmoe_runtime.capacity import ROUNDINGS, Rounding
 from vmoe_runtime.errors import RoutingError, shown
-from vmoe_runtime.settings import MERGE, NEEDED, ROWS, SETTINGS, Choices, Setting, parse_profile_name
+from vmoe_runtime.settings import NEEDED, OFFICIAL_SETTINGS, POLICIES, ROWS, Choices, Setting, parse_profile_name
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class ExportOptions(Choices):
     def routing_options(self) -> list[str]:
         """Names of the options that are set and need MoE layers."""
         others = ("group", "batch_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
-        return [name for name in (*SETTINGS, *others) if name != MERGE and getattr(self, name) is not None]
+        return [name for name in (*OFFICIAL_SETTINGS, *POLICIES, *others) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
         """The same options, where they are None completed by those of a bundle that serves as checkpoint, by the config that

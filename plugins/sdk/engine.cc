@@ -197,7 +197,7 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
   std::deque<std::vector<int64_t>> integers;  // that inputs point into
   const int own = profile ? manifest().kind().settings() : 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {
-    if ((own & row.bit) == 0 || (row.bit == VMOE_SET_MERGE && !merges(profile))) return;
+    if ((own & row.bit) == 0 || (row.merging && !merges(profile))) return;
     const bool is_slots = row.bit == VMOE_SET_CAPACITY_RATIO;
     const auto& values = integers.emplace_back(
         is_slots ? profile->slots : std::vector<int64_t>{static_cast<int64_t>(profile->values.*field)});

@@ -44,7 +44,7 @@ Ports expected_inputs(const Manifest& manifest, bool merges) {
       image.dtype == VMOE_FLOAT32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
   Ports inputs{{kImageInput, {type, {-1, image.height, image.width, image.channels}}}};
   for (const SettingRow& row : kSettingRows) {
-    if ((manifest.kind().settings() & row.bit) == 0 || (row.bit == VMOE_SET_MERGE && !merges)) continue;
+    if ((manifest.kind().settings() & row.bit) == 0 || (row.merging && !merges)) continue;
     const size_t count = row.bit == VMOE_SET_CAPACITY_RATIO ? manifest.moe_layers.size() : 1;
     inputs[row.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {static_cast<int64_t>(count)}};
   }

@@ -1,5 +1,7 @@
 #include "sdk/routing_kind.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "sdk/error.h"
@@ -43,9 +45,10 @@ int RoutingKind::settings() const {
 void RoutingKind::check_settings(int set) const {
   const int missing = set & ~settings();
   if (missing == 0) return;
-  if (missing == VMOE_SET_MERGE) {
+  const auto merges = [missing](const SettingRow& row) { return row.merging || (missing & row.bit) == 0; };
+  if (std::all_of(std::begin(kSettingRows), std::end(kSettingRows), merges)) {
     fail(VMOE_ROUTING_ERROR, "tokens can't be merged in ",
-         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image", ": it takes no merge");
+         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image", ": it takes no ", listed(missing));
   }
   const char* but = image_tokens > 0 ? " but merge" : "";
   switch (code) {

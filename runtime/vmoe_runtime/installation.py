@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 
 from vmoe_runtime.errors import UnavailableError
@@ -27,6 +27,16 @@ def installed_version(name: str) -> str | None:
 
 __version__ = installed_version("vmoe-export") or "0+unknown"
 """Of the distribution; "0+unknown" where the sources are used without being installed."""
+
+
+def oldest_onnxruntime() -> str:
+    """The oldest version of ONNX Runtime that is supported, which pyproject.toml names; "0+unknown" as in `__version__`."""
+    try:
+        needed = requires("vmoe-export") or []
+    except PackageNotFoundError:
+        needed = []
+    found = (each.partition(";")[0].partition("onnxruntime>=") for each in needed)
+    return next((number for _, name, number in found if name), "0+unknown")
 
 
 class NotInstalledError(UnavailableError):

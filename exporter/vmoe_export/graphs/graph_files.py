@@ -32,9 +32,10 @@ from vmoe_runtime.bundle.manifest import (
     WEIGHTS_NAME,
     TensorRtPrecision,
 )
+from vmoe_runtime.installation import oldest_onnxruntime
 from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES, TOKEN_OUTPUT
-from vmoe_runtime.settings import MERGE
+from vmoe_runtime.settings import ROWS
 
 BATCH_DIM, MEMBER_DIM, GROUP_DIM, CHOICE_DIM = "batch", "members", "groups", "k"
 
@@ -86,23 +87,24 @@ def write_graphs(
     kinds: dict[str, type[ModelNodes]] = {CANONICAL_GRAPH: ModelNodes, INLINED_GRAPH: StandardNodes}
     if any(profile.merge for profile in profiles):
         kinds[MERGING_GRAPH] = StandardNodes
-    unmerged = {MERGE: np.zeros(1, np.int64)} if model.merges else {}
+    merging = {name: np.array([row.default], np.int64) for name, row in ROWS.items() if row.merging} if model.merges else {}
+    onnxruntime = _onnxruntime()
     for file, kind in kinds.items():
-        settings = (profiles[0].inputs if profiles else {}) | unmerged
+        settings = (profiles[0].inputs if profiles else {}) | merging
         if file == INLINED_GRAPH:
-            settings.pop(MERGE, None)
+            settings = {name: value for name, value in settings.items() if name not in merging}
         nodes = kind(model, weights, list(settings))
         nodes.write_model()
         graph = _graph(model, grouping, nodes, settings)
-        _name_block_shapes(graph, nodes, model, grouping, merges=MERGE in settings)
+        _name_block_shapes(graph, nodes, model, grouping, merges=bool(settings.keys() & merging))
         functions = []
-        values, how = "must be given", "Standard ops only: any ONNX Runtime from 1.21 on runs it, and OpenVINO."
+        values, how = "must be given", f"Standard ops only: any {onnxruntime} runs it, and OpenVINO."
         if file == CANONICAL_GRAPH:
             for name, numbers in settings.items():
                 graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
             functions = _called(graph, nodes.functions)
             values = "have defaults"
-            how = "Any ONNX Runtime from 1.21 on runs it; vmoe_runtime and its op library make it fast."
+            how = f"Any {onnxruntime} runs it; vmoe_runtime and its op library make it fast."
         if settings:
             how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
         opset = max(OPSET, PRECISIONS[model.precision].experts.opset)
@@ -170,8 +172,12 @@ def tensorrt_graph(
     proto = _model(graph, bodies)
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     plugin = " from 10.7 on with the vmoe plugin" if routes else ""
-    _describe(proto, model, grouping, profile, precision, f"{fixed}For TensorRT{plugin}, and any ONNX Runtime from 1.21 on.")
+    _describe(proto, model, grouping, profile, precision, f"{fixed}For TensorRT{plugin}, and any {_onnxruntime()}.")
     return proto, tuple(nodes.cuts)
+
+
+def _onnxruntime() -> str:
+    return f"ONNX Runtime from {oldest_onnxruntime()} on"
 
 
 def _graph(

@@ -116,9 +116,9 @@ typedef struct vmoe_load_options {
   /* Name of the profile for calls that say nothing else: a stored one, or any systematic name such as "c0.3-k1".
    * NULL is the first stored one. */
   const char* profile;
-  /* Path of the ONNX Runtime library, 1.21 or newer. NULL takes the first of: one that is loaded already, the path in
-   * the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library was installed into,
-   * libonnxruntime.so, libonnxruntime.so.1. */
+  /* Path of the ONNX Runtime library; one that is too old is refused. NULL takes the first of: one that is loaded
+   * already, the path in the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library
+   * was installed into, libonnxruntime.so, libonnxruntime.so.1. */
   const char* onnxruntime;
   /* 1 has ONNX Runtime's threads look for work for tens of milliseconds after a call, 0 has them sleep at once. */
   int32_t spin;

@@ -12,7 +12,7 @@ from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import RoutingError
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
-from vmoe_runtime.settings import MERGE
+from vmoe_runtime.settings import MERGE, ROWS
 
 
 class StandardBackend:
@@ -45,7 +45,8 @@ class StandardBackend:
                 )
             return self._merging.run(feeds, outputs)
         asked = [name for name in outputs if not _is_token(name)]
-        results = iter(self._plain.run({name: array for name, array in feeds.items() if name != MERGE}, asked))
+        plain = {name: array for name, array in feeds.items() if name == IMAGE_INPUT or not ROWS[name].merging}
+        results = iter(self._plain.run(plain, asked))
         # Unmerged, every token is where it was.
         places = np.tile(np.arange(self._image_tokens or 0, dtype=np.int32), (len(feeds[IMAGE_INPUT]), 1))
         return [places if _is_token(name) else next(results) for name in outputs]

@@ -14,7 +14,7 @@ from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import layer_outputs
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
-from vmoe_runtime.settings import MERGE
+from vmoe_runtime.settings import ROWS
 
 
 class Port(NamedTuple):
@@ -65,7 +65,7 @@ def _expected_inputs(manifest: Manifest, *, settings: bool, merges: bool) -> dic
     inputs = {IMAGE_INPUT: Port(manifest.input.dtype, (None, *manifest.input.size))}
     if settings:
         count = {"capacity": len(manifest.moe_layers)}
-        names = [name for name in manifest.rules.settings if merges or name != MERGE]
+        names = [name for name in manifest.rules.settings if merges or not ROWS[name].merging]
         inputs |= {name: Port("int64", (count.get(name, 1),)) for name in names}
     return inputs
 
