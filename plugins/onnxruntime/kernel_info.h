@@ -11,7 +11,7 @@
 #include "core/element_type.h"
 #include "core/routing_shape.h"
 #include "core/task_runner.h"
-#include "ops/node.h"
+#include "ops/call_checks.h"
 #include "ops/op_table.h"
 
 namespace vmoe::ort {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cuda/limits.h"
+#include "tensorrt/loaded_version.h"
 #include "tensorrt/log.h"
 #include "tensorrt/plugin.h"
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "cuda/op_calls.h"
-#include "ops/node.h"
+#include "ops/call_checks.h"
 
 namespace vmoe::tensorrt {
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,11 @@ import click
 
 from vmoe_runtime.backends.batch_range import MOST_IMAGES, BatchRange, default_largest
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tensorrt_graph_name
-from vmoe_runtime.bundle.manifest import IMAGE_INPUT, Manifest
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.settings import parse_profile_name
+from vmoe_tools.build.trtexec import trtexec_command
 from vmoe_tools.options import CONTEXT, bundle_argument, json_option, quiet_option
 from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import ADDRESSES
@@ -84,7 +83,7 @@ def build(
     graph = opened.file(tensorrt_graph_name(opened, chosen)).resolve()
     if print_trtexec:
         engine = Path(f"{opened.path.resolve().stem}.{chosen.name if chosen else 'dense'}.engine")
-        click.echo(_trtexec_command(graph, engine, batches.shapes(opened.manifest), workspace, serialize_plugin))
+        click.echo(trtexec_command(graph, engine, batches.shapes(opened.manifest), workspace, serialize_plugin))
         return
 
     def say(text: str) -> None:
@@ -152,26 +151,6 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
             f"--min-batch-size {smallest}, --opt-batch-size {tuned} and --batch-size {largest}: none may exceed the next"
         )
     return BatchRange(smallest, tuned, largest)
-
-
-def _trtexec_command(
-    graph: Path, engine: Path, shapes: list[tuple[int, ...]], workspace: int | None, plugin_inside: bool
-) -> str:
-    """The command line with which the trtexec of TensorRT 10 and 11 builds the same engine, for a POSIX shell."""
-    plugin = find_native("lib", TENSORRT_PLUGIN)
-    if plugin is None:
-        click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; insert its path into the line", err=True)
-    words = ["trtexec", f"--onnx={graph}"]
-    for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
-        words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
-    # TensorRT 11 has only strongly typed networks, and accepts the option without effect.
-    words += ["--stronglyTyped", "--noTF32", f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}"]
-    if plugin_inside:
-        words.append(f"--setPluginsToSerialize={plugin or TENSORRT_PLUGIN}")
-    if workspace is not None:
-        words.append(f"--memPoolSize=workspace:{workspace}")
-    words += [f"--timingCacheFile={engine.with_suffix('.timing')}", f"--saveEngine={engine}", "--skipInference"]
-    return shlex.join(words)
 
 
 def _summary(built: BuiltEngine) -> str:

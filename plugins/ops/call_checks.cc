@@ -1,4 +1,4 @@
-#include "ops/node.h"
+#include "ops/call_checks.h"
 
 #include <algorithm>
 #include <initializer_list>
