@@ -30,26 +30,16 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "i32": "Int32",
     "i64": "Int64",
 }
-_PUBLIC = "[A-Z].*"
-_CONSTANTS = (
-    (manifest, _PUBLIC),
-    (manifest_fields, _PUBLIC),
-    (preprocessing, f"{_PUBLIC}|.*_PATTERN"),
-    (routing_kinds, _PUBLIC),
-    (strict_json, _PUBLIC),
-    (external_data, _PUBLIC),
-    (profiles, "MAX_.*|_SMALL_GROUP"),
-    (elastic, ".*"),
-)
-"""Modules, and a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""
-_SERVICE_CONSTANTS = (
-    (endpoints, _PUBLIC),
-    (metrics, _PUBLIC),
-    (pictures, "_MOST_PIXELS"),
-    (picture_files, "_MOST_.*"),
-    (images, "_LARGEST_FLOAT"),
-    (options, "_STEPS|_MOST_STEPS"),
-)
+_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
+    "[A-Z].*|.*_PATTERN": (manifest, manifest_fields, preprocessing, routing_kinds, strict_json, external_data),
+    "MAX_.*|_SMALL_GROUP": (profiles,),
+    ".*": (elastic,),
+}
+"""Modules by a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""
+_SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
+    "(?!PICTURE)[A-Z].*": (endpoints, metrics),
+    "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
+}
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
@@ -86,8 +76,7 @@ _BUNDLE_HEAD = """\
 namespace vmoe::sdk {
 """
 _SERVICE_HEAD = """\
-// What the HTTP services in C++ and in Python share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it.
-// Written by
+// What both HTTP services share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it. Written by
 //
 //   python tools/cpp_headers.py
 //
@@ -97,20 +86,6 @@ _SERVICE_HEAD = """\
 #include <cstddef>
 
 #include "table.h"
-"""
-_LOAD_HEAD = """\
-// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
-//
-//   python tools/cpp_headers.py
-// clang-format off
-#ifndef VMOE_BATCHER_LOAD_HPP_
-#define VMOE_BATCHER_LOAD_HPP_
-
-#include <cstdint>
-#include <map>
-#include <string>
-
-namespace vmoe {
 """
 
 _C_TYPES = {"ratio": "double", "whole": "int64_t", "flag": "int32_t"}
@@ -282,7 +257,7 @@ def _constant(name: str) -> str:
 
 def bundle_rules() -> str:
     """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
-    lines = [_BUNDLE_HEAD, *dict.fromkeys(_declared(_CONSTANTS))]
+    lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
@@ -342,7 +317,20 @@ def batcher_load() -> str:
     """The text of plugins/include/vmoe/batcher_load.hpp."""
     types = {"int": "int64_t", "float": "double"}
     numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
-    return f"""{_LOAD_HEAD}
+    return f"""\
+// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
+//
+//   python tools/cpp_headers.py
+// clang-format off
+#ifndef VMOE_BATCHER_LOAD_HPP_
+#define VMOE_BATCHER_LOAD_HPP_
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace vmoe {{
+
 // What a batcher has to do and has done.
 struct BatcherLoad {{
   std::string level; // the profile of requests that ask for none; empty for a model without
@@ -367,14 +355,16 @@ def _service_field(name: str, field: endpoints.Field) -> str:
     return f"{{{', '.join([_texts(texts), kind, *numbers, *flags])}, {{{_texts(field.choices)}}}}}"
 
 
-def _declared(constants: Iterable[tuple[ModuleType, str]]) -> Iterator[str]:
-    for module, names in constants:
-        for name, value in vars(module).items():
+def _declared(constants: Mapping[str, tuple[ModuleType, ...]]) -> dict[str, None]:
+    lines = {}  # each once, as a module also has the names that it imports
+    for names, modules in constants.items():
+        for name, value in (item for module in modules for item in vars(module).items()):
             is_list = isinstance(value, tuple)
             kind = _TYPES.get(type(value[0] if is_list else value))
             if kind and name.isupper() and re.fullmatch(names, name):
                 declared = f"{'const char*' if is_list and kind == 'char' else kind} {_constant(name)}"
-                yield f"inline constexpr {declared}{'[]' * (is_list or kind == 'char')} = {_literal(value)};"
+                lines[f"inline constexpr {declared}{'[]' * (is_list or kind == 'char')} = {_literal(value)};"] = None
+    return lines
 
 
 def _literal(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +24,7 @@ Suggests: libonnxruntime-dev
 Installed-Size: {size}
 Description: C++ SDK for bundles of V-MoE models
  libvmoe_engine.so with its headers, CMake package and pkg-config file, and the
- op library libvmoe_onnxruntime.so. A program opens ONNX Runtime {onnxruntime} or newer
+ op library libvmoe_onnxruntime.so. A program opens ONNX Runtime {oldest} or newer
  when it runs; VMOE_ONNXRUNTIME names the library to take.
 """
 
@@ -47,10 +47,8 @@ def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
         path.unlink()
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) // 1024
     (root / "DEBIAN").mkdir()
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    onnxruntime = project["optional-dependencies"]["cpu"][0].removeprefix("onnxruntime>=")
-    control = CONTROL.format(version=version, arch=DEBIAN[arch], size=size, onnxruntime=onnxruntime)
-    (root / "DEBIAN" / "control").write_text(control)
+    (oldest,) = {*re.findall(r"onnxruntime>=([0-9.]+)", (ROOT / "pyproject.toml").read_text())}
+    (root / "DEBIAN" / "control").write_text(CONTROL.format(version=version, arch=DEBIAN[arch], size=size, oldest=oldest))
     run(["chmod", "-R", "u=rwX,go=rX", str(root)], "the files of the Debian package can't be given their modes")
     package = out / f"libvmoe-dev_{version}_{DEBIAN[arch]}.deb"
     command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build", str(root), str(package)]

@@ -1,7 +1,5 @@
 #include "sdk/routing_kind.h"
 
-#include <algorithm>
-#include <iterator>
 #include <string>
 
 #include "sdk/error.h"
@@ -45,10 +43,9 @@ int RoutingKind::settings() const {
 void RoutingKind::check_settings(int set) const {
   const int missing = set & ~settings();
   if (missing == 0) return;
-  const auto merges = [missing](const SettingRow& row) { return row.merging || (missing & row.bit) == 0; };
-  if (std::all_of(std::begin(kSettingRows), std::end(kSettingRows), merges)) {
+  if (missing == VMOE_SET_MERGE) {
     fail(VMOE_ROUTING_ERROR, "tokens can't be merged in ",
-         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image", ": it takes no ", listed(missing));
+         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image", ": it takes no merge");
   }
   const char* but = image_tokens > 0 ? " but merge" : "";
   switch (code) {

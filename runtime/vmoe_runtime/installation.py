@@ -31,11 +31,8 @@ __version__ = installed_version("vmoe-export") or "0+unknown"
 
 def oldest_onnxruntime() -> str:
     """The oldest version of ONNX Runtime that is supported, which pyproject.toml names; "0+unknown" as in `__version__`."""
-    try:
-        needed = requires("vmoe-export") or []
-    except PackageNotFoundError:
-        needed = []
-    found = (each.partition(";")[0].partition("onnxruntime>=") for each in needed)
+    needed = requires("vmoe-export") if installed_version("vmoe-export") else None
+    found = (each.partition(";")[0].partition("onnxruntime>=") for each in needed or ())
     return next((number for _, name, number in found if name), "0+unknown")
 
 

@@ -196,12 +196,11 @@ class _Rules:
             RoutingError: with their names, and why.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
-            *most, last = refused
-            names = f"{', '.join(most)} or {last}" if most else last
-            if all(ROWS[name].merging for name in refused):
+            if refused == [MERGE]:
                 why = "an ensemble (E3)" if self.ensemble_size > 1 else "groups that cut an image"
-                raise RoutingError(f"tokens can't be merged in {why}: it takes no {names}")
-            raise RoutingError(self._refusal(names))
+                raise RoutingError(f"tokens can't be merged in {why}: it takes no merge")
+            *most, last = refused
+            raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))
 
     def profile(self, base: Profile | None = None, **fields: Unpack[SettingFields]) -> Profile:
         """The profile of a setting; see `profile_of`."""

@@ -88,7 +88,7 @@ def write_graphs(
     if any(profile.merge for profile in profiles):
         kinds[MERGING_GRAPH] = StandardNodes
     merging = {name: np.array([row.default], np.int64) for name, row in ROWS.items() if row.merging} if model.merges else {}
-    onnxruntime = _onnxruntime()
+    oldest = oldest_onnxruntime()
     for file, kind in kinds.items():
         settings = (profiles[0].inputs if profiles else {}) | merging
         if file == INLINED_GRAPH:
@@ -98,13 +98,13 @@ def write_graphs(
         graph = _graph(model, grouping, nodes, settings)
         _name_block_shapes(graph, nodes, model, grouping, merges=bool(settings.keys() & merging))
         functions = []
-        values, how = "must be given", f"Standard ops only: any {onnxruntime} runs it, and OpenVINO."
+        values, how = "must be given", f"Standard ops only: any ONNX Runtime from {oldest} on runs it, and OpenVINO."
         if file == CANONICAL_GRAPH:
             for name, numbers in settings.items():
                 graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
             functions = _called(graph, nodes.functions)
             values = "have defaults"
-            how = f"Any {onnxruntime} runs it; vmoe_runtime and its op library make it fast."
+            how = f"Any ONNX Runtime from {oldest} on runs it; vmoe_runtime and its op library make it fast."
         if settings:
             how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
         opset = max(OPSET, PRECISIONS[model.precision].experts.opset)
@@ -171,13 +171,10 @@ def tensorrt_graph(
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     proto = _model(graph, bodies)
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
+    others = f"and any ONNX Runtime from {oldest_onnxruntime()} on"
     plugin = " from 10.7 on with the vmoe plugin" if routes else ""
-    _describe(proto, model, grouping, profile, precision, f"{fixed}For TensorRT{plugin}, and any {_onnxruntime()}.")
+    _describe(proto, model, grouping, profile, precision, f"{fixed}For TensorRT{plugin}, {others}.")
     return proto, tuple(nodes.cuts)
-
-
-def _onnxruntime() -> str:
-    return f"ONNX Runtime from {oldest_onnxruntime()} on"
 
 
 def _graph(

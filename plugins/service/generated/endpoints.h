@@ -1,5 +1,4 @@
-// What the HTTP services in C++ and in Python share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it.
-// Written by
+// What both HTTP services share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it. Written by
 //
 //   python tools/cpp_headers.py
 //
@@ -12,7 +11,6 @@
 
 inline constexpr char kJson[] = "application/json";
 inline constexpr char kBinary[] = "application/octet-stream";
-inline constexpr char kPicture[] = "image/*";
 inline constexpr char kPrometheus[] = "text/plain; version=0.0.4; charset=utf-8";
 inline constexpr char kHeaderLength[] = "Inference-Header-Content-Length";
 inline constexpr char kInputName[] = "image";

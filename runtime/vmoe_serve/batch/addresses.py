@@ -43,17 +43,16 @@ class Location:
         if "://" not in text:
             return cls(text, fs.LocalFileSystem(), os.path.realpath(text))
         try:
-            filesystem, path = fs.FileSystem.from_uri(text)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            if "Unrecognized filesystem type" not in str(error):
-                raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
-            filesystem, path = _from_fsspec(text)
+            try:
+                filesystem, path = fs.FileSystem.from_uri(text)
+            except pa.ArrowInvalid as error:
+                if "Unrecognized filesystem type" not in str(error):
+                    raise
+                found, path = fsspec.core.url_to_fs(text)
+                filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
+        except Exception as error:  # packages of fsspec raise their own, above all that one is missing
+            raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
         return cls(text, filesystem, path.rstrip("/"))
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a path on this machine, or on a disk that it shares."""
-        return isinstance(self.filesystem, fs.LocalFileSystem)
 
     @cached_property
     def kind(self) -> Any:
@@ -74,11 +73,3 @@ def one_line(error: BaseException) -> str:
     """The message of an error, on one line and shortened."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(said.split())[:300]
-
-
-def _from_fsspec(text: str) -> tuple[fs.FileSystem, str]:
-    try:
-        filesystem, path = fsspec.core.url_to_fs(text)
-    except Exception as error:  # above all that a package is missing, and which one
-        raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
-    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path

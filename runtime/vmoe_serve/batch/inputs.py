@@ -116,7 +116,7 @@ def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
     try:
         if source.kind != fs.FileType.Directory:
             return [source.filesystem.get_file_info(source.path)]
-        if source.is_local:
+        if isinstance(source.filesystem, fs.LocalFileSystem):
             loose, by_subfolder = find_files(Path(source.path), suffixes)
             paths = [*loose, *(path for paths in by_subfolder.values() for path in paths)]
             return list(source.filesystem.get_file_info([str(path) for path in paths]))
