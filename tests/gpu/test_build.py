@@ -27,7 +27,7 @@ from vmoe_runtime.backends import cuda_library
 from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.errors import UnavailableError
 from vmoe_tools import program
-from vmoe_tools.build import command
+from vmoe_tools.build import trtexec
 from vmoe_tools.build.check import Check, refuse_wrong_answers
 
 PROFILE = "c0.3-k1"
@@ -67,7 +67,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return library if path[-1] == installation.TENSORRT_PLUGIN else find(*path)
 
     monkeypatch.setattr(installation, "find_native", find_native)
-    monkeypatch.setattr(command, "find_native", find_native)
+    monkeypatch.setattr(trtexec, "find_native", find_native)
     return library
 
 
