@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import safetensors.numpy
-from damaged_files import Edit, assert_command_refuses, copied_bundle, drop, put
+from damaged_files import Edit, assert_export_refuses, copied_bundle, drop, put
 from variants import VARIANTS, Variant
 
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
@@ -132,11 +132,9 @@ def test_a_damaged_bundle_is_no_checkpoint(
     name: str, change: Callable[[bytes], bytes], words: str, mnist_image_bundle: Path, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe")
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
     (bundle / name).write_bytes(change((bundle / name).read_bytes()))
-    arguments = [str(bundle), "--precision", "int8", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", words], capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+    assert_export_refuses(capfd, tmp_path, bundle, "--precision", "int8", names=["b.vmoe", words])
 
 
 MODELS: dict[str, tuple[Edit, str]] = {
@@ -157,19 +155,16 @@ MODELS: dict[str, tuple[Edit, str]] = {
 def test_a_bundle_that_describes_another_model_is_no_checkpoint(
     edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", edit)
-    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", name], capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe", edit)
+    assert_export_refuses(capfd, tmp_path, bundle, "--precision", "bf16", names=["b.vmoe", name])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_bundle_of_another_precision_is_no_checkpoint(
     precision: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    export_bundle(mnist_image_bundle, tmp_path / "x.vmoe", precision=precision, validate=False)
-    assert_command_refuses([str(tmp_path / "x.vmoe"), "-o", str(tmp_path / "y.vmoe")], 1, [f"precision {precision}"], capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+    export_bundle(mnist_image_bundle, tmp_path / "b.vmoe", precision=precision, validate=False)
+    assert_export_refuses(capfd, tmp_path, tmp_path / "b.vmoe", names=[f"precision {precision}"])
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-experts", "bfloat16"), ("int8", "int8")])
@@ -177,10 +172,9 @@ def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
     precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     export_bundle(mnist_image_bundle, tmp_path / "short.vmoe", precision=precision, validate=False)
-    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
-    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", "kernel", dtype, "says that it is float32"], capfd)
-    assert not (tmp_path / "y.vmoe").exists()
+    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "b.vmoe", put("precision", "fp32"))
+    names = ["b.vmoe", "kernel", dtype, "says that it is float32"]
+    assert_export_refuses(capfd, tmp_path, bundle, "--precision", "bf16", names=names)
 
 
 def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
@@ -196,4 +190,4 @@ def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
         (bundle / "other").rename(bundle / "weights.safetensors")
 
     monkeypatch.setattr(Bundle, "verify_weights", verify_and_replace)
-    assert_command_refuses([str(bundle), "-o", str(tmp_path / "o.vmoe")], 1, ("b.vmoe", "was changed while"), capfd)
+    assert_export_refuses(capfd, tmp_path, bundle, names=["b.vmoe", "was changed while"])

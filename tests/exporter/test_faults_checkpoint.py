@@ -20,7 +20,7 @@ from damaged_files import (
     Build,
     Edit,
     array_entry,
-    assert_command_refuses,
+    assert_export_refuses,
     chunk,
     copied_checkpoint,
     drop,
@@ -186,11 +186,7 @@ FAULTS: dict[str, tuple[Build, Names]] = {
 def test_export_of_a_damaged_checkpoint_says_so_and_leaves_nothing(
     build: Build, names: Names, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    inputs, outputs = tmp_path / "in", tmp_path / "out"
-    inputs.mkdir()
-    outputs.mkdir()
-    assert_command_refuses([str(build(inputs)), "-o", str(outputs / "x.vmoe")], 1, names, capfd)
-    assert list(outputs.iterdir()) == []
+    assert_export_refuses(capfd, tmp_path, build(tmp_path), names=names)
 
 
 def test_memory_is_taken_only_for_bytes_that_are_there(tmp_path: Path) -> None:

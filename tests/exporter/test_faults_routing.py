@@ -7,7 +7,7 @@ from pathlib import Path
 
 import golden
 import pytest
-from damaged_files import assert_command_refuses
+from damaged_files import assert_export_refuses
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
@@ -63,9 +63,7 @@ def test_an_option_that_does_not_fit(
     config = tmp_path / "model.json"
     config.write_text(json.dumps(golden.settings(model)["model"]))
     size = ["--image-size", "40"] if model in (SOFT, CHOICE) else []
-    arguments = [str(golden.FOLDER / model), "--config", str(config), "-o", str(tmp_path / "x.vmoe"), *size, *options]
-    assert_command_refuses(arguments, 2, words, capfd)
-    assert list(tmp_path.iterdir()) == [config]
+    assert_export_refuses(capfd, tmp_path, golden.FOLDER / model, "--config", config, *size, *options, names=words, code=2)
 
 
 def test_a_pool_is_no_profile_of_the_tensorrt_graphs(mnist_checkpoint: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 import tensorstore
-from damaged_files import SPARSE, assert_command_refuses, export_command, golden_tensors
+from damaged_files import SPARSE, assert_export_refuses, export_command, golden_tensors
 from make_orbax import parameters
 
 from vmoe_export import CheckpointError, open_checkpoint
@@ -148,11 +148,11 @@ def test_a_config_that_the_trainer_left_is_taken_and_named(
 
 
 def test_without_tensorstore_a_sentence_names_the_extra(
-    golden: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     monkeypatch.delitem(sys.modules, "vmoe_export.checkpoint.orbax_folder", raising=False)
-    assert_command_refuses([str(golden)], 1, ("tensorstore is not installed", "vmoe-export[orbax]"), capfd)
+    assert_export_refuses(capfd, tmp_path, golden, names=("tensorstore is not installed", "vmoe-export[orbax]"))
 
 
 def edited(name: str, **fields: Any) -> Change:
@@ -220,11 +220,10 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 def test_a_damaged_or_hostile_one_is_refused(
     golden: Path, change: Change, says: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder, bundle = tmp_path / "ckpt", tmp_path / "x.vmoe"
-    shutil.copytree(golden, folder)
-    change(folder / "200" / "state")
-    assert_command_refuses([str(folder), "-o", str(bundle), "-q"], 1, says, capfd)
-    assert not bundle.exists()
+    shutil.copytree(golden, tmp_path / "in" / "ckpt")
+    change(tmp_path / "in" / "ckpt" / "200" / "state")
+    (tmp_path / "out").mkdir()
+    assert_export_refuses(capfd, tmp_path / "out", tmp_path / "in" / "ckpt", "-q", names=says)
 
 
 def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
+from damaged_files import DENSE, assert_export_refuses, golden_tensors, written
 from variants import Variant
 
 from vmoe_export import export_bundle, open_checkpoint
@@ -231,8 +231,8 @@ def test_pictures_have_answers_and_features_none(output: str, tmp_path: Path, mn
 def test_a_dense_model_has_no_experts_to_store_short(
     precision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(DENSE), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["dense ViT", f"{precision} does not apply"], capfd)
+    names = ["dense ViT", f"{precision} does not apply"]
+    assert_export_refuses(capfd, tmp_path, DENSE, "--precision", precision, names=names, code=2)
 
 
 @pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4")])
@@ -242,6 +242,5 @@ def test_an_expert_weight_beyond_a_type_is_refused(
     tensors = golden_tensors()
     name = next(name for name in tensors if is_short(name, "bf16-experts"))
     tensors[name].flat[0] = np.finfo(np.float32).max  # rounds to infinity
-    arguments = [str(written(tmp_path, tensors)), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 1, [name, f"too large for {what}"], capfd)
-    assert not (tmp_path / "x.vmoe").exists()
+    words = (written(tmp_path, tensors), "--precision", precision)
+    assert_export_refuses(capfd, tmp_path, *words, names=[name, f"too large for {what}"])

@@ -17,9 +17,8 @@ import pytest
 from damaged_files import (
     DENSE,
     SPARSE,
-    assert_command_refuses,
+    assert_export_refuses,
     assert_one_sentence,
-    folder_bytes,
     golden_tensors,
     written,
 )
@@ -356,11 +355,8 @@ def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, capfd: 
     attention = "Encoder/encoderblock_0/SelfAttention"
     for name, factor in (("value/kernel", 1e6), ("value/bias", 1e6), ("out/kernel", 1e-6)):
         tensors[f"{attention}/{name}"] = (tensors[f"{attention}/{name}"] * factor).astype(np.float32)
-    source = written(tmp_path, tensors)
-    before = folder_bytes(tmp_path)
-    arguments = [str(source), "--tensorrt", "--precision", "fp16", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 1, ["c1.05-k2.tensorrt.onnx", "not finite", "--precision"], capfd)
-    assert folder_bytes(tmp_path) == before
+    words = (written(tmp_path, tensors), "--tensorrt", "--precision", "fp16")
+    assert_export_refuses(capfd, tmp_path, *words, names=["c1.05-k2.tensorrt.onnx", "not finite", "--precision"])
 
 
 def tanh_for_gelu(node: onnx.NodeProto) -> None:

@@ -52,6 +52,16 @@ def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str]
     return out
 
 
+def assert_export_refuses(
+    capfd: pytest.CaptureFixture[str], folder: Path, *words: object, names: Iterable[str], code: int = 1
+) -> str:
+    """The same of an export into `folder` / "x.vmoe", which leaves the folder as it was."""
+    before = everything(folder)
+    out = assert_command_refuses([*map(str, words), "-o", str(folder / "x.vmoe")], code, names, capfd)
+    assert everything(folder) == before
+    return out
+
+
 def put(path: str, value: Any) -> Edit:
     """Sets one field of nested mappings and lists: `put("profiles/0/k", 9)`."""
 
@@ -167,6 +177,14 @@ def external_tensor(**entries: str) -> onnx.TensorProto:
     for key, value in {"location": "weights.safetensors", "offset": "0", "length": "4", **entries}.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every path under a folder, and what the plain files hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
