@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
 from PIL import Image
-from safetensors.numpy import save_file
 from test_report import Elements
 from test_sweep import capacities, point
 from variants import Variant
@@ -30,9 +29,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense ViT for digits of 32 pixels."""
     path = tmp_path_factory.mktemp("dense") / "dense.vmoe"
     variant = Variant("dense", "token", "learned", (8, 8), (32, 32), channels=1, classes=10)
-    save_file(variant.parameters(), path.with_suffix(".safetensors"))
-    export_bundle(path.with_suffix(".safetensors"), path, config=variant.config, validate=False)
-    return path
+    return export_bundle(variant.write(path.parent), path, validate=False, **variant.export_options).path
 
 
 def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint, export_command
+from export_plans import planned
 
-from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle, open_checkpoint
-from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle
 from vmoe_export.summary import profile_notes
 from vmoe_runtime import Engine
 from vmoe_runtime.capacity import compute_slots
@@ -23,11 +23,6 @@ from vmoe_runtime.capacity import compute_slots
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"
 PROGRAM = [sys.executable, "-c", "import sys; from vmoe_tools.program import main_of_export; sys.exit(main_of_export())"]
 ODD = os.fsdecode(b"odd\xff")
-
-
-def plan(checkpoint: Path, **options: Any) -> ExportPlan:
-    with open_checkpoint(checkpoint) as opened:
-        return plan_export(opened, ExportOptions(**options))
 
 
 def exported(target: Path, *arguments: object) -> dict[str, Any]:
@@ -122,19 +117,19 @@ def test_json_has_the_limits_of_validation(
 
 
 def test_profiles_that_are_the_same_or_far_from_their_ratio_are_named(mnist_checkpoint: Path) -> None:
-    notes = profile_notes(plan(mnist_checkpoint, capacity=[0.3, 0.31, 0.05, 1.05], k=[1, 2]))
+    notes = profile_notes(planned(mnist_checkpoint, capacity=[0.3, 0.31, 0.05, 1.05], k=[1, 2]))
     assert "c0.3-k1 and c0.31-k1 are the same: each gives an expert 2 slots per group" in notes
     assert any("c0.05-k1 is 0.16 with 1 slot," in note for note in notes)
     assert "c1.05-k1 and c1.05-k2 cost more than the dense ViT of the same size" in notes
-    assert profile_notes(plan(mnist_checkpoint, capacity=[0.32, 0.5], k=[1], group="16")) == ()
-    assert profile_notes(plan(DENSE)) == ()
+    assert profile_notes(planned(mnist_checkpoint, capacity=[0.32, 0.5], k=[1], group="16")) == ()
+    assert profile_notes(planned(DENSE)) == ()
 
 
 @pytest.mark.parametrize(
     ("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None), ((32, 32), None)]
 )
 def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str | None, mnist_checkpoint: Path) -> None:
-    told = plan(mnist_checkpoint, image_size=size).notes
+    told = planned(mnist_checkpoint, image_size=size).notes
     notes = [note for note in told if "patches of 4x4 px" in note]
     assert ("the position embedding is resized from 7x7 to 8x8 patches" in told) == (size == (32, 32))
     assert [note.endswith(f"the first {whole}") for note in notes] == ([] if whole is None else [True])
@@ -148,7 +143,7 @@ def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str
     ],
 )
 def test_fields_that_no_official_config_has_are_named(config: dict[str, Any], told: str, mnist_checkpoint: Path) -> None:
-    (note,) = (note for note in plan(mnist_checkpoint, config=config).notes if "no official one has" in note)
+    (note,) = (note for note in planned(mnist_checkpoint, config=config).notes if "no official one has" in note)
     assert note.endswith(told)
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from damaged_files import assert_command_refuses, assert_one_sentence, export_command
+from export_plans import planned, sparse_file
 
-from vmoe_export import ConfigError, ExportOptions, OptionError, open_checkpoint
+from vmoe_export import ConfigError, ExportOptions, OptionError
 from vmoe_export.class_names import names_of
-from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.model.model_config import TopK
 from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import parameter_shapes
@@ -83,25 +79,6 @@ def shapes_of(writer: ModuleType, released: Released) -> Shapes:
         name: (shape[0], *released.router) if name.endswith("/Router/dense/kernel") else shape
         for name, shape in parameter_shapes(model).items()
     }
-
-
-def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """A safetensors file of zeros that takes no space."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        file.truncate(8 + len(head) + end)
-    return path
-
-
-def planned(path: Path, **options: Any) -> ExportPlan:
-    with open_checkpoint(path) as checkpoint:
-        return plan_export(checkpoint, ExportOptions(**options))
 
 
 def test_every_released_checkpoint_has_a_preset() -> None:

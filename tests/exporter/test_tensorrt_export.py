@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from damaged_files import (
 )
 from image_parts import in_parts
 from onnx import TensorProto
-from safetensors.numpy import save_file
 from variants import VARIANTS, Variant
 
 from vmoe_export import export_bundle
@@ -313,12 +313,7 @@ def test_mnist_predictions_are_nearly_all_official(
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: Path) -> None:
-    source = tmp_path / "model.safetensors"
-    save_file(variant.parameters(), source)
-    options: dict[str, Any] = {**variant.options, "config": variant.config}
-    if variant.settings:
-        ratio, k, _ = variant.settings[-1]
-        options |= {"capacity": [ratio], "k": [k]}
+    source, options = variant.write(tmp_path), replace(variant, settings=variant.settings[-1:]).export_options
     for precision in ("fp32", "fp16"):
         result = export_bundle(source, tmp_path / f"{precision}.vmoe", tensorrt=True, precision=precision, **options)
         (graph,) = result.tensorrt.values()

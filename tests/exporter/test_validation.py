@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from export_plans import sparse_file
 from safetensors.numpy import save_file
 from variants import Variant
 
@@ -153,23 +153,17 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     program = (
         "import sys; sys.modules['torch'] = None; from vmoe_tools.program import main_of_export; sys.exit(main_of_export())"
     )
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        str(saved(WIDE, tmp_path)),
-        "--precision",
-        "bf16",
-        "-o",
-        str(tmp_path / "x.vmoe"),
-    ]
-    environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    def run(checkpoint: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, checkpoint, "--precision", "bf16", "-o", tmp_path / "x.vmoe"]
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    done = run(saved(WIDE, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["validation"]["comparisons"]
     (tmp_path / "model.pt").write_bytes(b"")
-    command[3], command[-1] = str(tmp_path / "model.pt"), str(tmp_path / "y.vmoe")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = run(tmp_path / "model.pt")
     assert done.returncode == 1
     assert done.stderr.endswith("torch is not installed; pip install 'vmoe-export[torch]'\n")
 
@@ -184,15 +178,7 @@ def test_a_dry_run_says_what_the_largest_models_cost(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     model = writer.describe(writer.Variant(*sizes), 224, 1000, 32, writer.moe_layers("Every 2", sizes[1]))
-    entries, end = {}, 0
-    for name, shape in parameter_shapes(model).items():
-        start, end = end, end + 4 * math.prod(shape)
-        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(entries).encode()
-    path = tmp_path / "large.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.truncate(8 + len(header) + end)  # a hole: no byte of it is read
+    path = sparse_file(tmp_path / "large.safetensors", parameter_shapes(model))
     assert (
         main(["export", str(path), "--dry-run", "--capacity", "0.3", "--k", "1", "--precision", "bf16", "--json", "-"]) == 0
     )

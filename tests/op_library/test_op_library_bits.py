@@ -11,7 +11,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from cpu_paths import Call, Outputs, outputs_of, run_calls
 from op_models import node_call, settings
 from variants import Variant
@@ -67,9 +66,8 @@ def model(
             return Model(request.getfixturevalue("mnist_image_bundle"), images, profiles)
     else:
         variant = S32 if name == "s32" else DENSE
-        checkpoint, images = folder / "ckpt.safetensors", variant.images(IMAGES)
+        checkpoint, images = variant.write(folder), variant.images(IMAGES)
         options["config"] = variant.config
-        safetensors.numpy.save_file(variant.parameters(), checkpoint)
     export_bundle(checkpoint, folder / "model.vmoe", validate=False, **options)
     return Model(folder / "model.vmoe", images, profiles)
 

@@ -103,12 +103,12 @@ def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:
     return folder / "ckpt"
 
 
-def copied_checkpoint(folder: Path, source: Path = SPARSE) -> Path:
-    """A copy named `ckpt` of an official checkpoint, shard by shard."""
+def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -> Path:
+    """A copy of an official checkpoint under another name, shard by shard."""
     for file in source.parent.glob(f"{source.name}.*"):
         if file.suffix not in {".json", ".npz"}:
-            shutil.copyfile(file, folder / file.name.replace(source.name, "ckpt", 1))
-    return folder / "ckpt"
+            shutil.copyfile(file, folder / file.name.replace(source.name, name, 1))
+    return folder / name
 
 
 def array_entry(
