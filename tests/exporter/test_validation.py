@@ -155,7 +155,7 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     )
 
     def run(checkpoint: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", program, checkpoint, "--precision", "bf16", "-o", tmp_path / "x.vmoe"]
+        command = [sys.executable, "-c", program, checkpoint, "--precision", "bf16", "-o", tmp_path / "x.vmoe", "--force"]
         environment = {**os.environ, "COLUMNS": "200"}
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 

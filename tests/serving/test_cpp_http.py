@@ -44,12 +44,6 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
     assert started.stop()[0] == 0
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, backend="onnxruntime", threads=1) as loaded:
-        yield loaded
-
-
 def test_many_clients_at_once_get_the_bits_of_the_engine(
     server: CppServer, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:

@@ -98,12 +98,6 @@ def finished(
     return output
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
-
-
 def test_every_picture_is_answered_once_as_the_engine_does(finished: Path, digits: Path, engine: Engine) -> None:
     rows = pq.read_table(finished).to_pylist()
     assert [row["row"] for row in rows] == list(range(PICTURES))

@@ -98,12 +98,6 @@ def server(mnist_image_bundle: Path) -> Iterator[Server]:
         started.stop()
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
-
-
 def test_the_address_it_prints_answers(server: Server, engine: Engine) -> None:
     assert f"http://127.0.0.1:{server.port}/v1/classify" in server.first_line
     status, body, _ = server.ask("POST", "/v1/classify?top=2&setting=c0.3-k1", SEVEN.read_bytes(), content_type="image/png")

@@ -69,12 +69,6 @@ def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, backend="onnxruntime", threads=1) as loaded:
-        yield loaded
-
-
 def assert_refused(
     reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "", about: str = ""
 ) -> None:

@@ -81,12 +81,6 @@ def infer(
 
 
 @pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="module")
 def service(engine: Engine) -> Iterator[Service]:
     started = served(engine)
     yield started
