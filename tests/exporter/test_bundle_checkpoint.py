@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damaged_files import Edit, assert_export_refuses, copied_bundle, drop, put
+from command_runs import Refuse
+from damaged_files import Edit, copied_bundle, drop, put
 from export_plans import planned
 from variants import VARIANTS, Variant
 
@@ -114,12 +115,11 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize(("name", "change", "words"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_bundle_is_no_checkpoint(
-    name: str, change: Callable[[bytes], bytes], words: str, mnist_image_bundle: Path, tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name: str, change: Callable[[bytes], bytes], words: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
+) -> None:
     bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
     (bundle / name).write_bytes(change((bundle / name).read_bytes()))
-    assert_export_refuses(capfd, tmp_path, bundle, "--precision", "int8", names=["b.vmoe", words])
+    refuse_export(bundle, "--precision", "int8", names=["b.vmoe", words])
 
 
 MODELS: dict[str, tuple[Edit, str]] = {
@@ -138,32 +138,32 @@ MODELS: dict[str, tuple[Edit, str]] = {
 
 @pytest.mark.parametrize(("edit", "name"), MODELS.values(), ids=MODELS)
 def test_a_bundle_that_describes_another_model_is_no_checkpoint(
-    edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe", edit)
-    assert_export_refuses(capfd, tmp_path, bundle, "--precision", "bf16", names=["b.vmoe", name])
+    refuse_export(bundle, "--precision", "bf16", names=["b.vmoe", name])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_bundle_of_another_precision_is_no_checkpoint(
-    precision: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    precision: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     export_bundle(mnist_image_bundle, tmp_path / "b.vmoe", precision=precision, validate=False)
-    assert_export_refuses(capfd, tmp_path, tmp_path / "b.vmoe", names=[f"precision {precision}"])
+    refuse_export(tmp_path / "b.vmoe", names=[f"precision {precision}"])
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-experts", "bfloat16"), ("int8", "int8")])
 def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
-    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     export_bundle(mnist_image_bundle, tmp_path / "short.vmoe", precision=precision, validate=False)
     bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "b.vmoe", put("precision", "fp32"))
     names = ["b.vmoe", "kernel", dtype, "says that it is float32"]
-    assert_export_refuses(capfd, tmp_path, bundle, "--precision", "bf16", names=names)
+    refuse_export(bundle, "--precision", "bf16", names=names)
 
 
 def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
-    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse_export: Refuse
 ) -> None:
     bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
     verify = Bundle.verify_weights
@@ -175,4 +175,4 @@ def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
         (bundle / "other").rename(bundle / "weights.safetensors")
 
     monkeypatch.setattr(Bundle, "verify_weights", verify_and_replace)
-    assert_export_refuses(capfd, tmp_path, bundle, names=["b.vmoe", "was changed while"])
+    refuse_export(bundle, names=["b.vmoe", "was changed while"])

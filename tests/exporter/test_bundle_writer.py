@@ -9,10 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_runs import Refuse
 from damaged_files import (
     DENSE,
-    assert_command_refuses,
-    assert_export_refuses,
     copied_bundle,
     copied_checkpoint,
     everything,
@@ -77,10 +76,10 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize(("change", "name"), FOREIGN.values(), ids=FOREIGN)
 def test_a_bundle_that_holds_more_is_kept(
-    change: Callable[[Path], object], name: str, bundle: Path, capfd: pytest.CaptureFixture[str]
+    change: Callable[[Path], object], name: str, bundle: Path, refuse_export: Refuse
 ) -> None:
     change(bundle)
-    assert_export_refuses(capfd, bundle.parent, DENSE, "--force", names=["x.vmoe", name])
+    refuse_export(DENSE, "--force", names=["x.vmoe", name])
 
 
 def test_a_damaged_bundle_may_be_replaced(bundle: Path) -> None:
@@ -117,24 +116,22 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("arrange", SOURCES.values(), ids=SOURCES)
-def test_what_is_exported_is_kept(arrange: Callable[[Path], Path], bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert_export_refuses(capfd, bundle.parent, arrange(bundle), "--force", names=["x.vmoe", "contains"])
+def test_what_is_exported_is_kept(arrange: Callable[[Path], Path], bundle: Path, refuse_export: Refuse) -> None:
+    refuse_export(arrange(bundle), "--force", names=["x.vmoe", "contains"])
 
 
 @pytest.mark.parametrize("option", ["--config", "--class-names"])
-def test_another_file_that_is_read_is_kept(option: str, bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_another_file_that_is_read_is_kept(option: str, bundle: Path, refuse_export: Refuse) -> None:
     read = str(bundle / "manifest.json")
-    assert_export_refuses(capfd, bundle.parent, DENSE, "--force", option, read, names=["contains", read])
+    refuse_export(DENSE, "--force", option, read, names=["contains", read])
 
 
 @pytest.mark.parametrize(("name", "word"), [("../x.vmoe", "folder you are in"), (".", "name"), ("..", "name")])
 def test_the_current_folder_is_kept(
-    name: str, word: str, bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, word: str, bundle: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(bundle)
-    before = everything(bundle.parent)
-    assert_command_refuses([str(DENSE), "-o", name, "--force"], 1, [word], capfd)
-    assert everything(bundle.parent) == before
+    refuse_export(DENSE, "-o", name, "--force", names=[word])
 
 
 # The swap.

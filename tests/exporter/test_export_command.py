@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint, export_command
+from command_runs import Vmoe
+from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint
 from export_plans import planned
 
 from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle
@@ -25,20 +26,12 @@ PROGRAM = [sys.executable, "-c", "import sys; from vmoe_tools.program import mai
 ODD = os.fsdecode(b"odd\xff")
 
 
-def exported(target: Path, *arguments: object) -> dict[str, Any]:
-    """What an export says as JSON."""
-    report = target.with_suffix(".json")
-    assert export_command(*arguments, "-o", target, "--json", report, "-q") == 0
-    return json.loads(report.read_text())
-
-
 def test_an_export_is_described_validated_and_written(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     bundle = tmp_path / "[b] $(x).vmoe"
-    assert export_command(mnist_checkpoint, "--capacity", 0.3, "--k", 1, "--k", 2, "-o", bundle, "-v") == 0
-    text = capsys.readouterr().out
+    text, _ = vmoe.run("export", mnist_checkpoint, "--capacity", 0.3, "--k", 1, "--k", 2, "-o", bundle, "-v")
     for part in (
         "5 blocks, hidden size 64, 4 heads",
         "image: 50 tokens",
@@ -58,11 +51,10 @@ def test_an_export_is_described_validated_and_written(
 
 
 def test_a_dry_run_writes_nothing_but_its_json(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert export_command(mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json", "-") == 0
-    out, err = capsys.readouterr()
+    out, err = vmoe.run("export", mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json", "-")
     assert "nothing was written; vmoe_mnist.vmoe would take 3.0 MB" in err
     assert list(tmp_path.iterdir()) == []
     result = json.loads(out)
@@ -70,9 +62,12 @@ def test_a_dry_run_writes_nothing_but_its_json(
     assert result["profiles"][0]["flops_per_image"] < result["dense_flops_per_image"]
 
 
-def test_json_has_the_settings_and_what_of_the_config_is_not_followed(mnist_checkpoint: Path, tmp_path: Path) -> None:
+def test_json_has_the_settings_and_what_of_the_config_is_not_followed(
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
     options = ("--config", MNIST / "config.json", "--group", "tokens:1600", "--bpr", "--no-validate")
-    result = exported(tmp_path / "x.vmoe", mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, *options)
+    words = (mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, *options, "-o", tmp_path / "x.vmoe")
+    result = vmoe.json("export", *words)
     assert result["written"] is True and result["bundle"] == str(tmp_path / "x.vmoe")
     assert [p["name"] for p in result["profiles"]] == ["c0.3-k2", "c1.05-k2"]
     assert [p["capacity"] for p in result["profiles"]] == [[compute_slots(3200, 8, c)] * 5 for c in (0.3, 1.05)]
@@ -84,14 +79,13 @@ def test_json_has_the_settings_and_what_of_the_config_is_not_followed(mnist_chec
 
 
 def test_force_replaces_a_bundle_and_quiet_prints_nothing(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mnist_images: dict[str, np.ndarray]
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe, mnist_images: dict[str, np.ndarray]
 ) -> None:
     bundle, names = tmp_path / "out.vmoe", tmp_path / "digits.txt"
     names.write_text("zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n")
-    settings = (mnist_checkpoint, "-c", 0.5, "--k", 1, "-o", bundle, "--no-validate", "-q")
-    assert export_command(*settings) == 0
-    assert export_command(*settings, "--force", "--input", "uint8", "--class-names", names) == 0
-    assert capsys.readouterr() == ("", "")
+    words = ("export", mnist_checkpoint, "-c", 0.5, "--k", 1, "-o", bundle, "--no-validate", "-q")
+    for more in ((), ("--force", "--input", "uint8", "--class-names", names)):
+        assert vmoe.run(*words, *more) == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.txt", "out.vmoe"]
     with Engine.load(bundle) as engine:
         assert engine.manifest.input.dtype == "uint8"
@@ -108,9 +102,9 @@ def test_force_replaces_a_bundle_and_quiet_prints_nothing(
     ],
 )
 def test_json_has_the_limits_of_validation(
-    checkpoint: Path, options: list[str], limits: dict[str, Any], distance: float | None, tmp_path: Path
+    checkpoint: Path, options: list[str], limits: dict[str, Any], distance: float | None, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    result = exported(tmp_path / "x.vmoe", checkpoint, *options)
+    result = vmoe.json("export", checkpoint, *options, "-o", tmp_path / "x.vmoe")
     assert 1e-6 < result["limits"].pop("relative") < 1e-2
     assert (result["limits"], result["distance_limit"]) == (limits, distance)
     assert [entry["graph"] for entry in result["validation"]] == ["model.onnx", "model.inlined.onnx"]

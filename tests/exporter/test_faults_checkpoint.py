@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 import pytest
 import torch
+from command_runs import Refuse
 from damaged_files import (
     DENSE,
     INDEX_INFO,
@@ -20,7 +21,6 @@ from damaged_files import (
     Build,
     Edit,
     array_entry,
-    assert_export_refuses,
     chunk,
     copied_checkpoint,
     drop,
@@ -184,9 +184,9 @@ FAULTS: dict[str, tuple[Build, Names]] = {
 
 @pytest.mark.parametrize(("build", "names"), FAULTS.values(), ids=FAULTS)
 def test_export_of_a_damaged_checkpoint_says_so_and_leaves_nothing(
-    build: Build, names: Names, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    build: Build, names: Names, tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    assert_export_refuses(capfd, tmp_path, build(tmp_path), names=names)
+    refuse_export(build(tmp_path), names=names)
 
 
 def test_memory_is_taken_only_for_bytes_that_are_there(tmp_path: Path) -> None:

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_runs import Refuse
 from damaged_files import (
     DENSE,
     SPARSE,
-    assert_command_refuses,
-    assert_export_refuses,
     assert_one_sentence,
     copied_bundle,
-    everything,
     golden_tensors,
     written,
 )
@@ -84,10 +82,8 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("options", "name"), OPTIONS.values(), ids=OPTIONS)
-def test_a_wrong_option_is_named_and_exits_2(
-    options: list[str], name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = assert_export_refuses(capfd, tmp_path, SPARSE, *options, names=[name], code=USAGE)
+def test_a_wrong_option_is_named_and_exits_2(options: list[str], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
+    out = refuse_export(SPARSE, *options, names=[name], code=USAGE)
     assert not out or name == "position embedding"  # which is resized while it is written
 
 
@@ -97,19 +93,19 @@ def test_a_config_of_a_dense_model_may_hold_a_strange_router(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 
 
-def test_a_command_without_a_checkpoint_exits_2(capfd: pytest.CaptureFixture[str]) -> None:
-    assert_command_refuses([], USAGE, ["CKPT"], capfd)
+def test_a_command_without_a_checkpoint_exits_2(refuse_export: Refuse) -> None:
+    refuse_export(names=["CKPT"], code=USAGE)
 
 
 @pytest.mark.parametrize(
     ("content", "name"), [(b"cat\ndog\n", "2 class names"), (b"\xff\xfe\n" * 10, "names.txt")], ids=["count", "encoding"]
 )
 def test_class_names_must_be_text_with_one_line_per_class(
-    content: bytes, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    content: bytes, name: str, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     (tmp_path / "names.txt").write_bytes(content)
     words = (SPARSE, "--class-names", tmp_path / "names.txt")
-    assert_export_refuses(capfd, tmp_path, *words, names=[name], code=USAGE)
+    refuse_export(*words, names=[name], code=USAGE)
 
 
 def moe(**router: Any) -> dict[str, Any]:
@@ -144,11 +140,11 @@ CONFIGS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("config", "name"), CONFIGS.values(), ids=CONFIGS)
-def test_export_refuses_a_config(config: Any, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_refuses_a_config(config: Any, name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     path = tmp_path / "model.json"
     if config is not None:
         path.write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
-    assert_export_refuses(capfd, tmp_path, SPARSE, "--config", path, names=[name])
+    refuse_export(SPARSE, "--config", path, names=[name])
 
 
 def folder_with(name: str, text: str) -> Callable[[Path], Path]:
@@ -197,19 +193,15 @@ def test_a_bundle_that_no_reader_would_take_is_not_written(tmp_path: Path, monke
 @pytest.mark.parametrize("force", [False, True], ids=["without force", "with force"])
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 def test_what_is_no_bundle_is_never_replaced(
-    make: Callable[[Path], Path], force: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    make: Callable[[Path], Path], force: bool, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     target = make(tmp_path)
-    before = everything(tmp_path)
-    arguments = [str(SPARSE), "-o", str(target), *["--force"] * force]
-    assert_command_refuses(arguments, FAILURE, [str(target.parent)], capfd)
-    assert everything(tmp_path) == before
+    refuse_export(SPARSE, "-o", target, *["--force"] * force, names=[str(target.parent)])
 
 
-def test_a_bundle_is_kept_without_force(mnist_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    before = everything(mnist_bundle.parent)
-    assert_command_refuses([str(SPARSE), "-o", str(mnist_bundle)], FAILURE, [mnist_bundle.name, "--force"], capfd)
-    assert everything(mnist_bundle.parent) == before
+def test_a_bundle_is_kept_without_force(mnist_bundle: Path, tmp_path: Path, refuse_export: Refuse) -> None:
+    copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
+    refuse_export(SPARSE, names=["x.vmoe", "--force"])
 
 
 @pytest.mark.parametrize(
@@ -221,16 +213,14 @@ def test_a_bundle_is_kept_without_force(mnist_bundle: Path, capfd: pytest.Captur
     ],
 )
 def test_a_failing_export_with_force_leaves_the_old_bundle(
-    bias: float, options: list[str], names: list[str], mnist_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    bias: float, options: list[str], names: list[str], mnist_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
     checkpoint = written(tmp_path, golden_tensors() | {"head/bias": np.full(10, bias, np.float32)})
-    assert_export_refuses(capfd, tmp_path, checkpoint, "--force", "--k", 1, *options, names=names)
+    refuse_export(checkpoint, "--force", "--k", 1, *options, names=names)
 
 
-def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
     # The same model in float32: one feature is as much smaller as the weights that it is multiplied with are larger.
     tensors = golden_tensors(DENSE)
     for name, array in tensors.items():
@@ -239,7 +229,7 @@ def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(
         elif name.endswith(("Dense_0/kernel", "query/kernel", "key/kernel", "value/kernel")):
             array[0] *= 1e4
     names = ["in int8", "--max-distance 0.2", "another --precision"]
-    assert_export_refuses(capfd, tmp_path, written(tmp_path, tensors), "--precision", "int8", names=names)
+    refuse_export(written(tmp_path, tensors), "--precision", "int8", names=names)
 
 
 def npz(folder: Path, **arrays: np.ndarray) -> Path:
@@ -268,11 +258,9 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize(("make", "name"), IMAGES.values(), ids=IMAGES)
-def test_export_refuses_images(
-    make: Callable[[Path], Path], name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_export_refuses_images(make: Callable[[Path], Path], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     words = (SPARSE, "--precision", "int8", "--k", 1, "--group", 4, "--images", make(tmp_path))
-    assert_export_refuses(capfd, tmp_path, *words, names=[name])
+    refuse_export(*words, names=[name])
 
 
 @contextmanager
@@ -296,9 +284,9 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     ],
     ids=["disk that is too small", "disk that is full", "folder that is read-only"],
 )
-def test_export_onto_a(options: str, reason: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_export_onto_a(options: str, reason: str, tmp_path: Path, refuse_export: Refuse) -> None:
     with mounted(tmp_path, options):
-        assert_export_refuses(capfd, tmp_path, SPARSE, names=[str(tmp_path), reason])
+        refuse_export(SPARSE, names=[str(tmp_path), reason])
 
 
 def test_a_write_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import onnx.parser
 import onnx.reference
 import onnxruntime
 import pytest
+from command_runs import Refuse
 from damaged_files import (
     DENSE,
     SPARSE,
-    assert_export_refuses,
     assert_one_sentence,
     golden_tensors,
     written,
@@ -345,13 +345,13 @@ def test_the_manifest_names_the_graphs_and_how_they_were_compared(
 # What is refused.
 
 
-def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, refuse_export: Refuse) -> None:
     tensors = dict(golden_tensors())
     attention = "Encoder/encoderblock_0/SelfAttention"
     for name, factor in (("value/kernel", 1e6), ("value/bias", 1e6), ("out/kernel", 1e-6)):
         tensors[f"{attention}/{name}"] = (tensors[f"{attention}/{name}"] * factor).astype(np.float32)
     words = (written(tmp_path, tensors), "--tensorrt", "--precision", "fp16")
-    assert_export_refuses(capfd, tmp_path, *words, names=["c1.05-k2.tensorrt.onnx", "not finite", "--precision"])
+    refuse_export(*words, names=["c1.05-k2.tensorrt.onnx", "not finite", "--precision"])
 
 
 def tanh_for_gelu(node: onnx.NodeProto) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from command_runs import Vmoe
 from export_plans import sparse_file
 from safetensors.numpy import save_file
 from variants import Variant
@@ -26,7 +27,6 @@ from vmoe_export.export import ExportResult
 from vmoe_export.model.parameters import parameter_shapes
 from vmoe_export.validation import proof
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH, WEIGHTS_NAME
-from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
@@ -174,15 +174,11 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     ids=["H/14 with 32 experts", "15B parameters"],
 )
 def test_a_dry_run_says_what_the_largest_models_cost(
-    sizes: tuple[int, ...], minutes: tuple[int, int], gigabytes: tuple[float, float], tmp_path: Path, writer: Any,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...], minutes: tuple[int, int], gigabytes: tuple[float, float], tmp_path: Path, writer: Any, vmoe: Vmoe
+) -> None:
     model = writer.describe(writer.Variant(*sizes), 224, 1000, 32, writer.moe_layers("Every 2", sizes[1]))
     path = sparse_file(tmp_path / "large.safetensors", parameter_shapes(model))
-    assert (
-        main(["export", str(path), "--dry-run", "--capacity", "0.3", "--k", "1", "--precision", "bf16", "--json", "-"]) == 0
-    )
-    out, err = capsys.readouterr()
+    out, err = vmoe.run("export", path, "--dry-run", "-c", 0.3, "--k", 1, "--precision", "bf16", "--json", "-")
     assert "GB of memory on this machine" in err
     cost = json.loads(out)["estimate"]
     assert minutes[0] < cost["seconds"] / 60 < minutes[1]

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_runs import Vmoe
 from http_client import PATIENCE, HttpClient, unexpected
 from serving.http_client import HEADER_LENGTH, header, http_request, infer_body
 from terminal import IMPATIENT, default_signals
 
 from vmoe_runtime import Engine
-from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
@@ -277,17 +277,10 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 
 @pytest.mark.parametrize(("words", "code", "message"), BAD)
 def test_a_mistake_is_one_line(
-    words: tuple[str, ...],
-    code: int,
-    message: str,
-    mnist_image_bundle: Path,
-    mnist_bundle: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], code: int, message: str, mnist_image_bundle: Path, mnist_bundle: Path, vmoe: Vmoe
 ) -> None:
     given = [word.format(bundle=mnist_image_bundle, grouped=mnist_bundle, dense=DENSE) for word in words]
-    assert main(["serve", "ray", *given]) == code
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err
+    assert message in vmoe.complaint(code, "serve", "ray", *given)
 
 
 SIGTERM_AT_START = """
@@ -305,11 +298,11 @@ def test_sigterm_while_ray_starts_reaches_the_handler_of_before() -> None:
     assert (done.returncode, done.stdout) == (signal.SIGTERM, "told\n")
 
 
-def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["serve", "ray", str(mnist_image_bundle), "--port", str(port)]) == 1
-    assert f"can't serve at 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
+        complaint = vmoe.complaint(1, "serve", "ray", mnist_image_bundle, "--port", port)
+    assert f"can't serve at 127.0.0.1:{port}: Address already in use" in complaint
 
 
 def test_a_port_where_another_one_starts_is_refused(mnist_image_bundle: Path) -> None:
@@ -329,13 +322,11 @@ def test_a_port_where_another_one_starts_is_refused(mnist_image_bundle: Path) ->
 
 @pytest.mark.parametrize("word", ["ray", "batch"])
 def test_help_needs_no_ray_and_what_needs_it_names_the_extra(
-    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mnist_image_bundle: Path, tmp_path: Path
+    word: str, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe, mnist_image_bundle: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in [name for name in sys.modules if name.startswith("vmoe_serve.")]:
         monkeypatch.delitem(sys.modules, name)
-    assert main(["serve", word, "--help"]) == 0
-    assert "BUNDLE" in capsys.readouterr().out
-    more = [str(SEVEN.parent), str(tmp_path / "out")] if word == "batch" else []
-    assert main(["serve", word, str(mnist_image_bundle), *more]) == 1
-    assert "pip install 'vmoe-export[serve]'" in capsys.readouterr().err
+    assert "BUNDLE" in vmoe.run("serve", word, "--help")[0]
+    more = [SEVEN.parent, tmp_path / "out"] if word == "batch" else []
+    assert "pip install 'vmoe-export[serve]'" in vmoe.complaint(1, "serve", word, mnist_image_bundle, *more)

@@ -6,18 +6,16 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 import onnx
-import pytest
 from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, write_checkpoint
 
 from vmoe_export import open_checkpoint
-from vmoe_tools.program import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts
@@ -34,32 +32,6 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
     assert "Traceback" not in sentence
     for name in names:
         assert name in sentence
-
-
-def export_command(*arguments: object) -> int:
-    """Exit code of `vmoe export` with those arguments."""
-    return main(["export", *map(str, arguments)])
-
-
-def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """`vmoe export` ends with that exit code and one line on stderr, which names what is concerned; returns its stdout."""
-    capfd.readouterr()
-    found = export_command(*arguments)
-    out, err = capfd.readouterr()
-    assert err.startswith("vmoe: ")
-    assert_one_sentence(err.removesuffix("\n"), *names)
-    assert found == code
-    return out
-
-
-def assert_export_refuses(
-    capfd: pytest.CaptureFixture[str], folder: Path, *words: object, names: Iterable[str], code: int = 1
-) -> str:
-    """The same of an export into `folder` / "x.vmoe", which leaves the folder as it was."""
-    before = everything(folder)
-    out = assert_command_refuses([*map(str, words), "-o", str(folder / "x.vmoe")], code, names, capfd)
-    assert everything(folder) == before
-    return out
 
 
 def put(path: str, value: Any) -> Edit:
