@@ -18,7 +18,7 @@ import fsspec
 import pytest
 from command_runs import QUICK, Vmoe
 from cutting_proxy import cutting_proxy
-from damaged_files import folder_bytes
+from damaged_files import copied_checkpoint, folder_bytes
 from family_files import Layout, families
 from terminal import default_signals
 from web_server import web_server
@@ -80,11 +80,8 @@ def put(address: str, folder: Path) -> str:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    for path in MNIST.glob("vmoe_mnist.*"):
-        shutil.copy(path, folder)
-    return folder
+    (tmp_path / "checkpoint").mkdir()
+    return copied_checkpoint(tmp_path / "checkpoint", MNIST / "vmoe_mnist", "vmoe_mnist").parent
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import shutil
 import struct
 import sys
 from importlib import import_module
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 from bundle_changes import CANONICAL, MANIFEST, WEIGHTS
 from command_runs import Vmoe, kept_bundle
-from damaged_files import assert_one_sentence
+from damaged_files import assert_one_sentence, copied_bundle
 from named_bundles import with_odd_names
 from safetensors import safe_open
 
@@ -55,11 +54,13 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 def changed(folder: Path, kind: str, **fields: Any) -> Path:
     """A copy of a kept bundle with other fields in its manifest; `...` removes one."""
-    target = folder / "changed.vmoe"
-    shutil.copytree(kept_bundle(kind), target)
-    content = {key: value for key, value in {**manifest_of(target), **fields}.items() if value is not ...}
-    (target / MANIFEST).write_text(json.dumps(content))
-    return target
+
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest.update(fields)
+        for key in [key for key, value in fields.items() if value is ...]:
+            del manifest[key]
+
+    return copied_bundle(kept_bundle(kind), folder / "changed.vmoe", edit)
 
 
 # The summary

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_paths import Call, Outputs, outputs_of, run_calls
-from op_models import node_call, settings
+from op_models import node_call, normal, settings
 from variants import Variant
 
 from vmoe_export import export_bundle
@@ -192,10 +192,6 @@ def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: 
     expected, *found = run(calls)
     for outputs in found:
         assert_all_same_bits(outputs, expected)
-
-
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
 
 
 def run(calls: list[Call]) -> list[Outputs]:

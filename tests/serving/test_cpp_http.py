@@ -20,9 +20,10 @@ from typing import Any
 import cpp_http
 import numpy as np
 import pytest
-from bad_requests import BAD_CLASSIFY, SEVEN, encoded, inputs
+from bad_requests import BAD_CLASSIFY, BAD_STARTS, SEVEN, encoded, inputs
+from command_runs import kept_bundle
 from cpp_http import CppServer
-from http_client import PATIENCE, HttpClient, unexpected
+from http_client import PATIENCE, HttpClient, assert_bits_under_load, unexpected
 from serving.http_client import infer_request
 
 from vmoe_runtime import Engine
@@ -31,7 +32,6 @@ pytestmark = pytest.mark.long
 
 OPTIONS = ("--name", "mnist", "--batch-size", "8", "--max-body", "1", "--threads", "1")
 LEVELS = ("--slo-ms", "50", "--profile", "c0.2-k1", "--profile", "c0.5-k1", "--profile", "c1.05-k2")
-DATA = Path(__file__).parents[1] / "data"
 HOST = b" HTTP/1.1\r\nHost: x\r\n"
 HEALTH = b"GET /healthz" + HOST + b"\r\n"
 LAST = b"GET /healthz" + HOST + b"Connection: close\r\n\r\n"
@@ -47,19 +47,7 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
 def test_many_clients_at_once_get_the_bits_of_the_engine(
     server: CppServer, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    images = engine.batch(mnist_images["images"])
-    settings = (None, "c0.3-k1", "c1.05-k2-vanilla")
-
-    def ask(index: int) -> bool:
-        part = images[index : index + 1 + index % 3]
-        status, answer, logits = server.infer(part, settings[index % 3])
-        assert status == 200, answer
-        setting = answer["parameters"]["setting"]
-        assert setting == settings[index % 3] or (index % 3 == 0 and setting in ("c0.2-k1", "c0.5-k1", "c1.05-k2"))
-        return logits == engine(part, setting).tobytes()
-
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(ask, range(600)))
+    assert_bits_under_load(server, engine, mnist_images["images"], levels=("c0.2-k1", "c0.5-k1", "c1.05-k2"), requests=600)
 
 
 def test_a_body_may_come_in_chunks(server: CppServer, engine: Engine) -> None:
@@ -276,34 +264,22 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
 
 
 BAD: list[tuple[str, int, str]] = [
+    *BAD_STARTS,
     ("", 2, "BUNDLE is required"),
-    ("absent.vmoe", 1, "absent.vmoe"),
-    ("{bundle} --slo-ms 0", 2, "--slo-ms"),
-    ("{bundle} --slo-ms nan", 2, "--slo-ms"),
-    ("{bundle} --slo-ms 1e9", 2, "--slo-ms"),
     ("{bundle} --slo-ms", 2, "--slo-ms"),
-    ("{bundle} --capacity 0.2", 2, "--slo-ms"),
     ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "--sweep: '1.05:0.2' is no range"),
     ("{bundle} --slo-ms 5 --sweep 0.2:1:x", 2, "--sweep: '0.2:1:x' is no range"),
     ("{bundle} --slo-ms 5 --capacity x", 2, "--capacity"),
     ("{bundle} --slo-ms 5 --capacity 9", 2, "9"),
-    ("{bundle} --slo-ms 5 --capacity 0.2 --profile c1-k1 --profile c1-k2", 2, "one --profile"),
-    ("{bundle} --profile c1-k1 --profile c1-k2", 2, "--slo-ms"),
     ("{bundle} --profile c1-k9", 1, "not 9"),
     ("{bundle} --slo-ms 5 --profile fastest", 2, "fastest"),
-    ("{bundle} --port 65536", 2, "--port"),
     ("{bundle} --host -q", 1, "can't serve at -q:8000"),
-    ("{bundle} --host absent.invalid", 1, "can't serve at absent.invalid:8000"),
     ("{bundle} --port {taken}", 1, "Address already in use"),
-    ("{bundle} --name a/b", 2, "--name"),
-    ("{bundle} --batch-size 32 --max-waiting 16", 2, "--max-waiting 16 is less than"),
     ("{bundle} --max-body 0", 2, "--max-body"),
     ("{bundle} --tls-cert x.pem", 2, "--tls-key"),
     ("{bundle} --tls-cert x.pem --tls-key x.pem", 1, "--tls-cert x.pem: No such file"),
     ("{bundle} --slow-ms 5", 2, "--slow-ms"),
     ("{bundle} {bundle}", 2, "{bundle}"),
-    ("{grouped}", 1, "export it with --group image"),
-    ("{dense} --slo-ms 5", 2, "the bundle has none"),
 ]
 
 
@@ -311,7 +287,7 @@ BAD: list[tuple[str, int, str]] = [
 def test_a_mistake_is_one_message(
     words: str, code: int, message: str, server: CppServer, mnist_image_bundle: Path, mnist_bundle: Path
 ) -> None:
-    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": DATA / "bundles" / "v3-dense"}
+    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": kept_bundle("dense")}
     names |= {"taken": Path(str(server.port))}
     command = [cpp_http.program(), *words.format(**names).split()]
     done = subprocess.run(command, capture_output=True, text=True, env=cpp_http.environment(), timeout=PATIENCE, check=False)

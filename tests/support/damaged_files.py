@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import onnx
+import safetensors.numpy
 from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, write_checkpoint
 
 from vmoe_export import open_checkpoint
@@ -140,6 +141,35 @@ def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> 
     model = onnx.load(bundle / name, load_external_data=False)
     edit(model)
     return model.SerializeToString()
+
+
+def with_nan_weights(bundle: Path, target: Path) -> Path:
+    """A copy of a bundle whose head adds NaN."""
+    data = (bundle / "weights.safetensors").read_bytes()
+    bias = safetensors.numpy.load(data)["head/bias"]
+    assert data.count(bias.tobytes()) == 1
+    files = {"weights.safetensors": data.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes())}
+    return copied_bundle(bundle, target, files=files)
+
+
+def unknown_op(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Nonsense"
+
+
+def unknown_tensor(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nowhere"
+
+
+def weights_of_another_shape(model: onnx.ModelProto) -> None:
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).dims[0] *= 2
+
+
+def weights_without_a_location(model: onnx.ModelProto) -> None:
+    del next(tensor for tensor in model.graph.initializer if tensor.external_data).external_data[:]
+
+
+GRAPH_FAULTS = (unknown_op, unknown_tensor, weights_of_another_shape, weights_without_a_location)
+"""Of a graph that no runtime loads."""
 
 
 def external_tensor(**entries: str) -> onnx.TensorProto:
