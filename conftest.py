@@ -16,10 +16,11 @@ import onnxruntime
 import pytest
 
 from vmoe_export import export_bundle
+from vmoe_runtime import Engine
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
-pytest_plugins = ["crash_scheduling"]
+pytest_plugins = ["crash_scheduling", "command_runs"]
 
 # Programs for the Python that Triton's client is installed for.
 collect_ignore = ["tests/support/triton_client.py", "tests/support/triton_config_check.py"]
@@ -158,6 +159,13 @@ def mnist_image_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoin
     target = tmp_path_factory.mktemp("mnist") / "mnist_image.vmoe"
     export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1, 2], validate=False)
     return target
+
+
+@pytest.fixture(scope="module")
+def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
+    """An engine of `mnist_image_bundle` on one thread."""
+    with Engine.load(mnist_image_bundle, backend="onnxruntime", threads=1) as loaded:
+        yield loaded
 
 
 @pytest.fixture(scope="session")

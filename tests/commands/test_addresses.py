@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
 import os
 import shutil
@@ -12,19 +10,18 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import fsspec
 import pytest
-from command_runs import QUICK, complaint_of, json_of, run
+from command_runs import QUICK, Vmoe
 from cutting_proxy import cutting_proxy
-from damaged_files import folder_bytes
+from damaged_files import copied_checkpoint, folder_bytes
 from family_files import Layout, families
 from terminal import default_signals
+from web_server import web_server
 
 from vmoe_export import export_bundle
 from vmoe_export.remote_checkpoint import checkpoint_at
@@ -83,11 +80,8 @@ def put(address: str, folder: Path) -> str:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    for path in MNIST.glob("vmoe_mnist.*"):
-        shutil.copy(path, folder)
-    return folder
+    (tmp_path / "checkpoint").mkdir()
+    return copied_checkpoint(tmp_path / "checkpoint", MNIST / "vmoe_mnist", "vmoe_mnist").parent
 
 
 @pytest.fixture(scope="module")
@@ -96,21 +90,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("local") / "local.vmoe"
     export_bundle(MNIST / "vmoe_mnist", bundle, capacity=[0.3], k=[1], validate=False)
     return bundle
-
-
-@contextmanager
-def web_server(folder: Path) -> Iterator[str]:
-    """Python's web server, which lists folders and knows no ranges."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
 
 
 def assert_same_bundle(bundle: Path, local: Path, source: str) -> None:
@@ -123,7 +102,7 @@ def assert_same_bundle(bundle: Path, local: Path, source: str) -> None:
 
 
 def test_a_checkpoint_in_memory_gives_the_same_bundle(
-    memory: fsspec.AbstractFileSystem, checkpoint: Path, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    memory: fsspec.AbstractFileSystem, checkpoint: Path, local: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     put("memory://zoo", checkpoint)
     put("memory://zoo/others", checkpoint)
@@ -132,19 +111,19 @@ def test_a_checkpoint_in_memory_gives_the_same_bundle(
         ("memory://zoo/vmoe_mnist.index", "memory://zoo/vmoe_mnist"),
         ("memory://zoo/others", "memory://zoo/others/vmoe_mnist"),
     ):
-        run(capsys, "export", address, *EXPORT, "--force", "-o", tmp_path / "x.vmoe")
+        vmoe.run("export", address, *EXPORT, "--force", "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, source)
     export_bundle("memory://zoo/vmoe_mnist", tmp_path / "y.vmoe", capacity=[0.3], k=[1], validate=False)
     assert_same_bundle(tmp_path / "y.vmoe", local, "memory://zoo/vmoe_mnist")
 
 
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
-    memory: fsspec.AbstractFileSystem, local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    memory: fsspec.AbstractFileSystem, local: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     put("memory://b.vmoe", local)
     monkeypatch.setattr(remote_sources, "LINE_SECONDS", 0)
-    assert "memory://b.vmoe: 3 of 3 MB are here\n" in run(capsys, "run", "memory://b.vmoe", MNIST / "seven.png")[1]
-    assert run(capsys, "run", "memory://b.vmoe", MNIST / "seven.png", "-q") == ("", "")
+    assert "memory://b.vmoe: 3 of 3 MB are here\n" in vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png")[1]
+    assert vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png", "-q") == ("", "")
 
 
 def test_only_what_an_export_needs_is_read(memory: fsspec.AbstractFileSystem, checkpoint: Path) -> None:
@@ -159,9 +138,8 @@ def test_only_what_an_export_needs_is_read(memory: fsspec.AbstractFileSystem, ch
 
 @pytest.mark.parametrize("scheme", ["s3", "http"])
 def test_thirty_cut_connections_change_nothing(
-    scheme: str, s3: str, checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    scheme: str, s3: str, checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+) -> None:
     put(f"s3://{BUCKET}/zoo", checkpoint)
     monkeypatch.setattr(remote_files, "_TRIES", 30)
     with cutting_proxy(urlsplit(s3).port or 0, cuts=30) as proxy:
@@ -170,7 +148,7 @@ def test_thirty_cut_connections_change_nothing(
         fsspec.get_filesystem_class("s3").clear_instance_cache()
         address = f"s3://{BUCKET}/zoo/vmoe_mnist" if scheme == "s3" else f"{server}/{BUCKET}/zoo/vmoe_mnist"
         for number in range(100):
-            run(capsys, "export", address, *EXPORT, "-o", tmp_path / f"{number}.vmoe")
+            vmoe.run("export", address, *EXPORT, "-o", tmp_path / f"{number}.vmoe")
             assert_same_bundle(tmp_path / f"{number}.vmoe", local, address)
             if not proxy.cuts:
                 break
@@ -178,20 +156,20 @@ def test_thirty_cut_connections_change_nothing(
 
 
 def test_a_transfer_that_keeps_breaking_is_refused_and_leaves_nothing(
-    s3: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    s3: str, checkpoint: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     put(f"s3://{BUCKET}/zoo", checkpoint)
     for seed in range(10):
         with cutting_proxy(urlsplit(s3).port or 0, cuts=1000, lengths=range(60_000), seed=seed) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/{BUCKET}/zoo/vmoe_mnist"
-            told = complaint_of(capsys, 1, "export", address, *EXPORT, "-o", tmp_path / "x.vmoe")
+            told = vmoe.complaint(1, "export", address, *EXPORT, "-o", tmp_path / "x.vmoe")
         assert told.startswith(f"vmoe: {address}") and "can't be read" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "copies"]
 
 
 @pytest.mark.parametrize("scheme", ["memory", "s3", "http"])
 def test_bundles_and_pictures_give_the_same_answers(
-    scheme: str, s3: str, memory: fsspec.AbstractFileSystem, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    scheme: str, s3: str, memory: fsspec.AbstractFileSystem, local: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     (tmp_path / "disk" / "photos" / "a class" / "deep").mkdir(parents=True)
     for name in ("photos/seven.png", "photos/a class/7.png", "photos/a class/deep/[7].png", "photos/a class/notes.txt"):
@@ -210,22 +188,22 @@ def test_bundles_and_pictures_give_the_same_answers(
                 [word if word.startswith("-") else f"{place}/{word}" for word in words[1:]]
                 for place in (root, tmp_path / "disk")
             )
-            expected = json.dumps(json_of(capsys, words[0], *here)).replace(str(tmp_path / "disk"), root)
-            assert json_of(capsys, words[0], *there) == json.loads(expected)
+            expected = json.dumps(vmoe.json(words[0], *here)).replace(str(tmp_path / "disk"), root)
+            assert vmoe.json(words[0], *there) == json.loads(expected)
 
 
 def test_a_web_server_without_ranges_sends_files_as_a_whole(
-    checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     monkeypatch.setattr(remote_files, "_BLOCK", 100_000)
     monkeypatch.setattr(remote_files, "_SMALL_FILE", 1000)
     with web_server(checkpoint) as server:
-        run(capsys, "export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
+        vmoe.run("export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
         assert_same_bundle(tmp_path / "x.vmoe", local, f"{server}/vmoe_mnist")
         # More than half of a file, so that what is cut is its transfer as a whole, as often as a server may without ranges.
         with cutting_proxy(urlsplit(server).port or 0, cuts=4, lengths=range(1_000_000, 1_500_000)) as proxy:
             address = f"http://127.0.0.1:{proxy.port}/vmoe_mnist"
-            run(capsys, "export", address, *EXPORT, "-o", tmp_path / "y.vmoe")
+            vmoe.run("export", address, *EXPORT, "-o", tmp_path / "y.vmoe")
             assert_same_bundle(tmp_path / "y.vmoe", local, address)
 
 
@@ -245,32 +223,30 @@ def test_a_file_that_is_replaced_during_its_copy_is_refused(
 
 @pytest.mark.parametrize("name", ["/photos/../x.png", "/photos/a/../../x.png", "/photos//x.png", "/photos/a\0.png"])
 def test_names_that_lead_elsewhere_are_refused(
-    name: str, memory: fsspec.AbstractFileSystem, local: Path, capsys: pytest.CaptureFixture[str]
+    name: str, memory: fsspec.AbstractFileSystem, local: Path, vmoe: Vmoe
 ) -> None:
     memory.pipe_file("/photos/seven.png", (MNIST / "seven.png").read_bytes())
     memory.store[name] = memory.store["/photos/seven.png"]
-    assert "no name for a file here" in complaint_of(capsys, 1, "run", local, "memory://photos")
+    assert "no name for a file here" in vmoe.complaint(1, "run", local, "memory://photos")
 
 
 def test_a_bundle_that_was_changed_is_refused_by_its_address(
-    memory: fsspec.AbstractFileSystem, local: Path, capsys: pytest.CaptureFixture[str]
+    memory: fsspec.AbstractFileSystem, local: Path, vmoe: Vmoe
 ) -> None:
     put("memory://b.vmoe", local)
     memory.pipe_file("/b.vmoe/model.onnx", bytes(memory.size("/b.vmoe/model.onnx")))
-    told = complaint_of(capsys, 1, "run", "memory://b.vmoe", MNIST / "seven.png")
+    told = vmoe.complaint(1, "run", "memory://b.vmoe", MNIST / "seven.png")
     assert told == "vmoe: memory://b.vmoe: model.onnx was changed after export (its SHA-256 differs)\n"
     memory.pipe_file("/b.vmoe/manifest.json", b'{"format": "vmoe-bundle", "format_version": 1}')
-    assert "memory://b.vmoe" in complaint_of(capsys, 1, "run", "memory://b.vmoe", MNIST / "seven.png")
+    assert "memory://b.vmoe" in vmoe.complaint(1, "run", "memory://b.vmoe", MNIST / "seven.png")
 
 
-def test_user_password_and_query_are_told_to_nobody(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_user_password_and_query_are_told_to_nobody(checkpoint: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     with web_server(checkpoint) as server:
         there = server.replace("://", "://me:pass@")
-        out, err = run(capsys, "export", f"{there}/vmoe_mnist?sig=key#x", *EXPORT[:-1], "-o", tmp_path / "x.vmoe")
-        told = complaint_of(capsys, 1, "export", f"{there}/gone.safetensors?sig=key", *EXPORT)
-        told += complaint_of(capsys, 1, "export", f"{there}/gone?sig=key", *EXPORT)
+        out, err = vmoe.run("export", f"{there}/vmoe_mnist?sig=key#x", *EXPORT[:-1], "-o", tmp_path / "x.vmoe")
+        told = vmoe.complaint(1, "export", f"{there}/gone.safetensors?sig=key", *EXPORT)
+        told += vmoe.complaint(1, "export", f"{there}/gone?sig=key", *EXPORT)
     written = b"".join(folder_bytes(tmp_path / "x.vmoe").values()).decode(errors="replace")
     assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_text())["source"]["name"] == f"{server}/vmoe_mnist"
     for text in (out, err, told, written):
@@ -286,28 +262,24 @@ def test_user_password_and_query_are_told_to_nobody(
         ("s3://vmoe-remote/gone/x.npz", ("s3://vmoe-remote/gone/x.npz", "read")),
     ],
 )
-def test_what_can_not_be_read_is_explained(
-    address: str, words: tuple[str, ...], s3: str, local: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_can_not_be_read_is_explained(address: str, words: tuple[str, ...], s3: str, local: Path, vmoe: Vmoe) -> None:
     for command in (("export", address, "-q"), ("run", local, address), ("run", address, MNIST / "seven.png")):
-        told = complaint_of(capsys, 1, *command)
+        told = vmoe.complaint(1, *command)
         assert all(word in told for word in words), told
 
 
-def test_without_fsspec_the_extra_is_named(
-    local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_fsspec_the_extra_is_named(local: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
     for command in (("export", "s3://bucket/x"), ("run", local, "hf://org/name")):
-        assert "pip install 'vmoe-export[remote]'" in complaint_of(capsys, 1, *command)
+        assert "pip install 'vmoe-export[remote]'" in vmoe.complaint(1, *command)
 
 
 def test_nothing_is_written_to_an_address_and_an_engine_takes_none(
-    memory: fsspec.AbstractFileSystem, local: Path, mnist_data: Path, capsys: pytest.CaptureFixture[str]
+    memory: fsspec.AbstractFileSystem, local: Path, mnist_data: Path, vmoe: Vmoe
 ) -> None:
     put("memory://b.vmoe", local)
     words = ("memory://b.vmoe", "--images", mnist_data, "--max-drop-in-accuracy", "1%", "--add-profile", *QUICK)
-    assert "--add-profile" in complaint_of(capsys, 2, "bench", *words)
+    assert "--add-profile" in vmoe.complaint(2, "bench", *words)
     with pytest.raises(BundleError, match="an address must be copied"):
         Engine.load("memory://b.vmoe")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle
+from picture_file import write_pictures
 
 from vmoe_measure import image_source
 from vmoe_measure.timing import summarize, time_interleaved
@@ -27,9 +28,9 @@ POINT_KEYS = [
 ]
 
 
-def report_of(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+def report_of(vmoe: Vmoe, *words: object) -> dict[str, Any]:
     """The JSON of a short measurement."""
-    return json_of(capsys, "bench", *words, *QUICK)
+    return vmoe.json("bench", *words, *QUICK)
 
 
 # Statistics and turns
@@ -118,11 +119,9 @@ def test_a_call_that_fails_ends_the_round_for_all() -> None:
 # Results
 
 
-def test_json_has_exactly_the_documented_keys(
-    mnist_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_exactly_the_documented_keys(mnist_bundle: Path, mnist_digits: Path, vmoe: Vmoe) -> None:
     words = (mnist_bundle, "--profile", "c0.3-k1", "--backend", "onnxruntime", "--images", mnist_digits)
-    report = report_of(capsys, *words)
+    report = report_of(vmoe, *words)
     assert list(report) == ["machine", "points"]
     machine_keys = ["cpu", "cores", "os", "python", "numpy", "vmoe_runtime", "backends", "engines", "resident_bytes"]
     assert list(report["machine"]) == machine_keys
@@ -139,10 +138,8 @@ def test_json_has_exactly_the_documented_keys(
     assert "ONNX Runtime" in report["machine"]["backends"]["onnxruntime"]
 
 
-def test_all_stored_profiles_are_measured_with_the_smallest_batch_by_default(
-    mnist_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    points = report_of(capsys, mnist_bundle)["points"]
+def test_all_stored_profiles_are_measured_with_the_smallest_batch_by_default(mnist_bundle: Path, vmoe: Vmoe) -> None:
+    points = report_of(vmoe, mnist_bundle)["points"]
     stored = [f"c{ratio}-k{k}" for ratio in ("0.1", "0.2", "0.3", "0.5", "1.05", "2") for k in (1, 2)]
     assert sorted(point["profile"] for point in points) == sorted(stored)
     assert {(point["batch_size"], point["top1"]) for point in points} == {(16, None)}
@@ -150,11 +147,9 @@ def test_all_stored_profiles_are_measured_with_the_smallest_batch_by_default(
     assert kept["c0.1-k1"] <= 0.1 < kept["c2-k1"] <= 1
 
 
-def test_options_repeat_and_duplicates_are_measured_once(
-    mnist_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_repeat_and_duplicates_are_measured_once(mnist_bundle: Path, mnist_digits: Path, vmoe: Vmoe) -> None:
     report = report_of(
-        capsys,
+        vmoe,
         *("--profile", "c2-k1", "--backend", "onnxruntime", mnist_bundle, "--profile", "c0.1-k1", "--profile", "c2.0-k1"),
         *("--backend", "openvino", "--backend", "onnxruntime", "--batch-size", 32, "--batch-size", 32),
         *("--images", mnist_digits),
@@ -165,32 +160,32 @@ def test_options_repeat_and_duplicates_are_measured_once(
     assert by_backend["onnxruntime"]["top1"] == by_backend["openvino"]["top1"]
 
 
-def test_a_dense_model_is_one_point_without_routing(capsys: pytest.CaptureFixture[str]) -> None:
-    (point,) = report_of(capsys, kept_bundle("dense"))["points"]
+def test_a_dense_model_is_one_point_without_routing(vmoe: Vmoe) -> None:
+    (point,) = report_of(vmoe, kept_bundle("dense"))["points"]
     assert [point[key] for key in ("profile", "capacity_ratio", "k", "bpr", "kept_pairs")] == [None] * 5
     assert (point["batch_size"], point["flops_per_image"] > 0) == (1, True)
 
 
 @pytest.mark.parametrize(("cascade", "times"), [((), 1), (("--cascade",), 3)], ids=["points", "cascade"])
 def test_a_picture_is_read_once_for_all_settings(
-    cascade: tuple[str, ...], times: int, mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray],
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    from PIL import Image
-
+    cascade: tuple[str, ...],
+    times: int,
+    mnist_image_bundle: Path,
+    mnist_images: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vmoe: Vmoe,
+) -> None:
     read: list[Path] = []
 
     def watched(images: tuple[Path, ...], spec: InputSpec) -> np.ndarray:
         read.extend(images)
         return to_batch(images, spec)
 
-    for index in range(20):
-        folder = tmp_path / str(mnist_images["labels"][index])
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(mnist_images["images"][index]).save(folder / f"{index}.png")
+    write_pictures(tmp_path, mnist_images["images"][:20], mnist_images["labels"])
     monkeypatch.setattr(image_source, "to_batch", watched)
     swept = "--capacity", 0.1, "--capacity", 0.5, "--capacity", 1.05, "--images", tmp_path
-    report = report_of(capsys, mnist_image_bundle, *swept, *cascade)
+    report = report_of(vmoe, mnist_image_bundle, *swept, *cascade)
     assert [point["images"] for point in report["points"]] == [20] * 3
     assert len(read) == 1 + times * 20, "those that are timed, and all for accuracy, and for both again"
 
@@ -198,14 +193,14 @@ def test_a_picture_is_read_once_for_all_settings(
 # Concurrency and streams
 
 
-def test_concurrent_calls_are_measured_as_many_as_there_are_streams(capsys: pytest.CaptureFixture[str]) -> None:
+def test_concurrent_calls_are_measured_as_many_as_there_are_streams(vmoe: Vmoe) -> None:
     bundle = kept_bundle("fp32")
     words = (bundle, "--profile", "c0.3-k1", "--batch-size", 1, "--batch-size", 2)
-    points = report_of(capsys, *words, "--concurrency", 1, "--concurrency", 3)["points"]
+    points = report_of(vmoe, *words, "--concurrency", 1, "--concurrency", 3)["points"]
     assert [(point["batch_size"], point["concurrency"]) for point in points] == [(1, 1), (1, 3), (2, 1), (2, 3)]
-    points = report_of(capsys, bundle, "--profile", "c0.3-k1", "--backend", "openvino", "--streams", 2)["points"]
+    points = report_of(vmoe, bundle, "--profile", "c0.3-k1", "--backend", "openvino", "--streams", 2)["points"]
     assert [(point["streams"], point["concurrency"]) for point in points] == [(2, 2)]
-    complaint = complaint_of(capsys, 1, "bench", bundle, "--backend", "onnxruntime", "--streams", 2, *QUICK)
+    complaint = vmoe.complaint(1, "bench", bundle, "--backend", "onnxruntime", "--streams", 2, *QUICK)
     assert "'onnxruntime' has no streams" in complaint
 
 
@@ -226,11 +221,11 @@ def test_openvino_has_the_requested_streams() -> None:
 
 
 def test_a_backend_that_is_not_installed_is_one_line_and_code_1(
-    mnist_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     import sys
 
     monkeypatch.delitem(sys.modules, "vmoe_runtime.backends.openvino_cpu", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    complaint = complaint_of(capsys, 1, "bench", mnist_bundle, "--backend", "openvino")
+    complaint = vmoe.complaint(1, "bench", mnist_bundle, "--backend", "openvino")
     assert "pip install 'vmoe-export[openvino]'" in complaint

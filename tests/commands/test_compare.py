@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
-from PIL import Image
-from safetensors.numpy import save_file
+from command_runs import QUICK, Vmoe, kept_bundle
+from picture_file import write_pictures
 from test_report import Elements
 from test_sweep import capacities, point
 from variants import Variant
@@ -30,21 +29,15 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense ViT for digits of 32 pixels."""
     path = tmp_path_factory.mktemp("dense") / "dense.vmoe"
     variant = Variant("dense", "token", "learned", (8, 8), (32, 32), channels=1, classes=10)
-    save_file(variant.parameters(), path.with_suffix(".safetensors"))
-    export_bundle(path.with_suffix(".safetensors"), path, config=variant.config, validate=False)
-    return path
+    return export_bundle(variant.write(path.parent), path, validate=False, **variant.export_options).path
 
 
 def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
-    mnist_image_bundle: Path, dense: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    for index, (pixels, label) in enumerate(zip(mnist_images["images"][:24], mnist_images["labels"], strict=False)):
-        (tmp_path / f"{label}").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / f"{label}" / f"{index}.png")
-    paths = sorted(tmp_path.glob("*/*.png"))
+    mnist_image_bundle: Path, dense: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
+) -> None:
+    paths = sorted(write_pictures(tmp_path, mnist_images["images"][:24], mnist_images["labels"]))
     words = (mnist_image_bundle, "--compare", dense, "--images", tmp_path, "--batch-size", 4, *LIMIT)
-    found = json_of(capsys, "bench", *words)
+    found = vmoe.json("bench", *words)
     row = found["points"][2]
     assert (row["bundle"], row["profile"], row["batch_size"], row["images"]) == ("dense.vmoe", None, 4, 24)
     with Engine.load(dense) as engine:
@@ -56,9 +49,9 @@ def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
         assert one["flops_ratio"] == one["flops_per_image"] / row["flops_per_image"]
     how = "(faster|slower|not told apart by this timing)"
     sentence = rf"c[01.]+-k1 is {how} .*dense\.vmoe: [0-9.]+ x its speed \([0-9.]+ - [0-9.]+ by"
-    out = run(capsys, "bench", *words)[0]
+    out = vmoe.run("bench", *words)[0]
     assert re.search(r"\n +dense\.vmoe +- .* 1\.00 +1\.00\n", out) and re.search(sentence, out)
-    report = json_of(capsys, "report", *words, "-o", tmp_path / "r.html")
+    report = vmoe.json("report", *words, "-o", tmp_path / "r.html")
     assert (report["others"], report["points"][2]["top1"]) == ([2], row["top1"]) and report["recommended"] < 2
     page = Elements((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert re.search(sentence, page.text) and "A diamond is another model: dense.vmoe." in page.text
@@ -69,18 +62,18 @@ def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
 
 
 def test_features_are_timed_without_accuracy_and_without_images_any_model_is(
-    mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     others = ("--compare", kept_bundle("dense"), "--compare", kept_bundle("soft"))
-    rows = json_of(capsys, "bench", mnist_image_bundle, *capacities(1), *others, "--batch-size", 2, *QUICK)["points"]
+    rows = vmoe.json("bench", mnist_image_bundle, *capacities(1), *others, "--batch-size", 2, *QUICK)["points"]
     assert [row["bundle"] for row in rows[1:]] == ["v3-dense", "v3-soft"] and rows[1]["speed_ratio"] == 1
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
     words = (kept_bundle("fp32"), *others, "--images", tmp_path / "images.npz", *LIMIT)
-    out, err = run(capsys, "bench", *words, "--cascade")
+    out, err = vmoe.run("bench", *words, "--cascade")
     sentence = "v3-dense returns features, so it is timed without accuracy."
     assert sentence in err and re.search(r"v3-dense: .* x its FLOPs\. c.* v3-soft: .* accuracy where that has", out)
-    report = json_of(capsys, "report", *words, "-o", tmp_path / "r.html")
+    report = vmoe.json("report", *words, "-o", tmp_path / "r.html")
     assert [report["same"][index] is None for index in report["others"]] == [True, False] and sentence in report["notes"]
     assert "A diamond is another model: v3-soft." in (tmp_path / "r.html").read_text(encoding="utf-8")
 
@@ -104,14 +97,14 @@ def test_a_difference_within_the_noise_is_called_so() -> None:
 
 
 def test_what_can_not_be_compared_is_one_line(
-    mnist_image_bundle: Path, dense: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, dense: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     shutil.copytree(dense, tmp_path / "x.vmoe")
     words = ("bench", mnist_image_bundle, "--compare", tmp_path / "x.vmoe", "--images", mnist_digits, "-q", *QUICK)
-    assert "x.vmoe: images have shape (1, 28, 28), and the model takes (N, 32, 32, 1)" in complaint_of(capsys, 1, *words)
-    assert "is measured already" in complaint_of(capsys, 2, *words, "--compare", mnist_image_bundle)
-    assert "v3-soft has 7 classes, and" in complaint_of(capsys, 2, *words, "--compare", kept_bundle("soft"))
+    assert "x.vmoe: images have shape (1, 28, 28), and the model takes (N, 32, 32, 1)" in vmoe.complaint(1, *words)
+    assert "is measured already" in vmoe.complaint(2, *words, "--compare", mnist_image_bundle)
+    assert "v3-soft has 7 classes, and" in vmoe.complaint(2, *words, "--compare", kept_bundle("soft"))
     (tmp_path / "x.vmoe" / "model.onnx").write_bytes(b"damaged")
-    assert "x.vmoe: " in complaint_of(capsys, 1, *words)
+    assert "x.vmoe: " in vmoe.complaint(1, *words)
     (tmp_path / "x.vmoe" / "manifest.json").unlink()
-    assert "x.vmoe is not a bundle: manifest.json: No such file" in complaint_of(capsys, 1, *words)
+    assert "x.vmoe is not a bundle: manifest.json: No such file" in vmoe.complaint(1, *words)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import complaint_of, json_of, run
-from PIL import Image
+from command_runs import Vmoe
+from picture_file import write_pictures
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -28,21 +28,15 @@ def animals(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
     """A folder for each of two classes, in which digits stand for them: 9 of one, 3 of the other."""
     images, labels = mnist_images["images"], mnist_images["labels"]
     for name, digit, count in (("zebra", 0, 9), ("ant", 1, 3)):
-        (tmp_path / "animals" / name).mkdir(parents=True)
-        for index, image in enumerate(images[labels == digit][:count]):
-            Image.fromarray(image).save(tmp_path / "animals" / name / f"{index}.png")
+        write_pictures(tmp_path / "animals" / name, images[labels == digit][:count])
     return tmp_path / "animals"
 
 
 def test_ten_images_per_class_give_a_head_that_exports(
-    features_bundle: Path,
-    mnist_data: Path,
-    mnist_images: dict[str, np.ndarray],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    features_bundle: Path, mnist_data: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     words = ("fewshot", features_bundle, "--images", mnist_data, "-o", tmp_path / "head.npz")
-    found = json_of(capsys, *words)
+    found = vmoe.json(*words)
     assert (found["profile"], found["classes"], found["fitted_images"]) == ("c1.05-k2", 10, 100)
     assert found["held_out_images"] == len(mnist_images["labels"]) - 100
     low, high = found["accuracy_95"]
@@ -51,21 +45,21 @@ def test_ten_images_per_class_give_a_head_that_exports(
     with Engine.load(bundle) as engine:
         right = engine(mnist_images["images"]).argmax(axis=1) == mnist_images["labels"]
     assert abs(right.mean() - found["accuracy"]) < 0.01
-    text, _ = run(capsys, *words, "--per-class", 3, "--capacity", 0.3, "--seed", 1)
+    text, _ = vmoe.run(*words, "--per-class", 3, "--capacity", 0.3, "--seed", 1)
     assert "30 images to fit to, c0.3-k2" in text and "95 % interval" in text
     assert text.splitlines()[-1].endswith(f"next: vmoe export {features_bundle} --head {tmp_path / 'head.npz'}")
 
 
 def test_folders_are_the_classes_and_the_bundle_has_their_names(
-    features_bundle: Path, animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    features_bundle: Path, animals: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    found = json_of(capsys, "fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
+    found = vmoe.json("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
     # Of the three ants one is held out.
     assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
     words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
-    run(capsys, "export", *words)
+    vmoe.run("export", *words)
     zebra = animals / "zebra" / "0.png"
-    (answer,) = json_of(capsys, "run", tmp_path / "animals.vmoe", zebra)["images"]
+    (answer,) = vmoe.json("run", tmp_path / "animals.vmoe", zebra)["images"]
     assert answer["classes"][0]["class"] == "zebra" and answer["classes"][0]["probability"] > 0.7
 
 
@@ -98,12 +92,7 @@ def test_a_head_is_the_closed_form_at_the_strength_that_left_out_images_choose(i
 
 
 def test_what_has_no_classes_or_no_features_is_refused(
-    features_bundle: Path,
-    mnist_bundle: Path,
-    animals: Path,
-    mnist_digits: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    features_bundle: Path, mnist_bundle: Path, animals: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     (animals.parent / "one" / "ant").mkdir(parents=True)
     (animals / "ant" / "0.png").rename(animals.parent / "one" / "ant" / "0.png")
@@ -120,5 +109,5 @@ def test_what_has_no_classes_or_no_features_is_refused(
         (features_bundle, mnist_digits, tmp_path / "head.pt", 2, "must end in .npz"),
         (features_bundle, mnist_digits, mnist_digits, 2, "is used by this command"),
     ):
-        assert words in complaint_of(capsys, code, "fewshot", bundle, "--images", images, "-o", out)
+        assert words in vmoe.complaint(code, "fewshot", bundle, "--images", images, "-o", out)
     assert not head.exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of
-from PIL import Image
+from command_runs import QUICK, Vmoe
+from picture_file import write_pictures
 
 from vmoe_measure.image_labels import read_labels
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
@@ -45,10 +45,8 @@ def manifest(mnist_bundle: Path) -> Manifest:
 def pictures(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
     """A folder with 40 digits as PNG files, in one subfolder per class."""
     folder = tmp_path / "pictures"
-    for index in range(40):
-        subfolder = folder / DIGITS[mnist_images["labels"][index]]
-        subfolder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mnist_images["images"][index]).save(subfolder / f"{index}.PNG")
+    for path in write_pictures(folder, mnist_images["images"][:40], [DIGITS[label] for label in mnist_images["labels"]]):
+        path.rename(path.with_suffix(".PNG"))
     (folder / "one" / "notes.txt").write_text("not a picture")
     return folder
 
@@ -145,13 +143,9 @@ def test_pictures_without_a_subfolder_have_no_labels(pictures: Path, manifest: M
     ],
 )
 def test_an_npz_that_does_not_fit_is_one_sentence(
-    mnist_bundle: Path,
-    npz: Callable[..., Path],
-    capsys: pytest.CaptureFixture[str],
-    changed: dict[str, np.ndarray | None],
-    says: str,
+    mnist_bundle: Path, npz: Callable[..., Path], vmoe: Vmoe, changed: dict[str, np.ndarray | None], says: str
 ) -> None:
-    assert says in complaint_of(capsys, 1, "bench", mnist_bundle, "--images", npz(**changed), *QUICK)
+    assert says in vmoe.complaint(1, "bench", mnist_bundle, "--images", npz(**changed), *QUICK)
 
 
 def test_other_files_are_no_images(tmp_path: Path, npz: Callable[..., Path], manifest: Manifest) -> None:
@@ -212,18 +206,17 @@ def test_what_is_no_label_is_one_sentence(text: str, says: str, tmp_path: Path) 
 
 
 def test_a_csv_file_labels_pictures(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    for index in range(6):
-        Image.fromarray(mnist_images["images"][index]).save(tmp_path / f"{index}.png")
+    write_pictures(tmp_path, mnist_images["images"][:6])
     rows = [f"{index}.png,{mnist_images['labels'][index]}" for index in (3, 1, 5)]
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     labels = tmp_path / "labels.csv"
     arguments = ("bench", mnist_image_bundle, "--profile", "c1.05-k2", "--images", tmp_path, "--labels", labels, *QUICK)
-    (found,) = json_of(capsys, *arguments)["points"]
+    (found,) = vmoe.json(*arguments)["points"]
     assert (found["images"], found["top1"]) == (3, 1.0)
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "9.png,1"]))
-    assert "9.png, which is no file" in complaint_of(capsys, 1, *arguments)
+    assert "9.png, which is no file" in vmoe.complaint(1, *arguments)
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "0.png,10"]))
     says = f"{tmp_path / 'labels.csv'}: labels go from "
-    assert says in complaint_of(capsys, 1, *arguments)
+    assert says in vmoe.complaint(1, *arguments)

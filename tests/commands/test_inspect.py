@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import shutil
 import struct
 import sys
 from importlib import import_module
@@ -17,8 +16,8 @@ import fake_tensorrt
 import numpy as np
 import pytest
 from bundle_changes import CANONICAL, MANIFEST, WEIGHTS
-from command_runs import complaint_of, json_of, kept_bundle, run
-from damaged_files import assert_one_sentence
+from command_runs import Vmoe, kept_bundle
+from damaged_files import assert_one_sentence, copied_bundle
 from named_bundles import with_odd_names
 from safetensors import safe_open
 
@@ -37,14 +36,14 @@ KEPT = ("fp32", "bf16", "int8", "ensemble", *KINDS)
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 
-def summary_of(capsys: pytest.CaptureFixture[str], bundle: Path, *words: object) -> dict[str, Any]:
+def summary_of(vmoe: Vmoe, bundle: Path, *words: object) -> dict[str, Any]:
     """The summary as JSON."""
-    return json_of(capsys, "inspect", bundle, *words)
+    return vmoe.json("inspect", bundle, *words)
 
 
-def on_images(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+def on_images(vmoe: Vmoe, *words: object) -> dict[str, Any]:
     """What the JSON says of the images."""
-    found: dict[str, Any] = json_of(capsys, "inspect", *words)["on_images"]
+    found: dict[str, Any] = vmoe.json("inspect", *words)["on_images"]
     return found
 
 
@@ -55,20 +54,22 @@ def manifest_of(bundle: Path) -> dict[str, Any]:
 
 def changed(folder: Path, kind: str, **fields: Any) -> Path:
     """A copy of a kept bundle with other fields in its manifest; `...` removes one."""
-    target = folder / "changed.vmoe"
-    shutil.copytree(kept_bundle(kind), target)
-    content = {key: value for key, value in {**manifest_of(target), **fields}.items() if value is not ...}
-    (target / MANIFEST).write_text(json.dumps(content))
-    return target
+
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest.update(fields)
+        for key in [key for key, value in fields.items() if value is ...]:
+            del manifest[key]
+
+    return copied_bundle(kept_bundle(kind), folder / "changed.vmoe", edit)
 
 
 # The summary
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_the_summary_says_what_the_manifest_says(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_says_what_the_manifest_says(kind: str, vmoe: Vmoe) -> None:
     bundle = kept_bundle(kind)
-    found, raw = summary_of(capsys, bundle), manifest_of(bundle)
+    found, raw = summary_of(vmoe, bundle), manifest_of(bundle)
     model, routing, flops = raw["model"], raw["routing"], raw["flops_per_image"]
     assert (found["bundle"], found["format_version"], found["verified"]) == (str(bundle), raw["format_version"], False)
     assert (found["kind"], found["ensemble_size"]) == (KINDS.get(kind, "V-MoE"), 2 if kind == "ensemble" else 1)
@@ -110,8 +111,8 @@ def test_the_summary_says_what_the_manifest_says(kind: str, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = summary_of(capsys, kept_bundle(kind))
+def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, vmoe: Vmoe) -> None:
+    found = summary_of(vmoe, kept_bundle(kind))
     stored = kept_bundle(kind) / WEIGHTS
     types = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "I8": ("int8", 1)}
     expected, count, idle = {}, 0, 0
@@ -133,8 +134,8 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, caps
 
 
 @pytest.mark.parametrize("kind", KEPT)
-def test_validation_is_the_worst_of_what_was_compared(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found, raw = summary_of(capsys, kept_bundle(kind))["validation"], manifest_of(kept_bundle(kind))["validation"]
+def test_validation_is_the_worst_of_what_was_compared(kind: str, vmoe: Vmoe) -> None:
+    found, raw = summary_of(vmoe, kept_bundle(kind))["validation"], manifest_of(kept_bundle(kind))["validation"]
     assert (found["atol"], found["relative_limit"]) == (raw["atol"], raw.get("relative_limit"))
     compared = raw["comparisons"]
     routed = [entry["agreement"] for entry in compared if entry["profile"]]
@@ -197,15 +198,15 @@ def test_a_header_that_is_none_is_refused(content: bytes, says: str) -> None:
 
 
 @pytest.mark.parametrize("file", [WEIGHTS, CANONICAL, "model.inlined.onnx"])
-def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe) -> None:
     target = changed(tmp_path, "fp32")
-    assert summary_of(capsys, target, "--verify")["verified"] is True
+    assert summary_of(vmoe, target, "--verify")["verified"] is True
     text = bytearray((target / file).read_bytes())
     # A weight; or a letter of the words about the graph.
     text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
     (target / file).write_bytes(text)
-    assert summary_of(capsys, target)["verified"] is False
-    complaint = complaint_of(capsys, 1, "inspect", target, "--verify", "--json", tmp_path / "x.json")
+    assert summary_of(vmoe, target)["verified"] is False
+    complaint = vmoe.complaint(1, "inspect", target, "--verify", "--json", tmp_path / "x.json")
     assert complaint == f"vmoe: {target}: {file} was changed after export (its SHA-256 differs)\n"
     assert not (tmp_path / "x.json").exists()
 
@@ -219,25 +220,23 @@ def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, capsys: py
     ids=repr,
 )
 @pytest.mark.parametrize("kind", ["fp32", "dense"])
-def test_fields_for_people_may_be_of_any_type(
-    kind: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fields_for_people_may_be_of_any_type(kind: str, value: object, tmp_path: Path, vmoe: Vmoe) -> None:
     raw = manifest_of(kept_bundle(kind))
     inner = value if value is ... else {"comparisons": value, "atol": value, "distance_from_fp32": value}
     fields = {"source": value, "producer": value, "flops_per_image": value, "validation": inner}
     odd = {} if value is ... else dict.fromkeys([*raw["model"], "moe"], value)
     target = changed(tmp_path, kind, **fields, model=odd)
-    found = summary_of(capsys, target)
+    found = summary_of(vmoe, target)
     assert set(found["origin"].values()) == {None}
     sizes = ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim", "num_classes", "expert_mlp_dim")
     assert [found["model"][size] for size in sizes] == [None] * len(sizes)
     assert found["dense_flops_per_image"] is None
     assert {profile["of_dense"] for profile in found["profiles"]} <= {None}
-    assert "\x1b" not in run(capsys, "inspect", target)[0]
+    assert "\x1b" not in vmoe.run("inspect", target)[0]
 
 
 def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
-    tmp_path: Path, mnist_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, mnist_bundle: Path, mnist_digits: Path, vmoe: Vmoe
 ) -> None:
     target = with_odd_names(mnist_bundle, tmp_path).rename(tmp_path / "odd [b]\x1b[31m.vmoe")
     raw = manifest_of(target)
@@ -245,18 +244,18 @@ def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
     (target / MANIFEST).write_text(json.dumps(raw))
     text = (target / WEIGHTS).read_bytes()
     (target / WEIGHTS).write_bytes(text.replace(b'"embedding/bias"', rb'"a[/b]\u001b[2J"'))
-    out, _ = run(capsys, "inspect", target, "--list-tensors")
+    out, _ = vmoe.run("inspect", target, "--list-tensors")
     assert not any(character for line in out.splitlines() for character in line if not character.isprintable())
     for words in (r"odd [b]\x1b[31m.vmoe", r"two\x1b[2J", r"a[/b]\x1b]0;b\x07\u202ec\n:smile:", r"a[/b]\x1b[2J"):
         assert words in out
-    assert summary_of(capsys, target)["origin"]["name"] == raw["source"]["name"]
+    assert summary_of(vmoe, target)["origin"]["name"] == raw["source"]["name"]
 
 
 # What runs here
 
 
-def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = summary_of(capsys, mnist_image_bundle)["machine"]
+def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
+    found = summary_of(vmoe, mnist_image_bundle)["machine"]
     states = {state["name"]: state for state in found["backends"]}
     assert list(states) == list(BACKENDS)
     for name, state in states.items():
@@ -272,10 +271,10 @@ def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, 
     assert found["op_library"]["path"] == (library and str(library))
 
 
-def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
     for module in ("onnxruntime_cpu", "onnxruntime_gpu", "openvino_cpu"):
         monkeypatch.setitem(sys.modules, f"vmoe_runtime.backends.{module}", None)
-    states = summary_of(capsys, kept_bundle("bf16"))["machine"]["backends"]
+    states = summary_of(vmoe, kept_bundle("bf16"))["machine"]["backends"]
     assert [state["runs"] for state in states] == [False] * len(BACKENDS)
     assert [state["auto"] for state in states] == [False] * len(BACKENDS)
     for state in states:
@@ -283,13 +282,11 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, ca
         assert f"pip install 'vmoe-export[{BACKENDS[state['name']].extra}]'" in state["reason"]
 
 
-def test_an_op_library_that_cannot_be_loaded_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_op_library_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
     broken = tmp_path / "libvmoe_onnxruntime.so"
     broken.write_bytes(b"no library")
     monkeypatch.setattr("vmoe_runtime.op_library.find_native", lambda *path: broken)
-    found = summary_of(capsys, kept_bundle("fp32"))["machine"]
+    found = summary_of(vmoe, kept_bundle("fp32"))["machine"]
     assert found["op_library"]["reason"].startswith(f"the op library {broken} can't be loaded: ")
     assert "CPU, standard ops; the op library" in found["backends"][0]["description"]
 
@@ -322,12 +319,12 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return backend
 
 
-def test_an_engine_that_was_built_is_found(tensorrt: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_was_built_is_found(tensorrt: Any, vmoe: Vmoe) -> None:
     bundle = Bundle.open(kept_bundle("bf16"))
-    assert "no engine was built" in summary_of(capsys, bundle.path)["machine"]["backends"][-1]["reason"]
+    assert "no engine was built" in summary_of(vmoe, bundle.path)["machine"]["backends"][-1]["reason"]
     key = tensorrt.engine_key(bundle, bundle.manifest.profiles["c0.3-k1"])
     store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"engine").hexdigest(), 6))
-    state = summary_of(capsys, bundle.path)["machine"]["backends"][-1]
+    state = summary_of(vmoe, bundle.path)["machine"]["backends"][-1]
     assert state["description"] == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, bf16, batches of 2 to 32"
 
 
@@ -347,10 +344,9 @@ def low_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path)
 
 @pytest.mark.parametrize("setting", [("--profile", "c0.3-k2"), ("--capacity", 0.3, "--k", 2)], ids=["profile", "setting"])
 def test_the_json_has_the_numbers_of_all_whole_groups(
-    setting: tuple[object, ...], mnist_bundle: Path, mnist_digits: Path, mnist_images: dict[str, np.ndarray],
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    found = on_images(capsys, mnist_bundle, "--images", mnist_digits, *setting)
+    setting: tuple[object, ...], mnist_bundle: Path, mnist_digits: Path, mnist_images: dict[str, np.ndarray], vmoe: Vmoe
+) -> None:
+    found = on_images(vmoe, mnist_bundle, "--images", mnist_digits, *setting)
     images, labels = mnist_images["images"][:64], mnist_images["labels"][:64]
     with Engine.load(mnist_bundle) as engine:
         logits, routing = engine.logits_and_routing(images, "c0.3-k2")
@@ -372,21 +368,21 @@ def test_the_json_has_the_numbers_of_all_whole_groups(
 
 
 def test_the_json_has_the_summary_as_well_and_nothing_for_classes_without_images(
-    mnist_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((16, 28, 28), np.uint8), labels=np.full(16, 3))
-    found = json_of(capsys, "inspect", mnist_bundle, "--images", tmp_path / "x.npz")
+    found = vmoe.json("inspect", mnist_bundle, "--images", tmp_path / "x.npz")
     for layer in found.pop("on_images")["layers"].values():
         assert [set(weights) == {None} for weights in layer["class_weight"]] == [index != 3 for index in range(10)]
-    assert found == summary_of(capsys, mnist_bundle)
+    assert found == summary_of(vmoe, mnist_bundle)
 
 
 def test_other_bundles_stand_beside(
-    mnist_bundle: Path, mnist_image_bundle: Path, low_bundle: Path, mnist_digits: Path, capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, mnist_image_bundle: Path, low_bundle: Path, mnist_digits: Path, vmoe: Vmoe
 ) -> None:
     words = (mnist_image_bundle, "--compare", low_bundle, "--compare", mnist_bundle, "--images", mnist_digits)
     words = (*words, "--profile", "c0.3-k1")
-    found = on_images(capsys, *words)
+    found = on_images(vmoe, *words)
     assert [(other["bundle"], other["precision"], other["group"]) for other in found["others"]] == [
         (low_bundle.name, "int8", "image"),
         (mnist_bundle.name, "fp32", "16"),
@@ -395,7 +391,7 @@ def test_other_bundles_stand_beside(
         assert other["agreement"]["images"] == 64
         assert 0.5 < other["agreement"]["same_top1"] <= 1 and other["agreement"]["max_difference"] > 0
         assert list(other["agreement"]["same_experts"]) == LAYERS
-    assert low_bundle.name in run(capsys, "inspect", *words)[0]
+    assert low_bundle.name in vmoe.run("inspect", *words)[0]
 
 
 @pytest.mark.parametrize(
@@ -408,14 +404,14 @@ def test_other_bundles_stand_beside(
     ],
 )
 def test_every_kind_says_what_does_not_apply(
-    *, kind: str, note: str, pictures: list[str] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *, kind: str, note: str, pictures: list[str] | None, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(4))
     out, bundle = tmp_path / "pictures", kept_bundle(kind)
     more = () if pictures is None else ("--out", out)
-    found = on_images(capsys, bundle, "--images", tmp_path / "x.npz", *more)
+    found = on_images(vmoe, bundle, "--images", tmp_path / "x.npz", *more)
     assert any(note in sentence for sentence in found["notes"])
     assert list(found["layers"]) == ([] if kind == "dense" else ["encoderblock_1"])
     assert sorted(path.name for path in out.glob("*")) == [f"{picture}.png" for picture in pictures or []]
-    assert note in run(capsys, "inspect", bundle, "--images", tmp_path / "x.npz")[0]
+    assert note in vmoe.run("inspect", bundle, "--images", tmp_path / "x.npz")[0]

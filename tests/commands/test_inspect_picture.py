@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import complaint_of, json_of, kept_bundle, run
+from command_runs import Vmoe, kept_bundle
 from golden import FOLDER
 from matplotlib.colors import to_rgb
 from named_bundles import ODD_NAMES, with_odd_names
@@ -32,9 +32,9 @@ def nine(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> Path:
 
 
 def test_every_setting_has_its_answer_and_the_experts_of_each_token(
-    nine: Path, mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
+    nine: Path, mnist_image_bundle: Path, vmoe: Vmoe
 ) -> None:
-    found = json_of(capsys, "inspect", mnist_image_bundle, nine)["on_picture"]
+    found = vmoe.json("inspect", mnist_image_bundle, nine)["on_picture"]
     flops = [setting["flops"] for setting in found["settings"]]
     assert sorted(setting["name"] for setting in found["settings"]) == sorted(PROFILES) and flops == sorted(flops)
     assert (found["picture"], found["grid"]) == (str(nine), [7, 7])
@@ -47,15 +47,15 @@ def test_every_setting_has_its_answer_and_the_experts_of_each_token(
                 kept = [layer.expert[0, token][layer.kept[0, token]].tolist() for token in range(50)]
                 assert setting["experts"][name] == kept and setting["tokens"][name] == list(range(50))
         merged = engine.routing(nine, "c0.3-k1-r8")
-    (setting,) = json_of(capsys, "inspect", mnist_image_bundle, nine, "--profile", "c0.3-k1-r8")["on_picture"]["settings"]
+    (setting,) = vmoe.json("inspect", mnist_image_bundle, nine, "--profile", "c0.3-k1-r8")["on_picture"]["settings"]
     assert setting["tokens"] == {name: layer.token[0].tolist() for name, layer in merged.items()}
     assert [setting["classes"][0][0] for setting in found["settings"]] == [7, 9, 9, 9] and found["flips"] == [1]
 
 
 def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
-    nine: Path, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nine: Path, mnist_image_bundle: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    out = run(capsys, "inspect", mnist_image_bundle, nine)[0]
+    out = vmoe.run("inspect", mnist_image_bundle, nine)[0]
     words = " ".join(out.split())
     assert "to the most expensive one, the answer flips from class 7 to class 9 at c0.3-k2." in words
     assert all(len(line) < 80 for line in out.splitlines()[1:])  # the first one has the path of the picture
@@ -67,19 +67,19 @@ def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
 
     two = ("--profile", "c1-k1", "--profile", "c1-k2", "--pool")
     named = with_odd_names(mnist_image_bundle, tmp_path)
-    out = run(capsys, "inspect", named, nine, *two)[0]
+    out = vmoe.run("inspect", named, nine, *two)[0]
     assert "Every setting answers nine" in out and "c1-k2-pool" in out and out.count("\x1b") == 0
     many = [word for ratio in range(1, 9) for word in ("--profile", f"c{ratio}-k1-vanilla-pool")]
-    out = run(capsys, "inspect", mnist_image_bundle, nine, *many)[0]
+    out = vmoe.run("inspect", mnist_image_bundle, nine, *many)[0]
     assert max(map(len, out.splitlines()[1:])) < 80 and len(re.findall("c8-k1-vanilla-pool", out)) > 5
     assert printable(ODD_NAMES[9])[:4] == "nine"
 
 
 def test_the_drawing_has_the_expert_of_each_patch_and_marks_other_answers(
-    nine: Path, mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nine: Path, mnist_image_bundle: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     out = tmp_path / "settings.png"
-    raw = json_of(capsys, "inspect", mnist_image_bundle, nine, "-o", out)["on_picture"]
+    raw = vmoe.json("inspect", mnist_image_bundle, nine, "-o", out)["on_picture"]
     with Image.open(out) as picture:
         assert picture.width > 800 and picture.height > 800
     settings = tuple(SettingAnswer(**setting) for setting in raw["settings"])
@@ -106,11 +106,9 @@ def dense_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["soft", "choice"])
-def test_models_of_other_kinds_are_shown_and_drawn(
-    kind: str, nine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_of_other_kinds_are_shown_and_drawn(kind: str, nine: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     drawn, out = tmp_path / "drawn.svg", tmp_path / "found.json"
-    text = run(capsys, "inspect", kept_bundle(kind), nine, "-o", drawn, "--json", out)[0]
+    text = vmoe.run("inspect", kept_bundle(kind), nine, "-o", drawn, "--json", out)[0]
     assert "Every setting answers" in text or "The answer flips" in text
     assert drawn.exists()
     for setting in json.loads(out.read_text())["on_picture"]["settings"]:
@@ -120,9 +118,7 @@ def test_models_of_other_kinds_are_shown_and_drawn(
             assert numbers == {4} if kind == "soft" else 0 in numbers
 
 
-def test_a_dense_model_has_an_answer_and_nothing_to_draw(
-    dense_bundle: Path, nine: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = run(capsys, "inspect", dense_bundle, nine)[0]
+def test_a_dense_model_has_an_answer_and_nothing_to_draw(dense_bundle: Path, nine: Path, vmoe: Vmoe) -> None:
+    out = vmoe.run("inspect", dense_bundle, nine)[0]
     assert f"{dense_bundle.name} " in out and "A dense ViT has no routers" in out and "the expert of each patch" not in out
-    assert "a dense ViT has none" in complaint_of(capsys, 2, "inspect", dense_bundle, nine, "-o", "x.png")
+    assert "a dense ViT has none" in vmoe.complaint(2, "inspect", dense_bundle, nine, "-o", "x.png")

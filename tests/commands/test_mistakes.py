@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle
 from PIL import Image
 
 # Words in capitals are the paths of `paths`.
@@ -155,7 +155,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     mnist_bundle: Path,
     mnist_image_bundle: Path,
     mnist_digits: Path,
-    capsys: pytest.CaptureFixture[str],
+    vmoe: Vmoe,
 ) -> None:
     paths = {path.stem: path for path in folder.iterdir()} | {"NPZ": mnist_digits, "INSIDE": mnist_bundle / "pictures"}
     paths |= {"ALONE": mnist_image_bundle, "GROUPED": mnist_bundle}
@@ -163,6 +163,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     name, *words = command.split()
     before = sorted(folder.rglob("*"))
     quick = ("-q", *QUICK) if name in ("bench", "report") and "x.vmoe" not in words else ()
-    assert says in complaint_of(capsys, code, name, *quick, *(paths.get(word, word) for word in words))
+    assert says in vmoe.complaint(code, name, *quick, *(paths.get(word, word) for word in words))
     assert sorted(folder.rglob("*")) == before and (folder / "OUT.html").read_text() == "before"
     assert not paths["INSIDE"].exists()

@@ -12,7 +12,7 @@ import pytest
 from browser import open_browser, problems, show
 from bundle_changes import BUNDLES
 from check_report_page import faults_of
-from command_runs import complaint_of, run
+from command_runs import Vmoe
 from page_site import answers_of, drop, served, until_answered, web_folder, write_page
 from picture_file import picture_file
 from PIL import Image
@@ -255,7 +255,7 @@ def test_the_folder_says_nothing_of_this_machine(page: Path) -> None:
 
 
 def test_user_errors_are_one_sentence(
-    page: Path, mnist_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, mnist_bundle: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, new = next(page.parent.glob("*.vmoe")), tmp_path / "site"
     web = ("--onnxruntime-web", web_folder())
@@ -267,13 +267,13 @@ def test_user_errors_are_one_sentence(
         (BUNDLES / "v3-dense", new, web, "it outputs features, and the page shows classes"),
         (bundle, new, ("--onnxruntime-web", tmp_path), "ort.wasm.bundle.min.mjs can't be read (No such file or directory)"),
     ):
-        assert told in complaint_of(capsys, 1, "page", given, "-o", out, *options)
+        assert told in vmoe.complaint(1, "page", given, "-o", out, *options)
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
-    told = complaint_of(capsys, 1, "page", bundle, "-o", new)
+    told = vmoe.complaint(1, "page", bundle, "-o", new)
     assert "npm couldn't fetch onnxruntime-web (" in told and "--onnxruntime-web DIR" in told
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "npm, which fetches onnxruntime-web, is not installed" in complaint_of(capsys, 1, "page", bundle, "-o", new)
+    assert "npm, which fetches onnxruntime-web, is not installed" in vmoe.complaint(1, "page", bundle, "-o", new)
     assert not new.exists()
-    out, _ = run(capsys, "page", bundle, "-o", page, "--force", *web)
+    out, _ = vmoe.run("page", bundle, "-o", page, "--force", *web)
     assert "onnxruntime-web" in out and "http.server" in out

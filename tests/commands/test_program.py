@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,8 @@ from typing import Any
 
 import click
 import pytest
-from command_runs import QUICK, complaint_of, kept_bundle, run
+from command_runs import QUICK, Vmoe, kept_bundle
+from damaged_files import copied_bundle, put
 from terminal import ended_by
 
 from vmoe_runtime import VmoeError
@@ -39,14 +39,14 @@ def test_help_lists_the_commands_and_imports_none_of_them() -> None:
     assert lines[-1] == "False"
 
 
-def test_without_a_command_there_is_help_and_a_slip_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Commands:" in run(capsys, code=2)[1]
-    complaint = complaint_of(capsys, 2, "bench", "x.vmoe", "--profle", "c1-k1")
+def test_without_a_command_there_is_help_and_a_slip_gets_a_hint(vmoe: Vmoe) -> None:
+    assert "Commands:" in vmoe.run(code=2)[1]
+    complaint = vmoe.complaint(2, "bench", "x.vmoe", "--profle", "c1-k1")
     assert "Did you mean" in complaint and "--profile" in complaint
-    complaint = complaint_of(capsys, 2, "run", "x.vmoe", "--capcity", "1")
+    complaint = vmoe.complaint(2, "run", "x.vmoe", "--capcity", "1")
     assert complaint.endswith("Did you mean '--capacity'? vmoe run --help explains the options\n")
-    assert "the JSON" in run(capsys, "run", "--help")[0]
-    assert "the JSON" not in run(capsys, "serve", "ray", "--help")[0] + run(capsys, "serve", "triton", "--help")[0]
+    assert "the JSON" in vmoe.run("run", "--help")[0]
+    assert "the JSON" not in vmoe.run("serve", "ray", "--help")[0] + vmoe.run("serve", "triton", "--help")[0]
 
 
 def test_names_of_commands_and_options_are_completed() -> None:
@@ -59,24 +59,24 @@ def test_names_of_commands_and_options_are_completed() -> None:
     assert "_vmoe_completion" in vmoe(env={**os.environ, "_VMOE_COMPLETE": "bash_source"}).stdout
 
 
-def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_that_of_the_package(vmoe: Vmoe) -> None:
     from vmoe_runtime import __version__
 
-    assert run(capsys, "--version")[0] == f"vmoe, version {__version__}\n"
-    assert run(capsys, "export", "--version")[0] == f"vmoe, version {__version__}\n"
+    assert vmoe.run("--version")[0] == f"vmoe, version {__version__}\n"
+    assert vmoe.run("export", "--version")[0] == f"vmoe, version {__version__}\n"
 
 
 @pytest.mark.parametrize("command", ["run", "bench", "inspect", "fewshot", "report", "page"])
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, command, "--help")[0].startswith(f"Usage: vmoe {command} [OPTIONS] BUNDLE")
+def test_every_command_explains_itself(command: str, vmoe: Vmoe) -> None:
+    assert vmoe.run(command, "--help")[0].startswith(f"Usage: vmoe {command} [OPTIONS] BUNDLE")
 
 
-def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
     monkeypatch.setitem(sys.modules, "rich", None)
     for module in ("vmoe_tools.bench.command", "vmoe_tools.bench.display", "vmoe_tools.terminal"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    complaint = complaint_of(capsys, 1, "bench", "some.vmoe")
+    complaint = vmoe.complaint(1, "bench", "some.vmoe")
     assert "pip install 'vmoe-export[bench]'" in complaint and "rich" in complaint
 
 
@@ -96,14 +96,14 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, caps
     ids=repr,
 )
 def test_an_error_is_one_line(
-    error: BaseException, code: int, complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, complaint: str, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("vmoe_tools.inspect.command.Bundle.open_once", fail)
-    assert complaint_of(capsys, code, "inspect", "x.vmoe") == f"vmoe: {complaint}\n"
-    _, err = run(capsys, "inspect", "x.vmoe", "-v", code=code)
+    assert vmoe.complaint(code, "inspect", "x.vmoe") == f"vmoe: {complaint}\n"
+    _, err = vmoe.run("inspect", "x.vmoe", "-v", code=code)
     assert ("Traceback" in err) == (code != 2) and err.endswith(f"vmoe: {complaint}\n")
 
 
@@ -114,18 +114,15 @@ def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("words", [["bench"], ["run", "x.png"], ["inspect"], ["report", "--images", "x", "-o", "x.html"]])
-def test_names_do_not_steer_the_terminal(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_do_not_steer_the_terminal(words: list[str], tmp_path: Path, vmoe: Vmoe) -> None:
     command, *more = words
-    complaint = complaint_of(capsys, 1, command, tmp_path / "a\x1b[31mb\nc", *more)
+    complaint = vmoe.complaint(1, command, tmp_path / "a\x1b[31mb\nc", *more)
     assert r"a\x1b[31mb c" in complaint
     assert printable("a cat\x9b2J\u202e \udcff") == r"a cat\x9b2J\u202e \udcff"
 
 
 def test_text_that_an_encoding_lacks_is_escaped(mnist_image_bundle: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "named.vmoe"
-    shutil.copytree(mnist_image_bundle, bundle)
-    raw = json.loads((bundle / "manifest.json").read_text())
-    (bundle / "manifest.json").write_text(json.dumps({**raw, "class_names": ["né", *map(str, range(1, 9)), "九"]}))
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "n.vmoe", put("class_names", ["né", *"12345678", "九"]))
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     done = vmoe("run", bundle, SEVEN, "--top", 10, env=environment, encoding="latin-1")
     assert (done.returncode, done.stderr) == (0, "")
@@ -245,9 +242,9 @@ def test_a_terminal_without_room_loses_the_least_columns(
     assert said in text and ("no room" in text) == bool(said)
 
 
-def test_standard_output_is_for_the_json_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_standard_output_is_for_the_json_alone(vmoe: Vmoe) -> None:
     assert (people_stream("-"), people_stream("x.json"), people_stream(None)) == (sys.stderr, sys.stdout, sys.stdout)
     words = ("bench", kept_bundle("fp32"), "--profile", "c0.3-k1", *QUICK)
-    out, err = run(capsys, *words, "--json", "-")
+    out, err = vmoe.run(*words, "--json", "-")
     assert json.loads(out)["points"][0]["profile"] == "c0.3-k1" and "c0.3-k1" in err
-    assert run(capsys, *words, "-q") == ("", "")
+    assert vmoe.run(*words, "-q") == ("", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
+from bundle_changes import says
+from command_runs import QUICK, Vmoe, kept_bundle
+from damaged_files import copied_bundle, put
 from test_sweep import capacities, point
 
 from vmoe_export import export_bundle
@@ -71,9 +72,9 @@ def images(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.
     return path
 
 
-def report_of(capsys: pytest.CaptureFixture[str], page: Path, *words: object) -> tuple[str, dict[str, Any]]:
+def report_of(vmoe: Vmoe, page: Path, *words: object) -> tuple[str, dict[str, Any]]:
     """The page and the numbers of a report."""
-    found = json_of(capsys, "report", *words, "-o", page, *QUICK)
+    found = vmoe.json("report", *words, "-o", page, *QUICK)
     return page.read_text(encoding="utf-8"), found
 
 
@@ -98,10 +99,10 @@ def made(
 
 
 def test_accuracy_kept_pairs_and_flops_are_those_of_the_bench(
-    made: tuple[str, dict[str, Any], list[str]], mnist_image_bundle: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    made: tuple[str, dict[str, Any], list[str]], mnist_image_bundle: Path, images: Path, vmoe: Vmoe
 ) -> None:
     words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--bpr", "--no-bpr", "--pool", "--no-pool", "--images", images)
-    theirs = {one["profile"]: one for one in json_of(capsys, "bench", *words, "--batch-size", 32, *QUICK)["points"]}
+    theirs = {one["profile"]: one for one in vmoe.json("bench", *words, "--batch-size", 32, *QUICK)["points"]}
     page, report, _ = made
     own = [one for one in report["points"] if one["precision"] == "fp32"]
     assert len(own) == 12
@@ -150,21 +151,15 @@ def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[
 
 
 def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
-    mnist_image_bundle: Path,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    mnist_image_bundle: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     monkeypatch.setattr(output, "LINE_SECONDS", 0.01)
     words = ("report", mnist_image_bundle, "--images", images, *capacities(0.1, 2), "-o", tmp_path / "r.html", *QUICK)
-    steps = dict.fromkeys(
-        re.sub(": [0-9]+%(, [0-9,.]+ images/s)?$", "", line) for line in run(capsys, *words)[1].splitlines()
-    )
+    steps = dict.fromkeys(re.sub(": [0-9]+%(, [0-9,.]+ images/s)?$", "", line) for line in vmoe.run(*words)[1].splitlines())
     first, *_, last = steps
     assert (first, last) == ("loading", "speed: 100%, putting results together")
     assert "accuracy and routing" in steps
-    assert run(capsys, *words, "-q") == ("", "")
+    assert vmoe.run(*words, "-q") == ("", "")
 
 
 def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:
@@ -180,12 +175,12 @@ def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:
 
 
 def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
-    mnist_checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_checkpoint: Path, images: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     bundle = tmp_path / "fours.vmoe"
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], group="image", capacity_multiple_of=4, validate=False)
     words = (bundle, "--images", images, *capacities(0.1, 0.2, 0.64, 1), "--bpr", "--no-bpr", "--batch-size", 32)
-    page, report = report_of(capsys, tmp_path / "r.html", *words)
+    page, report = report_of(vmoe, tmp_path / "r.html", *words)
     # 4 and 8 slots for each of 8 experts, in groups of 50 tokens; 0.2 and 0.64 have those of 0.1.
     effective = {one["capacity_ratio"]: ratio for one, ratio in zip(report["points"], report["effective"], strict=True)}
     assert effective == {0.1: 4 * 8 / 50, 1: 8 * 8 / 50}
@@ -194,11 +189,9 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     assert "at capacity ratio 1 (effectively 1.28)." in Elements(page).text and report["merged"]
 
 
-def test_neighbours_count_where_images_share_a_group(
-    mnist_bundle: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_neighbours_count_where_images_share_a_group(mnist_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     words = ("report", mnist_bundle, "--images", images, *capacities(0.2), "--bpr", *QUICK)
-    out, _ = run(capsys, *words, "-o", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    out, _ = vmoe.run(*words, "-o", tmp_path / "r.html", "--json", tmp_path / "r.json")
     opening, written = out.splitlines()
     assert written.startswith(f"Wrote {tmp_path / 'r.html'}")
     text = Elements((tmp_path / "r.html").read_text(encoding="utf-8")).text
@@ -225,17 +218,11 @@ def test_the_page_is_one_file_that_loads_nothing(made: tuple[str, dict[str, Any]
     assert len(charts) == 9 and all(attributes["alt"] for attributes in charts)
 
 
-def test_hostile_names_are_text(
-    mnist_image_bundle: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundle = tmp_path / "<i>&'\".vmoe"
-    shutil.copytree(mnist_image_bundle, bundle)
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["class_names"] = HOSTILE
-    manifest["source"]["name"] = "<script>alert(1)</script>"
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+def test_hostile_names_are_text(mnist_image_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "<i>&'\".vmoe", put("class_names", HOSTILE))
+    says(put("source/name", "<script>alert(1)</script>"))(bundle)
     words = (bundle, "--images", images, *capacities(0.5), "--bpr", "--batch-size", 32)
-    page, _ = report_of(capsys, tmp_path / "r.html", *words)
+    page, _ = report_of(vmoe, tmp_path / "r.html", *words)
     elements = Elements(page)
     tags = [tag for tag, _ in elements.tags]
     assert "i" not in tags and tags.count("script") == 2 and tags.count("style") == 1
@@ -245,22 +232,22 @@ def test_hostile_names_are_text(
 
 
 def test_without_labels_the_page_leaves_out_accuracy(
-    mnist_image_bundle: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     with np.load(images) as data:
         np.savez(tmp_path / "plain.npz", images=data["images"])
     words = (mnist_image_bundle, "--images", tmp_path / "plain.npz", *capacities(0.1, 2), "--batch-size", 32)
-    page, report = report_of(capsys, tmp_path / "r.html", *words)
+    page, report = report_of(vmoe, tmp_path / "r.html", *words)
     assert (report["recommended"], report["fall"], report["cascades"]) == (None, None, [])
     assert "The images have no labels" in page and "Recommended" not in page and "Same answers over capacity" in page
     assert report["same"][report["curves"][0]["points"][-1]] == 1.0
 
 
 def test_merged_patches_are_those_of_the_engine(
-    mnist_image_bundle: Path, images: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: Any
+    mnist_image_bundle: Path, images: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     words = (mnist_image_bundle, "--images", images, *capacities(0.3), "--merge", 0, "--merge", 8, "--batch-size", 32)
-    page, report = report_of(capsys, tmp_path / "r.html", *words)
+    page, report = report_of(vmoe, tmp_path / "r.html", *words)
     assert [curve["kind"] for curve in report["curves"]] == ["bpr-r0", "bpr-r8"]
     assert "were merged into one token" in Elements(page).text
     plain, merged = (np.frombuffer(base64.b64decode(setting["patches"]), np.uint8) for setting in report["settings"])
@@ -272,20 +259,20 @@ def test_merged_patches_are_those_of_the_engine(
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "choice"])
-def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, vmoe: Vmoe) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=pixels)
     words = (kept_bundle(kind), "--images", tmp_path / "images.npz", *capacities(0.3, 1))
-    data = data_of(report_of(capsys, tmp_path / "r.html", *words)[0])
+    data = data_of(report_of(vmoe, tmp_path / "r.html", *words)[0])
     assert len(data["ratios"]) == 2 and all(setting["patches"] for curve in data["curves"] for setting in curve)
 
 
-def test_curves_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_curves_are_chosen(tmp_path: Path, vmoe: Vmoe) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
     words = (kept_bundle("fp32"), "--images", tmp_path / "images.npz")
     axes = (*capacities(0.3, 1), "--k", 1, "--k", 2, "--no-bpr", "--pool", "--max-experts", 4)
-    report = report_of(capsys, tmp_path / "r.html", *words, *axes)[1]
+    report = report_of(vmoe, tmp_path / "r.html", *words, *axes)[1]
     assert [curve["kind"] for curve in report["curves"]] == ["vanilla-pool-k1", "vanilla-pool-k2"]
     assert {one["profile"] for one in report["points"] if one["profile"]} == {
         f"c{ratio}-k{k}-vanilla-pool" for ratio in ("0.3", "1") for k in (1, 2)
@@ -296,13 +283,12 @@ def test_curves_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_samples_that_there_is_no_room_for_are_left_out_and_a_larger_page_is_not_written(
-    mnist_image_bundle: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    mnist_image_bundle: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+) -> None:
     words = ("report", mnist_image_bundle, "--images", images, *capacities(1), "--bpr", "--batch-size", 64, *QUICK)
     monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 850_000)
-    found = json_of(capsys, *words, "-o", tmp_path / "small.html")
+    found = vmoe.json(*words, "-o", tmp_path / "small.html")
     assert len(found["samples"]) == 2 and "2 instead of 12 samples are shown, to keep the page small." in found["notes"]
     monkeypatch.setattr("vmoe_tools.report.plan.MOST_BYTES", 700_000)
-    assert "would be larger than" in complaint_of(capsys, 2, *words, "-q", "-o", tmp_path / "large.html")
+    assert "would be larger than" in vmoe.complaint(2, *words, "-q", "-o", tmp_path / "large.html")
     assert not (tmp_path / "large.html").exists()

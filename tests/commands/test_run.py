@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_runs import Vmoe
 from named_bundles import ODD_NAMES, with_odd_names
+from picture_file import write_pictures
 from PIL import Image
 
 from vmoe_runtime import Engine
-from vmoe_tools.program import main
 
 
 @pytest.fixture
 def digits(tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> list[Path]:
     """Twenty digits as PNG files, numbered in a folder with an odd name."""
-    folder = tmp_path / "my [b]digits"
-    folder.mkdir()
-    paths = [folder / f"{index}.png" for index in range(20)]
-    for path, image in zip(paths, mnist_images["images"], strict=False):
-        Image.fromarray(image).save(path)
-    return paths
+    return write_pictures(tmp_path / "my [b]digits", mnist_images["images"][:20])
 
 
 @pytest.fixture
@@ -32,16 +27,14 @@ def named(tmp_path: Path, mnist_image_bundle: Path) -> Path:
     return with_odd_names(mnist_image_bundle, tmp_path)
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
+def run(vmoe: Vmoe, *arguments: object, code: int = 0) -> tuple[list[str], list[str]]:
     """Lines on standard output and on standard error of a run that ends with that code."""
-    capsys.readouterr()
-    assert main(["run", *map(str, arguments), "--threads", "1"]) == code
-    out, err = capsys.readouterr()
+    out, err = vmoe.run("run", *arguments, "--threads", 1, code=code)
     return out.splitlines(), err.splitlines()
 
 
-def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    lines, complaints = run(capsys, named, *digits[:6], "--top", 1, "--profile", "c1.05-k1")
+def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path], vmoe: Vmoe) -> None:
+    lines, complaints = run(vmoe, named, *digits[:6], "--top", 1, "--profile", "c1.05-k1")
     with Engine.load(named, threads=1) as engine:
         answers = engine.classify(digits[:6], 1, profile="c1.05-k1")
     assert complaints == [] and len(lines) == 1 + 6
@@ -50,10 +43,10 @@ def test_every_image_gets_its_likeliest_classes(named: Path, digits: list[Path],
 
 
 def test_a_folder_is_its_pictures_and_a_setting_is_made_of_options(
-    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, digits: list[Path], vmoe: Vmoe
 ) -> None:
-    words = (mnist_image_bundle, digits[0].parent, "--capacity", 0.5, "--k", 2, "--no-bpr", "--top", 1, "-q", "--json", "-")
-    report = as_json(run(capsys, *words)[0])
+    words = (mnist_image_bundle, digits[0].parent, "--capacity", 0.5, "--k", 2, "--no-bpr", "--top", 1)
+    report = vmoe.json("run", *words, "--threads", 1)
     assert report["profile"] == "c0.5-k2-vanilla"
     assert [image["image"] for image in report["images"]] == sorted(map(str, digits))
     with Engine.load(mnist_image_bundle, threads=1) as engine:
@@ -61,23 +54,21 @@ def test_a_folder_is_its_pictures_and_a_setting_is_made_of_options(
     assert [(c["index"], c["probability"]) for image in report["images"] for c in image["classes"]] == expected
 
 
-def test_pictures_are_turned_as_exif_says_or_counted(
-    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pictures_are_turned_as_exif_says_or_counted(mnist_image_bundle: Path, digits: list[Path], vmoe: Vmoe) -> None:
     exif, turned = Image.Exif(), [path.with_suffix(".turned.png") for path in digits[:5]]
     exif[0x112] = 8
     for path, noted in zip(digits, turned, strict=False):
         Image.open(path).rotate(-90).save(noted, exif=exif)
     asked = (mnist_image_bundle, *digits[:5], *turned, "-q", "--json", "-")
-    lines, complaints = run(capsys, *asked)
+    lines, complaints = run(vmoe, *asked)
     assert complaints[-1].startswith("vmoe: 5 pictures have an EXIF orientation, and were taken as they are stored")
-    lines, complaints = run(capsys, *asked, "--exif")
-    classes = [image["classes"] for image in as_json(lines)["images"]]
+    lines, complaints = run(vmoe, *asked, "--exif")
+    classes = [image["classes"] for image in json.loads("\n".join(lines))["images"]]
     assert complaints == [] and classes[:5] == classes[5:]
 
 
-def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    lines, table = run(capsys, named, digits[0], "--top", 3, "--json", "-", "--backend", "onnxruntime")
+def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], vmoe: Vmoe) -> None:
+    lines, table = run(vmoe, named, digits[0], "--top", 3, "--json", "-", "--backend", "onnxruntime")
     report = json.loads("\n".join(lines))
     with Engine.load(named, backend="onnxruntime", threads=1) as engine:
         (answer,) = engine.classify(digits[0], 3)
@@ -88,16 +79,16 @@ def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], c
     assert [(c["class"], c["probability"]) for c in image["classes"]] == answer
     assert [ODD_NAMES[c["index"]] for c in image["classes"]] == [c["class"] for c in image["classes"]]
     assert len(table) == 4
-    assert run(capsys, named, digits[0], "-q", "--json", "-")[1] == []
+    assert run(vmoe, named, digits[0], "-q", "--json", "-")[1] == []
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(
-    mnist_image_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, digits: list[Path], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     bad = [tmp_path / "notes.txt", tmp_path / "absent.png"]
     order = [digits[0], bad[0], digits[1], bad[1], *digits[2:12]]
-    lines, complaints = run(capsys, mnist_image_bundle, *order, "--top", 1, "--json", tmp_path / "x.json", code=1)
+    lines, complaints = run(vmoe, mnist_image_bundle, *order, "--top", 1, "--json", tmp_path / "x.json", code=1)
     assert len(complaints) == 2
     for path, complaint in zip(bad, complaints, strict=True):
         assert complaint.startswith(f"vmoe: {path} is ")
@@ -112,11 +103,11 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_answered(
 
 
 def test_images_of_one_routing_group_are_answered_together(
-    mnist_bundle: Path, digits: list[Path], mnist_images: dict[str, np.ndarray], capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, digits: list[Path], mnist_images: dict[str, np.ndarray], vmoe: Vmoe
 ) -> None:
-    (complaint,) = run(capsys, mnist_bundle, *digits, code=2)[1]
+    (complaint,) = run(vmoe, mnist_bundle, *digits, code=2)[1]
     assert complaint.startswith("vmoe: 20 images don't fit: the bundle routes in groups (16) that need a multiple of 16")
-    report = as_json(run(capsys, mnist_bundle, *digits[:16], "-q", "--json", "-", "--top", 1)[0])
+    report = vmoe.json("run", mnist_bundle, *digits[:16], "--top", 1, "--threads", 1)
     with Engine.load(mnist_bundle, threads=1) as engine:
         expected = engine.classify(mnist_images["images"][:16], 1)
     assert [(c["index"], c["probability"]) for image in report["images"] for c in image["classes"]] == [
@@ -125,10 +116,10 @@ def test_images_of_one_routing_group_are_answered_together(
 
 
 def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
-    mnist_bundle: Path, digits: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, digits: list[Path], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     bad = tmp_path / "absent.png"
-    lines, complaints = run(capsys, mnist_bundle, *digits[:15], bad, *digits[:16], "--top", 1, code=1)
+    lines, complaints = run(vmoe, mnist_bundle, *digits[:15], bad, *digits[:16], "--top", 1, code=1)
     assert len(complaints) == 16
     assert complaints[15].startswith(f"vmoe: {bad} is not a readable image")
     assert complaints[0] == (f"vmoe: {digits[0]} is not answered: it shares a routing group with {bad}, which can't be read")
@@ -138,22 +129,15 @@ def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
 
 
 def test_logits_that_are_no_numbers_are_said(
-    mnist_image_bundle: Path, digits: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, digits: list[Path], monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     monkeypatch.setattr(Engine, "__call__", lambda self, images: np.full((len(images), 10), np.nan, np.float32))
-    lines, complaints = run(capsys, mnist_image_bundle, digits[0], "--json", "-", code=1)
+    lines, complaints = run(vmoe, mnist_image_bundle, digits[0], "--json", "-", code=1)
     assert complaints[-1] == f"vmoe: {digits[0]} has no classes: the model's logits are not finite numbers"
-    assert as_json(lines)["images"][0]["classes"] == []
+    assert json.loads("\n".join(lines))["images"][0]["classes"] == []
 
 
-def test_a_file_whose_name_is_no_text_is_classified(
-    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_whose_name_is_no_text_is_classified(mnist_image_bundle: Path, digits: list[Path], vmoe: Vmoe) -> None:
     odd = digits[0].rename(digits[0].with_name("\udcff.png"))
-    lines, _ = run(capsys, mnist_image_bundle, odd, "--top", 1)
+    lines, _ = run(vmoe, mnist_image_bundle, odd, "--top", 1)
     assert r"\udcff.png" in lines[1]
-
-
-def as_json(lines: list[str]) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads("\n".join(lines))
-    return report

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
+from command_runs import QUICK, Vmoe, kept_bundle
 from test_bench import report_of
 
 from vmoe_export import export_bundle
@@ -51,8 +51,8 @@ def test_a_range_is_spaced_by_equal_factors() -> None:
 
 
 @pytest.mark.parametrize("word", ["0.5", "0:1", "2:1", "1:2:1", "a:b", "0.1-2", "0.1:2:0", "1:2:9999", "-1:2", "nan:1", ""])
-def test_what_is_no_range_is_one_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--sweep" in complaint_of(capsys, 2, "bench", "x.vmoe", "--sweep", word)
+def test_what_is_no_range_is_one_line(word: str, vmoe: Vmoe) -> None:
+    assert "--sweep" in vmoe.complaint(2, "bench", "x.vmoe", "--sweep", word)
 
 
 @pytest.mark.parametrize(("word", "share"), [("0.01", 0.01), ("1%", 0.01), ("0.5%", 0.005), ("0", 0.0), ("50%", 0.5)])
@@ -64,12 +64,12 @@ def test_a_share_is_a_number_or_percent(word: str, share: float) -> None:
 
 
 def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pairs(
-    mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:96], mnist_images["labels"][:96]
     np.savez(tmp_path / "digits.npz", images=images, labels=labels)
     arguments = (*capacities(*RATIOS), "--k", 1, "--k", 2, "--bpr", "--no-bpr", "--images", tmp_path / "digits.npz")
-    points = report_of(capsys, mnist_bundle, *arguments)["points"]
+    points = report_of(vmoe, mnist_bundle, *arguments)["points"]
     assert len(points) == 24
     with Engine.load(mnist_bundle) as engine:
         for point in points:
@@ -98,11 +98,11 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
 
 
 def test_bundles_stand_side_by_side_and_another_model_is_compared(
-    mnist_image_bundle: Path, mnist_bundle: Path, mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_bundle: Path, mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     low = tmp_path / "low.vmoe"
     export_bundle(mnist_checkpoint, low, capacity=[0.3], k=[1], precision="int8", validate=False)
-    report = report_of(capsys, mnist_image_bundle, low, "--compare", mnist_bundle, *capacities(0.5, 1))
+    report = report_of(vmoe, mnist_image_bundle, low, "--compare", mnist_bundle, *capacities(0.5, 1))
     found = [(point["bundle"], point["precision"], point["profile"]) for point in report["points"]]
     assert found[:4] == [
         (path.name, precision, name)
@@ -111,28 +111,26 @@ def test_bundles_stand_side_by_side_and_another_model_is_compared(
     ]
     assert found[4:] == [(mnist_bundle.name, "fp32", "c0.1-k1")]  # the first one stored
     assert {point["batch_size"] for point in report["points"]} == {16}
-    complaint = complaint_of(capsys, 2, "bench", mnist_image_bundle, mnist_bundle, *QUICK)
+    complaint = vmoe.complaint(2, "bench", mnist_image_bundle, mnist_bundle, *QUICK)
     assert "is another model than" in complaint
 
 
 def test_bundles_of_one_name_are_told_apart_by_their_paths(
-    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     for folder in ("one", "other"):
         shutil.copytree(mnist_image_bundle, tmp_path / folder / "digits.vmoe")
     one, other = tmp_path / "one" / "digits.vmoe", tmp_path / "other" / "digits.vmoe"
     limit = ("--images", mnist_digits, "--max-drop-in-accuracy", "50%")
-    report = report_of(capsys, one, "--compare", other, *capacities(0.5), *limit)
+    report = report_of(vmoe, one, "--compare", other, *capacities(0.5), *limit)
     assert [point["bundle"] for point in report["points"]] == [str(one), str(other)]
     assert report["recommended"] == 0
 
 
-def test_csv_and_plot_have_every_point(
-    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_csv_and_plot_have_every_point(mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     table, picture = tmp_path / "points.csv", tmp_path / "points.svg"
     arguments = (mnist_image_bundle, "--sweep", "0.1:1:3", "--pool", "--no-pool", "--images", mnist_digits)
-    report = report_of(capsys, *arguments, "--csv", table, "--plot", picture)
+    report = report_of(vmoe, *arguments, "--csv", table, "--plot", picture)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["profile"] for row in rows] == [point["profile"] for point in report["points"]]
@@ -199,13 +197,13 @@ def test_of_settings_within_the_noise_of_the_timing_the_one_with_the_fewest_flop
 
 
 def test_bench_and_report_recommend_by_the_same_rule_and_say_how_sure_the_timing_is(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     np.savez(tmp_path / "digits.npz", **{name: array[64:128] for name, array in mnist_images.items()})
     words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--bpr", "--images", tmp_path / "digits.npz", *QUICK)
     limit = ("--max-drop-in-accuracy", "5%")
-    benched = json_of(capsys, "bench", *words, *limit)
-    reported = json_of(capsys, "report", *words, *limit, "-o", tmp_path / "r.html")
+    benched = vmoe.json("bench", *words, *limit)
+    reported = vmoe.json("report", *words, *limit, "-o", tmp_path / "r.html")
     for found in (benched, reported):
         points = found["points"]
         fitting = [one for one in points if one["top1"] >= max(each["top1"] for each in points) - 0.05 - 1e-9]
@@ -213,12 +211,12 @@ def test_bench_and_report_recommend_by_the_same_rule_and_say_how_sure_the_timing
         equal = sorted((one for one in fitting if one["p50_low_ms"] <= limit_ms), key=lambda one: one["flops_per_image"])
         assert [points[index] for index in found["equally_fast"]] == equal
         assert points[found["recommended"]] == equal[0]
-    out = run(capsys, "bench", *words, *limit)[0]
+    out = vmoe.run("bench", *words, *limit)[0]
     assert "95 % interval" in out and re.search(r"Recommended: .* ms a call \([0-9.]+ - [0-9.]+\)", out)
 
 
 def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
     shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one in five is right
@@ -227,10 +225,10 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
     chance = np.bincount(shuffled).max() / 50
     sentence = f"near chance: always answering the most frequent class would be correct for {chance:.1%}"
-    assert sentence in run(capsys, "bench", *words, tmp_path / "odd.npz")[0]
+    assert sentence in vmoe.run("bench", *words, tmp_path / "odd.npz")[0]
     page = ("-o", tmp_path / "r.html")
-    assert any(sentence in note for note in json_of(capsys, "report", *words, tmp_path / "odd.npz", *page)["notes"])
-    assert "near chance" not in run(capsys, "bench", *words, tmp_path / "digits.npz")[0]
+    assert any(sentence in note for note in vmoe.json("report", *words, tmp_path / "odd.npz", *page)["notes"])
+    assert "near chance" not in vmoe.run("bench", *words, tmp_path / "digits.npz")[0]
 
 
 def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:
@@ -241,18 +239,14 @@ def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:
 
 
 def test_the_recommended_profile_is_written_into_the_bundle(
-    mnist_image_bundle: Path,
-    mnist_digits: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "own.vmoe"
     shutil.copytree(mnist_image_bundle, bundle)
     before = json.loads((bundle / "manifest.json").read_text())
     limit = ("--images", mnist_digits, "--target-latency", 1e6, "--add-profile")
     arguments = (bundle, *capacities(0.4), "--pool", *limit)
-    report = report_of(capsys, *arguments)
+    report = report_of(vmoe, *arguments)
     assert report["recommended"] == 0
     after = json.loads((bundle / "manifest.json").read_text())
     assert [profile["name"] for profile in after["profiles"]] == [
@@ -267,9 +261,9 @@ def test_the_recommended_profile_is_written_into_the_bundle(
     assert after == before
     with Engine.load(bundle) as engine:
         assert engine.profile is not None and engine.profile.name == "c0.3-k1"
-    assert "c0.4-k1-pool is already a profile of" in run(capsys, "bench", *arguments, *QUICK)[1]
+    assert "c0.4-k1-pool is already a profile of" in vmoe.run("bench", *arguments, *QUICK)[1]
     monkeypatch.setattr("os.access", lambda _, mode: mode != os.W_OK)
-    assert "own.vmoe is read-only" in complaint_of(capsys, 2, "bench", *arguments, *QUICK)
+    assert "own.vmoe is read-only" in vmoe.complaint(2, "bench", *arguments, *QUICK)
 
 
 def test_a_profile_is_added_once_and_only_where_it_fits(mnist_image_bundle: Path, tmp_path: Path) -> None:
@@ -304,12 +298,12 @@ def smallest_margin(margins: np.ndarray, low: np.ndarray, high: np.ndarray) -> f
 
 
 def test_cascades_are_tested_on_images_that_their_margin_was_not_calibrated_on(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][64:192], mnist_images["labels"][64:192]
     np.savez(tmp_path / "digits.npz", images=images, labels=labels)
     words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--pool", "--no-pool", "--batch-size", 32, "--cascade")
-    report = report_of(capsys, *words, "--images", tmp_path / "digits.npz")
+    report = report_of(vmoe, *words, "--images", tmp_path / "digits.npz")
     points = {one["profile"]: one for one in report["points"]}
     best = max(points.values(), key=lambda one: (one["top1"], -one["flops_per_image"]))
     assert report["cascades"] and {one["then"] for one in report["cascades"]} == {best["profile"]}
@@ -345,27 +339,27 @@ def test_cascades_are_tested_on_images_that_their_margin_was_not_calibrated_on(
 
 
 def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expensive_setting(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images = mnist_images["images"][:256]
     np.savez(tmp_path / "images.npz", images=images)
     words = (*capacities(0.2, 1.05), "--images", tmp_path / "images.npz", "--cascade")
-    (cascade,) = report_of(capsys, mnist_image_bundle, *words)["cascades"]
+    (cascade,) = report_of(vmoe, mnist_image_bundle, *words)["cascades"]
     assert (cascade["profile"], cascade["then"], cascade["top1"]) == ("c0.2-k1", "c1.05-k1", None)
     with Engine.load(mnist_image_bundle) as engine:
         assert cascade["margin"] == calibrated_margin(engine(images, "c0.2-k1"), engine(images, "c1.05-k1"))
     words = (*capacities(0.2), "--images", tmp_path / "images.npz", "--cascade")
-    assert report_of(capsys, mnist_image_bundle, *words)["cascades"] == []
+    assert report_of(vmoe, mnist_image_bundle, *words)["cascades"] == []
 
 
 # What can't be done
 
 
 def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measured(
-    mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, vmoe: Vmoe
 ) -> None:
     merges = [word for merge in (0, 1000, 2000) for word in ("--merge", merge)]
-    out, complaint = run(capsys, "bench", mnist_image_bundle, *capacities(1), *merges, "--json", "-", *QUICK)
+    out, complaint = vmoe.run("bench", mnist_image_bundle, *capacities(1), *merges, "--json", "-", *QUICK)
     assert [point["merge"] for point in json.loads(out)["points"]] == [0, 1000]
     assert re.search(r"not measured, as they do what c1-k1-r1000 does \(effectively 1.*\): c1-k1-r2000", complaint)
 

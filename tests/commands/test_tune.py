@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import QUICK, complaint_of, json_of, kept_bundle, run
+from command_runs import QUICK, Vmoe, kept_bundle
 
 from vmoe_measure.flops import ModelShape, dense_flops
 from vmoe_runtime import Engine
@@ -40,12 +40,12 @@ def right_of(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def test_settings_are_found_on_one_half_and_tested_on_the_other(
-    mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     bundle, json_file = Path(shutil.copytree(mnist_image_bundle, tmp_path / "own.vmoe")), tmp_path / "found.json"
     words = ("bench", bundle, "--tune", "--max-drop-in-accuracy", DROP, "--images", tmp_path / "digits.npz", *QUICK)
     words = (*words, "--add-profile")
-    text, notes = run(capsys, *words, "--json", json_file)
+    text, notes = vmoe.run(*words, "--json", json_file)
     report: dict[str, Any] = json.loads(json_file.read_text())
     tuned, points = report["tuned"], report["points"]
     assert (tuned["searched_images"], tuned["tested_images"], tuned["truth"]) == (80, 80, "labels")
@@ -56,7 +56,7 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
     assert list(Bundle.open(bundle).manifest.profiles)[-1] == single["profile"]
     # On standard ops this bundle can't merge, and every backend must run what is added.
     assert "no setting that merges tokens is tried" in notes and not any("-r" in str(one) for one in tuned["results"])
-    assert any("-r" in str(one) for one in json_of(capsys, *words[:-1])["tuned"]["results"])
+    assert any("-r" in str(one) for one in vmoe.json(*words[:-1])["tuned"]["results"])
     shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]:.4f}'
     assert f"cascade({shown})".replace(" ", "") in "".join(text.split())  # a line may end within it
     search, test = ({name: array[which::2] for name, array in images.items()} for which in (0, 1))
@@ -70,18 +70,18 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
             best, found = (right_of(known(search["images"]), search["labels"]).sum() for known in (calls[0], call))
             assert best - found <= DROP * 80, one
     assert single["flops_of_dense"] == points[report["recommended"]]["flops_per_image"] / dense
-    again = json_of(capsys, *words)["tuned"]
+    again = vmoe.json(*words)["tuned"]
     for one in (*again["results"], *tuned["results"]):
         del one["p50_ms"]
     assert again == tuned
 
 
 def test_without_labels_the_answers_of_the_full_setting_count_as_right(
-    mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     np.savez(tmp_path / "plain.npz", images=images["images"])
     words = ("--tune", "--max-drop-in-accuracy", DROP, "--images", tmp_path / "plain.npz", "--profile", "c0.3-k2")
-    tuned = json_of(capsys, "bench", mnist_image_bundle, *words, *QUICK)["tuned"]
+    tuned = vmoe.json("bench", mnist_image_bundle, *words, *QUICK)["tuned"]
     full, single = tuned["results"][:2]
     assert (tuned["truth"], full["profile"], full["top1"]) == ("c0.3-k2", "c0.3-k2", 1.0)
     with Engine.load(mnist_image_bundle, threads=1) as engine:
@@ -100,11 +100,9 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
     ("kind", "says"),
     [("dense", "this bundle outputs features"), ("soft", "this model routes nothing by a capacity; --merge 4")],
 )
-def test_a_model_with_nothing_to_set_has_nothing_to_search(
-    kind: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_model_with_nothing_to_set_has_nothing_to_search(kind: str, says: str, tmp_path: Path, vmoe: Vmoe) -> None:
     bundle = kept_bundle(kind)
     spec = Bundle.open(bundle).manifest.input
     np.savez(tmp_path / "images.npz", images=np.zeros((64, spec.height, spec.width, spec.channels), np.uint8))
     words = ("--tune", "--max-drop-in-accuracy", "1%", "--images", tmp_path / "images.npz", "-q", *QUICK)
-    assert says in complaint_of(capsys, 2, "bench", bundle, *words)
+    assert says in vmoe.complaint(2, "bench", bundle, *words)

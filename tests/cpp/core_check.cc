@@ -89,9 +89,7 @@ void check_tile_configuration(const Kernels&) {}
 
 int main(int argc, char** argv) {
   const unsigned sizes = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 24;
-  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
-                       CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
-    if (!vmoe::cpu_path_supported(path)) continue;
+  for (CpuPath path : supported_paths()) {
     const Kernels& kernels = vmoe::kernels_for(path);
     require(kernels.path == path, "the choice of kernels", path);
     for (unsigned number = 0; number < sizes; ++number) {

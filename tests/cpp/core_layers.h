@@ -25,6 +25,17 @@ using Floats = std::vector<float>;
 inline constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8,
                                          ElementType::kInt4};
 
+// The CPU paths that this machine has.
+inline std::vector<vmoe::CpuPath> supported_paths() {
+  using vmoe::CpuPath;
+  std::vector<CpuPath> paths;
+  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
+                       CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
+    if (vmoe::cpu_path_supported(path)) paths.push_back(path);
+  }
+  return paths;
+}
+
 // From -0.5 to 0.5.
 inline Floats make_numbers(size_t count, unsigned seed) {
   Floats numbers(count);
@@ -48,7 +59,7 @@ struct Layer {
 inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
-  std::vector<int8_t> whole;
+  std::vector<int8_t> whole;  // for int4 twice as many as needed
   const size_t groups = vmoe::divide_up(form.depth, 64);
   const std::vector<uint16_t> group_scale(form.matrices * groups * form.columns, 0x2bff);  // nearly 1 / 16
   form.scale = group_scale.data();
@@ -57,11 +68,8 @@ inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights 
   if (type == ElementType::kBfloat16) {
     for (float value : values) narrow.push_back(vmoe::to_bf16(value));
     form.data = narrow.data();
-  } else if (type == ElementType::kInt8) {
+  } else if (type != ElementType::kFloat32) {
     for (float value : values) whole.push_back(static_cast<int8_t>(value * 254));
-    form.data = whole.data();
-  } else if (type == ElementType::kInt4) {
-    for (float value : values) whole.push_back(static_cast<int8_t>(value * 254));  // twice as many as needed
     form.data = whole.data();
   }
   const size_t columns = form.matrices * form.columns;

@@ -11,25 +11,19 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "core/bfloat16.h"
-#include "core/cpu_path.h"
-#include "core/kernels.h"
-#include "core/mlp.h"
+#include "core_layers.h"
 
 namespace {
 
-using vmoe::CpuPath;
-using vmoe::ElementType;
-using vmoe::Kernels;
 using vmoe::PackedWeights;
 
 constexpr size_t kExperts = 6;
@@ -50,39 +44,18 @@ void watched_product(const vmoe::PanelProduct& product) {
   g_product(product);
 }
 
-float value_at(size_t i) { return static_cast<float>(static_cast<int>(i * 2654435761U % 257) - 128) / 512; }
-
-std::shared_ptr<const PackedWeights> make_weights(const Kernels& kernels, ElementType type, size_t depth,
-                                                  size_t columns) {
-  const size_t count = kExperts * depth * columns;
-  std::vector<char> stored(count * vmoe::bytes_of(type));
-  for (size_t i = 0; i < count; ++i) {
-    if (type == ElementType::kFloat32) reinterpret_cast<float*>(stored.data())[i] = value_at(i);
-    if (type == ElementType::kBfloat16) reinterpret_cast<uint16_t*>(stored.data())[i] = vmoe::to_bf16(value_at(i));
-    if (vmoe::bytes_of(type) == 1) stored[i] = static_cast<char>(value_at(i) * 508);
-  }
-  const std::vector<uint16_t> group_scale(kExperts * vmoe::divide_up(depth, 64) * columns, 0x2bff);  // nearly 1 / 16
-  vmoe::StoredWeights weights;
-  weights.data = stored.data();
-  weights.type = type;
-  weights.matrices = kExperts;
-  weights.depth = depth;
-  weights.columns = columns;
-  weights.scale = group_scale.data();
-  return std::make_shared<PackedWeights>(kernels, weights);
-}
-
 // f32[E, columns] in pages of its own.
-class Floats {
+class GuardedFloats {
  public:
-  explicit Floats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
+  explicit GuardedFloats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
     data_ = static_cast<float*>(mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (data_ == MAP_FAILED) std::abort();
-    for (size_t i = 0; i < kExperts * columns; ++i) data_[i] = value_at(i) / 4 + 0.25F;
+    const Floats numbers = make_numbers(kExperts * columns, 1);
+    std::transform(numbers.begin(), numbers.end(), data_, [](float number) { return number / 8 + 0.25F; });
   }
-  ~Floats() { munmap(data_, bytes_); }
-  Floats(const Floats&) = delete;
-  Floats& operator=(const Floats&) = delete;
+  ~GuardedFloats() { munmap(data_, bytes_); }
+  GuardedFloats(const GuardedFloats&) = delete;
+  GuardedFloats& operator=(const GuardedFloats&) = delete;
 
   const float* data() const { return data_; }
   Range unused() const {
@@ -112,17 +85,16 @@ bool gives_right_bits(const Kernels& kernels, ElementType type, size_t width, si
   Kernels watched = kernels;
   g_product = kernels.product_f32;
   watched.product_f32 = watched_product;
-  const Floats b1(hidden), b2(width), w1_scale(hidden), w2_scale(width);
-  const vmoe::MlpWeights weights{{make_weights(watched, type, width, hidden), b1.data(), w1_scale.data()},
-                                 {make_weights(watched, type, hidden, width), b2.data(), w2_scale.data()}};
+  const GuardedFloats b1(hidden), b2(width), w1_scale(hidden), w2_scale(width);
+  const auto w1 = make_layer(watched, type, make_form(kExperts, width, hidden), 2).packed,
+             w2 = make_layer(watched, type, make_form(kExperts, hidden, width), 3).packed;
+  const vmoe::MlpWeights weights{{w1, b1.data(), w1_scale.data()}, {w2, b2.data(), w2_scale.data()}};
   std::vector<size_t> first = {0, kRows, kRows, kRows, kRows, kRows, 2 * kRows};
   if (uses_all) {
     for (size_t e = 3; e <= kExperts; ++e) first[e] += kRows;
   }
-  std::vector<float> x(first[kExperts] * width);
-  for (size_t i = 0; i < x.size(); ++i) x[i] = value_at(i) * 4;
-  std::vector<float> expected(x.size());
-  std::vector<float> found(x.size());
+  const Floats x = make_numbers(first[kExperts] * width, 4);
+  Floats expected(x.size()), found(x.size());
   g_forbidden.clear();
   vmoe::compute_expert_mlp(weights, {x.data(), nullptr, first.data(), {}, false}, expected.data(),
                            vmoe::serial_runner());
@@ -140,11 +112,8 @@ int main(int argc, char** argv) {
   if (argc != 2) return 2;
   const bool uses_all = std::string(argv[1]) == "used";
   bool right = true;
-  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
-                       CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
-    if (!vmoe::cpu_path_supported(path)) continue;
-    for (const ElementType type :
-         {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8, ElementType::kInt4}) {
+  for (vmoe::CpuPath path : supported_paths()) {
+    for (const ElementType type : kTypes) {
       // Whole panels, and columns that are padded to some.
       for (const size_t width : {size_t{1024}, size_t{1000}}) {
         const bool is_right = gives_right_bits(vmoe::kernels_for(path), type, width, width + 512, uses_all);

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import safetensors.numpy
 import torch
 from variants import Variant
 
@@ -26,9 +25,7 @@ MODEL = Variant(
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "ckpt.safetensors"
-    safetensors.numpy.save_file(MODEL.parameters(), path)
-    return path
+    return MODEL.write(tmp_path_factory.mktemp("model"))
 
 
 def exported(checkpoint: Path, bundle: Path, activation: Activation, precision: str) -> Path:

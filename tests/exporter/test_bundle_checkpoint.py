@@ -8,33 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.numpy
-from damaged_files import Edit, assert_command_refuses, copied_bundle, drop, put
+from command_runs import Refuse
+from damaged_files import Edit, copied_bundle, drop, put
+from export_plans import planned
 from variants import VARIANTS, Variant
 
-from vmoe_export import ExportOptions, export_bundle, open_checkpoint
-from vmoe_export.export import plan_export
+from vmoe_export import export_bundle
 from vmoe_runtime.bundle.reader import Bundle
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 FILES = ("weights.safetensors", "model.onnx", "model.inlined.onnx")
 
 
-def options_of(variant: Variant) -> dict[str, Any]:
-    options = {"config": variant.config, **variant.options}
-    if variant.settings:
-        (ratio, k, bpr), *_ = variant.settings
-        options |= {"capacity": [ratio], "k": [k], "bpr": bpr}
-    return options
-
-
 @pytest.mark.parametrize("variant", VARIANTS[::3], ids=str)
 def test_another_precision_has_the_files_that_the_checkpoint_gives(variant: Variant, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "ckpt.safetensors"
-    safetensors.numpy.save_file(variant.parameters(), checkpoint)
-    options = options_of(variant)
-    export_bundle(checkpoint, tmp_path / "fp32.vmoe", validate=False, **options)
-    export_bundle(checkpoint, tmp_path / "direct.vmoe", validate=False, precision="int8", **options)
+    checkpoint = variant.write(tmp_path)
+    export_bundle(checkpoint, tmp_path / "fp32.vmoe", validate=False, **variant.export_options)
+    export_bundle(checkpoint, tmp_path / "direct.vmoe", validate=False, precision="int8", **variant.export_options)
     export_bundle(tmp_path / "fp32.vmoe", tmp_path / "again.vmoe", validate=False, precision="int8")
     direct, again = tmp_path / "direct.vmoe", tmp_path / "again.vmoe"
     for name in FILES:
@@ -79,15 +69,14 @@ def test_profiles_groups_and_names_are_the_bundles(mnist_checkpoint: Path, tmp_p
     ids=str,
 )
 def test_what_is_given_beats_the_bundle(given: dict[str, Any], profiles: list[str], mnist_image_bundle: Path) -> None:
-    with open_checkpoint(mnist_image_bundle) as checkpoint:
-        plan = plan_export(checkpoint, ExportOptions(precision="int8", **given))
+    plan = planned(mnist_image_bundle, precision="int8", **given)
     assert [profile.name for profile in plan.profiles] == profiles
 
 
 @pytest.mark.parametrize("given", [{"router": "top-k"}, {"config": {}}, {"router": "top-k", "k": [1]}], ids=str)
 def test_experts_choice_can_turn_out_to_be_top_k_routing(given: dict[str, Any], tmp_path: Path) -> None:
     export_bundle(GOLDEN / "g7", tmp_path / "x.vmoe", router="experts-choice", capacity=[0.5, 1.0], validate=False)
-    plan = plan_export(open_checkpoint(tmp_path / "x.vmoe"), ExportOptions(**given))
+    plan = planned(tmp_path / "x.vmoe", **given)
     k = given.get("k", [2])[0]
     assert [(profile.capacity_ratio, profile.k, profile.bpr) for profile in plan.profiles] == [
         (0.5, k, True),
@@ -96,22 +85,19 @@ def test_experts_choice_can_turn_out_to_be_top_k_routing(given: dict[str, Any], 
 
 
 def test_a_plain_bundle_can_turn_out_to_be_an_ensemble(mnist_image_bundle: Path) -> None:
-    plan = plan_export(open_checkpoint(mnist_image_bundle), ExportOptions(ensemble_size=2))
+    plan = planned(mnist_image_bundle, ensemble_size=2)
     assert [profile.name for profile in plan.profiles] == ["c0.3-k1", "c0.3-k2", "c1.05-k1", "c1.05-k2"]
     assert {(profile.pool, profile.max_experts) for profile in plan.profiles} == {(None, None)}
 
 
 def test_a_group_of_a_whole_batch_comes_with_the_batch(mnist_checkpoint: Path, tmp_path: Path) -> None:
     export_bundle(mnist_checkpoint, tmp_path / "a.vmoe", group="batch", batch_size=3, validate=False)
-    with open_checkpoint(tmp_path / "a.vmoe") as checkpoint:
-        assert plan_export(checkpoint, ExportOptions()).grouping.batch_multiple == 3
-        assert plan_export(checkpoint, ExportOptions(group="image")).grouping.batch_multiple == 1
-        assert plan_export(checkpoint, ExportOptions(batch_size=5)).grouping.batch_multiple == 5
+    for options, multiple in (({}, 3), ({"group": "image"}, 1), ({"batch_size": 5}, 5)):
+        assert planned(tmp_path / "a.vmoe", **options).grouping.batch_multiple == multiple
 
 
 def test_a_larger_image_resizes_the_position_embedding(mnist_image_bundle: Path) -> None:
-    with open_checkpoint(mnist_image_bundle) as checkpoint:
-        plan = plan_export(checkpoint, ExportOptions(image_size=(40, 40)))
+    plan = planned(mnist_image_bundle, image_size=(40, 40))
     assert plan.weight_shapes["Encoder/posembed_input/pos_embedding"] == (1, 101, 64)
 
 
@@ -129,14 +115,11 @@ DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize(("name", "change", "words"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_bundle_is_no_checkpoint(
-    name: str, change: Callable[[bytes], bytes], words: str, mnist_image_bundle: Path, tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe")
+    name: str, change: Callable[[bytes], bytes], words: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
+) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
     (bundle / name).write_bytes(change((bundle / name).read_bytes()))
-    arguments = [str(bundle), "--precision", "int8", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", words], capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+    refuse_export(bundle, "--precision", "int8", names=["b.vmoe", words])
 
 
 MODELS: dict[str, tuple[Edit, str]] = {
@@ -155,36 +138,32 @@ MODELS: dict[str, tuple[Edit, str]] = {
 
 @pytest.mark.parametrize(("edit", "name"), MODELS.values(), ids=MODELS)
 def test_a_bundle_that_describes_another_model_is_no_checkpoint(
-    edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", edit)
-    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", name], capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe", edit)
+    refuse_export(bundle, "--precision", "bf16", names=["b.vmoe", name])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_bundle_of_another_precision_is_no_checkpoint(
-    precision: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    precision: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    export_bundle(mnist_image_bundle, tmp_path / "x.vmoe", precision=precision, validate=False)
-    assert_command_refuses([str(tmp_path / "x.vmoe"), "-o", str(tmp_path / "y.vmoe")], 1, [f"precision {precision}"], capfd)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
+    export_bundle(mnist_image_bundle, tmp_path / "b.vmoe", precision=precision, validate=False)
+    refuse_export(tmp_path / "b.vmoe", names=[f"precision {precision}"])
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-experts", "bfloat16"), ("int8", "int8")])
 def test_a_bundle_that_says_it_is_float32_and_is_not_is_no_checkpoint(
-    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    precision: str, dtype: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     export_bundle(mnist_image_bundle, tmp_path / "short.vmoe", precision=precision, validate=False)
-    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "x.vmoe", put("precision", "fp32"))
-    arguments = [str(bundle), "--precision", "bf16", "-o", str(tmp_path / "y.vmoe")]
-    assert_command_refuses(arguments, 1, ["x.vmoe", "kernel", dtype, "says that it is float32"], capfd)
-    assert not (tmp_path / "y.vmoe").exists()
+    bundle = copied_bundle(tmp_path / "short.vmoe", tmp_path / "b.vmoe", put("precision", "fp32"))
+    names = ["b.vmoe", "kernel", dtype, "says that it is float32"]
+    refuse_export(bundle, "--precision", "bf16", names=names)
 
 
 def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
-    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse_export: Refuse
 ) -> None:
     bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
     verify = Bundle.verify_weights
@@ -196,4 +175,4 @@ def test_a_bundle_that_changes_while_it_is_opened_is_no_checkpoint(
         (bundle / "other").rename(bundle / "weights.safetensors")
 
     monkeypatch.setattr(Bundle, "verify_weights", verify_and_replace)
-    assert_command_refuses([str(bundle), "-o", str(tmp_path / "o.vmoe")], 1, ("b.vmoe", "was changed while"), capfd)
+    refuse_export(bundle, names=["b.vmoe", "was changed while"])

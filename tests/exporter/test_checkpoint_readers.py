@@ -15,7 +15,8 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from official_writer import Chunk, leaves, nest, write_checkpoint
+from official_writer import leaves, nest
+from reader_mutations import KINDS
 
 from vmoe_export import open_checkpoint
 
@@ -131,31 +132,7 @@ def test_what_was_read_may_be_changed_and_outlives_the_checkpoint(tmp_path: Path
         np.testing.assert_array_equal(second, parameters()["cls"])
 
 
-def _write_official(folder: Path, tensors: Tensors) -> Path:
-    def halves(name: str, array: np.ndarray) -> list[Chunk]:
-        rest = tuple((0, extent) for extent in array.shape[1:])
-        middle = len(array) // 2
-        return [Chunk(((0, middle), *rest), 0), Chunk(((middle, len(array)), *rest), 1)]
-
-    write_checkpoint(folder / "official", nest(tensors), shards=2, cut=halves)
-    return folder / "official"
-
-
-def _write_safetensors(folder: Path, tensors: Tensors) -> Path:
-    safetensors.numpy.save_file(tensors, folder / "ckpt.safetensors")
-    return folder / "ckpt.safetensors"
-
-
-def _write_torch(folder: Path, tensors: Tensors) -> Path:
-    torch.save(to_torch(tensors), folder / "ckpt.pt")
-    return folder / "ckpt.pt"
-
-
-WRITERS: dict[str, Writer] = {
-    "official": _write_official,
-    "safetensors": _write_safetensors,
-    "torch": _write_torch,
-}
+WRITERS = {name: KINDS[name].write for name in ("official", "safetensors", "torch")}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read from /proc")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import safetensors.numpy
 from variants import VARIANTS, Variant
 
 from vmoe_export import export_bundle
@@ -67,10 +66,7 @@ def test_answers_have_the_bits_of_a_model_that_computes_all_tokens(
 
 def _export(variant: Variant, precision: str, path: Path) -> Path:
     """A bundle whose graphs are validated against the reference part by part."""
-    checkpoint = path.with_suffix(".safetensors")
-    safetensors.numpy.save_file(variant.parameters(), checkpoint)
-    settings = {} if not variant.moe else {"capacity": [variant.settings[0][0]]}
-    if settings and "router" not in variant.options:
-        settings["k"] = [variant.settings[0][1]]
-    export_bundle(checkpoint, path, config=variant.config, precision=precision, **settings, **variant.options)
-    return path
+    options = variant.export_options
+    if "router" in options:
+        del options["k"], options["bpr"]
+    return export_bundle(variant.write(path.parent), path, precision=precision, **options).path

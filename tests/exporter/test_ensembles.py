@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import golden
 import numpy as np
 import pytest
-from damaged_files import assert_one_sentence
+from damaged_files import assert_one_sentence, copied_checkpoint
+from export_plans import planned
 
-from vmoe_export import ExportOptions, export_bundle, open_checkpoint
+from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_runtime import ClassifyError, Engine, RoutingError, VmoeError
 
 PRE_TRAINED, FINE_TUNED = golden.FOLDER / "g5p", golden.FOLDER / "g5"  # routers [D, E] and [D, M, E/M], M = 2
 PLAIN = golden.FOLDER / "g1"
-
-
-def planned(checkpoint: Path, **options: object) -> ExportPlan:
-    with open_checkpoint(checkpoint) as opened:
-        return plan_export(opened, ExportOptions(**options))  # type: ignore[arg-type]
-
-
-def named(name: str, checkpoint: Path, folder: Path) -> Path:
-    """A copy of a checkpoint under another name."""
-    for path in checkpoint.parent.glob(f"{checkpoint.name}.*"):
-        if path.suffix not in (".json", ".npz"):
-            shutil.copy(path, folder / path.name.replace(checkpoint.name, name, 1))
-    return folder / name
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +52,7 @@ def test_a_pre_trained_one_is_what_the_user_says() -> None:
 
 
 def test_a_name_that_says_eee_needs_an_answer(tmp_path: Path) -> None:
-    checkpoint = named("my_eee_s32", PRE_TRAINED, tmp_path)
+    checkpoint = copied_checkpoint(tmp_path, PRE_TRAINED, "my_eee_s32")
     with pytest.raises(ConfigError) as refused:
         planned(checkpoint)
     assert_one_sentence(str(refused.value), "my_eee_s32", "--ensemble-size M", "--ensemble-size 1")
@@ -74,7 +60,7 @@ def test_a_name_that_says_eee_needs_an_answer(tmp_path: Path) -> None:
     assert planned(checkpoint, ensemble_size=2).model.ensemble_size == 2
     plain = {"name": "VisionTransformerMoe"}
     assert planned(checkpoint, config=plain).model.ensemble_size == 1
-    assert planned(named("eee_ft", FINE_TUNED, tmp_path)).model.ensemble_size == 2
+    assert planned(copied_checkpoint(tmp_path, FINE_TUNED, "eee_ft")).model.ensemble_size == 2
 
 
 @pytest.mark.parametrize("output", ["logits", "members"])

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint, export_command
+from command_runs import Vmoe
+from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint
+from export_plans import planned
 
-from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle, open_checkpoint
-from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle
 from vmoe_export.summary import profile_notes
 from vmoe_runtime import Engine
 from vmoe_runtime.capacity import compute_slots
@@ -25,25 +26,12 @@ PROGRAM = [sys.executable, "-c", "import sys; from vmoe_tools.program import mai
 ODD = os.fsdecode(b"odd\xff")
 
 
-def plan(checkpoint: Path, **options: Any) -> ExportPlan:
-    with open_checkpoint(checkpoint) as opened:
-        return plan_export(opened, ExportOptions(**options))
-
-
-def exported(target: Path, *arguments: object) -> dict[str, Any]:
-    """What an export says as JSON."""
-    report = target.with_suffix(".json")
-    assert export_command(*arguments, "-o", target, "--json", report, "-q") == 0
-    return json.loads(report.read_text())
-
-
 def test_an_export_is_described_validated_and_written(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     bundle = tmp_path / "[b] $(x).vmoe"
-    assert export_command(mnist_checkpoint, "--capacity", 0.3, "--k", 1, "--k", 2, "-o", bundle, "-v") == 0
-    text = capsys.readouterr().out
+    text, _ = vmoe.run("export", mnist_checkpoint, "--capacity", 0.3, "--k", 1, "--k", 2, "-o", bundle, "-v")
     for part in (
         "5 blocks, hidden size 64, 4 heads",
         "image: 50 tokens",
@@ -63,11 +51,10 @@ def test_an_export_is_described_validated_and_written(
 
 
 def test_a_dry_run_writes_nothing_but_its_json(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert export_command(mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json", "-") == 0
-    out, err = capsys.readouterr()
+    out, err = vmoe.run("export", mnist_checkpoint, "-c", 0.3, "-c", 1.0, "--k", 1, "--dry-run", "--json", "-")
     assert "nothing was written; vmoe_mnist.vmoe would take 3.0 MB" in err
     assert list(tmp_path.iterdir()) == []
     result = json.loads(out)
@@ -75,9 +62,12 @@ def test_a_dry_run_writes_nothing_but_its_json(
     assert result["profiles"][0]["flops_per_image"] < result["dense_flops_per_image"]
 
 
-def test_json_has_the_settings_and_what_of_the_config_is_not_followed(mnist_checkpoint: Path, tmp_path: Path) -> None:
+def test_json_has_the_settings_and_what_of_the_config_is_not_followed(
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
     options = ("--config", MNIST / "config.json", "--group", "tokens:1600", "--bpr", "--no-validate")
-    result = exported(tmp_path / "x.vmoe", mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, *options)
+    words = (mnist_checkpoint, "-c", 0.3, "-c", 1.05, "--k", 2, *options, "-o", tmp_path / "x.vmoe")
+    result = vmoe.json("export", *words)
     assert result["written"] is True and result["bundle"] == str(tmp_path / "x.vmoe")
     assert [p["name"] for p in result["profiles"]] == ["c0.3-k2", "c1.05-k2"]
     assert [p["capacity"] for p in result["profiles"]] == [[compute_slots(3200, 8, c)] * 5 for c in (0.3, 1.05)]
@@ -89,14 +79,13 @@ def test_json_has_the_settings_and_what_of_the_config_is_not_followed(mnist_chec
 
 
 def test_force_replaces_a_bundle_and_quiet_prints_nothing(
-    mnist_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mnist_images: dict[str, np.ndarray]
+    mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe, mnist_images: dict[str, np.ndarray]
 ) -> None:
     bundle, names = tmp_path / "out.vmoe", tmp_path / "digits.txt"
     names.write_text("zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n")
-    settings = (mnist_checkpoint, "-c", 0.5, "--k", 1, "-o", bundle, "--no-validate", "-q")
-    assert export_command(*settings) == 0
-    assert export_command(*settings, "--force", "--input", "uint8", "--class-names", names) == 0
-    assert capsys.readouterr() == ("", "")
+    words = ("export", mnist_checkpoint, "-c", 0.5, "--k", 1, "-o", bundle, "--no-validate", "-q")
+    for more in ((), ("--force", "--input", "uint8", "--class-names", names)):
+        assert vmoe.run(*words, *more) == ("", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.txt", "out.vmoe"]
     with Engine.load(bundle) as engine:
         assert engine.manifest.input.dtype == "uint8"
@@ -113,28 +102,28 @@ def test_force_replaces_a_bundle_and_quiet_prints_nothing(
     ],
 )
 def test_json_has_the_limits_of_validation(
-    checkpoint: Path, options: list[str], limits: dict[str, Any], distance: float | None, tmp_path: Path
+    checkpoint: Path, options: list[str], limits: dict[str, Any], distance: float | None, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    result = exported(tmp_path / "x.vmoe", checkpoint, *options)
+    result = vmoe.json("export", checkpoint, *options, "-o", tmp_path / "x.vmoe")
     assert 1e-6 < result["limits"].pop("relative") < 1e-2
     assert (result["limits"], result["distance_limit"]) == (limits, distance)
     assert [entry["graph"] for entry in result["validation"]] == ["model.onnx", "model.inlined.onnx"]
 
 
 def test_profiles_that_are_the_same_or_far_from_their_ratio_are_named(mnist_checkpoint: Path) -> None:
-    notes = profile_notes(plan(mnist_checkpoint, capacity=[0.3, 0.31, 0.05, 1.05], k=[1, 2]))
+    notes = profile_notes(planned(mnist_checkpoint, capacity=[0.3, 0.31, 0.05, 1.05], k=[1, 2]))
     assert "c0.3-k1 and c0.31-k1 are the same: each gives an expert 2 slots per group" in notes
     assert any("c0.05-k1 is 0.16 with 1 slot," in note for note in notes)
     assert "c1.05-k1 and c1.05-k2 cost more than the dense ViT of the same size" in notes
-    assert profile_notes(plan(mnist_checkpoint, capacity=[0.32, 0.5], k=[1], group="16")) == ()
-    assert profile_notes(plan(DENSE)) == ()
+    assert profile_notes(planned(mnist_checkpoint, capacity=[0.32, 0.5], k=[1], group="16")) == ()
+    assert profile_notes(planned(DENSE)) == ()
 
 
 @pytest.mark.parametrize(
     ("size", "whole"), [((30, 30), "28x28"), ((28, 29), "28x28"), ((35, 28), "32x28"), ((32, 28), None), ((32, 32), None)]
 )
 def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str | None, mnist_checkpoint: Path) -> None:
-    told = plan(mnist_checkpoint, image_size=size).notes
+    told = planned(mnist_checkpoint, image_size=size).notes
     notes = [note for note in told if "patches of 4x4 px" in note]
     assert ("the position embedding is resized from 7x7 to 8x8 patches" in told) == (size == (32, 32))
     assert [note.endswith(f"the first {whole}") for note in notes] == ([] if whole is None else [True])
@@ -148,7 +137,7 @@ def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str
     ],
 )
 def test_fields_that_no_official_config_has_are_named(config: dict[str, Any], told: str, mnist_checkpoint: Path) -> None:
-    (note,) = (note for note in plan(mnist_checkpoint, config=config).notes if "no official one has" in note)
+    (note,) = (note for note in planned(mnist_checkpoint, config=config).notes if "no official one has" in note)
     assert note.endswith(told)
 
 

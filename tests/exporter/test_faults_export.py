@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_runs import Refuse
 from damaged_files import (
     DENSE,
     SPARSE,
-    assert_command_refuses,
     assert_one_sentence,
-    folder_bytes,
+    copied_bundle,
     golden_tensors,
     written,
 )
@@ -81,43 +81,31 @@ OPTIONS = {
 }
 
 
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    return folder
-
-
 @pytest.mark.parametrize(("options", "name"), OPTIONS.values(), ids=OPTIONS)
-def test_a_wrong_option_is_named_and_exits_2(
-    options: list[str], name: str, outputs: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), *options]
-    out = assert_command_refuses(arguments, USAGE, [name], capfd)
+def test_a_wrong_option_is_named_and_exits_2(options: list[str], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
+    out = refuse_export(SPARSE, *options, names=[name], code=USAGE)
     assert not out or name == "position embedding"  # which is resized while it is written
-    assert list(outputs.iterdir()) == []
 
 
-def test_a_config_of_a_dense_model_may_hold_a_strange_router(outputs: Path) -> None:
+def test_a_config_of_a_dense_model_may_hold_a_strange_router(tmp_path: Path) -> None:
     config = {"encoder": {"moe": {"router": [1]}}}
-    export_bundle(DENSE, outputs / "x.vmoe", config=config, validate=False)
-    assert [path.name for path in outputs.iterdir()] == ["x.vmoe"]
+    export_bundle(DENSE, tmp_path / "x.vmoe", config=config, validate=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.vmoe"]
 
 
-def test_a_command_without_a_checkpoint_exits_2(capfd: pytest.CaptureFixture[str]) -> None:
-    assert_command_refuses([], USAGE, ["CKPT"], capfd)
+def test_a_command_without_a_checkpoint_exits_2(refuse_export: Refuse) -> None:
+    refuse_export(names=["CKPT"], code=USAGE)
 
 
 @pytest.mark.parametrize(
     ("content", "name"), [(b"cat\ndog\n", "2 class names"), (b"\xff\xfe\n" * 10, "names.txt")], ids=["count", "encoding"]
 )
 def test_class_names_must_be_text_with_one_line_per_class(
-    content: bytes, name: str, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
+    content: bytes, name: str, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     (tmp_path / "names.txt").write_bytes(content)
-    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--class-names", str(tmp_path / "names.txt")]
-    assert_command_refuses(arguments, USAGE, [name], capfd)
-    assert list(outputs.iterdir()) == []
+    words = (SPARSE, "--class-names", tmp_path / "names.txt")
+    refuse_export(*words, names=[name], code=USAGE)
 
 
 def moe(**router: Any) -> dict[str, Any]:
@@ -152,15 +140,11 @@ CONFIGS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("config", "name"), CONFIGS.values(), ids=CONFIGS)
-def test_export_refuses_a_config(
-    config: Any, name: str, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_export_refuses_a_config(config: Any, name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     path = tmp_path / "model.json"
     if config is not None:
         path.write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
-    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--config", str(path)]
-    assert_command_refuses(arguments, FAILURE, [name], capfd)
-    assert list(outputs.iterdir()) == []
+    refuse_export(SPARSE, "--config", path, names=[name])
 
 
 def folder_with(name: str, text: str) -> Callable[[Path], Path]:
@@ -198,61 +182,45 @@ TARGETS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def test_a_bundle_that_no_reader_would_take_is_not_written(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_that_no_reader_would_take_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = export.manifest_of
     monkeypatch.setattr(export, "manifest_of", lambda *given: {**real(*given), "input": {}})
     with pytest.raises(ExportError, match="can't be loaded"):
-        export_bundle(SPARSE, outputs / "x.vmoe", validate=False)
-    assert not list(outputs.iterdir())
+        export_bundle(SPARSE, tmp_path / "x.vmoe", validate=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("force", [False, True], ids=["without force", "with force"])
 @pytest.mark.parametrize("make", TARGETS.values(), ids=TARGETS)
 def test_what_is_no_bundle_is_never_replaced(
-    make: Callable[[Path], Path], force: bool, outputs: Path, capfd: pytest.CaptureFixture[str]
+    make: Callable[[Path], Path], force: bool, tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    target = make(outputs)
-    before = sorted(outputs.rglob("*"))
-    arguments = [str(SPARSE), "-o", str(target), *["--force"] * force]
-    assert_command_refuses(arguments, FAILURE, [str(target.parent)], capfd)
-    assert sorted(outputs.rglob("*")) == before
+    target = make(tmp_path)
+    refuse_export(SPARSE, "-o", target, *["--force"] * force, names=[str(target.parent)])
 
 
-def test_a_bundle_is_kept_without_force(mnist_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    before = folder_bytes(mnist_bundle)
-    assert_command_refuses([str(SPARSE), "-o", str(mnist_bundle)], FAILURE, [mnist_bundle.name, "--force"], capfd)
-    assert folder_bytes(mnist_bundle) == before
-
-
-def test_a_failing_export_with_force_leaves_the_old_bundle(
-    mnist_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before, beside = folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())
-    checkpoint = written(tmp_path, golden_tensors() | {"head/bias": np.full(10, np.nan, np.float32)})
-    arguments = [str(checkpoint), "-o", str(mnist_bundle), "--force"]
-    assert_command_refuses(arguments, FAILURE, ["head/bias", "NaN"], capfd)
-    assert (folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())) == (before, beside)
+def test_a_bundle_is_kept_without_force(mnist_bundle: Path, tmp_path: Path, refuse_export: Refuse) -> None:
+    copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
+    refuse_export(SPARSE, names=["x.vmoe", "--force"])
 
 
 @pytest.mark.parametrize(
-    ("options", "names"),
+    ("bias", "options", "names"),
     [
-        (["--atol", "1e-12"], ["--atol 1e-12", "model.onnx"]),
-        (["--precision", "int8", "--max-distance", "1e-6"], ["--max-distance 1e-06", "in int8", "--precision"]),
+        (np.nan, [], ["head/bias", "NaN"]),
+        (0.0, ["--atol", "1e-12"], ["--atol 1e-12", "model.onnx"]),
+        (0.0, ["--precision", "int8", "--max-distance", "1e-6"], ["--max-distance 1e-06", "in int8", "--precision"]),
     ],
 )
-def test_failed_validation_names_its_limit_and_leaves_the_old_bundle(
-    options: list[str], names: list[str], mnist_bundle: Path, capfd: pytest.CaptureFixture[str]
+def test_a_failing_export_with_force_leaves_the_old_bundle(
+    bias: float, options: list[str], names: list[str], mnist_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    before, beside = folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())
-    arguments = [str(SPARSE), "-o", str(mnist_bundle), "--force", "--k", "1", *options]
-    assert_command_refuses(arguments, FAILURE, names, capfd)
-    assert (folder_bytes(mnist_bundle), sorted(mnist_bundle.parent.iterdir())) == (before, beside)
+    copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
+    checkpoint = written(tmp_path, golden_tensors() | {"head/bias": np.full(10, bias, np.float32)})
+    refuse_export(checkpoint, "--force", "--k", 1, *options, names=names)
 
 
-def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(
-    tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
     # The same model in float32: one feature is as much smaller as the weights that it is multiplied with are larger.
     tensors = golden_tensors(DENSE)
     for name, array in tensors.items():
@@ -260,9 +228,8 @@ def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(
             array[0] *= 1e-4
         elif name.endswith(("Dense_0/kernel", "query/kernel", "key/kernel", "value/kernel")):
             array[0] *= 1e4
-    arguments = [str(written(tmp_path, tensors)), "-o", str(outputs / "x.vmoe"), "--precision", "int8"]
-    assert_command_refuses(arguments, FAILURE, ["in int8", "--max-distance 0.2", "another --precision"], capfd)
-    assert list(outputs.iterdir()) == []
+    names = ["in int8", "--max-distance 0.2", "another --precision"]
+    refuse_export(written(tmp_path, tensors), "--precision", "int8", names=names)
 
 
 def npz(folder: Path, **arrays: np.ndarray) -> Path:
@@ -291,12 +258,9 @@ IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize(("make", "name"), IMAGES.values(), ids=IMAGES)
-def test_export_refuses_images(
-    make: Callable[[Path], Path], name: str, tmp_path: Path, outputs: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(SPARSE), "-o", str(outputs / "x.vmoe"), "--precision", "int8", "--k", "1", "--group", "4"]
-    assert_command_refuses([*arguments, "--images", str(make(tmp_path))], FAILURE, [name], capfd)
-    assert list(outputs.iterdir()) == []
+def test_export_refuses_images(make: Callable[[Path], Path], name: str, tmp_path: Path, refuse_export: Refuse) -> None:
+    words = (SPARSE, "--precision", "int8", "--k", 1, "--group", 4, "--images", make(tmp_path))
+    refuse_export(*words, names=[name])
 
 
 @contextmanager
@@ -320,15 +284,14 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
     ],
     ids=["disk that is too small", "disk that is full", "folder that is read-only"],
 )
-def test_export_onto_a(options: str, reason: str, outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with mounted(outputs, options):
-        assert_command_refuses([str(SPARSE), "-o", str(outputs / "x.vmoe")], FAILURE, [str(outputs), reason], capfd)
-        assert list(outputs.iterdir()) == []
+def test_export_onto_a(options: str, reason: str, tmp_path: Path, refuse_export: Refuse) -> None:
+    with mounted(tmp_path, options):
+        refuse_export(SPARSE, names=[str(tmp_path), reason])
 
 
-def test_a_write_that_fails_halfway_leaves_nothing(outputs: Path) -> None:
+def test_a_write_that_fails_halfway_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, SPARSE, "-o", outputs / "x.vmoe"],
+        [*COMMAND, SPARSE, "-o", tmp_path / "x.vmoe"],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
         capture_output=True,
         text=True,
@@ -336,4 +299,4 @@ def test_a_write_that_fails_halfway_leaves_nothing(outputs: Path) -> None:
     )
     assert_one_sentence(done.stderr.removesuffix("\n"), "x.vmoe", os.strerror(errno.EFBIG))
     assert done.returncode == FAILURE
-    assert list(outputs.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import golden
 import pytest
-from damaged_files import assert_command_refuses
+from command_runs import Refuse
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
@@ -58,14 +58,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("model", "options", "words"), REFUSED, ids=lambda value: " ".join(value) if value else "")
 def test_an_option_that_does_not_fit(
-    model: str, options: list[str], words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    model: str, options: list[str], words: list[str], tmp_path: Path, refuse_export: Refuse
 ) -> None:
     config = tmp_path / "model.json"
     config.write_text(json.dumps(golden.settings(model)["model"]))
     size = ["--image-size", "40"] if model in (SOFT, CHOICE) else []
-    arguments = [str(golden.FOLDER / model), "--config", str(config), "-o", str(tmp_path / "x.vmoe"), *size, *options]
-    assert_command_refuses(arguments, 2, words, capfd)
-    assert list(tmp_path.iterdir()) == [config]
+    refuse_export(golden.FOLDER / model, "--config", config, *size, *options, names=words, code=2)
 
 
 def test_a_pool_is_no_profile_of_the_tensorrt_graphs(mnist_checkpoint: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from damaged_files import assert_command_refuses, golden_tensors, written
+from command_runs import Refuse
+from damaged_files import golden_tensors, written
 
 BLOCK = "Encoder/encoderblock_1"
 Tensors = dict[str, np.ndarray]
@@ -87,9 +88,6 @@ FAULTS: dict[str, tuple[Callable[[], Tensors], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize(("build", "names"), FAULTS.values(), ids=FAULTS)
 def test_export_of_tensors_that_are_no_model_says_so_and_leaves_nothing(
-    build: Callable[[], Tensors], names: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    build: Callable[[], Tensors], names: tuple[str, ...], tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    checkpoint = written(tmp_path, build())
-    before = sorted(tmp_path.iterdir())
-    assert_command_refuses([str(checkpoint), "-o", str(tmp_path / "x.vmoe")], 1, ("ckpt", *names), capfd)
-    assert sorted(tmp_path.iterdir()) == before
+    refuse_export(written(tmp_path, build()), names=("ckpt", *names))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from variants import VARIANTS, Variant
 
@@ -170,13 +169,8 @@ def test_the_bits_depend_on_no_neighbour_and_no_thread(
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_models_of_every_kind_merge_alike_in_every_runtime(tmp_path: Path, variant: Variant, precision: Any) -> None:
-    safetensors.numpy.save_file(variant.parameters(), tmp_path / "ckpt.safetensors")
-    options: dict[str, Any] = dict(variant.options)
-    if variant.settings:
-        ratio, k, bpr = variant.settings[0]
-        options |= {"capacity": [ratio], "k": [k], "bpr": bpr}
-    with open_checkpoint(tmp_path / "ckpt.safetensors") as checkpoint:
-        choices = ExportOptions(config=variant.config, precision=precision, merge=2, tensorrt=precision != "int8", **options)
+    with open_checkpoint(variant.write(tmp_path)) as checkpoint:
+        choices = ExportOptions(precision=precision, merge=2, tensorrt=precision != "int8", **variant.export_options)
         if variant.group_tokens and variant.group_tokens % variant.tokens:
             with pytest.raises((OptionError, RoutingError), match="merged in groups that cut an image"):
                 plan_export(checkpoint, choices)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import Any
 
 import golden
 import ml_dtypes
@@ -113,24 +112,20 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     variant: Variant
     precision, variant = request.param
     folder = tmp_path_factory.mktemp("variant")
-    safetensors.numpy.save_file(variant.parameters(), folder / "ckpt.safetensors")
-    options: dict[str, Any] = dict(variant.options)
-    if variant.settings:
-        ratio, k, bpr = variant.settings[0]
-        options |= {"capacity": [ratio], "k": [k], "bpr": bpr}
-    with open_checkpoint(folder / "ckpt.safetensors") as checkpoint:
-        plan = plan_export(checkpoint, ExportOptions(config=variant.config, precision=precision, **options))
+    path, options = variant.write(folder), variant.export_options
+    with open_checkpoint(path) as checkpoint:
+        plan = plan_export(checkpoint, ExportOptions(precision=precision, **options))
         result = write_bundle(plan, folder / "model.vmoe", validation=None)
-    wanted = {name: option for name, option in options.items() if name != "input"}
-    for name in wanted.keys() & {"capacity", "k"}:
-        (wanted[name],) = wanted[name]
+    options.pop("input", None)
+    for name in options.keys() & {"capacity", "k"}:
+        (options[name],) = options[name]
     model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, plan.input == "uint8", precision)
     tensors = safetensors.numpy.load_file(result.path / "weights.safetensors")
     return Exported(
         variant,
         plan,
         ReferenceModel(model, lambda name: _as_used(name, tensors)),
-        load_model(folder / "ckpt.safetensors", variant.config, **wanted),
+        load_model(path, **options),
         OnnxRuntimeBackend(result.path / "model.onnx"),
         {name: Engine.load(result.path, backend=name, threads=1) for name in ("onnxruntime", "openvino")},
     )

@@ -10,7 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from damaged_files import SPARSE, assert_command_refuses
+from command_runs import Refuse
+from damaged_files import SPARSE
 from safetensors.numpy import load_file, save_file
 
 from vmoe_export import ExportOptions, OptionError, export_bundle
@@ -113,26 +114,20 @@ WRONG: dict[str, tuple[Head, str]] = {
 
 
 @pytest.mark.parametrize(("head", "name"), WRONG.values(), ids=WRONG)
-def test_a_wrong_head_is_refused_in_one_sentence(
-    head: Head, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_head_is_refused_in_one_sentence(head: Head, name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     np.savez(tmp_path / "head.npz", **head)
-    arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(tmp_path / "head.npz")]
-    assert_command_refuses(arguments, 2, ["--head", "head.npz", name], capfd)
-    assert not (tmp_path / "x.vmoe").exists()
+    words = (SPARSE, "--head", tmp_path / "head.npz")
+    refuse_export(*words, names=["--head", "head.npz", name], code=2)
 
 
 @pytest.mark.parametrize("name", ["none.npz", "text.npz", "text.safetensors", "folder", "pipe.npz", "float8.safetensors"])
-def test_a_file_that_is_no_head_is_refused_in_one_sentence(
-    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_head_is_refused_in_one_sentence(name: str, tmp_path: Path, refuse_export: Refuse) -> None:
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe.npz")
     for text in ("text.npz", "text.safetensors"):
         (tmp_path / text).write_text("no head at all")
     save_file(random_head(40, ml_dtypes.float8_e4m3fn), tmp_path / "float8.safetensors")
-    arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(tmp_path / name)]
-    assert_command_refuses(arguments, 2, ["--head", name], capfd)
+    refuse_export(SPARSE, "--head", tmp_path / name, names=["--head", name], code=2)
 
 
 def test_features_have_no_head() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import msgpack
 import pytest
 import tensorstore
-from damaged_files import SPARSE, assert_command_refuses, export_command, golden_tensors
+from command_runs import Refuse, Vmoe
+from damaged_files import SPARSE, golden_tensors
 from make_orbax import parameters
 
 from vmoe_export import CheckpointError, open_checkpoint
@@ -112,10 +113,10 @@ def test_where_finished_steps_are_marked_one_without_a_mark_is_left_out(layouts:
         open_checkpoint(tmp_path)
 
 
-def test_its_bundle_is_that_of_the_official_files_but_for_the_source(golden: Path, tmp_path: Path) -> None:
+def test_its_bundle_is_that_of_the_official_files_but_for_the_source(golden: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     options = ("--capacity", 0.3, "--no-validate", "-q")
-    assert export_command(golden, *options, "-o", tmp_path / "ours.vmoe") == 0
-    assert export_command(SPARSE, *options, "-o", tmp_path / "theirs.vmoe") == 0
+    for checkpoint, name in ((golden, "ours.vmoe"), (SPARSE, "theirs.vmoe")):
+        vmoe.run("export", checkpoint, *options, "-o", tmp_path / name)
     for file in sorted((tmp_path / "ours.vmoe").iterdir()):
         other = (tmp_path / "theirs.vmoe" / file.name).read_bytes()
         if file.name == "README.md":
@@ -138,21 +139,20 @@ def test_its_bundle_is_that_of_the_official_files_but_for_the_source(golden: Pat
     ],
 )
 def test_a_config_that_the_trainer_left_is_taken_and_named(
-    name: str, text: str, golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, text: str, golden: Path, tmp_path: Path, vmoe: Vmoe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     shutil.copytree(golden, tmp_path / "ckpt")
     (tmp_path / name).write_text(text)
-    assert export_command(tmp_path / "ckpt", "--dry-run") == 0
-    assert f"the config is {tmp_path / name}" in capsys.readouterr().out
+    assert f"the config is {tmp_path / name}" in vmoe.run("export", tmp_path / "ckpt", "--dry-run")[0]
 
 
 def test_without_tensorstore_a_sentence_names_the_extra(
-    golden: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuse_export: Refuse
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorstore", None)
     monkeypatch.delitem(sys.modules, "vmoe_export.checkpoint.orbax_folder", raising=False)
-    assert_command_refuses([str(golden)], 1, ("tensorstore is not installed", "vmoe-export[orbax]"), capfd)
+    refuse_export(golden, names=("tensorstore is not installed", "vmoe-export[orbax]"))
 
 
 def edited(name: str, **fields: Any) -> Change:
@@ -218,13 +218,11 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
     ],
 )
 def test_a_damaged_or_hostile_one_is_refused(
-    golden: Path, change: Change, says: tuple[str, ...], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    golden: Path, change: Change, says: tuple[str, ...], tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    folder, bundle = tmp_path / "ckpt", tmp_path / "x.vmoe"
-    shutil.copytree(golden, folder)
-    change(folder / "200" / "state")
-    assert_command_refuses([str(folder), "-o", str(bundle), "-q"], 1, says, capfd)
-    assert not bundle.exists()
+    shutil.copytree(golden, tmp_path / "ckpt")
+    change(tmp_path / "ckpt" / "200" / "state")
+    refuse_export(tmp_path / "ckpt", "-q", names=says)
 
 
 def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from damaged_files import DENSE, assert_command_refuses, golden_tensors, written
+from command_runs import Refuse
+from damaged_files import DENSE, golden_tensors, written
+from picture_file import write_pictures
 from variants import Variant
 
 from vmoe_export import export_bundle, open_checkpoint
@@ -212,10 +214,7 @@ def test_the_users_images_show_how_many_answers_change(
 
 @pytest.mark.parametrize("output", ["logits", "features"])
 def test_pictures_have_answers_and_features_none(output: str, tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> None:
-    image = pytest.importorskip("PIL.Image")
-    (tmp_path / "pictures").mkdir()
-    for i, pixels in enumerate(mnist_images["images"][:5]):
-        image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+    write_pictures(tmp_path / "pictures", mnist_images["images"][:5])
     result = export_bundle(
         MNIST / "vmoe_mnist", tmp_path / "x.vmoe", capacity=[1.05], k=[1], precision="bf16", images=tmp_path / "pictures",
         output=output,
@@ -228,20 +227,15 @@ def test_pictures_have_answers_and_features_none(output: str, tmp_path: Path, mn
 
 
 @pytest.mark.parametrize("precision", ["bf16-experts", "int4"])
-def test_a_dense_model_has_no_experts_to_store_short(
-    precision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [str(DENSE), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 2, ["dense ViT", f"{precision} does not apply"], capfd)
+def test_a_dense_model_has_no_experts_to_store_short(precision: str, tmp_path: Path, refuse_export: Refuse) -> None:
+    names = ["dense ViT", f"{precision} does not apply"]
+    refuse_export(DENSE, "--precision", precision, names=names, code=2)
 
 
 @pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4")])
-def test_an_expert_weight_beyond_a_type_is_refused(
-    precision: str, what: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_expert_weight_beyond_a_type_is_refused(precision: str, what: str, tmp_path: Path, refuse_export: Refuse) -> None:
     tensors = golden_tensors()
     name = next(name for name in tensors if is_short(name, "bf16-experts"))
     tensors[name].flat[0] = np.finfo(np.float32).max  # rounds to infinity
-    arguments = [str(written(tmp_path, tensors)), "--precision", precision, "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 1, [name, f"too large for {what}"], capfd)
-    assert not (tmp_path / "x.vmoe").exists()
+    words = (written(tmp_path, tensors), "--precision", precision)
+    refuse_export(*words, names=[name, f"too large for {what}"])

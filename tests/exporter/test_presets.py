@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
-from damaged_files import assert_command_refuses, assert_one_sentence, export_command
+from command_runs import Refuse
+from damaged_files import assert_one_sentence
+from export_plans import planned, sparse_file
 
-from vmoe_export import ConfigError, ExportOptions, OptionError, open_checkpoint
+from vmoe_export import ConfigError, ExportOptions, OptionError
 from vmoe_export.class_names import names_of
-from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.model.model_config import TopK
 from vmoe_export.model.model_description import describe_model
 from vmoe_export.model.parameters import parameter_shapes
 from vmoe_export.presets import PRESETS, preset_in
+from vmoe_tools.program import main
 
 pytestmark = pytest.mark.fast
 
@@ -83,25 +81,6 @@ def shapes_of(writer: ModuleType, released: Released) -> Shapes:
         name: (shape[0], *released.router) if name.endswith("/Router/dense/kernel") else shape
         for name, shape in parameter_shapes(model).items()
     }
-
-
-def sparse_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
-    """A safetensors file of zeros that takes no space."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-    head = json.dumps(header).encode()
-    head += b" " * (-len(head) % 8)
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        file.truncate(8 + len(head) + end)
-    return path
-
-
-def planned(path: Path, **options: Any) -> ExportPlan:
-    with open_checkpoint(path) as checkpoint:
-        return plan_export(checkpoint, ExportOptions(**options))
 
 
 def test_every_released_checkpoint_has_a_preset() -> None:
@@ -188,20 +167,20 @@ def test_a_name_is_a_hint_and_nothing_more(stem: str, found: str | None, shapes:
         assert not [note for note in planned(path, **options).notes if "the name contains" in note]
 
 
-def test_preset_and_config_exclude_each_other(files: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_preset_and_config_exclude_each_other(files: dict[str, Path], refuse_export: Refuse) -> None:
     with pytest.raises(OptionError, match="excludes --config"):
         ExportOptions(preset=LIGHT1, config={})
-    arguments = [str(files[LIGHT1]), "--preset", LIGHT1, "--config", "model.json"]
-    assert_command_refuses(arguments, 2, [f"--preset {LIGHT1}", "--config"], capfd)
+    words = (files[LIGHT1], "--preset", LIGHT1, "--config", "model.json")
+    refuse_export(*words, names=[f"--preset {LIGHT1}", "--config"], code=2)
 
 
-def test_a_bundle_takes_no_preset(mnist_image_bundle: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    arguments = [str(mnist_image_bundle), "--preset", LIGHT1, "--dry-run"]
-    assert_command_refuses(arguments, 2, ["is a bundle", "omit --preset"], capfd)
+def test_a_bundle_takes_no_preset(mnist_image_bundle: Path, refuse_export: Refuse) -> None:
+    words = (mnist_image_bundle, "--preset", LIGHT1, "--dry-run")
+    refuse_export(*words, names=["is a bundle", "omit --preset"], code=2)
 
 
-def test_an_unknown_preset_on_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
-    assert_command_refuses(["x", "--preset", "light1"], 2, ["--preset", "light1", *PRESETS], capfd)
+def test_an_unknown_preset_on_the_command_line(refuse_export: Refuse) -> None:
+    refuse_export("x", "--preset", "light1", names=["--preset", "light1", *PRESETS], code=2)
 
 
 def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
@@ -214,13 +193,15 @@ def test_lists_of_class_names_are_those_of_the_data_sets() -> None:
 
 
 def test_class_names_by_the_name_of_a_list(
-    files: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    files: dict[str, Path], tmp_path: Path, refuse_export: Refuse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of that name is meant with ./ before it."""
     monkeypatch.chdir(tmp_path)
     Path("imagenet1k").write_text("one\ntwo\n")
-    assert export_command(files[LIGHT1], "--class-names", "imagenet1k", "--dry-run", "-q") == 0
-    refused = [str(files[LIGHT1]), "--dry-run", "--class-names"]
-    assert_command_refuses([*refused, "./imagenet1k"], 2, ["2 class names", "1000 outputs"], capfd)
-    assert_command_refuses([*refused, "cifar100"], 2, ["100 class names", "1000 outputs"], capfd)
-    assert_command_refuses([*refused, "imagenet21k"], 2, ["--class-names imagenet21k can't be read"], capfd)
+    assert main(["export", str(files[LIGHT1]), "--class-names", "imagenet1k", "--dry-run", "-q"]) == 0
+    for name, names in (
+        ("./imagenet1k", ["2 class names", "1000 outputs"]),
+        ("cifar100", ["100 class names", "1000 outputs"]),
+        ("imagenet21k", ["--class-names imagenet21k can't be read"]),
+    ):
+        refuse_export(files[LIGHT1], "--dry-run", "--class-names", name, names=names, code=2)

@@ -9,7 +9,7 @@ import golden
 import ml_dtypes
 import numpy as np
 import pytest
-from command_runs import complaint_of, json_of, run
+from command_runs import Vmoe
 from safetensors.numpy import load_file, save_file
 
 from vmoe_export import export_bundle, open_checkpoint
@@ -61,13 +61,13 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(saved(checkpoint, tensors), folder / "few.vmoe", **given).path  # validates every graph
 
 
-def test_the_experts_stay_whose_router_grew_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_experts_stay_whose_router_grew_most(tmp_path: Path, vmoe: Vmoe) -> None:
     tensors = tensors_of(MNIST / "vmoe_mnist")
     earlier = before(tensors)
     saved(tmp_path / "before.safetensors", earlier)
     out = tmp_path / "few.safetensors"
     words = ("prune", MNIST / "vmoe_mnist", "--before", tmp_path / "before.safetensors", "-o", out)
-    found = json_of(capsys, *words, "--experts", ",".join(map(str, COUNTS)))
+    found = vmoe.json(*words, "--experts", ",".join(map(str, COUNTS)))
     written = load_file(out)
     assert written.keys() == tensors.keys()
     for block, count in enumerate(COUNTS):
@@ -79,16 +79,16 @@ def test_the_experts_stay_whose_router_grew_most(tmp_path: Path, capsys: pytest.
         for name in [name for name in written if name.startswith(moe(block, ""))]:
             np.testing.assert_array_equal(written.pop(name), tensors[name][kept])
     assert all(tensor.tobytes() == tensors[name].tobytes() for name, tensor in written.items())
-    text, _ = run(capsys, *words, "--experts", 4)
+    text, _ = vmoe.run(*words, "--experts", 4)
     assert text.count(" of 8 experts; without ") == 5 and "weaker" not in text
     assert [load_file(out)[router(block)].shape for block in range(5)] == [(64, 4)] * 5
 
 
 def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
-    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mnist_image_bundle: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     out = tmp_path / "few.safetensors"
-    text, _ = run(capsys, "prune", mnist_image_bundle, "--images", mnist_digits, "--experts", 3, "-o", out)
+    text, _ = vmoe.run("prune", mnist_image_bundle, "--images", mnist_digits, "--experts", 3, "-o", out)
     assert "Warning: " in text and "weaker evidence" in text
     with np.load(mnist_digits) as data, Engine.load(mnist_image_bundle) as engine:
         routing = engine.routing(data["images"])
@@ -100,14 +100,12 @@ def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
 
 
 @pytest.mark.parametrize(("model", "words"), [("g5", ()), ("g5p", ("--ensemble-size", 2))])
-def test_each_member_of_an_ensemble_keeps_as_many(
-    model: str, words: tuple[Any, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_member_of_an_ensemble_keeps_as_many(model: str, words: tuple[Any, ...], tmp_path: Path, vmoe: Vmoe) -> None:
     tensors = tensors_of(golden.FOLDER / model)  # with routers [D,M,E/M], or [D,E] as pre-trained ones have them
     saved(tmp_path / "before.safetensors", before(tensors_of(golden.FOLDER / "g5")))
     out = tmp_path / "few.safetensors"
     words = ("prune", golden.FOLDER / model, "--before", tmp_path / "before.safetensors", "-o", out, *words)
-    layers = json_of(capsys, *words, "--experts", "8,4")["layers"]
+    layers = vmoe.json(*words, "--experts", "8,4")["layers"]
     assert layers["encoderblock_1"]["kept"] == list(range(8))
     kept = np.array(layers["encoderblock_3"]["kept"])
     assert (kept < 4).tolist() == [True, True, False, False]
@@ -115,14 +113,14 @@ def test_each_member_of_an_ensemble_keeps_as_many(
     assert found.shape == (*whole.shape[:-1], whole.shape[-1] // 2)
     np.testing.assert_array_equal(found.reshape(len(found), 4), whole.reshape(len(whole), 8)[:, kept])
     np.testing.assert_array_equal(load_file(out)[moe(3, "Mlp/Dense_0/kernel")], tensors[moe(3, "Mlp/Dense_0/kernel")][kept])
-    assert "a multiple of the 2 members" in complaint_of(capsys, 2, *words, "--experts", 3)
+    assert "a multiple of the 2 members" in vmoe.complaint(2, *words, "--experts", 3)
 
 
-def test_bfloat16_stays_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bfloat16_stays_bfloat16(tmp_path: Path, vmoe: Vmoe) -> None:
     tensors = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors_of(MNIST / "vmoe_mnist").items()}
     saved(tmp_path / "short.safetensors", tensors)
     words = ("--before", MNIST / "vmoe_mnist", "--experts", 8, "-o", tmp_path / "few.safetensors")
-    run(capsys, "prune", tmp_path / "short.safetensors", *words)
+    vmoe.run("prune", tmp_path / "short.safetensors", *words)
     assert {name: t.tobytes() for name, t in load_file(tmp_path / "few.safetensors").items()} == {
         name: t.tobytes() for name, t in tensors.items()
     }
@@ -148,12 +146,7 @@ REFUSED: dict[str, tuple[int, list[Any], str]] = {
 
 @pytest.mark.parametrize(("code", "words", "says"), REFUSED.values(), ids=REFUSED)
 def test_what_can_not_be_pruned_is_refused_and_nothing_is_written(
-    code: int,
-    words: list[Any],
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    code: int, words: list[Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     tensors = tensors_of(CKPT)
     files = {"BEFORE": saved(tmp_path / "before.safetensors", before(tensors))}
@@ -161,17 +154,17 @@ def test_what_can_not_be_pruned_is_refused_and_nothing_is_written(
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     content = files["BEFORE"].read_bytes()
-    assert says in complaint_of(capsys, code, "prune", *(files.get(str(word), word) for word in words))
+    assert says in vmoe.complaint(code, "prune", *(files.get(str(word), word) for word in words))
     assert list((tmp_path / "out").iterdir()) == [] and files["BEFORE"].read_bytes() == content
 
 
-def test_the_use_by_class_tokens_needs_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_use_by_class_tokens_needs_some(tmp_path: Path, vmoe: Vmoe) -> None:
     np.savez(tmp_path / "images.npz", images=np.zeros((2, 40, 40, 3), np.uint8))
     stored = golden.settings("g7")
     path = tmp_path / "g7.vmoe"
     export_bundle(golden.FOLDER / "g7", path, config=stored["model"], image_size=(40, 40), validate=False)
     words = ("prune", path, "--experts", 4, "--images", tmp_path / "images.npz", "-o", tmp_path / "few.safetensors")
-    assert "reads no class token" in complaint_of(capsys, 2, *words)
+    assert "reads no class token" in vmoe.complaint(2, *words)
 
 
 def test_layers_of_different_experts_route_alike_everywhere(pruned: Path, mnist_images: dict[str, np.ndarray]) -> None:
@@ -213,27 +206,27 @@ def test_other_kinds_with_layers_of_different_experts_are_those_of_the_reference
 
 
 def test_a_bundle_with_fewer_experts_is_described_measured_and_exported_again(
-    pruned: Path, mnist_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pruned: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    text, _ = run(capsys, "inspect", pruned)
+    text, _ = vmoe.run("inspect", pruned)
     assert "8/5/8/3/4 in each" in text and "1 of 8/5/8/3/4 experts" in text
-    found = json_of(capsys, "inspect", pruned, "--images", mnist_digits)
+    found = vmoe.json("inspect", pruned, "--images", mnist_digits)
     assert [len(layer["load"]) for layer in found["on_images"]["layers"].values()] == list(COUNTS)
     assert found["routing"]["layer_experts"] == list(COUNTS)
     assert found["profiles"][0]["capacity"] == [2, 3, 2, 5, 4]
-    run(capsys, "report", pruned, "--images", mnist_digits, "--duration", "0.01", "-o", tmp_path / "report.html", "-q")
-    again = json_of(capsys, "export", pruned, "--precision", "bf16", "--no-validate", "-o", tmp_path / "bf16.vmoe")
+    vmoe.run("report", pruned, "--images", mnist_digits, "--duration", "0.01", "-o", tmp_path / "report.html", "-q")
+    again = vmoe.json("export", pruned, "--precision", "bf16", "--no-validate", "-o", tmp_path / "bf16.vmoe")
     assert again["model"]["moe"]["layer_experts"] == list(COUNTS)
 
 
-def test_the_config_of_the_whole_model_suits_a_pruned_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_config_of_the_whole_model_suits_a_pruned_one(tmp_path: Path, vmoe: Vmoe) -> None:
     checkpoint = golden.without_experts("g1", tmp_path / "few.safetensors")
     tensors = load_file(checkpoint)
     for name in [name for name in tensors if name.startswith(moe(1, ""))]:
         tensors[name] = tensors[name][:, :6] if name == router(1) else tensors[name][:6]
     saved(checkpoint, tensors)
     (tmp_path / "model.json").write_text('{"encoder": {"moe": {"num_experts": 8}}}')
-    text, _ = run(capsys, "export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")
+    text, _ = vmoe.run("export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")
     assert "6/7 experts" in text and "num_experts of 8 is not" in text
     (tmp_path / "model.json").write_text('{"encoder": {"moe": {"num_experts": 6}}}')
-    assert "num_experts 6" in complaint_of(capsys, 1, "export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")
+    assert "num_experts 6" in vmoe.complaint(1, "export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,16 @@ import onnx.parser
 import onnx.reference
 import onnxruntime
 import pytest
+from command_runs import Refuse
 from damaged_files import (
     DENSE,
     SPARSE,
-    assert_command_refuses,
     assert_one_sentence,
-    folder_bytes,
     golden_tensors,
     written,
 )
 from image_parts import in_parts
 from onnx import TensorProto
-from safetensors.numpy import save_file
 from variants import VARIANTS, Variant
 
 from vmoe_export import export_bundle
@@ -314,12 +313,7 @@ def test_mnist_predictions_are_nearly_all_official(
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: Path) -> None:
-    source = tmp_path / "model.safetensors"
-    save_file(variant.parameters(), source)
-    options: dict[str, Any] = {**variant.options, "config": variant.config}
-    if variant.settings:
-        ratio, k, _ = variant.settings[-1]
-        options |= {"capacity": [ratio], "k": [k]}
+    source, options = variant.write(tmp_path), replace(variant, settings=variant.settings[-1:]).export_options
     for precision in ("fp32", "fp16"):
         result = export_bundle(source, tmp_path / f"{precision}.vmoe", tensorrt=True, precision=precision, **options)
         (graph,) = result.tensorrt.values()
@@ -351,16 +345,13 @@ def test_the_manifest_names_the_graphs_and_how_they_were_compared(
 # What is refused.
 
 
-def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, refuse_export: Refuse) -> None:
     tensors = dict(golden_tensors())
     attention = "Encoder/encoderblock_0/SelfAttention"
     for name, factor in (("value/kernel", 1e6), ("value/bias", 1e6), ("out/kernel", 1e-6)):
         tensors[f"{attention}/{name}"] = (tensors[f"{attention}/{name}"] * factor).astype(np.float32)
-    source = written(tmp_path, tensors)
-    before = folder_bytes(tmp_path)
-    arguments = [str(source), "--tensorrt", "--precision", "fp16", "-o", str(tmp_path / "x.vmoe")]
-    assert_command_refuses(arguments, 1, ["c1.05-k2.tensorrt.onnx", "not finite", "--precision"], capfd)
-    assert folder_bytes(tmp_path) == before
+    words = (written(tmp_path, tensors), "--tensorrt", "--precision", "fp16")
+    refuse_export(*words, names=["c1.05-k2.tensorrt.onnx", "not finite", "--precision"])
 
 
 def tanh_for_gelu(node: onnx.NodeProto) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from command_runs import Vmoe
+from export_plans import sparse_file
 from safetensors.numpy import save_file
 from variants import Variant
 
@@ -26,7 +27,6 @@ from vmoe_export.export import ExportResult
 from vmoe_export.model.parameters import parameter_shapes
 from vmoe_export.validation import proof
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, INLINED_GRAPH, WEIGHTS_NAME
-from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
@@ -153,23 +153,17 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     program = (
         "import sys; sys.modules['torch'] = None; from vmoe_tools.program import main_of_export; sys.exit(main_of_export())"
     )
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        str(saved(WIDE, tmp_path)),
-        "--precision",
-        "bf16",
-        "-o",
-        str(tmp_path / "x.vmoe"),
-    ]
-    environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    def run(checkpoint: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program, checkpoint, "--precision", "bf16", "-o", tmp_path / "x.vmoe", "--force"]
+        environment = {**os.environ, "COLUMNS": "200"}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    done = run(saved(WIDE, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["validation"]["comparisons"]
     (tmp_path / "model.pt").write_bytes(b"")
-    command[3], command[-1] = str(tmp_path / "model.pt"), str(tmp_path / "y.vmoe")
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = run(tmp_path / "model.pt")
     assert done.returncode == 1
     assert done.stderr.endswith("torch is not installed; pip install 'vmoe-export[torch]'\n")
 
@@ -180,23 +174,11 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     ids=["H/14 with 32 experts", "15B parameters"],
 )
 def test_a_dry_run_says_what_the_largest_models_cost(
-    sizes: tuple[int, ...], minutes: tuple[int, int], gigabytes: tuple[float, float], tmp_path: Path, writer: Any,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    sizes: tuple[int, ...], minutes: tuple[int, int], gigabytes: tuple[float, float], tmp_path: Path, writer: Any, vmoe: Vmoe
+) -> None:
     model = writer.describe(writer.Variant(*sizes), 224, 1000, 32, writer.moe_layers("Every 2", sizes[1]))
-    entries, end = {}, 0
-    for name, shape in parameter_shapes(model).items():
-        start, end = end, end + 4 * math.prod(shape)
-        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(entries).encode()
-    path = tmp_path / "large.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.truncate(8 + len(header) + end)  # a hole: no byte of it is read
-    assert (
-        main(["export", str(path), "--dry-run", "--capacity", "0.3", "--k", "1", "--precision", "bf16", "--json", "-"]) == 0
-    )
-    out, err = capsys.readouterr()
+    path = sparse_file(tmp_path / "large.safetensors", parameter_shapes(model))
+    out, err = vmoe.run("export", path, "--dry-run", "-c", 0.3, "--k", 1, "--precision", "bf16", "--json", "-")
     assert "GB of memory on this machine" in err
     cost = json.loads(out)["estimate"]
     assert minutes[0] < cost["seconds"] / 60 < minutes[1]

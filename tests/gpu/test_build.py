@@ -18,6 +18,7 @@ import fake_tensorrt
 import golden
 import numpy as np
 import pytest
+from command_runs import Vmoe
 from damaged_files import assert_one_sentence, copied_bundle
 from fake_tensorrt import FakeTensorRt
 
@@ -86,11 +87,9 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*.engine")) if folder.exists() else []
 
 
-def assert_refuses(arguments: list[object], code: int, *names: str, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_refuses(vmoe: Vmoe, arguments: list[object], code: int, *names: str) -> None:
     """`vmoe build` ends with that exit code, after which one line on stderr says why."""
-    capsys.readouterr()
-    assert build(*arguments) == code
-    out, err = capsys.readouterr()
+    out, err = vmoe.run("build", *arguments, code=code)
     assert out == ""
     *progress, last = err.splitlines()
     assert all(line.startswith("vmoe: ") for line in (*progress, last))
@@ -98,10 +97,9 @@ def assert_refuses(arguments: list[object], code: int, *names: str, capsys: pyte
 
 
 def test_an_engine_is_built_checked_kept_and_run(
-    bundle: Path, tensorrt: FakeTensorRt, cache: Path, mnist_images: Images, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, mnist_images: Images, vmoe: Vmoe
 ) -> None:
-    assert build(bundle, "--profile", PROFILE, "--batch-size", "8", "--json", "-") == 0
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(vmoe.run("build", bundle, "--profile", PROFILE, "--batch-size", 8, "--json", "-")[0])
     assert (report["min_batch"], report["opt_batch"], report["max_batch"]) == (1, 8, 8)
     assert [(check["batch"], check["images"]) for check in report["checks"]] == [(1, 8), (8, 8)]
     for check in report["checks"]:
@@ -120,24 +118,24 @@ def test_an_engine_is_built_checked_kept_and_run(
 
 
 def test_options_reach_the_build_and_an_engine_that_is_there_is_not_built_again(
-    bundle: Path, tensorrt: FakeTensorRt, plugin: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tensorrt: FakeTensorRt, plugin: Path, cache: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     sizes = ["--min-batch-size", 2, "--opt-batch-size", 4, "--batch-size", 6]
-    assert build(bundle, *sizes, "--workspace", 512, "--serialize-plugin", "-q") == 0
-    assert capsys.readouterr() == ("", "")
+    assert vmoe.run("build", bundle, *sizes, "--workspace", 512, "--serialize-plugin", "-q") == ("", "")
     assert tensorrt.built[0] == {
         "shapes": ((2, 28, 28, 1), (4, 28, 28, 1), (6, 28, 28, 1)),
         "workspace": 512 << 20,
         "plugins_to_serialize": [str(plugin)],
         "cache": b"",
     }
+    said = ""
     for more, builds in (([], 2), ([], 2), (["--force"], 3), (["--serialize-plugin"], 4)):
-        assert build(bundle, "--json", tmp_path / "x.json", *more) == 0
+        said += vmoe.run("build", bundle, "--json", tmp_path / "x.json", *more)[0]
         assert len(tensorrt.built) == builds
     assert tensorrt.built[1]["shapes"][2] == (32, 28, 28, 1) and tensorrt.built[1]["cache"] == b"measured;"
     (engine,) = files(cache)
     assert json.loads((tmp_path / "x.json").read_text())["engine"].endswith(engine)
-    assert capsys.readouterr().out.count("already") == 1
+    assert said.count("already") == 1
 
 
 @pytest.mark.parametrize(
@@ -153,16 +151,10 @@ def test_options_reach_the_build_and_an_engine_that_is_there_is_not_built_again(
     ids=str,
 )
 def test_what_goes_wrong_is_one_sentence_and_no_engine_is_kept(
-    bundle: Path,
-    tensorrt: FakeTensorRt,
-    cache: Path,
-    what: str,
-    value: object,
-    says: str,
-    capsys: pytest.CaptureFixture[str],
+    bundle: Path, tensorrt: FakeTensorRt, cache: Path, what: str, value: object, says: str, vmoe: Vmoe
 ) -> None:
     setattr(tensorrt, what, value)
-    assert_refuses([bundle, "--batch-size", 3], 1, says, capsys=capsys)
+    assert_refuses(vmoe, [bundle, "--batch-size", 3], 1, says)
     assert files(cache) == []
 
 
@@ -173,27 +165,24 @@ def test_an_engine_that_routes_otherwise_is_refused() -> None:
     refuse_wrong_answers(check, "bf16")
 
 
-def test_calls_of_many_groups_are_compared_with_each_group_alone(
-    grouped: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert build(grouped, "--batch-size", 48, "--json", "-") == 0
-    checks = json.loads(capsys.readouterr().out)["checks"]
+def test_calls_of_many_groups_are_compared_with_each_group_alone(grouped: Path, tensorrt: FakeTensorRt, vmoe: Vmoe) -> None:
+    checks = json.loads(vmoe.run("build", grouped, "--batch-size", 48, "--json", "-")[0])["checks"]
     assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (48, 48)]
     assert {check["agreement"] for check in checks} == {1.0}
 
 
 def test_nothing_is_built_of_changed_weights_or_for_a_gpu_that_the_plugin_has_no_code_for(
-    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     copy = copied_bundle(bundle, tmp_path / "x.vmoe")
     weights = (bundle / "weights.safetensors").read_bytes()
     (copy / "weights.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    assert_refuses([copy], 1, "weights.safetensors was changed after export", capsys=capsys)
+    assert_refuses(vmoe, [copy], 1, "weights.safetensors was changed after export")
     along_with_it = fake_gpu.op_library(tmp_path, "80-real 90-real", 13000)
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
     tensorrt.gpu = Gpu("NVIDIA Some", "7.5", (13, 0))
     says = "TensorRT plugin was compiled for the architectures 80-real 90-real, and NVIDIA Some has compute capability 7.5"
-    assert_refuses([bundle], 1, says, capsys=capsys)
+    assert_refuses(vmoe, [bundle], 1, says)
     with pytest.raises(UnavailableError, match=says):
         Engine.load(bundle, PROFILE, "tensorrt")
     assert tensorrt.built == []
@@ -292,7 +281,7 @@ def test_a_gpu_without_memory_is_one_sentence_and_all_of_it_is_freed(
         assert engine(mnist_images["images"][:2]).shape == (2, 10)
 
 
-def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, vmoe: Vmoe) -> None:
     case = golden.Case("g4", golden.settings("g4")["cases"][1])
     dense = tmp_path / "dense.vmoe"
     export_bundle(golden.FOLDER / "g4", dense, tensorrt=True, validate=False)
@@ -304,7 +293,7 @@ def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, ca
             engine(case.images, merge=2)
     with pytest.raises(BackendError, match="only at model; export it again with --tensorrt --merge 2"):
         Engine.load(dense, "r2", "tensorrt")
-    assert_refuses([dense, "--profile", "c0.3-k1"], 2, "dense model", capsys=capsys)
+    assert_refuses(vmoe, [dense, "--profile", "c0.3-k1"], 2, "dense model")
 
 
 @pytest.mark.parametrize("model", ["g1", "g4"])
@@ -338,23 +327,20 @@ def test_an_engine_of_a_profile_that_merges_answers_as_the_cpu_does(
     ],
 )
 def test_batch_sizes_are_multiples_of_the_group(
-    sizes: list[object], shapes: tuple[int, int, int] | None, grouped: Path, plugin: Path, capsys: pytest.CaptureFixture[str]
+    sizes: list[object], shapes: tuple[int, int, int] | None, grouped: Path, plugin: Path, vmoe: Vmoe
 ) -> None:
     if shapes is None:
-        assert_refuses([grouped, "--print-trtexec", *sizes], 2, "batch-size ", capsys=capsys)
+        assert_refuses(vmoe, [grouped, "--print-trtexec", *sizes], 2, "batch-size ")
     else:
-        assert build(grouped, "--print-trtexec", *sizes) == 0
+        out, _ = vmoe.run("build", grouped, "--print-trtexec", *sizes)
         words = [f"--{which}Shapes=image:{size}x28x28x1" for which, size in zip(("min", "opt", "max"), shapes, strict=True)]
-        assert " ".join(words) in capsys.readouterr().out
+        assert " ".join(words) in out
 
 
-def test_print_trtexec_is_one_line_for_the_shell(
-    bundle: Path, plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_print_trtexec_is_one_line_for_the_shell(bundle: Path, plugin: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     copy = copied_bundle(bundle, tmp_path / "it's mine.vmoe")
     options = ["--batch-size", "8", "--opt-batch-size", "4", "--workspace", "256", "--serialize-plugin"]
-    assert build(copy, "--print-trtexec", *options) == 0
-    out, err = capsys.readouterr()
+    out, err = vmoe.run("build", copy, "--print-trtexec", *options)
     assert err == "" and out.count("\n") == 1
     assert shlex.split(out) == [
         "trtexec",
@@ -373,14 +359,12 @@ def test_print_trtexec_is_one_line_for_the_shell(
     ]
 
 
-def test_what_the_bundle_lacks_is_one_sentence(
-    bundle: Path, mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert_refuses([mnist_image_bundle], 1, "has no graphs for TensorRT: export it again with --tensorrt", capsys=capsys)
-    assert_refuses([bundle, "--profile", "fast"], 2, "no profile 'fast'", "c0.3-k1, c1.05-k1", capsys=capsys)
-    assert_refuses([bundle, "--profile", "c0.3-k99"], 2, "k must be", capsys=capsys)
+def test_what_the_bundle_lacks_is_one_sentence(bundle: Path, mnist_image_bundle: Path, vmoe: Vmoe) -> None:
+    assert_refuses(vmoe, [mnist_image_bundle], 1, "has no graphs for TensorRT: export it again with --tensorrt")
+    assert_refuses(vmoe, [bundle, "--profile", "fast"], 2, "no profile 'fast'", "c0.3-k1, c1.05-k1")
+    assert_refuses(vmoe, [bundle, "--profile", "c0.3-k99"], 2, "k must be")
     again = "only at c0.3-k1, c1.05-k1; export it again with --tensorrt --capacity 0.5 --k 2 --no-bpr"
-    assert_refuses([bundle, "--profile", "c0.5-k2-vanilla"], 1, again, capsys=capsys)
+    assert_refuses(vmoe, [bundle, "--profile", "c0.5-k2-vanilla"], 1, again)
 
 
 def test_the_command_without_tensorrt_is_one_sentence(bundle: Path, cache: Path) -> None:

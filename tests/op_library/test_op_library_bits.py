@@ -11,9 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
 from cpu_paths import Call, Outputs, outputs_of, run_calls
-from op_models import node_call, settings
+from op_models import node_call, normal, settings
 from variants import Variant
 
 from vmoe_export import export_bundle
@@ -67,9 +66,8 @@ def model(
             return Model(request.getfixturevalue("mnist_image_bundle"), images, profiles)
     else:
         variant = S32 if name == "s32" else DENSE
-        checkpoint, images = folder / "ckpt.safetensors", variant.images(IMAGES)
+        checkpoint, images = variant.write(folder), variant.images(IMAGES)
         options["config"] = variant.config
-        safetensors.numpy.save_file(variant.parameters(), checkpoint)
     export_bundle(checkpoint, folder / "model.vmoe", validate=False, **options)
     return Model(folder / "model.vmoe", images, profiles)
 
@@ -194,10 +192,6 @@ def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: 
     expected, *found = run(calls)
     for outputs in found:
         assert_all_same_bits(outputs, expected)
-
-
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
 
 
 def run(calls: list[Call]) -> list[Outputs]:

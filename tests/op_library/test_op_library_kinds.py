@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import node_call, run_reference
+from op_models import node_call, normal, run_reference
 from routing_cases import make_gates, same_bits
 
 from vmoe_export.ops.table import OPS
@@ -99,12 +99,12 @@ def _soft_inputs(
     shares = rng.random((groups, tokens, experts, slots), np.float32) / (tokens + experts * slots)
     return {
         "VmoeSoftRouter": {
-            "x": _normal(rng, groups, tokens, width),
-            "mu": _normal(rng, width, experts, slots),
+            "x": normal(rng, groups, tokens, width),
+            "mu": normal(rng, width, experts, slots),
             "scale": np.array(5, np.float32),
         },
-        "VmoeSoftDispatch": {"x": _normal(rng, groups, tokens, width), "dispatch": shares},
-        "VmoeSoftCombine": {"out": _normal(rng, experts, groups * slots, width), "combine": shares},
+        "VmoeSoftDispatch": {"x": normal(rng, groups, tokens, width), "dispatch": shares},
+        "VmoeSoftCombine": {"out": normal(rng, experts, groups * slots, width), "combine": shares},
     }[op_name]
 
 
@@ -120,7 +120,3 @@ def _of_groups(values: Inputs, name: str, groups: list[int], slots: int) -> np.n
 
 def _wide(inputs: Inputs) -> Inputs:
     return {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)

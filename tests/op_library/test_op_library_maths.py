@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import node_call, run_reference, settings
+from op_models import node_call, normal, run_reference, settings
 
 from vmoe_export.ops.table import ACTIVATIONS, OPS
 from vmoe_runtime.op_library import find_library
@@ -161,10 +161,6 @@ def expert_weights(rng: np.random.Generator, experts: int, width: int, hidden: i
         "w2": small(rng, experts, hidden, width),
         "b2": normal(rng, experts, width),
     }
-
-
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
 
 
 def small(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import given_inputs, node_call, run_reference, runner
+from op_models import given_inputs, node_call, normal, run_reference, runner
 
 from vmoe_export.ops.table import ACTIVATIONS, ELEMENT_TYPES, OPS, ElementType
 from vmoe_export.validation.reference_ops import activate
@@ -230,10 +230,6 @@ def int8(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 def small_scales(rng: np.random.Generator, columns: int) -> np.ndarray:
     return (rng.random(columns, np.float32) + 1) / 1000
-
-
-def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
 
 
 def first_weight(op_name: str) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from op_models import IR_VERSION, OPSET, RUNNERS, Run, given_inputs, made_outputs, run_graph, run_reference, runner
+from op_models import IR_VERSION, OPSET, RUNNERS, Run, given_inputs, made_outputs, normal, run_graph, run_reference, runner
 
 from vmoe_export.ops.table import ACTIVATIONS, OPS, Op
-from vmoe_export.weight_types.bfloat16 import round_bf16_lines
+from vmoe_export.weight_types.bfloat16 import round_bf16, round_bf16_lines
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 FLOAT32 = {"rtol": 0, "atol": 1e-5}
@@ -59,15 +59,15 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
 @pytest.mark.parametrize("seed", range(2))
 def test_the_bfloat16_dispatcher_rounds_expert_inputs_and_outputs(seed: int, name: str) -> None:
     rng = np.random.default_rng(seed)
-    buf, *weights = _normal(rng, EXPERTS, 11, WIDTH), *_experts(rng)
+    buf, *weights = normal(rng, EXPERTS, 11, WIDTH), *_experts(rng)
     (found,) = runner(name, "VmoeExpertMlp", True)(buf, *weights)
-    np.testing.assert_array_equal(_to_bf16(found), found)
-    rounded = _to_bf16(buf).astype(np.float64)
+    np.testing.assert_array_equal(round_bf16(found), found)
+    rounded = round_bf16(buf).astype(np.float64)
     (exact,) = run_reference(OPS["VmoeExpertMlp"], rounded, *map(np.float64, weights))
     # Half of a bfloat16's spacing, and what float32 adds to the exact value before the rounding.
     half_spacing = np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64) * 2**15
     assert (np.abs(found - exact) <= half_spacing + 1e-5).all()
-    assert (found == _to_bf16(exact.astype(np.float32))).mean() > 0.99
+    assert (found == round_bf16(exact.astype(np.float32))).mean() > 0.99
 
 
 @EVERY_RUNNER
@@ -75,14 +75,16 @@ def test_the_bfloat16_dispatcher_rounds_expert_inputs_and_outputs(seed: int, nam
 def test_bfloat16_weights_round_what_they_are_multiplied_with(experts: int, name: str) -> None:
     rng = np.random.default_rng(experts)
     width, hidden = 2 * experts + 5, 37 - 4 * experts
-    buf, b1, b2 = _normal(rng, experts, 7, width), _normal(rng, experts, hidden), _normal(rng, experts, width)
-    w1, w2 = (_narrow(_normal(rng, experts, *shape) * 0.3) for shape in ((width, hidden), (hidden, width)))
+    buf, b1, b2 = normal(rng, experts, 7, width), normal(rng, experts, hidden), normal(rng, experts, width)
+    w1, w2 = (
+        (normal(rng, experts, *shape) * 0.3).astype(ml_dtypes.bfloat16) for shape in ((width, hidden), (hidden, width))
+    )
     (found,) = runner(name, "VmoeExpertMlp", False, "bf16")(buf, w1, b1, w2, b2)
     (expected,) = run_reference(OPS["VmoeExpertMlp"], *map(np.float64, (buf,)), w1, np.float64(b1), w2, np.float64(b2))
     # Float32 may bring a hidden value over the middle of two bfloat16: then, and only then, it may be the other of the two.
-    v = _to_bf16(buf).astype(np.float64) @ w1.astype(np.float64) + b1[:, None]
+    v = round_bf16(buf).astype(np.float64) @ w1.astype(np.float64) + b1[:, None]
     activated = 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
-    low, high = (_to_bf16((activated + shift).astype(np.float32)).astype(np.float64) for shift in (-2e-6, 2e-6))
+    low, high = (round_bf16((activated + shift).astype(np.float32)).astype(np.float64) for shift in (-2e-6, 2e-6))
     allowed = (high - low) @ np.abs(w2.astype(np.float64)) + 1e-5
     assert (np.abs(found - expected) <= allowed).all()
     assert (np.abs(found - expected) <= 1e-5).mean() > 0.9
@@ -99,29 +101,17 @@ def test_every_mantissa_rounds_to_the_nearest_bfloat16(exponent: int, name: str)
     bits[2**22 + 1 :: 2] |= np.uint32(1 << 31)
     values = bits.view(np.float32)
     (found,) = _rounding(name)(values)
-    np.testing.assert_array_equal(found.view(np.uint32), _to_bf16(values).view(np.uint32))
+    np.testing.assert_array_equal(found.view(np.uint32), round_bf16(values).view(np.uint32))
 
 
 def _experts(rng: np.random.Generator) -> list[np.ndarray]:
     """Weights and biases of the experts of one layer."""
     return [
-        _normal(rng, EXPERTS, WIDTH, HIDDEN) * np.float32(0.2),
-        _normal(rng, EXPERTS, HIDDEN) * np.float32(0.2),
-        _normal(rng, EXPERTS, HIDDEN, WIDTH) * np.float32(0.2),
-        _normal(rng, EXPERTS, WIDTH) * np.float32(0.2),
+        normal(rng, EXPERTS, WIDTH, HIDDEN) * np.float32(0.2),
+        normal(rng, EXPERTS, HIDDEN) * np.float32(0.2),
+        normal(rng, EXPERTS, HIDDEN, WIDTH) * np.float32(0.2),
+        normal(rng, EXPERTS, WIDTH) * np.float32(0.2),
     ]
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
-
-
-def _narrow(values: np.ndarray) -> np.ndarray:
-    return values.astype(ml_dtypes.bfloat16)
-
-
-def _to_bf16(values: np.ndarray) -> np.ndarray:
-    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
 
 
 def _rounding(name: str) -> Run:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from op_models import OP_LIBRARY, RUNNERS, run_reference, runner, settings
+from op_models import OP_LIBRARY, RUNNERS, normal, run_reference, runner, settings
 
 from vmoe_export.ops.table import OPS, ElementType
+from vmoe_export.weight_types.bfloat16 import round_bf16
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ["float", "bf16", "i8"])
@@ -18,8 +19,8 @@ CERTAIN = 16  # GELU is the identity from here on, in every formula and to the l
 @pytest.mark.parametrize(("depth", "columns"), [(1, 1), (7, 5), (33, 97), (64, 32), (130, 31), (768, 96)])
 def test_an_int8_product_has_the_bits_of_the_reference(depth: int, columns: int, name: str) -> None:
     rng = np.random.default_rng(depth)
-    x, b = _normal(rng, 2, 13, depth) * 3, _normal(rng, columns)
-    w, scale = _int8(_normal(rng, depth, columns))
+    x, b = normal(rng, 2, 13, depth) * 3, normal(rng, columns)
+    w, scale = _int8(normal(rng, depth, columns))
     _check_bits(name, "VmoeLinear", x, w, b, scale)
 
 
@@ -52,9 +53,9 @@ def test_values_halfway_between_two_integers_go_to_the_even_one(name: str) -> No
 @EVERY_RUNNER
 def test_rows_and_columns_of_zeros_give_the_bias(name: str) -> None:
     rng = np.random.default_rng(1)
-    x, b = _normal(rng, 2, 6, 11), _normal(rng, 7)
+    x, b = normal(rng, 2, 6, 11), normal(rng, 7)
     x[0, 2], x[1, 5] = 0, 0
-    weights = _normal(rng, 11, 7)
+    weights = normal(rng, 11, 7)
     weights[:, 3] = 0
     w, scale = _int8(weights)
     assert scale[3] == 1
@@ -70,8 +71,8 @@ def test_rows_and_columns_of_zeros_give_the_bias(name: str) -> None:
 @pytest.mark.parametrize("place", [0, 5, 63])
 def test_a_row_that_is_not_finite_gives_nothing_finite(value: float, place: int, name: str) -> None:
     rng = np.random.default_rng(3)
-    x, b = _normal(rng, 1, 3, 64), _normal(rng, 7)
-    w, scale = _int8(_normal(rng, 64, 7))
+    x, b = normal(rng, 1, 3, 64), normal(rng, 7)
+    w, scale = _int8(normal(rng, 64, 7))
     (clean,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
     x[0, 1, place] = value
     (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
@@ -102,7 +103,7 @@ def test_experts_are_quantized_in_chunks_after_the_dispatcher_has_rounded(
     weights = [np.stack(arrays) for arrays in zip(*(arrays for _, arrays in parts), strict=True)]
     attributes = {"hidden": hidden, "hidden_chunk": chunk, "dispatch_bf16": int(dispatch_bf16)}
     found = _check_bits(name, "VmoeExpertMlp", buf, *weights, **attributes)
-    assert (found == _to_bf16(found)).all() == dispatch_bf16
+    assert (found == round_bf16(found)).all() == dispatch_bf16
 
 
 def skip_chunks_of_no_tile(name: str, chunk: int) -> None:
@@ -114,7 +115,7 @@ def skip_chunks_of_no_tile(name: str, chunk: int) -> None:
 @pytest.mark.parametrize(("heads", "size"), [(1, 4), (3, 8), (4, 10), (2, 64)])
 def test_bfloat16_attention_is_the_reference(heads: int, size: int, name: str) -> None:
     rng = np.random.default_rng(heads)
-    q, k, v = (_normal(rng, 2, tokens, heads * size) for tokens in (5, 9, 9))
+    q, k, v = (normal(rng, 2, tokens, heads * size) for tokens in (5, 9, 9))
     (found,) = runner(name, "VmoeAttention", num_heads=heads, bf16=1)(q, k, v)
     (expected,) = run_reference(OPS["VmoeAttention"], *map(np.float64, (q, k, v)), num_heads=heads, bf16=1)
     # An exponential in the middle of two bfloat16 may round to either.
@@ -129,10 +130,10 @@ def test_bfloat16_attention_is_the_reference(heads: int, size: int, name: str) -
 def test_an_attention_block_is_the_reference(seed: int, op_name: str, weights: ElementType, name: str) -> None:
     rng = np.random.default_rng(seed)
     width, heads = ((24, 3), (20, 1), (64, 4))[seed]
-    x = _normal(rng, 2, 7 + seed, width)
-    projections = [_normal(rng, width, width) * np.float32(width**-0.5) for _ in range(4)]
+    x = normal(rng, 2, 7 + seed, width)
+    projections = [normal(rng, width, width) * np.float32(width**-0.5) for _ in range(4)]
     matrices, scales = _weights(projections, weights)
-    biases = [_normal(rng, width) * np.float32(0.1) for _ in range(4)]
+    biases = [normal(rng, width) * np.float32(0.1) for _ in range(4)]
     pairs = [array for pair in zip(matrices, biases, strict=True) for array in pair]
     _check_block(name, op_name, weights, [x, *_norm(rng, width), *pairs, *scales], num_heads=heads)
 
@@ -143,7 +144,7 @@ def test_an_attention_block_is_the_reference(seed: int, op_name: str, weights: E
 def test_an_mlp_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
     rng = np.random.default_rng(seed)
     width, hidden = ((24, 40), (17, 192), (64, 128))[seed]
-    x = _normal(rng, 2, 7 + seed, width)
+    x = normal(rng, 2, 7 + seed, width)
     chunk = (0, 64, 64)[seed] if weights == "i8" else 0
     _check_block(
         name, "VmoeMlpBlock", weights, [x, *_norm(rng, width), *_layers(rng, (), width, hidden, weights)],
@@ -157,8 +158,8 @@ def test_an_mlp_block_is_the_reference(seed: int, weights: ElementType, name: st
 def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name: str) -> None:
     rng = np.random.default_rng(seed)
     width, hidden, experts = ((24, 40, 3), (17, 192, 5), (64, 128, 2))[seed]
-    x, norm = _normal(rng, 3, 7 + seed, width), _norm(rng, width)
-    router = _normal(rng, width, experts)
+    x, norm = normal(rng, 3, 7 + seed, width), _norm(rng, width)
+    router = normal(rng, width, experts)
     slot, weight, src, _ = run_reference(OPS["VmoeRouterBlock"], x, *norm, router, *settings(4, min(2, experts), True))
     assert (slot == -1).any()
     _check_block(
@@ -201,21 +202,21 @@ def _check_block(
 
 def _mlp(rng: np.random.Generator, rows: tuple[int, ...], width: int, hidden: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Input and int8 weights of an MLP whose hidden features are all so large that GELU leaves them alone."""
-    x = _normal(rng, *rows, width)
-    w1, s1 = _int8(_normal(rng, width, hidden))
-    w2, s2 = _int8(_normal(rng, hidden, width))
+    x = normal(rng, *rows, width)
+    w1, s1 = _int8(normal(rng, width, hidden))
+    w2, s2 = _int8(normal(rng, hidden, width))
     b1 = np.float32(CERTAIN + 30) + rng.random(hidden, np.float32) * 40
     assert (run_reference(OPS["VmoeLinear"], x.reshape(1, -1, width), w1, b1, s1)[0] > CERTAIN).all()
-    return x, [w1, b1, w2, _normal(rng, width), s1, s2]
+    return x, [w1, b1, w2, normal(rng, width), s1, s2]
 
 
 def _layers(
     rng: np.random.Generator, experts: tuple[int, ...], width: int, hidden: int, weights: ElementType
 ) -> list[np.ndarray]:
     """Weights and biases of an MLP, and the scales if there are any."""
-    kernels = [_normal(rng, *experts, *shape) * np.float32(0.3) for shape in ((width, hidden), (hidden, width))]
+    kernels = [normal(rng, *experts, *shape) * np.float32(0.3) for shape in ((width, hidden), (hidden, width))]
     (w1, w2), scales = _weights(kernels, weights)
-    b1, b2 = (_normal(rng, *experts, size) * np.float32(0.2) for size in (hidden, width))
+    b1, b2 = (normal(rng, *experts, size) * np.float32(0.2) for size in (hidden, width))
     return [w1, b1, w2, b2, *scales]
 
 
@@ -235,12 +236,4 @@ def _int8(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _norm(rng: np.random.Generator, width: int) -> list[np.ndarray]:
-    return [1 + _normal(rng, width) * np.float32(0.2), _normal(rng, width) * np.float32(0.2)]
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)
-
-
-def _to_bf16(values: np.ndarray) -> np.ndarray:
-    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    return [1 + normal(rng, width) * np.float32(0.2), normal(rng, width) * np.float32(0.2)]

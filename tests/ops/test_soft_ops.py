@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from op_models import RUNNERS, run_reference, runner
+from op_models import RUNNERS, normal, run_reference, runner
 
 from vmoe_export.ops.table import OPS
 
@@ -22,10 +22,8 @@ FLOAT32 = {"rtol": 0, "atol": 1e-5}
 def test_the_soft_router_is_the_reference(groups: int, tokens: int, width: int, experts: int, slots: int, name: str) -> None:
     rng = np.random.default_rng(width)
     # A scale that makes the shares uneven, and tokens and slots of very different lengths.
-    x = _normal(rng, groups, tokens, width) * np.float32(10.0) ** rng.integers(-3, 3, (groups, tokens, 1)).astype(np.float32)
-    mu = _normal(rng, width, experts, slots) * np.float32(10.0) ** rng.integers(-3, 3, (1, experts, slots)).astype(
-        np.float32
-    )
+    x = normal(rng, groups, tokens, width) * np.float32(10.0) ** rng.integers(-3, 3, (groups, tokens, 1)).astype(np.float32)
+    mu = normal(rng, width, experts, slots) * np.float32(10.0) ** rng.integers(-3, 3, (1, experts, slots)).astype(np.float32)
     dispatch, combine = check(name, "VmoeSoftRouter", x, mu, np.array(7.5, np.float32))
     np.testing.assert_allclose(dispatch.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(combine.sum(axis=(2, 3)), 1, rtol=1e-5)
@@ -34,7 +32,7 @@ def test_the_soft_router_is_the_reference(groups: int, tokens: int, width: int, 
 @EVERY_RUNNER
 def test_the_soft_router_takes_a_token_and_a_slot_of_zeros(name: str) -> None:
     rng = np.random.default_rng(1)
-    x, mu = _normal(rng, 2, 9, 12), _normal(rng, 12, 3, 2)
+    x, mu = normal(rng, 2, 9, 12), normal(rng, 12, 3, 2)
     x[1, 4], mu[:, 2, 1] = 0, 0
     dispatch, combine = check(name, "VmoeSoftRouter", x, mu, np.array(3, np.float32))
     np.testing.assert_allclose(combine[1, 4], 1 / 6, rtol=1e-6)
@@ -49,8 +47,8 @@ def test_slots_and_tokens_are_the_mixtures_of_the_reference(
 ) -> None:
     rng = np.random.default_rng(width)
     dispatch, combine = rng.random((2, groups, tokens, experts, slots), np.float32) / tokens
-    check(name, "VmoeSoftDispatch", _normal(rng, groups, tokens, width), dispatch, dispatch_bf16=dispatch_bf16)
-    out = _normal(rng, experts, groups * slots, width)
+    check(name, "VmoeSoftDispatch", normal(rng, groups, tokens, width), dispatch, dispatch_bf16=dispatch_bf16)
+    out = normal(rng, experts, groups * slots, width)
     check(name, "VmoeSoftCombine", out, combine, dispatch_bf16=dispatch_bf16)
 
 
@@ -71,7 +69,3 @@ def check(name: str, op: str, *inputs: np.ndarray, dispatch_bf16: bool = False) 
     for output, exact in zip(found, expected, strict=True):
         np.testing.assert_allclose(output, exact, **FLOAT32)
     return found
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_normal(shape, np.float32)

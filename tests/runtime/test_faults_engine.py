@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import pytest
-import safetensors.numpy
-from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
+from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle, edited_graph, with_nan_weights
 from PIL import Image, features
 
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
@@ -178,26 +176,7 @@ def test_loading_refuses(options: dict[str, Any], error: type[Exception], name: 
     assert_one_sentence(str(refused.value), name)
 
 
-def unknown_op(model: onnx.ModelProto) -> None:
-    model.graph.node[0].op_type = "Nonsense"
-
-
-def unknown_tensor(model: onnx.ModelProto) -> None:
-    model.graph.node[0].input[0] = "nowhere"
-
-
-def weights_of_another_shape(model: onnx.ModelProto) -> None:
-    next(tensor for tensor in model.graph.initializer if tensor.external_data).dims[0] *= 2
-
-
-def weights_without_a_location(model: onnx.ModelProto) -> None:
-    del next(tensor for tensor in model.graph.initializer if tensor.external_data).external_data[:]
-
-
-GRAPHS = [unknown_op, unknown_tensor, weights_of_another_shape, weights_without_a_location]
-
-
-@pytest.mark.parametrize("edit", GRAPHS, ids=lambda edit: edit.__name__.replace("_", " "))
+@pytest.mark.parametrize("edit", GRAPH_FAULTS, ids=lambda edit: edit.__name__.replace("_", " "))
 def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
     edit: Edit, runner: Runner, mnist_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,11 +189,7 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
 
 
 def test_weights_that_make_no_finite_answer_are_told_from_images_that_do(tmp_path: Path, mnist_image_bundle: Path) -> None:
-    data = (mnist_image_bundle / "weights.safetensors").read_bytes()
-    bias = safetensors.numpy.load(data)["head/bias"]
-    assert data.count(bias.tobytes()) == 1
-    files = {"weights.safetensors": data.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes())}
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", files=files)
+    bundle = with_nan_weights(mnist_image_bundle, tmp_path / "x.vmoe")
     images = np.zeros((1, 28, 28, 1), np.float32)
     with Engine.load(bundle) as engine, pytest.raises(BackendError) as refused:
         engine(images)

@@ -12,13 +12,11 @@ from typing import Any
 import bundle_cases
 import c_engine
 import numpy as np
-import onnx
 import pytest
-import safetensors.numpy
 import sdk_build
 from bundle_changes import INLINED, MANIFEST, WEIGHTS, flipped
 from c_engine import call
-from damaged_files import Edit, assert_one_sentence, copied_bundle, edited_graph
+from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle, edited_graph, with_nan_weights
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
 RATIO, K, BPR, POOL, MAX_EXPERTS = 1, 2, 4, 8, 16  # VMOE_SET_*
@@ -245,15 +243,7 @@ def test_a_bundle_is_refused(name: str, programs: Path, tmp_path: Path) -> None:
     assert_one_sentence(sentence, "x.vmoe", *case.words)
 
 
-def unknown_op(model: onnx.ModelProto) -> None:
-    model.graph.node[0].op_type = "Nonsense"
-
-
-def weights_of_another_shape(model: onnx.ModelProto) -> None:
-    next(tensor for tensor in model.graph.initializer if tensor.external_data).dims[0] *= 2
-
-
-@pytest.mark.parametrize("edit", [unknown_op, weights_of_another_shape], ids=lambda edit: edit.__name__.replace("_", " "))
+@pytest.mark.parametrize("edit", GRAPH_FAULTS, ids=lambda edit: edit.__name__.replace("_", " "))
 def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
     edit: Edit, programs: Path, mnist_bundle: Path, tmp_path: Path
 ) -> None:
@@ -264,10 +254,7 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
 
 
 def test_weights_that_make_no_finite_answer_are_told(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    data = (mnist_bundle / "weights.safetensors").read_bytes()
-    bias = safetensors.numpy.load(data)["head/bias"]
-    files = {"weights.safetensors": data.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes())}
-    bundle = copied_bundle(mnist_bundle, tmp_path / "x.vmoe", files=files)
+    bundle = with_nan_weights(mnist_bundle, tmp_path / "x.vmoe")
     runner = sdk_build.Runner.of_program([programs / "sdk_runner"], bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
     images = np.zeros((16, 28, 28, 1), np.float32)
     with pytest.raises(AssertionError, match="logits of finite images are not all finite numbers"):

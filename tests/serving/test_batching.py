@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,6 @@ from vmoe_serve.settings import cheaper_ones, elastic_plan
 LOW, HIGH = "c0.2-k1", "c1.05-k2"
 PLAN = Elastic((Level(LOW, 0.001, 0.001), Level(HIGH, 0.001, 0.002)), target=0.1, most_images=8)
 Images = np.ndarray[Any, np.dtype[np.float32]]
-
-
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 import os
@@ -21,20 +20,18 @@ from typing import Any
 import cpp_http
 import numpy as np
 import pytest
-from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs
+from bad_requests import BAD_CLASSIFY, BAD_STARTS, SEVEN, encoded, inputs
+from command_runs import kept_bundle
 from cpp_http import CppServer
-from declared_answers import assert_declared
-from http_client import PATIENCE, HttpClient, unexpected
+from http_client import PATIENCE, HttpClient, assert_bits_under_load, unexpected
+from serving.http_client import infer_request
 
-from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_serve.endpoints import ENDPOINTS
 
 pytestmark = pytest.mark.long
 
 OPTIONS = ("--name", "mnist", "--batch-size", "8", "--max-body", "1", "--threads", "1")
 LEVELS = ("--slo-ms", "50", "--profile", "c0.2-k1", "--profile", "c0.5-k1", "--profile", "c1.05-k2")
-DATA = Path(__file__).parents[1] / "data"
 HOST = b" HTTP/1.1\r\nHost: x\r\n"
 HEALTH = b"GET /healthz" + HOST + b"\r\n"
 LAST = b"GET /healthz" + HOST + b"Connection: close\r\n\r\n"
@@ -47,75 +44,22 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
     assert started.stop()[0] == 0
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, backend="onnxruntime", threads=1) as loaded:
-        yield loaded
-
-
-def test_pictures_get_the_classes_of_the_engine(server: CppServer, engine: Engine) -> None:
-    picture = SEVEN.read_bytes()
-    for setting in (None, "c0.3-k1", "c0.5-k2-vanilla"):
-        query = "" if setting is None else f"&setting={setting}"
-        body = json.dumps({"images": [base64.b64encode(picture).decode()] * 2, "top": 3, "setting": setting}).encode()
-        raw = server.ask("POST", f"/v1/classify?top=3{query}", picture, content_type="image/png")
-        for status, text, _ in (raw, server.ask("POST", "/v1/classify", body, content_type=JSON)):
-            answer = json.loads(text)
-            assert status == 200 and setting in (None, answer["setting"])
-            assert_declared(answer, "predictions")
-            expected = engine.classify(picture, 3, answer["setting"])[0]
-            for best in answer["predictions"]:
-                assert [(part["class"], part["index"]) for part in best] == [(str(name), int(name)) for name, _ in expected]
-                np.testing.assert_allclose([part["probability"] for part in best], [share for _, share in expected], 1e-12)
-
-
 def test_many_clients_at_once_get_the_bits_of_the_engine(
     server: CppServer, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    images = engine.batch(mnist_images["images"])
-    settings = (None, "c0.3-k1", "c1.05-k2-vanilla")
-
-    def ask(index: int) -> bool:
-        part = images[index : index + 1 + index % 3]
-        status, answer, logits = server.infer(part, settings[index % 3])
-        assert status == 200, answer
-        setting = answer["parameters"]["setting"]
-        assert setting == settings[index % 3] or (index % 3 == 0 and setting in ("c0.2-k1", "c0.5-k1", "c1.05-k2"))
-        return logits == engine(part, setting).tobytes()
-
-    with ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(ask, range(600)))
+    assert_bits_under_load(server, engine, mnist_images["images"], levels=("c0.2-k1", "c0.5-k1", "c1.05-k2"), requests=600)
 
 
-def test_tensors_in_json_and_chunked_bodies(server: CppServer, engine: Engine) -> None:
-    image = np.arange(784, dtype=np.uint8).reshape(1, 28, 28, 1)
-    for data in (image.ravel().tolist(), image.tolist()):
-        asked = {**inputs(datatype="UINT8", data=data), "id": "one", "parameters": {"setting": "c0.2-k1"}}
-        body = json.dumps(asked).encode()
-        chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:99], body[99:])) + b"0\r\n\r\n"
-        head = b"POST /v2/models/mnist/infer" + HOST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
-        for text in (
-            server.ask("POST", "/v2/models/mnist/infer", body)[1],
-            raw(server, head + chunks).split(b"\r\n\r\n")[1],
-        ):
-            answer = json.loads(text)
-            assert_declared(answer, "inferred")
-            assert (answer["id"], answer["parameters"]) == ("one", {"setting": "c0.2-k1"})
-            values = np.array(answer["outputs"][0]["data"], np.float32).reshape(answer["outputs"][0]["shape"])
-            np.testing.assert_array_equal(values, engine(image, "c0.2-k1"))
+def test_a_body_may_come_in_chunks(server: CppServer, engine: Engine) -> None:
+    body = encoded({**inputs(), "parameters": {"setting": "c0.2-k1"}})
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:99], body[99:])) + b"0\r\n\r\n"
+    answer = raw(server, b"POST /v2/models/mnist/infer" + HOST + b"Connection: close\r\n" + CHUNKED + chunks)
+    values = json.loads(answer.split(b"\r\n\r\n")[1])["outputs"][0]["data"]
+    image = np.array(inputs()["inputs"][0]["data"], np.float32).reshape(1, 28, 28, 1)
+    np.testing.assert_array_equal(np.array(values, np.float32).reshape(1, 10), engine(image, "c0.2-k1"))
 
 
-def test_health_metadata_and_metrics(server: CppServer) -> None:
-    for endpoint in ENDPOINTS:
-        for path in (path.format(model="mnist") for path in endpoint.paths if endpoint.method == "GET"):
-            status, body, _ = server.ask("GET", path)
-            assert status == 200, path
-            if endpoint.answer:
-                assert_declared(json.loads(body), endpoint.answer)
-            assert server.ask("HEAD", path)[:2] == (200, b"")
-    model = json.loads(server.ask("GET", "/v2/models/mnist")[1])
-    assert model["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1]}]
-    assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
+def test_metrics_count_what_was_done(server: CppServer) -> None:
     for index in range(20):  # names that clients make up are one series
         assert server.ask("POST", f"/v1/classify?setting=c0.4{index + 1}-k1", SEVEN.read_bytes())[0] == 200
     status, body, response = server.ask("GET", "/metrics")
@@ -131,21 +75,6 @@ def refusal(status: int, body: bytes) -> str:
     error = json.loads(body)["error"]
     assert "\n" not in error and len(error) > 10, error
     return f"{status} {error}"
-
-
-def test_bad_bodies_are_400_and_a_message(server: CppServer) -> None:
-    for body, content_type, query, message in BAD_CLASSIFY:
-        path = "/v1/classify?" + "&".join(f"{name}={value}" for name, value in query.items())
-        status, text, _ = server.ask("POST", path, encoded(body), content_type=content_type)
-        assert refusal(status, text).startswith("400 "), message
-    for infer, binary, message in BAD_INFER:
-        header = {"Inference_Header_Content_Length": str(len(encoded(infer)))} if binary else {}
-        status, text, _ = server.ask("POST", "/v2/models/mnist/infer", encoded(infer) + binary, **header)
-        assert refusal(status, text).startswith("400 "), message
-    for length in BAD_LENGTHS:
-        header = {"Inference_Header_Content_Length": length.encode().decode("latin-1")}
-        status, text, _ = server.ask("POST", "/v2/models/mnist/infer", json.dumps(inputs()).encode(), **header)
-        assert status == 400 and "Inference-Header-Content-Length" in refusal(status, text)
 
 
 def connect(server: HttpClient) -> socket.socket:
@@ -260,13 +189,6 @@ def test_more_clients_than_may_be_are_refused_and_those_that_are_there_answered(
     assert few.stop() == (0, "")
 
 
-def infer_request(images: np.ndarray, setting: str) -> bytes:
-    part = {"name": "image", "datatype": "FP32", "shape": images.shape, "parameters": {"binary_data_size": images.nbytes}}
-    text = json.dumps({"inputs": [part], "parameters": {"setting": setting, "binary_data_output": True}}).encode()
-    head = b"Inference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n" % (len(text), len(text) + images.nbytes)
-    return b"POST /v2/models/mnist/infer" + HOST + head + text + images.tobytes()
-
-
 def test_a_full_queue_is_503_and_clients_that_disconnect_leave_it(
     mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
@@ -280,7 +202,7 @@ def test_a_full_queue_is_503_and_clients_that_disconnect_leave_it(
     assert {logits for status, _, logits in answers if status == 200} == {expected}
     for _ in range(100):
         with connect(short) as connection:
-            connection.sendall(infer_request(images, "c2-k2"))
+            connection.sendall(infer_request("mnist", images, "c2-k2"))
     deadline = time.monotonic() + PATIENCE
     while json.loads(short.ask("GET", "/healthz")[1])["waiting"]:
         assert time.monotonic() < deadline
@@ -301,7 +223,7 @@ def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bun
         server.process.send_signal(signal.SIGSTOP)
         clients += [stack.enter_context(connect(server)) for _ in range(8)]
         for client in clients:
-            client.sendall(infer_request(images, "c1.05-k2"))
+            client.sendall(infer_request("mnist", images, "c1.05-k2"))
         server.process.send_signal(number)
         server.process.send_signal(signal.SIGCONT)
         for client in clients:
@@ -342,34 +264,22 @@ def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
 
 
 BAD: list[tuple[str, int, str]] = [
+    *BAD_STARTS,
     ("", 2, "BUNDLE is required"),
-    ("absent.vmoe", 1, "absent.vmoe"),
-    ("{bundle} --slo-ms 0", 2, "--slo-ms"),
-    ("{bundle} --slo-ms nan", 2, "--slo-ms"),
-    ("{bundle} --slo-ms 1e9", 2, "--slo-ms"),
     ("{bundle} --slo-ms", 2, "--slo-ms"),
-    ("{bundle} --capacity 0.2", 2, "--slo-ms"),
     ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "--sweep: '1.05:0.2' is no range"),
     ("{bundle} --slo-ms 5 --sweep 0.2:1:x", 2, "--sweep: '0.2:1:x' is no range"),
     ("{bundle} --slo-ms 5 --capacity x", 2, "--capacity"),
     ("{bundle} --slo-ms 5 --capacity 9", 2, "9"),
-    ("{bundle} --slo-ms 5 --capacity 0.2 --profile c1-k1 --profile c1-k2", 2, "one --profile"),
-    ("{bundle} --profile c1-k1 --profile c1-k2", 2, "--slo-ms"),
     ("{bundle} --profile c1-k9", 1, "not 9"),
     ("{bundle} --slo-ms 5 --profile fastest", 2, "fastest"),
-    ("{bundle} --port 65536", 2, "--port"),
     ("{bundle} --host -q", 1, "can't serve at -q:8000"),
-    ("{bundle} --host absent.invalid", 1, "can't serve at absent.invalid:8000"),
     ("{bundle} --port {taken}", 1, "Address already in use"),
-    ("{bundle} --name a/b", 2, "--name"),
-    ("{bundle} --batch-size 32 --max-waiting 16", 2, "--max-waiting 16 is less than"),
     ("{bundle} --max-body 0", 2, "--max-body"),
     ("{bundle} --tls-cert x.pem", 2, "--tls-key"),
     ("{bundle} --tls-cert x.pem --tls-key x.pem", 1, "--tls-cert x.pem: No such file"),
     ("{bundle} --slow-ms 5", 2, "--slow-ms"),
     ("{bundle} {bundle}", 2, "{bundle}"),
-    ("{grouped}", 1, "export it with --group image"),
-    ("{dense} --slo-ms 5", 2, "the bundle has none"),
 ]
 
 
@@ -377,7 +287,7 @@ BAD: list[tuple[str, int, str]] = [
 def test_a_mistake_is_one_message(
     words: str, code: int, message: str, server: CppServer, mnist_image_bundle: Path, mnist_bundle: Path
 ) -> None:
-    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": DATA / "bundles" / "v3-dense"}
+    names = {"bundle": mnist_image_bundle, "grouped": mnist_bundle, "dense": kept_bundle("dense")}
     names |= {"taken": Path(str(server.port))}
     command = [cpp_http.program(), *words.format(**names).split()]
     done = subprocess.run(command, capture_output=True, text=True, env=cpp_http.environment(), timeout=PATIENCE, check=False)
@@ -391,19 +301,6 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
     command = [cpp_http.program(), mnist_image_bundle]
     done = subprocess.run(command, capture_output=True, text=True, env=absent, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "VMOE_ONNXRUNTIME" in done.stderr
-
-
-def test_other_models(tmp_path: Path) -> None:
-    export_bundle(DATA / "golden" / "g4", tmp_path / "x.vmoe", output="features", validate=False)
-    features = CppServer(cpp_http.program(), tmp_path / "x.vmoe")
-    status, text, _ = features.ask("POST", "/v1/classify", SEVEN.read_bytes())
-    assert status == 400 and "use /v1/features" in refusal(status, text)
-    status, text, _ = features.ask("POST", "/v1/features", SEVEN.read_bytes())
-    with Engine.load(tmp_path / "x.vmoe", threads=1) as engine:
-        expected = engine(engine.batch(SEVEN.read_bytes()))
-    assert_declared(json.loads(text), "features")
-    np.testing.assert_array_equal(np.array(json.loads(text)["features"], np.float32), expected)
-    assert features.stop() == (0, "")
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])

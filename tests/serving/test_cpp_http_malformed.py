@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import cpp_http
 import pytest
 from cpp_http import CppServer
-from http_client import PATIENCE, HttpClient
+from http_client import PATIENCE, HttpClient, free_port
 from test_cpp_http import CHUNKED, HEALTH, HOST, POST, REFUSED, raw
 
 pytestmark = pytest.mark.long
@@ -117,9 +116,7 @@ def nginx(server: CppServer, tmp_path: Path) -> Iterator[HttpClient]:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
     if program is None:
         pytest.skip("there is no nginx (Debian package nginx-light)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     folders = "".join(f"{kind}_temp_path {tmp_path};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     upstream = f"upstream service {{ server 127.0.0.1:{server.port}; keepalive 1; }}"
     options = 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_request_buffering off;'

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle_changes import flipped
+from command_runs import Vmoe
+from damaged_files import copied_bundle
 from picture_file import picture_file
 from terminal import IMPATIENT, default_signals
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
@@ -100,12 +102,6 @@ def finished(
     return output
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
-
-
 def test_every_picture_is_answered_once_as_the_engine_does(finished: Path, digits: Path, engine: Engine) -> None:
     rows = pq.read_table(finished).to_pylist()
     assert [row["row"] for row in rows] == list(range(PICTURES))
@@ -180,18 +176,13 @@ def test_a_signal_stops_it_and_what_is_written_stays(
 
 
 def test_what_is_done_needs_no_ray(
-    finished: Path,
-    mnist_image_bundle: Path,
-    digits: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    finished: Path, mnist_image_bundle: Path, digits: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     before = contents(finished)
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     # Replicas, threads and images per call are no part of a job.
-    words = ["serve", "batch", str(mnist_image_bundle), str(digits), str(finished), "--part-size", "10"]
-    assert main([*words, "--replicas", "3", "--batch-size", "2", "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["kept_parts"] == 6 and contents(finished) == before
+    words = (mnist_image_bundle, digits, finished, "--part-size", 10, "--replicas", 3, "--batch-size", 2)
+    assert vmoe.json("serve", "batch", *words)["kept_parts"] == 6 and contents(finished) == before
 
 
 BAD: list[tuple[tuple[str, ...], int, str]] = [
@@ -236,11 +227,8 @@ def mistaken(
     for name, file in (("foreign", "notes.txt"), ("newline", "a\nb.png")):
         (folder / name).mkdir()
         (folder / name / file).write_text("mine")
-    damaged = folder / "damaged.vmoe"
-    damaged.mkdir()
-    for path in mnist_image_bundle.iterdir():
-        content = path.read_bytes()
-        (damaged / path.name).write_bytes(content[:-1] + bytes([content[-1] ^ (path.suffix == ".safetensors")]))
+    damaged = copied_bundle(mnist_image_bundle, folder / "damaged.vmoe")
+    flipped("weights.safetensors")(damaged)
     return {
         "bundle": mnist_image_bundle,
         "damaged": damaged,
@@ -259,17 +247,11 @@ def mistaken(
 
 @pytest.mark.parametrize(("words", "code", "message"), BAD)
 def test_a_mistake_is_one_line(
-    words: tuple[str, ...],
-    code: int,
-    message: str,
-    mistaken: dict[str, Path],
-    mnist_bundle: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...], code: int, message: str, mistaken: dict[str, Path], mnist_bundle: Path, vmoe: Vmoe
 ) -> None:
     before = contents(mistaken["done"])
-    assert main(["serve", "batch", *(word.format(grouped=mnist_bundle, **mistaken) for word in words)]) == code
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err
+    given = (word.format(grouped=mnist_bundle, **mistaken) for word in words)
+    assert message in vmoe.complaint(code, "serve", "batch", *given)
     assert not mistaken["new"].exists() and contents(mistaken["done"]) == before
 
 

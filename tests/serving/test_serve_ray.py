@@ -21,19 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_client import PATIENCE, HttpClient, unexpected
+from bad_requests import BAD_STARTS, SEVEN
+from command_runs import Vmoe, kept_bundle
+from http_client import PATIENCE, HttpClient, assert_bits_under_load, free_port, unexpected
 from serving.http_client import HEADER_LENGTH, header, http_request, infer_body
 from terminal import IMPATIENT, default_signals
 
 from vmoe_runtime import Engine
-from vmoe_tools.program import main
 
 pytestmark = pytest.mark.long
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
-DENSE = next((Path(__file__).parents[1] / "data" / "bundles").glob("*-dense"))
 STEP = re.compile(r"^vmoe: (.*): [0-9]+ s\n", re.MULTILINE)
 LEVELS = ("c0.2-k1", "c0.5-k1", "c1.05-k2")
 
@@ -42,9 +41,7 @@ class Server(HttpClient):
     """The command, as its own process."""
 
     def __init__(self, bundle: Path, *options: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            super().__init__(probe.getsockname()[1])
+        super().__init__(free_port())
         command = [sys.executable, "-c", IMPATIENT, "serve", "ray", bundle, "--port", str(self.port), *options]
         self.process = subprocess.Popen(
             list(map(str, command)),
@@ -98,12 +95,6 @@ def server(mnist_image_bundle: Path) -> Iterator[Server]:
         started.stop()
 
 
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
-
-
 def test_the_address_it_prints_answers(server: Server, engine: Engine) -> None:
     assert f"http://127.0.0.1:{server.port}/v1/classify" in server.first_line
     status, body, _ = server.ask("POST", "/v1/classify?top=2&setting=c0.3-k1", SEVEN.read_bytes(), content_type="image/png")
@@ -116,22 +107,7 @@ def test_the_address_it_prints_answers(server: Server, engine: Engine) -> None:
 def test_many_clients_at_once_get_the_bits_of_the_engine(
     server: Server, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    images = engine.batch(mnist_images["images"])
-    settings = (None, "c0.3-k1", "c1.05-k2-vanilla")
-
-    def ask(index: int) -> tuple[str, bytes, bytes]:
-        part = images[index : index + 1 + index % 3]
-        status, answer, logits = server.infer(part, settings[index % len(settings)])
-        assert status == 200, answer
-        setting = answer["parameters"]["setting"]
-        return setting, logits, engine(part, setting).tobytes()
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(200)))
-    for index, (setting, logits, expected) in enumerate(answers):
-        wanted = settings[index % len(settings)]
-        assert setting in LEVELS if wanted is None else setting == wanted
-        assert logits == expected
+    assert_bits_under_load(server, engine, mnist_images["images"], levels=LEVELS, requests=200)
 
 
 def test_a_replica_that_is_killed_loses_no_answer(server: Server, engine: Engine, mnist_images: dict[str, Any]) -> None:
@@ -183,9 +159,7 @@ def test_bodies_that_are_too_large_or_too_slow_are_refused(server: Server, lengt
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 def test_the_documented_nginx_configuration_has_the_limits(server: Server, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (text,) = re.findall(r"```nginx\n(.*?)```", (Path(__file__).parents[2] / "docs" / "serving.md").read_text(), re.DOTALL)
     for old, new in (("8080", f"127.0.0.1:{port}"), ("127.0.0.1:8000", f"127.0.0.1:{server.port}"), (" 10s", " 2s")):
         assert old in text
@@ -254,46 +228,27 @@ def test_a_bundle_that_a_replica_can_not_load_is_one_line(mnist_image_bundle: Pa
     assert errors.startswith(f"vmoe: Ray can't serve {mnist_image_bundle}: ") and "TensorRT" in errors
 
 
-SLO = ("--slo-ms", "5")
-BAD: list[tuple[tuple[str, ...], int, str]] = [
-    ((), 2, "BUNDLE"),
-    (("absent.vmoe",), 1, "absent.vmoe is not a bundle"),
-    (("{bundle}", "--slo-ms", "0"), 2, "--slo-ms"),
-    (("{bundle}", "--slo-ms", "nan"), 2, "--slo-ms"),
-    (("{bundle}", "--slo-ms", "1e9"), 2, "--slo-ms"),
-    (("{bundle}", "--capacity", "0.2"), 2, "--slo-ms"),
-    (("{bundle}", "--profile", "c1-k1", "--profile", "c1-k2"), 2, "--slo-ms"),
-    (("{bundle}", *SLO, "--sweep", "1.05:0.2"), 2, "no range of capacity ratios"),
-    (("{bundle}", *SLO, "--capacity", "9"), 2, "--capacity 9"),
-    (("{bundle}", *SLO, "--capacity", "0.2", "--profile", "c1-k1", "--profile", "c1-k2"), 2, "one --profile"),
-    (("{bundle}", "--profile", "c1-k9"), 2, "not 9"),
-    (("{bundle}", "--profile", "fastest"), 2, "fastest"),
-    (("{bundle}", "--port", "65536"), 2, "--port"),
-    (("{bundle}", "--host", "no such host"), 1, "can't serve at no such host:8000"),
-    (("{bundle}", "--replicas", "2:1"), 2, "MIN:MAX"),
-    (("{bundle}", "--name", "a/b"), 2, "--name"),
-    (("{bundle}", "--batch-size", "32", "--max-waiting", "16"), 2, "--max-waiting 16 is less than"),
-    (("{bundle}", "--backend", "tpu"), 2, "--backend"),
-    (("{bundle}", "--threads", "5000"), 1, "threads must be a whole number from 1 to"),
-    (("{grouped}",), 1, "export it with --group image"),
-    (("{dense}", *SLO), 2, "the bundle has none"),
-    (("{dense}", "--profile", "c1-k1"), 2, "nothing to set"),
+BAD: list[tuple[str, int, str]] = [
+    *BAD_STARTS,
+    ("", 2, "BUNDLE"),
+    ("absent.vmoe", 1, "is not a bundle"),
+    ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "no range of capacity ratios"),
+    ("{bundle} --slo-ms 5 --capacity 9", 2, "--capacity 9"),
+    ("{bundle} --profile c1-k9", 2, "not 9"),
+    ("{bundle} --profile fastest", 2, "fastest"),
+    ("{bundle} --replicas 2:1", 2, "MIN:MAX"),
+    ("{bundle} --backend tpu", 2, "--backend"),
+    ("{bundle} --threads 5000", 1, "threads must be a whole number from 1 to"),
+    ("{dense} --profile c1-k1", 2, "nothing to set"),
 ]
 
 
 @pytest.mark.parametrize(("words", "code", "message"), BAD)
 def test_a_mistake_is_one_line(
-    words: tuple[str, ...],
-    code: int,
-    message: str,
-    mnist_image_bundle: Path,
-    mnist_bundle: Path,
-    capsys: pytest.CaptureFixture[str],
+    words: str, code: int, message: str, mnist_image_bundle: Path, mnist_bundle: Path, vmoe: Vmoe
 ) -> None:
-    given = [word.format(bundle=mnist_image_bundle, grouped=mnist_bundle, dense=DENSE) for word in words]
-    assert main(["serve", "ray", *given]) == code
-    captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.count("\n") == 1 and message in captured.err
+    given = words.format(bundle=mnist_image_bundle, grouped=mnist_bundle, dense=kept_bundle("dense"))
+    assert message in vmoe.complaint(code, "serve", "ray", *given.split())
 
 
 SIGTERM_AT_START = """
@@ -311,17 +266,15 @@ def test_sigterm_while_ray_starts_reaches_the_handler_of_before() -> None:
     assert (done.returncode, done.stdout) == (signal.SIGTERM, "told\n")
 
 
-def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["serve", "ray", str(mnist_image_bundle), "--port", str(port)]) == 1
-    assert f"can't serve at 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
+        complaint = vmoe.complaint(1, "serve", "ray", mnist_image_bundle, "--port", port)
+    assert f"can't serve at 127.0.0.1:{port}: Address already in use" in complaint
 
 
 def test_a_port_where_another_one_starts_is_refused(mnist_image_bundle: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", str(mnist_image_bundle), "--port", str(port)]
     first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals)  # noqa: PLW1509
     assert first.stderr is not None
@@ -335,13 +288,11 @@ def test_a_port_where_another_one_starts_is_refused(mnist_image_bundle: Path) ->
 
 @pytest.mark.parametrize("word", ["ray", "batch"])
 def test_help_needs_no_ray_and_what_needs_it_names_the_extra(
-    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mnist_image_bundle: Path, tmp_path: Path
+    word: str, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe, mnist_image_bundle: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     for name in [name for name in sys.modules if name.startswith("vmoe_serve.")]:
         monkeypatch.delitem(sys.modules, name)
-    assert main(["serve", word, "--help"]) == 0
-    assert "BUNDLE" in capsys.readouterr().out
-    more = [str(SEVEN.parent), str(tmp_path / "out")] if word == "batch" else []
-    assert main(["serve", word, str(mnist_image_bundle), *more]) == 1
-    assert "pip install 'vmoe-export[serve]'" in capsys.readouterr().err
+    assert "BUNDLE" in vmoe.run("serve", word, "--help")[0]
+    more = [SEVEN.parent, tmp_path / "out"] if word == "batch" else []
+    assert "pip install 'vmoe-export[serve]'" in vmoe.complaint(1, "serve", word, mnist_image_bundle, *more)

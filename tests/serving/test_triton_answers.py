@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ import pytest
 
 from vmoe_runtime import Engine, ImageError, RoutingError, Setting, VmoeError
 from vmoe_serve.triton.answers import Request, answer, request_setting
-
-
-@pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import onnx
 import onnxruntime
 import pytest
 import triton_server
+from bundle_changes import BUNDLES, flipped
+from command_runs import Vmoe
 from triton_server import MISSING, run_client
 
 from vmoe_runtime import BackendError, Engine, library_path
@@ -21,7 +23,6 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_serve.triton import command
 from vmoe_tools.program import main
 
-BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 KINDS = sorted(path.name for path in BUNDLES.iterdir() if path.is_dir())
 
 needs_client = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -33,16 +34,6 @@ def write(*arguments: object, code: int = 0) -> None:
 
 def files_below(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def complaint(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 1) -> str:
-    """The one line on standard error of a command that fails."""
-    capsys.readouterr()
-    write(*arguments, code=code)
-    out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    assert out == "" and line.startswith("vmoe: ")
-    return line.removeprefix("vmoe: ")
 
 
 def read_configs(*paths: Path) -> list[dict[str, Any]]:
@@ -72,9 +63,10 @@ def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPa
     return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
 
 
-def test_the_files_of_the_repository(mnist_image_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_files_of_the_repository(mnist_image_bundle: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     profiles = ["--profile", "c0.3-k1", "--profile", "c1.05-k2"]
-    write(mnist_image_bundle, tmp_path / "repo", "--backend", "both", *profiles, "--name", "digits")
+    words = (mnist_image_bundle, tmp_path / "repo", "--backend", "both", *profiles, "--name", "digits")
+    out, _ = vmoe.run("serve", "triton", *words)
     files = files_below(tmp_path / "repo")
     of_bundle = [path.name for path in mnist_image_bundle.iterdir() if path.name != "README.md"]
     assert sorted(files) == sorted(
@@ -95,22 +87,21 @@ def test_the_files_of_the_repository(mnist_image_bundle: Path, tmp_path: Path, c
     assert files["digits-c0.3-k1/1/weights.safetensors"].samefile(mnist_image_bundle / "weights.safetensors")
     with Bundle.open(tmp_path / "repo" / "digits" / "1" / "bundle.vmoe") as linked:
         linked.verify_weights()
-    assert f"tritonserver --model-repository={tmp_path / 'repo'}" in capsys.readouterr().out
+    assert f"tritonserver --model-repository={tmp_path / 'repo'}" in out
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
 
 
 def test_files_are_copied_where_they_cannot_be_linked_to(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    write(bundle, tmp_path / "repo")
+    assert "MB copied" in vmoe.run("serve", "triton", bundle, tmp_path / "repo")[0]
     for file in bundle.iterdir():
         copy = tmp_path / "repo" / "small" / "1" / "bundle.vmoe" / file.name
         assert copy.read_bytes() == file.read_bytes() and not copy.samefile(file)
-    assert "MB copied" in capsys.readouterr().out
 
 
 @needs_client
@@ -194,28 +185,26 @@ def test_digits_at_profiles_that_are_not_stored(
     onnx.checker.check_model(copy / "model.onnx")
 
 
-def test_force_replaces_a_repository_and_nothing_else(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_force_replaces_a_repository_and_nothing_else(bundle: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     repo = tmp_path / "repo"
     write(bundle, repo, "--name", "one")
     cache = repo / "one" / "1" / "__pycache__"
     cache.mkdir()
     (cache / "model.cpython-311.pyc").write_bytes(b"as Triton leaves it")
-    assert "exists; --force replaces it" in complaint(capsys, bundle, repo)
+    assert "exists; --force replaces it" in vmoe.complaint(1, "serve", "triton", bundle, repo)
     write(bundle, repo, "--name", "two", "--force")
     assert sorted(path.name for path in repo.iterdir()) == ["two", "vmoe-serve.json"]
     (repo / "elsewhere").symlink_to(tmp_path)
-    assert "holds 'elsewhere', which" in complaint(capsys, bundle, repo, "--force")
+    assert "holds 'elsewhere', which" in vmoe.complaint(1, "serve", "triton", bundle, repo, "--force")
     (repo / "elsewhere").unlink()
     (repo / "two" / "labels.txt").write_text("mine")
-    assert "holds 'two/labels.txt', which" in complaint(capsys, bundle, repo, "--force")
+    assert "holds 'two/labels.txt', which" in vmoe.complaint(1, "serve", "triton", bundle, repo, "--force")
     assert (repo / "two" / "labels.txt").exists()
     (tmp_path / "link").symlink_to("repo")
-    assert "was not written by" in complaint(capsys, bundle, tmp_path / "link", "--force")
+    assert "was not written by" in vmoe.complaint(1, "serve", "triton", bundle, tmp_path / "link", "--force")
     for marker in ("", "[]", '{"format": "other"}', '{"format": "vmoe-triton-repository", "files": 1}'):
         (repo / "vmoe-serve.json").write_text(marker)
-        assert "was not written by" in complaint(capsys, bundle, repo, "--force")
+        assert "was not written by" in vmoe.complaint(1, "serve", "triton", bundle, repo, "--force")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "repo", "small.vmoe"]
 
 
@@ -261,29 +250,24 @@ def test_what_was_there_stays_where_the_new_one_fails(
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str],
-    code: int,
-    message: str,
-    bundle: Path,
-    mnist_bundle: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], code: int, message: str, bundle: Path, mnist_bundle: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     damaged = shutil.copytree(bundle, tmp_path / "damaged.vmoe")
-    content = (damaged / "weights.safetensors").read_bytes()
-    (damaged / "weights.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    flipped("weights.safetensors")(damaged)
     dense = next(BUNDLES.glob("*-dense"))
     names = {"bundle": bundle, "damaged": damaged, "dense": dense, "grouped": mnist_bundle, "repo": tmp_path / "repo"}
-    assert message in complaint(capsys, *(word.format(**names) for word in arguments), code=code)
+    assert message in vmoe.complaint(code, "serve", "triton", *(word.format(**names) for word in arguments))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.vmoe", "small.vmoe"]
 
 
 def test_without_the_op_library_there_is_no_model_for_onnx_runtime(
-    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     def missing() -> str:
         raise BackendError("this installation of vmoe-export has no op library")
 
     monkeypatch.setattr(command, "library_path", missing)
-    assert "--backend both needs the op library" in complaint(capsys, bundle, tmp_path / "repo", "--backend", "both")
+    assert "--backend both needs the op library" in vmoe.complaint(
+        1, "serve", "triton", bundle, tmp_path / "repo", "--backend", "both"
+    )
     write(bundle, tmp_path / "repo")

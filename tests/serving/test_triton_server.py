@@ -69,12 +69,6 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle) as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="module")
 def images(engine: Engine, mnist_images: dict[str, np.ndarray]) -> np.ndarray:
     """float32[256,28,28,1]: digits of the test set."""
     return engine.batch(mnist_images["images"][:256])

@@ -13,18 +13,16 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
-from declared_answers import assert_declared
+from bad_requests import JSON, SEVEN, encoded, inputs
 from picture_file import picture_file
 
-from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 
 pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
 
 from vmoe_serve.batching import Batcher  # noqa: E402
-from vmoe_serve.endpoints import ENDPOINTS, HEADER_LENGTH, Endpoint  # noqa: E402
+from vmoe_serve.endpoints import HEADER_LENGTH  # noqa: E402
 from vmoe_serve.service import Service  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
@@ -83,32 +81,10 @@ def infer(
 
 
 @pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle, threads=1) as loaded:
-        yield loaded
-
-
-@pytest.fixture(scope="module")
 def service(engine: Engine) -> Iterator[Service]:
     started = served(engine)
     yield started
     started.close()
-
-
-def test_pictures_get_the_classes_of_the_engine(service: Service, engine: Engine) -> None:
-    picture = SEVEN.read_bytes()
-    for setting in (None, "c0.5-k2-vanilla"):
-        query = {"top": "3"} | ({} if setting is None else {"setting": setting})
-        expected = [
-            {"class": str(name), "index": int(name), "probability": share}
-            for name, share in engine.classify(picture, 3, setting)[0]
-        ]
-        body = {"images": [base64.b64encode(picture).decode()], "top": 3, "setting": setting}
-        for reply in (classify(service, picture, "image/png", **query), classify(service, body)):
-            assert reply.status == 200 and reply.headers["content-type"] == JSON
-            assert reply.content["predictions"] == [expected]
-            assert reply.content["setting"] == (setting or engine.profile.name)  # type: ignore[union-attr]
-            assert reply.content["call_ms"] > 0 and reply.content["images_of_call"] == 1
 
 
 def test_several_pictures_of_a_request_are_answered_in_their_order(service: Service, engine: Engine) -> None:
@@ -142,72 +118,6 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
     assert [reply.status for reply in replies] == [200] * 3
 
 
-@pytest.mark.parametrize("binary_in", [False, True])
-@pytest.mark.parametrize("binary_out", [False, True])
-def test_infer_gives_the_bits_of_the_engine(
-    service: Service, engine: Engine, mnist_images: dict[str, Any], binary_in: bool, binary_out: bool
-) -> None:
-    images = engine.batch(mnist_images["images"][:3])
-    part = {"name": "image", "datatype": "FP32", "shape": [3, 28, 28, 1]}
-    part |= {"parameters": {"binary_data_size": images.nbytes}} if binary_in else {"data": images.tolist()}
-    asked = {"id": "one", "inputs": [part], "parameters": {"setting": "c0.2-k1", "binary_data_output": binary_out}}
-    reply = infer(service, asked, images.tobytes() if binary_in else b"")
-    assert reply.status == 200
-    expected = engine(images, "c0.2-k1")
-    length = int(reply.headers.get(HEADER_LENGTH.lower(), len(reply.body)))
-    answer = json.loads(reply.body[:length])
-    (output,) = answer["outputs"]
-    assert (answer["model_name"], answer["id"], answer["parameters"]) == ("mnist", "one", {"setting": "c0.2-k1"})
-    assert (output["name"], output["datatype"], output["shape"]) == ("logits", "FP32", [3, 10])
-    values = reply.body[length:] if binary_out else np.array(output["data"], np.float32).tobytes()
-    assert values == expected.tobytes()
-
-
-def test_uint8_images_and_flat_data_and_a_named_output(service: Service, engine: Engine) -> None:
-    image = np.arange(784, dtype=np.uint8).reshape(1, 28, 28, 1)
-    outputs = [{"name": "logits", "parameters": {"binary_data": False}}]
-    for data in (image.ravel().tolist(), image.tolist()):
-        reply = infer(service, {**inputs(datatype="UINT8", data=data), "outputs": outputs})
-        np.testing.assert_array_equal(
-            np.array(reply.content["outputs"][0]["data"], np.float32).reshape(1, 10), engine(image)
-        )
-
-
-def test_metadata_and_health(service: Service) -> None:
-    model = ask(service, "GET", "/v2/models/mnist").content
-    assert model["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1]}]
-    assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
-    assert "c0.3-k1" in model["parameters"]["profiles"]
-
-
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
-def test_every_endpoint_answers_what_is_declared(service: Service, endpoint: Endpoint) -> None:
-    body = {"": b"", "pictures": SEVEN.read_bytes(), "infer": encoded(inputs())}[endpoint.request]
-    for path in endpoint.paths:
-        reply = ask(service, endpoint.method, path.format(model="mnist"), body)
-        if endpoint.answer:
-            assert_declared(reply.content, "error" if endpoint.name == "features" else endpoint.answer)
-        assert reply.status == (400 if endpoint.name == "features" else 200)
-
-
-@pytest.mark.parametrize(("body", "content_type", "query", "message"), BAD_CLASSIFY)
-def test_a_bad_classify_is_400_and_one_line(
-    service: Service, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], message: str
-) -> None:
-    reply = classify(service, body, content_type, **query)
-    error = reply.content["error"]
-    assert reply.status == 400 and error and "\n" not in error and len(error) < 400, message
-
-
-@pytest.mark.parametrize(("body", "behind", "message"), BAD_INFER)
-def test_a_bad_infer_is_400_and_one_line(
-    service: Service, body: dict[str, Any] | bytes, behind: bytes, message: str
-) -> None:
-    reply = infer(service, body, behind)
-    error = reply.content["error"]
-    assert reply.status == 400 and error and "\n" not in error and len(error) < 400, message
-
-
 @pytest.mark.parametrize(
     ("reply_to", "words"),
     [
@@ -222,15 +132,6 @@ def test_a_bad_field_is_named(service: Service, reply_to: tuple[Any, bytes], wor
     body, behind = reply_to
     reply = classify(service, body) if "images" in body else infer(service, body, behind)
     assert all(word in reply.content["error"] for word in words), reply.content
-
-
-def test_a_header_length_that_is_none_another_model_and_a_large_body(service: Service) -> None:
-    for length in BAD_LENGTHS:
-        reply = infer(service, inputs(), length=length)
-        assert reply.status == 400 and "Inference-Header-Content-Length" in reply.content["error"]
-    for reply in (infer(service, inputs(), model="other"), ask(service, "GET", "/v2/models/other")):
-        assert reply.status == 404 and "'mnist' is served here" in reply.content["error"]
-    assert classify(service, bytes(1 << 20 | 1), "image/png").status == 413
 
 
 def test_a_full_queue_and_a_closed_one_are_503(engine: Engine) -> None:
@@ -269,25 +170,3 @@ def test_metrics_count_what_was_done(engine: Engine) -> None:
     reply = ask(service, "GET", "/metrics")
     assert expected <= set(reply.body.decode().splitlines())
     assert reply.headers["content-type"].startswith("text/plain")
-
-
-def test_features_have_no_classes_and_a_dense_model_has_no_settings(tmp_path: Path) -> None:
-    export_bundle(DATA / "golden" / "g4", tmp_path / "x.vmoe", output="features", validate=False)
-    with Engine.load(tmp_path / "x.vmoe", threads=1) as features:
-        service = served(features)
-        reply = classify(service, SEVEN.read_bytes(), "image/png")
-        found = ask(service, "POST", "/v1/features", SEVEN.read_bytes(), content_type="image/png")
-        service.close()
-        expected = features(features.batch(SEVEN.read_bytes()))
-    assert reply.status == 400 and "use /v1/features" in reply.content["error"]
-    assert_declared(found.content, "features")
-    np.testing.assert_array_equal(np.array(found.content["features"], np.float32), expected)
-    with Engine.load(next((DATA / "bundles").glob("*-dense")), threads=1) as dense:
-        service = served(dense)
-        shape = [1, *dense.manifest.input.size]
-        image = tensor(datatype="UINT8", shape=shape, data=[0, 255] * (int(np.prod(shape)) // 2))
-        refused = infer(service, {"inputs": [image], "parameters": {"setting": "c0.3-k1"}})
-        reply = infer(service, {"inputs": [image]})
-        service.close()
-    assert refused.status == 400 and "nothing to set" in refused.content["error"]
-    assert reply.status == 200 and "parameters" not in reply.content

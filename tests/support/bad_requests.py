@@ -1,4 +1,4 @@
-"""Requests of HTTP that nobody can serve, for a model of MNIST that takes 8 images; and the words that say why."""
+"""Requests of HTTP that nobody can serve, for a model of MNIST that takes 8 images; and command lines of services."""
 
 from __future__ import annotations
 
@@ -100,6 +100,24 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(shape=[0, 1 << 40, 1 << 40, 3], data=[]), b"", "28"),
     (inputs(shape=[0, 1 << 40, 1 << 40, 3], parameters={"binary_data_size": 0}), b"", "28"),
 ]
+
+
+BAD_STARTS: list[tuple[str, int, str]] = [
+    ("absent.vmoe", 1, "absent.vmoe"),
+    ("{bundle} --slo-ms 0", 2, "--slo-ms"),
+    ("{bundle} --slo-ms nan", 2, "--slo-ms"),
+    ("{bundle} --slo-ms 1e9", 2, "--slo-ms"),
+    ("{bundle} --capacity 0.2", 2, "--slo-ms"),
+    ("{bundle} --slo-ms 5 --capacity 0.2 --profile c1-k1 --profile c1-k2", 2, "one --profile"),
+    ("{bundle} --profile c1-k1 --profile c1-k2", 2, "--slo-ms"),
+    ("{bundle} --port 65536", 2, "--port"),
+    ("{bundle} --host absent.invalid", 1, "can't serve at absent.invalid:8000"),
+    ("{bundle} --name a/b", 2, "--name"),
+    ("{bundle} --batch-size 32 --max-waiting 16", 2, "--max-waiting 16 is less than"),
+    ("{grouped}", 1, "export it with --group image"),
+    ("{dense} --slo-ms 5", 2, "the bundle has none"),
+]
+"""Words that start no service, the exit code, and the words that say why."""
 
 
 def malformed(model: str) -> list[tuple[bytes, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+from sdk_build import onnxruntime_library
 
 from vmoe_runtime.installation import SDK_LIBRARY, find_native
 from vmoe_runtime.settings import ROWS
@@ -129,10 +129,3 @@ def answer(bundle: Path, images: np.ndarray[Any, Any], outputs: int, threads: in
         library = sdk()
         assert library is not None
         library.vmoe_engine_free(engine)
-
-
-@functools.cache
-def onnxruntime_library() -> Path:
-    """The shared library of Python's ONNX Runtime."""
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    return next(path for path in folder.glob("libonnxruntime.so.*") if path.is_file())

@@ -1,39 +1,70 @@
-"""Runs of the program `vmoe` inside the test's process."""
+"""Runs of the program `vmoe` inside the test's process; a plugin of pytest, whose fixtures any test can take."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bundle_changes import BUNDLES
+from damaged_files import assert_one_sentence, everything
 
 from vmoe_tools.program import main
 
 QUICK = ("--duration", "0.001", "--threads", "1")
 
-
-def run(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[str, str]:
-    """Standard output and standard error of a run that ends with that code."""
-    capsys.readouterr()
-    found = main([*map(str, words)])
-    out, err = capsys.readouterr()
-    assert found == code, err
-    return out, err
+Refuse = Callable[..., str]
 
 
-def json_of(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    """The JSON of a run, which stands alone on standard output."""
-    found: dict[str, Any] = json.loads(run(capsys, *words, "-q", "--json", "-")[0])
-    return found
+@dataclass(frozen=True)
+class Vmoe:
+    """The program, and what it prints."""
+
+    capture: pytest.CaptureFixture[str]
+
+    def run(self, *words: object, code: int = 0) -> tuple[str, str]:
+        """Standard output and standard error of a run that ends with that code."""
+        self.capture.readouterr()
+        found = main([*map(str, words)])
+        out, err = self.capture.readouterr()
+        assert found == code, err
+        return out, err
+
+    def json(self, *words: object) -> dict[str, Any]:
+        """The JSON of a run, which stands alone on standard output."""
+        found: dict[str, Any] = json.loads(self.run(*words, "-q", "--json", "-")[0])
+        return found
+
+    def complaint(self, code: int, *words: object) -> str:
+        """What a run that must fail with this code prints: one line, and nothing on standard output."""
+        out, err = self.run(*words, code=code)
+        assert out == "" and err.startswith("vmoe: ") and err.count("\n") == 1, err
+        return err
 
 
-def complaint_of(capsys: pytest.CaptureFixture[str], code: int, *words: object) -> str:
-    """What a run that must fail with this code prints: one line, and nothing on standard output."""
-    out, err = run(capsys, *words, code=code)
-    assert out == "" and err.startswith("vmoe: ") and err.count("\n") == 1, err
-    return err
+@pytest.fixture
+def vmoe(capsys: pytest.CaptureFixture[str]) -> Vmoe:
+    return Vmoe(capsys)
+
+
+@pytest.fixture
+def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
+    """`vmoe export`, to `tmp_path` / "x.vmoe" where the words name no other target, ends with an exit code and one line on
+    stderr, which names what is concerned, and leaves `tmp_path` as it was; returns its stdout."""
+
+    def refuse(*words: object, names: Iterable[str], code: int = 1) -> str:
+        before = everything(tmp_path)
+        target = () if "-o" in words else ("-o", tmp_path / "x.vmoe")
+        out, err = Vmoe(capfd).run("export", *words, *target, code=code)
+        assert err.startswith("vmoe: ")
+        assert_one_sentence(err.removesuffix("\n"), *names)
+        assert everything(tmp_path) == before
+        return out
+
+    return refuse
 
 
 def kept_bundle(kind: str) -> Path:

@@ -6,18 +6,17 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 import onnx
-import pytest
+import safetensors.numpy
 from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, write_checkpoint
 
 from vmoe_export import open_checkpoint
-from vmoe_tools.program import main
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SPARSE, DENSE = GOLDEN / "g1", GOLDEN / "g4"  # 8 experts in blocks 1 and 3; no experts
@@ -34,22 +33,6 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
     assert "Traceback" not in sentence
     for name in names:
         assert name in sentence
-
-
-def export_command(*arguments: object) -> int:
-    """Exit code of `vmoe export` with those arguments."""
-    return main(["export", *map(str, arguments)])
-
-
-def assert_command_refuses(arguments: list[str], code: int, names: Iterable[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """`vmoe export` ends with that exit code and one line on stderr, which names what is concerned; returns its stdout."""
-    capfd.readouterr()
-    found = export_command(*arguments)
-    out, err = capfd.readouterr()
-    assert err.startswith("vmoe: ")
-    assert_one_sentence(err.removesuffix("\n"), *names)
-    assert found == code
-    return out
 
 
 def put(path: str, value: Any) -> Edit:
@@ -93,12 +76,12 @@ def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:
     return folder / "ckpt"
 
 
-def copied_checkpoint(folder: Path, source: Path = SPARSE) -> Path:
-    """A copy named `ckpt` of an official checkpoint, shard by shard."""
+def copied_checkpoint(folder: Path, source: Path = SPARSE, name: str = "ckpt") -> Path:
+    """A copy of an official checkpoint under another name, shard by shard."""
     for file in source.parent.glob(f"{source.name}.*"):
         if file.suffix not in {".json", ".npz"}:
-            shutil.copyfile(file, folder / file.name.replace(source.name, "ckpt", 1))
-    return folder / "ckpt"
+            shutil.copyfile(file, folder / file.name.replace(source.name, name, 1))
+    return folder / name
 
 
 def array_entry(
@@ -160,6 +143,35 @@ def edited_graph(bundle: Path, edit: Edit, name: str = "model.inlined.onnx") -> 
     return model.SerializeToString()
 
 
+def with_nan_weights(bundle: Path, target: Path) -> Path:
+    """A copy of a bundle whose head adds NaN."""
+    data = (bundle / "weights.safetensors").read_bytes()
+    bias = safetensors.numpy.load(data)["head/bias"]
+    assert data.count(bias.tobytes()) == 1
+    files = {"weights.safetensors": data.replace(bias.tobytes(), np.full_like(bias, np.nan).tobytes())}
+    return copied_bundle(bundle, target, files=files)
+
+
+def unknown_op(model: onnx.ModelProto) -> None:
+    model.graph.node[0].op_type = "Nonsense"
+
+
+def unknown_tensor(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nowhere"
+
+
+def weights_of_another_shape(model: onnx.ModelProto) -> None:
+    next(tensor for tensor in model.graph.initializer if tensor.external_data).dims[0] *= 2
+
+
+def weights_without_a_location(model: onnx.ModelProto) -> None:
+    del next(tensor for tensor in model.graph.initializer if tensor.external_data).external_data[:]
+
+
+GRAPH_FAULTS = (unknown_op, unknown_tensor, weights_of_another_shape, weights_without_a_location)
+"""Of a graph that no runtime loads."""
+
+
 def external_tensor(**entries: str) -> onnx.TensorProto:
     """A float32[1] whose data lies outside: by default in the first bytes of the weights file."""
     tensor = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.FLOAT, dims=[1])
@@ -167,6 +179,14 @@ def external_tensor(**entries: str) -> onnx.TensorProto:
     for key, value in {"location": "weights.safetensors", "offset": "0", "length": "4", **entries}.items():
         tensor.external_data.add(key=key, value=value)
     return tensor
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """Every path under a folder, and what the plain files hold."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:

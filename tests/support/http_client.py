@@ -5,11 +5,23 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.http_client import HEADER_LENGTH, infer_body
 
+from vmoe_runtime import Engine
+
 PATIENCE = 180
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def unexpected(errors: str) -> str:
@@ -39,3 +51,19 @@ class HttpClient:
             return status, {"error": body.decode()}, b""
         length = int(response.headers.get(HEADER_LENGTH, len(body)))
         return status, json.loads(body[:length]), body[length:]
+
+
+def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, levels: Sequence[str], requests: int) -> None:
+    """Many clients at once get the bits of the engine, at one of the levels where they name no setting."""
+    images, settings = engine.batch(pixels), (None, "c0.3-k1", "c1.05-k2-vanilla")
+
+    def ask(index: int) -> bool:
+        part, asked = images[index : index + 1 + index % 3], settings[index % 3]
+        status, answer, logits = client.infer(part, asked)
+        assert status == 200, answer
+        setting = answer["parameters"]["setting"]
+        assert setting in levels if asked is None else setting == asked
+        return logits == engine(part, setting).tobytes()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(requests)))

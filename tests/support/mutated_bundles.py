@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from random import Random
 from typing import Any
 
 import onnx
+from bundle_changes import holds
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 GRAPHS = ("model.onnx", "model.inlined.onnx")
@@ -123,7 +123,7 @@ def _rehashed_bytes(bundle: Path, rng: Random) -> Mutation:
     data = (bundle / name).read_bytes()
     # The header says where tensors lie; a change anywhere else is one of numbers.
     part = data[: 8 + int.from_bytes(data[:8], "little")] if name == WEIGHTS and rng.random() < 0.7 else data
-    _put(bundle, name, mutated_bytes(part, rng) + data[len(part) :])
+    holds(name, mutated_bytes(part, rng) + data[len(part) :])(bundle)
     return Mutation(f"bytes of {name}, hashes right", True, name if name in GRAPHS else rng.choice(GRAPHS))
 
 
@@ -131,7 +131,7 @@ def _graph_field(bundle: Path, rng: Random) -> Mutation:
     name = rng.choice(GRAPHS)
     model = onnx.load(bundle / name, load_external_data=False)
     words = _change_message(model, rng)
-    _put(bundle, name, model.SerializeToString())
+    holds(name, model.SerializeToString())(bundle)
     return Mutation(f"{name}, hashes right: {words}", True, name)
 
 
@@ -186,10 +186,3 @@ def _manifest_field(bundle: Path, rng: Random) -> Mutation:
     path = bundle / MANIFEST
     path.write_bytes(mutated_values(path.read_bytes(), rng))
     return Mutation(f"values of {MANIFEST}", False, rng.choice(GRAPHS))
-
-
-def _put(bundle: Path, name: str, data: bytes) -> None:
-    (bundle / name).write_bytes(data)
-    content = json.loads((bundle / MANIFEST).read_bytes())
-    content["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (bundle / MANIFEST).write_text(json.dumps(content), encoding="utf-8")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
+
+from damaged_files import copied_bundle, put
 
 ODD_NAMES = ("zero", "[/b]one", "two\x1b[2J", "$three$", "four", "five", "six", "seven", "eight", "nine" * 60)
 
 
 def with_odd_names(bundle: Path, folder: Path) -> Path:
     """A copy of a bundle of ten classes, in that folder, whose classes have these names."""
-    target = folder / "named.vmoe"
-    shutil.copytree(bundle, target)
-    raw = json.loads((target / "manifest.json").read_text())
-    (target / "manifest.json").write_text(json.dumps({**raw, "class_names": ODD_NAMES}))
-    return target
+    return copied_bundle(bundle, folder / "named.vmoe", put("class_names", ODD_NAMES))

@@ -273,6 +273,11 @@ def attribute_values(op: Op, dispatch_bf16: bool = False, **given: int) -> dict[
     return {name: given.get(name, default) for name, default in op.attributes.items()}
 
 
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """float32 of a standard normal distribution."""
+    return rng.standard_normal(shape, np.float32)
+
+
 def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:
     return [np.array([number], np.int64) for number in (capacity, k, bpr)]
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 from browser import CHROMIUM
 from playwright.sync_api import Page
+from web_server import web_server
 
 from vmoe_runtime.profiles import Profile
 from vmoe_tools.page.onnxruntime_web import VERSION, web_files
@@ -71,23 +68,10 @@ def write_page(bundle: Path, folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def served(folder: Path, *, isolated: bool = True) -> Iterator[str]:
-    """The address of a server of the folder; `isolated` sends the headers that threads need."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def end_headers(self) -> None:
-            for name, value in (("Opener", "same-origin"), ("Embedder", "require-corp")) if isolated else ():
-                self.send_header(f"Cross-Origin-{name}-Policy", value)
-            super().end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+def served(folder: Path, *, isolated: bool = True) -> AbstractContextManager[str]:
+    """A server of the folder, as `web_server`; `isolated` sends the headers that threads need."""
+    policies = {"Opener": "same-origin", "Embedder": "require-corp"} if isolated else {}
+    return web_server(folder, {f"Cross-Origin-{name}-Policy": value for name, value in policies.items()})
 
 
 def until_answered(page: Page, word: str = "first answer") -> str:

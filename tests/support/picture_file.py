@@ -1,8 +1,10 @@
-"""A picture as a file that Pillow writes, without a disk."""
+"""Pictures as files that Pillow writes, with and without a disk."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -14,3 +16,14 @@ def picture_file(picture: Any, form: str = "PNG", **options: Any) -> bytes:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     image.save(file, form, **options)
     return file.getvalue()
+
+
+def write_pictures(folder: Path, pictures: Any, labels: Sequence[object] | None = None) -> list[Path]:
+    """Writes pictures as numbered PNG files, each in a subfolder that is its label if there are labels."""
+    paths = []
+    for number, picture in enumerate(pictures):
+        place = folder if labels is None else folder / str(labels[number])
+        place.mkdir(parents=True, exist_ok=True)
+        paths.append(place / f"{number}.png")
+        paths[-1].write_bytes(picture_file(picture))
+    return paths

@@ -17,45 +17,67 @@ Outputs = list[np.ndarray]
 
 @dataclass(frozen=True)
 class Case:
-    """gates[G,S,E] of any float dtype, and a setting."""
+    """gates[G,S,E] of any float dtype, and a setting; without a `max_experts` there are no policies, and E is no limit."""
 
     gates: np.ndarray
     capacity: int
     k: int
     bpr: bool
+    pool: bool = False
+    max_experts: int | None = None
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        names = ("capacity", "k", "bpr", *(() if self.max_experts is None else ("pool", "max_experts")))
+        return {name: int(getattr(self, name)) for name in names}
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
         """VmoeRoute's, by name and in its order."""
-        settings = {"capacity": self.capacity, "k": self.k, "bpr": self.bpr}
-        return {"gates": self.gates} | {name: np.array([number], np.int64) for name, number in settings.items()}
+        return {"gates": self.gates} | {name: np.array([n], np.int64) for name, n in self.numbers.items()}
+
+    @property
+    def is_official(self) -> bool:
+        return not self.pool and (self.max_experts is None or self.max_experts >= self.gates.shape[2])
 
     def __str__(self) -> str:
-        return f"{self.gates.dtype} gates{list(self.gates.shape)} capacity {self.capacity} k {self.k} bpr {self.bpr}"
+        return f"{self.gates.dtype} gates{list(self.gates.shape)} {self.numbers}"
 
 
 def route(case: Case, *, with_src: bool = True) -> Outputs:
     """VmoeRoute by sorting: a pair's place is the number of pairs before it in the queue of its expert."""
     groups, tokens, experts = case.gates.shape
-    places = groups * case.capacity
     values = case.gates.astype(np.float32)
     ranked = np.where(np.isnan(values), np.float32(0), values)
+    best = ranked.max(axis=-1)
     expert = np.argsort(-ranked, axis=-1, kind="stable")[..., : case.k]
-    weight = np.take_along_axis(case.gates, expert, axis=-1)
-    slot = np.empty((groups, tokens, case.k), np.int32)
-    src = np.full(experts * places if with_src else 0, -1, np.int32)
+    turn = np.argsort(-best if case.bpr else np.zeros_like(best), axis=-1, kind="stable")
+    # First choices in turn, then second choices, ...
+    queue = np.take_along_axis(expert, turn[..., None], axis=1).transpose(0, 2, 1).reshape(groups, -1)
+    before, kept = np.empty_like(queue), np.empty(queue.shape, bool)
+    taken = np.zeros((groups, experts), np.int64)
     for group in range(groups):
-        best = ranked[group].max(axis=-1)
-        turn = np.argsort(-best, kind="stable") if case.bpr else np.arange(tokens)
-        queue = expert[group, turn].T.ravel()  # first choices in turn, then second choices, ...
-        by_expert = np.argsort(queue, kind="stable")
-        waiting = np.bincount(queue, minlength=experts)
-        before = np.empty_like(queue)
-        before[by_expert] = np.arange(queue.size) - np.repeat(np.cumsum(waiting) - waiting, waiting)
-        flat = np.where(before < case.capacity, queue * places + group * case.capacity + before, -1)
-        slot[group, turn] = flat.reshape(case.k, tokens).T
-        if with_src:
-            src[flat[flat >= 0]] = (group * tokens + np.tile(turn, case.k))[flat >= 0]
+        by_expert = np.argsort(queue[group], kind="stable")
+        waiting = np.bincount(queue[group], minlength=experts)
+        before[group, by_expert] = np.arange(by_expert.size) - np.repeat(np.cumsum(waiting) - waiting, waiting)
+        is_open = np.ones(experts, bool)
+        if case.max_experts is not None:
+            units = np.clip(best[group], 0, 1).astype(np.float64) * 2**14 // 1
+            mass = np.bincount(expert[group, :, 0], units, experts)
+            is_open[np.argsort(-mass, kind="stable")[case.max_experts :]] = False
+        wanted = is_open[queue[group]]
+        full = np.cumsum(wanted) > experts * case.capacity if case.pool else before[group] >= case.capacity
+        kept[group] = wanted & ~full
+        taken[group] = np.bincount(queue[group][kept[group]], minlength=experts)
+    places = max(1, taken.sum(axis=0).max()) if case.pool else groups * case.capacity
+    first = taken.cumsum(axis=0) - taken if case.pool else np.repeat(np.arange(groups)[:, None] * case.capacity, experts, 1)
+    flat = np.where(kept, queue * places + np.take_along_axis(first, queue, axis=1) + before, -1)
+    slot = np.empty((groups, tokens, case.k), np.int32)
+    np.put_along_axis(slot, turn[..., None], flat.reshape(groups, case.k, tokens).transpose(0, 2, 1), axis=1)
+    src = np.full(experts * places if with_src else 0, -1, np.int32)
+    if with_src:
+        src[flat[kept]] = np.tile(np.arange(groups)[:, None] * tokens + turn, case.k)[kept]
+    weight = np.take_along_axis(case.gates, expert, axis=-1)
     return [slot, weight, src.reshape(experts, -1), expert.astype(np.int32)]
 
 

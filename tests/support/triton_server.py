@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from http_client import free_port
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = Path(os.environ.get("VMOE_TRITON_VENV", ROOT / "build" / "triton" / "venv")).absolute()
@@ -110,7 +110,7 @@ def serve(repository: Path, folder: Path, *, older_numpy: bool = True) -> Iterat
     backends.mkdir(parents=True)
     for file in [_STUB, *(_SERVER / "backends" / "python").glob("*.*")]:
         (backends / file.name).symlink_to(file)
-    ports = _free_ports(2)
+    ports = free_port(), free_port()
     addresses = {"http": f"127.0.0.1:{ports[0]}", "grpc": f"127.0.0.1:{ports[1]}"}
     command = [
         _SERVER / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends.parent}",
@@ -143,14 +143,6 @@ def _variables(folder: Path, older_numpy: bool) -> dict[str, str]:
         "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
         "PYTHONNOUSERSITE": "1",
     }
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

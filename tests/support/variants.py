@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 
 Tensors = dict[str, np.ndarray]
 
@@ -85,12 +87,25 @@ class Variant:
         return {"classifier": self.classifier, "encoder": {"position_emb": position}}
 
     @property
+    def export_options(self) -> dict[str, Any]:
+        """What `export_bundle` is told: the config, the options, and the first setting."""
+        names = ("capacity", "k", "bpr") if self.settings else ()
+        first = {name: value if name == "bpr" else [value] for name, value in zip(names, *self.settings[:1], strict=False)}
+        return {"config": self.config, **first, **self.options}
+
+    @property
     def seed(self) -> int:
         return sum(self.name.encode())
 
     def parameters(self) -> Tensors:
         rng = np.random.default_rng(self.seed)
         return {name: _draw(rng, name, shape) for name, shape in self._shapes()}
+
+    def write(self, folder: Path, name: str = "ckpt") -> Path:
+        """The parameters as a checkpoint in a safetensors file."""
+        path = folder / f"{name}.safetensors"
+        safetensors.numpy.save_file(self.parameters(), path)
+        return path
 
     def images(self, count: int) -> np.ndarray:
         """float32 in [-1, 1], or uint8 where the export takes that."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import os
@@ -12,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from sdk_build import locked
 
 _CACHE = Path(tempfile.gettempdir()) / f"vmoe-tests-{os.getuid()}"
 _OPTIONS = ("-q", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1", "--timeout", "15")
@@ -36,8 +36,7 @@ def _fetched(requirements: tuple[str, ...]) -> tuple[Path, str]:
     digest = hashlib.sha256(" ".join(requirements).encode()).hexdigest()[:12]
     folder = _CACHE / f"wheels-{digest}-{sys.implementation.cache_tag}"
     _CACHE.mkdir(mode=0o700, exist_ok=True)
-    with (_CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes side by side download it once
+    with locked(_CACHE):  # test processes side by side download it once
         if folder.is_dir():
             return folder, ""
         with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:

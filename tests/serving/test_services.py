@@ -1,0 +1,187 @@
+"""What both HTTP services, on Ray and in C++, do alike: the bits of the engine, and a message for each mistake."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import cpp_http
+import numpy as np
+import pytest
+from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
+from cpp_http import CppServer
+from declared_answers import assert_declared
+from http_client import HEADER_LENGTH, HttpClient
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_serve.endpoints import ENDPOINTS, Endpoint
+
+pytestmark = pytest.mark.long
+pytest.importorskip("ray.serve", reason="Ray is not installed")
+
+from test_wire import answered, served  # noqa: E402
+
+DATA = Path(__file__).parents[1] / "data"
+INFER = "/v2/models/mnist/infer"
+
+
+class AsgiClient(HttpClient):
+    """One that asks Ray's application without a server."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.service = served(engine)
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes, Any]:
+        reply = asyncio.run(answered(self.service, method, path, body, **headers))
+        return reply.status, reply.body, reply
+
+
+@contextmanager
+def client_of(service: str, bundle: Path) -> Iterator[HttpClient]:
+    if service == "C++":
+        options = ("--name", "mnist", "--batch-size", "8", "--max-body", "1", "--threads", "1")
+        server = CppServer(cpp_http.program(), bundle, *options)
+        yield server
+        assert server.stop() == (0, "")
+    else:
+        with Engine.load(bundle, backend="onnxruntime", threads=1) as engine:
+            client = AsgiClient(engine)
+            yield client
+            client.service.close()
+
+
+@pytest.fixture(scope="module", params=["Ray", "C++"])
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
+    with client_of(service, mnist_image_bundle) as made:
+        yield made
+
+
+def assert_refused(
+    reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "", about: str = ""
+) -> None:
+    """The status and one line for a person."""
+    error = json.loads(reply[1])["error"]
+    assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error, (about, error)
+
+
+def test_pictures_get_the_classes_of_the_engine(client: HttpClient, engine: Engine) -> None:
+    picture = SEVEN.read_bytes()
+    for setting in (None, "c0.3-k1", "c0.5-k2-vanilla"):
+        query = {"top": "3"} | ({} if setting is None else {"setting": setting})
+        body = encoded({"images": [base64.b64encode(picture).decode()] * 2, "top": 3, "setting": setting})
+        raw = client.ask("POST", f"/v1/classify?{urlencode(query)}", picture, content_type="image/png")
+        for status, text, response in (raw, client.ask("POST", "/v1/classify", body, content_type=JSON)):
+            answer = json.loads(text)
+            assert status == 200 and response.headers["content-type"] == JSON
+            assert_declared(answer, "predictions")
+            assert answer["setting"] == (setting or "c0.3-k1")
+            assert answer["call_ms"] > 0 and answer["images_of_call"] == len(answer["predictions"])
+            expected = engine.classify(picture, 3, answer["setting"])[0]
+            for best in answer["predictions"]:
+                assert [(part["class"], part["index"]) for part in best] == [(str(name), int(name)) for name, _ in expected]
+                np.testing.assert_allclose([part["probability"] for part in best], [share for _, share in expected], 1e-12)
+
+
+@pytest.mark.parametrize("binary_in", [False, True])
+@pytest.mark.parametrize("binary_out", [False, True])
+def test_infer_gives_the_bits_of_the_engine(
+    client: HttpClient, engine: Engine, mnist_images: dict[str, Any], binary_in: bool, binary_out: bool
+) -> None:
+    images = engine.batch(mnist_images["images"][:3])
+    part = {"name": "image", "datatype": "FP32", "shape": [3, 28, 28, 1]}
+    part |= {"parameters": {"binary_data_size": images.nbytes}} if binary_in else {"data": images.tolist()}
+    asked = {"id": "one", "inputs": [part], "parameters": {"setting": "c0.2-k1", "binary_data_output": binary_out}}
+    header = {HEADER_LENGTH: str(len(encoded(asked)))} if binary_in else {}
+    status, body, response = client.ask("POST", INFER, encoded(asked) + images.tobytes() * binary_in, **header)
+    assert status == 200
+    length = int(response.headers.get(HEADER_LENGTH, len(body)))
+    answer = json.loads(body[:length])
+    assert_declared(answer, "inferred")
+    (output,) = answer["outputs"]
+    assert (answer["model_name"], answer["id"], answer["parameters"]) == ("mnist", "one", {"setting": "c0.2-k1"})
+    assert (output["name"], output["datatype"], output["shape"]) == ("logits", "FP32", [3, 10])
+    values = body[length:] if binary_out else np.array(output["data"], np.float32).tobytes()
+    assert values == engine(images, "c0.2-k1").tobytes()
+
+
+def test_uint8_images_and_flat_data_and_a_named_output(client: HttpClient, engine: Engine) -> None:
+    image = np.arange(784, dtype=np.uint8).reshape(1, 28, 28, 1)
+    outputs = [{"name": "logits", "parameters": {"binary_data": False}}]
+    for data in (image.ravel().tolist(), image.tolist()):
+        body = encoded({**inputs(datatype="UINT8", data=data), "outputs": outputs})
+        output = json.loads(client.ask("POST", INFER, body)[1])["outputs"][0]
+        np.testing.assert_array_equal(np.array(output["data"], np.float32).reshape(1, 10), engine(image))
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
+def test_every_endpoint_answers_what_is_declared(service: str, client: HttpClient, endpoint: Endpoint) -> None:
+    body = {"": b"", "pictures": SEVEN.read_bytes(), "infer": encoded(inputs())}[endpoint.request]
+    for path in (path.format(model="mnist") for path in endpoint.paths):
+        status, text, _ = client.ask(endpoint.method, path, body)
+        if endpoint.answer:
+            assert_declared(json.loads(text), "error" if endpoint.name == "features" else endpoint.answer)
+        assert status == (400 if endpoint.name == "features" else 200)
+        if service == "C++" and endpoint.method == "GET":
+            assert client.ask("HEAD", path)[:2] == (200, b"")
+
+
+def test_metadata_says_what_the_model_takes_and_gives(client: HttpClient) -> None:
+    model = json.loads(client.ask("GET", "/v2/models/mnist")[1])
+    assert model["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1]}]
+    assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
+    assert "c0.3-k1" in model["parameters"]["profiles"]
+
+
+@pytest.mark.parametrize(("body", "content_type", "query", "message"), BAD_CLASSIFY)
+def test_a_bad_classify_is_400_and_one_line(
+    client: HttpClient, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], message: str
+) -> None:
+    reply = client.ask("POST", f"/v1/classify?{urlencode(query)}", encoded(body), content_type=content_type)
+    assert_refused(reply, 400, about=message)
+
+
+@pytest.mark.parametrize(("body", "behind", "message"), BAD_INFER)
+def test_a_bad_infer_is_400_and_one_line(
+    client: HttpClient, body: dict[str, Any] | bytes, behind: bytes, message: str
+) -> None:
+    header = {HEADER_LENGTH: str(len(encoded(body)))} if behind else {}
+    assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, about=message)
+
+
+def test_a_header_length_that_is_none_another_model_and_a_large_body(service: str, client: HttpClient) -> None:
+    for length in BAD_LENGTHS:
+        header = {HEADER_LENGTH: length.encode().decode("latin-1")}
+        assert_refused(client.ask("POST", INFER, encoded(inputs()), **header), 400, "Inference-Header-Content-Length")
+    for method, path, body in (("POST", "/v2/models/other/infer", encoded(inputs())), ("GET", "/v2/models/other", b"")):
+        words = f"there is nothing at {path}" if service == "C++" else "'mnist' is served here"
+        assert_refused(client.ask(method, path, body), 404, words)
+    assert client.ask("POST", "/v1/classify", bytes(1 << 20 | 1))[0] == 413
+
+
+def test_features_have_no_classes_and_a_dense_model_has_no_settings(service: str, tmp_path: Path) -> None:
+    export_bundle(DATA / "golden" / "g4", tmp_path / "x.vmoe", output="features", validate=False)
+    with client_of(service, tmp_path / "x.vmoe") as features, Engine.load(tmp_path / "x.vmoe", threads=1) as engine:
+        assert_refused(features.ask("POST", "/v1/classify", SEVEN.read_bytes()), 400, "use /v1/features")
+        found = json.loads(features.ask("POST", "/v1/features", SEVEN.read_bytes())[1])
+        expected = engine(engine.batch(SEVEN.read_bytes()))
+        shape = [1, *engine.manifest.input.size]
+        image = tensor(shape=shape, data=[0.5, -0.5] * (int(np.prod(shape)) // 2))
+        asked = {"inputs": [image], "parameters": {"setting": "c0.3-k1"}}
+        assert_refused(features.ask("POST", INFER, encoded(asked)), 400, "nothing to set")
+        status, text, _ = features.ask("POST", INFER, encoded({"inputs": [image]}))
+        assert status == 200 and "parameters" not in json.loads(text)
+    assert_declared(found, "features")
+    np.testing.assert_array_equal(np.array(found["features"], np.float32), expected)
