@@ -146,7 +146,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("whole numbers", _FC2, put(_FC2, 48, 96, dtype=np.int8)),
         ("video's patch kernel", _PATCH, put(_PATCH, 48, 3, 2, 8, 8)),
         ("no positions", "pos_embed", rename("pos_embed", None)),
-        ("no config", "config.json", lambda config, _: config.clear()),
+        ("no config", "--activation", lambda config, _: config.clear()),
         ("an unknown architecture", "eva02_tiny_patch14_336", field(architecture="eva02_tiny_patch14_336")),
         ("norms after the branches", "vit_base_patch16_rpn_224", field(architecture="vit_base_patch16_rpn_224")),
         ("no last norm", "vit_intern300m norm.", field(architecture="vit_intern300m_patch14_448"), rename(r"^norm\.", None)),

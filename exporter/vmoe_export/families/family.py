@@ -25,6 +25,10 @@ class Family:
         ignored: a regular expression for the whole names of tensors that may be there and are not needed: below a prefix as
             they are, beside it with "../" in front.
         processor: how such models take pictures where no file says so, see `preprocessing.processor_steps`.
+        any_size: whether the library resizes positions for the size of the pictures, whatever size the config says.
+        config_files: where the config may lie beside the checkpoint; the first that is there is read.
+        config_key: of the config inside that of a whole model, as transformers has it for this family.
+        by_name: the config of an architecture by its name, if the library has such names.
         translate: names each tensor of ours, see `Translation`.
     """
 
@@ -34,6 +38,10 @@ class Family:
     prefixes: tuple[str, ...]
     ignored: str = ""
     processor: Mapping[str, Any]
+    any_size: bool = False
+    config_files: tuple[str, ...] = ("config.json",)
+    config_key: str = ""
+    by_name: Callable[[str], Mapping[str, Any]] | None = None
     translate: Callable[[Translation], None]
 
     def prefix(self, names: Iterable[str]) -> str | None:

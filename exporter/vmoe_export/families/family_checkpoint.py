@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vmoe_export.checkpoint import MODEL_SETTINGS
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.errors import CheckpointError, ConfigError
+from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.families.family import WRAPPERS, Family, unwrapped
+from vmoe_export.families.model_files import ModelFiles, read_model_files
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.translation import Translation
-from vmoe_export.model.config_file import load_config
+from vmoe_export.model.model_config import pixels
 from vmoe_runtime.errors import shown
-
-_CONFIG, _PROCESSOR = MODEL_SETTINGS
 
 
 class FamilyCheckpoint(Checkpoint):
@@ -28,9 +26,10 @@ class FamilyCheckpoint(Checkpoint):
         source: the checkpoint. Whoever opened it closes it.
         family: which it is of.
         config: what a config.json holds, or the path of one. Default: that beside the checkpoint, or nothing.
-        heads: the number of attention heads, where no config says it.
         image_size: (height, width) in pixels. Default: what the file of pictures names, or the position embedding is
             for.
+        architecture: the name of an architecture that the family's library has the config of.
+        given: the options for what no tensor says: heads, activation and pooling.
 
     Attributes:
         config: an official config, as far as the tensors can't say it, with the fields that official models lack.
@@ -46,57 +45,44 @@ class FamilyCheckpoint(Checkpoint):
         source: Checkpoint,
         family: Family,
         config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-        heads: int | None = None,
         image_size: tuple[int, int] | None = None,
+        architecture: str | None = None,
+        **given: Any,
     ) -> None:
         self._source, self._family = source, family
-        names = MODEL_SETTINGS if config is None else (_PROCESSOR,)
-        found = [path for name in names if (path := _folder(source.path) / name).is_file()]
-        given: dict[str, Mapping[str, Any]] = {path.name: load_config(path) for path in found}
-        if config is not None:
-            given[_CONFIG] = config if isinstance(config, Mapping) else load_config(Path(config))
-        whole = given.get(_CONFIG, {})
-        own = self._own_config(whole)
         self._names = self._names_of(source)
-        processor = given.get(_PROCESSOR)
+        files = read_model_files(_folder(source.path), family, config, architecture)
+        processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
             processor = {**family.processor, **processor}  # transformers takes the class by the model's type then
-        processor = processor or whole.get("pretrained_cfg")
         steps, mean, std = processor_steps(processor or family.processor, image_size)
-        names_size = processor and any(processor.get(key) for key in ("size", "crop_size", "input_size"))
-        if names_size and image_size is None:
+        named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
+        if named and image_size is None:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
-        model = Translation(tensors, self._prefix, own, heads, image_size, mean=mean, std=std)
+        model = Translation(tensors, self._prefix, files.own, given, image_size, mean=mean, std=std)
         family.translate(model)
         self._check_all_used(model)
         assert model.image_size is not None
-        if not names_size:
+        if not named:
             steps, *_ = processor_steps(processor or family.processor, model.image_size)
         self.preprocess = str(steps)
         height, width = model.image_size
         if height != width and self.preprocess.endswith(f"round_central_crop({height},{width})"):
             model.notes.append("pictures are squashed, as timm's crop for images that are not square is no step here")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
-        self.class_names = _class_names(whole)
+        self.class_names = _class_names(files.whole)
         self._parts = model.parts
         stored = {name: TensorInfo(part.shape, np.dtype(np.float32)) for name, part in model.parts.items()}
-        super().__init__(source.path, source.format, [*source.files, *found], stored)
-        missing = [] if whole else [f"no {_CONFIG}, so its settings are assumed to be those that the family usually has"]
-        if not processor:
-            colours = f"mean {_listed(mean)} and std {_listed(std)}"
-            missing += [f"no {_PROCESSOR}, so pictures are prepared as the family usually does, with {colours}"]
-        told = [f"beside the checkpoint is {text}" for text in missing]
-        self.notes = (*source.notes, *self.notes, f"the model is a {family.title}", *told, *model.notes)
+        super().__init__(source.path, source.format, [*source.files, *files.found], stored)
+        self.notes = (
+            *source.notes,
+            *self.notes,
+            f"the model is a {family.title}",
+            *_told(model, files, image_size),
+            *model.notes,
+        )
         self.source, self.family_title = source.source, family.title
-
-    def _own_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of a config.json that is about the vision model."""
-        kind = config.get("model_type")
-        if kind is not None and kind not in self._family.model_types:
-            raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {self._family.title}")
-        vision = config.get("vision_config")
-        return vision if isinstance(vision, Mapping) else config
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Stored names by those below the family's prefix, which is kept; what is beside that has "../" in front.
@@ -121,6 +107,9 @@ class FamilyCheckpoint(Checkpoint):
             raise CheckpointError(
                 f"it holds a tensor {model.told(min(unknown))}{more} that a {self._family.title} doesn't have"
             )
+        unasked = (option for option, value in model.given.items() if value is not None and option not in model.asked)
+        if (option := next(unasked, None)) is not None:
+            raise OptionError(f"the {option} of a {self._family.title} is known; omit --{option}")
 
     def _read(self, stored_name: str) -> Array:
         part = self._parts[stored_name]
@@ -137,7 +126,21 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _listed(values: tuple[float, ...]) -> str:
+def _told(model: Translation, files: ModelFiles, image_size: tuple[int, int] | None) -> Iterator[str]:
+    """What was assumed, because no file says it."""
+    if not files.whole:
+        yield "there is no config of the model"
+    if model.taken:
+        taken = ", ".join(f"{name} {value}" for name, value in model.taken.items())
+        yield f"no file says these, so the family's usual values are used: {taken}"
+    if not files.pictures:
+        colours = f"mean {_listed(model.mean)} and std {_listed(model.std)}"
+        yield f"no file says how pictures are prepared, so that is done as the family usually does, with {colours}"
+        if image_size and image_size == model.image_size:
+            yield f"images have {pixels(image_size)} px, as the family's image processor makes them"
+
+
+def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
 

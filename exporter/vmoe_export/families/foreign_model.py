@@ -11,6 +11,20 @@ from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.model.parameters import Shape
 from vmoe_runtime.errors import shown
 
+_ASKED = {
+    "heads": "the number of attention heads; pass --heads N",
+    "activation": "the activation of the MLPs; pass --activation gelu, gelu_tanh or quick_gelu",
+    "pooling": "whether the head gets the class token or the mean of the patches; pass --pooling token or --pooling avg",
+}
+"""By the option that says it, what no tensor says of a model."""
+
+_ACTIVATIONS = {
+    "gelu": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new"),
+    "quick_gelu": ("quick_gelu", "quickgelu"),
+}
+"""The values of --activation, and the names that transformers and timm have for each."""
+
 
 @dataclass
 class ForeignModel:
@@ -20,17 +34,24 @@ class ForeignModel:
         tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
         prefix: what stands in front of the others.
         config: of a config.json, or empty.
-        heads, image_size: what the user gave, until the config is asked.
+        given: the user's options for what no tensor says, by name; those that are None were not given.
+        image_size: (height, width) that the user or the file of pictures says.
         used: names of the tensors that were asked for.
+        asked: names of the options that the family has a use for.
+        taken: values that neither the tensors, a config nor the user says, by what they are.
+        heads: of attention, once they were chosen.
         width, patch: D, and the (height, width) of a patch, once the patches' kernel was read.
     """
 
     tensors: Mapping[str, TensorInfo]
     prefix: str
     config: Mapping[str, Any]
-    heads: int | None
+    given: Mapping[str, Any]
     image_size: tuple[int, int] | None
     used: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    taken: dict[str, Any] = field(default_factory=dict)
+    heads: int = 0
     width: int = 0
     patch: tuple[int, int] = (0, 0)
 
@@ -83,21 +104,46 @@ class ForeignModel:
         if found := next((name for name in names if self.has(name)), None):
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
-    def choose_heads(self, key: str, default: int) -> None:
-        """The number of heads: the user's, the config's, or, where there is a config without it, the default."""
-        is_said = self.config.get(key) is not None
-        if is_said or (self.config and self.heads is None):
-            found = self.setting(key, default)
-            if self.heads not in (None, found):
-                raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
-            if found < 1 or self.width % found:
-                says = (
-                    f"the config says {key} {found}"
-                    if is_said
-                    else f"the config says no {key} (--heads N does), and {found} is usual"
-                )
-                raise ConfigError(f"{says}, which doesn't divide the hidden size {self.width}")
-            self.heads = found
+    def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
+        """What no tensor says: the value of the config or of the user's option, or else the usual one, which is noted.
+
+        Args:
+            option: its name, one of `_ASKED`.
+            said: what the config says; None if it doesn't.
+            source: how a sentence about that begins, such as "the config says hidden_act".
+            usual: what the library takes if its config doesn't say it, or what all released models have.
+
+        Raises:
+            OptionError: nothing says it, or the option contradicts the config.
+        """
+        self.asked.add(option)
+        given = self.given.get(option)
+        if said is not None and given not in (None, said):
+            raise OptionError(f"--{option} is {given}, but {source} {said}")
+        if said is None and given is None:
+            if usual is None:
+                raise OptionError(f"neither the tensors nor a config say {_ASKED[option]}")
+            self.taken[option] = usual
+        return next(value for value in (said, given, usual) if value is not None)
+
+    def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
+        """The number of heads, see `choose`. Raises OptionError: they don't divide the hidden size."""
+        self.heads = found = self.choose("heads", said, source, usual)
+        if found < 1 or self.width % found:
+            told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
+            raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
+
+    def choose_activation(self, said: Any, source: str, usual: str | None = None) -> str:
+        """The activation of all MLPs by its name as an option; `said` is a name of transformers or timm.
+
+        Raises:
+            ConfigError: our models lack it.
+        """
+        found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
+        if said is not None and found is None:
+            known = ", ".join(sorted(name for names in _ACTIVATIONS.values() for name in names))
+            raise ConfigError(f"{source} {shown(said)}, which can't be exported; {known} can")
+        return str(self.choose("activation", found, source, usual))
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
         """Each encoder block: its prefix here, such as "blocks.{}." with the number in it, and our path.
@@ -120,8 +166,11 @@ class ForeignModel:
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
+        args = self.config.get("model_args")
         if isinstance(pretrained, Mapping) and isinstance(pretrained.get("input_size"), Sequence):
             size = pretrained["input_size"][-2:]
+        if isinstance(args, Mapping) and args.get("img_size"):
+            size = args["img_size"]
         size = [size, size] if isinstance(size, int) else size
         if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
             return 0, 0
