@@ -140,6 +140,15 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("pooled maxima", "global_pool avgmax", field(global_pool="avgmax")),
         ("mean with the class token", "pool_include_prefix", field(pool_include_prefix=True)),
     ],
+    "timm_map": [
+        (
+            "PE without a config",
+            "attn_pool.latent",
+            lambda config, _: config.clear(),
+            put("norm_pre.weight", 40),
+            put("norm_pre.bias", 40),
+        ),
+    ],
     "timm_token": [
         ("an extra tensor", "blocks.0.adapter.weight", put("blocks.0.adapter.weight", 48, 48)),
         ("not a number", _FC1, put(_FC1, 96, 48, value=np.nan)),

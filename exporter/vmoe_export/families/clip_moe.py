@@ -23,13 +23,14 @@ def _translate(model: Translation) -> None:
     if is_openai and model.model["activation"] != "gelu_quick":
         raise ConfigError("OpenAI's own files have quick GELU, and the config or an option says another activation")
     said = model.setting("vision_heads", 1) if model.config.get("vision_heads") is not None else None
-    model.choose_heads(said, "the config says vision_heads", model.width // 64 if is_known else None)
+    model.choose_heads(said, "the config says the number of heads", model.width // 64 if is_known else None)
+    model.claim(num_attention_heads=model.heads)
     pooling = model.choose(
         "pooling", model.config.get("pool_type"), "the config says pool_type", "token" if is_known else None
     )
     is_token = pooling == "token"
     model.tokens("class_embedding", positions="positional_embedding", rows=1, antialias=True, is_read=is_token)
-    model.claim(ln_pre=model.has("ln_pre.weight"))
+    model.claim(no_ln_pre=not model.has("ln_pre.weight"))
     if model.has("ln_pre.weight"):
         model.norm("embedding_norm", "ln_pre", stream=True)
     experts = _blocks(model)
@@ -44,7 +45,7 @@ def _translate(model: Translation) -> None:
 def _blocks(model: Translation) -> int:
     """The encoder's blocks; returns the number of experts."""
     experts, has_scales = 0, model.has("transformer.resblocks.0.ls_1.gamma")
-    model.claim(layer_scale=has_scales)
+    model.claim(ls_init_value="a number" if has_scales else "null")
     for block, ours in model.blocks("transformer.resblocks.{}.", "layers"):
         first, second = (f"{block}ls_1.gamma", f"{block}ls_2.gamma") if has_scales else ("", "")
         model.norm(f"{ours}/LayerNorm_0", f"{block}ln_1")

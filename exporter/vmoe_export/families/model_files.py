@@ -13,6 +13,7 @@ from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.families import open_clip
 from vmoe_export.families.family import Family
 from vmoe_export.model.config_file import load_config
+from vmoe_export.model.model_facts import mapping
 from vmoe_runtime.errors import shown
 
 
@@ -59,18 +60,32 @@ def read_model_files(
     path = found[0] if config is None and found else config
     found = found if config is None else []
     whole = path if isinstance(path, Mapping) else load_config(Path(path)) if path is not None else {}
-    own: Mapping[str, Any]
     if open_clip.is_config(whole):
-        own = open_clip.tower_config(whole, is_timm=family.prefixes == ("visual.trunk.",))
+        if open_clip.CONFIG_NAME not in family.config_files:
+            raise ConfigError(f"the config is one of open_clip, but the tensors are those of {family.title}")
+        own: Mapping[str, Any] = open_clip.tower_config(whole, is_timm=family.prefixes == ("visual.trunk.",))
         return ModelFiles(whole, own, open_clip.processor_config(whole) if whole.get("preprocess_cfg") else None, found)
     kind = whole.get("model_type")
     if kind is not None and kind not in family.model_types:
         raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
-    vision = whole.get(family.config_key)
-    own = vision if isinstance(vision, Mapping) else whole
+    own = _vision_config(whole, family)
     if (folder / PICTURES).is_file():
         pictures = load_config(folder / PICTURES)
         return ModelFiles(whole, own, pictures, [*found, folder / PICTURES])
     # Older files of timm have everything in one mapping.
     is_flat = "architecture" in whole and "input_size" in whole
     return ModelFiles(whole, own, whole if is_flat else whole.get("pretrained_cfg"), found)
+
+
+def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """The part of a config.json of transformers that is about the vision model. Raises ConfigError: it has two."""
+    if not family.config_key:
+        return whole
+    # Without that part, transformers has its defaults in the whole model, whatever else the config says.
+    is_tower = whole.get("model_type") in (None, family.model_types[0])
+    vision = mapping(whole, family.config_key) or (whole if is_tower else {})
+    # Older configs have a second one, which the whole model follows and the vision model alone does not.
+    for key, value in mapping(whole, f"{family.config_key}_dict").items():
+        if vision.get(key, value) != value:
+            raise ConfigError(f"the config says {key} {shown(vision[key])}, but in {family.config_key}_dict {shown(value)}")
+    return vision

@@ -69,8 +69,8 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
         "layer_norm_eps": _only(vision, "norm_kwargs", "eps", 1e-5),
         "pool_type": _POOLING[vision["pool_type"]],
         "norm_after_pooling": bool(vision["final_ln_after_pool"]),
-        "ln_pre": not vision["no_ln_pre"],
-        "layer_scale": vision["ls_init_value"] is not None,
+        "no_ln_pre": bool(vision["no_ln_pre"]),
+        "ls_init_value": "null" if vision["ls_init_value"] is None else "a number",
     }
 
 

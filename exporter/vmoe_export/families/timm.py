@@ -110,7 +110,7 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
         usual = "map"
     else:
         usual = "token" if model.has("cls_token") and not model.has("fc_norm.weight") else "avg"
-        is_told = bool(name) or usual == "avg" or model.has("dist_token")
+        is_told = model.has("dist_token") or (not args.get("fc_norm") and (bool(name) or usual == "avg"))
         said = model.choose("pooling", said, "the config says global_pool", usual if is_told else None)
     pooling = str(said or usual)
     wanted = {"token": "cls_token", "map": "attn_pool.latent"}.get(pooling)
