@@ -238,9 +238,11 @@ def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, 
     with torch.device("meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
-    size, channels, colours = model.patch_embed.img_size, args.get("in_chans", 3), HALF
+    size, channels = model.patch_embed.img_size, args.get("in_chans", 3)
+    colours = IMAGENET if "distilled" in name else HALF
     if options is None or "architecture" in options:
-        colours = tuple(tuple(model.pretrained_cfg[key])[:channels] for key in ("mean", "std"))
+        saved = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+        colours = tuple(tuple(saved[key]) for key in ("mean", "std"))
     if options is not None:
         (folder / "config.json").unlink()
     if args.get("dynamic_img_size") or "architecture" in (options or {}):

@@ -57,7 +57,8 @@ class FamilyCheckpoint(Checkpoint):
             processor = {**family.processor, **processor}  # transformers takes the class by the model's type then
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
-        if named and image_size is None:
+        is_given = image_size is not None
+        if named and not is_given:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
         model = Translation(tensors, self._prefix, files.own, given, image_size, mean=mean, std=std)
@@ -79,7 +80,7 @@ class FamilyCheckpoint(Checkpoint):
             *source.notes,
             *self.notes,
             f"the model is a {family.title}",
-            *_told(model, files, image_size),
+            *_told(model, files, is_sized=family.any_size and not is_given),
             *model.notes,
         )
         self.source, self.family_title = source.source, family.title
@@ -126,7 +127,7 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _told(model: Translation, files: ModelFiles, image_size: tuple[int, int] | None) -> Iterator[str]:
+def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
     """What was assumed, because no file says it."""
     if not files.whole:
         yield "there is no config of the model"
@@ -136,8 +137,8 @@ def _told(model: Translation, files: ModelFiles, image_size: tuple[int, int] | N
     if not files.pictures:
         colours = f"mean {_listed(model.mean)} and std {_listed(model.std)}"
         yield f"no file says how pictures are prepared, so that is done as the family usually does, with {colours}"
-        if image_size and image_size == model.image_size:
-            yield f"images have {pixels(image_size)} px, as the family's image processor makes them"
+        if is_sized and model.image_size:
+            yield f"images have {pixels(model.image_size)} px, as the family's image processor makes them"
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ IGNORED = (
 )
 """Tensors beside the vision tower: the text tower's, and the sizes in OpenAI's own files."""
 
-_DEFAULTS: dict[str, Any] = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16}
+_DEFAULTS: dict[str, Any] = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16}
 _DEFAULTS |= {"image_size": 224, "pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False, "ls_init_value": None}
 _OTHER_BLOCKS = (
     *("attentional_pool", "qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),

@@ -117,8 +117,8 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     fits = wanted is None or model.has(wanted)
     if not fits or (usual == "map") != (pooling == "map") or (model.has("dist_token") and pooling != "token"):
         raise ConfigError(f"the pooling is {pooling}, which doesn't fit the tensors, such as {wanted or 'dist_token'}")
-    if pooling == "map" and model.has("fc_norm.weight"):
-        raise ConfigError("a norm behind an attention pool can't be exported (it has a tensor fc_norm.weight)")
+    if pooling == "map" or model.has("dist_token"):
+        model.refuse("a norm behind an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
     if model.has("dist_token"):
         return "token+token"
     return {"token": "token", "avg": "gap", "map": "map"}[pooling]
