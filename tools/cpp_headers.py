@@ -58,6 +58,7 @@ _SERVICE_CONSTANTS = (
     ("int", picture_files, "_MOST_SCANS _MOST_PARTS"),
     ("float", images, "_LARGEST_FLOAT"),
     ("double", endpoints, "MAX_SLO_MS"),
+    ("double", endpoints, "REQUEST_BUCKETS"),
     ("int", options, "_STEPS _MOST_STEPS"),
 )
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
@@ -303,6 +304,9 @@ def service_table() -> str:
     refusals = {name: value for name, value in vars(endpoints).items() if isinstance(value, endpoints.Refusal)}
     for name, refusal in refusals.items():
         lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
+    for metric in ("REQUEST_SECONDS", "SERVED"):
+        lines.append(f"inline constexpr Metric {_constant(metric)}{_metric(getattr(endpoints, metric))};")
+    lines += _array("Metric", "kCounts", [*map(_metric, endpoints.COUNTS)])
     rows = [_service_field(name, field) for name, fields in endpoints.OBJECTS.items() for field in fields]
     lines += ["", *_array("Field", "kFields", rows), ""]
     numbers = endpoints.OPTIONS
@@ -323,6 +327,12 @@ def service_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _metric(metric: endpoints.Metric) -> str:
+    count = f"[](const vmoe::BatcherLoad& load) {{ return static_cast<double>(load.{metric.count}); }}"
+    texts = _texts((metric.name, metric.help))
+    return f"{{{texts}, {str(metric.is_gauge).lower()}, {count if metric.count else 'nullptr'}}}"
+
+
 def _service_field(name: str, field: endpoints.Field) -> str:
     is_object = field.type in endpoints.OBJECTS
     texts = [name, field.name, field.type if is_object else "", json.dumps(field.default), field.takes]
@@ -336,7 +346,7 @@ def _service_field(name: str, field: endpoints.Field) -> str:
 def _declared(constants: Iterable[tuple[str, Any, str]]) -> Iterator[str]:
     for kind, module, names in constants:
         for name in names.split():
-            declared = _constant(name) + ("[]" if "char" in kind else "")
+            declared = _constant(name) + ("[]" if "char" in kind or isinstance(getattr(module, name), tuple) else "")
             yield f"inline constexpr {kind} {declared} = {_literal(getattr(module, name))};"
 
 

@@ -6,7 +6,10 @@
 # and enables C++ and CUDA where there are compilers.
 include(CheckLanguage)
 
-set(MIN_ORT_API 21)
+# The oldest ONNX Runtime that is supported: 1.N. Newer ones serve its API unchanged.
+file(STRINGS "${PROJECT_SOURCE_DIR}/../pyproject.toml" VMOE_OLDEST_ONNXRUNTIME REGEX "^cpu = .*onnxruntime>=" LIMIT_COUNT 1)
+string(REGEX REPLACE ".*onnxruntime>=1\\.([0-9]+).*" "\\1" VMOE_OLDEST_ONNXRUNTIME "${VMOE_OLDEST_ONNXRUNTIME}")
+add_compile_definitions(VMOE_OLDEST_ONNXRUNTIME=${VMOE_OLDEST_ONNXRUNTIME})
 set(VMOE_OP_LIBRARY_LACKS "")
 set(VMOE_SDK_LACKS "")
 set(VMOE_CUDA_LACKS "")
@@ -39,8 +42,8 @@ if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
     file(STRINGS ${ONNXRUNTIME_INCLUDE_DIR}/onnxruntime_c_api.h line REGEX "^#define ORT_API_VERSION +[0-9]+")
     string(REGEX MATCH "[0-9]+$" ort_api "${line}")
   endif()
-  if(NOT ort_api OR ort_api LESS MIN_ORT_API)
-    lacks("the headers of ONNX Runtime 1.${MIN_ORT_API} or newer (libonnxruntime-dev)" OP_LIBRARY SDK CUDA)
+  if(NOT ort_api OR ort_api LESS VMOE_OLDEST_ONNXRUNTIME)
+    lacks("the headers of ONNX Runtime 1.${VMOE_OLDEST_ONNXRUNTIME} or newer (libonnxruntime-dev)" OP_LIBRARY SDK CUDA)
   endif()
 
   find_path(HIGHWAY_INCLUDE_DIR hwy/highway.h)

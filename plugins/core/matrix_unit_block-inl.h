@@ -13,7 +13,7 @@
 
 #include "core/bfloat16.h"
 #include "core/tile_block-inl.h"
-#include "core/tile_groups-inl.h"
+#include "core/dot_products-inl.h"
 #include "core/vector_math-inl.h"
 #include "core/weight_type.h"
 #include "hwy/highway.h"

@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "core/tile_block-inl.h"
-#include "core/tile_groups-inl.h"
+#include "core/dot_products-inl.h"
 #include "core/vector_math-inl.h"
 #include "core/weight_type.h"
 #include "hwy/highway.h"

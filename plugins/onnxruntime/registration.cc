@@ -15,14 +15,11 @@
 namespace vmoe::ort {
 namespace {
 
-// The oldest ONNX Runtime that is supported: 1.21. Newer ones serve its API unchanged.
-constexpr uint32_t kOrtApiVersion = 21;
-
 class CustomOp : public OrtCustomOp {
  public:
   CustomOp(const Op& op, const ops::TypeChoice& types, const char* provider)
       : OrtCustomOp{}, op_(op), types_(types), provider_(provider) {
-    version = kOrtApiVersion;
+    version = VMOE_OLDEST_ONNXRUNTIME;
     GetName = [](const OrtCustomOp* op) { return spec_of(op).name; };
     GetExecutionProviderType = [](const OrtCustomOp* op) { return of(op).provider_; };
     GetInputTypeCount = [](const OrtCustomOp* op) { return spec_of(op).inputs.size(); };
@@ -121,14 +118,16 @@ void add_op(OpList& list, const Op& op, const char* provider) {
 extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
                                                                                             const OrtApiBase* base) {
   using vmoe::ort::check;
-  const OrtApi* api = base->GetApi(vmoe::ort::kOrtApiVersion);
+  const OrtApi* api = base->GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     // Of every version's OrtApi, the first entry makes a status.
     api = base->GetApi(1);
     if (api == nullptr) return nullptr;
     const std::string version = base->GetVersionString();
-    return api->CreateStatus(ORT_NOT_IMPLEMENTED,
-                             ("the vmoe op library needs ONNX Runtime 1.21 or newer, this is " + version).c_str());
+    const std::string oldest = std::to_string(VMOE_OLDEST_ONNXRUNTIME);
+    return api->CreateStatus(
+        ORT_NOT_IMPLEMENTED,
+        ("the vmoe op library needs ONNX Runtime 1." + oldest + " or newer, this is " + version).c_str());
   }
   return vmoe::ort::as_status(*api, "vmoe op library",
                               [&] { check(*api, api->AddCustomOpDomain(options, vmoe::ort::domain_of(*api))); });

@@ -19,8 +19,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr uint32_t kApiVersion = 21;
-static_assert(ORT_API_VERSION >= kApiVersion, "the headers of ONNX Runtime 1.21 or newer are needed");
+static_assert(ORT_API_VERSION >= VMOE_OLDEST_ONNXRUNTIME, "newer headers of ONNX Runtime are needed");
 
 constexpr char kVariable[] = "VMOE_ONNXRUNTIME";
 constexpr char kEntryPoint[] = "OrtGetApiBase";
@@ -100,15 +99,15 @@ Found find(const std::string& path) {
 bool is_old(const char* version) {
   int major = 0, minor = 0;
   if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(*-string-to-number-conversion)
-  return major < 1 || (major == 1 && minor < static_cast<int>(kApiVersion));
+  return major < 1 || (major == 1 && minor < VMOE_OLDEST_ONNXRUNTIME);
 }
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
   // Asking an old library for a newer API prints, so the version is looked at first.
-  const OrtApi* api = is_old(version) ? nullptr : base.GetApi(kApiVersion);
+  const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
-    fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", kApiVersion,
+    fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,
          " or newer is needed");
   }
   if (dlopen(kSharedOnnx, RTLD_LAZY | RTLD_NOLOAD) != nullptr) {

@@ -1,4 +1,4 @@
-// Finds ONNX Runtime at run time, so that one build works with every version from 1.21 on and links none of them.
+// Finds ONNX Runtime at run time, so that one build works with every version that is supported and links none of them.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -18,7 +18,7 @@ struct OnnxRuntime {
 // variable VMOE_ONNXRUNTIME, the onnxruntime that pip installed beside the package of this library, libonnxruntime.so,
 // libonnxruntime.so.1.
 //
-// Throws VMOE_RUNTIME_ERROR: there is none, or it is older than 1.21.
+// Throws VMOE_RUNTIME_ERROR: there is none, or it is too old.
 const OnnxRuntime& find_onnxruntime(const std::string& path);
 
 // The least severity of its messages that the callback of vmoe_set_log takes now. Where there is none, FATAL: errors

@@ -9,8 +9,8 @@ namespace {
 // A name between quotes, escaped: JSON escapes as Prometheus does.
 std::string quoted(const std::string& name) { return nlohmann::json(name).dump(); }
 
-void begin(std::ostream& out, const char* name, const char* type, const char* help) {
-  out << "# HELP " << name << ' ' << help << "\n# TYPE " << name << ' ' << type << '\n';
+void begin(std::ostream& out, const Metric& metric, const char* type) {
+  out << "# HELP " << metric.name << ' ' << metric.help << "\n# TYPE " << metric.name << ' ' << type << '\n';
 }
 
 }  // namespace
@@ -18,40 +18,35 @@ void begin(std::ostream& out, const char* name, const char* type, const char* he
 void Metrics::replied(const std::string& request, int status, double seconds) {
   const std::lock_guard lock(mutex_);
   Histogram& histogram = replies_[{request, status}];
-  ++histogram.counts[std::lower_bound(kBuckets.begin(), kBuckets.end(), seconds) - kBuckets.begin()];
+  ++histogram
+        .counts[std::lower_bound(std::begin(kRequestBuckets), std::end(kRequestBuckets), seconds) - kRequestBuckets];
   histogram.seconds += seconds;
 }
 
 std::string Metrics::text(const std::string& model, const vmoe::BatcherLoad& load) const {
   const std::lock_guard lock(mutex_);
   std::ostringstream out;
-  out.precision(10);
+  out.precision(15);
   const std::string label = "{model=" + quoted(model);
-  begin(out, "vmoe_request_seconds", "histogram", "Seconds from a request to its reply.");
+  begin(out, kRequestSeconds, "histogram");
   for (const auto& [key, histogram] : replies_) {
     const std::string labels = label + ",request=\"" + key.first + "\",status=\"" + std::to_string(key.second) + '"';
     uint64_t total = 0;
     for (size_t i = 0; i < histogram.counts.size(); ++i) {
       total += histogram.counts[i];
-      out << "vmoe_request_seconds_bucket" << labels << ",le=\"";
-      (i < kBuckets.size() ? out << kBuckets[i] : out << "+Inf") << "\"} " << total << '\n';
+      out << kRequestSeconds.name << "_bucket" << labels << ",le=\"";
+      (i < std::size(kRequestBuckets) ? out << kRequestBuckets[i] : out << "+Inf") << "\"} " << total << '\n';
     }
-    out << "vmoe_request_seconds_count" << labels << "} " << total << '\n';
-    out << "vmoe_request_seconds_sum" << labels << "} " << histogram.seconds << '\n';
+    out << kRequestSeconds.name << "_count" << labels << "} " << total << '\n';
+    out << kRequestSeconds.name << "_sum" << labels << "} " << histogram.seconds << '\n';
   }
-  begin(out, "vmoe_images_served_total", "counter", "Images that were answered, by the setting that served them.");
+  begin(out, kServed, "counter");
   for (const auto& [setting, images] : load.served) {
-    out << "vmoe_images_served_total" << label << ",setting=" << quoted(setting) << "} " << images << '\n';
+    out << kServed.name << label << ",setting=" << quoted(setting) << "} " << images << '\n';
   }
-  const auto single = [&](const char* name, const char* type, const char* help, auto value) {
-    begin(out, name, type, help);
-    out << name << label << "} " << value << '\n';
-  };
-  single("vmoe_images_waiting", "gauge", "Images in the queue.", load.waiting);
-  single("vmoe_calls_total", "counter", "Calls of the engine.", load.calls);
-  single("vmoe_busy_seconds_total", "counter", "Seconds of these calls.", load.busy);
-  single("vmoe_requests_refused_total", "counter", "Requests that found the queue full.", load.refused);
-  single("vmoe_requests_cancelled_total", "counter", "Requests whose client disconnected in the queue.",
-         load.cancelled);
+  for (const Metric& metric : kCounts) {
+    begin(out, metric, metric.is_gauge ? "gauge" : "counter");
+    out << metric.name << label << "} " << metric.count(load) << '\n';
+  }
   return out.str();
 }

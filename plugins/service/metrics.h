@@ -3,11 +3,13 @@
 
 #include <array>
 #include <cstdint>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
 #include <utility>
-#include <vmoe/batcher.hpp>
+
+#include "generated/endpoints.h"
 
 // Safe for any number of threads.
 class Metrics {
@@ -18,9 +20,9 @@ class Metrics {
   std::string text(const std::string& model, const vmoe::BatcherLoad& load) const;
 
  private:
-  static constexpr std::array kBuckets = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0};
   struct Histogram {
-    std::array<uint64_t, kBuckets.size() + 1> counts{};  // of each bucket alone; the last one has no upper bound
+    std::array<uint64_t, std::size(kRequestBuckets) + 1>
+        counts{};  // of each bucket alone; the last one has no upper bound
     double seconds = 0;
   };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vmoe/batcher.hpp>
 
 struct Exchange;
 struct Response;
@@ -28,6 +29,13 @@ struct Field {
   bool is_required, in_query;
   bool is_exact;           // the object has no other fields
   const char* choices[2];  // of a text, or none
+};
+
+struct Metric {
+  const char* name;
+  const char* help;
+  bool is_gauge;                              // a state, not a sum
+  double (*count)(const vmoe::BatcherLoad&);  // null if it isn't one number
 };
 
 // What answers at an address.

@@ -171,6 +171,36 @@ MEDIA_TYPES: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What both services count for Prometheus.
+
+    Attributes:
+        name: of the metric.
+        help: what is counted.
+        count: the field of the batcher's load that has the number; empty if it isn't one number.
+        is_gauge: whether it is a state, not a sum.
+    """
+
+    name: str
+    help: str
+    count: str = ""
+    is_gauge: bool = False
+
+
+REQUEST_SECONDS = Metric("vmoe_request_seconds", "Seconds from a request to its reply.")
+REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SERVED = Metric("vmoe_images_served_total", "Images that were answered, by the setting that served them.")
+COUNTS = (
+    Metric("vmoe_images_waiting", "Images in the queue.", "waiting", is_gauge=True),
+    Metric("vmoe_calls_total", "Calls of the engine.", "calls"),
+    Metric("vmoe_busy_seconds_total", "Seconds of these calls.", "busy"),
+    Metric("vmoe_requests_refused_total", "Requests that found the queue full.", "refused"),
+    Metric("vmoe_requests_cancelled_total", "Requests whose client disconnected in the queue.", "cancelled"),
+)
+"""A new count is a row here and a field of `Load` in batching.py and of `BatcherLoad` in vmoe/batcher.hpp."""
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A status of HTTP and its reason.
 

@@ -11,8 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from vmoe_serve.batching import Batcher
-
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+from vmoe_serve.endpoints import COUNTS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED
 
 
 class Metrics(Collector):
@@ -28,10 +27,10 @@ class Metrics(Collector):
         self._registry = CollectorRegistry()
         self._model, self._batcher = model, batcher
         self._replies = Histogram(
-            "vmoe_request_seconds",
-            "Seconds from a request to its reply.",
+            REQUEST_SECONDS.name,
+            REQUEST_SECONDS.help,
             ["model", "request", "status"],
-            buckets=_SECONDS,
+            buckets=REQUEST_BUCKETS,
             registry=self._registry,
         )
         self._registry.register(self)
@@ -53,21 +52,12 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Any]:
         """The batcher's counts, for the registry."""
         load = self._batcher.load()
-        waiting = GaugeMetricFamily("vmoe_images_waiting", "Images in the queue.", labels=["model"])
-        waiting.add_metric([self._model], load.waiting)
-        yield waiting
-        served = CounterMetricFamily(
-            "vmoe_images_served", "Images that were answered, by the setting that served them.", labels=["model", "setting"]
-        )
+        served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
         for setting, images in sorted(load.served.items()):
             served.add_metric([self._model, setting], images)
         yield served
-        for name, text, value in (
-            ("vmoe_calls", "Calls of the engine.", load.calls),
-            ("vmoe_busy_seconds", "Seconds of these calls.", load.busy),
-            ("vmoe_requests_refused", "Requests that found the queue full.", load.refused),
-            ("vmoe_requests_cancelled", "Requests whose client disconnected in the queue.", load.cancelled),
-        ):
-            counter = CounterMetricFamily(name, text, labels=["model"])
-            counter.add_metric([self._model], value)
-            yield counter
+        for metric in COUNTS:
+            kind = GaugeMetricFamily if metric.is_gauge else CounterMetricFamily
+            family = kind(metric.name, metric.help, labels=["model"])
+            family.add_metric([self._model], getattr(load, metric.count))
+            yield family

@@ -39,8 +39,6 @@
 
 namespace {
 
-constexpr uint32_t kApiVersion = 21;
-
 // The rows of VmoeRouteDispatch: buf[slot] is its token, bit for bit.
 std::string_view check_rows(const Call& call, const std::vector<Tensor>& outputs) {
   const Tensor& x = call.inputs[1];
@@ -245,7 +243,7 @@ int main(int argc, char** argv) {
   const auto base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(runtime, "OrtGetApiBase"))();
   const size_t calls = std::strtoull(argv[4], nullptr, 10);
   try {
-    Fuzzer fuzzer(base->GetApi(kApiVersion), argv[2], argv[3], std::strtoull(argv[5], nullptr, 10));
+    Fuzzer fuzzer(base->GetApi(VMOE_OLDEST_ONNXRUNTIME), argv[2], argv[3], std::strtoull(argv[5], nullptr, 10));
     while (fuzzer.calls < calls) fuzzer.step();
     std::printf("calls %zu refused %zu loads %zu refused %zu messages %zu\n", fuzzer.calls, fuzzer.refused,
                 fuzzer.loads, fuzzer.refused_loads, fuzzer.messages.size());

@@ -129,7 +129,7 @@ def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> N
     torch.save(content | {"model_ema": state}, file)
     result = export_bundle(folder, tmp_path / "trained.vmoe", validate=False)
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (result.path / WEIGHTS_NAME).read_bytes()
-    assert "left out is what is beside the model: model_ema, optimizer" in result.plan.notes
+    assert "ignored, as not part of the model: model_ema, optimizer" in result.plan.notes
     torch.save(content | {"model": state}, file)
     with pytest.raises(VmoeError, match="holds two models"):
         export_bundle(folder, tmp_path / "two.vmoe")

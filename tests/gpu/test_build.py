@@ -144,7 +144,7 @@ def test_options_reach_the_build_and_an_engine_that_is_there_is_not_built_again(
     ("what", "value", "says"),
     [
         ("error", 0.01, "in calls of 1 images the engine's outputs differ from those of ONNX Runtime"),
-        ("error", float("nan"), "it was not kept"),
+        ("error", float("nan"), "the engine was not kept"),
         ("wrong_batch", 3, "in calls of 3 images the engine's outputs differ"),
         ("error", None, "c0.3-k1.tensorrt.onnx: it is a fake that fails"),
         ("__version__", "10.12.0.36", "TensorRT 10.12.0.36 is too old; run pip install 'tensorrt>=10.13'"),

@@ -1,1 +1,1 @@
-"""Models of other libraries: one file per family says which of its tensors and settings are which of ours."""
+"""Models of other libraries: one module per family maps its tensors and settings to ours."""

@@ -7,7 +7,7 @@ from vmoe_export.families.translation import Translation
 
 _ATTENTION = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
 LAYERS = ("layer_norm1", *_ATTENTION, "layer_norm2", "mlp.fc1", "mlp.fc2")
-"""Of a block of CLIP's and SigLIP's towers."""
+"""The layers of a block of CLIP's and SigLIP's towers."""
 
 
 def _translate(model: Translation) -> None:

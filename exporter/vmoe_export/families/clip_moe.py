@@ -1,4 +1,4 @@
-"""CLIP-MoE's vision tower, in which the last blocks have experts, and what has its names: OpenAI's CLIP and open_clip's."""
+"""CLIP-MoE's vision tower, a CLIP whose last blocks have experts, and CLIPs of OpenAI and open_clip with the same names."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def _blocks(model: Translation) -> int:
 def _route(model: Translation, experts: int) -> None:
     k = model.setting("top_k", min(_DEFAULT_K, experts))
     if not 1 <= k <= experts:
-        raise ConfigError(f"the config says top_k {k}, and there are {experts} experts")
+        raise ConfigError(f"the config says top_k {k}, but there are {experts} experts")
     if "top_k" not in model.config:
         model.notes.append(
             f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
         )
-    # No pair was dropped in the original: so many slots take all tokens.
+    # The original drops no pair: with this ratio, all tokens get a slot.
     dispatcher = {"capacity_factor": experts / k}
     router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
     model.model["encoder"] = {"moe": {"router": router}}

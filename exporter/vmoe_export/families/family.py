@@ -1,4 +1,4 @@
-"""What a family of models of another library is: how it is recognised, and how its tensors become ours."""
+"""A family of models of another library: how to recognize it, and how to translate its tensors to ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from vmoe_export.families.translation import Translation
 
 WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
-"""What training programs put in front of all names."""
+"""Prefixes that training programs add to all names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +18,19 @@ class Family:
     """A family of models.
 
     Attributes:
-        title: what people call it.
-        model_types: `model_type` of a config.json of these models; empty where they have none.
-        landmarks: names of tensors that such a model has.
-        prefixes: what may stand in front of the names of the model, such as "vit."; the first that fits is taken.
-        ignored: a regular expression for the whole names of tensors that may be there and are not needed: below a prefix as
-            they are, beside it with "../" in front.
-        processor: how such models take pictures where no file says so, see `preprocessing.processor_steps`.
-        any_size: whether the library resizes positions for the size of the pictures, whatever size the config says.
-        config_files: where the config may lie beside the checkpoint; the first that is there is read.
-        config_key: of the config inside that of a whole model, as transformers has it for this family.
-        by_name: the config of an architecture by its name, if the library has such names.
-        translate: names each tensor of ours, see `Translation`.
+        title: its name for people.
+        model_types: values of `model_type` in the config.json of these models; empty if they have none.
+        landmarks: names of tensors that every such model has.
+        prefixes: prefixes that the names of tensors may have, such as "vit."; the first that fits is used.
+        ignored: a regular expression for the full names of tensors that may exist and are not needed: names without the
+            prefix, and names that do not begin with it as "../NAME".
+        processor: the preprocessing if no file states it, see `preprocessing.processor_steps`.
+        any_size: whether the library resizes the position embedding to the preprocessed pictures, whatever size the config
+            states.
+        config_files: names of the config next to the checkpoint; the first that exists is read.
+        config_key: the key of the vision model's config in that of a whole transformers model.
+        by_name: returns the config of an architecture by its name, if the library has such names.
+        translate: defines each of our tensors, see `Translation`.
     """
 
     title: str
@@ -45,17 +46,17 @@ class Family:
     translate: Callable[[Translation], None]
 
     def prefix(self, names: Iterable[str]) -> str | None:
-        """The prefix under which names without wrappers have the landmarks; None where none has them."""
+        """The prefix with which all landmarks are among the unwrapped names; None if there is none."""
         held = set(names)
         return next((each for each in self.prefixes if all(each + name in held for name in self.landmarks)), None)
 
     def is_ignored(self, name: str) -> bool:
-        """Whether a tensor is one of those that may be there and are not needed."""
+        """Whether a tensor may exist and is not needed."""
         return re.fullmatch(self.ignored, name) is not None
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Stored names by the names joined by '.' that a model gave them, without what a training program put in front.
+    """Maps a model's own names, joined by '.', to the stored names, which a training program may have prefixed.
 
     Examples:
         >>> unwrapped(["model/module/norm/weight", "optimizer/step"])

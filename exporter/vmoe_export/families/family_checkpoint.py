@@ -1,4 +1,4 @@
-"""A checkpoint of another library's model, as one with the official names."""
+"""Reads a checkpoint of another library's model as one with the official names."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class FamilyCheckpoint(Checkpoint):
     """The tensors of a model of a family, under the names and in the shapes of the official tree, float32.
 
     Args:
-        source: the checkpoint. Whoever opened it closes it.
-        family: which it is of.
-        config: what a config.json holds, or the path of one. Default: that beside the checkpoint, or nothing.
-        image_size: (height, width) in pixels. Default: what the file of pictures names, or the position embedding is
-            for.
-        architecture: the name of an architecture that the family's library has the config of.
-        given: the options for what no tensor says: heads, activation and pooling.
+        source: the checkpoint. The caller closes it.
+        family: the family of the model.
+        config: the content of a config.json, or its path. Default: the file next to the checkpoint, if there is one.
+        image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else that of the position
+            embedding.
+        architecture: the name of an architecture whose config the family's library has.
+        given: the options `heads`, `activation` and `pooling`, for what neither tensors nor configs state.
 
     Attributes:
-        config: an official config, as far as the tensors can't say it, with the fields that official models lack.
-        preprocess: the steps that make an image of a picture.
-        class_names: those of the config; None where it has none.
+        config: the part of an official config that the tensors don't determine, with fields that official models lack.
+        preprocess: the steps that turn a picture into an image.
+        class_names: the class names of the config; None if it has none.
 
     Raises:
-        CheckpointError, ConfigError, OptionError: naming what is not as in the family.
+        CheckpointError, ConfigError, OptionError: something does not fit the family; the message names it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FamilyCheckpoint(Checkpoint):
         files = read_model_files(_folder(source.path), family, config, architecture)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
-            processor = {**family.processor, **processor}  # transformers takes the class by the model's type then
+            processor = {**family.processor, **processor}  # transformers then chooses the class by the model's type
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
         is_given = image_size is not None
@@ -70,7 +70,7 @@ class FamilyCheckpoint(Checkpoint):
         self.preprocess = str(steps)
         height, width = model.image_size
         if height != width and self.preprocess.endswith(f"round_central_crop({height},{width})"):
-            model.notes.append("pictures are squashed, as timm's crop for images that are not square is no step here")
+            model.notes.append("pictures are squashed, because no step does timm's crop for images that are not square")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
         self.class_names = _class_names(files.whole)
         self._parts = model.parts
@@ -86,18 +86,18 @@ class FamilyCheckpoint(Checkpoint):
         self.source, self.family_title = source.source, family.title
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
-        """Stored names by those below the family's prefix, which is kept; what is beside that has "../" in front.
+        """Maps names without the family's prefix, which is stored, to stored names. Other names get "../" in front.
 
-        A note tells what a training program has put beside the model. Raises CheckpointError: there are two models.
+        A note lists what a training program stored in addition. Raises CheckpointError if there are two models.
         """
         names = unwrapped(source.info)
         if twice := source.info.keys() - names.values():
-            raise CheckpointError(f"it holds two models, because tensor {shown(min(twice))} occurs twice; keep one of them")
+            raise CheckpointError(f"the file holds two models: tensor {shown(min(twice))} occurs twice; keep one of them")
         self._prefix = prefix = self._family.prefix(names) or ""
         model = names[prefix + self._family.landmarks[0]].split("/")[0]
         beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}
         if beside:  # a training program's file has its state as well
-            self.notes = (f"left out is what is beside the model: {', '.join(sorted(beside))}",)
+            self.notes = (f"ignored, as not part of the model: {', '.join(sorted(beside))}",)
             names = {name: stored for name, stored in names.items() if stored.split("/")[0] == model}
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
 
@@ -106,7 +106,7 @@ class FamilyCheckpoint(Checkpoint):
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise CheckpointError(
-                f"it holds a tensor {model.told(min(unknown))}{more} that a {self._family.title} doesn't have"
+                f"it has a tensor {model.told(min(unknown))}{more}, which does not exist in {self._family.title}"
             )
         unasked = (option for option, value in model.given.items() if value is not None and option not in model.asked)
         if (option := next(unasked, None)) is not None:
@@ -114,7 +114,7 @@ class FamilyCheckpoint(Checkpoint):
 
     def _read(self, stored_name: str) -> Array:
         part = self._parts[stored_name]
-        # A float32 times a scale is rounded once, and a value beyond float32 is refused by whoever reads it.
+        # Products of float32 values and a scale are rounded once. The caller refuses values beyond float32.
         with np.errstate(over="ignore", invalid="ignore"):
             arrays = [np.asarray(self._source[self._names[name]], np.float64) for name in part.sources]
             for name, array in zip(part.sources, arrays, strict=True):
@@ -146,7 +146,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """The names of a config.json's classes; None where they are but numbers."""
+    """The class names of a config.json; None if they are only numbers."""
     names = config.get("id2label")
     if not isinstance(names, Mapping) or any(str(i) not in names for i in range(len(names))):
         return None

@@ -1,4 +1,4 @@
-"""What a model of another library consists of: its tensors and its config.json, asked for by name."""
+"""The tensors and the config.json of a model of another library, by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ASKED = {
     "activation": "the activation of the MLPs; pass --activation gelu, gelu_tanh or quick_gelu",
     "pooling": "whether the head gets the class token or the mean of the patches; pass --pooling token or --pooling avg",
 }
-"""By the option that says it, what no tensor says of a model."""
+"""What no tensor states, by the option for it, as a message asks for it."""
 
 _ACTIVATIONS = {
     "gelu": ("gelu", "gelu_python"),
@@ -31,16 +31,16 @@ class ForeignModel:
     """A model of a family, under that library's names.
 
     Attributes:
-        tensors: shape and dtype by name below the family's prefix; what is beside that has "../" in front.
-        prefix: what stands in front of the others.
-        config: of a config.json, or empty.
-        given: the user's options for what no tensor says, by name; those that are None were not given.
-        image_size: (height, width) that the user or the file of pictures says.
-        used: names of the tensors that were asked for.
-        asked: names of the options that the family has a use for.
-        taken: values that neither the tensors, a config nor the user says, by what they are.
-        heads: of attention, once they were chosen.
-        width, patch: D, and the (height, width) of a patch, once the patches' kernel was read.
+        tensors: shape and dtype by name without the family's prefix; other names have "../" in front.
+        prefix: the family's prefix.
+        config: the content of a config.json, or empty.
+        given: the user's options by name; None if not given.
+        image_size: (height, width) of the user or of the preprocessing config.
+        used: names of the tensors that were read.
+        asked: names of the options that this model needs or could need.
+        taken: the usual values that are used because neither tensors, config nor user state them, by what they are.
+        heads: the number of attention heads, set by `choose_heads`.
+        width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -56,7 +56,7 @@ class ForeignModel:
     patch: tuple[int, int] = (0, 0)
 
     def told(self, name: str) -> str:
-        """A tensor's name as the file has it."""
+        """A tensor's name in the file."""
         return name.removeprefix("../") if name.startswith("../") else self.prefix + name
 
     def has(self, name: str) -> bool:
@@ -64,22 +64,22 @@ class ForeignModel:
         return name in self.tensors
 
     def shape(self, name: str, ndim: int) -> Shape:
-        """The shape of a tensor that must be there. Raises CheckpointError: it isn't, or has another number of sizes."""
+        """The shape of a required tensor. Raises CheckpointError if it is missing or has another number of dimensions."""
         info = self.tensors.get(name)
         if info is None:
             raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
         if len(info.shape) != ndim or 0 in info.shape:
-            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, which is not {ndim} sizes above 0")
+            raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, but it needs {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
             raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are not weights")
         self.used.add(name)
         return info.shape
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
-        """A value of the config.json, of the default's type; where there are `choices` one of them.
+        """A value of the config.json: it has the default's type, and is one of the `choices` if there are any.
 
         Raises:
-            ConfigError: it is something else.
+            ConfigError: it has another type, or is not one of the choices.
         """
         value = self.config.get(key)
         if value is None:
@@ -89,12 +89,12 @@ class ForeignModel:
             raise ConfigError(f"the config says {key} {shown(value)}, which is not a {type(default).__name__}")
         if choices and value not in choices:
             raise ConfigError(
-                f"the config says {key} {shown(value)}, and only {', '.join(map(str, choices))} can be exported"
+                f"the config says {key} {shown(value)}, but only {', '.join(map(str, choices))} can be exported"
             )
         return value
 
     def claim(self, **found: Any) -> None:
-        """What the config says of the tensors must be so. Raises ConfigError."""
+        """Checks what the config says about the tensors. Raises ConfigError if it contradicts them."""
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
@@ -105,16 +105,16 @@ class ForeignModel:
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
-        """What no tensor says: the value of the config or of the user's option, or else the usual one, which is noted.
+        """A value that no tensor states: the config's, the user's, or else the usual one, which a note will list.
 
         Args:
-            option: its name, one of `_ASKED`.
-            said: what the config says; None if it doesn't.
-            source: how a sentence about that begins, such as "the config says hidden_act".
-            usual: what the library takes if its config doesn't say it, or what all released models have.
+            option: the name of the user's option, a key of `_ASKED`.
+            said: the config's value; None if it has none.
+            source: the start of a sentence about it, such as "the config says hidden_act".
+            usual: the library's default for a config without it, or the value that all released models share.
 
         Raises:
-            OptionError: nothing says it, or the option contradicts the config.
+            OptionError: nothing states it, or the option contradicts the config.
         """
         self.asked.add(option)
         given = self.given.get(option)
@@ -127,17 +127,16 @@ class ForeignModel:
         return next(value for value in (said, given, usual) if value is not None)
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
-        """The number of heads, see `choose`. Raises OptionError: they don't divide the hidden size."""
+        """Sets the number of heads, see `choose`. Raises OptionError if they don't divide the hidden size."""
         self.heads = found = self.choose("heads", said, source, usual)
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
             raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
 
     def choose_activation(self, said: Any, source: str, usual: str | None = None) -> str:
-        """The activation of all MLPs by its name as an option; `said` is a name of transformers or timm.
+        """Returns the activation of all MLPs as a value of --activation, see `choose`.
 
-        Raises:
-            ConfigError: our models lack it.
+        `said` is its name in transformers or timm. Raises ConfigError if we lack it.
         """
         found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
         if said is not None and found is None:
@@ -146,7 +145,7 @@ class ForeignModel:
         return str(self.choose("activation", found, source, usual))
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
-        """Each encoder block: its prefix here, such as "blocks.{}." with the number in it, and our path.
+        """Yields each encoder block: its prefix, which is `pattern` with the number in it, and our path.
 
         Raises:
             CheckpointError: they are not numbered 0, 1, 2, ...
@@ -155,14 +154,14 @@ class ForeignModel:
         numbers = {name[len(start) :].split(".")[0] for name in self.tensors if name.startswith(start)}
         count = len(numbers)
         if numbers != {str(i) for i in range(count)} or not count:
-            raise CheckpointError(f"its blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
+            raise CheckpointError(f"the blocks {pattern.rstrip('.')} are not numbered 0, 1, 2, ...")
         if count_key:
             self.claim(**{count_key: count})
         for i in range(count):
             yield f"{start}{i}{end}", f"Encoder/encoderblock_{i}"
 
     def trained_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of the images that the config is for; (0, 0) where it doesn't say so."""
+        """Rows and columns of patches at the config's image size; (0, 0) if it states none."""
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
@@ -177,7 +176,7 @@ class ForeignModel:
         return size[0] // height, size[1] // width
 
     def check(self, name: str, *sizes: int | None) -> Shape:
-        """The shape of a tensor that must be there and have these sizes, None being any. Raises CheckpointError."""
+        """The shape of a required tensor with these sizes; None stands for any size. Raises CheckpointError."""
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:

@@ -19,9 +19,9 @@ def translate_encoder(
     layers: Sequence[str] = _LAYERS,
     is_gelu: bool = True,
 ) -> None:
-    """Everything up to the last norm, with these tokens in front of the patches, of which so many have positions.
+    """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions.
 
-    With `is_gelu`, all released models have that activation.
+    With `is_gelu`, all released models of the family have GELU.
     """
     model.epsilon(epsilon)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu)

@@ -1,4 +1,4 @@
-"""Resizes a position embedding as PyTorch's bicubic interpolation does, on which other libraries rely."""
+"""Resizes a position embedding as PyTorch's bicubic interpolation does, which other libraries use."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool) -> Arra
     """A grid float64[rows, columns, D] at another size, with half-pixel centres.
 
     Args:
-        grid: what is resized; returned as it is where it has the size already.
+        grid: the grid; returned unchanged if it already has the size.
         size: (rows, columns) of the result.
         antialias: as `torch.nn.functional.interpolate(mode="bicubic", antialias=True)` does: Keys' cubic with a = -0.5,
-            spread over more rows where they become fewer. Without, a = -0.75 over the four next rows.
+            spread over more rows if their number decreases. Otherwise a = -0.75, over the four nearest rows.
     """
     if grid.shape[:2] == size:
         return grid
@@ -24,7 +24,7 @@ def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool) -> Arra
 
 
 def _weights(source: int, target: int, antialias: bool) -> Array:
-    """float64[target, source], what each of the source's rows adds to each of the target's."""
+    """float64[target, source], the weight of each source row in each target row."""
     step = source / target
     spread = max(step, 1.0) if antialias else 1.0
     weights = np.zeros((target, source))
@@ -33,7 +33,7 @@ def _weights(source: int, target: int, antialias: bool) -> Array:
         first, last = int(np.floor(center - 2 * spread)), int(np.ceil(center + 2 * spread))
         for position in range(first, last + 1):
             share = _cubic((position - center) / spread, -0.5 if antialias else -0.75)
-            # The edge row stands for those beyond it, or, with antialiasing, they count as nothing.
+            # Rows beyond the edge repeat the edge row or, with antialiasing, have no weight.
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
                 weights[row, inside] += share

@@ -1,4 +1,4 @@
-"""How a model of another library takes pictures, as its files say: steps, and the mean and deviation of the pixels."""
+"""The preprocessing of another library's model, from its files: steps, and the mean and deviation of the pixels."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ _ALL: dict[str, Any] = {"size": {"height": 224, "width": 224}, "crop_size": 224,
 _ALL |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
 _PROCESSORS = {"ViT": {**_ALL, **_HALF, "resample": 2}, "Siglip": _ALL | _HALF, "Bit": _ALL | _CLIP, "CLIP": _ALL | _CLIP}
 _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
-"""What each image processor of transformers does where its file doesn't say."""
+"""The defaults of each image processor of transformers."""
 
 _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
 _TIMM |= {"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"]}
-_MOST = 1e6  # of a mean, and of what a deviation or crop_pct divides by
+_MOST = 1e6  # the largest mean, and the largest reciprocal of a deviation or crop_pct
 
 
 def processor_steps(
     config: Mapping[str, Any], image_size: tuple[int, int] | None = None
 ) -> tuple[Preprocessing, Colours, Colours]:
-    """The steps that make an image of a picture, and mean and standard deviation of each channel.
+    """The steps that turn a picture into an image, and the mean and standard deviation of each channel.
 
-    The model takes (pixel / 255 - mean) / std of the uint8 pixels that the steps end in.
+    The model's input is (pixel / 255 - mean) / std, with the uint8 pixels that the steps return.
 
     Args:
-        config: what a `preprocessor_config.json` of transformers or a `pretrained_cfg` of timm holds.
-        image_size: (height, width), where the model is exported for another size: the crop's share of the resized picture
-            stays, that of the longer side where the image is not square.
+        config: the content of a `preprocessor_config.json` of transformers or a `pretrained_cfg` of timm.
+        image_size: (height, width), if the model is exported for another size. The crop keeps its share of the resized
+            picture; if the image is not square, its share of the longer side.
 
     Raises:
-        ConfigError: it is damaged, or says what the steps can't do.
+        ConfigError: it is malformed, or needs steps that do not exist.
     """
     if not isinstance(config, Mapping):
-        raise ConfigError(f"the config of pictures must be an object, not {config!r:.40}")
+        raise ConfigError(f"the preprocessing config must be an object, not {config!r:.40}")
     given = {key: value for key, value in config.items() if value is not None}
     name = given.get("image_processor_type", given.get("feature_extractor_type"))
     if found := _CLASS.fullmatch(str(name)):
@@ -68,12 +68,12 @@ def processor_steps(
         mean, std = _colours(given, "mean", "std")
     else:
         known = ", ".join(f"{kind}ImageProcessor" for kind in _PROCESSORS)
-        raise ConfigError(f"the config of pictures is of {name!r:.60}; known are {known}, and timm's pretrained_cfg")
+        raise ConfigError(f"the preprocessing config is for {name!r:.60}; supported are {known}, and timm's pretrained_cfg")
     try:
         steps = read_steps(text)
         steps.check_size(*size)
     except ValueError as error:
-        raise ConfigError(f"the config of pictures needs steps that do not exist: {error}") from None
+        raise ConfigError(f"the preprocessing config needs steps that do not exist: {error}") from None
     return steps, mean, std
 
 
@@ -88,7 +88,7 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     if mode not in ("squash", "center"):
         raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
-    # There is no step that keeps the ratio where the image is not square.
+    # There is no step that keeps the aspect ratio if the image is not square.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
     return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
@@ -103,7 +103,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or len(crop) < 2:
-        raise ConfigError("the config makes pictures of several sizes, or pads them: it must resize, crop and not pad")
+        raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")
     height, width = image_size or crop
     if len(resized) == 1:
         text = f"pillow_{how}_small({round(resized[0] * max(height, width) / max(crop))})"
@@ -114,7 +114,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
 
 def _known(how: Any) -> Any:
     if how not in ("bilinear", "bicubic"):
-        raise ConfigError(f"pictures are resized {how!r:.40}, and there are steps for 'bilinear' and 'bicubic'")
+        raise ConfigError(f"the config resizes pictures by {how!r:.40}, but only 'bilinear' and 'bicubic' are supported")
     return how
 
 
@@ -132,7 +132,7 @@ def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, .
 
 def _pixels(value: Any, key: str) -> int:
     if type(value) is not int or not 0 < value <= MAX_SIDE:
-        raise ConfigError(f"the config's {key!r} must be of 1 to {MAX_SIDE} pixels, not {value!r:.40}")
+        raise ConfigError(f"the config's {key!r} must be 1 to {MAX_SIDE} pixels, not {value!r:.40}")
     return value
 
 

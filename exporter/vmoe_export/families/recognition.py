@@ -1,4 +1,4 @@
-"""Which family a checkpoint is of."""
+"""Recognizes the family of a checkpoint."""
 
 from __future__ import annotations
 

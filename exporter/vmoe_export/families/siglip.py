@@ -9,7 +9,7 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 
 def _translate(model: Translation) -> None:
-    # The stream is behind its last norm when attention pools it, and can't carry another epsilon.
+    # Attention pools the stream after its last norm, so scaling the stream can't replace another epsilon.
     model.epsilon(LAYER_NORM_EPSILON, is_only=True)
     model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True)
     model.tokens(positions="embeddings.position_embedding.weight", rows=0)

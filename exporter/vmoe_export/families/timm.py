@@ -1,4 +1,4 @@
-"""timm's vision_transformer and deit: plain ViTs with a class token or none, registers, layer scale and four poolings."""
+"""timm's vision_transformer and deit: plain ViTs, with or without class token, registers and layer scale; four poolings."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _SIZES: dict[str, tuple[int, int]] = {
     "gigantic": (1664, 16),
     "giant": (1408, 16),
 }
-"""Width and heads of the architectures with these words in their names, by the first that fits."""
+"""Width and heads by a word in the name of the architecture; the first that fits counts."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
 _OTHER_BLOCKS = {
-    "_rpn_": "norms behind the residual",
+    "_rpn_": "norms after the residual",
     "rope": "rotary positions",
     "_pe_": "rotary positions",
     "dinov3": "rotary positions",
 }
-"""What the tensors of some architectures don't tell."""
+"""By a word in the name of an architecture: what its tensors don't show."""
 _IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _IMPLIED |= {"qkv_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm"}
 _IMPLIED |= {"final_norm", "weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
@@ -57,7 +57,7 @@ def _translate(model: Translation) -> None:
     if unknown := sorted(args.keys() - _IMPLIED - _READ):
         raise ConfigError(f"the config's model_args have {unknown[0]}, which can't be exported")
     if name and not name.startswith(("vit_", "deit", "flexivit")):
-        raise ConfigError(f"the architecture {name} is none of timm's vision_transformer or deit")
+        raise ConfigError(f"the architecture {name} is not one of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
         raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
     # Only CLIPs have a norm before the first block.
@@ -102,7 +102,7 @@ def _activation(name: str) -> str:
 
 
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
-    """What the head gets, as `ModelConfig.classifier` says it."""
+    """The input of the head, as a value of `ModelConfig.classifier`."""
     said = args.get("global_pool", model.config.get("global_pool"))
     if said not in (None, "token", "avg", "map"):
         raise ConfigError(f"the config says global_pool {said!r:.40}, and only token, avg and map can be exported")
@@ -125,7 +125,7 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
 
 
 def _tokens(model: Translation, *, is_read: bool) -> None:
-    """The class token, then registers or DeiT's token of distillation; positions are for all of them or for none."""
+    """The class token, then registers or DeiT's distillation token; either all of them have positions or none."""
     names = [name for name in ("cls_token", "dist_token", "reg_token") if model.has(name)]
     count = sum(math.prod(model.shape(name, 3)[:2]) for name in names)
     _, tokens, _ = model.shape("pos_embed", 3)
@@ -184,7 +184,7 @@ FAMILY = Family(
 )
 _DISTILLED = replace(
     FAMILY,
-    title="DeiT with a token of distillation (timm)",
+    title="DeiT with a distillation token (timm)",
     landmarks=(*FAMILY.landmarks, "dist_token"),
     processor={"interpolation": "bicubic", "crop_pct": 0.9},
 )

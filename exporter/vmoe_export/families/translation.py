@@ -1,4 +1,4 @@
-"""The tensors of another library's model under our names: transposed, cut, joined and scaled as ours are."""
+"""Translates the tensors of another library's model to ours: renames, transposes, cuts, joins and scales them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[..., Array]
 
 @dataclass(frozen=True)
 class Part:
-    """A tensor of ours: its shape, the tensors that it comes from, and how, in float64."""
+    """One of our tensors: its shape, its source tensors, and the function that makes it from them in float64."""
 
     shape: Shape
     sources: tuple[str, ...]
@@ -32,16 +32,16 @@ class Part:
 
 @dataclass
 class Translation(ForeignModel):
-    """A model of a family, as its `translate` reads it and names ours.
+    """A model of a family; the family's `translate` reads it and defines our tensors.
 
-    LayerNormalization has one epsilon in all our models. Where a family has another one, everything that is added to the
+    LayerNormalization has one epsilon in all our models. If a family has another one, everything that is added to the
     residual stream is multiplied by the same number: (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2).
-    A scale behind a layer goes into its weights, as do the mean and the standard deviation of the pixels.
+    The scale after a layer is folded into its weights, and so are the mean and the standard deviation of the pixels.
 
     Attributes:
-        mean, std: of pixels in [0, 1], by channel; numbers that are all equal are those of any number of channels.
+        mean, std: of pixels in [0, 1], by channel; if all values are equal, they apply to any number of channels.
         parts: our tensors, by name.
-        model: the config in our terms, as far as the tensors can't say it.
+        model: the part of our config that the tensors don't determine.
         notes: what a user should know.
     """
 
@@ -53,13 +53,13 @@ class Translation(ForeignModel):
     _stream: float = 1.0
 
     def begin(self, activation: str, patches: str, *, is_only: bool, has_bias: bool = True) -> None:
-        """What models of transformers begin with: activation, patches and heads.
+        """The start of a transformers model: activation, patches and heads.
 
         Args:
-            activation: what transformers takes if a config doesn't say it.
-            patches: the name of the patches' convolution.
-            is_only: whether all released models of the family have that activation.
-            has_bias: whether the convolution has one.
+            activation: the default of transformers.
+            patches: the name of the patch embedding.
+            is_only: whether all released models of the family have this activation.
+            has_bias: whether the patch embedding has a bias.
         """
         usual = activation if self.config or is_only else None
         self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
@@ -74,7 +74,7 @@ class Translation(ForeignModel):
         Args:
             pattern: as for `blocks`.
             names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
-                and where there are any the scales of attention and MLP.
+                and, if there are any, the scales of attention and MLP.
             has_bias: whether query, key and value have one.
         """
         for block, ours in self.blocks(pattern, "num_hidden_layers"):
@@ -86,9 +86,9 @@ class Translation(ForeignModel):
             self.claim(intermediate_size=self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale))
 
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False) -> None:
-        """The epsilon of every LayerNormalization if the config says no `layer_norm_eps`; to be said first.
+        """Sets the epsilon of every LayerNormalization, if the config has no `layer_norm_eps`. Call this first.
 
-        With `is_only`, no other one can be exported; with `is_told`, an architecture's name says the default.
+        With `is_only`, any other epsilon is refused. With `is_told`, the architecture's name states the default.
         """
         if self.config.get("layer_norm_eps") is None and not is_told:
             self.taken["epsilon"] = default
@@ -100,25 +100,25 @@ class Translation(ForeignModel):
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
-        """The activation of all MLPs, see `choose_activation`."""
+        """Sets the activation of all MLPs, see `choose_activation`."""
         ours = {"gelu": "gelu_erf", "gelu_tanh": "gelu_tanh", "quick_gelu": "gelu_quick"}
         self.model["activation"] = ours[self.choose_activation(said, source, usual)]
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
-        """Names a tensor of ours; with `stream` it is added to the residual stream, or norms what is."""
+        """Defines one of our tensors; with `stream`, it is scaled like the residual stream."""
         scale = self._stream if stream else 1.0
         self.parts[name] = Part(shape, tuple(sources), (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
     def patches(self, name: str, *, has_bias: bool = True) -> None:
-        """The convolution that makes tokens of patches, (D, C, ph, pw), for pixels in [-1, 1]."""
+        """The convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1]."""
         width, channels, height, columns = self.shape(f"{name}.weight", 4)
         self.width, self.patch = width, (height, columns)
         if len({*self.mean}) == len({*self.std}) == 1:
             self.mean, self.std = (self.mean[0],) * channels, (self.std[0],) * channels
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ConfigError(
-                f"tensor {self.told(name)}.weight takes {channels} channels, and pictures have the mean {tuple(self.mean)}, "
-                f"the std {tuple(self.std)}: preprocessor_config.json can say another image_mean and image_std"
+                f"tensor {self.told(name)}.weight takes {channels} channels, but pictures have the mean {tuple(self.mean)}, "
+                f"the std {tuple(self.std)}; set image_mean and image_std in preprocessor_config.json"
             )
         patch = self.config.get("patch_size")
         if patch not in (None, height) and patch != [height, columns]:
@@ -148,10 +148,10 @@ class Translation(ForeignModel):
         """The tokens in front of the patches, in order, and the position embedding of all.
 
         Args:
-            names: of the tokens, [..., R, D] of R tokens or [D]; with `is_read` the first is one that a classifier reads.
+            names: tensors of the tokens, [..., R, D] for R tokens or [D]; with `is_read`, the classifier reads the first.
             positions: the position embedding, (1, rows + patches, D) or without the 1.
-            rows: how many of the tokens it has rows for; the others get none.
-            antialias: how its rows are resized where the image has another size, see `resized_grid`.
+            rows: how many of the tokens have a position; the others get zeros.
+            antialias: how the positions are resized if the image has another size, see `resized_grid`.
         """
         counts = {name: self._token_count(name) for name in names}
         read = names[:1] if is_read else ()
@@ -165,7 +165,7 @@ class Translation(ForeignModel):
         return math.prod(self.check(name, *leading, self.width)[:-1])
 
     def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """Names one tensor of ours for the tokens of several, if there are any."""
+        """Defines one of our tensors from the tokens of several, if there are any."""
         if not names:
             return
         width = self.width
@@ -182,15 +182,15 @@ class Translation(ForeignModel):
         source = self.trained_grid()
         if math.prod(source) not in (0, patches) and "image_size" in self.config:
             raise CheckpointError(
-                f"tensor {self.told(name)} is for {patches} patches, and the config's image_size "
+                f"tensor {self.told(name)} is for {patches} patches, but the config's image_size "
                 f"{self.config['image_size']} has {math.prod(source)}"
             )
         if math.prod(source) != patches:
             source = (math.isqrt(max(patches, 0)),) * 2
         if shape[-1] != width or patches < 1 or math.prod(source) != patches:
             raise CheckpointError(
-                f"tensor {self.told(name)} has shape {shape}, which are not {rows} rows and those of a grid of patches, "
-                f"{width} wide"
+                f"tensor {self.told(name)} has shape {shape}, but it needs {rows} rows and those of a grid of patches, "
+                f"each {width} wide"
             )
         height, columns = self.patch
         if self.image_size is None:
@@ -209,7 +209,7 @@ class Translation(ForeignModel):
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
 
     def vector(self, ours: str, name: str, shape: Shape) -> None:
-        """A tensor as it is, in another shape of as many values. Raises CheckpointError: it has not so many."""
+        """A tensor in another shape with as many values. Raises CheckpointError if their number differs."""
         found = self.tensors.get(name)
         if math.prod(self.shape(name, len(found.shape) if found else 1)) != math.prod(shape):
             raise CheckpointError(
@@ -224,19 +224,19 @@ class Translation(ForeignModel):
         return experts
 
     def projection(self, name: str) -> None:
-        """A projection (D, E) of what the head gets, which is not transposed and has no bias."""
+        """A projection (D, E) of the head's input, which is not transposed and has no bias."""
         width, size = self.check(name, self.width, None)
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """The mean of so many tokens, which pooling joins, as a projection without a tanh."""
+        """The mean of several tokens that pooling joins, as a projection without a tanh."""
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
         self.put("projection/bias", (width,), [], lambda: np.zeros(width))
 
     def mean_head(self, *names: str) -> None:
-        """The mean of what heads make of a token each, as one head of all these tokens."""
+        """The mean of several heads of one token each, as one head of all these tokens."""
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
         for name in names:
             self.dense("head", name, outputs=classes)
@@ -246,7 +246,7 @@ class Translation(ForeignModel):
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
     def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False) -> None:
-        """A LayerNormalization of that size, or the stream's width; with `stream` what it gives is the stream."""
+        """A LayerNormalization of this size, or of the stream's width; with `stream`, its output is the stream."""
         size = size or self.width
         for leaf, own in (("scale", "weight"), ("bias", "bias")):
             self.check(f"{name}.{own}", size)
@@ -263,10 +263,10 @@ class Translation(ForeignModel):
         stream: bool = False,
         has_bias: bool = True,
     ) -> int:
-        """A dense layer (out, in), with or without a bias; `scale` names what its outputs are multiplied by.
+        """A dense layer (out, in), with or without a bias; `scale` names a tensor that multiplies its outputs.
 
         Returns:
-            Its outputs.
+            The number of outputs.
         """
         width, depth = self.check(f"{name}.weight", outputs or None, inputs or self.width)
         kernel, bias = [f"{name}.weight"], []
@@ -281,7 +281,7 @@ class Translation(ForeignModel):
         return width
 
     def attention(self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool = True) -> None:
-        """Attention with its three projections apart, all of which have a bias or none."""
+        """Attention with three separate projections; either all of them have a bias or none."""
         for name, source in zip(("query", "key", "value"), projections, strict=True):
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=has_bias)
             self._by_head(f"{ours}/{name}")
@@ -290,8 +290,8 @@ class Translation(ForeignModel):
     def fused_attention(
         self, ours: str, weight: str, bias: str, out: str, *, scale: str = "", stream: bool = True, query: str = ""
     ) -> None:
-        """Attention with q, k and v stacked in one matrix (3D, D), or k and v alone beside the layer `query`; an empty
-        `bias` is none.
+        """Attention with q, k and v stacked in one matrix (3D, D), or only k and v if `query` names a layer; an empty
+        `bias` means none.
         """
         width, names = self.width, ("key", "value") if query else ("query", "key", "value")
         self.check(weight, len(names) * width, width)
@@ -322,7 +322,7 @@ class Translation(ForeignModel):
         return hidden
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
-        """The MLPs of a MoE layer, one after another in our tensors."""
+        """The MLPs of a MoE layer, stacked in our tensors."""
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
             each = Translation(self.tensors, self.prefix, self.config, {}, None, width=self.width)
@@ -351,7 +351,7 @@ class Translation(ForeignModel):
         self._shaped(f"{ours}/out", kernel=(self.heads, self.width // self.heads, self.width))
 
     def _shaped(self, layer: str, **shapes: Shape) -> None:
-        """Other shapes of as many values for what a layer has."""
+        """Gives the tensors of a layer other shapes with as many values."""
         for leaf, shape in shapes.items():
             self.parts[f"{layer}/{leaf}"] = replace(self.parts[f"{layer}/{leaf}"], shape=shape)
 

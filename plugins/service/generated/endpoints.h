@@ -24,6 +24,7 @@ inline constexpr int kMostScans = 100;
 inline constexpr int kMostParts = 65536;
 inline constexpr float kLargestFloat = 2;
 inline constexpr double kMaxSloMs = 600000.0;
+inline constexpr double kRequestBuckets[] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0};
 inline constexpr int kSteps = 8;
 inline constexpr int kMostSteps = 1000;
 
@@ -65,6 +66,15 @@ inline constexpr Refusal kNoBodyLength{411, "send the body's Content-Length, or 
 inline constexpr Refusal kEncodedBody{415, "send the body without encoding"};
 inline constexpr Refusal kLongHead{431, "the first line and the headers have more than {} bytes"};
 inline constexpr Refusal kManyClients{503, "too many clients are connected"};
+inline constexpr Metric kRequestSeconds{"vmoe_request_seconds", "Seconds from a request to its reply.", false, nullptr};
+inline constexpr Metric kServed{"vmoe_images_served_total", "Images that were answered, by the setting that served them.", false, nullptr};
+inline constexpr Metric kCounts[] = {
+    {"vmoe_images_waiting", "Images in the queue.", true, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.waiting); }},
+    {"vmoe_calls_total", "Calls of the engine.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.calls); }},
+    {"vmoe_busy_seconds_total", "Seconds of these calls.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.busy); }},
+    {"vmoe_requests_refused_total", "Requests that found the queue full.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.refused); }},
+    {"vmoe_requests_cancelled_total", "Requests whose client disconnected in the queue.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.cancelled); }},
+};
 
 inline constexpr Field kFields[] = {
     {"pictures", "images", "", "null", "a picture file in base64", FieldType::kPicture, 0, 1, 1048576, true, false, true, {}},

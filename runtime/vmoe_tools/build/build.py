@@ -24,12 +24,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What a build left in the cache.
+    """What a build stored in the cache.
 
     Attributes:
         record: what the engine was built from and for.
-        seconds: that the build took; None where the engine was there already.
-        checks: the engine against the CPU, in calls of the fewest and of the most images; none where it was there already.
+        seconds: duration of the build; None if the engine existed already.
+        checks: comparisons with the CPU, in calls of the fewest and of the most images; empty if the engine existed already.
     """
 
     record: EngineRecord
@@ -65,16 +65,16 @@ def build_engine(
         bundle: what to build from.
         profile: the profile that the engine is fixed to; None for a dense ViT.
         batches: images per call.
-        workspace: most scratch memory in MiB; None for all of the GPU's.
+        workspace: limit of scratch memory in MiB; None for all memory of the GPU.
         plugin_inside: store the plugin library in the engine.
         force: build anyway.
-        say: called with what is done, in a few words.
-        log: called with what TensorRT logs.
+        say: called with each step, in a few words.
+        log: called with each line that TensorRT logs.
 
     Raises:
-        click.ClickException: the engine doesn't answer as the bundle does; it isn't kept.
+        click.ClickException: the engine's answers differ from the bundle's; the engine isn't kept.
         BackendError: something is missing, or TensorRT can't build the engine.
-        BundleError: the weights were changed after export, or any file meanwhile.
+        BundleError: the weights were changed after export, or any file was changed during the build.
     """
     key = engine_key(bundle, profile)
     record = EngineRecord(key, batches.smallest, batches.tuned, batches.largest, plugin_inside, sha256="", size=0)

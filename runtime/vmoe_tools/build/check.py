@@ -21,15 +21,15 @@ from vmoe_runtime.routing import layer_outputs
 _IMAGES = 8
 _SEED = 20210610
 
-# By precision: how far an engine may be from the CPU, relative to the largest output, in the median over the images; and the
-# least share of the (token, choice) pairs that both keep at the same expert, or drop. In half precision some gates change
-# order. From there on an image takes another path, and its outputs differ by more than rounding, hence the median.
+# By precision: the largest difference from the CPU, relative to the largest output, in the median over the images; and the
+# smallest share of the (token, choice) pairs that both keep at the same expert, or both drop. In half precision, some gates
+# change order. Such an image then takes another path and differs by more than rounding, hence the median.
 LIMITS = {"fp32": (1e-4, 0.995), "fp16": (2e-2, 0.95), "bf16": (1e-1, 0.75)}
 
 
 @dataclass(frozen=True)
 class Check:
-    """An engine against the CPU, in calls of one size.
+    """The comparison of an engine with the CPU, in calls of one size.
 
     Attributes:
         reference: description of the backend on the CPU.
@@ -38,7 +38,7 @@ class Check:
         largest_output: largest absolute output of the CPU.
         max_difference: largest absolute difference over all images.
         median_difference: median over the images of each one's largest absolute difference.
-        agreement: share of the (token, choice) pairs that both keep at the same expert, or drop; 1 for a dense ViT.
+        agreement: share of the (token, choice) pairs that both keep at the same expert, or both drop; 1 for a dense ViT.
     """
 
     reference: str
@@ -55,11 +55,11 @@ class Reference:
 
     Args:
         bundle: the bundle.
-        profile: that the engine is fixed to; None for a dense ViT.
+        profile: the profile that the engine is fixed to; None for a dense ViT.
 
     Raises:
         click.ClickException: no backend for the CPU is installed.
-        BackendError: it failed.
+        BackendError: the backend failed.
     """
 
     def __init__(self, bundle: Bundle, profile: Profile | None) -> None:
@@ -80,7 +80,7 @@ class Reference:
         """Runs the same images on the engine, in calls of `batch` images; larger calls repeat some of them, shuffled.
 
         Raises:
-            BackendError: it failed.
+            BackendError: the engine failed.
             click.ClickException: outputs or routing are too far from the CPU's.
         """
         multiple = self._manifest.batch_multiple
@@ -112,7 +112,7 @@ class Reference:
 
 
 def refuse_wrong_answers(check: Check, precision: str) -> None:
-    """Refuses an engine that doesn't answer as the bundle does.
+    """Refuses an engine whose answers differ from the bundle's.
 
     Raises:
         click.ClickException: outputs or routing are too far from the CPU's.
@@ -122,13 +122,13 @@ def refuse_wrong_answers(check: Check, precision: str) -> None:
     if not check.agreement >= agreement:
         raise click.ClickException(
             f"{engine} routes {check.agreement:.2%} of the pairs as {check.reference} does, but {precision} should reach "
-            f"{agreement:.1%}; it was not kept"
+            f"{agreement:.1%}; the engine was not kept"
         )
     allowed = difference * check.largest_output
     if not (math.isfinite(check.max_difference) and check.median_difference <= allowed):
         raise click.ClickException(
             f"{engine}'s outputs differ from those of {check.reference} by {check.median_difference:.2e} (median over the "
-            f"images), but {precision} may differ by only {allowed:.2e}; it was not kept"
+            f"images), but {precision} allows only {allowed:.2e}; the engine was not kept"
         )
 
 

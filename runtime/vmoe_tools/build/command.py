@@ -76,7 +76,7 @@ def build(
     if print_trtexec and json_target is not None:
         raise click.UsageError("--print-trtexec builds nothing, so it has no result for --json; omit one of them")
     if print_trtexec and str(bundle) in ADDRESSES:
-        raise click.UsageError("--print-trtexec names files of the bundle, so it must be in a folder of this machine")
+        raise click.UsageError("--print-trtexec names files of the bundle, so the bundle must be a folder on this machine")
     check_output_file(json_target, [bundle])
     opened = Bundle.open(bundle)
     chosen = _chosen_profile(opened, profile)
@@ -132,7 +132,7 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
     """The batch sizes that an engine is built for.
 
     Args:
-        manifest: of the bundle; its routing groups say which batches fit.
+        manifest: of the bundle; its routing groups determine which batches fit.
         smallest, tuned, largest: images per call. Defaults: the fewest images that fit; the most; 32, or as many as fit.
 
     Raises:
@@ -149,7 +149,7 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
     smallest, tuned = smallest or multiple, tuned or largest
     if not smallest <= tuned <= largest:
         raise click.UsageError(
-            f"--min-batch-size {smallest}, --opt-batch-size {tuned} and --batch-size {largest}: none may be above the next"
+            f"--min-batch-size {smallest}, --opt-batch-size {tuned} and --batch-size {largest}: none may exceed the next"
         )
     return BatchRange(smallest, tuned, largest)
 
@@ -164,7 +164,7 @@ def _trtexec_command(
     words = ["trtexec", f"--onnx={graph}"]
     for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
         words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
-    # TensorRT 11 knows strongly typed networks only, and takes the option as one without effect.
+    # TensorRT 11 has only strongly typed networks, and accepts the option without effect.
     words += ["--stronglyTyped", "--noTF32", f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}"]
     if plugin_inside:
         words.append(f"--setPluginsToSerialize={plugin or TENSORRT_PLUGIN}")

@@ -9,11 +9,11 @@ from vmoe_runtime.backends.tensorrt.engine_cache import EngineRecord, private_fo
 from vmoe_tools.output import write_bytes
 
 FOR_OWNER = 0o600
-"""The mode of files of the cache, which are for this user alone."""
+"""The mode of files in the cache, which only their owner may read."""
 
 
 def store_engine(engine: bytes, record: EngineRecord) -> None:
-    """Puts an engine into the cache, in place of one with the same key.
+    """Stores an engine in the cache, and replaces one with the same key.
 
     Raises:
         EngineCacheError: the cache folder can't be used.

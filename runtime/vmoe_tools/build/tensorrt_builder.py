@@ -1,4 +1,4 @@
-"""Every call into TensorRT that builds an engine; it has never been run on a GPU."""
+"""All calls into TensorRT that build an engine. They have never run on a GPU."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def serialized_engine(
     timing_cache: bytes,
     listener: Callable[[str], None] | None = None,
 ) -> tuple[bytes, bytes]:
-    """Builds an engine in the precision that the graph is written in.
+    """Builds an engine in the precision of the graph.
 
     Args:
         graph: what to build from.
         plugin: the plugin library.
         shapes: of the input `image`: smallest, tuned for, largest.
-        workspace: most bytes of scratch memory; None for all of the GPU's.
+        workspace: limit of scratch memory in bytes; None for all memory of the GPU.
         plugin_inside: store the plugin library in the engine.
         timing_cache: what earlier builds measured; empty at first.
         listener: called with each line that TensorRT logs.
@@ -43,10 +43,10 @@ def serialized_engine(
     try:
         builder = start(tensorrt.Builder)
         load_plugin(builder.get_plugin_registry(), plugin)
-        # Version 11 knows strongly typed networks only, and ignores the flag.
+        # Version 11 has only strongly typed networks, and ignores the flag.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, log)
-        # Weights lie beside the path.
+        # The parser looks for the weights next to this path.
         if not parser.parse(graph.data, f"{graph.folder}/{graph.path.name}"):
             problems = [parser.get_error(index).desc() for index in range(parser.num_errors)] or [log.reason()]
             raise BackendError(f"TensorRT can't read {graph.path}: {' '.join(problems[0].split())[:400]}")

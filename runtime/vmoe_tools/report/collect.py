@@ -44,19 +44,19 @@ _OF_A_LAYER = (
 )  # fmt: skip
 _COMPARED_IMAGES, _MOVED_IMAGES = 512, 64
 _SETS_OF_NEIGHBOURS = 10
-_LARGEST_PNG = 64  # pixels of a side; larger ones are photographs, of which a JPEG is much smaller
+_LARGEST_PNG = 64  # pixels per side; larger images are photographs, which are much smaller as JPEGs
 _LARGEST_SIDE = 224
 _QUALITY = 82
 
 
 @dataclass(frozen=True)
 class Collected:
-    """A report, and what its charts and pictures are drawn of beside it.
+    """A report, and the other data that its charts and pictures show.
 
     Attributes:
         report: the report.
         layers: statistics of each MoE layer at `report.start`.
-        samples: a few samples at the settings of the curve of `report.start`; None where it isn't known where patches are.
+        samples: a few samples at the settings of the curve of `report.start`; None if it isn't known where patches are.
     """
 
     report: Report
@@ -65,7 +65,7 @@ class Collected:
 
 
 class Collection:
-    """What everything in a report is made of."""
+    """The measurements that a report is made from."""
 
     def __init__(self, plan: Plan, given: dict[str, Any], progress: Progress) -> None:
         """Measures.
@@ -73,7 +73,7 @@ class Collection:
         Args:
             plan: what to measure.
             given: the values of the command's other options.
-            progress: where it shows how far it is.
+            progress: shows the progress.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
@@ -186,7 +186,7 @@ class Collection:
         return SettingContents(index, profile.slots[0], [_layer(layer) for layer in seen.layers.values()], answers, patches)
 
     def _frames(self, pictures: Sequence[Array]) -> Samples | None:
-        """The first samples at several capacity ratios; of images that share groups the first images, which fill some."""
+        """The first samples at several capacity ratios; if images share groups, the first images, in whole groups."""
         point = self.plan.points[self.start]
         if not pictures or self.seen[self.start].patches is None:
             return None
@@ -196,8 +196,8 @@ class Collection:
         return take_samples(point.engine, source, point.profile)
 
     def _neighbours(self, setting: str) -> Interference | None:
-        """How far the answers of some images move with their neighbours; None where every image is routed alone, or there
-        are too few images.
+        """How much the outputs of some images change with their neighbours; None if every image is routed alone, or if
+        there are too few images.
         """
         engine, multiple = self.first.engine, self.manifest.batch_multiple
         if multiple == 1 or len(self.source) < 2 * multiple:
@@ -207,7 +207,7 @@ class Collection:
             return interference(engine, some, setting, _SETS_OF_NEIGHBOURS, after_set=lambda images: advance(1, images))
 
     def _agreements(self, setting: str) -> tuple[OtherBundle, ...]:
-        """How alike the other bundles of the model are to the first one, on some images."""
+        """How well the other bundles of the model agree with the first one, on some images."""
         others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
         if not others:
             return ()
@@ -221,7 +221,7 @@ class Collection:
             notes.append(f"The bundle returns {self.manifest.output}, so there are no answers to compare.")
         elif self.labels is None:
             why = f": {source.note}" if source.note else ""
-            notes.append(f"The images have no labels, so accuracy and what follows from it are left out{why}.")
+            notes.append(f"The images have no labels, so accuracy and everything that depends on it are left out{why}.")
         notes += without_accuracy(self.plan.points) if self.manifest.output == "logits" else ()
         notes += filter(None, [near_chance(self.measured.points)])
         if self.samples and self.seen[self.start].patches is None:
@@ -231,12 +231,12 @@ class Collection:
                 f"{len(self.samples)} instead of {self.given['samples']} samples are shown, to keep the page small."
             )
         if self.may_cascade and not self.has_halves:
-            notes.append("Cascades are left out: calibrating a margin and testing it takes two batches of images.")
+            notes.append("Cascades are left out: calibrating and testing a margin needs two batches of images.")
         return notes
 
 
 def choose_samples(labels: Array | None, available: int, wanted: int) -> list[int]:
-    """Indices of images to show, rising: of every class alike as far as there are labels, the first ones first.
+    """Ascending indices of images to show: with labels, about equally many of every class, the first images first.
 
     Args:
         labels: i64[N] or None.
@@ -258,7 +258,7 @@ def choose_samples(labels: Array | None, available: int, wanted: int) -> list[in
 
 
 def data_address(image: Array) -> str:
-    """A `data:` address of an image [H,W,C] as a graph takes it: PNG where it is small, else a JPEG of 224 pixels."""
+    """A `data:` address of a graph's input image [H,W,C]: a PNG if it is small, else a JPEG of at most 224 pixels."""
     pixels = np.rint(shown_pixels(image[None])[0] * 255).astype(np.uint8)
     picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
     small = max(picture.size) <= _LARGEST_PNG
@@ -274,8 +274,8 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
     Args:
         points: what was measured.
-        curve: indices of a curve's settings among them, capacity rising.
-        max_drop: accuracy that may be lost against the curve's best, 0 to 1.
+        curve: indices of a curve's settings among them, by ascending capacity.
+        max_drop: accuracy that may be lost relative to the curve's best, 0 to 1.
     """
     known = [(index, top1) for index in curve if (top1 := points[index].top1) is not None]
     if not known:
@@ -287,7 +287,7 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
 
 def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
-    """The settings of the curve of the first bundle that has its most accurate one."""
+    """The settings of the first bundle's curve that contains its most accurate setting."""
     own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
     return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 

@@ -12,13 +12,13 @@ from vmoe_tools.inspect.interference import Interference
 
 @dataclass(frozen=True)
 class Curve:
-    """Settings of one bundle that differ in the capacity ratio alone.
+    """Settings of one bundle that differ only in the capacity ratio.
 
     Attributes:
         bundle: name of the bundle.
-        kind: such as "bpr", "vanilla" or "pool"; "choice" where experts choose.
+        kind: such as "bpr", "vanilla" or "pool"; "choice" if experts choose.
         title: the same for people.
-        points: indices of its settings among the report's points, capacity rising.
+        points: indices of its settings among the report's points, by ascending capacity.
     """
 
     bundle: str
@@ -42,7 +42,7 @@ class BundleContents:
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample image: its index among all images, a `data:` address, and its label, None where that isn't known."""
+    """A sample image: its index among all images, a `data:` address, and its label, None if it isn't known."""
 
     index: int
     picture: str
@@ -56,17 +56,17 @@ class SettingContents:
     Attributes:
         point: index among the report's points.
         slots: per expert and group, in the first MoE layer.
-        layers: of each MoE layer, over all images:
-            - `load`: share of all kept pairs that each expert has; `requested`: the same of all pairs that chose it
+        layers: statistics of each MoE layer over all images:
+            - `load`: share of all kept pairs that each expert has; `requested`: the same for all pairs that chose it
             - `expert_dropped`: share of the pairs that chose an expert and were dropped
             - `pairs_dropped`, `patches_dropped`: shares of all pairs, and of the patches that no expert processed
-            - `load_entropy`: 0 to 1, 1 where all experts have the same load; `gate_entropy`: mean of the tokens' gates
+            - `load_entropy`: 0 to 1, 1 if all experts have the same load; `gate_entropy`: mean of the tokens' gates
             - `gates_kept`, `gates_dropped`: how many pairs were kept and dropped by gate, in bins of equal width
-        answers: of each sample the predicted class, its probability, and whether it is correct (None without labels); empty
-            where the bundle returns no logits.
+        answers: for each sample the predicted class, its probability, and whether it is correct (None without labels); empty
+            if the bundle returns no logits.
         patches: base64 of unsigned integers [layers, samples, rows, columns], `patch_bytes` long each, the lowest byte
-            first: 0 for a patch that was dropped, else 1 + its expert. Where tokens are merged as many follow: which token
-            the patch is in. None where it isn't known which tokens are patches.
+            first: 0 for a patch that was dropped, else 1 + its expert. If tokens are merged, as many numbers follow: the
+            token that contains the patch. None if it isn't known which tokens are patches.
     """
 
     point: int
@@ -81,9 +81,9 @@ class Fall:
     """Where accuracy begins to fall along a curve.
 
     Attributes:
-        best: index of the most accurate setting among the points, of equal ones the one of lowest capacity.
-        last_good: index of the lowest capacity from which on, up to the best, every setting is accurate enough.
-        first_bad: that of the next lower capacity; None where even the lowest is accurate enough.
+        best: index of the most accurate setting among the points; among equals, the one with the lowest capacity.
+        last_good: index of the lowest capacity such that every setting from there to the best is accurate enough.
+        first_bad: index of the next lower capacity; None if even the lowest is accurate enough.
     """
 
     best: int
@@ -93,10 +93,10 @@ class Fall:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything. What a model or the images don't have is None or empty, and `notes` says why.
+    """The whole report. Parts that the model or the images don't allow are None or empty, and `notes` says why.
 
     Attributes:
-        command: what made it.
+        command: the command line that made it.
         made: when, in UTC.
         max_drop: accuracy that a recommended setting may lose, 0 to 1.
         machine: see `vmoe_tools.engines.describe_machine`.
@@ -104,24 +104,24 @@ class Report:
         labelled: whether accuracy is known.
         bundles: the first one is shown in detail.
         points: as in `vmoe bench`, the Pareto front marked among them and the cascades together.
-        cascades: as in `vmoe bench`, two settings of a bundle each. Empty without labels, logits or FLOPs, where images
-            share a group, where there is but one batch of images, or where no setting is cheaper than the most accurate one.
-        same: for each point the share of images that get the answer of the first curve's largest capacity.
-        effective: for each point the capacity ratio of its whole slots; None for what has no capacity.
+        cascades: as in `vmoe bench`, two settings of a bundle each. Empty without labels, logits or FLOPs, if images
+            share a group, if there is only one batch of images, or if no setting is cheaper than the most accurate one.
+        same: for each point, the share of images with the same answer as at the first curve's largest capacity.
+        effective: for each point, the capacity ratio after rounding to whole slots; None if it has no capacity.
         ratios: capacity ratios of the slider, as requested.
         curves: those of the first bundle come first.
         others: indices of the points of other models, such as a dense ViT, which are on no curve.
-        fall: along the curve of the first bundle that has its most accurate setting.
+        fall: along the first bundle's curve that contains its most accurate setting.
         recommended: index of the recommended setting among the points.
         equally_fast: indices of the settings that are as fast within the noise of the timing, the recommended one first.
         start: index of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
         experts: E.
         layers: names of the MoE layers.
         grid: rows and columns of patches.
-        patch_bytes: of each number in `SettingContents.patches`.
+        patch_bytes: bytes of each number in `SettingContents.patches`.
         samples: the images that are shown.
-        settings: of the curves of the first bundle.
-        interference: at `start`; None where every image is routed alone, or there are too few images.
+        settings: the settings of the first bundle's curves.
+        interference: at `start`; None if every image is routed alone, or if there are too few images.
         agreements: of the other bundles of the same model with the first one, at `start`.
         notes: sentences about what is left out.
         merged: sentences about ratios that round to the same slots as another one.
@@ -163,5 +163,5 @@ class Report:
 
     @property
     def own_curves(self) -> list[Curve]:
-        """Those of the first bundle."""
+        """The curves of the first bundle."""
         return [curve for curve in self.curves if curve.bundle == self.bundles[0].name]

@@ -18,14 +18,14 @@ _IMAGES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Observed:
-    """What is known of one setting.
+    """What was observed at one setting.
 
     Attributes:
-        classes: i64[N], of the largest logit; None where the bundle returns no logits.
+        classes: i64[N], of the largest logit; None if the bundle returns no logits.
         probabilities: f64[samples], of these classes; None as above.
-        layers: statistics of each MoE layer over all images; empty where they weren't requested.
-        patches: of each layer i64[2,samples,rows,columns], of each patch of the samples the expert, -1 where it was dropped,
-            and which token it is in; None where they weren't requested, or it isn't known which tokens are patches.
+        layers: statistics of each MoE layer over all images; empty if they weren't requested.
+        patches: for each layer i64[2,samples,rows,columns]: the expert of each patch of the samples, -1 if it was dropped,
+            and the token that contains it; None if they weren't requested, or if it isn't known which tokens are patches.
     """
 
     classes: Array | None
@@ -35,16 +35,16 @@ class Observed:
 
 
 class PointObserver:
-    """Takes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
+    """Observes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
     def __init__(self, samples: Sequence[int], *, has_logits: bool, has_routing: bool, classes: int | None) -> None:
         """Starts at the first image.
 
         Args:
-            samples: indices of the sample images among all images, rising.
+            samples: ascending indices of the sample images among all images.
             has_logits: whether there are logits [N,classes].
             has_routing: whether routing is requested.
-            classes: of the labels; None where there are none.
+            classes: number of classes of the labels; None without labels.
         """
         self._samples = np.array(samples, np.int64)
         self._has_logits = has_logits
@@ -87,7 +87,7 @@ class PointObserver:
 
 
 def _joined(parts: Sequence[Routing]) -> Routing:
-    """The routing of batches one after another."""
+    """The routing of several batches, concatenated."""
     arrays = [field.name for field in fields(Routing) if isinstance(getattr(parts[0], field.name), np.ndarray)]
     joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in arrays}
     return replace(parts[0], **joined)

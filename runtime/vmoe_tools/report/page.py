@@ -56,7 +56,7 @@ class Picture:
 
 
 def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> str:
-    """The HTML of a report. Whatever a bundle or a path says is escaped."""
+    """The HTML of a report. All text from bundles and paths is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -87,12 +87,12 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
             for pair in report.cascades
         ],
     )
-    # Names may hold halves of characters, which no encoding has.
+    # Names may contain unpaired surrogates, which cannot be encoded.
     return html.encode("utf-8", "backslashreplace").decode()
 
 
 def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:
-    """The pictures beside the page: "accuracy", and as far as the model and the images allow "patches" and "experts"."""
+    """The pictures next to the page: "accuracy", and, if the model and the images allow, "patches" and "experts"."""
     report, layers = collected.report, collected.layers
     figures = {"accuracy": overview([*report.points, *report.cascades])}
     if collected.samples is not None and report.layers:
@@ -108,24 +108,24 @@ def _margin(pair: PointResult) -> str:
 
 def _curve_charts(report: Report) -> Iterator[Picture]:
     better = f"Up and to the left is better. {words.diamonds(report)}"
-    better += "Cascades that no other one beats are on dashed lines. " * bool(report.cascades)
+    better += "Dashed lines connect the cascades that no other cascade beats. " * bool(report.cascades)
     points, quality, caption = report.points, ACCURACY, "Share of correct answers."
     if report.labelled:
         better += "A star marks the Pareto front: nothing else is as fast and as accurate."
     elif any(share is not None for share in report.same):
-        # The same answers stand for accuracy where there are no labels.
+        # Without labels, the share of equal answers replaces accuracy.
         points = [replace(point, top1=same) for point, same in zip(points, report.same, strict=True)]
         quality = replace(ACCURACY, label="same answers")
         reference = points[report.curves[0].points[-1]].profile
-        caption = f"Share of the images that get the answer of {reference}, as there are no labels."
+        caption = f"Share of the images with the same answer as at {reference}, because there are no labels."
     else:
-        quality, caption = KEPT_PAIRS, "Share of the pairs that got a slot, as there are no answers to compare."
+        quality, caption = KEPT_PAIRS, "Share of the pairs that got a slot, because there are no answers to compare."
     title = {"top-1": "Accuracy"}.get(quality.label, quality.label.capitalize())
     charts = [
         (f"{title} over capacity", caption, CAPACITY, quality),
         (f"{title} over time", better, TIME, quality),
         (f"{title} over compute", better, COMPUTE, quality),
-        ("Speed over capacity", "Batch size over the median time of a call; all settings took turns.", CAPACITY, _SPEED),
+        ("Speed over capacity", "Batch size over the median time of a call; all settings alternate.", CAPACITY, _SPEED),
         ("Kept pairs over capacity", "Share of the (token, choice) pairs that got a slot.", CAPACITY, KEPT_PAIRS),
         ("Compute over capacity", "Matrix products; those of experts for kept pairs.", CAPACITY, COMPUTE),
     ]
@@ -146,8 +146,8 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
         return
     setting = report.points[report.start].profile
     charts = [
-        ("Load of each expert", "An expert that more tokens choose than it has slots drops the rest.", chart_loads(layers)),
-        ("Gates in each MoE layer", "How many of all pairs of a layer have which gate.", chart_gates(layers)),
+        ("Load of each expert", "If more tokens choose an expert than fit, the rest are dropped.", chart_loads(layers)),
+        ("Gates in each MoE layer", "Number of pairs of a layer by their gate.", chart_gates(layers)),
     ]
     if report.labelled:
         caption = "Mean routing weight: gates of kept pairs per token of the images of a class."

@@ -20,9 +20,9 @@ from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.report.contents import Curve
 
 MOST_BYTES = 5_000_000
-"""Of a page: it is to be mailed."""
+"""Maximum size of a page, so that it can be mailed."""
 
-# Bytes, each somewhat more than it takes.
+# Estimated bytes, each somewhat too high.
 _EMPTY_PAGE = 700_000  # with its charts
 _POINT, _LAYER, _PICTURE, _ANSWER = 2_000, 60, 60_000, 60
 _DEFAULT_RATIOS = (0.1, 0.153, 0.235, 0.361, 0.554, 0.85, 1.3, 2.0)
@@ -36,7 +36,7 @@ class Plan:
         engines: of the bundles, in the order of the command line.
         points: all settings.
         curves: of all bundles, those of the first one first.
-        ratios: capacity ratios of the first bundle's curves, rising.
+        ratios: capacity ratios of the first bundle's curves, ascending.
         notes: about ratios that round to the same slots.
         samples: how many sample images the page has room for.
     """
@@ -59,8 +59,8 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
     Args:
         engines: the bundles.
-        names: of the profile that says what no axis does; none for the first stored one.
-        axes: what is varied; what they leave open is `_DEFAULT_RATIOS`, and as in that profile.
+        names: the profile that sets what no axis varies; empty for the first stored one.
+        axes: the values to vary. Default: `_DEFAULT_RATIOS`, with all else as in that profile.
         given: the values of the command's other options.
 
     Raises:
@@ -96,7 +96,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
 
 def patch_bytes(engine: Engine) -> int:
-    """Bytes of a number that tells the experts from a dropped patch, and where tokens can be merged those of an image."""
+    """Bytes of a number that can name any expert or none and, if tokens can be merged, any token of an image."""
     rules = engine.manifest.rules
     return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
 
@@ -105,7 +105,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
     """The settings of each curve by its kind and title, and notes on ratios that are left out."""
     if base is None or "capacity" not in rules.settings:
         kind = KIND_NAMES[rules.kind]
-        raise click.UsageError(f"the report compares capacities, and the bundle is a {kind}, which has none")
+        raise click.UsageError(f"the report compares capacities, but the bundle is a {kind}, which has none")
     flags = {name: (base.values[name],) for name in rules.settings if ROWS[name].type == "flag"}
     slowest = {MERGE: axes[MERGE]} if MERGE in axes else {}
     varied = {**slowest, **flags, **{name: values for name, values in axes.items() if name not in ("capacity", MERGE)}}
@@ -128,7 +128,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
 
 
 def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
-    """The kind and the title of a curve: which flags are not the official ones, and what else tells it from other curves."""
+    """The kind and the title of a curve: which flags are not the official ones, and what else distinguishes it."""
     flags: list[tuple[str, str]] = []
     others: list[tuple[str, str]] = []
     for name, value in sorted(chosen.items(), key=lambda item: ROWS[item[0]].place):

@@ -53,7 +53,7 @@ def opening(report: Report) -> list[str]:
         if report.same[last] is None:
             return [*sentences, f"The curves show {count} images."]
         reference = report.points[last].profile
-        text = f"The {count} images have no labels, so the curves show how often a setting gives the answer of {reference}"
+        text = f"The {count} images have no labels, so the curves show how often a setting agrees with {reference}"
         return [*sentences, f"{text}, and no setting is recommended."]
     best = report.points[fall.best]
     lowest = f"{best.capacity_ratio:g}" if fall.last_good == fall.best else _ratio(report, fall.last_good)
@@ -68,7 +68,7 @@ def opening(report: Report) -> list[str]:
 
 
 def recommended(report: Report, point: PointResult) -> str:
-    """The name of the recommended setting, and its bundle where several precisions are shown."""
+    """The name of the recommended setting, and its bundle if several precisions are shown."""
     return f"{point.profile}{f' in {point.bundle}' if len(_own(report)) > 1 else ''}"
 
 
@@ -84,9 +84,9 @@ def recommendation(report: Report) -> str | None:
     parts = [f"{fastest}: {percent(point.top1)} accuracy"]
     if (best.profile, best.bundle) != (point.profile, point.bundle):
         where = "" if best.bundle == point.bundle else f" in {best.bundle}"
-        parts.append(f"where {best.profile}{where} has {percent(best.top1)}")
+        parts.append(f"compared with {percent(best.top1)} at {best.profile}{where}")
         if point.flops_per_image and best.flops_per_image:
-            parts.append(f"{percent(point.flops_per_image / best.flops_per_image, 0)} of its FLOPs")
+            parts.append(f"for {percent(point.flops_per_image / best.flops_per_image, 0)} of the FLOPs")
     effective = effective_ratio(point.capacity_ratio, report.effective[report.recommended])
     ratio = "" if effective is None else f" Its effective capacity ratio is {effective}."
     sentences = [f"{', '.join(parts)}.{ratio}", why(report.points, report.equally_fast)]
@@ -116,7 +116,7 @@ def whole_slots(report: Report) -> str | None:
 
 
 def cascade(report: Report) -> str | None:
-    """The fastest cascade of those that lose as little as a recommended setting may; None without one."""
+    """The fastest cascade that loses no more accuracy than a recommended setting may; None if there is none."""
     own = [point for point in report.points if point.bundle == report.bundles[0].name]
     least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
     cascades = [one for one in report.cascades if one.bundle == report.bundles[0].name]
@@ -130,8 +130,8 @@ def cascade(report: Report) -> str | None:
     return (
         f"The fastest cascade that loses at most {points_of(report.max_drop)} runs all images at {found.profile}, and the "
         f"{percent(found.escalated)} with the lowest confidence again at {found.then}: {percent(found.top1)} accuracy, "
-        f"where {found.then} alone has {percent(alone.top1)}, at {speed:.2f} times its speed for {percent(flops, 0)} of its "
-        "FLOPs. The margin is cross-validated: calibrated on one half of the batches, tested on the other, and vice versa."
+        f"compared with {percent(alone.top1)} at {found.then} alone, at {speed:.2f} times its speed and {percent(flops, 0)} "
+        "of its FLOPs. The margin is cross-validated: calibrated on each half of the batches, and tested on the other."
     )
 
 
@@ -140,10 +140,10 @@ def neighbours(report: Report) -> str:
     found = report.interference
     if found is None:
         return "Every image is routed alone here, so its answer doesn't depend on the others of its batch."
-    changed = "" if found.top1_changed is None else f"; {percent(found.top1_changed)} of the answers change their class"
+    changed = "" if found.top1_changed is None else f"; {percent(found.top1_changed)} of the predicted classes change"
     return (
         f"Images compete for slots here: with other images in its batch ({found.sets} sets for each of {found.images} "
-        f"images, {found.images_per_call} per call) an output moves by {found.mean_difference:.2g} on average and by "
+        f"images, {found.images_per_call} per call) an output changes by {found.mean_difference:.2g} on average and by "
         f"{found.max_difference:.2g} at most{changed}."
     )
 
@@ -159,7 +159,7 @@ def agreement(report: Report) -> list[str]:
             parts.insert(0, f"{routed} of the tokens go to the same experts in the layer that differs most")
         if found.same_top1 is not None:
             parts.insert(0, f"the same class for {percent(found.same_top1)} of {found.images:,} images")
-        sentences.append(f"{one.bundle} against {report.bundles[0].name} at {setting}: {'; '.join(parts)}.")
+        sentences.append(f"{one.bundle} compared with {report.bundles[0].name} at {setting}: {'; '.join(parts)}.")
     return sentences
 
 

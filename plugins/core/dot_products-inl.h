@@ -1,11 +1,11 @@
 // Sums of 4-byte groups of a row with the 16 columns of a line of weights. kernels.cc compiles this file once per
 // instruction set.
 
-#if defined(VMOE_CORE_TILE_GROUPS_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef VMOE_CORE_TILE_GROUPS_INL_H_
-#undef VMOE_CORE_TILE_GROUPS_INL_H_
+#if defined(VMOE_CORE_DOT_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef VMOE_CORE_DOT_PRODUCTS_INL_H_
+#undef VMOE_CORE_DOT_PRODUCTS_INL_H_
 #else
-#define VMOE_CORE_TILE_GROUPS_INL_H_
+#define VMOE_CORE_DOT_PRODUCTS_INL_H_
 #endif
 
 #include "core/tiles.h"
@@ -134,4 +134,4 @@ HWY_INLINE Floats int4_scale(const char* panel, size_t column) {
 }  // namespace vmoe
 HWY_AFTER_NAMESPACE();
 
-#endif  // VMOE_CORE_TILE_GROUPS_INL_H_
+#endif  // VMOE_CORE_DOT_PRODUCTS_INL_H_
