@@ -32,7 +32,7 @@ _ELEMENTS: Mapping[ElementType, str] = {
 _CONSTANTS = (
     ("char", manifest, "FORMAT MANIFEST_NAME WEIGHTS_NAME CANONICAL_GRAPH INLINED_GRAPH MERGING_GRAPH IMAGE_INPUT"),
     ("char", manifest_fields, "FILE_PATTERN SHA256_PATTERN BLOCK_PATTERN GROUP_PATTERN"),
-    ("char", preprocessing, "_STEP_PATTERN KNOWN_STEPS"),
+    ("char", preprocessing, "_STEP_PATTERN _BACKGROUND_PATTERN ROTATION KNOWN_STEPS"),
     ("const char*", manifest, "PRECISIONS OUTPUTS"),
     ("const char*", routing_kinds, "ROUTING_KINDS SETTING_KINDS"),
     ("int64_t", manifest, "FORMAT_VERSION"),

@@ -175,6 +175,11 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
 )
 @click.option(
+    "--exif/--no-exif",
+    default=None,
+    help="Turn pictures as their EXIF orientation says. Default: only models of transformers, as they are used there.",
+)
+@click.option(
     "--output",
     type=click.Choice(OUTPUTS),
     help="Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability.",

@@ -52,6 +52,8 @@ class ExportOptions(Choices):
             "members" (the logits of each member of an E3) or "features".
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
+        exif: turn pictures as their EXIF orientation says, or don't. Default: what `preprocess` or the model's files say;
+            official models and those of timm don't, those of transformers do.
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
@@ -79,6 +81,7 @@ class ExportOptions(Choices):
     input: Literal["float32", "uint8"] | None = None
     output: Output | None = None
     preprocess: str | None = None
+    exif: bool | None = None
     class_names: Sequence[str] | None = None
     head: str | os.PathLike[str] | None = None
     preset: str | None = None
@@ -100,6 +103,7 @@ class ExportOptions(Choices):
             ("output", (None, *OUTPUTS)),
             ("rounding", (None, *ROUNDINGS)),
             ("dispatch_bf16", (None, True, False)),
+            ("exif", (None, True, False)),
             ("router", (None, "top-k", "experts-choice")),
             ("preset", (None, *PRESETS)),
             ("activation", (None, "gelu", "gelu_tanh", "quick_gelu")),

@@ -220,14 +220,12 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
 
 
 def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
-    if options.preprocess is None:
-        return default_steps(*model.image_size)
     try:
-        steps = parse_steps(options.preprocess)
+        steps = default_steps(*model.image_size) if options.preprocess is None else parse_steps(options.preprocess)
         steps.check_size(*model.image_size)
     except ValueError as error:
         raise OptionError(f"preprocess: {error}") from None
-    return steps
+    return steps if options.exif is None else replace(steps, rotates=options.exif)
 
 
 def _profiles(

@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
 
 #include "sdk/error.h"
+#include "sdk/log.h"
 #include "sdk/resampling.h"
 
 namespace vmoe::sdk {
@@ -68,8 +71,11 @@ void check_data(const vmoe_images& images) {
 }
 
 void check_picture(const vmoe_picture& picture, const InputSpec& input) {
-  if (picture.channels != input.channels) {
+  if (picture.channels != input.channels && picture.channels != input.channels + 1) {
     fail(VMOE_IMAGE_ERROR, "the picture has ", picture.channels, " channels, and the model takes ", input.channels);
+  }
+  if (picture.orientation < 0 || picture.orientation > 8) {
+    fail(VMOE_IMAGE_ERROR, "the picture has orientation ", picture.orientation, ", and EXIF has 1 to 8");
   }
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (picture.height < 1 || picture.width < 1 || picture.height > kMost || picture.width > kMost) {
@@ -80,6 +86,53 @@ void check_picture(const vmoe_picture& picture, const InputSpec& input) {
          picture.width, ",", picture.channels, "] has another number");
   }
   check_memory(picture.data, VMOE_UINT8, "the picture's data");
+}
+
+// The pixels without the transparency that is their last channel: on the background, rounded as Pillow does.
+std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std::array<uint8_t, 3>>& background) {
+  const auto channels = static_cast<size_t>(picture.channels - 1);
+  const auto [red, green, blue] = background.value_or(std::array<uint8_t, 3>{});
+  const auto grey = static_cast<uint8_t>((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
+  const std::array<uint8_t, 3> behind = channels == 3 ? std::array{red, green, blue} : std::array{grey, grey, grey};
+  std::vector<uint8_t> pixels(picture.data_bytes / (channels + 1) * channels);
+  const uint8_t* source = picture.data;
+  for (size_t i = 0; i < pixels.size(); i += channels, source += channels + 1) {
+    const uint32_t alpha = background ? source[channels] : UINT8_MAX;
+    for (size_t channel = 0; channel < channels; ++channel) {
+      const uint32_t sum = source[channel] * alpha + behind[channel % 3] * (UINT8_MAX - alpha) + 128;
+      pixels[i + channel] = static_cast<uint8_t>(((sum >> 8) + sum) >> 8);
+    }
+  }
+  return pixels;
+}
+
+// The pixels turned as an EXIF orientation from 2 to 8 says.
+std::vector<uint8_t> turned(const Pixels& picture, int32_t orientation) {
+  const auto is_one_of = [&](const char* orientations) {
+    return std::strchr(orientations, '0' + orientation) != nullptr;
+  };
+  const bool swaps = orientation >= 5, flips_rows = is_one_of("3467"), flips_columns = is_one_of("2378");
+  const auto channels = static_cast<size_t>(picture.channels);
+  std::vector<uint8_t> pixels(static_cast<size_t>(picture.height * picture.width) * channels);
+  uint8_t* target = pixels.data();
+  const int64_t height = swaps ? picture.width : picture.height, width = swaps ? picture.height : picture.width;
+  for (int64_t y = 0; y < height; ++y) {
+    for (int64_t x = 0; x < width; ++x) {
+      const int64_t row = swaps ? x : y, column = swaps ? y : x;
+      const int64_t from = (flips_rows ? picture.height - 1 - row : row) * picture.width +
+                           (flips_columns ? picture.width - 1 - column : column);
+      target = std::copy_n(picture.data + from * picture.channels, channels, target);
+    }
+  }
+  return pixels;
+}
+
+// Once: a service may be sent thousands.
+void warn_unturned(int32_t orientation) {
+  static std::atomic_flag is_told = ATOMIC_FLAG_INIT;
+  if (is_told.test_and_set()) return;
+  log(VMOE_LOG_WARNING, "a picture has EXIF orientation ", orientation,
+      ", and the model takes pictures as they are stored");
 }
 
 void check_room(const InputSpec& input, const void* image, size_t image_bytes) {
@@ -96,11 +149,25 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
   const InputSpec& input = manifest.input;
   check_picture(picture, input);
   check_room(input, image, image_bytes);
-  const Geometry geometry = manifest.preprocessing.geometry(picture.height, picture.width);
+  const Preprocessing& steps = manifest.preprocessing;
+  Pixels pixels{picture.data, picture.height, picture.width, input.channels};
+  std::vector<uint8_t> without_transparency, upright;
+  if (picture.channels > input.channels) {
+    without_transparency = opaque(picture, steps.background);
+    pixels.data = without_transparency.data();
+  }
+  if (picture.orientation > 1 && steps.rotates) {
+    upright = turned(pixels, picture.orientation);
+    pixels.data = upright.data();
+    if (picture.orientation >= 5) std::swap(pixels.height, pixels.width);
+  } else if (picture.orientation > 1) {
+    warn_unturned(picture.orientation);
+  }
+  const Geometry geometry = steps.geometry(pixels.height, pixels.width);
   const auto count = static_cast<size_t>(input.width * input.channels);
   auto* floats = static_cast<float*>(image);
   auto* bytes = static_cast<uint8_t*>(image);
-  resample({picture.data, picture.height, picture.width, picture.channels}, geometry, [&](const float* row) {
+  resample(pixels, geometry, [&](const float* row) {
     for (size_t i = 0; i < count; ++i) {
       // The official bilinear step gives uint8 again, and the cast cuts off.
       const float pixel = geometry.method == Method::kBilinear ? std::floor(row[i]) : row[i];

@@ -44,6 +44,29 @@ Step read_step(const std::string& text) {
   return *step;
 }
 
+// Reads a step that comes before those that crop and resize; false where the text is none.
+bool read_first_step(const std::string& text, Preprocessing& preprocessing) {
+  static const std::regex pattern(kBackgroundPattern);
+  std::smatch colours;
+  if (!preprocessing.steps.empty() || preprocessing.background || text.size() > kMaxName) return false;
+  if (text == kRotation && !preprocessing.rotates) return preprocessing.rotates = true;
+  if (!std::regex_match(text, colours, pattern)) return false;
+  preprocessing.background.emplace();
+  for (size_t i = 0; i < 3; ++i) {
+    const long value = std::stol(colours.str(i + 1));
+    if (value > UINT8_MAX) {
+      fail(VMOE_BUNDLE_ERROR, kWhere, text, " is out of range: red, green and blue are 0 to 255");
+    }
+    (*preprocessing.background)[i] = static_cast<uint8_t>(value);
+  }
+  return true;
+}
+
+std::string background_text(const std::array<uint8_t, 3>& colour) {
+  const auto number = [&](size_t i) { return std::to_string(colour[i]); };
+  return "background(" + number(0) + "," + number(1) + "," + number(2) + ")";
+}
+
 bool by_pillow(Method method) { return method == Method::kPillowBilinear || method == Method::kPillowBicubic; }
 
 Size resized_by(const Step& step, int64_t height, int64_t width) {
@@ -143,14 +166,21 @@ Geometry Preprocessing::geometry(int64_t height, int64_t width) const {
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width) {
   Preprocessing preprocessing;
   std::vector<Step>& steps = preprocessing.steps;
-  for (bool more = true; more;) {
-    if (steps.size() == kMaxSteps) fail(VMOE_BUNDLE_ERROR, kWhere, "there are more than ", kMaxSteps, " steps");
+  size_t count = 0;
+  for (bool more = true; more; ++count) {
+    if (count == kMaxSteps) fail(VMOE_BUNDLE_ERROR, kWhere, "there are more than ", kMaxSteps, " steps");
     const size_t end = text.find('|');
-    steps.push_back(read_step(std::string(text.substr(0, end))));
-    preprocessing.text += (preprocessing.text.empty() ? "" : "|") + step_text(steps.back());
+    const std::string step(text.substr(0, end));
+    if (!read_first_step(step, preprocessing)) steps.push_back(read_step(step));
     more = end != std::string_view::npos;
     if (more) text.remove_prefix(end + 1);
   }
+  if (preprocessing.rotates) preprocessing.text = kRotation;
+  const auto append = [&](const std::string& step) {
+    preprocessing.text += (preprocessing.text.empty() ? "" : "|") + step;
+  };
+  if (preprocessing.background) append(background_text(*preprocessing.background));
+  for (const Step& step : steps) append(step_text(step));
   if (std::count_if(steps.begin(), steps.end(), [](const Step& step) { return step.method() != Method::kNone; }) > 1) {
     fail(VMOE_BUNDLE_ERROR, kWhere, "only one step may resize");
   }

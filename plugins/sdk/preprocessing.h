@@ -1,7 +1,9 @@
 // The preprocessing steps: how a picture of any size becomes an image of the model's size.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,8 +36,11 @@ struct Step {
 };
 
 struct Preprocessing {
-  std::vector<Step> steps;
-  std::string text;  // such as "resize_small(256)|central_crop(224)"
+  std::vector<Step> steps;  // those that crop and resize
+  bool rotates = false;     // whether a picture is first turned as its EXIF orientation says
+  // Red, green and blue behind what is transparent; none for the colours that are stored there.
+  std::optional<std::array<uint8_t, 3>> background;
+  std::string text;  // such as "exif|resize_small(256)|central_crop(224)"
 
   // Throws VMOE_IMAGE_ERROR: the picture is empty, too small to be cropped, or too long and narrow to be resized.
   Geometry geometry(int64_t height, int64_t width) const;

@@ -72,25 +72,31 @@ size_t pixels_of(std::string_view file) {
   return pixels;
 }
 
-void decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* image) {
+int decode_picture(const vmoe::Engine& engine, std::string_view file, uint8_t* image) {
   const int channels = static_cast<int>(engine.info().channels);
   if (channels != 1 && channels != 3) {
     throw RequestError("the model takes no pictures: it has " + std::to_string(channels) + " channels");
   }
-  check_picture(file);
+  const bool has_background = engine.info().preprocessing.find("background(") != std::string::npos;
+  const PictureFacts facts = check_picture(file, has_background);
+  const int kept = channels + static_cast<int>(facts.is_transparent);
   // Four channels with filters, blocks at the edges, and copies of parts of the file, in buffers that double in size.
   memory = {8 * pixels_of(file) + 2 * file.size() + (size_t{8} << 20)};
   int width = 0, height = 0, own_channels = 0;
   const std::unique_ptr<stbi_uc, void (*)(void*)> pixels(
-      stbi_load_from_memory(bytes_of(file), size_of(file), &width, &height, &own_channels, channels == 1 ? 0 : 3),
+      stbi_load_from_memory(bytes_of(file), size_of(file), &width, &height, &own_channels, channels == 1 ? 0 : kept),
       stbi_image_free);
   if (memory.missing) throw RequestError(kNoMemory);
   if (memory.refused) refuse_picture("its data are larger than its size says");
   if (pixels == nullptr) refuse_picture("it is damaged");
   for (int64_t i = 0; channels == 1 && own_channels > 1 && i < int64_t{width} * height; ++i) {
     const uint8_t* color = pixels.get() + own_channels * i;
-    pixels.get()[i] = own_channels == 2 ? color[0] : grey(color);
+    const uint8_t alpha = color[own_channels - 1];
+    pixels.get()[kept * i] = own_channels == 2 ? color[0] : grey(color);
+    if (facts.is_transparent) pixels.get()[kept * i + 1] = alpha;
   }
-  auto prepared = engine.prepare_image({pixels.get(), height, width, channels}, image, engine.info().image_bytes());
+  auto prepared =
+      engine.prepare_image({pixels.get(), height, width, kept, facts.orientation}, image, engine.info().image_bytes());
   if (!prepared) throw RequestError(prepared.error());
+  return facts.orientation;
 }

@@ -69,6 +69,7 @@ class Engine:
         streams: int | None = None,
         spin: bool = False,
         verify: bool = True,
+        exif: bool | None = None,
     ) -> Engine:
         """Loads a bundle. Engines of one process on the same files, backend and options of threads share one loaded copy.
 
@@ -85,6 +86,7 @@ class Engine:
                 more than one. Default: the runtime's own choice.
             spin: have ONNX Runtime's threads look for work for tens of milliseconds after a call, instead of sleeping.
             verify: check the SHA-256 of every file.
+            exif: turn pictures as their EXIF orientation says, or don't. Default: what the bundle's preprocessing says.
 
         Raises:
             BundleError: the bundle is missing, damaged or was changed.
@@ -95,7 +97,7 @@ class Engine:
         def load_once() -> Engine:
             cpu = Parallelism(threads, streams, spin)
             with Bundle.open_once(path, verify=verify) as bundle:
-                engine = cls(bundle.manifest)
+                engine = cls(bundle.manifest if exif is None else bundle.manifest.with_exif(exif))
                 engine.profile = engine.setting(profile)
                 # The weights are hashed while the backend loads them: neither waits for the other.
                 with ThreadPoolExecutor(1) as pool:

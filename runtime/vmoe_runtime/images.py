@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.pictures import opened
+from vmoe_runtime.pictures import arranged, opened, orientation_of
 from vmoe_runtime.resampling import Array, resampled
 
 if TYPE_CHECKING:
@@ -26,6 +28,10 @@ TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file
 _UINT8 = np.dtype(np.uint8)
 _MOST_NESTED = 4
 _LARGEST_FLOAT = 2  # somewhat beyond [-1, 1]: a model may have been trained with other scaling
+
+
+_counting = threading.Lock()
+_taken = Counter[str]()
 
 
 class ImageWarning(UserWarning):
@@ -49,7 +55,8 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
         ImageError: naming what was given and what is needed.
 
     Warns:
-        ImageWarning: float images that are all within [0, 1], or have NaN.
+        ImageWarning: float images that are all within [0, 1], or have NaN; the first picture of a process with an EXIF
+            orientation that the steps ignore.
     """
     if isinstance(images, np.ndarray) and _is_usual(images, spec):
         return images
@@ -58,6 +65,11 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
     if floats:
         _check_values(floats, set() if warned is None else warned)
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def unturned_pictures() -> int:
+    """The pictures of this process so far that have an EXIF orientation and were taken as they are stored."""
+    return _taken["unturned"]
 
 
 def scale_pixels(pixels: Array) -> Array:
@@ -164,6 +176,10 @@ def _warn(kind: str, text: str, warned: set[str]) -> None:
     if kind in warned:
         return
     warned.add(kind)
+    _warn_caller(text)
+
+
+def _warn_caller(text: str) -> None:
     # The caller's line is the one to look at.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
@@ -177,9 +193,21 @@ def _is_pil(value: object) -> bool:
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
     """dtype[H,W,C] of one picture, by the steps of the model."""
-    with opened(picture, spec.channels) as (image, name):
-        geometry = spec.steps.geometry(image.height, image.width, name)
+    steps = spec.steps
+    with opened(picture, spec.channels, steps.background is not None) as (stored, name):
+        if not steps.rotates and (orientation := orientation_of(stored)) > 1:
+            _count_unturned(name, orientation)
+        image = arranged(stored, steps, spec.channels)
+        geometry = steps.geometry(image.height, image.width, name)
         pixels = resampled(image, spec.channels, geometry)
     if geometry.method == "bilinear":
         pixels = np.floor(pixels)  # the official step gives uint8 again, and the cast cuts off
     return np.rint(pixels).clip(0, 255).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(pixels)
+
+
+def _count_unturned(name: str, orientation: int) -> None:
+    with _counting:
+        _taken["unturned"] += 1
+        is_first = unturned_pictures() == 1
+    if is_first:
+        _warn_caller(f"{name} has EXIF orientation {orientation}, and the model takes pictures as they are stored")

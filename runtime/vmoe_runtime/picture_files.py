@@ -21,18 +21,25 @@ _ENDS_EARLY, _TOO_MANY = "it ends too early", "it has too many parts"
 _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
-def checked_picture(file: bytes, name: str) -> bytes:
+def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
     """A PNG or JPEG without what its pixels don't need, which some decoders stumble over; other files as they are.
 
     Args:
         file: the whole of it.
         name: that messages call it by.
+        transparent: whether it is needed which colours are transparent.
 
     Raises:
         ImageError: it is cut off, a checksum of a PNG is wrong, or a marker of a JPEG is damaged.
     """
     try:
-        return _checked_png(file) if file.startswith(_PNG) else _checked_jpeg(file) if file.startswith(_JPEG) else file
+        return (
+            _checked_png(file, transparent)
+            if file.startswith(_PNG)
+            else _checked_jpeg(file)
+            if file.startswith(_JPEG)
+            else file
+        )
     except (ValueError, IndexError, struct.error) as error:
         why = str(error) if type(error) is ValueError else _ENDS_EARLY
         raise ImageError(f"{name} is not a readable image ({why})") from None
@@ -43,8 +50,9 @@ def _require(holds: bool, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def _checked_png(file: bytes) -> bytes:
-    kept, position, color, has_palette = [_PNG], len(_PNG), 0, False
+def _checked_png(file: bytes, transparent: bool) -> bytes:
+    needed = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"eXIf", *([b"tRNS"] if transparent else []))
+    kept, position, color, depth, has_palette = [_PNG], len(_PNG), 0, 0, False
     for part in range(_MOST_PARTS):
         length, kind = struct.unpack_from(">I4s", file, position)
         end = position + 12 + length
@@ -56,7 +64,11 @@ def _checked_png(file: bytes) -> bytes:
             _require(is_kind and (depth >= 8 or color in (0, 3)), "it has no header of a PNG")
         has_palette |= kind == b"PLTE" and length > 0
         _require(kind != b"IDAT" or color != 3 or has_palette, "it has no palette")
-        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+        has_key = transparent and kind == b"tRNS" and color in (0, 2)
+        _require(
+            not has_key or depth in (1, 8), "its transparent colour is not of 8 bits: make it a PNG of 8 bits with alpha"
+        )
+        if kind in needed:
             kept.append(file[position:end])
         else:
             _require(kind[0] >= ord("a"), "it has a chunk of unknown kind")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.picture_files import checked_picture
-from vmoe_runtime.preprocessing import Window
+from vmoe_runtime.preprocessing import Preprocessing, Window
 from vmoe_runtime.resampling import MODES, read_pixels
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MOST_ROWS = 1 << 22
 _MOST_FILE = 1 << 29  # bytes; a file that is cut off there is refused
 _MOST_PIXELS = 1 << 25  # half of them where they have 16 bits per channel: decoders need up to 8 bytes for each
+
+_ORIENTATION = 0x0112
 
 _filters = threading.Lock()
 
@@ -45,12 +47,13 @@ def check_takes_pictures(channels: int) -> None:
 
 
 @contextmanager
-def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
+def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[tuple[Image, str]]:
     """A decoded PIL image of 8 bits per channel, and what messages call it.
 
     Args:
         picture: a PIL image, a path, the bytes of a file, or a binary file object.
         channels: of the model.
+        transparent: whether it is needed which colours are transparent.
 
     Raises:
         ImageError: it can't be opened, is no picture, or has more pixels or bits than are taken. Where the operating system
@@ -67,9 +70,33 @@ def opened(picture: Any, channels: int) -> Iterator[tuple[Image, str]]:
                 picture = stack.enter_context(open_regular(picture))
         elif isinstance(picture, bytes | bytearray | memoryview):
             picture = io.BytesIO(picture)
-        image = picture if isinstance(picture, Image.Image) else stack.enter_context(_open(picture, name))
+        image = picture if isinstance(picture, Image.Image) else stack.enter_context(_open(picture, name, transparent))
         _decode(image, channels, name)
         yield image, name
+
+
+def orientation_of(image: Image) -> int:
+    """How a picture is to be turned, as EXIF's `Orientation` counts from 1 to 8; 1 (not at all) if nothing readable says."""
+    try:
+        with _filters, warnings.catch_warnings():  # Pillow warns of damaged EXIF
+            warnings.simplefilter("ignore")
+            found: int = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # and raises whatever its readers do
+        return 1
+    return found if found in range(2, 9) else 1
+
+
+def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
+    """A decoded picture, turned and on its background if the steps say so."""
+    from PIL import Image, ImageOps
+
+    if steps.rotates and orientation_of(image) > 1:
+        image = ImageOps.exif_transpose(image)
+    if steps.background and image.has_transparency_data:
+        mode, colours = MODES[channels], image.convert("RGBA")
+        image = Image.new("RGB", image.size, steps.background).convert(mode)
+        image.paste(colours.convert(mode), mask=colours.getchannel("A"))
+    return image
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -124,11 +151,11 @@ def _opened(file: bytes, name: str) -> tuple[Image, int]:
     return image, pixels
 
 
-def _open(file: BinaryIO, name: str) -> Image:
+def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
     with _explained(name):
         with suppress(AttributeError, io.UnsupportedOperation):
             file.seek(0)
-        content = checked_picture(file.read(_MOST_FILE), name)
+        content = checked_picture(file.read(_MOST_FILE), name, transparent)
     return _opened(content, name)[0]
 
 

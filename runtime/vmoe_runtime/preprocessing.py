@@ -1,7 +1,8 @@
 """The preprocessing steps: how a picture of any size becomes an image of the model's size.
 
 `resize_small`, `central_crop` and `resize` are the official ones of V-MoE; the others are what timm, torchvision and
-transformers do. A picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
+transformers do. `exif` turns a picture as its file says, and `background` fills what is transparent; both come first. A
+picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from vmoe_runtime.errors import ImageError
 
-MAX_STEPS = 4
+MAX_STEPS = 6
 MAX_SIDE = 65_536
 # Positions are float32, as in the official code; beyond, neighbours would fall on the same one.
 MAX_RESIZED_SIDE = 1 << 23
@@ -24,9 +25,11 @@ _STEP_PATTERN = re.compile(
     r"((?:round_)?central_crop|(?:resize|pillow_bilinear|pillow_bicubic)(?:_small)?)"
     r"\(([1-9][0-9]{0,4})(?:,([1-9][0-9]{0,4}))?\)"
 )
+_BACKGROUND_PATTERN = re.compile(r"background\(([0-9]{1,3}),([0-9]{1,3}),([0-9]{1,3})\)")
+ROTATION = "exif"
 KNOWN_STEPS = (
     "resize_small(N), central_crop(N), resize(N), pillow_bilinear_small(N), pillow_bicubic_small(N), pillow_bilinear(N), "
-    "pillow_bicubic(N) and round_central_crop(N)"
+    "pillow_bicubic(N), round_central_crop(N), and before them exif and background(R,G,B)"
 )
 
 
@@ -99,15 +102,25 @@ class Geometry:
 class Preprocessing:
     """Checked steps; `str` gives them in the form that a manifest holds.
 
+    Attributes:
+        steps: those that crop and resize.
+        rotates: whether a picture is first turned as its EXIF orientation says.
+        background: red, green and blue behind what is transparent, 0 to 255; None for the colours that are stored there.
+
     Examples:
-        >>> str(read_steps("resize_small(256)|central_crop(224,224)"))
-        'resize_small(256)|central_crop(224)'
+        >>> str(read_steps("exif|resize_small(256)|central_crop(224,224)"))
+        'exif|resize_small(256)|central_crop(224)'
     """
 
     steps: tuple[Step, ...]
+    rotates: bool = False
+    background: tuple[int, int, int] | None = None
 
     def __str__(self) -> str:
-        return "|".join(map(str, self.steps))
+        first = [ROTATION] if self.rotates else []
+        if self.background:
+            first.append(f"background({','.join(map(str, self.background))})")
+        return "|".join([*first, *map(str, self.steps)])
 
     def check_size(self, height: int, width: int) -> None:
         """Makes sure that the steps end in images of the model's size, whatever they are given.
@@ -182,10 +195,18 @@ def read_steps(text: str) -> Preprocessing:
     parts = text.split("|", MAX_STEPS)
     if len(parts) > MAX_STEPS:
         raise ValueError(f"there are more than {MAX_STEPS} steps")
+    rotates = parts[0] == ROTATION
+    del parts[:rotates]
+    background = _BACKGROUND_PATTERN.fullmatch(parts[0]) if parts else None
+    if background:
+        del parts[0]
+        if max(map(int, background.groups())) > 255:
+            raise ValueError(f"{background[0]} is out of range: red, green and blue are 0 to 255")
     steps = tuple(map(_read_step, parts))
     if sum(step.method is not None for step in steps) > 1:
         raise ValueError("only one step may resize")
-    return Preprocessing(steps)
+    red, green, blue = map(int, background.groups()) if background else (0, 0, 0)
+    return Preprocessing(steps, rotates, (red, green, blue) if background else None)
 
 
 def _read_step(text: str) -> Step:

@@ -125,6 +125,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         wrong, which one line on standard error explains.
     """
     words = [*prefix, *(sys.argv[1:] if argv is None else argv)]
+    unturned = _unturned_pictures()
     ADDRESSES.clear()
     _end_at_signals()
     warnings.formatwarning = lambda message, *_, **__: f"vmoe: warning: {printable(str(message))}\n"
@@ -133,6 +134,8 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         code = program.main(words, prog_name="vmoe", standalone_mode=False, obj=words)
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
+        if (count := _unturned_pictures() - unturned) > 1:
+            complain(f"{count} pictures have an EXIF orientation, and were taken as they are stored; --exif turns them")
     except click.exceptions.NoArgsIsHelpError as help_instead:
         help_instead.show()
         return USAGE_ERROR
@@ -149,6 +152,11 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         complain(sentence)
     return code or 0
+
+
+def _unturned_pictures() -> int:
+    images = sys.modules.get("vmoe_runtime.images")  # commands that read no pictures don't import it
+    return images.unturned_pictures() if images else 0
 
 
 def _signal_behind(error: BaseException | None) -> _Signalled | None:

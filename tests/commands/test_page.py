@@ -15,6 +15,7 @@ from check_report_page import faults_of
 from command_runs import complaint_of, run
 from page_site import answers_of, drop, served, until_answered, web_folder, write_page
 from picture_file import picture_file
+from PIL import Image
 from playwright.sync_api import Browser, Page
 from test_report import HOSTILE
 
@@ -197,19 +198,24 @@ def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
     """To a few grey levels where it is smooth, and with the same part of it in the middle."""
     across, down = np.meshgrid(np.arange(96), np.arange(72))
     pixels = np.stack([across * 2.6, down * 3.5, (across + down) * 1.5], axis=2).astype(np.uint8)
-    file = picture_file(pixels)
-    for steps, channels in itertools.product(
-        ("resize_small(40)|central_crop(32)", "pillow_bicubic(32)", "central_crop(32)"), (1, 3)
-    ):
+    exif, alpha = Image.Exif(), np.full((72, 96, 1), 128, np.uint8)
+    exif[0x112] = 6
+    files = [picture_file(pixels, form, exif=exif) for form in ("PNG", "JPEG")]
+    files.append(picture_file(np.concatenate([pixels, alpha], axis=2)))
+    ways = ("resize_small(40)|central_crop(32)", "exif|background(9,0,200)|pillow_bicubic(32)", "central_crop(32)")
+    for file, steps, channels in itertools.product(files, ways, (1, 3)):
+        if file is files[-1] and "background" not in steps:
+            continue  # a canvas doesn't keep the colours of transparent pixels
         spec = InputSpec("uint8", 32, 32, channels, read_steps(steps))
         listed = [[step.name, step.height, step.width, step.keeps_shape] for step in spec.steps.steps]
-        script = """async ([file, steps, channels]) => {
+        script = """async ([file, facts, channels]) => {
           const { decode, pixelsOf, prepare } = await import('./picture.js');
-          return [...pixelsOf(prepare(await decode(new Blob([new Uint8Array(file)])), steps), channels)];
+          return [...pixelsOf(prepare(await decode(new Blob([new Uint8Array(file)]), facts), facts.steps), channels)];
         }"""
-        made = opened.evaluate(script, [list(file), listed, channels])
+        facts = {"steps": listed, "rotates": spec.steps.rotates, "background": spec.steps.background}
+        made = opened.evaluate(script, [list(file), facts, channels])
         off = np.abs(np.array(made) - to_batch(file, spec).ravel().astype(int))
-        assert off.max() <= (0 if steps == "central_crop(32)" else 8), steps
+        assert off.max() <= (0 if steps == "central_crop(32)" and file is files[0] else 8), steps
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1440, False), (1440, True)])

@@ -61,6 +61,21 @@ def test_a_folder_is_its_pictures_and_a_setting_is_made_of_options(
     assert [(c["index"], c["probability"]) for image in report["images"] for c in image["classes"]] == expected
 
 
+def test_pictures_are_turned_as_exif_says_or_counted(
+    mnist_image_bundle: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exif, turned = Image.Exif(), [path.with_suffix(".turned.png") for path in digits[:5]]
+    exif[0x112] = 8
+    for path, noted in zip(digits, turned, strict=False):
+        Image.open(path).rotate(-90).save(noted, exif=exif)
+    asked = (mnist_image_bundle, *digits[:5], *turned, "-q", "--json", "-")
+    lines, complaints = run(capsys, *asked)
+    assert complaints[-1].startswith("vmoe: 5 pictures have an EXIF orientation, and were taken as they are stored")
+    lines, complaints = run(capsys, *asked, "--exif")
+    classes = [image["classes"] for image in as_json(lines)["images"]]
+    assert complaints == [] and classes[:5] == classes[5:]
+
+
 def test_json_on_standard_output_stands_alone(named: Path, digits: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     lines, table = run(capsys, named, digits[0], "--top", 3, "--json", "-", "--backend", "onnxruntime")
     report = json.loads("\n".join(lines))

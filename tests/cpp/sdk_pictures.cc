@@ -1,6 +1,7 @@
 // Prepares pictures with the SDK's own code, always watched for what odd sizes could make it do.
 //
-// stdin: size as uint32 and bytes of a manifest; height, width, channels as int64 and the pixels; again and again.
+// stdin: size as uint32 and bytes of a manifest; height, width, channels and EXIF orientation as int64 and the pixels;
+// again and again.
 // stdout: 0 as uint8, size as uint32 and bytes of the image; or 1, and size and text of the sentence that refuses it.
 #include <cstdint>
 #include <iostream>
@@ -50,6 +51,7 @@ int main() {
     picture.height = read<int64_t>();
     picture.width = read<int64_t>();
     picture.channels = read<int64_t>();
+    picture.orientation = static_cast<int32_t>(read<int64_t>());
     picture.data_bytes = static_cast<size_t>(picture.height * picture.width * picture.channels);
     const std::string pixels = read_bytes(picture.data_bytes);
     picture.data = reinterpret_cast<const uint8_t*>(pixels.data());

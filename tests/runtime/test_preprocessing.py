@@ -10,14 +10,14 @@ import numpy as np
 import PIL
 import pytest
 from picture_file import picture_file
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vmoe_export import ConfigError, ExportOptions, OptionError, export_bundle
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
-from vmoe_runtime.images import to_batch
+from vmoe_runtime.images import to_batch, unturned_pictures
 from vmoe_runtime.preprocessing import read_steps
 
 pytestmark = pytest.mark.fast
@@ -72,13 +72,35 @@ def test_halves_go_to_the_even_pixel() -> None:
         assert to_batch(Image.fromarray(np.array([[total, 0], [0, 0]], np.uint8)), spec) == expected
 
 
-def test_exif_rotation_is_ignored() -> None:
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_a_picture_and_without_that_step_it_counts(form: str, orientation: int) -> None:
     picture = Image.fromarray(np.arange(48 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(48, 32, 3))
-    spec, exif = spec_of("resize(16)", 16, 16), Image.Exif()
-    exif[0x0112] = 6
-    turned = picture_file(picture, exif=exif)
-    assert Image.open(io.BytesIO(turned)).getexif()[0x0112] == 6
-    np.testing.assert_array_equal(to_batch(turned, spec), to_batch(picture_file(picture), spec))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noted, before = picture_file(picture, form, exif=exif), unturned_pictures()
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(noted)))
+    for steps, expected in (
+        ("exif|resize(16)", turned),
+        ("resize(16)", Image.open(io.BytesIO(picture_file(picture, form)))),
+    ):
+        np.testing.assert_array_equal(
+            to_batch(noted, spec_of(steps, 16, 16)), to_batch(expected.convert("RGB"), spec_of("resize(16)", 16, 16))
+        )
+    assert unturned_pictures() - before == (orientation > 1)
+
+
+@pytest.mark.parametrize("mode", ["LA", "P", "PA", "RGBA"])
+def test_a_background_is_what_pillow_pastes_on(mode: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 4), np.uint8))
+    picture = noise.convert("RGB").quantize(16) if mode == "P" else noise.convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = bytes([0, 128, 200])
+    colours = picture.convert("RGBA")
+    expected = Image.new("RGB", picture.size, (255, 9, 30))
+    expected.paste(colours.convert("RGB"), mask=colours.getchannel("A"))
+    found = to_batch(picture, spec_of("background(255,9,30)|resize(16)", 16, 16))
+    np.testing.assert_array_equal(found, to_batch(expected, spec_of("resize(16)", 16, 16)))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
@@ -128,26 +150,26 @@ OLD_CLIP = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop
 DINOV2 = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}}
 SQUASH = {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
 SAID = {
-    "ViT's own": (VIT, None, "pillow_bilinear(224)"),
+    "ViT's own": (VIT, None, "exif|pillow_bilinear(224)"),
     "an old ViT": (
         {"feature_extractor_type": "ViTFeatureExtractor", "size": 384, "resample": 3},
         None,
-        "pillow_bicubic(384)",
+        "exif|pillow_bicubic(384)",
     ),
     "an old DeiT": (
         {"feature_extractor_type": "DeiTFeatureExtractor", "size": 256, "resample": 3},
         None,
-        "pillow_bicubic(256)|central_crop(224)",
+        "exif|pillow_bicubic(256)|central_crop(224)",
     ),
     "a ViT that keeps the ratio": (
         {**VIT, "size": 256, "default_to_square": False, "do_center_crop": True},
         None,
-        "pillow_bilinear_small(256)|central_crop(224)",
+        "exif|pillow_bilinear_small(256)|central_crop(224)",
     ),
-    "SigLIP's own": ({"image_processor_type": "SiglipImageProcessorFast"}, (256, 128), "pillow_bicubic(256,128)"),
-    "CLIP's own": (CLIP, None, "pillow_bicubic_small(224)|central_crop(224)"),
-    "an old CLIP": (OLD_CLIP, None, "pillow_bicubic_small(336)|central_crop(336)"),
-    "DINOv2 of another size": (DINOV2, (518, 518), "pillow_bicubic_small(592)|central_crop(518)"),
+    "SigLIP's own": ({"image_processor_type": "SiglipImageProcessorFast"}, (256, 128), "exif|pillow_bicubic(256,128)"),
+    "CLIP's own": (CLIP, None, "exif|pillow_bicubic_small(224)|central_crop(224)"),
+    "an old CLIP": (OLD_CLIP, None, "exif|pillow_bicubic_small(336)|central_crop(336)"),
+    "DINOv2 of another size": (DINOV2, (518, 518), "exif|pillow_bicubic_small(592)|central_crop(518)"),
     "timm's own": ({"crop_pct": None, "std": None}, None, "pillow_bicubic_small(256)|round_central_crop(224)"),
     "timm of another size": ({"crop_pct": 0.9}, (384, 384), "pillow_bicubic_small(426)|round_central_crop(384)"),
     "timm's squash": (SQUASH, (40, 24), "pillow_bilinear(40,24)|round_central_crop(40,24)"),
@@ -219,10 +241,15 @@ BAD_STEPS = {
     "an absurd number": ("resize(99999)", "at most 65536"),
     "a huge number": ("resize(123456789)", "is not a step"),
     "a short side of two numbers": ("resize_small(2,3)", "is not a step"),
+    "exif behind a step": ("resize(28)|exif", "is not a step"),
+    "a background twice": ("background(1,2,3)|background(1,2,3)|resize(28)", "is not a step"),
+    "a background before exif": ("background(1,2,3)|exif|resize(28)", "is not a step"),
+    "a background of too much red": ("background(256,0,0)|resize(28)", "is out of range"),
+    "a background of two colours": ("background(1,2)|resize(28)", "is not a step"),
     "a short side of two numbers by Pillow": ("pillow_bicubic_small(2,3)", "is not a step"),
     "another filter": ("pillow_lanczos(28)", "is not a step"),
     "two resizes": ("resize(40)|resize(28)", "only one step may resize"),
-    "too many": ("|".join(["central_crop(28)"] * 5), "more than 4 steps"),
+    "too many": ("|".join(["central_crop(28)"] * 7), "more than 6 steps"),
     "another size": ("resize(30)", "give pictures of 30x30 pixels, and the model takes 28x28"),
     "no one size": ("resize_small(28)", "several sizes"),
     "a crop that is too large": ("resize_small(20)|central_crop(28)", "takes more pixels"),

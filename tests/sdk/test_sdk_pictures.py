@@ -33,10 +33,11 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
     return json.dumps(content).encode()
 
 
-def ask(pairs: Iterable[tuple[bytes, np.ndarray]]) -> list[bytes | str]:
+def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list[bytes | str]:
     """For each manifest and uint8[H,W,C]: the bytes of the image, or the sentence that refuses it."""
     given = b"".join(
-        struct.pack("I", len(text)) + text + struct.pack("3q", *pixels.shape) + pixels.tobytes() for text, pixels in pairs
+        struct.pack("I", len(text)) + text + struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()
+        for text, pixels in pairs
     )
     program = sanitized(MEMORY, "sdk_readers", "sdk_pictures") / "tests" / "sdk_pictures"
     done = subprocess.run([program], input=given, capture_output=True, check=False)
@@ -51,9 +52,10 @@ def ask(pairs: Iterable[tuple[bytes, np.ndarray]]) -> list[bytes | str]:
     return answers
 
 
-def python(text: bytes, pixels: np.ndarray) -> bytes | str:
+def python(text: bytes, pixels: np.ndarray, orientation: int = 0) -> bytes | str:
     """The same by the Python runtime."""
-    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image.getexif()[0x112] = orientation
     try:
         return to_batch(image, parse_manifest(text).input)[0].tobytes()
     except (ImageError, BundleError) as error:
@@ -105,6 +107,20 @@ def test_pictures_of_odd_shapes_become_the_bits_of_python() -> None:
     assert sum(isinstance(answer, bytes) for answer in expected) > 400
     assert sum(isinstance(answer, str) for answer in expected) > 10  # too small for their crop
     assert ask(cases) == expected
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_pictures_are_turned_and_put_on_their_background_as_in_python(orientation: int) -> None:
+    generator = np.random.default_rng(orientation)
+    cases = []
+    for first in ("", "exif|", "background(255,0,9)|", "exif|background(1,254,128)|"):
+        for channels in (1, 2, 3, 4):
+            for _ in range(10):
+                pixels = generator.integers(0, 256, (*generator.integers(1, 40, 2), channels), np.uint8)
+                cases.append(
+                    (manifest({"steps": f"{first}pillow_bicubic(9,12)"}, 9, 12, (channels - 1) // 2 * 2 + 1), pixels)
+                )
+    assert ask(cases, orientation) == [python(*case, orientation) for case in cases]
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,9 @@ good("steps of a resize", steps("resize(12)"))
 good("steps of a resize to height and width", steps("resize(12,12)"))
 good("steps of the official configs", steps("resize_small(16)|central_crop(12)"))
 good("steps of a crop alone", steps("central_crop(12)"))
+good("a picture is turned, and has a background", steps("exif|background(255,0,12)|resize(12)"))
+bad("a background of too much", steps("background(0,0,256)|resize(12)"), "'preprocessing'", "out of range")
+bad("exif behind a background", steps("background(0,0,0)|exif|resize(12)"), "'preprocessing'", "is not a step")
 good("steps of timm", steps("pillow_bicubic_small(16)|round_central_crop(12)"))
 good("steps of transformers", steps("pillow_bilinear(12)"))
 good("a crop to the even offset between others", steps("round_central_crop(16)|pillow_bicubic(30,20)|central_crop(12)"))
@@ -66,7 +69,7 @@ bad("preprocessing that is text", says(put("preprocessing", "resize(12)")), "'pr
 bad("preprocessing without steps", says(put("preprocessing", {})), "'steps'")
 bad("steps that are a list", steps(["resize(12)"]), "'steps'")
 bad("no steps", steps(""), "'preprocessing'", "''")
-bad("a step too many", steps("resize(12)" + "|central_crop(12)" * 4), "'preprocessing'", "more than 4 steps")
+bad("a step too many", steps("resize(12)" + "|central_crop(12)" * 6), "'preprocessing'", "more than 6 steps")
 bad("two steps that resize", steps("resize_small(16)|resize(12)"), "'preprocessing'", "only one step may resize")
 bad(
     "two steps of Pillow",

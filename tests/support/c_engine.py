@@ -53,7 +53,7 @@ def _struct(name: str, fields: str) -> type[Any]:
 
 LoadOptions = _struct("LoadOptions", "i:threads i:verify s:profile s:onnxruntime i:spin i:reserved")
 Images = _struct("Images", "p:data n:data_bytes i:dtype i:reserved q:count q:height q:width q:channels")
-Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels")
+Picture = _struct("Picture", "p:data n:data_bytes q:height q:width q:channels i:orientation i:reserved")
 _LETTERS = {"ratio": "d", "whole": "q", "flag": "i"}
 Setting = _struct(
     "Setting", " ".join(["s:profile i:set i:reserved", *(f"{_LETTERS[row.type]}:{row.stored}" for row in ROWS.values())])

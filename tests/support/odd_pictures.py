@@ -197,6 +197,57 @@ def _jpegs() -> dict[str, bytes]:
     return found
 
 
+def _exif(order: str, *entries: tuple[int, int, int, int], directory: int = 8) -> bytes:
+    """TIFF tags: "<" or ">", and tag, type, count and value (of 2 bytes) of each."""
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", directory)
+    values = (
+        struct.pack(f"{order}HHIHxx" if kind == 3 else f"{order}HHII", tag, kind, *rest) for tag, kind, *rest in entries
+    )
+    return head + struct.pack(f"{order}H", len(entries)) + b"".join(values) + bytes(4)
+
+
+def _turned() -> dict[str, bytes]:
+    """JPEG and PNG files whose notes say, in many ways, how they are to be turned."""
+    width, turn = (0x100, 4, 1, 48), 0x112
+    tags = {f"{each} {order}": _exif(order, width, (turn, 3, 1, each)) for each in range(11) for order in "<>"}
+    tags |= {
+        "in 4 bytes": _exif("<", (turn, 4, 1, 6)),
+        "twice": _exif("<", (turn, 3, 2, 6)),
+        "thrice": _exif("<", (turn, 4, 3, 26)) + struct.pack("<3I", 6, 1, 1),
+        "never": _exif("<", (turn, 3, 0, 6)),
+        "a text": _exif("<", (turn, 2, 1, 54)),
+        "no tag": _exif("<", width),
+        "no tags": _exif("<"),
+        "cut": _exif("<", width, (turn, 3, 1, 6))[:-16],
+        "far away": _exif("<", (turn, 3, 1, 6), directory=1 << 30),
+        "no order": b"XX" + _exif("<", (turn, 3, 1, 6))[2:],
+        "nothing": b"",
+    }
+
+    def app1(content: bytes) -> bytes:
+        return b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content
+
+    def noted(*notes: bytes) -> bytes:
+        return plain[:2] + b"".join(map(app1, notes)) + plain[2:]
+
+    def xmp(text: bytes) -> bytes:
+        return b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta>" + text + b"</x:xmpmeta>"
+
+    head, plain = b"Exif\0\0", jpeg(slope(48, 64), quality=95)
+    named = {
+        "attribute": b'<a tiff:Orientation="6"/>',
+        "element": b"<tiff:Orientation>8</tiff:Orientation>",
+        "other": b"Orientation=6",
+    }
+    found = {f"JPEG, turned {name}": noted(head + each) for name, each in tags.items()}
+    found |= {f"PNG, turned {name}": png(8, 2, chunk(b"eXIf", each)) for name, each in tags.items()}
+    found |= {f"JPEG, XMP {name}": noted(xmp(each)) for name, each in named.items()}
+    found["JPEG, XMP beside tags"] = noted(head + tags["3 <"], xmp(named["attribute"]))
+    found["JPEG, tags in two parts"] = noted(head + tags["6 >"][:20], head + tags["6 >"][20:])
+    found["PNG, turned behind its pixels"] = png(8, 2, end=chunk(b"eXIf", tags["6 <"]) + END)
+    return found
+
+
 def odd_pictures() -> dict[str, bytes]:
     kinds = {"PNG": _pngs(), "JPEG": _jpegs()}
-    return {f"{form}, {name}": content for form, pictures in kinds.items() for name, content in pictures.items()}
+    return _turned() | {f"{form}, {name}": content for form, pictures in kinds.items() for name, content in pictures.items()}

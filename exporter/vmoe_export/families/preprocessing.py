@@ -9,7 +9,7 @@ from typing import Any
 
 from vmoe_export.errors import ConfigError
 from vmoe_export.model.model_facts import mapping, number
-from vmoe_runtime.preprocessing import MAX_SIDE, Preprocessing, read_steps
+from vmoe_runtime.preprocessing import MAX_SIDE, ROTATION, Preprocessing, read_steps
 
 Colours = tuple[float, ...]
 """A number for each channel."""
@@ -59,6 +59,7 @@ def processor_steps(
     if found := _CLASS.fullmatch(str(name)):
         given = _PROCESSORS[found[1]] | given
         text, size = _transformers(given, found[1], image_size)
+        text = f"{ROTATION}|{text}"  # as its `load_image` does
         mean, std = _colours(given, "image_mean", "image_std") if given["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
         unit = 1 if given["do_rescale"] else 255
         mean, std = tuple(value / unit for value in mean), tuple(value / unit for value in std)

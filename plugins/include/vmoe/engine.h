@@ -239,15 +239,18 @@ typedef struct vmoe_images {
 #define VMOE_IMAGES_INIT {sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0}
 
 /* uint8[height,width,channels] in 0..255, contiguous: one decoded picture of any size, its channels those of the model
- * (RGB where it takes three). The data is only read, and only during the call. */
+ * (RGB where it takes three), and perhaps one more, 0 where it is transparent. The data is only read, and only during
+ * the call. */
 typedef struct vmoe_picture {
   size_t struct_size;
   const uint8_t* data;
   size_t data_bytes; /* height * width * channels */
   int64_t height, width, channels;
+  int32_t orientation; /* EXIF's, 1 to 8; 0 if the file has none. Models whose preprocessing has `exif` turn it so */
+  int32_t reserved;    /* 0 */
 } vmoe_picture;
 
-#define VMOE_PICTURE_INIT {sizeof(vmoe_picture), NULL, 0, 0, 0, 0}
+#define VMOE_PICTURE_INIT {sizeof(vmoe_picture), NULL, 0, 0, 0, 0, 0, 0}
 
 /* Makes one image of a picture by the steps that vmoe_info names as `preprocessing`, with the bits that the Python
  * engine gives the same pixels. Of memory it takes little beside that of the image.

@@ -168,6 +168,7 @@ class Engine {
     c.height = picture.height;
     c.width = picture.width;
     c.channels = picture.channels;
+    c.orientation = picture.orientation;
     c.data_bytes = Images::uint8(c.data, 1, c.height, c.width, c.channels).bytes();
     if (auto* status = vmoe_engine_prepare_image(handle_.get(), &c, image, size)) return internal::take(status);
     return info_.image_bytes();

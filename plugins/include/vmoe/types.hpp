@@ -41,10 +41,11 @@ struct Images {
   }
 };
 
-// uint8[height,width,channels], contiguous, not owned: one decoded picture of any size.
+// uint8[height,width,channels], contiguous, not owned: one decoded picture of any size, see vmoe_picture.
 struct Picture {
   const uint8_t* data = nullptr;
   int64_t height = 0, width = 0, channels = 0;
+  int32_t orientation = 0;
 };
 
 // Where the tokens of a batch stand in a routing: those of an image beside each other, the members of an ensemble (E3)

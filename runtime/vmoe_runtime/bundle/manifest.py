@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -134,6 +134,10 @@ class Manifest:
     tensorrt: TensorRtGraphs | None
     files: Mapping[str, FileRecord]
     raw: Mapping[str, Any]
+
+    def with_exif(self, rotates: bool) -> Manifest:
+        """The same, but pictures are turned as their EXIF orientation says, or they aren't."""
+        return replace(self, input=replace(self.input, preprocessing=replace(self.input.steps, rotates=rotates)))
 
     @property
     def ensemble_size(self) -> int:

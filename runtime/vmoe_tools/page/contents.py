@@ -42,6 +42,8 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "summary": f"{manifest.summary}, {manifest.precision}",
         "precision": manifest.precision,
         "input": {"dtype": image.dtype, "shape": [1, *image.size], "height": image.height, "width": image.width},
+        "rotates": image.steps.rotates,
+        "background": image.steps.background,
         "steps": [[step.name, step.height, step.width, step.keeps_shape] for step in image.steps.steps],
         "class_names": manifest.class_names,
         "layers": manifest.moe_layers,

@@ -10,7 +10,6 @@ import numpy as np
 
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import likeliest, softmax
-from vmoe_runtime.images import to_batch
 from vmoe_runtime.routing import Array
 
 _BATCH = 8  # images at a time: more make nothing faster, and cost memory
@@ -52,7 +51,7 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
         arrays, errors, bad = dict[int, Array](), dict[int, str](), dict[int, Path]()
         for index, path in enumerate(chunk):
             try:
-                arrays[index] = to_batch(path, engine.manifest.input)
+                arrays[index] = engine.batch(path)
             except ImageError as error:
                 errors[index] = str(error)
                 bad.setdefault(index // multiple, path)

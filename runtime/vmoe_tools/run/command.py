@@ -31,11 +31,17 @@ _MOST_CLASSES = 1 << 24
     show_default=True,
     help="Classes per image; all of them if the model has fewer.",
 )
+@click.option(
+    "--exif/--no-exif",
+    default=None,
+    help="Turn pictures as their EXIF orientation says, or take them as they are stored. Default: what the bundle says.",
+)
 @options.run_options
 def run(
     bundle: Path,
     images: tuple[Path, ...],
     top: int,
+    exif: bool | None,
     backend: str,
     threads: int | None,
     json_target: str | None,
@@ -49,7 +55,7 @@ def run(
     """
     check_output_file(json_target, [bundle, *images])
     paths = [path for given_path in images for path in _pictures(given_path)]
-    with Engine.load(bundle, Setting(**given), backend, threads) as engine:
+    with Engine.load(bundle, Setting(**given), backend, threads, exif=exif) as engine:
         check_classifies(engine.manifest, bundle, len(paths))
         stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
         if not quiet:

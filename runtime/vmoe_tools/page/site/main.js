@@ -39,7 +39,7 @@ function take(made) {
 async function takeFile(file) {
   byId("problem").textContent = "";
   try {
-    const made = prepare(await decode(file), facts.steps);
+    const made = prepare(await decode(file, facts), facts.steps);
     pad.show(made);
     take(made);
   } catch (error) {

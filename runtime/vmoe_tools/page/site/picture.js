@@ -21,11 +21,34 @@ function doStep(picture, [name, height, width, keepsShape]) {
 /** The canvas that steps make of a picture: [name, height, width, whether the shape is kept] of each. */
 export const prepare = (picture, steps) => steps.reduce(doStep, picture);
 
-/** What a file shows, if the browser can decode it. */
-export function decode(file) {
-  return createImageBitmap(file, { colorSpaceConversion: "none" }).catch(() => {
+/** A file without the EXIF of a JPEG or PNG, by which browsers turn it: as a segment of another kind, and damaged. */
+function withoutExif(bytes) {
+  const view = new DataView(bytes.buffer);
+  const isOf = (at, kind) => [...kind].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
+  if (isOf(0, "\xff\xd8")) {
+    for (let at = 2; at + 4 < bytes.length && !isOf(at, "\xff\xda"); at += 2 + view.getUint16(at + 2)) {
+      if (isOf(at, "\xff\xe1")) bytes[at + 1] = 0xed;
+    }
+  } else if (isOf(0, "\x89PNG")) {
+    for (let at = 8; at + 12 <= bytes.length; at += 12 + view.getUint32(at)) {
+      if (isOf(at + 4, "eXIf")) bytes.fill(0, at + 8, at + 12);
+    }
+  }
+  return new Blob([bytes]);
+}
+
+/** What a file shows, if the browser can decode it: turned as its EXIF says, and on its background, if the bundle says so. */
+export async function decode(file, { rotates, background }) {
+  const content = rotates ? file : withoutExif(new Uint8Array(await file.arrayBuffer()));
+  const picture = await createImageBitmap(content, { colorSpaceConversion: "none" }).catch(() => {
     throw new Error("This is no picture that the browser can read.");
   });
+  if (!background) return picture;
+  const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+  context.fillStyle = `rgb(${background})`;
+  context.fillRect(0, 0, picture.width, picture.height);
+  context.drawImage(picture, 0, 0);
+  return context.canvas;
 }
 
 /** The pixels of a canvas from 0 to 255, row by row; grey as Pillow makes it of colours. */
