@@ -190,10 +190,10 @@ def test_flags_of_a_file_show_in_mean_and_deviation() -> None:
 
 UNTAKEN = {
     "a list": ([], "must be an object"),
-    "nothing": ({"size": 224}, "is of None; known are ViT"),
-    "another processor": ({"image_processor_type": "ConvNextImageProcessor"}, "'ConvNextImageProcessor'; known are ViT"),
-    "a lanczos": ({**VIT, "resample": 1}, "resized 'lanczos'"),
-    "a filter that is a list": ({**VIT, "resample": []}, "'resample' must be a number of Pillow's, such as 3, not []"),
+    "nothing": ({"size": 224}, "is for None; supported are ViT"),
+    "another processor": ({"image_processor_type": "ConvNextImageProcessor"}, "'ConvNextImageProcessor'; supported are ViT"),
+    "a lanczos": ({**VIT, "resample": 1}, "resizes pictures by 'lanczos'"),
+    "a filter that is a list": ({**VIT, "resample": []}, "'resample' must be a number of Pillow's, such as 3"),
     "a filter that is text": ({**VIT, "resample": "bicubic"}, "'resample' must be a number of Pillow's"),
     "no resize": ({**VIT, "do_resize": False}, "must resize"),
     "no crop": ({**CLIP, "do_center_crop": False}, "several sizes"),
@@ -205,7 +205,7 @@ UNTAKEN = {
     "a mean that is none": ({**VIT, "image_mean": [0.5, 0.5, float("nan")]}, "'image_mean' must be a positive number"),
     "no deviation": ({"std": [0.5, 0, 0.5]}, "'std' must be a positive number"),
     "one deviation": ({"std": [0.5]}, "'std' must be a positive number"),
-    "random filters": ({"interpolation": "random"}, "resized 'random'"),
+    "random filters": ({"interpolation": "random"}, "resizes pictures by 'random'"),
     "a frame": ({"crop_mode": "border"}, "'border'"),
     "no input size": ({"input_size": 224}, "channels, height and width"),
     "hardly a share": ({"crop_pct": 1e-320}, "is not a step"),
