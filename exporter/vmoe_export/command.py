@@ -124,9 +124,22 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="M",
     help="Number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.",
 )
-@_number(
-    "--heads",
-    help="Number of attention heads, if neither config.json nor the architecture name gives it.",
+@_number("--heads", help="Number of attention heads of another library's model, if its files do not say it.")
+@click.option(
+    "--activation",
+    type=click.Choice(["gelu", "gelu_tanh", "quick_gelu"]),
+    help="Activation of the MLPs of another library's model, if its files do not say it.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["token", "avg"]),
+    help="What the head of another library's model gets, if its files do not say it: the class token, or the mean of the "
+    "patches.",
+)
+@click.option(
+    "--architecture",
+    metavar="NAME",
+    help="Use the config of this architecture of the installed open_clip or timm, such as ViT-H-14.",
 )
 @click.option(
     "--families",

@@ -21,6 +21,9 @@ from vmoe_runtime.capacity import ROUNDINGS, Rounding
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.settings import NEEDED, OFFICIAL_SETTINGS, POLICIES, ROWS, Choices, Setting, parse_profile_name
 
+FOREIGN = ("heads", "activation", "pooling", "architecture")
+"""The options that say of another library's model what its tensors don't."""
+
 
 @dataclass(frozen=True)
 class ExportOptions(Choices):
@@ -54,7 +57,9 @@ class ExportOptions(Choices):
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
-        heads: number of attention heads, if neither config.json nor the architecture name gives it.
+        heads, activation, pooling: number of attention heads, activation of the MLPs ("gelu", "gelu_tanh" or "quick_gelu")
+            and what the head gets ("token" or "avg") of another library's model, if its files do not say it.
+        architecture: name of an architecture of the installed open_clip or timm, for its config; excludes `config`.
 
     Raises:
         OptionError: a field has the wrong type or an invalid value.
@@ -81,6 +86,9 @@ class ExportOptions(Choices):
     head: str | os.PathLike[str] | None = None
     preset: str | None = None
     heads: int | None = None
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] | None = None
+    pooling: Literal["token", "avg"] | None = None
+    architecture: str | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -98,6 +106,8 @@ class ExportOptions(Choices):
             ("exif", (None, True, False)),
             ("router", (None, "top-k", "experts-choice")),
             ("preset", (None, *PRESETS)),
+            ("activation", (None, "gelu", "gelu_tanh", "quick_gelu")),
+            ("pooling", (None, "token", "avg")),
         ):
             value = getattr(self, name)
             # An array is not even compared: it would be equal in some places.
@@ -110,6 +120,7 @@ class ExportOptions(Choices):
             ("batch_size", int, "a number of images"),
             ("ensemble_size", int, "a number of members"),
             ("heads", int, "a number of attention heads"),
+            ("architecture", str, "the name of an architecture"),
             ("capacity_multiple_of", int, "a whole number"),
             ("image_size", tuple, "(height, width)"),
             ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
@@ -137,6 +148,8 @@ class ExportOptions(Choices):
     def _check_combination(self) -> None:
         if self.preset is not None and self.config is not None:
             raise OptionError(f"--preset {self.preset} contains a config, so it excludes --config; omit one of them")
+        if self.architecture is not None and self.config is not None:
+            raise OptionError(f"--architecture {self.architecture} has a config, so it excludes --config; omit one of them")
         if self.head is not None and self.output == "features":
             raise OptionError("features are the input of a head, so --output features excludes --head; omit one of them")
         if self.precision == "fp16" and not self.tensorrt:

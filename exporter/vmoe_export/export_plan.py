@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
-from vmoe_export.export_options import ExportOptions
+from vmoe_export.export_options import FOREIGN, ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.families.recognition import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
@@ -164,13 +164,14 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
     """The checkpoint with official names, and the options with what the files of another library's model say."""
     family = family_of(checkpoint)
     if family is None:
-        if options.heads is not None:
-            raise OptionError("the tensors determine the number of attention heads; omit --heads")
+        if told := next((name for name in FOREIGN if getattr(options, name) is not None), None):
+            raise OptionError(f"--{told} is for checkpoints of other libraries; omit --{told}")
         return checkpoint, options
     if options.preset is not None:
         raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; omit it")
     try:
-        found = FamilyCheckpoint(checkpoint, family, options.config, options.heads, options.image_size)
+        given = {name: getattr(options, name) for name in FOREIGN}
+        found = FamilyCheckpoint(checkpoint, family, options.config, options.image_size, **given)
     except (CheckpointError, ConfigError) as error:
         sentence = str(error)
         raise type(error)(sentence if str(checkpoint.path) in sentence else f"{checkpoint.path}: {sentence}") from None
@@ -178,6 +179,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
     completed = replace(
         options,
         config=found.config,
+        architecture=None,
         preprocess=options.preprocess or found.preprocess,
         class_names=options.class_names or (found.class_names if returns_classes else None),
     )

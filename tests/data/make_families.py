@@ -91,6 +91,8 @@ TOWERS = {
     **{"embed_dim": 20, "image_resolution": 32, "vision_layers": 3, "vision_width": 128, "vision_patch_size": 8},
     **{"transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1, "vocab_size": 20, "context_length": 6},
 }
+OPENAI = ("input_resolution", "context_length", "vocab_size")
+"""Numbers in OpenAI's own files, which tell them from those of others; the model without experts has them."""
 
 DEIT: dict[str, tuple[str, dict[str, Any], str]] = {
     "hf_deit": ("DeiTForImageClassification", HEAD, "logits"),
@@ -129,6 +131,8 @@ def save(name: str, folder: Path) -> None:
         return
     if name in CLIP_MOE:
         states = CLIP(**copy.deepcopy(settings), load_from_clip=False).state_dict()
+        if settings["MoE_args"] is None:
+            states |= {number: torch.tensor(1.0) for number in OPENAI}
         safetensors.torch.save_file(states, folder / "model.safetensors")
         return
     model_class = getattr(transformers, made_by)
@@ -152,7 +156,8 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
         return model.eval().to(images.dtype)(images).numpy()
     if name in CLIP_MOE:
         model = CLIP(**copy.deepcopy(settings), load_from_clip=False)
-        model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
+        states = safetensors.torch.load_file(folder / "model.safetensors")
+        model.load_state_dict({name: value for name, value in states.items() if name not in OPENAI})
         found = model.eval().visual.to(images.dtype)(images)
         return (found if settings["MoE_args"] is None else found[0]).numpy()
     model, loading = getattr(transformers, made_by).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)

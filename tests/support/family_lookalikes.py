@@ -140,13 +140,22 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("pooled maxima", "global_pool avgmax", field(global_pool="avgmax")),
         ("mean with the class token", "pool_include_prefix", field(pool_include_prefix=True)),
     ],
+    "timm_map": [
+        (
+            "PE without a config",
+            "attn_pool.latent",
+            lambda config, _: config.clear(),
+            put("norm_pre.weight", 40),
+            put("norm_pre.bias", 40),
+        ),
+    ],
     "timm_token": [
         ("an extra tensor", "blocks.0.adapter.weight", put("blocks.0.adapter.weight", 48, 48)),
         ("not a number", _FC1, put(_FC1, 96, 48, value=np.nan)),
         ("whole numbers", _FC2, put(_FC2, 48, 96, dtype=np.int8)),
         ("video's patch kernel", _PATCH, put(_PATCH, 48, 3, 2, 8, 8)),
         ("no positions", "pos_embed", rename("pos_embed", None)),
-        ("no config", "config.json", lambda config, _: config.clear()),
+        ("no config", "--activation", lambda config, _: config.clear()),
         ("an unknown architecture", "eva02_tiny_patch14_336", field(architecture="eva02_tiny_patch14_336")),
         ("norms after the branches", "vit_base_patch16_rpn_224", field(architecture="vit_base_patch16_rpn_224")),
         ("no last norm", "vit_intern300m norm.", field(architecture="vit_intern300m_patch14_448"), rename(r"^norm\.", None)),

@@ -17,7 +17,7 @@ _EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|_tok
 
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
     """float32 of that shape. Embeddings and the patches' outputs are as small as trained ones, so that an epsilon shows."""
-    mean, deviation = _mean_and_deviation(name, shape)
+    mean, deviation = mean_and_deviation(name, shape)
     return np.asarray(mean + deviation * noise(name, shape, seed), np.float32)
 
 
@@ -35,7 +35,8 @@ def noise(name: str, shape: Sequence[int], seed: int) -> np.ndarray:
     return np.asarray(np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape)))
 
 
-def _mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
+def mean_and_deviation(name: str, shape: Sequence[int]) -> tuple[float, float]:
+    """Of the values of a tensor of that name and shape."""
     if name.endswith(("gamma", "lambda1")):
         return 0.5, 0.1
     if len(shape) == 4:

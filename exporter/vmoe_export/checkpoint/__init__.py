@@ -8,6 +8,8 @@ __all__ = ["Array", "BundleCheckpoint", "Checkpoint", "TensorInfo"]
 TORCH_SUFFIXES = {".pt", ".pth", ".bin", ".tar"}  # timm's training writes .pth.tar
 ONE_FILE_SUFFIXES = {".safetensors", *TORCH_SUFFIXES}
 SHARDS = ".safetensors.index.json"
-MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
+_MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
+MODEL_FILES = (*_MODEL_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
-MODEL_SETTINGS = ("config.json", "preprocessor_config.json")
+PICTURES = "preprocessor_config.json"
+MODEL_SETTINGS = ("config.json", "open_clip_config.json", PICTURES)

@@ -12,7 +12,7 @@ LAYERS = ("layer_norm1", *_ATTENTION, "layer_norm2", "mlp.fc1", "mlp.fc2")
 
 def _translate(model: Translation) -> None:
     model.epsilon(1e-5)
-    model.begin("quick_gelu", "embeddings.patch_embedding", has_bias=False)
+    model.begin("quick_gelu", "embeddings.patch_embedding", is_only=False, has_bias=False)
     model.tokens("embeddings.class_embedding", positions="embeddings.position_embedding.weight", rows=1)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
     model.encoder("encoder.layers.{}.", LAYERS)
@@ -27,6 +27,7 @@ FAMILY = Family(
     model_types=("clip_vision_model", "clip"),
     landmarks=("pre_layrnorm.weight", "embeddings.patch_embedding.weight"),
     prefixes=("vision_model.", ""),
+    config_key="vision_config",
     ignored=r"embeddings\.position_ids|\.\./(text_model\..*|text_projection\.weight|logit_scale)",
     processor={"image_processor_type": "CLIPImageProcessor"},
     translate=_translate,

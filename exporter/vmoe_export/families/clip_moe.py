@@ -1,57 +1,87 @@
-"""CLIP-MoE's vision tower, a CLIP whose last blocks have experts, and OpenAI's CLIP, which has the same names."""
+"""CLIP-MoE's vision tower, a CLIP whose last blocks have experts, and CLIPs of OpenAI and open_clip with the same names."""
 
 from __future__ import annotations
 
 from vmoe_export.errors import ConfigError
+from vmoe_export.families import open_clip
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import CLIP_MEAN, CLIP_STD
 from vmoe_export.families.translation import Translation
 
 _DEFAULT_K = 2
+_OPENAI = ("../input_resolution", "../context_length", "../vocab_size")
+"""The numbers that only OpenAI's own files hold."""
 
 
 def _translate(model: Translation) -> None:
+    model.refuse("an attention pool (of CoCa or Perception Encoder)", "attn_pool.query", "attn_pool.probe")
     model.epsilon(1e-5)
-    model.activation(model.setting("hidden_act", "quick_gelu"))
+    is_openai, has_experts = all(map(model.has, _OPENAI)), any(name.endswith(".gate.weight") for name in model.tensors)
+    is_known = is_openai or has_experts
     model.patches("conv1", has_bias=False)
-    model.heads = model.heads or model.setting("vision_heads", model.width // 64)
-    model.tokens("class_embedding", positions="positional_embedding", rows=1)
-    model.norm("embedding_norm", "ln_pre", stream=True)
-    experts = 0
-    for block, ours in model.blocks("transformer.resblocks.{}."):
+    model.claim(width=model.width)
+    model.activation(model.config.get("hidden_act"), "the config says the activation", "quick_gelu" if is_known else None)
+    if is_openai and model.model["activation"] != "gelu_quick":
+        raise ConfigError("OpenAI's own files have quick GELU, and the config or an option says another activation")
+    said = model.setting("vision_heads", 1) if model.config.get("vision_heads") is not None else None
+    model.choose_heads(said, "the config says the number of heads", model.width // 64 if is_known else None)
+    model.claim(num_attention_heads=model.heads)
+    pooling = model.choose(
+        "pooling", model.config.get("pool_type"), "the config says pool_type", "token" if is_known else None
+    )
+    is_token = pooling == "token"
+    model.tokens("class_embedding", positions="positional_embedding", rows=1, antialias=True, is_read=is_token)
+    model.claim(no_ln_pre=not model.has("ln_pre.weight"))
+    if model.has("ln_pre.weight"):
+        model.norm("embedding_norm", "ln_pre", stream=True)
+    experts = _blocks(model)
+    model.norm("Encoder/encoder_norm", "ln_post")
+    is_after = not is_token and model.setting("norm_after_pooling", False)
+    model.model |= {"classifier": "token" if is_token else "gap", "norm_after_pooling": is_after}
+    model.projection("proj")
+    if experts:
+        _route(model, experts)
+
+
+def _blocks(model: Translation) -> int:
+    """The encoder's blocks; returns the number of experts."""
+    experts, has_scales = 0, model.has("transformer.resblocks.0.ls_1.gamma")
+    model.claim(ls_init_value="a number" if has_scales else "null")
+    for block, ours in model.blocks("transformer.resblocks.{}.", "layers"):
+        first, second = (f"{block}ls_1.gamma", f"{block}ls_2.gamma") if has_scales else ("", "")
         model.norm(f"{ours}/LayerNorm_0", f"{block}ln_1")
         names = (f"{block}attn.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj"))
-        model.fused_attention(f"{ours}/SelfAttention", *names)
+        model.fused_attention(f"{ours}/SelfAttention", *names, scale=first)
         model.norm(f"{ours}/LayerNorm_1", f"{block}ln_2")
         if model.has(f"{block}gate.weight"):
             experts = model.router(f"{ours}/Moe/Router/dense/kernel", f"{block}gate.weight")
             each = [f"{block}experts.{number}." for number in range(experts)]
             model.experts(f"{ours}/Moe/Mlp", each, "c_fc", "c_proj")
         else:
-            model.mlp(f"{ours}/Mlp", f"{block}mlp.c_fc", f"{block}mlp.c_proj")
-    model.norm("Encoder/encoder_norm", "ln_post")
-    model.model["classifier"] = "token"
-    model.projection("proj")
-    if experts:
-        k = model.setting("top_k", min(_DEFAULT_K, experts))
-        if not 1 <= k <= experts:
-            raise ConfigError(f"the config says top_k {k}, but there are {experts} experts")
-        if "top_k" not in model.config:
-            model.notes.append(
-                f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
-            )
-        # The original drops no pair: with this ratio, all tokens get a slot.
-        dispatcher = {"capacity_factor": experts / k}
-        router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
-        model.model["encoder"] = {"moe": {"router": router}}
+            model.mlp(f"{ours}/Mlp", f"{block}mlp.c_fc", f"{block}mlp.c_proj", scale=second)
+    return experts
+
+
+def _route(model: Translation, experts: int) -> None:
+    k = model.setting("top_k", min(_DEFAULT_K, experts))
+    if not 1 <= k <= experts:
+        raise ConfigError(f"the config says top_k {k}, but there are {experts} experts")
+    if "top_k" not in model.config:
+        model.notes.append(
+            f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
+        )
+    # The original drops no pair: with this ratio, all tokens get a slot.
+    dispatcher = {"capacity_factor": experts / k}
+    router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
+    model.model["encoder"] = {"moe": {"router": router}}
 
 
 FAMILY = Family(
-    title="CLIP-MoE's vision tower, OpenAI's CLIP",
-    landmarks=("ln_pre.weight", "conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"),
+    title="CLIP-MoE's vision tower, OpenAI's CLIP, open_clip's ViT",
+    landmarks=("class_embedding", "conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"),
     prefixes=("visual.", ""),
-    ignored=r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding(_res)?|text_projection"
-    r"|logit_scale|input_resolution|context_length|vocab_size)",
-    processor={"interpolation": "bicubic", "crop_pct": 1.0, "mean": CLIP_MEAN, "std": CLIP_STD},
+    ignored=open_clip.IGNORED,
+    processor=open_clip.PROCESSOR,
+    config_files=(open_clip.CONFIG_NAME, "config.json"),
+    by_name=open_clip.named_config,
     translate=_translate,
 )

@@ -12,6 +12,8 @@ _LAYERS = ("norm1", *hf_vit.ATTENTION, "norm2", "mlp.fc1", "mlp.fc2", *_SCALES)
 
 
 def _translate(model: Translation) -> None:
+    # transformers' DINOv2 has no such key, and ignores it.
+    model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     model.refuse("a gated MLP (SwiGLU)", "encoder.layer.0.mlp.weights_in.weight")
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
     hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, layers=_LAYERS)
@@ -25,7 +27,8 @@ FAMILY = Family(
     title="DINOv2 (Hugging Face transformers)",
     model_types=("dinov2", "dinov2_with_registers"),
     landmarks=("encoder.layer.0.layer_scale1.lambda1", "embeddings.patch_embeddings.projection.weight"),
-    prefixes=("dinov2.", "dinov2_with_registers.", ""),
+    prefixes=("dinov2.", "dinov2_with_registers.", "backbone.", ""),
+    any_size=True,
     ignored=r"embeddings\.mask_token",
     processor={"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, **IMAGENET},
     translate=_translate,

@@ -25,6 +25,11 @@ class Family:
         ignored: a regular expression for the full names of tensors that may exist and are not needed: names without the
             prefix, and names that do not begin with it as "../NAME".
         processor: the preprocessing if no file states it, see `preprocessing.processor_steps`.
+        any_size: whether the library resizes the position embedding to the preprocessed pictures, whatever size the config
+            states.
+        config_files: names of the config next to the checkpoint; the first that exists is read.
+        config_key: the key of the vision model's config in that of a whole transformers model.
+        by_name: returns the config of an architecture by its name, if the library has such names.
         translate: defines each of our tensors, see `Translation`.
     """
 
@@ -34,6 +39,10 @@ class Family:
     prefixes: tuple[str, ...]
     ignored: str = ""
     processor: Mapping[str, Any]
+    any_size: bool = False
+    config_files: tuple[str, ...] = ("config.json",)
+    config_key: str = ""
+    by_name: Callable[[str], Mapping[str, Any]] | None = None
     translate: Callable[[Translation], None]
 
     def prefix(self, names: Iterable[str]) -> str | None:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vmoe_export.checkpoint import MODEL_SETTINGS
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
-from vmoe_export.errors import CheckpointError, ConfigError
+from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.families.family import WRAPPERS, Family, unwrapped
+from vmoe_export.families.model_files import ModelFiles, read_model_files
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.translation import Translation
-from vmoe_export.model.config_file import load_config
+from vmoe_export.model.model_config import pixels
 from vmoe_runtime.errors import shown
-
-_CONFIG, _PROCESSOR = MODEL_SETTINGS
 
 
 class FamilyCheckpoint(Checkpoint):
@@ -28,9 +26,10 @@ class FamilyCheckpoint(Checkpoint):
         source: the checkpoint. The caller closes it.
         family: the family of the model.
         config: the content of a config.json, or its path. Default: the file next to the checkpoint, if there is one.
-        heads: the number of attention heads, if no config states it.
         image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else that of the position
             embedding.
+        architecture: the name of an architecture whose config the family's library has.
+        given: the options `heads`, `activation` and `pooling`, for what neither tensors nor configs state.
 
     Attributes:
         config: the part of an official config that the tensors don't determine, with fields that official models lack.
@@ -46,57 +45,45 @@ class FamilyCheckpoint(Checkpoint):
         source: Checkpoint,
         family: Family,
         config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
-        heads: int | None = None,
         image_size: tuple[int, int] | None = None,
+        architecture: str | None = None,
+        **given: Any,
     ) -> None:
         self._source, self._family = source, family
-        names = MODEL_SETTINGS if config is None else (_PROCESSOR,)
-        found = [path for name in names if (path := _folder(source.path) / name).is_file()]
-        given: dict[str, Mapping[str, Any]] = {path.name: load_config(path) for path in found}
-        if config is not None:
-            given[_CONFIG] = config if isinstance(config, Mapping) else load_config(Path(config))
-        whole = given.get(_CONFIG, {})
-        own = self._own_config(whole)
         self._names = self._names_of(source)
-        processor = given.get(_PROCESSOR)
+        files = read_model_files(_folder(source.path), family, config, architecture)
+        processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
             processor = {**family.processor, **processor}  # transformers then chooses the class by the model's type
-        processor = processor or whole.get("pretrained_cfg")
         steps, mean, std = processor_steps(processor or family.processor, image_size)
-        names_size = processor and any(processor.get(key) for key in ("size", "crop_size", "input_size"))
-        if names_size and image_size is None:
+        named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
+        is_given = image_size is not None
+        if named and not is_given:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
-        model = Translation(tensors, self._prefix, own, heads, image_size, mean=mean, std=std)
+        model = Translation(tensors, self._prefix, files.own, given, image_size, mean=mean, std=std)
         family.translate(model)
         self._check_all_used(model)
         assert model.image_size is not None
-        if not names_size:
+        if not named:
             steps, *_ = processor_steps(processor or family.processor, model.image_size)
         self.preprocess = str(steps)
         height, width = model.image_size
         if height != width and self.preprocess.endswith(f"round_central_crop({height},{width})"):
             model.notes.append("pictures are squashed, because no step does timm's crop for images that are not square")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
-        self.class_names = _class_names(whole)
+        self.class_names = _class_names(files.whole)
         self._parts = model.parts
         stored = {name: TensorInfo(part.shape, np.dtype(np.float32)) for name, part in model.parts.items()}
-        super().__init__(source.path, source.format, [*source.files, *found], stored)
-        missing = [] if whole else [f"no {_CONFIG}, so the family's usual settings are assumed"]
-        if not processor:
-            colours = f"mean {_listed(mean)} and std {_listed(std)}"
-            missing += [f"no {_PROCESSOR}, so the family's usual preprocessing is assumed, with {colours}"]
-        told = [f"next to the checkpoint there is {text}" for text in missing]
-        self.notes = (*source.notes, *self.notes, f"the model is a {family.title}", *told, *model.notes)
+        super().__init__(source.path, source.format, [*source.files, *files.found], stored)
+        self.notes = (
+            *source.notes,
+            *self.notes,
+            f"the model is a {family.title}",
+            *_told(model, files, is_sized=family.any_size and not is_given),
+            *model.notes,
+        )
         self.source, self.family_title = source.source, family.title
-
-    def _own_config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The part of a config.json that describes the vision model."""
-        kind = config.get("model_type")
-        if kind is not None and kind not in self._family.model_types:
-            raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {self._family.title}")
-        vision = config.get("vision_config")
-        return vision if isinstance(vision, Mapping) else config
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
         """Maps names without the family's prefix, which is stored, to stored names. Other names get "../" in front.
@@ -121,6 +108,9 @@ class FamilyCheckpoint(Checkpoint):
             raise CheckpointError(
                 f"it has a tensor {model.told(min(unknown))}{more}, which does not exist in {self._family.title}"
             )
+        unasked = (option for option, value in model.given.items() if value is not None and option not in model.asked)
+        if (option := next(unasked, None)) is not None:
+            raise OptionError(f"the {option} of a {self._family.title} is known; omit --{option}")
 
     def _read(self, stored_name: str) -> Array:
         part = self._parts[stored_name]
@@ -137,7 +127,21 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _listed(values: tuple[float, ...]) -> str:
+def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
+    """What was assumed, because no file says it."""
+    if not files.whole:
+        yield "there is no config of the model"
+    if model.taken:
+        taken = ", ".join(f"{name} {value}" for name, value in model.taken.items())
+        yield f"no file says these, so the family's usual values are used: {taken}"
+    if not files.pictures:
+        colours = f"mean {_listed(model.mean)} and std {_listed(model.std)}"
+        yield f"no file says how pictures are prepared, so that is done as the family usually does, with {colours}"
+        if is_sized and model.image_size:
+            yield f"images have {pixels(model.image_size)} px, as the family's image processor makes them"
+
+
+def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
 

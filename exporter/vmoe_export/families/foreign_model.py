@@ -11,6 +11,20 @@ from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.model.parameters import Shape
 from vmoe_runtime.errors import shown
 
+_ASKED = {
+    "heads": "the number of attention heads; pass --heads N",
+    "activation": "the activation of the MLPs; pass --activation gelu, gelu_tanh or quick_gelu",
+    "pooling": "whether the head gets the class token or the mean of the patches; pass --pooling token or --pooling avg",
+}
+"""What no tensor states, by the option for it, as a message asks for it."""
+
+_ACTIVATIONS = {
+    "gelu": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new"),
+    "quick_gelu": ("quick_gelu", "quickgelu"),
+}
+"""The values of --activation, and the names that transformers and timm have for each."""
+
 
 @dataclass
 class ForeignModel:
@@ -20,17 +34,24 @@ class ForeignModel:
         tensors: shape and dtype by name without the family's prefix; other names have "../" in front.
         prefix: the family's prefix.
         config: the content of a config.json, or empty.
-        heads, image_size: the user's values, later those of the config.
+        given: the user's options by name; None if not given.
+        image_size: (height, width) of the user or of the preprocessing config.
         used: names of the tensors that were read.
+        asked: names of the options that this model needs or could need.
+        taken: the usual values that are used because neither tensors, config nor user state them, by what they are.
+        heads: the number of attention heads, set by `choose_heads`.
         width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
     """
 
     tensors: Mapping[str, TensorInfo]
     prefix: str
     config: Mapping[str, Any]
-    heads: int | None
+    given: Mapping[str, Any]
     image_size: tuple[int, int] | None
     used: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
+    taken: dict[str, Any] = field(default_factory=dict)
+    heads: int = 0
     width: int = 0
     patch: tuple[int, int] = (0, 0)
 
@@ -83,21 +104,45 @@ class ForeignModel:
         if found := next((name for name in names if self.has(name)), None):
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
-    def choose_heads(self, key: str, default: int) -> None:
-        """Sets the number of heads: the user's, the config's, or, if a config does not state it, the default."""
-        is_said = self.config.get(key) is not None
-        if is_said or (self.config and self.heads is None):
-            found = self.setting(key, default)
-            if self.heads not in (None, found):
-                raise OptionError(f"--heads is {self.heads}, but the config says {key} {found}")
-            if found < 1 or self.width % found:
-                says = (
-                    f"the config says {key} {found}"
-                    if is_said
-                    else f"the config has no {key} (pass --heads N), and the default is {found}"
-                )
-                raise ConfigError(f"{says}, which doesn't divide the hidden size {self.width}")
-            self.heads = found
+    def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
+        """A value that no tensor states: the config's, the user's, or else the usual one, which a note will list.
+
+        Args:
+            option: the name of the user's option, a key of `_ASKED`.
+            said: the config's value; None if it has none.
+            source: the start of a sentence about it, such as "the config says hidden_act".
+            usual: the library's default for a config without it, or the value that all released models share.
+
+        Raises:
+            OptionError: nothing states it, or the option contradicts the config.
+        """
+        self.asked.add(option)
+        given = self.given.get(option)
+        if said is not None and given not in (None, said):
+            raise OptionError(f"--{option} is {given}, but {source} {said}")
+        if said is None and given is None:
+            if usual is None:
+                raise OptionError(f"neither the tensors nor a config say {_ASKED[option]}")
+            self.taken[option] = usual
+        return next(value for value in (said, given, usual) if value is not None)
+
+    def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
+        """Sets the number of heads, see `choose`. Raises OptionError if they don't divide the hidden size."""
+        self.heads = found = self.choose("heads", said, source, usual)
+        if found < 1 or self.width % found:
+            told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
+            raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
+
+    def choose_activation(self, said: Any, source: str, usual: str | None = None) -> str:
+        """Returns the activation of all MLPs as a value of --activation, see `choose`.
+
+        `said` is its name in transformers or timm. Raises ConfigError if we lack it.
+        """
+        found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
+        if said is not None and found is None:
+            known = ", ".join(sorted(name for names in _ACTIVATIONS.values() for name in names))
+            raise ConfigError(f"{source} {shown(said)}, which can't be exported; {known} can")
+        return str(self.choose("activation", found, source, usual))
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
         """Yields each encoder block: its prefix, which is `pattern` with the number in it, and our path.
@@ -120,8 +165,11 @@ class ForeignModel:
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
+        args = self.config.get("model_args")
         if isinstance(pretrained, Mapping) and isinstance(pretrained.get("input_size"), Sequence):
             size = pretrained["input_size"][-2:]
+        if isinstance(args, Mapping) and args.get("img_size"):
+            size = args["img_size"]
         size = [size, size] if isinstance(size, int) else size
         if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)):
             return 0, 0

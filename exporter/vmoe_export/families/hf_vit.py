@@ -12,11 +12,19 @@ _LAYERS = ("layernorm_before", *ATTENTION, "layernorm_after", "intermediate.dens
 
 
 def translate_encoder(
-    model: Translation, rows: int, *tokens: str, epsilon: float = 1e-12, layers: Sequence[str] = _LAYERS
+    model: Translation,
+    rows: int,
+    *tokens: str,
+    epsilon: float = 1e-12,
+    layers: Sequence[str] = _LAYERS,
+    is_gelu: bool = True,
 ) -> None:
-    """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions."""
+    """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions.
+
+    With `is_gelu`, all released models of the family have GELU.
+    """
     model.epsilon(epsilon)
-    model.begin("gelu", "embeddings.patch_embeddings.projection")
+    model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu)
     model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
@@ -35,7 +43,7 @@ def translate_head(model: Translation) -> None:
 
 
 def _translate(model: Translation) -> None:
-    translate_encoder(model, 1, "embeddings.cls_token")
+    translate_encoder(model, 1, "embeddings.cls_token", is_gelu=False)
     translate_head(model)
 
 

@@ -98,8 +98,10 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     """The steps of an image processor, and (height, width) of their images."""
     if not math.isclose(number(config, "rescale_factor", 1), 1 / 255, rel_tol=1e-6):
         raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r}")
-    how = _known(_FILTERS.get(resample, resample) if isinstance(resample := config["resample"], int) else resample)
-    resized = _sides(config, "size", square=kind in ("ViT", "DeiT"))
+    if type(config["resample"]) is not int:
+        raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
+    how = _known(_FILTERS.get(config["resample"], config["resample"]))
+    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or len(crop) < 2:
         raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmoe_export.errors import ConfigError
 from vmoe_export.families.clip import LAYERS
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
@@ -11,9 +10,8 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 def _translate(model: Translation) -> None:
     # Attention pools the stream after its last norm, so scaling the stream can't replace another epsilon.
-    if model.setting("layer_norm_eps", 1e-6) != LAYER_NORM_EPSILON:
-        raise ConfigError(f"the config says layer_norm_eps {model.config['layer_norm_eps']}, but only 1e-06 can be exported")
-    model.begin("gelu_pytorch_tanh", "embeddings.patch_embedding")
+    model.epsilon(LAYER_NORM_EPSILON, is_only=True)
+    model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True)
     model.tokens(positions="embeddings.position_embedding.weight", rows=0)
     model.encoder("encoder.layers.{}.", LAYERS)
     model.norm("Encoder/encoder_norm", "post_layernorm")
@@ -36,6 +34,7 @@ FAMILY = Family(
     model_types=("siglip_vision_model", "siglip"),
     landmarks=("head.probe", "encoder.layers.0.self_attn.q_proj.weight"),
     prefixes=("vision_model.", ""),
+    config_key="vision_config",
     ignored=r"embeddings\.position_ids|\.\./(text_model\..*|logit_scale|logit_bias)",
     processor={"image_processor_type": "SiglipImageProcessor"},
     translate=_translate,

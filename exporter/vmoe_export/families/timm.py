@@ -5,22 +5,36 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from vmoe_export.errors import ConfigError
+from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.families import open_clip
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-_HEAD_WIDTHS = {
-    "so400m": 72,
-    "huge": 80,
-    "giantopt": 96,
-    "gigantic": 104,
-    "giant": 88,
-    "vit_base_patch16_gap_224": 48,
+_SIZES: dict[str, tuple[int, int]] = {
+    "patch16_gap_224": (768, 16),
+    "base_patch16_plus": (896, 14),
+    "base_patch32_plus": (896, 14),
+    "xsmall": (256, 4),
+    "wee": (256, 4),
+    "tiny": (192, 3),
+    "little": (320, 5),
+    "small": (384, 6),
+    "medium": (512, 8),
+    "betwixt": (640, 10),
+    "base": (768, 12),
+    "so150m2": (832, 13),
+    "so150m": (896, 14),
+    "large": (1024, 16),
+    "so400m": (1152, 16),
+    "huge": (1280, 16),
+    "giantopt": (1536, 16),
+    "gigantic": (1664, 16),
+    "giant": (1408, 16),
 }
-"""The width of a head by a word in the name of the architecture; the first that fits counts. All others have 64."""
+"""Width and heads by a word in the name of the architecture; the first that fits counts."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
 _OTHER_BLOCKS = {
     "_rpn_": "norms after the residual",
@@ -46,14 +60,31 @@ def _translate(model: Translation) -> None:
         raise ConfigError(f"the architecture {name} is not one of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
         raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
-    model.epsilon(1e-5 if "clip" in name else 1e-6)
-    model.activation(args.get("act_layer") or _activation(name))
+    # Only CLIPs have a norm before the first block.
+    is_clip = "clip" in name if name else model.has("norm_pre.weight")
+    model.refuse("an attention pool with the epsilon of a CLIP or a PE", *["attn_pool.latent"] * is_clip)
+    model.epsilon(1e-5 if is_clip else 1e-6, is_told=bool(name))
+    source = f"the architecture {name} has"
+    if args.get("act_layer"):
+        model.activation(args["act_layer"], "the config says act_layer")
+    else:
+        model.activation(_activation(name) if name else None, source)
     model.patches("patch_embed.proj", has_bias=model.has("patch_embed.proj.bias"))
-    _choose_heads(model, args, name)
-    pooling = _pooling(model)
+    if "num_heads" in args:
+        model.config = {**model.config, "num_heads": args["num_heads"]}
+        model.choose_heads(model.setting("num_heads", 1), "the config says num_heads")
+    else:
+        width, heads = next((sizes for word, sizes in _SIZES.items() if word in name), (0, 0))
+        model.choose_heads(heads if width == model.width else None, source)
+    pooling = _pooling(model, args, name)
     _tokens(model, is_read=pooling.startswith("token"))
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
+    _blocks(model)
+    _head(model, pooling)
+
+
+def _blocks(model: Translation) -> None:
     has_bias, has_scales = model.has("blocks.0.attn.qkv.bias"), model.has("blocks.0.ls1.gamma")
     for block, ours in model.blocks("blocks.{}."):
         first, second = (f"{block}ls1.gamma", f"{block}ls2.gamma") if has_scales else ("", "")
@@ -64,29 +95,31 @@ def _translate(model: Translation) -> None:
             model.head_norms(f"{ours}/SelfAttention", f"{block}attn.q_norm", f"{block}attn.k_norm")
         model.norm(f"{ours}/LayerNorm_1", f"{block}norm2")
         model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2", scale=second)
-    _head(model, pooling)
 
 
 def _activation(name: str) -> str:
     return "quick_gelu" if "quickgelu" in name else "gelu_tanh" if re.search(_TANH, name) else "gelu"
 
 
-def _choose_heads(model: Translation, args: Mapping[str, Any], name: str) -> None:
-    if "num_heads" in args:
-        model.config = {**model.config, "num_heads": args["num_heads"]}
-        model.choose_heads("num_heads", 0)
-    elif name and model.heads is None:
-        width = next((size for word, size in _HEAD_WIDTHS.items() if word in name), 64)
-        model.heads = model.width // width
-
-
-def _pooling(model: Translation) -> str:
+def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     """The input of the head, as a value of `ModelConfig.classifier`."""
-    usual = "token" if model.has("cls_token") and not model.has("fc_norm.weight") else "avg"
-    pooling = "map" if model.has("attn_pool.latent") else str(model.config.get("global_pool") or usual)
-    if pooling not in ("token", "avg", "map"):
-        raise ConfigError(f"the config says global_pool {pooling!r}, but only token, avg and map can be exported")
-    if pooling == "token" and model.has("head_dist.weight"):
+    said = args.get("global_pool", model.config.get("global_pool"))
+    if said not in (None, "token", "avg", "map"):
+        raise ConfigError(f"the config says global_pool {said!r:.40}, and only token, avg and map can be exported")
+    if model.has("attn_pool.latent"):
+        usual = "map"
+    else:
+        usual = "token" if model.has("cls_token") and not model.has("fc_norm.weight") else "avg"
+        is_told = model.has("dist_token") or (not args.get("fc_norm") and (bool(name) or usual == "avg"))
+        said = model.choose("pooling", said, "the config says global_pool", usual if is_told else None)
+    pooling = str(said or usual)
+    wanted = {"token": "cls_token", "map": "attn_pool.latent"}.get(pooling)
+    fits = wanted is None or model.has(wanted)
+    if not fits or (usual == "map") != (pooling == "map") or (model.has("dist_token") and pooling != "token"):
+        raise ConfigError(f"the pooling is {pooling}, which doesn't fit the tensors, such as {wanted or 'dist_token'}")
+    if pooling == "map" or model.has("dist_token"):
+        model.refuse("a norm behind an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
+    if model.has("dist_token"):
         return "token+token"
     return {"token": "token", "avg": "gap", "map": "map"}[pooling]
 
@@ -108,18 +141,37 @@ def _head(model: Translation, pooling: str) -> None:
     model.model |= {"classifier": pooling, "norm_after_pooling": norm == "fc_norm" and pooling == "gap"}
     if pooling == "map":
         _attention_pool(model)
-    if pooling == "token+token":
+    if pooling == "token+token" and model.has("head.weight"):
         model.mean_head("head", "head_dist")
+    elif pooling == "token+token":
+        model.mean_token(2)
+    elif model.has("../visual.head.proj.weight"):  # open_clip's
+        has_bias = model.has("../visual.head.proj.bias")
+        model.dense("projection", "../visual.head.proj", has_bias=has_bias)
     elif model.has("head.weight"):
-        model.dense("head", "head")
+        model.dense("projection" if model.prefix else "head", "head")
 
 
 def _attention_pool(model: Translation) -> None:
     model.vector("MapHead/probe", "attn_pool.latent", (1, 1, model.width))
+    model.model["plain_map_head"] = model.has("blocks.0.attn.q_norm.weight")
     names = ("attn_pool.kv.weight", "attn_pool.kv.bias", "attn_pool.proj")
     model.fused_attention("MapHead/MultiHeadDotProductAttention", *names, stream=False, query="attn_pool.q")
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
     model.mlp("MapHead/Mlp", "attn_pool.mlp.fc1", "attn_pool.mlp.fc2", stream=False)
+
+
+def _named_config(name: str) -> dict[str, Any]:
+    """The config of an architecture of the installed timm. Raises OptionError: there is none."""
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise OptionError(f"--architecture {name} is looked up in timm, which is not installed; pip install timm") from None
+    known, _, tag = name.partition(".")
+    if not timm.is_model(known) or (tag and not timm.is_model_pretrained(name)):
+        raise OptionError(f"--architecture {name} is not an architecture of timm {timm.__version__}")
+    pictures = timm.get_pretrained_cfg(name)
+    return {"architecture": known, "pretrained_cfg": asdict(pictures) if pictures else {}}
 
 
 FAMILY = Family(
@@ -127,6 +179,7 @@ FAMILY = Family(
     landmarks=("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
     prefixes=("",),
     processor={"interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    by_name=_named_config,
     translate=_translate,
 )
 _DISTILLED = replace(
@@ -135,4 +188,13 @@ _DISTILLED = replace(
     landmarks=(*FAMILY.landmarks, "dist_token"),
     processor={"interpolation": "bicubic", "crop_pct": 0.9},
 )
-FAMILIES = (_DISTILLED, FAMILY)
+_TRUNK = replace(
+    FAMILY,
+    title="timm's tower in open_clip",
+    prefixes=("visual.trunk.",),
+    ignored=open_clip.IGNORED,
+    processor=open_clip.PROCESSOR,
+    config_files=(open_clip.CONFIG_NAME,),
+    by_name=open_clip.named_config,
+)
+FAMILIES = (_DISTILLED, FAMILY, _TRUNK)

@@ -52,16 +52,20 @@ class Translation(ForeignModel):
     notes: list[str] = field(default_factory=list)
     _stream: float = 1.0
 
-    def begin(self, activation: str, patches: str, *, has_bias: bool = True) -> None:
-        """The start of a transformers model: activation, patches, and number of heads, by the config or these defaults."""
-        usual = {"hidden_act": activation, "num_attention_heads": 12}
-        taken = {key: value for key, value in usual.items() if self.config and self.config.get(key) is None}
-        if self.heads is not None:
-            taken.pop("num_attention_heads", None)
-        self.notes += [f"the config has no {key}; {value} is assumed, as in transformers" for key, value in taken.items()]
-        self.activation(self.setting("hidden_act", activation))
+    def begin(self, activation: str, patches: str, *, is_only: bool, has_bias: bool = True) -> None:
+        """The start of a transformers model: activation, patches and heads.
+
+        Args:
+            activation: the default of transformers.
+            patches: the name of the patch embedding.
+            is_only: whether all released models of the family have this activation.
+            has_bias: whether the patch embedding has a bias.
+        """
+        usual = activation if self.config or is_only else None
+        self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
         self.patches(patches, has_bias=has_bias)
-        self.choose_heads("num_attention_heads", 12)
+        said = self.setting("num_attention_heads", 12) if self.config.get("num_attention_heads") is not None else None
+        self.choose_heads(said, "the config says num_attention_heads", 12 if self.config else None)
         self.claim(hidden_size=self.width)
 
     def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool = True) -> None:
@@ -81,20 +85,24 @@ class Translation(ForeignModel):
             self.norm(f"{ours}/LayerNorm_1", norm_1)
             self.claim(intermediate_size=self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale))
 
-    def epsilon(self, default: float) -> None:
-        """Sets the epsilon of every LayerNormalization, if the config has no `layer_norm_eps`. Call this first."""
+    def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False) -> None:
+        """Sets the epsilon of every LayerNormalization, if the config has no `layer_norm_eps`. Call this first.
+
+        With `is_only`, any other epsilon is refused. With `is_told`, the architecture's name states the default.
+        """
+        if self.config.get("layer_norm_eps") is None and not is_told:
+            self.taken["epsilon"] = default
         value = self.setting("layer_norm_eps", default)
+        if is_only and value != default:
+            raise ConfigError(f"the config says layer_norm_eps {shown(value)}, and only {default} can be exported here")
         if not 0 < value < 1:
             raise ConfigError(f"the config says layer_norm_eps {shown(value)}, which is not between 0 and 1")
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
 
-    def activation(self, name: Any) -> None:
-        """Sets the activation of all MLPs, by its name in transformers or timm. Raises ConfigError if we lack it."""
-        known = {"gelu": "gelu_erf", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu_tanh": "gelu_tanh"}
-        known["quick_gelu"] = known["quickgelu"] = "gelu_quick"
-        if name not in known:
-            raise ConfigError(f"the activation {shown(name)} can't be exported; {', '.join(sorted(known))} can")
-        self.model["activation"] = known[name]
+    def activation(self, said: Any, source: str, usual: str | None = None) -> None:
+        """Sets the activation of all MLPs, see `choose_activation`."""
+        ours = {"gelu": "gelu_erf", "gelu_tanh": "gelu_tanh", "quick_gelu": "gelu_quick"}
+        self.model["activation"] = ours[self.choose_activation(said, source, usual)]
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
         """Defines one of our tensors; with `stream`, it is scaled like the residual stream."""
@@ -221,6 +229,12 @@ class Translation(ForeignModel):
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
+    def mean_token(self, count: int) -> None:
+        """The mean of several tokens that pooling joins, as a projection without a tanh."""
+        width = self.width
+        self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
+        self.put("projection/bias", (width,), [], lambda: np.zeros(width))
+
     def mean_head(self, *names: str) -> None:
         """The mean of several heads of one token each, as one head of all these tokens."""
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
@@ -268,10 +282,9 @@ class Translation(ForeignModel):
 
     def attention(self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool = True) -> None:
         """Attention with three separate projections; either all of them have a bias or none."""
-        heads, size = self._heads()
         for name, source in zip(("query", "key", "value"), projections, strict=True):
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=has_bias)
-            self._by_head(f"{ours}/{name}", heads, size)
+            self._by_head(f"{ours}/{name}")
         self._out(ours, out, scale)
 
     def fused_attention(
@@ -280,7 +293,6 @@ class Translation(ForeignModel):
         """Attention with q, k and v stacked in one matrix (3D, D), or only k and v if `query` names a layer; an empty
         `bias` means none.
         """
-        heads, size = self._heads()
         width, names = self.width, ("key", "value") if query else ("query", "key", "value")
         self.check(weight, len(names) * width, width)
         biases = []
@@ -292,17 +304,16 @@ class Translation(ForeignModel):
             self.put(f"{ours}/{name}/kernel", (width, width), [weight], lambda array, rows=rows: array[rows].T)
             zeros = np.zeros(len(names) * width)
             self.put(f"{ours}/{name}/bias", (width,), biases, lambda array=zeros, rows=rows: array[rows])
-            self._by_head(f"{ours}/{name}", heads, size)
+            self._by_head(f"{ours}/{name}")
         if query:
             self.dense(f"{ours}/query", query, outputs=width)
-            self._by_head(f"{ours}/query", heads, size)
+            self._by_head(f"{ours}/query")
         self._out(ours, out, scale, stream=stream)
 
     def head_norms(self, ours: str, query: str, key: str) -> None:
         """The norms of each head's queries and keys."""
-        _, size = self._heads()
         for name, source in (("query_ln", query), ("key_ln", key)):
-            self.norm(f"{ours}/{name}", source, size=size)
+            self.norm(f"{ours}/{name}", source, size=self.width // self.heads)
 
     def mlp(self, ours: str, first: str, second: str, *, scale: str = "", stream: bool = True) -> int:
         """An MLP; returns the width of its hidden layer."""
@@ -314,7 +325,7 @@ class Translation(ForeignModel):
         """The MLPs of a MoE layer, stacked in our tensors."""
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
-            each = Translation(self.tensors, self.prefix, self.config, self.heads, None, width=self.width)
+            each = Translation(self.tensors, self.prefix, self.config, {}, None, width=self.width)
             each._stream = self._stream
             outputs = [each.dense(f"{i}", f"{name}{own}", inputs=hidden, stream=stream) for i, name in enumerate(names)]
             hidden = outputs[0]
@@ -331,22 +342,13 @@ class Translation(ForeignModel):
 
                 self.put(f"{ours}/{layer}/{leaf}", (len(names), *parts[0].shape), sources, stack)
 
-    def _heads(self) -> tuple[int, int]:
-        """The number of heads, and their width."""
-        if self.heads is None:
-            raise OptionError(
-                "neither the tensors nor a config.json determine the number of attention heads; pass --heads N"
-            )
-        if self.heads < 1 or self.width % self.heads:
-            raise OptionError(f"{self.heads} attention heads don't divide the hidden size {self.width}; pass --heads N")
-        return self.heads, self.width // self.heads
-
-    def _by_head(self, layer: str, heads: int, size: int) -> None:
-        self._shaped(layer, kernel=(self.width, heads, size), bias=(heads, size))
+    def _by_head(self, layer: str) -> None:
+        sizes = self.heads, self.width // self.heads
+        self._shaped(layer, kernel=(self.width, *sizes), bias=sizes)
 
     def _out(self, ours: str, name: str, scale: str, *, stream: bool = True) -> None:
         self.dense(f"{ours}/out", name, outputs=self.width, scale=scale, stream=stream)
-        self._shaped(f"{ours}/out", kernel=(*self._heads(), self.width))
+        self._shaped(f"{ours}/out", kernel=(self.heads, self.width // self.heads, self.width))
 
     def _shaped(self, layer: str, **shapes: Shape) -> None:
         """Gives the tensors of a layer other shapes with as many values."""

@@ -199,7 +199,7 @@ class ModelNodes(GraphWriter):
 
         def project(name: str, x: str) -> str:
             projected = self._linear(f"{path}/{name}", x)
-            if not self._config.attention_qk_norm or name == "value":
+            if not self._config.has_qk_norm(path) or name == "value":
                 return projected
             by_head = self._reshape(projected, 0, 0, heads, size)
             return self._reshape(

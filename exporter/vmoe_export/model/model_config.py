@@ -98,8 +98,9 @@ class ModelConfig:
 
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
     classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
-    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, and a representation
-    without a tanh, such as CLIP's projection; and a family, of another library's model. Of the classifiers "gap" is the mean
+    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
+    without the blocks' norms of queries and keys, and a representation without a tanh, such as CLIP's projection; and a
+    family, of another library's model. Of the classifiers "gap" is the mean
     of all tokens but those in front, "token+gap" the class token and that mean, and "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
@@ -123,6 +124,7 @@ class ModelConfig:
     embedding_norm: bool = False
     qk_norm_bias: bool = False
     norm_after_pooling: bool = False
+    plain_map_head: bool = False
     representation_tanh: bool = True
     activation: Activation = "gelu_tanh"
     family: str | None = None
@@ -137,6 +139,10 @@ class ModelConfig:
     def num_tokens(self) -> int:
         """T, the tokens of one image."""
         return self.front_tokens + math.prod(self.grid)
+
+    def has_qk_norm(self, attention: str) -> bool:
+        """Whether the attention layer of that path norms its queries and keys."""
+        return self.attention_qk_norm and not (self.plain_map_head and attention.startswith("MapHead"))
 
     @property
     def front_tokens(self) -> int:

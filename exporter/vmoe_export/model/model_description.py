@@ -67,6 +67,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         embedding_norm="embedding_norm/scale" in facts.shapes,
         qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
         norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
+        plain_map_head=_choice(facts, "plain_map_head", (False, True)),
         representation_tanh="projection/kernel" not in facts.shapes,
         activation=_choice(facts, "activation", ACTIVATIONS),
         origins=facts.origins,

@@ -191,7 +191,7 @@ def _attention(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     for projection in ("query", "key", "value"):
         yield f"{name}/{projection}/kernel", (width, heads, size)
         yield f"{name}/{projection}/bias", (heads, size)
-        if projection != "value" and model.attention_qk_norm:
+        if projection != "value" and model.has_qk_norm(name):
             yield f"{name}/{projection}_ln/scale", (size,)
             if model.qk_norm_bias:
                 yield f"{name}/{projection}_ln/bias", (size,)

@@ -194,7 +194,7 @@ class ReferenceModel:
 
         def project(name: str, x: Array) -> Array:
             projected = self._dense(f"{path}/{name}", x)
-            if not self._config.attention_qk_norm or name == "value":
+            if not self._config.has_qk_norm(path) or name == "value":
                 return projected
             by_head = projected.reshape(*x.shape[:2], heads, -1)
             bias = [self._tensor(f"{path}/{name}_ln/bias")] if self._config.qk_norm_bias else []

@@ -1,0 +1,91 @@
+"""The files beside a model of another library: its config, and how it takes pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vmoe_export.checkpoint import PICTURES
+from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.families import open_clip
+from vmoe_export.families.family import Family
+from vmoe_export.model.config_file import load_config
+from vmoe_export.model.model_facts import mapping
+from vmoe_runtime.errors import shown
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What they say.
+
+    Attributes:
+        whole: the config of the whole model; empty if there is none.
+        own: what it says of the vision model, in the terms that the family reads.
+        pictures: the config of an image processor; None if no file has one.
+        found: the files that were read beside the checkpoint.
+    """
+
+    whole: Mapping[str, Any]
+    own: Mapping[str, Any]
+    pictures: Mapping[str, Any] | None
+    found: list[Path]
+
+
+def read_model_files(
+    folder: Path,
+    family: Family,
+    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    architecture: str | None = None,
+) -> ModelFiles:
+    """Reads the files beside a checkpoint in a folder.
+
+    Args:
+        folder: where the checkpoint lies.
+        family: which it is of.
+        config: a config, or its path, that is read in place of the one beside the checkpoint.
+        architecture: the name of an architecture, whose config the family's library has.
+
+    Raises:
+        ConfigError: a file is damaged, or of another model.
+        OptionError: the family has no names of architectures, or the library doesn't know this one.
+    """
+    found = [folder / name for name in family.config_files if (folder / name).is_file()][:1]
+    if architecture is not None:
+        if family.by_name is None:
+            raise OptionError(f"a {family.title} has no names of architectures; omit --architecture")
+        config = family.by_name(architecture)
+    path = found[0] if config is None and found else config
+    found = found if config is None else []
+    whole = path if isinstance(path, Mapping) else load_config(Path(path)) if path is not None else {}
+    if open_clip.is_config(whole):
+        if open_clip.CONFIG_NAME not in family.config_files:
+            raise ConfigError(f"the config is one of open_clip, but the tensors are those of {family.title}")
+        own: Mapping[str, Any] = open_clip.tower_config(whole, is_timm=family.prefixes == ("visual.trunk.",))
+        return ModelFiles(whole, own, open_clip.processor_config(whole) if whole.get("preprocess_cfg") else None, found)
+    kind = whole.get("model_type")
+    if kind is not None and kind not in family.model_types:
+        raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
+    own = _vision_config(whole, family)
+    if (folder / PICTURES).is_file():
+        pictures = load_config(folder / PICTURES)
+        return ModelFiles(whole, own, pictures, [*found, folder / PICTURES])
+    # Older files of timm have everything in one mapping.
+    is_flat = "architecture" in whole and "input_size" in whole
+    return ModelFiles(whole, own, whole if is_flat else whole.get("pretrained_cfg"), found)
+
+
+def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """The part of a config.json of transformers that is about the vision model. Raises ConfigError: it has two."""
+    if not family.config_key:
+        return whole
+    # Without that part, transformers has its defaults in the whole model, whatever else the config says.
+    is_tower = whole.get("model_type") in (None, family.model_types[0])
+    vision = mapping(whole, family.config_key) or (whole if is_tower else {})
+    # Older configs have a second one, which the whole model follows and the vision model alone does not.
+    for key, value in mapping(whole, f"{family.config_key}_dict").items():
+        if vision.get(key, value) != value:
+            raise ConfigError(f"the config says {key} {shown(vision[key])}, but in {family.config_key}_dict {shown(value)}")
+    return vision

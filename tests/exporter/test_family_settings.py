@@ -1,0 +1,147 @@
+"""What no tensor of another library's ViT says: options, configs, names of architectures, and samples of the sweep."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from family_files import families, write_files
+from family_sweep import Make, cases, verdict
+
+from vmoe_export import export_bundle
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_runtime.errors import VmoeError
+
+SMALL_CLIP = {"quick_gelu": True, "vision_cfg": {"width": 128, "layers": 3, "patch_size": 8, "image_size": 32}}
+CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
+TINY, DISTILLED = "timm vit_tiny_patch16_224", "timm deit_tiny_distilled_patch16_224"
+NO_HEADS = "say the number of attention heads; pass --heads N"
+NO_ACTIVATION = "say the activation of the MLPs; pass --activation"
+NO_POOLING = "class token or the mean of the patches; pass --pooling"
+SAMPLES = {
+    "transformers vit, no eps": "",
+    "transformers vit, a vision_config": "",
+    "transformers vit, no config, heads": NO_ACTIVATION,
+    "transformers dinov2, an intermediate_size": "",
+    "transformers dinov2, under backbone": "",
+    "transformers clip, no config, heads": NO_ACTIVATION,
+    "transformers siglip, no config, heads": "",
+    f"{TINY}, global_pool empty": "global_pool ''",
+    f"{TINY}, qk_norm, map": "",
+    f"{TINY}, fc_norm, map": "fc_norm.weight",
+    f"{TINY}, heads of the name": NO_HEADS,
+    f"{TINY}, architecture": "",
+    f"{DISTILLED}, no classes": "",
+    "open_clip plain, plain GELU": "",
+    "open_clip head_width 16, quick GELU": "",
+    "open_clip tanh, plain GELU": "",
+    "open_clip eps 1e-06, plain GELU": "",
+    "open_clip avg, plain GELU": "",
+    "open_clip avg, norm last, plain GELU": "",
+    "open_clip no_ln_pre, plain GELU": "",
+    "open_clip layer scale, plain GELU": "",
+    "open_clip attentional_pool, plain GELU": "attentional_pool True",
+    "open_clip timm avg, linear, quick GELU": "",
+    "open_clip timm token, None, plain GELU": "",
+    "open_clip timm token, mlp, plain GELU": "timm_proj 'mlp'",
+    "open_clip file training, quick GELU": "",
+    "open_clip file bin, plain GELU": "",
+    "open_clip file inner, plain GELU": "",
+    "open_clip file openai, quick GELU": "",
+    "open_clip no config, 0 options": NO_ACTIVATION,
+    "open_clip no config, 2 options": NO_POOLING,
+    "open_clip no config, 3 options": "",
+    "open_clip --architecture ViT-B-32": "",
+    "open_clip --architecture ViT-H-14": "",
+}
+"""Cases of the sweep by name, with what a refusal says; those without must compute what the library does."""
+
+
+@functools.cache
+def _cases() -> dict[str, Make]:
+    return dict(cases())
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_model_is_what_its_library_computes_or_is_refused(name: str) -> None:
+    kind, why = verdict(_cases()[name])
+    assert (kind, SAMPLES[name] in why) == ("refused" if SAMPLES[name] else "right", True), why
+
+
+def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:
+    """Exports a model of `family_files` whose config was changed, or left out."""
+    family = families()[name]
+    config = json.loads(json.dumps(family.config))
+    if change:
+        change(config)
+    write_files(folder / "model", config if change else None, family.tensors)
+    return export_bundle(folder / "model", folder / "model.vmoe", validate=False, force=True, **options).plan
+
+
+def test_openais_own_file_needs_no_option_and_cannot_be_another_model(tmp_path: Path) -> None:
+    plan = _export(tmp_path, "clipmoe_dense")
+    values = "epsilon 1e-05, activation quick_gelu, heads 2, pooling token"
+    assert f"no file says these, so the family's usual values are used: {values}" in plan.notes
+    with pytest.raises(VmoeError, match="OpenAI's own files have quick GELU"):
+        _export(tmp_path, "clipmoe_dense", activation="gelu")
+    assert export_bundle(CLIP_MOE / "clip_moe.pt", tmp_path / "moe.vmoe", heads=1, validate=False).plan.model.num_heads == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "package", "name"),
+    [("clipmoe_dense", "open_clip", "ViT-H-14"), ("timm_token", "timm", "vit_tiny_patch16_224")],
+)
+def test_a_name_of_an_architecture_needs_its_library(
+    family: str, package: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(VmoeError, match=f"--architecture x is not an architecture of {package} "):
+        _export(tmp_path, family, architecture="x")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(VmoeError, match=f"{name} is looked up in {package}, which is not installed; pip install {package}"):
+        _export(tmp_path, family, architecture=name)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "words"),
+    [
+        ("vit", {"pooling": "avg"}, "omit --pooling"),
+        ("vit", {"architecture": "ViT-B-32"}, "omit --architecture"),
+        ("vit", {"heads": 2}, "--heads is 2, but the config says num_attention_heads 3"),
+        ("vit", {"activation": "gelu_tanh"}, "--activation is gelu_tanh, but the config says hidden_act gelu"),
+        ("vit", {"config": {"vision_cfg": {}}}, "the config is one of open_clip"),
+        ("clipmoe_dense", {"config": SMALL_CLIP | {"vision_cfg": {"width": 128}}}, "layers 12, but the checkpoint has 3"),
+        ("clipmoe_dense", {"config": SMALL_CLIP, "heads": 4}, "--heads is 4, but the config says the number of heads 2"),
+        (
+            "clip",
+            {"config": {"vision_config": {"hidden_act": "gelu"}, "vision_config_dict": {"hidden_act": "relu"}}},
+            "_dict",
+        ),
+        ("timm_token", {"pooling": "avg"}, "--pooling is avg, but the config says global_pool token"),
+    ],
+)
+def test_an_option_must_be_needed_and_agree_with_the_config(
+    family: str, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(VmoeError, match=words):
+        _export(tmp_path, family, lambda config: config, **options)
+
+
+def test_without_a_file_of_pictures_dinov2_takes_those_of_its_processor(tmp_path: Path) -> None:
+    plan = _export(tmp_path, "dinov2", lambda config: config)
+    assert plan.model.image_size == (224, 224)
+    assert "images have 224x224 px, as the family's image processor makes them" in plan.notes
+
+
+def test_an_older_config_of_timm_has_the_colours_beside_the_architecture(tmp_path: Path) -> None:
+    def flatten(config: dict[str, Any]) -> None:
+        config.update(config.pop("pretrained_cfg") | {"mean": [0.1, 0.2, 0.3]})
+
+    notes = _export(tmp_path / "flat", "timm_token", flatten).notes
+    _export(tmp_path / "new", "timm_token", lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.2, 0.3]))
+    flat, new = (tmp_path / name / "model.vmoe" / WEIGHTS_NAME for name in ("flat", "new"))
+    assert flat.read_bytes() == new.read_bytes() and not any("no file says how pictures" in note for note in notes)

@@ -1,0 +1,396 @@
+"""Exports models of transformers, timm and open_clip in hundreds of configurations, and compares each with its library.
+
+    $ pip install transformers timm open_clip_torch
+    $ PYTHONPATH=tests/support python tests/support/family_sweep.py [--only WORD] [--every N]
+
+Each model has few blocks and random weights. It must be refused, or be within 5e-5 of the scale of the library's outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import family_weights
+import numpy as np
+import safetensors.torch
+import torch
+
+from vmoe_export import export_bundle
+from vmoe_runtime import Engine
+from vmoe_runtime.errors import VmoeError
+
+MOST = 5e-5
+Colours = tuple[tuple[float, ...], tuple[float, ...]]
+HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+@dataclass
+class Made:
+    """A model in a folder: what the library computes of its pixel values, the size and colours of those, and our options."""
+
+    library: Callable[[torch.Tensor], Any]
+    size: tuple[int, int]
+    colours: Colours
+    options: dict[str, Any] = field(default_factory=dict)
+    channels: int = 3
+
+
+Make = Callable[[Path], Made]
+
+
+def fill(model: torch.nn.Module) -> torch.nn.Module:
+    """Gives a model, which may be on the device meta, weights as large as trained ones."""
+    torch.manual_seed(0)
+    if any(value.is_meta for value in model.parameters()):
+        model = model.to_empty(device="cpu")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value.normal_(*family_weights.mean_and_deviation(name, value.shape))
+    return model.eval()
+
+
+@torch.no_grad()
+def verdict(make: Make) -> tuple[str, str]:
+    """Whether our outputs are "right", "wrong" or "refused", or the library has "no model"; and how wrong, or why."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "model"
+        folder.mkdir()
+        try:
+            made = make(folder)
+            pixels = np.random.default_rng(0).uniform(0, 1, (2, *made.size, made.channels)).astype(np.float32)
+            mean, std = (np.array(each[: made.channels]) for each in made.colours)
+            output = made.library(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2)).double())
+            expected = (output[0] if isinstance(output, tuple) else output).numpy()  # open_clip's may give tokens, too
+        except Exception as error:  # of the library
+            return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
+        try:
+            bundle = export_bundle(folder, Path(name) / "model.vmoe", validate=False, **made.options).path
+        except VmoeError as error:
+            return "refused", str(error).removeprefix(f"{folder}/")
+        engine = Engine.load(bundle)
+        if (size := (engine.manifest.input.height, engine.manifest.input.width)) != made.size:
+            return "wrong", f"images of {size}, not {made.size}"
+        found = engine(2 * pixels - 1)
+        if found.shape != expected.shape:
+            return "wrong", f"outputs {found.shape}, not {expected.shape}"
+        off = np.abs(found - expected).max() / np.abs(expected).max()
+        return ("right" if off <= MOST else "wrong"), f"{off:.1e}"
+
+
+# --- transformers ---
+
+SHAPE = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+TOWER = SHAPE | {"intermediate_size": 64}
+CLASSES = {"num_labels": 5}
+TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
+BOTH = {"text_config": TEXT | {"max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0}, "vision_config": TOWER}
+KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
+    "vit": ("ViTForImageClassification", TOWER | CLASSES, "logits", "ViT", HALF),
+    "vit_model": ("ViTModel", TOWER, "pooler_output", "ViT", HALF),
+    "deit": ("DeiTForImageClassification", TOWER | CLASSES, "logits", "DeiT", IMAGENET),
+    "deit_teacher": ("DeiTForImageClassificationWithTeacher", TOWER | CLASSES, "logits", "DeiT", IMAGENET),
+    "dinov2": ("Dinov2Model", SHAPE, "pooler_output", "Bit", IMAGENET),
+    "dinov2_classes": ("Dinov2ForImageClassification", SHAPE | CLASSES, "logits", "Bit", IMAGENET),
+    "dinov2_registers": ("Dinov2WithRegistersModel", SHAPE, "pooler_output", "Bit", IMAGENET),
+    "clip": ("CLIPVisionModelWithProjection", TOWER | {"projection_dim": 20}, "image_embeds", "CLIP", CLIP),
+    "clip_vision": ("CLIPVisionModel", TOWER, "pooler_output", "CLIP", CLIP),
+    "clip_both": ("CLIPModel", BOTH | {"projection_dim": 20}, "", "CLIP", CLIP),
+    "siglip": ("SiglipVisionModel", TOWER, "pooler_output", "Siglip", HALF),
+    "siglip_both": ("SiglipModel", BOTH, "", "Siglip", HALF),
+}
+"""Class, config, output, image processor and colours."""
+FLAGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    **{act: {"hidden_act": act} for act in ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "gelu_python")},
+    **{f"eps {eps}": {"layer_norm_eps": eps} for eps in (1e-12, 1e-6, 1e-5, 1e-3)},
+    **{f"{heads} heads": {"num_attention_heads": heads} for heads in (1, 2, 6, 12)},
+    "no qkv bias": {"qkv_bias": False},
+    "wide": {"image_size": [24, 40]},
+    "long patches": {"patch_size": [8, 4]},
+    "grey": {"num_channels": 1},
+    "3 blocks": {"num_hidden_layers": 3, "hidden_size": 36},
+    "pooler relu": {"pooler_act": "relu"},
+    "swiglu": {"use_swiglu_ffn": True},
+    "no mask": {"use_mask_token": False},
+    "no head": {"vision_use_head": False},
+}
+"""Fields of configs, of which a kind takes those that its class has."""
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = {
+    "no activation": (lambda config: config.pop("hidden_act", 0), {}),
+    "no eps": (lambda config: config.pop("layer_norm_eps", 0), {}),
+    "no heads": (lambda config: config.pop("num_attention_heads", 0), {}),
+    "a vision_config": (lambda config: config.update(vision_config={"num_attention_heads": 2}), {}),
+    "an intermediate_size": (lambda config: config.update(intermediate_size=100), {}),
+    "under backbone": (lambda _: None, {}),
+    "no config": (dict.clear, {}),
+    "no config, heads": (dict.clear, {"heads": 3}),
+    "no config, all": (dict.clear, {"heads": 3, "activation": "gelu"}),
+    "other options": (lambda _: None, {"heads": 6, "activation": "quick_gelu"}),
+    "another size": (lambda _: None, {"image_size": (40, 24)}),
+}
+"""What is done to the saved config.json, and options."""
+
+
+def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Path) -> Made:
+    import transformers
+
+    made_by, base, output, processor, colours = KINDS[kind]
+    change, options = EDITS.get(edit, (lambda _: None, {}))
+    model_class, settings = getattr(transformers, made_by), copy.deepcopy(base)
+    settings.get("vision_config", settings).update(fields)
+    model = fill(model_class(model_class.config_class(**settings)))
+    model.save_pretrained(folder)
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config = json.loads(path.read_text())
+    change(config["vision_config"] if "vision_config" in base and change is not dict.clear else config)
+    path.write_text(json.dumps(config))
+    if config:
+        model = model_class.from_pretrained(folder)
+    else:
+        path.unlink()
+        usual = {"CLIP": "quick_gelu", "Siglip": "gelu_tanh"}.get(processor, "gelu")
+        options = options | ({"activation": usual} if "activation" in options else {})
+    if edit == "under backbone":
+        tensors = safetensors.torch.load_file(weights)
+        safetensors.torch.save_file({f"backbone.{name}": value for name, value in tensors.items()}, weights)
+    size, channels = options.get("image_size", fields.get("image_size", (32, 32))), fields.get("num_channels", 3)
+    pictures = {"size": {"height": size[0], "width": size[1]}, "do_resize": True, "do_center_crop": False}
+    pictures |= {key: each[:channels] for key, each in zip(("image_mean", "image_std"), colours, strict=True)}
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
+    )
+    model = model.eval().double()
+    more = {"interpolate_pos_encoding": True} if "image_size" in options and processor != "Bit" else {}
+
+    def run(values: torch.Tensor) -> torch.Tensor:
+        if not output:
+            return model.get_image_features(pixel_values=values, **more).pooler_output
+        return model(pixel_values=values, **more)[output]
+
+    return Made(run, tuple(size), colours, options, channels)
+
+
+def transformers_cases() -> Iterator[tuple[str, Make]]:
+    import transformers
+
+    for kind, (made_by, base, *_) in KINDS.items():
+        known = getattr(transformers, made_by).config_class()
+        known = known.vision_config if "vision_config" in base else known
+        is_dinov2, is_tower = "dinov2" in kind, hasattr(known, "vision_use_head") or "clip" in kind
+        for name, fields in FLAGS.items():
+            if all(hasattr(known, key) for key in fields):
+                yield f"transformers {kind}, {name}", partial(transformers_model, kind, fields, "")
+        for name in EDITS:
+            fits = is_dinov2 or name not in ("an intermediate_size", "under backbone")
+            if fits and not (is_tower and name == "a vision_config"):
+                fields = {"num_attention_heads": 12} if name == "no heads" else {}
+                yield f"transformers {kind}, {name}", partial(transformers_model, kind, fields, name)
+
+
+# --- timm ---
+
+ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0, "num_classes": 5}
+TIMM: dict[str, dict[str, Any]] = {
+    **{f"global_pool {pool or 'empty'}": {"global_pool": pool} for pool in ("", "avg", "avgmax", "max", "map")},
+    **{act: {"act_layer": act} for act in ("gelu_tanh", "quick_gelu", "relu", "silu")},
+    "qk_norm": {"qk_norm": True},
+    "qk_norm, map": {"qk_norm": True, "global_pool": "map"},
+    "fc_norm, map": {"fc_norm": True, "global_pool": "map"},
+    "fc_norm, token": {"fc_norm": True},
+    "avg, no fc_norm": {"global_pool": "avg", "fc_norm": False},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+    "registers": {"reg_tokens": 4},
+    "registers, no_embed_class": {"reg_tokens": 4, "no_embed_class": True},
+    "registers, map": {"reg_tokens": 2, "global_pool": "map"},
+    "pool_include_prefix": {"global_pool": "avg", "pool_include_prefix": True},
+    "pre_norm": {"pre_norm": True},
+    "no final_norm": {"final_norm": False},
+    "init_values": {"init_values": 0.1},
+    "no qkv bias": {"qkv_bias": False},
+    "no proj bias": {"proj_bias": False},
+    "no positions": {"pos_embed": "none"},
+    "dynamic": {"dynamic_img_size": True},
+    "no classes": {"num_classes": 0},
+    "wide": {"img_size": (24, 40)},
+    "heads of the name": {"num_heads": None},
+    "grey": {"in_chans": 1},
+    "scale_attn_norm": {"scale_attn_norm": True},
+}
+"""Arguments beside `ARGS`."""
+
+
+def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path) -> Made:
+    """Saved with a config.json, or, with options, without."""
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
+    timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
+    size, channels = model.patch_embed.img_size, args.get("in_chans", 3)
+    colours = IMAGENET if "distilled" in name else HALF
+    if options is None or "architecture" in options:
+        saved = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+        colours = tuple(tuple(saved[key]) for key in ("mean", "std"))
+    if options is not None:
+        (folder / "config.json").unlink()
+    if args.get("dynamic_img_size") or "architecture" in (options or {}):
+        size = model.pretrained_cfg["input_size"][1:]
+        model.set_input_size(size)
+    return Made(model.double(), size, colours, options or {}, channels)
+
+
+def timm_cases() -> Iterator[tuple[str, Make]]:
+    import timm
+
+    for name in [
+        *timm.list_models(module="vision_transformer"),
+        *timm.list_models(module="deit"),
+        *timm.list_models("*_pe_*"),
+    ]:
+        side = 2 * int(found[1]) if (found := re.search(r"patch(\d+)", name)) else 32
+        if not re.search(r"aimv2_\db|beit3_giant", name):
+            yield f"timm {name}", partial(timm_model, name, {"depth": 1, "img_size": side, "num_classes": 5}, None)
+    for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_base_patch16_clip_quickgelu_224"):
+        for what, args in TIMM.items():
+            yield f"timm {name}, {what}", partial(timm_model, name, ARGS | args, None)
+        known = {"heads": 3, "activation": "quick_gelu" if "quick" in name else "gelu", "pooling": "token"}
+        for count in range(4):
+            options = dict([*known.items()][:count])
+            yield f"timm {name}, no config, {count} options", partial(timm_model, name, ARGS, options)
+        mean = ARGS | {"global_pool": "avg", "fc_norm": False}
+        yield f"timm {name}, no config, avg", partial(timm_model, name, mean, known | {"pooling": "avg"})
+        yield f"timm {name}, architecture", partial(timm_model, name, {"depth": 1}, {"architecture": name})
+        yield f"timm {name}, narrow architecture", partial(timm_model, name, ARGS, {"architecture": name})
+
+
+# --- open_clip ---
+
+SMALL = {"embed_dim": 24, "text_cfg": {}, "vision_cfg": {"layers": 2, "width": 64, "patch_size": 8, "image_size": 32}}
+TRUNK = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
+OPEN_CLIP: dict[str, dict[str, Any]] = {
+    "plain": {},
+    **{f"head_width {width}": {"head_width": width} for width in (16, 32)},
+    "tanh": {"act_kwargs": {"approximate": "tanh"}},
+    **{f"eps {eps}": {"norm_kwargs": {"eps": eps}} for eps in (1e-6, 1e-4)},
+    "avg": {"pool_type": "avg"},
+    "avg, norm last": {"pool_type": "avg", "final_ln_after_pool": True},
+    "norm last": {"final_ln_after_pool": True},
+    "pool none": {"pool_type": "none"},
+    "no_ln_pre": {"no_ln_pre": True},
+    "layer scale": {"ls_init_value": 0.1},
+    **{
+        key: {key: True}
+        for key in ("attentional_pool", "qk_norm", "scale_heads", "scale_attn", "scale_attn_inner", "scale_fc")
+    },
+    "custom": {"block_type": "custom"},
+    "sin_cos": {"pos_embed_type": "sin_cos_2d"},
+    "wide": {"image_size": [24, 40]},
+    "mlp_ratio": {"mlp_ratio": 2.5},
+    "timm": TRUNK,
+    "timm bias": TRUNK | {"timm_proj_bias": True},
+    **{
+        f"timm {pool or 'empty'}, {proj}": TRUNK | {"timm_pool": pool, "timm_proj": proj}
+        for pool in ("token", "avg", "", "map")
+        for proj in (None, "none", "linear", "mlp")
+    },
+}
+"""Fields of vision_cfg beside those of `SMALL`."""
+
+
+def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] | None, folder: Path) -> Made:
+    """Saved as the file `save`, with open_clip_config.json, or, with options, without."""
+    import open_clip
+    import timm
+    from open_clip.model import _build_vision_tower
+
+    vision, create = config["vision_cfg"], timm.create_model
+    shallow = mock.patch("timm.create_model", lambda *args, **more: create(*args, **more, depth=1))
+    # The device meta can't compute the sines.
+    with shallow, torch.device("cpu" if "pos_embed_type" in vision else "meta"):
+        tower = fill(_build_vision_tower(config["embed_dim"], dict(vision), config.get("quick_gelu", False)))
+    states = {f"visual.{key}": value for key, value in tower.state_dict().items()}
+    states |= {"logit_scale": torch.tensor(1.0), "text.token_embedding.weight": torch.zeros(3, 2)}
+    if save == "openai":
+        states |= {key: torch.tensor(1) for key in ("input_resolution", "context_length", "vocab_size")}
+    if save == "training":
+        content = {"epoch": 1, "state_dict": {f"module.{key}": value for key, value in states.items()}}
+        torch.save(content, folder / "epoch_1.pt")
+    elif save in ("bin", "openai"):
+        torch.save(states, folder / "open_clip_pytorch_model.bin")
+    else:
+        safetensors.torch.save_file(states, folder / "open_clip_model.safetensors")
+    colours = CLIP if save == "inner" or options is not None else HALF
+    if options is None:
+        pictures = {"mean": colours[0], "std": colours[1], "interpolation": "bicubic", "resize_mode": "squash"}
+        whole = config if save == "inner" else {"model_cfg": config, "preprocess_cfg": pictures}
+        (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    elif name := options.get("architecture"):
+        open_clip.factory._MODEL_CONFIGS[name] = config  # of fewer blocks
+        tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+        agreed = {(*tag["mean"], *tag["std"], tag["interpolation"], tag["resize_mode"]) for tag in tags}
+        colours = (tags[0]["mean"], tags[0]["std"]) if len(agreed) == 1 else CLIP
+    size = vision["image_size"]
+    return Made(tower.double(), (size, size) if isinstance(size, int) else tuple(size), colours, options or {})
+
+
+def open_clip_cases() -> Iterator[tuple[str, Make]]:
+    import open_clip
+
+    for gelu in ("plain", "quick"):
+        config = SMALL | {"quick_gelu": gelu == "quick"}
+        for what, fields in OPEN_CLIP.items():
+            changed = config | {"vision_cfg": SMALL["vision_cfg"] | fields}
+            yield f"open_clip {what}, {gelu} GELU", partial(open_clip_model, changed, "", None)
+        for save in ("training", "bin", "inner"):
+            yield f"open_clip file {save}, {gelu} GELU", partial(open_clip_model, config, save, None)
+    yield "open_clip file openai, quick GELU", partial(open_clip_model, SMALL | {"quick_gelu": True}, "openai", {})
+    known = {"heads": 1, "activation": "gelu", "pooling": "token"}
+    for count in range(4):
+        options = dict([*known.items()][:count])
+        yield f"open_clip no config, {count} options", partial(open_clip_model, SMALL, "", options)
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision = config["vision_cfg"]
+        trunk = vision.get("timm_model_name")
+        if isinstance(vision.get("layers"), int):
+            vision |= {"layers": 1, "image_size": 2 * vision["patch_size"]}
+        elif not (trunk and trunk.startswith(("vit_", "eva02_b")) and vision["image_size"] < 400):
+            continue
+        yield f"open_clip {name}", partial(open_clip_model, config, "", None)
+        yield f"open_clip --architecture {name}", partial(open_clip_model, config, "", {"architecture": name})
+
+
+def cases() -> Iterator[tuple[str, Make]]:
+    """All, by name."""
+    for library in (transformers_cases, timm_cases, open_clip_cases):
+        yield from library()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", default="")
+    parser.add_argument("--every", type=int, default=1)
+    arguments = parser.parse_args()
+    counts: Counter[tuple[str, str]] = Counter()
+    for name, make in [case for case in cases() if arguments.only in case[0]][:: arguments.every]:
+        kind, why = verdict(make)
+        counts[name.split()[0], kind] += 1
+        print(f"{kind:8} {name}: {why}", flush=True)
+    for (library, kind), count in sorted(counts.items()):
+        print(f"{library}: {count} {kind}")
+
+
+if __name__ == "__main__":
+    main()
