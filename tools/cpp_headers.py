@@ -33,7 +33,7 @@ _CONSTANTS = (
     ("char", manifest, "FORMAT MANIFEST_NAME WEIGHTS_NAME CANONICAL_GRAPH INLINED_GRAPH MERGING_GRAPH IMAGE_INPUT"),
     ("char", manifest_fields, "FILE_PATTERN SHA256_PATTERN BLOCK_PATTERN GROUP_PATTERN"),
     ("char", preprocessing, "_STEP_PATTERN _BACKGROUND_PATTERN ROTATION KNOWN_STEPS"),
-    ("const char*", manifest, "PRECISIONS OUTPUTS"),
+    ("const char*", manifest, "PRECISIONS OUTPUTS PROBABILITIES"),
     ("const char*", routing_kinds, "ROUTING_KINDS SETTING_KINDS"),
     ("int64_t", manifest, "FORMAT_VERSION"),
     ("size_t", manifest_fields, "MAX_MANIFEST_BYTES MAX_GRAPH_BYTES MAX_MOE_LAYERS MAX_NAME"),

@@ -59,7 +59,11 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         routing = _mapping(moe, "routing")
         kind = self.manifest.rules.kind
         return {
-            **{name: model[name] for name in ("classifier", "norm_after_pooling", "activation") if name in model},
+            **{
+                name: model[name]
+                for name in ("classifier", "norm_after_pooling", "activation", "normalize")
+                if name in model
+            },
             "encoder": {
                 "position_emb": {"name": model.get("position_emb"), "temperature": model.get("position_temperature")},
                 "moe": {

@@ -30,6 +30,7 @@ inline constexpr char kRotation[] = "exif";
 inline constexpr char kKnownSteps[] = "resize_small(N), central_crop(N), resize(N), pillow_bilinear_small(N), pillow_bicubic_small(N), pillow_bilinear(N), pillow_bicubic(N), round_central_crop(N), and before them exif and background(R,G,B)";
 inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "int4", "bf16-experts"};
 inline constexpr const char* kOutputs[] = {"logits", "members", "features"};
+inline constexpr const char* kProbabilities[] = {"softmax", "sigmoid"};
 inline constexpr const char* kRoutingKinds[] = {"top-k", "experts-choice", "soft"};
 inline constexpr const char* kSettingKinds[] = {"dense", "top-k", "ensemble", "experts-choice", "soft"};
 inline constexpr int64_t kFormatVersion = 3;
@@ -76,6 +77,7 @@ inline constexpr Field kManifestFields[] = {
     {"output", "name", FieldType::kText, 0, false, ~0U, {"logits", "members", "features"}},
     {"output", "size", FieldType::kWhole, 16777216, false, ~0U, {}},
     {"", "class_names", FieldType::kList, 0, true, ~0U, {}},
+    {"", "probabilities", FieldType::kText, 0, true, ~0U, {"softmax", "sigmoid"}},
     {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "int4", "bf16-experts"}},
     {"", "batch_multiple", FieldType::kWhole, 65536, false, ~0U, {}},
     {"", "image_tokens", FieldType::kWhole, 2147483647, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
