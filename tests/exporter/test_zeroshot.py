@@ -140,6 +140,16 @@ def test_torch_divides_them_too(mnist_checkpoint: Path, mnist_images: dict[str, 
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, rtol=1e-6)
 
 
+def test_a_head_that_may_not_be_trained_for_it_is_noted(mnist_checkpoint: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"capacity": [1.05], "k": [2], "validate": False}
+    result = export_bundle(mnist_checkpoint, tmp_path / "x.vmoe", normalize=True, **options)
+    again = export_bundle(result.path, tmp_path / "y.vmoe", validate=False)
+    plain = export_bundle(result.path, tmp_path / "z.vmoe", normalize=False, validate=False)
+    noted = [any("own head takes normalized" in note for note in each.plan.notes) for each in (result, again, plain)]
+    assert noted == [True, False, False]
+    assert [each.plan.model.normalize for each in (result, again, plain)] == [True, True, False]
+
+
 def test_a_folder_without_what_it_needs_is_refused_by_name(
     clip: Zeroshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,7 +120,7 @@ def test_the_page_shows_them(bundle: Path, model: Zeroshot, tmp_path: Path) -> N
     script = "async ({ logits, kind }) => (await import('./probabilities.js')).probabilitiesOf(logits, kind)"
     with served(write_page(bundle, tmp_path / "site")) as address, open_browser() as browser:
         page = show(browser, address, 1440)
-        until_answered(page)
+        until_answered(page, "WebAssembly on")
         kind = page.evaluate("async () => (await (await fetch('page.json')).json()).probabilities")
         logits = [answer["logits"] for answer in answers_of(page, pictures(), None)]
         found = [page.evaluate(script, {"logits": each, "kind": kind}) for each in logits]

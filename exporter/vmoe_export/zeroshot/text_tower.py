@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -62,18 +61,19 @@ def open_text_tower(path: Path) -> TextTower:
         OptionError: the library is not installed.
     """
     folder = path if path.is_dir() else path.parent
-    if (folder / _OPEN_CLIP_CONFIG).is_file():
-        return _open_clip_tower(folder, load_config(folder / _OPEN_CLIP_CONFIG))
-    if not (folder / _CONFIG).is_file():
+    own, of_open_clip = folder / _CONFIG, folder / _OPEN_CLIP_CONFIG
+    config = load_config(own) if own.is_file() else {}
+    if of_open_clip.is_file() and config.get("model_type") not in _KINDS:
+        return _open_clip_tower(folder, load_config(of_open_clip))
+    if not config:
         raise CheckpointError(
             f"{folder} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, so it is no CLIP or SigLIP with a text tower"
         )
-    return _transformers_tower(folder, load_config(folder / _CONFIG))
+    return _transformers_tower(folder, config)
 
 
 def installed(library: str) -> Any:
     """A library of the extra `zeroshot`. Raises OptionError: it is not installed."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when it is imported
     try:
         return import_module(library)
     except ImportError:
@@ -165,8 +165,13 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loading(folder: Path, library: str) -> Iterator[None]:
+    """Without downloads, and with one error for whatever goes wrong."""
+    hub = import_module("huggingface_hub.constants")
+    before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     try:
         yield
     except Exception as error:  # both libraries raise many kinds
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CheckpointError(f"{folder}: {library} can't load its text tower: {reason}") from None
+    finally:
+        hub.HF_HUB_OFFLINE = before
