@@ -166,7 +166,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _loading(folder: Path, library: str) -> Iterator[None]:
     """Without downloads, and with one error for whatever goes wrong."""
-    hub = import_module("huggingface_hub.constants")
+    hub: Any = import_module("huggingface_hub.constants")
     before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     try:
         yield
