@@ -4,6 +4,7 @@ from vmoe_export.errors import CheckpointError, ConfigError, ExportError, Option
 from vmoe_export.export import ExportResult, export_bundle
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.opening import open_checkpoint
+from vmoe_export.zeroshot.head import export_zeroshot
 from vmoe_runtime import __version__
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "OptionError",
     "__version__",
     "export_bundle",
+    "export_zeroshot",
     "open_checkpoint",
 ]

@@ -56,6 +56,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
             "size": model.feature_size if plan.output == "features" else model.num_classes,
         },
         "class_names": None if names is None else list(names),
+        **({"probabilities": plan.options.probabilities} if plan.options.probabilities and plan.output == "logits" else {}),
         "routing": _routing(plan),
         "precision": plan.stored_precision,
         **({"int4_shapes": packed} if packed else {}),

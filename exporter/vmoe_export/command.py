@@ -30,7 +30,7 @@ from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
-from vmoe_runtime.bundle.manifest import OUTPUTS
+from vmoe_runtime.bundle.manifest import OUTPUTS, PROBABILITIES
 from vmoe_runtime.capacity import DEFAULT_ROUNDING, ROUNDINGS
 from vmoe_runtime.preprocessing import KNOWN_STEPS
 from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument, stored_options
@@ -51,7 +51,8 @@ def _image_size(context: click.Context, parameter: click.Parameter, value: str |
     return int(match[1]), int(match[2] or match[1])
 
 
-def _output_name(source: str, precision: str) -> Path:
+def default_target(source: str, precision: str) -> Path:
+    """The bundle to write where no other one was named."""
     checkpoint = Path(public_address(source) if is_address(source) else source)
     if checkpoint.suffix == ".vmoe":
         return Path(f"{checkpoint.stem}-{precision}.vmoe")
@@ -185,6 +186,16 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     help="Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability.",
 )
 @click.option(
+    "--normalize/--no-normalize",
+    default=None,
+    help="Divide the embedding by its Euclidean norm, before a head or before it is returned. Default: the bundle's, or no.",
+)
+@click.option(
+    "--probabilities",
+    type=click.Choice(PROBABILITIES),
+    help="How logits become probabilities: over all classes (softmax, the default), or of each class alone (sigmoid).",
+)
+@click.option(
     "--class-names",
     metavar="FILE|LIST",
     help=f"Text file with one class name per line, or a built-in list: {' or '.join(CLASS_LISTS)}. Pass a file of that name "
@@ -245,11 +256,11 @@ def export(
     if no_validate and images is not None:
         raise click.UsageError("--images is for validation, which --no-validate skips")
     chosen: dict[str, Any] = {name: None if value == () else value for name, value in fields.items()}
-    options = ExportOptions(class_names=_class_names(class_names), **chosen)
+    options = ExportOptions(class_names=None if class_names is None else class_names_of(class_names), **chosen)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images).checked(options.precision)
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)
-    target = output_path or _output_name(checkpoint, options.precision)
+    target = output_path or default_target(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
     given = (Path(checkpoint), fields["config"], fields["head"], names_file, images)
@@ -329,9 +340,10 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
     return f"Wrote {target}: {size / 1e6:,.1f} MB in {seconds:.1f} s; next: {command}"
 
 
-def _class_names(source: str | None) -> Sequence[str] | None:
-    if source is None or source in CLASS_LISTS:
-        return None if source is None else names_of(source)
+def class_names_of(source: str) -> Sequence[str]:
+    """The names in a file, one a line, or those of a built-in list. Raises OptionError: it can't be read."""
+    if source in CLASS_LISTS:
+        return names_of(source)
     try:
         return read_small(Path(source)).decode().splitlines()
     except UnicodeDecodeError:

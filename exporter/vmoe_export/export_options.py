@@ -16,7 +16,7 @@ from vmoe_export.errors import OptionError
 from vmoe_export.model.model_config import RoutingConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
-from vmoe_runtime.bundle.manifest import OUTPUTS, Output
+from vmoe_runtime.bundle.manifest import OUTPUTS, PROBABILITIES, Output, Probabilities
 from vmoe_runtime.capacity import ROUNDINGS, Rounding
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.settings import NEEDED, OFFICIAL_SETTINGS, POLICIES, ROWS, Choices, Setting, parse_profile_name
@@ -54,6 +54,8 @@ class ExportOptions(Choices):
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         exif: turn pictures as their EXIF orientation says, or don't. Default: what `preprocess` or the model's files say;
             official models and those of timm don't, those of transformers do.
+        normalize: divide the embedding by its Euclidean norm, before a head or before it is returned.
+        probabilities: how logits become probabilities, "softmax" (the default) or "sigmoid" of each class alone.
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
@@ -82,6 +84,8 @@ class ExportOptions(Choices):
     output: Output | None = None
     preprocess: str | None = None
     exif: bool | None = None
+    normalize: bool | None = None
+    probabilities: Probabilities | None = None
     class_names: Sequence[str] | None = None
     head: str | os.PathLike[str] | None = None
     preset: str | None = None
@@ -105,6 +109,8 @@ class ExportOptions(Choices):
             ("dispatch_bf16", (None, True, False)),
             ("exif", (None, True, False)),
             ("router", (None, "top-k", "experts-choice")),
+            ("normalize", (None, True, False)),
+            ("probabilities", (None, *PROBABILITIES)),
             ("preset", (None, *PRESETS)),
             ("activation", (None, "gelu", "gelu_tanh", "quick_gelu")),
             ("pooling", (None, "token", "avg")),
@@ -203,6 +209,7 @@ class ExportOptions(Choices):
                 # Steps end in images of one size.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "class_names": manifest.class_names,
+                "probabilities": manifest.raw.get("probabilities") if self.output in (None, "logits") else None,
             }
         elif self.preset is None:
             given = {"config": checkpoint.config_file}
@@ -214,7 +221,7 @@ class ExportOptions(Choices):
                 "preprocess": preset.preprocess if self.image_size in (None, preset.image_size) else None,
                 "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
-        of_head = ("output", "class_names") if self.head is not None else ()
+        of_head = ("output", "class_names", "probabilities") if self.head is not None else ()
         given = {name: value for name, value in given.items() if getattr(self, name) is None and name not in of_head}
         return replace(self, **given)
 

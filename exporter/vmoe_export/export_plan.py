@@ -216,6 +216,8 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
         raise OptionError("this is not an ensemble (E3), so it has no members; choose logits or features")
     if output == "features" and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) exposes no features; choose logits or members")
+    if options.probabilities is not None and output != "logits":
+        raise OptionError(f"--probabilities are those of classes, and this bundle would return {output}; omit it")
     return output
 
 
@@ -268,6 +270,8 @@ def _notes(
     if model.position_emb == "learned" and (tokens := checkpoint.info[POSITION_EMBEDDING].shape[1]) != model.num_tokens:
         notes += resize_notes((math.isqrt(tokens),) * 2, model.grid)
     notes += _unseen_pixels(model)
+    if options.normalize and options.head is None and options.output != "features" and model.num_classes:
+        notes.append("the model's own head takes normalized embeddings (--normalize), which it may not be trained for")
     if model.moe is None:
         return tuple(notes)
     moe = (config.get("encoder") or {}).get("moe") or {}

@@ -29,6 +29,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
     head = f"features of size {model.feature_size}" if plan.output == "features" else f"{model.num_classes} classes"
+    head = f"normalized features, {head}" if model.normalize and plan.output != "features" else head
+    head = f"normalized {head}" if model.normalize and plan.output == "features" else head
     table.add_row(
         KIND_NAMES[moe.routing.kind] if moe else "Dense ViT",
         f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "

@@ -32,6 +32,7 @@ class ModelFields(ChoiceFields, total=False):
     ensemble_size: int | None
     router: Literal["top-k", "experts-choice"] | None
     output: Output | None
+    normalize: bool | None
 
 
 def load_model(
@@ -54,7 +55,7 @@ def load_model(
         k: experts per token of such calls.
         noise_std: of the noise that routers add in training, see `Vmoe`; official configs have 1.
         fields: other settings, see `vmoe_runtime.settings.Choices`, and preset, image_size, group, batch_size, rounding,
-            capacity_multiple_of, dispatch_bf16, ensemble_size, router and output, as in `vmoe_export.ExportOptions`.
+            capacity_multiple_of, dispatch_bf16, ensemble_size, router, output, normalize, as in `vmoe_export.ExportOptions`.
 
     Raises:
         VmoeError: the checkpoint can't be read, or an option doesn't fit it.

@@ -270,6 +270,8 @@ class Vmoe(nn.Module):
             x = self._map_head(x, sizes)
         if self.config.representation_size:
             x = torch.tanh(self._dense("pre_logits", x))
+        if self.config.normalize:
+            x = torch.nn.functional.normalize(x, dim=-1)
         if self.output == "features":
             return x
         logits: Tensor = self._dense("head", x)

@@ -94,6 +94,7 @@ vmoe_info info_of(const Engine& engine) {
   info.uses_op_library = engine.uses_op_library() ? 1 : 0;
   info.threads = engine.threads();
   info.precision = manifest.precision;
+  info.probabilities = manifest.probabilities;
   info.preprocessing = manifest.preprocessing.text.c_str();
   info.ensemble_size = manifest.ensemble_size();
   info.routing_kind = manifest.kind().code;

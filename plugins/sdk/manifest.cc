@@ -16,6 +16,7 @@ namespace {
 
 constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES};  // in the order of kOutputs
 static_assert(std::size(kPrecisions) == VMOE_BF16_EXPERTS, "vmoe_precision is in the order of kPrecisions");
+static_assert(std::size(kProbabilities) == VMOE_SIGMOID, "vmoe_probabilities is in the order of kProbabilities");
 constexpr char kOnlyGraphKey[] = "model";  // stands for a profile's name where there are none
 
 // Refuses what a part of the manifest says.
@@ -250,6 +251,9 @@ Manifest read(const Json& raw) {
     refuse("'name' of the output is '", manifest.output_name(), "', which a model of this kind doesn't have");
   }
   manifest.output_size = output["size"];
+  if (const Json* kind = optional_field(raw, "probabilities")) {
+    manifest.probabilities = static_cast<vmoe_probabilities>(VMOE_SOFTMAX + index_of(*kind, kProbabilities));
+  }
   manifest.precision = static_cast<vmoe_precision>(VMOE_FP32 + index_of(raw["precision"], kPrecisions));
   manifest.batch_multiple = raw["batch_multiple"];
   read_class_names(raw, manifest);

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
+from vmoe_runtime.bundle.manifest import Probabilities
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -18,6 +21,22 @@ def softmax(logits: Array) -> Array:
     return shares
 
 
+def sigmoid(logits: Array) -> Array:
+    """float64[N, classes] of logits number[N, classes]: the probability of each class alone; NaN gives NaN."""
+    exact = logits.astype(np.float64)
+    powers = np.exp(-np.abs(exact))
+    shares: Array = np.where(exact < 0, powers, 1) / (1 + powers)
+    return shares
+
+
+def probabilities_of(logits: Array, kind: Probabilities) -> Array:
+    """float64[N, classes] of logits number[N, classes], as a bundle's manifest says."""
+    return _FUNCTIONS[kind](logits)
+
+
+_FUNCTIONS: Mapping[Probabilities, Callable[[Array], Array]] = {"softmax": softmax, "sigmoid": sigmoid}
+
+
 def likeliest(logits: Array, top: int) -> Array:
     """i64[N, min(top, classes)]: the classes with the largest logits of each row, largest first, ties lower index first."""
     order: Array = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :top]
@@ -25,7 +44,8 @@ def likeliest(logits: Array, top: int) -> Array:
 
 
 def margins_of(logits: Array) -> Array:
-    """How sure answers are, float64[N]: the difference of the two largest probabilities; 1 where there is but one class.
+    """How sure answers are, float64[N]: the difference of the two largest probabilities, always by softmax; 1 where there
+    is but one class.
 
     Args:
         logits: number[N, classes]; where one is no finite number the margin is NaN.

@@ -15,7 +15,7 @@ import numpy as np
 from vmoe_runtime.backends import BACKENDS, Array, Backend, Parallelism, open_backend
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
-from vmoe_runtime.classes import likeliest, margins_of, softmax
+from vmoe_runtime.classes import likeliest, margins_of, probabilities_of
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.profiles import Profile, profile_named
@@ -171,7 +171,8 @@ class Engine:
 
         Returns:
             For each image pairs, the likeliest first, and of equally likely ones the lower index: the name of the class, or
-            its index where the bundle has no names; and its probability, by softmax over all classes in double precision.
+            its index where the bundle has no names; and its probability in double precision, by softmax over all classes or
+            by the sigmoid of its own logit, as `manifest.probabilities` says.
             Where a logit is no finite number, the probabilities are NaN.
 
         Raises:
@@ -192,9 +193,10 @@ class Engine:
             raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
         logits = self(images, setting, **fields)
         names: Sequence[str | int] = self.class_names or range(self.manifest.outputs)
+        probabilities = probabilities_of(logits, self.manifest.probabilities)
         return [
             [(names[index], float(shares[index])) for index in best]
-            for best, shares in zip(likeliest(logits, int(top)), softmax(logits), strict=True)
+            for best, shares in zip(likeliest(logits, int(top)), probabilities, strict=True)
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:

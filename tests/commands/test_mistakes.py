@@ -26,6 +26,25 @@ RUN = [
     ("run ALONE y.png --profile c1-k1 --profile c1-k2", 2, "vmoe run takes one --profile; vmoe bench"),
     ("run ALONE y.png --bpr --no-bpr", 2, "vmoe run takes one --bpr/--no-bpr; vmoe bench"),
     ("run absent.vmoe y.png --json nowhere/x.json", 2, "there is no folder nowhere"),
+    ("run absent.vmoe y.png -o x.txt", 2, "x.txt must end in .npz, .csv, .parquet"),
+    ("run absent.vmoe y.png -o nowhere/x.csv", 2, "there is no folder nowhere"),
+    ("run absent.vmoe y.png -o x.csv --json x.csv", 2, "is used by this command"),
+    ("run DENSE PICTURE", 1, "vmoe run -o FILE.npz writes them, and services return them at /v1/features"),
+    ("run ENSEMBLE PICTURE -o x.csv", 1, "returns each member's logits; vmoe_runtime.Engine returns them"),
+]
+EXPORT = [
+    (
+        "export DENSE --probabilities sigmoid -o x.vmoe",
+        2,
+        "--probabilities are those of classes, and this bundle would return",
+    ),
+    ("export DENSE --probabilities odds -o x.vmoe", 2, "'odds' is not one of 'softmax', 'sigmoid'"),
+    ("zeroshot EMPTY -o x.vmoe", 2, "Missing option '--class-names'"),
+    ("zeroshot EMPTY -o x.vmoe --class-names absent.txt", 2, "absent.txt can't be read"),
+    ("zeroshot EMPTY -o x.vmoe --class-names cifar100 --templates mine", 2, "'mine' is not 'openai'"),
+    ("zeroshot EMPTY -o x.vmoe --class-names cifar100 --template cat", 2, "--template 'cat' must have one {}"),
+    ("zeroshot EMPTY -o x.vmoe --class-names cifar100", 1, "has no config.json or open_clip_config.json"),
+    ("zeroshot DENSE -o x.vmoe --class-names cifar100", 1, "has no config.json or open_clip_config.json"),
 ]
 BENCH = [
     ("bench", 2, "Missing argument 'BUNDLE...'"),
@@ -146,7 +165,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.
     return folder
 
 
-@pytest.mark.parametrize(("command", "code", "says"), [*RUN, *BENCH, *INSPECT, *REPORT], ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("command", "code", "says"), [*RUN, *EXPORT, *BENCH, *INSPECT, *REPORT], ids=lambda value: str(value)[:60]
+)
 def test_a_mistake_is_one_line_and_leaves_nothing(
     command: str,
     code: int,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from command_runs import Vmoe
 from named_bundles import ODD_NAMES, with_odd_names
 from picture_file import write_pictures
 from PIL import Image
 
+from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 
 
@@ -141,3 +145,39 @@ def test_a_file_whose_name_is_no_text_is_classified(mnist_image_bundle: Path, di
     odd = digits[0].rename(digits[0].with_name("\udcff.png"))
     lines, _ = run(vmoe, mnist_image_bundle, odd, "--top", 1)
     assert r"\udcff.png" in lines[1]
+
+
+def read_columns(path: Path) -> dict[str, Any]:
+    """The columns of a file of answers, as lists."""
+    if path.suffix == ".npz":
+        with np.load(path) as data:
+            return {name: values.tolist() for name, values in data.items()}
+    if path.suffix == ".parquet":
+        return dict(pyarrow.parquet.read_table(path).to_pydict())
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
+def test_a_file_has_the_classes_or_features_of_each_image(
+    suffix: str, named: Path, digits: list[Path], mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
+    features, out, bad = tmp_path / "features.vmoe", tmp_path / f"answers{suffix}", digits[0].with_name("a.png")
+    export_bundle(mnist_checkpoint, features, output="features", validate=False)
+    bad.write_text("no picture")
+    assert "Wrote" in run(vmoe, named, *digits[:3], bad, "--top", 2, "-o", out, code=1)[0][-1]
+    found, is_csv = read_columns(out), suffix == ".csv"
+    with Engine.load(named, threads=1) as engine:
+        answers = engine.classify(digits[:3], 2)
+    assert found["image"] == [*map(str, digits[:3]), str(bad)] and "not a readable image" in found["error"][3]
+    names, shares = (
+        found[f"{name}_1"] if is_csv else [row[0] for row in found[name][:3]] for name in ("class", "probability")
+    )
+    assert names[:3] == [answer[0][0] for answer in answers]
+    np.testing.assert_array_equal(np.array(shares[:3], float), [answer[0][1] for answer in answers])
+    assert run(vmoe, features, *digits[:3], "-o", out, "-q") == ([], [])
+    found = read_columns(out)
+    rows = [[float(found[f"features_{i}"][row]) for i in range(1, 65)] for row in range(3)] if is_csv else found["features"]
+    with Engine.load(features, threads=1) as engine:
+        np.testing.assert_array_equal(np.array(rows, np.float32), engine(digits[:3]))

@@ -13,7 +13,7 @@ import pytest
 
 from vmoe_export import export_bundle
 from vmoe_runtime import ClassifyError, Engine, VmoeError
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import likeliest, sigmoid, softmax
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -44,6 +44,18 @@ def test_probabilities_are_those_of_a_softmax_over_all_classes() -> None:
 def test_logits_that_are_no_numbers_give_no_numbers() -> None:
     shares = softmax(np.array([[1, np.nan], [np.inf, 0], [1, 1]], np.float32))
     np.testing.assert_array_equal(np.isnan(shares), [[True, True], [True, True], [False, False]])
+
+
+def test_a_bundle_may_say_that_each_class_has_a_probability_of_its_own(
+    renamed: Callable[..., Path], mnist_images: dict[str, np.ndarray]
+) -> None:
+    logits = np.array([[0, -2, 900, -900, np.nan]], np.float32)
+    np.testing.assert_allclose(sigmoid(logits)[0], [0.5, 1 / (1 + np.exp(2)), 1, 0, np.nan], rtol=1e-14)
+    with Engine.load(renamed(probabilities="sigmoid"), threads=1) as engine:
+        found, exact = engine.classify(mnist_images["images"][:8], 10), engine(mnist_images["images"][:8]).astype(float)
+    for answer, row in zip(found, exact, strict=True):
+        assert [index for index, _ in answer] == np.argsort(-row, kind="stable").tolist()
+        np.testing.assert_allclose([share for _, share in answer], 1 / (1 + np.exp(-np.sort(row)[::-1])), rtol=1e-12)
 
 
 def test_the_largest_come_first_and_of_equal_ones_the_lower_index() -> None:

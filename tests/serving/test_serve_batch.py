@@ -304,6 +304,21 @@ def test_input_and_output_may_have_a_scheme_that_only_fsspec_knows() -> None:
     assert [each.part.files for each in again.parts(divide(files, 1))] == [(files[0],)] and again.is_finished()
 
 
+def test_parts_in_csv_are_read_again_and_have_a_column_for_each_value(tmp_path: Path) -> None:
+    output = Output(Location.of(str(tmp_path)), replace(JOB, format="csv"), 2)
+    output.begin(force=False)
+    table = pa.table({"path": ['a "b".png', "c\n.png"], "class": [["x", "y"], None], "error": [None, "no, not\none"]})
+    part = replace(PARTS[0], files=(PARTS[0].files[0],) * 2)
+    output.write(part, table, Written(part, 1, ("an engine, of its own",)))
+    assert output.parts([part]) == [Written(part, 1, ("an engine, of its own",))]
+    (file,) = parts(tmp_path)
+    assert (tmp_path / file).read_text().splitlines()[0] == '"path","class_1","class_2","error","runtime"'
+    whole = (tmp_path / file).read_bytes()
+    for damaged in (whole[:-80], b"", whole.replace(b"error", b"fault")):
+        (tmp_path / file).write_bytes(damaged)
+        assert output.parts([part]) == []
+
+
 def test_only_the_process_that_began_last_writes(tmp_path: Path) -> None:
     location = Location.of(str(tmp_path))
     first, second = Output(location, JOB), Output(location, JOB)

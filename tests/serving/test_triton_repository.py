@@ -121,18 +121,20 @@ def test_triton_s_own_protobuf_reads_the_configurations(
         "instance_group": [{"count": 2, "kind": "KIND_CPU"}],
     }
     logits = {"name": "logits", "data_type": "TYPE_FP32", "dims": ["10"]}
+    softmax = {"probabilities": {"string_value": "softmax"}}
     names = [tmp_path / "r" / "m", tmp_path / "r" / "m-c0.3-k1", *(tmp_path / f"{kind}-repo" / "m" for kind in KINDS)]
     on_engine, on_runtime, *of_kinds = read_configs(*(name / "config.pbtxt" for name in names))
     assert on_engine == common | {
         "name": "m",
         "backend": "python",
         "output": [logits, {"name": "setting", "data_type": "TYPE_STRING", "dims": ["1"]}],
-        "parameters": {"backend": {"string_value": "auto"}, "profile": {"string_value": "c0.3-k1"}},
+        "parameters": {"backend": {"string_value": "auto"}, "profile": {"string_value": "c0.3-k1"}, **softmax},
     }
     assert on_runtime == common | {
         "name": "m-c0.3-k1",
         "backend": "onnxruntime",
         "output": [logits],
+        "parameters": softmax,
         "model_operations": {"op_library_filename": [odd]},
     }
     for kind, config in zip(KINDS, of_kinds, strict=True):

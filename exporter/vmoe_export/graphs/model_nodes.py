@@ -353,6 +353,8 @@ class ModelNodes(GraphWriter):
             x = self._add("Tanh", self._dense("pre_logits", x))
         elif config.representation_size:
             x = self._dense("projection", x)
+        if config.normalize:
+            x = self._add("LpNormalization", x, axis=-1, p=2)
         if self._model.output == "features":
             return
         x = self._dense("head", x)

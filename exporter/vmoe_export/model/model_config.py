@@ -99,8 +99,9 @@ class ModelConfig:
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
     classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
     queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
-    without the blocks' norms of queries and keys, and a representation without a tanh, such as CLIP's projection; and a
-    family, of another library's model. Of the classifiers "gap" is the mean
+    without the blocks' norms of queries and keys, a representation without a tanh, such as CLIP's projection, and with
+    `normalize` a division of what the head gets by its Euclidean norm; and a family, of another library's model. Of the
+    classifiers "gap" is the mean
     of all tokens but those in front, "token+gap" the class token and that mean, and "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
@@ -127,6 +128,7 @@ class ModelConfig:
     plain_map_head: bool = False
     representation_tanh: bool = True
     activation: Activation = "gelu_tanh"
+    normalize: bool = False
     family: str | None = None
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 

@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _DEFAULT_IMAGE_SIZE = (224, 224)
 _REPRESENTATIONS = ("pre_logits/kernel", "projection/kernel")
 
-FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
+FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router", "normalize")
 """The fields of ExportOptions that describe the model."""
 
 
@@ -29,7 +29,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         shapes: shape of each tensor, by official parameter name.
         config: an official model config; training-only fields are ignored.
         flags: the fields `FLAGS` of ExportOptions; what is not None beats the config, which beats the default ("ceil", 1,
-            False, 1, "top-k", and the image size that the position embedding was trained for).
+            False, 1, "top-k", False, and the image size that the position embedding was trained for).
 
     Raises:
         ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
@@ -70,6 +70,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         plain_map_head=_choice(facts, "plain_map_head", (False, True)),
         representation_tanh="projection/kernel" not in facts.shapes,
         activation=_choice(facts, "activation", ACTIVATIONS),
+        normalize=_choice(facts, "normalize", (False, True)),
         origins=facts.origins,
     )
     _check_config(facts, model)
@@ -85,6 +86,9 @@ def _choice(facts: ModelFacts, field: str, choices: tuple[Any, ...]) -> Any:
     value = facts.config.get(field, choices[0])
     if value not in choices:
         raise ConfigError(f"the config's {field!r} is {value!r}, not one of {', '.join(map(str, choices))}")
+    if field in facts.flags:
+        facts.note("flag", field)
+        return facts.flags[field]
     if field in facts.config:
         facts.note("config", field)
     return value

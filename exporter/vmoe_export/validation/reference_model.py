@@ -302,6 +302,7 @@ class ReferenceModel:
         x = self._norm("Encoder/encoder_norm", x) if config.norm_after_pooling else x
         if config.representation_size:
             x = np.tanh(self._dense("pre_logits", x)) if config.representation_tanh else self._dense("projection", x)
+        x = ops.normalized(x) if config.normalize else x
         if self.model.output == "features":
             return x
         logits = self._dense("head", x)

@@ -236,6 +236,13 @@ def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0) -> Array:
     return normed
 
 
+def normalized(x: Array) -> Array:
+    """Rows x[N,D] divided by their Euclidean norms; a row of zeros stays as it is."""
+    norms = np.sqrt((x * x).sum(axis=-1, keepdims=True))
+    y: Array = x / np.where(norms == 0, np.float32(1), norms)
+    return y
+
+
 def softmax(x: Array) -> Array:
     """Softmax over the last axis."""
     exp = np.exp(x - x.max(axis=-1, keepdims=True))

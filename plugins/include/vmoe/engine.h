@@ -153,6 +153,9 @@ typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
    the logarithm of its members' mean probability. */
 typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3 } vmoe_output;
 
+/* How logits become probabilities: over all classes, or of each class alone, as in SigLIP. */
+typedef enum vmoe_probabilities { VMOE_SOFTMAX = 1, VMOE_SIGMOID = 2 } vmoe_probabilities;
+
 /* What the weights of the large products are stored in, and so what these are computed in; everything else is float32.
    INT4 has expert weights in int4 and the others in int8; BF16_EXPERTS has only expert weights in bfloat16. */
 typedef enum vmoe_precision {
@@ -190,7 +193,7 @@ typedef struct vmoe_info {
   int32_t uses_op_library;           /* 1 or 0 */
   int32_t threads;                   /* as requested; 0 where ONNX Runtime chose */
   int32_t precision;                 /* vmoe_precision */
-  int32_t reserved;                  /* 0 */
+  int32_t probabilities;             /* vmoe_probabilities of logits */
   const char* preprocessing;         /* official steps, such as "resize_small(256)|central_crop(224)" */
   int64_t ensemble_size;             /* M, the members of an ensemble of experts (E3); 1 for every other model */
   int32_t routing_kind;              /* vmoe_routing_kind */

@@ -275,7 +275,8 @@ class Engine {
              static_cast<vmoe_routing_kind>(c.routing_kind),
              c.front_tokens,
              c.patch_rows,
-             c.patch_columns};
+             c.patch_columns,
+             static_cast<vmoe_probabilities>(c.probabilities)};
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;

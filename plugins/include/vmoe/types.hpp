@@ -3,8 +3,10 @@
 #define VMOE_TYPES_HPP_
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -117,9 +119,24 @@ struct Info {
   vmoe_routing_kind routing_kind = VMOE_DENSE;
   int32_t front_tokens = 0;                   // stand before the patches of an image: class token, registers
   int64_t patch_rows = 0, patch_columns = 0;  // patches of an image; 0 where the bundle doesn't say
+  vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
 
   // Bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }
+
+  // The probability of each class, of the logits [output_size] of one image.
+  std::vector<double> probabilities_of(const float* logits) const {
+    std::vector<double> shares(logits, logits + output_size);
+    if (probabilities == VMOE_SIGMOID) {
+      for (double& share : shares) share = 1 / (1 + std::exp(-share));
+      return shares;
+    }
+    const double largest = *std::max_element(shares.begin(), shares.end());
+    for (double& share : shares) share = std::exp(share - largest);
+    const double sum = std::accumulate(shares.begin(), shares.end(), 0.0);
+    for (double& share : shares) share /= sum;
+    return shares;
+  }
 };
 
 }  // namespace vmoe

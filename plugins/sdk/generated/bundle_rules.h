@@ -23,6 +23,7 @@ inline constexpr char kMergingGraph[] = "model.merging.onnx";
 inline constexpr char kImageInput[] = "image";
 inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "int4", "bf16-experts"};
 inline constexpr const char* kOutputs[] = {"logits", "members", "features"};
+inline constexpr const char* kProbabilities[] = {"softmax", "sigmoid"};
 inline constexpr const char* kTensorrtPrecisions[] = {"fp32", "fp16", "bf16"};
 inline constexpr char kDenseGraphKey[] = "model";
 inline constexpr const char* kRoundings[] = {"ceil", "round"};
@@ -81,6 +82,7 @@ inline constexpr Field kManifestFields[] = {
     {"output", "name", FieldType::kText, 0, false, ~0U, {"logits", "members", "features"}},
     {"output", "size", FieldType::kWhole, 16777216, false, ~0U, {}},
     {"", "class_names", FieldType::kList, 0, true, ~0U, {}},
+    {"", "probabilities", FieldType::kText, 0, true, ~0U, {"softmax", "sigmoid"}},
     {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "int4", "bf16-experts"}},
     {"", "batch_multiple", FieldType::kWhole, 65536, false, ~0U, {}},
     {"", "image_tokens", FieldType::kWhole, 2147483647, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},

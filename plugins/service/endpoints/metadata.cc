@@ -13,6 +13,8 @@ Response endpoints::model(Service& service, Exchange&) {
   const vmoe::Info& info = service.engine.info();
   Json profiles = Json::array();
   for (const vmoe::Profile& profile : service.engine.profiles()) profiles.push_back(profile.name);
+  const bool has_logits = info.output == VMOE_LOGITS;
+  const Json probabilities = has_logits ? Json(info.probabilities == VMOE_SIGMOID ? "sigmoid" : "softmax") : Json();
   const Json input = {{"name", kInputName},
                       {"datatype", info.input_dtype == VMOE_UINT8 ? "UINT8" : "FP32"},
                       {"shape", {-1, info.height, info.width, info.channels}}};
@@ -21,7 +23,7 @@ Response endpoints::model(Service& service, Exchange&) {
                         {"platform", "vmoe-export, " + info.runtime},
                         {"inputs", Json::array({input})},
                         {"outputs", Json::array({output_tensor(info, -1)})},
-                        {"parameters", {{"profiles", profiles}, {"level", service.level()}}}});
+                        {"parameters", {{"profiles", profiles}, {"level", service.level()}, {"probabilities", probabilities}}}});
 }
 
 Response endpoints::model_ready(Service& service, Exchange&) {

@@ -72,14 +72,12 @@ Response endpoints::classify(Service& service, Exchange& exchange) {
     const float* logits = answer.output.data() + first;
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
-    const auto exponential = [&](size_t i) { return std::exp(double{logits[i]} - double{logits[order[0]]}); };
-    double sum = 0;
-    for (size_t i = 0; i < classes; ++i) sum += exponential(i);
+    const std::vector<double> probabilities = info.probabilities_of(logits);
     Json best = Json::array();
     for (size_t i = 0; i < std::min(classes, request["top"].get<size_t>()); ++i) {
       best.push_back({{"class", info.class_names.empty() ? std::to_string(order[i]) : info.class_names[order[i]]},
                       {"index", order[i]},
-                      {"probability", exponential(order[i]) / sum}});
+                      {"probability", probabilities[order[i]]}});
     }
     predictions.push_back(std::move(best));
   }

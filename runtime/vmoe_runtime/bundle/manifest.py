@@ -39,6 +39,11 @@ Output = Literal["logits", "members", "features"]
 
 OUTPUTS: tuple[Output, ...] = ("logits", "members", "features")
 
+Probabilities = Literal["softmax", "sigmoid"]
+"""How logits become probabilities: over all classes, or of each class alone, as in SigLIP."""
+
+PROBABILITIES: tuple[Probabilities, ...] = ("softmax", "sigmoid")
+
 TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 """What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
 
@@ -107,6 +112,7 @@ class Manifest:
         input: what the graph takes.
         output: "logits", "members" or "features".
         outputs: size of the last dimension of the output.
+        probabilities: how logits become probabilities; see `Probabilities`.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
@@ -124,6 +130,7 @@ class Manifest:
     input: InputSpec
     output: Output
     outputs: int
+    probabilities: Probabilities
     moe_layers: tuple[str, ...]
     rules: Rules
     group: str | None

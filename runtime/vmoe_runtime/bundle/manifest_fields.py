@@ -15,6 +15,7 @@ from vmoe_runtime.bundle.manifest import (
     MERGING_GRAPH,
     OUTPUTS,
     PRECISIONS,
+    PROBABILITIES,
     TENSORRT_PRECISIONS,
 )
 from vmoe_runtime.capacity import ROUNDINGS
@@ -81,6 +82,7 @@ MANIFEST_FIELDS = (
     Field("output.name", "text", choices=OUTPUTS),
     Field("output.size", "whole", _MAX_OUTPUT_SIZE),
     Field("class_names", "list", optional=True),
+    Field("probabilities", "text", choices=PROBABILITIES, optional=True),
     Field("precision", "text", choices=PRECISIONS),
     Field("batch_multiple", "whole", _MAX_BATCH_MULTIPLE),
     Field("image_tokens", "whole", _MAX_INT32, optional=True, kinds=_MERGING),

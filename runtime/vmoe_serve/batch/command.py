@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.addresses import Location
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
+from vmoe_serve.batch.part_files import PART_FORMATS
 from vmoe_serve.command import count_option
 from vmoe_serve.settings import named, served_manifest
 from vmoe_tools.options import (
@@ -43,6 +45,13 @@ _USUAL_TOP = 5
 @profile_option
 @count_option("--top", 1 << 24, None, f"Classes per picture. Default: {_USUAL_TOP}.")
 @click.option("--output-logits", is_flag=True, help="Write the model's output, and no classes.")
+@click.option(
+    "--format",
+    type=click.Choice(list(PART_FORMATS)),
+    default=next(iter(PART_FORMATS)),
+    show_default=True,
+    help="Of the output files. CSV has a column for each class of a picture: class_1, class_2, ...",
+)
 @count_option("--part-size", 1 << 24, 1024, "Pictures per output file. A job that is stopped loses at most that many.")
 @count_option("--batch-size", 4096, 8, "Images per call.")
 @count_option("--replicas", 9999, 1, "Worker processes; each has an engine, and uses --threads of Ray's CPUs, or one.")
@@ -58,8 +67,8 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
     """Classify all pictures of a folder or of Parquet files with Ray Data.
 
     INPUT is a folder of pictures, or with --column a Parquet file or a folder of them. OUTPUT becomes a folder of Parquet
-    files. Both are paths, or URIs such as s3://bucket/folder. The job runs on this machine, or on the Ray cluster that
-    RAY_ADDRESS names. If it is stopped or killed, run the same command again to resume it.
+    or CSV files. Both are paths, or URIs such as s3://bucket/folder. The job runs on this machine, or on the Ray cluster
+    that RAY_ADDRESS names. If it is stopped or killed, run the same command again to resume it.
     """
     check_output_file(json_target, [bundle])
     where, place = Location.of(source), Location.of(target)
@@ -74,7 +83,7 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
     files = list_files(where, options["column"])
     job = _job(manifest, digest, files, bundle, options)
     parts = divide(files, options["part_size"])
-    output = Output(place, job)
+    output = Output(place, job, min(job.top, manifest.outputs) if job.top else math.prod(manifest.output_shape))
     output.begin(force=options["force"])
     kept = [each for each in output.parts(parts) if not (options["redo_errors"] and each.errors)]
     start = time.monotonic()
@@ -116,6 +125,7 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
         output=manifest.output if logits else None,
         top=None if logits else options["top"] or _USUAL_TOP,
         part_size=options["part_size"],
+        format=options["format"],
     )
 
 

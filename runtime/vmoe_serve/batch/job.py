@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_serve.batch.addresses import BatchError, Location
 from vmoe_serve.batch.inputs import READERS, Part
+from vmoe_serve.batch.part_files import PART_FORMATS
 
 JOB_NAME, SUCCESS_NAME, WRITER_NAME = "_job.json", "_SUCCESS", "_writer"
-ERRORS, RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in a part's metadata
 
-_OURS = re.compile(r"\.?(_job\.json|_SUCCESS|_writer|part-\d+-of-\d+-[0-9a-f]{8}\.parquet)(\.[0-9a-f]{16})?")
-_PART = re.compile(r"part-\d+-of-\d+-([0-9a-f]{8})\.parquet")
+_SUFFIX = "|".join(PART_FORMATS)
+_OURS = re.compile(rf"\.?(_job\.json|_SUCCESS|_writer|part-\d+-of-\d+-[0-9a-f]{{8}}\.({_SUFFIX}))(\.[0-9a-f]{{16}})?")
+_PART = re.compile(rf"part-\d+-of-\d+-([0-9a-f]{{8}})\.(?:{_SUFFIX})")
 _HASHED = {"bundle": "another bundle", "input": "another list of inputs"}
 
 
@@ -43,6 +43,7 @@ class Job:
         output: name of the model output to write; None for classes.
         top: classes per picture; None without classes.
         part_size: minimum number of pictures per part.
+        format: of the parts, one of `PART_FORMATS`.
         version: of this package.
     """
 
@@ -55,6 +56,7 @@ class Job:
     output: str | None
     top: int | None
     part_size: int
+    format: str = "parquet"
     version: str = __version__
 
     @property
@@ -107,8 +109,10 @@ class Output:
     digest of the job, and only the process that started last writes, so nothing is counted twice.
     """
 
-    def __init__(self, location: Location, job: Job) -> None:
-        self._location, self._fs, self._job = location, location.filesystem, job
+    def __init__(self, location: Location, job: Job, values: int = 0) -> None:
+        """Takes the folder, the job, and for CSV the number of values of each list of an answer."""
+        self._location, self._fs, self._job, self._values = location, location.filesystem, job, values
+        self._format = PART_FORMATS[job.format]
         self._token = secrets.token_hex(8)
 
     def begin(self, *, force: bool) -> None:
@@ -151,9 +155,8 @@ class Output:
             BatchError: another process now writes to the folder.
             OSError: it can't be written.
         """
-        metadata = {ERRORS: str(written.errors), RUNTIMES: json.dumps(written.runtimes)}
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(metadata), sink)
+        self._format.write(sink, table, written.errors, written.runtimes, self._values)
         self._check_writer()
         self._put(self._name(part), sink.getvalue())
 
@@ -186,16 +189,15 @@ class Output:
             raise BatchError(f"another run of this command now writes to {self._location.text}, so this one stops")
 
     def _written(self, part: Part) -> Written | None:
-        """A part, from the metadata of its file; None if the file is damaged, and must be written again."""
+        """A part, from its file; None if the file is damaged, and must be written again."""
         try:
-            found = pq.read_metadata(f"{self._location.path}/{self._name(part)}", filesystem=self._fs)
-            written = Written(part, int(found.metadata[ERRORS]), tuple(json.loads(found.metadata[RUNTIMES])))
+            rows, errors, runtimes = self._format.read(f"{self._location.path}/{self._name(part)}", self._fs)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
             return None
-        return written if found.num_rows == part.rows else None
+        return Written(part, errors, runtimes) if rows == part.rows else None
 
     def _name(self, part: Part) -> str:
-        return f"part-{part.number:05}-of-{part.count:05}-{self._job.digest[:8]}.parquet"
+        return f"part-{part.number:05}-of-{part.count:05}-{self._job.digest[:8]}.{self._job.format}"
 
     def _is_left_over(self, name: str) -> bool:
         """Whether a file is temporary, or part of another job."""

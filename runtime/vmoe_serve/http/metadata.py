@@ -27,7 +27,11 @@ async def model(service: Service, _: Request) -> Response:
             "platform": f"vmoe-export, {service.engine.backend_description}",
             "inputs": [{"name": endpoints.INPUT_NAME, "datatype": datatype, "shape": [-1, *manifest.input.size]}],
             "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
-            "parameters": {"profiles": list(service.engine.profiles), "level": service.batcher.load().level},
+            "parameters": {
+                "profiles": list(service.engine.profiles),
+                "level": service.batcher.load().level,
+                "probabilities": manifest.probabilities if manifest.output == "logits" else None,
+            },
         }
     )
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vmoe_runtime.bundle.manifest import Output
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import likeliest, probabilities_of
 from vmoe_serve import endpoints
 from vmoe_serve.batching import Answer
 from vmoe_serve.http.requests import RequestError, read_json, read_object, read_query
@@ -26,10 +26,12 @@ _OTHER_MODELS: dict[Output, endpoints.Refusal] = {
 async def classify(service: Service, request: Request) -> Response:
     """`{"predictions": [[{"class", "index", "probability"}, ...], ...], "setting", ...}`."""
     content, answer = await _answered(service, request, "logits")
-    names = service.engine.class_names or [str(index) for index in range(service.engine.manifest.outputs)]
+    manifest = service.engine.manifest
+    names = manifest.class_names or [str(index) for index in range(manifest.outputs)]
+    probabilities = probabilities_of(answer.logits, manifest.probabilities)
     predictions = [
         [{"class": names[index], "index": int(index), "probability": _finite(float(shares[index]))} for index in best]
-        for best, shares in zip(likeliest(answer.logits, content["top"]), softmax(answer.logits), strict=True)
+        for best, shares in zip(likeliest(answer.logits, content["top"]), probabilities, strict=True)
     ]
     return JSONResponse({"predictions": predictions} | _call(answer))
 

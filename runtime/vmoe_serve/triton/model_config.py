@@ -31,7 +31,7 @@ def model_config(
         manifest: of its bundle.
         batch_size: the most images of an execution, over all of its requests.
         instances: of the model, which run side by side.
-        parameters: what the model reads when it is loaded, for "python".
+        parameters: what the model reads when it is loaded, for "python". Clients read how logits become probabilities.
         library: absolute path of the op library, for "onnxruntime".
     """
     outputs = [_tensor(manifest.output, "TYPE_FP32", manifest.output_shape)]
@@ -46,7 +46,8 @@ def model_config(
         "dynamic_batching { }",
         f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]",
     ]
-    for key, value in (parameters or {}).items():
+    kind = {"probabilities": manifest.probabilities} if manifest.output == "logits" else {}
+    for key, value in {**(parameters or {}), **kind}.items():
         lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
     if library is not None:
         lines.append(f"model_operations {{ op_library_filename: [ {_quoted(str(library))} ] }}")

@@ -29,7 +29,7 @@ from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.summary import summarize
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
-from vmoe_tools.run.command import check_classifies
+from vmoe_tools.run.command import check_classifies, check_fills_groups
 from vmoe_tools.terminal import Progress
 
 if TYPE_CHECKING:
@@ -125,7 +125,8 @@ def _side_by_side(
     with ExitStack() as closing:
         engines = load_engines([bundle], (), [given["backend"]], names, Parallelism(given["threads"]), closing)
         manifest = engines[0].engine.manifest
-        check_classifies(manifest, bundle, 1)
+        check_classifies(manifest, bundle)
+        check_fills_groups(manifest, 1)
         if given["out"] is not None and not manifest.moe_layers:
             raise click.UsageError("--out draws the experts of patches, and a dense ViT has none")
         batch = to_batch(picture, manifest.input)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import likeliest, probabilities_of
 from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
@@ -109,7 +109,8 @@ def _answer(point: Point, batch: Array) -> SettingAnswer:
     assessment.add(batch, None)
     ((logits, routing, _),), quality = seen, assessment.quality()
     assert quality is not None
-    shares, experts = softmax(logits)[0], {name: _experts(layer) for name, layer in routing.items()}
+    shares = probabilities_of(logits, point.engine.manifest.probabilities)[0]
+    experts = {name: _experts(layer) for name, layer in routing.items()}
     return SettingAnswer(
         name=point.loaded.name if point.profile is None else point.profile.name,
         flops=quality.flops_per_image,

@@ -46,6 +46,7 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "background": image.steps.background,
         "steps": [[step.name, step.height, step.width, step.keeps_shape] for step in image.steps.steps],
         "class_names": manifest.class_names,
+        "probabilities": manifest.probabilities,
         "layers": manifest.moe_layers,
         "layer_outputs": list(layer_outputs(manifest)) if manifest.moe_layers else [],
         "layout": layout and {**asdict(layout), "patch_size": manifest.model["patch_size"]},

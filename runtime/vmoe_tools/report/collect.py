@@ -92,7 +92,7 @@ class Collection:
         observers = [
             PointObserver(
                 self.samples,
-                has_logits=point.engine.manifest.output == "logits",
+                kind=point.engine.manifest.probabilities if point.engine.manifest.output == "logits" else None,
                 has_routing=point.loaded is self.first,
                 classes=classes,
             )

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_runtime.classes import softmax
+from vmoe_runtime.bundle.manifest import Probabilities
+from vmoe_runtime.classes import probabilities_of
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.inspect.patches import experts_and_tokens
 from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
@@ -37,17 +38,19 @@ class Observed:
 class PointObserver:
     """Observes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
-    def __init__(self, samples: Sequence[int], *, has_logits: bool, has_routing: bool, classes: int | None) -> None:
+    def __init__(
+        self, samples: Sequence[int], *, kind: Probabilities | None, has_routing: bool, classes: int | None
+    ) -> None:
         """Starts at the first image.
 
         Args:
             samples: ascending indices of the sample images among all images.
-            has_logits: whether there are logits [N,classes].
+            kind: how logits [N,classes] become probabilities; None where there are none.
             has_routing: whether routing is requested.
             classes: number of classes of the labels; None without labels.
         """
         self._samples = np.array(samples, np.int64)
-        self._has_logits = has_logits
+        self._kind = kind
         self._statistics = RoutingStatistics(classes) if has_routing else None
         self._seen = 0
         self._answers: list[tuple[Array, Array]] = []
@@ -57,8 +60,8 @@ class PointObserver:
     def __call__(self, logits: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
         """Takes the results of a batch."""
         here = self._samples[(self._samples >= self._seen) & (self._samples < self._seen + len(logits))] - self._seen
-        if self._has_logits:
-            self._answers.append((logits.argmax(axis=1), softmax(logits[here]).max(axis=1)))
+        if self._kind is not None:
+            self._answers.append((logits.argmax(axis=1), probabilities_of(logits[here], self._kind).max(axis=1)))
         if self._statistics is not None:
             if len(here) and all(layer.layout is not None for layer in routing.values()):
                 self._patches.append({name: experts_and_tokens(layer)[:, here] for name, layer in routing.items()})

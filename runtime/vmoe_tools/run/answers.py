@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vmoe_runtime import Engine, ImageError
-from vmoe_runtime.classes import likeliest, softmax
+from vmoe_runtime.classes import likeliest, probabilities_of
 from vmoe_runtime.routing import Array
 
 _BATCH = 8  # images at a time: more make nothing faster, and cost memory
@@ -23,21 +23,23 @@ class Answer:
         image: the file.
         classes: index and probability of the likeliest classes, likeliest first; empty where there is an error.
         error: why there are none, in one sentence; None where there are.
+        features: float32[feature size] of a bundle that returns them; None where there is an error.
     """
 
     image: Path
-    classes: tuple[tuple[int, float], ...]
+    classes: tuple[tuple[int, float], ...] = ()
     error: str | None = None
+    features: Array | None = None
 
 
 def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
-    """Classifies images, each as soon as its batch is done, in their order.
+    """Answers images, each as soon as its batch is done, in their order.
 
     Images that share a routing group change each other's answers. So a group with an image that can't be read is not
     answered at all.
 
     Args:
-        engine: a loaded bundle that returns logits; its profile is the setting.
+        engine: a loaded bundle that returns logits or features; its profile is the setting.
         images: as many as fill whole routing groups.
         top: classes per image.
 
@@ -55,19 +57,29 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
             except ImageError as error:
                 errors[index] = str(error)
                 bad.setdefault(index // multiple, path)
-        readable = [array for index, array in arrays.items() if index // multiple not in bad]
+        readable = [index for index in arrays if index // multiple not in bad]
         if readable:
-            logits = engine(np.concatenate(readable))
-            found = iter(zip(likeliest(logits, top), softmax(logits), strict=True))
+            batch = np.concatenate([arrays[index] for index in readable])
+            found = _found(engine, [chunk[index] for index in readable], batch, top)
         for index, path in enumerate(chunk):
             if (other := bad.get(index // multiple)) is None:
-                yield _answer(path, *next(found))
+                yield next(found)
             else:
                 shared = f"{path} is not answered: it shares a routing group with {other}, which can't be read"
-                yield Answer(path, (), errors.get(index, shared))
+                yield Answer(path, error=errors.get(index, shared))
 
 
-def _answer(path: Path, best: Array, shares: Array) -> Answer:
-    if not np.isfinite(shares).all():
-        return Answer(path, (), f"{path} has no classes: the model's logits are not finite numbers")
-    return Answer(path, tuple((int(index), float(shares[index])) for index in best))
+def _found(engine: Engine, paths: Sequence[Path], images: Array, top: int) -> Iterator[Answer]:
+    """The answers to images that could be read."""
+    outputs, manifest = engine(images), engine.manifest
+    if manifest.output == "features":
+        for path, row in zip(paths, outputs, strict=True):
+            yield Answer(path, features=row)
+        return
+    for path, best, shares in zip(
+        paths, likeliest(outputs, top), probabilities_of(outputs, manifest.probabilities), strict=True
+    ):
+        if np.isfinite(shares).all():
+            yield Answer(path, tuple((int(index), float(shares[index])) for index in best))
+        else:
+            yield Answer(path, error=f"{path} has no classes: the model's logits are not finite numbers")

@@ -14,6 +14,7 @@ from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_tools import options
 from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import FAILURE, complain, printable
+from vmoe_tools.run.answer_file import check_answer_file, write_answers
 from vmoe_tools.run.answers import Answer, answer
 
 _MOST_CLASSES = 1 << 24
@@ -36,27 +37,38 @@ _MOST_CLASSES = 1 << 24
     default=None,
     help="Turn pictures as their EXIF orientation says, or take them as they are stored. Default: what the bundle says.",
 )
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a row for each image: its classes, or the features of a bundle that returns them; .npz, .csv or .parquet.",
+)
 @options.run_options
 def run(
     bundle: Path,
     images: tuple[Path, ...],
     top: int,
     exif: bool | None,
+    out: Path | None,
     backend: str,
     threads: int | None,
     json_target: str | None,
     quiet: bool,
     **given: Any,
 ) -> int:
-    """Classify image files: print the most likely classes of each and their probabilities (softmax over all classes).
+    """Classify image files: print the most likely classes of each and their probabilities.
 
     A folder stands for all pictures in it and its subfolders, sorted. If an image can't be read, the command names it,
     answers the others, and exits with code 1.
     """
-    check_output_file(json_target, [bundle, *images])
+    check_output_file(json_target, [bundle, *images, out])
+    check_answer_file(out, [bundle, *images])
     paths = [path for given_path in images for path in _pictures(given_path)]
     with Engine.load(bundle, Setting(**given), backend, threads, exif=exif) as engine:
-        check_classifies(engine.manifest, bundle, len(paths))
+        if out is None or engine.manifest.output != "features":
+            check_classifies(engine.manifest, bundle)
+        check_fills_groups(engine.manifest, len(paths))
         stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
         if not quiet:
             name = f", {engine.profile.name}" if engine.profile else ""
@@ -77,6 +89,10 @@ def run(
             "backend": engine.backend,
             "images": [_entry(each, engine.class_names) for each in done],
         }
+    if out is not None:
+        write_answers(out, done, engine.manifest, top)
+        if not quiet:
+            print(f"Wrote {printable(str(out))}: {len(done):,} images", file=stream)
     write_json(json_target, content)
     return FAILURE if any(each.error for each in done) else 0
 
@@ -88,11 +104,19 @@ def _pictures(path: Path) -> list[Path]:
     return sorted([*loose, *(picture for several in below.values() for picture in several)])
 
 
-def check_classifies(manifest: Manifest, bundle: Path, count: int) -> None:
-    """Refuses bundles that don't return logits, and images that don't fill whole routing groups."""
-    if manifest.output != "logits":
-        what = {"features": f"features of size {manifest.outputs}, which have no classes", "members": "each member's logits"}
-        raise click.ClickException(f"{bundle} returns {what[manifest.output]}; vmoe_runtime.Engine returns them in Python")
+def check_classifies(manifest: Manifest, bundle: Path) -> None:
+    """Refuses bundles that don't return logits."""
+    if manifest.output == "features":
+        raise click.ClickException(
+            f"{bundle} returns features of size {manifest.outputs}, which have no classes; vmoe run -o FILE.npz writes "
+            "them, and services return them at /v1/features"
+        )
+    if manifest.output == "members":
+        raise click.ClickException(f"{bundle} returns each member's logits; vmoe_runtime.Engine returns them in Python")
+
+
+def check_fills_groups(manifest: Manifest, count: int) -> None:
+    """Refuses images that don't fill whole routing groups."""
     multiple = manifest.batch_multiple
     if count % multiple:
         raise click.UsageError(

@@ -2,18 +2,13 @@
 
 import { element, number, percent } from "./dom.js";
 import { countPatches, drawLayer } from "./patches.js";
+import { probabilitiesOf } from "./probabilities.js";
 import { readLayers } from "./routing.js";
 import { run } from "./session.js";
 import { inputsOf, makeControls, nameOf, slotsOf } from "./settings.js";
 
 const MOST_CLASSES = 5;
 const MOST_NAME = 60;
-
-function softmax(logits) {
-  const top = logits.reduce((left, right) => Math.max(left, right)), all = Array.from(logits, (logit) => Math.exp(logit - top));
-  const sum = all.reduce((left, right) => left + right);
-  return all.map((each) => each / sum);
-}
 
 /** FLOPs of an image, for the rows that experts work on in each MoE layer. */
 export function flopsOf({ flops }, rows, merge = 0) {
@@ -32,8 +27,8 @@ export function makeSide(place, title, facts, start, ask) {
   place.append(panel);
 
   function showClasses(logits) {
-    const shares = softmax(logits);
-    const best = shares.map((_, index) => index).sort((a, b) => shares[b] - shares[a] || a - b).slice(0, MOST_CLASSES);
+    const shares = probabilitiesOf(logits, facts.probabilities);
+    const best = shares.map((_, index) => index).sort((a, b) => logits[b] - logits[a] || a - b).slice(0, MOST_CLASSES);
     part("classes").replaceChildren(...best.map((index) => {
       const bar = element("span", { className: "bar" }), name = facts.class_names?.[index] ?? `class ${index}`;
       bar.style.width = `${shares[index] * 100}%`;

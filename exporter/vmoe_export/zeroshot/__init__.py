@@ -1,0 +1,1 @@
+"""Zero-shot classification: texts become the classifier of a CLIP or SigLIP."""

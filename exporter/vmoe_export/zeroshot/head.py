@@ -1,0 +1,107 @@
+"""A classifier from the names of classes: normalized text embeddings, scaled as the model was trained."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.checkpoint.base import Array
+from vmoe_export.errors import CheckpointError, OptionError
+from vmoe_export.export import ExportResult, export_bundle
+from vmoe_export.zeroshot.text_tower import installed, open_text_tower
+from vmoe_measure.remote_files import is_address
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+_PLACE = "{}"
+
+
+def export_zeroshot(
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    class_names: Sequence[str],
+    *,
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    **arguments: Any,
+) -> ExportResult:
+    """Exports a CLIP or SigLIP to a bundle that classifies images by the names of classes.
+
+    The label of a class is the mean of the normalized embeddings of its texts, normalized again. Logits are the products of
+    the normalized image embedding and the labels, times exp(logit_scale), plus logit_bias.
+
+    Args:
+        checkpoint: a local folder of transformers or open_clip with both towers and the tokenizer, or the model file in it.
+        path: the bundle's folder, such as `pets.vmoe`.
+        class_names: names of the classes.
+        templates: texts with a {} for the name of a class.
+        arguments: those of `export_bundle`, such as `precision`, but for head, output, normalize and probabilities.
+
+    Raises:
+        VmoeError: the export failed, and nothing was written.
+    """
+    with zeroshot_head(checkpoint, class_names, templates) as options:
+        return export_bundle(checkpoint, path, **{**arguments, **options})
+
+
+@contextmanager
+def zeroshot_head(
+    checkpoint: str | os.PathLike[str], class_names: Sequence[str], templates: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The fields of ExportOptions that make an export zero-shot; the head is a temporary file, removed afterwards.
+
+    Args:
+        checkpoint, class_names, templates: as for `export_zeroshot`.
+
+    Raises:
+        CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
+        OptionError: names or templates are none, or the library is not installed.
+    """
+    _check_texts(class_names, templates)
+    if is_address(os.fspath(checkpoint)):
+        raise OptionError(f"{checkpoint} is an address; vmoe zeroshot needs the model's folder on this machine")
+    if not Path(checkpoint).exists():
+        raise CheckpointError(f"{checkpoint} is not there")
+    tower = open_text_tower(Path(checkpoint))
+    texts = [template.replace(_PLACE, name) for name in class_names for template in templates]
+    by_class = _normalized(tower.encode(texts)).reshape(len(class_names), len(templates), -1)
+    labels = _normalized(by_class.mean(axis=1))
+    with tempfile.TemporaryDirectory(prefix="vmoe-zeroshot-") as folder:
+        head = Path(folder, "labels.npz")
+        np.savez(head, kernel=(labels.T * tower.scale).astype(np.float32), bias=np.full(len(labels), tower.bias, np.float32))
+        yield {
+            "head": head,
+            "class_names": list(class_names),
+            "normalize": True,
+            "probabilities": tower.probabilities,
+        }
+
+
+def openai_templates() -> tuple[str, ...]:
+    """The texts with which OpenAI's CLIP was evaluated on ImageNet, as the installed open_clip lists them.
+
+    Raises:
+        OptionError: open_clip is not installed.
+    """
+    return tuple(make(_PLACE) for make in installed("open_clip").OPENAI_IMAGENET_TEMPLATES)
+
+
+def _check_texts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    if not class_names or not templates:
+        raise OptionError(f"there are no {'templates' if class_names else 'class names'}")
+    if (empty := next((i for i, name in enumerate(class_names, 1) if not name.strip()), None)) is not None:
+        raise OptionError(f"class name {empty} of {len(class_names)} is empty")
+    if wrong := next((template for template in templates if template.count(_PLACE) != 1), None):
+        raise OptionError(f"--template {wrong!r:.60} must have one {_PLACE}, where the name of the class goes")
+
+
+def _normalized(embeddings: Array) -> Array:
+    """Rows divided by their norms, in float64."""
+    exact = embeddings.astype(np.float64)
+    norms = np.linalg.norm(exact, axis=-1, keepdims=True)
+    y: Array = exact / np.maximum(norms, 1e-12)
+    return y

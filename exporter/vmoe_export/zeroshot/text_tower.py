@@ -1,0 +1,177 @@
+"""The text towers of CLIP and SigLIP, run by the library that a model folder is of; nothing is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vmoe_export.checkpoint.base import Array
+from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.model.config_file import load_config
+from vmoe_export.model.model_facts import mapping
+from vmoe_runtime.bundle.manifest import Probabilities
+
+_CONFIG, _OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+_TEXTS = 64  # at a time: more make nothing faster
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A loaded text tower.
+
+    Attributes:
+        encode: embeddings float32[texts, E] of texts, not normalized.
+        scale, bias: logits are the product of normalized embeddings times scale, plus bias.
+        probabilities: how the model was trained to read its logits.
+    """
+
+    encode: Callable[[Sequence[str]], Array]
+    scale: float
+    bias: float
+    probabilities: Probabilities
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A `model_type` of transformers: its class, how it reads logits, and whether it was trained on lower case alone."""
+
+    model: str
+    probabilities: Probabilities
+    lower_case: bool
+
+
+_KINDS = {"clip": _Kind("CLIPModel", "softmax", False), "siglip": _Kind("SiglipModel", "sigmoid", True)}
+
+
+def open_text_tower(path: Path) -> TextTower:
+    """Loads the text tower of a model.
+
+    Args:
+        path: the folder of a CLIP or SigLIP of transformers or open_clip, or the file of its tensors there.
+
+    Raises:
+        CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
+        OptionError: the library is not installed.
+    """
+    folder = path if path.is_dir() else path.parent
+    own, of_open_clip = folder / _CONFIG, folder / _OPEN_CLIP_CONFIG
+    config = load_config(own) if own.is_file() else {}
+    if of_open_clip.is_file() and config.get("model_type") not in _KINDS:
+        return _open_clip_tower(folder, load_config(of_open_clip))
+    if not config:
+        raise CheckpointError(
+            f"{folder} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, so it is no CLIP or SigLIP with a text tower"
+        )
+    return _transformers_tower(folder, config)
+
+
+def installed(library: str) -> Any:
+    """A library of the extra `zeroshot`. Raises OptionError: it is not installed."""
+    try:
+        return import_module(library)
+    except ImportError:
+        raise OptionError(f"{library} is not installed; pip install 'vmoe-export[zeroshot]'") from None
+
+
+def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
+    kind = _KINDS.get(str(config.get("model_type")))
+    if kind is None:
+        raise ConfigError(
+            f"{folder / _CONFIG} says model_type {config.get('model_type')!r:.40}; only {' and '.join(_KINDS)} have a text "
+            "tower that vmoe zeroshot runs"
+        )
+    _check_has_tokenizer(folder)
+    transformers = installed("transformers")
+    with _quiet(transformers), _loading(folder, "transformers"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = getattr(transformers, kind.model).from_pretrained(folder, local_files_only=True).float().eval()
+    _check_padding(folder, tokenizer)
+    length = model.config.text_config.max_position_embeddings
+
+    def embed(texts: Sequence[str]) -> Any:
+        texts = [text.lower() for text in texts] if kind.lower_case else list(texts)
+        # Without an attention mask: SigLIP was trained on the padding as well, and CLIP does not look behind a text's end.
+        ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
+        found = model.get_text_features(input_ids=ids)
+        return getattr(found, "pooler_output", found)  # before transformers 5 the embeddings themselves
+
+    return _tower(model, embed, kind.probabilities)
+
+
+def _open_clip_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
+    text = mapping(mapping(config, "model_cfg"), "text_cfg")
+    if text.get("hf_model_name"):
+        raise ConfigError(f"{folder / _OPEN_CLIP_CONFIG} says hf_model_name, whose text tower vmoe zeroshot does not run")
+    if text.get("hf_tokenizer_name"):
+        _check_has_tokenizer(folder)
+    open_clip = installed("open_clip")
+    with _loading(folder, "open_clip"):
+        model = open_clip.create_model(f"local-dir:{folder}", device="cpu", precision="fp32").eval()
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    if text.get("hf_tokenizer_name"):
+        _check_padding(folder, tokenizer.tokenizer)
+    kind: Probabilities = "softmax" if model.logit_bias is None else "sigmoid"
+    return _tower(model, lambda texts: model.encode_text(tokenizer(list(texts))), kind)
+
+
+def _tower(model: Any, embed: Callable[[Sequence[str]], Any], probabilities: Probabilities) -> TextTower:
+    def encode(texts: Sequence[str]) -> Array:
+        with import_module("torch").inference_mode():
+            parts = [embed(texts[start : start + _TEXTS]).float().numpy() for start in range(0, len(texts), _TEXTS)]
+        return np.concatenate(parts)
+
+    bias = getattr(model, "logit_bias", None)
+    return TextTower(encode, model.logit_scale.exp().item(), 0.0 if bias is None else bias.item(), probabilities)
+
+
+def _check_has_tokenizer(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise CheckpointError(
+            f"{folder} has no tokenizer, that is none of {', '.join(_TOKENIZERS)}; copy those of the model"
+        )
+
+
+def _check_padding(folder: Path, tokenizer: Any) -> None:
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"{folder}: the tokenizer has no padding token; tokenizer_config.json can say pad_token")
+    if tokenizer.padding_side != "right":
+        raise ConfigError(
+            f"{folder}: the tokenizer pads on the {tokenizer.padding_side}, and the model was trained with padding on the "
+            "right; tokenizer_config.json can say padding_side"
+        )
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without the library's warnings and progress bars."""
+    logging = transformers.utils.logging
+    level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bar:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _loading(folder: Path, library: str) -> Iterator[None]:
+    """Without downloads, and with one error for whatever goes wrong."""
+    hub: Any = import_module("huggingface_hub.constants")
+    before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
+    try:
+        yield
+    except Exception as error:  # both libraries raise many kinds
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(f"{folder}: {library} can't load its text tower: {reason}") from None
+    finally:
+        hub.HF_HUB_OFFLINE = before

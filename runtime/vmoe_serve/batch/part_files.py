@@ -1,0 +1,70 @@
+"""The files of a job's parts, in either format: a table, how many pictures have an error, and which runtimes answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+_ERRORS, _RUNTIMES = b"vmoe.errors", b"vmoe.runtimes"  # in the metadata of Parquet
+_RUNTIME = "runtime"  # a column of CSV
+
+Read = tuple[int, int, tuple[str, ...]]
+"""Rows, errors and runtimes."""
+
+
+@dataclass(frozen=True)
+class PartFormat:
+    """A format.
+
+    Attributes:
+        write: a table to an open file, with the number of errors, the runtimes, and the values of each list.
+        read: of a file, its path and file system, what was written; raises if it is damaged.
+    """
+
+    write: Callable[[Any, pa.Table, int, Sequence[str], int], None]
+    read: Callable[[str, Any], Read]
+
+
+def _write_parquet(sink: Any, table: pa.Table, errors: int, runtimes: Sequence[str], _: int) -> None:
+    metadata = {_ERRORS: str(errors), _RUNTIMES: json.dumps(runtimes)}
+    pq.write_table(table.replace_schema_metadata(metadata), sink)
+
+
+def _read_parquet(path: str, filesystem: Any) -> Read:
+    found = pq.read_metadata(path, filesystem=filesystem)
+    return found.num_rows, int(found.metadata[_ERRORS]), tuple(json.loads(found.metadata[_RUNTIMES]))
+
+
+def _write_csv(sink: Any, table: pa.Table, _: int, runtimes: Sequence[str], values: int) -> None:
+    """A line for each picture; lists of several values become several columns: class_1, class_2, ..."""
+    columns: dict[str, Any] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_list(column.type):
+            lists = column.to_pylist()
+            for i in range(values):
+                columns[f"{name}_{i + 1}"] = pa.array([each and each[i] for each in lists], column.type.value_type)
+        else:
+            columns[name] = column
+    pc.write_csv(pa.table({**columns, _RUNTIME: [" ".join(runtimes)] * len(table)}), sink)
+
+
+def _read_csv(path: str, filesystem: Any) -> Read:
+    # An empty field is null where it has no quotes.
+    convert = pc.ConvertOptions(strings_can_be_null=True, quoted_strings_can_be_null=False)
+    with filesystem.open_input_stream(path) as file:
+        found = pc.read_csv(file, parse_options=pc.ParseOptions(newlines_in_values=True), convert_options=convert)
+    errors = len(found) - found["error"].null_count
+    return len(found), errors, tuple(sorted(found[_RUNTIME].unique().to_pylist()))
+
+
+PART_FORMATS: Mapping[str, PartFormat] = {
+    "parquet": PartFormat(_write_parquet, _read_parquet),
+    "csv": PartFormat(_write_csv, _read_csv),
+}
+"""By the suffix of their files; the first is the default."""
