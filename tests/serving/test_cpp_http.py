@@ -23,7 +23,7 @@ import pytest
 from bad_requests import BAD_CLASSIFY, BAD_STARTS, SEVEN, encoded, inputs
 from command_runs import kept_bundle
 from cpp_http import CppServer
-from http_client import PATIENCE, HttpClient, assert_bits_under_load, unexpected
+from http_client import PATIENCE, HttpClient, assert_bits_under_load, assert_nan_changes_nothing_of_others, unexpected
 from serving.http_client import infer_request
 
 from vmoe_runtime import Engine
@@ -48,6 +48,12 @@ def test_many_clients_at_once_get_the_bits_of_the_engine(
     server: CppServer, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
     assert_bits_under_load(server, engine, mnist_images["images"], levels=("c0.2-k1", "c0.5-k1", "c1.05-k2"), requests=600)
+
+
+def test_clients_that_send_nan_are_refused_and_change_no_answer_of_others(
+    server: CppServer, engine: Engine, mnist_images: dict[str, Any]
+) -> None:
+    assert_nan_changes_nothing_of_others(server, engine, mnist_images["images"])
 
 
 def test_a_body_may_come_in_chunks(server: CppServer, engine: Engine) -> None:

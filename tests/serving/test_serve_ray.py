@@ -23,7 +23,14 @@ from typing import Any
 import pytest
 from bad_requests import BAD_STARTS, SEVEN
 from command_runs import Vmoe, kept_bundle
-from http_client import PATIENCE, HttpClient, assert_bits_under_load, free_port, unexpected
+from http_client import (
+    PATIENCE,
+    HttpClient,
+    assert_bits_under_load,
+    assert_nan_changes_nothing_of_others,
+    free_port,
+    unexpected,
+)
 from serving.http_client import HEADER_LENGTH, header, http_request, infer_body
 from terminal import IMPATIENT, default_signals
 
@@ -93,6 +100,12 @@ def server(mnist_image_bundle: Path) -> Iterator[Server]:
     yield started
     if started.process.poll() is None:
         started.stop()
+
+
+def test_clients_that_send_nan_are_refused_and_change_no_answer_of_others(
+    server: Server, engine: Engine, mnist_images: dict[str, Any]
+) -> None:
+    assert_nan_changes_nothing_of_others(server, engine, mnist_images["images"])
 
 
 def test_the_address_it_prints_answers(server: Server, engine: Engine) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 from serving.http_client import HEADER_LENGTH, infer_body
 
 from vmoe_runtime import Engine
@@ -67,3 +68,20 @@ def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, l
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(ask, range(requests)))
+
+
+def assert_nan_changes_nothing_of_others(client: HttpClient, engine: Engine, pixels: Any) -> None:
+    """Requests with NaN get 400, and those of other clients meanwhile the bits of the engine."""
+    images = engine.batch(pixels[:8])
+    expected = engine(images, "c0.3-k1")
+
+    def ask(index: int) -> bool:
+        part = slice(index % 7, index % 7 + 1 + index % 2)
+        if index % 3:
+            status, _, logits = client.infer(images[part], "c0.3-k1")
+            return status == 200 and logits == expected[part].tobytes()
+        status, answer, _ = client.infer(np.full_like(images[part], np.nan), "c0.3-k1")
+        return (status, answer) == (400, {"error": '{"error": "\'image\' has NaN or infinite values"}'})
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(90)))
