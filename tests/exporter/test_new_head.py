@@ -137,7 +137,7 @@ def test_a_file_that_is_no_head_is_refused_in_one_sentence(name: str, tmp_path: 
     [(1 << 20, 64, "takes 1048576 features, and the model has 40"), (40, 1 << 20, "too large for a head of that file")],
 )
 def test_what_does_not_fit_is_refused_before_it_is_unpacked(
-    features: int, classes: int, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    features: int, classes: int, message: str, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     path = tmp_path / "head.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -148,8 +148,7 @@ def test_what_does_not_fit_is_refused_before_it_is_unpacked(
                 file.write(bytes(4096))
         archive.writestr("filler", os.urandom(1 << 20 if classes > 64 else 4 << 20))
     tracemalloc.start()
-    arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(path)]
-    assert_command_refuses(arguments, 2, ["--head", "head.npz", message], capfd)
+    refuse_export(SPARSE, "--head", path, names=["--head", "head.npz", message], code=2)
     assert tracemalloc.get_traced_memory()[1] < 32 << 20
     tracemalloc.stop()
 
