@@ -39,6 +39,7 @@ _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
 _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "(?!PICTURE)[A-Z].*": (endpoints, metrics),
     "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
+    "ROTATION": (preprocessing,),
 }
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
@@ -284,7 +285,7 @@ def service_table() -> str:
     refusals = {name: value for name, value in vars(endpoints).items() if isinstance(value, endpoints.Refusal)}
     for name, refusal in refusals.items():
         lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
-    for name in ("REQUEST_SECONDS", "SERVED"):
+    for name in ("REQUEST_SECONDS", "SERVED", "UNTURNED"):
         lines.append(f"inline constexpr Metric {_constant(name)}{{{_metric(getattr(metrics, name))}, nullptr}};")
     counts = "[](const vmoe::BatcherLoad& load) {{ return static_cast<double>(load.{}); }}"
     rows = [f"{{{_metric(metric)}, {counts.format(name)}}}" for name, (_, metric) in metrics.NUMBERS.items()]

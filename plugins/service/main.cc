@@ -59,7 +59,7 @@ void run(const Options& options) {
   vmoe::Batcher batcher = value_of(vmoe::Batcher::start(engine, batching));
   value_of(engine.warm_up(options.batch_size));
 
-  const Service service(options, engine, batcher, metrics, server);
+  Service service(options, engine, batcher, metrics, server);
   const std::string address = server.bind(options.host, options.port);
   if (!options.quiet) {
     for (const std::string& note : notes) complain(note);

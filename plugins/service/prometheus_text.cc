@@ -23,7 +23,7 @@ void Metrics::replied(const std::string& request, int status, double seconds) {
   histogram.seconds += seconds;
 }
 
-std::string Metrics::text(const std::string& model, const vmoe::BatcherLoad& load) const {
+std::string Metrics::text(const std::string& model, const vmoe::BatcherLoad& load, int64_t unturned) const {
   const std::lock_guard lock(mutex_);
   std::ostringstream out;
   out.precision(15);
@@ -44,9 +44,11 @@ std::string Metrics::text(const std::string& model, const vmoe::BatcherLoad& loa
   for (const auto& [setting, images] : load.served) {
     out << kServed.name << label << ",setting=" << quoted(setting) << "} " << images << '\n';
   }
-  for (const Metric& metric : kNumbers) {
+  const auto single = [&](const Metric& metric, double value) {
     begin(out, metric, metric.is_gauge ? "gauge" : "counter");
-    out << metric.name << label << "} " << metric.count(load) << '\n';
-  }
+    out << metric.name << label << "} " << value << '\n';
+  };
+  for (const Metric& metric : kNumbers) single(metric, metric.count(load));
+  single(kUnturned, static_cast<double>(unturned));
   return out.str();
 }

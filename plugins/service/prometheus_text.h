@@ -17,7 +17,8 @@ class Metrics {
   // Counts a reply. request: the label of a route, or "server".
   void replied(const std::string& request, int status, double seconds);
 
-  std::string text(const std::string& model, const vmoe::BatcherLoad& load) const;
+  // unturned: pictures so far with an EXIF orientation that were taken as they are stored.
+  std::string text(const std::string& model, const vmoe::BatcherLoad& load, int64_t unturned) const;
 
  private:
   struct Histogram {

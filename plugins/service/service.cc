@@ -47,7 +47,8 @@ ImageBatch Service::decode(const Input& files, const HasGone& has_gone) {
       if (std::chrono::steady_clock::now() > end || has_gone()) {
         throw RequestError(kDecoding, options.request_seconds);
       }
-      decode_picture(engine, file, batch.data.data() + i * size);
+      const int orientation = decode_picture(engine, file, batch.data.data() + i * size);
+      if (orientation > 1 && engine.info().preprocessing.rfind(kRotation, 0) != 0) ++unturned;
     };
     run_on(pixels_of(file) > kLargePicture ? large_pictures : pictures, decode_one);
   }

@@ -1,6 +1,7 @@
 // One model behind HTTP: what its endpoints share.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -40,6 +41,7 @@ class Service {
   const vmoe::Engine& engine;
   vmoe::Batcher& batcher;
   const Metrics& metrics;
+  std::atomic<int64_t> unturned{0};  // pictures with an EXIF orientation that were taken as they are stored
   // Few threads, as what they read may take much memory; infer waits for no picture, and a small one for no large one.
   asio::thread_pool tensors, pictures, large_pictures{1};
 };

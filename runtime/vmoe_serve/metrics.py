@@ -57,5 +57,6 @@ NUMBERS: Mapping[str, tuple[str, Metric]] = {
 }
 """Type, "int" or "float", and metric of each number of `Load`, by its name."""
 SERVED = Metric("vmoe_images_served_total", "Images that were answered, by the setting that served them.")
+UNTURNED = Metric("vmoe_pictures_unturned_total", "Pictures with an EXIF orientation that were taken as they are stored.")
 REQUEST_SECONDS = Metric("vmoe_request_seconds", "Seconds from a request to its reply.")
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

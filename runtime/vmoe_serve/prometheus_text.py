@@ -10,8 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
+from vmoe_runtime.images import unturned_pictures
 from vmoe_serve.batching import Batcher
-from vmoe_serve.metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED
+from vmoe_serve.metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED, UNTURNED
 
 
 class Metrics(Collector):
@@ -50,14 +51,15 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
-        """The batcher's counts, for the registry."""
+        """The batcher's counts and that of pictures, for the registry."""
         load = self._batcher.load()
         served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
         for setting, images in sorted(load.served.items()):
             served.add_metric([self._model, setting], images)
         yield served
-        for name, (_, metric) in NUMBERS.items():
+        numbers = [(metric, getattr(load, name)) for name, (_, metric) in NUMBERS.items()]
+        for metric, number in [*numbers, (UNTURNED, unturned_pictures())]:
             kind = GaugeMetricFamily if metric.is_gauge else CounterMetricFamily
             family = kind(metric.name, metric.help, labels=["model"])
-            family.add_metric([self._model], getattr(load, name))
+            family.add_metric([self._model], number)
             yield family

@@ -74,7 +74,7 @@ def test_metrics_count_what_was_done(server: CppServer) -> None:
     assert float(lines['vmoe_images_served_total{model="mnist",setting="other"}']) >= 20
     buckets = [float(n) for line, n in lines.items() if "_bucket" in line and 'classify",status="200"' in line]
     assert buckets == sorted(buckets) and len(buckets) == 14 and buckets[-1] >= 20
-    assert lines['vmoe_images_waiting{model="mnist"}'] == "0"
+    assert lines['vmoe_images_waiting{model="mnist"}'] == lines['vmoe_pictures_unturned_total{model="mnist"}'] == "0"
 
 
 def refusal(status: int, body: bytes) -> str:

@@ -65,6 +65,11 @@ class Readers:
         assert status in (200, 400), body
         return {best["class"]: best["probability"] for best in json.loads(body)["predictions"][0]} if status == 200 else None
 
+    def unturned(self) -> float:
+        """Pictures that the C++ service has taken as they are stored."""
+        text = self._server.ask("GET", "/metrics")[1].decode()
+        return float(text.split("vmoe_pictures_unturned_total{")[1].split()[1])
+
     def close(self) -> None:
         self._ray.close()
 
@@ -91,6 +96,7 @@ def test_odd_pictures_get_the_same_answer_everywhere_or_a_refusal(
     pictures = odd_pictures()
     with readers(bundle) as four:
         found = four.read(list(pictures.values()))
+        assert four.unturned() == 0 if first else four.unturned() > 20
     for name, python, *others in zip(pictures, *found.values(), strict=True):
         for other in others:
             assert (python is None) == (other is None), name

@@ -17,6 +17,7 @@ from bad_requests import JSON, SEVEN, encoded, inputs
 from picture_file import picture_file
 
 from vmoe_runtime import Engine
+from vmoe_runtime.images import unturned_pictures
 
 pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
@@ -166,6 +167,7 @@ def test_metrics_count_what_was_done(engine: Engine) -> None:
         'vmoe_images_served_total{model="mnist",setting="c0.3-k1"} 3.0',
         'vmoe_images_waiting{model="mnist"} 0.0',
         'vmoe_calls_total{model="mnist"} 2.0',
+        f'vmoe_pictures_unturned_total{{model="mnist"}} {unturned_pictures():.1f}',
     }
     reply = ask(service, "GET", "/metrics")
     assert expected <= set(reply.body.decode().splitlines())

@@ -10,5 +10,5 @@ Response endpoints::health(Service& service, Exchange&) {
 }
 
 Response endpoints::metrics(Service& service, Exchange&) {
-  return text_response(service.metrics.text(service.options.name, service.batcher.load()), kPrometheus);
+  return text_response(service.metrics.text(service.options.name, service.batcher.load(), service.unturned), kPrometheus);
 }

@@ -27,6 +27,7 @@ inline constexpr int64_t kMostParts = 65536;
 inline constexpr int64_t kLargestFloat = 2;
 inline constexpr int64_t kSteps = 8;
 inline constexpr int64_t kMostSteps = 1000;
+inline constexpr char kRotation[] = "exif";
 
 inline constexpr Refusal kNoModel{404, "there is no model '{}'; '{}' is served here"};
 inline constexpr Refusal kNoPath{404, "there is nothing at {}"};
@@ -69,6 +70,7 @@ inline constexpr Refusal kLongHead{431, "the first line and the headers have mor
 inline constexpr Refusal kManyClients{503, "too many clients are connected"};
 inline constexpr Metric kRequestSeconds{"vmoe_request_seconds", "Seconds from a request to its reply.", false, nullptr};
 inline constexpr Metric kServed{"vmoe_images_served_total", "Images that were answered, by the setting that served them.", false, nullptr};
+inline constexpr Metric kUnturned{"vmoe_pictures_unturned_total", "Pictures with an EXIF orientation that were taken as they are stored.", false, nullptr};
 inline constexpr Metric kNumbers[] = {
     {"vmoe_images_waiting", "Images in the queue.", true, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.waiting); }},
     {"vmoe_calls_total", "Calls of the engine.", false, [](const vmoe::BatcherLoad& load) { return static_cast<double>(load.calls); }},
