@@ -19,7 +19,7 @@ from vmoe_runtime.classes import likeliest, margins_of, softmax
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
 from vmoe_runtime.profiles import Profile, profile_named
-from vmoe_runtime.routing import Routing, layer_outputs, layer_routings
+from vmoe_runtime.routing import Routing, layer_outputs, layer_routings, layer_rows
 from vmoe_runtime.settings import Setting
 
 if TYPE_CHECKING:
@@ -314,6 +314,7 @@ class Engine:
         elif profile is not None:
             feeds |= profile.inputs
         results = backend.run(feeds, outputs)
+        _check_rows(manifest, len(batch), outputs, results)
         if outputs[0] == manifest.output and not _all_finite(results[0]) and np.isfinite(batch).all():
             raise BackendError(
                 f"the model's {manifest.output} of finite images are not all finite numbers: its weights are damaged, or "
@@ -379,6 +380,16 @@ class Cascade:
             logits = logits.copy()
             logits[chosen] = self.engine(np.ascontiguousarray(batch[chosen]), self.then)
         return logits, escalated
+
+
+def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results: Sequence[Array]) -> None:
+    """Checks that a runtime has an answer for each of so many images, and routes for each of their groups."""
+    for name, values in zip(outputs, results, strict=True):
+        expected = (images, *manifest.output_shape)
+        if name != manifest.output:
+            expected = (layer_rows(manifest, name, images) or len(values), *values.shape[1:])
+        if values.shape != expected:
+            raise BackendError(f"the graph's output '{name}' has shape {values.shape}, and {images} images need {expected}")
 
 
 def _all_finite(values: Array) -> bool:

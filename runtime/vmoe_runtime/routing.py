@@ -135,6 +135,14 @@ def layer_outputs(
     return outputs
 
 
+def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
+    """Rows of an output of a layer: groups, or images for `token`; None if the manifest doesn't say how many tokens there are."""
+    if output.rpartition("/")[2] == TOKEN_OUTPUT:
+        return images
+    layout, group_tokens = TokenLayout.of(manifest), manifest.rules.group_tokens
+    return images * layout.tokens * layout.members // group_tokens if layout and group_tokens else None
+
+
 def layer_routings(
     manifest: Manifest, profile: Profile | None, names: Sequence[str], values: Sequence[Array]
 ) -> dict[str, Routing]:

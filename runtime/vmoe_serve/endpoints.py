@@ -241,6 +241,7 @@ WRONG_BYTES = Refusal(400, "'image' of shape {} has {} bytes, and {} follow the 
 UNCLAIMED_BYTES = Refusal(400, "bytes follow the JSON, and no input claims them by binary_data_size")
 WRONG_COUNT = Refusal(400, "'image' of shape {} has {} values, and 'data' has {}")
 WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255")
+NOT_FINITE = Refusal(400, "'image' has NaN or infinite values")
 
 # What Ray's own server refuses, or accepts, before the service on Ray sees it.
 NO_HTTP = Refusal(400, "the request can't be understood: {}")

@@ -82,6 +82,8 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(data=[0.5] * 783), b"", "'data' has 783"),
     (inputs(data=[10**400] * 784), b"", "too large"),
     (inputs(data=[1e39] * 784), b"", "inf"),
+    (inputs(parameters={"binary_data_size": 3136}), np.full(784, np.nan, np.float32).tobytes(), "NaN"),
+    (inputs(parameters={"binary_data_size": 3136}), np.full(784, np.inf, np.float32).tobytes(), "infinite values"),
     (inputs(data=[255] * 784), b"", "255"),
     (inputs(datatype="UINT8", data=[0.5] * 784), b"", "whole numbers from 0 to 255"),
     (inputs(datatype="UINT8", data=[256] * 784), b"", "whole numbers from 0 to 255"),

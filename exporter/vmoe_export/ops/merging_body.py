@@ -54,7 +54,8 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     other_columns = Transpose <perm = [0, 2, 1]> (other)
     products = MatMul (own, other_columns)
     is_nan = IsNaN (products)
-    least = Constant <value = float {{-inf}}> ()
+    # Below every cosine. Not -inf: OpenVINO's ReduceMax of nothing else gives the lowest finite number, which equals none.
+    least = Constant <value_float = -2.0> ()
     scores = Where (is_nan, least, products)
 
     # The likest of the others for each token, the lower one on ties.

@@ -1,5 +1,6 @@
 // `infer` of the Open Inference Protocol, version 2, with its binary extension, which sends tensors after the JSON.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -34,11 +35,12 @@ void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& da
   }
 }
 
-// Pixels 0..255 that were not scaled would get a wrong answer.
+// Pixels 0..255 that were not scaled would get a wrong answer, and NaN none.
 void check_range(const ImageBatch& batch) {
   for (size_t i = 0; i < batch.data.size(); i += sizeof(float)) {
     float value = 0;
     std::memcpy(&value, batch.data.data() + i, sizeof(value));
+    if (!std::isfinite(value)) throw RequestError(kNotFinite);
     if (value < -kLargestFloat || value > kLargestFloat) {
       throw RequestError(
           "float images go beyond [-2, 2], and the model takes float32 in [-1, 1]; send pixels 0..255 as UINT8, or "

@@ -56,6 +56,7 @@ inline constexpr Refusal kWrongBytes{400, "'image' of shape {} has {} bytes, and
 inline constexpr Refusal kUnclaimedBytes{400, "bytes follow the JSON, and no input claims them by binary_data_size"};
 inline constexpr Refusal kWrongCount{400, "'image' of shape {} has {} values, and 'data' has {}"};
 inline constexpr Refusal kWrongNumbers{400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255"};
+inline constexpr Refusal kNotFinite{400, "'image' has NaN or infinite values"};
 inline constexpr Refusal kNoHttp{400, "the request can't be understood: {}"};
 inline constexpr Refusal kOldHttp{400, "only HTTP/1.0 and HTTP/1.1 are supported"};
 inline constexpr Refusal kNoHost{400, "the request must have one Host header"};

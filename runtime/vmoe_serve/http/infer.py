@@ -28,7 +28,7 @@ async def infer(service: Service, request: Request) -> Response:
     """The output of one tensor of images. The parameter `setting` names a profile, and in the answer the one used."""
     output = service.engine.manifest.output
     content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
-    batch = await run(service.tensors, service.engine.batch, images)
+    batch = await run(service.tensors, _batch, service, images)
     answer = await service.answer(batch, content["parameters"]["setting"])
     tensor: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(answer.logits.shape)}
     values = np.ascontiguousarray(answer.logits, "<f4")
@@ -83,6 +83,13 @@ def _images(tensor: dict[str, Any], binary: bytes) -> Array:
     if size != len(binary) or size != count * dtype.itemsize:
         raise RequestError(endpoints.WRONG_BYTES, shape, count * dtype.itemsize, len(binary))
     return np.frombuffer(binary, dtype).reshape(shape)
+
+
+def _batch(service: Service, images: Array) -> Array:
+    """The batch that a call takes; every pixel is finite."""
+    if not np.isfinite(images).all():
+        raise RequestError(endpoints.NOT_FINITE)
+    return service.engine.batch(images)
 
 
 def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
