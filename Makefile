@@ -170,6 +170,7 @@ hostile: $(SETUP) $(NATIVE)
 	$(HOSTILE)/bundle_swaps.py build/hostile/mnist.vmoe --files 600 --folders 400 --backend sdk
 	$(HOSTILE)/export_kills.py --kills 170 --signals 60
 	$(HOSTILE)/batch_kills.py --kills 20 --s3 10
+	$(HOSTILE)/planted_faults.py
 
 HOSTILE := PYTHONPATH=tests/support $(BIN)/python tests/support
 

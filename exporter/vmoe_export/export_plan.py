@@ -109,6 +109,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     options = options.completed_by(trunk)
     preset = _preset(options)
     config = _config(options, is_own=options.config is own_config)
+    head: NewHead | None = None
     if options.head is not None:
         checkpoint = head = NewHead(trunk, Path(options.head))
         options = replace(options, class_names=options.class_names or head.class_names)
@@ -120,10 +121,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         _check_ensemble(checkpoint, model, config)
         if preset and options.image_size is None:
             _check_size(preset, model)
-        if options.head is not None and (inputs := shapes["head/kernel"][0]) != model.feature_size:
-            raise OptionError(
-                f"--head {options.head}: its kernel takes {inputs} features, and the model has {model.feature_size}"
-            )
+        if head is not None:
+            head.read(model.feature_size)
         check_parameters(checkpoint.info, model)
     except ConfigError as error:
         sentence = _of_preset(str(error), preset)

@@ -136,7 +136,7 @@ def layer_outputs(
 
 
 def layer_rows(manifest: Manifest, output: str, images: int) -> int | None:
-    """Rows of an output of a layer: groups, or images for `token`; None if the manifest doesn't say how many tokens there are."""
+    """Rows of a layer's output: groups, or images for `token`; None if the manifest doesn't count tokens."""
     if output.rpartition("/")[2] == TOKEN_OUTPUT:
         return images
     layout, group_tokens = TokenLayout.of(manifest), manifest.rules.group_tokens

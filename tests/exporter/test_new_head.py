@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,28 @@ def test_a_file_that_is_no_head_is_refused_in_one_sentence(
     save_file(random_head(40, ml_dtypes.float8_e4m3fn), tmp_path / "float8.safetensors")
     arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(tmp_path / name)]
     assert_command_refuses(arguments, 2, ["--head", name], capfd)
+
+
+@pytest.mark.parametrize(
+    ("features", "classes", "message"),
+    [(1 << 20, 64, "takes 1048576 features, and the model has 40"), (40, 1 << 20, "too large for a head of that file")],
+)
+def test_what_does_not_fit_is_refused_before_it_is_unpacked(
+    features: int, classes: int, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "head.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, shape in (("kernel", (features, classes)), ("bias", (classes,))):
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+                # The first one fits into the bytes that every file may unpack to, if its size is what the shape says.
+                file.write(bytes(4096))
+        archive.writestr("filler", os.urandom(1 << 20 if classes > 64 else 4 << 20))
+    tracemalloc.start()
+    arguments = [str(SPARSE), "-o", str(tmp_path / "x.vmoe"), "--head", str(path)]
+    assert_command_refuses(arguments, 2, ["--head", "head.npz", message], capfd)
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
 
 
 def test_features_have_no_head() -> None:

@@ -197,6 +197,8 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (edited(ARRAY, shape=[1 << 40, 1 << 12]), ("head/kernel", "no parameter's")),
         (edited(ARRAY, shape=[1 << 40, 1 << 12], chunks=[1 << 30, 1 << 12]), ("head/kernel", "no parameter's")),
         (edited(ARRAY, chunks=[1 << 30, 1 << 30]), ("head/kernel", "no parameter's")),
+        (edited(ARRAY, shape=[1 << 20, 1 << 10]), ("its arrays have 4,29", "by their shapes, and its files only")),
+        (old_names({"a": {str(leaf): "PLACEHOLDER://x" for leaf in range(100_001)}}), ("100,001 arrays; at most 100,000",)),
         (edited(ARRAY, shape=[-1, 10]), ("head/kernel", "damaged")),
         (edited(ARRAY, dtype="<U9"), ("head/kernel",)),
         (edited(ARRAY, dtype="|O"), ("head/kernel", "damaged")),

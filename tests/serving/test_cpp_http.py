@@ -87,6 +87,24 @@ def test_many_clients_at_once_get_the_bits_of_the_engine(
         assert all(pool.map(ask, range(600)))
 
 
+def test_clients_that_send_nan_are_refused_and_change_no_answer_of_others(
+    server: CppServer, engine: Engine, mnist_images: dict[str, Any]
+) -> None:
+    images = engine.batch(mnist_images["images"][:8])
+    expected = engine(images, "c0.3-k1")
+
+    def ask(index: int) -> bool:
+        part = slice(index % 7, index % 7 + 1 + index % 2)
+        if index % 3:
+            status, _, logits = server.infer(images[part], "c0.3-k1")
+            return status == 200 and logits == expected[part].tobytes()
+        status, answer, _ = server.infer(np.full_like(images[part], np.nan), "c0.3-k1")
+        return (status, answer) == (400, {"error": '{"error": "\'image\' has NaN or infinite values"}'})
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(90)))
+
+
 def test_tensors_in_json_and_chunked_bodies(server: CppServer, engine: Engine) -> None:
     image = np.arange(784, dtype=np.uint8).reshape(1, 28, 28, 1)
     for data in (image.ravel().tolist(), image.tolist()):

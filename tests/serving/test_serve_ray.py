@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from http_client import PATIENCE, HttpClient, unexpected
 from serving.http_client import HEADER_LENGTH, header, http_request, infer_body
@@ -102,6 +103,24 @@ def server(mnist_image_bundle: Path) -> Iterator[Server]:
 def engine(mnist_image_bundle: Path) -> Iterator[Engine]:
     with Engine.load(mnist_image_bundle, threads=1) as loaded:
         yield loaded
+
+
+def test_clients_that_send_nan_are_refused_and_change_no_answer_of_others(
+    server: Server, engine: Engine, mnist_images: dict[str, Any]
+) -> None:
+    images = engine.batch(mnist_images["images"][:8])
+    expected = engine(images, "c0.3-k1")
+
+    def ask(index: int) -> bool:
+        part = slice(index % 7, index % 7 + 1 + index % 2)
+        if index % 3:
+            status, _, logits = server.infer(images[part], "c0.3-k1")
+            return status == 200 and logits == expected[part].tobytes()
+        status, answer, _ = server.infer(np.full_like(images[part], np.nan), "c0.3-k1")
+        return (status, answer) == (400, {"error": '{"error": "\'image\' has NaN or infinite values"}'})
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(90)))
 
 
 def test_the_address_it_prints_answers(server: Server, engine: Engine) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,11 @@ from vmoe_runtime.errors import ImageError
 _EXPECTED = "expected are 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMES = "class_names"
+_KNOWN = (_NAMES, "kernel", "bias", "head/kernel", "head/bias")
+_FLOAT32 = np.dtype(np.float32)
+_ALWAYS_BYTES = 64 << 20
+_MOST_UNPACKED = 100
+"""Times its size that a file may unpack to, beyond `_ALWAYS_BYTES`. Values of a trained head are hardly packed at all."""
 
 
 class NewHead(Checkpoint):
@@ -26,33 +34,47 @@ class NewHead(Checkpoint):
         path: a .safetensors or else an npz file of `kernel` [D, classes] and `bias` [classes], or `head/kernel` and
             `head/bias`: float16, bfloat16 (safetensors), float32 or float64. An npz file may have `class_names` [classes].
 
+    Its arrays are unpacked by `read`, once the shapes that it states are known to fit: a small file may unpack to more than
+    the memory.
+
     Attributes:
         class_names: of the file; None where it has none.
 
     Raises:
-        OptionError: the file can't be read, or holds no such head.
+        OptionError: the file can't be read, or states no such head.
     """
 
     def __init__(self, trunk: Checkpoint, path: Path) -> None:
-        try:
-            arrays = _arrays_of(path)
-            prefix = "head/" if "head/kernel" in arrays else ""
-            kernel, bias = (_checked(f"{prefix}{name}", arrays) for name in ("kernel", "bias"))
-            if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or not kernel.size:
+        with _of_head(path):
+            stated = _stated_arrays(path)
+            prefix = "head/" if "head/kernel" in stated else ""
+            kernel, bias = (_checked_type(f"{prefix}{name}", stated) for name in ("kernel", "bias"))
+            if len(kernel.shape) != 2 or bias.shape != kernel.shape[1:] or not math.prod(kernel.shape):
                 raise OptionError(f"{prefix}kernel has shape {kernel.shape} and {prefix}bias {bias.shape}; {_EXPECTED}")
-            names = arrays.get(_NAMES)
+            names = stated.get(_NAMES)
             if names is not None and (names.dtype.kind != "U" or names.shape != bias.shape):
-                raise OptionError(f"{_NAMES} is {names.dtype}{list(names.shape)}, no name for each of {len(bias)} classes")
-        except OSError as error:
-            raise OptionError(f"--head {path} can't be read: {error.strerror or error}") from None
-        except (CheckpointError, OptionError, ImageError, SafetensorError) as error:
-            sentence = str(error)
-            raise OptionError(f"--head {sentence if sentence.startswith(str(path)) else f'{path}: {sentence}'}") from None
-        self._trunk, self._head = trunk, {"head/kernel": kernel, "head/bias": bias}
-        self.class_names = None if names is None else tuple(names.tolist())
-        head = {name: TensorInfo(array.shape, array.dtype) for name, array in self._head.items()}
+                raise OptionError(
+                    f"{_NAMES} is {names.dtype}{list(names.shape)}, no name for each of {bias.shape[0]} classes"
+                )
+            self.class_names = None if names is None else tuple(_arrays_of(path, [_NAMES])[_NAMES].tolist())
+        self._path, self._trunk, self._prefix = path, trunk, prefix
+        self._head: dict[str, Array] = {}
+        head = {"head/kernel": TensorInfo(kernel.shape, _FLOAT32), "head/bias": TensorInfo(bias.shape, _FLOAT32)}
         super().__init__(trunk.path, trunk.format, [*trunk.files, path], {**trunk.info, **head})
         self.source = trunk.source
+
+    def read(self, features: int) -> None:
+        """Unpacks the head of a model with so many features.
+
+        Raises:
+            OptionError: it is for another number, or can't be read.
+        """
+        with _of_head(self._path):
+            if (inputs := self.info["head/kernel"].shape[0]) != features:
+                raise OptionError(f"its kernel takes {inputs} features, and the model has {features}")
+            names = {f"head/{name}": f"{self._prefix}{name}" for name in ("kernel", "bias")}
+            arrays = _arrays_of(self._path, list(names.values()))
+            self._head = {name: _as_float32(stored, arrays[stored]) for name, stored in names.items()}
 
     def _read(self, stored_name: str) -> Array:
         if stored_name in self._head:
@@ -60,30 +82,63 @@ class NewHead(Checkpoint):
         return self._trunk._read(self._trunk._stored_names[stored_name])
 
 
-def _arrays_of(path: Path) -> dict[str, Array]:
-    PlainFile(path).close()
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="numpy") as file:
-            try:
-                return {name: file.get_tensor(name) for name in _known(file.keys())}
-            except AttributeError:  # of numpy, such as a float8
-                raise OptionError(f"it holds values of a type that numpy lacks; use one of {', '.join(_FLOATS)}") from None
+@contextmanager
+def _of_head(path: Path) -> Iterator[None]:
+    """Names the option and the file in what goes wrong."""
+    try:
+        yield
+    except OSError as error:
+        raise OptionError(f"--head {path} can't be read: {error.strerror or error}") from None
+    except (CheckpointError, OptionError, ImageError, SafetensorError) as error:
+        sentence = str(error)
+        raise OptionError(f"--head {sentence if sentence.startswith(str(path)) else f'{path}: {sentence}'}") from None
+
+
+def _stated_arrays(path: Path) -> dict[str, TensorInfo]:
+    """Shapes and types of what may be of a head. The file may be a whole checkpoint, of which nothing else is read."""
+    with closing(PlainFile(path)) as file:
+        most = max(_ALWAYS_BYTES, _MOST_UNPACKED * file.size)
+    if path.suffix == ".safetensors":  # nothing in it is packed
+        return {name: TensorInfo(array.shape, array.dtype) for name, array in _arrays_of(path, _KNOWN).items()}
+    stated = {}
     with opened_npz(path, _EXPECTED) as archive:
-        return {name: archive[name] for name in _known(archive.files)}
+        for name in _KNOWN:
+            if name not in archive.files:
+                continue
+            member = f"{name}.npy"
+            with archive.zip.open(member if member in archive.zip.namelist() else name) as header:
+                is_first = np.lib.format.read_magic(header) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(header)
+            if dtype.hasobject:
+                raise ImageError(f"{name} is an array of Python objects, which is not loaded; {_EXPECTED}")
+            if math.prod(shape) * dtype.itemsize > most:
+                raise ImageError(f"{name} is {dtype}{list(shape)}, which is too large for a head of that file")
+            stated[name] = TensorInfo(shape, dtype)
+    return stated
 
 
-def _known(names: list[str]) -> list[str]:
-    """Those that may be of a head. The file may be a whole checkpoint, of which nothing else is read."""
-    return [name for name in names if name in (_NAMES, "kernel", "bias", "head/kernel", "head/bias")]
+def _arrays_of(path: Path, names: Sequence[str]) -> dict[str, Array]:
+    """Those of the arrays that the file has."""
+    if path.suffix != ".safetensors":
+        with opened_npz(path, _EXPECTED) as archive:
+            return {name: archive[name] for name in names if name in archive.files}
+    with safe_open(path, framework="numpy") as file:
+        try:
+            return {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
+        except AttributeError:  # of numpy, such as a float8
+            raise OptionError(f"it holds values of a type that numpy lacks; use one of {', '.join(_FLOATS)}") from None
 
 
-def _checked(name: str, arrays: dict[str, Array]) -> Array:
-    """An array of the head as float32."""
-    if name not in arrays:
+def _checked_type(name: str, stated: dict[str, TensorInfo]) -> TensorInfo:
+    if name not in stated:
         raise OptionError(f"it has no array '{name}'; {_EXPECTED}")
-    array = arrays[name]
-    if array.dtype.name not in _FLOATS:
-        raise OptionError(f"{name} is {array.dtype}, not one of {', '.join(_FLOATS)}")
+    if stated[name].dtype.name not in _FLOATS:
+        raise OptionError(f"{name} is {stated[name].dtype}, not one of {', '.join(_FLOATS)}")
+    return stated[name]
+
+
+def _as_float32(name: str, array: Array) -> Array:
     with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite
         array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():

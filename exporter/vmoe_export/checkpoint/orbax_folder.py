@@ -28,6 +28,9 @@ _CONFIG_NAMES = ("config.json", "config.yaml")
 _PLACEHOLDER = "PLACEHOLDER://"
 _MAX_NAMES_BYTES = 64 << 20
 _MAX_TENSOR_BYTES = 1 << 36
+_MAX_LEAVES = 100_000
+_ALWAYS_BYTES, _MOST_UNPACKED = 64 << 20, 100
+"""Parameters have at most so many bytes, or times the bytes of the folder: trained values are hardly compressed at all."""
 _CACHED_BYTES = 16 << 20  # of a database's nodes; values are read once, and not kept
 
 
@@ -42,7 +45,7 @@ class OrbaxCheckpoint(Checkpoint):
             notes: what a user should know of the way that it was found.
         """
         with naming(folder):
-            _check_plain(folder)
+            folder_bytes = _check_plain(folder)
             names = _read_names(folder)
             self._stores, self._driver = names.stores, names.driver
             self._files = {"driver": "file", "path": f"{folder.resolve()}/"}
@@ -51,6 +54,11 @@ class OrbaxCheckpoint(Checkpoint):
                 {"cache_pool": {"total_bytes_limit": 0}, "cache_pool#nodes": {"total_bytes_limit": _CACHED_BYTES}}
             )
             stored = {name: self._info(name) for name in parameter_names(self._stores).values()}
+            stated = sum(math.prod(info.shape) * info.dtype.itemsize for info in stored.values())
+            if stated > max(_ALWAYS_BYTES, _MOST_UNPACKED * folder_bytes):
+                raise CheckpointError(
+                    f"its arrays have {stated:,} bytes by their shapes, and its files only {folder_bytes:,}"
+                )
         super().__init__(folder, "orbax", [names.file], stored)
         folder = folder.resolve()
         self.source = os.fsencode("/".join(folder.parts[-2:])).decode(errors="replace")
@@ -107,11 +115,14 @@ class _Names(NamedTuple):
     driver: Literal["zarr", "zarr3"]
 
 
-def _check_plain(folder: Path) -> None:
-    """Checks that all below a folder are plain files: a link leads out of it, and a pipe is waited for."""
+def _check_plain(folder: Path) -> int:
+    """The bytes of the files below a folder, which must be plain ones: a link leads out of it, and a pipe is waited for."""
+    total = 0
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise CheckpointError(f"{path.relative_to(folder)} is neither a plain file nor a folder")
+        total += path.lstat().st_size
+    return total
 
 
 def _read_names(folder: Path) -> _Names:
@@ -131,6 +142,8 @@ def _read_names(folder: Path) -> _Names:
             leaves, is_third = {path: ".".join(path) for path in keys}, metadata.get("use_zarr3") is True
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgpack.UnpackException):
         raise CheckpointError(f"{path.name} is damaged: it is no tree of names") from None
+    if len(leaves) > _MAX_LEAVES:
+        raise CheckpointError(f"{path.name} names {len(leaves):,} arrays; at most {_MAX_LEAVES:,} are read")
     for leaf, store in leaves.items():
         if "/" in "".join((*leaf, store)) or "\0" in store or store in ("", ".", ".."):
             raise CheckpointError(f"{path.name} has the name {'/'.join(leaf)[:80]!r}, which can't be a file's")

@@ -16,7 +16,7 @@ from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
 
 _ROUNDINGS = 18
-"""How often a sum may be rounded, by 1/12 of a squared step each time: kernels add up to 16 chunks of an MLP to the stream."""
+"""How often a sum may be rounded, each time by 1/12 of a squared step: kernels add up to 16 chunks of an MLP to it."""
 _FEW_VALUES = 16
 """Squared steps that single values may be off besides, which matter where there are few values."""
 _NEAR = 1e-3
