@@ -106,6 +106,7 @@ def _stated_arrays(path: Path) -> dict[str, TensorInfo]:
             if name not in archive.files:
                 continue
             member = f"{name}.npy"
+            assert archive.zip is not None
             with archive.zip.open(member if member in archive.zip.namelist() else name) as header:
                 is_first = np.lib.format.read_magic(header) == (1, 0)
                 read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
