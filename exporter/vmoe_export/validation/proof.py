@@ -159,7 +159,13 @@ def _comparisons(
 ) -> list[Comparison]:
     """Compares each graph with the reference at each profile, part by part."""
     from vmoe_export.validation.part_validation import PartValidation
-    from vmoe_export.validation.reference_run import merging_alike, run_reference, validation_images, with_every_expert
+    from vmoe_export.validation.reference_run import (
+        at_scale_of_part,
+        merging_alike,
+        run_reference,
+        validation_images,
+        with_every_expert,
+    )
 
     images = validation_images(stored.model, plan.grouping.batch_multiple, GRAPH_IMAGES)
 
@@ -168,7 +174,8 @@ def _comparisons(
 
         def compare(part: str, steps: list[Step]) -> None:
             stage(f"comparing the graphs with the reference: {part}")
-            validation.compare(part, with_every_expert(stored, part, steps, profiles or (None,)))
+            steps = with_every_expert(stored, part, steps, profiles or (None,))
+            validation.compare(part, at_scale_of_part(stored, part, steps, profiles or (None,)))
 
         return validation.comparisons(run_reference(stored, images, profiles, compare))
 

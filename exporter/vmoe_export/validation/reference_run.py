@@ -10,6 +10,7 @@ import numpy as np
 
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import ModelConfig
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_model import Array, ReferenceModel, Routes, Stream
 from vmoe_measure.comparison import Run, smooth_images
@@ -19,6 +20,9 @@ _ROUNDINGS = 18
 """How often a sum may be rounded, each time by 1/12 of a squared step: kernels add up to 16 chunks of an MLP to it."""
 _FEW_VALUES = 16
 """Squared steps that single values may be off besides, which matter where there are few values."""
+_LARGE_STREAM = 64
+"""Times the size of what a part adds, above which it is judged on a smaller stream."""
+_LEAST_VALUE = math.sqrt(LAYER_NORM_EPSILON)
 _NEAR = 1e-3
 """Of two likenesses, which rounding may put the other way round."""
 _TINY = float(np.finfo(np.float32).tiny)
@@ -120,6 +124,29 @@ def with_every_expert(
     turned = [_turned(step, group) for step in steps]
     found = [reference.run(part, stream, [(len(stream.x), p)]) for stream, p in zip(turned, profiles, strict=True)]
     return [Step(stream, whole, *routes) for stream, (whole, routes) in zip(turned, found, strict=True)]
+
+
+def at_scale_of_part(
+    reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]
+) -> list[Step]:
+    """The steps that a part is judged by, on smaller streams if it adds next to nothing to them.
+
+    The sum of a large stream and a small addition is rounded by more than a fault of the part may be. Layer norm makes the
+    same of a smaller stream, down to values whose square is its epsilon.
+    """
+    if part in ("embedding", "head") or reference.model.config.ensemble_size > 1:
+        return steps
+    found = []
+    for step, profile in zip(steps, profiles, strict=True):
+        x, whole = step.before.x, step.whole.x
+        added, size = np.linalg.norm(whole - x[:, : whole.shape[1]]), np.linalg.norm(x)
+        scale = np.float32(2.0 ** math.floor(math.log2(_LEAST_VALUE * math.sqrt(x.size) / max(float(size), _TINY))))
+        if added * _LARGE_STREAM < size and scale < 1:
+            stream = replace(step.before, x=x * scale)
+            again, routes = reference.run(part, stream, [(len(x), profile)])
+            step = Step(stream, again, *routes)  # noqa: PLW2901
+        found.append(step)
+    return found
 
 
 def _turned(step: Step, group: int) -> Stream:
