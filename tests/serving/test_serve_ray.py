@@ -117,7 +117,7 @@ def test_clients_that_send_nan_are_refused_and_change_no_answer_of_others(
             status, _, logits = server.infer(images[part], "c0.3-k1")
             return status == 200 and logits == expected[part].tobytes()
         status, answer, _ = server.infer(np.full_like(images[part], np.nan), "c0.3-k1")
-        return (status, answer) == (400, {"error": '{"error": "\'image\' has NaN or infinite values"}'})
+        return status == 400 and "'image' has NaN or infinite values" in answer["error"]
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(90)))
