@@ -81,7 +81,7 @@ def assert_nan_changes_nothing_of_others(client: HttpClient, engine: Engine, pix
             status, _, logits = client.infer(images[part], "c0.3-k1")
             return status == 200 and logits == expected[part].tobytes()
         status, answer, _ = client.infer(np.full_like(images[part], np.nan), "c0.3-k1")
-        return (status, answer) == (400, {"error": '{"error": "\'image\' has NaN or infinite values"}'})
+        return status == 400 and "'image' has NaN or infinite values" in answer["error"]
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(90)))
