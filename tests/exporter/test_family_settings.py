@@ -114,7 +114,7 @@ def test_a_name_of_an_architecture_needs_its_library(
         ("vit", {"heads": 2}, "--heads is 2, but the config says num_attention_heads 3"),
         ("vit", {"activation": "gelu_tanh"}, "--activation is gelu_tanh, but the config says hidden_act gelu"),
         ("vit", {"config": {"vision_cfg": {}}}, "the config is one of open_clip"),
-        ("clipmoe_dense", {"config": SMALL_CLIP | {"vision_cfg": {"width": 128}}}, "layers 12, but the checkpoint has 3"),
+        ("clipmoe_dense", {"config": SMALL_CLIP | {"vision_cfg": {"width": 128}}}, "patch_size 16, but the checkpoint has"),
         ("clipmoe_dense", {"config": SMALL_CLIP, "heads": 4}, "--heads is 4, but the config says the number of heads 2"),
         (
             "clip",
