@@ -38,7 +38,7 @@ struct Manifest {
   Patches patches;
   Preprocessing preprocessing;  // how a picture of another size becomes an image
   vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;                  // of the output's last dimension
+  int64_t output_size = 0;  // of the output's last dimension
   vmoe_probabilities probabilities = VMOE_SOFTMAX;
   std::optional<RoutingRules> rules;        // none for a dense ViT that merges nothing
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT

@@ -117,8 +117,8 @@ struct Info {
   std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
   int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
-  int32_t front_tokens = 0;                   // stand before the patches of an image: class token, registers
-  int64_t patch_rows = 0, patch_columns = 0;  // patches of an image; 0 where the bundle doesn't say
+  int32_t front_tokens = 0;                         // stand before the patches of an image: class token, registers
+  int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 where the bundle doesn't say
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
 
   // Bytes of one image, input_dtype[height,width,channels].

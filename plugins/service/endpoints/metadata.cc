@@ -18,12 +18,13 @@ Response endpoints::model(Service& service, Exchange&) {
   const Json input = {{"name", kInputName},
                       {"datatype", info.input_dtype == VMOE_UINT8 ? "UINT8" : "FP32"},
                       {"shape", {-1, info.height, info.width, info.channels}}};
-  return json_response({{"name", service.options.name},
-                        {"versions", Json::array({"1"})},
-                        {"platform", "vmoe-export, " + info.runtime},
-                        {"inputs", Json::array({input})},
-                        {"outputs", Json::array({output_tensor(info, -1)})},
-                        {"parameters", {{"profiles", profiles}, {"level", service.level()}, {"probabilities", probabilities}}}});
+  return json_response(
+      {{"name", service.options.name},
+       {"versions", Json::array({"1"})},
+       {"platform", "vmoe-export, " + info.runtime},
+       {"inputs", Json::array({input})},
+       {"outputs", Json::array({output_tensor(info, -1)})},
+       {"parameters", {{"profiles", profiles}, {"level", service.level()}, {"probabilities", probabilities}}}});
 }
 
 Response endpoints::model_ready(Service& service, Exchange&) {
