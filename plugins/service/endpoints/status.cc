@@ -10,5 +10,6 @@ Response endpoints::health(Service& service, Exchange&) {
 }
 
 Response endpoints::metrics(Service& service, Exchange&) {
-  return text_response(service.metrics.text(service.options.name, service.batcher.load(), service.unturned), kPrometheus);
+  return text_response(service.metrics.text(service.options.name, service.batcher.load(), service.unturned),
+                       kPrometheus);
 }
