@@ -11,7 +11,7 @@ from ray import serve
 from starlette.applications import Starlette
 
 from vmoe_runtime import Engine
-from vmoe_serve.batching import Batcher
+from vmoe_serve.batcher import Batcher
 from vmoe_serve.ray_proxy import SERVING
 from vmoe_serve.service import Service
 from vmoe_serve.settings import elastic_plan

@@ -21,7 +21,7 @@ from vmoe_runtime import BackendError, Engine, VmoeError
 from vmoe_runtime.classes import Array
 from vmoe_runtime.pictures import pixels_of
 from vmoe_serve import endpoints
-from vmoe_serve.batching import Answer, Batcher, ClosedError, QueueFullError
+from vmoe_serve.batcher import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.http.requests import RequestError
 from vmoe_serve.prometheus_text import Metrics
 

@@ -22,7 +22,7 @@ from vmoe_runtime.images import unturned_pictures
 pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
 
-from vmoe_serve.batching import Batcher  # noqa: E402
+from vmoe_serve.batcher import Batcher  # noqa: E402
 from vmoe_serve.endpoints import HEADER_LENGTH  # noqa: E402
 from vmoe_serve.service import Service  # noqa: E402
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.classes import likeliest, probabilities_of
 from vmoe_serve import endpoints
-from vmoe_serve.batching import Answer
+from vmoe_serve.batcher import Answer
 from vmoe_serve.http.requests import RequestError, read_json, read_object, read_query
 from vmoe_serve.service import Service, run
 

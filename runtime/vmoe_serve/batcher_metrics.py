@@ -1,7 +1,7 @@
 """What both services count for Prometheus. C++ has the rows and the numbers of `Load` in headers.
 
 A new metric that is one number is a field of `Load` with its row; after that, `python tools/cpp_headers.py`. What counts
-it: `vmoe_serve.batching`, and in C++ `vmoe/batcher.hpp`.
+it: `vmoe_serve.batcher`, and in C++ `vmoe/batcher.hpp`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vmoe_runtime import BackendError, Engine, RoutingError, VmoeError
-from vmoe_serve.batching import Answer, Batcher
+from vmoe_serve.batcher import Answer, Batcher
 from vmoe_serve.elastic import Elastic, Level
 from vmoe_serve.settings import cheaper_ones, elastic_plan
 
