@@ -133,9 +133,7 @@ def _tower(model: Any, embed: Callable[[Sequence[str]], Any], probabilities: Pro
 
 def _check_has_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise CheckpointError(
-            f"{folder} has no tokenizer, that is none of {', '.join(_TOKENIZERS)}; copy those of the model"
-        )
+        raise CheckpointError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)} exists; copy those of the model")
 
 
 def _check_padding(folder: Path, tokenizer: Any) -> None:

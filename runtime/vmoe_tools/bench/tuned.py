@@ -130,7 +130,8 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
             steps = f'first="{one["profile"]}", then="{one["then"]}", margin={one["margin"]:.4f}'
             load = f'The cascade: Engine.load("{path}").cascade({steps})'
     notes = (
-        f"{content['tried']} settings were tried on {content['searched_images']:,} images; these figures are of the others."
+        f"{content['tried']} settings were tried on {content['searched_images']:,} images; "
+        "these figures are from the other images."
     )
     full, single, *cascades = content["results"]
     if full["profile"] == single["profile"]:
