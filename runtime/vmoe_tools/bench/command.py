@@ -13,21 +13,24 @@ import click
 
 from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.backends import Parallelism
-from vmoe_runtime.bundle.manifest import MERGING_GRAPH
+from vmoe_runtime.bundle.manifest import MERGING_GRAPH, WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.settings import MERGE
 from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
+from vmoe_tools.bench.closeness import Outputs, recommend_bundle, with_closeness
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable, without_accuracy
-from vmoe_tools.bench.result import recommend, write_csv
+from vmoe_tools.bench.result import PointResult, recommend, write_csv
 from vmoe_tools.bench.sweep import Axes, axes_of, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
 from vmoe_tools.engines import LoadedBundle, describe_machine, load_engines
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_file, write_json
 from vmoe_tools.program import ADDRESSES, complain
 from vmoe_tools.terminal import Progress
+
+_MIN_AGREEMENT = 0.99
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -76,6 +79,13 @@ from vmoe_tools.terminal import Progress
     help="Recommend the most accurate setting with a median latency of at most MS; with --max-drop-in-accuracy, both limits "
     "apply.",
 )
+@click.option(
+    "--min-agreement",
+    metavar="X",
+    type=options.Share(0, 100),
+    help="Of several bundles, recommend the fastest that agrees with the most exact one on at least X of the images; 99% if "
+    "nothing is given.",
+)
 @click.option("--add-profile", is_flag=True, help="Write the recommended setting into the bundle as a profile.")
 @click.option("--csv", metavar="FILE", type=click.Path(path_type=Path), help="Also write the numbers as CSV; - is stdout.")
 @click.option(
@@ -90,8 +100,9 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
 
     BUNDLE... is one bundle, or several precisions of one model. All combinations of bundle, profile, backend and batch size
     take turns, so that their times can be compared. --sweep and the setting options define the profiles; all other settings
-    come from --profile, or from the first stored profile. Without --images, the command measures random images, the same
-    ones every time. Ctrl-C ends the measurement and prints the results so far.
+    come from --profile, or from the first stored profile. Of several bundles, the command compares the outputs with those of
+    the most exact one, and recommends one bundle. Without --images, it measures random images, the same ones every time.
+    Ctrl-C ends the measurement and prints the results so far.
     """
     axes = axes_of(given)
     _check(bundles, axes, given | {"compared": compared})
@@ -122,29 +133,36 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
                 complain(f"--tune: {bundles[0]} was exported without --merge, so no setting that merges tokens is tried")
             points, source = tuned.points, tuned.test
         cascades = given["cascade"] if tuned is None else tuned.cascades
-        measured = measure(points, source, given["duration"], progress, cascades=cascades)
+        outputs = [Outputs() for _ in points] if len(bundles) > 1 else []
+        measured = measure(points, source, given["duration"], progress, outputs, cascades=cascades)
         machine = describe_machine(engines)
     if measured.interrupt and not measured.points:
         raise measured.interrupt
+    if outputs and not measured.interrupt:
+        measured.points = with_closeness(measured.points, points, outputs)
     everything = [*measured.points, *measured.cascades]
     content: dict[str, Any] = {"machine": machine, "points": [point.record() for point in measured.points]}
     if not quiet:
         print_results(everything, engines, stream)
-    equal = _conclude(measured, points, tuned, given | {"bundle": bundles[0]}, content)
+    equal = _conclude(measured, points, tuned, given | {"bundle": bundles[0], "several": len(bundles) > 1}, content)
     if measured.interrupt:
         content["interrupted"] = True
     write_json(json_target, content)
-    if given["csv"] is not None:
-        write_file(given["csv"], lambda file: write_csv(everything, file))
-    if given["plot"] is not None:
-        from vmoe_tools.charts import overview, write_picture
-
-        write_picture(overview(everything), given["plot"])
+    _write_files(everything, given)
     if measured.interrupt:
         complain("the measurement is not complete: what there is by now is shown, and no setting is recommended")
         raise measured.interrupt
     if given["add_profile"] and equal:
         _add(bundles[0], points[equal[0]].profile, quiet=quiet)
+
+
+def _write_files(results: Sequence[PointResult], given: dict[str, Any]) -> None:
+    if given["csv"] is not None:
+        write_file(given["csv"], lambda file: write_csv(results, file))
+    if given["plot"] is not None:
+        from vmoe_tools.charts import overview, write_picture
+
+        write_picture(overview(results), given["plot"])
 
 
 def _conclude(
@@ -160,6 +178,11 @@ def _conclude(
         content["cascades"] = [cascade.record() for cascade in measured.cascades]
     if given["cascade"] and not measured.cascades and complete and not quiet:
         complain("--cascade: no setting that can be the first of a cascade is cheaper than the most accurate one")
+    if complete and given["several"] and not _limits(given):
+        sizes = {point.loaded.name: point.engine.manifest.files[WEIGHTS_NAME].size for point in points}
+        content["recommended"], sentence = recommend_bundle(measured.points, sizes, given["min_agreement"] or _MIN_AGREEMENT)
+        if not quiet:
+            print(sentence, file=stream)
     if not _limits(given) or not complete:
         return []
     if tuned:
@@ -184,6 +207,8 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
     """Refuses options that make no sense together, and what the picture needs and isn't there."""
     if axes and len(given["profiles"]) > 1:
         raise click.UsageError("a sweep starts from one profile, and --profile names several")
+    if given["min_agreement"] is not None and (len(bundles) < 2 or _limits(given)):
+        raise click.UsageError("--min-agreement chooses among several bundles, without another limit")
     if given["add_profile"]:
         _check_addable(bundles, given)
     if given["tune"]:

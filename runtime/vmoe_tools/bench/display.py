@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 from vmoe_tools.bench.result import PointResult, comparison, near_chance, ratio_text, why
 from vmoe_tools.engines import LoadedBundle
 from vmoe_tools.program import printable
@@ -32,6 +33,13 @@ NUMBERS: Mapping[str, Callable[[PointResult], str]] = {
     "expert\nMB": lambda point: number_text(point.expert_bytes_per_call, ",.2f", 1e-6),
 }
 """The numbers of a point by their headings; a star marks the Pareto front."""
+_CLOSENESS: Mapping[str, Callable[[PointResult], str]] = {
+    "same\nclass": lambda point: share_text(point.agreement),
+    "cosine\nmean": lambda point: number_text(point.cosine_mean, ".5f"),
+    "cosine\n5 %": lambda point: number_text(point.cosine_p5, ".5f"),
+    "cosine\nleast": lambda point: number_text(point.cosine_least, ".5f"),
+    "same\nneighbour": lambda point: share_text(point.same_neighbour),
+}
 _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
     "speed\nratio": lambda point: ratio_text(point.speed_ratio),
     "FLOPs\nratio": lambda point: ratio_text(point.flops_ratio),
@@ -40,7 +48,8 @@ _RATIOS: Mapping[str, Callable[[PointResult], str]] = {
 
 def numbers_of(points: Sequence[PointResult]) -> Mapping[str, Callable[[PointResult], str]]:
     """The numbers of points by their headings, with ratios to another model where there is one."""
-    return {**NUMBERS, **_RATIOS} if any(point.compared for point in points) else NUMBERS
+    ratios = _RATIOS if any(point.compared for point in points) else {}
+    return {**NUMBERS, **ratios, **(_CLOSENESS if any(point.cosine_mean for point in points) else {})}
 
 
 def ratios_to(points: Sequence[PointResult]) -> str | None:
@@ -65,7 +74,9 @@ def print_results(points: Sequence[PointResult], engines: Sequence[LoadedBundle]
             del columns[name]
     loaded = []
     for one in engines:
-        memory = "" if one.resident_bytes is None else f", {one.resident_bytes / 1e6:,.0f} MB more in memory"
+        size = one.engine.manifest.files[WEIGHTS_NAME].size
+        memory = f", weights of {size / 1e6:,.1f} MB"
+        memory += "" if one.resident_bytes is None else f", {one.resident_bytes / 1e6:,.0f} MB more in memory"
         loaded.append((one.name, f"{one.engine.backend_description}, loaded in {one.load_seconds:.2f} s{memory}"))
     images = " or ".join(f"{count:,}" for count in sorted({point.images for point in points}))
     first, notes = points[0], f"{images} image{'' if images == '1' else 's'}"

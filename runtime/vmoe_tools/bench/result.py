@@ -57,6 +57,8 @@ class PointResult:
         speed_ratio: images_per_second over that of the first model to compare with, on the same backend, at the same
             batch size and concurrency; it and the next one are None without such a model.
         flops_ratio: flops_per_image over that model's.
+        agreement, cosine_mean, cosine_p5, cosine_least, same_neighbour: if there are several bundles, how close the outputs
+            come to those of the most exact one, see `vmoe_tools.bench.closeness.Closeness`.
     """
 
     bundle: str
@@ -87,6 +89,11 @@ class PointResult:
     compared: bool = False
     speed_ratio: float | None = None
     flops_ratio: float | None = None
+    agreement: float | None = None
+    cosine_mean: float | None = None
+    cosine_p5: float | None = None
+    cosine_least: float | None = None
+    same_neighbour: float | None = None
 
     @property
     def capacity_ratio(self) -> float | None:
