@@ -132,7 +132,8 @@ def validation_lines(result: ExportResult) -> Iterator[str]:
         yield _compared(what, output, result.tensorrt_comparisons, result.tensorrt_limits)
     for each in result.distances:
         where = f" at {each.profile}" if each.profile else ""
-        images = f"{each.images} {'images' if result.own_images else 'random images (photos usually differ more; --images measures yours)'}"
+        random = "random images (photos usually differ more; --images measures yours)"
+        images = f"{each.images} {'images' if result.own_images else random}"
         top1 = "" if each.same_top1 is None else f", the same class on {each.same_top1:.2%}"
         if each.top1 is not None and each.top1_float32 is not None:
             top1 += f", top-1 accuracy {each.top1:.2%} (fp32: {each.top1_float32:.2%})"

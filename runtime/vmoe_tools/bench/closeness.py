@@ -127,7 +127,8 @@ def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], l
 
 def _normalized(outputs: Array) -> Array:
     wide = outputs.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    lengths: Array = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, np.maximum(lengths, np.finfo(np.float64).tiny))
 
 
 def _neighbours(normalized: Array) -> Array:
