@@ -23,7 +23,7 @@ from vmoe_tools.program import main, printable
 from vmoe_tools.terminal import print_section, table_of
 
 VMOE = Path(sys.executable).with_name("vmoe")
-COMMANDS = ["export", "prune", "run", "bench", "inspect", "fewshot", "report", "page", "serve", "build"]
+COMMANDS = ["export", "zeroshot", "prune", "run", "bench", "inspect", "fewshot", "report", "page", "serve", "build"]
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import complaint_of
+from command_runs import Vmoe
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("open_clip", reason="open_clip is not installed")
@@ -150,13 +150,11 @@ def test_a_head_that_may_not_be_trained_for_it_is_noted(mnist_checkpoint: Path, 
     assert [each.plan.model.normalize for each in (result, again, plain)] == [True, True, False]
 
 
-def test_a_folder_without_what_it_needs_is_refused_by_name(
-    clip: Zeroshot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_what_it_needs_is_refused_by_name(clip: Zeroshot, tmp_path: Path, vmoe: Vmoe) -> None:
     target, names = tmp_path / "x.vmoe", labels(tmp_path)
 
     def complaint(*words: object, code: int = 1) -> str:
-        found = complaint_of(capsys, code, "zeroshot", *words, "-o", target)
+        found = vmoe.complaint(code, "zeroshot", *words, "-o", target)
         assert not target.exists()
         return found
 

@@ -31,6 +31,7 @@ import pyarrow.parquet  # noqa: E402
 from zeroshot_models import MODELS, NAMES, Zeroshot, picture_files, pictures  # noqa: E402
 
 from vmoe_export import export_zeroshot  # noqa: E402
+from vmoe_runtime import Engine  # noqa: E402
 from vmoe_tools.program import main  # noqa: E402
 
 TEXTS = [f"a photo of a {name}." for name in NAMES]
@@ -122,7 +123,9 @@ def test_the_page_shows_them(bundle: Path, model: Zeroshot, tmp_path: Path) -> N
         page = show(browser, address, 1440)
         until_answered(page, "WebAssembly on")
         kind = page.evaluate("async () => (await (await fetch('page.json')).json()).probabilities")
-        logits = [answer["logits"] for answer in answers_of(page, pictures(), None)]
+        with Engine.load(bundle) as engine:
+            unmerged = engine.setting(merge=0)
+        logits = [answer["logits"] for answer in answers_of(page, pictures(), unmerged)]
         found = [page.evaluate(script, {"logits": each, "kind": kind}) for each in logits]
     assert kind == model.probabilities
     np.testing.assert_allclose(found, model.expected(pictures(), TEXTS), rtol=0, atol=1e-4)
