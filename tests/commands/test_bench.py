@@ -25,6 +25,7 @@ POINT_KEYS = [
     *("batch_size", "threads", "images_per_second", "p50_ms", "p90_ms", "p99_ms", "p50_low_ms", "p50_high_ms"),
     *("kept_pairs", "top1", "images", "flops_per_image", "expert_bytes_per_call", "pareto", "chance", "concurrency"),
     *("streams", "then", "margin", "escalated", "compared", "speed_ratio", "flops_ratio"),
+    *("agreement", "cosine_mean", "cosine_p5", "cosine_least", "same_neighbour"),
 ]
 
 
