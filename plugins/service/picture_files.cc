@@ -46,7 +46,7 @@ int orientation_in(const Notes& notes) {
     const size_t directory = value(4, 4), count = value(directory, 2);
     for (size_t entry = directory + 2; entry < directory + 2 + 12 * count; entry += 12) {
       const size_t type = value(entry + 2, 2), size = type == 3 ? 2 : type == 4 ? 4 : 0;
-      if (value(entry, 2) != 0x112 || size == 0) continue;
+      if (value(entry, 2) != 0x112) continue;
       const size_t bytes = size * value(entry + 4, 4);  // the first value counts, if there are several
       return bytes == 0 ? 0 : valid(value(bytes <= 4 ? entry + 8 : value(entry + 8, 4), size));
     }

@@ -136,7 +136,9 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         # Flushed here and not at exit, where a reader that has gone would cost a traceback.
         sys.stdout.flush()
         if (count := _unturned_pictures() - unturned) > 1:
-            complain(f"{count} pictures have an EXIF orientation, and were taken as they are stored; --exif turns them")
+            complain(
+                f"{count} pictures with an EXIF orientation were taken as they are stored; vmoe export --exif turns them"
+            )
     except click.exceptions.NoArgsIsHelpError as help_instead:
         help_instead.show()
         return USAGE_ERROR

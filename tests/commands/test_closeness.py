@@ -61,6 +61,8 @@ def test_one_bundle_of_several_is_recommended(
     assert by_bundle["int4.vmoe"]["agreement"] == np.mean(ours.argmax(1) == theirs.argmax(1))
     cosines = np.sum(ours * theirs, 1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     assert by_bundle["int4.vmoe"]["cosine_least"] == pytest.approx(cosines.min(), abs=1e-6)
+    strict = vmoe.json(*asked, "--min-agreement", "100%")
+    assert strict["points"][strict["recommended"]]["agreement"] == 1
     out, _ = vmoe.run(*asked, "--min-agreement", "100%")
     assert out.splitlines()[-1].startswith("Recommended: ")
     assert "cosine" in out

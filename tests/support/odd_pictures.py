@@ -242,6 +242,7 @@ def _turned() -> dict[str, bytes]:
     found = {f"JPEG, turned {name}": noted(head + each) for name, each in tags.items()}
     found |= {f"PNG, turned {name}": png(8, 2, chunk(b"eXIf", each)) for name, each in tags.items()}
     found |= {f"JPEG, XMP {name}": noted(xmp(each)) for name, each in named.items()}
+    found["JPEG, XMP beside a text"] = noted(head + tags["a text"], xmp(named["attribute"]))
     found["JPEG, XMP beside tags"] = noted(head + tags["3 <"], xmp(named["attribute"]))
     found["JPEG, tags in two parts"] = noted(head + tags["6 >"][:20], head + tags["6 >"][20:])
     found["PNG, turned behind its pixels"] = png(8, 2, end=chunk(b"eXIf", tags["6 <"]) + END)

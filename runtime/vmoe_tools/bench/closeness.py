@@ -24,7 +24,7 @@ class Closeness:
     """How close outputs come to those of the most exact bundle on the same images.
 
     Attributes:
-        agreement: share of the images whose largest output is the same; None for features.
+        agreement: share of the images whose largest logit is the same; None for features and members.
         cosine_mean, cosine_p5, cosine_least: cosine similarity of the outputs: mean, 5 % quantile, least.
         same_neighbour: share of the images whose most similar other image, by the cosine of outputs, is the same.
     """
@@ -74,7 +74,7 @@ def with_closeness(results: Sequence[PointResult], points: Sequence[Point], outp
         outputs: of the points.
     """
     exact = most_exact(results)
-    have_classes = points[exact].engine.manifest.output != "features"
+    have_classes = points[exact].engine.manifest.output == "logits"
     rivals = [index for index, result in enumerate(results) if result.bundle == results[exact].bundle]
     found = []
     for result, own in zip(results, outputs, strict=True):
@@ -101,7 +101,7 @@ def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], l
     Among points that timing can't tell from the fastest one, it is the one that agrees most.
 
     Args:
-        results: complete, with their closeness; features agree by neighbours, as they have no classes.
+        results: complete, with their closeness; without classes, images agree if their nearest neighbour is the same.
         sizes: bytes of each bundle by its name.
         least: the share of the images that must agree, 0 to 1.
     """

@@ -27,7 +27,7 @@ from vmoe_tools.bench.sweep import Axes, axes_of, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
 from vmoe_tools.engines import LoadedBundle, describe_machine, load_engines
 from vmoe_tools.output import check_drawing, check_output_file, people_stream, write_file, write_json
-from vmoe_tools.program import ADDRESSES, complain
+from vmoe_tools.program import ADDRESSES, complain, printable
 from vmoe_tools.terminal import Progress
 
 _MIN_AGREEMENT = 0.99
@@ -182,7 +182,7 @@ def _conclude(
         sizes = {point.loaded.name: point.engine.manifest.files[WEIGHTS_NAME].size for point in points}
         content["recommended"], sentence = recommend_bundle(measured.points, sizes, given["min_agreement"] or _MIN_AGREEMENT)
         if not quiet:
-            print(sentence, file=stream)
+            print(printable(sentence), file=stream)
     if not _limits(given) or not complete:
         return []
     if tuned:
