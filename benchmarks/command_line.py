@@ -17,10 +17,11 @@ class BenchmarkError(SystemExit):
     """Something can't be measured. Ends the program with one sentence on standard error, exit code 1."""
 
 
-def missing(package: str) -> str | None:
-    """Why a package of benchmarks/requirements.txt can't be used, or None."""
-    if importlib.util.find_spec(package) is None:
-        return f"{package} isn't installed; run pip install -r benchmarks/requirements.txt"
+def missing(*packages: str) -> str | None:
+    """Why one of these packages of benchmarks/requirements.txt can't be used, or None."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return f"{package} isn't installed; run pip install -r benchmarks/requirements.txt"
     return None
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -24,17 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import openvino
 import torch
 from command_line import BenchmarkError, cells, count, missing, say, table
 from cpu.cells import distance
-from cpu.int8_peers import quantize_for_openvino, quantize_for_ort
+from cpu.int8_peers import NNCF_PACKAGES, quantize_for_openvino, quantize_for_ort
 from cpu.models import noise
 from cpu.runs import Array, in_openvino, in_ort
 from cpu.timing import MAX_OTHERS_SHARE, time_per_image
+from cpu.torch_peers import Network, export_network, to_onnx, to_openvino
 
-from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
 from vmoe_tools.machine import cpu_model
@@ -52,30 +49,12 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
 _MAX_DISTANCE = 0.35  # far above what int8 does, and far below what another model would give
 
 
-class Network(torch.nn.Module):
-    """`image` float32[N,H,W,C] -> one output of a model of transformers."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        import transformers
-
-        class_name, config, self._output = MODELS[name]
-        torch.manual_seed(0)
-        model_class = getattr(transformers, class_name)
-        self.model = model_class(model_class.config_class(**config)).eval()
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """What the class says."""
-        output: torch.Tensor = self.model(pixel_values=image.permute(0, 3, 1, 2))[self._output]
-        return output
-
-
 @dataclass(frozen=True)
 class Cell:
     """What is timed together: a model, images float32[N,H,W,C] in [-1, 1], and a number of threads."""
 
     network: Network
-    checkpoint: Path
+    folder: Path
     images: Array
     threads: int
 
@@ -83,24 +62,25 @@ class Cell:
 Call = Callable[[Array], Array]
 
 
+def make_network(name: str) -> Network:
+    """A model by its name, with random weights."""
+    import transformers
+
+    class_name, config, output = MODELS[name]
+    torch.manual_seed(0)
+    model_class = getattr(transformers, class_name)
+    return Network(model_class(model_class.config_class(**config)), output)
+
+
 def load_engine(cell: Cell, precision: str) -> Call:
     """This engine on a bundle that is exported now."""
-    cell.network.model.save_pretrained(cell.checkpoint)
-    height, width = cell.images.shape[1:3]
-    preprocessing = {"image_processor_type": "ViTImageProcessor", "size": {"height": height, "width": width}}
-    preprocessing |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # so that the images are in [-1, 1]
-    (cell.checkpoint / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    bundle = cell.checkpoint.with_suffix(f".{precision}.vmoe")
-    export_bundle(cell.checkpoint, bundle, precision=precision, validate=False, force=True)
+    bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision)
     return Engine.load(bundle, backend="onnxruntime", threads=cell.threads, verify=False)
 
 
 def load_openvino(cell: Cell, precision: str) -> Call:
     """What OpenVINO makes of the torch module; in int8 quantized by NNCF, with what is left in bfloat16."""
-    model = openvino.convert_model(cell.network, example_input=torch.from_numpy(cell.images))
-    model.inputs[0].get_tensor().set_names({"image"})
-    model.outputs[0].get_tensor().set_names({"logits"})
-    model.reshape({"image": list(cell.images.shape)})
+    model = to_openvino(cell.network, cell.images)
     call = in_openvino(quantize_for_openvino(model) if precision == "int8" else model, cell.threads, precision)
     return lambda images: call({"image": images})
 
@@ -108,13 +88,9 @@ def load_openvino(cell: Cell, precision: str) -> Call:
 def load_ort(cell: Cell, precision: str) -> Call:
     """The graph of torch.onnx in ONNX Runtime; in int8 by `quantize_dynamic`.
 
-    Opset 23 has an op for attention, which is faster than its parts, but which the quantizer takes for an older one. Patches
-    stay in float32, as a convolution in int8 takes 10 ms more.
+    Patches stay in float32, as a convolution in int8 takes 10 ms more.
     """
-    names = {"input_names": ["image"], "output_names": ["logits"]}
-    images = torch.from_numpy(cell.images)
-    program = torch.onnx.export(cell.network, (images,), dynamo=True, opset_version=23, verbose=False, **names)
-    graph: onnx.ModelProto = program.model_proto
+    graph = to_onnx(cell.network, cell.images)
     return in_ort(quantize_for_ort(graph, ("Attention", "Conv")) if precision == "int8" else graph, cell.threads)
 
 
@@ -129,18 +105,18 @@ def load_compiled(cell: Cell, precision: str) -> Call:
     return call
 
 
-RUNS: dict[str, tuple[str, Callable[[Cell], Call], str]] = {
-    "engine-bf16": ("this engine, bf16", partial(load_engine, precision="bf16"), "torch"),
-    "engine-int8": ("this engine, int8", partial(load_engine, precision="int8"), "torch"),
-    "openvino-fp32": ("OpenVINO, fp32", partial(load_openvino, precision="fp32"), "torch"),
-    "openvino-bf16": ("OpenVINO, bf16", partial(load_openvino, precision="bf16"), "torch"),
-    "openvino-int8": ("OpenVINO, int8 by NNCF", partial(load_openvino, precision="int8"), "nncf"),
-    "ort-fp32": ("ONNX Runtime, fp32", partial(load_ort, precision="fp32"), "onnxscript"),
-    "ort-int8": ("ONNX Runtime, int8 by quantize_dynamic", partial(load_ort, precision="int8"), "onnxscript"),
-    "compile-fp32": ("torch.compile, fp32", partial(load_compiled, precision="fp32"), "torch"),
-    "compile-bf16": ("torch.compile, bf16 by autocast", partial(load_compiled, precision="bf16"), "torch"),
+RUNS: dict[str, tuple[str, Callable[[Cell], Call], Sequence[str]]] = {
+    "engine-bf16": ("this engine, bf16", partial(load_engine, precision="bf16"), ()),
+    "engine-int8": ("this engine, int8", partial(load_engine, precision="int8"), ()),
+    "openvino-fp32": ("OpenVINO, fp32", partial(load_openvino, precision="fp32"), ()),
+    "openvino-bf16": ("OpenVINO, bf16", partial(load_openvino, precision="bf16"), ()),
+    "openvino-int8": ("OpenVINO, int8 by NNCF", partial(load_openvino, precision="int8"), NNCF_PACKAGES),
+    "ort-fp32": ("ONNX Runtime, fp32", partial(load_ort, precision="fp32"), ("onnxscript",)),
+    "ort-int8": ("ONNX Runtime, int8 by quantize_dynamic", partial(load_ort, precision="int8"), ("onnxscript",)),
+    "compile-fp32": ("torch.compile, fp32", partial(load_compiled, precision="fp32"), ()),
+    "compile-bf16": ("torch.compile, bf16 by autocast", partial(load_compiled, precision="bf16"), ()),
 }
-"""By name the title, how it is loaded, and the package that it needs besides transformers."""
+"""By name the title, how it is loaded, and the packages that it needs besides transformers."""
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -156,14 +132,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def present(names: Sequence[str]) -> list[str]:
-    """The runs whose package is installed; one sentence for each of the others.
+    """The runs whose packages are installed; one sentence for each of the others.
 
     Raises:
         BenchmarkError: transformers isn't installed.
     """
     if reason := missing("transformers"):
         raise BenchmarkError(reason)
-    left_out = {name: reason for name in names if (reason := missing(RUNS[name][2]))}
+    left_out = {name: reason for name in names if (reason := missing(*RUNS[name][2]))}
     for name, reason in left_out.items():
         print(f"Left out: {name}, as {reason}.")
     return [name for name in names if name not in left_out]
@@ -177,8 +153,7 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[st
     """
     torch.set_num_threads(cell.threads)
     torch.compiler.reset()  # it stops to compile one function anew after eight times
-    with torch.no_grad():
-        wanted = np.asarray(cell.network(torch.from_numpy(cell.images)))
+    wanted = cell.network.outputs(cell.images)
     calls = {name: partial(RUNS[name][1](cell), cell.images) for name in names}
     distances = {name: distance(call(), wanted)[1] for name, call in calls.items()}
     for name, found in distances.items():
@@ -201,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = present(given.runs)
     print(f"{cpu_model()}, {given.threads} threads. Medians of {given.rounds} interleaved calls.")
     for name, batch in itertools.product(given.models, given.batch):
-        network = Network(name)
+        network = make_network(name)
         size = network.model.config.image_size
         cell = Cell(network, given.output / name, noise(batch, size, size, 3), given.threads)
         say(f"{name}, batch {batch}: loading {len(names)} runs, then {given.rounds} rounds")

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from command_line import cells, count, missing, say, table
 from cpu.fronts import draw, name_of, words
+from cpu.int8_peers import NNCF_PACKAGES
 from cpu.models import Model, prepare
 from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE, time_per_image
@@ -92,7 +93,7 @@ def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
 
 def measure(todo: Sequence[Point], given: argparse.Namespace, store: Callable[[Point], None]) -> None:
     """Measures the points, and stores each; a model that can't be made or loaded is left out with a sentence."""
-    runs = [name for name in _DENSE[given.precision] if name != "dense-openvino-int8" or not missing("nncf")]
+    runs = [name for name in _DENSE[given.precision] if name != "dense-openvino-int8" or not missing(*NNCF_PACKAGES)]
     work = given.output.parent / "headline-work"
     ordered = sorted(todo, key=lambda point: (point["layers"] is not None, point["pixels"]))
     for (size, layers, pixels), group in groupby(ordered, key=itemgetter("size", "layers", "pixels")):

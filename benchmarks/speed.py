@@ -23,6 +23,7 @@ from typing import Any
 
 from command_line import count, missing, say
 from cpu.cells import Point, measure, tables
+from cpu.int8_peers import NNCF_PACKAGES
 from cpu.models import MODELS, prepare
 from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE
@@ -60,7 +61,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
     """Measures and prints everything; returns the points, and whether the run is void."""
     names, points, void = list(given.runs), list[Point](), False
-    if "dense-openvino-int8" in names and (reason := missing("nncf")):
+    if "dense-openvino-int8" in names and (reason := missing(*NNCF_PACKAGES)):
         names.remove("dense-openvino-int8")
         print(f"Left out: dense-openvino-int8, as {reason}.\n")
     print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")

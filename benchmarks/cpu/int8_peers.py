@@ -1,9 +1,9 @@
 """The dense peer in int8, as the runtimes' own tools quantize it.
 
 For ONNX Runtime, `quantize_dynamic` with a scale for each channel of the weights. For OpenVINO, NNCF's post-training
-quantization for transformers. Its settings were chosen for speed on a CPU with AMX, batch 1 and 8: the preset PERFORMANCE
-(symmetric activations) took up to 5 % less than MIXED, leaving out SmoothQuant, whose factors are products of their own,
-another 3 %, and `model_type=None`, which quantizes attention's own products as well, was no faster.
+quantization for transformers. Its defaults here were chosen for speed on a CPU with AMX, batch 1 and 8: the preset
+PERFORMANCE (symmetric activations) took up to 5 % less than MIXED, leaving out SmoothQuant, whose factors are products of
+their own, another 3 %, and `model_type=None`, which quantizes attention's own products as well, was no faster.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from cpu.photos import CALIBRATION_PHOTOS, crops
 
-_CALIBRATION_IMAGES = 16
-_SQUARES = 8  # a smooth image is so many squares high and wide
+NNCF_PACKAGES = ("nncf", "skimage", "sklearn", "matplotlib")
+"""What `quantize_for_openvino` needs."""
+
+_CALIBRATION_IMAGES = 60
 
 
 def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> onnx.ModelProto:
@@ -50,33 +52,30 @@ def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> 
         logging.disable(logging.NOTSET)
 
 
-def quantize_for_openvino(model: Any) -> Any:
-    """An OpenVINO model with weights and activations in int8, calibrated on noise and on smooth images."""
+def quantize_for_openvino(model: Any, preset: str = "performance", *, smooth_quant: bool = False) -> Any:
+    """An OpenVINO model with weights and activations in int8, calibrated on photos.
+
+    Args:
+        model: with one input, float32[N,H,W,3] in [-1, 1].
+        preset: of NNCF, "performance" or "mixed", whose activations need not be symmetric.
+        smooth_quant: whether channels of activations are scaled by what calibration saw of them.
+    """
     os.environ.setdefault("NNCF_CI", "1")  # it reports its use over the network otherwise
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    batches = calibration_batches(tuple(model.input(0).shape))
-    no_smooth_quant = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    batch, height, width, _ = model.input(0).shape
+    count = max(1, _CALIBRATION_IMAGES // batch)
+    images = crops(CALIBRATION_PHOTOS, count * batch, height, width) / np.float32(127.5) - 1
+    advanced = nncf.AdvancedQuantizationParameters()
+    if not smooth_quant:
+        advanced.smooth_quant_alphas = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         return nncf.quantize(
             model,
-            nncf.Dataset(batches),
-            subset_size=len(batches),
+            nncf.Dataset(images.reshape(count, batch, height, width, 3)),
+            subset_size=count,
             model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=no_smooth_quant),
+            preset=nncf.QuantizationPreset(preset),
+            advanced_parameters=advanced,
         )
-
-
-def calibration_batches(shape: tuple[int, ...]) -> list[Array]:
-    """Batches float32[N,H,W,C] in [-1, 1], by turns of uniform noise and of smooth images, and at least one of each."""
-    batch, height, width, channels = shape
-    random = np.random.default_rng(1)
-    batches = []
-    for _ in range(max(1, _CALIBRATION_IMAGES // (2 * batch))):
-        batches.append(random.uniform(-1, 1, shape).astype(np.float32))
-        squares = random.normal(0, 0.5, (batch, _SQUARES, _SQUARES, channels))
-        smooth = squares.repeat(-(-height // _SQUARES), axis=1).repeat(-(-width // _SQUARES), axis=2)[:, :height, :width]
-        batches.append(np.clip(smooth + random.normal(0, 0.1, shape), -1, 1).astype(np.float32))
-    return batches

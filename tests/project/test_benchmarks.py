@@ -15,6 +15,7 @@ import pytest
 import speed
 from command_line import missing
 from cpu import timing
+from cpu.int8_peers import NNCF_PACKAGES
 from cpu.runs import RUNS
 
 pytestmark = pytest.mark.long
@@ -39,7 +40,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("names", [ENGINES, *([name] for name in PEERS)], ids=lambda names: " ".join(names[:1]))
 def test_every_runtime_is_timed_beside_the_engine_and_gives_its_logits(names: list[str], models: Path) -> None:
-    if "dense-openvino-int8" in names and (reason := missing("nncf")):
+    if "dense-openvino-int8" in names and (reason := missing(*NNCF_PACKAGES)):
         pytest.skip(reason)
     with ProcessPoolExecutor(1, FORKING) as own_process:  # which may crash
         points = own_process.submit(timed, names, models).result()

@@ -1,0 +1,75 @@
+"""A ViT of transformers as this engine's bundle, as an ONNX graph and as a model of OpenVINO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import torch
+
+from vmoe_export import export_bundle
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+class Network(torch.nn.Module):
+    """`image` float32[N,H,W,3] in [-1, 1] -> one output of a model of transformers.
+
+    Attributes:
+        model: what `vmoe export` reads once it is saved.
+        output: the name of the output.
+        mean, std: of each channel, for pixels between 0 and 1; those of `model`.
+    """
+
+    def __init__(self, model: Any, output: str, mean: Sequence[float] = _HALF, std: Sequence[float] = _HALF) -> None:
+        super().__init__()
+        self.model, self.output, self.mean, self.std = model.eval(), output, mean, std
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """What the class says."""
+        if self.mean != _HALF:
+            image = (image * 0.5 + 0.5 - torch.tensor(self.mean)) / torch.tensor(self.std)
+        output: torch.Tensor = self.model(pixel_values=image.permute(0, 3, 1, 2))[self.output]
+        return output
+
+    def outputs(self, images: Array) -> Array:
+        """Its outputs in torch, float32."""
+        with torch.no_grad():
+            return np.asarray(self(torch.from_numpy(images)))
+
+
+def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str) -> Path:
+    """A bundle in `folder` of what transformers saves of a network, for images of `size`, height and width."""
+    network.model.save_pretrained(folder)
+    preprocessing = {"image_processor_type": "ViTImageProcessor", "size": dict(zip(("height", "width"), size, strict=True))}
+    preprocessing |= {"image_mean": list(network.mean), "image_std": list(network.std)}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    bundle = folder / f"{precision}.vmoe"
+    export_bundle(folder, bundle, precision=precision, validate=False, force=True)
+    return bundle
+
+
+def to_openvino(network: Network, images: Array) -> Any:
+    """What OpenVINO makes of the torch module, for batches of this shape: `image` -> `logits`."""
+    model = openvino.convert_model(network, example_input=torch.from_numpy(images))
+    model.inputs[0].get_tensor().set_names({"image"})
+    model.outputs[0].get_tensor().set_names({"logits"})
+    model.reshape({"image": list(images.shape)})
+    return model
+
+
+def to_onnx(network: Network, images: Array) -> onnx.ModelProto:
+    """The graph of torch.onnx for batches of this shape: `image` -> `logits`."""
+    names = {"input_names": ["image"], "output_names": ["logits"]}
+    # Opset 23 has an op for attention, which is faster than its parts, but which the quantizer takes for an older one.
+    program = torch.onnx.export(network, (torch.from_numpy(images),), dynamo=True, opset_version=23, verbose=False, **names)
+    graph: onnx.ModelProto = program.model_proto
+    return graph

