@@ -5,7 +5,7 @@ ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ cmake ninja-build python3-pip \
-    libonnxruntime-dev libhwy-dev nlohmann-json3-dev libboost-dev libssl-dev libcli11-dev libstb-dev
+    libonnxruntime-dev libhwy-dev nlohmann-json3-dev libboost-dev libssl-dev libcli11-dev libstb-dev zlib1g-dev
 # Debian's ONNX Runtime has headers to build with; the one that runs is the one that releases are tested with.
 COPY tools/runtime_requirements.txt /source/tools/
 RUN pip install --no-deps --target /packages -c /source/tools/runtime_requirements.txt onnxruntime \
@@ -22,7 +22,7 @@ RUN cmake -S /source/plugins/service -B /build/service -G Ninja -DCMAKE_BUILD_TY
     && cmake --install /build/service --prefix /vmoe --strip
 
 FROM ${BASE}
-RUN apt-get update && apt-get install -y --no-install-recommends libssl3t64 libstdc++6 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends libssl3t64 libstdc++6 zlib1g && rm -rf /var/lib/apt/lists/*
 COPY --from=build /vmoe /vmoe
 ENV VMOE_ONNXRUNTIME=/vmoe/lib/libonnxruntime.so
 USER 65534:65534

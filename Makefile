@@ -27,8 +27,8 @@ NATIVE_OPTIONS := $(if $(TENSORRT_INCLUDE_DIR),-Ccmake.define.TENSORRT_INCLUDE_D
 HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp
 PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
 # What the tests use besides: libraries of the C++ samples, and a compiler and an emulator of 64-bit ARM.
-TEST_HEADERS := boost/beast.hpp CLI/CLI.hpp openssl/ssl.h stb/stb_image.h
-TEST_PACKAGES := libboost-dev libcli11-dev libssl-dev libstb-dev g++-aarch64-linux-gnu qemu-user nginx-light
+TEST_HEADERS := boost/beast.hpp CLI/CLI.hpp openssl/ssl.h stb/stb_image.h zlib.h
+TEST_PACKAGES := libboost-dev libcli11-dev libssl-dev libstb-dev zlib1g-dev g++-aarch64-linux-gnu qemu-user nginx-light
 # What makes the roots and the image that a release is tested in, and what its wheels are.
 RELEASE_PROGRAMS := mmdebstrap buildah qemu-aarch64 aarch64-linux-gnu-g++
 # Every build by the same CMake: another one would compile everything again.

@@ -17,7 +17,7 @@ from vmoe_runtime import images, picture_files, pictures, preprocessing, profile
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SETTINGS, SettingRow
-from vmoe_serve import batcher_metrics, elastic, endpoints
+from vmoe_serve import batcher_metrics, elastic, endpoints, openapi
 from vmoe_tools import options
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -307,6 +307,7 @@ def service_table() -> str:
         for path in each.paths
     ]
     lines += ["}  // namespace endpoints", *_array("Route", "kRoutes", rows)]
+    lines += ["", f"inline constexpr char kOpenApi[] = {json.dumps(json.dumps(openapi.document()))};"]
     return "\n".join(lines) + "\n"
 
 

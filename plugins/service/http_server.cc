@@ -13,6 +13,7 @@
 #include <thread>
 #include <utility>
 
+#include "content_encoding.h"
 #include "requests.h"
 
 namespace {
@@ -350,7 +351,8 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
   if (!is_post && (encodings == 1 || (lengths == 1 && request[http::field::content_length] != "0"))) {
     return refusal(kNoBodyTaken, method);
   }
-  if (!request[http::field::content_encoding].empty()) return refusal(kEncodedBody);
+  const std::string_view encoding = request[http::field::content_encoding];
+  if (!encoding.empty() && !can_unpack(encoding)) return refusal(kEncodedBody, Input(encoding.substr(0, 40)));
   return std::nullopt;
 }
 
@@ -360,6 +362,8 @@ Response HttpServer::answer(Request& request, const DeadlineSocket& socket) cons
   Response response;
   try {
     Exchange exchange{request, [&socket] { return socket.has_gone(); }};
+    const std::string_view encoding = request[http::field::content_encoding];
+    if (!encoding.empty()) request.body() = unpacked(request.body(), encoding, limits_.body);
     response = route.handler(exchange);
   } catch (const RequestError& error) {
     response = error_response(error.status(), error.what());

@@ -58,15 +58,15 @@ void read_value(const Field& row, Input& value, const std::string& where) {
   if (row.type == FieldType::kObject) read_object(row.value_object, value, where + '.');
 }
 
-// Refuses a field that the object does not have, or that is not allowed in the query.
-void check_known(std::string_view object, const std::string& name, bool in_query) {
+// Refuses a field that the object does not have, or that is not allowed in the query. where: the object's path.
+void check_known(std::string_view object, const std::string& name, bool in_query, const std::string& where = "") {
   std::string known;
   for (const Field& row : kFields) {
     if (object != row.object || (in_query && !row.in_query)) continue;
     if (name == row.name || (!in_query && !row.is_exact)) return;
     known += (known.empty() ? "" : ", ") + std::string(row.name);
   }
-  throw RequestError(kUnknownField, shown(name), known);
+  throw RequestError(kUnknownField, shown(where + name), known);
 }
 
 }  // namespace
@@ -115,7 +115,7 @@ Input read_query(std::string_view object, std::string_view query) {
 }
 
 void read_object(std::string_view name, Input& object, const std::string& where) {
-  for (const auto& [key, value] : object.items()) check_known(name, key, false);
+  for (const auto& [key, value] : object.items()) check_known(name, key, false, where);
   for (const Field& row : kFields) {
     if (name != row.object) continue;
     Input& value = object[row.name];

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -58,16 +59,33 @@ ImageBatch Service::decode(const Input& files, const HasGone& has_gone) {
 vmoe::Answer Service::answer(const ImageBatch& batch, const Input& setting, const HasGone& has_gone) {
   if (!setting.is_null() && engine.profiles().empty()) throw RequestError(kNoSettings);
   const vmoe::Info& info = engine.info();
-  const std::string profile = setting.is_null() ? "" : setting.get<std::string>();
-  auto pending =
-      batcher.submit({batch.data.data(), batch.dtype, batch.count, info.height, info.width, info.channels}, profile);
-  if (!pending) throw RequestError(pending.error());
-  while (!pending->wait_for(kLook)) {
-    if (has_gone() && pending->cancel()) break;
+  std::string profile = setting.is_null() ? "" : setting.get<std::string>();
+  vmoe::Answer whole;
+  for (int64_t first = 0; first < batch.count; first += options.batch_size) {
+    const uint8_t* data = batch.data.data() + first * (static_cast<int64_t>(batch.data.size()) / batch.count);
+    const int64_t count = std::min<int64_t>(options.batch_size, batch.count - first);
+    auto pending = batcher.submit({data, batch.dtype, count, info.height, info.width, info.channels}, profile);
+    if (!pending) throw RequestError(pending.error());
+    while (!pending->wait_for(kLook)) {
+      if (has_gone() && pending->cancel()) break;
+    }
+    auto answer = pending->wait();
+    if (!answer) throw RequestError(answer.error());
+    if (first == 0) {
+      whole = std::move(*answer);
+      profile = whole.setting;  // all images have the setting that was chosen for the first ones
+    } else {
+      whole.output.insert(whole.output.end(), answer->output.begin(), answer->output.end());
+    }
   }
-  auto answer = pending->wait();
-  if (!answer) throw RequestError(answer.error());
-  return std::move(*answer);
+  return whole;
+}
+
+std::vector<size_t> Service::likeliest(const float* logits) const {
+  std::vector<size_t> order(static_cast<size_t>(engine.info().output_size));
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  return order;
 }
 
 Json Service::level() const {

@@ -32,8 +32,11 @@ class Service {
   }
   // Decodes a list of picture files. Throws RequestError.
   ImageBatch decode(const Input& files, const HasGone& has_gone);
-  // setting: a text, or null to leave it to the server. Throws RequestError.
+  // More images than a call takes are served one call after another. setting: a text, or null to leave it to the
+  // server. Throws RequestError.
   vmoe::Answer answer(const ImageBatch& batch, const Input& setting, const HasGone& has_gone);
+  // The classes of an image, the most probable first.
+  std::vector<size_t> likeliest(const float* logits) const;
   // The setting of requests that name none, or null.
   Json level() const;
 

@@ -62,6 +62,10 @@ class Batcher:
 
     Requests are served in order of arrival. A call takes the first one and those after it with the same setting; a request
     is never split. Requests that name no setting are elastic: see `vmoe_serve.elastic`.
+
+    Attributes:
+        most_images: of a call, and of a request.
+        most_waiting: maximum number of images in the queue.
     """
 
     def __init__(self, engine: Engine, plan: Elastic | None, *, most_images: int, most_waiting: int) -> None:
@@ -70,11 +74,10 @@ class Batcher:
         Args:
             engine: its bundle must route every image alone, so that no answer depends on other requests.
             plan: for requests that name no setting; None serves them at the engine's profile.
-            most_images: of a call, and of a request.
-            most_waiting: maximum number of images in the queue; further requests are refused.
+            most_images, most_waiting: see above; further requests are refused.
         """
         self._engine, self._plan = engine, plan
-        self._most_images, self._most_waiting = most_images, most_waiting
+        self.most_images, self.most_waiting = most_images, most_waiting
         self._state = None if plan is None else plan.start(time.monotonic())
         self._queue: deque[_Request] = deque()
         self._load = Load()
@@ -104,8 +107,8 @@ class Batcher:
             ClosedError: `close` was called.
         """
         count = len(images)
-        if not 1 <= count <= self._most_images:
-            raise VmoeError(f"a request takes 1 to {self._most_images} images, not {count}")
+        if not 1 <= count <= self.most_images:
+            raise VmoeError(f"a request takes 1 to {self.most_images} images, not {count}")
         if setting is not None:
             found = self._engine.setting(setting)
             assert found is not None
@@ -114,9 +117,9 @@ class Batcher:
         with self._changed:
             if not self._open:
                 raise ClosedError("the server is shutting down")
-            if self._load.waiting + count > self._most_waiting:
+            if self._load.waiting + count > self.most_waiting:
                 self._load.refused += 1
-                raise QueueFullError(f"{self._load.waiting} images wait already, and at most {self._most_waiting} may")
+                raise QueueFullError(f"{self._load.waiting} images wait already, and at most {self.most_waiting} may")
             self._queue.append(request)
             self._load.waiting += count
             if setting is None:
@@ -159,9 +162,9 @@ class Batcher:
         """The setting of the next call, which is that of the first request, and its maximum number of images."""
         requested = self._queue[0].setting
         if requested is not None:
-            return requested, self._most_images
+            return requested, self.most_images
         if self._plan is None or self._state is None:
-            return self._level_name(), self._most_images
+            return self._level_name(), self.most_images
         now = time.monotonic()
         seen = Seen(now, self._elastic_waiting, now - self._queue[0].came, self._elastic_arrived)
         self._elastic_arrived = 0

@@ -15,6 +15,8 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Header with the number of bytes of JSON, if the bytes of a tensor follow it."""
 INPUT_NAME = "image"
+VERSION = "1"
+"""Of the model, in addresses and answers."""
 MAX_NAME = 100
 """Characters of a model's name in addresses."""
 MAX_DIGITS = 19
@@ -77,6 +79,7 @@ OBJECTS: Mapping[str, tuple[Field, ...]] = {
         Field("parameters", "parameters", default={}),
         Field("id", "text"),
     ),
+    "repository": (Field("ready", "flag", default=False),),
     "parameters": (Field("setting", "text", 1), Field("binary_data_output", "flag", default=False)),
     "input": (
         Field("name", "text", required=True, choices=(INPUT_NAME,)),
@@ -87,11 +90,11 @@ OBJECTS: Mapping[str, tuple[Field, ...]] = {
     ),
     "input_parameters": (Field("binary_data_size", "whole"),),
     "output": (Field("name", "text", required=True), Field("parameters", "output_parameters", default={})),
-    "output_parameters": (Field("binary_data", "flag"),),
+    "output_parameters": (Field("binary_data", "flag"), Field("classification", "whole", 1)),
 }
 """Objects of requests, by name."""
-EXACT_OBJECTS = frozenset({"pictures"})
-"""Objects that are refused with other fields; clients of the Open Inference Protocol may send any."""
+EXACT_OBJECTS = frozenset({"pictures", "parameters", "input_parameters", "output_parameters"})
+"""Objects that are refused with other fields; in the others, clients of the Open Inference Protocol may send any."""
 
 _CALL = {"setting": "text", "images_of_call": "whole", "waited_ms": "number", "call_ms": "number"}
 _TENSOR = {"name": "text", "datatype": "text", "shape": "whole[]"}
@@ -101,7 +104,7 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "prediction": {"class": "text", "index": "whole", "probability": "number"},
     "features": {"features": "number[][]", **_CALL},
     "inferred": {"model_name": "text", "model_version": "text", "outputs": "tensor[]", "parameters": "any", "id": "text"},
-    "tensor": {**_TENSOR, "data": "number[]", "parameters": "any"},
+    "tensor": {**_TENSOR, "data": "any[]", "parameters": "any"},
     "model": {
         "name": "text",
         "versions": "text[]",
@@ -113,7 +116,8 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     "metadata": _TENSOR,
     "model_ready": {"name": "text", "ready": "flag"},
     "server": {"name": "text", "version": "text", "extensions": "text[]"},
-    "health": {"status": "text", "model": "text", "waiting": "whole", "level": "text"},
+    "stored": {"name": "text", "version": "text", "state": "text", "reason": "text"},
+    "health": {"status": "text", "live": "flag", "ready": "flag", "model": "text", "waiting": "whole", "level": "text"},
     "error": {"error": "text"},
 }
 """Types of the fields of answers, as `Field.type` has them, or a name here; `[]` is a list. A field may be null or absent
@@ -129,7 +133,7 @@ class Endpoint:
         module: of the function in `vmoe_serve.http`, and its file in plugins/service/endpoints.
         paths: addresses; `{model}` stands for the name of the model that is served.
         summary: what it answers, for people.
-        answer: name in ANSWERS of an answer in JSON; empty for Prometheus text.
+        answer: type of an answer in JSON, as in ANSWERS; empty for Prometheus text.
         request: name in OBJECTS of a body in JSON; empty if it takes no body, and is asked by GET or HEAD.
         label: value of the label `request` of its metrics; empty if it is not counted.
     """
@@ -149,17 +153,43 @@ class Endpoint:
 
 
 _MODEL = "/v2/models/{model}"
+_MODELS = (_MODEL, f"{_MODEL}/versions/{VERSION}")
 _HEALTH = ("/healthz", "/v2/health/live", "/v2/health/ready")
 
 ENDPOINTS = (
     Endpoint("classify", "pictures", ("/v1/classify",), "The most probable classes", "predictions", "pictures", "classify"),
     Endpoint("features", "pictures", ("/v1/features",), "The features of pictures", "features", "pictures", "features"),
-    Endpoint("infer", "infer", (f"{_MODEL}/infer",), "The output for a tensor of images", "inferred", "infer", "infer"),
-    Endpoint("model", "metadata", (_MODEL,), "Input, output and profiles of the model", "model", label="model"),
-    Endpoint("model_ready", "metadata", (f"{_MODEL}/ready",), "Whether the model answers", "model_ready", label="model"),
+    Endpoint(
+        "infer",
+        "infer",
+        tuple(f"{path}/infer" for path in _MODELS),
+        "The output for a tensor of images",
+        "inferred",
+        "infer",
+        "infer",
+    ),
+    Endpoint("model", "metadata", _MODELS, "Input, output and profiles of the model", "model", label="model"),
+    Endpoint(
+        "model_ready",
+        "metadata",
+        tuple(f"{path}/ready" for path in _MODELS),
+        "Whether the model answers",
+        "model_ready",
+        label="model",
+    ),
+    Endpoint(
+        "repository",
+        "metadata",
+        ("/v2/repository/index",),
+        "The models that are served",
+        "stored[]",
+        "repository",
+        label="model",
+    ),
     Endpoint("server", "metadata", ("/v2",), "Name and version of the server", "server", label="model"),
     Endpoint("health", "status", _HEALTH, "The queue, and the setting of elastic requests", "health"),
     Endpoint("metrics", "status", ("/metrics",), "Counts and times as Prometheus text"),
+    Endpoint("openapi", "metadata", ("/openapi.json",), "These endpoints, as OpenAPI describes them", "any"),
 )
 MEDIA_TYPES: Mapping[str, tuple[str, ...]] = {
     "pictures": (PICTURE, JSON),
@@ -184,6 +214,7 @@ class Refusal:
 
 
 NO_MODEL = Refusal(404, "there is no model '{}'; '{}' is served here")
+ENCODED_BODY = Refusal(415, "the body's encoding is {}; gzip and deflate are known")
 NO_PATH = Refusal(404, "there is nothing at {}")
 NO_METHOD = Refusal(405, "{} is not allowed at {}")
 TOO_SLOW = Refusal(408, "the request did not arrive within {} seconds")
@@ -191,6 +222,7 @@ TOO_LARGE = Refusal(413, "the body is larger than {} MB")
 MANY_BODIES = Refusal(503, "too many large requests arrive at once")
 NO_MEMORY = Refusal(503, "there is not enough memory for this request")
 DECODING = Refusal(503, "other pictures were decoded for {} seconds")
+NO_CLASSES = Refusal(400, "this model outputs {}, which have no 'classification'")
 NO_SETTINGS = Refusal(400, "this model has nothing to set: it takes no 'setting'")
 LOGITS_MODEL = Refusal(400, "this model outputs logits: use /v1/classify")
 FEATURES_MODEL = Refusal(400, "this model outputs features, not classes: use /v1/features")
@@ -198,6 +230,7 @@ MEMBERS_MODEL = Refusal(400, "this model outputs the logits of each member: use 
 NO_PICTURE = Refusal(400, "the request has no picture: send a picture file as the body, or JSON with 'images'")
 WRONG_IMAGE_COUNT = Refusal(400, "a request takes 1 to {} images, not {}")
 NO_JSON = Refusal(400, "the request is not JSON: {}")
+NO_BODY_ENCODING = Refusal(400, "the body is not {}, or not complete")
 NO_OBJECT = Refusal(400, "the request must be a JSON object")
 UNKNOWN_FIELD = Refusal(400, "the request has a field {}; {} are known")
 TOO_DEEP = Refusal(400, "the request's lists and objects are nested more than {} deep")
@@ -221,7 +254,6 @@ NO_END = Refusal(400, "the end of the body is unclear: send Content-Length, or T
 LATE_HEADERS = Refusal(400, "headers after the body are not accepted")
 NO_BODY_TAKEN = Refusal(400, "{} takes no body")
 NO_BODY_LENGTH = Refusal(411, "send the body's Content-Length, or chunks")
-ENCODED_BODY = Refusal(415, "send the body without encoding")
 LONG_HEAD = Refusal(431, "the first line and the headers have more than {} bytes")
 MANY_CLIENTS = Refusal(503, "too many clients are connected")
 
@@ -244,8 +276,8 @@ class Option:
 
 
 OPTIONS = (
-    Option("batch_size", 4096, 16, "Maximum number of images per call and per request."),
-    Option("max_waiting", 1 << 20, 256, "Maximum number of images in the queue; further requests get 503."),
+    Option("batch_size", 4096, 16, "Maximum number of images per call, and of pictures per request."),
+    Option("max_waiting", 1 << 20, 256, "Maximum number of images in the queue and per tensor; further requests get 503."),
     Option("max_body", 1024, 16, "Maximum size of a request's body in megabytes; larger ones get 413."),
     Option("request_seconds", 3600, 10, "Maximum number of seconds for a request to arrive; slower ones get 408."),
 )

@@ -88,7 +88,7 @@ class Replica:
             profiles = [found for level in levels if (found := engine.setting(level)) is not None]
             plan, self._notes = elastic_plan(engine, profiles, slo_ms / 1e3, batch_size)
         batcher = Batcher(engine, plan, most_images=batch_size, most_waiting=max_waiting)
-        self._service = Service(engine, batcher, name, most_images=batch_size, max_body=max_body, seconds=request_seconds)
+        self._service = Service(engine, batcher, name, max_body=max_body, seconds=request_seconds)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """The application, for Ray's HTTP proxy."""

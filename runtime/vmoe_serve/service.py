@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from starlette.routing import Route
 
 from vmoe_runtime import BackendError, Engine, VmoeError
 from vmoe_runtime.classes import Array
+from vmoe_runtime.errors import shown
 from vmoe_runtime.pictures import pixels_of
 from vmoe_serve import endpoints
 from vmoe_serve.batcher import Answer, Batcher, ClosedError, QueueFullError
@@ -28,6 +31,8 @@ from vmoe_serve.prometheus_text import Metrics
 T = TypeVar("T")
 
 _MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
+_WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+"""What zlib takes to unpack a body, by its encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
 
 
@@ -38,27 +43,23 @@ class Service:
         app: the application.
         engine, batcher, name: of the model.
         metrics: counts of its replies.
-        most_images: of a request.
         seconds: for the body of a request to arrive, and then for its pictures to be decoded.
         tensors, pictures, large_pictures: threads that read and decode; `infer` waits for no picture, and a small picture
             for no large one.
     """
 
-    def __init__(
-        self, engine: Engine, batcher: Batcher, name: str, *, most_images: int, max_body: int, seconds: float
-    ) -> None:
+    def __init__(self, engine: Engine, batcher: Batcher, name: str, *, max_body: int, seconds: float) -> None:
         """Serves an engine by a batcher.
 
         Args:
             engine: the batcher's.
             batcher: what answers.
             name: of the model, in addresses.
-            most_images: of a request.
             max_body: megabytes of a request's body.
             seconds: see above.
         """
         self.engine, self.batcher, self.name = engine, batcher, name
-        self.most_images, self._max_body, self.seconds = most_images, max_body, seconds
+        self._max_body, self.seconds = max_body, seconds
         self._arriving = 0  # bytes of the bodies that have not arrived as a whole
         threads = len(os.sched_getaffinity(0))
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
@@ -77,11 +78,14 @@ class Service:
             executor.shutdown()
 
     async def body(self, request: Request) -> bytes:
-        """The body of a request; no more of it is kept than it may have.
+        """The body of a request, unpacked; no more of it is kept than it may have.
 
         Raises:
-            RequestError: it is too large or too slow, or too many arrive.
+            RequestError: it is too large or too slow, it can't be unpacked, or too many arrive.
         """
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in _WINDOWS:
+            raise RequestError(endpoints.ENCODED_BODY, shown(encoding))
         parts, size, most = [], 0, self._max_body << 20
         too_large = RequestError(endpoints.TOO_LARGE, self._max_body)
         if int(request.headers.get("content-length", "0")[:15]) > most:
@@ -100,7 +104,19 @@ class Service:
             raise RequestError(endpoints.TOO_SLOW, f"{self.seconds:g}") from None
         finally:
             self._arriving -= size
-        return b"".join(parts)
+        body = b"".join(parts)
+        if (window := _WINDOWS[encoding]) is None:
+            return body
+        unpacking = zlib.decompressobj(window)
+        try:
+            body = await run(self.tensors, unpacking.decompress, body, most + 1)
+        except zlib.error:
+            raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
+        if len(body) > most:
+            raise too_large
+        if not unpacking.eof or unpacking.unused_data:
+            raise RequestError(endpoints.NO_BODY_ENCODING, encoding)
+        return body
 
     async def decoded(self, pictures: Sequence[Any]) -> Array:
         """Picture files as the graph takes them, dtype[N,H,W,C].
@@ -120,16 +136,23 @@ class Service:
         return np.concatenate(batches)
 
     async def answer(self, batch: Array, setting: str | None) -> Answer:
-        """The answer to a batch as `Engine.batch` makes it.
+        """The answer to a batch as `Engine.batch` makes it; more images than a call takes are served one call after another.
 
         Raises:
-            RequestError: a setting is named, and the model has none.
+            RequestError: a setting is named, and the model has none; no images, or more than may wait.
             VmoeError: as for `Batcher.submit` and a call of the engine.
         """
         if setting is not None and self.engine.setting() is None:
             raise RequestError(endpoints.NO_SETTINGS)
-        # If the client disconnects, this is cancelled, which takes the request out of the queue.
-        return await asyncio.wrap_future(self.batcher.submit(batch, setting))
+        most, limit = self.batcher.most_images, self.batcher.most_waiting
+        if not 1 <= len(batch) <= limit:
+            raise RequestError(endpoints.WRONG_IMAGE_COUNT, limit, len(batch))
+        answers = list[Answer]()
+        for start in range(0, len(batch), most):
+            # If the client disconnects, this is cancelled, which takes the request out of the queue.
+            answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], setting)))
+            setting = answers[0].setting  # all images have the setting that was chosen for the first ones
+        return replace(answers[0], logits=np.concatenate([each.logits for each in answers]))
 
     def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
         """What answers at an endpoint: its function, whose errors become a status and a message, and whose replies count."""

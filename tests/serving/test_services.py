@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import http.client
 import json
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,7 @@ from http_client import HEADER_LENGTH, HttpClient
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_serve.endpoints import ENDPOINTS, Endpoint
+from vmoe_serve.openapi import document
 
 pytestmark = pytest.mark.long
 pytest.importorskip("ray.serve", reason="Ray is not installed")
@@ -47,7 +51,7 @@ class AsgiClient(HttpClient):
 @contextmanager
 def client_of(service: str, bundle: Path) -> Iterator[HttpClient]:
     if service == "C++":
-        options = ("--name", "mnist", "--batch-size", "8", "--max-body", "1", "--threads", "1")
+        options = ("--name", "mnist", "--batch-size", "8", "--max-waiting", "32", "--max-body", "1", "--threads", "1")
         server = CppServer(cpp_http.program(), bundle, *options)
         yield server
         assert server.stop() == (0, "")
@@ -128,7 +132,8 @@ def test_uint8_images_and_flat_data_and_a_named_output(client: HttpClient, engin
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 def test_every_endpoint_answers_what_is_declared(service: str, client: HttpClient, endpoint: Endpoint) -> None:
-    body = {"": b"", "pictures": SEVEN.read_bytes(), "infer": encoded(inputs())}[endpoint.request]
+    bodies = {"": b"", "pictures": SEVEN.read_bytes(), "infer": encoded(inputs()), "repository": b""}
+    body = bodies[endpoint.request]
     for path in (path.format(model="mnist") for path in endpoint.paths):
         status, text, _ = client.ask(endpoint.method, path, body)
         if endpoint.answer:
@@ -143,6 +148,78 @@ def test_metadata_says_what_the_model_takes_and_gives(client: HttpClient) -> Non
     assert model["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 28, 28, 1]}]
     assert model["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 10]}]
     assert "c0.3-k1" in model["parameters"]["profiles"]
+
+
+def test_a_server_is_live_and_ready_and_lists_its_model(client: HttpClient) -> None:
+    for path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
+        found = json.loads(client.ask("GET", path)[1])
+        assert found["live"] is found["ready"] is True
+    for body in (b"", b"{}", b'{"ready": true}'):
+        (listed,) = json.loads(client.ask("POST", "/v2/repository/index", body)[1])
+        assert listed == {"name": "mnist", "version": "1", "state": "READY", "reason": ""}
+
+
+def test_the_endpoints_are_described_for_tools(client: HttpClient) -> None:
+    described = json.loads(client.ask("GET", "/openapi.json")[1])
+    assert described == document()
+    assert described["paths"].keys() == {path for endpoint in ENDPOINTS for path in endpoint.paths}
+
+
+def test_more_images_than_a_call_takes_are_answered_as_one(
+    client: HttpClient, engine: Engine, mnist_images: dict[str, Any]
+) -> None:
+    images = mnist_images["images"][:30, ..., None]
+    for setting in (None, "c0.2-k1"):
+        asked = inputs(datatype="UINT8", shape=[30, 28, 28, 1], data=images.ravel().tolist())
+        answer = json.loads(client.ask("POST", INFER, encoded(asked | {"parameters": {"setting": setting}}))[1])
+        assert answer["parameters"]["setting"] == (setting or "c0.3-k1")
+        found = np.array(answer["outputs"][0]["data"], np.float32).reshape(30, 10)
+        np.testing.assert_array_equal(found, engine(images, answer["parameters"]["setting"]))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_classification_names_the_most_probable_classes_as_triton_does(
+    client: HttpClient, engine: Engine, binary: bool
+) -> None:
+    images = np.arange(2 * 784, dtype=np.uint8).reshape(2, 28, 28, 1)
+    asked = inputs(datatype="UINT8", shape=[2, 28, 28, 1], data=images.ravel().tolist())
+    asked["outputs"] = [{"name": "logits", "parameters": {"classification": 3, "binary_data": binary}}]
+    _, body, response = client.ask("POST", INFER, encoded(asked))
+    length = int(response.headers.get(HEADER_LENGTH, len(body)))
+    (output,) = json.loads(body[:length])["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [2, 3])
+    logits, names = engine(images), engine.manifest.class_names
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :3]
+    expected = [
+        f"{row[k]:f}:{k}" + (f":{names[k]}" if names else "") for row, best in zip(logits, order, strict=True) for k in best
+    ]
+    packed = b"".join(struct.pack("<I", len(text)) + text.encode() for text in expected)
+    assert body[length:] == packed if binary else output["data"] == expected
+
+
+def compressed(body: bytes, encoding: str) -> bytes:
+    return gzip.compress(body) if encoding.lower() == "gzip" else zlib.compress(body)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP"])
+def test_a_compressed_body_is_read(client: HttpClient, engine: Engine, encoding: str) -> None:
+    picture, image = SEVEN.read_bytes(), np.arange(784, dtype=np.uint8).reshape(1, 28, 28, 1)
+    status, text, _ = client.ask("POST", "/v1/classify", compressed(picture, encoding), content_encoding=encoding)
+    assert status == 200 and json.loads(text)["predictions"][0][0]["index"] == engine.classify(picture, 1)[0][0][0]
+    head = encoded(inputs(datatype="UINT8", data=None, parameters={"binary_data_size": 784}))
+    headers = {"content_encoding": encoding, HEADER_LENGTH: str(len(head))}  # of what was compressed
+    status, text, _ = client.ask("POST", INFER, compressed(head + image.tobytes(), encoding), **headers)
+    found = np.array(json.loads(text)["outputs"][0]["data"], np.float32).reshape(1, 10)
+    np.testing.assert_array_equal(found, engine(image))
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_compressed_body_that_is_damaged_or_grows_too_large_is_refused(client: HttpClient, encoding: str) -> None:
+    whole = compressed(encoded(inputs()), encoding)
+    cases = [(whole[:-1], 400), (whole + b"x", 400), (b"x", 400), (b"", 400), (compressed(bytes(2 << 20), encoding), 413)]
+    for body, status in cases:
+        assert_refused(client.ask("POST", INFER, body, content_encoding=encoding), status, about=repr(body[:20]))
+    assert_refused(client.ask("POST", INFER, whole, content_encoding="br"), 415, "gzip and deflate are known")
 
 
 @pytest.mark.parametrize(("body", "content_type", "query", "message"), BAD_CLASSIFY)

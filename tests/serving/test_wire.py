@@ -42,7 +42,7 @@ class Reply(NamedTuple):
 
 def served(engine: Engine, *, most_images: int = 8, most_waiting: int = 32, name: str = "mnist") -> Service:
     batcher = Batcher(engine, None, most_images=most_images, most_waiting=most_waiting)
-    return Service(engine, batcher, name, most_images=most_images, max_body=1, seconds=5)
+    return Service(engine, batcher, name, max_body=1, seconds=5)
 
 
 async def answered(service: Service, method: str, path: str, body: bytes = b"", **headers: str) -> Reply:

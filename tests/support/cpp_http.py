@@ -17,6 +17,7 @@ _HEADERS = {
     "CLI/CLI.hpp": "libcli11-dev",
     "openssl/ssl.h": "libssl-dev",
     "stb/stb_image.h": "libstb-dev",
+    "zlib.h": "zlib1g-dev",
 }
 
 

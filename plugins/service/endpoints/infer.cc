@@ -90,16 +90,40 @@ InferRequest read_infer(const Request& request, const vmoe::Info& info, int64_t 
   read_object("infer", fields);
   for (const Input& output : fields["outputs"]) {
     if (output["name"] != output_name(info)) throw RequestError(kWrongOutput, output_name(info));
+    if (info.output != VMOE_LOGITS && !output["parameters"]["classification"].is_null()) {
+      throw RequestError(kNoClasses, output_name(info));
+    }
   }
   ImageBatch images = read_images(fields["inputs"][0], body.substr(*length), info, most_images);
   return {std::move(fields), std::move(images)};
 }
 
-// Whether the tensor of the answer is to follow its JSON.
-bool is_binary(const Input& fields) {
-  const Input& outputs = fields["outputs"];
-  const Input requested = outputs.empty() ? Input() : outputs[0]["parameters"]["binary_data"];
-  return requested.is_null() ? fields["parameters"]["binary_data_output"] == true : requested == true;
+// LOGIT:INDEX:NAME of the most probable classes of each image, as Triton writes them.
+std::vector<std::string> most_probable(const Service& service, const std::vector<float>& logits, size_t most) {
+  const vmoe::Info& info = service.engine.info();
+  std::vector<std::string> texts;
+  for (size_t first = 0; first < logits.size(); first += static_cast<size_t>(info.output_size)) {
+    const std::vector<size_t> order = service.likeliest(&logits[first]);
+    for (size_t i = 0; i < std::min(most, order.size()); ++i) {
+      texts.push_back(std::to_string(logits[first + order[i]]) + ':' + std::to_string(order[i]));
+      if (!info.class_names.empty()) texts.back() += ':' + info.class_names[order[i]];
+    }
+  }
+  return texts;
+}
+
+// Bytes that follow the JSON.
+std::string as_binary(const std::vector<float>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
+}
+
+std::string as_binary(const std::vector<std::string>& texts) {
+  std::string binary;
+  for (const std::string& text : texts) {
+    const auto size = static_cast<uint32_t>(text.size());
+    binary.append(reinterpret_cast<const char*>(&size), sizeof(size)).append(text);
+  }
+  return binary;
 }
 
 }  // namespace
@@ -107,25 +131,38 @@ bool is_binary(const Input& fields) {
 Response endpoints::infer(Service& service, Exchange& exchange) {
   const vmoe::Info& info = service.engine.info();
   const auto [fields, images] =
-      service.run_on(service.tensors, [&] { return read_infer(exchange.request, info, service.options.batch_size); });
+      service.run_on(service.tensors, [&] { return read_infer(exchange.request, info, service.options.max_waiting); });
   const vmoe::Answer answer = service.answer(images, fields["parameters"]["setting"], exchange.has_gone);
-  const size_t bytes = answer.output.size() * sizeof(float);
-  const bool binary = is_binary(fields);
+  const Input& outputs = fields["outputs"];
+  Input parameters = outputs.empty() ? Input() : outputs[0]["parameters"];
+  const Input& wanted = parameters["binary_data"];
+  const bool is_binary = (wanted.is_null() ? fields["parameters"]["binary_data_output"] : wanted) == true;
   Json tensor = output_tensor(info, images.count);
-  if (binary) {
-    tensor["parameters"] = {{"binary_data_size", bytes}};
+  std::string binary;
+  const auto add = [&](const auto& values) {
+    if (!is_binary) {
+      tensor["data"] = values;  // null for what JSON has no number for
+      return;
+    }
+    binary = as_binary(values);
+    tensor["parameters"] = {{"binary_data_size", binary.size()}};
+  };
+  if (const Input& most = parameters["classification"]; most.is_null()) {
+    add(answer.output);
   } else {
-    tensor["data"] = answer.output;  // null for what JSON has no number for
+    const auto texts = most_probable(service, answer.output, most);
+    tensor["datatype"] = "BYTES";
+    tensor["shape"][1] = texts.size() / static_cast<size_t>(images.count);
+    add(texts);
   }
   Json reply = {
-      {"model_name", service.options.name}, {"model_version", "1"}, {"outputs", Json::array({std::move(tensor)})}};
+      {"model_name", service.options.name}, {"model_version", kVersion}, {"outputs", Json::array({std::move(tensor)})}};
   if (!answer.setting.empty()) reply["parameters"] = {{"setting", answer.setting}};
   if (!fields["id"].is_null()) reply["id"] = fields["id"];
   std::string text = to_text(reply);
-  if (!binary) return text_response(std::move(text), kJson);
+  if (!is_binary) return text_response(std::move(text), kJson);
   const size_t json_length = text.size();
-  text.append(reinterpret_cast<const char*>(answer.output.data()), bytes);
-  Response response = text_response(std::move(text), kBinary);
+  Response response = text_response(text + binary, kBinary);
   response.set(kHeaderLength, std::to_string(json_length));
   return response;
 }

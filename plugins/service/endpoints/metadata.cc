@@ -5,9 +5,20 @@
 #include "service.h"
 
 Response endpoints::server(Service&, Exchange&) {
-  return json_response(
-      {{"name", "vmoe-export"}, {"version", vmoe_version()}, {"extensions", {"binary_tensor_data", "parameters"}}});
+  return json_response({{"name", "vmoe-export"},
+                        {"version", vmoe_version()},
+                        {"extensions", {"binary_tensor_data", "classification", "model_repository", "parameters"}}});
 }
+
+Response endpoints::repository(Service& service, Exchange& exchange) {
+  const std::string& body = exchange.request.body();
+  Input asked = read_json(body.empty() ? "{}" : body, 100, 100);
+  read_object("repository", asked);
+  const Json own = {{"name", service.options.name}, {"version", kVersion}, {"state", "READY"}, {"reason", ""}};
+  return json_response(Json::array({own}));
+}
+
+Response endpoints::openapi(Service&, Exchange&) { return text_response(kOpenApi, kJson); }
 
 Response endpoints::model(Service& service, Exchange&) {
   const vmoe::Info& info = service.engine.info();
@@ -20,7 +31,7 @@ Response endpoints::model(Service& service, Exchange&) {
                       {"shape", {-1, info.height, info.width, info.channels}}};
   return json_response(
       {{"name", service.options.name},
-       {"versions", Json::array({"1"})},
+       {"versions", Json::array({kVersion})},
        {"platform", "vmoe-export, " + info.runtime},
        {"inputs", Json::array({input})},
        {"outputs", Json::array({output_tensor(info, -1)})},

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <boost/beast/core/string.hpp>
 #include <cmath>
-#include <numeric>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -66,12 +65,10 @@ Response endpoints::classify(Service& service, Exchange& exchange) {
   const auto [request, answer] = answered(service, exchange, VMOE_LOGITS);
   const vmoe::Info& info = service.engine.info();
   const auto classes = static_cast<size_t>(info.output_size);
-  std::vector<size_t> order(classes);
   Json predictions = Json::array();
   for (size_t first = 0; first < answer.output.size(); first += classes) {
     const float* logits = answer.output.data() + first;
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+    const std::vector<size_t> order = service.likeliest(logits);
     const std::vector<double> probabilities = info.probabilities_of(logits);
     Json best = Json::array();
     for (size_t i = 0; i < std::min(classes, request["top"].get<size_t>()); ++i) {

@@ -4,6 +4,8 @@
 
 Response endpoints::health(Service& service, Exchange&) {
   return json_response({{"status", "ok"},
+                        {"live", true},  // these two are fields of the Open Inference Protocol
+                        {"ready", true},
                         {"model", service.options.name},
                         {"waiting", service.batcher.load().waiting},
                         {"level", service.level()}});

@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from vmoe_runtime.classes import Array
+from vmoe_runtime.classes import Array, likeliest
 from vmoe_runtime.errors import ImageError, shown
 from vmoe_serve import endpoints
 from vmoe_serve.http.requests import RequestError, read_json, read_object
@@ -26,18 +26,23 @@ _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype(
 
 async def infer(service: Service, request: Request) -> Response:
     """The output of one tensor of images. The parameter `setting` names a profile, and in the answer the one used."""
-    output = service.engine.manifest.output
     content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
     batch = await run(service.tensors, _batch, service, images)
     answer = await service.answer(batch, content["parameters"]["setting"])
-    tensor: dict[str, Any] = {"name": output, "datatype": "FP32", "shape": list(answer.logits.shape)}
-    values = np.ascontiguousarray(answer.logits, "<f4")
-    is_binary = _is_binary(content)
-    if is_binary:
-        tensor["parameters"] = {"binary_data_size": values.nbytes}
+    parameters = content["outputs"][0]["parameters"] if content["outputs"] else {}
+    tensor: dict[str, Any] = {"name": service.engine.manifest.output}
+    if (most := parameters.get("classification")) is None:
+        tensor |= {"datatype": "FP32", "shape": list(answer.logits.shape)}
+        values = [value if math.isfinite(value) else None for value in answer.logits.ravel().tolist()]
+        binary = np.ascontiguousarray(answer.logits, "<f4").tobytes()
     else:
-        tensor["data"] = [value if math.isfinite(value) else None for value in values.ravel().tolist()]
-    reply: dict[str, Any] = {"model_name": service.name, "model_version": "1", "outputs": [tensor]}
+        values = _classes(service, answer.logits, most)
+        tensor |= {"datatype": "BYTES", "shape": [len(answer.logits), len(values) // len(answer.logits)]}
+        binary = b"".join(len(text).to_bytes(4, "little") + text for text in (value.encode() for value in values))
+    wanted = parameters.get("binary_data")
+    is_binary = content["parameters"]["binary_data_output"] if wanted is None else wanted
+    tensor |= {"parameters": {"binary_data_size": len(binary)}} if is_binary else {"data": values}
+    reply: dict[str, Any] = {"model_name": service.name, "model_version": endpoints.VERSION, "outputs": [tensor]}
     if answer.setting is not None:
         reply["parameters"] = {"setting": answer.setting}
     if content["id"] is not None:
@@ -45,7 +50,7 @@ async def infer(service: Service, request: Request) -> Response:
     text = json.dumps(reply, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
     if not is_binary:
         return Response(text, media_type=endpoints.JSON)
-    return Response(text + values.tobytes(), headers={endpoints.HEADER_LENGTH: str(len(text))}, media_type=endpoints.BINARY)
+    return Response(text + binary, headers={endpoints.HEADER_LENGTH: str(len(text))}, media_type=endpoints.BINARY)
 
 
 def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dict[str, Any], Array]:
@@ -59,6 +64,8 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
     content, manifest = read_object("infer", read_json(body[:length])), service.engine.manifest
     if any(each["name"] != manifest.output for each in content["outputs"]):
         raise RequestError(endpoints.WRONG_OUTPUT, manifest.output)
+    if manifest.output != "logits" and any(each["parameters"]["classification"] for each in content["outputs"]):
+        raise RequestError(endpoints.NO_CLASSES, manifest.output)
     tensor = content["inputs"][0]
     if tensor["shape"][1:] != [*manifest.input.size]:
         # Before anything of that shape is made, as it may be larger than any array.
@@ -67,10 +74,12 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
     return content, _images(tensor, body[length:])
 
 
-def _is_binary(content: dict[str, Any]) -> bool:
-    """Whether the tensor of the answer is to follow its JSON."""
-    requested = content["outputs"][0]["parameters"]["binary_data"] if content["outputs"] else None
-    return bool(content["parameters"]["binary_data_output"] if requested is None else requested)
+def _classes(service: Service, logits: Array, most: int) -> list[Any]:
+    """`LOGIT:INDEX:NAME` of the most probable classes of each image, as Triton writes them."""
+    names = service.engine.manifest.class_names
+    named = [f":{name}" for name in names] if names else [""] * logits.shape[1]
+    best = likeliest(logits, most)
+    return [f"{row[index]:f}:{index}{named[index]}" for row, chosen in zip(logits, best, strict=True) for index in chosen]
 
 
 def _images(tensor: dict[str, Any], binary: bytes) -> Array:

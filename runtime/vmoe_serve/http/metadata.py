@@ -7,12 +7,14 @@ from starlette.responses import JSONResponse, Response
 
 from vmoe_runtime import __version__
 from vmoe_serve import endpoints
+from vmoe_serve.http.requests import read_json, read_object
+from vmoe_serve.openapi import document
 from vmoe_serve.service import Service
 
 
 async def server(_: Service, __: Request) -> Response:
     """Name and version."""
-    extensions = ["binary_tensor_data", "parameters"]
+    extensions = ["binary_tensor_data", "classification", "model_repository", "parameters"]
     return JSONResponse({"name": "vmoe-export", "version": __version__, "extensions": extensions})
 
 
@@ -23,7 +25,7 @@ async def model(service: Service, _: Request) -> Response:
     return JSONResponse(
         {
             "name": service.name,
-            "versions": ["1"],
+            "versions": [endpoints.VERSION],
             "platform": f"vmoe-export, {service.engine.backend_description}",
             "inputs": [{"name": endpoints.INPUT_NAME, "datatype": datatype, "shape": [-1, *manifest.input.size]}],
             "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
@@ -34,6 +36,17 @@ async def model(service: Service, _: Request) -> Response:
             },
         }
     )
+
+
+async def repository(service: Service, request: Request) -> Response:
+    """The one model that is served, as Triton's extension lists it."""
+    read_object("repository", read_json(await service.body(request) or b"{}"))
+    return JSONResponse([{"name": service.name, "version": endpoints.VERSION, "state": "READY", "reason": ""}])
+
+
+async def openapi(_: Service, __: Request) -> Response:
+    """All endpoints, as OpenAPI describes them."""
+    return JSONResponse(document())
 
 
 async def model_ready(service: Service, _: Request) -> Response:

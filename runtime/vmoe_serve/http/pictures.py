@@ -49,7 +49,7 @@ async def _answered(service: Service, request: Request, output: Output) -> tuple
         raise RequestError(_OTHER_MODELS[own])
     content_type = request.headers.get("content-type", "")
     body = await service.body(request)
-    content = await run(service.pictures, _read, body, content_type, request.query_params, service.most_images)
+    content = await run(service.pictures, _read, body, content_type, request.query_params, service.batcher.most_images)
     return content, await service.answer(await service.decoded(content["images"]), content["setting"])
 
 

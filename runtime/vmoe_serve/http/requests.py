@@ -66,13 +66,13 @@ def read_object(name: str, values: Mapping[str, Any], where: str = "") -> dict[s
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name]}
     if name in endpoints.EXACT_OBJECTS:
-        _check_known(values, fields)
+        _check_known(values, fields, where)
     return {key: _value(field, values.get(key), where + key) for key, field in fields.items()}
 
 
-def _check_known(values: Mapping[str, Any], known: Mapping[str, Field]) -> None:
+def _check_known(values: Mapping[str, Any], known: Mapping[str, Field], where: str = "") -> None:
     if unknown := next((name for name in values if name not in known), None):
-        raise RequestError(endpoints.UNKNOWN_FIELD, shown(unknown), ", ".join(known))
+        raise RequestError(endpoints.UNKNOWN_FIELD, shown(where + unknown), ", ".join(known))
 
 
 def _value(field: Field, value: Any, where: str) -> Any:

@@ -12,7 +12,8 @@ from vmoe_serve.service import Service
 async def health(service: Service, _: Request) -> Response:
     """The queue, and the setting of requests that name none."""
     load = service.batcher.load()
-    return JSONResponse({"status": "ok", "model": service.name, "waiting": load.waiting, "level": load.level})
+    state = {"status": "ok", "live": True, "ready": True}  # two fields of the Open Inference Protocol
+    return JSONResponse(state | {"model": service.name, "waiting": load.waiting, "level": load.level})
 
 
 async def metrics(service: Service, _: Request) -> Response:
