@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -23,32 +22,18 @@ from vmoe_export.export import ExportResult, write_bundle
 from vmoe_export.export_cost import ExportCost, export_cost
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.precision import PRECISIONS
-from vmoe_export.presets import PRESETS
+from vmoe_export.field_options import field_options
 from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
-from vmoe_runtime.bundle.manifest import OUTPUTS, PROBABILITIES
-from vmoe_runtime.capacity import DEFAULT_ROUNDING, ROUNDINGS
-from vmoe_runtime.preprocessing import KNOWN_STEPS
 from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument, stored_options
 from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.remote_sources import transfer_bar
 
-_number = partial(click.option, type=click.IntRange(1), metavar="N")
 _limit = partial(click.option, type=click.FloatRange(0, min_open=True), metavar="X")
-
-
-def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", value)
-    if not match:
-        raise click.BadParameter(f"'{value}' is not a number of pixels, such as 384, or HxW, such as 224x384.")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def default_target(source: str, precision: str) -> Path:
@@ -83,65 +68,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     metavar="OUT.vmoe",
     help="The bundle to write. Default: the checkpoint's name, in the current folder.",
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="model.json",
-    help="Official model config, or another library's config.json. It supplies what the tensors do not determine, such as "
-    "a gap classifier.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    metavar="NAME",
-    help="Use the config, preprocessing and class names of this released checkpoint; an unknown NAME lists all.",
-)
-@click.option(
-    "--group",
-    metavar="image|batch|N|tokens:S",
-    help="Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
-)
-@_number("--batch-size", help="Images per batch; required by --group batch.")
-@click.option(
-    "--image-size", callback=_image_size, metavar="PX|HxW", help="Size of the images; resizes a learned position embedding."
-)
-@_number(
-    "--capacity-multiple-of",
-    help="Round the slots per expert up to a multiple of N. Default: the config's, or 1 (official code: 4).",
-)
-@click.option(
-    "--rounding",
-    type=click.Choice(ROUNDINGS),
-    help="Round the slots per expert up (ceil) or to the nearest integer (round). "
-    f"Default: the config's, or {DEFAULT_ROUNDING}.",
-)
-@click.option(
-    "--dispatch-bf16/--no-dispatch-bf16",
-    default=None,
-    help="Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
-)
-@_number(
-    "--ensemble-size",
-    metavar="M",
-    help="Number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.",
-)
-@_number("--heads", help="Number of attention heads of another library's model, if its files do not say it.")
-@click.option(
-    "--activation",
-    type=click.Choice(["gelu", "gelu_tanh", "quick_gelu"]),
-    help="Activation of the MLPs of another library's model, if its files do not say it.",
-)
-@click.option(
-    "--pooling",
-    type=click.Choice(["token", "avg"]),
-    help="What the head of another library's model gets, if its files do not say it: the class token, or the mean of the "
-    "patches.",
-)
-@click.option(
-    "--architecture",
-    metavar="NAME",
-    help="Use the config of this architecture of the installed open_clip or timm, such as ViT-H-14.",
-)
+@field_options
 @click.option(
     "--families",
     is_flag=True,
@@ -149,63 +76,6 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
     expose_value=False,
     callback=_print_families,
     help="List the supported models of other libraries, and exit.",
-)
-@click.option(
-    "--router",
-    type=click.Choice(["top-k", "experts-choice"]),
-    help="Each token chooses its k experts (top-k), or each expert its tokens. Default: the config's, or top-k.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(list(PRECISIONS)),
-    default="fp32",
-    show_default=True,
-    help="Type of the large matrix products and of their stored weights. int4 stores experts in int4 and other weights in "
-    "int8; fp16 is for --tensorrt.",
-)
-@click.option("--tensorrt", is_flag=True, help="Also write a TensorRT graph for each profile, fixed to its setting.")
-@click.option(
-    "--input",
-    type=click.Choice(["float32", "uint8"]),
-    help="Type of the images: float32 in [-1, 1] (the default), or uint8, scaled inside the graph.",
-)
-@click.option(
-    "--preprocess",
-    metavar="STEPS",
-    help=f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "
-    "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
-)
-@click.option(
-    "--exif/--no-exif",
-    default=None,
-    help="Turn pictures as their EXIF orientation says. Default: only models of transformers, as they are used there.",
-)
-@click.option(
-    "--output",
-    type=click.Choice(OUTPUTS),
-    help="Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability.",
-)
-@click.option(
-    "--normalize/--no-normalize",
-    default=None,
-    help="Divide the embedding by its Euclidean norm, before a head or before it is returned. Default: the bundle's, or no.",
-)
-@click.option(
-    "--probabilities",
-    type=click.Choice(PROBABILITIES),
-    help="How logits become probabilities: over all classes (softmax, the default), or of each class alone (sigmoid).",
-)
-@click.option(
-    "--class-names",
-    metavar="FILE|LIST",
-    help=f"Text file with one class name per line, or a built-in list: {' or '.join(CLASS_LISTS)}. Pass a file of that name "
-    f"as ./{CLASS_LISTS[0]}.",
-)
-@click.option(
-    "--head",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Replace the head: an npz or safetensors file with kernel [D, classes] and bias [classes], as from vmoe fewshot.",
 )
 @_limit(
     "--atol",

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -16,8 +17,8 @@ from vmoe_export.errors import OptionError
 from vmoe_export.model.model_config import RoutingConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.presets import PRESETS
-from vmoe_runtime.bundle.manifest import OUTPUTS, PROBABILITIES, Output, Probabilities
-from vmoe_runtime.capacity import ROUNDINGS, Rounding
+from vmoe_runtime.bundle.manifest import Output, Probabilities
+from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.settings import NEEDED, OFFICIAL_SETTINGS, POLICIES, ROWS, Choices, Setting, parse_profile_name
 
@@ -100,44 +101,16 @@ class ExportOptions(Choices):
         self._check_combination()
 
     def _check_types(self) -> None:
-        for name, allowed in (
-            ("precision", tuple(PRECISIONS)),
-            ("tensorrt", (True, False)),
-            ("input", (None, "float32", "uint8")),
-            ("output", (None, *OUTPUTS)),
-            ("rounding", (None, *ROUNDINGS)),
-            ("dispatch_bf16", (None, True, False)),
-            ("exif", (None, True, False)),
-            ("router", (None, "top-k", "experts-choice")),
-            ("normalize", (None, True, False)),
-            ("probabilities", (None, *PROBABILITIES)),
-            ("preset", (None, *PRESETS)),
-            ("activation", (None, "gelu", "gelu_tanh", "quick_gelu")),
-            ("pooling", (None, "token", "avg")),
-        ):
+        for name, kinds in FIELD_TYPES.items():
             value = getattr(self, name)
-            # An array is not even compared: it would be equal in some places.
-            if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
-                raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
-        for name, kind, text in (
-            ("capacity", Sequence, "a sequence of ratios, such as [0.3]"),
-            ("k", Sequence, "a sequence of numbers, such as [1]"),
-            ("group", str, "text, such as 'image' or '16'"),
-            ("batch_size", int, "a number of images"),
-            ("ensemble_size", int, "a number of members"),
-            ("heads", int, "a number of attention heads"),
-            ("architecture", str, "the name of an architecture"),
-            ("capacity_multiple_of", int, "a whole number"),
-            ("image_size", tuple, "(height, width)"),
-            ("config", dict | str | os.PathLike, "a mapping or the path of a JSON file"),
-            ("preprocess", str, "official steps, such as 'resize(384)'"),
-            ("class_names", Sequence, "a sequence of names"),
-            ("head", str | os.PathLike, "the path of an npz or safetensors file"),
-        ):
-            value = getattr(self, name)
+            if name in FIELD_VALUES:
+                allowed = (*([None] if NoneType in kinds else []), *FIELD_VALUES[name])
+                # An array is not even compared: it would be equal in some places.
+                if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
+                    raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
             # Text is a sequence, too: of letters, which nobody means.
-            if value is not None and (not isinstance(value, kind) or (kind is Sequence and isinstance(value, str))):
-                raise OptionError(f"{name} is {shown(value)}, but must be {text}")
+            elif not isinstance(value, kinds) or (isinstance(value, str) and str not in kinds):
+                raise OptionError(f"{name} is {shown(value)}, but must be {_WORDS[name]}")
 
     def _check_values(self) -> None:
         try:
@@ -246,6 +219,42 @@ class ExportOptions(Choices):
             return []
         combinations = dict.fromkeys(product(*axes.values()))
         return [Setting.of({**rest, **dict(zip(axes, values, strict=True))}) for values in combinations]
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _values(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (True, False) if bool in kinds else next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
+
+
+_HINTS = {
+    name: _kinds(hint) for name, hint in get_type_hints(ExportOptions).items() if name in ExportOptions.__annotations__
+}
+
+FIELD_TYPES = {name: tuple(get_origin(kind) or kind for kind in kinds) for name, kinds in _HINTS.items()}
+"""The types of each field, but for those of `Choices`."""
+
+FIELD_VALUES = {name: values for name, kinds in _HINTS.items() if (values := _values(kinds))} | {"preset": tuple(PRESETS)}
+"""The values of each field that has few, beside None."""
+
+_WORDS = {
+    "capacity": "a sequence of ratios, such as [0.3]",
+    "k": "a sequence of numbers, such as [1]",
+    "group": "text, such as 'image' or '16'",
+    "batch_size": "a number of images",
+    "ensemble_size": "a number of members",
+    "heads": "a number of attention heads",
+    "architecture": "the name of an architecture",
+    "capacity_multiple_of": "a whole number",
+    "image_size": "(height, width)",
+    "config": "a mapping or the path of a JSON file",
+    "preprocess": "official steps, such as 'resize(384)'",
+    "class_names": "a sequence of names",
+    "head": "the path of an npz or safetensors file",
+}
+"""What each other field must be."""
 
 
 def _stored_settings(checkpoint: Checkpoint) -> list[Setting]:

@@ -9,6 +9,7 @@ import click
 import numpy as np
 
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
+from vmoe_export.field_options import field_option
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.opening import open_checkpoint
 from vmoe_export.pruning import choose_experts, class_token_use, prunable_moe, router_growth, write_pruned
@@ -47,12 +48,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str) -> t
     help="The pre-trained checkpoint that CKPT was fine-tuned from: keep the experts whose router column has grown most.",
 )
 @images_option
-@click.option(
-    "--ensemble-size",
-    type=click.IntRange(1),
-    metavar="M",
-    help="Number of members of an ensemble of experts (E3), if the tensors do not determine it.",
-)
+@field_option("ensemble_size")
 @click.option(
     "-o",
     "--out",

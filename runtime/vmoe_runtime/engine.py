@@ -305,11 +305,8 @@ class Engine:
                 "process that uses it"
             )
         batch = to_batch(images, manifest.input, self._warned)
-        if len(batch) % manifest.batch_multiple:
-            raise ImageError(
-                f"the batch has {len(batch)} images, and this bundle routes in groups ({manifest.group}) "
-                f"that need a multiple of {manifest.batch_multiple}"
-            )
+        if misfit := manifest.misfit(len(batch)):
+            raise ImageError(f"the batch has {len(batch)} images, and this {misfit}")
         feeds = {"image": batch}
         if BACKENDS[self.backend].one_profile:
             self._check_profile(self.only_profile or manifest.rules.profile(), profile)

@@ -9,6 +9,7 @@ import click
 
 from vmoe_export.bundle.bundle_writer import check_target
 from vmoe_export.command import class_names_of, default_target, export
+from vmoe_export.field_options import FIELD_HELP
 from vmoe_export.zeroshot.head import DEFAULT_TEMPLATES, openai_templates, zeroshot_head
 from vmoe_tools.options import CONTEXT
 
@@ -46,9 +47,7 @@ zeroshot = click.Command(
             ["--class-names"],
             metavar="FILE|LIST",
             required=True,
-            help=next(
-                param.help for param in export.params if isinstance(param, click.Option) and param.name == "class_names"
-            ),
+            help=FIELD_HELP["class_names"],
         ),
         click.Option(
             ["--template", "templates"],

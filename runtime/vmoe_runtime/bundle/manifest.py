@@ -146,6 +146,12 @@ class Manifest:
         """The same, but pictures are turned as their EXIF orientation says, or they aren't."""
         return replace(self, input=replace(self.input, preprocessing=replace(self.input.steps, rotates=rotates)))
 
+    def misfit(self, images: int) -> str | None:
+        """Why so many images don't fill whole routing groups, after "the"; None where they do."""
+        if images % self.batch_multiple == 0:
+            return None
+        return f"bundle routes in groups ({self.group}) that need a multiple of {self.batch_multiple}"
+
     @property
     def ensemble_size(self) -> int:
         """M, the members of an ensemble of experts (E3); 1 for every other model."""

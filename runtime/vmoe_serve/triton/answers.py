@@ -53,11 +53,10 @@ def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeErr
 def _batch(engine: Engine, images: Array) -> Array:
     """The images as the graph takes them. Each request is checked on its own, so an error affects no other request."""
     batch = engine.batch(images)
-    multiple = engine.manifest.batch_multiple
-    if len(batch) % multiple:
+    if misfit := engine.manifest.misfit(len(batch)):
         raise ImageError(
-            f"the request has {len(batch)} images, and this bundle routes in groups ({engine.manifest.group}) that need a "
-            f"multiple of {multiple} in each request; a bundle exported with --group image takes any number"
+            f"the request has {len(batch)} images, and this {misfit} in each request; a bundle exported with --group image "
+            "takes any number"
         )
     return batch
 

@@ -84,11 +84,8 @@ def _batch_size(manifest: Manifest, requested: int | None) -> int:
     multiple = manifest.batch_multiple
     if requested is None:
         return max(1, _USUAL_BATCH // multiple) * multiple
-    if requested % multiple:
-        raise click.UsageError(
-            f"--batch-size {requested} doesn't fit: the bundle routes in groups ({manifest.group}) that need a multiple of "
-            f"{multiple}"
-        )
+    if misfit := manifest.misfit(requested):
+        raise click.UsageError(f"--batch-size {requested} doesn't fit: the {misfit}")
     return requested
 
 

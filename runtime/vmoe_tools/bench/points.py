@@ -65,14 +65,11 @@ def plan_points(
     Raises:
         click.UsageError: a batch size that a bundle can't be run with, or no setting that any can.
     """
-    multiples = [loaded.engine.manifest.batch_multiple for loaded in engines]
-    for size, (loaded, multiple) in product(batch_sizes, zip(engines, multiples, strict=True)):
-        if size % multiple:
-            raise click.UsageError(
-                f"--batch-size {size} doesn't fit: the bundle routes in groups ({loaded.engine.manifest.group}) "
-                f"that need a multiple of {multiple} images"
-            )
-    sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce(multiples))]
+    manifests = [loaded.engine.manifest for loaded in engines]
+    for size, manifest in product(batch_sizes, manifests):
+        if misfit := manifest.misfit(size):
+            raise click.UsageError(f"--batch-size {size} doesn't fit: the {misfit} images")
+    sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce([manifest.batch_multiple for manifest in manifests]))]
     points = [
         Point(loaded, profile, size, calls)
         for loaded in engines

@@ -139,11 +139,8 @@ def choose_batches(manifest: Manifest, smallest: int | None, tuned: int | None, 
     """
     multiple = manifest.batch_multiple
     for option, size in (("--min-batch-size", smallest), ("--opt-batch-size", tuned), ("--batch-size", largest)):
-        if size is not None and size % multiple:
-            raise click.UsageError(
-                f"{option} {size} doesn't fit: the bundle routes in groups ({manifest.group}) "
-                f"that need a multiple of {multiple} images"
-            )
+        if size is not None and (misfit := manifest.misfit(size)):
+            raise click.UsageError(f"{option} {size} doesn't fit: the {misfit} images")
     largest = largest or max(default_largest(multiple), smallest or 0, tuned or 0)
     smallest, tuned = smallest or multiple, tuned or largest
     if not smallest <= tuned <= largest:

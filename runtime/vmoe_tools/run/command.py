@@ -117,12 +117,8 @@ def check_classifies(manifest: Manifest, bundle: Path) -> None:
 
 def check_fills_groups(manifest: Manifest, count: int) -> None:
     """Refuses images that don't fill whole routing groups."""
-    multiple = manifest.batch_multiple
-    if count % multiple:
-        raise click.UsageError(
-            f"{count} image{' doesn' if count == 1 else 's don'}'t fit: the bundle routes in groups ({manifest.group}) that "
-            f"need a multiple of {multiple}"
-        )
+    if misfit := manifest.misfit(count):
+        raise click.UsageError(f"{count} image{' doesn' if count == 1 else 's don'}'t fit: the {misfit}")
 
 
 def _lines(each: Answer, engine: Engine, width: int) -> Iterator[str]:

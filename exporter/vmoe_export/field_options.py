@@ -1,0 +1,106 @@
+"""The options of `vmoe export` that are fields of ExportOptions: what each says and takes, by the type of the field."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vmoe_export.class_names import CLASS_LISTS
+from vmoe_export.export_options import FIELD_TYPES, FIELD_VALUES, ExportOptions
+from vmoe_runtime.capacity import DEFAULT_ROUNDING
+from vmoe_runtime.preprocessing import KNOWN_STEPS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FIELD_HELP = {
+    "config": "Official model config, or another library's config.json. It supplies what the tensors do not determine, such "
+    "as a gap classifier.",
+    "preset": "Use the config, preprocessing and class names of this released checkpoint; an unknown NAME lists all.",
+    "group": "Tokens that compete for the same slots: those of one image (the default), the batch, N images, or S tokens.",
+    "batch_size": "Images per batch; required by --group batch.",
+    "image_size": "Size of the images; resizes a learned position embedding.",
+    "capacity_multiple_of": "Round the slots per expert up to a multiple of N. Default: the config's, or 1 (official "
+    "code: 4).",
+    "rounding": "Round the slots per expert up (ceil) or to the nearest integer (round). "
+    f"Default: the config's, or {DEFAULT_ROUNDING}.",
+    "dispatch_bf16": "Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
+    "ensemble_size": "Number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain "
+    "V-MoE.",
+    "heads": "Number of attention heads of another library's model, if its files do not say it.",
+    "activation": "Activation of the MLPs of another library's model, if its files do not say it.",
+    "pooling": "What the head of another library's model gets, if its files do not say it: the class token, or the mean of "
+    "the patches.",
+    "architecture": "Use the config of this architecture of the installed open_clip or timm, such as ViT-H-14.",
+    "router": "Each token chooses its k experts (top-k), or each expert its tokens. Default: the config's, or top-k.",
+    "precision": "Type of the large matrix products and of their stored weights. int4 stores experts in int4 and other "
+    "weights in int8; fp16 is for --tensorrt.",
+    "tensorrt": "Also write a TensorRT graph for each profile, fixed to its setting.",
+    "input": "Type of the images: float32 in [-1, 1] (the default), or uint8, scaled inside the graph.",
+    "preprocess": f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "
+    "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
+    "exif": "Turn pictures as their EXIF orientation says. Default: only models of transformers, as they are used there.",
+    "output": "Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability.",
+    "normalize": "Divide the embedding by its Euclidean norm, before a head or before it is returned. Default: the "
+    "bundle's, or no.",
+    "probabilities": "How logits become probabilities: over all classes (softmax, the default), or of each class "
+    "alone (sigmoid).",
+    "class_names": f"Text file with one class name per line, or a built-in list: {' or '.join(CLASS_LISTS)}. Pass a file of "
+    f"that name as ./{CLASS_LISTS[0]}.",
+    "head": "Replace the head: an npz or safetensors file with kernel [D, classes] and bias [classes], as from vmoe "
+    "fewshot.",
+}
+"""The help of each option, in its order."""
+
+_METAVARS = {
+    "config": "model.json",
+    "preset": "NAME",
+    "group": "image|batch|N|tokens:S",
+    "image_size": "PX|HxW",
+    "batch_size": "N",
+    "capacity_multiple_of": "N",
+    "heads": "N",
+    "ensemble_size": "M",
+    "architecture": "NAME",
+    "preprocess": "STEPS",
+    "class_names": "FILE|LIST",
+    "head": "FILE",
+}
+
+
+def _image_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", value)
+    if not match:
+        raise click.BadParameter(f"'{value}' is not a number of pixels, such as 384, or HxW, such as 224x384.")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def field_option(name: str) -> Callable[[F], F]:
+    """The option of a field of ExportOptions, by its type: of one with few values a choice of these, or a flag."""
+    word, values, default = f"--{name.replace('_', '-')}", FIELD_VALUES.get(name), getattr(ExportOptions, name)
+    if values == (True, False):
+        words = word if default is False else f"{word}/--no-{word.removeprefix('--')}"
+        return click.option(words, is_flag=True, default=default, help=FIELD_HELP[name])
+    kind: Any = None
+    if values:
+        kind = click.Choice(values)
+    elif int in FIELD_TYPES[name]:
+        kind = click.IntRange(1)
+    elif os.PathLike in FIELD_TYPES[name]:
+        kind = click.Path(path_type=Path)
+    read = _image_size if name == "image_size" else None
+    settings: dict[str, Any] = {"type": kind, "callback": read, "default": default, "show_default": default is not None}
+    return click.option(word, metavar=_METAVARS.get(name), help=FIELD_HELP[name], **settings)
+
+
+def field_options(command: F) -> F:
+    """Adds the options of all fields but those of `vmoe_runtime.settings`."""
+    for name in reversed(FIELD_HELP):
+        command = field_option(name)(command)
+    return command
