@@ -31,14 +31,13 @@ def is_calibrated(precision: ExportPrecision) -> bool:
     return PRECISIONS[precision].experts is INT4
 
 
-def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, model: ExportedModel, source: ImageSource) -> None:
+def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, source: ImageSource) -> None:
     """Rounds the int4 weights of a weights file again, for the first images of `source`.
 
     Args:
         path: from `write_weights`; its int4 weights are replaced.
         spans: where its tensors lie.
         plan: of the export.
-        model: of the export.
         source: images that fill at least one routing group.
 
     Raises:
@@ -48,7 +47,7 @@ def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, model: Ex
     images, _ = next(iter(source.whole_batches(max(1, _IMAGES // multiple) * multiple, plan.input_spec)))
     profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the one whose experts get the most
     weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
-    run_reference(_Calibration(model, weights, path, spans), images, profiles)
+    run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles)
 
 
 def round_for_inputs(weights: Array, inputs: Array) -> Array:

@@ -14,7 +14,6 @@ from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
@@ -123,21 +122,20 @@ def write_bundle(
     images = open_validation_images(plan, validation) if validation else None
     tensorrt: list[WrittenGraph] = []
     findings = Findings()
-    stored = plan.stored_precision
-    model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, plan.input == "uint8", stored)
+    model, stored = plan.exported, plan.stored_precision
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, progress, stored)
         if images is not None and is_calibrated(stored):
             stage("rounding the experts for the images")
-            calibrate(folder / WEIGHTS_NAME, spans, plan, model, images)
+            calibrate(folder / WEIGHTS_NAME, spans, plan, images)
         stage("writing the graphs")
-        graphs = write_graphs(folder, model, plan.grouping, spans, plan.profiles)
+        graphs = write_graphs(folder, model, spans, plan.profiles)
         if products := plan.tensorrt_precision:
             stage("writing the TensorRT graphs")
-            tensorrt = write_tensorrt_graphs(folder, model, plan.grouping, spans, plan.profiles, products)
+            tensorrt = write_tensorrt_graphs(folder, model, spans, plan.profiles, products)
         if validation:
-            findings = prove(plan, model, folder, spans, graphs, tensorrt, validation, images, stage)
+            findings = prove(plan, folder, spans, graphs, tensorrt, validation, images, stage)
         stage("writing the manifest")
         files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
         content = manifest_of(plan, files, findings)

@@ -16,6 +16,7 @@ from vmoe_export.export_options import FOREIGN, ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.families.recognition import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
+from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
 from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, pixels
 from vmoe_export.model.model_description import FLAGS, describe_model
@@ -72,6 +73,11 @@ class ExportPlan:
     def tensorrt_precision(self) -> TensorRtPrecision | None:
         """The type of the large products of the TensorRT graphs; None if there are none."""
         return PRECISIONS[self.options.precision].tensorrt if self.options.tensorrt else None
+
+    @property
+    def exported(self) -> ExportedModel:
+        """What the graphs compute."""
+        return ExportedModel(self.model, self.grouping, self.output, self.input == "uint8", self.stored_precision)
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:

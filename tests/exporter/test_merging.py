@@ -65,7 +65,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
     def numpy_reference() -> Run:
         checkpoint = open_checkpoint(MNIST / "vmoe_mnist")
         plan = plan_export(checkpoint, ExportOptions(config=MNIST / "config.json"))
-        model = ExportedModel(plan.model, plan.grouping.tokens)
+        model = ExportedModel(plan.model, plan.grouping)
         reference = ReferenceModel(model, official_weights(checkpoint, plan.model, plan.weight_shapes))
 
         def run(images: np.ndarray, fields: dict[str, Any]) -> Answer:

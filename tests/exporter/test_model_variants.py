@@ -14,7 +14,6 @@ from variants import VARIANTS, Setting, Tensors, Variant
 
 from vmoe_export import ExportOptions, open_checkpoint
 from vmoe_export.export import ExportPlan, plan_export, write_bundle
-from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.parameters import graph_shape
 from vmoe_export.validation.reference_model import ReferenceModel
 from vmoe_measure.comparison import relative_differences
@@ -119,12 +118,11 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     options.pop("input", None)
     for name in options.keys() & {"capacity", "k"}:
         (options[name],) = options[name]
-    model = ExportedModel(plan.model, plan.grouping.tokens, plan.output, plan.input == "uint8", precision)
     tensors = safetensors.numpy.load_file(result.path / "weights.safetensors")
     return Exported(
         variant,
         plan,
-        ReferenceModel(model, lambda name: _as_used(name, tensors)),
+        ReferenceModel(plan.exported, lambda name: _as_used(name, tensors)),
         load_model(path, **options),
         OnnxRuntimeBackend(result.path / "model.onnx"),
         {name: Engine.load(result.path, backend=name, threads=1) for name in ("onnxruntime", "openvino")},

@@ -75,7 +75,7 @@ def session(graph: Path, library: bool = False) -> onnxruntime.InferenceSession:
 def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[Path, onnx.ModelProto]:
     """The graph of a case's setting, written beside its weights."""
     folder, network, grouping, spans = golden.parts(case.model, case.group, case.bfloat16)
-    graph, _ = tensorrt_graph(golden.exported_model(network), grouping, spans, case.profile, precision)
+    graph, _ = tensorrt_graph(replace(golden.exported_model(network), grouping=grouping), spans, case.profile, precision)
     path = folder / f"{precision}.tensorrt.onnx"
     path.write_bytes(graph.SerializeToString(deterministic=True))
     return path, graph

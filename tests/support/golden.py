@@ -6,7 +6,7 @@ import functools
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,9 @@ def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> 
     with open_checkpoint(FOLDER / model) as checkpoint:
         spans = write_weights(folder / "weights.safetensors", checkpoint, config, stored_parameters(config))
     grouping = parse_group(group, config.num_tokens, None, config.ensemble_size)
-    write_graphs(folder, exported_model(network), grouping, spans, [network.profile] if network.profile else [])
+    write_graphs(
+        folder, replace(exported_model(network), grouping=grouping), spans, [network.profile] if network.profile else []
+    )
     return folder, network, grouping, spans
 
 
@@ -238,7 +240,7 @@ def torch_model(model: str, group: str, bfloat16: bool, output: Output) -> Vmoe:
 
 def exported_model(network: Vmoe) -> ExportedModel:
     """What the torch model is, as the graphs take it."""
-    return ExportedModel(network.config, network.group_tokens, network.output)
+    return ExportedModel(network.config, Grouping("", network.group_tokens, 1), network.output)
 
 
 def unmerged_outputs(model: ExportedModel) -> list[str]:

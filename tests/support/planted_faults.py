@@ -128,9 +128,9 @@ def exported(variant: Variant, folder: Path, seed: int = 0, layer_scale: float =
 def refusal(case: Case, folder: Path) -> str:
     """What the export says of the case; empty if it writes a bundle."""
 
-    def prove(plan: Any, model: Any, written: Path, spans: Mapping[str, Span], *arguments: Any) -> Any:
+    def prove(plan: Any, written: Path, spans: Mapping[str, Span], *arguments: Any) -> Any:
         _plant(case, written, spans, np.random.default_rng(len(case.variant.name)))
-        return proof.prove(plan, model, written, spans, *arguments)
+        return proof.prove(plan, written, spans, *arguments)
 
     with mock.patch.object(export, "prove", prove):
         try:

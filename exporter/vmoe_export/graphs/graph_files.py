@@ -17,7 +17,6 @@ from vmoe_export.graphs.model_nodes import ModelNodes
 from vmoe_export.graphs.standard_nodes import StandardNodes
 from vmoe_export.graphs.tensorrt_nodes import TensorRtNodes
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.model_config import Soft, TopK
 from vmoe_export.ops.functions import fixed_function_bodies
 from vmoe_export.ops.table import DOMAIN, IR_VERSION, OPSET, VERSION
@@ -62,7 +61,7 @@ class WrittenGraph:
 
 
 def write_graphs(
-    folder: Path, model: ExportedModel, grouping: Grouping, weights: Mapping[str, Span], profiles: Sequence[Profile]
+    folder: Path, model: ExportedModel, weights: Mapping[str, Span], profiles: Sequence[Profile]
 ) -> list[WrittenGraph]:
     """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
 
@@ -73,7 +72,6 @@ def write_graphs(
     Args:
         folder: where the weights lie.
         model: what the graphs compute.
-        grouping: which batches the graphs must take.
         weights: where each parameter lies in the weights file.
         profiles: those of the bundle; the settings of the first become the default values of `model.onnx`.
 
@@ -95,8 +93,8 @@ def write_graphs(
             settings = {name: value for name, value in settings.items() if name not in merging}
         nodes = kind(model, weights, list(settings))
         nodes.write_model()
-        graph = _graph(model, grouping, nodes, settings)
-        _name_block_shapes(graph, nodes, model, grouping, merges=bool(settings.keys() & merging))
+        graph = _graph(nodes, settings)
+        _name_block_shapes(graph, nodes, merges=bool(settings.keys() & merging))
         functions = []
         values, how = "must be given", f"Standard ops only: any ONNX Runtime from {oldest} on runs it, and OpenVINO."
         if file == CANONICAL_GRAPH:
@@ -107,9 +105,8 @@ def write_graphs(
             how = f"Any ONNX Runtime from {oldest} on runs it; vmoe_runtime and its op library make it fast."
         if settings:
             how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
-        opset = max(OPSET, PRECISIONS[model.precision].experts.opset)
-        proto = _model(graph, functions, opset)
-        _describe(proto, model, grouping, profiles[0] if profiles else None, model.precision, how)
+        proto = _model(graph, functions, max(OPSET, PRECISIONS[model.precision].experts.opset))
+        _describe(proto, model, profiles[0] if profiles else None, model.precision, how)
         _write(folder / file, proto)
         written.append(WrittenGraph(file, tuple(nodes.cuts)))
     return written
@@ -118,7 +115,6 @@ def write_graphs(
 def write_tensorrt_graphs(
     folder: Path,
     model: ExportedModel,
-    grouping: Grouping,
     weights: Mapping[str, Span],
     profiles: Sequence[Profile],
     precision: TensorRtPrecision,
@@ -126,7 +122,7 @@ def write_tensorrt_graphs(
     """Writes `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` for a dense ViT.
 
     Args:
-        folder, model, grouping, weights: as for `write_graphs`.
+        folder, model, weights: as for `write_graphs`.
         profiles: the profiles of the bundle; none for a dense ViT.
         precision: what the large products are computed in.
 
@@ -139,7 +135,7 @@ def write_tensorrt_graphs(
     written = []
     for profile in profiles or (None,):
         file = f"{profile.name if profile else DENSE_GRAPH_KEY}.tensorrt.onnx"
-        graph, cuts = tensorrt_graph(model, grouping, weights, profile, precision)
+        graph, cuts = tensorrt_graph(model, weights, profile, precision)
         _write(folder / file, graph)
         written.append(WrittenGraph(file, cuts, profile))
     return written
@@ -147,7 +143,6 @@ def write_tensorrt_graphs(
 
 def tensorrt_graph(
     model: ExportedModel,
-    grouping: Grouping,
     weights: Mapping[str, Span],
     profile: Profile | None,
     precision: TensorRtPrecision,
@@ -155,7 +150,7 @@ def tensorrt_graph(
     """The graph of one profile for TensorRT.
 
     Args:
-        model, grouping, weights: as for `write_graphs`.
+        model, weights: as for `write_graphs`.
         profile: whose capacity, k, bpr and merge are fixed in it; None for a dense ViT that merges nothing.
         precision: what the large products are computed in.
 
@@ -166,35 +161,27 @@ def tensorrt_graph(
     """
     nodes = TensorRtNodes(model, weights, profile, precision)
     nodes.write_model()
-    graph = _graph(model, grouping, nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
+    graph = _graph(nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
     routes = model.config.moe is not None
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     proto = _model(graph, bodies)
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     others = f"and any ONNX Runtime from {oldest_onnxruntime()} on"
     plugin = " from 10.7 on with the vmoe plugin" if routes else ""
-    _describe(proto, model, grouping, profile, precision, f"{fixed}For TensorRT{plugin}, {others}.")
+    _describe(proto, model, profile, precision, f"{fixed}For TensorRT{plugin}, {others}.")
     return proto, tuple(nodes.cuts)
 
 
-def _graph(
-    model: ExportedModel,
-    grouping: Grouping,
-    nodes: ModelNodes,
-    settings: Mapping[str, Any],
-    choices: int | str = CHOICE_DIM,
-) -> onnx.GraphProto:
+def _graph(nodes: ModelNodes, settings: Mapping[str, Any], choices: int | str = CHOICE_DIM) -> onnx.GraphProto:
+    model = nodes.model
     kind = TensorProto.UINT8 if model.uint8_input else TensorProto.FLOAT
     image = helper.make_tensor_value_info(IMAGE_INPUT, kind, [BATCH_DIM, *model.config.image_size, model.config.channels])
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, [len(n)]) for name, n in settings.items()]
-    outputs = list(_outputs(model, grouping, nodes, choices))
-    return helper.make_graph(nodes.nodes, "vmoe", [image, *inputs], outputs, nodes.initializers())
+    return helper.make_graph(nodes.nodes, "vmoe", [image, *inputs], list(_outputs(nodes, choices)), nodes.initializers())
 
 
-def _outputs(
-    model: ExportedModel, grouping: Grouping, nodes: ModelNodes, choices: int | str
-) -> Iterator[onnx.ValueInfoProto]:
-    config, moe = model.config, model.config.moe
+def _outputs(nodes: ModelNodes, choices: int | str) -> Iterator[onnx.ValueInfoProto]:
+    config, moe = nodes.model.config, nodes.model.config.moe
     output, *routes = nodes.outputs
     sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
     yield helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH_DIM, *sizes.get(output, [config.feature_size])])
@@ -208,24 +195,22 @@ def _outputs(
         shape: list[int | str] = [BATCH_DIM, config.num_tokens]
         if what != TOKEN_OUTPUT:
             per_token = choices if isinstance(moe.routing, TopK) else experts[block]
-            shape = [_groups(model, grouping), nodes.left.get(block, grouping.tokens), per_token, *slots]
+            shape = [_groups(nodes.model), nodes.left.get(block, nodes.model.grouping.tokens), per_token, *slots]
         yield helper.make_tensor_value_info(name, kinds.get(what, TensorProto.FLOAT), shape)
 
 
-def _groups(model: ExportedModel, grouping: Grouping) -> str:
+def _groups(model: ExportedModel) -> str:
     """The name of the number of groups: a group that is an image is counted as one."""
-    return BATCH_DIM if grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
+    return BATCH_DIM if model.grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
-def _name_block_shapes(
-    graph: onnx.GraphProto, nodes: ModelNodes, model: ExportedModel, grouping: Grouping, *, merges: bool
-) -> None:
+def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: bool) -> None:
     """Declares the shapes around encoder blocks: a runtime that knows them computes in place, and fuses the head."""
-    config = model.config
+    config = nodes.model.config
     known = {value.name for value in (*graph.input, *graph.output)}
-    rows, groups = BATCH_DIM, _groups(model, grouping)
+    rows, groups = BATCH_DIM, _groups(nodes.model)
     tokens: int | str = config.num_tokens
-    group_tokens: int | str = grouping.tokens
+    group_tokens: int | str = nodes.model.grouping.tokens
 
     def declare(name: str, *shape: int | str) -> None:
         if name not in known:
@@ -257,20 +242,17 @@ def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = (),
     )
 
 
-def _describe(
-    proto: onnx.ModelProto, model: ExportedModel, grouping: Grouping, profile: Profile | None, precision: str, how: str
-) -> None:
+def _describe(proto: onnx.ModelProto, model: ExportedModel, profile: Profile | None, precision: str, how: str) -> None:
     """Notes what a graph is, in `metadata_props`, and how it is run, in `doc_string`.
 
     Args:
         proto: the graph.
         model: the model that it computes.
-        grouping: its routing groups.
         profile: its default or only profile; None for a dense ViT.
         precision: of its large products.
         how: sentences on how it is run.
     """
-    config, moe = model.config, model.config.moe
+    config, moe, grouping = model.config, model.config.moe, model.grouping
     shape = ",".join(map(str, (*config.image_size, config.channels)))
     pixels = f"uint8[N,{shape}] in 0..255" if model.uint8_input else f"float32[N,{shape}] in [-1, 1]"
     members = f"{config.ensemble_size},{config.num_classes}"

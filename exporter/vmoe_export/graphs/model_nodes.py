@@ -17,13 +17,13 @@ from onnx import helper
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.graphs.class_dispatch import class_dispatch
 from vmoe_export.graphs.graph_writer import GraphWriter
-from vmoe_export.graphs.model_bodies import model_bodies
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
+from vmoe_export.ops.functions import BodyOptions, function_bodies
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
-from vmoe_export.weight_types import BFLOAT16
+from vmoe_export.weight_types import BFLOAT16, WeightType
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
@@ -38,6 +38,7 @@ class ModelNodes(GraphWriter):
         settings: the names of the graph's inputs for the settings of the routing kind.
 
     Attributes:
+        model: the same.
         functions: the bodies of all ops, written for the model, by op.
         cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are
             merged their sizes and where each has gone.
@@ -47,14 +48,35 @@ class ModelNodes(GraphWriter):
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
-        self._model, self._config, self._settings = model, model.config, settings
+        self.model, self._config, self._settings = model, model.config, settings
         self._merging: list[str] = []  # sizes of the tokens, and where each has gone
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
-        bodies = model_bodies(model, policies="pool" in settings, merging=MERGE in settings)
-        self.functions = {body.name: body for body in bodies}
+        self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
         self.outputs: list[str] = [model.output]
         self.left: dict[str, int | str] = {}
+
+    def _body_options(self) -> BodyOptions:
+        """The types and chunks of the model, and what its ops take."""
+        config, moe, numbers = self._config, self._config.moe, PRECISIONS[self.model.precision]
+
+        def chunks(hidden: int, weights: WeightType) -> int:
+            return hidden // (hidden_chunk(hidden, weights) or hidden)
+
+        bf16 = bool(moe and moe.dispatch_bf16)
+        is_soft = bool(moe and moe.routing.kind == "soft")
+        return BodyOptions(
+            dense=numbers.dense,
+            experts=numbers.experts,
+            dispatch_bf16=bf16 and not is_soft,
+            soft_bf16=bf16 and is_soft,
+            dense_chunks=chunks(config.mlp_dim, numbers.dense),
+            expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
+            policies="pool" in self._settings,
+            merging=MERGE in self._settings,
+            prefix=config.prefix_tokens,
+            activation=config.activation,
+        )
 
     def write_model(self) -> None:
         """Writes the nodes of the whole model."""
@@ -76,11 +98,11 @@ class ModelNodes(GraphWriter):
             x = self._cut(x)
         self._place = "head"
         self._head(x)
-        self.nodes[-1].output[0] = self._model.output
+        self.nodes[-1].output[0] = self.model.output
 
     def _layer_outputs(self) -> Sequence[str]:
         """Names of the outputs of each MoE layer, without that of merging."""
-        return [name for name in self._model.layer_outputs if name != TOKEN_OUTPUT]
+        return [name for name in self.model.layer_outputs if name != TOKEN_OUTPUT]
 
     def _group_left(self) -> int | str:
         """Tokens of a group that merging has left by now, or a name for that."""
@@ -123,7 +145,7 @@ class ModelNodes(GraphWriter):
     def _scales(self, *layers: str) -> list[str]:
         """The scales of dense layers, where their kernels have any."""
         kernels = [f"{path}/kernel" for path in layers]
-        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self._model.precision).scales]
+        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self.model.precision).scales]
 
     def _linear(self, path: str, x: str) -> str:
         """A dense layer of x[N,T,D]."""
@@ -147,7 +169,7 @@ class ModelNodes(GraphWriter):
     def _embed(self) -> str:
         config, image = self._config, IMAGE_INPUT
         (rows, columns), (height, width) = config.grid, config.patch_size
-        if self._model.uint8_input:
+        if self.model.uint8_input:
             image = self._add("Cast", image, to=onnx.TensorProto.FLOAT)
             for op, number in (("Div", 255), ("Mul", 2), ("Sub", 1)):
                 image = self._add(op, image, self._constant(f"float_{number}", number, np.float32))
@@ -207,7 +229,7 @@ class ModelNodes(GraphWriter):
             )
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
-        bf16 = PRECISIONS[self._model.precision].attention is BFLOAT16
+        bf16 = PRECISIONS[self.model.precision].attention is BFLOAT16
         sizes = self._merging[:1]
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
         return self._linear(f"{path}/out", mixed), k
@@ -216,7 +238,7 @@ class ModelNodes(GraphWriter):
         """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
         layers = [f"{path}/Dense_{i}" for i in (0, 1)]
         kernel = f"{layers[0]}/kernel"
-        chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self._model.precision))
+        chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self.model.precision))
         weights = [name for layer in layers for name in self._layer(layer)]
         return [*weights, *self._scales(*layers)], chunk
 
@@ -238,7 +260,7 @@ class ModelNodes(GraphWriter):
             self.left[self._place] = self._group_left()
         # In a group the members of a token stand one after another, and those of an image everywhere else.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
-        group = self._model.group_tokens
+        group = self.model.grouping.tokens
         if members > 1 and is_first:  # what comes before is the same for all of them
             x = self._add("Unsqueeze", x, self._integers(1))
             x = self._add("Expand", x, self._integers(1, members, 1, 1))
@@ -323,7 +345,7 @@ class ModelNodes(GraphWriter):
 
     def _tokens_of_image(self) -> str:
         """Lines for `tokens`, those of an image that is a part of its group, by which that is cut; none where it is all."""
-        group, own = self._model.group_tokens, self._config.num_tokens
+        group, own = self.model.grouping.tokens, self._config.num_tokens
         if group == own:
             return ""
         if not self._merging:
@@ -339,7 +361,7 @@ class ModelNodes(GraphWriter):
 
     def _member_gates(self, x: str, router: str) -> str:
         """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
-        members, experts, tokens = self._config.ensemble_size, self._weights[router].shape[1], self._model.group_tokens
+        members, experts, tokens = self._config.ensemble_size, self._weights[router].shape[1], self.model.grouping.tokens
         owner = np.arange(experts) // (experts // members)
         is_own = self._constant(f"is_own_expert_of_{experts}", owner == np.arange(members)[:, None], np.bool_)
         by_member = self._reshape(self._add("MatMul", x, router), -1, tokens // members, members, experts)
@@ -355,13 +377,13 @@ class ModelNodes(GraphWriter):
             x = self._dense("projection", x)
         if config.normalize:
             x = self._add("LpNormalization", x, axis=-1, p=2)
-        if self._model.output == "features":
+        if self.model.output == "features":
             return
         x = self._dense("head", x)
         if members == 1:
             return
         x = self._reshape(x, -1, members, config.num_classes or 0)
-        if self._model.output == "logits":
+        if self.model.output == "logits":
             total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
 

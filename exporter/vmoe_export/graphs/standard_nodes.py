@@ -32,7 +32,7 @@ class StandardNodes(ModelNodes):
     ) -> tuple[onnx.FunctionProto, list[str]]:
         """VmoeExpertMlp with its own weights for each expert and chunk: its body, and what that takes."""
         buf, w1, b1, w2, b2, *scales = inputs
-        kind = weight_type(w1, self._model.precision)
+        kind = weight_type(w1, self.model.precision)
         count, hidden, width = self._weights[w2].shape
         chunk = hidden_chunk or hidden
         experts, chunks = range(count), range(hidden // chunk)

@@ -74,7 +74,7 @@ class TensorRtNodes(ModelNodes):
         return super()._unmerged()
 
     def _group_left(self) -> int:
-        return self._tokens * self._model.group_tokens // self._config.num_tokens
+        return self._tokens * self.model.grouping.tokens // self._config.num_tokens
 
     def _layer_outputs(self) -> Sequence[str]:
         return "slot", "weight"  # a plugin can't return the bools of "kept", and slots say both

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vmoe_export.model.grouping import Grouping
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.precision import ExportPrecision
 from vmoe_runtime.bundle.manifest import Output
@@ -16,7 +17,7 @@ class ExportedModel:
 
     Attributes:
         config: what the model is.
-        group_tokens: S, tokens per routing group; must divide the tokens of every batch.
+        grouping: its routing groups, which fill every batch.
         output: "logits", or "features" for what the head gets. Of an ensemble (E3) "logits" are the official prediction, the
             logarithm of the members' mean probability, and "members" are each member's logits.
         uint8_input: take uint8 images and scale them to [-1, 1] inside.
@@ -24,7 +25,7 @@ class ExportedModel:
     """
 
     config: ModelConfig
-    group_tokens: int
+    grouping: Grouping
     output: Output = "logits"
     uint8_input: bool = False
     precision: ExportPrecision = "fp32"
@@ -38,7 +39,7 @@ class ExportedModel:
     @property
     def merges(self) -> bool:
         """Whether blocks can merge tokens."""
-        return self.config.merges(self.group_tokens)
+        return self.config.merges(self.grouping.tokens)
 
     @property
     def parts(self) -> tuple[str, ...]:

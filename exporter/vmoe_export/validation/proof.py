@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from vmoe_export.errors import OptionError
 from vmoe_export.export_cost import GRAPH_IMAGES, ROUNDED_IMAGES
 from vmoe_export.export_plan import ExportPlan
-from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, tensorrt_limits
 from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
@@ -100,7 +99,6 @@ def open_validation_images(plan: ExportPlan, options: ValidationOptions) -> Imag
 
 def prove(
     plan: ExportPlan,
-    model: ExportedModel,
     folder: Path,
     spans: Mapping[str, Span],
     graphs: Sequence[WrittenGraph],
@@ -113,7 +111,6 @@ def prove(
 
     Args:
         plan: of the export.
-        model: what the graphs compute.
         folder: where graphs and weights lie.
         spans: from `write_weights`.
         graphs: from `write_graphs`.
@@ -131,7 +128,7 @@ def prove(
     from vmoe_export.validation.reference_model import ReferenceModel
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
-    weights = folder / WEIGHTS_NAME
+    model, weights = plan.exported, folder / WEIGHTS_NAME
     check_stored_weights(weights, spans, plan.checkpoint, plan.model, stage, calibrated=source is not None)
     stored = ReferenceModel(model, stored_weights(weights, spans))
     limits, products = graph_limits(model, options.atol), plan.tensorrt_precision

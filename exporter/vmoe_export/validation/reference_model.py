@@ -213,7 +213,7 @@ class ReferenceModel:
         # In a group the members of a token stand one after another.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
         # Merged tokens are as many fewer in a group as in each of its images.
-        groups = by_token.reshape(-1, self.model.group_tokens * tokens // self._config.num_tokens, x.shape[-1])
+        groups = by_token.reshape(-1, self.model.grouping.tokens * tokens // self._config.num_tokens, x.shape[-1])
         normed = self._norm(f"{block}/LayerNorm_1", groups)
         route = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
         layer = moe.layers.index(int(block.rpartition("_")[2]))

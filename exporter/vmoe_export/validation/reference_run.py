@@ -120,7 +120,7 @@ def with_every_expert(
     ends_in_pairs = part in model.class_token_parts and part.endswith("/Moe") and model.config.ensemble_size == 1
     if not ends_in_pairs or model.layer_outputs[0] not in ("expert", "kept"):
         return steps
-    group = model.group_tokens // math.gcd(model.group_tokens, model.config.num_tokens)
+    group = model.grouping.tokens // math.gcd(model.grouping.tokens, model.config.num_tokens)
     turned = [_turned(step, group) for step in steps]
     found = [reference.run(part, stream, [(len(stream.x), p)]) for stream, p in zip(turned, profiles, strict=True)]
     return [Step(stream, whole, *routes) for stream, (whole, routes) in zip(turned, found, strict=True)]
