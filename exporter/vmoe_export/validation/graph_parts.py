@@ -11,10 +11,10 @@ import onnx
 import onnxruntime
 from onnx import helper, utils
 
-from vmoe_export.errors import ExportError
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
+from vmoe_export.validation.limits import invalid
 from vmoe_export.validation.reference_model import Array, Stream
 from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
@@ -55,7 +55,7 @@ class GraphParts:
             takes = {value.name for value in cut.graph.input}
             return LoadedPart(f"{part} of {self.written.file}", _session(path, self._library), start, takes, end, routes)
         except Exception as error:  # ONNX Runtime raises many kinds
-            raise _refused(f"{part} of {self.written.file}", error) from None
+            raise invalid(f"ONNX Runtime can't run {part} of {self.written.file}: {first_line(error)}") from None
         finally:
             path.unlink(missing_ok=True)
 
@@ -93,7 +93,7 @@ class LoadedPart:
             # Copies: the runtime's own arrays would keep the memory of the whole session.
             made = dict(zip(outputs, (np.array(values) for values in self._session.run(outputs, taken)), strict=True))
         except Exception as error:
-            raise _refused(self._name, error) from None
+            raise invalid(f"ONNX Runtime can't run {self._name}: {first_line(error)}") from None
         found = given | made
         return Stream(*(found[name] for name in self._end)), [found[name] for name in self._routes]
 
@@ -107,10 +107,6 @@ def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
         (onnx.TensorProto.INT32, ("rows", "all")),
     )
     return [helper.make_tensor_value_info(name, *kind) for name, kind in zip(names, kinds, strict=False)]
-
-
-def _refused(what: str, error: Exception) -> ExportError:
-    return ExportError(f"validation failed: ONNX Runtime can't run {what}: {first_line(error)}; no bundle was written")
 
 
 def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:

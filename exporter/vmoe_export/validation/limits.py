@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vmoe_export.errors import ExportError
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.weight_types import BFLOAT16, FLOAT32
@@ -58,3 +59,8 @@ def tensorrt_limits(model: ExportedModel, precision: TensorRtPrecision, atol: fl
 def distance_limit(precision: ExportPrecision, max_distance: float | None) -> float:
     """Largest relative difference of a part from float32: `max_distance` where it is given, or what the precision says."""
     return PRECISIONS[precision].distance if max_distance is None else max_distance
+
+
+def invalid(reason: str) -> ExportError:
+    """The error of a bundle that failed validation."""
+    return ExportError(f"validation failed: {reason}; no bundle was written")

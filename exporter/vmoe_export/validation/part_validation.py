@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vmoe_export.errors import ExportError
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.validation.graph_parts import GraphParts, LoadedPart
-from vmoe_export.validation.limits import Limits
+from vmoe_export.validation.limits import Limits, invalid
 from vmoe_export.validation.reference_model import Array, Stream
 from vmoe_export.validation.reference_run import Step
 from vmoe_measure.comparison import Run, differences
@@ -22,7 +21,7 @@ _MERGED_ALIKE = 0.95
 """Least share of merged tokens that were to be, or nearly."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Comparison:
     """One graph at one profile against the reference.
 
@@ -41,13 +40,13 @@ class Comparison:
 
     graph: str
     profile: str | None
-    part: str
-    relative_difference: float
-    max_difference: float
-    agreement: float
-    output_difference: float
-    images: int
-    images_alike: int
+    part: str = "embedding"
+    relative_difference: float = 0.0
+    max_difference: float = 0.0
+    agreement: float = 1.0
+    output_difference: float = 0.0
+    images: int = 0
+    images_alike: int = 0
 
 
 @dataclass
@@ -58,10 +57,8 @@ class _Watch:
     number: int  # of the profile
     profile: Profile | None
     own: Stream  # what its own parts before gave
+    found: Comparison
     routes: list[Array] = field(default_factory=list)
-    worst: tuple[float, str] = (0.0, "embedding")
-    max_difference: float = 0.0
-    agreement: float = 1.0
     misrouted: bool = False
 
 
@@ -85,7 +82,7 @@ class PartValidation:
         self._model, self._images = model, images
         self._limits = {id(graph): limits for graph, limits in graphs}
         self._watched = [
-            _Watch(graph, number, profile, Stream(images))
+            _Watch(graph, number, profile, Stream(images), Comparison(graph.written.file, profile.name if profile else None))
             for graph, _ in graphs
             for number, profile in enumerate(profiles or (None,))
             if graph.written.suits(profile)
@@ -107,23 +104,11 @@ class PartValidation:
 
     def comparisons(self, expected: Sequence[Run]) -> list[Comparison]:
         """What was found, at the end; `expected` are the runs of the reference by profile."""
-        found = []
         for watch in self._watched:
             apart = differences(expected[watch.number], self._run_of(watch, watch.own.x, watch.routes))
-            found.append(
-                Comparison(
-                    watch.graph.written.file,
-                    watch.profile.name if watch.profile else None,
-                    watch.worst[1],
-                    watch.worst[0],
-                    watch.max_difference,
-                    watch.agreement,
-                    float(np.median(apart.relative)),
-                    len(self._images),
-                    int(apart.alike.sum()),
-                )
-            )
-        return found
+            watch.found.output_difference = float(np.median(apart.relative))
+            watch.found.images, watch.found.images_alike = len(self._images), int(apart.alike.sum())
+        return [watch.found for watch in self._watched]
 
     def _compare(self, watch: _Watch, loaded: LoadedPart, part: str, step: Step) -> None:
         found, routes = loaded.run(step.before, self._images, watch.profile)
@@ -140,7 +125,7 @@ class PartValidation:
             expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
             for pairs in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
                 same = self._tokens_alike(pairs, step.before.x.shape[1])[:, : found.x.shape[1]]
-                watch.agreement = min(watch.agreement, float(pairs.mean()))
+                watch.found.agreement = min(watch.found.agreement, float(pairs.mean()))
                 most = max(_FEW_PAIRS, (1 - self._limits[id(watch.graph)].agreement) * pairs.size)
                 watch.misrouted |= bool(np.count_nonzero(~pairs) > most)
         self._judge(watch, part, step, found, same)
@@ -156,38 +141,30 @@ class PartValidation:
         relative = step.distance(found, same) if same is None or same.any() else 0.0
         apart = np.abs(found.x - step.as_merged(found).x)
         largest = float((apart if same is None else apart[same]).max(initial=0))
-        if not relative <= watch.worst[0]:
-            watch.worst = (relative, part)
-        watch.max_difference = max(watch.max_difference, largest)
-        limits, where = self._limits[id(watch.graph)], f"{part} of {watch.graph.written.file}"
+        worst = watch.found
+        if not relative <= worst.relative_difference:
+            worst.relative_difference, worst.part = relative, part
+        worst.max_difference = max(worst.max_difference, largest)
+        limits, where = self._limits[id(watch.graph)], f"{part} of {worst.graph}"
         if watch.profile:
             where += f" at {watch.profile.name}"
         if not np.isfinite(found.x).all():
-            raise ExportError(
-                f"validation failed: {where} gives values that are not finite: they are too large for its type; choose "
-                "another --precision; no bundle was written"
+            raise invalid(
+                f"{where} gives values that are not finite: they are too large for its type; choose another --precision"
             )
         if (alike := step.merged_alike(found, self._model.config)) < _MERGED_ALIKE:
-            raise ExportError(
-                f"validation failed: {where} agrees with the reference on {alike:.2%} of the merged tokens, less than "
-                f"{_MERGED_ALIKE:.0%}; no bundle was written"
-            )
+            least = f"less than {_MERGED_ALIKE:.0%}"
+            raise invalid(f"{where} agrees with the reference on {alike:.2%} of the merged tokens, {least}")
         if watch.misrouted:
-            raise ExportError(
-                f"validation failed: {where} routes {watch.agreement:.2%} of the pairs as the reference does, less than "
-                f"{limits.agreement:.0%}; no bundle was written"
-            )
+            least = f"less than {limits.agreement:.0%}"
+            raise invalid(f"{where} routes {worst.agreement:.2%} of the pairs as the reference does, {least}")
         if limits.difference is None and not relative <= limits.relative:
-            raise ExportError(
-                f"validation failed: {where} differs from the reference by {relative:.2g} of its size, but rounding "
-                f"explains only {limits.relative:.2g}; --atol X accepts differences up to X (here {largest:.2g}); "
-                "no bundle was written"
+            raise invalid(
+                f"{where} differs from the reference by {relative:.2g} of its size, but rounding explains only "
+                f"{limits.relative:.2g}; --atol X accepts differences up to X (here {largest:.2g})"
             )
         if limits.difference is not None and not largest <= limits.difference:
-            raise ExportError(
-                f"validation failed: {where} differs from the reference by {largest:.2g}, more than --atol "
-                f"{limits.difference:g}; no bundle was written"
-            )
+            raise invalid(f"{where} differs from the reference by {largest:.2g}, more than --atol {limits.difference:g}")
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
         """A run whose routes are those of the MoE layers from `first` on."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vmoe_export.errors import ExportError
+from vmoe_export.validation.limits import invalid
 from vmoe_export.validation.reference_model import Array, ReferenceModel, Stream
 from vmoe_export.validation.reference_run import Step, run_reference, split_stream
 from vmoe_measure.comparison import Run, differences
@@ -110,10 +110,9 @@ def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit
     for distance in distances:
         if not distance.part_difference <= limit:
             where = f" at {distance.profile}" if distance.profile else ""
-            raise ExportError(
-                f"validation failed: in {precision}, the output of {distance.part}{where} is {distance.part_difference:.1%} "
-                f"off float32, more than --max-distance {limit:g}; choose another --precision, or a larger --max-distance; "
-                "no bundle was written"
+            raise invalid(
+                f"in {precision}, the output of {distance.part}{where} is {distance.part_difference:.1%} off float32, more "
+                f"than --max-distance {limit:g}; choose another --precision, or a larger --max-distance"
             )
 
 

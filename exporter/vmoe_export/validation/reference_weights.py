@@ -12,9 +12,9 @@ from vmoe_export.bundle.weights_file import Span, official_tensor
 from vmoe_export.checkpoint import Array, Checkpoint
 from vmoe_export.checkpoint.base import dtype_from_name
 from vmoe_export.checkpoint.safetensors_file import DTYPES
-from vmoe_export.errors import ExportError
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import graph_shape, scale_name
+from vmoe_export.validation.limits import invalid
 from vmoe_export.weight_types import FLOAT32, WEIGHT_TYPES, weight_type_of
 
 _BY_STORED = {kind.stored: kind for kind in WEIGHT_TYPES.values()}
@@ -76,6 +76,4 @@ def check_stored_weights(
         for matrix in np.ndindex(official.shape[:-2]):  # experts are many, and each step makes an array of its size
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
-                raise ExportError(
-                    f"validation failed: tensor {name} of {path.name} does not match the checkpoint; no bundle was written"
-                )
+                raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")
