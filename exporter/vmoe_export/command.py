@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,7 +30,7 @@ from vmoe_export.summary import model_table, profile_notes, profile_table, resul
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
 from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument, stored_options
-from vmoe_tools.output import LINE_SECONDS, check_output_file, people_stream, write_json
+from vmoe_tools.output import check_output_file, people_stream, regular_lines, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.remote_sources import transfer_bar
 
@@ -161,31 +162,20 @@ def export(
 
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
-    progress_console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
+    console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    disable = not progress_console.is_terminal
-    told = time.monotonic()
-
-    def tell(text: str) -> None:
-        nonlocal told
-        bar.update(task, description=text)
-        if disable and not show.quiet and time.monotonic() - told >= LINE_SECONDS:
-            told = time.monotonic()
-            click.echo(f"{text} ...", err=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("writing the weights", total=plan.weight_bytes)
 
     def advance(name: str, size: int) -> None:
         bar.advance(task, size)
-        tell("writing the weights")
 
-    with Progress(*columns, console=progress_console, transient=True, disable=disable) as bar:
-        task = bar.add_task("writing the weights", total=plan.weight_bytes)
-        result = write_bundle(
-            plan,
-            target,
-            progress=advance,
-            stage=tell,
-            **settings,
-        )
+    def tell(text: str) -> None:
+        bar.update(task, description=text)
+
+    quiet = show.quiet or console.is_terminal
+    with bar, regular_lines(lambda: f"{bar.tasks[task].description} ...", sys.stderr, quiet=quiet):
+        result = write_bundle(plan, target, progress=advance, stage=tell, **settings)
     for line in validation_lines(result):
         show.print(line)
     if result.tensorrt:
