@@ -29,7 +29,7 @@ from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
-from vmoe_tools.options import CONTEXT, json_option, quiet_option, read_argument, stored_options
+from vmoe_tools.options import CONTEXT, json_option, out_option, quiet_option, read_argument, stored_options
 from vmoe_tools.output import check_output_file, people_stream, regular_lines, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.remote_sources import transfer_bar
@@ -61,14 +61,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 @click.command(context_settings=CONTEXT)
 @click.argument("checkpoint", metavar="CKPT", type=click.Path())
 @stored_options
-@click.option(
-    "-o",
-    "--out",
-    "output_path",
-    type=click.Path(path_type=Path),
-    metavar="OUT.vmoe",
-    help="The bundle to write. Default: the checkpoint's name, in the current folder.",
-)
+@out_option("OUT.vmoe", "The bundle to write. Default: the checkpoint's name, in the current folder.")
 @field_options
 @click.option(
     "--families",
@@ -101,7 +94,7 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 @click.version_option(package_name="vmoe-export", prog_name="vmoe")
 def export(
     checkpoint: str,
-    output_path: Path | None,
+    out: Path | None,
     atol: float | None,
     max_distance: float | None,
     images: Path | None,
@@ -131,7 +124,7 @@ def export(
     validation = None if no_validate else ValidationOptions(atol, max_distance, images).checked(options.precision)
     # Nothing of what is printed is markup: paths and names of groups may hold brackets.
     show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)
-    target = output_path or default_target(checkpoint, options.precision)
+    target = out or default_target(checkpoint, options.precision)
     started = time.monotonic()
     names_file = None if class_names is None or class_names in CLASS_LISTS else Path(class_names)
     given = (Path(checkpoint), fields["config"], fields["head"], names_file, images)

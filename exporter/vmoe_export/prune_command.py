@@ -15,7 +15,7 @@ from vmoe_export.opening import open_checkpoint
 from vmoe_export.pruning import choose_experts, class_token_use, prunable_moe, router_growth, write_pruned
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
-from vmoe_tools.options import CONTEXT, images_option, result_options
+from vmoe_tools.options import CONTEXT, images_option, out_option, result_options
 from vmoe_tools.output import check_output_file, people_stream, write_json, write_large_file
 from vmoe_tools.program import printable
 
@@ -49,13 +49,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str) -> t
 )
 @images_option
 @field_option("ensemble_size")
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="OUT.safetensors",
-    help="The checkpoint to write. Default: the name of CKPT with -pruned, in the current folder.",
-)
+@out_option("OUT.safetensors", "The checkpoint to write. Default: the name of CKPT with -pruned, in the current folder.")
 @result_options
 def prune(
     checkpoint: Path,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from vmoe_serve import endpoints
-from vmoe_tools.options import CONTEXT
+from vmoe_tools.options import CONTEXT, count_option
 from vmoe_tools.program import Entry, LazyCommands
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -20,17 +20,11 @@ _SUBCOMMANDS = {
 }
 
 
-def count_option(name: str, most: int, default: int | None, text: str) -> Callable[[Command], Command]:
-    """An option that takes a whole number from 1 to `most`."""
-    shown = default is not None
-    return click.option(name, metavar="N", type=click.IntRange(1, most), default=default, show_default=shown, help=text)
-
-
 def service_options(command: Command) -> Command:
     """Adds the options that both HTTP services have."""
     for option in reversed(endpoints.OPTIONS):
         words = f"--{option.name.replace('_', '-')}"
-        command = count_option(words, option.maximum, option.default, option.help)(command)
+        command = count_option(words, most=option.maximum, default=option.default, help=option.help)(command)
     return command
 
 

@@ -18,13 +18,14 @@ import click
 
 from vmoe_runtime.backends import Parallelism
 from vmoe_serve import endpoints
-from vmoe_serve.command import count_option, name_option, service_options
+from vmoe_serve.command import name_option, service_options
 from vmoe_serve.settings import levels, model_name, named, served_manifest
 from vmoe_tools.options import (
     CONTEXT,
     FiniteRange,
     backend_option,
     bundle_argument,
+    count_option,
     errors_only_option,
     profiles_option,
     ratios_of,
@@ -62,7 +63,7 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
 @profiles_option
 @name_option
 @click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@count_option("--port", 65535, 8000, "Port to listen on.")
+@count_option("--port", most=65535, default=8000, help="Port to listen on.")
 @click.option(
     "--replicas",
     metavar="N",

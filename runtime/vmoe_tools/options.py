@@ -106,6 +106,21 @@ def _one(context: click.Context, option: click.Parameter, values: tuple[Any, ...
 
 _single = partial(click.option, multiple=True, callback=_one)
 
+
+def count_option(
+    *words: str, least: int = 1, most: int | None = None, default: int | None = None, **settings: Any
+) -> Callable[[F], F]:
+    """An option that takes a whole number from `least` to `most`."""
+    kind, shown = click.IntRange(least, most), default is not None
+    return click.option(*words, metavar="N", type=kind, default=default, show_default=shown, **settings)
+
+
+def out_option(metavar: str, text: str, *, required: bool = False) -> Callable[[F], F]:
+    """What a command writes."""
+    kind = click.Path(path_type=Path)
+    return click.option("-o", "--out", metavar=metavar, type=kind, required=required, help=text)
+
+
 bundle_argument = read_argument("bundle", metavar="BUNDLE")
 bundles_argument = read_argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
 profile_option = _single(
@@ -125,12 +140,7 @@ backend_option = click.option(
     show_default=True,
     help="Runtime; auto selects the fastest one that is installed.",
 )
-threads_option = click.option(
-    "--threads",
-    metavar="N",
-    type=click.IntRange(1),
-    help="CPU threads per call. Default: chosen by the runtime.",
-)
+threads_option = count_option("--threads", help="CPU threads per call. Default: chosen by the runtime.")
 backends_option = click.option(
     "--backend",
     "backends",
@@ -138,12 +148,11 @@ backends_option = click.option(
     multiple=True,
     help="Runtime; auto selects the fastest one that is installed. Repeatable. Default: auto.",
 )
-batch_size_option = click.option("--batch-size", metavar="N", type=click.IntRange(1, _MOST_IMAGES), help="Images per call.")
-batch_sizes_option = click.option(
+batch_size_option = count_option("--batch-size", most=_MOST_IMAGES, help="Images per call.")
+batch_sizes_option = count_option(
     "--batch-size",
     "batch_sizes",
-    metavar="N",
-    type=click.IntRange(1, _MOST_IMAGES),
+    most=_MOST_IMAGES,
     multiple=True,
     help="Images per call. Repeatable. Default: the smallest batch that the bundles accept.",
 )

@@ -21,7 +21,7 @@ def _zeroshot(class_names: str, templates: tuple[str, ...], template_list: str |
     if templates and template_list:
         raise click.UsageError("--template and --templates exclude each other")
     names = class_names_of(class_names)
-    target = given["output_path"] or default_target(given["checkpoint"], given["precision"])
+    target = given["out"] or default_target(given["checkpoint"], given["precision"])
     if not given["dry_run"]:
         check_target(target, force=given["force"], sources=[Path(given["checkpoint"])])
     texts = openai_templates() if template_list else templates or DEFAULT_TEMPLATES

@@ -20,12 +20,12 @@ from vmoe_serve.batch.addresses import Location
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.batch.part_files import PART_FORMATS
-from vmoe_serve.command import count_option
 from vmoe_serve.settings import named, served_manifest
 from vmoe_tools.options import (
     CONTEXT,
     backend_option,
     bundle_argument,
+    count_option,
     json_option,
     profile_option,
     quiet_option,
@@ -43,7 +43,7 @@ _USUAL_TOP = 5
 @click.argument("target", metavar="OUTPUT")
 @click.option("--column", metavar="C", help="Column of Parquet files with the pictures' bytes, or structs with 'bytes'.")
 @profile_option
-@count_option("--top", 1 << 24, None, f"Classes per picture. Default: {_USUAL_TOP}.")
+@count_option("--top", most=1 << 24, help=f"Classes per picture. Default: {_USUAL_TOP}.")
 @click.option("--output-logits", is_flag=True, help="Write the model's output, and no classes.")
 @click.option(
     "--format",
@@ -52,9 +52,19 @@ _USUAL_TOP = 5
     show_default=True,
     help="Of the output files. CSV has a column for each class of a picture: class_1, class_2, ...",
 )
-@count_option("--part-size", 1 << 24, 1024, "Pictures per output file. A job that is stopped loses at most that many.")
-@count_option("--batch-size", 4096, 8, "Images per call.")
-@count_option("--replicas", 9999, 1, "Worker processes; each has an engine, and uses --threads of Ray's CPUs, or one.")
+@count_option(
+    "--part-size",
+    most=1 << 24,
+    default=1024,
+    help="Pictures per output file. A job that is stopped loses at most that many.",
+)
+@count_option("--batch-size", most=4096, default=8, help="Images per call.")
+@count_option(
+    "--replicas",
+    most=9999,
+    default=1,
+    help="Worker processes; each has an engine, and uses --threads of Ray's CPUs, or one.",
+)
 @threads_option
 @backend_option
 @click.option("--force", is_flag=True, help="If OUTPUT holds parts of another job, delete them and start over.")

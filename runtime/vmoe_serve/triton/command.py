@@ -12,10 +12,10 @@ from vmoe_runtime import BackendError, library_path
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.command import count_option, name_option
+from vmoe_serve.command import name_option
 from vmoe_serve.settings import model_name, named
 from vmoe_serve.triton.repository import REPOSITORY, Model, onnxruntime_model, python_model, write_repository
-from vmoe_tools.options import CONTEXT, bundle_argument, errors_only_option, profiles_option, verbose_option
+from vmoe_tools.options import CONTEXT, bundle_argument, count_option, errors_only_option, profiles_option, verbose_option
 
 _USUAL_BATCH = 32
 
@@ -24,7 +24,7 @@ _USUAL_BATCH = 32
 @bundle_argument
 @click.argument("repository", metavar="REPO", type=click.Path(path_type=Path))
 @profiles_option
-@count_option("--batch-size", 65536, None, f"Maximum images per execution. Default: about {_USUAL_BATCH}.")
+@count_option("--batch-size", most=65536, help=f"Maximum images per execution. Default: about {_USUAL_BATCH}.")
 @name_option
 @click.option(
     "--backend",
@@ -34,7 +34,7 @@ _USUAL_BATCH = 32
     help="Triton's backend. python: one model, and each request chooses its setting. onnxruntime: a model NAME-PROFILE for "
     "each profile, without Python.",
 )
-@count_option("--instances", 1024, 1, "Instances of each model, which run in parallel.")
+@count_option("--instances", most=1024, default=1, help="Instances of each model, which run in parallel.")
 @click.option("--force", is_flag=True, help="Replace a repository that this command wrote.")
 @errors_only_option
 @verbose_option

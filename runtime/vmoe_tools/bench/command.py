@@ -52,19 +52,17 @@ _MIN_AGREEMENT = 0.99
 )
 @options.backends_option
 @options.batch_sizes_option
-@click.option(
+@options.count_option(
     "--concurrency",
     "concurrencies",
-    metavar="N",
-    type=click.IntRange(1, 1024),
+    most=1024,
     multiple=True,
     help="Concurrent calls of one loaded engine, each from its own thread. Repeatable. Default: --streams, or 1.",
 )
 @options.threads_option
-@click.option(
+@options.count_option(
     "--streams",
-    metavar="N",
-    type=click.IntRange(1, 1024),
+    most=1024,
     help="Calls that the backend runs concurrently, each on its own threads; for openvino. Default: the backend's choice.",
 )
 @options.duration_option

@@ -29,23 +29,13 @@ _MOST_CLASSES = 1 << 16
 @click.command(context_settings=options.CONTEXT)
 @options.bundle_argument
 @options.required_images_option
-@click.option("-o", "--out", metavar="HEAD", type=click.Path(path_type=Path), required=True, help="The .npz file to write.")
-@click.option(
+@options.out_option("HEAD", "The .npz file to write.", required=True)
+@options.count_option(
     "--per-class",
-    metavar="N",
-    type=click.IntRange(1),
     default=10,
-    show_default=True,
     help="Number of images of each class to fit to, chosen at random. A smaller class holds out one image.",
 )
-@click.option(
-    "--seed",
-    metavar="N",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Random seed for choosing the training images.",
-)
+@options.count_option("--seed", least=0, default=0, help="Random seed for choosing the training images.")
 @options.setting_options
 @options.run_options
 def fewshot(

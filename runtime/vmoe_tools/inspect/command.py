@@ -54,12 +54,9 @@ _DEFAULTS = {"labels": None, "compared": (), "out": None, "backend": "auto", "th
     multiple=True,
     help="Another bundle of the same model, such as another precision, to compare outputs and routing with. Repeatable.",
 )
-@click.option(
-    "-o",
-    "--out",
-    metavar="DIR|FILE",
-    type=click.Path(path_type=Path),
-    help="Draw patches, experts, gates, loads, and the experts of each class into this folder; for a PICTURE, this file.",
+@options.out_option(
+    "DIR|FILE",
+    "Draw patches, experts, gates, loads, and the experts of each class into this folder; for a PICTURE, this file.",
 )
 @options.run_options
 def inspect(

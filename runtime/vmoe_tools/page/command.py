@@ -21,7 +21,7 @@ _SITE = Path(__file__).parent / "site"
 
 @click.command(context_settings=options.CONTEXT)
 @options.bundle_argument
-@click.option("-o", "--out", metavar="DIR", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@options.out_option("DIR", "The folder to write.", required=True)
 @click.option(
     "--onnxruntime-web",
     "web_folder",

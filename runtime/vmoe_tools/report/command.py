@@ -31,7 +31,7 @@ _PICTURES = ("accuracy", "patches", "experts")
 @click.command(context_settings=options.CONTEXT)
 @options.bundles_argument
 @options.required_images_option
-@click.option("-o", "--out", metavar="PAGE", type=click.Path(path_type=Path), required=True, help="The .html file to write.")
+@options.out_option("PAGE", "The .html file to write.", required=True)
 @options.labels_option
 @options.compare_option
 @options.profile_option
@@ -40,14 +40,7 @@ _PICTURES = ("accuracy", "patches", "experts")
 @options.batch_size_option
 @options.threads_option
 @options.duration_option
-@click.option(
-    "--samples",
-    metavar="N",
-    type=click.IntRange(1, _MOST_SAMPLES),
-    default=12,
-    show_default=True,
-    help="Number of images to show with their patches.",
-)
+@options.count_option("--samples", most=_MOST_SAMPLES, default=12, help="Number of images to show with their patches.")
 @options.max_drop_option(default=0.01)
 @options.result_options
 def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet: bool, **given: Any) -> None:

@@ -24,25 +24,15 @@ _MOST_CLASSES = 1 << 24
 @options.bundle_argument
 @options.read_argument("images", metavar="IMAGE|DIR...", nargs=-1, required=True)
 @options.setting_options
-@click.option(
-    "--top",
-    metavar="N",
-    type=click.IntRange(1, _MOST_CLASSES),
-    default=5,
-    show_default=True,
-    help="Classes per image; all of them if the model has fewer.",
-)
+@options.count_option("--top", most=_MOST_CLASSES, default=5, help="Classes per image; all of them if the model has fewer.")
 @click.option(
     "--exif/--no-exif",
     default=None,
     help="Turn pictures as their EXIF orientation says, or take them as they are stored. Default: what the bundle says.",
 )
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a row for each image: its classes, or the features of a bundle that returns them; .npz, .csv or .parquet.",
+@options.out_option(
+    "FILE",
+    "Write a row for each image: its classes, or the features of a bundle that returns them; .npz, .csv or .parquet.",
 )
 @options.run_options
 def run(
