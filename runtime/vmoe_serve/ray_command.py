@@ -20,19 +20,7 @@ from vmoe_runtime.backends import Parallelism
 from vmoe_serve import endpoints
 from vmoe_serve.command import name_option, service_options
 from vmoe_serve.settings import levels, model_name, named, served_manifest
-from vmoe_tools.options import (
-    CONTEXT,
-    FiniteRange,
-    backend_option,
-    bundle_argument,
-    count_option,
-    errors_only_option,
-    profiles_option,
-    ratios_of,
-    sweep_option,
-    threads_option,
-    verbose_option,
-)
+from vmoe_tools import options
 from vmoe_tools.output import regular_lines
 
 _NICENESS = {"RAY_worker_niceness": "0"}
@@ -48,22 +36,22 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
     return fewest, most
 
 
-@click.command(context_settings=CONTEXT)
-@bundle_argument
+@click.command(context_settings=options.CONTEXT)
+@options.bundle_argument
 @click.option(
     "--slo-ms",
     metavar="MS",
-    type=FiniteRange(0, endpoints.MAX_SLO_MS, min_open=True),
+    type=options.FiniteRange(0, endpoints.MAX_SLO_MS, min_open=True),
     help="Latency target of elastic capacity: milliseconds from a request to its answer. Default: one setting for all.",
 )
-@sweep_option
+@options.sweep_option
 @click.option(
     "--capacity", "capacities", metavar="C", type=float, multiple=True, help="A capacity ratio for --slo-ms; repeatable."
 )
-@profiles_option
+@options.profiles_option
 @name_option
 @click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@count_option("--port", most=65535, default=8000, help="Port to listen on.")
+@options.count_option("--port", most=65535, default=8000, help="Port to listen on.")
 @click.option(
     "--replicas",
     metavar="N",
@@ -73,10 +61,10 @@ def _read_replicas(_: click.Context, __: click.Parameter, value: str) -> tuple[i
     help="Number of replicas, or MIN:MAX to scale with the load.",
 )
 @service_options
-@threads_option
-@backend_option
-@errors_only_option
-@verbose_option
+@options.threads_option
+@options.backend_option
+@options.errors_only_option
+@options.verbose_option
 def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     """Serve a bundle over HTTP, as an application of Ray Serve.
 
@@ -143,7 +131,7 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
         values: of its options.
     """
     profiles = tuple(dict.fromkeys(values.pop("profiles")))
-    ratios = ratios_of(values.pop("sweeps"), values.pop("capacities"))
+    ratios = options.ratios_of(values.pop("sweeps"), values.pop("capacities"))
     if values["slo_ms"] is None and (ratios or len(profiles) > 1):
         raise click.UsageError("several settings need --slo-ms, which chooses between them")
     if ratios and len(profiles) > 1:

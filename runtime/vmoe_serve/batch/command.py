@@ -21,29 +21,19 @@ from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_fil
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.batch.part_files import PART_FORMATS
 from vmoe_serve.settings import named, served_manifest
-from vmoe_tools.options import (
-    CONTEXT,
-    backend_option,
-    bundle_argument,
-    count_option,
-    json_option,
-    profile_option,
-    quiet_option,
-    threads_option,
-    verbose_option,
-)
+from vmoe_tools import options
 from vmoe_tools.output import check_output_file, people_stream, regular_lines, write_json
 
 _USUAL_TOP = 5
 
 
-@click.command(context_settings=CONTEXT)
-@bundle_argument
+@click.command(context_settings=options.CONTEXT)
+@options.bundle_argument
 @click.argument("source", metavar="INPUT")
 @click.argument("target", metavar="OUTPUT")
 @click.option("--column", metavar="C", help="Column of Parquet files with the pictures' bytes, or structs with 'bytes'.")
-@profile_option
-@count_option("--top", most=1 << 24, help=f"Classes per picture. Default: {_USUAL_TOP}.")
+@options.profile_option
+@options.count_option("--top", most=1 << 24, help=f"Classes per picture. Default: {_USUAL_TOP}.")
 @click.option("--output-logits", is_flag=True, help="Write the model's output, and no classes.")
 @click.option(
     "--format",
@@ -52,28 +42,28 @@ _USUAL_TOP = 5
     show_default=True,
     help="Of the output files. CSV has a column for each class of a picture: class_1, class_2, ...",
 )
-@count_option(
+@options.count_option(
     "--part-size",
     most=1 << 24,
     default=1024,
     help="Pictures per output file. A job that is stopped loses at most that many.",
 )
-@count_option("--batch-size", most=4096, default=8, help="Images per call.")
-@count_option(
+@options.count_option("--batch-size", most=4096, default=8, help="Images per call.")
+@options.count_option(
     "--replicas",
     most=9999,
     default=1,
     help="Worker processes; each has an engine, and uses --threads of Ray's CPUs, or one.",
 )
-@threads_option
-@backend_option
+@options.threads_option
+@options.backend_option
 @click.option("--force", is_flag=True, help="If OUTPUT holds parts of another job, delete them and start over.")
 @click.option("--redo-errors", is_flag=True, help="Process parts with errors again.")
 @click.option("--strict", is_flag=True, help="Process all pictures, but exit with 1 if one can't be read.")
-@json_option
-@quiet_option
-@verbose_option
-def batch(bundle: Path, source: str, target: str, json_target: str | None, **options: Any) -> int:
+@options.json_option
+@options.quiet_option
+@options.verbose_option
+def batch(bundle: Path, source: str, target: str, json_target: str | None, **given: Any) -> int:
     """Classify all pictures of a folder or of Parquet files with Ray Data.
 
     INPUT is a folder of pictures, or with --column a Parquet file or a folder of them. OUTPUT becomes a folder of Parquet
@@ -86,61 +76,61 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **opt
         if place.overlaps(other):
             raise click.ClickException(f"{target} can't be the output: it is, has or lies in {other.text}")
     if not os.environ.get("RAY_ADDRESS"):
-        Parallelism(options["threads"]).check()  # Ray would wait for so many CPUs
+        Parallelism(given["threads"]).check()  # Ray would wait for so many CPUs
     manifest = served_manifest(bundle)
     digest = manifest_digest(bundle)  # before the input is listed, which may take minutes
     check_takes_pictures(manifest.input.channels)
-    files = list_files(where, options["column"])
-    job = _job(manifest, digest, files, bundle, options)
-    parts = divide(files, options["part_size"])
+    files = list_files(where, given["column"])
+    job = _job(manifest, digest, files, bundle, given)
+    parts = divide(files, given["part_size"])
     output = Output(place, job, min(job.top, manifest.outputs) if job.top else math.prod(manifest.output_shape))
-    output.begin(force=options["force"])
-    kept = [each for each in output.parts(parts) if not (options["redo_errors"] and each.errors)]
+    output.begin(force=given["force"])
+    kept = [each for each in output.parts(parts) if not (given["redo_errors"] and each.errors)]
     start = time.monotonic()
     done = {each.part.number for each in kept}
-    written = _process(bundle, where, output, job, [part for part in parts if part.number not in done], options)
+    written = _process(bundle, where, output, job, [part for part in parts if part.number not in done], given)
     summary = _summary(job, [*kept, *written])
     if written or not output.is_finished():
         output.finish(summary)
     seconds = time.monotonic() - start
     write_json(json_target, {**summary, "kept_parts": len(kept), "seconds": round(seconds, 3)})
-    if summary["errors"] and (options["strict"] or not options["quiet"]):
+    if summary["errors"] and (given["strict"] or not given["quiet"]):
         wrong = _counted(summary["errors"], "picture")
         click.echo(f"vmoe: {wrong} can't be answered; the column 'error' says why", err=True)
-    if not options["quiet"]:
+    if not given["quiet"]:
         how = f"{len(kept):,} were there already" + (f", the others took {seconds:,.1f} s" if written else "")
         pictures, in_parts = _counted(summary["pictures"], "picture"), _counted(summary["parts"], "part")
         click.echo(f"{pictures} in {in_parts}; {how}", people_stream(json_target))
-    return 1 if options["strict"] and summary["errors"] else 0
+    return 1 if given["strict"] and summary["errors"] else 0
 
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, options: dict[str, Any]) -> Job:
-    logits = options["output_logits"]
-    if logits and options["top"]:
+def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Path, given: dict[str, Any]) -> Job:
+    logits = given["output_logits"]
+    if logits and given["top"]:
         raise click.UsageError("--top is the number of classes, and --output-logits writes none")
     if not logits and manifest.output != "logits":
         raise click.UsageError(f"{bundle} outputs {manifest.output}, not classes; write them with --output-logits")
-    name = options["profile"]
+    name = given["profile"]
     return Job(
         bundle=digest,
         input=digest_of(files),
         pictures=sum(file.rows for file in files),
-        column=options["column"],
+        column=given["column"],
         setting=named(manifest, name).name if name else next(iter(manifest.profiles), None),
-        backend=options["backend"],
+        backend=given["backend"],
         output=manifest.output if logits else None,
-        top=None if logits else options["top"] or _USUAL_TOP,
-        part_size=options["part_size"],
-        format=options["format"],
+        top=None if logits else given["top"] or _USUAL_TOP,
+        part_size=given["part_size"],
+        format=given["format"],
     )
 
 
 def _process(
-    bundle: Path, source: Location, output: Output, job: Job, parts: Sequence[Part], options: dict[str, Any]
+    bundle: Path, source: Location, output: Output, job: Job, parts: Sequence[Part], given: dict[str, Any]
 ) -> list[Written]:
     """Answers and writes the missing parts."""
     if not parts:
@@ -150,9 +140,9 @@ def _process(
 
     output.unfinish()
     written: list[Written] = []
-    replicas, threads = options["replicas"], options["threads"]
+    replicas, threads = given["replicas"], given["threads"]
     cpus, pictures, answered = threads or 1, sum(part.rows for part in parts), 0
-    arguments = (job, bundle.resolve(), options["batch_size"], threads)
+    arguments = (job, bundle.resolve(), given["batch_size"], threads)
     start = 0.0
 
     def line() -> str:
@@ -161,7 +151,7 @@ def _process(
 
     try:
         ray = connected_ray(replicas * cpus + 1, object_store=1 << 29)
-        with told_if_ended(), silenced() as messages, regular_lines(line, messages, quiet=options["quiet"]), ray:
+        with told_if_ended(), silenced() as messages, regular_lines(line, messages, quiet=given["quiet"]), ray:
             start = time.monotonic()
             for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments):
                 written.append(_write(output, job, part, table))

@@ -27,13 +27,7 @@ from vmoe_tools.inspect.interference import Interference, interference
 from vmoe_tools.inspect.samples import Samples, shown_pixels, take_samples
 from vmoe_tools.inspect.statistics import LayerStatistics
 from vmoe_tools.inspect.summary import summarize
-from vmoe_tools.report.contents import (
-    BundleContents,
-    Fall,
-    Report,
-    Sample,
-    SettingContents,
-)
+from vmoe_tools.report.contents import BundleContents, Fall, Report, Sample, SettingContents
 from vmoe_tools.report.observer import Observed, PointObserver
 from vmoe_tools.report.plan import Plan, patch_bytes
 from vmoe_tools.terminal import Progress
