@@ -23,9 +23,8 @@ def chunked_product(x: str, weights: str, result: str, kind: WeightType, scale: 
     if chunks == 1:
         return kind.product_lines(x, weights, result, scale, 0)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
-    widened = ""
-    if kind.widen_lines:
-        widened = kind.widen_lines(weights, scale, f"{result}_weights")
+    widened = kind.widen_lines(weights, scale, f"{result}_weights")
+    if widened:
         weights, scale = f"{result}_weights", ""
     return f"""
     {widened}

@@ -28,42 +28,35 @@ def round_bf16_lines(source: str, target: str, rounds: bool = True) -> str:
     """
 
 
-def _encode(weights: Array) -> tuple[Array, None]:
-    rounded = weights.astype(ml_dtypes.bfloat16)
-    if not np.isfinite(rounded).all():
-        raise OverflowError("holds values too large for bfloat16; use --precision fp32")
-    return rounded.view(np.uint16), None
+class _Bfloat16(WeightType):
+    name = "bf16"
+    stored = "BF16"
+    onnx_type = "BFLOAT16"
+    dtype = np.dtype(ml_dtypes.bfloat16)
+    step = 2**-8
+
+    def encode(self, weights: Array) -> tuple[Array, None]:
+        rounded = weights.astype(ml_dtypes.bfloat16)
+        if not np.isfinite(rounded).all():
+            raise OverflowError("holds values too large for bfloat16; use --precision fp32")
+        return rounded.view(np.uint16), None
+
+    def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+        bits = official.view(np.uint32)
+        nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16
+        return bool(np.array_equal(nearest, found.view(np.uint16)))
+
+    def product(self, x: Array, w: Array, w_scale: Array | None) -> Array:
+        y: Array = np.matmul(round_bf16(x), w.astype(x.dtype))
+        return y
+
+    def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
+        # Few CPUs' runtimes multiply bfloat16. The products of two are exact in float32, so the weights are widened.
+        return f"""
+        {round_bf16_lines(x, f"{result}_rows")}
+        {result}_weights = Cast <to = 1> ({w})
+        {result} = MatMul ({result}_rows, {result}_weights)
+        """
 
 
-def _is_nearest(official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
-    bits = official.view(np.uint32)
-    nearest = (bits + (bits >> 16 & 1) + np.uint32(0x7FFF)) >> 16
-    return bool(np.array_equal(nearest, found.view(np.uint16)))
-
-
-def _product(x: Array, w: Array, w_scale: Array | None) -> Array:
-    y: Array = np.matmul(round_bf16(x), w.astype(x.dtype))
-    return y
-
-
-def _product_lines(x: str, w: str, result: str, scale: str, depth: int) -> str:
-    # Few CPUs' runtimes multiply bfloat16. The products of two are exact in float32, so the weights are widened.
-    return f"""
-    {round_bf16_lines(x, f"{result}_rows")}
-    {result}_weights = Cast <to = 1> ({w})
-    {result} = MatMul ({result}_rows, {result}_weights)
-    """
-
-
-BFLOAT16 = WeightType(
-    name="bf16",
-    stored="BF16",
-    onnx_type="BFLOAT16",
-    dtype=np.dtype(ml_dtypes.bfloat16),
-    step=2**-8,
-    encode=_encode,
-    decode=lambda stored, shape: stored.reshape(shape),
-    is_nearest=_is_nearest,
-    product=_product,
-    product_lines=_product_lines,
-)
+BFLOAT16 = _Bfloat16()

@@ -44,85 +44,75 @@ def spread_groups(scales: Array, depth: int) -> Array:
     return np.repeat(scales.astype(np.float32), INT4_GROUP, axis=-2)[..., :depth, :]
 
 
-def _encode(weights: Array) -> tuple[Array, Array]:
-    experts, depth, columns = weights.shape
-    packed = np.empty((experts, depth, columns // 2), np.uint8)
-    scales = np.empty((experts, -(-depth // INT4_GROUP), columns), np.float16)
-    for expert, matrix in enumerate(weights):
-        quantized, scales[expert] = quantize_groups(matrix)
-        packed[expert] = pack_int4(quantized)
-    if not np.isfinite(scales).all():
-        raise OverflowError("holds values too large for int4; use --precision int8")
-    return packed, scales
+class _Int4(WeightType):
+    name = "i4"
+    stored = "U8"
+    onnx_type = "INT4"
+    dtype = np.dtype(ml_dtypes.int4)
+    step = 1 / 24  # of the int8 that it is multiplied with
+    scales = "F16"
+    group = INT4_GROUP
+    opset = 21  # what has scales by group
+    enters_functions = False
+
+    def encode(self, weights: Array) -> tuple[Array, Array]:
+        experts, depth, columns = weights.shape
+        packed = np.empty((experts, depth, columns // 2), np.uint8)
+        scales = np.empty((experts, -(-depth // INT4_GROUP), columns), np.float16)
+        for expert, matrix in enumerate(weights):
+            quantized, scales[expert] = quantize_groups(matrix)
+            packed[expert] = pack_int4(quantized)
+        if not np.isfinite(scales).all():
+            raise OverflowError("holds values too large for int4; use --precision int8")
+        return packed, scales
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
+        return values.reshape(shape).astype(ml_dtypes.int4)
+
+    def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+        nearest, wanted = quantize_groups(official)
+        same = scales is not None and np.array_equal(scales, wanted)
+        return same and (calibrated or np.array_equal(found, nearest))
+
+    def product(self, x: Array, w: Array, w_scale: Array | None) -> Array:
+        assert w_scale is not None
+        quantized, scale = quantize_rows(x)
+        total: Array = np.zeros((), x.dtype)
+        for group, start in enumerate(range(0, w.shape[-2], INT4_GROUP)):
+            part = slice(start, start + INT4_GROUP)
+            sums = np.matmul(quantized[..., part], w[..., part, :].astype(x.dtype))
+            total = total + sums * w_scale[..., group, None, :].astype(x.dtype)
+        return total * scale
+
+    def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
+        widened = f"{result}_weights" if scale else w
+        return f"""
+        {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
+        {self.widen_lines(w, scale, widened, depth) if scale else ""}
+        {result}_sums = MatMul ({result}_rows_clipped, {widened})
+        {result} = Mul ({result}_sums, {result}_row_scale)
+        """
+
+    def widen_lines(self, w: str, scale: str, result: str, depth: int = 0) -> str:
+        """Node lines for the weights in float32, where times a whole number of int8 they are exact.
+
+        OpenVINO takes none but matrices, by axis 0, and none whose last group is shorter: with the `depth` of a matrix,
+        groups are cut until all are the same.
+        """
+        block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
+        blocks, gathered = f"{result}_scales", ""
+        if depth % INT4_GROUP:
+            blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
+            gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
+            gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
+        # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
+        return f"""
+        {result}_scales = Cast <to = 1> ({scale})
+        {gathered}
+        {result}_steps = DequantizeLinear <axis = {axis}, block_size = {block}> ({w}, {blocks})
+        {result} = Sum ({result}_steps)
+        """
 
 
-def _decode(stored: Array, shape: tuple[int, ...]) -> Array:
-    values = np.stack([stored << 4, stored], axis=-1).view(np.int8) >> 4
-    return values.reshape(shape).astype(ml_dtypes.int4)
-
-
-def _is_nearest(official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
-    nearest, wanted = quantize_groups(official)
-    same = scales is not None and np.array_equal(scales, wanted)
-    return same and (calibrated or np.array_equal(found, nearest))
-
-
-def _product(x: Array, w: Array, w_scale: Array | None) -> Array:
-    assert w_scale is not None
-    quantized, scale = quantize_rows(x)
-    total: Array = np.zeros((), x.dtype)
-    for group, start in enumerate(range(0, w.shape[-2], INT4_GROUP)):
-        part = slice(start, start + INT4_GROUP)
-        sums = np.matmul(quantized[..., part], w[..., part, :].astype(x.dtype))
-        total = total + sums * w_scale[..., group, None, :].astype(x.dtype)
-    return total * scale
-
-
-def _product_lines(x: str, w: str, result: str, scale: str, depth: int) -> str:
-    widened = f"{result}_weights" if scale else w
-    return f"""
-    {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
-    {_widen_lines(w, scale, widened, depth) if scale else ""}
-    {result}_sums = MatMul ({result}_rows_clipped, {widened})
-    {result} = Mul ({result}_sums, {result}_row_scale)
-    """
-
-
-def _widen_lines(w: str, scale: str, result: str, depth: int = 0) -> str:
-    """Node lines for the weights in float32, where times a whole number of int8 they are exact.
-
-    OpenVINO takes none but matrices, by axis 0, and none whose last group is shorter: with the `depth` of a matrix, groups
-    are cut until all are the same.
-    """
-    block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
-    blocks, gathered = f"{result}_scales", ""
-    if depth % INT4_GROUP:
-        blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
-        gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
-        gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
-    # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
-    return f"""
-    {result}_scales = Cast <to = 1> ({scale})
-    {gathered}
-    {result}_steps = DequantizeLinear <axis = {axis}, block_size = {block}> ({w}, {blocks})
-    {result} = Sum ({result}_steps)
-    """
-
-
-INT4 = WeightType(
-    name="i4",
-    stored="U8",
-    onnx_type="INT4",
-    dtype=np.dtype(ml_dtypes.int4),
-    step=1 / 24,  # of the int8 that it is multiplied with
-    scales="F16",
-    group=INT4_GROUP,
-    opset=21,  # what has scales by group
-    enters_functions=False,
-    encode=_encode,
-    decode=_decode,
-    is_nearest=_is_nearest,
-    product=_product,
-    product_lines=_product_lines,
-    widen_lines=_widen_lines,
-)
+INT4 = _Int4()

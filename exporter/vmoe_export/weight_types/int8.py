@@ -67,49 +67,46 @@ def quantize_rows_lines(x: str, rows: str, scale: str) -> str:
     """
 
 
-def _is_nearest(official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
-    largest = np.abs(official).max(axis=0)
-    wanted = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
-    off = np.abs(official / scales - found)  # in steps; float32 has 2**-17 of one at 127
-    same = scales is not None and np.array_equal(scales, wanted)
-    return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)
+class _Int8(WeightType):
+    name = "i8"
+    stored = "I8"
+    onnx_type = "INT8"
+    dtype = np.dtype(np.int8)
+    step = 1 / 24  # there are 127 up to the largest of a row
+    scales = "F32"
+
+    def encode(self, weights: Array) -> tuple[Array, Array]:
+        return quantize_columns(weights)
+
+    def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+        largest = np.abs(official).max(axis=0)
+        wanted = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
+        off = np.abs(official / scales - found)  # in steps; float32 has 2**-17 of one at 127
+        same = scales is not None and np.array_equal(scales, wanted)
+        return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)
+
+    def product(self, x: Array, w: Array, w_scale: Array | None) -> Array:
+        assert w_scale is not None
+        quantized, scale = quantize_rows(x)
+        exact: Array = np.zeros(())
+        for start in range(0, w.shape[-2], _EXACT_DEPTH):
+            part = slice(start, start + _EXACT_DEPTH)
+            exact = exact + np.matmul(quantized[..., part].astype(np.float32), w[..., part, :].astype(np.float32))
+        scaled: Array = exact.astype(x.dtype) * (scale * w_scale[..., None, :])
+        return scaled
+
+    def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
+        # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias,
+        # which would round once where this rounds twice.
+        return f"""
+        {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
+        {result}_rows = Cast <to = 3> ({result}_rows_clipped)
+        {result}_sums = MatMulInteger ({result}_rows, {w})
+        {result}_sums_cast = Cast <to = 1> ({result}_sums)
+        {result}_sums_float = Sum ({result}_sums_cast)
+        {result}_scale = Mul ({result}_row_scale, {scale})
+        {result} = Mul ({result}_sums_float, {result}_scale)
+        """
 
 
-def _product(x: Array, w: Array, w_scale: Array | None) -> Array:
-    assert w_scale is not None
-    quantized, scale = quantize_rows(x)
-    exact: Array = np.zeros(())
-    for start in range(0, w.shape[-2], _EXACT_DEPTH):
-        part = slice(start, start + _EXACT_DEPTH)
-        exact = exact + np.matmul(quantized[..., part].astype(np.float32), w[..., part, :].astype(np.float32))
-    scaled: Array = exact.astype(x.dtype) * (scale * w_scale[..., None, :])
-    return scaled
-
-
-def _product_lines(x: str, w: str, result: str, scale: str, depth: int) -> str:
-    # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias, which
-    # would round once where this rounds twice.
-    return f"""
-    {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
-    {result}_rows = Cast <to = 3> ({result}_rows_clipped)
-    {result}_sums = MatMulInteger ({result}_rows, {w})
-    {result}_sums_cast = Cast <to = 1> ({result}_sums)
-    {result}_sums_float = Sum ({result}_sums_cast)
-    {result}_scale = Mul ({result}_row_scale, {scale})
-    {result} = Mul ({result}_sums_float, {result}_scale)
-    """
-
-
-INT8 = WeightType(
-    name="i8",
-    stored="I8",
-    onnx_type="INT8",
-    dtype=np.dtype(np.int8),
-    step=1 / 24,  # there are 127 up to the largest of a row
-    scales="F32",
-    encode=quantize_columns,
-    decode=lambda stored, shape: stored.reshape(shape),
-    is_nearest=_is_nearest,
-    product=_product,
-    product_lines=_product_lines,
-)
+INT8 = _Int8()

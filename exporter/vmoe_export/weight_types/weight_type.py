@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +24,7 @@ def stored_shape(shape: tuple[int, ...], dtype: StoredType) -> tuple[int, ...]:
     return (*shape[:-1], shape[-1] // 2) if dtype == "U8" else shape
 
 
-@dataclass(frozen=True, kw_only=True)
-class WeightType:
+class WeightType(ABC):
     """A type of weights: how they are stored, and how a product with them is computed.
 
     Attributes:
@@ -39,17 +38,6 @@ class WeightType:
         group: weights of a column, next to each other along the depth, that share a scale; 0 where all of them do.
         opset: the least that graphs with such weights need; 0 for any.
         enters_functions: whether ONNX Runtime takes such a tensor into a function without an op before it.
-        encode: f32[..., depth, columns] -> the values as stored, and their scales or None. Raises OverflowError, with what
-            to do instead: the type has no room for a value.
-        decode: the flat array of a stored tensor, and its shape -> its values.
-        is_nearest: whether values and scales are those that a matrix f32[depth, columns] has in this type. If `calibrated`,
-            any values at these scales.
-        product: x[..., T, D], w[..., D, P] and scales -> [..., T, P], in the dtype of x.
-        product_lines: node lines of ONNX for `result = x . w`: x, w, result, the scales, and the depth of a matrix or 0.
-            Scales by column must be shaped so that they multiply the result. An empty name of scales: w went through
-            `widen_lines`.
-        widen_lines: node lines for the weights in float32, of the weights, scales and result, where those of several
-            matrices are widened before they are cut into chunks; None where they are cut as they are.
     """
 
     name: WeightName
@@ -61,9 +49,39 @@ class WeightType:
     group: int = 0
     opset: int = 0
     enters_functions: bool = True
-    encode: Callable[[Array], tuple[Array, Array | None]]
-    decode: Callable[[Array, tuple[int, ...]], Array]
-    is_nearest: Callable[[Array, Array, Array | None, bool], bool]
-    product: Callable[[Array, Array, Array | None], Array]
-    product_lines: Callable[[str, str, str, str, int], str]
-    widen_lines: Callable[[str, str, str], str] | None = None
+
+    @abstractmethod
+    def encode(self, weights: Array) -> tuple[Array, Array | None]:
+        """f32[..., depth, columns] -> the values as stored, and their scales or None.
+
+        Raises:
+            OverflowError: the type has no room for a value; with what to do instead.
+        """
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        """The flat array of a stored tensor, and its shape -> its values."""
+        return stored.reshape(shape)
+
+    @abstractmethod
+    def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
+        """Whether values and scales are those that a matrix f32[depth, columns] has in this type. If `calibrated`, any
+        values at these scales.
+        """
+
+    @abstractmethod
+    def product(self, x: Array, w: Array, w_scale: Array | None) -> Array:
+        """x[..., T, D], w[..., D, P] and scales -> [..., T, P], in the dtype of x."""
+
+    @abstractmethod
+    def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
+        """Node lines of ONNX for `result = x . w`: x, w, result, the scales, and the depth of a matrix or 0.
+
+        Scales by column must be shaped so that they multiply the result. An empty name of scales: w went through
+        `widen_lines`.
+        """
+
+    def widen_lines(self, w: str, scale: str, result: str) -> str:
+        """Node lines for the weights in float32, of the weights, scales and result, where those of several matrices are
+        widened before they are cut into chunks; empty where they are cut as they are.
+        """
+        return ""
