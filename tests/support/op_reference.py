@@ -11,13 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from vmoe_export.ops.table import ACTIVATIONS
+
 # Of ops that are more than their mathematics, what follows; the others are those of validation.
 from vmoe_export.validation.reference_ops import (  # noqa: F401
     allowed_experts,
     attention,
-    dense_mlp,
     layer_norm,
     linear,
+    mlp_hidden,
+    mlp_output,
     product,
     round_bf16,
     soft_combine,
@@ -96,6 +99,24 @@ def route_dispatch(gates: Array, x: Array, capacity: int, k: int, bpr: bool) -> 
     """VmoeRouteDispatch: gates[G,S,E], x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], buf[E,M,D])."""
     slot, weight, src, _ = route(gates, capacity, k, bpr)
     return slot, weight, dispatch(x, src)
+
+
+def dense_mlp(
+    x: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    w1_scale: Array | None = None,
+    w2_scale: Array | None = None,
+    hidden_chunk: int = 0,
+    activation: int = 0,
+) -> Array:
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = activation(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
+
+    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    """
+    return mlp_output(mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation]), w2, b2, w2_scale, hidden_chunk)
 
 
 def expert_mlp(

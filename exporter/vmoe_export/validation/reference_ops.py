@@ -10,13 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_export.ops.table import (
-    ACTIVATIONS,
-    LAYER_NORM_EPSILON,
-    MERGE_EPSILON,
-    SOFT_EPSILON,
-    Activation,
-)
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, MERGE_EPSILON, SOFT_EPSILON, Activation
 from vmoe_export.weight_types import weight_type_of
 from vmoe_export.weight_types.bfloat16 import round_bf16
 
@@ -106,31 +100,16 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
     return y
 
 
-def dense_mlp(
-    x: Array,
-    w1: Array,
-    b1: Array,
-    w2: Array,
-    b2: Array,
-    w1_scale: Array | None = None,
-    w2_scale: Array | None = None,
-    hidden_chunk: int = 0,
-    activation: int = 0,
-) -> Array:
-    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = activation(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
-
-    The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
-    """
-    return mlp_output(mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation]), w2, b2, w2_scale, hidden_chunk)
-
-
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
     """The hidden features of an MLP."""
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
 def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = None, hidden_chunk: int = 0) -> Array:
-    """What an MLP makes of its hidden features."""
+    """What an MLP makes of its hidden features.
+
+    The product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    """
     depth, group = w2.shape[-2], weight_type_of(w2.dtype).group
     size = hidden_chunk or depth
     y: Array = np.zeros((), hidden.dtype)
