@@ -40,6 +40,8 @@ WHEEL_VENV := build/wheel/venv
 RELEASE := dist/release
 # A Triton server and its client, apart from everything else: they want an older numpy and protobuf.
 TRITON_VENV := build/triton/venv
+# Clients of the services, whose packages are none of the project's.
+CLIENT_VENV := build/clients/venv
 HAS_HEADERS := printf '\#include <%s>\n' $(HEADERS) | c++ -std=c++17 -fsyntax-only -x c++ - 2>/dev/null
 HAS_VENV := $(PYTHON) -c 'import ensurepip' 2>/dev/null
 INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv; }
@@ -103,6 +105,11 @@ $(WHEEL_VENV)/.done: tools/requirements.txt
 	touch $@
 
 .PHONY: triton-server
+$(CLIENT_VENV)/.done: tests/client_requirements.txt | $(SETUP)
+	test -x $(CLIENT_VENV)/bin/python || $(BIN)/python -m venv $(CLIENT_VENV)
+	$(CLIENT_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -r $<
+	touch $@
+
 triton-server: $(TRITON_VENV)/.done
 
 # Of nvidia-pytriton only the server is used, so that it goes without what the package asks for.
@@ -151,7 +158,7 @@ COVERAGE := build/coverage
 check: $(NATIVE) lint
 	$(PYTEST) -m fast
 
-test: $(NATIVE) lint
+test: $(NATIVE) lint $(CLIENT_VENV)/.done
 	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
 	rm -rf $(COVERAGE)

@@ -307,7 +307,7 @@ def service_table() -> str:
         for path in each.paths
     ]
     lines += ["}  // namespace endpoints", *_array("Route", "kRoutes", rows)]
-    lines += ["", f"inline constexpr char kOpenApi[] = {json.dumps(json.dumps(openapi.document()))};"]
+    lines += ["", f"inline constexpr char kOpenApi[] = {json.dumps(json.dumps(openapi.document('{model}')))};"]
     return "\n".join(lines) + "\n"
 
 

@@ -18,12 +18,12 @@ _TYPES: dict[str, dict[str, Any]] = {
 _NULL = {"type": "null"}
 
 
-def document() -> dict[str, Any]:
-    """The document, as JSON has it."""
+def document(model: str) -> dict[str, Any]:
+    """The document for a model of this name, as JSON has it."""
     paths: dict[str, Any] = {}
     for endpoint in ENDPOINTS:
         for path in endpoint.paths:
-            paths[path] = {endpoint.method.lower(): _operation(endpoint, path)}
+            paths[path.format(model=model)] = {endpoint.method.lower(): _operation(endpoint, path)}
     schemas = {f"{name}_request": _object_schema(name) for name in OBJECTS}
     schemas |= {
         name: {"type": "object", "properties": {key: {"anyOf": [_schema(kind), _NULL]} for key, kind in fields.items()}}
@@ -46,14 +46,12 @@ def _operation(endpoint: Endpoint, path: str) -> dict[str, Any]:
         for field in OBJECTS.get(endpoint.request, ())
         if field.in_query
     ]
-    if "{model}" in path:
-        name = {"type": "string", "pattern": f"^{endpoints.NAME_PATTERN}$"}
-        parameters.append({"name": "model", "in": "path", "required": True, "schema": name})
     if parameters:
         operation["parameters"] = parameters
     if endpoint.request:
         media_types = MEDIA_TYPES.get(endpoint.request, (JSON,))
-        operation["requestBody"] = {"content": _content(f"{endpoint.request}_request", media_types), "required": True}
+        operation["requestBody"] = {"content": _content(f"{endpoint.request}_request", media_types)}
+        operation["requestBody"]["required"] = any(field.required for field in OBJECTS[endpoint.request])
     return operation
 
 
@@ -71,7 +69,10 @@ def _schema(kind: str) -> dict[str, Any]:
 
 def _object_schema(name: str) -> dict[str, Any]:
     fields = OBJECTS[name]
-    schema = {"type": "object", "properties": {field.name: _field_schema(field) for field in fields}}
+    properties = {
+        field.name: _field_schema(field) if field.required else {"anyOf": [_field_schema(field), _NULL]} for field in fields
+    }
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
     if required := [field.name for field in fields if field.required]:
         schema["required"] = required
     return schema | ({"additionalProperties": False} if name in endpoints.EXACT_OBJECTS else {})

@@ -1,4 +1,5 @@
 // What the Open Inference Protocol says of the server and its model.
+#include <boost/algorithm/string/replace.hpp>
 #include <string>
 
 #include "requests.h"
@@ -18,7 +19,9 @@ Response endpoints::repository(Service& service, Exchange& exchange) {
   return json_response(Json::array({own}));
 }
 
-Response endpoints::openapi(Service&, Exchange&) { return text_response(kOpenApi, kJson); }
+Response endpoints::openapi(Service& service, Exchange&) {
+  return text_response(boost::replace_all_copy(std::string(kOpenApi), "{model}", service.options.name), kJson);
+}
 
 Response endpoints::model(Service& service, Exchange&) {
   const vmoe::Info& info = service.engine.info();

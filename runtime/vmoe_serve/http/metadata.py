@@ -44,9 +44,9 @@ async def repository(service: Service, request: Request) -> Response:
     return JSONResponse([{"name": service.name, "version": endpoints.VERSION, "state": "READY", "reason": ""}])
 
 
-async def openapi(_: Service, __: Request) -> Response:
+async def openapi(service: Service, _: Request) -> Response:
     """All endpoints, as OpenAPI describes them."""
-    return JSONResponse(document())
+    return JSONResponse(document(service.name))
 
 
 async def model_ready(service: Service, _: Request) -> Response:
