@@ -20,7 +20,7 @@ from vmoe_runtime import Engine
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
-pytest_plugins = ["crash_scheduling", "command_runs"]
+pytest_plugins = ["crash_scheduling", "command_runs", "sdk_build"]
 
 # Programs for the Python that Triton's client is installed for.
 collect_ignore = ["tests/support/triton_client.py", "tests/support/triton_config_check.py"]

@@ -6,17 +6,15 @@ an emulator, where there are fewer rounds.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from arm_emulator import ARM_COMPILER, arm_emulator
 from kept_build import kept
-from sdk_build import built, generator, locked
+from sdk_build import built, generator, locked, run
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", f"-I{ROOT / 'plugins'}")
@@ -30,7 +28,7 @@ on_this_machine = pytest.mark.skipif(
 
 @on_this_machine
 def test_every_cpu_path_of_this_machine_is_right() -> None:
-    lines = _lines(_program("core_check", NATIVE, LIBRARY))
+    lines = built(_program("core_check", NATIVE, LIBRARY)).splitlines()
     assert "scalar: right" in lines
     assert all(line.endswith(": right") for line in lines)
 
@@ -43,27 +41,20 @@ def test_the_neon_path_is_right() -> None:
         built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *target, "-DVMOE_GPU=OFF")
         built("cmake", "--build", folder, "--parallel", "2", "--target", "vmoe_core")
     program = _program("core_check", (ARM_COMPILER,), folder / "core" / "libvmoe_core.a", "_aarch64")
-    assert _lines(*emulator, program, "10") == ["scalar: right", "neon: right"]
+    assert built(*emulator, program, "10").splitlines() == ["scalar: right", "neon: right"]
 
 
 @on_this_machine
 def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
     program = _program("expert_bytes", NATIVE, LIBRARY)
-    lines = _lines(program, "unused")
+    lines = built(program, "unused").splitlines()
     paths = {line.split()[0] for line in lines}
     assert "scalar" in paths
     kinds = [f"{element} {width}" for element in ("float32", "bfloat16", "int8", "int4") for width in (1024, 1000)]
     assert sorted(lines) == sorted(f"{path} {kind}: right" for path in paths for kind in kinds)
     # It would be noticed.
-    used = subprocess.run([program, "used"], capture_output=True, check=False)
-    assert used.returncode == -signal.SIGSEGV
+    assert run(program, "used").returncode == -signal.SIGSEGV
 
 
 def _program(name: str, compiler: Sequence[str], core: Path, suffix: str = "") -> Path:
     return kept(name + suffix, *compiler, *FLAGS, ROOT / "tests" / "cpp" / f"{name}.cc", core, "-lpthread")
-
-
-def _lines(*command: str | Path) -> list[str]:
-    result = subprocess.run(list(map(os.fspath, command)), capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.splitlines()

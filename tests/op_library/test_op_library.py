@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damaged_files import assert_one_sentence
+from sdk_build import run
 
 import vmoe_runtime
 from vmoe_runtime import BackendError, Engine, backends, library_path, op_library
@@ -41,13 +41,7 @@ def bare_package(tmp_path: Path) -> Path:
 
 def run_python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Without -S this environment's own installation would be found first."""
-    return subprocess.run(
-        [sys.executable, "-S", *arguments],
-        env={**os.environ, "PYTHONPATH": str(package)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run(sys.executable, "-S", *arguments, PYTHONPATH=str(package))
 
 
 def test_an_installation_has_the_op_library_or_says_what_to_install() -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from cpu_paths import refusal, run_calls, supported_paths
+from cpu_paths import need_op_library, refusal, run_calls, supported_paths
 from op_models import NUMPY_TYPES, node_call
 
 from vmoe_export.ops.table import ELEMENT_TYPES, OPS, Op
-from vmoe_runtime.op_library import find_library, library_path
+from vmoe_runtime.op_library import library_path
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 2, "O": 7, "1": 1}
 SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2, "merge": 2}
@@ -89,29 +88,28 @@ def shape_faults(op: Op) -> Iterator[Fault]:
             shorter = array.take(range(array.shape[axis] - 1), axis)
             if dim == "1" or shared.count(dim) > 1:
                 for size, changed in (("longer", longer), ("shorter", shorter)):
-                    constants = (name,) if name in WEIGHTS else ()
-                    yield Fault(op.name, f"{name} {size} in {dim}", (name, "shape"), {name: changed})
-                    if constants:
-                        yield Fault(
-                            op.name, f"constant {name} {size} in {dim}", (name, "shape"), {name: changed}, {}, constants
-                        )
+                    both = plain_and_constant(op, f"{name} {size} in {dim}", (name, "shape"), {name: changed})
+                    yield from both if name in WEIGHTS else (next(both),)
+
+
+def plain_and_constant(op: Op, what: str, says: tuple[str, ...], inputs: Inputs) -> Iterator[Fault]:
+    """Inputs that are fed, and the same as constants."""
+    yield Fault(op.name, what, says, inputs)
+    yield Fault(op.name, f"constant {what}", says, inputs, {}, tuple(inputs))
 
 
 def scale_faults(op: Op) -> Iterator[Fault]:
     """Scales of float32 weights, and int8 weights without."""
-    weights = [value for value in op.inputs if value.type == "W"]
-    integers: Inputs = {value.name: np.ones([SIZES[dim] for dim in value.dims], np.int8) for value in weights}
+    given = int8_inputs(op)
+    integers = {value.name: given[value.name] for value in op.inputs if value.type == "W"}
     for value in op.inputs:
         if value.scale_of:
             says = (value.scale_of, "float32", value.name, "left out")
-            scales: Inputs = {value.name: np.ones([SIZES[dim] for dim in value.dims], np.float32)}
-            yield Fault(op.name, f"{value.name} of float32 weights", says, scales)
-            yield Fault(op.name, f"constant {value.name} of float32 weights", says, scales, {}, (value.name,))
-    if weights:
-        first = weights[0].name
-        yield Fault(op.name, "int8 weights without scales", (first, "int8"), integers)
-        yield Fault(op.name, "constant int8 weights without scales", (first, "int8"), integers, {}, tuple(integers))
-        if len(weights) > 1:
+            yield from plain_and_constant(op, f"{value.name} of float32 weights", says, {value.name: given[value.name]})
+    if integers:
+        first = next(iter(integers))
+        yield from plain_and_constant(op, "int8 weights without scales", (first, "int8"), integers)
+        if len(integers) > 1:
             yield Fault(op.name, f"{first} alone of int8", (first, "int8"), {first: integers[first]})
 
 
@@ -181,13 +179,9 @@ def setting_faults() -> Iterator[Fault]:
         for value in (1.0, "1", [1]):
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
-    no_tokens = {"x": np.zeros((2, 0, 6), np.float32)}
-    yield Fault(
-        "VmoeClassAttentionBlock",
-        "no tokens",
-        ("there are no tokens",),
-        {**no_tokens, "sizes": np.zeros((2, 0), np.float32)},
-    )
+    no_tokens = np.zeros((2, 0, 6), np.float32)
+    of_none = {"x": no_tokens, "sizes": no_tokens[..., 0]}
+    yield Fault("VmoeClassAttentionBlock", "no tokens", ("there are no tokens",), of_none)
     for op in ("VmoeAttention", "VmoeAttentionBlock", "VmoeClassAttentionBlock"):
         for value in (0, -1, 2**40, 4):
             yield Fault(op, f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
@@ -204,9 +198,8 @@ def policy_faults() -> Iterator[Fault]:
     for op in ("VmoeRoute", "VmoeRouterBlock"):
         for name, numbers, says in (("pool", (2, -1, 2**32), "0 or 1"), ("max_experts", (0, -1, -(2**62)), "at least 1")):
             for number in numbers:
-                array = np.array([number])
-                yield Fault(op, f"input {name} {number}", (name, says, str(number)), {name: array})
-                yield Fault(op, f"constant {name} {number}", (name, says, str(number)), {name: array}, {}, (name,))
+                said, given = (name, says, str(number)), {name: np.array([number])}
+                yield from plain_and_constant(OPS[op], f"{name} {number}", said, given)
 
 
 def value_faults() -> Iterator[Fault]:

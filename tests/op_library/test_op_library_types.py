@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_paths import outputs_of, run_calls
+from cpu_paths import need_op_library, outputs_of, run_calls
 from moe_calls import MoeCall, moe_calls, same_values
 from test_ort_versions import VERSIONS
 from wheels import onnxruntime_folder
 
-from vmoe_runtime.op_library import find_library
-
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 
 @pytest.mark.parametrize(("version", "count"), [(None, 30), *((version, 5) for version in VERSIONS)])

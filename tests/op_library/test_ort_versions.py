@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cpu_paths import Call, Outputs, outputs_of, refusal, run_calls
+from cpu_paths import Call, Outputs, need_op_library, outputs_of, refusal, run_calls
+from sdk_build import built
 from wheels import onnxruntime_folder
 
 from vmoe_runtime import Engine, library_path
-from vmoe_runtime.op_library import find_library
 
 pytestmark = pytest.mark.long
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 VERSIONS = ("1.21.1", "1.24.4")
 TOO_OLD = "1.20.1"
@@ -54,16 +52,11 @@ def test_an_older_one_is_refused_by_name() -> None:
 
 
 def test_the_library_exports_its_entry_point_and_its_path_alone() -> None:
-    listed = run("nm", "-D", "--defined-only", library_path())
-    assert [line.split()[-1] for line in listed.splitlines()] == ["RegisterCustomOps", "vmoe_cpu_path"]
+    assert exported_names(library_path()) == ["RegisterCustomOps", "vmoe_cpu_path"]
 
 
 def test_the_library_needs_the_c_and_cpp_runtimes_alone() -> None:
-    listed = run("ldd", library_path())
-    assert "not found" not in listed
-    needed = {re.split(r"[.]so", Path(line.split()[0]).name)[0] for line in listed.splitlines()}
-    assert "libc" in needed
-    assert needed - {"linux-vdso"} <= SYSTEM_LIBRARIES
+    assert_needs_the_c_and_cpp_runtimes_alone(library_path())
 
 
 def bundle_calls(bundle: Path, pictures: np.ndarray) -> list[Call]:
@@ -74,5 +67,13 @@ def bundle_calls(bundle: Path, pictures: np.ndarray) -> list[Call]:
     return [Call(bundle / "model.onnx", {"image": images} | setting.inputs) for setting in chosen if setting]
 
 
-def run(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def exported_names(library: str | Path) -> list[str]:
+    return [line.split()[-1] for line in built("nm", "-D", "--defined-only", library).splitlines()]
+
+
+def assert_needs_the_c_and_cpp_runtimes_alone(library: str | Path) -> None:
+    listed = built("ldd", library)
+    assert "not found" not in listed
+    needed = {re.split(r"[.]so", Path(line.split()[0]).name)[0] for line in listed.splitlines()}
+    assert "libc" in needed
+    assert needed - {"linux-vdso"} <= SYSTEM_LIBRARIES

@@ -47,6 +47,11 @@ def checked(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
+def watched(program: str, *words: str | Path, **options: str) -> str:
+    """What a program prints whose threads are watched."""
+    return checked(run(build(THREADS) / "tests" / program, *words, **{"TSAN_OPTIONS": TSAN_OPTIONS, **options}))
+
+
 @functools.cache
 def models(step: int) -> Path:
     """A folder with one in `step` of the models."""
@@ -81,8 +86,7 @@ def test_random_op_calls_touch_no_memory_but_their_own(path: str) -> None:
 
 
 def test_kernels_on_many_threads_have_no_races() -> None:
-    done = run(build(THREADS) / "tests" / "core_threads", TSAN_OPTIONS="")
-    assert checked(done) == "equal 48 of 48\n"
+    assert watched("core_threads", TSAN_OPTIONS="") == "equal 48 of 48\n"
 
 
 @pytest.fixture
@@ -95,30 +99,24 @@ def mnist_int8_bundle(tmp_path: Path, mnist_checkpoint: Path) -> Path:
 @pytest.mark.parametrize("bundle", ["mnist_bundle", "mnist_int8_bundle"])
 def test_eight_threads_on_one_engine_have_no_races(bundle: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(bundle)
-    program = build(THREADS) / "tests" / "engine_threads"
-    done = run(program, path, onnxruntime_library(), THREAD_ROUNDS, TSAN_OPTIONS=TSAN_OPTIONS)
-    words = checked(done)
+    words = watched("engine_threads", path, onnxruntime_library(), THREAD_ROUNDS)
     calls = 8 * (int(THREAD_ROUNDS) + 2)
     assert words.startswith(f"equal {calls} of {calls} loads 16 ")
     assert "vmoe op library, " in words
 
 
 def test_sessions_that_come_and_go_on_many_threads_have_no_races() -> None:
-    done = run(build(THREADS) / "tests" / "session_threads", TSAN_OPTIONS=TSAN_OPTIONS)
-    assert checked(done) == "equal 4000 of 4000\n"
+    assert watched("session_threads") == "equal 4000 of 4000\n"
 
 
 @pytest.mark.parametrize("program", HOOKS)
 def test_log_callbacks_and_cancellations_have_no_races(program: str, mnist_image_bundle: Path) -> None:
-    path = build(THREADS) / "tests" / program
-    done = run(path, mnist_image_bundle, onnxruntime_library(), HOOKS[program], TSAN_OPTIONS=TSAN_OPTIONS)
-    assert re.search(r"equal (\d+) of \1\b", checked(done))
+    said = watched(program, mnist_image_bundle, onnxruntime_library(), HOOKS[program])
+    assert re.search(r"equal (\d+) of \1\b", said)
 
 
 def test_a_batcher_under_many_threads_has_no_races(mnist_image_bundle: Path) -> None:
-    program = build(THREADS) / "tests" / "sdk_batcher"
-    done = run(program, mnist_image_bundle, onnxruntime_library(), BATCHER_ROUNDS, TSAN_OPTIONS=TSAN_OPTIONS)
-    assert re.match(r"right [1-9]", checked(done))
+    assert re.match(r"right [1-9]", watched("sdk_batcher", mnist_image_bundle, onnxruntime_library(), BATCHER_ROUNDS))
 
 
 def test_a_planted_race_is_found(mnist_image_bundle: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,14 +90,13 @@ def test_the_program_shows_a_warning_as_one_line(mnist_image_bundle: Path) -> No
         "import sys; from vmoe_runtime import op_library; op_library.find_library = lambda: None; "
         "from vmoe_tools.program import main; sys.exit(main())"
     )
-    command = [sys.executable, "-c", program, "run", mnist_image_bundle, SEVEN, "--backend", "onnxruntime"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = sdk_build.run(sys.executable, "-c", program, "run", mnist_image_bundle, SEVEN, "--backend", "onnxruntime")
     assert done.stderr.startswith("vmoe: warning: this installation") and done.stderr.count("\n") == 1
     assert "standard ops; this installation of vmoe-export has no op library" in done.stdout.splitlines()[0]
 
 
 def test_a_cpp_engine_goes_on_with_standard_ops_and_says_why(
-    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+    runners: Any, mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     sdk = find_native("lib", SDK_LIBRARY)
     if sdk is None or shutil.which("cmake") is None:
@@ -110,13 +109,12 @@ def test_a_cpp_engine_goes_on_with_standard_ops_and_says_why(
     for damage, reason in ((None, "CPU, vmoe op library"), *FAULTS.values()):
         library.unlink()
         library.write_bytes(whole if damage is None else damage(whole))
-        runner = sdk_build.Runner(prefix, mnist_image_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
-        said = dict(field.split("=", 1) for field in runner.ask("info"))
+        runner = runners(prefix, mnist_image_bundle)
+        said = runner.info()
         assert_one_sentence(said["runtime"], reason)
         assert (said["uses_op_library"] == "1") == (damage is None)
         if damage is not None:
             assert_one_sentence(said["runtime"], f"CPU, standard ops; the op library {library} can't be loaded")
         answers.append(runner.logits(mnist_images["images"][:4, ..., None]))
-        runner.close()
     for answer in answers[1:]:
         np.testing.assert_allclose(answer, answers[0], rtol=0, atol=1e-4)

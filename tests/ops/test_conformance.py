@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from op_models import run_graph, run_reference
 from score import onnxruntime_sessions, score, vectors
+from sdk_build import run
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, OPS
 from vmoe_export.validation import reference_ops
@@ -34,7 +34,6 @@ from vmoe_torch import merging, ops, routing
 
 pytestmark = pytest.mark.fast
 
-SCORE = [sys.executable, str(FOLDER / "score.py")]
 MOST_BYTES = 1_500_000
 VECTORS = list(vectors())
 
@@ -84,10 +83,10 @@ TORCH: dict[str, Callable[..., Any]] = {
 def open_in_openvino(path: Path) -> Any:
     model = onnx.inliner.inline_local_functions(onnx.load(path))
     inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
-    run = run_graph("openvino", model)
+    run_values = run_graph("openvino", model)
 
     def run_named(names: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        found = dict(zip(outputs, run(*(feeds[name] for name in inputs)), strict=True))
+        found = dict(zip(outputs, run_values(*(feeds[name] for name in inputs)), strict=True))
         return [found[name] for name in names]
 
     return SimpleNamespace(run=run_named)
@@ -139,8 +138,7 @@ def test_the_op_library_passes_on_every_cpu_path(path: str) -> None:
 
 
 def scored(*arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"VMOE_CPU_PATH": path} if path else {})}
-    return subprocess.run([*SCORE, *arguments], env=environment, capture_output=True, text=True, check=False)
+    return run(sys.executable, FOLDER / "score.py", *arguments, **({"VMOE_CPU_PATH": path} if path else {}))
 
 
 def test_the_runner_scores_any_session_and_says_what_differs(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sdk_build import prefixes
+import sdk_build
 
 import vmoe_export
 import vmoe_runtime
@@ -104,7 +104,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_program_of_the_c_page_is_built_and_runs_as_it_stands(example_folder: Path) -> None:
-    prefixes()  # skips where there is no SDK
+    sdk_build.prefixes()  # skips where there is no SDK
     page = ROOT / "docs" / "cpp.md"
     program, (project,), shell = blocks(page, "cpp")[0], blocks(page, "cmake"), blocks(page, "console")[-1]
     (example_folder / "classify.cc").write_text(program)
@@ -132,9 +132,8 @@ def test_the_page_of_the_python_api_has_every_public_name() -> None:
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     if importlib.util.find_spec("material") is None or importlib.util.find_spec("mkdocstrings") is None:
         pytest.skip("MkDocs, Material or mkdocstrings is not installed: pip install '.[docs]'")
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = (sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
+    done = sdk_build.run(*command, folder=ROOT, NO_MKDOCS_2_WARNING="1")
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stdout + done.stderr
     pages = {"commands": "--max-drop-in-accuracy", "python": "calibrated_margin", "cpp": "vmoe_engine_load"}

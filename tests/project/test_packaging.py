@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import sdk_build
 
 pytestmark = pytest.mark.long
 
@@ -19,11 +20,8 @@ ROOT = Path(__file__).parents[2]
 NO_COMPILER = {"CXX": "/nonexistent/c++"}
 
 
-def run(
-    *command: str | Path, folder: Path = ROOT, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, **(environment or {})}
-    return subprocess.run([sys.executable, *command], cwd=folder, env=variables, capture_output=True, text=True, check=False)
+def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    return sdk_build.run(sys.executable, *command, folder=folder, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +35,13 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pip_wheel(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = ("-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "-w", target, "-q", *options)
-    return run(*command, environment=NO_COMPILER)
+    return run(*command, **NO_COMPILER)
 
 
 def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = sdk_build.built("git", "ls-files", "-z", folder=ROOT)
     tracked = {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
     assert {name for name in tracked if not name.startswith((".ci/", ".github/", ".git"))} <= held
     assert not [name for name in held if re.match(r"build/|\.venv|demo/|shared/", name)]
@@ -59,11 +57,11 @@ def test_without_a_compiler_the_package_runs_and_says_what_to_install(
     assert run("-m", "pip", "install", "-q", "--no-deps", "--target", installed, wheel).returncode == 0
     assert not list(installed.rglob("*.so"))
     environment = {"PYTHONPATH": f"{installed}{os.pathsep}{Path(np.__file__).parents[1]}"}
-    done = run("-S", "-m", "vmoe_runtime", "--library-dir", folder=installed, environment=environment)
+    done = run("-S", "-m", "vmoe_runtime", "--library-dir", folder=installed, **environment)
     assert done.returncode == 1
     assert "(Debian package g++)" in done.stderr and done.stderr.count("\n") == 1
     program = f"from vmoe_runtime import Engine; print(Engine.load({str(mnist_image_bundle)!r}).backend_description)"
-    assert "standard ops" in run("-S", "-c", program, folder=installed, environment=environment).stdout
+    assert "standard ops" in run("-S", "-c", program, folder=installed, **environment).stdout
 
 
 def test_requiring_every_library_fails_the_build_where_one_is_left_out(sdist: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import cpu_paths
 import numpy as np
@@ -95,18 +96,16 @@ def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
 
 
 def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
-    mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+    runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     """g++ and its standard library on one side of the C interface, zig's on the other; an error crosses it, too."""
     package = unpacked("x86_64", tmp_path / "wheel")
     assert cpu_paths.supported_paths(package / "lib" / OP_LIBRARY) == promised_paths()
     images = mnist_images["images"][:64, ..., None]
-    library = sdk_build.onnxruntime_library()
-    runner = sdk_build.Runner(package / "lib" / "cmake" / "vmoe", mnist_bundle, library, 1, tmp_path)
+    runner = runners(package / "lib" / "cmake" / "vmoe", mnist_bundle)
     found = runner.logits(images)
     with pytest.raises(AssertionError, match="k must be"):
-        runner.logits(images, *sdk_build.setting_fields(None, 0.3, 100))
-    runner.close()
+        runner.logits(images, capacity=0.3, k=100)
     with Engine.load(mnist_bundle, backend="onnxruntime", threads=1) as engine:
         np.testing.assert_allclose(found, engine(images), rtol=0, atol=1e-5)
 
@@ -121,8 +120,8 @@ def test_the_wheel_for_64_bit_arm_answers_in_an_emulator(
     linked = [f"-L{package / 'lib'}", "-lvmoe_engine", f"-Wl,-rpath,{package / 'lib'}"]
     subprocess.run([*compiler, sdk_build.SOURCES / "sdk_runner.cc", "-o", program, *linked], check=True)
     library = sdk_build.onnxruntime_library(runtime / "onnxruntime")
-    runner = sdk_build.Runner.of_program([*emulator, program], mnist_bundle, library, 1, tmp_path)
-    assert "vmoe op library, neon" in "\t".join(runner.ask("info"))
+    runner = sdk_build.Runner([*emulator, program], mnist_bundle, tmp_path, library=library)
+    assert "vmoe op library, neon" in runner.info()["runtime"]
     images = mnist_images["images"][:32, ..., None]
     found = runner.logits(images)
     runner.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import sdk_build
+from command_runs import npz
 
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.model.config_file import load_config
@@ -115,21 +116,20 @@ def test_a_random_checkpoint_exports_and_answers(tiny: ModuleType, tmp_path: Pat
     assert np.isfinite(logits).all() and logits.std() > 0
 
 
-def run_plain(*arguments: object, blocked: Path) -> subprocess.CompletedProcess[str]:
+def run_plain(*arguments: str | Path, blocked: Path) -> subprocess.CompletedProcess[str]:
     """Runs the sample where a package `vmoe_runtime` can't be imported, which proves that it does without."""
     (blocked / "vmoe_runtime").mkdir(exist_ok=True)
     (blocked / "vmoe_runtime" / "__init__.py").write_text("raise ImportError\n")
-    command = [sys.executable, str(SAMPLES / "onnxruntime_plain.py"), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(blocked)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = (sys.executable, SAMPLES / "onnxruntime_plain.py", *arguments)
+    return sdk_build.run(*command, PYTHONPATH=str(blocked))
 
 
 def test_plain_onnxruntime_gives_the_accuracy_of_the_engine(
     mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     images, labels = mnist_images["images"][:512], mnist_images["labels"][:512]
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
-    finished = run_plain(mnist_bundle, tmp_path / "digits.npz", "--profile", "c0.3-k1", blocked=tmp_path)
+    digits = npz(tmp_path / "digits.npz", images=images, labels=labels)
+    finished = run_plain(mnist_bundle, digits, "--profile", "c0.3-k1", blocked=tmp_path)
     assert finished.stderr == ""
     with Engine.load(mnist_bundle, profile="c0.3-k1") as engine:
         logits, routing = engine.logits_and_routing(images)
@@ -141,8 +141,8 @@ def test_plain_onnxruntime_gives_the_accuracy_of_the_engine(
 def test_plain_onnxruntime_says_in_one_line_what_is_wrong(
     mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    np.savez(tmp_path / "few.npz", images=mnist_images["images"][:40])
-    finished = run_plain(mnist_bundle, tmp_path / "few.npz", blocked=tmp_path)
+    few = npz(tmp_path / "few.npz", images=mnist_images["images"][:40])
+    finished = run_plain(mnist_bundle, few, blocked=tmp_path)
     assert finished.returncode == 1
     assert "the bundle needs a multiple of 16 images, and there are 40" in finished.stderr
     assert finished.stderr.count("\n") == 1
@@ -150,11 +150,9 @@ def test_plain_onnxruntime_says_in_one_line_what_is_wrong(
 
 def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    command = [sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| 0") or "1.05" in line]
+    command = (sys.executable, SAMPLES / "finetune.py", "digits.vmoe", "--epochs", "3")
+    said = sdk_build.built(*command, folder=tmp_path, OMP_NUM_THREADS="1")
+    rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| 0") or "1.05" in line]
     accuracy = {float(ratio): float(bpr.rstrip("%")) for ratio, bpr, _ in rows}
     assert accuracy[1.05] >= 95 and accuracy[0.1] >= 80
     with np.load(tmp_path / "digits.npz") as data, Engine.load(tmp_path / "digits.vmoe") as engine:

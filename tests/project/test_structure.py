@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import sdk_build
 
 pytestmark = pytest.mark.fast
 
@@ -44,8 +44,8 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+["<]((?:[\w.-]+/)+)[\w.-]+[">]', re.MU
 
 
 def tracked(*folders: str, endings: tuple[str, ...]) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z", *folders], cwd=ROOT, capture_output=True, text=True, check=True)
-    paths = [ROOT / name for name in listed.stdout.split("\0") if name.endswith(endings)]
+    listed = sdk_build.built("git", "ls-files", "-z", *folders, folder=ROOT)
+    paths = [ROOT / name for name in listed.split("\0") if name.endswith(endings)]
     return [path for path in paths if path.is_file()]
 
 

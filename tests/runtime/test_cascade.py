@@ -20,11 +20,6 @@ BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
 
 
 @pytest.fixture(scope="module")
-def engine(mnist_image_bundle: Path) -> Engine:
-    return Engine.load(mnist_image_bundle)
-
-
-@pytest.fixture(scope="module")
 def alone(engine: Engine, mnist_images: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     """What either setting alone gives: logits f32[1536,10] and how many pairs of each image are kept, i64[1536]."""
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from damaged_files import copied_bundle, put
 
 from vmoe_export import export_bundle
 from vmoe_runtime import ClassifyError, Engine, VmoeError
@@ -17,20 +15,6 @@ from vmoe_runtime.classes import likeliest, sigmoid, softmax
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
-@pytest.fixture
-def renamed(tmp_path: Path, mnist_image_bundle: Path) -> Callable[..., Path]:
-    """Copies the MNIST bundle with other fields in its manifest."""
-
-    def copy(**changed: Any) -> Path:
-        target = tmp_path / "changed.vmoe"
-        shutil.copytree(mnist_image_bundle, target)
-        raw = json.loads((target / "manifest.json").read_text())
-        (target / "manifest.json").write_text(json.dumps({**raw, **changed}))
-        return target
-
-    return copy
 
 
 def test_probabilities_are_those_of_a_softmax_over_all_classes() -> None:
@@ -47,11 +31,12 @@ def test_logits_that_are_no_numbers_give_no_numbers() -> None:
 
 
 def test_a_bundle_may_say_that_each_class_has_a_probability_of_its_own(
-    renamed: Callable[..., Path], mnist_images: dict[str, np.ndarray]
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     logits = np.array([[0, -2, 900, -900, np.nan]], np.float32)
     np.testing.assert_allclose(sigmoid(logits)[0], [0.5, 1 / (1 + np.exp(2)), 1, 0, np.nan], rtol=1e-14)
-    with Engine.load(renamed(probabilities="sigmoid"), threads=1) as engine:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", put("probabilities", "sigmoid"))
+    with Engine.load(bundle, threads=1) as engine:
         found, exact = engine.classify(mnist_images["images"][:8], 10), engine(mnist_images["images"][:8]).astype(float)
     for answer, row in zip(found, exact, strict=True):
         assert [index for index, _ in answer] == np.argsort(-row, kind="stable").tolist()
@@ -66,9 +51,10 @@ def test_the_largest_come_first_and_of_equal_ones_the_lower_index() -> None:
     assert likeliest(logits, 99).shape == (2, 5)
 
 
-def test_classes_have_their_names(renamed: Callable[..., Path], mnist_images: dict[str, np.ndarray]) -> None:
+def test_classes_have_their_names(mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path) -> None:
     images = mnist_images["images"][:8]
-    with Engine.load(renamed(class_names=DIGITS), threads=1) as engine:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe", put("class_names", DIGITS))
+    with Engine.load(bundle, threads=1) as engine:
         logits, answers = engine(images), engine.classify(images, top=3)
         assert [[name for name, _ in answer] for answer in answers] == [
             [DIGITS[i] for i in np.argsort(-row)[:3]] for row in logits

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle, edited_graph, with_nan_weights
+from damaged_files import GRAPH_FAULTS, Edit, copied_bundle, edited_graph, refusal, with_nan_weights
 from PIL import Image, features
 
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
@@ -72,9 +72,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("setting", "name"), SETTINGS.values(), ids=SETTINGS)
 def test_a_call_refuses_the_setting(engine: Engine, setting: dict[str, Any], name: str) -> None:
-    with pytest.raises(RoutingError) as refused:
+    with refusal(RoutingError, name):
         engine(BATCH, **setting)
-    assert_one_sentence(str(refused.value), name)
     with pytest.raises(RoutingError):
         engine.routing(BATCH, **setting)
 
@@ -96,26 +95,12 @@ IMAGES: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize(("images", "name"), IMAGES.values(), ids=IMAGES)
 def test_a_call_refuses_images_that_are(engine: Engine, images: Any, name: str) -> None:
-    with pytest.raises(ImageError) as refused:
+    with refusal(ImageError, name):
         engine(images)
-    assert_one_sentence(str(refused.value), name)
 
 
 def text_file(path: Path) -> None:
     path.write_text("this is no image\n" * 20)
-
-
-def cut_png(path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-
-
-def png_of_a_trillion_pixels(path: Path) -> None:
-    Image.new("L", (1, 1)).save(path)
-    data = bytearray(path.read_bytes())
-    data[16:24] = (10**6).to_bytes(4, "big") * 2
-    path.write_bytes(data)
 
 
 def damaged_avif(path: Path) -> None:
@@ -130,17 +115,12 @@ def absent_file(path: Path) -> None:
     """Leaves nothing at the path."""
 
 
-@pytest.mark.parametrize(
-    "make",
-    [text_file, cut_png, png_of_a_trillion_pixels, damaged_avif, absent_file],
-    ids=lambda make: make.__name__.replace("_", " "),
-)
+@pytest.mark.parametrize("make", [text_file, damaged_avif, absent_file], ids=lambda make: make.__name__.replace("_", " "))
 def test_an_unreadable_image_is_named(engine: Engine, make: Any, tmp_path: Path) -> None:
     make(tmp_path / "seven.png")
     for images in (tmp_path / "seven.png", [str(tmp_path / "seven.png")] * 16):
-        with pytest.raises(ImageError) as refused:
+        with refusal(ImageError, "seven.png"):
             engine(images)
-        assert_one_sentence(str(refused.value), "seven.png")
 
 
 def test_a_mistyped_keyword_is_a_type_error_that_names_the_nearest(engine: Engine) -> None:
@@ -171,9 +151,8 @@ LOADING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 @pytest.mark.parametrize(("options", "error", "name"), LOADING.values(), ids=LOADING)
 def test_loading_refuses(options: dict[str, Any], error: type[Exception], name: str, mnist_bundle: Path) -> None:
-    with pytest.raises(error) as refused:
+    with refusal(error, name):
         Engine.load(mnist_bundle, **options)
-    assert_one_sentence(str(refused.value), name)
 
 
 @pytest.mark.parametrize("edit", GRAPH_FAULTS, ids=lambda edit: edit.__name__.replace("_", " "))
@@ -182,18 +161,16 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
 ) -> None:
     graph = edited_graph(mnist_bundle, edit, runner.graph)
     bundle = copied_bundle(mnist_bundle, tmp_path / "x.vmoe", files={runner.graph: graph})
-    with pytest.raises(BackendError) as refused:
+    with refusal(BackendError, f"x.vmoe/{runner.graph}"):
         Engine.load(bundle, backend=runner.backend)
-    assert_one_sentence(str(refused.value), f"x.vmoe/{runner.graph}")
     assert capfd.readouterr() == ("", "")
 
 
 def test_weights_that_make_no_finite_answer_are_told_from_images_that_do(tmp_path: Path, mnist_image_bundle: Path) -> None:
     bundle = with_nan_weights(mnist_image_bundle, tmp_path / "x.vmoe")
     images = np.zeros((1, 28, 28, 1), np.float32)
-    with Engine.load(bundle) as engine, pytest.raises(BackendError) as refused:
+    with Engine.load(bundle) as engine, refusal(BackendError, "logits of finite images are not all finite", "damaged"):
         engine(images)
-    assert_one_sentence(str(refused.value), "logits of finite images are not all finite", "damaged")
     images[0, 3, 3] = np.nan
     with Engine.load(bundle) as engine, pytest.warns(UserWarning, match="NaN"):
         assert np.isnan(engine(images)).any()

@@ -12,7 +12,6 @@ import onnx
 import onnxruntime
 import pytest
 
-from vmoe_export import export_bundle
 from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
@@ -48,12 +47,7 @@ def products_of(bundle: Path, feeds: dict[str, np.ndarray]) -> int:
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("flops")
-    for model, given in MODELS.items():
-        stored = golden.settings(model)
-        size = tuple(stored["image_size"])
-        path = folder / f"{model}.vmoe"
-        export_bundle(golden.FOLDER / model, path, config=stored["model"], image_size=size, validate=False, **given)
-    return {model: folder / f"{model}.vmoe" for model in MODELS}
+    return {model: golden.bundle(model, folder / f"{model}.vmoe", **given) for model, given in MODELS.items()}
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from damaged_files import refusal
 from picture_file import picture_file
 from PIL import Image
 
@@ -93,10 +93,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
 @pytest.mark.filterwarnings("ignore::vmoe_runtime.images.ImageWarning")
 def test_images_are_refused_that_are(images: Any, words: str) -> None:
     for given in (images, [images]):
-        with pytest.raises(ImageError) as refused:
+        with refusal(ImageError, words):
             to_batch(given, RGB)
-        assert words in str(refused.value) and "\n" not in str(refused.value)
-        str(refused.value).encode()
 
 
 @pytest.mark.parametrize(("mode", "spec"), [("LAB", GREY), ("La", GREY), ("La", RGB)])
@@ -107,11 +105,6 @@ def test_colours_that_pillow_does_not_convert(mode: str, spec: InputSpec) -> Non
     for image in given:
         with pytest.raises(ImageError, match=f"the image has colours \\(mode {mode}\\) that don't become"):
             to_batch(image, spec)
-
-
-def test_a_folder_is_not_called_unreadable() -> None:
-    with pytest.raises(ImageError, match=f"^{re.escape(str(BUNDLE))} is a folder, and images are read from plain files$"):
-        to_batch(BUNDLE, RGB)
 
 
 def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import sys
 import time
 import zlib
 from pathlib import Path
 
 import pytest
+import sdk_build
 from PIL import Image
 
 from vmoe_runtime import ImageError
@@ -82,12 +81,7 @@ print("done")
 
 
 def run(script: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + script], capture_output=True, text=True, check=False,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.strip()
+    return sdk_build.built(sys.executable, "-c", PROGRAM + script, OPENBLAS_NUM_THREADS="1").strip()
 
 
 def test_200_odd_pictures_stay_within_their_memory() -> None:
@@ -146,5 +140,4 @@ try:
 except MemoryError:
     print("not enough")
 """
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout == "not enough\n"
+    assert sdk_build.built(sys.executable, "-c", program) == "not enough\n"

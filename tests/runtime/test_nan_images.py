@@ -43,8 +43,7 @@ def load(request: pytest.FixtureRequest, bundle: Path, tmp_path: Path, monkeypat
     if backend.startswith("sdk"):
         prefixes = sdk_build.prefixes()
         prefix = prefixes.whole if backend.endswith("op library") else prefixes.standard_ops
-        program, library = sdk_build.programs(prefix, "sdk_runner") / "sdk_runner", sdk_build.onnxruntime_library()
-        return lambda: sdk_build.Runner.of_program([program], bundle, library, 1, tmp_path)
+        return lambda: sdk_build.Runner([sdk_build.program(prefix, "sdk_runner")], bundle, tmp_path)
     if backend != "op library":
         monkeypatch.setattr(op_library, "find_library", lambda: None)
     elif op_library.find_library() is None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from bundle_changes import WEIGHTS, flipped
 
 from vmoe_runtime import BundleError, Engine
 
@@ -116,13 +117,11 @@ def test_a_second_load_of_changed_files_is_refused_though_the_first_engine_runs(
 
 
 def test_a_load_that_fails_leaves_nothing_to_share(bundle: Path, sessions: list[Any]) -> None:
-    weights = bundle / "weights.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    flipped(WEIGHTS)(bundle)
     with pytest.raises(BundleError, match="was changed after export"):
         load(bundle)
     gc.collect()
     assert [session() for session in sessions] == [None]
-    weights.write_bytes(whole)
+    flipped(WEIGHTS)(bundle)  # as it was
     with load(bundle) as engine:
         assert engine(np.zeros((1, 28, 28, 1), np.float32)).shape == (1, 10)

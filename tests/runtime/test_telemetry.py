@@ -109,5 +109,5 @@ def test_every_package_turns_it_off_before_onnxruntime_is_imported(start: str) -
 
 def test_the_sdk_leaves_no_trace(watch: Path, mnist_image_bundle: Path, tmp_path: Path) -> None:
     (library,) = (onnxruntime_folder(WITH_TELEMETRY) / "onnxruntime" / "capi").glob("libonnxruntime.so.*")
-    program = sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_runner") / "sdk_runner"
+    program = sdk_build.program(sdk_build.prefixes().standard_ops, "sdk_runner")
     assert traces(watch, tmp_path / "home", program, mnist_image_bundle, library, "1") == ([], [])

@@ -19,6 +19,7 @@ from c_engine import call
 from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle, edited_graph, with_nan_weights
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
+NOWHERE = byref(ctypes.c_void_p())  # where a call that succeeds would put what it makes
 RATIO, K, BPR, POOL, MAX_EXPERTS = 1, 2, 4, 8, 16  # VMOE_SET_*
 
 
@@ -66,10 +67,7 @@ def _replaced(struct: Any, fields: dict[str, Any]) -> Any:
 
 
 CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
-    "load without a path": (
-        ARGUMENT, "path is a null pointer",
-        lambda c: call("vmoe_engine_load", None, None, byref(ctypes.c_void_p())),
-    ),
+    "load without a path": (ARGUMENT, "path is a null pointer", lambda c: call("vmoe_engine_load", None, None, NOWHERE)),
     "load without an engine": (
         ARGUMENT, "engine is a null pointer",
         lambda c: call("vmoe_engine_load", c.bundle, None, None),
@@ -161,11 +159,9 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     ),
     "a class name where there is none": (
         ARGUMENT, "no class name 0; there are 0",
-        lambda c: call("vmoe_engine_class_name", c.engine, 0, byref(ctypes.c_void_p())),
+        lambda c: call("vmoe_engine_class_name", c.engine, 0, NOWHERE),
     ),
-    "MoE layer -1": (
-        ARGUMENT, "no MoE layer -1", lambda c: call("vmoe_engine_moe_layer", c.engine, -1, byref(ctypes.c_void_p())),
-    ),
+    "MoE layer -1": (ARGUMENT, "no MoE layer -1", lambda c: call("vmoe_engine_moe_layer", c.engine, -1, NOWHERE)),
     "profile 99": (
         ARGUMENT, "no profile 99; there are 12",
         lambda c: call("vmoe_engine_profile", c.engine, 99, c.output.ctypes.data, None, 0),
@@ -173,7 +169,7 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     "no place for a profile": (ARGUMENT, "profile is", lambda c: call("vmoe_engine_setting", c.engine, None, None, None, 0)),
     "elastic capacity without options": (
         ARGUMENT, "options is",
-        lambda c: call("vmoe_elastic_create", None, None, 1, byref(ctypes.c_void_p())),
+        lambda c: call("vmoe_elastic_create", None, None, 1, NOWHERE),
     ),
     "elastic capacity of no levels": (ARGUMENT, "1 to 1024 levels, not 0", lambda c: c.elastic(0)),
     "elastic capacity of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.elastic(struct_size=0)),
@@ -255,7 +251,7 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
 
 def test_weights_that_make_no_finite_answer_are_told(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
     bundle = with_nan_weights(mnist_bundle, tmp_path / "x.vmoe")
-    runner = sdk_build.Runner.of_program([programs / "sdk_runner"], bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
+    runner = sdk_build.Runner([programs / "sdk_runner"], bundle, tmp_path)
     images = np.zeros((16, 28, 28, 1), np.float32)
     with pytest.raises(AssertionError, match="logits of finite images are not all finite numbers"):
         runner.logits(images)

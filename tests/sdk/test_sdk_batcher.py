@@ -25,7 +25,7 @@ SENTENCES = [
 
 
 def batcher(bundle: Path, rounds: int) -> tuple[int, list[str]]:
-    program = sdk_build.programs(sdk_build.prefixes().whole, "sdk_batcher") / "sdk_batcher"
+    program = sdk_build.program(sdk_build.prefixes().whole, "sdk_batcher")
     done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), str(rounds))
     assert done.stderr == ""
     return done.returncode, done.stdout.splitlines()
@@ -47,7 +47,7 @@ def test_a_bundle_that_routes_images_together_is_refused(mnist_bundle: Path) -> 
 
 
 def test_a_thread_without_memory_answers_every_request(mnist_image_bundle: Path) -> None:
-    program = sdk_build.programs(sdk_build.prefixes().whole, "sdk_batcher_memory") / "sdk_batcher_memory"
+    program = sdk_build.program(sdk_build.prefixes().whole, "sdk_batcher_memory")
     done = sdk_build.run(program, mnist_image_bundle, sdk_build.onnxruntime_library())
     assert (done.returncode, done.stderr) == (0, "")
     found = re.fullmatch(r"right (\d+) memory (\d+) other 0\n", done.stdout)

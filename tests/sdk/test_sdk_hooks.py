@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ import pytest
 import sdk_build
 from bundle_changes import INLINED
 from damaged_files import assert_one_sentence, copied_bundle, edited_graph
-from sdk_build import Runner, setting_fields
+from sdk_build import setting_fields
 from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
@@ -24,54 +24,38 @@ NO_OP_LIBRARY = "there is no op library "
 Messages = list[tuple[str, str]]
 
 
-@pytest.fixture(scope="module", params=["standard ops", "vmoe op library"])
-def prefix(request: pytest.FixtureRequest) -> Path:
-    found = sdk_build.prefixes().all.get(request.param)
-    if found is None:
-        pytest.skip("the op library was not built here")
-    return found
-
-
-@pytest.fixture
-def runner(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> Iterator[Runner]:
-    started = Runner(prefix, mnist_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
-    yield started
-    started.close()
-
-
 def test_a_warm_engine_answers_as_a_cold_one(
-    prefix: Path, runner: Runner, mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
+    prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
 ) -> None:
     images = mnist_images["images"][:32][..., None]
+    runner = runners(prefix, mnist_bundle)
     for setting in ({}, {"profile": "c0.1-k2"}, {"capacity": 0.7, "k": 3, "pool": True}):
         assert runner.ask("warm_up", *setting_fields(**setting), 32) == ["32"]
-        warm = runner.logits(images, *setting_fields(**setting))
-        cold = Runner(prefix, mnist_bundle, sdk_build.onnxruntime_library(), 1, tmp_path)
-        assert cold.logits(images, *setting_fields(**setting)).tobytes() == warm.tobytes()
-        cold.close()
-
-
-def logged(prefix: Path, bundle: Path, mode: str, level: int, library: Path | None = None, **environment: str) -> Messages:
-    """The lines of sdk_log: pairs of a level, or what was done, and a message; not that the op library is missing."""
-    messages, printed = all_logged(prefix, bundle, mode, level, library or sdk_build.onnxruntime_library(), **environment)
-    assert printed == ""
-    return [(first, rest) for first, rest in messages if not rest.startswith(NO_OP_LIBRARY)]
+        warm = runner.logits(images, **setting)
+        assert runners(prefix, mnist_bundle).logits(images, **setting).tobytes() == warm.tobytes()
 
 
 def all_logged(
-    prefix: Path, bundle: Path, mode: str, level: int, library: Path | str, **environment: str
+    prefix: Path, bundle: Path, level: int, library: Path | str | None = None, *, mode: str = "all", **environment: str
 ) -> tuple[Messages, str]:
-    """The lines of sdk_log, and what was printed to stderr."""
-    program = sdk_build.programs(prefix, "sdk_log") / "sdk_log"
-    done = sdk_build.run(program, bundle, library, mode, str(level), **environment)
+    """The lines of sdk_log, pairs of a level, or what was done, and a message; and what was printed to stderr."""
+    library = sdk_build.onnxruntime_library() if library is None else library
+    done = sdk_build.run(sdk_build.program(prefix, "sdk_log"), bundle, library, mode, str(level), **environment)
     assert done.returncode == 0
     lines = [line.split("\t", 1) for line in done.stdout.splitlines()]
     return [(first, rest) for first, rest in lines], done.stderr
 
 
+def logged(*arguments: Any, **options: Any) -> Messages:
+    """Those lines that don't say that the op library is missing, where nothing was printed."""
+    messages, printed = all_logged(*arguments, **options)
+    assert printed == ""
+    return [(first, rest) for first, rest in messages if not rest.startswith(NO_OP_LIBRARY)]
+
+
 @pytest.mark.parametrize("level", [INFO, DEBUG])
 def test_a_load_and_a_shared_session_are_logged(level: int, prefix: Path, mnist_bundle: Path) -> None:
-    messages = logged(prefix, mnist_bundle, "all", level)
+    messages = logged(prefix, mnist_bundle, level)
     own = [message for _, message in messages if not message.startswith(ORT)]
     runtime = next(words for words, folder in sdk_build.prefixes().all.items() if folder == prefix)
     loaded = rf"{re.escape(str(mnist_bundle))} was loaded in \d+ ms: profile c0\.1-k1, ONNX Runtime [\d.]+ CPU, {runtime}"
@@ -86,13 +70,13 @@ def test_a_load_and_a_shared_session_are_logged(level: int, prefix: Path, mnist_
 
 @pytest.mark.parametrize("level", [NONE, WARNING, ERROR])
 def test_a_load_says_nothing_below_the_level_and_without_a_callback(level: int, prefix: Path, mnist_bundle: Path) -> None:
-    assert logged(prefix, mnist_bundle, "all", level) == []
+    assert logged(prefix, mnist_bundle, level) == []
 
 
 def test_the_oldest_onnxruntime_logs_as_the_newest(prefix: Path, mnist_bundle: Path) -> None:
     library = sdk_build.onnxruntime_library(onnxruntime_folder("1.21.1") / "onnxruntime")
-    assert [level for level, _ in logged(prefix, mnist_bundle, "all", INFO, library)] == [str(INFO)] * 2
-    assert any(message.startswith(ORT) for _, message in logged(prefix, mnist_bundle, "all", DEBUG, library))
+    assert [level for level, _ in logged(prefix, mnist_bundle, INFO, library)] == [str(INFO)] * 2
+    assert any(message.startswith(ORT) for _, message in logged(prefix, mnist_bundle, DEBUG, library))
 
 
 @pytest.mark.parametrize(("precision", "slow"), [("fp32", "several times"), ("int8", "than in fp32: export it in fp32")])
@@ -102,13 +86,13 @@ def test_a_process_without_the_op_library_is_warned_once(
     bundle = tmp_path / "x.vmoe"
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], precision=precision, validate=False)
     prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
-    library, onnxruntime = prefix / "lib" / sdk_build.OP_LIBRARY, sdk_build.onnxruntime_library()
+    library = prefix / "lib" / sdk_build.OP_LIBRARY
     (prefix / "lib" / "missing.txt").unlink(missing_ok=True)
-    ((level, message),), _ = all_logged(prefix, bundle, "all", WARNING, onnxruntime)
+    ((level, message),), _ = all_logged(prefix, bundle, WARNING)
     assert level == str(WARNING)
     assert_one_sentence(message, f"{NO_OP_LIBRARY}{library}", "run cmake --install again", slow)
     (prefix / "lib" / "missing.txt").write_text(f"libother.so: x\n{library.name}: the headers of Highway (libhwy-dev)\n")
-    _, (_, message), _ = all_logged(prefix, bundle, "all", INFO, onnxruntime)[0]
+    _, (_, message), _ = all_logged(prefix, bundle, INFO)[0]
     assert "the machine that built it lacked the headers of Highway (libhwy-dev); install" in message
 
 
@@ -116,14 +100,14 @@ def test_an_op_library_that_cannot_be_loaded_is_a_warning(mnist_bundle: Path, tm
     prefix = Path(shutil.copytree(sdk_build.prefixes().standard_ops, tmp_path / "prefix"))
     library = prefix / "lib" / sdk_build.OP_LIBRARY
     library.write_text("no library")
-    ((level, message),) = logged(prefix, mnist_bundle, "all", WARNING)
+    ((level, message),) = logged(prefix, mnist_bundle, WARNING)
     assert level == str(WARNING)
     assert_one_sentence(message, f"the op library {library} can't be loaded: ", "bundles run on standard ops")
 
 
 @pytest.mark.skipif(not list(Path("/usr/lib").glob("*/libonnx.so.1")), reason="Debian's libonnxruntime is not installed")
 def test_an_onnxruntime_that_prints_is_a_warning_that_names_it(mnist_bundle: Path) -> None:
-    messages, printed = all_logged(sdk_build.prefixes().standard_ops, mnist_bundle, "all", WARNING, "", VMOE_ONNXRUNTIME="")
+    messages, printed = all_logged(sdk_build.prefixes().standard_ops, mnist_bundle, WARNING, "", VMOE_ONNXRUNTIME="")
     level, message = messages[0]
     assert level == str(WARNING) and printed.startswith("Schema error")
     assert_one_sentence(message, "libonnxruntime.so", "Schema error", "VMOE_ONNXRUNTIME")
@@ -134,7 +118,6 @@ def test_a_bundle_that_is_replaced_while_it_is_loaded_is_a_warning(mnist_bundle:
     messages = logged(
         sdk_build.prefixes().standard_ops,
         bundle,
-        "all",
         INFO,
         sdk_build.meddling_onnxruntime(),
         MEDDLE_LIBRARY=str(sdk_build.onnxruntime_library()),
@@ -161,13 +144,13 @@ def row_that_is_not_there(model: onnx.ModelProto) -> None:
 def test_a_session_logs_its_runs_at_the_level_of_their_time(mnist_bundle: Path, tmp_path: Path) -> None:
     data = edited_graph(mnist_bundle, row_that_is_not_there)
     bundle = copied_bundle(mnist_bundle, tmp_path / "x.vmoe", files={INLINED: data})
-    messages = logged(sdk_build.prefixes().standard_ops, bundle, "runs", ERROR)
+    messages = logged(sdk_build.prefixes().standard_ops, bundle, ERROR, mode="runs")
     assert [first for first, _ in messages] == ["run", "failed", "run", str(ERROR), "failed", "run", "failed"]
     assert_one_sentence(messages[3][1], ORT, "missing_row")
 
 
 def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, mnist_bundle: Path) -> None:
-    first, info, refusal, *later = logged(prefix, mnist_bundle, "calls", INFO)
+    first, info, refusal, *later = logged(prefix, mnist_bundle, INFO, mode="calls")
     assert first[0] == str(INFO) and "was loaded" in first[1]
     assert info == ("info", "0")
     assert refusal == ("failed", "a log callback can't load a bundle: a load may be waiting for it")
@@ -175,7 +158,7 @@ def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, 
 
 
 def test_calls_are_cancelled_before_during_and_after_and_no_other_call_changes(prefix: Path, mnist_bundle: Path) -> None:
-    program = sdk_build.programs(prefix, "cancel_threads") / "cancel_threads"
+    program = sdk_build.program(prefix, "cancel_threads")
     done = sdk_build.run(program, mnist_bundle, sdk_build.onnxruntime_library(), "200")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     numbers = re.fullmatch(r"cancelled (\d+) done (\d+) equal (\d+) of \3\n", done.stdout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sdk_build
+from damaged_files import copied_bundle, put
 from PIL import Image
 from sanitized_build import MEMORY, sanitized
 
@@ -125,36 +125,38 @@ def test_pictures_are_turned_and_put_on_their_background_as_in_python(orientatio
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    return sdk_build.programs(sdk_build.prefixes().standard_ops, "sdk_prepare") / "sdk_prepare"
+    return sdk_build.program(sdk_build.prefixes().standard_ops, "sdk_prepare")
 
 
 def prepare(program: Path, bundle: Path, shape: tuple[int, ...], *files: str | Path) -> subprocess.CompletedProcess[str]:
     return sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), *map(str, shape), *files)
 
 
+def with_steps(folder: Path, steps: str) -> Path:
+    """A bundle with other steps."""
+    return copied_bundle(BUNDLE, folder / "x.vmoe", put("preprocessing", {"steps": steps}))
+
+
 def test_a_program_prepares_a_picture_and_is_told_the_steps(program: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "x.vmoe"
-    shutil.copytree(BUNDLE, bundle)
-    (bundle / "manifest.json").write_bytes(text := manifest({"steps": "resize_small(14)|central_crop(12)"}, 12, 12))
+    bundle = with_steps(tmp_path, "resize_small(14)|central_crop(12)")
     pixels = np.asarray(Image.open(DATA / "wide.png"))
     pixels.tofile(tmp_path / "pixels")
     done = prepare(program, bundle, pixels.shape, tmp_path / "pixels", tmp_path / "image")
     assert (done.returncode, done.stdout) == (0, "resize_small(14)|central_crop(12)\n")
-    assert (tmp_path / "image").read_bytes() == python(text, pixels)
+    assert (tmp_path / "image").read_bytes() == python((bundle / "manifest.json").read_bytes(), pixels)
     refused = prepare(program, bundle, (9, 9, 1), "-", tmp_path / "image")
     assert refused.stdout == "the picture has 1 channels, and the model takes 3\n"
 
 
-@pytest.mark.parametrize("shape", [(9000, 9000, 3), (7, 1_000_000, 3), (1_000_000, 7, 3)])
-def test_steps_of_pillow_need_64_mb_beside_a_picture_at_most(program: Path, shape: tuple[int, ...], tmp_path: Path) -> None:
-    bundle = tmp_path / "x.vmoe"
-    shutil.copytree(BUNDLE, bundle)
-    (bundle / "manifest.json").write_bytes(manifest({"steps": "pillow_bicubic(12)"}, 12, 12))
-    done = prepare(program, bundle, shape, "-", tmp_path / "image")
-    assert (done.returncode, done.stdout) == (0, "pillow_bicubic(12)\n")
-
-
-@pytest.mark.parametrize("shape", [(1, 80_000_000, 3), (80_000_000, 1, 3), (9000, 9000, 3)])
-def test_a_picture_needs_64_mb_beside_itself_at_most(program: Path, shape: tuple[int, ...], tmp_path: Path) -> None:
-    done = prepare(program, BUNDLE, shape, "-", tmp_path / "image")
-    assert (done.returncode, done.stdout) == (0, "resize(12)\n")
+@pytest.mark.parametrize(
+    ("steps", "shape"),
+    [
+        *(("pillow_bicubic(12)", shape) for shape in ((9000, 9000, 3), (7, 1_000_000, 3), (1_000_000, 7, 3))),
+        *(("resize(12)", shape) for shape in ((1, 80_000_000, 3), (80_000_000, 1, 3), (9000, 9000, 3))),
+    ],
+)
+def test_a_picture_needs_64_mb_beside_itself_at_most(
+    steps: str, shape: tuple[int, ...], program: Path, tmp_path: Path
+) -> None:
+    done = prepare(program, with_steps(tmp_path, steps), shape, "-", tmp_path / "image")
+    assert (done.returncode, done.stdout) == (0, f"{steps}\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bundle_changes import BUNDLES
 from damaged_files import assert_one_sentence, everything
@@ -65,6 +66,18 @@ def refuse_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refuse:
         return out
 
     return refuse
+
+
+def npz(path: Path, **arrays: np.ndarray) -> Path:
+    """A file of arrays, such as `images` and `labels`."""
+    np.savez(path, **arrays)
+    return path
+
+
+def noise(path: Path, count: int = 8) -> Path:
+    """Images of noise for a kept bundle, with labels."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return npz(path, images=images, labels=np.arange(count) % 7)
 
 
 def kept_bundle(kind: str) -> Path:

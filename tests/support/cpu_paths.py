@@ -58,6 +58,16 @@ def refusal(library: Path, path: str | None = None, packages: Path | None = None
     return _python(["register", str(library)], path, packages)
 
 
+def need_op_library() -> None:
+    """Skips the module that is imported where this installation has no op library."""
+    import pytest
+
+    from vmoe_runtime.op_library import find_library
+
+    if find_library() is None:
+        pytest.skip("this installation has no op library", allow_module_level=True)
+
+
 def run_calls(
     calls: Sequence[Call],
     path: str | None = None,

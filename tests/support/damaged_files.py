@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import numpy as np
 import onnx
+import pytest
 import safetensors.numpy
 from official_writer import CHUNKS_KEY, INDEX_INFO, ND_SLICE, NDARRAY, nest, write_checkpoint
 
@@ -31,8 +32,17 @@ def assert_one_sentence(sentence: str, *names: str) -> None:
     assert sentence.strip() == sentence != ""
     assert "\n" not in sentence
     assert "Traceback" not in sentence
+    sentence.encode()
     for name in names:
         assert name in sentence
+
+
+@contextmanager
+def refusal(error: type[Exception], *names: str) -> Iterator[None]:
+    """What is done inside is refused with one sentence, which names what is concerned."""
+    with pytest.raises(error) as refused:
+        yield
+    assert_one_sentence(str(refused.value), *names)
 
 
 def put(path: str, value: Any) -> Edit:
@@ -59,15 +69,21 @@ def drop(path: str) -> Edit:
     return edit
 
 
-@functools.cache
-def _golden_tensors(prefix: Path) -> Tensors:
-    with open_checkpoint(prefix) as checkpoint:
-        return {name: checkpoint[name] for name in checkpoint}
+def read_tensors(path: Path = SPARSE) -> Tensors:
+    """The tensors of a checkpoint, by default of a golden one, free to be changed."""
+    with open_checkpoint(path) as checkpoint:
+        return dict(checkpoint)
 
 
-def golden_tensors(prefix: Path = SPARSE) -> Tensors:
-    """The tensors of a golden checkpoint, free to be changed."""
-    return {name: array.copy() for name, array in _golden_tensors(prefix).items()}
+def assert_holds(path: Path, format: str, expected: Mapping[str, np.ndarray]) -> None:
+    """The checkpoint is of that format, and gives these tensors bit for bit."""
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.format == format
+        assert list(checkpoint) == sorted(expected)
+        for name, array in expected.items():
+            info, found = checkpoint.info[name], checkpoint[name]
+            assert (info.shape, info.dtype) == (found.shape, found.dtype) == (array.shape, array.dtype)
+            assert found.tobytes() == array.tobytes()
 
 
 def written(folder: Path, tensors: Mapping[str, np.ndarray]) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+
+from sdk_build import built
 
 NAME = "NVIDIA Emulator"
 
@@ -28,21 +29,22 @@ def driver(folder: Path, capability: str, cuda: tuple[int, int], more: str = "")
     major, minor = capability.split(".")
     version = cuda[0] * 1000 + cuda[1] * 10
     defined = {"VERSION": version, "MAJOR": major, "MINOR": minor, "NAME": f'"{NAME}"'}
-    return _compiled(folder / f"{capability}-{version}" / "libcuda.so.1", _DRIVER + more, defined)
+    return compiled(folder / f"{capability}-{version}" / "libcuda.so.1", _DRIVER + more, defined)
 
 
 def op_library(folder: Path, architectures: str, cuda: int) -> Path:
     """What says of itself what the CUDA op library does, and has no ops."""
     folder = folder / f"{architectures.replace(' ', '_')}-{cuda}"
-    return _compiled(
+    return compiled(
         folder / "libvmoe_onnxruntime_cuda.so", _LIBRARY, {"VERSION": cuda, "ARCHITECTURES": f'"{architectures}"'}
     )
 
 
-def _compiled(library: Path, source: str, defined: dict[str, object]) -> Path:
+def compiled(library: Path, source: str, defined: dict[str, object]) -> Path:
+    """A library of some C."""
     library.parent.mkdir(parents=True, exist_ok=True)
     file = library.with_suffix(".c")
     file.write_text(source)
     options = [f"-D{name}={value}" for name, value in defined.items()]
-    subprocess.run(["cc", "-shared", "-fPIC", *options, file, "-o", library], check=True)
+    built("cc", "-shared", "-fPIC", *options, file, "-o", library)
     return library

@@ -88,5 +88,4 @@ def families() -> dict[str, Family]:
 
 @functools.cache
 def _arrays() -> dict[str, np.ndarray]:
-    with np.load(DATA / "families.npz") as data:
-        return dict(data)
+    return dict(np.load(DATA / "families.npz"))

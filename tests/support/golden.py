@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
+from damaged_files import read_tensors
+from sdk_build import scratch_folder
 
-from vmoe_export import open_checkpoint
+from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.bundle.weights_file import Span, write_weights
 from vmoe_export.graphs.graph_files import write_graphs
 from vmoe_export.model.exported_model import ExportedModel
@@ -32,8 +33,6 @@ from vmoe_torch import Vmoe, load_model
 
 FOLDER = Path(__file__).parents[1] / "data" / "golden"
 RUNNERS = ("torch", "numpy", "onnxruntime-canonical", "onnxruntime-inlined", "openvino")
-
-_scratch = tempfile.TemporaryDirectory(prefix="vmoe-golden-")
 
 Outputs = list[np.ndarray]
 
@@ -95,16 +94,11 @@ class Case:
         if not self.raw["layers"] or self.kind == "soft":
             return None
         _, tokens, experts = next(iter(self.raw["layers"].values()))["shape_GSE"]
+        layers, multiple = (experts,) * len(self.raw["layers"]), self.raw["capacity_multiple_of"] or 1
         if self.kind == "experts-choice":
-            rounding, multiple = self.raw["capacity_ceil_or_round"], self.raw["capacity_multiple_of"] or 1
-            choosing = ExpertsChoiceRules((experts,) * len(self.raw["layers"]), tokens, None, rounding, multiple)
+            choosing = ExpertsChoiceRules(layers, tokens, None, self.raw["capacity_ceil_or_round"], multiple)
             return choosing.profile(capacity=self.raw["capacity_factor"])
-        rules = TopKRules(
-            (experts,) * len(self.raw["layers"]),
-            tokens,
-            capacity_multiple_of=self.raw["capacity_multiple_of"] or 1,
-            ensemble_size=self.members,
-        )
+        rules = TopKRules(layers, tokens, capacity_multiple_of=multiple, ensemble_size=self.members)
         return rules.profile(
             capacity=self.raw["capacity_factor"], k=self.raw["num_selected_experts"], bpr=self.raw["batch_priority"]
         )
@@ -124,8 +118,7 @@ def settings(model: str) -> dict[str, Any]:
 
 @functools.cache
 def arrays(model: str) -> dict[str, np.ndarray]:
-    with np.load(FOLDER / f"{model}.npz") as data:
-        return {name: data[name] for name in data.files}
+    return dict(np.load(FOLDER / f"{model}.npz"))
 
 
 def cases() -> list[Case]:
@@ -152,10 +145,17 @@ def kind_of(model: str) -> RoutingKind | None:
     return kinds.get(name, "top-k")
 
 
+def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
+    """A bundle of the model, or of another checkpoint of its config, for images of its size; by default not validated."""
+    stored = settings(model)
+    size = {"image_size": tuple(stored["image_size"])} if "image_size" in stored else {}
+    given = {"config": stored["model"], "validate": False, **size, **options}
+    return export_bundle(checkpoint or FOLDER / model, path, **given).path
+
+
 def without_experts(model: str, path: Path) -> Path:
     """The model's checkpoint as a safetensors file in which the last MoE layer has an expert less, of each member."""
-    with open_checkpoint(FOLDER / model) as checkpoint:
-        tensors = dict(checkpoint)
+    tensors = read_tensors(FOLDER / model)
     last = max(name for name in tensors if name.endswith("/Moe/Mlp/Dense_0/kernel"))
     moe, experts = last.removesuffix("Mlp/Dense_0/kernel"), len(tensors[last])
     members = settings(model)["model"]["encoder"]["moe"].get("ensemble_size") or 1
@@ -210,15 +210,10 @@ def check(case: Case, outputs: Outputs) -> None:
                 np.testing.assert_allclose(weight, largest, rtol=0, atol=atol, err_msg=str(case))
 
 
-def exported(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe]:
-    """Folder with the two graphs and the weights, and the torch model."""
-    return parts(model, group, bfloat16, output)[:2]
-
-
 @functools.cache
 def parts(model: str, group: str, bfloat16: bool, output: Output = "logits") -> tuple[Path, Vmoe, Grouping, dict[str, Span]]:
-    """The same, the routing groups, and where the weights lie."""
-    folder = Path(tempfile.mkdtemp(dir=_scratch.name))
+    """Folder with the two graphs and the weights, the torch model, the routing groups, and where the weights lie."""
+    folder = scratch_folder()
     network = torch_model(model, group, bfloat16, output)
     config = network.config
     with open_checkpoint(FOLDER / model) as checkpoint:
@@ -290,8 +285,7 @@ def _runner(
     backend: Any
     if runner == "openvino":
         backend = OpenVinoBackend(folder / "model.inlined.onnx", threads=1)
-    elif runner == "onnxruntime-canonical":
-        backend = OnnxRuntimeBackend(folder / "model.onnx", threads=1)
     else:
-        backend = OnnxRuntimeBackend(folder / "model.inlined.onnx", threads=1)
+        graph = "model.onnx" if runner == "onnxruntime-canonical" else "model.inlined.onnx"
+        backend = OnnxRuntimeBackend(folder / graph, threads=1)
     return lambda feeds: backend.run(feeds, [output, *names])

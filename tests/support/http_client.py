@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import http.client
 import json
+import shutil
 import socket
-from collections.abc import Sequence
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from serving.http_client import HEADER_LENGTH, infer_body
 
 from vmoe_runtime import Engine
@@ -28,6 +34,43 @@ def free_port() -> int:
 def unexpected(errors: str) -> str:
     """The lines on a server's standard error but for what it says of a setting that is no faster here, as measured."""
     return "".join(line for line in errors.splitlines(True) if "is left out: it takes no less time here" not in line)
+
+
+def exchanged(port: int, *parts: bytes, pause: float = 0) -> bytes:
+    """All that comes back when these bytes are sent to a port, until the server closes the connection."""
+    answer = b""
+    with contextlib.suppress(ConnectionResetError, ConnectionRefusedError), connected(port) as connection:
+        with contextlib.suppress(OSError):  # it may close before all were sent
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+        while part := connection.recv(1 << 16):
+            answer += part
+    return answer
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), PATIENCE)
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, port: int, settings: str) -> Iterator[None]:
+    """nginx with these settings of its `http`, listening at the port, until the block ends. Skips where there is none."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if program is None:
+        pytest.skip("there is no nginx (Debian package nginx-light)")
+    folders = "".join(f"{kind}_temp_path {folder};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/pid; events {{}} http {{ access_log off; {folders} {settings} }}"
+    )
+    command = [program, "-e", folder / "log", "-p", folder, "-c", "nginx.conf", "-g", f"user {getpass.getuser()};"]
+    with subprocess.Popen(command) as process:
+        while process.poll() is None and not exchanged(port, b"GET / HTTP/1.0\r\n\r\n"):
+            time.sleep(0.05)
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 class HttpClient:
@@ -70,7 +113,7 @@ def assert_bits_under_load(client: HttpClient, engine: Engine, pixels: Any, *, l
         assert all(pool.map(ask, range(requests)))
 
 
-def assert_nan_changes_nothing_of_others(client: HttpClient, engine: Engine, pixels: Any) -> None:
+def assert_nan_is_refused(client: HttpClient, engine: Engine, pixels: Any) -> None:
     """Requests with NaN get 400, and those of other clients meanwhile the bits of the engine."""
     images = engine.batch(pixels[:8])
     expected = engine(images, "c0.3-k1")

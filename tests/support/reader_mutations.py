@@ -16,12 +16,13 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 import torch
-from damaged_files import DENSE, golden_tensors
+from damaged_files import DENSE, read_tensors
 from hostile_runs import Report, run_program
 from official_writer import Chunk, nest, write_checkpoint
 
@@ -60,8 +61,8 @@ def _write_safetensors(folder: Path, tensors: Tensors) -> Path:
     return folder / "ckpt.safetensors"
 
 
-def _write_torch(folder: Path, tensors: Tensors) -> Path:
-    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, folder / "ckpt.pt")
+def _write_torch(folder: Path, tensors: Tensors, **options: bool) -> Path:
+    torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, folder / "ckpt.pt", **options)
     return folder / "ckpt.pt"
 
 
@@ -77,78 +78,58 @@ def _write_torch_views(folder: Path, tensors: Tensors) -> Path:
     return folder / "ckpt.pt"
 
 
-def _write_old_torch(folder: Path, tensors: Tensors) -> Path:
-    tree = {name: torch.from_numpy(array) for name, array in tensors.items()}
-    torch.save(tree, folder / "ckpt.pt", _use_new_zipfile_serialization=False)
-    return folder / "ckpt.pt"
-
-
 KINDS = {
     "official": Kind(_write_official, has_checksum=False),
     "torch": Kind(_write_torch, has_checksum=True),
     "torch, views of one storage": Kind(_write_torch_views, has_checksum=True),
-    "torch before 1.6": Kind(_write_old_torch, has_checksum=False),
+    "torch before 1.6": Kind(partial(_write_torch, _use_new_zipfile_serialization=False), has_checksum=False),
     "safetensors": Kind(_write_safetensors, has_checksum=False),
 }
 
 
-class Mutations:
-    """Damages copies of one checkpoint of each kind.
+Original = tuple[Path, list[Path], Tensors]  # a checkpoint, its files, and what they hold
 
-    Args:
-        folder: an empty one.
-        seed: for the damage.
-    """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._seed = seed
-        self._folder = folder
-        self._originals: dict[str, tuple[Path, list[Path], Tensors]] = {}
-        self.report = Report()
-        for kind, settings in KINDS.items():
-            home = folder / kind / "whole"
-            home.mkdir(parents=True)
-            path = settings.write(home, golden_tensors(DENSE))
-            with open_checkpoint(path) as checkpoint:
-                self._originals[kind] = (path, sorted(home.iterdir()), {name: checkpoint[name] for name in checkpoint})
+def _write(kind: str, folder: Path) -> Original:
+    """A checkpoint of a kind, in a folder of its own."""
+    home = folder / kind / "whole"
+    home.mkdir(parents=True)
+    path = KINDS[kind].write(home, read_tensors(DENSE))
+    return path, sorted(home.iterdir()), read_tensors(path)
 
-    def run(self, case: int) -> str:
-        """Damages one file of one kind, reads the checkpoint, and says how that ended."""
-        chance = random.Random(f"{self._seed}/{case}")
-        kind = list(KINDS)[case % len(KINDS)]
-        path, files, original = self._originals[kind]
-        home = self._folder / kind / "damaged"
-        shutil.rmtree(home, ignore_errors=True)
-        shutil.copytree(path.parent, home)
-        victim = home / chance.choice(files).name
-        data, what = damage(victim.read_bytes(), chance)
-        victim.write_bytes(data)
-        verdict = self._read(home / path.name, original, KINDS[kind])
-        self.report.endings[f"{kind}: {verdict.partition(':')[0]}"] += 1
-        if verdict not in ("refused", "the same", "raw bits"):
-            self.report.failures.append(f"case {case} ({kind}, {victim.name}, {what}): {verdict}")
-        return verdict
 
-    @staticmethod
-    def _read(path: Path, original: Tensors, kind: Kind) -> str:
-        tracemalloc.start()
-        begin = time.process_time()
-        try:
-            with open_checkpoint(path) as checkpoint:
-                read = {name: checkpoint[name] for name in checkpoint}
-                verdict = _compare(read, original, kind)
-                if verdict == "other tensors" and not kind.has_checksum:
-                    plan_export(checkpoint, ExportOptions())
-        except (CheckpointError, ConfigError) as error:
-            sentence = str(error)
-            verdict = "refused" if "\n" not in sentence and path.stem in sentence else f"no sentence: {sentence}"
-        except Exception as error:
-            verdict = f"another error: {error!r:.200}"
-        seconds, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        if seconds > SECONDS:
-            return f"too slow: {seconds:.1f} s"
-        return f"too much memory: {peak >> 20} MiB" if peak > PEAK_BYTES else verdict
+def _damaged(original: Original, chance: random.Random) -> tuple[Path, str]:
+    """A copy with one file damaged, and what was done."""
+    path, files, _ = original
+    home = path.parents[1] / "damaged"
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(path.parent, home)
+    victim = home / chance.choice(files).name
+    data, what = damage(victim.read_bytes(), chance)
+    victim.write_bytes(data)
+    return home / path.name, f"{victim.name}, {what}"
+
+
+def _read(path: Path, original: Tensors, kind: Kind) -> str:
+    """How reading ends."""
+    tracemalloc.start()
+    begin = time.process_time()
+    try:
+        with open_checkpoint(path) as checkpoint:
+            read = {name: checkpoint[name] for name in checkpoint}
+            verdict = _compare(read, original, kind)
+            if verdict == "other tensors" and not kind.has_checksum:
+                plan_export(checkpoint, ExportOptions())
+    except (CheckpointError, ConfigError) as error:
+        sentence = str(error)
+        verdict = "refused" if "\n" not in sentence and path.stem in sentence else f"no sentence: {sentence}"
+    except Exception as error:
+        verdict = f"another error: {error!r:.200}"
+    seconds, peak = time.process_time() - begin, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    if seconds > SECONDS:
+        return f"too slow: {seconds:.1f} s"
+    return f"too much memory: {peak >> 20} MiB" if peak > PEAK_BYTES else verdict
 
 
 def _compare(read: Tensors, original: Tensors, kind: Kind) -> str:
@@ -208,11 +189,17 @@ def _place(data: bytes, chance: random.Random) -> int:
 
 def run(cases: int, seed: int) -> Report:
     """That many cases, in turns over all kinds."""
+    report = Report()
     with tempfile.TemporaryDirectory(prefix="reader-mutations-") as folder:
-        mutations = Mutations(Path(folder), seed)
+        originals = {kind: _write(kind, Path(folder)) for kind in KINDS}
         for case in range(cases):
-            mutations.run(case)
-        return mutations.report
+            kind = list(KINDS)[case % len(KINDS)]
+            path, what = _damaged(originals[kind], random.Random(f"{seed}/{case}"))
+            verdict = _read(path, originals[kind][2], KINDS[kind])
+            report.endings[f"{kind}: {verdict.partition(':')[0]}"] += 1
+            if verdict not in ("refused", "the same", "raw bits"):
+                report.failures.append(f"case {case} ({kind}, {what}): {verdict}")
+    return report
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnxruntime
@@ -61,16 +61,17 @@ class Prefixes:
         return prefixes
 
 
-def run(*command: str | Path, text: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command with its output captured; variables are added to the environment."""
-    return subprocess.run(
-        command, input=text, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
+def run(
+    *command: str | Path, text: str | None = None, folder: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command, in a folder, with its output captured; variables are added to the environment."""
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, input=text, cwd=folder, env=variables, capture_output=True, text=True, check=False)
 
 
-def built(*command: str | Path) -> str:
+def built(*command: str | Path, **options: Any) -> str:
     """What a command of the build prints; a failure fails the test with it."""
-    done = run(*command)
+    done = run(*command, **options)
     assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
@@ -122,6 +123,11 @@ def programs(prefix: Path, *names: str) -> Path:
         return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
+def program(prefix: Path, name: str) -> Path:
+    """One program of tests/cpp."""
+    return programs(prefix, name) / name
+
+
 @functools.cache
 def sample(source: Path, prefix: Path, *options: str) -> Path:
     """Folder with the programs of a sample, built against an install prefix."""
@@ -166,70 +172,38 @@ def meddling_onnxruntime() -> Path:
     return library
 
 
-@dataclass(frozen=True)
-class SdkRouting:
-    """A `vmoe::LayerRouting`; None where it is empty.
+def _read_routing(stream: BinaryIO) -> dict[str, Any]:
+    """One `vmoe::LayerRouting` as `sdk_runner` writes it: its `kind`, and its arrays by name, None where they are empty."""
+    kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
+    pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
 
-    Attributes:
-        kind: vmoe_routing_kind.
-        expert: i32[G,S,K].
-        kept: bool[G,S,K].
-        weight: f32[G,S,K].
-        dispatch, combine: f32[G,S,E,P].
-        token: i32[N,T], as one row.
-        patch_mask: bool[N,h,w].
-    """
+    def array(dtype: type, shape: tuple[int, ...]) -> np.ndarray | None:
+        size = int.from_bytes(stream.read(8), "little")
+        data = np.frombuffer(stream.read(size * np.dtype(dtype).itemsize), dtype)
+        return data.reshape(shape) if size else None
 
-    kind: int
-    expert: np.ndarray | None
-    kept: np.ndarray | None
-    weight: np.ndarray | None
-    dispatch: np.ndarray | None
-    combine: np.ndarray | None
-    token: np.ndarray | None
-    patch_mask: np.ndarray | None
-
-    @classmethod
-    def read(cls, stream: BinaryIO) -> SdkRouting:
-        """One layer as `sdk_runner` writes it."""
-        kind, groups, tokens, choices, experts, slots, rows, columns = np.frombuffer(stream.read(64), np.int64).tolist()
-        pairs, shares = (groups, tokens, choices), (groups, tokens, experts, slots)
-
-        def array(dtype: type, shape: tuple[int, ...]) -> np.ndarray | None:
-            size = int.from_bytes(stream.read(8), "little")
-            data = np.frombuffer(stream.read(size * np.dtype(dtype).itemsize), dtype)
-            return data.reshape(shape) if size else None
-
-        return cls(
-            kind,
-            array(np.int32, pairs),
-            array(np.bool_, pairs),
-            array(np.float32, pairs),
-            array(np.float32, shares),
-            array(np.float32, shares),
-            array(np.int32, (-1,)),
-            array(np.bool_, (-1, rows, columns)),
-        )
+    return {
+        "kind": kind,
+        "expert": array(np.int32, pairs),
+        "kept": array(np.bool_, pairs),
+        "weight": array(np.float32, pairs),
+        "dispatch": array(np.float32, shares),
+        "combine": array(np.float32, shares),
+        "token": array(np.int32, (-1,)),
+        "patch_mask": array(np.bool_, (-1, rows, columns)),
+    }
 
 
 class Runner:
     """A running `sdk_runner`: an engine in another process."""
 
-    def __init__(self, prefix: Path, bundle: Path, library: Path, threads: int, folder: Path) -> None:
-        self._start([programs(prefix, "sdk_runner") / "sdk_runner"], bundle, library, threads, folder)
-
-    @classmethod
-    def of_program(cls, program: Sequence[str | Path], bundle: Path, library: Path, threads: int, folder: Path) -> Runner:
-        """One that was built already: the program, and before it what it is run by."""
-        runner = cls.__new__(cls)
-        runner._start(program, bundle, library, threads, folder)
-        return runner
-
-    def _start(self, program: Sequence[str | Path], bundle: Path, library: Path, threads: int, folder: Path) -> None:
+    def __init__(
+        self, program: Sequence[str | Path], bundle: Path, folder: Path, *, library: Path | None = None, threads: int = 1
+    ) -> None:
+        """`program` is where it was built, after what it is run by; `folder` takes images and answers."""
         self._folder = folder
-        self._process = subprocess.Popen(
-            [*program, bundle, library, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        command = [*program, bundle, library or onnxruntime_library(), str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *fields: object) -> list[str]:
         """The fields of the answer to one command, without the leading "ok"."""
@@ -237,18 +211,23 @@ class Runner:
         self._process.stdin.write("\t".join(map(str, fields)) + "\n")
         self._process.stdin.flush()
         verdict, *answer = self._process.stdout.readline().removesuffix("\n").split("\t")
-        assert verdict == "ok", answer
+        if verdict != "ok":
+            raise AssertionError(answer)
         return answer
 
-    def logits(self, images: np.ndarray, *setting: object) -> np.ndarray:
-        """float32[N, outputs] of images, uint8 or float32, with a setting as `setting_fields` makes it."""
+    def info(self) -> dict[str, str]:
+        """What the engine says of itself."""
+        return dict(field.split("=", 1) for field in self.ask("info"))
+
+    def logits(self, images: np.ndarray, **setting: Any) -> np.ndarray:
+        """float32[N, outputs] of images, uint8 or float32."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
-    def routing(self, images: np.ndarray, *setting: object) -> dict[str, SdkRouting]:
+    def routing(self, images: np.ndarray, **setting: Any) -> dict[str, dict[str, Any]]:
         """Where each MoE layer sent the tokens."""
         file, layers = self._send("routing", images, setting)
         with file.open("rb") as stream:
-            routes = {layer: SdkRouting.read(stream) for layer in layers}
+            routes = {layer: _read_routing(stream) for layer in layers}
             assert not stream.read()
         return routes
 
@@ -258,22 +237,37 @@ class Runner:
         self._process.stdout.close()
         assert self._process.wait() == 0
 
-    def _send(self, command: str, images: np.ndarray, setting: tuple[object, ...]) -> tuple[Path, list[str]]:
+    def _send(self, command: str, images: np.ndarray, setting: dict[str, Any]) -> tuple[Path, list[str]]:
         given, output = self._folder / "images", self._folder / "output"
         images.tofile(given)
-        return output, self.ask(command, *(setting or setting_fields()), images.dtype, len(images), given, output)
+        return output, self.ask(command, *setting_fields(**setting), images.dtype, len(images), given, output)
 
 
-def setting_fields(
-    profile: str | None = None,
-    capacity: float | None = None,
-    k: int | None = None,
-    bpr: bool | None = None,
-    pool: bool | None = None,
-    max_experts: int | None = None,
-    merge: int | None = None,
-) -> list[str]:
-    """A setting as `sdk_runner` reads it."""
-    flags = (None if flag is None else int(flag) for flag in (bpr, pool))
-    values = (profile, capacity, k, *flags, max_experts, merge)
+def setting_fields(**setting: Any) -> list[str]:
+    """The arguments of `Engine.setting` as `sdk_runner` reads them."""
+    names = ("profile", "capacity", "k", "bpr", "pool", "max_experts", "merge")
+    assert setting.keys() <= set(names)
+    values = (int(value) if isinstance(value, bool) else value for value in map(setting.get, names))
     return ["-" if value is None else value if isinstance(value, str) else repr(value) for value in values]
+
+
+@pytest.fixture(scope="module", params=["standard ops", "vmoe op library"])
+def prefix(request: pytest.FixtureRequest) -> Path:
+    """Install prefixes without the op library and with it."""
+    found = prefixes().all.get(request.param)
+    if found is None:
+        pytest.skip("the op library was not built here")
+    return found
+
+
+@pytest.fixture
+def runners(tmp_path: Path) -> Iterator[Callable[..., Runner]]:
+    """Starts runners on a prefix and a bundle, and ends them after the test."""
+    with ExitStack() as started:
+
+        def start(prefix: Path, bundle: Path, **options: Any) -> Runner:
+            runner = Runner([program(prefix, "sdk_runner")], bundle, tmp_path, **options)
+            started.callback(runner.close)
+            return runner
+
+        yield start

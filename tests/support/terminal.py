@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -17,12 +18,18 @@ def default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def started(command: Sequence[object], **environment: str) -> subprocess.Popen[str]:
+    """A process whose output is read; variables are added to the environment."""
+    return subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
 def ended_by(number: int, command: Sequence[object], seconds: float) -> tuple[int, str]:
     """Exit code and standard error of a process that gets a signal after so many seconds."""
-    process = subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=default_signals,  # noqa: PLW1509
-    )  # fmt: skip
+    process = started(command)
     try:
         time.sleep(seconds)
         process.send_signal(number)

@@ -7,17 +7,28 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from picture_file import write_pictures
 
 NAMES = ("cat", "dog", "red fox", "Abyssinian", "plane")
 TEMPLATES = ("a photo of a {}.", "this is {}")
 SIDE = 32
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**SIZES, "image_size": SIDE, "patch_size": 8}
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
 HALF = np.array([0.5, 0.5, 0.5])
+SCALE, BIAS = 8.0, 0.5
+
+
+class Answers(NamedTuple):
+    """What a library makes of pictures and texts: logits f32[images, classes], and embeddings that are normalized."""
+
+    logits: np.ndarray
+    texts: np.ndarray
+    images: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -27,20 +38,18 @@ class Zeroshot:
     Attributes:
         folder: of the model.
         probabilities: what its kind of logits becomes.
-        logits: float32[images, classes] of pictures uint8[images,H,W,3] and texts, by the library's whole model.
-        embeddings: float32[texts, E], normalized, of texts; and float32[images, E] of pictures.
+        answers: to pictures uint8[images,H,W,3] and texts, by the library's whole model.
+        bias: of the logits.
     """
 
     folder: Path
     probabilities: str
-    logits: Callable[[np.ndarray, Sequence[str]], np.ndarray]
-    embeddings: Callable[[np.ndarray, Sequence[str]], tuple[np.ndarray, np.ndarray]]
-    scale: float
+    answers: Callable[[np.ndarray, Sequence[str]], Answers]
     bias: float
 
     def expected(self, pictures: np.ndarray, texts: Sequence[str]) -> np.ndarray:
         """float64[images, classes]: the library's probabilities."""
-        logits = torch.from_numpy(self.logits(pictures, texts)).double()
+        logits = torch.from_numpy(self.answers(pictures, texts).logits).double()
         return (logits.sigmoid() if self.probabilities == "sigmoid" else logits.softmax(dim=-1)).numpy()
 
 
@@ -52,10 +61,7 @@ def pictures(count: int = 20) -> np.ndarray:
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures as PNG files, sorted."""
-    paths = [folder / f"{number:02}.png" for number in range(20)]
-    for path, picture in zip(paths, pictures(), strict=True):
-        Image.fromarray(picture).save(path)
-    return paths
+    return sorted(path.rename(path.with_stem(f"{path.stem:0>2}")) for path in write_pictures(folder, pictures()))
 
 
 def _pixels(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> torch.Tensor:
@@ -71,9 +77,9 @@ def _randomized(model: Any, scale: float = 0.25) -> Any:
                 tensor.normal_(0, scale, generator=generator)
             elif name.endswith("bias") and name != "logit_bias":
                 tensor.normal_(0, 0.1, generator=generator)
-        model.logit_scale.fill_(2.0)
+        model.logit_scale.fill_(np.log(SCALE))
         if getattr(model, "logit_bias", None) is not None:
-            model.logit_bias.fill_(0.5)
+            model.logit_bias.fill_(BIAS)
     return model.eval()
 
 
@@ -83,11 +89,9 @@ def hf_clip(folder: Path) -> Zeroshot:
 
     letters = [*map(chr, range(33, 127)), "Ġ"]
     vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     end = {"bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1}
-    text = {**sizes, **end, "vocab_size": len(vocabulary), "max_position_embeddings": 40}
-    vision = {**sizes, "image_size": SIDE, "patch_size": 8}
-    model = _randomized(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)))
+    text = {**SIZES, **end, "vocab_size": len(vocabulary), "max_position_embeddings": 40}
+    model = _randomized(CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=24)))
     model.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -107,11 +111,9 @@ def hf_siglip(folder: Path) -> Zeroshot:
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     given = {"pad_token": "<pad>", "unk_token": "<unk>", "model_input_names": ["input_ids"], "padding_side": "right"}
     PreTrainedTokenizerFast(tokenizer_object=letters, **given).save_pretrained(folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**sizes, "vocab_size": len(vocabulary), "max_position_embeddings": 32, "projection_size": 32}
+    text = {**SIZES, "vocab_size": len(vocabulary), "max_position_embeddings": 32, "projection_size": 32}
     text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    vision = {**sizes, "image_size": SIDE, "patch_size": 8}
-    model = _randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=vision)))
+    model = _randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)))
     model.save_pretrained(folder)
     _write_processor(folder, "SiglipImageProcessor", HALF, HALF)
     return _of_transformers(folder, model, "sigmoid", (HALF, HALF))
@@ -132,16 +134,13 @@ def open_clip(folder: Path) -> Zeroshot:
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     tokenizer = library.SimpleTokenizer()
 
-    def embeddings(images: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        with torch.inference_mode():
-            ours = model.encode_text(tokenizer(list(texts)), normalize=True)
-            return ours.numpy(), model.encode_image(_pixels(images, MEAN, STD), normalize=True).numpy()
+    @torch.inference_mode()
+    def answers(images: np.ndarray, texts: Sequence[str]) -> Answers:
+        pixels, ids = _pixels(images, MEAN, STD), tokenizer(list(texts))
+        made = model.get_logits(pixels, ids)[0], model.encode_text(ids, True), model.encode_image(pixels, True)
+        return Answers(*(tensor.numpy() for tensor in made))
 
-    def logits(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        with torch.inference_mode():
-            return model.get_logits(_pixels(images, MEAN, STD), tokenizer(list(texts)))[0].numpy()
-
-    return Zeroshot(folder, "softmax", logits, embeddings, float(np.exp(2.0)), 0.0)
+    return Zeroshot(folder, "softmax", answers, 0.0)
 
 
 def _of_transformers(folder: Path, model: Any, probabilities: str, colours: tuple[np.ndarray, np.ndarray]) -> Zeroshot:
@@ -150,23 +149,13 @@ def _of_transformers(folder: Path, model: Any, probabilities: str, colours: tupl
     tokenizer = AutoTokenizer.from_pretrained(folder)
     length = model.config.text_config.max_position_embeddings
 
-    def inputs(images: np.ndarray, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    @torch.inference_mode()
+    def answers(images: np.ndarray, texts: Sequence[str]) -> Answers:
         ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-        return {"input_ids": ids, "pixel_values": _pixels(images, *colours)}
+        found = model(input_ids=ids, pixel_values=_pixels(images, *colours))
+        return Answers(*(tensor.numpy() for tensor in (found.logits_per_image, found.text_embeds, found.image_embeds)))
 
-    def logits(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
-        with torch.inference_mode():
-            return model(**inputs(images, texts)).logits_per_image.numpy()
-
-    def embeddings(images: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        with torch.inference_mode():
-            found = model(**inputs(images, texts))
-        return found.text_embeds.numpy(), found.image_embeds.numpy()
-
-    bias = getattr(model, "logit_bias", None)
-    return Zeroshot(
-        folder, probabilities, logits, embeddings, float(np.exp(2.0)), 0.0 if bias is None else float(bias.item())
-    )
+    return Zeroshot(folder, probabilities, answers, BIAS if hasattr(model, "logit_bias") else 0.0)
 
 
 def _write_processor(folder: Path, kind: str, mean: np.ndarray, std: np.ndarray) -> None:
