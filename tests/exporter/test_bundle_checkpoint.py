@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bundle_changes import MANIFEST, WEIGHTS, Change, flipped, says, text
 from command_runs import Refuse
-from damaged_files import Edit, copied_bundle, drop, put
+from damaged_files import copied_bundle, drop, put
 from export_plans import planned
 from variants import VARIANTS, Variant
 
@@ -104,44 +105,30 @@ def test_a_larger_image_resizes_the_position_embedding(mnist_image_bundle: Path)
 # What is refused.
 
 
-DAMAGE: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
-    "weights with one bit changed": (
-        "weights.safetensors", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "changed after export",
-    ),
-    "weights cut short": ("weights.safetensors", lambda data: data[:-4], "bytes where the manifest says"),
-    "a manifest that is no JSON": ("manifest.json", lambda data: b"{", "manifest.json"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "change", "words"), DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_bundle_is_no_checkpoint(
-    name: str, change: Callable[[bytes], bytes], words: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
-) -> None:
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
-    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
-    refuse_export(bundle, "--precision", "int8", names=["b.vmoe", words])
-
-
-MODELS: dict[str, tuple[Edit, str]] = {
-    "of no classifier": (put("model/classifier", "average"), "'average'"),
-    "of another classifier": (put("model/classifier", "map"), "'map'"),
-    "whose experts are a number": (put("model/moe", 3), "num_selected_experts"),
-    "of more choices than experts": (put("model/moe/routing/k", 9), "num_selected_experts"),
-    "without a training k": (drop("model/moe/routing/k"), "num_selected_experts"),
-    "of capacity ratio text": (put("model/moe/routing/capacity_ratio", "1.05"), "capacity_factor"),
-    "of an unknown rounding": (put("model/moe/routing/rounding", "down"), "capacity_ceil_or_round"),
-    "whose dispatcher is text": (put("model/moe/dispatch_bf16", "no"), "bfloat16"),
-    "of an unknown position embedding": (put("model/position_emb", "rope"), "'rope'"),
-    "of another position embedding": (put("model/position_emb", "none"), "'none'"),
+REFUSED: dict[str, tuple[Change, str]] = {
+    "weights with one bit changed": (flipped(WEIGHTS), "changed after export"),
+    "weights cut short": (lambda bundle: os.truncate(bundle / WEIGHTS, 1000), "bytes where the manifest says"),
+    "a manifest that is no JSON": (text(b"{"), MANIFEST),
+    "a model of no classifier": (says(put("model/classifier", "average")), "'average'"),
+    "a model of another classifier": (says(put("model/classifier", "map")), "'map'"),
+    "a model whose experts are a number": (says(put("model/moe", 3)), "num_selected_experts"),
+    "a model of more choices than experts": (says(put("model/moe/routing/k", 9)), "num_selected_experts"),
+    "a model without a training k": (says(drop("model/moe/routing/k")), "num_selected_experts"),
+    "a model of capacity ratio text": (says(put("model/moe/routing/capacity_ratio", "1.05")), "capacity_factor"),
+    "a model of an unknown rounding": (says(put("model/moe/routing/rounding", "down")), "capacity_ceil_or_round"),
+    "a model whose dispatcher is text": (says(put("model/moe/dispatch_bf16", "no")), "bfloat16"),
+    "a model of an unknown position embedding": (says(put("model/position_emb", "rope")), "'rope'"),
+    "a model of another position embedding": (says(put("model/position_emb", "none")), "'none'"),
 }
 
 
-@pytest.mark.parametrize(("edit", "name"), MODELS.values(), ids=MODELS)
-def test_a_bundle_that_describes_another_model_is_no_checkpoint(
-    edit: Edit, name: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
+@pytest.mark.parametrize(("change", "words"), REFUSED.values(), ids=REFUSED)
+def test_a_bundle_that_is_damaged_or_describes_another_model_is_no_checkpoint(
+    change: Change, words: str, mnist_image_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
-    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe", edit)
-    refuse_export(bundle, "--precision", "bf16", names=["b.vmoe", name])
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "b.vmoe")
+    change(bundle)
+    refuse_export(bundle, "--precision", "int8", names=["b.vmoe", words])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bundle_changes import WEIGHTS, linked, listed, replaced
 from command_runs import Refuse
-from damaged_files import (
-    DENSE,
-    copied_bundle,
-    copied_checkpoint,
-    everything,
-)
+from damaged_files import DENSE, copied_bundle, copied_checkpoint, everything
 
 from vmoe_export import ExportError, export_bundle
 from vmoe_export.bundle import bundle_writer
@@ -47,30 +42,18 @@ def write_over(target: Path, **settings: bool) -> None:
 # What a bundle didn't write.
 
 
-def link_weights(bundle: Path) -> None:
-    (bundle / "weights.safetensors").rename(bundle.parent / "weights")
-    (bundle / "weights.safetensors").symlink_to(bundle.parent / "weights")
-
-
 def claim_file(bundle: Path) -> None:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"]["thesis.txt"] = manifest["files"]["model.onnx"]
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    listed("thesis.txt")(bundle)
     (bundle / "thesis.txt").write_text("years of work")
-
-
-def make_pipe(bundle: Path) -> None:
-    (bundle / "manifest.json").unlink()
-    os.mkfifo(bundle / "manifest.json")
 
 
 FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file": (lambda bundle: (bundle / "thesis.txt").write_text("years of work"), "thesis.txt"),
     "a link": (lambda bundle: (bundle / "latest.onnx").symlink_to("model.onnx"), "latest.onnx"),
     "a graph of somebody else": (lambda bundle: (bundle / "tuned.onnx").write_bytes(b"mine"), "tuned.onnx"),
-    "a link under a listed name": (link_weights, "weights.safetensors"),
+    "a link under a listed name": (linked(WEIGHTS), WEIGHTS),
     "a file that the manifest claims": (claim_file, "thesis.txt"),
-    "a manifest that is a pipe": (make_pipe, "not a bundle"),
+    "a manifest that is a pipe": (replaced("manifest.json", os.mkfifo), "not a bundle"),
 }
 
 

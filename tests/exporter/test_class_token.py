@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cpu_paths import need_op_library
 from variants import VARIANTS, Variant
 
 from vmoe_export import export_bundle
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_runtime import Engine
-from vmoe_runtime.op_library import find_library
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 _LAST_TWO, _LAST_OF_TOKEN, _DENSE = VARIANTS[0], VARIANTS[5], VARIANTS[9]
 MODELS = {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sdk_build
 from command_runs import Vmoe
 from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint
 from export_plans import planned
@@ -145,26 +145,25 @@ def test_a_path_that_is_no_text(tmp_path: Path) -> None:
     copied_checkpoint(tmp_path, DENSE)
     for file in tmp_path.glob("ckpt.*"):
         file.rename(file.with_name(file.name.replace("ckpt", ODD)))
-    done = subprocess.run([*PROGRAM, ODD, "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = sdk_build.run(*PROGRAM, ODD, "--dry-run", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "") and "odd\\udcff.vmoe would take" in done.stdout
     export_bundle(tmp_path / ODD, tmp_path / "x.vmoe", validate=False)
-    assert (
-        json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["source"]["name"] == "odd\N{REPLACEMENT CHARACTER}"
-    )
+    source = json.loads((tmp_path / "x.vmoe" / "manifest.json").read_bytes())["source"]
+    assert source["name"] == "odd\N{REPLACEMENT CHARACTER}"
     with pytest.raises(ExportError, match="not text in UTF-8"):
         export_bundle(DENSE, tmp_path / f"{ODD}.vmoe")
 
 
 def test_class_names_may_come_from_a_pipe(mnist_checkpoint: Path) -> None:
-    command = [*PROGRAM, mnist_checkpoint, "--class-names", "/dev/stdin", "--dry-run", "-q"]
-    names = "\n".join(map(str, range(10)))
-    assert subprocess.run(command, input=names, capture_output=True, text=True, check=True).stderr == ""
+    words = (mnist_checkpoint, "--class-names", "/dev/stdin", "--dry-run", "-q")
+    done = sdk_build.run(*PROGRAM, *words, text="\n".join(map(str, range(10))))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_without_the_packages_of_the_exporter_it_names_the_extra() -> None:
     for package in ("rich", "onnx"):
         program = f"import sys; sys.modules['{package}'] = None; {PROGRAM[2].partition('; ')[2]}"
-        done = subprocess.run([sys.executable, "-c", program, DENSE], capture_output=True, text=True, check=False)
+        done = sdk_build.run(sys.executable, "-c", program, DENSE)
         assert done.returncode == 1
         assert_one_sentence(done.stderr.removesuffix("\n"), package, "pip install 'vmoe-export[export]'")
 

@@ -12,12 +12,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from click.testing import CliRunner
+from command_runs import Vmoe
 from family_files import Family, Layout, Size, families, write_files
 from family_lookalikes import LOOKALIKES, Lookalike
 
 from vmoe_export import ExportError, export_bundle, open_checkpoint
-from vmoe_export.command import export
 from vmoe_export.export import ExportResult
 from vmoe_export.families import clip_moe
 from vmoe_export.families.preprocessing import processor_steps
@@ -270,12 +269,11 @@ def test_grey_pictures_are_those_of_three_equal_channels(tmp_path: Path) -> None
     np.testing.assert_allclose(found, run(exported(family, tmp_path), images.repeat(3, 3))[0], rtol=0, atol=5e-5)
 
 
-def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path) -> None:
-    listed = CliRunner().invoke(export, ["--families"])
-    assert listed.exit_code == 0 and len({*listed.output.splitlines()}) == 9 and "timm" in listed.output
+def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path, vmoe: Vmoe) -> None:
+    listed, _ = vmoe.run("export", "--families")
+    assert len({*listed.splitlines()}) == 9 and "timm" in listed
     folder = families()["vit"].write(tmp_path / "model")
     (folder / "preprocessor_config.json").write_text('{"size": 56}')
-    result = CliRunner().invoke(export, [str(folder), "-v", "-o", str(tmp_path / "vit.vmoe")], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    assert all(part in result.output for part in ("ViT (Hugging Face", "From the model's files", "resized from 4x4 to 7x7"))
+    said = "".join(vmoe.run("export", folder, "-v", "-o", tmp_path / "vit.vmoe"))
+    assert all(part in said for part in ("ViT (Hugging Face", "From the model's files", "resized from 4x4 to 7x7"))
     assert Engine.load(tmp_path / "vit.vmoe").manifest.class_names == ("apple", "bear", "cup", "door", "eel")

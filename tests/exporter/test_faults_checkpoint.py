@@ -25,10 +25,11 @@ from damaged_files import (
     copied_checkpoint,
     drop,
     edited_shard,
-    golden_tensors,
     index_of,
     put,
+    read_tensors,
 )
+from official_writer import CHUNKS_KEY
 from safetensors.numpy import save_file
 
 from vmoe_export import CheckpointError, open_checkpoint
@@ -106,7 +107,7 @@ def swap_shards(folder: Path) -> None:
 
 
 def cut_safetensors(folder: Path) -> Path:
-    save_file(golden_tensors(), folder / "ckpt.safetensors")
+    save_file(read_tensors(), folder / "ckpt.safetensors")
     os.truncate(folder / "ckpt.safetensors", 100_000)
     return folder / "ckpt.safetensors"
 
@@ -192,8 +193,7 @@ def test_export_of_a_damaged_checkpoint_says_so_and_leaves_nothing(
 def test_memory_is_taken_only_for_bytes_that_are_there(tmp_path: Path) -> None:
     size = 2**40
     prefix = index_of(tmp_path, array_entry([size]))
-    shard = {"__msgpack_array_chunk_a87ca2__": True, "0": [chunk(values=2, stop=size)]}
-    (tmp_path / ONLY_SHARD).write_bytes(msgpack.packb(shard))
+    (tmp_path / ONLY_SHARD).write_bytes(msgpack.packb({CHUNKS_KEY: True, "0": [chunk(values=2, stop=size)]}))
     with open_checkpoint(prefix) as checkpoint, pytest.raises(CheckpointError, match="not as many bytes"):
         checkpoint["embedding/kernel"]
 
@@ -201,7 +201,7 @@ def test_memory_is_taken_only_for_bytes_that_are_there(tmp_path: Path) -> None:
 def test_chunks_that_overlap_are_refused_when_they_are_read(tmp_path: Path) -> None:
     prefix = index_of(tmp_path, array_entry([4], slices=[[(0, 2)], [(1, 3)]]))
     chunks = [chunk(values=2, start=start, stop=start + 2) for start in (0, 1)]
-    (tmp_path / ONLY_SHARD).write_bytes(msgpack.packb({"__msgpack_array_chunk_a87ca2__": True, "0": chunks}))
+    (tmp_path / ONLY_SHARD).write_bytes(msgpack.packb({CHUNKS_KEY: True, "0": chunks}))
     with open_checkpoint(prefix) as checkpoint, pytest.raises(CheckpointError, match="overlap"):
         checkpoint["embedding/kernel"]
 
@@ -216,7 +216,7 @@ def test_an_index_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> N
 def test_a_shard_that_lists_no_end_of_chunks_is_left_early(tmp_path: Path) -> None:
     prefix = index_of(tmp_path, array_entry([2]))
     entries = b"".join(msgpack.packb(str(number)) + b"\x90" for number in range(250_000))
-    head = b"\xdf" + (250_001).to_bytes(4, "big") + msgpack.packb("__msgpack_array_chunk_a87ca2__") + b"\xc3"
+    head = b"\xdf" + (250_001).to_bytes(4, "big") + msgpack.packb(CHUNKS_KEY) + b"\xc3"
     (tmp_path / ONLY_SHARD).write_bytes(head + entries)
     with open_checkpoint(prefix) as checkpoint, pytest.raises(CheckpointError, match="more than 100000"):
         checkpoint["embedding/kernel"]

@@ -15,15 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import Refuse
-from damaged_files import (
-    DENSE,
-    SPARSE,
-    assert_one_sentence,
-    copied_bundle,
-    golden_tensors,
-    written,
-)
+from command_runs import Refuse, npz
+from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_bundle, read_tensors, written
 
 from vmoe_export import ExportError, export, export_bundle
 
@@ -216,13 +209,13 @@ def test_a_failing_export_with_force_leaves_the_old_bundle(
     bias: float, options: list[str], names: list[str], mnist_bundle: Path, tmp_path: Path, refuse_export: Refuse
 ) -> None:
     copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
-    checkpoint = written(tmp_path, golden_tensors() | {"head/bias": np.full(10, bias, np.float32)})
+    checkpoint = written(tmp_path, read_tensors() | {"head/bias": np.full(10, bias, np.float32)})
     refuse_export(checkpoint, "--force", "--k", 1, *options, names=names)
 
 
 def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path: Path, refuse_export: Refuse) -> None:
     # The same model in float32: one feature is as much smaller as the weights that it is multiplied with are larger.
-    tensors = golden_tensors(DENSE)
+    tensors = read_tensors(DENSE)
     for name, array in tensors.items():
         if "LayerNorm" in name:
             array[0] *= 1e-4
@@ -230,11 +223,6 @@ def test_weights_that_leave_no_room_for_the_others_in_int8_are_refused(tmp_path:
             array[0] *= 1e4
     names = ["in int8", "--max-distance 0.2", "another --precision"]
     refuse_export(written(tmp_path, tensors), "--precision", "int8", names=names)
-
-
-def npz(folder: Path, **arrays: np.ndarray) -> Path:
-    np.savez(folder / "images.npz", **arrays)
-    return folder / "images.npz"
 
 
 def pixels(count: int = 4, size: int = 96) -> np.ndarray:
@@ -248,11 +236,11 @@ def damaged(path: Path) -> Path:
 
 IMAGES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "that are not there": (lambda folder: folder / "absent.npz", "absent.npz"),
-    "in a damaged npz": (lambda folder: damaged(npz(folder, images=pixels())), "images.npz"),
-    "of another size": (lambda folder: npz(folder, images=pixels(size=95)), "(N, 96, 96, 3)"),
-    "too few for a group": (lambda folder: npz(folder, images=pixels(3)), "3 images"),
+    "in a damaged npz": (lambda folder: damaged(npz(folder / "images.npz", images=pixels())), "images.npz"),
+    "of another size": (lambda folder: npz(folder / "images.npz", images=pixels(size=95)), "(N, 96, 96, 3)"),
+    "too few for a group": (lambda folder: npz(folder / "images.npz", images=pixels(3)), "3 images"),
     "with labels of other classes": (
-        lambda folder: npz(folder, images=pixels(), labels=np.full(4, 10)), "labels go from 10 to 10",
+        lambda folder: npz(folder / "images.npz", images=pixels(), labels=np.full(4, 10)), "labels go from 10 to 10",
     ),
 }  # fmt: skip
 

@@ -15,34 +15,36 @@ from vmoe_runtime import BackendError, Engine
 pytestmark = pytest.mark.fast
 
 TOP_K, DENSE, ENSEMBLE, SOFT, CHOICE = "g1", "g4", "g5", "g6", "g7"
+KINDS = {SOFT: "Soft MoE", CHOICE: "experts choice", DENSE: "dense ViT"}
+TAKES_NO = {
+    SOFT: [
+        "k 2",
+        "capacity 1",
+        "bpr",
+        "pool",
+        "max-experts 2",
+        "rounding ceil",
+        "capacity-multiple-of 4",
+        "ensemble-size 2",
+    ],
+    CHOICE: ["k 1", "no-bpr", "pool", "no-pool", "max-experts 2"],
+    DENSE: ["pool", "no-pool", "max-experts 2", "router top-k", "router experts-choice"],
+}
 REFUSED = [
-    (SOFT, ["--k", "2"], ["Soft MoE", "takes no k"]),
-    (SOFT, ["--capacity", "1"], ["Soft MoE", "takes no capacity"]),
-    (SOFT, ["--bpr"], ["Soft MoE", "takes no bpr"]),
+    *(
+        (model, f"--{option}".split(), [KINDS[model], f"takes no {option.split()[0].removeprefix('no-').replace('-', '_')}"])
+        for model, options in TAKES_NO.items()
+        for option in options
+    ),
     (SOFT, ["--no-bpr", "--k", "1"], ["Soft MoE", "takes no k or bpr"]),
-    (SOFT, ["--pool"], ["Soft MoE", "takes no pool"]),
-    (SOFT, ["--max-experts", "2"], ["Soft MoE", "takes no max_experts"]),
-    (SOFT, ["--rounding", "ceil"], ["Soft MoE", "takes no rounding"]),
-    (SOFT, ["--capacity-multiple-of", "4"], ["Soft MoE", "takes no capacity_multiple_of"]),
-    (SOFT, ["--ensemble-size", "2"], ["Soft MoE", "takes no ensemble_size"]),
     (SOFT, ["--router", "top-k"], ["--router top-k", "Soft MoE"]),
     (SOFT, ["--router", "experts-choice"], ["--router experts-choice", "Soft MoE"]),
     (SOFT, ["--tensorrt"], ["no TensorRT graphs of Soft MoEs"]),
     (SOFT, ["--output", "members"], ["not an ensemble"]),
-    (CHOICE, ["--k", "1"], ["experts choice", "takes no k"]),
-    (CHOICE, ["--no-bpr"], ["experts choice", "takes no bpr"]),
-    (CHOICE, ["--pool"], ["experts choice", "takes no pool"]),
-    (CHOICE, ["--no-pool"], ["experts choice", "takes no pool"]),
-    (CHOICE, ["--max-experts", "2"], ["experts choice", "takes no max_experts"]),
     (CHOICE, ["--tensorrt"], ["no TensorRT graphs of experts choice"]),
     (CHOICE, ["--ensemble-size", "2"], ["do not support experts choice"]),
     (CHOICE, ["--capacity", "7"], ["7", "number of experts, 6"]),
     (CHOICE, ["--output", "members"], ["not an ensemble"]),
-    (DENSE, ["--pool"], ["dense ViT", "takes no pool"]),
-    (DENSE, ["--no-pool"], ["dense ViT", "takes no pool"]),
-    (DENSE, ["--max-experts", "2"], ["dense ViT", "takes no max_experts"]),
-    (DENSE, ["--router", "top-k"], ["dense ViT", "takes no router"]),
-    (DENSE, ["--router", "experts-choice"], ["dense ViT", "takes no router"]),
     (TOP_K, ["--max-experts", "0"], ["max_experts", "0"]),
     (TOP_K, ["--max-experts", "-1"], ["max_experts", "-1"]),
     (TOP_K, ["--max-experts", "all"], ["--max-experts", "all"]),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_runs import Refuse
-from damaged_files import golden_tensors, written
+from damaged_files import read_tensors, written
 
 BLOCK = "Encoder/encoderblock_1"
 Tensors = dict[str, np.ndarray]
@@ -18,12 +18,12 @@ ROUTERS = [f"Encoder/encoderblock_{block}/Moe/Router" for block in (1, 3)]
 
 def without(part: str) -> Tensors:
     """The golden tensors but for those that have a part in their names."""
-    return {name: array for name, array in golden_tensors().items() if part not in name}
+    return {name: array for name, array in read_tensors().items() if part not in name}
 
 
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Tensors:
     """The golden tensors after a change to those whose name ends so."""
-    return {key: change(array) if key.endswith(name) else array for key, array in golden_tensors().items()}
+    return {key: change(array) if key.endswith(name) else array for key, array in read_tensors().items()}
 
 
 def with_nan(array: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def soft_moe(mu: tuple[int, ...], scale: tuple[int, ...]) -> Tensors:
 
 
 def ensemble(*members: int) -> Tensors:
-    tensors = golden_tensors()
+    tensors = read_tensors()
     for router, count in zip(ROUTERS, members, strict=True):
         tensors[f"{router}/dense/kernel"] = tensors[f"{router}/dense/kernel"].reshape(40, count, -1)
     return tensors
@@ -48,9 +48,9 @@ def ensemble(*members: int) -> Tensors:
 FAULTS: dict[str, tuple[Callable[[], Tensors], tuple[str, ...]]] = {
     "no embedding": (lambda: without("embedding/kernel"), ("embedding/kernel",)),
     "missing tensor": (lambda: without("head/bias"), ("head/bias",)),
-    "a name in two spellings": (lambda: golden_tensors() | {"head.bias": np.zeros(10, np.float32)}, ("'head/bias' twice",)),
+    "a name in two spellings": (lambda: read_tensors() | {"head.bias": np.zeros(10, np.float32)}, ("'head/bias' twice",)),
     "extra tensor": (
-        lambda: golden_tensors() | {"Encoder/extra/kernel": np.zeros(3, np.float32)}, ("Encoder/extra/kernel",),
+        lambda: read_tensors() | {"Encoder/extra/kernel": np.zeros(3, np.float32)}, ("Encoder/extra/kernel",),
     ),
     "gap in the encoder blocks": (lambda: without(f"{BLOCK}/"), ("0, 1, 2", "[0, 2, 3]")),
     "shapes that contradict each other": (

@@ -94,8 +94,7 @@ def answers_of(
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, np.ndarray]:
-    with np.load(MNIST / "reference.npz") as data:
-        return {name: data[name] for name in data.files}
+    return dict(np.load(MNIST / "reference.npz"))
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

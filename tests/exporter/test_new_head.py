@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from command_runs import Refuse
+from command_runs import Refuse, npz
 from damaged_files import SPARSE
 from safetensors.numpy import load_file, save_file
 
@@ -50,10 +50,9 @@ def test_logits_are_those_of_the_new_head_and_the_trunk_stays_byte_for_byte(
     request: pytest.FixtureRequest,
 ) -> None:
     head = random_head(64)
-    np.savez(tmp_path / "head.npz", **head, class_names=np.array(["cat", "dog", "fox"]))
-    bundle = export_bundle(
-        request.getfixturevalue(source), tmp_path / "x.vmoe", head=tmp_path / "head.npz", capacity=[0.3], k=[1]
-    ).path
+    saved = npz(tmp_path / "head.npz", **head, class_names=np.array(["cat", "dog", "fox"]))
+    checkpoint = request.getfixturevalue(source)
+    bundle = export_bundle(checkpoint, tmp_path / "x.vmoe", head=saved, capacity=[0.3], k=[1]).path
     ours, trunk = weights(bundle), weights(mnist_image_bundle)
     assert ours.keys() == trunk.keys()
     different = {name for name in ours if ours[name].tobytes() != trunk[name].tobytes()}
@@ -71,16 +70,12 @@ def test_the_old_names_and_the_old_number_of_classes_are_not_those_of_the_new_he
 ) -> None:
     named, config = tmp_path / "named.vmoe", {"num_classes": 10}
     export_bundle(mnist_checkpoint, named, class_names=list("0123456789"), validate=False)
-    np.savez(tmp_path / "head.npz", **random_head(64))
+    head = npz(tmp_path / "head.npz", **random_head(64))
     for source, options in ((named, {}), (mnist_checkpoint, {"config": config})):
-        bundle = export_bundle(
-            source, tmp_path / "x.vmoe", head=tmp_path / "head.npz", validate=False, force=True, **options
-        )
+        bundle = export_bundle(source, tmp_path / "x.vmoe", head=head, validate=False, force=True, **options)
         manifest = Bundle.open(bundle.path).manifest
         assert (manifest.class_names, manifest.outputs) == (None, CLASSES)
-    given = export_bundle(
-        named, tmp_path / "y.vmoe", head=tmp_path / "head.npz", validate=False, class_names=["a", "b", "c"]
-    )
+    given = export_bundle(named, tmp_path / "y.vmoe", head=head, validate=False, class_names=["a", "b", "c"])
     assert Bundle.open(given.path).manifest.class_names == ("a", "b", "c")
     sources = [json.loads((path / "manifest.json").read_text())["source"]["sha256"] for path in (named, bundle.path)]
     assert sources[0] != sources[1]  # the head is a part of what was exported
@@ -117,9 +112,7 @@ WRONG: dict[str, tuple[Head, str]] = {
 
 @pytest.mark.parametrize(("head", "name"), WRONG.values(), ids=WRONG)
 def test_a_wrong_head_is_refused_in_one_sentence(head: Head, name: str, tmp_path: Path, refuse_export: Refuse) -> None:
-    np.savez(tmp_path / "head.npz", **head)
-    words = (SPARSE, "--head", tmp_path / "head.npz")
-    refuse_export(*words, names=["--head", "head.npz", name], code=2)
+    refuse_export(SPARSE, "--head", npz(tmp_path / "head.npz", **head), names=["--head", "head.npz", name], code=2)
 
 
 @pytest.mark.parametrize("name", ["none.npz", "text.npz", "text.safetensors", "folder", "pipe.npz", "float8.safetensors"])

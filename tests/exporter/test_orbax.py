@@ -15,7 +15,7 @@ import msgpack
 import pytest
 import tensorstore
 from command_runs import Refuse, Vmoe
-from damaged_files import SPARSE, golden_tensors
+from damaged_files import SPARSE, assert_holds, read_tensors
 from make_orbax import parameters
 
 from vmoe_export import CheckpointError, open_checkpoint
@@ -40,7 +40,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A golden model as step 200, as Orbax writes one without a database."""
     folder = tmp_path_factory.mktemp("golden")
-    item, tensors = folder / "200" / "state", golden_tensors()
+    item, tensors = folder / "200" / "state", read_tensors()
     tree = {}
     for name, array in tensors.items():
         keys = ["params", *name.split("/")]
@@ -56,16 +56,6 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def assert_parameters(path: Path) -> None:
-    expected = parameters()
-    with open_checkpoint(path) as checkpoint:
-        assert checkpoint.format == "orbax"
-        assert set(checkpoint) == set(expected)
-        for name, array in expected.items():
-            found = checkpoint[name]
-            assert (found.dtype, found.shape, found.tobytes()) == (array.dtype, array.shape, array.tobytes())
-
-
 @pytest.mark.parametrize(
     "layout",
     [
@@ -74,19 +64,19 @@ def assert_parameters(path: Path) -> None:
     ],
 )
 def test_every_layout_gives_the_parameters_that_were_saved(layouts: Path, layout: str) -> None:
-    assert_parameters(layouts / layout)
+    assert_holds(layouts / layout, "orbax", parameters())
 
 
 def test_a_step_and_its_item_are_taken_as_well(layouts: Path) -> None:
-    assert_parameters(layouts / "0.12.8 trainer" / "5")
-    assert_parameters(layouts / "0.12.8 trainer" / "5" / "state")
+    assert_holds(layouts / "0.12.8 trainer" / "5", "orbax", parameters())
+    assert_holds(layouts / "0.12.8 trainer" / "5" / "state", "orbax", parameters())
 
 
 def test_the_optimizers_arrays_are_not_opened(layouts: Path, tmp_path: Path) -> None:
     shutil.copytree(layouts / "0.12.8 ocdbt False zarr3 False", tmp_path / "ckpt")
     for folder in (tmp_path / "ckpt" / "5" / "state").glob("opt_state*"):
         shutil.rmtree(folder)
-    assert_parameters(tmp_path / "ckpt")
+    assert_holds(tmp_path / "ckpt", "orbax", parameters())
 
 
 def test_the_newest_finished_step_is_read_and_the_others_are_named(layouts: Path, tmp_path: Path) -> None:
@@ -235,6 +225,6 @@ def test_a_damaged_database_is_refused(layouts: Path, tmp_path: Path) -> None:
         shutil.copytree(layouts / "0.12.8 trainer", folder)
         (folder / file.relative_to(layouts / "0.12.8 trainer")).write_bytes(b"damaged" * 99)
         try:
-            assert_parameters(folder)  # it was a node that no parameter needs
+            assert_holds(folder, "orbax", parameters())  # it was a node that no parameter needs
         except CheckpointError as error:
             assert "\n" not in str(error)

@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import safetensors.numpy
-from command_runs import Refuse
-from damaged_files import DENSE, golden_tensors, written
+from command_runs import Refuse, npz
+from damaged_files import DENSE, read_tensors, written
 from picture_file import write_pictures
 from variants import Variant
 
-from vmoe_export import export_bundle, open_checkpoint
+from vmoe_export import export_bundle
 from vmoe_export.calibration import round_for_inputs
 from vmoe_export.export import ExportResult
 from vmoe_export.precision import hidden_chunk
@@ -48,8 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
 
 @pytest.fixture(scope="module")
 def tensors(mnist_checkpoint: Path) -> dict[str, np.ndarray]:
-    with open_checkpoint(mnist_checkpoint) as checkpoint:
-        return dict(checkpoint)
+    return read_tensors(mnist_checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -191,10 +190,8 @@ def test_the_users_images_show_how_many_answers_change(
     precision: str, tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]
 ) -> None:
     labels = mnist_images["labels"]
-    np.savez(tmp_path / "some.npz", images=mnist_images["images"][:170], labels=labels[:170])  # ten fill no routing group
-    result = export_bundle(
-        mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=tmp_path / "some.npz"
-    )
+    some = npz(tmp_path / "some.npz", images=mnist_images["images"][:170], labels=labels[:170])  # ten fill no routing group
+    result = export_bundle(mnist_bundle, tmp_path / "x.vmoe", precision=precision, capacity=[0.3], k=[1], images=some)
     (distance,) = result.distances
     assert distance.images == 160
     # int4 is rounded for the images: to its nearest values it is off by 7 %.
@@ -234,7 +231,7 @@ def test_a_dense_model_has_no_experts_to_store_short(precision: str, tmp_path: P
 
 @pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4")])
 def test_an_expert_weight_beyond_a_type_is_refused(precision: str, what: str, tmp_path: Path, refuse_export: Refuse) -> None:
-    tensors = golden_tensors()
+    tensors = read_tensors()
     name = next(name for name in tensors if is_short(name, "bf16-experts"))
     tensors[name].flat[0] = np.finfo(np.float32).max  # rounds to infinity
     words = (written(tmp_path, tensors), "--precision", precision)

@@ -9,10 +9,11 @@ import golden
 import ml_dtypes
 import numpy as np
 import pytest
-from command_runs import Vmoe
+from command_runs import Vmoe, npz
+from damaged_files import read_tensors
 from safetensors.numpy import load_file, save_file
 
-from vmoe_export import export_bundle, open_checkpoint
+from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
@@ -30,9 +31,11 @@ def router(block: int) -> str:
     return moe(block, "Router/dense/kernel")
 
 
-def tensors_of(path: Path) -> Tensors:
-    with open_checkpoint(path) as checkpoint:
-        return dict(checkpoint)
+def keep_first(tensors: Tensors, block: int, count: int) -> None:
+    """Takes away all but the first experts of a block."""
+    for name in tensors:
+        if name.startswith(moe(block, "")):
+            tensors[name] = tensors[name][:, :count] if name == router(block) else tensors[name][:count]
 
 
 def saved(path: Path, tensors: Tensors) -> Path:
@@ -53,16 +56,15 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The MNIST model with 8, 5, 8, 3 and 4 experts, as a bundle."""
     folder = tmp_path_factory.mktemp("pruned")
     checkpoint = folder / "few.safetensors"
-    tensors = tensors_of(MNIST / "vmoe_mnist")
+    tensors = read_tensors(MNIST / "vmoe_mnist")
     for block, count in enumerate(COUNTS):
-        for name in (name for name in tensors if name.startswith(moe(block, ""))):
-            tensors[name] = tensors[name][:, :count] if name == router(block) else tensors[name][:count]
+        keep_first(tensors, block, count)
     given = {"capacity": [0.3], "k": [1], "config": MNIST / "config.json", "tensorrt": True}
     return export_bundle(saved(checkpoint, tensors), folder / "few.vmoe", **given).path  # validates every graph
 
 
 def test_the_experts_stay_whose_router_grew_most(tmp_path: Path, vmoe: Vmoe) -> None:
-    tensors = tensors_of(MNIST / "vmoe_mnist")
+    tensors = read_tensors(MNIST / "vmoe_mnist")
     earlier = before(tensors)
     saved(tmp_path / "before.safetensors", earlier)
     out = tmp_path / "few.safetensors"
@@ -92,7 +94,7 @@ def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
     assert "Warning: " in text and "weaker evidence" in text
     with np.load(mnist_digits) as data, Engine.load(mnist_image_bundle) as engine:
         routing = engine.routing(data["images"])
-    tensors, written = tensors_of(mnist_image_bundle), load_file(out)
+    tensors, written = read_tensors(mnist_image_bundle), load_file(out)
     for block, layer in enumerate(routing.values()):
         of_class = np.bincount(layer.expert[:, 0].ravel(), minlength=8)
         stay = sorted(np.lexsort((-np.bincount(layer.expert.ravel(), minlength=8), -of_class))[:3])
@@ -101,8 +103,8 @@ def test_without_a_checkpoint_from_before_those_go_that_class_tokens_use_least(
 
 @pytest.mark.parametrize(("model", "words"), [("g5", ()), ("g5p", ("--ensemble-size", 2))])
 def test_each_member_of_an_ensemble_keeps_as_many(model: str, words: tuple[Any, ...], tmp_path: Path, vmoe: Vmoe) -> None:
-    tensors = tensors_of(golden.FOLDER / model)  # with routers [D,M,E/M], or [D,E] as pre-trained ones have them
-    saved(tmp_path / "before.safetensors", before(tensors_of(golden.FOLDER / "g5")))
+    tensors = read_tensors(golden.FOLDER / model)  # with routers [D,M,E/M], or [D,E] as pre-trained ones have them
+    saved(tmp_path / "before.safetensors", before(read_tensors(golden.FOLDER / "g5")))
     out = tmp_path / "few.safetensors"
     words = ("prune", golden.FOLDER / model, "--before", tmp_path / "before.safetensors", "-o", out, *words)
     layers = vmoe.json(*words, "--experts", "8,4")["layers"]
@@ -117,7 +119,7 @@ def test_each_member_of_an_ensemble_keeps_as_many(model: str, words: tuple[Any, 
 
 
 def test_bfloat16_stays_bfloat16(tmp_path: Path, vmoe: Vmoe) -> None:
-    tensors = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in tensors_of(MNIST / "vmoe_mnist").items()}
+    tensors = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in read_tensors(MNIST / "vmoe_mnist").items()}
     saved(tmp_path / "short.safetensors", tensors)
     words = ("--before", MNIST / "vmoe_mnist", "--experts", 8, "-o", tmp_path / "few.safetensors")
     vmoe.run("prune", tmp_path / "short.safetensors", *words)
@@ -148,7 +150,7 @@ REFUSED: dict[str, tuple[int, list[Any], str]] = {
 def test_what_can_not_be_pruned_is_refused_and_nothing_is_written(
     code: int, words: list[Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
-    tensors = tensors_of(CKPT)
+    tensors = read_tensors(CKPT)
     files = {"BEFORE": saved(tmp_path / "before.safetensors", before(tensors))}
     files["ODD"] = saved(tmp_path / "odd.safetensors", {**tensors, router(2): tensors[router(2)][:, :7]})
     (tmp_path / "out").mkdir()
@@ -159,11 +161,9 @@ def test_what_can_not_be_pruned_is_refused_and_nothing_is_written(
 
 
 def test_the_use_by_class_tokens_needs_some(tmp_path: Path, vmoe: Vmoe) -> None:
-    np.savez(tmp_path / "images.npz", images=np.zeros((2, 40, 40, 3), np.uint8))
-    stored = golden.settings("g7")
-    path = tmp_path / "g7.vmoe"
-    export_bundle(golden.FOLDER / "g7", path, config=stored["model"], image_size=(40, 40), validate=False)
-    words = ("prune", path, "--experts", 4, "--images", tmp_path / "images.npz", "-o", tmp_path / "few.safetensors")
+    images = npz(tmp_path / "images.npz", images=np.zeros((2, 40, 40, 3), np.uint8))
+    path = golden.bundle("g7", tmp_path / "g7.vmoe", image_size=(40, 40))
+    words = ("prune", path, "--experts", 4, "--images", images, "-o", tmp_path / "few.safetensors")
     assert "reads no class token" in vmoe.complaint(2, *words)
 
 
@@ -190,10 +190,8 @@ def test_layers_of_different_experts_route_alike_everywhere(pruned: Path, mnist_
 
 @pytest.mark.parametrize("model", ["g5", "g6", "g7"])
 def test_other_kinds_with_layers_of_different_experts_are_those_of_the_reference(model: str, tmp_path: Path) -> None:
-    stored = golden.settings(model)
     checkpoint = golden.without_experts(model, tmp_path / "few.safetensors")
-    path = tmp_path / "few.vmoe"
-    export_bundle(checkpoint, path, config=stored["model"], image_size=tuple(stored["image_size"]))  # with validation
+    path = golden.bundle(model, tmp_path / "few.vmoe", checkpoint, validate=True)
     images = golden.arrays(model)["images"][:4]
     with Engine.load(path) as engine, Engine.load(path, backend="openvino") as openvino:
         one, other = engine.routing(images), openvino.routing(images)
@@ -222,8 +220,7 @@ def test_a_bundle_with_fewer_experts_is_described_measured_and_exported_again(
 def test_the_config_of_the_whole_model_suits_a_pruned_one(tmp_path: Path, vmoe: Vmoe) -> None:
     checkpoint = golden.without_experts("g1", tmp_path / "few.safetensors")
     tensors = load_file(checkpoint)
-    for name in [name for name in tensors if name.startswith(moe(1, ""))]:
-        tensors[name] = tensors[name][:, :6] if name == router(1) else tensors[name][:6]
+    keep_first(tensors, 1, 6)
     saved(checkpoint, tensors)
     (tmp_path / "model.json").write_text('{"encoder": {"moe": {"num_experts": 8}}}')
     text, _ = vmoe.run("export", checkpoint, "--config", tmp_path / "model.json", "--dry-run")

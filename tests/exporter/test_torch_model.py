@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import golden
 import numpy as np
 import pytest
+import sdk_build
 import torch
 from safetensors.torch import save_file
 
@@ -84,7 +84,7 @@ def test_settings_are_those_of_an_engine(
 def test_every_model_compiles_to_one_graph_and_trains_so() -> None:
     # In a process of its own: the compiler traces Python, as the measurement of coverage does.
     script = Path(__file__).parents[1] / "support" / "compiled_models.py"
-    done = subprocess.run([sys.executable, script, *MODELS, "mnist-pool"], capture_output=True, text=True, check=False)
+    done = sdk_build.run(sys.executable, script, *MODELS, "mnist-pool")
     assert (done.returncode, done.stdout.split()) == (0, [*MODELS, "mnist-pool"]), done.stderr
 
 
@@ -155,6 +155,5 @@ def test_mistakes_are_one_message(mnist_checkpoint: Path, mnist: Vmoe, digits: t
 
 def test_without_torch_the_message_says_what_to_install() -> None:
     program = "import sys; sys.modules['torch'] = None; import vmoe_torch"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    last = done.stderr.splitlines()[-1]
+    last = sdk_build.run(sys.executable, "-c", program).stderr.splitlines()[-1]
     assert last == "ModuleNotFoundError: vmoe_torch needs PyTorch; pip install 'vmoe-export[export,torch]'"

@@ -26,8 +26,7 @@ BATCH, STEPS, RATE = 64, 50, 0.02
 
 @functools.cache
 def recorded() -> dict[str, np.ndarray]:
-    with np.load(Path(__file__).parents[1] / "data" / "gradients.npz") as data:
-        return {name: data[name] for name in data.files}
+    return dict(np.load(Path(__file__).parents[1] / "data" / "gradients.npz"))
 
 
 def part(prefix: str) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sdk_build
 from command_runs import Vmoe
 from export_plans import sparse_file
 from planted_faults import DENSE, WIDE, Case, cases, exported, refusal, saved
@@ -64,9 +64,8 @@ def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Pat
     )
 
     def run(checkpoint: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", program, checkpoint, "--precision", "bf16", "-o", tmp_path / "x.vmoe", "--force"]
-        environment = {**os.environ, "COLUMNS": "200"}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        words = (checkpoint, "--precision", "bf16", "-o", tmp_path / "x.vmoe", "--force")
+        return sdk_build.run(sys.executable, "-c", program, *words, COLUMNS="200")
 
     done = run(saved(WIDE, tmp_path))
     assert (done.returncode, done.stderr) == (0, "")

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import Vmoe
+from command_runs import Vmoe, npz
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 pytest.importorskip("open_clip", reason="open_clip is not installed")
-from zeroshot_models import MODELS, NAMES, TEMPLATES, Zeroshot, pictures
+from zeroshot_models import MODELS, NAMES, SCALE, TEMPLATES, Zeroshot, pictures
 
 from vmoe_export import export_bundle, export_zeroshot
 from vmoe_export.zeroshot.head import openai_templates
@@ -78,9 +78,9 @@ def test_a_class_of_several_texts_is_the_mean_of_their_directions(model: Zerosho
     templates = TEMPLATES if own else openai_templates()
     words = [word for each in TEMPLATES for word in ("--template", each)] if own else ["--templates", "openai"]
     zeroshot(model, tmp_path, *words)
-    by_text, images = model.embeddings(pictures(), [each.replace("{}", name) for name in NAMES for each in templates])
+    _, by_text, images = model.answers(pictures(), [each.replace("{}", name) for name in NAMES for each in templates])
     mean = by_text.reshape(len(NAMES), len(templates), -1).mean(axis=1)
-    logits = images @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T * model.scale + model.bias
+    logits = images @ (mean / np.linalg.norm(mean, axis=1, keepdims=True)).T * SCALE + model.bias
     with Engine.load(tmp_path / "x.vmoe") as engine:
         np.testing.assert_allclose(engine(pictures()), logits, rtol=0, atol=1e-4)
 
@@ -97,16 +97,13 @@ def test_every_precision_and_graph_is_validated(model: Zeroshot, precision: Any,
 
 
 def test_a_head_of_the_library_needs_the_embedding_to_be_normalized(model: Zeroshot, tmp_path: Path) -> None:
-    texts, _ = model.embeddings(pictures(), TEXTS)
-    np.savez(tmp_path / "head.npz", kernel=texts.T * model.scale, bias=np.full(len(NAMES), model.bias, np.float32))
+    expected, texts, _ = model.answers(pictures(), TEXTS)
+    head = npz(tmp_path / "head.npz", kernel=texts.T * SCALE, bias=np.full(len(NAMES), model.bias, np.float32))
+    options: dict[str, Any] = {"head": head, "probabilities": model.probabilities, "class_names": NAMES}
     made = {
-        normalize: export_bundle(
-            model.folder, tmp_path / f"{normalize}.vmoe", head=tmp_path / "head.npz", normalize=normalize,
-            probabilities=model.probabilities, class_names=NAMES,
-        ).path
+        normalize: export_bundle(model.folder, tmp_path / f"{normalize}.vmoe", normalize=normalize, **options).path
         for normalize in (True, False)
-    }  # fmt: skip
-    expected = model.logits(pictures(), TEXTS)
+    }
     with Engine.load(made[True]) as engine, Engine.load(made[False]) as other:
         np.testing.assert_allclose(engine(pictures()), expected, rtol=0, atol=1e-4)
         assert np.abs(other(pictures()) - expected).max() > 0.1
@@ -123,7 +120,7 @@ def test_embeddings_are_divided_by_their_norms(model: Zeroshot, tmp_path: Path) 
         expected = features / np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
         np.testing.assert_allclose(other(pictures()), expected, rtol=0, atol=1e-6)
         assert other(pictures()).tobytes() == b"".join(other(each[None]).tobytes() for each in pictures())
-    np.testing.assert_allclose(model.embeddings(pictures(), TEXTS)[1], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.answers(pictures(), TEXTS).images, expected, rtol=0, atol=1e-5)
 
 
 def test_torch_divides_them_too(mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path) -> None:
