@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from command_runs import QUICK, Vmoe
 from cutting_proxy import cutting_proxy
 from damaged_files import copied_checkpoint, folder_bytes
 from family_files import Layout, families
-from terminal import default_signals
+from terminal import started
 from web_server import web_server
 
 from vmoe_export import export_bundle
@@ -302,11 +301,7 @@ def test_of_several_orbax_steps_the_newest_finished_one_is_copied(memory: fsspec
 def test_a_signal_during_a_transfer_leaves_nothing(copies: Path, local: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/x.npz"
-        command = [sys.executable, "-m", "vmoe_tools", "run", str(local), address]
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(copies)},
-            preexec_fn=default_signals,  # noqa: PLW1509
-        )  # fmt: skip
+        process = started([sys.executable, "-m", "vmoe_tools", "run", local, address], TMPDIR=str(copies))
         silent.accept()
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)

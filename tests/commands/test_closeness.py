@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import Vmoe
+from command_runs import Vmoe, npz
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -19,11 +19,6 @@ def bundles_of(checkpoint: Path, folder: Path, *precisions: str, **options: obje
     for path, precision in zip(paths, precisions, strict=True):
         export_bundle(checkpoint, path, precision=precision, capacity=[1.05], k=[1], validate=False, **options)  # type: ignore[arg-type]
     return paths
-
-
-def saved_images(images: np.ndarray, folder: Path) -> Path:
-    np.savez(folder / "images.npz", images=images)
-    return folder / "images.npz"
 
 
 def test_every_precision_has_a_place() -> None:
@@ -52,7 +47,8 @@ def test_one_bundle_of_several_is_recommended(
 ) -> None:
     int4, fp32, bf16 = bundles_of(mnist_checkpoint, tmp_path, "int4", "fp32", "bf16")
     images = mnist_images["images"][:200]
-    asked = ("bench", int4, fp32, bf16, "--images", saved_images(images, tmp_path), "--duration", 1, "--threads", 1)
+    saved = npz(tmp_path / "images.npz", images=images)
+    asked = ("bench", int4, fp32, bf16, "--images", saved, "--duration", 1, "--threads", 1)
     found = vmoe.json(*asked)
     with Engine.load(fp32, threads=1) as exact, Engine.load(int4, threads=1) as engine:
         theirs, ours = exact(images), engine(images)
@@ -72,7 +68,7 @@ def test_features_agree_by_their_neighbours(
     mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     bundles = bundles_of(mnist_checkpoint, tmp_path, "fp32", "int8", output="features")
-    images = saved_images(mnist_images["images"][:100], tmp_path)
+    images = npz(tmp_path / "images.npz", images=mnist_images["images"][:100])
     found = vmoe.json("bench", *bundles, "--images", images, "--duration", 1, "--threads", 1, "--min-agreement", "1%")
     assert {point["agreement"] for point in found["points"]} == {None} and "recommended" in found
     assert all(point["same_neighbour"] > 0.5 for point in found["points"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_runs import QUICK, Vmoe, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle, noise
 from picture_file import write_pictures
 from test_report import Elements
 from test_sweep import capacities, point
@@ -67,9 +67,7 @@ def test_features_are_timed_without_accuracy_and_without_images_any_model_is(
     others = ("--compare", kept_bundle("dense"), "--compare", kept_bundle("soft"))
     rows = vmoe.json("bench", mnist_image_bundle, *capacities(1), *others, "--batch-size", 2, *QUICK)["points"]
     assert [row["bundle"] for row in rows[1:]] == ["v3-dense", "v3-soft"] and rows[1]["speed_ratio"] == 1
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
-    words = (kept_bundle("fp32"), *others, "--images", tmp_path / "images.npz", *LIMIT)
+    words = (kept_bundle("fp32"), *others, "--images", noise(tmp_path / "images.npz"), *LIMIT)
     out, err = vmoe.run("bench", *words, "--cascade")
     sentence = "v3-dense returns features, so it is timed without accuracy."
     assert sentence in err and re.search(r"v3-dense: .* x its FLOPs\. c.* v3-soft: .* accuracy where that has", out)

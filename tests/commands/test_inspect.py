@@ -16,8 +16,8 @@ import fake_tensorrt
 import numpy as np
 import pytest
 from bundle_changes import CANONICAL, MANIFEST, WEIGHTS
-from command_runs import Vmoe, kept_bundle
-from damaged_files import assert_one_sentence, copied_bundle
+from command_runs import Vmoe, kept_bundle, noise, npz
+from damaged_files import copied_bundle, refusal
 from named_bundles import with_odd_names
 from safetensors import safe_open
 
@@ -34,17 +34,6 @@ from vmoe_tools.machine import chosen_by_auto
 KINDS = {"dense": "dense ViT", "choice": "V-MoE of experts choice", "soft": "Soft MoE"}
 KEPT = ("fp32", "bf16", "int8", "ensemble", *KINDS)
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
-
-
-def summary_of(vmoe: Vmoe, bundle: Path, *words: object) -> dict[str, Any]:
-    """The summary as JSON."""
-    return vmoe.json("inspect", bundle, *words)
-
-
-def on_images(vmoe: Vmoe, *words: object) -> dict[str, Any]:
-    """What the JSON says of the images."""
-    found: dict[str, Any] = vmoe.json("inspect", *words)["on_images"]
-    return found
 
 
 def manifest_of(bundle: Path) -> dict[str, Any]:
@@ -69,7 +58,7 @@ def changed(folder: Path, kind: str, **fields: Any) -> Path:
 @pytest.mark.parametrize("kind", KEPT)
 def test_the_summary_says_what_the_manifest_says(kind: str, vmoe: Vmoe) -> None:
     bundle = kept_bundle(kind)
-    found, raw = summary_of(vmoe, bundle), manifest_of(bundle)
+    found, raw = vmoe.json("inspect", bundle), manifest_of(bundle)
     model, routing, flops = raw["model"], raw["routing"], raw["flops_per_image"]
     assert (found["bundle"], found["format_version"], found["verified"]) == (str(bundle), raw["format_version"], False)
     assert (found["kind"], found["ensemble_size"]) == (KINDS.get(kind, "V-MoE"), 2 if kind == "ensemble" else 1)
@@ -112,7 +101,7 @@ def test_the_summary_says_what_the_manifest_says(kind: str, vmoe: Vmoe) -> None:
 
 @pytest.mark.parametrize("kind", KEPT)
 def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, vmoe: Vmoe) -> None:
-    found = summary_of(vmoe, kept_bundle(kind))
+    found = vmoe.json("inspect", kept_bundle(kind))
     stored = kept_bundle(kind) / WEIGHTS
     types = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "I8": ("int8", 1)}
     expected, count, idle = {}, 0, 0
@@ -135,7 +124,7 @@ def test_tensors_and_parameters_are_those_that_safetensors_reads(kind: str, vmoe
 
 @pytest.mark.parametrize("kind", KEPT)
 def test_validation_is_the_worst_of_what_was_compared(kind: str, vmoe: Vmoe) -> None:
-    found, raw = summary_of(vmoe, kept_bundle(kind))["validation"], manifest_of(kept_bundle(kind))["validation"]
+    found, raw = vmoe.json("inspect", kept_bundle(kind))["validation"], manifest_of(kept_bundle(kind))["validation"]
     assert (found["atol"], found["relative_limit"]) == (raw["atol"], raw.get("relative_limit"))
     compared = raw["comparisons"]
     routed = [entry["agreement"] for entry in compared if entry["profile"]]
@@ -189,9 +178,8 @@ def entry(dtype: object = "F32", shape: object = (), span: object = (0, 4)) -> d
     ],
 )
 def test_a_header_that_is_none_is_refused(content: bytes, says: str) -> None:
-    with pytest.raises(BundleError) as refused:
+    with refusal(BundleError, f"{WEIGHTS} has no readable header", says):
         read_tensors(io.BytesIO(content), len(content))
-    assert_one_sentence(str(refused.value), f"{WEIGHTS} has no readable header", says)
 
 
 # Verifying
@@ -200,12 +188,12 @@ def test_a_header_that_is_none_is_refused(content: bytes, says: str) -> None:
 @pytest.mark.parametrize("file", [WEIGHTS, CANONICAL, "model.inlined.onnx"])
 def test_a_changed_byte_is_found_by_verify(file: str, tmp_path: Path, vmoe: Vmoe) -> None:
     target = changed(tmp_path, "fp32")
-    assert summary_of(vmoe, target, "--verify")["verified"] is True
+    assert vmoe.json("inspect", target, "--verify")["verified"] is True
     text = bytearray((target / file).read_bytes())
     # A weight; or a letter of the words about the graph.
     text[len(text) - 1 if file == WEIGHTS else text.index(b"vmoe-export")] ^= 1
     (target / file).write_bytes(text)
-    assert summary_of(vmoe, target)["verified"] is False
+    assert vmoe.json("inspect", target)["verified"] is False
     complaint = vmoe.complaint(1, "inspect", target, "--verify", "--json", tmp_path / "x.json")
     assert complaint == f"vmoe: {target}: {file} was changed after export (its SHA-256 differs)\n"
     assert not (tmp_path / "x.json").exists()
@@ -226,7 +214,7 @@ def test_fields_for_people_may_be_of_any_type(kind: str, value: object, tmp_path
     fields = {"source": value, "producer": value, "flops_per_image": value, "validation": inner}
     odd = {} if value is ... else dict.fromkeys([*raw["model"], "moe"], value)
     target = changed(tmp_path, kind, **fields, model=odd)
-    found = summary_of(vmoe, target)
+    found = vmoe.json("inspect", target)
     assert set(found["origin"].values()) == {None}
     sizes = ("patch_size", "num_layers", "hidden_size", "num_heads", "mlp_dim", "num_classes", "expert_mlp_dim")
     assert [found["model"][size] for size in sizes] == [None] * len(sizes)
@@ -248,14 +236,14 @@ def test_text_of_a_bundle_is_printed_as_it_is_and_does_not_steer_the_terminal(
     assert not any(character for line in out.splitlines() for character in line if not character.isprintable())
     for words in (r"odd [b]\x1b[31m.vmoe", r"two\x1b[2J", r"a[/b]\x1b]0;b\x07\u202ec\n:smile:", r"a[/b]\x1b[2J"):
         assert words in out
-    assert summary_of(vmoe, target)["origin"]["name"] == raw["source"]["name"]
+    assert vmoe.json("inspect", target)["origin"]["name"] == raw["source"]["name"]
 
 
 # What runs here
 
 
 def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
-    found = summary_of(vmoe, mnist_image_bundle)["machine"]
+    found = vmoe.json("inspect", mnist_image_bundle)["machine"]
     states = {state["name"]: state for state in found["backends"]}
     assert list(states) == list(BACKENDS)
     for name, state in states.items():
@@ -274,7 +262,7 @@ def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
     for module in ("onnxruntime_cpu", "onnxruntime_gpu", "openvino_cpu"):
         monkeypatch.setitem(sys.modules, f"vmoe_runtime.backends.{module}", None)
-    states = summary_of(vmoe, kept_bundle("bf16"))["machine"]["backends"]
+    states = vmoe.json("inspect", kept_bundle("bf16"))["machine"]["backends"]
     assert [state["runs"] for state in states] == [False] * len(BACKENDS)
     assert [state["auto"] for state in states] == [False] * len(BACKENDS)
     for state in states:
@@ -286,7 +274,7 @@ def test_an_op_library_that_cannot_be_loaded_says_why(tmp_path: Path, monkeypatc
     broken = tmp_path / "libvmoe_onnxruntime.so"
     broken.write_bytes(b"no library")
     monkeypatch.setattr("vmoe_runtime.op_library.find_native", lambda *path: broken)
-    found = summary_of(vmoe, kept_bundle("fp32"))["machine"]
+    found = vmoe.json("inspect", kept_bundle("fp32"))["machine"]
     assert found["op_library"]["reason"].startswith(f"the op library {broken} can't be loaded: ")
     assert "CPU, standard ops; the op library" in found["backends"][0]["description"]
 
@@ -321,10 +309,10 @@ def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_an_engine_that_was_built_is_found(tensorrt: Any, vmoe: Vmoe) -> None:
     bundle = Bundle.open(kept_bundle("bf16"))
-    assert "no engine was built" in summary_of(vmoe, bundle.path)["machine"]["backends"][-1]["reason"]
+    assert "no engine was built" in vmoe.json("inspect", bundle.path)["machine"]["backends"][-1]["reason"]
     key = tensorrt.engine_key(bundle, bundle.manifest.profiles["c0.3-k1"])
     store_engine(b"engine", EngineRecord(key, 2, 8, 32, False, hashlib.sha256(b"engine").hexdigest(), 6))
-    state = summary_of(vmoe, bundle.path)["machine"]["backends"][-1]
+    state = vmoe.json("inspect", bundle.path)["machine"]["backends"][-1]
     assert state["description"] == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, bf16, batches of 2 to 32"
 
 
@@ -346,7 +334,7 @@ def low_bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path)
 def test_the_json_has_the_numbers_of_all_whole_groups(
     setting: tuple[object, ...], mnist_bundle: Path, mnist_digits: Path, mnist_images: dict[str, np.ndarray], vmoe: Vmoe
 ) -> None:
-    found = on_images(vmoe, mnist_bundle, "--images", mnist_digits, *setting)
+    found = vmoe.json("inspect", mnist_bundle, "--images", mnist_digits, *setting)["on_images"]
     images, labels = mnist_images["images"][:64], mnist_images["labels"][:64]
     with Engine.load(mnist_bundle) as engine:
         logits, routing = engine.logits_and_routing(images, "c0.3-k2")
@@ -370,11 +358,11 @@ def test_the_json_has_the_numbers_of_all_whole_groups(
 def test_the_json_has_the_summary_as_well_and_nothing_for_classes_without_images(
     mnist_bundle: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    np.savez(tmp_path / "x.npz", images=np.zeros((16, 28, 28), np.uint8), labels=np.full(16, 3))
-    found = vmoe.json("inspect", mnist_bundle, "--images", tmp_path / "x.npz")
+    images = npz(tmp_path / "x.npz", images=np.zeros((16, 28, 28), np.uint8), labels=np.full(16, 3))
+    found = vmoe.json("inspect", mnist_bundle, "--images", images)
     for layer in found.pop("on_images")["layers"].values():
         assert [set(weights) == {None} for weights in layer["class_weight"]] == [index != 3 for index in range(10)]
-    assert found == summary_of(vmoe, mnist_bundle)
+    assert found == vmoe.json("inspect", mnist_bundle)
 
 
 def test_other_bundles_stand_beside(
@@ -382,7 +370,7 @@ def test_other_bundles_stand_beside(
 ) -> None:
     words = (mnist_image_bundle, "--compare", low_bundle, "--compare", mnist_bundle, "--images", mnist_digits)
     words = (*words, "--profile", "c0.3-k1")
-    found = on_images(vmoe, *words)
+    found = vmoe.json("inspect", *words)["on_images"]
     assert [(other["bundle"], other["precision"], other["group"]) for other in found["others"]] == [
         (low_bundle.name, "int8", "image"),
         (mnist_bundle.name, "fp32", "16"),
@@ -406,12 +394,10 @@ def test_other_bundles_stand_beside(
 def test_every_kind_says_what_does_not_apply(
     *, kind: str, note: str, pictures: list[str] | None, tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
-    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(4))
-    out, bundle = tmp_path / "pictures", kept_bundle(kind)
+    out, words = tmp_path / "pictures", ("inspect", kept_bundle(kind), "--images", noise(tmp_path / "x.npz", 4))
     more = () if pictures is None else ("--out", out)
-    found = on_images(vmoe, bundle, "--images", tmp_path / "x.npz", *more)
+    found = vmoe.json(*words, *more)["on_images"]
     assert any(note in sentence for sentence in found["notes"])
     assert list(found["layers"]) == ([] if kind == "dense" else ["encoderblock_1"])
     assert sorted(path.name for path in out.glob("*")) == [f"{picture}.png" for picture in pictures or []]
-    assert note in vmoe.run("inspect", bundle, "--images", tmp_path / "x.npz")[0]
+    assert note in vmoe.run(*words)[0]

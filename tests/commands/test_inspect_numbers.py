@@ -96,12 +96,6 @@ def assert_statistics(found: LayerStatistics, routing: Routing, labels: np.ndarr
 
 
 @pytest.fixture(scope="module")
-def alone(mnist_image_bundle: Path) -> Iterator[Engine]:
-    with Engine.load(mnist_image_bundle) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
 def grouped(mnist_bundle: Path) -> Iterator[Engine]:
     with Engine.load(mnist_bundle) as engine:
         yield engine
@@ -156,10 +150,10 @@ def test_statistics_are_the_count_over_all_batches(
         assert found.gate_entropy is None  # only the gates of k choices are known
 
 
-def test_all_gates_have_an_entropy(alone: Engine, mnist_images: dict[str, np.ndarray]) -> None:
+def test_all_gates_have_an_entropy(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:
     images = mnist_images["images"][:8]
     statistics = RoutingStatistics()
-    routing = alone.routing(images, "c8-k8")
+    routing = engine.routing(images, "c8-k8")
     statistics.add(routing, 8)
     for name, found in statistics.layers().items():
         gates = routing[name].weight.astype(np.float64).reshape(-1, EXPERTS)

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
+import sdk_build
 from command_runs import QUICK, Vmoe, kept_bundle
 from damaged_files import copied_bundle, put
 from terminal import ended_by
@@ -27,14 +27,9 @@ COMMANDS = ["export", "zeroshot", "prune", "run", "bench", "inspect", "fewshot",
 SEVEN = Path(__file__).parents[2] / "samples" / "mnist" / "seven.png"
 
 
-def vmoe(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([VMOE, *map(str, words)], capture_output=True, text=True, check=False, **options)
-
-
 def test_help_lists_the_commands_and_imports_none_of_them() -> None:
     script = "import sys; from vmoe_tools.program import main; main(['--help']); print('numpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    lines = sdk_build.built(sys.executable, "-c", script).splitlines()
     assert [line.split()[0] for line in lines[lines.index("Commands:") + 1 : -1]] == COMMANDS
     assert lines[-1] == "False"
 
@@ -52,11 +47,11 @@ def test_without_a_command_there_is_help_and_a_slip_gets_a_hint(vmoe: Vmoe) -> N
 def test_names_of_commands_and_options_are_completed() -> None:
     def completed(*words: str) -> list[str]:
         asked = {"_VMOE_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["vmoe", *words]), "COMP_CWORD": str(len(words))}
-        return [line.partition(",")[2] for line in vmoe(env={**os.environ, **asked}).stdout.splitlines()]
+        return [line.partition(",")[2] for line in sdk_build.run(VMOE, **asked).stdout.splitlines()]
 
     assert completed("b") == ["bench", "build"]
     assert completed("run", "--thr") == ["--threads"]
-    assert "_vmoe_completion" in vmoe(env={**os.environ, "_VMOE_COMPLETE": "bash_source"}).stdout
+    assert "_vmoe_completion" in sdk_build.run(VMOE, _VMOE_COMPLETE="bash_source").stdout
 
 
 def test_the_version_is_that_of_the_package(vmoe: Vmoe) -> None:
@@ -124,9 +119,8 @@ def test_names_do_not_steer_the_terminal(words: list[str], tmp_path: Path, vmoe:
 def test_text_that_an_encoding_lacks_is_escaped(mnist_image_bundle: Path, tmp_path: Path) -> None:
     bundle = copied_bundle(mnist_image_bundle, tmp_path / "n.vmoe", put("class_names", ["né", *"12345678", "九"]))
     environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
-    done = vmoe("run", bundle, SEVEN, "--top", 10, env=environment, encoding="latin-1")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "  né\n" in done.stdout and "  \\u4e5d\n" in done.stdout
+    done = subprocess.run([VMOE, "run", bundle, SEVEN, "--top", "10"], env=environment, capture_output=True, check=True)
+    assert done.stderr == b"" and "  né\n".encode("latin-1") in done.stdout and b"  \\u4e5d\n" in done.stdout
 
 
 def test_complaints_stand_behind_what_was_printed_before(mnist_image_bundle: Path) -> None:
@@ -139,8 +133,7 @@ def test_complaints_stand_behind_what_was_printed_before(mnist_image_bundle: Pat
 def test_a_closed_standard_output_and_a_reader_that_goes_are_one_line() -> None:
     for shell, complaint in ((">&-", "standard output is closed"), ("--list-tensors | true", "output: Broken pipe")):
         command = f"{VMOE} inspect {kept_bundle('fp32')} {shell}"
-        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
-        assert done.stderr == f"vmoe: {complaint}\n"
+        assert sdk_build.run("sh", "-c", command).stderr == f"vmoe: {complaint}\n"
 
 
 # Signals

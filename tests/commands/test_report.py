@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle_changes import says
-from command_runs import QUICK, Vmoe, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle, noise, npz
 from damaged_files import copied_bundle, put
 from test_sweep import capacities, point
 
@@ -67,9 +67,9 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
     """128 test images with their labels."""
-    path = tmp_path_factory.mktemp("images") / "digits.npz"
-    np.savez(path, images=mnist_images["images"][ASKED], labels=mnist_images["labels"][ASKED])
-    return path
+    return npz(
+        tmp_path_factory.mktemp("images") / "digits.npz", **{name: each[ASKED] for name, each in mnist_images.items()}
+    )
 
 
 def report_of(vmoe: Vmoe, page: Path, *words: object) -> tuple[str, dict[str, Any]]:
@@ -235,8 +235,8 @@ def test_without_labels_the_page_leaves_out_accuracy(
     mnist_image_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
     with np.load(images) as data:
-        np.savez(tmp_path / "plain.npz", images=data["images"])
-    words = (mnist_image_bundle, "--images", tmp_path / "plain.npz", *capacities(0.1, 2), "--batch-size", 32)
+        plain = npz(tmp_path / "plain.npz", images=data["images"])
+    words = (mnist_image_bundle, "--images", plain, *capacities(0.1, 2), "--batch-size", 32)
     page, report = report_of(vmoe, tmp_path / "r.html", *words)
     assert (report["recommended"], report["fall"], report["cascades"]) == (None, None, [])
     assert "The images have no labels" in page and "Recommended" not in page and "Same answers over capacity" in page
@@ -260,17 +260,13 @@ def test_merged_patches_are_those_of_the_engine(
 
 @pytest.mark.parametrize("kind", ["ensemble", "choice"])
 def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, vmoe: Vmoe) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=pixels)
-    words = (kept_bundle(kind), "--images", tmp_path / "images.npz", *capacities(0.3, 1))
+    words = (kept_bundle(kind), "--images", noise(tmp_path / "images.npz"), *capacities(0.3, 1))
     data = data_of(report_of(vmoe, tmp_path / "r.html", *words)[0])
     assert len(data["ratios"]) == 2 and all(setting["patches"] for curve in data["curves"] for setting in curve)
 
 
 def test_curves_are_chosen(tmp_path: Path, vmoe: Vmoe) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), dtype=np.uint8)
-    np.savez(tmp_path / "images.npz", images=pixels, labels=np.arange(8) % 7)
-    words = (kept_bundle("fp32"), "--images", tmp_path / "images.npz")
+    words = (kept_bundle("fp32"), "--images", noise(tmp_path / "images.npz"))
     axes = (*capacities(0.3, 1), "--k", 1, "--k", 2, "--no-bpr", "--pool", "--max-experts", 4)
     report = report_of(vmoe, tmp_path / "r.html", *words, *axes)[1]
     assert [curve["kind"] for curve in report["curves"]] == ["vanilla-pool-k1", "vanilla-pool-k2"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from command_runs import QUICK, Vmoe, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle, npz
 from test_bench import report_of
 
 from vmoe_export import export_bundle
@@ -67,8 +67,8 @@ def test_the_sweep_has_the_accuracies_of_the_engine_and_numpys_count_of_kept_pai
     mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][:96], mnist_images["labels"][:96]
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
-    arguments = (*capacities(*RATIOS), "--k", 1, "--k", 2, "--bpr", "--no-bpr", "--images", tmp_path / "digits.npz")
+    digits = npz(tmp_path / "digits.npz", images=images, labels=labels)
+    arguments = (*capacities(*RATIOS), "--k", 1, "--k", 2, "--bpr", "--no-bpr", "--images", digits)
     points = report_of(vmoe, mnist_bundle, *arguments)["points"]
     assert len(points) == 24
     with Engine.load(mnist_bundle) as engine:
@@ -199,8 +199,8 @@ def test_of_settings_within_the_noise_of_the_timing_the_one_with_the_fewest_flop
 def test_bench_and_report_recommend_by_the_same_rule_and_say_how_sure_the_timing_is(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    np.savez(tmp_path / "digits.npz", **{name: array[64:128] for name, array in mnist_images.items()})
-    words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--bpr", "--images", tmp_path / "digits.npz", *QUICK)
+    digits = npz(tmp_path / "digits.npz", **{name: array[64:128] for name, array in mnist_images.items()})
+    words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--bpr", "--images", digits, *QUICK)
     limit = ("--max-drop-in-accuracy", "5%")
     benched = vmoe.json("bench", *words, *limit)
     reported = vmoe.json("report", *words, *limit, "-o", tmp_path / "r.html")
@@ -220,15 +220,14 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
 ) -> None:
     images, labels = mnist_images["images"][:50], mnist_images["labels"][:50]
     shuffled = np.where(np.arange(50) % 5 == 0, labels, (labels + 1) % 10)  # one in five is right
-    np.savez(tmp_path / "odd.npz", images=images, labels=shuffled)
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
+    odd, right = (npz(tmp_path / f"{i}.npz", images=images, labels=each) for i, each in enumerate((shuffled, labels)))
     words = (mnist_image_bundle, *capacities(0.5, 2), "--bpr", *QUICK, "--images")
     chance = np.bincount(shuffled).max() / 50
     sentence = f"near chance: always answering the most frequent class would be correct for {chance:.1%}"
-    assert sentence in vmoe.run("bench", *words, tmp_path / "odd.npz")[0]
+    assert sentence in vmoe.run("bench", *words, odd)[0]
     page = ("-o", tmp_path / "r.html")
-    assert any(sentence in note for note in vmoe.json("report", *words, tmp_path / "odd.npz", *page)["notes"])
-    assert "near chance" not in vmoe.run("bench", *words, tmp_path / "digits.npz")[0]
+    assert any(sentence in note for note in vmoe.json("report", *words, odd, *page)["notes"])
+    assert "near chance" not in vmoe.run("bench", *words, right)[0]
 
 
 def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:
@@ -301,9 +300,8 @@ def test_cascades_are_tested_on_images_that_their_margin_was_not_calibrated_on(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images, labels = mnist_images["images"][64:192], mnist_images["labels"][64:192]
-    np.savez(tmp_path / "digits.npz", images=images, labels=labels)
     words = (mnist_image_bundle, *capacities(0.1, 0.5, 2), "--pool", "--no-pool", "--batch-size", 32, "--cascade")
-    report = report_of(vmoe, *words, "--images", tmp_path / "digits.npz")
+    report = report_of(vmoe, *words, "--images", npz(tmp_path / "digits.npz", images=images, labels=labels))
     points = {one["profile"]: one for one in report["points"]}
     best = max(points.values(), key=lambda one: (one["top1"], -one["flops_per_image"]))
     assert report["cascades"] and {one["then"] for one in report["cascades"]} == {best["profile"]}
@@ -342,14 +340,12 @@ def test_cascades_without_labels_are_calibrated_on_the_answers_of_the_most_expen
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
     images = mnist_images["images"][:256]
-    np.savez(tmp_path / "images.npz", images=images)
-    words = (*capacities(0.2, 1.05), "--images", tmp_path / "images.npz", "--cascade")
+    words = ("--images", npz(tmp_path / "images.npz", images=images), "--cascade", *capacities(0.2, 1.05))
     (cascade,) = report_of(vmoe, mnist_image_bundle, *words)["cascades"]
     assert (cascade["profile"], cascade["then"], cascade["top1"]) == ("c0.2-k1", "c1.05-k1", None)
     with Engine.load(mnist_image_bundle) as engine:
         assert cascade["margin"] == calibrated_margin(engine(images, "c0.2-k1"), engine(images, "c1.05-k1"))
-    words = (*capacities(0.2), "--images", tmp_path / "images.npz", "--cascade")
-    assert report_of(vmoe, mnist_image_bundle, *words)["cascades"] == []
+    assert report_of(vmoe, mnist_image_bundle, *words[:3], *capacities(0.2))["cascades"] == []
 
 
 # What can't be done

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import QUICK, Vmoe, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle, noise, npz
 
 from vmoe_measure.flops import ModelShape, dense_flops
 from vmoe_runtime import Engine
@@ -79,8 +79,8 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
 def test_without_labels_the_answers_of_the_full_setting_count_as_right(
     mnist_image_bundle: Path, images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
-    np.savez(tmp_path / "plain.npz", images=images["images"])
-    words = ("--tune", "--max-drop-in-accuracy", DROP, "--images", tmp_path / "plain.npz", "--profile", "c0.3-k2")
+    plain = npz(tmp_path / "plain.npz", images=images["images"])
+    words = ("--tune", "--max-drop-in-accuracy", DROP, "--images", plain, "--profile", "c0.3-k2")
     tuned = vmoe.json("bench", mnist_image_bundle, *words, *QUICK)["tuned"]
     full, single = tuned["results"][:2]
     assert (tuned["truth"], full["profile"], full["top1"]) == ("c0.3-k2", "c0.3-k2", 1.0)
@@ -101,8 +101,5 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
     [("dense", "this bundle outputs features"), ("soft", "this model routes nothing by a capacity; --merge 4")],
 )
 def test_a_model_with_nothing_to_set_has_nothing_to_search(kind: str, says: str, tmp_path: Path, vmoe: Vmoe) -> None:
-    bundle = kept_bundle(kind)
-    spec = Bundle.open(bundle).manifest.input
-    np.savez(tmp_path / "images.npz", images=np.zeros((64, spec.height, spec.width, spec.channels), np.uint8))
-    words = ("--tune", "--max-drop-in-accuracy", "1%", "--images", tmp_path / "images.npz", "-q", *QUICK)
-    assert says in vmoe.complaint(2, "bench", bundle, *words)
+    words = ("--tune", "--max-drop-in-accuracy", "1%", "--images", noise(tmp_path / "images.npz", 64), "-q", *QUICK)
+    assert says in vmoe.complaint(2, "bench", kept_bundle(kind), *words)
