@@ -4,7 +4,6 @@ less."""
 from __future__ import annotations
 
 import resource
-import struct
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from bad_requests import JSON, SEVEN
 from cpp_http import CppServer
+from odd_pictures import png
 from picture_file import picture_file
 
 OPTIONS = ("--name", "mnist", "--batch-size", "8", "--threads", "1")
@@ -48,16 +48,6 @@ def photo(height: int = 96, width: int = 128) -> np.ndarray[Any, np.dtype[np.uin
     """uint8[height,width,3], noise on a slope, so that no part of a file is empty."""
     slope = np.linspace(0, 200, width)[None, :, None] + np.random.default_rng(1).integers(0, 55, (height, width, 3))
     return slope.astype(np.uint8)
-
-
-def png(width: int, height: int, data: bytes, depth: int = 8, color: int = 0) -> bytes:
-    """A PNG of this header, with these bytes as what is deflated."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 def deflated(size: int) -> bytes:
@@ -101,7 +91,7 @@ def test_wide_json_takes_no_more_memory_than_its_bodies(server: CppServer) -> No
 def test_a_picture_that_inflates_to_a_gigabyte_takes_no_memory(mnist_image_bundle: Path, depth: int, color: int) -> None:
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
     before = memory(server, "VmHWM")
-    bomb = png(1, 1, deflated(1 << 30), depth, color)
+    bomb = png(depth, color, data=deflated(1 << 30), size=(1, 1))
     with ThreadPoolExecutor(4) as pool:
         for status, text in pool.map(lambda _: ask(server, CLASSIFY, bomb, "image/png"), range(4)):
             assert status == 400 and "not a readable image: its data are larger than its size says" in text
@@ -122,7 +112,7 @@ def test_pictures_of_all_shapes_and_depths_are_read(server: CppServer) -> None:
         for depth, color, bytes_per_row in ((1, 0, (size[1] + 7) // 8), (16, 0, 2 * size[1]), (16, 6, 8 * size[1])):
             rows = rng.integers(0, 255, (size[0], 1 + bytes_per_row), np.uint8)
             rows[:, 0] = 0
-            sent = png(size[1], size[0], zlib.compress(rows.tobytes(), 1), depth, color)
+            sent = png(depth, color, rows=rows.tobytes(), size=size[::-1])
             assert ask(server, CLASSIFY, sent, "image/png")[0] == 200, (size, depth, color)
 
 
@@ -142,7 +132,7 @@ def test_other_formats_and_too_many_pixels_are_refused(server: CppServer) -> Non
     for sent in (picture_file(photo(28, 28), "TGA"), picture_file(photo(28, 28), "GIF"), radiance):
         status, text = ask(server, CLASSIFY, sent, "image/x")
         assert status == 400 and "not a readable image: it is neither PNG nor JPEG" in text
-    status, text = ask(server, CLASSIFY, png(30_000, 30_000, b""), "image/png")
+    status, text = ask(server, CLASSIFY, png(8, 0, data=b"", size=(30_000, 30_000)), "image/png")
     assert status == 400 and "30000x30000 pixels, more than 33,554,432" in text
 
 
@@ -155,7 +145,7 @@ def test_large_pictures_delay_nobody_and_not_the_end(
     """60 at once; a signal ends the service when all of them have an answer, or a refusal after a second."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--request-seconds", "1")
     before = memory(server, "VmHWM")
-    bomb = png(width, width, deflated(width * (bytes_per_row + 1)), depth, color)
+    bomb = png(depth, color, data=deflated(width * (bytes_per_row + 1)), size=(width, width))
     image = np.zeros((1, 28, 28, 1), np.float32)
     with ThreadPoolExecutor(60) as pool:
         bombs = [pool.submit(server.ask, "POST", CLASSIFY, bomb) for _ in range(60)]
@@ -172,7 +162,7 @@ def test_large_pictures_delay_nobody_and_not_the_end(
 
 def test_a_lack_of_memory_is_503_and_no_end(mnist_image_bundle: Path) -> None:
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
-    large = png(3800, 3800, deflated(3800 * 30401), 16, 6)
+    large = png(16, 6, data=deflated(3800 * 30401), size=(3800, 3800))
     assert ask(server, CLASSIFY, large, "image/png")[0] == 200
     most = memory(server, "VmSize") + (40 << 20)
     resource.prlimit(server.process.pid, resource.RLIMIT_AS, (most, most))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import cpp_http
 import pytest
 from cpp_http import CppServer
-from http_client import PATIENCE, HttpClient, free_port
-from test_cpp_http import CHUNKED, HEALTH, HOST, POST, REFUSED, raw
+from http_client import HttpClient, exchanged, free_port, nginx
+from test_cpp_http import CHUNKED, HEALTH, HOST, POST, REFUSED
 
 pytestmark = pytest.mark.long
 
@@ -105,40 +101,19 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
 def test_malformed_requests_get_their_status_and_no_second_answer(server: CppServer) -> None:
     assert len(MALFORMED) >= 240
     for sent, status in MALFORMED:
-        answer = raw(server, sent + HEALTH)
+        answer = exchanged(server.port, sent + HEALTH)
         assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1, (sent, answer)
     assert server.ask("GET", "/healthz")[0] == 200
 
 
-@pytest.fixture
-def nginx(server: CppServer, tmp_path: Path) -> Iterator[HttpClient]:
-    """nginx before the service, with connections to it that many requests share."""
-    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("there is no nginx (Debian package nginx-light)")
-    port = free_port()
-    folders = "".join(f"{kind}_temp_path {tmp_path};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+def test_behind_nginx_there_are_never_two_answers(server: CppServer, tmp_path: Path) -> None:
+    port, closing = free_port(), b"Host: x\r\nConnection: close"
     upstream = f"upstream service {{ server 127.0.0.1:{server.port}; keepalive 1; }}"
     options = 'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_request_buffering off;'
     location = f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://service; {options} }} }}"
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; pid {tmp_path}/pid; events {{}} http {{ access_log off; {folders} {upstream} {location} }}"
-    )
-    with subprocess.Popen([program, "-e", tmp_path / "log", "-p", tmp_path, "-c", "nginx.conf"]) as process:
-        client = HttpClient(port)
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            with suppress(OSError):
-                client.ask("GET", "/healthz")
-                break
-        yield client
-        process.terminate()
-
-
-def test_behind_nginx_there_are_never_two_answers(nginx: HttpClient) -> None:
-    closing = b"Host: x\r\nConnection: close"
-    for sent in (*WHITESPACE, *LENGTHS, *ENCODINGS, *CHUNKS):
-        answer = raw(nginx, sent.replace(b"Host: x", closing, 1))
-        assert answer.count(b"HTTP/1.1 ") <= 1, (sent, answer)
-        status, body, _ = nginx.ask("GET", "/healthz")
-        assert status == 200 and b'"waiting"' in body, (sent, body)
+    with nginx(tmp_path, port, upstream + location):
+        for sent in (*WHITESPACE, *LENGTHS, *ENCODINGS, *CHUNKS):
+            answer = exchanged(port, sent.replace(b"Host: x", closing, 1))
+            assert answer.count(b"HTTP/1.1 ") <= 1, (sent, answer)
+            status, body, _ = HttpClient(port).ask("GET", "/healthz")
+            assert status == 200 and b'"waiting"' in body, (sent, body)

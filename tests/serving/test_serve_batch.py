@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from bundle_changes import flipped
 from command_runs import Vmoe
 from damaged_files import copied_bundle
 from picture_file import picture_file
-from terminal import IMPATIENT, default_signals
+from terminal import IMPATIENT, started
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -46,14 +45,7 @@ DENSE = next((Path(__file__).parents[1] / "data" / "bundles").glob("*-dense"))
 
 
 def start(cluster: Mapping[str, str], *words: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, "serve", "batch", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=default_signals,  # noqa: PLW1509  (this process has no threads that matter to the child)
-        env={**os.environ, **cluster},
-    )
+    return started([sys.executable, "-c", IMPATIENT, "serve", "batch", *words], **cluster)
 
 
 def run(cluster: Mapping[str, str], *words: object) -> tuple[int, str, str]:
@@ -227,22 +219,11 @@ def mistaken(
     for name, file in (("foreign", "notes.txt"), ("newline", "a\nb.png")):
         (folder / name).mkdir()
         (folder / name / file).write_text("mine")
-    damaged = copied_bundle(mnist_image_bundle, folder / "damaged.vmoe")
-    flipped("weights.safetensors")(damaged)
-    return {
-        "bundle": mnist_image_bundle,
-        "damaged": damaged,
-        "dense": DENSE,
-        "input": digits,
-        "more": digits / "more",
-        "picture": digits / "00 a#b%41.png",
-        "parquet": folder / "a.parquet",
-        "none": folder / "none.parquet",
-        "foreign": folder / "foreign",
-        "newline": folder / "newline",
-        "new": folder / "new",
-        "done": finished,
-    }
+    flipped("weights.safetensors")(copied_bundle(mnist_image_bundle, folder / "damaged"))
+    made = {name: folder / name for name in ("a.parquet", "none.parquet", "foreign", "newline", "damaged", "new")}
+    named = {path.stem: path for path in made.values()} | {"parquet": made["a.parquet"], "done": finished}
+    bundles = {"bundle": mnist_image_bundle, "dense": DENSE}
+    return named | bundles | {"input": digits, "more": digits / "more", "picture": digits / "00 a#b%41.png"}
 
 
 @pytest.mark.parametrize(("words", "code", "message"), BAD)

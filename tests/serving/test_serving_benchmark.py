@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import cpp_http
 import pytest
+import sdk_build
 import soak
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "serving.py"
@@ -20,10 +20,9 @@ def measured(program: Path, command: list[str], bundle: Path, folder: Path, *opt
     """What a program prints, and its report."""
     words = [*command, bundle, "--images", TEST_DATA, "--service", cpp_http.program(), "--threads", "1", "--slo-ms", "200"]
     words += ["--profile", "c0.1-k1", "--profile", "c1.05-k2", "-o", folder, *options]
-    done = subprocess.run([sys.executable, program, *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = sdk_build.built(sys.executable, program, *words)
     (report,) = folder.glob("*.json")
-    return done.stdout, json.loads(report.read_text())
+    return said, json.loads(report.read_text())
 
 
 def test_traces_are_replayed_in_every_mode(mnist_image_bundle: Path, tmp_path: Path) -> None:

@@ -108,11 +108,14 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
 
 
 BAD_STARTS: list[tuple[str, int, str]] = [
-    ("absent.vmoe", 1, "absent.vmoe"),
+    ("", 2, "BUNDLE"),
+    ("absent.vmoe", 1, "absent.vmoe is not a bundle"),
     ("{bundle} --slo-ms 0", 2, "--slo-ms"),
     ("{bundle} --slo-ms nan", 2, "--slo-ms"),
     ("{bundle} --slo-ms 1e9", 2, "--slo-ms"),
     ("{bundle} --capacity 0.2", 2, "--slo-ms"),
+    ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "no range of capacity ratios"),
+    ("{bundle} --slo-ms 5 --capacity 9", 2, "9"),
     ("{bundle} --slo-ms 5 --capacity 0.2 --profile c1-k1 --profile c1-k2", 2, "one --profile"),
     ("{bundle} --profile c1-k1 --profile c1-k2", 2, "--slo-ms"),
     ("{bundle} --port 65536", 2, "--port"),
