@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
-from cpu_paths import Call, Outputs, outputs_of, run_calls
-from op_models import node_call, normal, settings
+from cpu_paths import need_op_library, outputs_of, run_calls
+from op_models import mlp_weights, node_call, normal, settings
+from routing_cases import same_bits
 from variants import Variant
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_runtime.op_library import find_library
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 S32 = Variant(
     "the size of S/32, fewer blocks", classifier="token", position="learned", trained_grid=(7, 7), image_size=(224, 224),
@@ -152,55 +150,33 @@ def test_settings_are_inputs_or_attributes_and_an_input_wins() -> None:
             node_call(op_name, inputs | arrays, constants=OPTIONAL_SETTINGS),
             node_call(op_name, inputs, others),
         ]
-    results = run(calls)
+    results = outputs_of(run_calls(calls))
     for first in range(0, len(results), 7):
         expected, *found, different = results[first : first + 7]
-        for outputs in found:
-            assert_all_same_bits(outputs, expected)
+        assert all(same_bits(outputs, expected) for outputs in found)
         assert not np.array_equal(different[0], expected[0])
 
 
 @pytest.mark.parametrize(
     ("op_name", "bf16"),
-    [
-        ("VmoeExpertMlp", False),
-        ("VmoeExpertMlp", True),
-        ("VmoeDenseMlp", False),
-        ("VmoeLinear", False),
-    ],
+    [("VmoeExpertMlp", False), ("VmoeExpertMlp", True), ("VmoeDenseMlp", False), ("VmoeLinear", False)],
 )
 def test_weights_that_are_fed_are_weights_that_are_constant(op_name: str, bf16: bool) -> None:
     rng = np.random.default_rng(3)
     x = normal(rng, 2, TOKENS, WIDTH)
-    weights: tuple[str, ...] = ("w1", "b1", "w2", "b2")
     inputs = {
-        "w1": normal(rng, EXPERTS, WIDTH, HIDDEN),
-        "b1": normal(rng, EXPERTS, HIDDEN),
-        "w2": normal(rng, EXPERTS, HIDDEN, WIDTH),
-        "b2": normal(rng, EXPERTS, WIDTH),
-    }
-    if op_name == "VmoeExpertMlp":
-        inputs = {"buf": normal(rng, EXPERTS, 9, WIDTH), **inputs}
-    elif op_name == "VmoeDenseMlp":
-        inputs = {"x": x, **{name: array[0] for name, array in inputs.items()}}
-    else:
-        inputs, weights = {"x": x, "w": normal(rng, WIDTH, HIDDEN), "b": normal(rng, HIDDEN)}, ("w", "b")
-    if bf16:
-        inputs |= {name: inputs[name].astype(ml_dtypes.bfloat16) for name in ("w1", "w2")}
+        "VmoeExpertMlp": {
+            "buf": normal(rng, EXPERTS, 9, WIDTH),
+            **mlp_weights(rng, WIDTH, HIDDEN, EXPERTS, weights="bf16" if bf16 else "float"),
+        },
+        "VmoeDenseMlp": {"x": x, **mlp_weights(rng, WIDTH, HIDDEN)},
+        "VmoeLinear": {"x": x, "w": normal(rng, WIDTH, HIDDEN), "b": normal(rng, HIDDEN)},
+    }[op_name]
+    weights = tuple(inputs)[1:]
     halves = (weights, weights[:2], weights[2:], tuple(n for n in weights if n.startswith("w")))
     calls = [node_call(op_name, inputs), *(node_call(op_name, inputs, constants=names) for names in halves)]
-    expected, *found = run(calls)
-    for outputs in found:
-        assert_all_same_bits(outputs, expected)
-
-
-def run(calls: list[Call]) -> list[Outputs]:
-    return outputs_of(run_calls(calls))
-
-
-def assert_all_same_bits(found: Outputs, expected: Outputs) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert_same_bits(one, other)
+    expected, *found = outputs_of(run_calls(calls))
+    assert all(same_bits(outputs, expected) for outputs in found)
 
 
 def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import node_call, normal, run_reference
-from routing_cases import make_gates, same_bits
+from cpu_paths import need_op_library, outputs_of, run_calls, supported_paths
+from op_models import node_call, normal, run_exact, run_reference
+from routing_cases import choices, same_bits
 
 from vmoe_export.ops.table import OPS
-from vmoe_runtime.op_library import find_library
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 EVERY_PATH = pytest.mark.parametrize("path", supported_paths())
 SOFT_OPS = ("VmoeSoftRouter", "VmoeSoftDispatch", "VmoeSoftCombine")
@@ -26,8 +22,7 @@ Inputs = dict[str, np.ndarray]
 
 @EVERY_PATH
 def test_experts_choose_the_tokens_of_the_reference_bit_for_bit(path: str) -> None:
-    rng = np.random.default_rng(31)
-    made = list(_choices(rng, 600))
+    made = list(choices(31, 600))
     calls = [node_call("VmoeChooseTokens", inputs) for inputs in made]
     for found, inputs in zip(outputs_of(run_calls(calls, path)), made, strict=True):
         expected = run_reference(OPS["VmoeChooseTokens"], *inputs.values())
@@ -43,7 +38,7 @@ def test_the_ops_of_soft_moe_are_the_reference(op_name: str, path: str) -> None:
     calls = [node_call(op_name, inputs, given) for inputs, given in made]
     calls += [node_call(op_name, inputs, given, constants=("mu",)) for inputs, given in made if "mu" in inputs]
     for found, (inputs, given) in zip(outputs_of(run_calls(calls, path)), made * (len(calls) // len(made)), strict=True):
-        expected = run_reference(OPS[op_name], *_wide(inputs).values(), dispatch_bf16=bool(given.get("dispatch_bf16")))
+        expected = run_exact(OPS[op_name], *inputs.values(), **given)
         for output, exact in zip(found, expected, strict=True):
             np.testing.assert_allclose(output, exact, rtol=0, atol=1e-5)
 
@@ -62,7 +57,7 @@ def test_a_group_has_the_same_bits_among_any_others_and_on_any_threads(path: str
                 alone = together
             assert same_bits(together, alone), f"{op_name} on {threads} threads"
             for found, pick in zip(parts, picks[1:], strict=True):
-                named = {f"{value.name}": array for value, array in zip(OPS[op_name].outputs, together, strict=True)}
+                named = {value.name: array for value, array in zip(OPS[op_name].outputs, together, strict=True)}
                 expected = [_of_groups(named, name, pick, slots) for name in named]
                 assert same_bits(found, expected), f"{op_name} of the groups {pick}"
 
@@ -83,14 +78,6 @@ def test_what_is_not_a_number_stays_in_its_group(path: str) -> None:
             for group in (0, 2):
                 parts = [_of_groups({value.name: array}, value.name, [group], 2) for array in (old, new)]
                 np.testing.assert_array_equal(*parts)
-
-
-def _choices(rng: np.random.Generator, count: int) -> Iterator[Inputs]:
-    for number in range(count):
-        tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))
-        shape = (int(rng.integers(1, 5)), tokens, int(rng.integers(1, 34)))
-        capacity = int(rng.choice([1, 2, max(1, tokens // shape[2]), tokens, tokens + 1, 3 * tokens]))
-        yield {"gates": make_gates(rng, number % 8, shape), "capacity": np.array([capacity], np.int64)}
 
 
 def _soft_inputs(
@@ -116,7 +103,3 @@ def _of_groups(values: Inputs, name: str, groups: list[int], slots: int) -> np.n
     if name in ("out", "buf"):
         return array[:, [group * slots + slot for group in groups for slot in range(slots)]]
     return array[groups]
-
-
-def _wide(inputs: Inputs) -> Inputs:
-    return {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_paths import outputs_of, run_calls, supported_paths
-from op_models import node_call, normal, run_reference, settings
+from cpu_paths import need_op_library, outputs_of, run_calls, supported_paths
+from op_models import mlp_weights, node_call, normal, run_exact, settings
 
 from vmoe_export.ops.table import ACTIVATIONS, OPS
-from vmoe_runtime.op_library import find_library
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
 # The others are held to the scalar path by tests/cpp/core_check.cc.
 CHECKED_PATH = pytest.mark.parametrize("path", sorted({supported_paths()[0], "scalar"}))
@@ -24,12 +22,11 @@ Inputs = dict[str, np.ndarray]
 @CHECKED_PATH
 def test_a_linear_layer_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(1)
-    made = []
-    for depth, columns in zip(SIZES, rng.permutation(SIZES), strict=True):
-        for images, tokens in ((1, 1), (2, 5), (1, 17), (3, 50)):
-            made.append(
-                {"x": normal(rng, images, tokens, depth), "w": small(rng, depth, columns), "b": normal(rng, columns)}
-            )
+    made = [
+        {"x": normal(rng, images, tokens, depth), "w": small(rng, depth, columns), "b": normal(rng, columns)}
+        for depth, columns in zip(SIZES, rng.permutation(SIZES), strict=True)
+        for images, tokens in ((1, 1), (2, 5), (1, 17), (3, 50))
+    ]
     check(path, "VmoeLinear", made, constants=("w",))
 
 
@@ -38,9 +35,8 @@ def test_a_dense_mlp_is_the_reference(path: str) -> None:
     rng = np.random.default_rng(2)
     made = []
     for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True):
-        weights = expert_weights(rng, 1, width, hidden)
-        flat = {name: array[0] for name, array in weights.items()}
-        made += [{"x": normal(rng, images, tokens, width), **flat} for images, tokens in ((1, 1), (2, 9), (1, 131))]
+        mlp = mlp_weights(rng, width, hidden)
+        made += [{"x": normal(rng, images, tokens, width), **mlp} for images, tokens in ((1, 1), (2, 9), (1, 131))]
     check(path, "VmoeDenseMlp", made, constants=WEIGHTS)
 
 
@@ -60,10 +56,11 @@ def test_attention_is_the_reference(path: str) -> None:
 @CHECKED_PATH
 def test_experts_are_the_reference(path: str) -> None:
     rng = np.random.default_rng(5)
-    made = []
-    for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True):
-        for experts, places in ((1, 1), (3, 11), (2, 67)):
-            made.append({"buf": normal(rng, experts, places, width), **expert_weights(rng, experts, width, hidden)})
+    made = [
+        {"buf": normal(rng, experts, places, width), **mlp_weights(rng, width, hidden, experts)}
+        for width, hidden in zip(SIZES, rng.permutation(SIZES), strict=True)
+        for experts, places in ((1, 1), (3, 11), (2, 67))
+    ]
     check(path, "VmoeExpertMlp", made, constants=WEIGHTS)
     check(path, "VmoeExpertMlp", made)
 
@@ -71,10 +68,11 @@ def test_experts_are_the_reference(path: str) -> None:
 @CHECKED_PATH
 def test_gates_are_the_reference(path: str) -> None:
     rng = np.random.default_rng(10)
-    made = []
-    for width, experts in zip(SIZES, rng.permutation(SIZES), strict=True):
-        for groups, tokens in ((1, 1), (2, 7), (3, 40)):
-            made.append({"x": normal(rng, groups, tokens, width), "router": small(rng, width, experts)})
+    made = [
+        {"x": normal(rng, groups, tokens, width), "router": small(rng, width, experts)}
+        for width, experts in zip(SIZES, rng.permutation(SIZES), strict=True)
+        for groups, tokens in ((1, 1), (2, 7), (3, 40))
+    ]
     check(path, "VmoeGates", made, constants=("router",))
     check(path, "VmoeGates", made)
 
@@ -110,11 +108,10 @@ def test_what_is_not_a_number_stays_in_its_row(path: str) -> None:
         x = normal(rng, 1, 21, 19)
         spoilt = x.copy()
         spoilt[0, 4, 3], spoilt[0, 9, 0] = np.nan, np.inf
-        weights = expert_weights(rng, 1, 19, 35)
         others: Inputs = {
             "VmoeLinear": {"w": normal(rng, 19, 5), "b": normal(rng, 5)},
-            "VmoeDenseMlp": {name: array[0] for name, array in weights.items()},
-            "VmoeExpertMlp": weights,
+            "VmoeDenseMlp": mlp_weights(rng, 19, 35),
+            "VmoeExpertMlp": mlp_weights(rng, 19, 35, 1),
             "VmoeAttention": {"k": normal(rng, 1, 6, 19), "v": normal(rng, 1, 6, 19)},
         }[op_name]
         (clean,), (found,) = outputs_of(run_calls([node_call(op_name, {rows: x_, **others}) for x_ in (x, spoilt)], path))
@@ -134,7 +131,8 @@ def check(
     given = [{**(attributes or {}), **activation_of(op_name, number)} for number in range(len(made))]
     calls = [node_call(op_name, inputs, each, constants=constants) for inputs, each in zip(made, given, strict=True)]
     for (found,), inputs, each in zip(outputs_of(run_calls(calls, path)), made, given, strict=True):
-        (expected,) = reference(op_name, inputs, **each)
+        arrays = [inputs.get(value.name) for value in OPS[op_name].inputs]  # of attention without sizes
+        (expected,) = run_exact(OPS[op_name], *arrays, **each)
         shapes = {name: array.shape for name, array in inputs.items()}
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5, err_msg=str(shapes))
 
@@ -142,25 +140,6 @@ def check(
 def activation_of(op_name: str, number: int) -> dict[str, int]:
     """The activation of call `number`, for an op that has any: three calls have one after another."""
     return {"activation": number // 3 % len(ACTIVATIONS)} if "activation" in OPS[op_name].attributes else {}
-
-
-def reference(op_name: str, inputs: Inputs, **attributes: int) -> list[np.ndarray]:
-    """In float64; bfloat16 weights stay what they are, as they say how the op computes."""
-    wide = {n: array.astype(np.float64) if array.dtype == np.float32 else array for n, array in inputs.items()}
-    if op_name == "VmoeAttention":
-        from op_reference import attention
-
-        return [attention(*wide.values(), None, **attributes)]
-    return run_reference(OPS[op_name], *wide.values(), **attributes)
-
-
-def expert_weights(rng: np.random.Generator, experts: int, width: int, hidden: int) -> Inputs:
-    return {
-        "w1": small(rng, experts, width, hidden),
-        "b1": normal(rng, experts, hidden),
-        "w2": small(rng, experts, hidden, width),
-        "b2": normal(rng, experts, width),
-    }
 
 
 def small(rng: np.random.Generator, *shape: int) -> np.ndarray:

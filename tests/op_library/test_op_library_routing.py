@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-from cpu_paths import Call, outputs_of, run_calls, supported_paths
-from op_models import OP_LIBRARY, node_call, run_reference, runner, settings
-from routing_cases import Case, golden_cases, make_gates, route, same_bits
+from cpu_paths import Call, need_op_library, outputs_of, run_calls, supported_paths
+from op_models import OP_LIBRARY, node_call, run_exact, runner, settings
+from policy_cases import policy_cases
+from routing_cases import Case, golden_cases, route, same_bits
 
 from vmoe_export.ops.table import OPS
-from vmoe_runtime.op_library import find_library
 
-if find_library() is None:
-    pytest.skip("this installation has no op library", allow_module_level=True)
+need_op_library()
 
-ROUTE, BLOCK = OPS["VmoeRoute"], OPS["VmoeRouterBlock"]
+BLOCK = OPS["VmoeRouterBlock"]
 PARTS, CASES_PER_PART = 3, 1000
-MOST_PLACES = 2**20  # of src, which a random case makes
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -30,7 +26,7 @@ def test_random_cases_are_the_reference_bit_for_bit(part: int) -> None:
 
 @pytest.mark.parametrize("path", supported_paths())
 def test_every_cpu_path_routes_alike(path: str) -> None:
-    chosen = [*golden_cases(), *list(cases(PARTS))[::4]]
+    chosen = [*golden_cases(), *cases(PARTS)[::4]]
     found = outputs_of(run_calls([node_call("VmoeRoute", case.inputs) for case in chosen], path))
     wrong = [str(case) for case, outputs in zip(chosen, found, strict=True) if not same_bits(outputs, route(case))]
     assert not wrong, f"{len(wrong)} of {len(chosen)} cases differ, such as {wrong[:5]}"
@@ -48,8 +44,7 @@ def test_a_router_block_routes_as_the_reference_does_by_the_same_gates(path: str
         gates = gates_of(layer, next(found))
         finite = np.isfinite(layer["x"]).all(axis=-1)
         with np.errstate(invalid="ignore"):
-            wide = [array.astype(np.float64) for array in layer.values()]
-            exact = run_reference(BLOCK, *wide, *settings(*whole_setting(layer)))
+            exact = run_exact(BLOCK, *layer.values(), *settings(*whole_setting(layer)))
         np.testing.assert_allclose(gates[finite], gates_of(layer, exact)[finite], rtol=0, atol=1e-6)
         # Experts that are twins have the same gate, and so have tokens that are.
         assert (gates[finite, 0] == gates[finite, -1]).all()
@@ -95,15 +90,6 @@ def gates_of(layer: dict[str, np.ndarray], outputs: list[np.ndarray]) -> np.ndar
     return gates
 
 
-def cases(part: int) -> Iterator[Case]:
-    rng = np.random.default_rng([2106, part])
-    for number in range(CASES_PER_PART):
-        large = number % 8 == 0
-        groups = int(rng.integers(1, 5))
-        tokens = 1 if number % 10 == 5 else int(rng.integers(100, 301) if large else rng.integers(2, 41))
-        experts = int(rng.integers(1, 65) if large or number % 16 == 7 else rng.integers(1, 13))
-        k = experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 12) + 1))
-        most = MOST_PLACES // (experts * groups)
-        even = max(1, tokens * k // experts)
-        capacity = most if number % 40 == 3 else int(rng.choice([1, 2, 3, max(1, even // 2), even, tokens, tokens * k + 5]))
-        yield Case(make_gates(rng, int(rng.integers(8)), (groups, tokens, experts)), capacity, k, bool(rng.integers(2)))
+def cases(part: int) -> list[Case]:
+    """Without policies."""
+    return [Case(case.gates, case.capacity, case.k, case.bpr) for case in policy_cases(part, CASES_PER_PART)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import pytest
-from op_models import OP_LIBRARY, RUNNERS, normal, run_reference, runner, settings
+from op_models import OP_LIBRARY, RUNNERS, mlp_weights, normal, run_exact, run_reference, runner, settings, typed_weights
 
 from vmoe_export.ops.table import OPS, ElementType
 from vmoe_export.weight_types.bfloat16 import round_bf16
+from vmoe_export.weight_types.int8 import quantize_columns
 
 EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ["float", "bf16", "i8"])
@@ -20,7 +20,7 @@ CERTAIN = 16  # GELU is the identity from here on, in every formula and to the l
 def test_an_int8_product_has_the_bits_of_the_reference(depth: int, columns: int, name: str) -> None:
     rng = np.random.default_rng(depth)
     x, b = normal(rng, 2, 13, depth) * 3, normal(rng, columns)
-    w, scale = _int8(normal(rng, depth, columns))
+    w, scale = quantize_columns(normal(rng, depth, columns))
     _check_bits(name, "VmoeLinear", x, w, b, scale)
 
 
@@ -31,7 +31,7 @@ def test_sums_are_exact_where_float32_is_not(name: str) -> None:
     w = rng.integers(120, 128, (3001, 9)).astype(np.int8)
     x = rng.integers(120, 128, (1, 5, 3001)).astype(np.float32)
     x[..., 0] = 127  # the scale of every row is 1
-    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, np.zeros(9, np.float32), np.ones(9, np.float32))
+    (found,) = runner(name, "VmoeLinear", "i8")(x, w, np.zeros(9, np.float32), np.ones(9, np.float32))
     exact = x.astype(np.int64) @ w.astype(np.int64)
     assert (exact > 2**24).all()
     # OpenVINO sums in float32.
@@ -45,7 +45,7 @@ def test_values_halfway_between_two_integers_go_to_the_even_one(name: str) -> No
     x[0, :, 1:] = halves, np.nextafter(halves, np.float32(0))
     unit = np.eye(x.shape[-1], dtype=np.int8)
     nothing, one = np.zeros(len(unit), np.float32), np.ones(len(unit), np.float32)
-    (found,) = runner(name, "VmoeLinear", False, "i8")(x, unit, nothing, one)
+    (found,) = runner(name, "VmoeLinear", "i8")(x, unit, nothing, one)
     np.testing.assert_array_equal(found[0, 0, 1:], 2 * np.rint(halves / 2))
     np.testing.assert_array_equal(found[0, 1, 1:], np.trunc(halves))
 
@@ -57,9 +57,9 @@ def test_rows_and_columns_of_zeros_give_the_bias(name: str) -> None:
     x[0, 2], x[1, 5] = 0, 0
     weights = normal(rng, 11, 7)
     weights[:, 3] = 0
-    w, scale = _int8(weights)
+    w, scale = quantize_columns(weights)
     assert scale[3] == 1
-    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    (found,) = runner(name, "VmoeLinear", "i8")(x, w, b, scale)
     for row in found[0, 2], found[1, 5]:
         np.testing.assert_array_equal(row, b)
     np.testing.assert_array_equal(found[..., 3], np.full((2, 6), b[3]))
@@ -72,10 +72,10 @@ def test_rows_and_columns_of_zeros_give_the_bias(name: str) -> None:
 def test_a_row_that_is_not_finite_gives_nothing_finite(value: float, place: int, name: str) -> None:
     rng = np.random.default_rng(3)
     x, b = normal(rng, 1, 3, 64), normal(rng, 7)
-    w, scale = _int8(normal(rng, 64, 7))
-    (clean,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    w, scale = quantize_columns(normal(rng, 64, 7))
+    (clean,) = runner(name, "VmoeLinear", "i8")(x, w, b, scale)
     x[0, 1, place] = value
-    (found,) = runner(name, "VmoeLinear", False, "i8")(x, w, b, scale)
+    (found,) = runner(name, "VmoeLinear", "i8")(x, w, b, scale)
     assert not np.isfinite(found[0, 1]).any()
     np.testing.assert_array_equal(found[0, ::2], clean[0, ::2])
 
@@ -117,7 +117,7 @@ def test_bfloat16_attention_is_the_reference(heads: int, size: int, name: str) -
     rng = np.random.default_rng(heads)
     q, k, v = (normal(rng, 2, tokens, heads * size) for tokens in (5, 9, 9))
     (found,) = runner(name, "VmoeAttention", num_heads=heads, bf16=1)(q, k, v)
-    (expected,) = run_reference(OPS["VmoeAttention"], *map(np.float64, (q, k, v)), num_heads=heads, bf16=1)
+    (expected,) = run_exact(OPS["VmoeAttention"], q, k, v, num_heads=heads, bf16=1)
     # An exponential in the middle of two bfloat16 may round to either.
     assert np.abs(found - expected).max() <= 2e-2
     assert (np.abs(found - expected) <= 1e-6).mean() > 0.8
@@ -132,7 +132,7 @@ def test_an_attention_block_is_the_reference(seed: int, op_name: str, weights: E
     width, heads = ((24, 3), (20, 1), (64, 4))[seed]
     x = normal(rng, 2, 7 + seed, width)
     projections = [normal(rng, width, width) * np.float32(width**-0.5) for _ in range(4)]
-    matrices, scales = _weights(projections, weights)
+    matrices, scales = typed_weights(projections, weights)
     biases = [normal(rng, width) * np.float32(0.1) for _ in range(4)]
     pairs = [array for pair in zip(matrices, biases, strict=True) for array in pair]
     _check_block(name, op_name, weights, [x, *_norm(rng, width), *pairs, *scales], num_heads=heads)
@@ -146,10 +146,8 @@ def test_an_mlp_block_is_the_reference(seed: int, weights: ElementType, name: st
     width, hidden = ((24, 40), (17, 192), (64, 128))[seed]
     x = normal(rng, 2, 7 + seed, width)
     chunk = (0, 64, 64)[seed] if weights == "i8" else 0
-    _check_block(
-        name, "VmoeMlpBlock", weights, [x, *_norm(rng, width), *_layers(rng, (), width, hidden, weights)],
-        hidden=hidden, hidden_chunk=chunk,
-    )  # fmt: skip
+    mlp = mlp_weights(rng, width, hidden, weights=weights).values()
+    _check_block(name, "VmoeMlpBlock", weights, [x, *_norm(rng, width), *mlp], hidden=hidden, hidden_chunk=chunk)
 
 
 @EVERY_RUNNER
@@ -162,22 +160,20 @@ def test_an_expert_block_is_the_reference(seed: int, weights: ElementType, name:
     router = normal(rng, width, experts)
     slot, weight, src, _ = run_reference(OPS["VmoeRouterBlock"], x, *norm, router, *settings(4, min(2, experts), True))
     assert (slot == -1).any()
-    _check_block(
-        name, "VmoeExpertBlock", weights,
-        [x, *norm, slot, weight, src, *_layers(rng, (experts,), width, hidden, weights)],
-        hidden=hidden, hidden_chunk=(0, 64, 64)[seed] if weights == "i8" else 0, dispatch_bf16=int(seed == 1),
-    )  # fmt: skip
+    mlp = mlp_weights(rng, width, hidden, experts, weights=weights).values()
+    attributes = {"hidden_chunk": (0, 64, 64)[seed] if weights == "i8" else 0, "dispatch_bf16": int(seed == 1)}
+    inputs = [x, *norm, slot, weight, src, *mlp]
+    _check_block(name, "VmoeExpertBlock", weights, inputs, hidden=hidden, **attributes)
 
 
 def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attributes: int) -> np.ndarray:
     """Holds a runtime to the bits of the reference in float32; OpenVINO, which fuses products and sums, to the last two."""
-    dispatch_bf16 = bool(attributes.pop("dispatch_bf16", 0))
-    (found,) = runner(name, op, dispatch_bf16, "i8", hidden=hidden, **attributes)(*inputs)
-    (expected,) = run_reference(OPS[op], *inputs, dispatch_bf16=dispatch_bf16, **attributes)
+    (found,) = runner(name, op, "i8", hidden=hidden, **attributes)(*inputs)
+    (expected,) = run_reference(OPS[op], *inputs, **attributes)
     if name == "openvino":
         size = np.abs(expected).max()
         # Rounded to bfloat16, one value in a few thousand may become the next one.
-        assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if dispatch_bf16 else 1)
+        assert (np.abs(found - expected) <= 1e-6 * size).mean() >= (0.99 if attributes.get("dispatch_bf16") else 1)
         assert np.abs(found - expected).max() <= 2**-7 * size
     else:
         np.testing.assert_array_equal(found, expected)
@@ -187,12 +183,10 @@ def _check_bits(name: str, op: str, *inputs: np.ndarray, hidden: int = 0, **attr
 def _check_block(
     name: str, op: str, weights: ElementType, inputs: list[np.ndarray], hidden: int = 0, **attributes: int
 ) -> None:
-    dispatch_bf16 = bool(attributes.pop("dispatch_bf16", 0))
-    (found,) = runner(name, op, dispatch_bf16, weights, hidden=hidden, **attributes)(*inputs)
-    wide = [array.astype(np.float64) if array.dtype == np.float32 else array for array in inputs]
-    (expected,) = run_reference(OPS[op], *wide, dispatch_bf16=dispatch_bf16, **attributes)
+    (found,) = runner(name, op, weights, hidden=hidden, **attributes)(*inputs)
+    (expected,) = run_exact(OPS[op], *inputs, **attributes)
     difference = np.abs(found - expected)
-    if weights == "float" and not dispatch_bf16:
+    if weights == "float" and not attributes.get("dispatch_bf16"):
         assert difference.max() <= 1e-5
         return
     # Float32 rounds few values to the other of two neighbours than double precision; each moves its row by a little.
@@ -203,36 +197,11 @@ def _check_block(
 def _mlp(rng: np.random.Generator, rows: tuple[int, ...], width: int, hidden: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Input and int8 weights of an MLP whose hidden features are all so large that GELU leaves them alone."""
     x = normal(rng, *rows, width)
-    w1, s1 = _int8(normal(rng, width, hidden))
-    w2, s2 = _int8(normal(rng, hidden, width))
+    w1, s1 = quantize_columns(normal(rng, width, hidden))
+    w2, s2 = quantize_columns(normal(rng, hidden, width))
     b1 = np.float32(CERTAIN + 30) + rng.random(hidden, np.float32) * 40
     assert (run_reference(OPS["VmoeLinear"], x.reshape(1, -1, width), w1, b1, s1)[0] > CERTAIN).all()
     return x, [w1, b1, w2, normal(rng, width), s1, s2]
-
-
-def _layers(
-    rng: np.random.Generator, experts: tuple[int, ...], width: int, hidden: int, weights: ElementType
-) -> list[np.ndarray]:
-    """Weights and biases of an MLP, and the scales if there are any."""
-    kernels = [normal(rng, *experts, *shape) * np.float32(0.3) for shape in ((width, hidden), (hidden, width))]
-    (w1, w2), scales = _weights(kernels, weights)
-    b1, b2 = (normal(rng, *experts, size) * np.float32(0.2) for size in (hidden, width))
-    return [w1, b1, w2, b2, *scales]
-
-
-def _weights(kernels: list[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Kernels in that type, and their scales if there are any."""
-    if weights == "i8":
-        pairs = [_int8(kernel) for kernel in kernels]
-        return [w for w, _ in pairs], [scale for _, scale in pairs]
-    return [kernel.astype(ml_dtypes.bfloat16) if weights == "bf16" else kernel for kernel in kernels], []
-
-
-def _int8(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8[..., inputs, outputs] and the float32 scale of each output."""
-    scale = np.abs(weights).max(axis=-2) / np.float32(127)
-    scale[scale == 0] = 1
-    return np.clip(np.rint(weights / scale[..., None, :]), -127, 127).astype(np.int8), scale
 
 
 def _norm(rng: np.random.Generator, width: int) -> list[np.ndarray]:

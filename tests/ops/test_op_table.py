@@ -29,7 +29,6 @@ from vmoe_export.ops.table import (
     PLUGIN_ATTRIBUTES,
     POLICIES,
     VERSION,
-    Activation,
     ElementType,
     Op,
     Types,
@@ -67,8 +66,10 @@ def test_there_is_one_function_per_op_and_no_other() -> None:
 def test_the_onnx_function_has_the_names_of_the_table(
     op: Op, dispatch_bf16: bool, merging: bool, policies: bool, weights: ElementType
 ) -> None:
-    activation = ACTIVATIONS[dispatch_bf16]  # graphs don't say the first one
-    function = _function(op, dispatch_bf16, weights, policies, merging, activation)
+    kind = WEIGHT_TYPES[weights]
+    options = {"dispatch_bf16": dispatch_bf16, "policies": policies, "merging": merging}
+    options["activation"] = ACTIVATIONS[dispatch_bf16]  # graphs don't say the first one
+    function = function_body(op.name, BodyOptions(dense=kind, experts=kind, **options))
     assert function.domain == DOMAIN
     # An input that is left out is declared where others stand behind it.
     stand_behind = merging or (op.name.endswith("AttentionBlock") and weights in ("i8", "i4"))
@@ -80,7 +81,7 @@ def test_the_onnx_function_has_the_names_of_the_table(
     assert attributes == {**named, **plugin}
     assert not function.attribute  # attributes without a default would be compulsory
     assert {(o.domain, o.version) for o in function.opset_import} == {
-        ("", max(OPSET, WEIGHT_TYPES[weights].opset)),
+        ("", max(OPSET, kind.opset)),
         (DOMAIN, VERSION),
     }
 
@@ -95,11 +96,8 @@ def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types
     if merging and given_inputs(op, merging=True) == given_inputs(op):
         pytest.skip("it is no op that may merge tokens or not")
     inputs = [sample_input(op, op.inputs.index(value), types) for value in given_inputs(op, chosen[0], merging=merging)]
-    run = (
-        runner(name, op.name, False, *chosen, merging=merging)
-        if name != "reference"
-        else functools.partial(run_reference, op)
-    )
+    reference = functools.partial(run_reference, op)
+    run = reference if name == "reference" else runner(name, op.name, *chosen, merging=merging)
     sizes = SIZES if merging or op.name == "VmoeMerge" else {**SIZES, "U": SIZES["T"]}
     found = [(output.shape, output.dtype) for output in run(*inputs)]
     made = made_outputs(op, merging)
@@ -111,30 +109,10 @@ def test_onnx_shape_inference_knows_the_ranks_and_types_of_the_table(op: Op) -> 
     model = one_node_model(op)
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(
-        onnx.inliner.inline_local_functions(model), check_type=True, strict_mode=True
-    )
+    inlined = onnx.inliner.inline_local_functions(model)
+    inferred = onnx.shape_inference.infer_shapes(inlined, check_type=True, strict_mode=True)
     for output, value in zip(inferred.graph.output, made_outputs(op), strict=True):
         assert len(output.type.tensor_type.shape.dim) == len(value.dims)
-
-
-def _function(
-    op: Op,
-    dispatch_bf16: bool = False,
-    weights: ElementType = "float",
-    policies: bool = False,
-    merging: bool = False,
-    activation: Activation = "gelu_tanh",
-) -> onnx.FunctionProto:
-    options = BodyOptions(
-        dense=WEIGHT_TYPES[weights],
-        experts=WEIGHT_TYPES[weights],
-        dispatch_bf16=dispatch_bf16,
-        policies=policies,
-        merging=merging,
-        activation=activation,
-    )
-    return function_body(op.name, options)
 
 
 def sample_input(op: Op, position: int, types: Types | None = None) -> np.ndarray:

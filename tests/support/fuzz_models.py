@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -13,30 +13,12 @@ import numpy as np
 import onnx
 from moe_calls import MOE_OPS, token_types
 from onnx import TensorProto, helper, numpy_helper
+from op_models import model_bytes, node_names
 
-from vmoe_export.ops.table import (
-    ATTRIBUTE_RULES,
-    DOMAIN,
-    ELEMENT_TYPES,
-    IR_VERSION,
-    OPS,
-    OPSET,
-    POLICIES,
-    VERSION,
-    ElementType,
-    Op,
-    Value,
-)
+from vmoe_export.ops import onnx_lines
+from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value
 
-ONNX_TYPES = {
-    "float": TensorProto.FLOAT,
-    "fp16": TensorProto.FLOAT16,
-    "bf16": TensorProto.BFLOAT16,
-    "i8": TensorProto.INT8,
-    "i32": TensorProto.INT32,
-    "i64": TensorProto.INT64,
-    "scale": TensorProto.FLOAT,
-}
+ONNX_TYPES = onnx_lines.ONNX_TYPES | {"scale": TensorProto.FLOAT}
 """By the types of the plan, which knows scales of int8 weights as a type of their own."""
 SETTINGS = ("capacity", "k", "bpr")
 WEIGHTS: tuple[ElementType, ...] = ("float", "bf16", "i8")
@@ -210,7 +192,8 @@ def _write(model: Model, file: Path) -> list[str]:
     constants = [value for value in weights_of(op) if model.fixed and value in inputs and value.name not in model.fed]
     fed = [value for value in inputs if value not in constants]
     outputs = [value for value in op.outputs if value.name not in model.left_out]
-    node = helper.make_node(op.name, _names(op.inputs, inputs), _names(op.outputs, outputs), domain=DOMAIN)
+    named = (node_names(values, [v.name for v in given]) for values, given in ((op.inputs, inputs), (op.outputs, outputs)))
+    node = helper.make_node(op.name, *named, domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(name, number) for name, number in model.attributes.items())
     nodes, between = _also_in_place(node, op) if model.in_place else ([node], [])
     if model.in_place:
@@ -223,8 +206,7 @@ def _write(model: Model, file: Path) -> list[str]:
         [_constant(model, value) for value in constants],
         value_info=between,
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
-    file.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString())
+    file.write_bytes(model_bytes(graph))
     sizes = {dim: (model.fixed or {})[dim] for value in constants for dim in value.dims}
     return [
         *(f"input {value.name} {_type(model, value)} {''.join(value.dims) or '-'}" for value in fed),
@@ -238,14 +220,6 @@ def _is_given(model: Model, value: Value) -> bool:
     if value.scale_of and model.weights != "i8":
         return value.name == model.added_scale
     return value.name not in model.left_out
-
-
-def _names(values: Sequence[Value], given: Sequence[Value]) -> list[str]:
-    """Of a node's inputs or outputs, empty for those that it doesn't have."""
-    names = [value.name if value in given else "" for value in values]
-    while not names[-1]:
-        names.pop()
-    return names
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
-import op_reference as reference
 from cpu_paths import Call, Outputs
-from op_models import NUMPY_TYPES, SETTINGS, node_call, settings
+from op_models import NUMPY_TYPES, SETTINGS, node_call, run_reference, settings
 from routing_cases import same_bits
 
 from vmoe_export.ops.table import OPS, ElementType
@@ -65,10 +64,6 @@ def same_values(found: Outputs, expected: Outputs) -> bool:
     return same_bits([_plain_nan(array) for array in found], [_plain_nan(array) for array in expected])
 
 
-def _bits(array: np.ndarray) -> np.ndarray:
-    return array.view(f"u{array.dtype.itemsize}")
-
-
 def _plain_nan(array: np.ndarray) -> np.ndarray:
     return array if array.dtype == np.int32 else np.where(np.isnan(array), array.dtype.type(np.nan), array)
 
@@ -120,30 +115,5 @@ def _gates(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _expected(call: MoeCall) -> Outputs:
-    given = call.inputs
-    if call.op == "VmoeDispatch":
-        return [_dispatch(given["x"], given["src"])]
-    if call.op == "VmoeCombine":
-        return [_combine(given["out"], given["slot"], given["weight"])]
-    numbers = call.attributes or {name: int(given[name][0]) for name in SETTINGS}
-    gates = given["gates"]
-    slot, _, src, expert = reference.route(gates, numbers["capacity"], numbers["k"], bool(numbers["bpr"]))
-    weight = np.take_along_axis(_bits(gates), expert, axis=-1).view(gates.dtype)
-    return [slot, weight, src, expert] if call.op == "VmoeRoute" else [slot, weight, _dispatch(given["x"], src)]
-
-
-def _dispatch(x: np.ndarray, src: np.ndarray) -> np.ndarray:
-    rows = _bits(x).reshape(-1, x.shape[-1])
-    copied: np.ndarray = np.where(src[..., None] < 0, rows.dtype.type(0), rows[src]).view(x.dtype)
-    return copied
-
-
-def _combine(out: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Products are added in float32, in the order of k, and the sum is rounded once."""
-    rows = out.astype(np.float32).reshape(-1, out.shape[-1])
-    total = np.zeros((*slot.shape[:2], out.shape[-1]), np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for k in range(slot.shape[2]):
-            product = weight[..., k, None] * rows[slot[..., k]]
-            total = np.where(slot[..., k, None] < 0, total, product if k == 0 else total + product)
-        return total.astype(out.dtype)
+    numbers = (np.array([number], np.int64) for number in call.attributes.values())
+    return run_reference(OPS[call.op], *call.inputs.values(), *numbers)

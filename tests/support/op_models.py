@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +33,7 @@ from vmoe_export.ops.table import (
     Value,
 )
 from vmoe_export.weight_types import INT8, WEIGHT_TYPES
+from vmoe_export.weight_types.int8 import quantize_columns
 from vmoe_runtime.op_library import find_library, library_path
 
 OP_LIBRARY = "op-library"
@@ -53,15 +54,21 @@ SETTINGS = ("capacity", "k", "bpr")
 Run = Callable[..., list[np.ndarray]]
 
 
-def run_reference(op: Op, *inputs: np.ndarray, dispatch_bf16: bool = False, **attributes: int) -> list[np.ndarray]:
+def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
     """The numpy reference, in the dtype of the inputs; scales that are not needed may be left out."""
     given = padded(op, inputs)
     arguments = [
         int(array[0]) if value.type == "i64" and array is not None else array
         for value, array in zip(op.inputs, given, strict=True)
     ]
-    outputs = getattr(reference, op.function_name)(*arguments, *attribute_values(op, dispatch_bf16, **attributes).values())
+    outputs = getattr(reference, op.function_name)(*arguments, **attribute_values(op, **attributes))
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+
+def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.ndarray]:
+    """The same in float64; weights of other types stay what they are, as they say how the op computes."""
+    wide = (a.astype(np.float64) if a is not None and a.dtype == np.float32 else a for a in inputs)
+    return run_reference(op, *wide, **attributes)
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
@@ -99,7 +106,6 @@ def given_inputs(op: Op, weights: ElementType = "float", policies: bool = False,
 def runner(
     name: str,
     op_name: str,
-    dispatch_bf16: bool = False,
     weights: ElementType = "float",
     tokens: ElementType = "float",
     *,
@@ -118,7 +124,7 @@ def runner(
     names = [value.name for value in given_inputs(op, weights, policies, merging)]
     types = element_types(op, weights, tokens)
     options = {"hidden": hidden, "policies": policies, "merging": merging, **attributes}
-    model = one_node_model(op, dispatch_bf16, weights, tokens, **options)
+    model = one_node_model(op, weights, tokens, **options)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
@@ -139,7 +145,6 @@ def run_graph(name: str, model: onnx.ModelProto) -> Run:
 
 def one_node_model(
     op: Op,
-    dispatch_bf16: bool = False,
     weights: ElementType = "float",
     tokens: ElementType = "float",
     *,
@@ -161,7 +166,7 @@ def one_node_model(
     kind = WEIGHT_TYPES[weights]
     places = [name if name in known else "" for name in input_names(op.name, kind, policies, merging)]
     names = [[inner.get(name, name) for name in row] for row in (places, [value.name for value in made])]
-    values = attribute_values(op, dispatch_bf16, **attributes)
+    values = attribute_values(op, **attributes)
     activation = ACTIVATIONS[values.get("activation", 0)]
     written = {name: values[name] for name in written_attributes(op, activation)}
     node = helper.make_node(op.name, *names, domain=DOMAIN, **written)
@@ -188,8 +193,8 @@ def one_node_model(
                 dense=INT8 if kind.group else kind,
                 experts=kind,
                 attention_bf16=bool(values["bf16"]) if "bf16" in values else None,
-                dispatch_bf16=dispatch_bf16,
-                soft_bf16=dispatch_bf16,
+                dispatch_bf16=bool(values.get("dispatch_bf16")),
+                soft_bf16=bool(values.get("dispatch_bf16")),
                 dense_chunks=chunks,
                 expert_chunks=chunks,
                 tokens=tokens,
@@ -223,12 +228,8 @@ def node_call(
     given = {name: array for name, array in inputs.items() if array is not None}
     fed = {name: array for name, array in given.items() if name not in constants}
     narrow = [name for name, array in fed.items() if array.dtype == ml_dtypes.bfloat16]
-    names = [value.name if value.name in given else "" for value in op.inputs]
-    while names and not names[-1]:
-        names.pop()
-    wanted = [value.name if outputs is None or value.name in outputs else "" for value in op.outputs]
-    while not wanted[-1]:
-        wanted.pop()
+    names = node_names(op.inputs, given)
+    wanted = node_names(op.outputs, [value.name for value in op.outputs] if outputs is None else outputs)
     tokens = next((given[v.name].dtype for v in op.inputs if v.type == "T" and v.name in given), np.dtype(np.float32))
     made = {
         value.name: tokens if value.type == "T" else np.dtype(NUMPY_TYPES[ELEMENT_TYPES[value.type][0]])
@@ -262,20 +263,52 @@ def node_call(
         ],
         [numpy_helper.from_array(given[name], name) for name in constants],
     )
+    return Call(model_bytes(graph), {name: _widened(array) for name, array in fed.items()})
+
+
+def node_names(values: Sequence[Value], given: Collection[str]) -> list[str]:
+    """Of a node's inputs or outputs, empty for those that it doesn't have and that stand before others."""
+    names = [value.name if value.name in given else "" for value in values]
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def model_bytes(graph: onnx.GraphProto) -> bytes:
+    """A model of the graph, without functions."""
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    return Call(model.SerializeToString(deterministic=True), {name: _widened(array) for name, array in fed.items()})
+    return model.SerializeToString(deterministic=True)
 
 
-def attribute_values(op: Op, dispatch_bf16: bool = False, **given: int) -> dict[str, int]:
+def attribute_values(op: Op, **given: int) -> dict[str, int]:
     """Every attribute of the op, in the order of the table: as given, or its default."""
-    given = {"dispatch_bf16": int(dispatch_bf16), **given}
     return {name: given.get(name, default) for name, default in op.attributes.items()}
 
 
 def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """float32 of a standard normal distribution."""
     return rng.standard_normal(shape, np.float32)
+
+
+def mlp_weights(
+    rng: np.random.Generator, width: int, hidden: int, *experts: int, weights: ElementType = "float"
+) -> dict[str, np.ndarray]:
+    """Weights that keep the size of what they are multiplied with, and biases, of an MLP by name; scales in int8."""
+    shapes = (width, hidden), (hidden, width)
+    kernels = [normal(rng, *experts, *shape) / np.float32(shape[0] ** 0.5) for shape in shapes]
+    (w1, w2), scales = typed_weights(kernels, weights)
+    b1, b2 = (normal(rng, *experts, columns) for _, columns in shapes)
+    named = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+    return named | dict(zip(("w1_scale", "w2_scale"), scales, strict=False))
+
+
+def typed_weights(kernels: Sequence[np.ndarray], weights: ElementType) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Kernels f32[..., inputs, outputs] in that type, and their scales in int8."""
+    if weights == "i8":
+        stored, scales = zip(*map(quantize_columns, kernels), strict=True)
+        return list(stored), list(scales)
+    return [kernel.astype(NUMPY_TYPES[weights]) for kernel in kernels], []
 
 
 def settings(capacity: int, k: int, bpr: bool) -> list[np.ndarray]:

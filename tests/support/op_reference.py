@@ -120,34 +120,27 @@ def dense_mlp(
 
 
 def expert_mlp(
-    buf: Array,
-    w1: Array,
-    b1: Array,
-    w2: Array,
-    b2: Array,
-    w1_scale: Array | None = None,
-    w2_scale: Array | None = None,
-    dispatch_bf16: bool = False,
-    hidden_chunk: int = 0,
-    activation: int = 0,
+    buf: Array, w1: Array, b1: Array, w2: Array, b2: Array, *scales: Array | None, dispatch_bf16: int = 0, **attributes: int
 ) -> Array:
     """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` its input and output are rounded to bfloat16."""
     rounded = round_bf16(buf) if dispatch_bf16 else buf
-    out = dense_mlp(rounded, w1, b1[:, None], w2, b2[:, None], w1_scale, w2_scale, hidden_chunk, activation)
+    out = dense_mlp(rounded, w1, b1[:, None], w2, b2[:, None], *scales, **attributes)
     return round_bf16(out) if dispatch_bf16 else out
 
 
 def combine(out: Array, slot: Array, weight: Array) -> Array:
-    """VmoeCombine: y[G,S,D] = sum over k of weight * out[slot]; dropped pairs (slot -1) add nothing.
+    """VmoeCombine: y[G,S,D] = sum over k, in its order, of weight * out[slot]; dropped pairs (slot -1) add nothing.
 
-    Sums are float32 where out is a shorter type, and in its type otherwise.
+    Sums are float32 where out is a shorter type, and in its type otherwise, and are rounded once.
     """
     dtype = np.result_type(out.dtype, np.float32)
-    rows = out.reshape(-1, out.shape[-1])
-    kept = slot >= 0
-    picked = np.where(kept[..., None], rows[np.maximum(slot, 0)], 0).astype(dtype)
-    y: Array = (np.where(kept, weight, 0).astype(dtype)[..., None] * picked).sum(axis=2).astype(out.dtype)
-    return y
+    rows = out.reshape(-1, out.shape[-1]).astype(dtype)
+    total = np.zeros((*slot.shape[:2], rows.shape[1]), dtype)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k in range(slot.shape[2]):
+            product = weight[..., k, None].astype(dtype) * rows[slot[..., k]]
+            total = np.where(slot[..., k, None] < 0, total, product if k == 0 else total + product)
+        return total.astype(out.dtype)
 
 
 def attention_block(
@@ -217,62 +210,27 @@ def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
     return attention_block(*inputs, **attributes)[:, :1]
 
 
-def mlp_block(
-    x: Array,
-    ln_scale: Array,
-    ln_bias: Array,
-    w1: Array,
-    b1: Array,
-    w2: Array,
-    b2: Array,
-    w1_scale: Array | None = None,
-    w2_scale: Array | None = None,
-    hidden_chunk: int = 0,
-    activation: int = 0,
-) -> Array:
+def mlp_block(x: Array, ln_scale: Array, ln_bias: Array, *mlp: Array | None, **attributes: int) -> Array:
     """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
-    return x + dense_mlp(layer_norm(x, ln_scale, ln_bias), w1, b1, w2, b2, w1_scale, w2_scale, hidden_chunk, activation)
+    return x + dense_mlp(layer_norm(x, ln_scale, ln_bias), *mlp, **attributes)
 
 
 def router_block(
-    x: Array,
-    ln_scale: Array,
-    ln_bias: Array,
-    router: Array,
-    capacity: int,
-    k: int,
-    bpr: bool,
-    pool: bool = False,
-    max_experts: int | None = None,
+    x: Array, ln_scale: Array, ln_bias: Array, router: Array, *setting: int | None
 ) -> tuple[Array, Array, Array, Array]:
     """VmoeRouterBlock: x[G,S,D] -> (slot i32[G,S,K], weight[G,S,K], src i32[E,M], expert i32[G,S,K]).
 
     What `route` makes of the gates of the normed x.
     """
-    return route(gates(layer_norm(x, ln_scale, ln_bias), router), capacity, k, bpr, pool, max_experts)
+    return route(gates(layer_norm(x, ln_scale, ln_bias), router), *setting)
 
 
 def expert_block(
-    x: Array,
-    ln_scale: Array,
-    ln_bias: Array,
-    slot: Array,
-    weight: Array,
-    src: Array,
-    w1: Array,
-    b1: Array,
-    w2: Array,
-    b2: Array,
-    w1_scale: Array | None = None,
-    w2_scale: Array | None = None,
-    dispatch_bf16: bool = False,
-    hidden_chunk: int = 0,
-    activation: int = 0,
+    x: Array, ln_scale: Array, ln_bias: Array, slot: Array, weight: Array, src: Array, *mlp: Array | None, **attributes: int
 ) -> Array:
     """VmoeExpertBlock: x[G,S,D] -> y[G,S,D], what the experts make of the normed x, added to x."""
     buf = dispatch(layer_norm(x, ln_scale, ln_bias), src)
-    out = expert_mlp(buf, w1, b1, w2, b2, w1_scale, w2_scale, dispatch_bf16, hidden_chunk, activation)
-    return x + combine(out, slot, weight)
+    return x + combine(expert_mlp(buf, *mlp, **attributes), slot, weight)
 
 
 def choose_tokens(gates: Array, capacity: int) -> tuple[Array, Array]:

@@ -29,5 +29,5 @@ def _random_shape(rng: np.random.Generator, number: int) -> tuple[int, int, int,
     """G, S, E and K."""
     groups = int(rng.choice([1, 1, 2, 3, 5]))
     tokens = 1 if number % 10 == 5 else int(rng.integers(100, 301) if number % 16 == 0 else rng.integers(2, 41))
-    experts = int(rng.choice([1, 2, 3, 4, 5, 8, 16, 32]))
-    return groups, tokens, experts, experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 4) + 1))
+    experts = int(rng.choice([1, 2, 3, 4, 5, 8, 13, 16, 32, 64]))
+    return groups, tokens, experts, experts if rng.random() < 0.15 else int(rng.integers(1, min(experts, 8) + 1))

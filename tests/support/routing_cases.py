@@ -1,12 +1,14 @@
-"""Routing cases of every kind, and a routing reference that is fast enough for tens of thousands of tokens."""
+"""Routing cases of every kind."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import op_reference
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 DENORMAL = np.float32(1e-44)
@@ -44,41 +46,9 @@ class Case:
         return f"{self.gates.dtype} gates{list(self.gates.shape)} {self.numbers}"
 
 
-def route(case: Case, *, with_src: bool = True) -> Outputs:
-    """VmoeRoute by sorting: a pair's place is the number of pairs before it in the queue of its expert."""
-    groups, tokens, experts = case.gates.shape
-    values = case.gates.astype(np.float32)
-    ranked = np.where(np.isnan(values), np.float32(0), values)
-    best = ranked.max(axis=-1)
-    expert = np.argsort(-ranked, axis=-1, kind="stable")[..., : case.k]
-    turn = np.argsort(-best if case.bpr else np.zeros_like(best), axis=-1, kind="stable")
-    # First choices in turn, then second choices, ...
-    queue = np.take_along_axis(expert, turn[..., None], axis=1).transpose(0, 2, 1).reshape(groups, -1)
-    before, kept = np.empty_like(queue), np.empty(queue.shape, bool)
-    taken = np.zeros((groups, experts), np.int64)
-    for group in range(groups):
-        by_expert = np.argsort(queue[group], kind="stable")
-        waiting = np.bincount(queue[group], minlength=experts)
-        before[group, by_expert] = np.arange(by_expert.size) - np.repeat(np.cumsum(waiting) - waiting, waiting)
-        is_open = np.ones(experts, bool)
-        if case.max_experts is not None:
-            units = np.clip(best[group], 0, 1).astype(np.float64) * 2**14 // 1
-            mass = np.bincount(expert[group, :, 0], units, experts)
-            is_open[np.argsort(-mass, kind="stable")[case.max_experts :]] = False
-        wanted = is_open[queue[group]]
-        full = np.cumsum(wanted) > experts * case.capacity if case.pool else before[group] >= case.capacity
-        kept[group] = wanted & ~full
-        taken[group] = np.bincount(queue[group][kept[group]], minlength=experts)
-    places = max(1, taken.sum(axis=0).max()) if case.pool else groups * case.capacity
-    first = taken.cumsum(axis=0) - taken if case.pool else np.repeat(np.arange(groups)[:, None] * case.capacity, experts, 1)
-    flat = np.where(kept, queue * places + np.take_along_axis(first, queue, axis=1) + before, -1)
-    slot = np.empty((groups, tokens, case.k), np.int32)
-    np.put_along_axis(slot, turn[..., None], flat.reshape(groups, case.k, tokens).transpose(0, 2, 1), axis=1)
-    src = np.full(experts * places if with_src else 0, -1, np.int32)
-    if with_src:
-        src[flat[kept]] = np.tile(np.arange(groups)[:, None] * tokens + turn, case.k)[kept]
-    weight = np.take_along_axis(case.gates, expert, axis=-1)
-    return [slot, weight, src.reshape(experts, -1), expert.astype(np.int32)]
+def route(case: Case) -> Outputs:
+    """What the reference makes of it: slot, weight, src and expert."""
+    return list(op_reference.route(case.gates, **case.numbers))
 
 
 def same_bits(found: Outputs, expected: Outputs) -> bool:
@@ -118,3 +88,13 @@ def make_gates(rng: np.random.Generator, kind: int, shape: tuple[int, int, int])
     elif kind == 7:  # neighbours
         gates = np.float32(0.25) + rng.integers(0, 3, shape).astype(np.float32) * np.spacing(np.float32(0.25))
     return np.ascontiguousarray(gates, np.float32)
+
+
+def choices(seed: int, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of VmoeChooseTokens by name."""
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        tokens = int(rng.integers(100, 300) if number % 10 == 0 else rng.integers(1, 40))
+        shape = (int(rng.integers(1, 5)), tokens, int(rng.integers(1, 34)))
+        capacity = int(rng.choice([1, 2, max(1, tokens // shape[2]), tokens, tokens + 1, 3 * tokens]))
+        yield {"gates": make_gates(rng, number % 8, shape), "capacity": np.array([capacity], np.int64)}
