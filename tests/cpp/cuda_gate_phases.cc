@@ -6,20 +6,6 @@
 #include "watched_block.h"
 #include "watched_memory.h"
 
-namespace {
-
-using vmoe::cuda::BlockPlace;
-using vmoe::cuda::GateShape;
-using vmoe::cuda::kGateLanes;
-using vmoe::cuda::kGateTokens;
-using watched::Array;
-using watched::Machine;
-using watched::Memory;
-
-}  // namespace
-
-extern "C" {
-
 struct GatesCall {
   int64_t tokens, hidden, experts;
   int64_t wide;           // words of 16 bytes instead of single numbers
@@ -30,9 +16,16 @@ struct GatesCall {
   const void* router;
   float* gates;
 };
-}
 
 namespace {
+
+using vmoe::cuda::BlockPlace;
+using vmoe::cuda::GateShape;
+using vmoe::cuda::kGateLanes;
+using vmoe::cuda::kGateTokens;
+using watched::Array;
+using watched::Machine;
+using watched::Memory;
 
 template <uint32_t kRounds, class Word>
 void run_as(const GatesCall& call, Machine& machine) {

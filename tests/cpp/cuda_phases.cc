@@ -10,133 +10,12 @@
 #include "watched_block.h"
 #include "watched_memory.h"
 
-namespace {
-
-using vmoe::RoutingShape;
-using vmoe::cuda::Bfloat16;
-using vmoe::cuda::BlockPlace;
-using vmoe::cuda::Float16;
-using vmoe::cuda::Groups;
-using vmoe::cuda::Key;
-using vmoe::cuda::RoutePlan;
-using vmoe::cuda::Word16;
-using watched::Array;
-using watched::Clock;
-using watched::Machine;
-using watched::Memory;
-
-constexpr uint32_t kLanes = 32;
-
-struct Job {
-  RoutingShape shape;
-  bool fused;
-  uint32_t parts;  // blocks that share a group in the fused program
-  uint32_t rows;   // of a grid: each does every rows-th group
-  size_t words;    // of a row, 16 bytes each
-  const float* gates;
-  const void* x;
-  int32_t* slot;
-  float* weight;
-  int32_t* src;
-  int32_t* expert;
-  void* buf;
-};
-
-template <class GateWord>
-std::string run_as(const Job& job, Machine& machine) {
-  const RoutingShape& shape = job.shape;
-  const RoutePlan plan = vmoe::cuda::plan_route(shape);
-  const Groups groups = vmoe::cuda::groups_of(shape, plan);
-  const size_t tokens = shape.groups * shape.tokens;
-  const size_t pairs = tokens * shape.choices;
-  const size_t places = shape.experts * shape.slots();
-  const size_t tiles = shape.groups * plan.tiles;
-  const auto threads = static_cast<uint32_t>(plan.threads);
-  Clock* const device = &machine.device_clock();
-  Clock* const on_chip = &machine.shared_clock();
-
-  Array<GateWord> gates("gates", device, reinterpret_cast<const GateWord*>(job.gates),
-                        tokens * shape.experts * sizeof(float) / sizeof(GateWord));
-  Array<float> weight("weight", device, pairs);
-  Array<int32_t> slot("slot", device, pairs);
-  Array<int32_t> src("src", device, places);
-  Array<int32_t> expert("expert", device, pairs);
-  Array<Key> keys("keys", on_chip, groups.tile_stride());
-  Array<Key> other("keys", on_chip, groups.tile_stride());
-  Array<uint32_t> offsets("offsets", on_chip, shape.experts + 1);
-  const vmoe::cuda::TileMemory<Memory<Key>, Memory<uint32_t>> shared{{&keys}, {&other}, {&offsets}};
-  const auto new_block = [&] {
-    keys.forget();
-    other.forget();
-    offsets.forget();
-  };
-  const Memory<GateWord> gate_memory{&gates};
-  const Memory<float> weight_memory{&weight};
-  const Memory<int32_t> slot_memory{&slot};
-  const Memory<int32_t> src_memory{&src};
-  const Memory<int32_t> expert_memory{&expert};
-  bool complete = true;
-
-  if (plan.single_tile() && job.fused) {
-    Array<Word16> x("x", device, static_cast<const Word16*>(job.x), tokens * job.words);
-    Array<Word16> buf("buf", device, places * job.words);
-    machine.launch(job.parts, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
-      new_block();
-      vmoe::cuda::route_and_dispatch(block, place, groups, gate_memory, weight_memory, slot_memory, job.words,
-                                     Memory<Word16>{&x}, Memory<Word16>{&buf}, shared);
-    });
-    complete = buf.copy_to(static_cast<Word16*>(job.buf));
-  } else if (plan.single_tile()) {
-    machine.launch(groups.count, 1, threads, [&](const Machine& block, const BlockPlace& place) {
-      new_block();
-      vmoe::cuda::route_group(block, place, groups, gate_memory, weight_memory, expert_memory, slot_memory, src_memory,
-                              shared);
-    });
-    complete = src.copy_to(job.src);
-  } else {
-    Array<Key> tile_keys("tile_keys", device, tiles * groups.tile_stride());
-    Array<uint32_t> tile_offsets("tile_offsets", device, tiles * (shape.experts + 1));
-    machine.launch(groups.tiles, job.rows, threads, [&](const Machine& block, const BlockPlace& place) {
-      new_block();
-      vmoe::cuda::sort_tiles(block, place, groups, gate_memory, weight_memory, expert_memory, src_memory,
-                             Memory<Key>{&tile_keys}, Memory<uint32_t>{&tile_offsets}, shared);
-    });
-    const size_t parts = (shape.tokens * shape.choices + vmoe::cuda::kRankThreads - 1) / vmoe::cuda::kRankThreads;
-    machine.launch(static_cast<uint32_t>(parts), job.rows, vmoe::cuda::kRankThreads,
-                   [&](const Machine& block, const BlockPlace& place) {
-                     vmoe::cuda::rank_pairs(block, place, groups, Memory<Key>{&tile_keys},
-                                            Memory<uint32_t>{&tile_offsets}, slot_memory, src_memory);
-                   });
-    complete = src.copy_to(job.src);
-  }
-  complete = slot.copy_to(job.slot) && complete;
-  complete = (job.fused || expert.copy_to(job.expert)) && complete;
-  complete = weight.copy_to(job.weight) && complete;
-  if (machine.fault().empty() && !complete) return "some outputs were not written";
-  return machine.fault();
-}
-
-// As the launches do: words of 16 bytes where a token's gates are whole ones, else single gates.
-std::string run(const Job& job, Machine& machine) {
-  return vmoe::cuda::are_words(job.gates, job.shape.experts * sizeof(float)) ? run_as<Word16>(job, machine)
-                                                                             : run_as<float>(job, machine);
-}
-
-void tell(const std::string& found, char* fault, size_t fault_bytes) {
-  std::strncpy(fault, found.c_str(), fault_bytes - 1);
-  fault[fault_bytes - 1] = '\0';
-}
-
-}  // namespace
-
-extern "C" {
-
 struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
-  int64_t fused;  // route_dispatch instead of route; single-tile groups only
-  int64_t parts;
-  int64_t rows;  // of a grid with a row for each group, or fewer
-  int64_t words;
+  int64_t fused;          // route_dispatch instead of route; single-tile groups only
+  int64_t parts;          // blocks that share a group in the fused program
+  int64_t rows;           // of a grid with a row for each group, or fewer: each does every rows-th group
+  int64_t words;          // of a row, 16 bytes each
   int64_t seed;           // of the order of threads and blocks
   int64_t lost_barrier;   // the barrier after this phase is left out; -1: none
   int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
@@ -159,9 +38,112 @@ struct CombineCall {
   const float* weight;
   void* y;
 };
-}
 
 namespace {
+
+using vmoe::RoutingShape;
+using vmoe::cuda::Bfloat16;
+using vmoe::cuda::BlockPlace;
+using vmoe::cuda::Float16;
+using vmoe::cuda::Groups;
+using vmoe::cuda::Key;
+using vmoe::cuda::RoutePlan;
+using vmoe::cuda::Word16;
+using watched::Array;
+using watched::Clock;
+using watched::Machine;
+using watched::Memory;
+
+constexpr uint32_t kLanes = 32;
+
+template <class GateWord>
+std::string run_as(const PhasesCall& call, const RoutingShape& shape, Machine& machine) {
+  const RoutePlan plan = vmoe::cuda::plan_route(shape);
+  const Groups groups = vmoe::cuda::groups_of(shape, plan);
+  const size_t tokens = shape.groups * shape.tokens;
+  const size_t pairs = tokens * shape.choices;
+  const size_t places = shape.experts * shape.slots();
+  const size_t tiles = shape.groups * plan.tiles;
+  const auto threads = static_cast<uint32_t>(plan.threads), rows = static_cast<uint32_t>(call.rows);
+  const auto words = static_cast<size_t>(call.words);
+  Clock* const device = &machine.device_clock();
+  Clock* const on_chip = &machine.shared_clock();
+
+  Array<GateWord> gates("gates", device, reinterpret_cast<const GateWord*>(call.gates),
+                        tokens * shape.experts * sizeof(float) / sizeof(GateWord));
+  Array<float> weight("weight", device, pairs);
+  Array<int32_t> slot("slot", device, pairs);
+  Array<int32_t> src("src", device, places);
+  Array<int32_t> expert("expert", device, pairs);
+  Array<Key> keys("keys", on_chip, groups.tile_stride());
+  Array<Key> other("keys", on_chip, groups.tile_stride());
+  Array<uint32_t> offsets("offsets", on_chip, shape.experts + 1);
+  const vmoe::cuda::TileMemory<Memory<Key>, Memory<uint32_t>> shared{{&keys}, {&other}, {&offsets}};
+  const auto new_block = [&] {
+    keys.forget();
+    other.forget();
+    offsets.forget();
+  };
+  const Memory<GateWord> gate_memory{&gates};
+  const Memory<float> weight_memory{&weight};
+  const Memory<int32_t> slot_memory{&slot};
+  const Memory<int32_t> src_memory{&src};
+  const Memory<int32_t> expert_memory{&expert};
+  bool complete = true;
+
+  if (plan.single_tile() && call.fused != 0) {
+    Array<Word16> x("x", device, static_cast<const Word16*>(call.x), tokens * words);
+    Array<Word16> buf("buf", device, places * words);
+    machine.launch(static_cast<uint32_t>(call.parts), rows, threads,
+                   [&](const Machine& block, const BlockPlace& place) {
+                     new_block();
+                     vmoe::cuda::route_and_dispatch(block, place, groups, gate_memory, weight_memory, slot_memory,
+                                                    words, Memory<Word16>{&x}, Memory<Word16>{&buf}, shared);
+                   });
+    complete = buf.copy_to(static_cast<Word16*>(call.buf));
+  } else if (plan.single_tile()) {
+    machine.launch(groups.count, 1, threads, [&](const Machine& block, const BlockPlace& place) {
+      new_block();
+      vmoe::cuda::route_group(block, place, groups, gate_memory, weight_memory, expert_memory, slot_memory, src_memory,
+                              shared);
+    });
+    complete = src.copy_to(call.src);
+  } else {
+    Array<Key> tile_keys("tile_keys", device, tiles * groups.tile_stride());
+    Array<uint32_t> tile_offsets("tile_offsets", device, tiles * (shape.experts + 1));
+    machine.launch(groups.tiles, rows, threads, [&](const Machine& block, const BlockPlace& place) {
+      new_block();
+      vmoe::cuda::sort_tiles(block, place, groups, gate_memory, weight_memory, expert_memory, src_memory,
+                             Memory<Key>{&tile_keys}, Memory<uint32_t>{&tile_offsets}, shared);
+    });
+    const size_t parts = (shape.tokens * shape.choices + vmoe::cuda::kRankThreads - 1) / vmoe::cuda::kRankThreads;
+    machine.launch(static_cast<uint32_t>(parts), rows, vmoe::cuda::kRankThreads,
+                   [&](const Machine& block, const BlockPlace& place) {
+                     vmoe::cuda::rank_pairs(block, place, groups, Memory<Key>{&tile_keys},
+                                            Memory<uint32_t>{&tile_offsets}, slot_memory, src_memory);
+                   });
+    complete = src.copy_to(call.src);
+  }
+  complete = slot.copy_to(call.slot) && complete;
+  complete = (call.fused != 0 || expert.copy_to(call.expert)) && complete;
+  complete = weight.copy_to(call.weight) && complete;
+  if (machine.fault().empty() && !complete) return "some outputs were not written";
+  return machine.fault();
+}
+
+// As the launches do: words of 16 bytes where a token's gates are whole ones, else single gates.
+std::string run(const PhasesCall& call, Machine& machine) {
+  const RoutingShape shape{static_cast<size_t>(call.groups),   static_cast<size_t>(call.tokens),
+                           static_cast<size_t>(call.experts),  static_cast<size_t>(call.choices),
+                           static_cast<size_t>(call.capacity), call.batch_priority != 0};
+  return vmoe::cuda::are_words(call.gates, shape.experts * sizeof(float)) ? run_as<Word16>(call, shape, machine)
+                                                                          : run_as<float>(call, shape, machine);
+}
+
+void tell(const std::string& found, char* fault, size_t fault_bytes) {
+  std::strncpy(fault, found.c_str(), fault_bytes - 1);
+  fault[fault_bytes - 1] = '\0';
+}
 
 template <class T, class Word>
 std::string combine_words(const CombineCall& call) {
@@ -195,23 +177,8 @@ extern "C" {
 
 // Runs one call. Returns the number of phases that were run; the first fault, if any, goes to `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
-  Job job{};
-  job.shape = {static_cast<size_t>(call->groups),   static_cast<size_t>(call->tokens),
-               static_cast<size_t>(call->experts),  static_cast<size_t>(call->choices),
-               static_cast<size_t>(call->capacity), call->batch_priority != 0};
-  job.fused = call->fused != 0;
-  job.parts = static_cast<uint32_t>(call->parts);
-  job.rows = static_cast<uint32_t>(call->rows);
-  job.words = static_cast<size_t>(call->words);
-  job.gates = call->gates;
-  job.x = call->x;
-  job.slot = call->slot;
-  job.weight = call->weight;
-  job.src = call->src;
-  job.expert = call->expert;
-  job.buf = call->buf;
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
-  tell(run(job, machine), fault, fault_bytes);
+  tell(run(*call, machine), fault, fault_bytes);
   return machine.phases();
 }
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shlex
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +16,10 @@ import fake_tensorrt
 import golden
 import numpy as np
 import pytest
+import sdk_build
+from bundle_changes import flipped
 from command_runs import Vmoe
-from damaged_files import assert_one_sentence, copied_bundle
+from damaged_files import assert_one_sentence, copied_bundle, refusal
 from fake_tensorrt import FakeTensorRt
 
 from vmoe_export import export_bundle
@@ -33,28 +33,6 @@ from vmoe_tools.build.check import Check, refuse_wrong_answers
 
 PROFILE = "c0.3-k1"
 Images = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Every image routed alone, with graphs for TensorRT at two profiles."""
-    target = tmp_path_factory.mktemp("tensorrt") / "own.vmoe"
-    export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1], tensorrt=True, validate=False)
-    return target
-
-
-@pytest.fixture(scope="module")
-def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    """Groups of 16 images."""
-    target = tmp_path_factory.mktemp("tensorrt") / "grouped.vmoe"
-    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[2], group="16", tensorrt=True, validate=False)
-    return target
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -167,7 +145,7 @@ def test_an_engine_that_routes_otherwise_is_refused() -> None:
 
 def test_calls_of_many_groups_are_compared_with_each_group_alone(grouped: Path, tensorrt: FakeTensorRt, vmoe: Vmoe) -> None:
     checks = json.loads(vmoe.run("build", grouped, "--batch-size", 48, "--json", "-")[0])["checks"]
-    assert [(check["batch"], check["images"]) for check in checks] == [(16, 32), (48, 48)]
+    assert [(check["batch"], check["images"]) for check in checks] == [(12, 24), (48, 48)]
     assert {check["agreement"] for check in checks} == {1.0}
 
 
@@ -175,15 +153,14 @@ def test_nothing_is_built_of_changed_weights_or_for_a_gpu_that_the_plugin_has_no
     bundle: Path, tensorrt: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     copy = copied_bundle(bundle, tmp_path / "x.vmoe")
-    weights = (bundle / "weights.safetensors").read_bytes()
-    (copy / "weights.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    flipped("weights.safetensors")(copy)
     assert_refuses(vmoe, [copy], 1, "weights.safetensors was changed after export")
     along_with_it = fake_gpu.op_library(tmp_path, "80-real 90-real", 13000)
     monkeypatch.setattr(cuda_library, "find_native", lambda *_: along_with_it)
     tensorrt.gpu = Gpu("NVIDIA Some", "7.5", (13, 0))
     says = "TensorRT plugin was compiled for the architectures 80-real 90-real, and NVIDIA Some has compute capability 7.5"
     assert_refuses(vmoe, [bundle], 1, says)
-    with pytest.raises(UnavailableError, match=says):
+    with refusal(UnavailableError, says):
         Engine.load(bundle, PROFILE, "tensorrt")
     assert tensorrt.built == []
 
@@ -193,9 +170,8 @@ def test_an_engine_is_only_found_by_what_it_was_built_for(
 ) -> None:
     def assert_refused(path: Path = bundle, profile: str = PROFILE) -> None:
         built_with = f"no engine was built for profile {profile} with TensorRT {tensorrt.__version__} on NVIDIA"
-        with pytest.raises(BackendError, match=built_with) as refused:
+        with refusal(BackendError, built_with, f"run vmoe build {path} --profile {profile}"):
             Engine.load(path, profile, "tensorrt")
-        assert_one_sentence(str(refused.value), f"run vmoe build {path} --profile {profile}")
 
     assert_refused()
     assert build(bundle, "--profile", PROFILE, "-q") == 0
@@ -239,9 +215,8 @@ def test_an_engine_runs_its_profile_and_no_other(bundle: Path, tensorrt: FakeTen
         np.testing.assert_array_equal(engine(images), engine(images, PROFILE))
         np.testing.assert_array_equal(engine(images), engine(images, capacity=0.3, k=1, bpr=True))
         for other in ({"profile": "c1.05-k1"}, {"capacity": 0.5}, {"k": 2}, {"bpr": False}):
-            with pytest.raises(RoutingError) as refused:
+            with refusal(RoutingError, "backend 'tensorrt'", f"'{PROFILE}'", "load an engine with profile="):
                 engine(images, **other)  # type: ignore[arg-type]
-            assert_one_sentence(str(refused.value), "backend 'tensorrt'", f"'{PROFILE}'", "load an engine with profile=")
 
 
 def test_a_batch_must_be_in_the_range_of_the_engine(bundle: Path, tensorrt: FakeTensorRt, mnist_images: Images) -> None:
@@ -318,12 +293,12 @@ def test_an_engine_of_a_profile_that_merges_answers_as_the_cpu_does(
 @pytest.mark.parametrize(
     ("sizes", "shapes"),
     [
-        ([], (16, 32, 32)),
-        (["--min-batch-size", 48], (48, 48, 48)),
-        (["--min-batch-size", 16, "--opt-batch-size", 32, "--batch-size", 128], (16, 32, 128)),
+        ([], (12, 24, 24)),
+        (["--min-batch-size", 36], (36, 36, 36)),
+        (["--min-batch-size", 12, "--opt-batch-size", 24, "--batch-size", 120], (12, 24, 120)),
         (["--min-batch-size", 8], None),
         (["--batch-size", 8], None),
-        (["--min-batch-size", 32, "--opt-batch-size", 16], None),
+        (["--min-batch-size", 24, "--opt-batch-size", 12], None),
     ],
 )
 def test_batch_sizes_are_multiples_of_the_group(
@@ -368,9 +343,7 @@ def test_what_the_bundle_lacks_is_one_sentence(bundle: Path, mnist_image_bundle:
 
 
 def test_the_command_without_tensorrt_is_one_sentence(bundle: Path, cache: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "vmoe_tools", "build", bundle], capture_output=True, text=True, check=False, env=os.environ
-    )
+    done = sdk_build.run(sys.executable, "-m", "vmoe_tools", "build", bundle)
     if done.returncode == 0:
         pytest.skip("TensorRT is installed, and built an engine")
     assert (done.returncode, done.stdout) == (1, "")

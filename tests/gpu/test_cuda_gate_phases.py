@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from kept_build import kept
+from test_cuda_phases import ROOT, at_offset, faultless, pointer
 
-ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests" / "cpp" / "cuda_gate_phases.cc"
 FEW = 32  # experts that the smaller of the two programs takes
 EXPERTS = (1, 2, 3, 7, 8, 9, 12, 16, 31, 32, 33, 40, 64, 100, 128, 250, 255, 256)
 ULP = 2.0**-23
 EXP_ERROR = 2 * ULP  # relative
 GATE_ERROR = 3e-6  # relative, of logits to about 8
-
-if not shutil.which("c++"):
-    pytest.skip("no C++ compiler", allow_module_level=True)
 
 
 class GatesCall(ctypes.Structure):
@@ -50,22 +45,12 @@ def gates_of(
     experts = router.shape[1]
     wide = hidden % 4 == 0 and experts % 4 == 0 if wide is None else wide
     few = experts <= FEW if few is None else few
-    x, router = aligned(x), aligned(router)
+    x, router = at_offset(x, 0), at_offset(router, 0)
     gates = np.zeros((tokens, experts), np.float32)
     numbers = (tokens, hidden, experts, int(wide), int(few), seed, lost_distance)
-    call = GatesCall(*numbers, x.ctypes.data, router.ctypes.data, gates.ctypes.data)
-    fault = ctypes.create_string_buffer(500)
-    library.gates_run(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
-    assert fault.value == b"", fault.value.decode()
+    call = GatesCall(*numbers, *map(pointer, (x, router, gates)))
+    faultless(library.gates_run, ctypes.byref(call))
     return gates
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    memory = np.empty(array.nbytes + 16, np.uint8)
-    first = -memory.ctypes.data % 16
-    placed = memory[first : first + array.nbytes].view(array.dtype).reshape(array.shape)
-    placed[...] = array
-    return placed
 
 
 def exact(x: np.ndarray, router: np.ndarray) -> np.ndarray:
@@ -75,16 +60,21 @@ def exact(x: np.ndarray, router: np.ndarray) -> np.ndarray:
         return powers / powers.sum(axis=1, keepdims=True)
 
 
-def case(experts: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng([experts, number])
-    tokens, hidden = int(rng.integers(1, 40)), int(rng.choice([1, 3, 4, 31, 96, 128, 132, 192, 768]))
-    return rng.normal(0, 1, (tokens, hidden)).astype(np.float32), rng.normal(0, 0.1, (hidden, experts)).astype(np.float32)
+def case(
+    rng: np.random.Generator, tokens: int, hidden: int, experts: int, deviation: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
+    """x [tokens,D] and router [D,E]."""
+    shapes = ((1, (tokens, hidden)), (deviation, (hidden, experts)))
+    x, router = (rng.normal(0, scale, shape).astype(np.float32) for scale, shape in shapes)
+    return x, router
 
 
 @pytest.mark.parametrize("experts", EXPERTS)
 def test_gates_are_those_of_double_precision_in_any_order(library: ctypes.CDLL, experts: int) -> None:
     for number in range(6):
-        x, router = case(experts, number)
+        rng = np.random.default_rng([experts, number])
+        tokens, hidden = int(rng.integers(1, 40)), int(rng.choice([1, 3, 4, 31, 96, 128, 132, 192, 768]))
+        x, router = case(rng, tokens, hidden, experts, 0.1)
         gates = gates_of(library, x, router)
         np.testing.assert_allclose(gates, exact(x, router), rtol=GATE_ERROR, atol=1e-37)
         for seed in (2, 3):
@@ -93,9 +83,7 @@ def test_gates_are_those_of_double_precision_in_any_order(library: ctypes.CDLL, 
 
 @pytest.mark.parametrize("experts", [4, 8, 32, 256])
 def test_the_bits_of_a_token_depend_on_no_other(library: ctypes.CDLL, experts: int) -> None:
-    rng = np.random.default_rng(experts)
-    x = rng.normal(0, 1, (23, 64)).astype(np.float32)
-    router = rng.normal(0, 0.3, (64, experts)).astype(np.float32)
+    x, router = case(np.random.default_rng(experts), 23, 64, experts)
     together = gates_of(library, x, router)
     for first, last in ((0, 1), (1, 2), (3, 10), (5, 23)):
         assert gates_of(library, x[first:last], router).tobytes() == together[first:last].tobytes()
@@ -103,17 +91,13 @@ def test_the_bits_of_a_token_depend_on_no_other(library: ctypes.CDLL, experts: i
 
 @pytest.mark.parametrize("experts", [4, 8, 32])
 def test_both_programs_give_the_same_bits(library: ctypes.CDLL, experts: int) -> None:
-    rng = np.random.default_rng(experts)
-    x = rng.normal(0, 1, (9, 128)).astype(np.float32)
-    router = rng.normal(0, 0.3, (128, experts)).astype(np.float32)
+    x, router = case(np.random.default_rng(experts), 9, 128, experts)
     assert gates_of(library, x, router, few=True).tobytes() == gates_of(library, x, router, few=False).tobytes()
 
 
 @pytest.mark.parametrize(("hidden", "experts"), [(4, 4), (96, 8), (132, 12), (768, 8), (768, 32), (260, 256)])
 def test_words_of_16_bytes_and_of_one_number_give_the_same_bits(library: ctypes.CDLL, hidden: int, experts: int) -> None:
-    rng = np.random.default_rng([hidden, experts])
-    x = rng.normal(0, 1, (11, hidden)).astype(np.float32)
-    router = rng.normal(0, 0.3, (hidden, experts)).astype(np.float32)
+    x, router = case(np.random.default_rng([hidden, experts]), 11, hidden, experts)
     assert gates_of(library, x, router, wide=True).tobytes() == gates_of(library, x, router, wide=False).tobytes()
 
 
@@ -134,17 +118,15 @@ def test_numbers_that_are_none(library: ctypes.CDLL, experts: int) -> None:
 def test_exponentials_of_the_whole_range(library: ctypes.CDLL) -> None:
     x = -np.concatenate([np.linspace(0, 86, 500_001), np.geomspace(1e-30, 86, 500_000)]).astype(np.float32)
     y = np.zeros_like(x)
-    library.gates_exp(ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(x.size), ctypes.c_void_p(y.ctypes.data))
+    library.gates_exp(pointer(x), ctypes.c_int64(x.size), pointer(y))
     np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=EXP_ERROR)
     ends = np.array([0.0, -0.0, -87, -1e30, -np.inf, np.nan], np.float32)
-    library.gates_exp(ctypes.c_void_p(ends.ctypes.data), ctypes.c_int64(ends.size), ctypes.c_void_p(y.ctypes.data))
+    library.gates_exp(pointer(ends), ctypes.c_int64(ends.size), pointer(y))
     np.testing.assert_array_equal(y[: ends.size], [1, 1, 0, 0, 0, np.nan])
 
 
 @pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
 def test_an_exchange_between_lanes_that_is_left_out_is_found(library: ctypes.CDLL, distance: int) -> None:
-    rng = np.random.default_rng(distance)
-    x = rng.normal(0, 1, (8, 128)).astype(np.float32)
-    router = rng.normal(0, 0.3, (128, 8)).astype(np.float32)
+    x, router = case(np.random.default_rng(distance), 8, 128, 8)
     lost = gates_of(library, x, router, lost_distance=distance)
     assert np.abs(lost - exact(x, router)).max() > 0.01

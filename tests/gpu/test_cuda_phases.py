@@ -6,11 +6,13 @@ import ctypes
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from kept_build import kept
+from op_reference import combine
 from routing_cases import Case, golden_cases, make_gates, route, same_bits
 from score import vectors
 
@@ -122,12 +124,9 @@ def test_dispatch(library: ctypes.CDLL, number: int) -> None:
     nowhere = rng.random(slots) < 0.1
     src[nowhere] = rng.choice([tokens, 2**31 - 1, -(2**31)], slots)[nowhere]
     buf = np.zeros((slots, 4 * words), np.uint32)
-    fault = ctypes.create_string_buffer(500)
-    library.phases_dispatch(
-        pointer(x), *map(ctypes.c_int64, (tokens,)), pointer(src), *map(ctypes.c_int64, (slots, words)), pointer(buf),
-        ctypes.c_int64(number), fault, ctypes.c_size_t(len(fault)),
-    )  # fmt: skip
-    assert fault.value == b""
+    sizes = map(ctypes.c_int64, (slots, words))
+    order = ctypes.c_int64(number)
+    faultless(library.phases_dispatch, pointer(x), ctypes.c_int64(tokens), pointer(src), *sizes, pointer(buf), order)
     np.testing.assert_array_equal(buf, np.where(((src < 0) | (src >= tokens))[:, None], np.uint32(0), x[src % tokens]))
 
 
@@ -145,10 +144,8 @@ def test_combine(library: ctypes.CDLL, dtype: np.dtype, wide: bool) -> None:
         y = np.zeros((tokens, hidden), dtype)
         sizes = slots, tokens, k, hidden
         call = CombineCall(TOKEN_TYPES.index(dtype), int(wide), *sizes, number, *map(pointer, (out, slot, weight, y)))
-        fault = ctypes.create_string_buffer(500)
-        library.phases_combine(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
-        assert fault.value == b""
-        assert y.tobytes() == combine(out, slot, weight).tobytes()
+        faultless(library.phases_combine, ctypes.byref(call))
+        assert y.tobytes() == combine(out[None], np.where(slot < slots, slot, -1)[None], weight[None]).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -242,22 +239,18 @@ def run_phases(
         int(x is not None), parts, rows, words, seed, lost_barrier, lost_distance, pointer(case.gates),
         None if x is None else pointer(x), *map(pointer, (slot, weight, src, expert, buf)),
     )  # fmt: skip
-    fault = ctypes.create_string_buffer(500)
-    phases = library.phases_run(ctypes.byref(call), fault, ctypes.c_size_t(len(fault)))
-    assert fault.value == b"", f"{case}: {fault.value.decode()}"
+    phases = faultless(library.phases_run, ctypes.byref(call))
     if count_phases:
         return phases
     return [slot, weight, src, expert] if x is None else [slot, weight, buf]
 
 
-def combine(out: np.ndarray, slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Products and sums in float32, in the order of the choices, rounded once."""
-    total = np.zeros((len(slot), out.shape[1]), np.float32)
-    for k in range(slot.shape[1]):
-        kept = (slot[:, k] >= 0) & (slot[:, k] < len(out))
-        product = weight[kept, k, None] * out[slot[kept, k]].astype(np.float32)
-        total[kept] = product if k == 0 else total[kept] + product
-    return total.astype(out.dtype)
+def faultless(function: Any, *arguments: Any) -> int:
+    """What a function of the library returns, which fails with the first fault that it tells."""
+    fault = ctypes.create_string_buffer(500)
+    returned = function(*arguments, fault, ctypes.c_size_t(len(fault)))
+    assert fault.value == b"", fault.value.decode()
+    return returned
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:

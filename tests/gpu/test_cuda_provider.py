@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import cuda_provider
 import fake_gpu
 import pytest
+import sdk_build
 from test_gpu_backends import GPU_WHEEL
 from wheels import wheel_folder
 
@@ -55,9 +55,8 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def load(bundle: Path, backend: str, libraries: Path) -> tuple[str, Counter[str], Counter[str]]:
     """What an engine says of itself, and how many nodes of each type CUDA and the CPU got."""
     path = os.pathsep.join([str(wheel_folder(GPU_WHEEL)), str(Path(vmoe_runtime.__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(libraries)}
-    command = [sys.executable, "-c", LOAD, str(bundle), backend]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    variables = {"PYTHONPATH": path, "LD_LIBRARY_PATH": str(libraries)}
+    done = sdk_build.run(sys.executable, "-c", LOAD, bundle, backend, **variables)
     nodes: dict[str, Counter[str]] = {}
     provider = ""
     for line in done.stderr.splitlines():

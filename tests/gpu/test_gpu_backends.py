@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_gpu
 import numpy as np
 import onnxruntime
 import pytest
-from damaged_files import assert_one_sentence
+import sdk_build
+from damaged_files import assert_one_sentence, refusal
 from wheels import wheel_folder
 
 import vmoe_runtime
-from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
 from vmoe_runtime.backends import BACKENDS, nvidia_gpu, onnxruntime_gpu
@@ -42,19 +43,10 @@ def has_gpu() -> bool:
 without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
-    target = tmp_path_factory.mktemp("gpu") / "own.vmoe"
-    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], tensorrt=True, validate=False)
-    return target
-
-
 def python(script: str, *arguments: object, packages: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs a script with other packages before those of this environment."""
-    path = [str(packages)] if packages else []
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([*path, str(RUNTIME)])}
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    path = os.pathsep.join(map(str, (packages, RUNTIME) if packages else (RUNTIME,)))
+    return sdk_build.run(sys.executable, "-c", script, *map(str, arguments), PYTHONPATH=path)
 
 
 LOAD = """
@@ -73,9 +65,8 @@ def test_an_onnxruntime_for_cpus_says_what_to_install_for_a_gpu(
     bundle: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime_gpu, "has_driver", lambda: True)
-    with pytest.raises(UnavailableError) as refused:
+    with refusal(UnavailableError, "has no ", "ExecutionProvider", "pip install 'vmoe-export[gpu]'"):
         Engine.load(bundle, backend=backend)
-    assert_one_sentence(str(refused.value), "has no ", "ExecutionProvider", "pip install 'vmoe-export[gpu]'")
 
 
 @without_gpu
@@ -114,8 +105,8 @@ def test_the_library_that_a_provider_lacks_is_named(provider: str) -> None:
 def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> None:
     (tmp_path / "none.c").write_text("")
     for name, soname, needs in (("gone.so", "libnvinfer.so.10", []), ("provider.so", "provider.so", [tmp_path / "gone.so"])):
-        linked = ["-Wl,--no-as-needed", *map(str, needs), f"-Wl,-soname,{soname}", "-o", str(tmp_path / name)]
-        subprocess.run(["cc", "-shared", str(tmp_path / "none.c"), *linked], check=True)
+        linked = ["-Wl,--no-as-needed", *needs, f"-Wl,-soname,{soname}", "-o", tmp_path / name]
+        sdk_build.built("cc", "-shared", tmp_path / "none.c", *linked)
     (tmp_path / "gone.so").unlink()
     done = python(MISSING, tmp_path / "provider.so")
     assert_one_sentence(
@@ -125,27 +116,23 @@ def test_a_provider_that_wants_another_tensorrt_says_which(tmp_path: Path) -> No
 
 def test_a_driver_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing of a GPU: a driver that has only the way to say no.
-    (tmp_path / "driver.c").write_text(
+    source = (
         "int cuInit(unsigned flags) { return 100; }\n"
         'int cuGetErrorString(int code, const char** text) { *text = "no CUDA-capable device is detected"; return 0; }\n'
     )
-    subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "driver.c", "-o", tmp_path / "libcuda.so.1"], check=True)
-    monkeypatch.setattr(nvidia_gpu, "_DRIVER", str(tmp_path / "libcuda.so.1"))
-    with pytest.raises(UnavailableError) as refused:
+    monkeypatch.setattr(nvidia_gpu, "_DRIVER", str(fake_gpu.compiled(tmp_path / "libcuda.so.1", source, {})))
+    with refusal(UnavailableError, "no CUDA-capable device is detected (error 100 of cuInit)"):
         find_gpu()
-    assert_one_sentence(str(refused.value), "no CUDA-capable device is detected (error 100 of cuInit)")
 
 
 @pytest.mark.parametrize("backend", ["ort-tensorrt", "tensorrt"])
 def test_a_bundle_without_graphs_for_tensorrt_says_how_to_export_them(
     mnist_image_bundle: Path, bundle: Path, backend: str
 ) -> None:
-    with pytest.raises(BackendError) as refused:
+    with refusal(BackendError, str(mnist_image_bundle), "export it again with --tensorrt"):
         Engine.load(mnist_image_bundle, backend=backend)
-    assert_one_sentence(str(refused.value), str(mnist_image_bundle), "export it again with --tensorrt")
-    with pytest.raises(BackendError) as refused:
+    with refusal(BackendError, "'c0.7-k2-vanilla'", "--tensorrt --capacity 0.7 --k 2 --no-bpr"):
         Engine.load(bundle, "c0.7-k2-vanilla", backend)
-    assert_one_sentence(str(refused.value), "'c0.7-k2-vanilla'", "--tensorrt --capacity 0.7 --k 2 --no-bpr")
 
 
 @without_gpu

@@ -7,7 +7,6 @@ the builder gets the graph without them: what they give are inputs.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import onnx
 import pytest
+import sdk_build
 from onnx import TensorProto, helper
 from wheels import wheel_folder
 
@@ -66,11 +66,8 @@ def graph_of(bundle: Bundle) -> Path:
 
 def parsed(graph: Path, shapes: Shapes | None = None) -> Mapping[str, Any]:
     """What the parser says, and whether the builder, if it is given shapes of the inputs, takes the graph."""
-    command = [sys.executable, "-c", PARSE, str(graph), *([] if shapes is None else [json.dumps(shapes)])]
-    environment = {"PYTHONPATH": str(wheel_folder(*RTX_WHEELS))}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    report: Mapping[str, Any] = json.loads(done.stdout)
+    command = (sys.executable, "-c", PARSE, graph, *([] if shapes is None else [json.dumps(shapes)]))
+    report: Mapping[str, Any] = json.loads(sdk_build.built(*command, PYTHONPATH=str(wheel_folder(*RTX_WHEELS))))
     assert report["errors"] == []
     return report
 

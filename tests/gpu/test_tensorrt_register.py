@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sdk_build import run
 from tensorrt_build import PLUGIN, REGISTER, Build, build
+from test_tensorrt_plugin import NAMES
 
-OPS = ("VmoeGates", "VmoeRoute", "VmoeDispatch", "VmoeRouteDispatch", "VmoeCombine")
-ALL = " ".join(f"vmoe::{op}::1" for op in OPS) + "\n"
+ALL = " ".join(f"vmoe::{op}::1" for op in NAMES) + "\n"
 NONE = "\n"
 NOT_REGISTERED = "vmoe: plugins not registered: "
 
@@ -80,7 +80,7 @@ def test_without_the_plugin_beside_it_it_says_so(
 
 
 def test_a_registry_that_refuses_or_is_missing_is_named(made: Build) -> None:
-    refused = f"{NOT_REGISTERED}TensorRT's plugin registry refused {', '.join(OPS)}\n"
+    refused = f"{NOT_REGISTERED}TensorRT's plugin registry refused {', '.join(NAMES)}\n"
     assert opened(made, made.fake(), made.register, FAKE_TENSORRT="refuses") == (NONE, refused)
     missing = f"{NOT_REGISTERED}libnvinfer.so.{made.major} has no plugin registry\n"
     assert opened(made, made.fake(), made.register, FAKE_TENSORRT="no_registry") == (NONE, missing)

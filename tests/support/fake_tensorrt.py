@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partialmethod
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -73,13 +74,11 @@ class FakeCuda(ModuleType):
     def cudaMallocHost(self, size: int) -> tuple[Any, ...]:
         return self._allocate(self.pinned, size, "cudaMallocHost")
 
-    def cudaFree(self, address: int) -> tuple[Any, ...]:
-        del self.device[address]
+    def _free(self, where: str, address: int) -> tuple[Any, ...]:
+        del getattr(self, where)[address]
         return (_Error.cudaSuccess,)
 
-    def cudaFreeHost(self, address: int) -> tuple[Any, ...]:
-        del self.pinned[address]
-        return (_Error.cudaSuccess,)
+    cudaFree, cudaFreeHost = partialmethod(_free, "device"), partialmethod(_free, "pinned")
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
         assert flags == self.cudaStreamNonBlocking

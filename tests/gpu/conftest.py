@@ -1,0 +1,48 @@
+"""The bundles that most tests of GPU backends load, and what stands in for a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vmoe_export import export_bundle
+from vmoe_runtime.backends import onnxruntime_gpu
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """MNIST, every image routed alone, with graphs for TensorRT at two profiles."""
+    target = tmp_path_factory.mktemp("tensorrt") / "own.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3, 1.05], k=[1], tensorrt=True, validate=False)
+    return target
+
+
+@pytest.fixture(scope="session")
+def grouped(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> Path:
+    """Groups of 12 images."""
+    target = tmp_path_factory.mktemp("tensorrt") / "grouped.vmoe"
+    export_bundle(mnist_checkpoint, target, capacity=[0.3], k=[1], group="12", tensorrt=True, validate=False)
+    return target
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What sessions for a GPU are asked for; they run on the CPU."""
+    asked: list[dict[str, Any]] = []
+
+    def session(graph: Any, **options: Any) -> OnnxRuntimeBackend:
+        asked.append(options)
+        return OnnxRuntimeBackend(graph, **(options | {"providers": [("CPUExecutionProvider", {})]}))
+
+    monkeypatch.setattr(onnxruntime_gpu, "OnnxRuntimeBackend", session)
+    return asked
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for built engines, which isn't there yet."""
+    monkeypatch.setenv("VMOE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
