@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from bundle_cases import CASES
 from bundle_changes import BUNDLES, WEIGHTS, Case
-from bundle_graph_cases import INTERFACES
+from bundle_file_cases import INTERFACES
 from bundle_verdicts import both_verdicts
-from damaged_files import assert_one_sentence
+from damaged_files import assert_one_sentence, refusal
 
 from vmoe_runtime import BundleError, Engine
 
@@ -46,29 +46,25 @@ def test_both_readers_say(case: Case, verdicts: Verdicts) -> None:
 def test_a_graph_that_the_manifest_contradicts_is_refused_when_it_is_loaded(case: Case, tmp_path: Path) -> None:
     bundle = case.build(tmp_path)
     backend = "openvino" if "model.inlined.onnx" in case.words else "onnxruntime"
-    with pytest.raises(Exception) as refusal:
+    with refusal(Exception, "x.vmoe", *case.words):
         Engine.load(bundle, backend=backend, threads=1)
-    assert_one_sentence(str(refusal.value), "x.vmoe", *case.words)
     if backend == "onnxruntime" and c_engine.sdk() is not None:
-        with pytest.raises(c_engine.RefusedError) as refused:
+        with refusal(c_engine.RefusedError, "x.vmoe", *case.words):
             c_engine.answer(bundle, np.zeros((1, 12, 12, 3), np.float32), 7)
-        assert_one_sentence(str(refused.value), "x.vmoe", *case.words)
 
 
-@pytest.mark.parametrize("name", ["weights with one bit changed", "weights cut short", "a pipe as manifest", "no experts"])
+@pytest.mark.parametrize("name", ["weights with one bit changed", "weights cut short", "a pipe as manifest", "no output"])
 def test_an_engine_refuses_what_the_readers_refuse(name: str, tmp_path: Path) -> None:
     case = next(case for case in CASES if case.name == name)
     bundle = case.build(tmp_path)
     for verify in (True, False):
         if not verify and "changed" in name:  # SHA-256s are not compared without
             continue
-        with pytest.raises(BundleError) as refusal:
+        with refusal(BundleError, "x.vmoe", *case.words):
             Engine.load(bundle, verify=verify)
-        assert_one_sentence(str(refusal.value), "x.vmoe", *case.words)
 
 
 @pytest.mark.parametrize("path", ["absent.vmoe", "x" * 300, str(BUNDLES / "v3-plain" / WEIGHTS)])
 def test_what_is_no_folder_is_no_bundle(path: str, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="not a bundle") as refusal:
+    with refusal(BundleError, "not a bundle"):
         Engine.load(tmp_path / path)
-    assert_one_sentence(str(refusal.value))

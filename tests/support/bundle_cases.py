@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import bundle_file_cases
-import bundle_graph_cases
 import bundle_manifest_cases
 
-CASES = [
-    *bundle_file_cases.CASES,
-    *bundle_manifest_cases.CASES,
-    *bundle_graph_cases.CASES,
-]
+CASES = [*bundle_file_cases.CASES, *bundle_manifest_cases.CASES]

@@ -1,4 +1,4 @@
-"""Good and bad bundles, each made from a kept one by one change: what its files may be.
+"""Good and bad bundles, each made from a kept one by one change: what its files and graphs may be.
 
 A case is one line: `bad(NAME, CHANGE, WORDS...)` or `good(NAME, CHANGE)`; `bad_values(FIELD, VALUES, WORDS...)` is one for
 each value. Both readers, Python's and C++'s, must refuse a bad one in a sentence that holds the words.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 
+import onnx
 from bundle_changes import (
     CANONICAL,
     INLINED,
@@ -16,19 +17,37 @@ from bundle_changes import (
     TENSORRT,
     WEIGHTS,
     Cases,
+    appended,
     both,
+    chunk,
     field,
     flipped,
+    graph,
+    hide_in_default,
+    hide_in_function,
+    hide_in_list,
+    hide_in_node,
+    hide_in_sparse,
+    hide_in_subgraph,
+    hide_in_training,
     holds,
     linked,
     listed,
+    more_input,
+    nested,
     nothing,
+    opset,
+    port,
+    reads,
     replaced,
     says,
     swap,
     text,
+    two_locations,
+    without,
 )
 from damaged_files import drop, put
+from onnx import TensorProto
 
 CASES = Cases()
 good, bad, bad_values = CASES.good, CASES.bad, CASES.bad_values
@@ -68,21 +87,13 @@ good(
     "spaces and line breaks around", lambda b: (b / MANIFEST).write_bytes(b"\r\n\t " + (b / MANIFEST).read_bytes() + b"\n ")
 )
 good("escapes in text", swap(b'"ape"', b'"\\u00e4\\ud83d\\ude00\\/"'))
-good("64 levels", field(b"[" * 63 + b"]" * 63))
-good("the largest double", field(b"1.7976931348623157e308"))
-good("a number that is too small for a double", field(b"1e-999"))
-good("a whole number of 300 digits", field(b"9" * 300))
-good("minus zero", field(b"-0"))
-good("a delete character in text", field(b'"\x7f"'))
+for _value in (b"[" * 63 + b"]" * 63, b"1.7976931348623157e308", b"1e-999", b"9" * 300, b"-0", b'"\x7f"'):
+    good(f"a field of {len(_value)} bytes, {_value[:20]!r}", field(_value))
 
 # ---- the text of the manifest
 
-bad("no bytes", text(b""), MANIFEST)
-bad("a list", text(b"[]"), MANIFEST)
-bad("null", text(b"null"), MANIFEST)
-bad("half an object", text(b'{"format": "vmoe-bundle", '), MANIFEST)
-bad("bytes that are no text", text(b"\xff\xfe\x00"), MANIFEST)
-bad("a pickle", text(b"\x80\x04]\x94."), MANIFEST)
+for _text in (b"", b"[]", b"null", b'{"format": "vmoe-bundle", ', b"\xff\xfe\x00", b"\x80\x04]\x94."):
+    bad(f"a manifest of {_text!r}", text(_text), MANIFEST)
 bad("17 MiB of spaces", text(b" " * (17 << 20)), MANIFEST, "16 MiB")
 bad("100,000 lists", text(b"[" * 100_000), MANIFEST)
 bad("65 levels", field(b"[" * 64 + b"]" * 64), MANIFEST, "nested too deeply")
@@ -90,38 +101,20 @@ bad("65 levels of objects", field(b'{"a":' * 64 + b"1" + b"}" * 64), MANIFEST, "
 bad("a byte order mark", swap(b"{", b"\xef\xbb\xbf{"), MANIFEST)
 bad("UTF-16", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_text().encode("utf-16")), MANIFEST)
 bad("UTF-32", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_text().encode("utf-32-le")), MANIFEST)
-bad("text that is no UTF-8", field(b'"\xff"'), MANIFEST)
-bad("text in overlong UTF-8", field(b'"\xc0\xaf"'), MANIFEST)
-bad("a surrogate in UTF-8", field(b'"\xed\xa0\x80"'), MANIFEST)
-bad("half a surrogate pair", field(b'"\\ud800"'), MANIFEST)
-bad("the second half of a pair", field(b'"\\udc00"'), MANIFEST)
-bad("half a pair as a key", field(b'{"\\ud800": 1}'), MANIFEST)
 bad("a key twice", swap(b'"format_version"', b'"format": "vmoe-bundle", "format_version"'), MANIFEST, "'format'")
 bad("a key twice inside", field(b'{"a": 1, "b": {"c": 1, "\\u0063": 2}}'), MANIFEST, "'c'")
-bad("two keys without a name", field(b'{"": 1, "": 1}'), MANIFEST)
-bad("NaN", field(b"NaN"), MANIFEST)
-bad("Infinity", field(b"[Infinity]"), MANIFEST)
-bad("minus Infinity", field(b"-Infinity"), MANIFEST)
-bad("a number of 1e999", field(b"1e999"), MANIFEST)
-bad("a number of -1e309", field(b"-1e309"), MANIFEST)
-bad("a whole number of 400 digits", field(b"9" * 400), MANIFEST)
-bad("a whole number of 5000 digits", field(b"9" * 5000), MANIFEST)
-bad("a number with a leading zero", field(b"01"), MANIFEST)
-bad("a number with a plus", field(b"+1"), MANIFEST)
-bad("a number without a whole part", field(b".5"), MANIFEST)
-bad("a number that ends in a point", field(b"1."), MANIFEST)
-bad("a hexadecimal number", field(b"0x10"), MANIFEST)
-bad("a number with underscores", field(b"1_0"), MANIFEST)
-bad("Arabic digits", field("\u0661".encode()), MANIFEST)
-bad("text in single quotes", field(b"'a'"), MANIFEST)
-bad("a line break in text", field(b'"a\nb"'), MANIFEST)
-bad("a zero byte in text", field(b'"a\x00b"'), MANIFEST)
-bad("an unknown escape", field(b'"\\x41"'), MANIFEST)
+for _value in (
+    b'"\xff"', b'"\xc0\xaf"', b'"\xed\xa0\x80"',  # no UTF-8, of which one is too long, and one a surrogate
+    b'"\\ud800"', b'"\\udc00"', b'{"\\ud800": 1}',  # halves of pairs
+    b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b"-1e309", b"9" * 400, b"9" * 5000,  # no doubles
+    b"01", b"+1", b".5", b"1.", b"0x10", b"1_0", "\u0661".encode(),  # no numbers of JSON
+    b"'a'", b'"a\nb"', b'"a\x00b"', b'"\\x41"',  # no text of JSON
+    b'{"": 1, "": 1}', b"[1,]", b"\f1",
+):  # fmt: skip
+    bad(f"a field of {len(_value)} bytes, {_value[:20]!r}", field(_value), MANIFEST)
 bad("a comment", swap(b"{", b"{ // hello\n"), MANIFEST)
-bad("a comma too many", field(b"[1,]"), MANIFEST)
 bad("more behind the end", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_bytes() + b"{}"), MANIFEST)
 bad("a zero byte behind the end", lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_bytes() + b"\0"), MANIFEST)
-bad("a form feed between", field(b"\f1"), MANIFEST)
 
 # ---- files
 
@@ -146,24 +139,18 @@ bad("no folder", shutil.rmtree, "not a bundle")
 bad("a file in place of the folder", lambda b: (shutil.rmtree(b), b.write_bytes(b"x")), "not a bundle")
 bad("no files", says(drop("files")), "'files'")
 bad("files that are a list", says(put("files", [])), "'files'")
-bad("no weights", says(drop(f"files/{WEIGHTS}")), f"no {WEIGHTS}")
-bad("no canonical graph", says(drop(f"files/{CANONICAL}")), f"no {CANONICAL}")
-bad("no inlined graph", says(drop(f"files/{INLINED}")), f"no {INLINED}")
+for _name in (WEIGHTS, CANONICAL, INLINED):
+    bad(f"no {_name}", says(drop(f"files/{_name}")), f"no {_name}")
 bad("no SHA-256", says(drop(f"files/{WEIGHTS}/sha256")), "'sha256'")
 bad_values(f"files/{WEIGHTS}/sha256", ("ab", "A" * 64, "a" * 64 + "\n"), WEIGHTS, "no SHA-256")
 bad("a SHA-256 that is a number", says(put(f"files/{WEIGHTS}/sha256", 1)), "'sha256'")
 bad("a file that is text", says(put(f"files/{WEIGHTS}", "a" * 64)), WEIGHTS)
 bad_values(f"files/{WEIGHTS}/bytes", (0, 2**60, 1.0), "'bytes'")
 bad("a file that is not there", listed("extra.bin"), "extra.bin")
-bad("'..' in a file name", listed("../secret"), "'../secret'")
-bad("an absolute file name", listed("/etc/passwd"), "'/etc/passwd'")
-bad("a file in a folder", listed("a/b"), "'a/b'")
-bad("a hidden file", listed(".ssh"), "'.ssh'")
-bad("a file without a name", listed(""), "''")
-bad("a file name of two lines", listed("a\nb"), "file name")
-bad("a file name of 122 characters", listed("x" * 122), "file name")
-bad("a file name with an umlaut", listed("ä"), "file name")
-bad("a file name with a backslash", listed("a\\b"), "file name")
+for _name in ("../secret", "/etc/passwd", "a/b", ".ssh", ""):
+    bad(f"a file called {_name!r}", listed(_name), repr(_name))
+for _name in ("a\nb", "x" * 122, "ä", "a\\b"):
+    bad(f"a file called {_name!r}", listed(_name), "file name")
 bad("a manifest that lists itself", listed(MANIFEST), MANIFEST)
 
 # ---- TensorRT
@@ -191,3 +178,91 @@ bad(
     "'dense'",
     base="v3-dense",
 )
+
+# ---- graphs: what they read
+
+
+for _graph in (CANONICAL, INLINED):
+    bad(f"data above the bundle in {_graph}", reads(_graph, location="../x"), _graph, "'../x'")
+bad("data at an absolute path", reads(location="/etc/passwd"), INLINED, "'/etc/passwd'")
+bad("data in the manifest", reads(location=MANIFEST), INLINED, MANIFEST)
+bad("data behind a detour", reads(location=f"./{WEIGHTS}"), INLINED, f"./{WEIGHTS}")
+bad("data at a memory address", reads(location="*/_ORT_MEM_ADDR_/*", offset="4096"), INLINED, "_ORT_MEM_ADDR_")
+bad("data in a file without a name", reads(location=""), INLINED, "''")
+bad("data on two lines", reads(location="a\nb"), INLINED, "reads")
+bad("data past the end", reads(offset=str(2**40)), INLINED, "past the end")
+bad("data over the end", reads(length=str(2**40)), INLINED, "past the end")
+bad("data before the start", reads(offset="-4"), INLINED, "'-4'")
+bad("data at an offset with underscores", reads(offset="1_0"), INLINED, "'1_0'")
+bad("data at an offset with a space", reads(offset=" 1"), INLINED, "' 1'")
+bad("data at an offset of Arabic digits", reads(offset="\u0661"), INLINED, "number of bytes")
+bad("data of 10^19 bytes", reads(length="9" * 19), INLINED, "number of bytes")
+good("data at the first byte", reads())
+good("data at the last byte", lambda b: reads(offset=str((b / WEIGHTS).stat().st_size - 4))(b))
+
+
+for _hide in (
+    hide_in_node,
+    hide_in_list,
+    hide_in_subgraph,
+    hide_in_function,
+    hide_in_default,
+    hide_in_sparse,
+    hide_in_training,
+):
+    bad(f"a path out, {_hide.__name__.replace('_', ' ')}", graph(_hide, INLINED), INLINED, "'../x'")
+
+# ---- graphs: their bytes
+
+
+_ENTRY = onnx.StringStringEntryProto(key="location", value="../x").SerializeToString()
+_NAMED = TensorProto(name="outside", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+bad("a graph that is text", holds(INLINED, b"this is no graph"), INLINED)
+bad("a graph nested 10,000 levels deep", holds(INLINED, nested(10_000)), INLINED, "nested too deeply")
+bad("a group of protobuf", holds(INLINED, b"\x3b\x3c"), INLINED, "wire type 3")
+bad("a field longer than the file", holds(INLINED, chunk(7, b"x" * 100)[:50]), INLINED, "cut short")
+bad("an endless number", holds(INLINED, b"\xff" * 50), INLINED, "64 bits")
+bad("a number of 65 bits", appended(b"\x08" + b"\xff" * 9 + b"\x02"), INLINED, "64 bits")
+good("a number of 64 bits", appended(b"\x28" + b"\xff" * 9 + b"\x01"))
+bad(
+    "a field number of more than 29 bits",
+    appended(chunk(7, chunk(5, _NAMED.SerializeToString() + chunk(13, _ENTRY, 1 << 32)))),
+    INLINED,
+    "29 bits",
+)
+bad("a tensor with two locations", graph(two_locations, INLINED), INLINED, "contradicts itself")
+good("a second graph without anything", appended(chunk(7, b"")))
+
+for _version in (1001, 2**31 - 1, -1):
+    bad(f"operator set {_version}", graph(lambda m, v=_version: opset(m, v)), CANONICAL, "above 1000")
+    bad(f"a function's opset {_version}", graph(lambda m, v=_version: opset(m.functions[-1], v)), CANONICAL, "above 1000")
+
+# ---- graphs: their inputs and outputs against the manifest, which is compared once a runtime has loaded them
+
+INTERFACES = Cases()
+bad = INTERFACES.bad
+
+_EXPERT = "encoderblock_1/expert"
+bad("a manifest of uint8 images", says(put("input/dtype", "uint8")), "image", "float32", "uint8")
+bad("a manifest of other height", says(put("input/height", 16), put("preprocessing/steps", "resize(16,12)")), "16,12,3")
+bad("a manifest of features", says(put("output/name", "features")), "features", "nothing")
+bad("a manifest of 8 classes", says(put("output/size", 8), drop("class_names")), "logits", "[N,8]")
+bad("a manifest of a dense model", says(put("routing", None), put("profiles", [])), "takes", "capacity", "bpr")
+bad("a manifest of another MoE layer", says(put("routing/layers", ["encoderblock_0"])), "encoderblock_0", "nothing")
+bad(
+    "a manifest of two MoE layers",
+    says(
+        put("routing/layers", ["encoderblock_0", "encoderblock_1"]),
+        lambda m: [p.update(capacity=p["capacity"] * 2) for p in m["profiles"]],
+    ),
+    "capacity",
+    "int64[2]",
+)
+bad("other classes of an ensemble", says(put("output/size", 8), drop("class_names")), "[N,2,8]", base="v3-ensemble")
+bad("a logits of an ensemble's members", says(put("output/name", "logits")), "logits", "nothing", base="v3-ensemble")
+bad("other slots of a Soft MoE", says(put("routing/slots_per_expert", 2)), "10,4,2", base="v3-soft")
+for _graph in (CANONICAL, INLINED):
+    bad(f"{_graph} with an input more", graph(more_input("more"), _graph), _graph, "takes", "more")
+    bad(f"{_graph} without experts", graph(without(_EXPERT), _graph), _graph, _EXPERT, "nothing")
+bad("an image of a fixed height", graph(port("image", dim=(1, 16)), INLINED), INLINED)
+bad("a capacity in int32", graph(port("capacity", TensorProto.INT32), INLINED), INLINED)
