@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
@@ -26,13 +26,6 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr int kThreads = 4;
 constexpr float kUntouched = -12345.0F;
-
-std::vector<uint8_t> make_pixels(size_t size) {
-  std::vector<uint8_t> pixels(size);
-  std::mt19937 random(1);
-  for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random());
-  return pixels;
-}
 
 void expect(bool is_right, const char* what) {
   if (is_right) return;
@@ -49,30 +42,27 @@ vmoe::Cancellation make_cancellation() {
 // An engine, a batch, and its results.
 class Calls {
  public:
-  Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine) {
-    const vmoe::Info& info = engine.info();
-    pixels_ = make_pixels(static_cast<size_t>(count) * info.height * info.width * info.channels);
-    images_ = vmoe::Images::uint8(pixels_.data(), count, info.height, info.width, info.channels);
-    auto answer = engine.run(images_);
+  Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine), noise_(engine.info(), count) {
+    auto answer = run();
     expect(answer.ok(), "a call that nobody cancels succeeds");
     expected_ = *answer;
     seconds_ = std::numeric_limits<double>::infinity();
     for (int i = 0; i < 3; ++i) {
       const auto start = Clock::now();
-      expect(is_right(engine.run(images_)), "a call gives its bits again");
+      expect(is_right(run()), "a call gives its bits again");
       seconds_ = std::min(seconds_, Seconds(Clock::now() - start).count());
     }
   }
 
   bool is_right(const Answer& answer) const { return answer && *answer == expected_; }
-  Answer run() const { return engine_.run(images_); }
-  Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(images_, {}, cancellation); }
+  Answer run() const { return engine_.run(noise_.images); }
+  Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(noise_.images, {}, cancellation); }
   double seconds() const { return seconds_; }  // that a call takes
 
   // Whether it was cancelled; then its output must be as it was, and otherwise right.
   bool is_cancelled(const vmoe::Cancellation& cancellation) const {
     std::vector<float> output(expected_.size(), kUntouched);
-    const auto written = engine_.run(images_, {}, cancellation, output.data(), output.size());
+    const auto written = engine_.run(noise_.images, {}, cancellation, output.data(), output.size());
     if (written) {
       expect(output == expected_, "a call that was cancelled too late gives its results");
       return false;
@@ -86,8 +76,7 @@ class Calls {
 
  private:
   const vmoe::Engine& engine_;
-  std::vector<uint8_t> pixels_;
-  vmoe::Images images_;
+  Noise noise_;
   std::vector<float> expected_;
   double seconds_ = 0;
 };
@@ -140,10 +129,7 @@ int cancel_at_random(const Calls& calls, int moments) {
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
   const int moments = std::atoi(argv[3]);
-  vmoe::LoadOptions options;
-  options.onnxruntime = argv[2];
-  options.threads = 1;
-  const auto engine = vmoe::Engine::load(argv[1], options);
+  const auto engine = load_engine(argv);
   expect(engine.ok(), "the bundle is loaded");
   const int64_t group = engine->info().batch_multiple;
   const Calls calls(*engine, (16 + group - 1) / group * group);

@@ -15,27 +15,11 @@
 #include <thread>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
 constexpr int kThreads = 8;
-
-std::vector<uint8_t> make_pixels(size_t size, unsigned seed) {
-  std::vector<uint8_t> pixels(size);
-  for (uint8_t& pixel : pixels) {
-    seed = seed * 1664525u + 1013904223u;
-    pixel = static_cast<uint8_t>(seed >> 24);
-  }
-  return pixels;
-}
-
-vmoe::Result<vmoe::Engine> load_engine(const char* bundle, const char* runtime) {
-  vmoe::LoadOptions options;
-  options.onnxruntime = runtime;
-  options.threads = 2;
-  return vmoe::Engine::load(bundle, options);
-}
 
 }  // namespace
 
@@ -43,21 +27,20 @@ int main(int argc, char** argv) {
   if (argc < 4) return 2;
   const int rounds = std::atoi(argv[3]);
   const bool race = argc > 4 && std::strcmp(argv[4], "race") == 0;
-  const auto shared = load_engine(argv[1], argv[2]);
+  const auto shared = load_engine(argv, 2);
   if (!shared) {
     std::printf("%s\n", shared.error().message.c_str());
     return 2;
   }
   const vmoe::Info& info = shared->info();
   const int64_t count = std::max<int64_t>(info.batch_multiple, 2);
-  const auto pixels = make_pixels(static_cast<size_t>(count * info.height * info.width * info.channels), 1);
-  const auto images = vmoe::Images::uint8(pixels.data(), count, info.height, info.width, info.channels);
+  const Noise noise(info, count);
   std::vector<vmoe::Setting> settings(kThreads);
   std::vector<std::vector<float>> expected;
   for (int i = 0; i < kThreads; ++i) {
     settings[i].profile = shared->profiles()[i % shared->profiles().size()].name;
     settings[i].bpr = i % 2 == 0;
-    const auto output = shared->run(images, settings[i]);
+    const auto output = shared->run(noise.images, settings[i]);
     if (!output) return 2;
     expected.push_back(*output);
   }
@@ -65,13 +48,13 @@ int main(int argc, char** argv) {
   std::atomic<int> equal{0}, loads{0};
   int unguarded = 0;
   const auto ask = [&](const vmoe::Engine& engine, int i) {
-    const auto output = engine.run(images, settings[i]);
+    const auto output = engine.run(noise.images, settings[i]);
     const bool same = output && output->size() == expected[i].size() &&
                       std::memcmp(output->data(), expected[i].data(), output->size() * sizeof(float)) == 0;
     if (same) ++equal;
   };
   const auto load = [&](int i) {
-    auto engine = load_engine(argv[1], argv[2]);
+    auto engine = load_engine(argv, 2);
     if (engine) {
       ++loads;
       ask(*engine, i);

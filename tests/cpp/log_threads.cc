@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
@@ -32,16 +32,9 @@ void hear(Listener& listener, vmoe_log_level level, const std::string& message) 
 }
 
 vmoe::Result<std::vector<float>> ask(char** argv) {
-  vmoe::LoadOptions options;
-  options.onnxruntime = argv[2];
-  options.threads = 1;
-  options.verify = false;
-  const auto engine = vmoe::Engine::load(argv[1], options);
+  const auto engine = load_engine(argv, 1, false);
   if (!engine) return engine.error();
-  const vmoe::Info& info = engine->info();
-  const int64_t count = info.batch_multiple;
-  const std::vector<uint8_t> pixels(static_cast<size_t>(count) * info.height * info.width * info.channels, 77);
-  return engine->run(vmoe::Images::uint8(pixels.data(), count, info.height, info.width, info.channels));
+  return engine->run(Noise(engine->info(), engine->info().batch_multiple).images);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "loaded_engine.h"
 #include "vmoe/batcher.hpp"
 #include "vmoe/levels.hpp"
 
@@ -160,19 +161,12 @@ void print_refusals(const Model& model, const vmoe::TimedLevels& timed) {
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
-  vmoe::LoadOptions loading;
-  loading.onnxruntime = argv[2];
-  loading.threads = 1;
-  const auto engine = vmoe::Engine::load(argv[1], loading);
+  const auto engine = load_engine(argv);
   if (!engine) {
     std::printf("%s\n", engine.error().message.c_str());
     return 2;
   }
-  const vmoe::Info& info = engine->info();
-  Model model{*engine,
-              std::vector<uint8_t>(static_cast<size_t>(kMostImages * info.height * info.width * info.channels))};
-  unsigned seed = 1;
-  for (uint8_t& pixel : model.pixels) pixel = static_cast<uint8_t>((seed = seed * 1664525U + 1013904223U) >> 24);
+  const Model model{*engine, Noise(engine->info(), kMostImages).pixels};
   const auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c1.05-k2"}, kMostImages);
   if (!timed) return 2;
 

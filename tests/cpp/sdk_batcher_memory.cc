@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "loaded_engine.h"
 #include "vmoe/batcher.hpp"
 
 extern "C" const char __executable_start, etext;  // the program's code, by the linker
@@ -44,16 +45,12 @@ NOT_INLINED void operator delete[](void* memory, size_t) noexcept { std::free(me
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
-  vmoe::LoadOptions loading;
-  loading.onnxruntime = argv[2];
-  loading.threads = 1;
-  const auto engine = vmoe::Engine::load(argv[1], loading);
+  const auto engine = load_engine(argv);
   if (!engine) return 2;
   auto batcher = vmoe::Batcher::start(*engine, {});
   if (!batcher) return 2;
   const vmoe::Info& info = engine->info();
-  const std::vector<uint8_t> pixels(static_cast<size_t>(info.height * info.width * info.channels));
-  const auto image = vmoe::Images::uint8(pixels.data(), 1, info.height, info.width, info.channels);
+  const Noise noise(info, 1);
   const std::string setting = "c1.05-k2-vanilla";
 
   std::atomic<int> right{0}, memory{0}, other{0};
@@ -63,7 +60,7 @@ int main(int argc, char** argv) {
     // The requests of the next call, submitted on the batcher's thread so that it finds them together.
     const auto submit = [&](const vmoe::Result<vmoe::Answer>&) {
       for (int request = 0; request < kRequests; ++request) {
-        auto ticket = batcher->submit(image, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {
+        auto ticket = batcher->submit(noise.images, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {
           left = kPlenty;
           auto& count = answer ? right : answer.error().code == VMOE_MEMORY_ERROR ? memory : other;
           ++count;
@@ -73,9 +70,9 @@ int main(int argc, char** argv) {
       }
       left = allocations;
     };
-    if (!batcher->submit(image, "", submit)) return 2;
+    if (!batcher->submit(noise.images, "", submit)) return 2;
     all.get_future().wait();
-    const auto next = batcher->submit(image, setting)->wait();
+    const auto next = batcher->submit(noise.images, setting)->wait();
     if (!next || next->output.size() != static_cast<size_t>(info.output_size)) return 3;
   }
   std::printf("right %d memory %d other %d\n", right.load(), memory.load(), other.load());

@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
@@ -21,18 +21,11 @@ Answer answer(const vmoe::Engine& engine) {
   return engine.run({pixels.data(), VMOE_FLOAT32, 1, info.height, info.width, info.channels});
 }
 
-vmoe::Result<vmoe::Engine> load(char** argv) {
-  vmoe::LoadOptions options;
-  options.onnxruntime = argv[2];
-  options.threads = 2;
-  return vmoe::Engine::load(argv[1], options);
-}
-
 int child(const vmoe::Engine& parents, const std::vector<float>& expected, char** argv) {
   const Answer refused = answer(parents);
   if (refused) return 3;
   std::printf("%s\n", refused.error().message.c_str());
-  const auto own = load(argv);
+  const auto own = load_engine(argv, 2);
   if (!own) return 4;
   const Answer found = answer(*own);
   if (!found || *found != expected) return 5;
@@ -44,7 +37,7 @@ int child(const vmoe::Engine& parents, const std::vector<float>& expected, char*
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
-  const auto engine = load(argv);
+  const auto engine = load_engine(argv, 2);
   if (!engine) return 1;
   const Answer expected = answer(*engine);
   if (!expected) return 1;

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
@@ -32,10 +32,7 @@ void listen(int level) {
 }
 
 std::optional<vmoe::Engine> load(char** argv) {
-  vmoe::LoadOptions options;
-  options.onnxruntime = argv[2];
-  options.threads = 1;
-  auto engine = vmoe::Engine::load(argv[1], options);
+  auto engine = load_engine(argv);
   print_failure(engine);
   if (!engine) return std::nullopt;
   return *std::move(engine);

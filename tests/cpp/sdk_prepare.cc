@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
@@ -31,9 +31,7 @@ void limit_memory() {
 
 int main(int argc, char** argv) {
   if (argc != 8) return 2;
-  vmoe::LoadOptions options;
-  options.onnxruntime = argv[2];
-  const auto engine = vmoe::Engine::load(argv[1], options);
+  const auto engine = load_engine(argv);
   if (!engine) return std::printf("%s\n", engine.error().message.c_str()), 1;
   const int64_t height = std::atoll(argv[3]), width = std::atoll(argv[4]), channels = std::atoll(argv[5]);
   std::vector<uint8_t> pixels(static_cast<size_t>(height * width * channels));

@@ -22,7 +22,7 @@
 #include <string>
 #include <vector>
 
-#include "vmoe/engine.hpp"
+#include "loaded_engine.h"
 
 namespace {
 
@@ -163,10 +163,7 @@ void answer(const vmoe::Engine& engine, const Fields& fields) {
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
-  vmoe::LoadOptions options;
-  options.onnxruntime = argv[2];
-  options.threads = std::atoi(argv[3]);
-  const auto engine = vmoe::Engine::load(argv[1], options);
+  const auto engine = load_engine(argv, std::atoi(argv[3]));
   if (!engine) {
     print_error(engine.error());
     return 1;

@@ -35,7 +35,7 @@ add_compile_options(-Wall -Wextra -Werror)
 find_package(vmoe CONFIG REQUIRED)
 find_package(Threads REQUIRED)
 foreach(program {programs})
-  file(GLOB source ${{CMAKE_SOURCE_DIR}}/${{program}}.c*)
+  file(GLOB source {sources}/${{program}}.c*)
   add_executable(${{program}} ${{source}})
   target_link_libraries(${{program}} PRIVATE vmoe::engine Threads::Threads)
 endforeach()
@@ -116,10 +116,7 @@ def _copy_if_changed(source: str, target: str) -> None:
 def programs(prefix: Path, *names: str) -> Path:
     """Folder with programs of tests/cpp, built in a project of their own against an install prefix."""
     with locked(_folder("programs", str(prefix), *names)) as folder:
-        for name in names:
-            (source,) = SOURCES.glob(f"{name}.c*")
-            shutil.copy2(source, folder)
-        (folder / "CMakeLists.txt").write_text(PROJECT.format(programs=" ".join(names)))
+        (folder / "CMakeLists.txt").write_text(PROJECT.format(sources=SOURCES, programs=" ".join(names)))
         return _binaries(folder, folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
 
 
