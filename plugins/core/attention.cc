@@ -17,12 +17,10 @@ class Head {
   Head(const Kernels& kernels, const AttentionShape& shape)
       : kernels_(kernels), shape_(shape), size_(shape.hidden / shape.heads) {
     score_stride_ = (shape.tokens + kScoreAlign - 1) / kScoreAlign * kScoreAlign;
-    take_all(workspace_, [&](auto& memory) {
-      keys_ = memory.template take<float>(packed_elements(kernels, size_, shape.tokens));
-      values_ = memory.template take<float>(packed_elements(kernels, shape.tokens, size_));
-      scores_ = memory.template take<float>(kScoreRows * score_stride_);
-      by_size_ = memory.template take<float>(score_stride_);
-    });
+    keys_ = workspace_.take<float>(packed_elements(kernels, size_, shape.tokens));
+    values_ = workspace_.take<float>(packed_elements(kernels, shape.tokens, size_));
+    scores_ = workspace_.take<float>(kScoreRows * score_stride_);
+    by_size_ = workspace_.take<float>(score_stride_);
   }
 
   // q, k, v and y at the head's first column of the image's first row, and the sizes of its keys, or none.

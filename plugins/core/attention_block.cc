@@ -14,10 +14,12 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   const Kernels& kernels = weights.query.matrix->kernels();
   const size_t width = weights.query.matrix->depth();
   const size_t rows = images * tokens;
-  float *normed = nullptr, *q = nullptr, *k = nullptr, *v = nullptr, *mixed = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    for (float** values : {&normed, &q, &k, &v, &mixed}) *values = memory.template take<float>(rows * width);
-  });
+  Workspace workspace;
+  auto* normed = workspace.take<float>(rows * width);
+  auto* q = workspace.take<float>(rows * width);
+  auto* k = workspace.take<float>(rows * width);
+  auto* v = workspace.take<float>(rows * width);
+  auto* mixed = workspace.take<float>(rows * width);
   // The rows [N,T,D] of the tokens that ask, one after another: all of them, or a copy.
   const auto queried = [&](const float* from, float* to) {
     if (queries == tokens) return from;

@@ -81,8 +81,8 @@ void dispatch(const void* x, const int32_t* src, size_t slots, size_t row_bytes,
 void route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes, int32_t* slot,
                     float* weight, void* buf, const TaskRunner& runner) {
   const size_t slots = shape.experts * shape.slots();
-  int32_t* src = nullptr;
-  const Workspace workspace([&](auto& memory) { src = memory.template take<int32_t>(slots); });
+  Workspace workspace;
+  auto* src = workspace.take<int32_t>(slots);
   route(shape, gates, slot, weight, [src](size_t) { return src; }, nullptr, runner);
   dispatch(x, src, slots, row_bytes, buf, runner);
 }

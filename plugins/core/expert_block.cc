@@ -44,15 +44,11 @@ void compute_expert_block(const MlpWeights& weights, const LayerNorm& norm, cons
   const size_t slots = experts * routing.slots;
   const auto kept =
       static_cast<size_t>(std::count_if(routing.src, routing.src + slots, [](int32_t token) { return token >= 0; }));
-  int32_t *row_of_slot = nullptr, *token_of_row = nullptr;
-  size_t* first = nullptr;
-  float* out = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    row_of_slot = memory.template take<int32_t>(slots);
-    token_of_row = memory.template take<int32_t>(kept);
-    first = memory.template take<size_t>(experts + 1);
-    out = memory.template take<float>(kept * weights.hidden());
-  });
+  Workspace workspace;
+  auto* row_of_slot = workspace.take<int32_t>(slots);
+  auto* token_of_row = workspace.take<int32_t>(kept);
+  auto* first = workspace.take<size_t>(experts + 1);
+  auto* out = workspace.take<float>(kept * weights.hidden());
   // The rows of an expert are its slots that have a token.
   std::fill(first, first + experts + 1, size_t{0});
   size_t row = 0;

@@ -48,8 +48,17 @@ TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t
   return product;
 }
 
-const float* LinearWeights::widened(const float* values, const size_t* first, float* wide) const {
+LinearWeights LinearWeights::with_padding(Workspace& memory, const size_t* first) const {
+  LinearWeights padded = *this;
+  if (matrix->padded_columns() == matrix->columns()) return padded;
+  padded.bias = widened(bias, first, memory);
+  if (has_column_scale()) padded.scale = widened(scale, first, memory);
+  return padded;
+}
+
+const float* LinearWeights::widened(const float* values, const size_t* first, Workspace& memory) const {
   const size_t columns = matrix->columns(), wide_columns = matrix->padded_columns();
+  auto* wide = memory.take<float>(matrix->matrices() * wide_columns);
   std::fill(wide, wide + matrix->matrices() * wide_columns, 0.0f);
   for (size_t i = 0; i < matrix->matrices(); ++i) {
     if (first != nullptr && first[i] == first[i + 1]) continue;
@@ -61,9 +70,8 @@ const float* LinearWeights::widened(const float* values, const size_t* first, fl
 void pack_tiles(const Kernels& kernels, TileRows rows, size_t first_tile, size_t end_tile) {
   end_tile = std::min(end_tile, divide_up(rows.row_count, kRowsPerTile));
   if (first_tile >= end_tile) return;
-  const Workspace scratch([&](auto& memory) {
-    rows.scratch = memory.template take<float>(steps_of_depth(rows.type, rows.depth) * depth_of_line(rows.type));
-  });
+  Workspace scratch;
+  rows.scratch = scratch.take<float>(steps_of_depth(rows.type, rows.depth) * depth_of_line(rows.type));
   const size_t first_row = first_tile * kRowsPerTile;
   rows.row_count = std::min(rows.row_count, end_tile * kRowsPerTile) - first_row;
   if (rows.index != nullptr) {

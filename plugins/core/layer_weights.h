@@ -23,21 +23,9 @@ struct LinearWeights {
   bool quantized() const { return weight_type(type()).quantized(); }
   bool has_column_scale() const { return weight_type(type()).scales == Scales::kColumns; }
 
-  // The same with bias and scale as wide as whole panels; `memory` is a workspace or a WorkspaceBytes. With `first`
-  // [matrices + 1], those of a matrix m without rows, first[m] to first[m + 1], are not read and are zero.
-  template <class Memory>
-  LinearWeights with_padding(Memory& memory, const size_t* first = nullptr) const {
-    LinearWeights padded = *this;
-    if (matrix->padded_columns() == matrix->columns()) return padded;
-    const size_t count = matrix->matrices() * matrix->padded_columns();
-    auto* wide_bias = memory.template take<float>(count);
-    auto* wide_scale = has_column_scale() ? memory.template take<float>(count) : nullptr;
-    if (wide_bias != nullptr) {
-      padded.bias = widened(bias, first, wide_bias);
-      if (has_column_scale()) padded.scale = widened(scale, first, wide_scale);
-    }
-    return padded;
-  }
+  // The same with bias and scale as wide as whole panels, in `memory`. With `first` [matrices + 1], those of a matrix m
+  // without rows, first[m] to first[m + 1], are not read and are zero.
+  LinearWeights with_padding(Workspace& memory, const size_t* first = nullptr) const;
 
   // In tiles: bytes from one row tile of what it is multiplied with to the next.
   size_t row_tile_stride() const { return matrix->steps() * weight_type(type()).tile_step_bytes; }
@@ -53,7 +41,7 @@ struct LinearWeights {
   TileProduct make_product(size_t index, size_t first_panel, size_t panels, size_t first_step, size_t steps) const;
 
  private:
-  const float* widened(const float* values, const size_t* first, float* wide) const;
+  const float* widened(const float* values, const size_t* first, Workspace& memory) const;
 };
 
 // An MLP, w2 . activation(w1 . x + b1) + b2, or those of E experts; both matrices are of one type.

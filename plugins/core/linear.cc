@@ -20,16 +20,13 @@ void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float
     float* scale = nullptr;
   };
   std::vector<Slot> slots(stage_slots(groups.size()));
-  LinearWeights padded;
-  size_t* offset = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    padded = w.with_padding(memory);
-    offset = memory.template take<size_t>(most_rows);
-    for (Slot& slot : slots) {
-      slot.rows = memory.template take<char>(row_tiles * w.row_tile_stride());
-      slot.scale = w.quantized() ? memory.template take<float>(most_rows) : nullptr;
-    }
-  });
+  Workspace workspace;
+  const LinearWeights padded = w.with_padding(workspace);
+  auto* offset = workspace.take<size_t>(most_rows);
+  for (Slot& slot : slots) {
+    slot.rows = workspace.take<char>(row_tiles * w.row_tile_stride());
+    if (w.quantized()) slot.scale = workspace.take<float>(most_rows);
+  }
   for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);
 
   const Stage pack{row_tiles, 1, [&](size_t group, size_t slot, size_t begin, size_t end) {

@@ -43,12 +43,10 @@ void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix,
                  float* likeness) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
   const size_t rows = every_second(first, tokens), columns = every_second(joined, tokens);
-  float *unit = nullptr, *packed = nullptr, *scores = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    unit = memory.template take<float>(tokens * keys.size);
-    packed = memory.template take<float>(packed_elements(kernels, keys.size, columns));
-    scores = memory.template take<float>(kScoreRows * columns);
-  });
+  Workspace workspace;
+  auto* unit = workspace.take<float>(tokens * keys.size);
+  auto* packed = workspace.take<float>(packed_elements(kernels, keys.size, columns));
+  auto* scores = workspace.take<float>(kScoreRows * columns);
   for (size_t token = std::min(first, joined); token < tokens; ++token) unit_key(keys, token, unit + token * keys.size);
   for_each_panel(kernels, keys.size, columns, [&](size_t column, size_t count, size_t place) {
     pack_transposed_panel(kernels, unit + (joined + 2 * column) * keys.size, 2 * keys.size, keys.size, count,
@@ -89,16 +87,12 @@ void merge_image(const Kernels& kernels, const Merging& merging, size_t image, s
   const size_t prefix = merging.prefix, left = tokens - merging.count;
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
   const size_t joining = every_second(first, tokens);
-  uint32_t *likest = nullptr, *order = nullptr;
-  int32_t* place = nullptr;
-  float *likeness = nullptr, *total = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    likest = memory.template take<uint32_t>(joining);
-    order = memory.template take<uint32_t>(joining);
-    likeness = memory.template take<float>(joining);
-    place = memory.template take<int32_t>(tokens);
-    total = memory.template take<float>(left);
-  });
+  Workspace workspace;
+  auto* likest = workspace.take<uint32_t>(joining);
+  auto* order = workspace.take<uint32_t>(joining);
+  auto* likeness = workspace.take<float>(joining);
+  auto* place = workspace.take<int32_t>(tokens);
+  auto* total = workspace.take<float>(left);
   find_likest(kernels, keys, prefix, tokens, likest, likeness);
   for (size_t i = 0; i < joining; ++i) order[i] = static_cast<uint32_t>(i);
   std::nth_element(order, order + merging.count - 1, order + joining, [likeness](uint32_t a, uint32_t b) {

@@ -20,12 +20,9 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   const bool gathers = rows.norm || rows.round_bf16;
   const size_t gathered_stride = padded_stride(hidden);
   const size_t stride = padded_stride(weights.expert_hidden());
-  float* gathered = nullptr;
-  float* activations = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    if (gathers) gathered = memory.template take<float>(count * gathered_stride);
-    activations = memory.template take<float>(count * stride);
-  });
+  Workspace workspace;
+  auto* gathered = workspace.take<float>(gathers ? count * gathered_stride : 0);
+  auto* activations = workspace.take<float>(count * stride);
 
   PanelProduct first;
   first.rows = rows.x;
@@ -104,21 +101,19 @@ class Mlp {
     holds_all_ = !apart_ || most_rows <= kFewRows;
     most_tiles_ = divide_up(most_rows, kRowsPerTile);
     slots_.resize(stage_slots(groups_.size()));
-    take_all(workspace_, [&](auto& memory) {
-      first_ = weights.first.with_padding(memory, rows.first);
-      second_ = weights.second.with_padding(memory, rows.first);
-      offset_ = memory.template take<size_t>(most_rows);
-      exact_offset_ = memory.template take<size_t>(most_rows);
-      line_offset_ = memory.template take<size_t>(most_rows);
-      for (Slot& slot : slots_) {
-        slot.rows = memory.template take<char>(most_tiles_ * first_.row_tile_stride());
-        slot.hidden = memory.template take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
-        if (!quantized_) continue;
-        slot.row_scale = memory.template take<float>(most_rows);
-        slot.exact = memory.template take<float>(most_rows * exact_stride());
-        slot.hidden_scale = memory.template take<float>(most_rows * chunks_);
-      }
-    });
+    first_ = weights.first.with_padding(workspace_, rows.first);
+    second_ = weights.second.with_padding(workspace_, rows.first);
+    offset_ = workspace_.take<size_t>(most_rows);
+    exact_offset_ = workspace_.take<size_t>(most_rows);
+    line_offset_ = workspace_.take<size_t>(most_rows);
+    for (Slot& slot : slots_) {
+      slot.rows = workspace_.take<char>(most_tiles_ * first_.row_tile_stride());
+      slot.hidden = workspace_.take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
+      if (!quantized_) continue;
+      slot.row_scale = workspace_.take<float>(most_rows);
+      slot.exact = workspace_.take<float>(most_rows * exact_stride());
+      slot.hidden_scale = workspace_.take<float>(most_rows * chunks_);
+    }
     for (size_t row = 0; row < most_rows; ++row) {
       offset_[row] = row * width_ * sizeof(float);
       exact_offset_[row] = row * exact_stride() * sizeof(float);
@@ -334,8 +329,8 @@ void compute_dense_mlp(const MlpWeights& weights, const LayerNorm& norm, const f
   if (weights.first.in_tiles()) return compute_tile_mlp(weights, all, out, residual ? x : nullptr, runner);
   if (!residual) return compute_float32_mlp(weights, all, out, runner);
   const size_t hidden = weights.hidden();
-  float* mlp = nullptr;
-  const Workspace workspace([&](auto& memory) { mlp = memory.template take<float>(rows * hidden); });
+  Workspace workspace;
+  auto* mlp = workspace.take<float>(rows * hidden);
   compute_float32_mlp(weights, all, mlp, runner);
   add_rows(x, mlp, rows, hidden, out, runner);
 }

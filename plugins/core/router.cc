@@ -21,8 +21,8 @@ void compute_gates(const PackedWeights& router, const LayerNorm& norm, const flo
     const float* rows = x + begin * hidden;
     float* out = gates + begin * router.columns();
     if (!norm) return compute_gates_of_rows(router, rows, end - begin, out);
-    float* normed = nullptr;
-    const Workspace scratch([&](auto& memory) { normed = memory.template take<float>((end - begin) * hidden); });
+    Workspace scratch;
+    auto* normed = scratch.take<float>((end - begin) * hidden);
     for (size_t row = 0; row < end - begin; ++row) {
       router.kernels().normalize(rows + row * hidden, norm.scale, norm.bias, hidden, normed + row * hidden);
     }

@@ -135,22 +135,15 @@ void choose_for_expert(const RoutingShape& shape, size_t group, size_t expert, c
 void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, const MakeSources& make_src,
            int32_t* expert, const TaskRunner& runner) {
   const size_t tokens = shape.groups * shape.tokens;
-  const size_t pairs = tokens * shape.choices;
   const size_t cells = shape.groups * shape.experts;
-  float* priority = nullptr;
-  int32_t *own_expert = nullptr, *kept = nullptr, *limit = nullptr, *ranking = nullptr;
-  uint64_t* order = nullptr;
-  int64_t* mass = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    own_expert = memory.template take<int32_t>(expert == nullptr ? pairs : 0);
-    priority = memory.template take<float>(tokens);
-    kept = memory.template take<int32_t>(cells);
-    order = memory.template take<uint64_t>(tokens);
-    limit = memory.template take<int32_t>(cells);
-    ranking = memory.template take<int32_t>(cells);
-    mass = memory.template take<int64_t>(cells);
-  });
-  if (expert == nullptr) expert = own_expert;
+  Workspace workspace;
+  auto* priority = workspace.take<float>(tokens);
+  auto* kept = workspace.take<int32_t>(cells);
+  auto* order = workspace.take<uint64_t>(tokens);
+  auto* limit = workspace.take<int32_t>(cells);
+  auto* ranking = workspace.take<int32_t>(cells);
+  auto* mass = workspace.take<int64_t>(cells);
+  if (expert == nullptr) expert = workspace.take<int32_t>(tokens * shape.choices);
   parallel_for(runner, (tokens + kTokensPerTask - 1) / kTokensPerTask, [&](size_t task) {
     const size_t end = std::min(tokens, (task + 1) * kTokensPerTask);
     for (size_t token = task * kTokensPerTask; token < end; ++token) {
@@ -185,8 +178,8 @@ void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* 
 void choose_tokens(const RoutingShape& shape, const float* gates, int32_t* slot, int32_t* src,
                    const TaskRunner& runner) {
   parallel_for(runner, shape.groups * shape.experts, [&](size_t task) {
-    uint64_t* keys = nullptr;
-    const Workspace scratch([&](auto& memory) { keys = memory.template take<uint64_t>(shape.tokens); });
+    Workspace scratch;
+    auto* keys = scratch.take<uint64_t>(shape.tokens);
     choose_for_expert(shape, task / shape.experts, task % shape.experts, gates, keys, slot, src);
   });
 }

@@ -87,8 +87,8 @@ void compute_soft_router(const PackedWeights& slots, float scale, const SoftShap
     const size_t first = task % blocks * kSlotsPerTask;
     const size_t count = std::min(kSlotsPerTask, columns - first);
     float* logits = dispatch + task / blocks * shape.tokens * columns + first;
-    float* by_slot = nullptr;
-    const Workspace scratch([&](auto& memory) { by_slot = memory.template take<float>(count * shape.tokens); });
+    Workspace scratch;
+    auto* by_slot = scratch.take<float>(count * shape.tokens);
     kernels.transpose(logits, columns, count, shape.tokens, by_slot, shape.tokens);
     for (size_t i = 0; i < count; ++i) kernels.softmax(by_slot + i * shape.tokens, shape.tokens);
     kernels.transpose(by_slot, shape.tokens, shape.tokens, count, logits, columns);
@@ -100,9 +100,8 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
   const size_t rows = shape.all_slots();
   const size_t panels = hidden_panels(kernels, shape);
   if (rows == 0) return;
-  float* shares = nullptr;  // [G, E*P, S]
-  const Workspace workspace(
-      [&](auto& memory) { shares = memory.template take<float>(shape.groups * rows * shape.tokens); });
+  Workspace workspace;
+  auto* shares = workspace.take<float>(shape.groups * rows * shape.tokens);  // [G, E*P, S]
   const size_t blocks = (rows + kSlotsPerTask - 1) / kSlotsPerTask;
   parallel_for(runner, shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
@@ -115,11 +114,9 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
     const size_t column = task % panels * kernels.panel_columns;
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
     const size_t elements = panel_elements(kernels, shape.tokens, columns);
-    float *panel = nullptr, *mixed = nullptr;
-    const Workspace scratch([&](auto& memory) {
-      panel = memory.template take<float>(elements);
-      mixed = memory.template take<float>(rows * columns);
-    });
+    Workspace scratch;
+    auto* panel = scratch.take<float>(elements);
+    auto* mixed = scratch.take<float>(rows * columns);
     pack_panel(kernels, x + group * shape.tokens * shape.hidden + column, shape.hidden, shape.tokens, columns, panel);
     if (round_bf16) kernels.round_bf16(panel, elements, panel);
     multiply_panel(kernels, shares + group * rows * shape.tokens, shape.tokens, rows, shape.tokens, panel, columns,
@@ -142,8 +139,8 @@ void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf1
     const size_t columns = std::min(kernels.panel_columns, shape.hidden - column);
     const size_t first = group * shape.tokens + task % blocks * kTokensPerTask;
     const size_t elements = panel_elements(kernels, depth, columns);
-    float* panel = nullptr;
-    const Workspace scratch([&](auto& memory) { panel = memory.template take<float>(elements); });
+    Workspace scratch;
+    auto* panel = scratch.take<float>(elements);
     for (size_t expert = 0; expert < shape.experts; ++expert) {
       const float* rows = out + (expert * shape.expert_slots() + group * shape.slots) * shape.hidden + column;
       pack_panel(kernels, rows, shape.hidden, shape.slots, columns,

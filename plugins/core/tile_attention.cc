@@ -12,8 +12,8 @@ namespace {
 // One head of one image, whose queries, keys and values lie as lines: 32 columns of a token in 64 bytes. Scratch is
 // taken here. Throws std::bad_alloc.
 void attend_head(const Kernels& kernels, TileHead head) {
-  const Workspace scratch(
-      [&](auto& memory) { head.scratch = memory.template take<char>(tile_head_bytes(head.tokens, head.lines)); });
+  Workspace scratch;
+  head.scratch = scratch.take<char>(tile_head_bytes(head.tokens, head.lines));
   kernels.attend(head);
 }
 
@@ -51,16 +51,12 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   head.tokens = shape.tokens;
   head.q_step_stride = divide_up(shape.queries, kRowsPerTile) * kTileBytes;
   head.line_stride = divide_up(shape.tokens, kRowsPerTile) * kTileBytes;
-  size_t* offset = nullptr;
-  char *query = nullptr, *key = nullptr, *value = nullptr;
-  float* added = nullptr;
-  const Workspace workspace([&](auto& memory) {
-    offset = memory.template take<size_t>(shape.queries);
-    query = memory.template take<char>(head.lines * head.q_step_stride);
-    key = memory.template take<char>(head.lines * head.line_stride);
-    value = memory.template take<char>(head.lines * head.line_stride);
-    added = memory.template take<float>(round_up(shape.tokens, kPanelColumns));
-  });
+  Workspace workspace;
+  auto* offset = workspace.take<size_t>(shape.queries);
+  auto* query = workspace.take<char>(head.lines * head.q_step_stride);
+  auto* key = workspace.take<char>(head.lines * head.line_stride);
+  auto* value = workspace.take<char>(head.lines * head.line_stride);
+  auto* added = workspace.take<float>(round_up(shape.tokens, kPanelColumns));
   for (size_t row = 0; row < shape.queries; ++row) offset[row] = row * shape.hidden * sizeof(float);
   const size_t first_query = image * shape.queries * shape.hidden + number * head.size;
   const size_t first_token = image * shape.tokens * shape.hidden + number * head.size;
@@ -208,34 +204,32 @@ class Block {
     const size_t asking = images_of_group_ * queries_;
     const size_t row_tiles = divide_up(rows, kRowsPerTile);
     const size_t asking_tiles = divide_up(asking, kRowsPerTile);
-    take_all(workspace_, [&](auto& memory) {
-      query_ = weights.query.with_padding(memory);
-      key_ = weights.key.with_padding(memory);
-      value_ = weights.value.with_padding(memory);
-      out_ = weights.out.with_padding(memory);
-      row_offset_ = memory.template take<size_t>(asking);
-      mixed_offset_ = memory.template take<size_t>(asking);
-      query_offset_ = memory.template take<size_t>(asking);
-      asking_ = memory.template take<int32_t>(asking);
-      token_offset_ = memory.template take<size_t>(rows);
-      for (Slot& slot : slots_) {
-        slot.rows = memory.template take<char>(row_tiles * query_.row_tile_stride());
-        slot.asking = some_ask() ? memory.template take<char>(asking_tiles * query_.row_tile_stride()) : slot.rows;
-        slot.query = memory.template take<char>(images_of_group_ * lines() * query_stride());
-        slot.key = memory.template take<char>(rows * lines() * kLineBytes);
-        slot.value = memory.template take<char>(rows * lines() * kLineBytes);
-        slot.mixed = memory.template take<char>(asking_tiles * out_.row_tile_stride());
-        if (merging_.count > 0) {
-          slot.exact_key = memory.template take<float>(rows * lines() * kPanelColumns);
-          slot.whole = memory.template take<float>(rows * width_);
-        }
-        if (packs()) slot.exact = memory.template take<float>(asking * width_);
-        if (!quantized_) continue;
-        slot.row_scale = memory.template take<float>(rows);
-        slot.asking_scale = some_ask() ? memory.template take<float>(asking) : slot.row_scale;
-        slot.mixed_scale = memory.template take<float>(asking);
+    query_ = weights.query.with_padding(workspace_);
+    key_ = weights.key.with_padding(workspace_);
+    value_ = weights.value.with_padding(workspace_);
+    out_ = weights.out.with_padding(workspace_);
+    row_offset_ = workspace_.take<size_t>(asking);
+    mixed_offset_ = workspace_.take<size_t>(asking);
+    query_offset_ = workspace_.take<size_t>(asking);
+    asking_ = workspace_.take<int32_t>(asking);
+    token_offset_ = workspace_.take<size_t>(rows);
+    for (Slot& slot : slots_) {
+      slot.rows = workspace_.take<char>(row_tiles * query_.row_tile_stride());
+      slot.asking = some_ask() ? workspace_.take<char>(asking_tiles * query_.row_tile_stride()) : slot.rows;
+      slot.query = workspace_.take<char>(images_of_group_ * lines() * query_stride());
+      slot.key = workspace_.take<char>(rows * lines() * kLineBytes);
+      slot.value = workspace_.take<char>(rows * lines() * kLineBytes);
+      slot.mixed = workspace_.take<char>(asking_tiles * out_.row_tile_stride());
+      if (merging_.count > 0) {
+        slot.exact_key = workspace_.take<float>(rows * lines() * kPanelColumns);
+        slot.whole = workspace_.take<float>(rows * width_);
       }
-    });
+      if (packs()) slot.exact = workspace_.take<float>(asking * width_);
+      if (!quantized_) continue;
+      slot.row_scale = workspace_.take<float>(rows);
+      slot.asking_scale = some_ask() ? workspace_.take<float>(asking) : slot.row_scale;
+      slot.mixed_scale = workspace_.take<float>(asking);
+    }
   }
 
   // Where each row of a group begins in what the stages write.
@@ -316,14 +310,12 @@ class Block {
     head.tokens = tokens_;
     head.size = width_ / heads_;
     head.lines = divide_up(head.size, kPanelColumns);
-    float* added = nullptr;
+    Workspace scratch;
+    auto* added = scratch.take<float>(round_up(tokens_, kPanelColumns));
     char* own[3] = {};
-    const Workspace workspace([&](auto& scratch) {
-      added = scratch.template take<float>(round_up(tokens_, kPanelColumns));
-      for (size_t part = 0; cut_ && part < 3; ++part) {
-        own[part] = scratch.template take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));
-      }
-    });
+    for (size_t part = 0; cut_ && part < 3; ++part) {
+      own[part] = scratch.take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));
+    }
     for (size_t i = begin; i < end; ++i) {
       const size_t image = i / heads_, column = i % heads_ * head.size, line = column / kPanelColumns;
       const auto place = [&](char* of_all, size_t stride, size_t tokens, char* to) -> const char* {

@@ -6,7 +6,6 @@
 #include <mutex>
 #include <new>
 #include <utility>
-#include <vector>
 
 namespace vmoe {
 namespace {
@@ -73,24 +72,30 @@ Workspace::Workspace() {
 }
 
 Workspace::~Workspace() {
-  forbid_access(buffer_.data(), buffer_.bytes());
-  IdleBuffers& idle = idle_buffers();
-  const std::lock_guard<std::mutex> lock(idle.mutex);
   try {
+    if (!more_.empty()) {
+      more_.clear();
+      buffer_ = PageBuffer();
+      // Some slack, so that slowly growing batches don't allocate each time.
+      buffer_ = PageBuffer(taken_ + taken_ / 4);
+    }
+    forbid_access(buffer_.data(), buffer_.bytes());
+    IdleBuffers& idle = idle_buffers();
+    const std::lock_guard<std::mutex> lock(idle.mutex);
     idle.buffers.push_back(std::move(buffer_));
   } catch (...) {
     buffer_ = PageBuffer();  // without room to keep it, it goes back to the system
   }
 }
 
-void Workspace::reserve(size_t bytes) {
-  used_ = 0;
-  if (bytes > buffer_.bytes()) {
-    buffer_ = PageBuffer();
-    // Some slack, so that slowly growing batches don't allocate each time.
-    buffer_ = PageBuffer(bytes + bytes / 4);
-  }
-  forbid_access(buffer_.data(), buffer_.bytes());
+void* Workspace::take_bytes(size_t bytes) {
+  constexpr size_t kAlignment = 64;
+  const size_t place = taken_;
+  const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment + kGuardBytes;
+  taken_ += size;
+  void* data = taken_ > buffer_.bytes() ? more_.emplace_back(size).data() : static_cast<char*>(buffer_.data()) + place;
+  allow_uninitialised(data, bytes);
+  return data;
 }
 
 }  // namespace vmoe

@@ -28,8 +28,8 @@ Kernel make_router_block(const NodeInfo& node) {
   return [router = NodeLinear(node, Input::kRouter)](const Call& call) {
     const RoutingShape& shape = call.routing();
     const size_t tokens = shape.groups * shape.tokens;
-    float* gates = nullptr;
-    const Workspace workspace([&](auto& memory) { gates = memory.template take<float>(tokens * shape.experts); });
+    Workspace workspace;
+    auto* gates = workspace.take<float>(tokens * shape.experts);
     compute_gates(*router.packed(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                   call.data<float>(Input::kX), tokens, gates, call.runner());
     route(
