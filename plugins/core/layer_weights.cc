@@ -18,22 +18,30 @@ constexpr size_t kLeastRowsOfGroup = 128;
 
 }  // namespace
 
-TileRows LinearWeights::make_rows(const float* rows, size_t count, char* tiles, float* scale) const {
+PackedRows LinearWeights::take_rows(Workspace& memory, size_t count) const {
+  return {memory.take<char>(divide_up(count, kRowsPerTile) * row_tile_stride()),
+          quantized() ? memory.take<float>(count) : nullptr};
+}
+
+TileRows LinearWeights::make_rows(const float* rows, size_t count, const PackedRows& packed) const {
   TileRows made;
   made.type = type();
   made.rows = rows;
   made.row_count = count;
   made.depth = made.stride = matrix->depth();
-  made.tiles = tiles;
+  made.tiles = packed.tiles;
   made.row_tile_stride = row_tile_stride();
-  made.scale = scale;
+  made.scale = packed.scale;
   return made;
 }
 
-TileProduct LinearWeights::make_product(size_t index, size_t first_panel, size_t panels, size_t first_step,
-                                        size_t steps) const {
+TileProduct LinearWeights::make_product(const PackedRows& rows, size_t count, size_t index, size_t first_panel,
+                                        size_t panels, size_t first_step, size_t steps) const {
   TileProduct product;
   product.type = type();
+  product.rows = rows.tiles;
+  product.row_scale = rows.scale;
+  product.row_count = count;
   product.row_tile_stride = row_tile_stride();
   product.steps = steps;
   product.panel = matrix->panel_at(index, first_panel) + first_step * weight_type(type()).panel_step_bytes;

@@ -10,6 +10,12 @@
 
 namespace vmoe {
 
+// Activations of a product with weights in tiles, and the scale of each row where they are quantized; not owned.
+struct PackedRows {
+  char* tiles = nullptr;
+  float* scale = nullptr;
+};
+
 // A weight matrix [1, D, P] or [E, D, P] packed, with what belongs to its columns as an op gets it (not owned): bias,
 // and scale where columns have one, f32[P] or f32[E, P]. What enters a product is rounded to bfloat16 with bfloat16
 // weights and quantized with those that have scales; sums and biases are float32.
@@ -30,15 +36,20 @@ struct LinearWeights {
   // In tiles: bytes from one row tile of what it is multiplied with to the next.
   size_t row_tile_stride() const { return matrix->steps() * weight_type(type()).tile_step_bytes; }
 
-  // In tiles: f32[count, D] to be packed to `tiles` for a product, and their scales where it is quantized.
-  TileRows make_rows(const float* rows, size_t count, char* tiles, float* scale) const;
+  // In tiles: room for so many rows to be packed for a product.
+  PackedRows take_rows(Workspace& memory, size_t count) const;
 
-  // With padding, in tiles: rows times some panels over the whole depth, or over some steps of it. Rows, offsets and
+  // In tiles: f32[count, D] to be packed for a product.
+  TileRows make_rows(const float* rows, size_t count, const PackedRows& packed) const;
+
+  // With padding, in tiles: `count` rows times some panels over the whole depth, or over some steps of it. Offsets and
   // what becomes of the sums are the caller's to fill in.
-  TileProduct make_product(size_t index, size_t first_panel, size_t panels) const {
-    return make_product(index, first_panel, panels, 0, matrix->steps());
+  TileProduct make_product(const PackedRows& rows, size_t count, size_t index, size_t first_panel,
+                           size_t panels) const {
+    return make_product(rows, count, index, first_panel, panels, 0, matrix->steps());
   }
-  TileProduct make_product(size_t index, size_t first_panel, size_t panels, size_t first_step, size_t steps) const;
+  TileProduct make_product(const PackedRows& rows, size_t count, size_t index, size_t first_panel, size_t panels,
+                           size_t first_step, size_t steps) const;
 
  private:
   const float* widened(const float* values, const size_t* first, Workspace& memory) const;

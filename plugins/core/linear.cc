@@ -13,33 +13,22 @@ void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float
   const size_t first[] = {0, rows};
   const std::vector<RowGroup> groups = group_rows(first, 1);
   const size_t most_rows = find_most_rows(groups);
-  const size_t row_tiles = divide_up(most_rows, kRowsPerTile);
   const size_t columns = w.matrix->columns();
-  struct Slot {
-    char* rows = nullptr;
-    float* scale = nullptr;
-  };
-  std::vector<Slot> slots(stage_slots(groups.size()));
+  std::vector<PackedRows> slots(stage_slots(groups.size()));
   Workspace workspace;
   const LinearWeights padded = w.with_padding(workspace);
   auto* offset = workspace.take<size_t>(most_rows);
-  for (Slot& slot : slots) {
-    slot.rows = workspace.take<char>(row_tiles * w.row_tile_stride());
-    if (w.quantized()) slot.scale = workspace.take<float>(most_rows);
-  }
+  for (PackedRows& slot : slots) slot = w.take_rows(workspace, most_rows);
   for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);
 
+  const size_t row_tiles = divide_up(most_rows, kRowsPerTile);
   const Stage pack{row_tiles, 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
                      const float* rows_of_group = x + groups[group].begin * w.matrix->depth();
-                     pack_tiles(kernels,
-                                w.make_rows(rows_of_group, groups[group].count(), slots[slot].rows, slots[slot].scale),
-                                begin, end);
+                     pack_tiles(kernels, w.make_rows(rows_of_group, groups[group].count(), slots[slot]), begin, end);
                    }};
   const Stage multiply{padded.matrix->panels(), 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
-                         TileProduct product = padded.make_product(0, begin, end - begin);
-                         product.rows = slots[slot].rows;
-                         product.row_count = groups[group].count();
-                         product.row_scale = slots[slot].scale;
+                         TileProduct product =
+                             padded.make_product(slots[slot], groups[group].count(), 0, begin, end - begin);
                          product.offset = offset;
                          product.out = y + groups[group].begin * columns + begin * kPanelColumns;
                          kernels.multiply(product);

@@ -71,8 +71,7 @@ constexpr size_t kFewRows = 96;
 
 // What a slot's group has in memory between its stages.
 struct Slot {
-  char* rows = nullptr;  // activations of the first product
-  float* row_scale = nullptr;
+  PackedRows rows;                // activations of the first product
   char* hidden = nullptr;         // activations of the second product
   float* exact = nullptr;         // quantized: f32[rows, hidden columns] before they are quantized
   float* hidden_scale = nullptr;  // quantized: f32[chunks, rows]
@@ -107,10 +106,9 @@ class Mlp {
     exact_offset_ = workspace_.take<size_t>(most_rows);
     line_offset_ = workspace_.take<size_t>(most_rows);
     for (Slot& slot : slots_) {
-      slot.rows = workspace_.take<char>(most_tiles_ * first_.row_tile_stride());
+      slot.rows = first_.take_rows(workspace_, most_rows);
       slot.hidden = workspace_.take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
       if (!quantized_) continue;
-      slot.row_scale = workspace_.take<float>(most_rows);
       slot.exact = workspace_.take<float>(most_rows * exact_stride());
       slot.hidden_scale = workspace_.take<float>(most_rows * chunks_);
     }
@@ -191,26 +189,18 @@ class Mlp {
 
   std::vector<Stage> stages_together() const {
     std::vector<Stage> stages;
-    stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        pack_rows(group, slot, begin, end);
-                      }});
+    stages.push_back(make_stage(this, most_tiles_, 1, &Mlp::pack_rows));
     stages.push_back({first_.matrix->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         multiply_first(group, slot, begin, end - begin, begin, nullptr);
                       }});
-    if (quantized_) {
-      stages.push_back({most_tiles_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          quantize_all(group, slot, begin, end);
-                        }});
-    }
-    stages.push_back({second_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        multiply_second_in_order(group, slot, begin, end);
-                      }});
+    if (quantized_) stages.push_back(make_stage(this, most_tiles_, 1, &Mlp::quantize_all));
+    stages.push_back(make_stage(this, second_.matrix->panels(), 1, &Mlp::multiply_second_in_order));
     return stages;
   }
 
   void pack_rows(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     const RowGroup& mine = groups_[group];
-    TileRows rows = first_.make_rows(rows_.x, mine.count(), slots_[slot].rows, slots_[slot].row_scale);
+    TileRows rows = first_.make_rows(rows_.x, mine.count(), slots_[slot].rows);
     if (rows_.index != nullptr) {
       rows.index = rows_.index + mine.begin;
     } else {
@@ -227,10 +217,7 @@ class Mlp {
                       const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
-    TileProduct product = first_.make_product(mine.matrix, first_panel, panels);
-    product.rows = memory.rows;
-    product.row_count = mine.count();
-    product.row_scale = memory.row_scale;
+    TileProduct product = first_.make_product(memory.rows, mine.count(), mine.matrix, first_panel, panels);
     product.next_panel = next;
     product.activation = activation_;
     if (quantized_) {
@@ -287,12 +274,11 @@ class Mlp {
                        const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
-    TileProduct product =
-        second_.make_product(mine.matrix, first_panel, panels, chunk * chunk_steps(), steps_of_chunk(chunk));
-    product.rows = memory.hidden + step * tile_bytes_;
+    const PackedRows rows{memory.hidden + step * tile_bytes_,
+                          quantized_ ? memory.hidden_scale + chunk * mine.count() : nullptr};
+    TileProduct product = second_.make_product(rows, mine.count(), mine.matrix, first_panel, panels,
+                                               chunk * chunk_steps(), steps_of_chunk(chunk));
     product.row_tile_stride = hidden_steps() * tile_bytes_;
-    product.row_count = mine.count();
-    if (quantized_) product.row_scale = memory.hidden_scale + chunk * mine.count();
     product.next_panel = next;
     const size_t place = mine.begin * width_ + first_panel * kPanelColumns;
     product.offset = offset_;

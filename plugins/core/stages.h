@@ -17,6 +17,13 @@ struct Stage {
   std::function<void(size_t group, size_t slot, size_t begin, size_t end)> run;
 };
 
+// A stage that is a function of a layer.
+template <class Layer>
+Stage make_stage(const Layer* layer, size_t items, size_t least_items,
+                 void (Layer::*run)(size_t group, size_t slot, size_t begin, size_t end) const) {
+  return {items, least_items, [layer, run](auto... part) { (layer->*run)(part...); }};
+}
+
 // Threads that layers are cut up for: the processors that this process may use.
 size_t stage_threads();
 

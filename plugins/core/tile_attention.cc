@@ -120,45 +120,26 @@ class Block {
   void run(const TaskRunner& runner) const {
     const size_t row_tiles = divide_up(images_of_group_ * tokens_, kRowsPerTile);
     std::vector<Stage> stages;
-    stages.push_back({row_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        normalize(group, slot, begin, end);
-                      }});
-    stages.push_back({3 * lines(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        project(group, slot, begin, end);
-                      }});
-    stages.push_back({images_of_group_ * heads_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        mix(group, slot, begin, std::min(end, images_of(group) * heads_));
-                      }});
-    if (packs()) {
-      const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
-      stages.push_back({asking_tiles, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          pack(group, slot, begin, end);
-                        }});
-    }
-    stages.push_back({out_.matrix->panels(), 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                        project_out(group, slot, begin, end);
-                      }});
-    if (merging_.count > 0) {
-      stages.push_back({images_of_group_, 1, [this](size_t group, size_t slot, size_t begin, size_t end) {
-                          merge(group, slot, begin, std::min(end, images_of(group)));
-                        }});
-    }
+    stages.push_back(make_stage(this, row_tiles, 1, &Block::normalize));
+    stages.push_back(make_stage(this, 3 * lines(), 2, &Block::project));
+    stages.push_back(make_stage(this, images_of_group_ * heads_, 1, &Block::mix));
+    const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
+    if (packs()) stages.push_back(make_stage(this, asking_tiles, 1, &Block::pack));
+    stages.push_back(make_stage(this, out_.matrix->panels(), 1, &Block::project_out));
+    if (merging_.count > 0) stages.push_back(make_stage(this, images_of_group_, 1, &Block::merge));
     run_stages(runner, groups_, stages, kernels_.needs_tile_configuration);
   }
 
  private:
   // What a slot's group has in memory between its stages.
   struct Slot {
-    char* rows = nullptr;  // activations of the projections
-    float* row_scale = nullptr;
-    char* asking = nullptr;  // those of the tokens that ask
-    float* asking_scale = nullptr;
+    PackedRows rows;        // activations of the projections
+    PackedRows asking;      // those of the tokens that ask
     char* query = nullptr;  // [image][head][line] of row tiles
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
-    char* mixed = nullptr;   // activations of the output's projection
-    float* exact = nullptr;  // where it packs(): f32[rows, D] before that
-    float* mixed_scale = nullptr;
+    PackedRows mixed;            // activations of the output's projection
+    float* exact = nullptr;      // where it packs(): f32[rows, D] before that
     float* exact_key = nullptr;  // where tokens are merged: f32[rows, lines * 32] before they are rounded
     float* whole = nullptr;      // f32[rows, D] before it is merged
   };
@@ -202,8 +183,6 @@ class Block {
   void take_memory(const AttentionBlockWeights& weights) {
     const size_t rows = images_of_group_ * tokens_;
     const size_t asking = images_of_group_ * queries_;
-    const size_t row_tiles = divide_up(rows, kRowsPerTile);
-    const size_t asking_tiles = divide_up(asking, kRowsPerTile);
     query_ = weights.query.with_padding(workspace_);
     key_ = weights.key.with_padding(workspace_);
     value_ = weights.value.with_padding(workspace_);
@@ -214,21 +193,17 @@ class Block {
     asking_ = workspace_.take<int32_t>(asking);
     token_offset_ = workspace_.take<size_t>(rows);
     for (Slot& slot : slots_) {
-      slot.rows = workspace_.take<char>(row_tiles * query_.row_tile_stride());
-      slot.asking = some_ask() ? workspace_.take<char>(asking_tiles * query_.row_tile_stride()) : slot.rows;
+      slot.rows = query_.take_rows(workspace_, rows);
+      slot.asking = some_ask() ? query_.take_rows(workspace_, asking) : slot.rows;
       slot.query = workspace_.take<char>(images_of_group_ * lines() * query_stride());
       slot.key = workspace_.take<char>(rows * lines() * kLineBytes);
       slot.value = workspace_.take<char>(rows * lines() * kLineBytes);
-      slot.mixed = workspace_.take<char>(asking_tiles * out_.row_tile_stride());
+      slot.mixed = out_.take_rows(workspace_, asking);
       if (merging_.count > 0) {
         slot.exact_key = workspace_.take<float>(rows * lines() * kPanelColumns);
         slot.whole = workspace_.take<float>(rows * width_);
       }
       if (packs()) slot.exact = workspace_.take<float>(asking * width_);
-      if (!quantized_) continue;
-      slot.row_scale = workspace_.take<float>(rows);
-      slot.asking_scale = some_ask() ? workspace_.take<float>(asking) : slot.row_scale;
-      slot.mixed_scale = workspace_.take<float>(asking);
     }
   }
 
@@ -249,16 +224,15 @@ class Block {
   }
 
   void normalize(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
-    TileRows rows =
-        query_.make_rows(x_ + first_row(group) * width_, rows_of(group), slots_[slot].rows, slots_[slot].row_scale);
+    TileRows rows = query_.make_rows(x_ + first_row(group) * width_, rows_of(group), slots_[slot].rows);
     rows.norm_scale = norm_.scale;
     rows.norm_bias = norm_.bias;
     pack_tiles(kernels_, rows, first_tile, end_tile);
     if (!some_ask() || first_tile > 0) return;
     rows.index = asking_;
     rows.row_count = asking_of(group);
-    rows.tiles = slots_[slot].asking;
-    rows.scale = slots_[slot].asking_scale;
+    rows.tiles = slots_[slot].asking.tiles;
+    rows.scale = slots_[slot].asking.scale;
     pack_tiles(kernels_, rows, 0, divide_up(rows.row_count, kRowsPerTile));
     for (size_t row = 0; row < rows.row_count; ++row) {  // what project_out adds to
       std::copy_n(rows.rows + static_cast<size_t>(asking_[row]) * width_, width_,
@@ -271,23 +245,22 @@ class Block {
     const Slot& memory = slots_[slot];
     const struct {
       const LinearWeights& weights;
+      const PackedRows& rows;
+      size_t count;
       char* to;
       const size_t* offset;
       size_t line_stride;
     } projections[] = {
-        {query_, memory.query, query_offset_, query_stride()},
-        {key_, memory.key, token_offset_, tokens_ * kLineBytes},
-        {value_, memory.value, token_offset_, tokens_ * kLineBytes},
+        {query_, memory.asking, asking_of(group), memory.query, query_offset_, query_stride()},
+        {key_, memory.rows, rows_of(group), memory.key, token_offset_, tokens_ * kLineBytes},
+        {value_, memory.rows, rows_of(group), memory.value, token_offset_, tokens_ * kLineBytes},
     };
     for (size_t i = 0; i < 3; ++i) {
       const size_t first = std::max(begin, i * lines()), last = std::min(end, (i + 1) * lines());
       if (first >= last) continue;
       const auto& mine = projections[i];
       const size_t panel = first - i * lines();
-      TileProduct product = mine.weights.make_product(0, panel, last - first);
-      product.rows = i == 0 ? memory.asking : memory.rows;
-      product.row_count = i == 0 ? asking_of(group) : rows_of(group);
-      product.row_scale = i == 0 ? memory.asking_scale : memory.row_scale;
+      TileProduct product = mine.weights.make_product(mine.rows, mine.count, 0, panel, last - first);
       product.lines = true;
       product.offset = mine.offset;
       product.line_stride = mine.line_stride;
@@ -316,7 +289,7 @@ class Block {
     for (size_t part = 0; cut_ && part < 3; ++part) {
       own[part] = scratch.take<char>(head.lines * (part == 0 ? head.q_step_stride : head.line_stride));
     }
-    for (size_t i = begin; i < end; ++i) {
+    for (size_t i = begin; i < std::min(end, images_of(group) * heads_); ++i) {
       const size_t image = i / heads_, column = i % heads_ * head.size, line = column / kPanelColumns;
       const auto place = [&](char* of_all, size_t stride, size_t tokens, char* to) -> const char* {
         const char* from = of_all + image * lines() * stride;
@@ -335,7 +308,7 @@ class Block {
         head.out = memory.exact + column;
         head.out_columns = head.size;
       } else {
-        head.out = memory.mixed + line * kTileBytes;
+        head.out = memory.mixed.tiles + line * kTileBytes;
         head.out_lines = true;
         head.out_line_stride = kTileBytes;
       }
@@ -345,16 +318,12 @@ class Block {
 
   void pack(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
-    pack_tiles(kernels_, out_.make_rows(memory.exact, asking_of(group), memory.mixed, memory.mixed_scale), first_tile,
-               end_tile);
+    pack_tiles(kernels_, out_.make_rows(memory.exact, asking_of(group), memory.mixed), first_tile, end_tile);
   }
 
   void project_out(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
-    TileProduct product = out_.make_product(0, begin, end - begin);
-    product.rows = memory.mixed;
-    product.row_count = asking_of(group);
-    product.row_scale = memory.mixed_scale;
+    TileProduct product = out_.make_product(memory.mixed, asking_of(group), 0, begin, end - begin);
     product.offset = row_offset_;
     const size_t place = first_asking(group) * width_ + begin * kPanelColumns;
     product.addend = (some_ask() ? y_ : x_) + place;
@@ -365,7 +334,7 @@ class Block {
 
   void merge(size_t group, size_t slot, size_t begin, size_t end) const {
     const size_t stride = lines() * kPanelColumns;
-    for (size_t i = begin; i < end; ++i) {
+    for (size_t i = begin; i < std::min(end, images_of(group)); ++i) {
       const size_t image = group * images_of_group_ + i;
       const MergingKeys keys{slots_[slot].exact_key + i * tokens_ * stride, stride, width_ / heads_, heads_,
                              width_ / heads_};
