@@ -146,7 +146,7 @@ def op_table() -> str:
     choices = list(dict.fromkeys(choice for op in ops for choice in _choices(op)))
     if len(choices) > _MOST_CHOICES:
         raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    lines += ["// What W, Q and T may be.", *_array("TypeChoice", "kTypeChoices", choices)]
+    lines += ["// The element types of the types of values; what W, Q and T may be.", *_array("TypeChoice", "kTypeChoices", choices)]
     first_with: dict[tuple[str, ...], str] = {}
     for op in ops:
         taken = sum(1 << choices.index(choice) for choice in _choices(op))
@@ -240,8 +240,8 @@ def _maximum(value: int | None) -> str:
 
 
 def _choices(op: Op) -> tuple[str, ...]:
-    rows = ([_ELEMENTS[choice.get(name, ELEMENT_TYPES[name][0])] for name in _VARIABLES] for choice in op.type_choices)
-    return tuple(f"{{{', '.join(f'ElementType::k{element}' for element in row)}}}" for row in rows)
+    rows = ([_ELEMENTS[choice.get(name, types[0])] for name, types in ELEMENT_TYPES.items()] for choice in op.type_choices)
+    return tuple(f"{{{{{', '.join(f'ElementType::k{element}' for element in row)}}}}}" for row in rows)
 
 
 def _value_type(name: ValueType) -> str:

@@ -9,8 +9,8 @@
 #include <cstring>
 
 #include "core/host_device.h"
-#include "cuda/element.h"
 #include "cuda/limits.h"
+#include "cuda/words.h"
 
 namespace vmoe::cuda {
 

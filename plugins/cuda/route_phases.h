@@ -18,7 +18,7 @@
 
 #include "core/gate_order.h"
 #include "core/host_device.h"
-#include "cuda/element.h"
+#include "cuda/words.h"
 
 namespace vmoe::cuda {
 

@@ -6,8 +6,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/element.h"
 #include "core/host_device.h"
-#include "cuda/element.h"
+#include "cuda/words.h"
 
 namespace vmoe::cuda {
 

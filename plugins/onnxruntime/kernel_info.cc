@@ -1,6 +1,7 @@
 #include "onnxruntime/kernel_info.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 
 #include "core/sanitizers.h"
@@ -11,27 +12,17 @@ namespace {
 
 using ops::OpError;
 
-struct TypePair {
-  ElementType type;
-  ONNXTensorElementDataType onnx;
-};
-
-constexpr TypePair kTypes[] = {
-    {ElementType::kFloat32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT},
-    {ElementType::kFloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16},
-    {ElementType::kBfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16},
-    {ElementType::kInt8, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8},
-    {ElementType::kInt4, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4},
-    {ElementType::kInt32, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32},
-    {ElementType::kInt64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64},
-};
+// In the order of ElementType.
+constexpr ONNXTensorElementDataType kOnnxTypes[] = {
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4,    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64};
 
 // Nothing for a type that no op takes.
 std::optional<ElementType> element_type_of(ONNXTensorElementDataType type) {
-  for (const TypePair& pair : kTypes) {
-    if (pair.onnx == type) return pair.type;
-  }
-  return std::nullopt;
+  const auto* found = std::find(std::begin(kOnnxTypes), std::end(kOnnxTypes), type);
+  if (found == std::end(kOnnxTypes)) return std::nullopt;
+  return static_cast<ElementType>(found - kOnnxTypes);
 }
 
 bool succeeds(const OrtApi& api, OrtStatus* status) {
@@ -105,12 +96,7 @@ Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
 
 }  // namespace
 
-ONNXTensorElementDataType onnx_type_of(ElementType type) {
-  for (const TypePair& pair : kTypes) {
-    if (pair.type == type) return pair.onnx;
-  }
-  return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-}
+ONNXTensorElementDataType onnx_type_of(ElementType type) { return kOnnxTypes[static_cast<size_t>(type)]; }
 
 NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec)
     : api_(api),

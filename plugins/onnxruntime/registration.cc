@@ -75,8 +75,9 @@ class CustomOp : public OrtCustomOp {
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
     // Weights may be of any type, which NodeInfo checks; ONNX Runtime counts none of less than a byte as any.
-    return value.type == ops::ValueType::kW && weight_type(types_.w).bits >= 8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
-                                                                               : onnx_type_of(types_[value.type]);
+    return value.type == ops::ValueType::kW && weight_type(types_[value.type]).bits >= 8
+               ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+               : onnx_type_of(types_[value.type]);
   }
 
   static OrtCustomOpInputOutputCharacteristic characteristic_of(const ops::ValueSpec& value) {
@@ -107,7 +108,8 @@ void add_op(OpList& list, const Op& op, const char* provider) {
   std::set<std::pair<ElementType, ElementType>> added;
   for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
     const ops::TypeChoice& choice = ops::kTypeChoices[i];
-    if ((op.spec.choices >> i & 1) != 0 && added.emplace(choice.q, choice.t).second) {
+    if ((op.spec.choices >> i & 1) != 0 &&
+        added.emplace(choice[ops::ValueType::kQ], choice[ops::ValueType::kT]).second) {
       list.push_back(new CustomOp(op, choice, provider));
     }
   }

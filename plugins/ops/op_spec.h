@@ -15,25 +15,15 @@ class OpError : public std::runtime_error {
 };
 
 // The type of an input or output: an element type, or one of the type variables W, Q and T. All values of a
-// variable have the same element type.
+// variable have the same element type. In the order of ELEMENT_TYPES in exporter/vmoe_export/ops/table.py.
 enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT };
 inline constexpr size_t kValueTypes = 6;
 
-// What type variables stand for.
+// The element type of each type of values; a choice is what type variables stand for.
 struct TypeChoice {
-  ElementType w, q, t;
+  ElementType types[kValueTypes];
 
-  constexpr ElementType operator[](ValueType type) const {
-    switch (type) {
-      case ValueType::kFloat32: return ElementType::kFloat32;
-      case ValueType::kInt32: return ElementType::kInt32;
-      case ValueType::kInt64: return ElementType::kInt64;
-      case ValueType::kW: return w;
-      case ValueType::kQ: return q;
-      case ValueType::kT: return t;
-    }
-    return ElementType::kFloat32;
-  }
+  constexpr ElementType operator[](ValueType type) const { return types[static_cast<size_t>(type)]; }
 };
 
 enum class Presence : uint8_t {

@@ -20,14 +20,14 @@ inline constexpr SettingSpec kSettings[] = {
     {"max_experts", 1, kNoMaximum},
     {"merge", 0, kNoMaximum},
 };
-// What W, Q and T may be.
+// The element types of the types of values; what W, Q and T may be.
 inline constexpr TypeChoice kTypeChoices[] = {
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16},
-    {ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16},
-    {ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32},
-    {ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32},
+    {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}},
+    {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16}},
+    {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kBfloat16}},
+    {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kBfloat16, ElementType::kFloat32, ElementType::kFloat32}},
+    {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32}},
+    {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32}},
 };
 namespace gates {
 struct Input { enum : size_t { kX, kRouter }; };

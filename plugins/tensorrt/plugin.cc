@@ -23,31 +23,18 @@ using ops::OpError;
 
 constexpr int32_t kFailed = 1;
 
-struct TypePair {
-  ElementType type;
-  DataType tensorrt;
-};
-
-constexpr TypePair kTypes[] = {
-    {ElementType::kFloat32, DataType::kFLOAT}, {ElementType::kFloat16, DataType::kHALF},
-    {ElementType::kBfloat16, DataType::kBF16}, {ElementType::kInt8, DataType::kINT8},
-    {ElementType::kInt32, DataType::kINT32},   {ElementType::kInt64, DataType::kINT64},
-};
+// In the order of ElementType.
+constexpr DataType kDataTypes[] = {DataType::kFLOAT, DataType::kHALF,  DataType::kBF16, DataType::kINT8,
+                                   DataType::kINT4,  DataType::kINT32, DataType::kINT64};
 
 // Nothing for a type that no op takes.
 std::optional<ElementType> element_type_of(DataType type) {
-  for (const TypePair& pair : kTypes) {
-    if (pair.tensorrt == type) return pair.type;
-  }
-  return std::nullopt;
+  const auto* found = std::find(std::begin(kDataTypes), std::end(kDataTypes), type);
+  if (found == std::end(kDataTypes)) return std::nullopt;
+  return static_cast<ElementType>(found - kDataTypes);
 }
 
-DataType data_type_of(ElementType type) {
-  for (const TypePair& pair : kTypes) {
-    if (pair.type == type) return pair.tensorrt;
-  }
-  return DataType::kFLOAT;
-}
+DataType data_type_of(ElementType type) { return kDataTypes[static_cast<size_t>(type)]; }
 
 ops::Shape to_shape(const Dims& dims) {
   ops::Shape shape;

@@ -41,10 +41,10 @@ struct CombineCall {
 
 namespace {
 
+using vmoe::Bfloat16;
+using vmoe::Float16;
 using vmoe::RoutingShape;
-using vmoe::cuda::Bfloat16;
 using vmoe::cuda::BlockPlace;
-using vmoe::cuda::Float16;
 using vmoe::cuda::Groups;
 using vmoe::cuda::Key;
 using vmoe::cuda::RoutePlan;

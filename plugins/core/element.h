@@ -1,7 +1,6 @@
 // The element types of tensors, as bits, and their float32 values.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 #include "core/bfloat16.h"
@@ -12,7 +11,7 @@
 #include <cuda_fp16.h>
 #endif
 
-namespace vmoe::cuda {
+namespace vmoe {
 
 struct Float16 {
   uint16_t bits;
@@ -67,21 +66,4 @@ VMOE_HOST_DEVICE Bfloat16 from_float<Bfloat16>(float value) {
 #endif
 }
 
-// What one access to memory moves where rows and pointers allow; elsewhere it is one element.
-struct alignas(16) Word16 {
-  uint32_t part[4];
-};
-
-// Whether rows of so many bytes, one after the other, are whole words.
-inline bool are_words(const void* rows, size_t row_bytes) {
-  return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
-}
-
-// A word as elements: one, where it is of their type.
-template <class T, class Word>
-struct Elements {
-  static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);  // NOLINT(bugprone-sizeof-expression)
-  T at[kCount];
-};
-
-}  // namespace vmoe::cuda
+}  // namespace vmoe
