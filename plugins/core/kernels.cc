@@ -67,17 +67,9 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 
 namespace vmoe {
-namespace {
-
-size_t padded_columns(const Kernels& kernels, size_t columns) {
-  const size_t lanes = kernels.lanes;
-  return (columns + lanes - 1) / lanes * lanes;
-}
-
-}  // namespace
 
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns) {
-  return depth * padded_columns(kernels, columns);
+  return depth * round_up(columns, kernels.lanes);
 }
 
 size_t packed_elements(const Kernels& kernels, size_t depth, size_t columns) {
@@ -101,7 +93,7 @@ void multiply_panel(const Kernels& kernels, const float* rows, size_t row_stride
 
 void pack_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                 float* packed) {
-  const size_t padded = padded_columns(kernels, columns);
+  const size_t padded = round_up(columns, kernels.lanes);
   for (size_t row = 0; row < depth; ++row) {
     std::copy_n(weights + row * stride, columns, packed + row * padded);
     std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
@@ -110,7 +102,7 @@ void pack_panel(const Kernels& kernels, const float* weights, size_t stride, siz
 
 void pack_transposed_panel(const Kernels& kernels, const float* weights, size_t stride, size_t depth, size_t columns,
                            float* packed) {
-  const size_t padded = padded_columns(kernels, columns);
+  const size_t padded = round_up(columns, kernels.lanes);
   for (size_t row = 0; row < depth; ++row)
     std::fill(packed + row * padded + columns, packed + (row + 1) * padded, 0.0f);
   kernels.transpose(weights, stride, depth, columns, packed, padded);

@@ -30,7 +30,7 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   first.row_stride = hidden;
   first.depth = hidden;
   if (gathers) {
-    parallel_for(runner, (count + kRowsPerGather - 1) / kRowsPerGather, [&](size_t task) {
+    parallel_for(runner, divide_up(count, kRowsPerGather), [&](size_t task) {
       for (size_t row = task * kRowsPerGather; row < count && row < (task + 1) * kRowsPerGather; ++row) {
         const float* from = rows.x + (rows.index == nullptr ? row : static_cast<size_t>(rows.index[row])) * hidden;
         float* to = gathered + row * gathered_stride;

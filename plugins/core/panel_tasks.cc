@@ -14,7 +14,7 @@ constexpr size_t kRowsPerTask = 128;
 
 size_t padded_stride(size_t columns) {
   constexpr size_t kPerLine = kCacheLine / sizeof(float);
-  return (columns + kPerLine - 1) / kPerLine * kPerLine + kPerLine;
+  return round_up(columns, kPerLine) + kPerLine;
 }
 
 void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
@@ -27,7 +27,7 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
     if (rows > 0) used.push_back(matrix);
     most_rows = std::max(most_rows, rows);
   }
-  const size_t chunks = (most_rows + kRowsPerTask - 1) / kRowsPerTask;
+  const size_t chunks = divide_up(most_rows, kRowsPerTask);
   const size_t panels = weights.panels();
   parallel_for(runner, used.size() * panels * chunks, [&](size_t task) {
     const size_t place = task / (panels * chunks);
@@ -37,7 +37,7 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
     const size_t panel = task % panels;
     // Chunks of whole tiles.
     const size_t tile_rows = weights.kernels().tile_rows;
-    const size_t tiles = (first[matrix + 1] - first[matrix] + tile_rows - 1) / tile_rows;
+    const size_t tiles = divide_up(first[matrix + 1] - first[matrix], tile_rows);
     const size_t begin = first[matrix] + tiles * chunk / chunks * tile_rows;
     const size_t end = std::min(first[matrix] + tiles * (chunk + 1) / chunks * tile_rows, first[matrix + 1]);
     if (begin >= end) return;

@@ -53,11 +53,6 @@ void compute_logits(const PackedWeights& slots, float scale, const float* x, siz
   }
 }
 
-// A product's panels of the hidden features, so many for each group.
-size_t hidden_panels(const Kernels& kernels, const SoftShape& shape) {
-  return (shape.hidden + kernels.panel_columns - 1) / kernels.panel_columns;
-}
-
 }  // namespace
 
 std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
@@ -82,7 +77,7 @@ void compute_soft_router(const PackedWeights& slots, float scale, const SoftShap
     std::copy(logits, dispatch + end * columns, combine + begin * columns);
     for (size_t token = begin; token < end; ++token) kernels.softmax(combine + token * columns, columns);
   });
-  const size_t blocks = (columns + kSlotsPerTask - 1) / kSlotsPerTask;
+  const size_t blocks = divide_up(columns, kSlotsPerTask);
   parallel_for(runner, shape.tokens == 0 ? 0 : shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
     const size_t count = std::min(kSlotsPerTask, columns - first);
@@ -98,11 +93,11 @@ void compute_soft_router(const PackedWeights& slots, float scale, const SoftShap
 void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
                    const float* dispatch, float* buf, const TaskRunner& runner) {
   const size_t rows = shape.all_slots();
-  const size_t panels = hidden_panels(kernels, shape);
+  const size_t panels = divide_up(shape.hidden, kernels.panel_columns);
   if (rows == 0) return;
   Workspace workspace;
   auto* shares = workspace.take<float>(shape.groups * rows * shape.tokens);  // [G, E*P, S]
-  const size_t blocks = (rows + kSlotsPerTask - 1) / kSlotsPerTask;
+  const size_t blocks = divide_up(rows, kSlotsPerTask);
   parallel_for(runner, shape.groups * blocks, [&](size_t task) {
     const size_t first = task % blocks * kSlotsPerTask;
     const size_t begin = task / blocks * rows * shape.tokens;
@@ -131,8 +126,8 @@ void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf
 void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
                   const float* combine, float* y, const TaskRunner& runner) {
   const size_t depth = shape.all_slots();
-  const size_t panels = hidden_panels(kernels, shape);
-  const size_t blocks = (shape.tokens + kTokensPerTask - 1) / kTokensPerTask;
+  const size_t panels = divide_up(shape.hidden, kernels.panel_columns);
+  const size_t blocks = divide_up(shape.tokens, kTokensPerTask);
   parallel_for(runner, shape.groups * panels * blocks, [&](size_t task) {
     const size_t group = task / (panels * blocks);
     const size_t column = task / blocks % panels * kernels.panel_columns;
