@@ -31,46 +31,27 @@ HWY_INLINE Floats load_up_to(const float* row, size_t i, size_t count) {
   return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
 }
 
-// Four sums at once, so that none waits for the one before: visit(i, sum) adds the vector at i.
-constexpr size_t kChains = 4;
-
-template <class Visit>
-HWY_INLINE void for_each_vector(size_t count, Floats (&sums)[kChains], const Visit& visit) {
+// Folds the vectors of a row: fold(what they are so far, the next one), behind the row's end `missing`. Four at once,
+// so that none waits for the one before; join(one, other) puts them together.
+template <class Fold, class Join>
+HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const Fold& fold, const Join& join) {
+  constexpr size_t kChains = 4;
+  const FloatTag d;
+  const auto zero = hn::Zero(d);
+  Floats folded[kChains] = {zero, zero, zero, zero};
   size_t i = 0;
   for (; i + kChains * kLanes <= count; i += kChains * kLanes) {
 #pragma GCC unroll 4
-    for (size_t chain = 0; chain < kChains; ++chain) sums[chain] = visit.visit_whole(i + chain * kLanes, sums[chain]);
+    for (size_t chain = 0; chain < kChains; ++chain) {
+      folded[chain] = fold(folded[chain], hn::LoadU(d, row + i + chain * kLanes));
+    }
   }
   for (size_t chain = 0; i < count; i += kLanes, ++chain) {
-    sums[chain] = i + kLanes <= count ? visit.visit_whole(i, sums[chain]) : visit.visit_part(i, count - i, sums[chain]);
+    const auto is_there = hn::FirstN(d, count - i);
+    folded[chain] = fold(folded[chain], hn::IfThenElse(is_there, load_up_to(row, i, count), missing));
   }
+  return join(join(folded[0], folded[1]), join(folded[2], folded[3]));
 }
-
-HWY_INLINE float total_of(const Floats (&sums)[kChains]) {
-  return hn::ReduceSum(FloatTag(), hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
-}
-
-struct SumOfRow {
-  const float* row;
-  HWY_INLINE Floats visit_whole(size_t i, Floats sum) const { return hn::Add(sum, hn::LoadU(FloatTag(), row + i)); }
-  HWY_INLINE Floats visit_part(size_t i, size_t left, Floats sum) const {
-    return hn::Add(sum, hn::LoadN(FloatTag(), row + i, left));
-  }
-};
-
-struct SquaresOfRow {
-  const float* row;
-  Floats mean;
-  HWY_INLINE Floats visit_whole(size_t i, Floats sum) const {
-    const auto away = hn::Sub(hn::LoadU(FloatTag(), row + i), mean);
-    return hn::MulAdd(away, away, sum);
-  }
-  HWY_INLINE Floats visit_part(size_t i, size_t left, Floats sum) const {
-    const FloatTag d;
-    const auto away = hn::IfThenElseZero(hn::FirstN(d, left), hn::Sub(hn::LoadN(d, row + i, left), mean));
-    return hn::MulAdd(away, away, sum);
-  }
-};
 
 // Values without their sign are in the order of their bits, where a NaN is the largest.
 HWY_INLINE Floats larger(Floats a, Floats b) {
@@ -78,25 +59,17 @@ HWY_INLINE Floats larger(Floats a, Floats b) {
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
 }
 
-struct LargestOfRow {
-  const float* row;
-  HWY_INLINE Floats visit_whole(size_t i, Floats most) const {
-    return larger(most, hn::Abs(hn::LoadU(FloatTag(), row + i)));
-  }
-  HWY_INLINE Floats visit_part(size_t i, size_t left, Floats most) const {
-    return larger(most, hn::Abs(hn::LoadN(FloatTag(), row + i, left)));
-  }
-};
-
 HWY_ATTR inline void normalize_row(const float* row, const float* scale, const float* bias, size_t count, float* out) {
   const FloatTag d;
-  const auto zero = hn::Zero(d);
-  Floats sums[kChains] = {zero, zero, zero, zero};
-  for_each_vector(count, sums, SumOfRow{row});
-  const auto mean = hn::Set(d, total_of(sums) / static_cast<float>(count));
-  Floats squares[kChains] = {zero, zero, zero, zero};
-  for_each_vector(count, squares, SquaresOfRow{row, mean});
-  const auto unit = hn::Set(d, 1.0f / std::sqrt(total_of(squares) / static_cast<float>(count) + kNormEpsilon));
+  const auto add = [](Floats sum, Floats values) HWY_ATTR { return hn::Add(sum, values); };
+  const float sum = hn::ReduceSum(d, fold_row(row, count, hn::Zero(d), add, add));
+  const auto mean = hn::Set(d, sum / static_cast<float>(count));
+  const auto add_squares = [mean](Floats sum, Floats values) HWY_ATTR {
+    const auto away = hn::Sub(values, mean);
+    return hn::MulAdd(away, away, sum);
+  };
+  const float squares = hn::ReduceSum(d, fold_row(row, count, mean, add_squares, add));
+  const auto unit = hn::Set(d, 1.0f / std::sqrt(squares / static_cast<float>(count) + kNormEpsilon));
   for (size_t i = 0; i < count; i += kLanes) {
     const auto normal = hn::Mul(hn::Sub(load_up_to(row, i, count), mean), unit);
     const auto value = hn::MulAdd(normal, load_up_to(scale, i, count), load_up_to(bias, i, count));
@@ -148,10 +121,8 @@ template <ElementType kType, bool kUnsigned>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
   constexpr size_t kVectors = kLineBytes / kLanes;
-  const auto zero = hn::Zero(d);
-  Floats largest[kChains] = {zero, zero, zero, zero};
-  for_each_vector(count, largest, LargestOfRow{row});
-  const auto most = hn::BitCast(SignedTag(), larger(larger(largest[0], largest[1]), larger(largest[2], largest[3])));
+  const auto larger_of = [](Floats most, Floats values) HWY_ATTR { return larger(most, hn::Abs(values)); };
+  const auto most = hn::BitCast(SignedTag(), fold_row(row, count, hn::Zero(d), larger_of, larger_of));
   const float share = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(SignedTag(), most))) / 127.0f;
   const float scale = share == 0.0f ? 1.0f : share;
   const auto reciprocal = hn::Set(d, 1.0f / scale);
