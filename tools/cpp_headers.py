@@ -146,7 +146,10 @@ def op_table() -> str:
     choices = list(dict.fromkeys(choice for op in ops for choice in _choices(op)))
     if len(choices) > _MOST_CHOICES:
         raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    lines += ["// The element types of the types of values; what W, Q and T may be.", *_array("TypeChoice", "kTypeChoices", choices)]
+    lines += [
+        "// The element types of the types of values; what W, Q and T may be.",
+        *_array("TypeChoice", "kTypeChoices", choices),
+    ]
     first_with: dict[tuple[str, ...], str] = {}
     for op in ops:
         taken = sum(1 << choices.index(choice) for choice in _choices(op))
@@ -169,23 +172,24 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
             raise ValueError(f"{op.name} has the int64 input {value.name}, none of the settings {', '.join(SETTINGS)}")
-    space = op.function_name
     parts = {
         "Input": {value.name: _value(value, op) for value in op.inputs},
         "Output": {value.name: _value(value, op) for value in op.outputs},
         "Attribute": {name: _attribute(name, default) for name, default in op.attributes.items()},
     }
-    yield f"namespace {space} {{"
+    fields = [f'"{op.name}"']
+    yield ""
     for kind, rows in parts.items():
-        first = first_with.setdefault((kind, *rows.values()), space)
-        if first != space and rows:
-            yield f"using {first}::{kind}, {first}::k{kind}s;"
+        first = first_with.setdefault((kind, *rows.values()), _short(op))
+        if first != _short(op) and rows:
+            yield f"using {_short(op)}{kind} = {first}{kind};"
         elif rows:
-            yield from _constants(kind, rows)
-            yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{kind}s", list(rows.values()))
-    yield f"}}  // namespace {space}"
-    fields = [f'"{op.name}"', *(f"{space}::k{kind}s" if rows else "{}" for kind, rows in parts.items()), hex(choices)]
-    yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join(fields)}}};"
+            yield from _constants(first + kind, rows)
+            # Within a table inputs refer to each other; without the op's name, tables are compared.
+            table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
+            yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
+        fields.append(f"k{first}{kind}s" if rows else "{}")
+    yield f"inline constexpr OpSpec k{_short(op)}{{{', '.join([*fields, hex(choices)])}}};"
 
 
 def _array(specification: str, name: str, rows: Sequence[str]) -> Iterator[str]:

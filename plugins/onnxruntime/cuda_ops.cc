@@ -103,9 +103,9 @@ void compute_gates(const Call& call) {
 }
 
 void compute_gates_on_host(const Call& call) {
-  using ops::gates::Input;
+  using Input = ops::GatesInput;
   cuda::compute_gates_on_host(gate_shape_of(call), call.data<float>(Input::kX), call.data<float>(Input::kRouter),
-                              call.output<float>(ops::gates::Output::kGates), call.runner());
+                              call.output<float>(ops::GatesOutput::kGates), call.runner());
 }
 
 }  // namespace

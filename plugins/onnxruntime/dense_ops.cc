@@ -12,33 +12,33 @@ namespace vmoe::ort {
 namespace {
 
 Kernel make_linear(const NodeInfo& node) {
-  using ops::linear::Input;
+  using Input = ops::LinearInput;
   return [w = NodeLinear(node, Input::kW)](const Call& call) {
     compute_linear(w.read(call), call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'],
-                   call.output<float>(ops::linear::Output::kY), call.runner());
+                   call.output<float>(ops::LinearOutput::kY), call.runner());
   };
 }
 
 Kernel make_dense_mlp(const NodeInfo& node) {
-  using ops::dense_mlp::Input;
-  return [mlp = NodeMlp(node, Input::kW1, ops::dense_mlp::Attribute())](const Call& call) {
+  using Input = ops::DenseMlpInput;
+  return [mlp = NodeMlp(node, Input::kW1, ops::DenseMlpAttribute())](const Call& call) {
     compute_dense_mlp(mlp.read(call), {}, call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], false,
-                      call.output<float>(ops::dense_mlp::Output::kY), call.runner());
+                      call.output<float>(ops::DenseMlpOutput::kY), call.runner());
   };
 }
 
 Kernel make_mlp_block(const NodeInfo& node) {
-  using ops::mlp_block::Input;
-  return [mlp = NodeMlp(node, Input::kW1, ops::mlp_block::Attribute())](const Call& call) {
+  using Input = ops::MlpBlockInput;
+  return [mlp = NodeMlp(node, Input::kW1, ops::MlpBlockAttribute())](const Call& call) {
     compute_dense_mlp(mlp.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                       call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], true,
-                      call.output<float>(ops::mlp_block::Output::kY), call.runner());
+                      call.output<float>(ops::MlpBlockOutput::kY), call.runner());
   };
 }
 
 Kernel make_attention(const NodeInfo& node) {
-  using ops::attention::Attribute;
-  using ops::attention::Input;
+  using Attribute = ops::AttentionAttribute;
+  using Input = ops::AttentionInput;
   const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
   const bool bf16 = node.attribute(Attribute::kBf16) != 0;
   return [heads, bf16](const Call& call) {
@@ -47,7 +47,7 @@ Kernel make_attention(const NodeInfo& node) {
     const auto compute = bf16 ? compute_tile_attention : compute_attention;
     compute(process_kernels(), {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads, call.data<float>(Input::kSizes)},
             call.data<float>(Input::kQ), call.data<float>(Input::kK), call.data<float>(Input::kV),
-            call.output<float>(ops::attention::Output::kY), call.runner());
+            call.output<float>(ops::AttentionOutput::kY), call.runner());
   };
 }
 
@@ -74,9 +74,9 @@ void fill_merging(const Call& call, Merging& merging) {
 }
 
 Kernel make_merge(const NodeInfo& node) {
-  using ops::merge::Attribute;
-  using ops::merge::Input;
-  using ops::merge::Output;
+  using Attribute = ops::MergeAttribute;
+  using Input = ops::MergeInput;
+  using Output = ops::MergeOutput;
   const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
   const auto prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));
   return [heads, prefix](const Call& call) {
@@ -98,9 +98,9 @@ Kernel make_merge(const NodeInfo& node) {
 // For all tokens, or for those of the class token alone.
 template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
-  using ops::attention_block::Attribute;
-  using ops::attention_block::Input;
-  using ops::attention_block::Output;
+  using Attribute = ops::AttentionBlockAttribute;
+  using Input = ops::AttentionBlockInput;
+  using Output = ops::AttentionBlockOutput;
   const auto heads = static_cast<size_t>(node.attribute(Attribute::kNumHeads));
   size_t prefix = 0;
   if constexpr (!kClassToken) prefix = static_cast<size_t>(node.attribute(Attribute::kPrefix));

@@ -14,17 +14,17 @@ namespace vmoe::ort {
 namespace {
 
 Kernel make_gates(const NodeInfo& node) {
-  using ops::gates::Input;
+  using Input = ops::GatesInput;
   return [router = NodeLinear(node, Input::kRouter)](const Call& call) {
     const ops::Sizes& sizes = call.sizes();
     compute_gates(*router.packed(call), {}, call.data<float>(Input::kX), sizes['G'] * sizes['S'],
-                  call.output<float>(ops::gates::Output::kGates), call.runner());
+                  call.output<float>(ops::GatesOutput::kGates), call.runner());
   };
 }
 
 Kernel make_router_block(const NodeInfo& node) {
-  using ops::router_block::Input;
-  using ops::router_block::Output;
+  using Input = ops::RouterBlockInput;
+  using Output = ops::RouterBlockOutput;
   return [router = NodeLinear(node, Input::kRouter)](const Call& call) {
     const RoutingShape& shape = call.routing();
     const size_t tokens = shape.groups * shape.tokens;
@@ -40,28 +40,28 @@ Kernel make_router_block(const NodeInfo& node) {
 }
 
 void compute_choose_tokens(const Call& call) {
-  using ops::choose_tokens::Input;
-  using ops::choose_tokens::Output;
+  using Input = ops::ChooseTokensInput;
+  using Output = ops::ChooseTokensOutput;
   choose_tokens(call.routing(), call.data<float>(Input::kGates), call.output<int32_t>(Output::kSlot),
                 call.output<int32_t>(Output::kSrc), call.runner());
 }
 
 Kernel make_expert_mlp(const NodeInfo& node) {
-  using ops::expert_mlp::Attribute;
-  using ops::expert_mlp::Input;
+  using Attribute = ops::ExpertMlpAttribute;
+  using Input = ops::ExpertMlpInput;
   const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
   return [experts = NodeMlp(node, Input::kW1, Attribute()), dispatch_bf16](const Call& call) {
     const ops::Sizes& sizes = call.sizes();
     std::vector<size_t> first(sizes['E'] + 1);
     for (size_t expert = 0; expert < first.size(); ++expert) first[expert] = expert * sizes['M'];
     compute_expert_mlp(experts.read(call), {call.data<float>(Input::kBuf), nullptr, first.data(), {}, dispatch_bf16},
-                       call.output<float>(ops::expert_mlp::Output::kOut), call.runner());
+                       call.output<float>(ops::ExpertMlpOutput::kOut), call.runner());
   };
 }
 
 Kernel make_expert_block(const NodeInfo& node) {
-  using ops::expert_block::Attribute;
-  using ops::expert_block::Input;
+  using Attribute = ops::ExpertBlockAttribute;
+  using Input = ops::ExpertBlockInput;
   const bool dispatch_bf16 = node.attribute(Attribute::kDispatchBf16) != 0;
   return [experts = NodeMlp(node, Input::kW1, Attribute()), dispatch_bf16](const Call& call) {
     const ops::Sizes& sizes = call.sizes();
@@ -77,7 +77,7 @@ Kernel make_expert_block(const NodeInfo& node) {
     }
     compute_expert_block(experts.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                          routing, dispatch_bf16, call.data<float>(Input::kX),
-                         call.output<float>(ops::expert_block::Output::kY), call.runner());
+                         call.output<float>(ops::ExpertBlockOutput::kY), call.runner());
   };
 }
 

@@ -7,8 +7,8 @@ namespace vmoe::ort {
 namespace {
 
 void compute_route(const Call& call) {
-  using ops::route::Input;
-  using ops::route::Output;
+  using Input = ops::RouteInput;
+  using Output = ops::RouteOutput;
   route(
       call.routing(), call.data<float>(Input::kGates), call.output<int32_t>(Output::kSlot),
       call.output<float>(Output::kWeight), [&](size_t slots) { return call.output<int32_t>(Output::kSrc, 'M', slots); },
@@ -16,8 +16,8 @@ void compute_route(const Call& call) {
 }
 
 void compute_dispatch(const Call& call) {
-  using ops::dispatch::Input;
-  using ops::dispatch::Output;
+  using Input = ops::DispatchInput;
+  using Output = ops::DispatchOutput;
   const ops::Sizes& sizes = call.sizes();
   const Tensor& x = call.input(Input::kX);
   const int32_t* src = call.indices(Input::kSrc, sizes['G'] * sizes['S'], "tokens");
@@ -26,8 +26,8 @@ void compute_dispatch(const Call& call) {
 }
 
 void compute_route_dispatch(const Call& call) {
-  using ops::route_dispatch::Input;
-  using ops::route_dispatch::Output;
+  using Input = ops::RouteDispatchInput;
+  using Output = ops::RouteDispatchOutput;
   const Tensor& x = call.input(Input::kX);
   route_dispatch(call.routing(), call.data<float>(Input::kGates), x.data, call.sizes()['D'] * bytes_of(x.type),
                  call.output<int32_t>(Output::kSlot), call.output<float>(Output::kWeight),
@@ -35,8 +35,8 @@ void compute_route_dispatch(const Call& call) {
 }
 
 void compute_combine(const Call& call) {
-  using ops::combine::Input;
-  using ops::combine::Output;
+  using Input = ops::CombineInput;
+  using Output = ops::CombineOutput;
   const ops::Sizes& sizes = call.sizes();
   const int32_t* slot = call.indices(Input::kSlot, sizes['E'] * sizes['M'], "slots");
   const Tensor& out = call.input(Input::kOut);

@@ -20,8 +20,8 @@ std::shared_ptr<const PackedWeights> slots_of(const Tensor& mu) {
 }
 
 Kernel make_soft_router(const NodeInfo& node) {
-  using ops::soft_router::Input;
-  using ops::soft_router::Output;
+  using Input = ops::SoftRouterInput;
+  using Output = ops::SoftRouterOutput;
   const std::optional<Tensor> mu = node.constant_input(Input::kMu);
   return [constant = mu ? slots_of(*mu) : nullptr](const Call& call) {
     const auto slots = constant ? constant : slots_of(call.input(Input::kMu));
@@ -32,19 +32,18 @@ Kernel make_soft_router(const NodeInfo& node) {
 }
 
 Kernel make_soft_dispatch(const NodeInfo& node) {
-  using ops::soft_dispatch::Input;
-  return [bf16 = node.attribute(ops::soft_dispatch::Attribute::kDispatchBf16) != 0](const Call& call) {
+  using Input = ops::SoftDispatchInput;
+  return [bf16 = node.attribute(ops::SoftDispatchAttribute::kDispatchBf16) != 0](const Call& call) {
     soft_dispatch(process_kernels(), soft_shape_of(call.sizes()), bf16, call.data<float>(Input::kX),
-                  call.data<float>(Input::kDispatch), call.output<float>(ops::soft_dispatch::Output::kBuf),
-                  call.runner());
+                  call.data<float>(Input::kDispatch), call.output<float>(ops::SoftDispatchOutput::kBuf), call.runner());
   };
 }
 
 Kernel make_soft_combine(const NodeInfo& node) {
-  using ops::soft_combine::Input;
-  return [bf16 = node.attribute(ops::soft_combine::Attribute::kDispatchBf16) != 0](const Call& call) {
+  using Input = ops::SoftCombineInput;
+  return [bf16 = node.attribute(ops::SoftCombineAttribute::kDispatchBf16) != 0](const Call& call) {
     soft_combine(process_kernels(), soft_shape_of(call.sizes()), bf16, call.data<float>(Input::kOut),
-                 call.data<float>(Input::kCombine), call.output<float>(ops::soft_combine::Output::kY), call.runner());
+                 call.data<float>(Input::kCombine), call.output<float>(ops::SoftCombineOutput::kY), call.runner());
   };
 }
 

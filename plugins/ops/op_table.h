@@ -29,19 +29,18 @@ inline constexpr TypeChoice kTypeChoices[] = {
     {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kInt8, ElementType::kFloat32, ElementType::kFloat32}},
     {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kInt4, ElementType::kFloat16, ElementType::kFloat32}},
 };
-namespace gates {
-struct Input { enum : size_t { kX, kRouter }; };
-inline constexpr ValueSpec kInputs[] = {
+
+struct GatesInput { enum : size_t { kX, kRouter }; };
+inline constexpr ValueSpec kGatesInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"router", ValueType::kFloat32, "DE"},
 };
-struct Output { enum : size_t { kGates }; };
-inline constexpr ValueSpec kOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
-}  // namespace gates
-inline constexpr OpSpec kGates{"VmoeGates", gates::kInputs, gates::kOutputs, {}, 0x1};
-namespace route {
-struct Input { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
-inline constexpr ValueSpec kInputs[] = {
+struct GatesOutput { enum : size_t { kGates }; };
+inline constexpr ValueSpec kGatesOutputs[] = {{"gates", ValueType::kFloat32, "GSE"}};
+inline constexpr OpSpec kGates{"VmoeGates", kGatesInputs, kGatesOutputs, {}, 0x1};
+
+struct RouteInput { enum : size_t { kGates, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
+inline constexpr ValueSpec kRouteInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
     {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
@@ -49,136 +48,128 @@ inline constexpr ValueSpec kInputs[] = {
     {"pool", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kPool},
     {"max_experts", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMaxExperts},
 };
-struct Output { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
-inline constexpr ValueSpec kOutputs[] = {
+struct RouteOutput { enum : size_t { kSlot, kWeight, kSrc, kExpert }; };
+inline constexpr ValueSpec kRouteOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
     {"src", ValueType::kInt32, "EM"},
     {"expert", ValueType::kInt32, "GSK", Presence::kOptional},
 };
-}  // namespace route
-inline constexpr OpSpec kRoute{"VmoeRoute", route::kInputs, route::kOutputs, {}, 0x1};
-namespace dispatch {
-struct Input { enum : size_t { kX, kSrc }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kRoute{"VmoeRoute", kRouteInputs, kRouteOutputs, {}, 0x1};
+
+struct DispatchInput { enum : size_t { kX, kSrc }; };
+inline constexpr ValueSpec kDispatchInputs[] = {
     {"x", ValueType::kT, "GSD"},
     {"src", ValueType::kInt32, "EM"},
 };
-struct Output { enum : size_t { kBuf }; };
-inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kT, "EMD"}};
-}  // namespace dispatch
-inline constexpr OpSpec kDispatch{"VmoeDispatch", dispatch::kInputs, dispatch::kOutputs, {}, 0x7};
-namespace route_dispatch {
-struct Input { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
-inline constexpr ValueSpec kInputs[] = {
+struct DispatchOutput { enum : size_t { kBuf }; };
+inline constexpr ValueSpec kDispatchOutputs[] = {{"buf", ValueType::kT, "EMD"}};
+inline constexpr OpSpec kDispatch{"VmoeDispatch", kDispatchInputs, kDispatchOutputs, {}, 0x7};
+
+struct RouteDispatchInput { enum : size_t { kGates, kX, kCapacity, kK, kBpr }; };
+inline constexpr ValueSpec kRouteDispatchInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
     {"x", ValueType::kT, "GSD"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
     {"k", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kK},
     {"bpr", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kBpr},
 };
-struct Output { enum : size_t { kSlot, kWeight, kBuf }; };
-inline constexpr ValueSpec kOutputs[] = {
+struct RouteDispatchOutput { enum : size_t { kSlot, kWeight, kBuf }; };
+inline constexpr ValueSpec kRouteDispatchOutputs[] = {
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
     {"buf", ValueType::kT, "EMD"},
 };
-}  // namespace route_dispatch
-inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", route_dispatch::kInputs, route_dispatch::kOutputs, {}, 0x7};
-namespace expert_mlp {
-struct Input { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kRouteDispatch{"VmoeRouteDispatch", kRouteDispatchInputs, kRouteDispatchOutputs, {}, 0x7};
+
+struct ExpertMlpInput { enum : size_t { kBuf, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+inline constexpr ValueSpec kExpertMlpInputs[] = {
     {"buf", ValueType::kFloat32, "EMD"},
-    {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
+    {"w1", ValueType::kW, "EDF", Presence::kRequired, ExpertMlpInput::kW1Scale},
     {"b1", ValueType::kFloat32, "EF"},
-    {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
+    {"w2", ValueType::kW, "EFD", Presence::kRequired, ExpertMlpInput::kW2Scale},
     {"b2", ValueType::kFloat32, "ED"},
     {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
     {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
-struct Output { enum : size_t { kOut }; };
-inline constexpr ValueSpec kOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
-struct Attribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
-inline constexpr AttributeSpec kAttributes[] = {
+struct ExpertMlpOutput { enum : size_t { kOut }; };
+inline constexpr ValueSpec kExpertMlpOutputs[] = {{"out", ValueType::kFloat32, "EMD"}};
+struct ExpertMlpAttribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActivation }; };
+inline constexpr AttributeSpec kExpertMlpAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
     {"activation", 0, 0, 2, 0, false},
 };
-}  // namespace expert_mlp
-inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", expert_mlp::kInputs, expert_mlp::kOutputs, expert_mlp::kAttributes, 0x39};
-namespace combine {
-struct Input { enum : size_t { kOut, kSlot, kWeight }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", kExpertMlpInputs, kExpertMlpOutputs, kExpertMlpAttributes, 0x39};
+
+struct CombineInput { enum : size_t { kOut, kSlot, kWeight }; };
+inline constexpr ValueSpec kCombineInputs[] = {
     {"out", ValueType::kT, "EMD"},
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
 };
-struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kT, "GSD"}};
-}  // namespace combine
-inline constexpr OpSpec kCombine{"VmoeCombine", combine::kInputs, combine::kOutputs, {}, 0x7};
-namespace linear {
-struct Input { enum : size_t { kX, kW, kB, kWScale }; };
-inline constexpr ValueSpec kInputs[] = {
+struct CombineOutput { enum : size_t { kY }; };
+inline constexpr ValueSpec kCombineOutputs[] = {{"y", ValueType::kT, "GSD"}};
+inline constexpr OpSpec kCombine{"VmoeCombine", kCombineInputs, kCombineOutputs, {}, 0x7};
+
+struct LinearInput { enum : size_t { kX, kW, kB, kWScale }; };
+inline constexpr ValueSpec kLinearInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
-    {"w", ValueType::kW, "DP", Presence::kRequired, Input::kWScale},
+    {"w", ValueType::kW, "DP", Presence::kRequired, LinearInput::kWScale},
     {"b", ValueType::kFloat32, "P"},
     {"w_scale", ValueType::kQ, "P", Presence::kScale},
 };
-struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
-}  // namespace linear
-inline constexpr OpSpec kLinear{"VmoeLinear", linear::kInputs, linear::kOutputs, {}, 0x19};
-namespace dense_mlp {
-struct Input { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-inline constexpr ValueSpec kInputs[] = {
+struct LinearOutput { enum : size_t { kY }; };
+inline constexpr ValueSpec kLinearOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
+inline constexpr OpSpec kLinear{"VmoeLinear", kLinearInputs, kLinearOutputs, {}, 0x19};
+
+struct DenseMlpInput { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+inline constexpr ValueSpec kDenseMlpInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
-    {"w1", ValueType::kW, "DF", Presence::kRequired, Input::kW1Scale},
+    {"w1", ValueType::kW, "DF", Presence::kRequired, DenseMlpInput::kW1Scale},
     {"b1", ValueType::kFloat32, "F"},
-    {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
+    {"w2", ValueType::kW, "FD", Presence::kRequired, DenseMlpInput::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
     {"w1_scale", ValueType::kQ, "F", Presence::kScale},
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
-struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
-struct Attribute { enum : size_t { kHiddenChunk, kActivation }; };
-inline constexpr AttributeSpec kAttributes[] = {
+struct DenseMlpOutput { enum : size_t { kY }; };
+inline constexpr ValueSpec kDenseMlpOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
+struct DenseMlpAttribute { enum : size_t { kHiddenChunk, kActivation }; };
+inline constexpr AttributeSpec kDenseMlpAttributes[] = {
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
     {"activation", 0, 0, 2, 0, false},
 };
-}  // namespace dense_mlp
-inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", dense_mlp::kInputs, dense_mlp::kOutputs, dense_mlp::kAttributes, 0x19};
-namespace attention {
-struct Input { enum : size_t { kQ, kK, kV, kSizes }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", kDenseMlpInputs, kDenseMlpOutputs, kDenseMlpAttributes, 0x19};
+
+struct AttentionInput { enum : size_t { kQ, kK, kV, kSizes }; };
+inline constexpr ValueSpec kAttentionInputs[] = {
     {"q", ValueType::kFloat32, "NQD"},
     {"k", ValueType::kFloat32, "NTD"},
     {"v", ValueType::kFloat32, "NTD"},
     {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
 };
-struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "NQD"}};
-struct Attribute { enum : size_t { kNumHeads, kBf16 }; };
-inline constexpr AttributeSpec kAttributes[] = {
+struct AttentionOutput { enum : size_t { kY }; };
+inline constexpr ValueSpec kAttentionOutputs[] = {{"y", ValueType::kFloat32, "NQD"}};
+struct AttentionAttribute { enum : size_t { kNumHeads, kBf16 }; };
+inline constexpr AttributeSpec kAttentionAttributes[] = {
     {"num_heads", 1, 1, kNoMaximum, 'D', false},
     {"bf16", 0, 0, 1, 0, false},
 };
-}  // namespace attention
-inline constexpr OpSpec kAttention{"VmoeAttention", attention::kInputs, attention::kOutputs, attention::kAttributes, 0x1};
-namespace attention_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kAttention{"VmoeAttention", kAttentionInputs, kAttentionOutputs, kAttentionAttributes, 0x1};
+
+struct AttentionBlockInput { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
+inline constexpr ValueSpec kAttentionBlockInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
     {"ln_bias", ValueType::kFloat32, "D"},
-    {"wq", ValueType::kW, "DD", Presence::kRequired, Input::kWqScale},
+    {"wq", ValueType::kW, "DD", Presence::kRequired, AttentionBlockInput::kWqScale},
     {"bq", ValueType::kFloat32, "D"},
-    {"wk", ValueType::kW, "DD", Presence::kRequired, Input::kWkScale},
+    {"wk", ValueType::kW, "DD", Presence::kRequired, AttentionBlockInput::kWkScale},
     {"bk", ValueType::kFloat32, "D"},
-    {"wv", ValueType::kW, "DD", Presence::kRequired, Input::kWvScale},
+    {"wv", ValueType::kW, "DD", Presence::kRequired, AttentionBlockInput::kWvScale},
     {"bv", ValueType::kFloat32, "D"},
-    {"wo", ValueType::kW, "DD", Presence::kRequired, Input::kWoScale},
+    {"wo", ValueType::kW, "DD", Presence::kRequired, AttentionBlockInput::kWoScale},
     {"bo", ValueType::kFloat32, "D"},
     {"sizes", ValueType::kFloat32, "NT", Presence::kOptional},
     {"token", ValueType::kInt32, "NO", Presence::kOptional},
@@ -188,65 +179,61 @@ inline constexpr ValueSpec kInputs[] = {
     {"wv_scale", ValueType::kQ, "D", Presence::kScale},
     {"wo_scale", ValueType::kQ, "D", Presence::kScale},
 };
-struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
-inline constexpr ValueSpec kOutputs[] = {
+struct AttentionBlockOutput { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+inline constexpr ValueSpec kAttentionBlockOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU", Presence::kOptional},
     {"merged_token", ValueType::kInt32, "NO", Presence::kOptional},
 };
-struct Attribute { enum : size_t { kNumHeads, kPrefix }; };
-inline constexpr AttributeSpec kAttributes[] = {
+struct AttentionBlockAttribute { enum : size_t { kNumHeads, kPrefix }; };
+inline constexpr AttributeSpec kAttentionBlockAttributes[] = {
     {"num_heads", 1, 1, kNoMaximum, 'D', false},
     {"prefix", 0, 0, kNoMaximum, 0, false},
 };
-}  // namespace attention_block
-inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", attention_block::kInputs, attention_block::kOutputs, attention_block::kAttributes, 0x19};
-namespace class_attention_block {
-using attention_block::Input, attention_block::kInputs;
-struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
-struct Attribute { enum : size_t { kNumHeads }; };
-inline constexpr AttributeSpec kAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
-}  // namespace class_attention_block
-inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", class_attention_block::kInputs, class_attention_block::kOutputs, class_attention_block::kAttributes, 0x19};
-namespace merge {
-struct Input { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", kAttentionBlockInputs, kAttentionBlockOutputs, kAttentionBlockAttributes, 0x19};
+
+using ClassAttentionBlockInput = AttentionBlockInput;
+struct ClassAttentionBlockOutput { enum : size_t { kY }; };
+inline constexpr ValueSpec kClassAttentionBlockOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
+struct ClassAttentionBlockAttribute { enum : size_t { kNumHeads }; };
+inline constexpr AttributeSpec kClassAttentionBlockAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", kAttentionBlockInputs, kClassAttentionBlockOutputs, kClassAttentionBlockAttributes, 0x19};
+
+struct MergeInput { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
+inline constexpr ValueSpec kMergeInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"k", ValueType::kFloat32, "NTD"},
     {"sizes", ValueType::kFloat32, "NT"},
     {"token", ValueType::kInt32, "NO"},
     {"merge", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kMerge},
 };
-struct Output { enum : size_t { kY, kMergedSizes, kMergedToken }; };
-inline constexpr ValueSpec kOutputs[] = {
+struct MergeOutput { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+inline constexpr ValueSpec kMergeOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU"},
     {"merged_token", ValueType::kInt32, "NO"},
 };
-using attention_block::Attribute, attention_block::kAttributes;
-}  // namespace merge
-inline constexpr OpSpec kMerge{"VmoeMerge", merge::kInputs, merge::kOutputs, merge::kAttributes, 0x1};
-namespace mlp_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-inline constexpr ValueSpec kInputs[] = {
+using MergeAttribute = AttentionBlockAttribute;
+inline constexpr OpSpec kMerge{"VmoeMerge", kMergeInputs, kMergeOutputs, kAttentionBlockAttributes, 0x1};
+
+struct MlpBlockInput { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+inline constexpr ValueSpec kMlpBlockInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
     {"ln_bias", ValueType::kFloat32, "D"},
-    {"w1", ValueType::kW, "DF", Presence::kRequired, Input::kW1Scale},
+    {"w1", ValueType::kW, "DF", Presence::kRequired, MlpBlockInput::kW1Scale},
     {"b1", ValueType::kFloat32, "F"},
-    {"w2", ValueType::kW, "FD", Presence::kRequired, Input::kW2Scale},
+    {"w2", ValueType::kW, "FD", Presence::kRequired, MlpBlockInput::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
     {"w1_scale", ValueType::kQ, "F", Presence::kScale},
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
 };
-using dense_mlp::Output, dense_mlp::kOutputs;
-using dense_mlp::Attribute, dense_mlp::kAttributes;
-}  // namespace mlp_block
-inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", mlp_block::kInputs, mlp_block::kOutputs, mlp_block::kAttributes, 0x19};
-namespace router_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
-inline constexpr ValueSpec kInputs[] = {
+using MlpBlockOutput = DenseMlpOutput;
+using MlpBlockAttribute = DenseMlpAttribute;
+inline constexpr OpSpec kMlpBlock{"VmoeMlpBlock", kMlpBlockInputs, kDenseMlpOutputs, kDenseMlpAttributes, 0x19};
+
+struct RouterBlockInput { enum : size_t { kX, kLnScale, kLnBias, kRouter, kCapacity, kK, kBpr, kPool, kMaxExperts }; };
+inline constexpr ValueSpec kRouterBlockInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"ln_scale", ValueType::kFloat32, "D"},
     {"ln_bias", ValueType::kFloat32, "D"},
@@ -257,79 +244,73 @@ inline constexpr ValueSpec kInputs[] = {
     {"pool", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kPool},
     {"max_experts", ValueType::kInt64, "1", Presence::kOptional, kNoScale, nullptr, Setting::kMaxExperts},
 };
-using route::Output, route::kOutputs;
-}  // namespace router_block
-inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", router_block::kInputs, router_block::kOutputs, {}, 0x1};
-namespace expert_block {
-struct Input { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
-inline constexpr ValueSpec kInputs[] = {
+using RouterBlockOutput = RouteOutput;
+inline constexpr OpSpec kRouterBlock{"VmoeRouterBlock", kRouterBlockInputs, kRouteOutputs, {}, 0x1};
+
+struct ExpertBlockInput { enum : size_t { kX, kLnScale, kLnBias, kSlot, kWeight, kSrc, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+inline constexpr ValueSpec kExpertBlockInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"ln_scale", ValueType::kFloat32, "D"},
     {"ln_bias", ValueType::kFloat32, "D"},
     {"slot", ValueType::kInt32, "GSK"},
     {"weight", ValueType::kFloat32, "GSK"},
     {"src", ValueType::kInt32, "EM"},
-    {"w1", ValueType::kW, "EDF", Presence::kRequired, Input::kW1Scale},
+    {"w1", ValueType::kW, "EDF", Presence::kRequired, ExpertBlockInput::kW1Scale},
     {"b1", ValueType::kFloat32, "EF"},
-    {"w2", ValueType::kW, "EFD", Presence::kRequired, Input::kW2Scale},
+    {"w2", ValueType::kW, "EFD", Presence::kRequired, ExpertBlockInput::kW2Scale},
     {"b2", ValueType::kFloat32, "ED"},
     {"w1_scale", ValueType::kQ, "EF", Presence::kScale, kNoScale, "EHF"},
     {"w2_scale", ValueType::kQ, "ED", Presence::kScale, kNoScale, "EJD"},
 };
-struct Output { enum : size_t { kY }; };
-inline constexpr ValueSpec kOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
-using expert_mlp::Attribute, expert_mlp::kAttributes;
-}  // namespace expert_block
-inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", expert_block::kInputs, expert_block::kOutputs, expert_block::kAttributes, 0x39};
-namespace choose_tokens {
-struct Input { enum : size_t { kGates, kCapacity }; };
-inline constexpr ValueSpec kInputs[] = {
+struct ExpertBlockOutput { enum : size_t { kY }; };
+inline constexpr ValueSpec kExpertBlockOutputs[] = {{"y", ValueType::kFloat32, "GSD"}};
+using ExpertBlockAttribute = ExpertMlpAttribute;
+inline constexpr OpSpec kExpertBlock{"VmoeExpertBlock", kExpertBlockInputs, kExpertBlockOutputs, kExpertMlpAttributes, 0x39};
+
+struct ChooseTokensInput { enum : size_t { kGates, kCapacity }; };
+inline constexpr ValueSpec kChooseTokensInputs[] = {
     {"gates", ValueType::kFloat32, "GSE"},
     {"capacity", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kCapacity},
 };
-struct Output { enum : size_t { kSlot, kSrc }; };
-inline constexpr ValueSpec kOutputs[] = {
+struct ChooseTokensOutput { enum : size_t { kSlot, kSrc }; };
+inline constexpr ValueSpec kChooseTokensOutputs[] = {
     {"slot", ValueType::kInt32, "GSE"},
     {"src", ValueType::kInt32, "EM"},
 };
-}  // namespace choose_tokens
-inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", choose_tokens::kInputs, choose_tokens::kOutputs, {}, 0x1};
-namespace soft_router {
-struct Input { enum : size_t { kX, kMu, kScale }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kChooseTokens{"VmoeChooseTokens", kChooseTokensInputs, kChooseTokensOutputs, {}, 0x1};
+
+struct SoftRouterInput { enum : size_t { kX, kMu, kScale }; };
+inline constexpr ValueSpec kSoftRouterInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"mu", ValueType::kFloat32, "DEP"},
     {"scale", ValueType::kFloat32, ""},
 };
-struct Output { enum : size_t { kDispatch, kCombine }; };
-inline constexpr ValueSpec kOutputs[] = {
+struct SoftRouterOutput { enum : size_t { kDispatch, kCombine }; };
+inline constexpr ValueSpec kSoftRouterOutputs[] = {
     {"dispatch", ValueType::kFloat32, "GSEP"},
     {"combine", ValueType::kFloat32, "GSEP"},
 };
-}  // namespace soft_router
-inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", soft_router::kInputs, soft_router::kOutputs, {}, 0x1};
-namespace soft_dispatch {
-struct Input { enum : size_t { kX, kDispatch }; };
-inline constexpr ValueSpec kInputs[] = {
+inline constexpr OpSpec kSoftRouter{"VmoeSoftRouter", kSoftRouterInputs, kSoftRouterOutputs, {}, 0x1};
+
+struct SoftDispatchInput { enum : size_t { kX, kDispatch }; };
+inline constexpr ValueSpec kSoftDispatchInputs[] = {
     {"x", ValueType::kFloat32, "GSD"},
     {"dispatch", ValueType::kFloat32, "GSEP"},
 };
-struct Output { enum : size_t { kBuf }; };
-inline constexpr ValueSpec kOutputs[] = {{"buf", ValueType::kFloat32, "EMD"}};
-struct Attribute { enum : size_t { kDispatchBf16 }; };
-inline constexpr AttributeSpec kAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
-}  // namespace soft_dispatch
-inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", soft_dispatch::kInputs, soft_dispatch::kOutputs, soft_dispatch::kAttributes, 0x1};
-namespace soft_combine {
-struct Input { enum : size_t { kOut, kCombine }; };
-inline constexpr ValueSpec kInputs[] = {
+struct SoftDispatchOutput { enum : size_t { kBuf }; };
+inline constexpr ValueSpec kSoftDispatchOutputs[] = {{"buf", ValueType::kFloat32, "EMD"}};
+struct SoftDispatchAttribute { enum : size_t { kDispatchBf16 }; };
+inline constexpr AttributeSpec kSoftDispatchAttributes[] = {{"dispatch_bf16", 0, 0, 1, 0, false}};
+inline constexpr OpSpec kSoftDispatch{"VmoeSoftDispatch", kSoftDispatchInputs, kSoftDispatchOutputs, kSoftDispatchAttributes, 0x1};
+
+struct SoftCombineInput { enum : size_t { kOut, kCombine }; };
+inline constexpr ValueSpec kSoftCombineInputs[] = {
     {"out", ValueType::kFloat32, "EMD"},
     {"combine", ValueType::kFloat32, "GSEP"},
 };
-using expert_block::Output, expert_block::kOutputs;
-using soft_dispatch::Attribute, soft_dispatch::kAttributes;
-}  // namespace soft_combine
-inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", soft_combine::kInputs, soft_combine::kOutputs, soft_combine::kAttributes, 0x1};
+using SoftCombineOutput = ExpertBlockOutput;
+using SoftCombineAttribute = SoftDispatchAttribute;
+inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", kSoftCombineInputs, kExpertBlockOutputs, kSoftDispatchAttributes, 0x1};
 
 // The most inputs and outputs that an op has.
 inline constexpr size_t kMaxInputs = 18;
