@@ -41,6 +41,7 @@ _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
     "ROTATION": (preprocessing,),
 }
+_PYTHON_ONLY = ("EXPERT_LIMIT", "ROUNDINGS", "TENSORRT_PRECISIONS", "TOKEN_OUTPUT", "NO_MODEL", "MANY_BODIES")
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
@@ -146,10 +147,7 @@ def op_table() -> str:
     choices = list(dict.fromkeys(choice for op in ops for choice in _choices(op)))
     if len(choices) > _MOST_CHOICES:
         raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    lines += [
-        "// The element types of the types of values; what W, Q and T may be.",
-        *_array("TypeChoice", "kTypeChoices", choices),
-    ]
+    lines += ["// What each type of values is, by choice of W, Q and T.", *_array("TypeChoice", "kTypeChoices", choices)]
     first_with: dict[tuple[str, ...], str] = {}
     for op in ops:
         taken = sum(1 << choices.index(choice) for choice in _choices(op))
@@ -286,9 +284,9 @@ def bundle_rules() -> str:
 def service_table() -> str:
     """The text of plugins/service/generated/endpoints.h: routes, fields of requests, refusals, options and constants."""
     lines = [_SERVICE_HEAD, *_declared(_SERVICE_CONSTANTS), ""]
-    refusals = {name: value for name, value in vars(endpoints).items() if isinstance(value, endpoints.Refusal)}
-    for name, refusal in refusals.items():
-        lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
+    for name, refusal in vars(endpoints).items():
+        if isinstance(refusal, endpoints.Refusal) and name not in _PYTHON_ONLY:
+            lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
     for name in ("REQUEST_SECONDS", "SERVED", "UNTURNED"):
         lines.append(f"inline constexpr Metric {_constant(name)}{{{_metric(getattr(batcher_metrics, name))}, nullptr}};")
     counts = "[](const vmoe::BatcherLoad& load) {{ return static_cast<double>(load.{}); }}"
@@ -369,7 +367,7 @@ def _declared(constants: Mapping[str, tuple[ModuleType, ...]]) -> dict[str, None
         for name, value in (item for module in modules for item in vars(module).items()):
             is_list = isinstance(value, tuple)
             kind = _TYPES.get(type(value[0] if is_list else value))
-            if kind and name.isupper() and re.fullmatch(names, name):
+            if kind and name.isupper() and re.fullmatch(names, name) and name not in _PYTHON_ONLY:
                 declared = f"{'const char*' if is_list and kind == 'char' else kind} {_constant(name)}"
                 lines[f"inline constexpr {declared}{'[]' * (is_list or kind == 'char')} = {_literal(value)};"] = None
     return lines

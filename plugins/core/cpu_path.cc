@@ -8,12 +8,7 @@
 namespace vmoe {
 namespace {
 
-struct Choice {
-  CpuPath path = CpuPath::kScalar;
-  std::string error;
-};
-
-Choice choose() {
+ChosenCpuPath choose() {
   const char* variable = std::getenv("VMOE_CPU_PATH");
   const std::string forced = variable == nullptr ? "" : variable;
   std::string supported;
@@ -65,11 +60,9 @@ bool cpu_path_supported(CpuPath path) {
   return std::find(paths.begin(), paths.end(), path) != paths.end();
 }
 
-bool chosen_cpu_path(CpuPath* path, std::string* error) {
-  static const Choice choice = choose();
-  *path = choice.path;
-  *error = choice.error;
-  return choice.error.empty();
+const ChosenCpuPath& chosen_cpu_path() {
+  static const ChosenCpuPath chosen = choose();
+  return chosen;
 }
 
 }  // namespace vmoe

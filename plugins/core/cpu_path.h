@@ -21,8 +21,12 @@ std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 // Whether this build has the path and this machine can run it.
 bool cpu_path_supported(CpuPath path);
 
-// The path that this process uses: the best supported one, or the one that the environment variable VMOE_CPU_PATH
-// names. False, with a sentence in `error`, if that variable names none that this machine has. Decided once.
-bool chosen_cpu_path(CpuPath* path, std::string* error);
+struct ChosenCpuPath {
+  CpuPath path = CpuPath::kScalar;
+  std::string error;  // a sentence where the environment variable VMOE_CPU_PATH names none that this machine has
+};
+
+// The path that this process uses: the best supported one, or the one that VMOE_CPU_PATH names. Decided once.
+const ChosenCpuPath& chosen_cpu_path();
 
 }  // namespace vmoe

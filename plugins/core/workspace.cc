@@ -40,27 +40,16 @@ PageBuffer::PageBuffer(size_t bytes) {
   const size_t before = (alignment - reinterpret_cast<uintptr_t>(data) % alignment) % alignment;
   if (before > 0) munmap(start, before);
   munmap(start + before + bytes, alignment - before);
-  data_ = start + before;
-  bytes_ = bytes;
+  data_ = {start + before, Unmap{bytes}};
   forbid_access(start + before + asked, bytes - asked);
 #ifdef MADV_HUGEPAGE
-  if (alignment == kLargePage) madvise(data_, bytes_, MADV_HUGEPAGE);
+  if (alignment == kLargePage) madvise(start + before, bytes, MADV_HUGEPAGE);
 #endif
 }
 
-PageBuffer::~PageBuffer() {
-  if (data_ == nullptr) return;
-  allow_access(data_, bytes_);  // whoever gets the addresses next
-  munmap(data_, bytes_);
-}
-
-PageBuffer::PageBuffer(PageBuffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-
-PageBuffer& PageBuffer::operator=(PageBuffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
+void PageBuffer::Unmap::operator()(void* data) const {
+  allow_access(data, bytes);  // whoever gets the addresses next
+  munmap(data, bytes);
 }
 
 Workspace::Workspace() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 #include "core/sanitizers.h"
@@ -14,18 +15,17 @@ class PageBuffer {
   PageBuffer() = default;
   // Throws std::bad_alloc.
   explicit PageBuffer(size_t bytes);
-  ~PageBuffer();
-  PageBuffer(PageBuffer&& other) noexcept;
-  PageBuffer& operator=(PageBuffer&& other) noexcept;
-  PageBuffer(const PageBuffer&) = delete;
-  PageBuffer& operator=(const PageBuffer&) = delete;
 
-  void* data() const { return data_; }
-  size_t bytes() const { return bytes_; }
+  void* data() const { return data_.get(); }
+  size_t bytes() const { return data_ ? data_.get_deleter().bytes : 0; }
 
  private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
+  struct Unmap {
+    size_t bytes;
+    void operator()(void* data) const;
+  };
+
+  std::unique_ptr<void, Unmap> data_;
 };
 
 // One call's scratch: a bump allocator over a buffer that the next call uses again. What doesn't fit has a buffer of

@@ -1,6 +1,4 @@
 // The op library for the CPU.
-#include <string>
-
 #include "core/cpu_path.h"
 #include "onnxruntime/op.h"
 #include "onnxruntime/weights.h"
@@ -21,8 +19,5 @@ OpList library_ops() {
 
 // Name of the CPU path that the kernels take in this process, such as "amx"; it lives as long as the library.
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cpu_path() {
-  vmoe::CpuPath path;
-  std::string error;
-  vmoe::chosen_cpu_path(&path, &error);
-  return vmoe::cpu_path_name(path);
+  return vmoe::cpu_path_name(vmoe::chosen_cpu_path().path);
 }

@@ -45,10 +45,9 @@ size_t checked_chunk(int64_t chunk) {
 }  // namespace
 
 const Kernels& process_kernels() {
-  CpuPath path;
-  std::string error;
-  if (!chosen_cpu_path(&path, &error)) throw ops::OpError(error);
-  return kernels_for(path);
+  const ChosenCpuPath& chosen = chosen_cpu_path();
+  if (!chosen.error.empty()) throw ops::OpError(chosen.error);
+  return kernels_for(chosen.path);
 }
 
 NodeLinear::NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk)

@@ -20,7 +20,7 @@ inline constexpr SettingSpec kSettings[] = {
     {"max_experts", 1, kNoMaximum},
     {"merge", 0, kNoMaximum},
 };
-// The element types of the types of values; what W, Q and T may be.
+// What each type of values is, by choice of W, Q and T.
 inline constexpr TypeChoice kTypeChoices[] = {
     {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}},
     {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16}},

@@ -17,7 +17,6 @@ namespace {
 constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES};  // in the order of kOutputs
 static_assert(std::size(kPrecisions) == VMOE_BF16_EXPERTS, "vmoe_precision is in the order of kPrecisions");
 static_assert(std::size(kProbabilities) == VMOE_SIGMOID, "vmoe_probabilities is in the order of kProbabilities");
-constexpr char kOnlyGraphKey[] = "model";  // stands for a profile's name where there are none
 
 // Refuses what a part of the manifest says.
 template <typename... Parts>
@@ -222,7 +221,7 @@ void check_tensorrt(const Json& raw, const Manifest& manifest) {
   if (entry == nullptr) return;
   std::set<std::string> files;
   for (const auto& [name, graph] : entry->at("graphs").items()) {
-    const bool known = manifest.profiles.empty() ? name == kOnlyGraphKey : manifest.find_profile(name) != nullptr;
+    const bool known = manifest.profiles.empty() ? name == kDenseGraphKey : manifest.find_profile(name) != nullptr;
     if (!known) refuse("'tensorrt' has a graph for ", in_quotes(name), ", and there is no such profile");
     const std::string file = graph.is_string() ? graph.get<std::string>() : graph.dump();
     if (!graph.is_string() || manifest.files.count(file) == 0 || !is_graph(file)) {

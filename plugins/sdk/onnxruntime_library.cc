@@ -45,10 +45,7 @@ void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 Found open_given(const std::string& path, const std::string& source) {
   disable_telemetry();
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) {
-    const char* reason = dlerror();
-    fail(VMOE_RUNTIME_ERROR, "ONNX Runtime can't be loaded from ", source, ": ", reason != nullptr ? reason : path);
-  }
+  if (library == nullptr) fail(VMOE_RUNTIME_ERROR, "ONNX Runtime can't be loaded from ", source, ": ", dlerror());
   const GetApiBase entry = entry_point(library);
   if (entry == nullptr) fail(VMOE_RUNTIME_ERROR, path, " is not ONNX Runtime: it has no ", kEntryPoint);
   return {entry, path};

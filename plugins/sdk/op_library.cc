@@ -28,8 +28,7 @@ std::string why_missing(const std::filesystem::path& folder) {
 OpLibrary load(const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
-    const char* reason = dlerror();
-    const std::string text = reason != nullptr ? reason : "unknown reason";
+    const std::string text = dlerror();
     const bool repeats = text.rfind(path + ": ", 0) == 0;
     return {{}, {}, "the op library " + path + " can't be loaded: " + (repeats ? text.substr(path.size() + 2) : text)};
   }

@@ -152,10 +152,7 @@ nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(nvinfer1::PluginCapa
   return nullptr;
 }
 
-nvinfer1::IPluginV3* Plugin::clone() noexcept {
-  return guarded<nvinfer1::IPluginV3*>(nullptr,
-                                       [&] { return std::make_unique<Plugin>(op_, node_.settings).release(); });
-}
+nvinfer1::IPluginV3* Plugin::clone() noexcept { return attachToContext(nullptr); }
 
 nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* context) noexcept {
   return guarded<nvinfer1::IPluginV3*>(nullptr, [&] {

@@ -19,11 +19,6 @@ using nvinfer1::IPluginCreatorV3One;
 
 constexpr char kPluginLibrary[] = "libvmoe_tensorrt.so";
 
-std::string loader_error() {
-  const char* error = dlerror();
-  return error ? error : "unknown error of the dynamic loader";
-}
-
 template <class Function>
 Function* find_function(void* library, const char* name, const std::string& owner) {
   void* function = dlsym(library, name);
@@ -41,7 +36,8 @@ nvinfer1::IPluginRegistry& find_registry() {
     library = RTLD_DEFAULT;
   } else if (!library) {
     library = dlopen(name.c_str(), RTLD_NOW);
-    if (!library) throw std::runtime_error("there is no TensorRT here, and none can be loaded: " + loader_error());
+    if (!library)
+      throw std::runtime_error(std::string("there is no TensorRT here, and none can be loaded: ") + dlerror());
     std::fprintf(stderr, "vmoe: no TensorRT was loaded yet; loaded %s and registered the plugins with that\n",
                  name.c_str());
   }
@@ -69,7 +65,7 @@ void register_all() {
   nvinfer1::IPluginRegistry& registry = find_registry();
   const std::string path = own_folder() + "/" + kPluginLibrary;
   void* library = dlopen(path.c_str(), RTLD_NOW);  // never closed: the registry keeps the creators
-  if (!library) throw std::runtime_error("the plugin library can't be loaded: " + loader_error());
+  if (!library) throw std::runtime_error(std::string("the plugin library can't be loaded: ") + dlerror());
   int32_t count = 0;
   using GetCreators = nvinfer1::IPluginCreatorInterface* const*(int32_t&);
   nvinfer1::IPluginCreatorInterface* const* creators = find_function<GetCreators>(library, "getCreators", path)(count);

@@ -43,10 +43,8 @@ bool same_bits(const std::vector<Answer>& one, const std::vector<Answer>& other)
 
 int main(int argc, char** argv) {
   const bool race = argc > 1 && std::strcmp(argv[1], "race") == 0;
-  vmoe::CpuPath path;
-  std::string error;
-  if (!vmoe::chosen_cpu_path(&path, &error)) return 2;
-  const Kernels& kernels = vmoe::kernels_for(path);
+  if (!vmoe::chosen_cpu_path().error.empty()) return 2;
+  const Kernels& kernels = vmoe::kernels_for(vmoe::chosen_cpu_path().path);
   std::atomic<int> equal{0};
   int unguarded = 0;
   std::vector<std::thread> callers;

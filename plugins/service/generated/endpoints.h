@@ -30,13 +30,11 @@ inline constexpr int64_t kSteps = 8;
 inline constexpr int64_t kMostSteps = 1000;
 inline constexpr char kRotation[] = "exif";
 
-inline constexpr Refusal kNoModel{404, "there is no model '{}'; '{}' is served here"};
 inline constexpr Refusal kEncodedBody{415, "the body's encoding is {}; gzip and deflate are known"};
 inline constexpr Refusal kNoPath{404, "there is nothing at {}"};
 inline constexpr Refusal kNoMethod{405, "{} is not allowed at {}"};
 inline constexpr Refusal kTooSlow{408, "the request did not arrive within {} seconds"};
 inline constexpr Refusal kTooLarge{413, "the body is larger than {} MB"};
-inline constexpr Refusal kManyBodies{503, "too many large requests arrive at once"};
 inline constexpr Refusal kNoMemory{503, "there is not enough memory for this request"};
 inline constexpr Refusal kDecoding{503, "other pictures were decoded for {} seconds"};
 inline constexpr Refusal kNoClasses{400, "this model outputs {}, which have no 'classification'"};
