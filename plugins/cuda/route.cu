@@ -61,14 +61,14 @@ template <class GateWord>
 cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32_t* slot, float* weight, int32_t* src,
                          int32_t* expert, void* workspace, cudaStream_t stream) {
   const RoutePlan plan = plan_route(shape);
-  const Groups groups = groups_of(shape, plan);
-  const auto threads = static_cast<unsigned>(plan.threads);
-  const size_t shared = tile_shared_bytes(shape, plan);
+  const Groups& groups = plan.groups;
+  const unsigned threads = plan.threads;
+  const size_t shared = tile_shared_bytes(groups);
   if (plan.single_tile()) {
     route_kernel<<<groups.count, threads, shared, stream>>>(groups, gates, slot, weight, src, expert);
     return cudaGetLastError();
   }
-  const RouteWorkspace layout = plan_workspace(shape, plan, false);
+  const RouteWorkspace layout = plan_workspace(plan, false);
   auto* const bytes = static_cast<unsigned char*>(workspace);
   auto* const keys = reinterpret_cast<Key*>(bytes + layout.keys);
   auto* const offsets = reinterpret_cast<uint32_t*>(bytes + layout.offsets);
@@ -102,9 +102,8 @@ cudaError_t launch_route_dispatch(const RoutingShape& shape, const GateWord* gat
   unsigned parts = 0;
   if (const cudaError_t error = parts_of_group(shape, plan, &parts); error != cudaSuccess) return error;
   const auto rows = static_cast<unsigned>(std::min<size_t>(shape.groups, kMaxGridY));
-  route_dispatch_kernel<<<dim3(parts, rows), static_cast<unsigned>(plan.threads), tile_shared_bytes(shape, plan),
-                          stream>>>(groups_of(shape, plan), gates, static_cast<const Word*>(x),
-                                    row_bytes / sizeof(Word), slot, weight, static_cast<Word*>(buf));
+  route_dispatch_kernel<<<dim3(parts, rows), plan.threads, tile_shared_bytes(plan.groups), stream>>>(
+      plan.groups, gates, static_cast<const Word*>(x), row_bytes / sizeof(Word), slot, weight, static_cast<Word*>(buf));
   return cudaGetLastError();
 }
 
@@ -131,7 +130,7 @@ cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const 
                   : launch_route_dispatch<uint16_t>(shape, words, x, row_bytes, slot, weight, buf, stream);
     });
   }
-  const RouteWorkspace layout = plan_workspace(shape, plan, true);
+  const RouteWorkspace layout = plan_workspace(plan, true);
   auto* const src = reinterpret_cast<int32_t*>(static_cast<unsigned char*>(workspace) + layout.src);
   const cudaError_t error = route(shape, gates, slot, weight, src, nullptr, workspace, stream);
   if (error != cudaSuccess) return error;

@@ -2,18 +2,17 @@
 
 #include <algorithm>
 
+#include "core/tiles.h"
 #include "cuda/limits.h"
 
 namespace vmoe::cuda {
 namespace {
 
 constexpr size_t kAlignment = 256;
-constexpr size_t kMinThreads = 128;
-constexpr size_t kWarp = 32;
+constexpr unsigned kMinThreads = 128;
+constexpr unsigned kWarp = 32;
 constexpr const char* kExpertsRefusal = "there must be 1 to 256 experts";
 static_assert(kMostExperts <= kWarp * kLaneGates);
-
-size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 }  // namespace
 
@@ -40,52 +39,42 @@ const char* routing_refusal(const RoutingShape& shape) {
 }
 
 RoutePlan plan_route(const RoutingShape& shape) {
-  RoutePlan plan{};
-  plan.tile_tokens = std::max<size_t>(1, std::min(shape.tokens, kTilePairs / shape.choices));
-  plan.tiles = std::max<size_t>(1, (shape.tokens + plan.tile_tokens - 1) / plan.tile_tokens);
-  plan.lanes = 1;
-  while (plan.lanes * kLaneGates < shape.experts) plan.lanes *= 2;
-  const size_t useful = plan.tile_tokens * std::max(plan.lanes, shape.choices);
-  plan.threads = std::clamp<size_t>(round_up(useful, kWarp), kMinThreads, kTileThreads);
-  return plan;
-}
-
-Groups groups_of(const RoutingShape& shape, const RoutePlan& plan) {
   Groups groups{};
   groups.count = static_cast<uint32_t>(shape.groups);
-  groups.tiles = static_cast<uint32_t>(plan.tiles);
-  groups.tile_tokens = static_cast<uint32_t>(plan.tile_tokens);
   groups.tokens = static_cast<uint32_t>(shape.tokens);
   groups.experts = static_cast<uint32_t>(shape.experts);
   groups.choices = static_cast<uint32_t>(shape.choices);
   groups.capacity = static_cast<uint32_t>(shape.capacity);
   groups.slots = static_cast<uint32_t>(shape.slots());
   groups.batch_priority = shape.batch_priority ? 1 : 0;
-  groups.lanes = static_cast<uint32_t>(plan.lanes);
-  return groups;
+  groups.tile_tokens = std::max(1u, std::min(groups.tokens, kTilePairs / groups.choices));
+  groups.tiles = std::max(1u, (groups.tokens + groups.tile_tokens - 1) / groups.tile_tokens);
+  groups.lanes = 1;
+  while (groups.lanes * kLaneGates < groups.experts) groups.lanes *= 2;
+  const uint32_t useful = groups.tile_tokens * std::max(groups.lanes, groups.choices);
+  return {groups, std::clamp(static_cast<unsigned>(round_up(useful, kWarp)), kMinThreads, kTileThreads)};
 }
 
-size_t tile_shared_bytes(const RoutingShape& shape, const RoutePlan& plan) {
-  return 2 * plan.tile_tokens * shape.choices * sizeof(Key) + (shape.experts + 1) * sizeof(uint32_t);
+size_t tile_shared_bytes(const Groups& groups) {
+  return 2 * groups.tile_stride() * sizeof(Key) + (groups.experts + 1) * sizeof(uint32_t);
 }
 
-RouteWorkspace plan_workspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src) {
+RouteWorkspace plan_workspace(const RoutePlan& plan, bool with_src) {
   RouteWorkspace workspace{};
   if (plan.single_tile()) return workspace;
-  const size_t tiles = shape.groups * plan.tiles;
-  workspace.offsets = round_up(tiles * plan.tile_tokens * shape.choices * sizeof(Key), kAlignment);
-  workspace.src = workspace.offsets + round_up(tiles * (shape.experts + 1) * sizeof(uint32_t), kAlignment);
+  const Groups& groups = plan.groups;
+  const size_t tiles = size_t{groups.count} * groups.tiles;
+  workspace.offsets = round_up(tiles * groups.tile_stride() * sizeof(Key), kAlignment);
+  workspace.src = workspace.offsets + round_up(tiles * (groups.experts + 1) * sizeof(uint32_t), kAlignment);
   workspace.bytes = workspace.src;
-  if (with_src) workspace.bytes += round_up(shape.experts * shape.slots() * sizeof(int32_t), kAlignment);
+  if (with_src) workspace.bytes += round_up(size_t{groups.experts} * groups.slots * sizeof(int32_t), kAlignment);
   return workspace;
 }
 
-size_t route_workspace_bytes(const RoutingShape& shape) {
-  return plan_workspace(shape, plan_route(shape), false).bytes;
-}
+size_t route_workspace_bytes(const RoutingShape& shape) { return plan_workspace(plan_route(shape), false).bytes; }
 
 size_t route_dispatch_workspace_bytes(const RoutingShape& shape) {
-  return plan_workspace(shape, plan_route(shape), true).bytes;
+  return plan_workspace(plan_route(shape), true).bytes;
 }
 
 }  // namespace vmoe::cuda

@@ -11,7 +11,7 @@ namespace vmoe::cuda {
 
 // Pairs that one block sorts: two buffers of keys and the offsets of 256 experts fit 48 KiB, what every GPU gives a
 // block.
-inline constexpr size_t kTilePairs = 2048;
+inline constexpr uint32_t kTilePairs = 2048;
 
 // Threads of a block that sorts a tile, at most, and blocks that a multiprocessor holds at once: 64 registers a thread.
 inline constexpr unsigned kTileThreads = 512;
@@ -21,21 +21,16 @@ inline constexpr unsigned kBlocksPerProcessor = 2;
 inline constexpr unsigned kRankThreads = 256;
 
 struct RoutePlan {
-  size_t tile_tokens;  // in a tile, but for the last of a group
-  size_t tiles;        // of a group
-  size_t lanes;        // that choose a token's experts
-  size_t threads;      // of a block that sorts a tile
+  Groups groups;     // what a launch tells its blocks
+  unsigned threads;  // of a block that sorts a tile
 
-  bool single_tile() const { return tiles == 1; }
+  bool single_tile() const { return groups.tiles == 1; }
 };
 
 RoutePlan plan_route(const RoutingShape& shape);
 
-// What a launch tells its blocks.
-Groups groups_of(const RoutingShape& shape, const RoutePlan& plan);
-
 // Bytes of a tile's shared memory: keys u64[2, stride], then offsets u32[E+1].
-size_t tile_shared_bytes(const RoutingShape& shape, const RoutePlan& plan);
+size_t tile_shared_bytes(const Groups& groups);
 
 // The workspace of a routing with several tiles: keys u64[G, tiles, stride], offsets u32[G, tiles, E+1], and for
 // route_dispatch src i32[E,M].
@@ -46,6 +41,6 @@ struct RouteWorkspace {
   size_t bytes;
 };
 
-RouteWorkspace plan_workspace(const RoutingShape& shape, const RoutePlan& plan, bool with_src);
+RouteWorkspace plan_workspace(const RoutePlan& plan, bool with_src);
 
 }  // namespace vmoe::cuda

@@ -59,12 +59,12 @@ constexpr uint32_t kLanes = 32;
 template <class GateWord>
 std::string run_as(const PhasesCall& call, const RoutingShape& shape, Machine& machine) {
   const RoutePlan plan = vmoe::cuda::plan_route(shape);
-  const Groups groups = vmoe::cuda::groups_of(shape, plan);
+  const Groups& groups = plan.groups;
   const size_t tokens = shape.groups * shape.tokens;
   const size_t pairs = tokens * shape.choices;
   const size_t places = shape.experts * shape.slots();
-  const size_t tiles = shape.groups * plan.tiles;
-  const auto threads = static_cast<uint32_t>(plan.threads), rows = static_cast<uint32_t>(call.rows);
+  const size_t tiles = shape.groups * groups.tiles;
+  const auto threads = uint32_t{plan.threads}, rows = static_cast<uint32_t>(call.rows);
   const auto words = static_cast<size_t>(call.words);
   Clock* const device = &machine.device_clock();
   Clock* const on_chip = &machine.shared_clock();
