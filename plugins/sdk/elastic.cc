@@ -193,10 +193,8 @@ vmoe_status* vmoe_elastic_decide(vmoe_elastic* elastic, const vmoe_elastic_seen*
     }
     elastic->elastic.decide(known);
     const size_t level = elastic->elastic.level();
-    vmoe_elastic_decision c = VMOE_ELASTIC_DECISION_INIT;
-    c.level = static_cast<int64_t>(level);
-    c.images = elastic->elastic.images_per_call(level);
-    c.load = elastic->elastic.load(level);
+    const vmoe_elastic_decision c{sizeof(c), static_cast<int64_t>(level), elastic->elastic.images_per_call(level),
+                                  elastic->elastic.load(level)};
     write_struct(decision, c, "decision");
   });
 }

@@ -216,14 +216,8 @@ void Engine::warm_up(int64_t count, const vmoe_setting& setting) const {
   if (bytes > std::numeric_limits<ptrdiff_t>::max()) throw std::bad_alloc();
   const std::vector<unsigned char> zeros(static_cast<size_t>(bytes));
   std::vector<float> output(static_cast<size_t>(count * manifest().output_floats()));
-  vmoe_images images = VMOE_IMAGES_INIT;
-  images.data = zeros.data();
-  images.data_bytes = zeros.size();
-  images.dtype = input.dtype;
-  images.count = count;
-  images.height = input.height;
-  images.width = input.width;
-  images.channels = input.channels;
+  const vmoe_images images{sizeof(images), zeros.data(), zeros.size(), input.dtype,   0,
+                           count,          input.height, input.width,  input.channels};
   run(images, setting, nullptr, output.data(), output.size());
 }
 

@@ -1,7 +1,7 @@
 #include "sdk/setting.h"
 
-#include <cctype>
 #include <limits>
+#include <regex>
 #include <type_traits>
 
 #include "sdk/decimal.h"
@@ -13,28 +13,10 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr size_t kMostDigits = 6;  // of a whole number in a name
-
-size_t count_digits(std::string_view text) {
-  size_t count = 0;
-  while (count < text.size() && std::isdigit(static_cast<unsigned char>(text[count])) != 0) ++count;
-  return count;
-}
-
-// The length of a ratio at the beginning of a text, such as 0.3 or 1e-6; 0 if there is none.
-size_t count_ratio(std::string_view text) {
-  size_t size = count_digits(text);
-  if (size == 0) return 0;
-  if (text.substr(size, 1) == ".") {
-    const size_t more = count_digits(text.substr(size + 1));
-    if (more > 0) size += 1 + more;
-  }
-  if (text.substr(size, 1) == "e") {
-    const size_t sign = text.substr(size + 1, 1) == "-" ? 1 : 0;
-    const size_t more = count_digits(text.substr(size + 1 + sign));
-    if (more > 0) size += 1 + sign + more;
-  }
-  return size;
+// What names of profiles have of a value.
+const std::regex& pattern_of(SettingType type) {
+  static const std::regex ratio("[0-9]+(\\.[0-9]+)?(e-?[0-9]+)?"), whole("[0-9]{1,6}"), flag("");
+  return type == SettingType::kRatio ? ratio : type == SettingType::kWhole ? whole : flag;
 }
 
 // Takes a part of a name, with the dash before it, off the beginning of a text. Returns its value; nothing, and the
@@ -43,13 +25,11 @@ std::optional<std::string> take_part(const SettingRow& row, std::string_view& te
   const std::string before = std::string("-") + row.suffix;
   if (text.substr(0, before.size()) != before) return std::nullopt;
   const std::string_view rest = text.substr(before.size());
-  size_t size = 0;
-  if (row.type != SettingType::kFlag) {
-    size = row.type == SettingType::kRatio ? count_ratio(rest) : count_digits(rest);
-    if (size == 0 || (row.type == SettingType::kWhole && size > kMostDigits)) return std::nullopt;
-  }
-  text = rest.substr(size);
-  return std::string(rest.substr(0, size));
+  std::match_results<std::string_view::const_iterator> value;
+  const auto from_the_start = std::regex_constants::match_continuous;
+  if (!std::regex_search(rest.begin(), rest.end(), value, pattern_of(row.type), from_the_start)) return std::nullopt;
+  text = rest.substr(static_cast<size_t>(value.length()));
+  return value.str();
 }
 
 std::string range_text(const SettingRow& row) {

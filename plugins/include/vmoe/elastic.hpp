@@ -53,11 +53,7 @@ class Elastic {
  public:
   // time: now. It starts at the highest level.
   static Result<Elastic> create(const ElasticPlan& plan, double time) {
-    vmoe_elastic_options options = VMOE_ELASTIC_OPTIONS_INIT;
-    options.target = plan.target;
-    options.most_images = plan.most_images;
-    options.multiple = plan.multiple;
-    options.time = time;
+    const vmoe_elastic_options options{sizeof(options), plan.target, plan.most_images, plan.multiple, time};
     vmoe_elastic* handle = nullptr;
     static constexpr ElasticLevel kNone{};
     const ElasticLevel* levels = plan.levels.empty() ? &kNone : plan.levels.data();
@@ -68,11 +64,7 @@ class Elastic {
   }
 
   Result<ElasticDecision> decide(const ElasticSeen& seen) {
-    vmoe_elastic_seen c = VMOE_ELASTIC_SEEN_INIT;
-    c.time = seen.time;
-    c.waiting = seen.waiting;
-    c.oldest = seen.oldest;
-    c.arrived = seen.arrived;
+    const vmoe_elastic_seen c{sizeof(c), seen.time, seen.waiting, seen.oldest, seen.arrived};
     vmoe_elastic_decision next = VMOE_ELASTIC_DECISION_INIT;
     if (auto* status = vmoe_elastic_decide(handle_.get(), &c, &next)) return internal::take(status);
     return ElasticDecision{static_cast<size_t>(next.level), next.images, next.load};

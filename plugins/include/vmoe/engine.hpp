@@ -35,15 +35,8 @@ inline Error take(vmoe_status* status) {
 }
 
 inline vmoe_images c_images(const Images& images) {
-  vmoe_images c = VMOE_IMAGES_INIT;
-  c.data = images.data;
-  c.dtype = images.dtype;
-  c.count = images.count;
-  c.height = images.height;
-  c.width = images.width;
-  c.channels = images.channels;
-  c.data_bytes = images.bytes();
-  return c;
+  return {sizeof(vmoe_images), images.data,   images.bytes(), images.dtype,   0,
+          images.count,        images.height, images.width,   images.channels};
 }
 
 // A copy of what the C API points to; empty for a null pointer.
@@ -163,13 +156,9 @@ class Engine {
   // Makes one image, input_dtype[height,width,channels], of a picture of any size, by the steps info().preprocessing.
   // `size` bytes of room, info().image_bytes() or more. Returns the number of bytes written.
   Result<size_t> prepare_image(const Picture& picture, void* image, size_t size) const {
-    vmoe_picture c = VMOE_PICTURE_INIT;
-    c.data = picture.data;
-    c.height = picture.height;
-    c.width = picture.width;
-    c.channels = picture.channels;
-    c.orientation = picture.orientation;
-    c.data_bytes = Images::uint8(c.data, 1, c.height, c.width, c.channels).bytes();
+    const Images pixels = Images::uint8(picture.data, 1, picture.height, picture.width, picture.channels);
+    const vmoe_picture c{sizeof(vmoe_picture), picture.data,     pixels.bytes(),      picture.height,
+                         picture.width,        picture.channels, picture.orientation, 0};
     if (auto* status = vmoe_engine_prepare_image(handle_.get(), &c, image, size)) return internal::take(status);
     return info_.image_bytes();
   }
