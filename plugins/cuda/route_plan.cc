@@ -12,7 +12,7 @@ constexpr size_t kAlignment = 256;
 constexpr unsigned kMinThreads = 128;
 constexpr unsigned kWarp = 32;
 constexpr const char* kExpertsRefusal = "there must be 1 to 256 experts";
-static_assert(kMostExperts <= kWarp * kLaneGates);
+static_assert(kMostExperts <= size_t{kWarp} * kLaneGates);
 
 }  // namespace
 
@@ -56,7 +56,7 @@ RoutePlan plan_route(const RoutingShape& shape) {
 }
 
 size_t tile_shared_bytes(const Groups& groups) {
-  return 2 * groups.tile_stride() * sizeof(Key) + (groups.experts + 1) * sizeof(uint32_t);
+  return size_t{2} * groups.tile_stride() * sizeof(Key) + (groups.experts + 1) * sizeof(uint32_t);
 }
 
 RouteWorkspace plan_workspace(const RoutePlan& plan, bool with_src) {
