@@ -108,7 +108,7 @@ REFUSED = [
     (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 400, "end of the body"),
     (b"POST /v1/classify HTTP/1.0\r\n" + CHUNKED, 400, "end of the body"),
     (POST + CHUNKED + b"zz\r\n", 400, "can't be understood"),
-    (POST + b"Content-Encoding: gzip\r\nContent-Length: 38\r\n\r\n", 415, "without encoding"),
+    (POST + b"Content-Encoding: br\r\nContent-Length: 38\r\n\r\n", 415, "gzip and deflate are known"),
     (
         POST + b"Content-Type: multipart/form-data; boundary=x\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx",
         400,
