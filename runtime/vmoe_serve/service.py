@@ -30,7 +30,7 @@ from vmoe_serve.prometheus_text import Metrics
 
 T = TypeVar("T")
 
-_MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way
+_MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way, and of unpacked ones until their replies
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """What zlib takes to unpack a body, by its encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
@@ -60,7 +60,7 @@ class Service:
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._max_body, self.seconds = max_body, seconds
-        self._arriving = 0  # bytes of the bodies that have not arrived as a whole
+        self._arriving = 0  # bytes of the bodies that have not arrived as a whole, and of unpacked ones
         threads = len(os.sched_getaffinity(0))
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
@@ -112,8 +112,13 @@ class Service:
             body = await run(self.tensors, unpacking.decompress, body, most + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
+        # A client pays for what it sends, but not for what that unpacks to.
+        request.state.unpacked = len(body)
+        self._arriving += len(body)
         if len(body) > most:
             raise too_large
+        if self._arriving > max(_MOST_ARRIVING, most):
+            raise RequestError(endpoints.MANY_BODIES)
         if not unpacking.eof or unpacking.unused_data:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding)
         return body
@@ -169,6 +174,8 @@ class Service:
             except VmoeError as error:
                 known = (status for kind, status in _STATUSES.items() if isinstance(error, kind))
                 reply = _error(error.status if isinstance(error, RequestError) else next(known, 400), str(error))
+            finally:
+                self._arriving -= getattr(request.state, "unpacked", 0)
             if endpoint.label:
                 self.metrics.replied(endpoint.label, reply.status_code, time.perf_counter() - start)
             return reply

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import threading
 from collections.abc import Iterator
@@ -141,6 +142,20 @@ def test_a_full_queue_and_a_closed_one_are_503(engine: Engine) -> None:
     late = infer(service, inputs())
     assert late.status == 503 and "shutting down" in late.content["error"]
     service.close()
+
+
+def test_small_bodies_that_unpack_to_large_ones_are_limited(service: Service) -> None:
+    body = gzip.compress(b" " * 1_000_000 + json.dumps(inputs()).encode())
+
+    async def asked() -> list[Reply]:
+        headers = {"content_encoding": "gzip"}
+        return await asyncio.gather(
+            *(answered(service, "POST", "/v2/models/mnist/infer", body, **headers) for _ in range(200))
+        )
+
+    errors = {reply.content["error"] for reply in asyncio.run(asked()) if reply.status == 503}
+    assert "too many large requests arrive at once" in errors
+    assert asyncio.run(answered(service, "POST", "/v2/models/mnist/infer", body, content_encoding="gzip")).status == 200
 
 
 def test_metrics_count_what_was_done(engine: Engine) -> None:
