@@ -246,7 +246,7 @@ WRONG_COUNT = Refusal(400, "'image' of shape {} has {} values, and 'data' has {}
 WRONG_NUMBERS = Refusal(400, "'data' of 'image' must be a list of numbers, and for UINT8 of whole numbers from 0 to 255")
 NOT_FINITE = Refusal(400, "'image' has NaN or infinite values")
 
-# What Ray's own server refuses, or accepts, before the service on Ray sees it.
+# Of the C++ service alone: Ray's own server refuses these, or accepts them, before the service on Ray sees them.
 NO_HTTP = Refusal(400, "the request can't be understood: {}")
 OLD_HTTP = Refusal(400, "only HTTP/1.0 and HTTP/1.1 are supported")
 NO_HOST = Refusal(400, "the request must have one Host header")
