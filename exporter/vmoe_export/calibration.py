@@ -6,7 +6,7 @@ is taken from those behind it, as far as their inputs go together: GPTQ (arXiv 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,13 @@ def is_calibrated(precision: ExportPrecision) -> bool:
     return PRECISIONS[precision].experts is INT4
 
 
-def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, source: ImageSource) -> None:
+def calibrate(
+    path: Path,
+    spans: Mapping[str, Span],
+    plan: ExportPlan,
+    source: ImageSource,
+    advance: Callable[[float], None] = lambda parts: None,
+) -> None:
     """Rounds the int4 weights of a weights file again, for the first images of `source`.
 
     Args:
@@ -39,6 +45,7 @@ def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, source: I
         spans: where its tensors lie.
         plan: of the export.
         source: images that fill at least one routing group.
+        advance: called with 1 after each part of the model.
 
     Raises:
         ImageError: the images don't fit the model.
@@ -47,7 +54,7 @@ def calibrate(path: Path, spans: Mapping[str, Span], plan: ExportPlan, source: I
     images, _ = next(iter(source.whole_batches(max(1, _IMAGES // multiple) * multiple, plan.input_spec)))
     profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the one whose experts get the most
     weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
-    run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles)
+    run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles, lambda part, steps: advance(1))
 
 
 def round_for_inputs(weights: Array, inputs: Array) -> Array:

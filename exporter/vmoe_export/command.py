@@ -13,7 +13,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vmoe_export.bundle.bundle_writer import check_target
 from vmoe_export.checkpoint import ONE_FILE_SUFFIXES
@@ -30,9 +29,10 @@ from vmoe_export.summary import model_table, profile_notes, profile_table, resul
 from vmoe_export.validation.proof import ValidationOptions
 from vmoe_measure.remote_files import is_address, public_address
 from vmoe_tools.options import CONTEXT, json_option, out_option, quiet_option, read_argument, stored_options
-from vmoe_tools.output import check_output_file, people_stream, regular_lines, write_json
+from vmoe_tools.output import check_output_file, people_stream, write_json
 from vmoe_tools.program import printable
 from vmoe_tools.remote_sources import transfer_bar
+from vmoe_tools.terminal import Progress
 
 _limit = partial(click.option, type=click.FloatRange(0, min_open=True), metavar="X")
 
@@ -155,20 +155,7 @@ def export(
 
 
 def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> ExportResult:
-    console = Console(stderr=True, quiet=show.quiet, markup=False, emoji=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("writing the weights", total=plan.weight_bytes)
-
-    def advance(name: str, size: int) -> None:
-        bar.advance(task, size)
-
-    def tell(text: str) -> None:
-        bar.update(task, description=text)
-
-    quiet = show.quiet or console.is_terminal
-    with bar, regular_lines(lambda: f"{bar.tasks[task].description} ...", sys.stderr, quiet=quiet):
-        result = write_bundle(plan, target, progress=advance, stage=tell, **settings)
+    result = write_bundle(plan, target, progress=Progress(sys.stderr, quiet=show.quiet).step, **settings)
     for line in validation_lines(result):
         show.print(line)
     if result.tensorrt:

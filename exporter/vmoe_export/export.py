@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.progress import ProgressHook, untold
 from vmoe_export.remote_checkpoint import checkpoint_at
-from vmoe_export.validation.proof import Findings, StageHook, ValidationOptions, open_validation_images, prove
+from vmoe_export.validation.proof import Findings, ValidationOptions, open_validation_images, prove
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ class ExportResult(Findings):
     path: Path
     plan: ExportPlan
     tensorrt: Mapping[str, str] = field(default_factory=dict)
-
-
-ProgressHook = Callable[[str, int], None]
 
 
 def export_bundle(
@@ -95,8 +93,7 @@ def write_bundle(
     *,
     validation: ValidationOptions | None = _USUAL_LIMITS,
     force: bool = False,
-    progress: ProgressHook = lambda name, size: None,
-    stage: StageHook = lambda text: None,
+    progress: ProgressHook = untold,
 ) -> ExportResult:
     """Writes the bundle of a plan. If anything fails, nothing is left.
 
@@ -105,8 +102,7 @@ def write_bundle(
         target: the bundle's folder.
         validation: how to check the written graphs; None skips the check.
         force: as in `export_bundle`.
-        progress: called with the name and the bytes of each tensor after it was written.
-        stage: called with a short description before each longer step.
+        progress: tells of each longer step.
 
     Raises:
         ExportError: the bundle cannot be written, or validation failed.
@@ -125,18 +121,17 @@ def write_bundle(
     model, stored = plan.exported, plan.stored_precision
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
-        spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, progress, stored)
+        with progress("writing the weights", plan.weight_bytes) as advance:
+            spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, advance, stored)
         if images is not None and is_calibrated(stored):
-            stage("rounding the experts for the images")
-            calibrate(folder / WEIGHTS_NAME, spans, plan, images)
-        stage("writing the graphs")
-        graphs = write_graphs(folder, model, spans, plan.profiles)
-        if products := plan.tensorrt_precision:
-            stage("writing the TensorRT graphs")
-            tensorrt = write_tensorrt_graphs(folder, model, spans, plan.profiles, products)
+            with progress("rounding the experts for the images", len(model.parts)) as advance:
+                calibrate(folder / WEIGHTS_NAME, spans, plan, images, advance)
+        with progress("writing the graphs", 1):
+            graphs = write_graphs(folder, model, spans, plan.profiles)
+            if products := plan.tensorrt_precision:
+                tensorrt = write_tensorrt_graphs(folder, model, spans, plan.profiles, products)
         if validation:
-            findings = prove(plan, folder, spans, graphs, tensorrt, validation, images, stage)
-        stage("writing the manifest")
+            findings = prove(plan, folder, spans, graphs, tensorrt, validation, images, progress)
         files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
         content = manifest_of(plan, files, findings)
         manifest = write_manifest(folder, content)

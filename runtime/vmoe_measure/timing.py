@@ -100,7 +100,7 @@ def time_interleaved(
     calls: Sequence[Callable[[], object]],
     duration: float,
     clock: Callable[[], float] = time.perf_counter,
-    after_round: Callable[[float], None] = lambda seconds: None,
+    after_round: Callable[[float], None] = lambda share: None,
     into: list[list[float]] | None = None,
     settle: Sequence[Callable[[], object]] = (),
 ) -> list[list[float]]:
@@ -113,7 +113,7 @@ def time_interleaved(
         calls: what to time.
         duration: seconds for all calls together; `MINIMUM_ROUNDS` rounds are run however long they take.
         clock: returns seconds.
-        after_round: called between rounds, with the seconds that the round took.
+        after_round: called after each round, also those of warm-up, with its share of the whole, 0 to 1.
         into: where the seconds go as they are measured, a list per call, for callers that are interrupted.
         settle: for each call an untimed one of the same session, made where the call before had another one: caches are the
             other session's until then, and its threads may still look for work.
@@ -121,12 +121,22 @@ def time_interleaved(
     Returns:
         Per call the seconds of each round.
     """
+    first = begin = clock()
+    done = 0.0
+
+    def tell(rounds: int) -> None:
+        nonlocal done
+        past, whole = clock() - first, begin - first + duration
+        before, done = done, min(rounds / (_WARM_UP_ROUNDS + MINIMUM_ROUNDS), past / whole if whole else 1.0, 1.0)
+        after_round(done - before)
+
     for index in range(_WARM_UP_ROUNDS):
         for chosen in call_order(len(calls), index):
             calls[chosen]()
+        begin = clock()
+        tell(index + 1)
     seconds: list[list[float]] = [[] for _ in calls] if into is None else into
     settled: object = None
-    begin = clock()
     end = begin + duration
     rounds = 0
     while rounds < MINIMUM_ROUNDS or clock() < end:
@@ -138,6 +148,5 @@ def time_interleaved(
             calls[chosen]()
             seconds[chosen].append(clock() - start)
         rounds += 1
-        begin, before = clock(), begin
-        after_round(begin - before)
+        tell(_WARM_UP_ROUNDS + rounds)
     return seconds

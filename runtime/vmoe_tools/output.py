@@ -26,18 +26,31 @@ from vmoe_tools.program import with_addresses
 
 STANDARD_OUTPUT = "-"
 _DRAWINGS = (".pdf", ".png", ".svg")
-LINE_SECONDS = 10
+LINE_SECONDS = 60
 """Between two lines about a long work, where no terminal shows a bar."""
+WAIT_SECONDS = 20
+"""Between two lines about what a command waits for."""
 
 
 @contextmanager
-def regular_lines(line: Callable[[], str], stream: TextIO, *, quiet: bool) -> Iterator[Callable[[], None]]:
-    """Prints what a function returns every ten seconds until the block ends, or what it yields is called."""
+def regular_lines(
+    line: Callable[[], str], stream: TextIO, *, quiet: bool, seconds: float | None = None
+) -> Iterator[Callable[[], None]]:
+    """Prints what a function returns, if it is new, regularly until the block ends, or what it yields is called.
+
+    Args:
+        line: returns the line to print.
+        stream: where to.
+        quiet: print nothing.
+        seconds: between two lines; None for `LINE_SECONDS`.
+    """
     ended = threading.Event()
 
     def tell() -> None:
-        while not quiet and not ended.wait(LINE_SECONDS):
-            print(line(), file=stream, flush=True)
+        told = ""
+        while not quiet and not ended.wait(seconds or LINE_SECONDS):
+            if (text := line()) != told:
+                print(told := text, file=stream, flush=True)
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(tell)

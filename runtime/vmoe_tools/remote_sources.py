@@ -52,7 +52,7 @@ def copied_first(command: F) -> F:
 
 
 def transfer_bar(address: str, *, quiet: bool) -> Callable[[int, int], None]:
-    """Shows a bar while files come, where standard error is a terminal; elsewhere a line every ten seconds.
+    """Shows a bar while files come, where standard error is a terminal; elsewhere a line every minute.
 
     Returns:
         tell(done, total), in bytes.

@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO, TypeVar
+from datetime import timedelta
+from typing import Protocol, TextIO, TypeVar
 
 import click
 from rich import progress
@@ -26,10 +27,18 @@ TableWithout = Callable[[Collection[str]], Table]
 
 _WIDTH_OF_A_PIPE = 120
 _LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
+_PACE_SECONDS = 600  # over which the time left is estimated
+
+
+class Advance(Protocol):
+    """Takes what was done since the last call: an amount of a step's total, and images."""
+
+    def __call__(self, amount: float, images: int = 0, /) -> None:
+        """Shows it."""
 
 
 class Progress:
-    """Bars for the steps of a measurement, where the stream is a terminal; elsewhere a line every ten seconds."""
+    """Bars for the steps of a long work, where the stream is a terminal; elsewhere a line every minute."""
 
     def __init__(self, stream: TextIO, *, quiet: bool = False) -> None:
         """Begins, until the command ends."""
@@ -40,8 +49,8 @@ class Progress:
         click.get_current_context().with_resource(lines)
 
     @contextmanager
-    def step(self, text: str, total: float) -> Iterator[Callable[[float, int], None]]:
-        """Shows a bar with images per second and the time left, until the block ends.
+    def step(self, text: str, total: float) -> Iterator[Advance]:
+        """Shows how much is done, images per second and the time left, until the block ends.
 
         Args:
             text: what is done.
@@ -54,16 +63,21 @@ class Progress:
             progress.TextColumn("{task.description}", markup=False), progress.BarColumn(),
             progress.TextColumn("{task.fields[rate]}", markup=False), progress.TimeRemainingColumn(),
         )  # fmt: skip
-        with progress.Progress(*columns, console=self._console, transient=True, disable=self._off) as bar:
+        bar = progress.Progress(
+            *columns, console=self._console, transient=True, disable=self._off, speed_estimate_period=_PACE_SECONDS
+        )
+        with bar:
             task = bar.add_task(text, total=total, rate="")
             start, seen, done = time.monotonic(), 0, 0.0
 
-            def advance(amount: float, images: int) -> None:
+            def advance(amount: float, images: int = 0) -> None:
                 nonlocal seen, done
                 seen, done, now = seen + images, done + amount, time.monotonic()
-                rate = f"{seen / max(now - start, 1e-9):,.1f} images/s"
+                rate = f"{seen / max(now - start, 1e-9):,.1f} images/s" if seen else ""
                 bar.update(task, advance=amount, rate=rate)
-                self._line = f"{text}: {done / total:.0%}, {rate}"
+                left = bar.tasks[task].time_remaining
+                parts = f"{text}: {done / total:.0%}", rate, left and f"{timedelta(seconds=left)} left"
+                self._line = ", ".join(filter(None, parts))
 
             self._line = f"{text}: 0%"
             yield advance

@@ -155,8 +155,10 @@ def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
 ) -> None:
     monkeypatch.setattr(output, "LINE_SECONDS", 0.01)
     words = ("report", mnist_image_bundle, "--images", images, *capacities(0.1, 2), "-o", tmp_path / "r.html", *QUICK)
-    steps = dict.fromkeys(re.sub(": [0-9]+%(, [0-9,.]+ images/s)?$", "", line) for line in vmoe.run(*words)[1].splitlines())
+    lines = vmoe.run(*words)[1].splitlines()
+    steps = dict.fromkeys(re.sub(": [0-9]+%(, [0-9,.]+ images/s(, 0:[0-9:]+ left)?)?$", "", line) for line in lines)
     first, *_, last = steps
+    assert any(line.endswith(" left") for line in lines)
     assert (first, last) == ("loading", "speed: 100%, putting results together")
     assert "accuracy and routing" in steps
     assert vmoe.run(*words, "-q") == ("", "")

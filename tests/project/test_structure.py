@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 PYTHON = {
     "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
-    "vmoe_tools.remote_sources click ml_dtypes msgpack numpy onnx onnxruntime open_clip rich safetensors tensorstore timm "
-    "torch yaml",
+    "vmoe_tools.remote_sources vmoe_tools.terminal click ml_dtypes msgpack numpy onnx onnxruntime open_clip rich "
+    "safetensors tensorstore timm torch yaml",
     "exporter/vmoe_torch": "vmoe_export vmoe_runtime numpy torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
     "runtime/vmoe_measure": "vmoe_runtime fsspec numpy",

@@ -42,7 +42,7 @@ def write_weights(
     checkpoint: Checkpoint,
     config: ModelConfig,
     shapes: Mapping[str, tuple[int, ...]],
-    progress: Callable[[str, int], None] = lambda name, size: None,
+    advance: Callable[[float], None] = lambda size: None,
     precision: ExportPrecision = "fp32",
 ) -> dict[str, Span]:
     """Writes the tensors of `shapes`, reading each from the checkpoint when its turn comes.
@@ -52,7 +52,7 @@ def write_weights(
         checkpoint: where the tensors come from; its shapes have been checked.
         config: decides how the position embedding is made.
         shapes: shape of each tensor in the checkpoint.
-        progress: called with name and bytes after each tensor.
+        advance: called with the bytes of each tensor after it was written.
         precision: what the weights of products are stored in.
 
     Returns:
@@ -76,7 +76,7 @@ def write_weights(
                 if values is not None:
                     file.seek(spans[part].offset)
                     file.write(values.data.cast("B"))
-                    progress(part, spans[part].length)
+                    advance(spans[part].length)
     return spans
 
 

@@ -55,7 +55,7 @@ def distance_from_float32(
     exact: ReferenceModel,
     profiles: Sequence[Profile],
     batches: Iterable[tuple[Array, Array | None]],
-    stage: Callable[[str], object] = lambda text: None,
+    after_part: Callable[[int], object] = lambda images: None,
     *,
     answers: bool,
 ) -> list[PrecisionDistance]:
@@ -66,7 +66,7 @@ def distance_from_float32(
         exact: with those of the checkpoint in float32.
         profiles: the profiles to compare at; none for a dense ViT and a Soft MoE.
         batches: images that fill whole routing groups, with their labels where those are known.
-        stage: called with a few words after each part of the model.
+        after_part: called with the number of images after each part of either model.
         answers: whether the classes of the images are worth comparing.
 
     Raises:
@@ -76,7 +76,7 @@ def distance_from_float32(
     tallies = [_Tally(profile, answers and model.output == "logits") for profile in profiles or (None,)]
 
     def tell(part: str, steps: list[Step]) -> None:
-        stage(f"comparing with float32: {part}")
+        after_part(len(images))
 
     def round_part(part: str, steps: list[Step]) -> None:
         tell(part, steps)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vmoe_export.errors import OptionError
 from vmoe_export.export_cost import GRAPH_IMAGES, ROUNDED_IMAGES
 from vmoe_export.export_plan import ExportPlan
+from vmoe_export.progress import ProgressHook
 from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, tensorrt_limits
 from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from vmoe_export.validation.precision_distance import PrecisionDistance
     from vmoe_export.validation.reference_model import Array, ReferenceModel
     from vmoe_export.validation.reference_run import Step
-
-StageHook = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def prove(
     tensorrt: Sequence[WrittenGraph],
     options: ValidationOptions,
     source: ImageSource | None,
-    stage: StageHook,
+    progress: ProgressHook,
 ) -> Findings:
     """Compares weights, graphs and rounding with the checkpoint.
 
@@ -117,7 +116,7 @@ def prove(
         tensorrt: from `write_tensorrt_graphs`; empty where there are none.
         options: the user's limits.
         source: from `open_validation_images`.
-        stage: called with a few words before each longer step.
+        progress: tells of each longer step.
 
     Raises:
         ExportError: something is beyond its limits.
@@ -129,14 +128,15 @@ def prove(
     from vmoe_export.validation.reference_weights import check_stored_weights, stored_weights
 
     model, weights = plan.exported, folder / WEIGHTS_NAME
-    check_stored_weights(weights, spans, plan.checkpoint, plan.model, stage, calibrated=source is not None)
+    with progress("reading the weights back", plan.weight_bytes) as advance:
+        check_stored_weights(weights, spans, plan.checkpoint, plan.model, advance, calibrated=source is not None)
     stored = ReferenceModel(model, stored_weights(weights, spans))
     limits, products = graph_limits(model, options.atol), plan.tensorrt_precision
     of_tensorrt = tensorrt_limits(model, products, options.atol) if products else None
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
     if of_tensorrt:
         held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
-    found = _comparisons(plan, stored, held, stage)
+    found = _comparisons(plan, stored, held, progress)
     files = {graph.file for graph in graphs}
     findings = Findings(
         limits,
@@ -147,12 +147,12 @@ def prove(
     if plan.stored_precision == "fp32":
         return findings
     limit = distance_limit(plan.stored_precision, options.max_distance)
-    distances = tuple(_distances(plan, stored, source, limit, stage))
+    distances = tuple(_distances(plan, stored, source, limit, progress))
     return replace(findings, distance_limit=limit, distances=distances, own_images=source is not None)
 
 
 def _comparisons(
-    plan: ExportPlan, stored: ReferenceModel, held: Sequence[tuple[GraphParts, Limits]], stage: StageHook
+    plan: ExportPlan, stored: ReferenceModel, held: Sequence[tuple[GraphParts, Limits]], progress: ProgressHook
 ) -> list[Comparison]:
     """Compares each graph with the reference at each profile, part by part."""
     from vmoe_export.validation.part_validation import PartValidation
@@ -166,21 +166,23 @@ def _comparisons(
 
     images = validation_images(stored.model, plan.grouping.batch_multiple, GRAPH_IMAGES)
 
-    def comparisons(profiles: Sequence[Profile]) -> list[Comparison]:
+    def comparisons(profiles: Sequence[Profile], advance: Callable[[float], None]) -> list[Comparison]:
         validation = PartValidation(stored.model, held, profiles, images)
 
         def compare(part: str, steps: list[Step]) -> None:
-            stage(f"comparing the graphs with the reference: {part}")
             steps = with_every_expert(stored, part, steps, profiles or (None,))
             validation.compare(part, at_scale_of_part(stored, part, steps, profiles or (None,)))
+            advance(1)
 
         return validation.comparisons(run_reference(stored, images, profiles, compare))
 
-    return [each for alike in merging_alike(plan.profiles) for each in comparisons(alike)]
+    runs = merging_alike(plan.profiles)
+    with progress("comparing the graphs with the reference", len(runs) * len(stored.model.parts)) as advance:
+        return [each for alike in runs for each in comparisons(alike, advance)]
 
 
 def _distances(
-    plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float, stage: StageHook
+    plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float, progress: ProgressHook
 ) -> Sequence[PrecisionDistance]:
     """How far the model as stored is from float32, within the limit."""
     from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
@@ -196,10 +198,12 @@ def _distances(
             return [(validation_images(stored.model, multiple, ROUNDED_IMAGES), None)]
         return user_batches(source, multiple, plan.input_spec, len(profiles))
 
-    distances = [
-        distance
-        for alike in merging_alike(profiles)
-        for distance in distance_from_float32(stored, exact, alike, batches(), stage, answers=source is not None)
-    ]
+    runs, images = merging_alike(profiles), -(-ROUNDED_IMAGES // multiple) * multiple if source is None else len(source)
+    with progress("comparing with float32", 2 * len(runs) * len(stored.model.parts) * images) as advance:
+        distances = [
+            distance
+            for alike in runs
+            for distance in distance_from_float32(stored, exact, alike, batches(), advance, answers=source is not None)
+        ]
     check_distance(distances, plan.stored_precision, limit)
     return distances

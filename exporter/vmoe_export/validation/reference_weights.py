@@ -54,13 +54,14 @@ def check_stored_weights(
     spans: Mapping[str, Span],
     checkpoint: Checkpoint,
     config: ModelConfig,
-    stage: Callable[[str], object] = lambda text: None,
+    advance: Callable[[float], None] = lambda size: None,
     *,
     calibrated: bool = False,
 ) -> None:
     """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
 
-    Of weights that were `calibrated` only the scales are held to the checkpoint.
+    Of weights that were `calibrated` only the scales are held to the checkpoint. `advance` is called with the bytes of each
+    tensor after it was read.
 
     Raises:
         ExportError: naming the tensor that is not.
@@ -69,7 +70,6 @@ def check_stored_weights(
     for name in spans:
         if name.endswith("_scale") and name.removesuffix("_scale") in spans:
             continue  # with its kernel
-        stage(f"reading the weights back: {name}")
         official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
@@ -77,3 +77,4 @@ def check_stored_weights(
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")
+        advance(spans[name].length)

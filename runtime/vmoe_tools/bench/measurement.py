@@ -83,8 +83,10 @@ def measure(
                 seconds += [[] for _ in pairs]
             images = sum(call.images for call in calls)
             settle = _calls_of_engines([*points, *(pair.point for pair in pairs)], batches)
-            with progress.step("speed", duration) as advance:
-                time_interleaved(calls, duration, after_round=lambda s: advance(s, images), into=seconds, settle=settle)
+            with progress.step("speed", 1) as advance:
+                time_interleaved(
+                    calls, duration, after_round=lambda share: advance(share, images), into=seconds, settle=settle
+                )
         except KeyboardInterrupt as interrupt:
             measured.interrupt = interrupt
     speeds = [call.speed(taken) if taken else None for call, taken in zip(calls, seconds, strict=True)]

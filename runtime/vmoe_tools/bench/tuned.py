@@ -77,13 +77,14 @@ def tune(
     full = first.profile if from_first else full_setting(manifest, first.profile)
     point, truth = replace(first, profile=full), "labels"
     if source.labels is None:
-        source, truth = _answered(source, point), full.name
+        source, truth = _answered(source, point, progress), full.name
     # Every other batch, from the first one and from the second one on.
     halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
     search_half, test_half = map(source.chosen, halves)
     together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
-    with progress.step("search", MOST_TRIALS) as advance:
-        tuned = Search(replace(point, batch_size=together), shape, search_half, max_drop, unmerged=unmerged).run(advance)
+    with progress.step(f"search of at most {MOST_TRIALS} settings", MOST_TRIALS) as advance:
+        searched = replace(point, batch_size=together)
+        tuned = Search(searched, shape, search_half, max_drop, advance, unmerged=unmerged).run()
     cascade = tuned.cascade
     profiles = dict.fromkeys([full, tuned.single, *([cascade.first, cascade.then] if cascade else [])])
     index = {profile: number for number, profile in enumerate(profiles)}
@@ -146,8 +147,11 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
     print_section(stream, "Tuned", rows, notes, *filter(None, [load]))
 
 
-def _answered(source: ImageSource, point: Point) -> ImageSource:
+def _answered(source: ImageSource, point: Point, progress: Progress) -> ImageSource:
     """The images of whole batches, labelled as a point answers them."""
-    batches = source.whole_batches(point.batch_size, point.engine.manifest.input)
-    labels = np.concatenate([point.logits(batch).argmax(axis=1) for batch, _ in batches])
-    return ImageSource(source.images[: len(labels)], labels)
+    labels: list[int] = []
+    with progress.step("answers of the full setting", len(source)) as advance:
+        for batch, _ in source.whole_batches(point.batch_size, point.engine.manifest.input):
+            labels += point.logits(batch).argmax(axis=1).tolist()
+            advance(len(batch), len(batch))
+    return ImageSource(source.images[: len(labels)], np.array(labels))

@@ -128,7 +128,14 @@ class Search:
     """Tries settings of one engine on the same images."""
 
     def __init__(
-        self, point: Point, shape: ModelShape, source: ImageSource, max_drop: float, *, unmerged: bool = False
+        self,
+        point: Point,
+        shape: ModelShape,
+        source: ImageSource,
+        max_drop: float,
+        advance: Callable[[float, int], None] = lambda settings, images: None,
+        *,
+        unmerged: bool = False,
     ) -> None:
         """Tries the full setting.
 
@@ -137,12 +144,13 @@ class Search:
             shape: of the model.
             source: the images, with labels.
             max_drop: answers that may be lost, 0 to 1.
+            advance: called after each batch with its share of a setting, and its number of images.
             unmerged: whether settings that merge tokens are left out.
         """
         assert point.profile is not None and source.labels is not None
         own = [name for name in point.engine.manifest.rules.settings if name in AXES and not (unmerged and name == MERGE)]
         self._axes = {name: AXES[name](point.profile, shape) for name in own}
-        self._point, self._source, self._max_drop = point, source, max_drop
+        self._point, self._source, self._max_drop, self._advance = point, source, max_drop, advance
         self._num_batches = len(source) // point.batch_size
         self._labels = source.labels[: self._num_batches * point.batch_size]
         self._trials: dict[Profile, Trial | None] = {}
@@ -150,11 +158,8 @@ class Search:
         assert full is not None
         self._full = full
 
-    def run(self, advance: Callable[[float, int], None] = lambda amount, images: None) -> Tuned:
+    def run(self) -> Tuned:
         """Searches, and puts cascades together of what was tried.
-
-        Args:
-            advance: called after each setting with 1 and the number of images, or with 0 and 0 where it is as one before.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
@@ -167,10 +172,7 @@ class Search:
                 if neighbour in seen or len(self._trials) >= MOST_TRIALS:
                     continue
                 seen.add(neighbour)
-                before = len(self._trials)
                 trial = self._try_place(neighbour)
-                more = len(self._trials) - before
-                advance(more, more * len(self._labels))
                 if trial is not None and trial not in waiting.values():
                     waiting[neighbour] = trial
         tried = [trial for trial in self._trials.values() if trial is not None]
@@ -231,7 +233,9 @@ class Search:
         batches = self._source.whole_batches(self._point.batch_size, self._point.engine.manifest.input)
         for count, (batch, labels) in enumerate(batches, 1):
             assessment.add(batch, labels)
+            self._advance(1 / self._num_batches, len(batch))
             if count >= -(-self._num_batches // _FIRST_PART) and self._is_worse(assessment, answers):
+                self._advance(1 - count / self._num_batches, 0)
                 return None
         quality = assessment.quality()
         assert quality is not None and quality.flops_per_image is not None
