@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from vmoe_runtime import Engine
 from vmoe_serve.batcher import Batcher
 from vmoe_serve.ray_proxy import SERVING
+from vmoe_serve.ray_session import GRACE_SECONDS
 from vmoe_serve.service import Service
 from vmoe_serve.settings import elastic_plan
 
@@ -35,7 +36,7 @@ def application(name: str, replicas: tuple[int, int], **arguments: Any) -> serve
         autoscaling_config=None if fewest == most else bounds,
         max_ongoing_requests=2 * at_once,
         ray_actor_options={"num_cpus": arguments["threads"] or 1},
-        graceful_shutdown_timeout_s=60,
+        graceful_shutdown_timeout_s=GRACE_SECONDS,
         # Interval at which a stopping replica checks whether it has answered everything; 2 s by default.
         graceful_shutdown_wait_loop_s=0.5,
         # Interval at which Ray looks for dead replicas, to replace them; 10 s by default.
@@ -78,13 +79,13 @@ class Replica:
             threads: CPU threads per call; None for the runtime's own choice.
             backend: name of the backend.
         """
+        _tell("a replica to load the bundle")
         engine = Engine.load(bundle, profile, backend, threads)
         self._what = "features" if engine.manifest.output == "features" else "classify"
         self._runtime = engine.backend_description
         plan, self._notes = None, list[str]()
         if levels and slo_ms is not None:
-            with suppress(OSError), Path(os.environ.get(SERVING, "")).open("r+") as step:
-                step.truncate(step.write("timing the levels"))
+            _tell("a replica to time the levels")
             profiles = [found for level in levels if (found := engine.setting(level)) is not None]
             plan, self._notes = elastic_plan(engine, profiles, slo_ms / 1e3, batch_size)
         batcher = Batcher(engine, plan, most_images=batch_size, most_waiting=max_waiting)
@@ -100,3 +101,9 @@ class Replica:
 
     async def __del__(self) -> None:
         await asyncio.to_thread(self._service.close)
+
+
+def _tell(awaited: str) -> None:
+    """Writes what the command waits for to its file; on other machines there is none."""
+    with suppress(OSError), Path(os.environ.get(SERVING, "")).open("r+") as step:
+        step.truncate(step.write(awaited))

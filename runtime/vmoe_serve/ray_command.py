@@ -21,10 +21,11 @@ from vmoe_serve import endpoints
 from vmoe_serve.command import name_option, service_options
 from vmoe_serve.settings import levels, model_name, named, served_manifest
 from vmoe_tools import options
-from vmoe_tools.output import regular_lines
+from vmoe_tools.output import WAIT_SECONDS, regular_lines
 
 _NICENESS = {"RAY_worker_niceness": "0"}
 """Replicas have the priority of any other service. Ray's own default is 15, by which the least other work starves them."""
+_INSTEAD = ", or serve with vmoe-serve-http, the C++ service"
 _REPLICAS = re.compile(r"([0-9]{1,4})(?::([0-9]{1,4}))?")
 
 
@@ -73,10 +74,10 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     the capacity follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that
     meets the target. SIGTERM and Ctrl-C stop it after it has answered the requests in its queues.
     """
-    from ray import serve
+    from ray import cluster_resources, serve
 
     from vmoe_serve.ray_proxy import SERVING
-    from vmoe_serve.ray_session import connected_ray, told_if_ended
+    from vmoe_serve.ray_session import GRACE_SECONDS, connected_ray, told_if_ended
 
     name = values.pop("name") or model_name(bundle)
     arguments = _checked(bundle, values)
@@ -85,11 +86,15 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         if not quiet:
             click.echo("vmoe: starting Ray and its replicas", err=True)
         step, start = Path(serving.name), time.monotonic()
-        step.write_text("starting Ray")
-        lines = regular_lines(lambda: f"vmoe: {step.read_text()}: {time.monotonic() - start:.0f} s", sys.stderr, quiet=quiet)
-        served = closing.enter_context(lines)
-        closing.enter_context(connected_ray(variables={SERVING: serving.name, **_NICENESS}))
-        step.write_text("starting the replicas")
+        step.write_text("Ray's own processes")
+
+        def line() -> str:
+            return f"vmoe: waiting for {step.read_text()}: {time.monotonic() - start:.0f} s"
+
+        served = closing.enter_context(regular_lines(line, sys.stderr, quiet=quiet, seconds=WAIT_SECONDS))
+        closing.enter_context(connected_ray(variables={SERVING: serving.name, **_NICENESS}, instead=_INSTEAD))
+        fewest, cpus = arguments["replicas"][0], cluster_resources().get("CPU", 0)
+        step.write_text(f"replicas to start ({fewest}, each with {arguments['threads'] or 1} of Ray's {cpus:g} CPUs)")
         handle = _deploy(bundle, name, host, port, arguments)
         served()
         try:
@@ -101,6 +106,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
                 print(f"serving {name} on {runtime}; try: curl --data-binary @IMAGE {address}", flush=True)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
+            if not quiet:
+                click.echo(f"vmoe: stopping; requests in its queues get at most {GRACE_SECONDS} s", err=True)
         finally:
             # Replicas take no more requests, and answer what they have.
             serve.delete(name)
@@ -152,7 +159,7 @@ def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, 
     from ray import serve
 
     from vmoe_serve.ray_application import application
-    from vmoe_serve.ray_session import reason
+    from vmoe_serve.ray_session import advised, reason
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
@@ -164,6 +171,6 @@ def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, 
         told = reason(reasons[0] if reasons else error)
         # Ray gives up a replica that a slow machine has not started yet, which says nothing of the bundle.
         if is_last or "never ran" not in told:
-            raise click.ClickException(f"Ray can't serve {bundle}: {told}") from None
+            raise click.ClickException(advised(f"Ray can't serve {bundle}: {told}", _INSTEAD)) from None
     serve.delete(name)
     return _deploy(bundle, name, host, port, arguments, is_last=True)

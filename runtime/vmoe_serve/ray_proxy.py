@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _GONE = "no replica answered: one has stopped, or the server is starting or shutting down; send the request again"
 
 SERVING = "VMOE_SERVING"
-"""Variable with the path of a file that exists until the proxy will be killed, and has the current step of the start."""
+"""Variable with the path of a file that exists until the proxy will be killed, and says what the start waits for."""
 
 
 class JsonRefusals:

@@ -28,12 +28,21 @@ _ATTEMPTS = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
 
 _PROXY = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "vmoe_serve.ray_proxy.middlewares"}
 
+GRACE_SECONDS = 60
+"""The longest that a replica which stops has for the requests in its queues."""
+
+_TOO_SLOW = re.compile(r"timed out|never ran", re.IGNORECASE)
+"""In Ray's errors, if its processes or replicas did not start in time, which says nothing of the bundle."""
+
 _KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
 
 
 @contextmanager
 def connected_ray(
-    cpus: int | None = None, object_store: int = OBJECT_STORE, variables: Mapping[str, str] = MappingProxyType({})
+    cpus: int | None = None,
+    object_store: int = OBJECT_STORE,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    instead: str = "",
 ) -> Iterator[None]:
     """A connection to the cluster of RAY_ADDRESS, or to a new Ray of this process.
 
@@ -41,6 +50,7 @@ def connected_ray(
         cpus: for the actors of a new Ray; None for all CPUs of the machine.
         object_store: bytes of its shared memory.
         variables: environment of its processes.
+        instead: what else to do if Ray is too slow; see `advised`.
 
     Raises:
         VmoeError: Ray can't be started.
@@ -68,7 +78,7 @@ def connected_ray(
         signal.raise_signal(signal.SIGTERM)
         raise
     except Exception as error:  # Ray raises whatever its parts raise
-        raise VmoeError(f"Ray can't be started: {reason(error)}") from None
+        raise VmoeError(advised(f"Ray can't be started: {reason(error)}", instead)) from None
     try:
         # Ray has installed handlers of its own.
         for number, handler in handlers.items():
@@ -115,3 +125,14 @@ def reason(error: object) -> str:
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return _KIND.sub("", lines[-1] if lines else type(error).__name__)[:500]
+
+
+def advised(told: str, instead: str = "") -> str:
+    """An error message, with what to do if Ray was too slow.
+
+    Examples:
+        >>> advised("Ray can't be started: it timed out")
+        "Ray can't be started: it timed out; this machine may be too busy for Ray: try again"
+    """
+    slow = _TOO_SLOW.search(told)
+    return f"{told.rstrip('.')}; this machine may be too busy for Ray: try again{instead}" if slow else told

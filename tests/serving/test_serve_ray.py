@@ -41,7 +41,8 @@ pytestmark = pytest.mark.long
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
-STEP = re.compile(r"^vmoe: (.*): [0-9]+ s\n", re.MULTILINE)
+STEP = re.compile(r"^vmoe: waiting for (.*): [0-9]+ s\n", re.MULTILINE)
+STOPS = "vmoe: stopping; requests in its queues get at most 60 s\n"
 LEVELS = ("c0.2-k1", "c0.5-k1", "c1.05-k2")
 
 
@@ -72,18 +73,27 @@ class Server(HttpClient):
 
     def replicas(self) -> list[int]:
         """Process ids of the replicas, which Ray names so."""
-        parents: dict[int, int] = {}
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if b"ServeReplica" in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
+        return sorted(child for child in descendants(self.process.pid) if b"ServeReplica" in command_line(child))
 
-        def is_own(process: int) -> bool:
-            return process == self.process.pid or (process > 1 and is_own(parents.get(process, 0)))
 
-        return sorted(filter(is_own, found))
+def descendants(process: int) -> set[int]:
+    """Ids of the processes that a process has started, and of those that they have."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+
+    def is_own(child: int) -> bool:
+        return (parent := parents.get(child, 0)) == process or (parent > 1 and is_own(parent))
+
+    return set(filter(is_own, parents))
+
+
+def command_line(process: int) -> bytes:
+    """The command line of a process; empty if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    return b""
 
 
 @pytest.fixture(scope="module")
@@ -201,8 +211,11 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     code, errors = server.stop()
     for client in clients:
         client.join(PATIENCE)
-    assert (code, errors) == (0, "")
-    assert list(server.steps) == ["starting Ray", "starting the replicas", "timing the levels"]
+    assert (code, errors) == (0, STOPS)
+    first, second, *others = server.steps
+    assert first == "Ray's own processes"
+    assert re.fullmatch(r"replicas to start \(2, each with 1 of Ray's [0-9]+ CPUs\)", second)
+    assert others == ["a replica to load the bundle", "a replica to time the levels"]
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
 
@@ -245,6 +258,25 @@ with connected_ray():
 def test_sigterm_while_ray_starts_reaches_the_handler_of_before() -> None:
     done = sdk_build.run(sys.executable, "-c", SIGTERM_AT_START)
     assert (done.returncode, done.stdout) == (signal.SIGTERM, "told\n")
+
+
+def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mnist_image_bundle: Path) -> None:
+    command = [sys.executable, "-c", IMPATIENT, "serve", "ray", str(mnist_image_bundle), "--port", str(free_port())]
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals, env=environment)  # noqa: PLW1509
+    started: set[int] = set()
+    while process.poll() is None:
+        started |= (own := descendants(process.pid))
+        for child in own:
+            if b"raylet/raylet" in command_line(child):  # Ray waits for what this process says, and gives up after 30 s
+                os.kill(child, signal.SIGSTOP)
+        time.sleep(0.05)
+    assert process.stderr is not None
+    errors = re.sub(STEP, "", process.stderr.read()).splitlines()
+    assert process.returncode == 1 and len(errors) == 2
+    assert errors[1].startswith("vmoe: Ray can't be started: The current node timed out during startup")
+    assert errors[1].endswith("try again, or serve with vmoe-serve-http, the C++ service")
+    assert started and not any(map(command_line, started))
 
 
 def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) -> None:

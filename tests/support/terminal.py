@@ -8,7 +8,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-IMPATIENT = "from vmoe_tools import output, program; output.LINE_SECONDS = 0.2; raise SystemExit(program.main())"
+IMPATIENT = """from vmoe_tools import output, program
+output.LINE_SECONDS = output.WAIT_SECONDS = 0.2
+raise SystemExit(program.main())"""
 """The program vmoe, as Python's option -c takes it, with its lines of progress more often."""
 
 
