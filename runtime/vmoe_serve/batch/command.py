@@ -19,12 +19,14 @@ from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.addresses import Location
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
+from vmoe_serve.batch.pace import Pace
 from vmoe_serve.batch.part_files import PART_FORMATS
 from vmoe_serve.settings import named, served_manifest
 from vmoe_tools import options
-from vmoe_tools.output import check_output_file, people_stream, regular_lines, write_json
+from vmoe_tools.output import WAIT_SECONDS, check_output_file, people_stream, regular_lines, write_json
 
 _USUAL_TOP = 5
+_LINE_SECONDS = WAIT_SECONDS / 4  # between two lines about pictures
 
 
 @click.command(context_settings=options.CONTEXT)
@@ -141,21 +143,24 @@ def _process(
     output.unfinish()
     written: list[Written] = []
     replicas, threads = given["replicas"], given["threads"]
-    cpus, pictures, answered = threads or 1, sum(part.rows for part in parts), 0
+    cpus, pace = threads or 1, Pace(sum(part.rows for part in parts))
     arguments = (job, bundle.resolve(), given["batch_size"], threads)
-    start = 0.0
+    start, awaited = time.monotonic(), "Ray's own processes"
 
     def line() -> str:
-        rate = answered / (time.monotonic() - start)
-        return f"{answered:,} of {pictures:,} pictures, {rate:,.1f} a second" if start else "vmoe: starting Ray"
+        waits_long = time.monotonic() - start > WAIT_SECONDS
+        return pace.text or (f"vmoe: waiting for {awaited}" if waits_long else "")
 
     try:
-        ray = connected_ray(replicas * cpus + 1, object_store=1 << 29)
-        with told_if_ended(), silenced() as messages, regular_lines(line, messages, quiet=given["quiet"]), ray:
-            start = time.monotonic()
-            for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments):
+        with (
+            told_if_ended(),
+            silenced() as messages,
+            regular_lines(line, messages, quiet=given["quiet"], seconds=_LINE_SECONDS),
+            connected_ray(replicas * cpus + 1, object_store=1 << 29),
+        ):
+            awaited = f"the first answers (replicas that load the bundle: {replicas})"
+            for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments, pace.add):
                 written.append(_write(output, job, part, table))
-                answered += part.rows
     except KeyboardInterrupt:
         click.echo(f"{len(parts) - len(written):,} parts are missing; run the same command again to resume", err=True)
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -98,7 +98,13 @@ class Classifier:
 
 
 def answered_parts(
-    source: Location, column: str | None, parts: Sequence[Part], replicas: int, cpus: int, arguments: Sequence[Any]
+    source: Location,
+    column: str | None,
+    parts: Sequence[Part],
+    replicas: int,
+    cpus: int,
+    arguments: Sequence[Any],
+    after_block: Callable[[int], object],
 ) -> Iterator[tuple[Part, pa.Table]]:
     """Answers parts of the input.
 
@@ -109,6 +115,7 @@ def answered_parts(
         replicas: number of actors, each with an engine.
         cpus: Ray CPUs of each.
         arguments: of `Classifier`.
+        after_block: called with the number of pictures whenever some have been answered.
 
     Yields:
         Each part in order, with a table as `Classifier` returns it.
@@ -130,7 +137,7 @@ def answered_parts(
             num_cpus=cpus,
             compute=ray.data.ActorPoolStrategy(size=replicas),
         )
-        yield from _divided(answers.iter_batches(batch_size=None, batch_format="pyarrow"), parts)
+        yield from _divided(answers.iter_batches(batch_size=None, batch_format="pyarrow"), parts, after_block)
     except BatchError:
         raise
     except Exception as error:  # Ray raises whatever its parts raise
@@ -149,12 +156,15 @@ def _pictures(source: Location, column: str | None, parts: Sequence[Part]) -> An
     return found.select_columns(["path", column])
 
 
-def _divided(blocks: Iterable[pa.Table], parts: Sequence[Part]) -> Iterator[tuple[Part, pa.Table]]:
+def _divided(
+    blocks: Iterable[pa.Table], parts: Sequence[Part], after_block: Callable[[int], object]
+) -> Iterator[tuple[Part, pa.Table]]:
     """The rows of each part; parts are consecutive."""
     left = list(parts)
     held = []
     for block in blocks:
         held.append(block)
+        after_block(len(block))
         while left and sum(map(len, held)) >= left[0].rows:
             part, rows = left.pop(0), pa.concat_tables(held)
             held = [rows.slice(part.rows)]
