@@ -22,6 +22,7 @@ from vmoe_torch import Vmoe, importance_loss, load_model
 HERE = Path(__file__).parent
 RATIOS = (0.1, 0.2, 0.3, 0.5, 1.05, 2.0)
 HELD_OUT, SIZE, CLASSES = 500, 28, 10
+LOSS_STEPS = 10  # between two printed losses
 BALANCE = 0.005  # weight of the importance loss in official configs
 
 
@@ -60,7 +61,7 @@ def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, 
     model.train()
     for epoch in range(epochs):
         total = 0.0
-        for chosen in torch.randperm(len(images)).split(batch_size)[: steps // epochs]:
+        for step, chosen in enumerate(torch.randperm(len(images)).split(batch_size)[: steps // epochs]):
             logits, routing = model.logits_and_routing(images[chosen])
             unequal = sum(importance_loss(layer["router_logits"]).mean() for layer in routing.values())
             loss = functional.cross_entropy(logits, labels[chosen]) + BALANCE * unequal
@@ -69,6 +70,8 @@ def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, 
             optimizer.step()
             schedule.step()
             total += loss.item()
+            if step % LOSS_STEPS == 0:
+                print(f"epoch {epoch + 1} of {epochs}, step {step + 1}: loss {loss.item():.3f}", flush=True)
         print(f"epoch {epoch + 1} of {epochs}: loss {total / (steps // epochs):.3f}", flush=True)
 
 
