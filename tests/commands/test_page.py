@@ -230,6 +230,25 @@ def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: B
         assert shown.locator("img").count() == 0
 
 
+def test_it_shows_that_it_waits_until_the_first_answer_is_there(page: Path, browser: Browser) -> None:
+    watch = """new MutationObserver(() => {
+      const words = document.getElementById('status')?.textContent, bar = document.getElementById('progress');
+      const answers = document.querySelectorAll('.side .classes li').length;
+      if (bar) (window.seen ??= []).push([words, !bar.hidden, answers > 0]);
+    }).observe(document, { subtree: true, childList: true, attributes: true });"""
+    with served(page) as address:
+        shown = browser.new_page()
+        shown.add_init_script(watch)
+        shown.goto(address)
+        last = until_answered(shown)
+        seen = shown.evaluate("window.seen")
+    before = [(words, has_bar) for words, has_bar, has_answers in seen if not has_answers]
+    assert all(has_bar for _, has_bar in before) and seen[-1][:2] == [last, False]
+    told = dict.fromkeys(words for words, _ in before)
+    assert "Starting the model ..." in told
+    assert list(told)[-1].endswith("MB. Computing an answer ...")
+
+
 @pytest.mark.parametrize("isolated", [True, False])
 def test_it_has_threads_where_it_is_isolated(isolated: bool, page: Path, browser: Browser) -> None:
     with served(page, isolated=isolated) as address:

@@ -261,22 +261,19 @@ def test_sigterm_while_ray_starts_reaches_the_handler_of_before() -> None:
 
 
 def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mnist_image_bundle: Path) -> None:
-    command = [sys.executable, "-c", IMPATIENT, "serve", "ray", str(mnist_image_bundle), "--port", str(free_port())]
-    environment = {**os.environ, "RAY_ADDRESS": ""}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_signals, env=environment)  # noqa: PLW1509
-    started: set[int] = set()
+    command = [sys.executable, "-c", IMPATIENT, "serve", "ray", mnist_image_bundle, "--port", free_port()]
+    process, children = started(command, RAY_ADDRESS=""), set[int]()
     while process.poll() is None:
-        started |= (own := descendants(process.pid))
+        children |= (own := descendants(process.pid))
         for child in own:
             if b"raylet/raylet" in command_line(child):  # Ray waits for what this process says, and gives up after 30 s
                 os.kill(child, signal.SIGSTOP)
         time.sleep(0.05)
-    assert process.stderr is not None
-    errors = re.sub(STEP, "", process.stderr.read()).splitlines()
+    errors = re.sub(STEP, "", process.communicate()[1]).splitlines()
     assert process.returncode == 1 and len(errors) == 2
     assert errors[1].startswith("vmoe: Ray can't be started: The current node timed out during startup")
     assert errors[1].endswith("try again, or serve with vmoe-serve-http, the C++ service")
-    assert started and not any(map(command_line, started))
+    assert children and not any(map(command_line, children))
 
 
 def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) -> None:

@@ -12,9 +12,17 @@ const LARGE = 5e7; // bytes of weights; a smaller model waits longer for a GPU t
 const LOW_RATIO = 0.1; // that the second setting starts with
 const byId = (id) => document.getElementById(id);
 const facts = await (await fetch("page.json")).json(), { input } = facts;
-let image = null, isReady = false, isRunning = false, began = 0;
+let image = null, isReady = false, isRunning = false, began = 0, runsOn = "";
 
-const say = (text) => { byId("status").textContent = text; };
+/** Says what it does, and shows a bar while it waits: `done` is a share, or true if that is not known. */
+function say(text, done) {
+  const bar = byId("progress");
+  byId("status").textContent = text;
+  bar.hidden = done === undefined;
+  if (done === true) bar.removeAttribute("value");
+  else if (!bar.hidden) bar.value = done;
+}
+
 const megabytes = (bytes) => number(bytes / 1e6);
 
 /** Runs every shown setting that is not answered yet, one after the other; what changes meanwhile is answered at the end. */
@@ -23,8 +31,10 @@ async function update() {
   isRunning = true;
   for (let side; isReady && (side = sides.find((each) => each.isStale && !each.panel.hidden)); ) {
     side.isStale = false;
+    if (began !== null) say(`${runsOn} Computing an answer ...`, true);
     await side.answer(toInput(pixelsOf(image, input.shape[3]), input.dtype), image);
-    if (began !== null) say(`${byId("status").textContent} The first answer took ${number((performance.now() - began) / 1000)} s.`);
+    if (!isReady) break;
+    if (began !== null) say(`${runsOn} The first answer took ${number((performance.now() - began) / 1000)} s.`);
     began = null;
   }
   isRunning = false;
@@ -48,21 +58,21 @@ async function takeFile(file) {
 }
 
 async function start(device) {
-  isReady = byId("progress").hidden = false;
+  isReady = false;
   try {
     const used = await open(facts, device, (come, all) => {
-      byId("progress").value = come / all;
-      say(`Loading the model: ${megabytes(come)} of ${megabytes(all)} MB.`);
+      if (come < all) say(`Loading the model: ${megabytes(come)} of ${megabytes(all)} MB.`, come / all);
+      else say("Starting the model ...", true);
     });
     const name = used.device === "webgpu" ? "WebGPU" : `WebAssembly on ${used.threads} thread${used.threads > 1 ? "s" : ""}`;
-    say(`${name}${used.device === device ? "" : ", as WebGPU can't run this model here"}; ${megabytes(used.bytes)} MB.`);
+    runsOn = `${name}${used.device === device ? "" : ", as WebGPU can't run this model here"}; ${megabytes(used.bytes)} MB.`;
     byId("device").value = used.device;
     isReady = true;
     if (image) take(image);
+    else say(`${runsOn} Choose a picture.`);
   } catch (error) {
     say(`The model can't be run here: ${error.message}`);
   }
-  byId("progress").hidden = true;
 }
 
 const pad = makePad(byId("pad"), input, take), hasSettings = Object.keys(facts.controls).length > 0;
