@@ -93,7 +93,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
 
         served = closing.enter_context(regular_lines(line, sys.stderr, quiet=quiet, seconds=WAIT_SECONDS))
         closing.enter_context(connected_ray(variables={SERVING: serving.name, **_NICENESS}, instead=_INSTEAD))
-        fewest, cpus = arguments["replicas"][0], cluster_resources().get("CPU", 0)
+        fewest, cpus = arguments["replicas"][0], cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
         step.write_text(f"replicas to start ({fewest}, each with {arguments['threads'] or 1} of Ray's {cpus:g} CPUs)")
         handle = _deploy(bundle, name, host, port, arguments)
         served()

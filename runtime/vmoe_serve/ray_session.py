@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TextIO
+from typing import Any, TextIO
 
 import ray
 
@@ -64,15 +64,16 @@ def connected_ray(
         else:
             for name, value in (_MALLOC | _ATTEMPTS | _PROXY | dict(variables)).items():
                 os.environ.setdefault(name, value)
-            ray.init(
-                address="local",  # the default joins whatever `ray start` has started on this machine
-                include_dashboard=False,
-                num_cpus=cpus,
-                _node_ip_address="127.0.0.1",
-                object_store_memory=object_store,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _leaving_nothing():
+                ray.init(
+                    address="local",  # the default joins whatever `ray start` has started on this machine
+                    include_dashboard=False,
+                    num_cpus=cpus,
+                    _node_ip_address="127.0.0.1",
+                    object_store_memory=object_store,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
     except SystemExit:  # from the handler that Ray installs for SIGTERM
         signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])
         signal.raise_signal(signal.SIGTERM)
@@ -86,6 +87,24 @@ def connected_ray(
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _leaving_nothing() -> Iterator[None]:
+    """Kills all processes that were started in the block if it fails: Ray kills its own, but not those that they started."""
+    import psutil  # Ray's copy, which is there once Ray is imported
+
+    def started() -> set[Any]:
+        return set(psutil.Process().children(recursive=True))
+
+    others = started()
+    try:
+        yield
+    except BaseException:
+        for process in started() - others:
+            with suppress(psutil.Error):
+                process.kill()
+        raise
 
 
 @contextmanager

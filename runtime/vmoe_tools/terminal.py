@@ -76,7 +76,7 @@ class Progress:
                 rate = f"{seen / max(now - start, 1e-9):,.1f} images/s" if seen else ""
                 bar.update(task, advance=amount, rate=rate)
                 left = bar.tasks[task].time_remaining
-                parts = f"{text}: {done / total:.0%}", rate, left and f"{timedelta(seconds=left)} left"
+                parts = [f"{text}: {done / total:.0%}", rate, f"{timedelta(seconds=left)} left" if left else ""]
                 self._line = ", ".join(filter(None, parts))
 
             self._line = f"{text}: 0%"

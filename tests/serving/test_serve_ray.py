@@ -215,7 +215,8 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     first, second, *others = server.steps
     assert first == "Ray's own processes"
     assert re.fullmatch(r"replicas to start \(2, each with 1 of Ray's [0-9]+ CPUs\)", second)
-    assert others == ["a replica to load the bundle", "a replica to time the levels"]
+    last = "a replica to time the levels"  # and before, unless it takes no time, to load the bundle
+    assert {last} <= set(others) <= {last, "a replica to load the bundle"}
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
 
@@ -273,7 +274,10 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
     assert process.returncode == 1 and len(errors) == 2
     assert errors[1].startswith("vmoe: Ray can't be started: The current node timed out during startup")
     assert errors[1].endswith("try again, or serve with vmoe-serve-http, the C++ service")
-    assert children and not any(map(command_line, children))
+    deadline = time.monotonic() + 5  # for those that were killed last
+    while left := list(filter(None, map(command_line, children))):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
 
 
 def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
