@@ -13,7 +13,8 @@ from vmoe_export.checkpoint.official import open_index
 from vmoe_export.checkpoint.sharded_files import weight_map
 from vmoe_export.errors import CheckpointError
 from vmoe_export.opening import open_checkpoint
-from vmoe_measure.remote_files import RemoteFiles, is_address
+from vmoe_measure.remote_files import RemoteFiles
+from vmoe_runtime.addresses import is_address
 from vmoe_runtime.errors import VmoeError
 
 _MODEL_FILE = re.compile(rf"/({'|'.join(map(re.escape, MODEL_FILES))})(?=[?#]|$)")

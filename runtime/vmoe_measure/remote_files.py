@@ -8,11 +8,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+from vmoe_runtime.addresses import is_web, public_address, without_secrets
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_runtime.bundle.manifest_fields import MAX_MANIFEST_BYTES
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
@@ -20,10 +23,12 @@ from vmoe_runtime.errors import BundleError, VmoeError, shown
 
 T = TypeVar("T")
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\")]+")
 _BLOCK, _SMALLEST_BLOCK = 16 << 20, 64 << 10  # bytes of a request, and of one after several that were cut
 _SMALL_FILE, _SMALL_FILES = 1 << 20, 64  # bytes of files that are requested side by side, and how many
-_TRIES, _PAUSE = 5, 0.5  # without a byte, and seconds after the first, which double
+TRIES = 5
+"""Without a byte."""
+_PAUSE = 0.5  # seconds after the first try, which double
+_SILENCE = 30.0  # seconds in which a server sends nothing, and a try ends
 _ABSENT, _ABSENT_STATUS = (FileNotFoundError, NotADirectoryError, PermissionError), (401, 403, 404, 410)
 
 Seen = tuple[int, object]
@@ -34,29 +39,42 @@ class RemoteError(VmoeError):
     """A file at an address that is not there, or that can't be copied."""
 
 
-def is_address(source: object) -> bool:
-    """Whether it is the address of a file or folder elsewhere, and no path.
+def open_filesystem(address: str) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path on it.
 
-    Examples:
-        >>> is_address("s3://bucket/photos"), is_address("photos")
-        (True, False)
+    The packages below take a server that sends nothing for 30 s for broken, and leave further tries to the caller; settings
+    of the user's own come first.
+
+    Raises:
+        ImportError: fsspec, or its package for such addresses, is missing.
+        Exception: whatever these packages raise.
     """
-    return isinstance(source, str) and _ADDRESS.match(source) is not None
+    import fsspec
 
+    options: dict[str, Any] = {
+        "s3": {"config_kwargs": {"connect_timeout": _SILENCE, "read_timeout": _SILENCE, "retries": {"max_attempts": 0}}}
+    }
+    options["s3a"] = options["s3"]
+    if user := re.search(r"(s3a?://)([^/?#:@]+):([^?#@]+)@", address):  # as pyarrow takes it
+        options["s3"] |= {"key": unquote(user[2]), "secret": unquote(user[3])}
+        address = address.replace(user[0], user[1])
+    with suppress(ModuleNotFoundError):  # without it there is no package for these addresses
+        from aiohttp import ClientTimeout
 
-def public_address(address: str) -> str:
-    """An address without user, password, query and fragment, which may be secrets.
-
-    Examples:
-        >>> public_address("https://me:secret@example.org/b16.vmoe?token=1")
-        'https://example.org/b16.vmoe'
-    """
-    return re.sub("://[^/]*@", "://", re.split("[?#]", address)[0] if _is_web(address) else address).rstrip("/")
-
-
-def without_secrets(text: str) -> str:
-    """A text with every address in it made public."""
-    return _ADDRESS.sub(lambda found: public_address(found[0]), text)
+        silence = ClientTimeout(sock_connect=_SILENCE, sock_read=_SILENCE)
+        options["http"] = options["https"] = {"client_kwargs": {"timeout": silence}}
+        options["gs"] = options["gcs"] = {"requests_timeout": silence}
+    system, path = fsspec.core.url_to_fs(
+        address,
+        **{
+            scheme: {name: value for name, value in chosen.items() if name not in fsspec.config.conf.get(scheme, {})}
+            for scheme, chosen in options.items()
+            if re.search(rf"(^|::){scheme}://", address, re.IGNORECASE)
+        },
+    )
+    if "s3" in system.protocol:
+        system.retries = 1
+    return system, path
 
 
 class RemoteFiles(AbstractContextManager["RemoteFiles"]):
@@ -77,22 +95,22 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
     """
 
     def __init__(self, address: str, tell: Callable[[int, int], object] = lambda done, total: None) -> None:
-        self.address, self._tell, self._is_web = public_address(address), tell, _is_web(address)
+        self.address, self._tell, self._is_web = public_address(address), tell, is_web(address)
         # What signs an address on the web signs those of files beside it and below it, if any.
         base, mark, query = address.partition("#")[0].partition("?") if self._is_web else (address, "", "")
         self._query, base = mark + query, base.rstrip("/")
         try:
-            import fsspec
-        except ModuleNotFoundError:
-            raise RemoteError(f"{self.address} needs fsspec, which is missing; pip install 'vmoe-export[remote]'") from None
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(base)
+            self._fs, self._root = open_filesystem(base)
         except Exception as error:  # above all that a package is missing, and which one
-            raise RemoteError(f"{self.address}: {_reason(error)}") from None
+            if isinstance(error, ModuleNotFoundError) and error.name == "fsspec":
+                needed = f"{self.address} needs fsspec, which is missing; pip install 'vmoe-export[remote]'"
+                raise RemoteError(needed) from None
+            raise RemoteError(f"{self.address}: {reason_of(error, address)}") from None
         self._fs.invalidate_cache()
         self._done = self._total = 0
+        self._heard, self._secret = time.monotonic(), address
         self._folder = tempfile.TemporaryDirectory(prefix="vmoe-", ignore_cleanup_errors=True)
-        self.path = Path(os.path.realpath(self._folder.name)) / self._checked(self._unquoted(base.rpartition("/")[2]))
+        self.path = Path(os.path.realpath(self._folder.name)) / self._checked(self._unquoted(self._root.rpartition("/")[2]))
 
     def __exit__(self, *_: object) -> None:
         self._folder.cleanup()
@@ -109,7 +127,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
     def names(self) -> list[str]:
         """Names of what is in the folder itself, sorted; none where there is no folder."""
         try:
-            found = self._patiently(self.address, lambda: self._fs.ls(self._root, detail=False))
+            found = self._patiently(self.address, lambda: answer_of(lambda: self._fs.ls(self._root, detail=False)))
         except RemoteError:
             return []
         return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
@@ -225,7 +243,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         name = self.address + remote[len(self._root) :].removesuffix(self._query)
         self._fs.invalidate_cache()
         try:
-            info: dict[str, Any] = self._patiently(name, lambda: self._fs.info(remote))
+            info: dict[str, Any] = self._patiently(name, lambda: answer_of(lambda: self._fs.info(remote)))
         except RemoteError as error:
             if error.__cause__ and _is_absent(error.__cause__):
                 return None
@@ -238,7 +256,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
 
     def _patiently(self, name: str, call: Callable[[], T]) -> T:
         """What a call returns, which is tried again after a failure."""
-        failures = 0
+        failures, self._heard = 0, time.monotonic()
         while True:
             try:
                 return call()
@@ -250,12 +268,13 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         """Waits before another try, or ends the tries of what no try would mend."""
         # Of the web, fsspec says that a file isn't there whatever went wrong.
         cause = (isinstance(error, FileNotFoundError) and self._is_web and error.__cause__) or error
-        if _is_absent(cause) or failures >= _TRIES:
-            raise RemoteError(f"{name} can't be read: {_reason(cause)}") from cause
+        is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # of a package that itself tries again
+        if _is_absent(cause) or failures >= TRIES or is_silent:
+            raise RemoteError(f"{name} can't be read: {reason_of(cause, self._secret)}") from cause
         time.sleep(_PAUSE * 2 ** (failures - 1))
 
     def _advance(self, count: int) -> None:
-        self._done += count
+        self._done, self._heard = self._done + count, time.monotonic()
         self._tell(self._done, self._total)
 
     def _target(self, suffix: str) -> Path:
@@ -272,8 +291,27 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
         return name
 
 
-def _is_web(address: str) -> bool:
-    return address.lower().startswith(("http:", "https:"))
+def answer_of(request: Callable[[], T], tries: int = 1) -> T:
+    """What a short request returns. A package that waits too long is left behind in a thread.
+
+    Args:
+        request: made in that thread.
+        tries: of the package, in each of which a server may be silent for 30 s.
+
+    Raises:
+        TimeoutError: it takes longer.
+        Exception: whatever the request raises.
+    """
+    answer: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(request())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    Thread(target=ask, daemon=True).start()
+    return answer.result(tries * _SILENCE)
 
 
 def _is_absent(error: BaseException) -> bool:
@@ -285,9 +323,11 @@ def _seen(info: Mapping[str, Any]) -> Seen:
     return info["size"], info.get("ETag") or info.get("etag") or info.get("Last-Modified")
 
 
-def _reason(error: BaseException) -> str:
-    """What a package says, on one line, not too long, and without the secrets of an address."""
+def reason_of(error: BaseException, *addresses: str) -> str:
+    """What a package says of addresses, on one line, not too long, and without secrets."""
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         said = "it is not there"
-    return " ".join(without_secrets(said).split())[:300]
+    if isinstance(error, TimeoutError):
+        said = f"the server sent nothing for {_SILENCE:g} s"
+    return " ".join(without_secrets(said, *addresses).split())[:300]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from vmoe_runtime.addresses import without_secrets
+
 
 class VmoeError(Exception):
-    """Base of every error that vmoe_runtime and vmoe_export raise on purpose."""
+    """Base of every error that vmoe_runtime and vmoe_export raise on purpose. What it says has no secrets of addresses."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class BundleError(VmoeError):

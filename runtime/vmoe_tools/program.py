@@ -23,6 +23,8 @@ FAILURE, USAGE_ERROR = 1, 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides it
 
+_WORDS: list[str] = []
+"""The command line of this run."""
 ADDRESSES: dict[str, str] = {}
 """Where the copies of this run are, and the addresses of what was copied, by which people know it."""
 
@@ -128,6 +130,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
     words = [*prefix, *(sys.argv[1:] if argv is None else argv)]
     unturned = _unturned_pictures()
     ADDRESSES.clear()
+    _WORDS[:] = words
     _end_at_signals()
     warnings.formatwarning = lambda message, *_, **__: f"vmoe: warning: {printable(str(message))}\n"
     try:
@@ -150,7 +153,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
             raise
         sentence, code = explanation
         if code != USAGE_ERROR and ("-v" in words or "--verbose" in words):
-            traceback.print_exc()
+            print(_without_secrets(traceback.format_exc()), file=sys.stderr, end="")
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         complain(sentence)
@@ -177,7 +180,13 @@ def main_of_export() -> int:
 def complain(sentence: str) -> None:
     """Prints one line on standard error."""
     cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""
-    print(f"{cursor}vmoe: {printable(' '.join(sentence.split()))}", file=sys.stderr)
+    print(f"{cursor}vmoe: {printable(_without_secrets(' '.join(sentence.split())))}", file=sys.stderr)
+
+
+def _without_secrets(text: str) -> str:
+    from vmoe_runtime.addresses import without_secrets  # with numpy, which `vmoe --help` does without
+
+    return without_secrets(text, *_WORDS)
 
 
 def printable(text: str) -> str:

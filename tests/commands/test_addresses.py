@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +21,7 @@ from command_runs import QUICK, Vmoe
 from cutting_proxy import cutting_proxy
 from damaged_files import copied_checkpoint, folder_bytes
 from family_files import Layout, families
+from stalled_server import stalled_server
 from terminal import started
 from web_server import web_server
 
@@ -28,6 +31,7 @@ from vmoe_measure import remote_files
 from vmoe_measure.remote_files import RemoteError, RemoteFiles
 from vmoe_runtime import BundleError, Engine, VmoeError
 from vmoe_tools import remote_sources
+from vmoe_tools.program import main
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto, an S3 server, is not installed")
@@ -49,6 +53,8 @@ def copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # a folder that torch makes when it is imported
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # connected to whatever server there was
     yield folder
+    fsspec.get_filesystem_class("simplecache").clear_instance_cache()
+    gc.collect()  # and its folder
     assert list(folder.iterdir()) == []
 
 
@@ -140,7 +146,7 @@ def test_thirty_cut_connections_change_nothing(
     scheme: str, s3: str, checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     put(f"s3://{BUCKET}/zoo", checkpoint)
-    monkeypatch.setattr(remote_files, "_TRIES", 30)
+    monkeypatch.setattr(remote_files, "TRIES", 30)
     with cutting_proxy(urlsplit(s3).port or 0, cuts=30) as proxy:
         server = f"http://127.0.0.1:{proxy.port}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
@@ -164,6 +170,35 @@ def test_a_transfer_that_keeps_breaking_is_refused_and_leaves_nothing(
             told = vmoe.complaint(1, "export", address, *EXPORT, "-o", tmp_path / "x.vmoe")
         assert told.startswith(f"vmoe: {address}") and "can't be read" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "copies"]
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_a_server_that_sends_nothing_ends_the_command_after_five_tries(
+    scheme: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+) -> None:
+    monkeypatch.setattr(remote_files, "_SILENCE", 0.2)
+    with stalled_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        address = {"s3": "s3://zoo/x.npz"}.get(scheme, f"{scheme}:{server[5:]}/x.npz")
+        for words in (("run", local, address), ("export", address, *EXPORT, "-o", tmp_path / "x.vmoe")):
+            start = time.monotonic()
+            told = vmoe.complaint(1, *words)
+            assert time.monotonic() - start < 5
+            assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
+
+
+@pytest.mark.parametrize("bytes_sent", [0, 200_000])
+def test_a_server_that_falls_silent_during_a_transfer_ends_the_command(
+    bytes_sent: int, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+) -> None:
+    monkeypatch.setattr(remote_files, "_SILENCE", 0.2)
+    with web_server(checkpoint, silent_after=bytes_sent) as server:
+        start = time.monotonic()
+        told = vmoe.complaint(1, "export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
+        assert time.monotonic() - start < 5
+    assert told.startswith(f"vmoe: {server}/vmoe_mnist.") and told.endswith(": the server sent nothing for 0.2 s\n")
 
 
 @pytest.mark.parametrize("scheme", ["memory", "s3", "http"])
@@ -240,8 +275,10 @@ def test_a_bundle_that_was_changed_is_refused_by_its_address(
     assert "memory://b.vmoe" in vmoe.complaint(1, "run", "memory://b.vmoe", MNIST / "seven.png")
 
 
-def test_user_password_and_query_are_told_to_nobody(checkpoint: Path, tmp_path: Path, vmoe: Vmoe) -> None:
-    with web_server(checkpoint) as server:
+@pytest.mark.parametrize("cache", ["", "simplecache::"])
+def test_user_password_and_query_are_told_to_nobody(cache: str, checkpoint: Path, tmp_path: Path, vmoe: Vmoe) -> None:
+    with web_server(checkpoint) as plain:
+        server = cache + plain
         there = server.replace("://", "://me:pass@")
         out, err = vmoe.run("export", f"{there}/vmoe_mnist?sig=key#x", *EXPORT[:-1], "-o", tmp_path / "x.vmoe")
         told = vmoe.complaint(1, "export", f"{there}/gone.safetensors?sig=key", *EXPORT)
@@ -250,6 +287,60 @@ def test_user_password_and_query_are_told_to_nobody(checkpoint: Path, tmp_path: 
     assert json.loads((tmp_path / "x.vmoe" / "manifest.json").read_text())["source"]["name"] == f"{server}/vmoe_mnist"
     for text in (out, err, told, written):
         assert "pass@" not in text and "sig=" not in text
+
+
+WITH_SECRETS = (
+    "{web}://user:PLANTED@{host}/x.safetensors",
+    "{web}://PLANTED@{host}/x.safetensors",
+    "{web}://{host}/x.safetensors?sig=PLANTED",
+    "{web}://{host}/x.safetensors#PLANTED",
+    "{web}://user:PLANTED@{host}/x.safetensors?sig=PLANTED#PLANTED",
+    "{web}://user:PLAN/PLANTED@{host}/x.safetensors",
+    "{web}://user:PLAN?PLANTED@{host}/x.safetensors",
+    "{web}://user:PLANTED)@{host}/a folder/x.safetensors?sig=PLANTED",
+    "HTTP://user:PLANTED@{host}/x.npz?sig=PLANTED&b=PLANTED",
+    "ftp://user:PLANTED@127.0.0.1:1/x.npz?sig=PLANTED",
+    "simplecache::{web}://user:PLANTED@{host}/x.npz?sig=PLANTED",
+    "tar://x.npz::{web}://user:PLANTED@{host}/x.tar",
+    "zip://x.npz::{web}://user:PLANTED@{host}/x.zip?sig=PLANTED",
+    "s3://key:PLANTED@vmoe-remote/x.npz",
+    "s3://key:PLAN/PLANTED@vmoe-remote/x.npz",
+    "s3://vmoe-remote/x.npz?secret_key=PLANTED",
+    "simplecache::s3://key:PLANTED@vmoe-remote/x.npz",
+    "gs://user:PLANTED@bucket/x.npz?token=PLANTED",
+    "hf://user:PLANTED@owner/x.npz?token=PLANTED",
+    "memory://user:PLANTED@zoo/x.npz?token=PLANTED",
+    "nothing://user:PLANTED@bucket/x?token=PLANTED",
+)
+
+
+@pytest.mark.parametrize("address", WITH_SECRETS)
+def test_no_command_shows_what_is_secret_in_an_address(
+    address: str, s3: str, local: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", s3)
+    shutil.copy(MNIST / "test_data.npz", checkpoint / "x.npz")
+    with web_server(checkpoint) as server:
+        address = address.format(web="http", host=server.partition("://")[2])
+        digits = MNIST / "seven.png"
+        for words in (
+            ("run", address, digits), ("run", local, address, "--json", "-"), ("bench", local, "--images", address, *QUICK),
+            ("inspect", address), ("fewshot", local, "--images", address, "-o", "h.npz"),
+            ("report", local, "--images", address, "-o", "r.html", *QUICK), ("page", address, "-o", "p.html"),
+            ("export", address, *EXPORT), ("export", MNIST / "vmoe_mnist", "--config", address, *EXPORT),
+            ("export", MNIST / "vmoe_mnist", "--head", address), ("export", local, "-o", address),
+            ("zeroshot", address, "--class-names", address), ("prune", address, "--experts", "2", "-o", "q.safetensors"),
+            ("serve", "triton", address, "-o", "t"), ("serve", "batch", local, address, "out"),
+            ("serve", "batch", local, MNIST, address), ("serve", "ray", address), ("build", address),
+            (address,), ("run", local, digits, f"--{address}"), ("run", local, digits, "--profile", address),
+        ):  # fmt: skip
+            vmoe.capture.readouterr()
+            main([*map(str, words), *(["-v"] if words[0] in ("run", "export", "bench") else [])])
+            out, err = vmoe.capture.readouterr()
+            assert "PLANTED" not in out + err, words
+    for path in tmp_path.rglob("*"):
+        assert "PLANTED" not in str(path) and (path.is_dir() or b"PLANTED" not in path.read_bytes())
 
 
 @pytest.mark.parametrize(

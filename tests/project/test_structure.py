@@ -21,10 +21,10 @@ PYTHON = {
     "safetensors tensorstore timm torch yaml",
     "exporter/vmoe_torch": "vmoe_export vmoe_runtime numpy torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
-    "runtime/vmoe_measure": "vmoe_runtime fsspec numpy",
+    "runtime/vmoe_measure": "vmoe_runtime aiohttp fsspec numpy",
     "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy pyarrow rich tensorrt",
     "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
-    "click fastapi fsspec numpy onnx prometheus_client psutil pyarrow pydantic ray starlette triton_python_backend_utils",
+    "click fastapi numpy onnx prometheus_client psutil pyarrow pydantic ray starlette triton_python_backend_utils",
 }
 """What each package may import besides itself and Python's own library; a module of a package stands with its name."""
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
-def web_server(folder: Path, headers: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The address of a server of the folder, which sends these headers with each answer."""
+def web_server(folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None) -> Iterator[str]:
+    """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it."""
+    ended = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
         def end_headers(self) -> None:
@@ -20,10 +22,19 @@ def web_server(folder: Path, headers: Mapping[str, str] | None = None) -> Iterat
                 self.send_header(name, value)
             super().end_headers()
 
+        def copyfile(self, source: Any, outputfile: Any) -> None:
+            if silent_after is None:
+                super().copyfile(source, outputfile)
+            else:
+                with suppress(OSError):  # whoever asked has gone
+                    outputfile.write(source.read(silent_after))
+                ended.wait()
+
         def log_message(self, *_: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
+        ended.set()
         server.shutdown()

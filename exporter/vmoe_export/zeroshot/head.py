@@ -15,7 +15,7 @@ from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.export import ExportResult, export_bundle
 from vmoe_export.zeroshot.text_tower import installed, open_text_tower
-from vmoe_measure.remote_files import is_address
+from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
+from vmoe_measure.remote_files import TRIES, answer_of, open_filesystem, reason_of
 from vmoe_runtime import VmoeError
 
 
@@ -48,28 +48,23 @@ class Location:
             except pa.ArrowInvalid as error:
                 if "Unrecognized filesystem type" not in str(error):
                     raise
-                found, path = fsspec.core.url_to_fs(text)
+                found, path = open_filesystem(text)
                 filesystem = fs.PyFileSystem(fs.FSSpecHandler(found))
         except Exception as error:  # packages of fsspec raise their own, above all that one is missing
-            raise BatchError(f"{text} can't be opened: {one_line(error)}") from None
+            raise BatchError(f"{text} can't be opened: {reason_of(error, text)}") from None
         return cls(text, filesystem, path.rstrip("/"))
 
     @cached_property
     def kind(self) -> Any:
         """pyarrow's FileType of the location."""
         try:
-            return self.filesystem.get_file_info(self.path).type
+            # pyarrow's own packages may wait for a silent server without end.
+            return answer_of(lambda: self.filesystem.get_file_info(self.path).type, TRIES)
         except Exception as error:  # packages of fsspec raise their own
-            raise BatchError(f"{self.text} can't be read: {one_line(error)}") from None
+            raise BatchError(f"{self.text} can't be read: {reason_of(error, self.text)}") from None
 
     def overlaps(self, other: Location) -> bool:
         """Whether the locations are the same, or one contains the other."""
         ours, theirs = Path(self.path), Path(other.path)
         same = self.filesystem.type_name == other.filesystem.type_name
         return same and (ours.is_relative_to(theirs) or theirs.is_relative_to(ours))
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, on one line and shortened."""
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return " ".join(said.split())[:300]

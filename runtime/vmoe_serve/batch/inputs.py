@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
-from vmoe_serve.batch.addresses import BatchError, Location, one_line
+from vmoe_measure.remote_files import reason_of
+from vmoe_runtime.addresses import is_web
+from vmoe_serve.batch.addresses import BatchError, Location
 
 _PARQUET_SUFFIXES = frozenset({".parquet"})
 READERS = 16
@@ -71,7 +73,8 @@ def list_files(source: Location, column: str | None) -> list[InputFile]:
     """
     suffixes = PICTURE_SUFFIXES if column is None else _PARQUET_SUFFIXES
     if source.kind == fs.FileType.NotFound:
-        raise BatchError(f"{source.text} does not exist")
+        # Of the web, fsspec says so whatever went wrong.
+        raise BatchError(f"{source.text} does not exist{', or its server does not answer' * is_web(source.text)}")
     if source.kind != fs.FileType.Directory and column is None:
         raise BatchError(f"{source.text} is not a folder of pictures; for a Parquet file use --column")
     found = _found(source, suffixes)
@@ -126,7 +129,7 @@ def _found(source: Location, suffixes: frozenset[str]) -> list[Any]:
             f"{source.text} has names that aren't UTF-8, which Ray Data can't read: rename those files"
         ) from None
     except OSError as error:
-        raise BatchError(f"{source.text} can't be read: {one_line(error)}") from None
+        raise BatchError(f"{source.text} can't be read: {reason_of(error)}") from None
     start = len(source.path)
     visible = [info for info in infos if "/." not in info.path[start:] and Path(info.path).suffix.lower() in suffixes]
     return sorted((info for info in visible if info.type == fs.FileType.File), key=lambda info: str(info.path))
@@ -139,7 +142,7 @@ def _row_counts(source: Location, found: Sequence[Any], column: str) -> list[int
                 _check_column(file.schema_arrow, column, info.path)
                 return int(file.metadata.num_rows)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise BatchError(f"{info.path} is not a readable Parquet file ({one_line(error)})") from None
+            raise BatchError(f"{info.path} is not a readable Parquet file ({reason_of(error)})") from None
 
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(count, found))

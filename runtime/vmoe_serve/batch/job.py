@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from vmoe_runtime import __version__
+from vmoe_measure.remote_files import reason_of
+from vmoe_runtime import VmoeError, __version__
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_serve.batch.addresses import BatchError, Location
 from vmoe_serve.batch.inputs import READERS, Part
@@ -125,13 +126,19 @@ class Output:
             BatchError: the folder holds another job, or files that no job wrote.
             OSError: it can't be written.
         """
-        if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
-            self._fs.create_dir(self._location.path, recursive=True)
-        names = self._names()
-        self._check_job(names, force=force)
-        self._put(WRITER_NAME, self._token.encode())
-        self._put(JOB_NAME, self._job.text.encode())
-        self._remove(name for name in names if self._is_left_over(name))
+        try:
+            _ = self._location.kind  # ends where no server answers
+            if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
+                self._fs.create_dir(self._location.path, recursive=True)
+            names = self._names()
+            self._check_job(names, force=force)
+            self._put(WRITER_NAME, self._token.encode())
+            self._put(JOB_NAME, self._job.text.encode())
+            self._remove(name for name in names if self._is_left_over(name))
+        except (VmoeError, OSError):
+            raise
+        except Exception as error:  # packages of fsspec raise their own
+            raise BatchError(f"{self._location.text} can't be written: {reason_of(error, self._location.text)}") from None
 
     def parts(self, parts: Sequence[Part]) -> list[Written]:
         """The parts that have been written."""

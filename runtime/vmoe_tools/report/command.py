@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vmoe_measure.remote_files import without_secrets
+from vmoe_runtime.addresses import without_secrets
 from vmoe_runtime.backends import Parallelism
 from vmoe_tools import options
 from vmoe_tools.bench.sweep import axes_of
