@@ -166,7 +166,9 @@ def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeT
     write_large_file(path, write)
 
 
-@click.command(help="Writes a V-MoE of random weights to PREFIX.safetensors, and its config to PREFIX.json.")
+@click.command(
+    help="Writes a V-MoE of random weights to PREFIX.safetensors, which may itself be PREFIX, and its config to PREFIX.json."
+)
 @click.argument("prefix", type=click.Path(path_type=Path))
 @click.option("--variant", type=click.Choice(list(VARIANTS)), default="B/16", show_default=True)
 @click.option("--experts", type=click.IntRange(1, 4096), help="Experts per MoE layer.  [default: 8]")
@@ -179,6 +181,7 @@ def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeT
 @click.option("--force", is_flag=True, help="Replace a checkpoint that is already there.")
 def command(prefix: Path, variant: str, **given: Any) -> None:
     sizes, experts = VARIANTS[variant], given["experts"]
+    prefix = prefix.with_suffix("") if prefix.suffix == ".safetensors" else prefix
     target, beside = (Path(f"{prefix}.{suffix}") for suffix in ("safetensors", "json"))
     if given["dense"] and (experts or given["layers"]):
         raise click.UsageError("--dense makes a model without MoE layers: leave out --experts and --layers")

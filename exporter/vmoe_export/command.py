@@ -167,10 +167,12 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
     """What there is now, and what to type next; after a dry run what there would be, and at which cost."""
     target, plan = printable(str(result.path)), result.plan
     if cost:
-        minutes = f"{cost.seconds / 60:,.0f} minutes" if cost.seconds > 90 else f"{cost.seconds:.0f} seconds"
+        checks = ", ".join(f"{_duration(seconds)} in {name}" for name, seconds in cost.validation_seconds.items())
+        validation = f" Validation takes about {checks}; --no-validate skips it." if checks else ""
         return (
             f"Dry run: nothing was written; {target} would take {plan.weight_bytes / 1e6:,.1f} MB, and the export about "
-            f"{minutes} and {cost.memory_bytes / 1e9:.1f} GB of memory on this machine when it is idle."
+            f"{_duration(cost.seconds)} and {cost.memory_bytes / 1e9:.1f} GB of memory on this machine when it is idle."
+            f"{validation}"
         )
     size = sum(path.stat().st_size for path in result.path.iterdir())
     # The program would take a path that begins with a dash for an option.
@@ -178,6 +180,10 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
     alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
     command = f"vmoe run {shlex.quote(path)} IMAGE" if alone else f"vmoe bench {shlex.quote(path)}"
     return f"Wrote {target}: {size / 1e6:,.1f} MB in {seconds:.1f} s; next: {command}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
 
 
 def class_names_of(source: str) -> Sequence[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
+from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.weight_types.weight_type import STORED_BYTES
 
 GRAPH_IMAGES = 2
@@ -21,17 +23,26 @@ ROWS_AT_ONCE = 16
 
 _GRAPH_RUNS = 5  # of each image: the reference, and two graphs on its activations and on their own
 _ROUNDED_RUNS = 3  # the model as stored, the same part by part, and in float32
-_SECONDS_PER_GB = 7  # of float32 weights: to read, round, write and hash them, and to read them back
+_SECONDS_PER_GB = 4.2  # of float32 weights: to read, round, write and hash them
+_SECONDS_PER_GB_VALIDATED: Mapping[ExportPrecision, float] = {
+    "fp32": 2.8,
+    "bf16": 8,
+    "int8": 18,
+    "int4": 35,
+    "bf16-experts": 30,
+}
+"""To read them back, and to compare what was rounded part by part."""
 _START_SECONDS, _START_BYTES = 3, 300_000_000
 _COPIES = 5  # of hidden features, while they are computed
 
 
 @dataclass(frozen=True)
 class ExportCost:
-    """An estimate for this machine: seconds, and bytes of memory at the most."""
+    """An estimate for this machine: seconds, and bytes of memory at the most; and seconds of validation by precision."""
 
     seconds: float
     memory_bytes: int
+    validation_seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
@@ -45,18 +56,23 @@ def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
     sizes = {name: math.prod(shape) for name, shape in plan.weight_shapes.items()}
     largest = max(sizes, key=lambda name: sizes[name])
     memory = _START_BYTES + int(sizes[largest] * (4 + 1 + STORED_BYTES[stored[largest].dtype]))
-    seconds = _START_SECONDS + _SECONDS_PER_GB * 4 * sum(sizes.values()) / 1e9 * (1 if validate else 0.6)
-    if validate:
-        model, multiple, profiles = plan.model, plan.grouping.batch_multiple, max(1, len(plan.profiles))
-        graphs, rounded = (-(-images // multiple) * multiple for images in (GRAPH_IMAGES, ROUNDED_IMAGES))
-        is_rounded = plan.stored_precision != "fp32"
-        runs = _GRAPH_RUNS * graphs + _ROUNDED_RUNS * rounded * is_rounded
-        flops = sum(plan.flops(profile) for profile in plan.profiles) or plan.dense_flops
-        seconds += runs * flops / _flops_per_second()
-        images = profiles * (rounded if is_rounded else graphs)
-        memory += 4 * images * model.num_tokens * model.hidden_size * _COPIES
-        memory += 4 * min(images, ROWS_AT_ONCE) * model.num_tokens * model.mlp_dim * _COPIES
-    return ExportCost(seconds, memory)
+    gigabytes = 4 * sum(sizes.values()) / 1e9
+    seconds = _START_SECONDS + _SECONDS_PER_GB * gigabytes
+    if not validate:
+        return ExportCost(seconds, memory)
+    model, multiple, profiles = plan.model, plan.grouping.batch_multiple, max(1, len(plan.profiles))
+    graphs, rounded = (-(-images // multiple) * multiple for images in (GRAPH_IMAGES, ROUNDED_IMAGES))
+    run = (sum(plan.flops(profile) for profile in plan.profiles) or plan.dense_flops) / _flops_per_second()
+    validation = {
+        precision: seconds_per_gb * gigabytes
+        + run * (_GRAPH_RUNS * graphs + _ROUNDED_RUNS * rounded * (precision != "fp32"))
+        for precision, seconds_per_gb in _SECONDS_PER_GB_VALIDATED.items()
+        if model.moe or not PRECISIONS[precision].needs_experts
+    }
+    images = profiles * (graphs if plan.stored_precision == "fp32" else rounded)
+    memory += 4 * images * model.num_tokens * model.hidden_size * _COPIES
+    memory += 4 * min(images, ROWS_AT_ONCE) * model.num_tokens * model.mlp_dim * _COPIES
+    return ExportCost(seconds + validation[plan.stored_precision], memory, validation)
 
 
 def _flops_per_second() -> float:

@@ -30,7 +30,9 @@ std::optional<Profile> RoutingRules::named_profile(std::string_view name) const 
 }
 
 const char* RoutingRules::name_examples() const {
-  if ((kind.settings() & VMOE_SET_CAPACITY_RATIO) == 0) return "any name like r8 works";
+  if ((kind.settings() & VMOE_SET_CAPACITY_RATIO) == 0) {
+    return "any name like r8 works, which merges 8 tokens of an image in each block";
+  }
   return (kind.settings() & VMOE_SET_K) != 0 ? "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
                                              : "any name like c1.0 works";
 }

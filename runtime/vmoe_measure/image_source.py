@@ -190,7 +190,9 @@ def _from_folder(folder: Path, class_names: tuple[str, ...] | None, num_classes:
         if index is None or (num_classes is not None and index >= num_classes):
             no_class = f"subfolder '{name}' is not one class of the bundle"
             why = "the bundle has no class names" if class_names is None else no_class
-            return ImageSource(shuffled, note=f"{why}, so there is no top-1")
+            names = "indices" if class_names is None else "names or indices"
+            how = f"labels are subfolders with the {names} of classes (0, 1, ...), or a CSV file (--labels)"
+            return ImageSource(shuffled, note=f"{why}, so there is no top-1; {how}")
         labels += [index] * len(pictures)
     return ImageSource(shuffled, np.array(labels, np.int64)[order])
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 MAX_MASS_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
 
+_MERGE_EXAMPLE = "any name like r8 works, which merges 8 tokens of an image in each block"
 _SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
 
 
@@ -331,7 +332,7 @@ class SoftRules(_Rules):
     """
 
     kind = "soft"
-    example = "any name like r8 works"
+    example = _MERGE_EXAMPLE
 
     slots_per_expert: int = 1
 
@@ -345,7 +346,7 @@ class DenseRules(_Rules):
     """A dense ViT, which routes nothing."""
 
     kind = "dense"
-    example = "any name like r8 works"
+    example = _MERGE_EXAMPLE
 
     experts: tuple[int, ...] = ()
     group_tokens: int = 0

@@ -79,9 +79,19 @@ def test_subfolders_are_labels_by_the_name_or_the_index_of_a_class(
     assert source.labels is not None and source.labels.tolist() == mnist_images["labels"][chosen].tolist()
     assert len(set(source.labels[:16])) > 3, "a batch holds one class only"
     (pictures / "9").rename(pictures / "10")
-    assert opened(pictures, manifest).note == "subfolder '10' is not one class of the bundle, so there is no top-1"
+    told = opened(pictures, manifest).note
+    assert told and told.startswith("subfolder '10' is not one class of the bundle, so there is no top-1; labels are")
     twice = dataclasses.replace(manifest, class_names=(*DIGITS[:8], "one", "nine"))
     assert opened(pictures, twice).labels is None
+
+
+def test_a_bundle_without_class_names_says_how_folders_become_labels(pictures: Path, manifest: Manifest) -> None:
+    for index, name in enumerate(DIGITS):
+        (pictures / name).rename(pictures / f"k{index}")
+    assert opened(pictures, dataclasses.replace(manifest, class_names=None)).note == (
+        "the bundle has no class names, so there is no top-1; "
+        "labels are subfolders with the indices of classes (0, 1, ...), or a CSV file (--labels)"
+    )
 
 
 def test_hidden_files_and_empty_folders_are_no_pictures(pictures: Path, manifest: Manifest) -> None:

@@ -22,6 +22,10 @@ RUN = [
     ("run absent.vmoe y.png", 1, "absent.vmoe is not a bundle"),
     ("run NPZ y.png", 1, "is not a bundle: it is a file"),
     ("run EMPTY y.png", 1, " is not a bundle: manifest.json"),
+    ("run MODEL y.png", 1, "; if it is a model, vmoe export "),
+    ("rnu ALONE y.png", 2, "No such command 'rnu'. Did you mean 'run'? vmoe --help"),
+    ("serve bacth ALONE x y", 2, "No such command 'bacth'. Did you mean 'batch'? vmoe serve --help"),
+    ("sing ALONE y.png", 2, "No such command 'sing'; vmoe --help"),
     ("run ALONE y.png --capacity 0.5 --capacity 0.7", 2, "vmoe run takes one --capacity; vmoe bench"),
     ("run ALONE y.png --profile c1-k1 --profile c1-k2", 2, "vmoe run takes one --profile; vmoe bench"),
     ("run ALONE y.png --bpr --no-bpr", 2, "vmoe run takes one --bpr/--no-bpr; vmoe bench"),
@@ -156,8 +160,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.
     np.savez(folder / "EIGHT.npz", images=images, labels=labels)
     np.savez(folder / "PLAIN.npz", images=images)
     Image.fromarray(images[0]).save(folder / "PICTURE.png")
-    for name in ("EMPTY", "CORRUPT"):
+    for name in ("EMPTY", "CORRUPT", "MODEL"):
         (folder / name).mkdir()
+    (folder / "MODEL" / "config.json").write_text('{"model_type": "vit"}')
+    (folder / "MODEL" / "model.safetensors").write_bytes(b"")
     for index in range(16):
         (folder / "CORRUPT" / f"{index}-seven.png").write_bytes(b"\x89PNG\r\n\x1a\n but no more")
     (folder / "LOOP").symlink_to(folder / "LOOP")

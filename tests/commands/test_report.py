@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_tools import output
 from vmoe_tools.report.collect import find_fall
+from vmoe_tools.report.contents import Report
+from vmoe_tools.report.words import cascade
 
 pytestmark = pytest.mark.long
 
@@ -147,7 +150,7 @@ def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[
     assert text.index(last) < text.index(f"Recommended: {chosen['profile']}") < text.index("Change the capacity")
     assert points[fall["best"]]["top1"] - points[fall["first_bad"]]["top1"] > 0.01
     assert report["agreements"][0]["bundle"] == "low.vmoe" and report["agreements"][0]["agreement"]["same_top1"] > 0.95
-    assert report["cascades"] and "The fastest cascade that loses at most 1 point" in text
+    assert report["cascades"] and "All cascades" in text
 
 
 def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
@@ -162,6 +165,16 @@ def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
     assert (first, last) == ("loading", "speed: 100%, putting results together")
     assert "accuracy and routing" in steps
     assert vmoe.run(*words, "-q") == ("", "")
+
+
+def test_only_a_cascade_that_is_faster_than_its_second_setting_is_named_and_drawn() -> None:
+    alone = point("high", 0.98, 100)
+    slow, fast = (replace(point("low", 0.98, speed), then="high", margin=0.1, escalated=0.1) for speed in (90, 110))
+    parts: dict[str, Any] = dict.fromkeys(field.name for field in fields(Report))
+    parts |= {"bundles": [SimpleNamespace(name="b")], "points": [point("low", 0.9, 150), alone], "max_drop": 0.01}
+    assert cascade(Report(**{**parts, "cascades": [slow]})) is None
+    both = Report(**{**parts, "cascades": [slow, fast]})
+    assert "at 1.10 times its speed" in (cascade(both) or "") and both.faster_cascades == [fast]
 
 
 def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:

@@ -102,6 +102,11 @@ def test_an_existing_checkpoint_is_replaced_by_force_only(
     assert contents(tmp_path)["x.safetensors"] != before["x.safetensors"]
 
 
+def test_a_name_with_the_suffix_is_that_of_the_file(tiny: ModuleType, tmp_path: Path) -> None:
+    assert tiny.main([str(tmp_path / "x.safetensors"), "--variant", "S/32"]) == 0
+    assert sorted(contents(tmp_path)) == ["x.json", "x.safetensors"]
+
+
 @pytest.mark.parametrize("options", [["--experts", "5", "--layers", "Last 2"], ["--dense"]])
 def test_a_random_checkpoint_exports_and_answers(tiny: ModuleType, tmp_path: Path, options: list[str]) -> None:
     sizes = ["--variant", "S/32", "--image-size", "24", "--num-classes", "7"]

@@ -141,7 +141,7 @@ def test_a_picture_becomes_what_the_library_of_a_family_makes_of_it(family: str)
     steps, mean, std = processor_steps(FAMILIES[family])
     pixels = to_batch(Image.fromarray(picture), InputSpec("uint8", *expected.shape[:2], 3, steps))[0]
     levels = np.abs((pixels / 255 - mean) / std - expected) * std * 255
-    # transformers resizes by torchvision, which is up to a grey level from Pillow.
+    # transformers resizes by torchvision, which is up to a grey level from Pillow in these pictures.
     assert levels.max() < (1.001 if family.startswith("hf_") else 0.001)
 
 

@@ -10,13 +10,22 @@ import pytest
 from damaged_files import refusal
 
 from vmoe_runtime import RoutingError, Setting
-from vmoe_runtime.profiles import MAX_MASS_TOKENS, ExpertsChoiceRules, Profile, Rules, SoftRules, TopKRules
+from vmoe_runtime.profiles import (
+    MAX_MASS_TOKENS,
+    DenseRules,
+    ExpertsChoiceRules,
+    Profile,
+    Rules,
+    SoftRules,
+    TopKRules,
+)
 
 pytestmark = pytest.mark.fast
 
 TOP_K = TopKRules((8, 8), 50)
 ENSEMBLE = TopKRules((8, 8), 100, ensemble_size=2)
 CHOICE = ExpertsChoiceRules((8, 8), 50)
+DENSE = DenseRules(image_tokens=50)
 SOFT = SoftRules((8, 8), 50, slots_per_expert=4)
 
 
@@ -110,6 +119,7 @@ def test_fields_replace_those_of_a_profile() -> None:
         (SOFT, "c1.0", ["c1.0", "has nothing to set"]),
         (SOFT, "c1-k1", ["c1-k1", "has nothing to set"]),
         (SOFT, "large", ["large", "has nothing to set"]),
+        (DENSE, "c0.3-k1", ["c0.3-k1", "any name like r8 works, which merges 8 tokens of an image in each block"]),
         (ENSEMBLE, "c1-k1-pool", ["ensembles (E3)", "pool"]),
         (ENSEMBLE, "c1-k1-m2", ["ensembles (E3)", "max_experts"]),
         (ENSEMBLE, "c1-k5", ["number of experts of a member, 4"]),

@@ -12,7 +12,7 @@ from vmoe_export.model.parameters import Shape
 from vmoe_runtime.errors import shown
 
 _ASKED = {
-    "heads": "the number of attention heads; pass --heads N",
+    "heads": "the number of attention heads; pass --heads N, or the model's config.json with --config",
     "activation": "the activation of the MLPs; pass --activation gelu, gelu_tanh or quick_gelu",
     "pooling": "whether the head gets the class token or the mean of the patches; pass --pooling token or --pooling avg",
 }

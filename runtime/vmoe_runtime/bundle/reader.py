@@ -89,7 +89,7 @@ class Bundle:
         try:
             folder = WatchedFolder(path)
         except NotADirectoryError:
-            raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder") from None
+            raise BundleError(f"{path} is not a bundle: it is a file, and a bundle is a folder{_of_a_model(path)}") from None
         except (FileNotFoundError, ValueError):
             # A path keeps one of an address's slashes.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
@@ -238,9 +238,13 @@ def _explained(path: Path, folder: WatchedFolder) -> Iterator[None]:
             raise _changed(path) from None
         if isinstance(error, OSError):
             name = Path(error.filename).name if error.filename else "a file"
-            what = " is not a bundle" if name == MANIFEST_NAME else ""
-            raise BundleError(f"{path}{what}: {name}: {error.strerror}") from None
+            what, hint = (" is not a bundle", _of_a_model(path)) if name == MANIFEST_NAME else ("", "")
+            raise BundleError(f"{path}{what}: {name}: {error.strerror}{hint}") from None
         raise BundleError(f"{path}: {error}") from None
+
+
+def _of_a_model(path: Path) -> str:
+    return f"; if it is a model, vmoe export {path} makes a bundle of it"
 
 
 def _changed(path: Path) -> ChangedError:

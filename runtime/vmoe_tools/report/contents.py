@@ -162,6 +162,12 @@ class Report:
         return {**asdict(self), **measured}
 
     @property
+    def faster_cascades(self) -> list[PointResult]:
+        """The cascades that are faster than their second setting alone, which they replace."""
+        speeds = {(point.bundle, point.profile): point.images_per_second or 0.0 for point in self.points}
+        return [one for one in self.cascades if (one.images_per_second or 0.0) > speeds[one.bundle, one.then]]
+
+    @property
     def own_curves(self) -> list[Curve]:
         """The curves of the first bundle."""
         return [curve for curve in self.curves if curve.bundle == self.bundles[0].name]

@@ -94,7 +94,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
 def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:
     """The pictures next to the page: "accuracy", and, if the model and the images allow, "patches" and "experts"."""
     report, layers = collected.report, collected.layers
-    figures = {"accuracy": overview([*report.points, *report.cascades])}
+    figures = {"accuracy": overview([*report.points, *report.faster_cascades])}
     if collected.samples is not None and report.layers:
         figures["patches"] = picture_capacities(collected.samples, report.layers[0], class_names)
     if layers:
@@ -108,7 +108,8 @@ def _margin(pair: PointResult) -> str:
 
 def _curve_charts(report: Report) -> Iterator[Picture]:
     better = f"Up and to the left is better. {words.diamonds(report)}"
-    better += "Dashed lines connect the cascades that no other cascade beats. " * bool(report.cascades)
+    faster = "Dashed lines connect the cascades that are faster than their second setting and that no other cascade beats. "
+    better += faster * bool(report.faster_cascades)
     points, quality, caption = report.points, ACCURACY, "Share of correct answers."
     if report.labelled:
         better += "A star marks the Pareto front: nothing else is as fast and as accurate."
@@ -129,7 +130,7 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
         ("Kept pairs over capacity", "Share of the (token, choice) pairs that got a slot.", CAPACITY, KEPT_PAIRS),
         ("Compute over capacity", "Matrix products; those of experts for kept pairs.", CAPACITY, COMPUTE),
     ]
-    everything = [*points, *report.cascades]
+    everything = [*points, *report.faster_cascades]
     for name, text, across, up in charts:
         values, others = (
             [(points[i], value) for i in indices if (value := up.value(points[i])) is not None]

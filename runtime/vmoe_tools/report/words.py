@@ -119,7 +119,7 @@ def cascade(report: Report) -> str | None:
     """The fastest cascade that loses no more accuracy than a recommended setting may; None if there is none."""
     own = [point for point in report.points if point.bundle == report.bundles[0].name]
     least = max((point.top1 or 0.0 for point in own), default=0.0) - report.max_drop - ROUNDING
-    cascades = [one for one in report.cascades if one.bundle == report.bundles[0].name]
+    cascades = [one for one in report.faster_cascades if one.bundle == report.bundles[0].name]
     fitting = [index for index, one in enumerate(cascades) if (one.top1 or 0.0) >= least]
     if not fitting:
         return None
