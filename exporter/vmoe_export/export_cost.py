@@ -42,7 +42,7 @@ class ExportCost:
 
     seconds: float
     memory_bytes: int
-    validation_seconds: Mapping[str, float] = field(default_factory=dict)
+    validation_seconds: Mapping[ExportPrecision, float] = field(default_factory=dict)
 
 
 def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
