@@ -186,7 +186,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{grouped}", "{input}", "{new}"), 1, "export it with --group image"),
     (("{bundle}", "absent", "{new}"), 1, "absent"),
     (("{bundle}", "abc://absent", "{new}"), 1, "abc://absent can't be opened: Protocol not known: abc"),
-    (("{bundle}", "s3://absent?b=1", "{new}"), 1, "s3://absent?b=1 can't be opened: Unexpected query parameter"),
+    (("{bundle}", "s3://absent?b=1", "{new}"), 1, "s3://absent can't be opened: Unexpected query parameter"),
     (("{bundle}", "{bundle}", "{new}"), 1, "has no files with the endings"),
     (("{bundle}", "{newline}", "{new}"), 1, "has a name with a line break"),
     (("{bundle}", "{parquet}", "{new}"), 1, "--column"),
