@@ -193,7 +193,7 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
             self._copy_small({found[suffix]: suffix for suffix in small[start : start + _SMALL_FILES]})
         for suffix, (remote, seen) in found.items():
             if not self._target(suffix).exists():
-                self._copy_file(suffix, remote, seen)
+                self._copy_file(suffix, remote, seen, failures=int(suffix in small))
 
     def _copy_small(self, files: Mapping[tuple[str, Seen], str]) -> None:
         """Copies files side by side; those that don't come whole are left to `_copy_file`."""
@@ -206,9 +206,9 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                 self._target(suffix).write_bytes(content)
                 self._advance(size)
 
-    def _copy_file(self, suffix: str, remote: str, seen: Seen) -> None:
+    def _copy_file(self, suffix: str, remote: str, seen: Seen, failures: int) -> None:
         """Copies one file; a transfer that breaks goes on where it stopped, in smaller and smaller requests."""
-        size, done, failures, block = seen[0], 0, 0, _BLOCK
+        size, done, block = seen[0], 0, _BLOCK
         with self._target(suffix).open("wb") as out:
             while done < size:
                 start = done
