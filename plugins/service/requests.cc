@@ -103,7 +103,7 @@ Input read_query(std::string_view object, std::string_view query) {
     const std::string name(pair.substr(0, pair.find('=')));
     const std::string_view text = pair.substr(std::min(pair.size(), name.size() + 1));
     query.remove_prefix(std::min(query.size(), pair.size() + 1));
-    if (name.empty()) continue;
+    if (pair.empty()) continue;
     check_known(object, name, true);
     const auto number = whole_number(text);
     const bool is_whole = std::any_of(std::begin(kFields), std::end(kFields), [&](const Field& row) {

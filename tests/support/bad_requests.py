@@ -57,6 +57,8 @@ BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
     (SEVEN.read_bytes(), "image/png", {"top": "-1"}, "'top' must be a whole number"),
     (SEVEN.read_bytes(), "image/png", {"setting": "fastest"}, "'fastest'"),
     (SEVEN.read_bytes(), "image/png", {"setting": "c0.3-k9"}, "not 9"),
+    (SEVEN.read_bytes(), "image/png", {"": "0"}, "a parameter ''"),
+    ({"images": [ENCODED], "": 1}, JSON, {}, "a field ''"),
     (SEVEN.read_bytes(), "image/png", {"seting": "c0.3-k1"}, "a parameter 'seting'"),
     (SEVEN.read_bytes()[:200], "image/png", {}, "not a readable image"),
 ]

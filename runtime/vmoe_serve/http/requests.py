@@ -71,8 +71,8 @@ def read_object(name: str, values: Mapping[str, Any], where: str = "") -> dict[s
 
 
 def _check_known(values: Mapping[str, Any], known: Mapping[str, Field], where: str = "") -> None:
-    if unknown := next((name for name in values if name not in known), None):
-        raise RequestError(endpoints.UNKNOWN_FIELD, shown(where + unknown), ", ".join(known))
+    for name in (name for name in values if name not in known):
+        raise RequestError(endpoints.UNKNOWN_FIELD, shown(where + name), ", ".join(known))
 
 
 def _value(field: Field, value: Any, where: str) -> Any:
