@@ -23,7 +23,7 @@ MNIST = Path(__file__).parent / "samples" / "mnist"
 pytest_plugins = ["crash_scheduling", "command_runs", "sdk_build"]
 
 # Programs for the Python that Triton's client is installed for.
-collect_ignore = ["tests/support/triton_client.py", "tests/support/triton_config_check.py"]
+collect_ignore = [f"tests/support/{name}.py" for name in ("protocol_clients", "triton_client", "triton_config_check")]
 
 
 class _FailuresAtOnce:
