@@ -11,8 +11,9 @@ import numpy as np
 
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
-from vmoe_export.precision import PRECISIONS, ExportPrecision
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.weight_types.weight_type import STORED_BYTES
+from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES, Precision
 
 GRAPH_IMAGES = 2
 """Random images that graphs are compared on, rounded up to whole routing groups."""
@@ -24,14 +25,6 @@ ROWS_AT_ONCE = 16
 _GRAPH_RUNS = 5  # of each image: the reference, and two graphs on its activations and on their own
 _ROUNDED_RUNS = 3  # the model as stored, the same part by part, and in float32
 _SECONDS_PER_GB = 4.2  # of float32 weights: to read, round, write and hash them
-_SECONDS_PER_GB_VALIDATED: Mapping[ExportPrecision, float] = {
-    "fp32": 2.8,
-    "bf16": 8,
-    "int8": 18,
-    "int4": 35,
-    "bf16-experts": 30,
-}
-"""To read them back, and to compare what was rounded part by part."""
 _START_SECONDS, _START_BYTES = 3, 300_000_000
 _COPIES = 5  # of hidden features, while they are computed
 
@@ -42,7 +35,7 @@ class ExportCost:
 
     seconds: float
     memory_bytes: int
-    validation_seconds: Mapping[ExportPrecision, float] = field(default_factory=dict)
+    validation_seconds: Mapping[Precision, float] = field(default_factory=dict)
 
 
 def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
@@ -64,9 +57,9 @@ def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
     graphs, rounded = (-(-images // multiple) * multiple for images in (GRAPH_IMAGES, ROUNDED_IMAGES))
     run = (sum(plan.flops(profile) for profile in plan.profiles) or plan.dense_flops) / _flops_per_second()
     validation = {
-        precision: seconds_per_gb * gigabytes
+        precision: PRECISIONS[precision].validation_seconds * gigabytes
         + run * (_GRAPH_RUNS * graphs + _ROUNDED_RUNS * rounded * (precision != "fp32"))
-        for precision, seconds_per_gb in _SECONDS_PER_GB_VALIDATED.items()
+        for precision in EXPERT_WEIGHT_BYTES  # all that bundles store
         if model.moe or not PRECISIONS[precision].needs_experts
     }
     images = profiles * (graphs if plan.stored_precision == "fp32" else rounded)
