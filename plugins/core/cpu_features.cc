@@ -6,6 +6,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+#include <cstdint>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+
+#include <cstdint>
 #endif
 
 namespace vmoe {
@@ -58,6 +67,37 @@ CpuFeatures detect() {
   has.amx = has.avx512_bf16 && saves_tiles && has_all(seven.edx, {22, 24, 25});  // bfloat16, tiles, int8
   return has;
 }
+#elif defined(__aarch64__)
+// Whether BFMMLA rounds as it does by default, not in the extended way that a process may choose.
+bool rounds_bf16_plainly() {
+  uint64_t control;
+  asm volatile("mrs %0, fpcr" : "=r"(control));
+  return (control >> 13 & 1) == 0;  // EBF
+}
+
+#if defined(__APPLE__)
+bool has(const char* feature) {
+  int32_t value = 0;
+  size_t bytes = sizeof(value);
+  return sysctlbyname(feature, &value, &bytes, nullptr, 0) == 0 && value != 0;
+}
+CpuFeatures detect() {
+  CpuFeatures has_them;
+  has_them.dot_product = has("hw.optional.arm.FEAT_DotProd");
+  has_them.int8_matrix = has("hw.optional.arm.FEAT_I8MM");
+  has_them.bf16_matrix = has("hw.optional.arm.FEAT_BF16") && rounds_bf16_plainly();
+  return has_them;
+}
+#else
+CpuFeatures detect() {
+  const uint64_t first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  CpuFeatures has;
+  has.dot_product = (first & HWCAP_ASIMDDP) != 0;
+  has.int8_matrix = (second & HWCAP2_I8MM) != 0;
+  has.bf16_matrix = (second & HWCAP2_BF16) != 0 && rounds_bf16_plainly();
+  return has;
+}
+#endif
 #else
 CpuFeatures detect() { return {}; }
 #endif

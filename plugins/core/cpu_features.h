@@ -11,9 +11,13 @@ struct CpuFeatures {
   bool avx512_vnni = false;
   bool avx512_bf16 = false;  // with what else came with it: VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
   bool amx = false;          // tiles of bfloat16 and int8
+  // 64-bit ARM.
+  bool dot_product = false;  // SDOT
+  bool int8_matrix = false;  // SMMLA
+  bool bf16_matrix = false;  // BFMMLA, with its plain rounding
 };
 
-// All false on other processors than x86-64.
+// All false on other processors than x86-64 and 64-bit ARM.
 const CpuFeatures& get_cpu_features();
 
 }  // namespace vmoe

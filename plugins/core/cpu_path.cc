@@ -22,18 +22,12 @@ ChosenCpuPath choose() {
 
 }  // namespace
 
-const char* cpu_path_name(CpuPath path) {
-  static constexpr const char* kNames[] = {"scalar",      "neon",        "avx2", "avx2_vnni",   "avx512",
-                                           "avx512_vnni", "avx512_bf16", "amx",  "amx_emulated"};
-  return kNames[static_cast<size_t>(path)];
-}
-
 std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
   std::vector<CpuPath> paths;
-#if defined(__x86_64__)
-  const auto add = [&](bool there, CpuPath path) {
+  [[maybe_unused]] const auto add = [&](bool there, CpuPath path) {
     if (there) paths.push_back(path);
   };
+#if defined(__x86_64__)
   add(has.amx, CpuPath::kAmx);
   // Intel's instructions for bfloat16 products, which came before its matrix unit, take twice as long as widening to
   // float32; AMD's take half as long.
@@ -44,11 +38,17 @@ std::vector<CpuPath> cpu_paths_of([[maybe_unused]] const CpuFeatures& has) {
   add(has.avx_vnni, CpuPath::kAvx2Vnni);
   add(has.avx2, CpuPath::kAvx2);
 #elif defined(__aarch64__)
+  const bool multiplies_int8 = has.dot_product && has.int8_matrix;
+  add(multiplies_int8 && has.bf16_matrix, CpuPath::kNeonBf16);
+  add(multiplies_int8, CpuPath::kNeonI8mm);
+  add(has.dot_product, CpuPath::kNeonDot);
   paths.push_back(CpuPath::kNeon);
 #endif
   paths.push_back(CpuPath::kScalar);
 #if defined(__x86_64__)
   add(has.avx512_bf16, CpuPath::kAmxEmulated);
+#elif defined(__aarch64__)
+  paths.push_back(CpuPath::kNeonBf16Emulated);
 #endif
   return paths;
 }

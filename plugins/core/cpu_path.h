@@ -1,6 +1,7 @@
 // Which instruction set the kernels use.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -8,12 +9,29 @@
 
 namespace vmoe {
 
-// kAmxEmulated computes what kAmx does, bit for bit, on machines without a matrix unit: slowly, to check it there.
-// In the order of the names that cpu_path_name has.
-enum class CpuPath { kScalar, kNeon, kAvx2, kAvx2Vnni, kAvx512, kAvx512Vnni, kAvx512Bf16, kAmx, kAmxEmulated };
+// The emulated ones compute what kAmx and kNeonBf16 do, bit for bit, on machines without such instructions: slowly, to
+// check it there. In the order of kCpuPathNames.
+enum class CpuPath {
+  kScalar,
+  kNeon,
+  kNeonDot,
+  kNeonI8mm,
+  kNeonBf16,
+  kNeonBf16Emulated,
+  kAvx2,
+  kAvx2Vnni,
+  kAvx512,
+  kAvx512Vnni,
+  kAvx512Bf16,
+  kAmx,
+  kAmxEmulated
+};
 
-// "scalar", "neon", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx", "amx_emulated".
-const char* cpu_path_name(CpuPath path);
+inline constexpr const char* kCpuPathNames[] = {
+    "scalar",    "neon",   "neon_dot",    "neon_i8mm",   "neon_bf16", "neon_bf16_emulated", "avx2",
+    "avx2_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx",       "amx_emulated"};
+
+constexpr const char* cpu_path_name(CpuPath path) { return kCpuPathNames[static_cast<size_t>(path)]; }
 
 // The paths of this build that a processor can run, the best first.
 std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);

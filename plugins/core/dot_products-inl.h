@@ -61,6 +61,7 @@ struct NativeBf16 {
 
 // Four int8. The rows' are unsigned, 128 more than they are, on processors whose instructions want that.
 struct PortableInt8 {
+  static constexpr size_t kGroupBytes = kLeastGroupBytes;
   static constexpr bool kOneInstruction = false;
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }

@@ -6,7 +6,7 @@
 // Vectors of SVE have no size that a tile of them could have.
 #define HWY_DISABLED_TARGETS                                                                                        \
   (HWY_SSE2 | HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_AVX3_SPR | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | \
-   HWY_NEON_BF16)
+   HWY_NEON | HWY_NEON_BF16)
 #ifndef HWY_COMPILE_ONLY_SCALAR
 #define HWY_COMPILE_ALL_ATTAINABLE
 #endif
@@ -16,6 +16,7 @@
 // After foreach_target.h:
 #include "core/kernels-inl.h"
 #include "core/matrix_unit_block-inl.h"
+#include "core/neon_block-inl.h"
 #include "core/tile_attention-inl.h"
 #include "core/tile_product-inl.h"
 #include "core/tile_rows-inl.h"
@@ -41,7 +42,9 @@ constexpr Kernels kernels_of(CpuPath path, bool needs_tile_configuration = false
           pack_rows<Block>,
           attend<Block>,
           needs_tile_configuration,
-          Block::kUnsignedRows};
+          Block::kUnsignedRows,
+          Block::kInt8Group,
+          Block::kBf16Group};
 }
 
 #if HWY_TARGET == HWY_AVX3_ZEN4
@@ -54,8 +57,15 @@ constexpr Kernels kAvx512Kernels = kernels_of<VectorBlock<WidenedBf16, PortableI
 #elif HWY_TARGET == HWY_AVX2
 constexpr Kernels kAvx2VnniKernels = kernels_of<VectorBlock<WidenedBf16, VnniInt8>>(CpuPath::kAvx2Vnni);
 constexpr Kernels kAvx2Kernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kAvx2);
-#elif HWY_TARGET == HWY_NEON || HWY_TARGET == HWY_NEON_WITHOUT_AES
-constexpr Kernels kNeonKernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kNeon);
+#elif HWY_TARGET == HWY_NEON_WITHOUT_AES
+using WideBf16 = Dots<FloatProduct>;
+using Int8Matrices = SmallMatrices<SignedMatrix>;
+constexpr Kernels kNeonKernels = kernels_of<NeonBlock<WideBf16, PortableInt8>>(CpuPath::kNeon);
+constexpr Kernels kNeonDotKernels = kernels_of<NeonBlock<WideBf16, Dots<SignedDot>>>(CpuPath::kNeonDot);
+constexpr Kernels kNeonI8mmKernels = kernels_of<NeonBlock<WideBf16, Int8Matrices>>(CpuPath::kNeonI8mm);
+constexpr Kernels kNeonBf16Kernels = kernels_of<NeonBlock<SmallMatrices<Bf16Matrix>, Int8Matrices>>(CpuPath::kNeonBf16);
+constexpr Kernels kNeonBf16EmulatedKernels =
+    kernels_of<NeonBlock<SmallMatrices<EmulatedBf16Matrix>, PortableInt8>>(CpuPath::kNeonBf16Emulated);
 #else
 constexpr Kernels kScalarKernels = kernels_of<VectorBlock<WidenedBf16, PortableInt8>>(CpuPath::kScalar);
 #endif
@@ -131,10 +141,12 @@ const Kernels& kernels_for(CpuPath path) {
     case CpuPath::kAmx: return N_AVX3_ZEN4::kAmxKernels;
     case CpuPath::kAmxEmulated: return N_AVX3_ZEN4::kAmxEmulatedKernels;
 #endif
-#if HWY_TARGETS & HWY_NEON
-    case CpuPath::kNeon: return N_NEON::kNeonKernels;
-#elif HWY_TARGETS & HWY_NEON_WITHOUT_AES
+#if HWY_TARGETS & HWY_NEON_WITHOUT_AES
     case CpuPath::kNeon: return N_NEON_WITHOUT_AES::kNeonKernels;
+    case CpuPath::kNeonDot: return N_NEON_WITHOUT_AES::kNeonDotKernels;
+    case CpuPath::kNeonI8mm: return N_NEON_WITHOUT_AES::kNeonI8mmKernels;
+    case CpuPath::kNeonBf16: return N_NEON_WITHOUT_AES::kNeonBf16Kernels;
+    case CpuPath::kNeonBf16Emulated: return N_NEON_WITHOUT_AES::kNeonBf16EmulatedKernels;
 #endif
     default: break;
   }

@@ -71,6 +71,11 @@ struct Kernels {
   // Whether rows for weights with scales of columns are stored as unsigned, 128 more than they are; see
   // TileProduct::column_excess.
   bool unsigned_rows;
+  // Bytes of the depth that stand side by side in tiles of weights; see tiles.h.
+  size_t int8_group;  // and of int4, before two share a byte
+  size_t bf16_group;
+
+  size_t group_bytes(ElementType type) const { return type == ElementType::kBfloat16 ? bf16_group : int8_group; }
 };
 
 // The kernels of a path that is supported; see cpu_path_supported.

@@ -131,6 +131,8 @@ class EmulatedTiles {
 template <class Tiles>
 struct MatrixUnitBlock {
   static constexpr bool kUnsignedRows = false;
+  static constexpr size_t kInt8Group = kLeastGroupBytes;
+  static constexpr size_t kBf16Group = kLeastGroupBytes;
   static constexpr size_t kStreamBytes = 4096;
   static constexpr size_t kRows = kRowsPerTile;
 

@@ -9,27 +9,26 @@
 namespace vmoe {
 namespace {
 
-constexpr size_t kGroupBytes = 4;  // of the depth that stand side by side
-
-template <class T>
+template <class T, size_t kGroupBytes>
 void pack(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
   constexpr size_t kGroup = kGroupBytes / sizeof(T);
+  constexpr size_t kGroups = kLineBytes / kGroupBytes;  // of a step
   const size_t column = panel * kPanelColumns;
   const size_t count = std::min(kPanelColumns, weights.columns - column);
   const T* from = static_cast<const T*>(weights.data) + matrix * weights.depth * weights.columns + column;
   T rows[kGroup][kPanelColumns] = {};
-  for (size_t line = 0; line < steps * kRowsPerTile; ++line) {
+  for (size_t group = 0; group < steps * kGroups; ++group) {
     for (size_t i = 0; i < kGroup; ++i) {
-      const size_t place = line * kGroup + i;
+      const size_t place = group * kGroup + i;
       if (place < weights.depth) {
         std::memcpy(rows[i], from + place * weights.columns, count * sizeof(T));
       } else {
         std::memset(rows[i], 0, sizeof(rows[i]));
       }
     }
-    char* lines = to + line / kRowsPerTile * kPanelStepBytes + line % kRowsPerTile * kLineBytes;
+    char* columns = to + group / kGroups * kPanelStepBytes + group % kGroups * kGroupBytes * kRowsPerTile;
     for (size_t half = 0; half < 2; ++half) {
-      T* out = reinterpret_cast<T*>(lines + half * kTileBytes);
+      T* out = reinterpret_cast<T*>(columns + half * kTileBytes);
       for (size_t c = 0; c < kPanelColumns / 2; ++c) {
         for (size_t i = 0; i < kGroup; ++i) out[c * kGroup + i] = rows[i][half * kPanelColumns / 2 + c];
       }
@@ -37,7 +36,7 @@ void pack(const StoredWeights& weights, size_t matrix, size_t panel, size_t step
   }
 }
 
-void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
+void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, size_t group_bytes, char* to) {
   const size_t column = panel * kPanelColumns;
   const size_t count = std::min(kPanelColumns, weights.columns - column);
   const auto* data = static_cast<const uint8_t*>(weights.data);
@@ -48,24 +47,27 @@ void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t
     std::memcpy(to + kTileBytes, scale + step * weights.columns, count * sizeof(*scale));
     for (size_t i = 0; i < std::min(kScaleGroup, weights.depth - step * kScaleGroup); ++i) {
       const size_t first = (matrix * weights.depth + step * kScaleGroup + i) * weights.columns + column;
-      const size_t line = i / kGroupBytes;
+      const size_t group = i / group_bytes;
+      char* columns = to + group / 2 * group_bytes * kRowsPerTile + i % group_bytes;
       for (size_t c = 0; c < count; ++c) {
         // Two's complement of four bits, and 8 more than that, differ in one bit.
         const int value = (data[(first + c) / 2] >> (first + c) % 2 * 4 & 0xf) ^ kInt4Excess;
-        char& byte = to[c / 16 * (kTileBytes / 2) + line / 2 * kLineBytes + c % 16 * kGroupBytes + i % kGroupBytes];
-        byte = static_cast<char>(line % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
+        char& byte = columns[c / kRowsPerTile * (kTileBytes / 2) + c % kRowsPerTile * group_bytes];
+        byte = static_cast<char>(group % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
       }
     }
   }
 }
 
 // Packs one panel of a matrix into `steps` steps of tiles at `to`.
-void pack_tile_panel(const StoredWeights& weights, size_t matrix, size_t panel, size_t steps, char* to) {
-  switch (weights.type) {
-    case ElementType::kInt4: return pack_int4(weights, matrix, panel, steps, to);
-    case ElementType::kInt8: return pack<uint8_t>(weights, matrix, panel, steps, to);
-    default: return pack<uint16_t>(weights, matrix, panel, steps, to);
-  }
+void pack_tile_panel(const Kernels& kernels, const StoredWeights& weights, size_t matrix, size_t panel, size_t steps,
+                     char* to) {
+  const size_t group_bytes = kernels.group_bytes(weights.type);
+  if (weights.type == ElementType::kInt4) return pack_int4(weights, matrix, panel, steps, group_bytes, to);
+  const bool least = group_bytes == kLeastGroupBytes;
+  const auto pack_bytes = least ? pack<uint8_t, kLeastGroupBytes> : pack<uint8_t, 2 * kLeastGroupBytes>;
+  const auto pack_halves = least ? pack<uint16_t, kLeastGroupBytes> : pack<uint16_t, 2 * kLeastGroupBytes>;
+  (weights.type == ElementType::kInt8 ? pack_bytes : pack_halves)(weights, matrix, panel, steps, to);
 }
 
 // 128 times the sum of each of the 32 columns of a packed int8 panel.
@@ -74,7 +76,7 @@ void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   const auto* weights = reinterpret_cast<const int8_t*>(panel);
   for (size_t tile = 0; tile < 2 * steps; ++tile) {
     for (size_t i = 0; i < kTileBytes; ++i) {
-      excess[tile % 2 * kPanelColumns / 2 + i % kLineBytes / kGroupBytes] += weights[tile * kTileBytes + i];
+      excess[tile % 2 * kPanelColumns / 2 + i % kLineBytes / kLeastGroupBytes] += weights[tile * kTileBytes + i];
     }
   }
   for (size_t column = 0; column < kPanelColumns; ++column) excess[column] *= 128;
@@ -194,7 +196,7 @@ size_t PackedWeights::chunk_steps() const {
 size_t PackedWeights::chunks() const { return divide_up(steps(), chunk_steps()); }
 
 void PackedWeights::pack_panel(const StoredWeights& weights, size_t matrix, size_t panel, char* to) const {
-  if (weight_type(type()).in_tiles()) return pack_tile_panel(weights, matrix, panel, steps(), to);
+  if (weight_type(type()).in_tiles()) return pack_tile_panel(kernels_, weights, matrix, panel, steps(), to);
   const auto* from = static_cast<const float*>(weights.data) + matrix * depth() * columns() + panel * panel_columns_;
   vmoe::pack_panel(kernels_, from, columns(), depth(), columns_of_panel(panel), reinterpret_cast<float*>(to));
 }

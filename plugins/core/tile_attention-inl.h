@@ -24,7 +24,8 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Keys as weights, [panel of 32 tokens][line]: their lines turned upright.
-HWY_ATTR inline void pack_keys(const TileHead& head, char* keys) {
+template <size_t kGroupBytes>
+HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   constexpr size_t kGroups = kLineBytes / sizeof(float);
   for (size_t token = 0; token < round_up(head.tokens, kPanelColumns); token += kRowsPerTile) {
     const size_t count = std::min(kRowsPerTile, head.tokens - std::min(token, head.tokens));
@@ -34,44 +35,58 @@ HWY_ATTR inline void pack_keys(const TileHead& head, char* keys) {
       if (count < kRowsPerTile) std::memset(tile, 0, kTileBytes);
       if (count == 0) continue;
       const char* from = head.k + line * head.line_stride + token * kLineBytes;
-      transpose(reinterpret_cast<const float*>(from), kGroups, kGroups, count, reinterpret_cast<float*>(tile),
-                kRowsPerTile);
+      if constexpr (kGroupBytes == sizeof(float)) {
+        transpose(reinterpret_cast<const float*>(from), kGroups, kGroups, count, reinterpret_cast<float*>(tile),
+                  kRowsPerTile);
+      } else {
+        for (size_t byte = 0; byte < count * kLineBytes; byte += kGroupBytes) {
+          const size_t group = byte % kLineBytes / kGroupBytes, column = byte / kLineBytes;
+          std::memcpy(tile + (group * kRowsPerTile + column) * kGroupBytes, from + byte, kGroupBytes);
+        }
+      }
     }
   }
 }
 
-// Two lines of 32 values as one line each of two tiles: pairs side by side.
-HWY_ATTR inline void interleave_lines(const uint16_t* even, const uint16_t* odd, char* to) {
+// The lines of 32 values of a group's tokens as one of each of two tiles: the group's side by side.
+template <size_t kTokens>
+HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to) {
   const auto place = [to](size_t i) {
-    return reinterpret_cast<uint16_t*>(to + i / kRowsPerTile * kTileBytes + i % kRowsPerTile * 4);
+    return reinterpret_cast<uint16_t*>(to + i / kRowsPerTile * kTileBytes) + i % kRowsPerTile * kTokens;
   };
 #if HWY_TARGET == HWY_SCALAR
   for (size_t i = 0; i < kPanelColumns; ++i) {
-    place(i)[0] = even[i];
-    place(i)[1] = odd[i];
+    for (size_t token = 0; token < kTokens; ++token) place(i)[token] = lines[token][i];
   }
 #else
   const hn::FixedTag<uint16_t, 8> d;
   for (size_t i = 0; i < kPanelColumns; i += 8) {
-    const auto a = hn::LoadU(d, even + i);
-    const auto b = hn::LoadU(d, odd + i);
-    hn::StoreU(hn::InterleaveLower(d, a, b), d, place(i));
-    hn::StoreU(hn::InterleaveUpper(d, a, b), d, place(i) + 8);
+    const auto load = [&](size_t token) HWY_ATTR { return hn::LoadU(d, lines[token] + i); };
+    if constexpr (kTokens == 2) {
+      hn::StoreU(hn::InterleaveLower(d, load(0), load(1)), d, place(i));
+      hn::StoreU(hn::InterleaveUpper(d, load(0), load(1)), d, place(i) + 8);
+    } else {
+      hn::StoreInterleaved4(load(0), load(1), load(2), load(3), d, place(i));
+    }
   }
 #endif
 }
 
-// Values as weights, [line][step of 32 tokens]: pairs of tokens side by side.
-HWY_ATTR inline void pack_values(const TileHead& head, char* values) {
+// Values as weights, [line][step of 32 tokens]: groups of tokens side by side.
+template <size_t kGroupBytes>
+HWY_ATTR void pack_values(const TileHead& head, char* values) {
+  constexpr size_t kTokens = kGroupBytes / sizeof(uint16_t);
   const size_t steps = divide_up(head.tokens, kPanelColumns);
   HWY_ALIGN static constexpr uint16_t kNoToken[kPanelColumns] = {};
   for (size_t line = 0; line < head.lines; ++line) {
-    const auto* lines = reinterpret_cast<const uint16_t*>(head.v + line * head.line_stride);
-    for (size_t pair = 0; pair < steps * kRowsPerTile; ++pair) {
-      const uint16_t* even = 2 * pair < head.tokens ? lines + 2 * pair * kPanelColumns : kNoToken;
-      const uint16_t* odd = 2 * pair + 1 < head.tokens ? even + kPanelColumns : kNoToken;
-      char* to = values + (line * steps + pair / kRowsPerTile) * kPanelStepBytes + pair % kRowsPerTile * kLineBytes;
-      interleave_lines(even, odd, to);
+    const auto* values_of_line = reinterpret_cast<const uint16_t*>(head.v + line * head.line_stride);
+    for (size_t token = 0; token < steps * kPanelColumns; token += kTokens) {
+      const uint16_t* lines[kTokens];
+      for (size_t i = 0; i < kTokens; ++i) {
+        lines[i] = token + i < head.tokens ? values_of_line + (token + i) * kPanelColumns : kNoToken;
+      }
+      char* step = values + (line * steps + token / kPanelColumns) * kPanelStepBytes;
+      interleave_lines(lines, step + token % kPanelColumns * sizeof(uint16_t) * kRowsPerTile);
     }
   }
 }
@@ -124,8 +139,8 @@ HWY_ATTR void attend(const TileHead& head) {
   auto* scores = reinterpret_cast<float*>(shares + kMostRowTiles * panels * kTileBytes);
   HWY_ALIGN float sums[kSumsOfBlock] = {};  // a narrow last line leaves some out
   float total[kMostRowTiles * kRowsPerTile];
-  pack_keys(head, keys);
-  pack_values(head, values);
+  pack_keys<Block::kBf16Group>(head, keys);
+  pack_values<Block::kBf16Group>(head, values);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   NothingBeside nothing;
   const size_t columns = head.size - (head.lines - 1) * kPanelColumns;  // of the last line

@@ -87,8 +87,9 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// 64 whole numbers of at most 127 as bytes; as unsigned ones, 128 more.
-template <bool kUnsigned>
+// 64 whole numbers of at most 127 as bytes; as unsigned ones, 128 more. Groups of the depth are side by side, or as
+// tiles.h says of 8 bytes.
+template <bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE void store_int8_line(const Floats (&values)[kLineBytes / kLanes], char* line) {
   const SignedTag di;
 #if HWY_TARGET == HWY_SCALAR
@@ -109,7 +110,15 @@ HWY_INLINE void store_int8_line(const Floats (&values)[kLineBytes / kLanes], cha
       const auto bytes = hn::OrderedDemote2To(du8, hn::Add(low, shift), hn::Add(high, shift));
       hn::StoreU(bytes, du8, reinterpret_cast<uint8_t*>(line) + v * kLanes);
     } else {
-      hn::StoreU(hn::OrderedDemote2To(d8, low, high), d8, reinterpret_cast<int8_t*>(line) + v * kLanes);
+      const auto bytes = hn::OrderedDemote2To(d8, low, high);
+      if constexpr (kGroupBytes == kLeastGroupBytes) {
+        hn::StoreU(bytes, d8, reinterpret_cast<int8_t*>(line) + v * kLanes);
+      } else {
+        const hn::Repartition<uint64_t, SignedTag> d64;
+        auto* group = reinterpret_cast<uint64_t*>(line + v / 2 * kRowsPerTile * kGroupBytes);
+        group[0] = hn::ExtractLane(hn::BitCast(d64, bytes), 0);
+        group[kRowsPerTile] = hn::ExtractLane(hn::BitCast(d64, bytes), 1);
+      }
     }
   }
 #endif
@@ -117,7 +126,7 @@ HWY_INLINE void store_int8_line(const Floats (&values)[kLineBytes / kLanes], cha
 
 // One row as lines of int8, or of int8 for int4 weights with its `sums`, `count` a multiple of 64:
 // clip(rint(x / scale), -127, 127). Returns its scale, which isn't finite where a value isn't.
-template <ElementType kType, bool kUnsigned>
+template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
   constexpr size_t kVectors = kLineBytes / kLanes;
@@ -146,7 +155,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
         rounded[v] = hn::Clamp(whole, hn::Neg(most_whole), most_whole);
       }
     }
-    store_int8_line<kUnsigned>(rounded, line);
+    store_int8_line<kUnsigned, kGroupBytes>(rounded, line);
     if constexpr (kType == ElementType::kInt4) {
       auto total = rounded[0];
 #pragma GCC unroll 16
@@ -181,15 +190,18 @@ HWY_ATTR void pack_rows(const TileRows& rows) {
         hn::StoreU(round_to_bf16(hn::LoadU(FloatTag(), row + i)), FloatTag(), rows.scratch + i);
       }
     }
-    char* line = rows.tiles + line_offset(r, rows.row_tile_stride);
+    if (rows.type == ElementType::kBfloat16) {
+      row_to_bf16_lines(row, padded, rows.tiles + line_offset(r, rows.row_tile_stride));
+      continue;
+    }
+    constexpr size_t kGroup = Block::kInt8Group;
+    char* tile = rows.tiles + r / kRowsPerTile * rows.row_tile_stride;
+    char* line = tile + r % kRowsPerTile * (kGroup == kLeastGroupBytes ? kLineBytes : kGroup);
     if (rows.type == ElementType::kInt8) {
-      rows.scale[r] = row_to_int8_lines<ElementType::kInt8, Block::kUnsignedRows>(row, padded, line, nullptr);
-    } else if (rows.type == ElementType::kInt4) {
-      char* sums =
-          rows.tiles + r / kRowsPerTile * rows.row_tile_stride + kTileBytes + r % kRowsPerTile * sizeof(int32_t);
-      rows.scale[r] = row_to_int8_lines<ElementType::kInt4, false>(row, padded, line, sums);
+      rows.scale[r] = row_to_int8_lines<ElementType::kInt8, Block::kUnsignedRows, kGroup>(row, padded, line, nullptr);
     } else {
-      row_to_bf16_lines(row, padded, line);
+      char* sums = tile + kTileBytes + r % kRowsPerTile * sizeof(int32_t);
+      rows.scale[r] = row_to_int8_lines<ElementType::kInt4, false, kGroup>(row, padded, line, sums);
     }
   }
 }

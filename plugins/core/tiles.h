@@ -3,9 +3,12 @@
 //
 // A line of activations holds one row over a step of the depth: 32 bfloat16 or 64 int8. Activations lie as
 // [row tile][step][16 rows][64 B], so that one product writes whole lines of what the next one reads.
-// A line of weights holds 16 columns over 4 bytes of the depth: 2 bfloat16 or 4 int8. Weights lie in panels of 32
-// columns, [panel][step][2][16 lines][64 B]: a product reads a panel from its first byte to its last.
+// A line of weights holds 16 columns over a group of 4 bytes of the depth: 2 bfloat16 or 4 int8. Weights lie in panels
+// of 32 columns, [panel][step][2][16 lines][64 B]: a product reads a panel from its first byte to its last.
 // What is beyond the last row, column or depth is zero.
+//
+// Where an instruction multiplies 8 bytes of the depth, a group has so many: two lines of weights are one of 128 bytes.
+// int8 activations then lie in such groups as well, [row tile][step][8 groups][16 rows][8 B].
 //
 // int4 weights are multiplied with lines of int8, and a step of the depth is the group that shares a scale. Two lines
 // of theirs are one of 64 bytes, the first in the low halves, 8 more than they are; behind a step's lines stand the
@@ -24,6 +27,7 @@ inline constexpr size_t kLineBytes = 64;
 inline constexpr size_t kTileBytes = kRowsPerTile * kLineBytes;
 inline constexpr size_t kPanelColumns = 32;
 inline constexpr size_t kPanelStepBytes = 2 * kTileBytes;
+inline constexpr size_t kLeastGroupBytes = 4;
 inline constexpr int kInt4Excess = 8;
 
 constexpr size_t divide_up(size_t count, size_t size) { return (count + size - 1) / size; }

@@ -26,6 +26,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
+  static constexpr size_t kInt8Group = kLeastGroupBytes;
+  static constexpr size_t kBf16Group = kLeastGroupBytes;
   // How far ahead of its use a panel is asked for while it streams from memory: what reads at the memory's rate.
   static constexpr size_t kStreamBytes = 8192;
   // Up to so many rows are one pass over a panel.

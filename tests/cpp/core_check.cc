@@ -1,6 +1,6 @@
 // Holds every layer of the core, on every CPU path that this machine has, to the path in plain C++, which
-// tests/op_library/test_op_library_maths.py holds to numpy. Prints one line per path. May be told how many sizes to
-// take.
+// tests/op_library/test_op_library_maths.py holds to numpy. Prints one line per path, and which one is used unless
+// another is asked for. May be told how many sizes to take.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -26,6 +26,29 @@ void require(bool holds, const std::string& what, CpuPath path) {
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
+}
+
+// A path whose answers have the same bits; itself where there is none.
+CpuPath twin_of(CpuPath path) {
+  switch (path) {
+    case CpuPath::kNeonDot:
+    case CpuPath::kNeonI8mm: return CpuPath::kNeon;
+    case CpuPath::kNeonBf16: return CpuPath::kNeonBf16Emulated;
+    case CpuPath::kAmx: return CpuPath::kAmxEmulated;
+    default: return path;
+  }
+}
+
+void check_twin(CpuPath path, ElementType type, unsigned number) {
+  const CpuPath twin = twin_of(path);
+  if (twin == path) return;
+  const auto found = Layers(vmoe::kernels_for(path), type, number, vmoe::serial_runner()).compute();
+  const auto expected = Layers(vmoe::kernels_for(twin), type, number, vmoe::serial_runner()).compute();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const Floats &ours = found[i].values, &theirs = expected[i].values;
+    const bool same = std::memcmp(ours.data(), theirs.data(), theirs.size() * sizeof(float)) == 0;
+    require(same, found[i].layer + " is not that of " + cpu_path_name(twin) + ": it", path);
+  }
 }
 
 void check_layers(const Kernels& kernels, ElementType type, unsigned number) {
@@ -93,10 +116,14 @@ int main(int argc, char** argv) {
     const Kernels& kernels = vmoe::kernels_for(path);
     require(kernels.path == path, "the choice of kernels", path);
     for (unsigned number = 0; number < sizes; ++number) {
-      for (ElementType type : kTypes) check_layers(kernels, type, number);
+      for (ElementType type : kTypes) {
+        check_layers(kernels, type, number);
+        check_twin(path, type, number);
+      }
     }
     check_tile_configuration(kernels);
     std::printf("%s: right\n", cpu_path_name(path));
   }
+  std::printf("%s: used\n", cpu_path_name(vmoe::chosen_cpu_path().path));
   return 0;
 }

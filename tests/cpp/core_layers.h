@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -27,10 +28,9 @@ inline constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBf
 
 // The CPU paths that this machine has.
 inline std::vector<vmoe::CpuPath> supported_paths() {
-  using vmoe::CpuPath;
-  std::vector<CpuPath> paths;
-  for (CpuPath path : {CpuPath::kScalar, CpuPath::kNeon, CpuPath::kAvx2, CpuPath::kAvx2Vnni, CpuPath::kAvx512,
-                       CpuPath::kAvx512Vnni, CpuPath::kAvx512Bf16, CpuPath::kAmx, CpuPath::kAmxEmulated}) {
+  std::vector<vmoe::CpuPath> paths;
+  for (size_t i = 0; i < std::size(vmoe::kCpuPathNames); ++i) {
+    const auto path = static_cast<vmoe::CpuPath>(i);
     if (vmoe::cpu_path_supported(path)) paths.push_back(path);
   }
   return paths;

@@ -1,7 +1,7 @@
 """The core alone, on every CPU path: every layer against the path in plain C++, and on memory that can't be read.
 
-The paths of this machine are those of the library that was built for it; the NEON path is compiled for 64-bit ARM and run in
-an emulator, where there are fewer rounds.
+The paths of this machine are those of the library that was built for it. Those of 64-bit ARM are compiled for it and run in
+an emulator of several processors, where there are fewer rounds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,20 @@ on_this_machine = pytest.mark.skipif(
 def test_every_cpu_path_of_this_machine_is_right() -> None:
     lines = built(_program("core_check", NATIVE, LIBRARY)).splitlines()
     assert "scalar: right" in lines
-    assert all(line.endswith(": right") for line in lines)
+    assert all(line.endswith((": right", ": used")) for line in lines)
 
 
-def test_the_neon_path_is_right() -> None:
+@pytest.mark.parametrize(
+    ("processor", "paths"),
+    [
+        ("cortex-a53", ("neon",)),
+        ("cortex-a76", ("neon", "neon_dot")),
+        ("neoverse-n1", ("neon", "neon_dot")),
+        ("neoverse-v1", ("neon", "neon_dot", "neon_i8mm", "neon_bf16")),
+        ("max", ("neon", "neon_dot", "neon_i8mm", "neon_bf16")),
+    ],
+)
+def test_every_path_of_an_arm_processor_is_right_and_the_best_is_used(processor: str, paths: Sequence[str]) -> None:
     emulator = arm_emulator()
     folder = ROOT / "build" / "arm"
     with locked(folder):
@@ -41,7 +51,8 @@ def test_the_neon_path_is_right() -> None:
         built("cmake", "-S", ROOT / "plugins", "-B", folder, *generator(), *target, "-DVMOE_GPU=OFF")
         built("cmake", "--build", folder, "--parallel", "2", "--target", "vmoe_core")
     program = _program("core_check", (ARM_COMPILER,), folder / "core" / "libvmoe_core.a", "_aarch64")
-    assert built(*emulator, program, "10").splitlines() == ["scalar: right", "neon: right"]
+    right = [f"{path}: right" for path in ("scalar", *paths, "neon_bf16_emulated")]
+    assert built(*emulator, "-cpu", processor, program, "3").splitlines() == [*right, f"{paths[-1]}: used"]
 
 
 @on_this_machine

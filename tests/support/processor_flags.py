@@ -11,15 +11,16 @@ _VNNI = _AVX512 | {"avx512_vnni"}
 _BF16 = _VNNI | {
     *("avx512_bf16", "avx512vbmi", "avx512_vbmi2", "gfni", "vaes", "vpclmulqdq", "avx512_bitalg", "avx512_vpopcntdq")
 }
+_ARM = {"neon_bf16": {"asimddp", "i8mm", "bf16"}, "neon_i8mm": {"asimddp", "i8mm"}, "neon_dot": {"asimddp"}, "neon": set()}
 _AMX = _BF16 | {"amx_bf16", "amx_tile", "amx_int8"}
 
 
 def promised_paths() -> tuple[str, ...]:
     """The paths that /proc/cpuinfo promises, the best first."""
-    if platform.machine() == "aarch64":
-        return ("neon", "scalar")
     text = Path("/proc/cpuinfo").read_text()
-    flags = next(set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith("flags"))
+    flags = next(set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith(("flags", "Features")))
+    if platform.machine() == "aarch64":
+        return (*(name for name, needs in _ARM.items() if needs <= flags), "scalar", "neon_bf16_emulated")
     in_order = [("amx", _AMX), ("avx512_vnni", _VNNI), ("avx512", _AVX512), ("avx2_vnni", _AVX2 | {"avx_vnni"})]
     in_order.insert(1 if "AuthenticAMD" in text else 2, ("avx512_bf16", _BF16))
     paths = [
