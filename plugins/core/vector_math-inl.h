@@ -71,8 +71,12 @@ HWY_INLINE Floats exp2_of_any(Floats t) {
 #else
   const FloatTag d;
   const auto lowest = hn::Set(d, -126.0f);
+#if HWY_TARGET == HWY_NEON_WITHOUT_AES
+  return hn::IfThenZeroElse(hn::Lt(t, lowest), exp2_in_range(Floats{vmaxq_f32(t.raw, lowest.raw)}));  // keeps a NaN
+#else
   const auto power = hn::IfThenZeroElse(hn::Lt(t, lowest), exp2_in_range(hn::Max(t, lowest)));
   return hn::IfThenElse(hn::IsNaN(t), t, power);
+#endif
 #endif
 }
 
