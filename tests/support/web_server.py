@@ -12,8 +12,13 @@ from typing import Any
 
 
 @contextmanager
-def web_server(folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None) -> Iterator[str]:
-    """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it."""
+def web_server(
+    folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None, sent: list[str] | None = None
+) -> Iterator[str]:
+    """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it.
+
+    It adds the path of each file that it begins to send to `sent`.
+    """
     ended = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
@@ -23,6 +28,8 @@ def web_server(folder: Path, headers: Mapping[str, str] | None = None, silent_af
             super().end_headers()
 
         def copyfile(self, source: Any, outputfile: Any) -> None:
+            if sent is not None:
+                sent.append(self.path)
             if silent_after is None:
                 super().copyfile(source, outputfile)
             else:
