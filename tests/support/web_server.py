@@ -17,11 +17,17 @@ def web_server(
 ) -> Iterator[str]:
     """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it.
 
-    It adds the path of each file that it begins to send to `sent`.
+    -1 bytes are none, and no head either. It adds the path of each file that it begins to send to `sent`.
     """
     ended = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
+        def send_head(self) -> Any:
+            if silent_after == -1:
+                ended.wait()
+                return None
+            return super().send_head()
+
         def end_headers(self) -> None:
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
