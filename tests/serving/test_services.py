@@ -73,12 +73,10 @@ def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
         yield made
 
 
-def assert_refused(
-    reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "", about: str = ""
-) -> None:
+def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "") -> None:
     """The status and one line for a person."""
     error = json.loads(reply[1])["error"]
-    assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error, (about, error)
+    assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error, error
 
 
 def test_pictures_get_the_classes_of_the_engine(client: HttpClient, engine: Engine) -> None:
@@ -218,7 +216,7 @@ def test_a_compressed_body_that_is_damaged_or_grows_too_large_is_refused(client:
     whole = compressed(encoded(inputs()), encoding)
     cases = [(whole[:-1], 400), (whole + b"x", 400), (b"x", 400), (b"", 400), (compressed(bytes(2 << 20), encoding), 413)]
     for body, status in cases:
-        assert_refused(client.ask("POST", INFER, body, content_encoding=encoding), status, about=repr(body[:20]))
+        assert_refused(client.ask("POST", INFER, body, content_encoding=encoding), status)
     assert_refused(client.ask("POST", INFER, whole, content_encoding="br"), 415, "gzip and deflate are known")
 
 
@@ -227,7 +225,7 @@ def test_a_bad_classify_is_400_and_one_line(
     client: HttpClient, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], message: str
 ) -> None:
     reply = client.ask("POST", f"/v1/classify?{urlencode(query)}", encoded(body), content_type=content_type)
-    assert_refused(reply, 400, about=message)
+    assert_refused(reply, 400, message)
 
 
 @pytest.mark.parametrize(("body", "behind", "message"), BAD_INFER)
@@ -235,7 +233,7 @@ def test_a_bad_infer_is_400_and_one_line(
     client: HttpClient, body: dict[str, Any] | bytes, behind: bytes, message: str
 ) -> None:
     header = {HEADER_LENGTH: str(len(encoded(body)))} if behind else {}
-    assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, about=message)
+    assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, message)
 
 
 def test_a_header_length_that_is_none_another_model_and_a_large_body(service: str, client: HttpClient) -> None:

@@ -110,21 +110,6 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
     assert [reply.status for reply in replies] == [200] * 3
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ({"images": ["eA=="], "tops": 1}, ("tops",)),
-        ({"images": ["%%%"]}, ("images.0", "base64")),
-        (inputs(datatype="FP64"), ("inputs.0.datatype", "'FP32' or 'UINT8'")),
-        (inputs(shape=[1, -28]), ("inputs.0.shape.1", "0 or more")),
-        ({**inputs(), "parameters": {"setting": ["c0.3-k1"]}}, ("parameters.setting", "text")),
-    ],
-)
-def test_a_bad_field_is_named(service: Service, body: dict[str, Any], words: tuple[str, ...]) -> None:
-    reply = classify(service, body) if "images" in body else infer(service, body)
-    assert all(word in reply.content["error"] for word in words), reply.content
-
-
 def test_a_full_queue_and_a_closed_one_are_503(engine: Engine) -> None:
     service = served(engine, most_waiting=8)
     body = json.dumps(inputs(shape=[8, 28, 28, 1], data=[0.5] * 784 * 8)).encode()
