@@ -9,6 +9,7 @@ import http.client
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, enco
 from cpp_http import CppServer
 from declared_answers import assert_declared
 from http_client import HEADER_LENGTH, HttpClient
+from picture_file import picture_file
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -31,10 +33,9 @@ from vmoe_serve.openapi import document
 pytestmark = pytest.mark.long
 pytest.importorskip("ray.serve", reason="Ray is not installed")
 
-from test_wire import answered, served  # noqa: E402
+from test_wire import INFER, answered, served  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
-INFER = "/v2/models/mnist/infer"
 
 
 class AsgiClient(HttpClient):
@@ -79,22 +80,25 @@ def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: i
     assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error.replace('"', "'"), error
 
 
-def test_pictures_get_the_classes_of_the_engine(client: HttpClient, engine: Engine) -> None:
-    picture = SEVEN.read_bytes()
+def test_pictures_get_the_classes_of_the_engine_in_their_order(client: HttpClient, engine: Engine) -> None:
+    made = (np.zeros((28, 28), np.uint8), np.full((40, 30), 255, np.uint8))
+    pictures = [SEVEN.read_bytes(), *map(picture_file, made)]
     for setting in (None, "c0.3-k1", "c0.5-k2-vanilla"):
         query = {"top": "3"} | ({} if setting is None else {"setting": setting})
-        body = encoded({"images": [base64.b64encode(picture).decode()] * 2, "top": 3, "setting": setting})
-        raw = client.ask("POST", f"/v1/classify?{urlencode(query)}", picture, content_type="image/png")
-        for status, text, response in (raw, client.ask("POST", "/v1/classify", body, content_type=JSON)):
+        texts = [base64.b64encode(picture).decode() for picture in pictures]
+        body = encoded({"images": texts, "top": 3, "setting": setting})
+        raw = client.ask("POST", f"/v1/classify?{urlencode(query)}", pictures[0], content_type="image/png")
+        several = client.ask("POST", "/v1/classify", body, content_type=JSON)
+        for (status, text, response), asked in ((raw, pictures[:1]), (several, pictures)):
             answer = json.loads(text)
             assert status == 200 and response.headers["content-type"] == JSON
             assert_declared(answer, "predictions")
             assert answer["setting"] == (setting or "c0.3-k1")
-            assert answer["call_ms"] > 0 and answer["images_of_call"] == len(answer["predictions"])
-            expected = engine.classify(picture, 3, answer["setting"])[0]
-            for best in answer["predictions"]:
-                assert [(part["class"], part["index"]) for part in best] == [(str(name), int(name)) for name, _ in expected]
-                np.testing.assert_allclose([part["probability"] for part in best], [share for _, share in expected], 1e-12)
+            assert answer["call_ms"] > 0 and answer["images_of_call"] == len(asked)
+            expected = engine.classify(asked, 3, answer["setting"])
+            for found, best in zip(answer["predictions"], expected, strict=True):
+                assert [(part["class"], part["index"]) for part in found] == [(str(name), int(name)) for name, _ in best]
+                np.testing.assert_allclose([part["probability"] for part in found], [share for _, share in best], 1e-12)
 
 
 @pytest.mark.parametrize("binary_in", [False, True])
@@ -244,6 +248,35 @@ def test_a_header_length_that_is_none_another_model_and_a_large_body(service: st
         words = f"there is nothing at {path}" if service == "C++" else "'mnist' is served here"
         assert_refused(client.ask(method, path, body), 404, words)
     assert client.ask("POST", "/v1/classify", bytes(1 << 20 | 1))[0] == 413
+
+
+def test_metrics_count_what_was_done(client: HttpClient) -> None:
+    def counts() -> Counter[str]:
+        status, body, response = client.ask("GET", "/metrics")
+        assert status == 200 and response.headers["content-type"].startswith("text/plain")
+        lines = (line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#"))
+        return Counter({name: int(float(number)) for name, number in lines})
+
+    before = counts()
+    for index in range(20):  # names that clients make up are one series
+        assert client.ask("POST", f"/v1/classify?setting=c0.4{index + 1}-k1", SEVEN.read_bytes())[0] == 200
+    client.ask("POST", "/v1/classify", b"no picture")
+    client.ask("POST", INFER, encoded(inputs(shape=[2, 28, 28, 1], data=[0.5, -0.5] * 784)))
+    after = counts()
+    buckets = [number for name, number in after.items() if "_bucket" in name and 'classify",status="200"' in name]
+    assert buckets == sorted(buckets) and len(buckets) == 14
+    after.subtract(before)
+    expected = {
+        'request_seconds_count{model="mnist",request="classify",status="200"}': 20,
+        'request_seconds_count{model="mnist",request="classify",status="400"}': 1,
+        'request_seconds_count{model="mnist",request="infer",status="200"}': 1,
+        'images_served_total{model="mnist",setting="other"}': 20,
+        'images_served_total{model="mnist",setting="c0.3-k1"}': 2,
+        'images_waiting{model="mnist"}': 0,
+        'calls_total{model="mnist"}': 21,
+        'pictures_unturned_total{model="mnist"}': 0,
+    }
+    assert {name: after[f"vmoe_{name}"] for name in expected} == expected
 
 
 def test_features_have_no_classes_and_a_dense_model_has_no_settings(service: str, tmp_path: Path) -> None:
