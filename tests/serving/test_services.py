@@ -21,13 +21,12 @@ import numpy as np
 import pytest
 from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
 from cpp_http import CppServer
-from declared_answers import assert_declared
 from http_client import HEADER_LENGTH, HttpClient
 from picture_file import picture_file
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_serve.endpoints import ENDPOINTS, Endpoint
+from vmoe_serve.endpoints import ANSWERS, ENDPOINTS, Endpoint
 from vmoe_serve.openapi import document
 
 pytestmark = pytest.mark.long
@@ -36,6 +35,7 @@ pytest.importorskip("ray.serve", reason="Ray is not installed")
 from test_wire import INFER, answered, served  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
+TYPES = {"text": str, "whole": int, "number": int | float, "flag": bool, "any": object}
 
 
 class AsgiClient(HttpClient):
@@ -78,6 +78,20 @@ def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: i
     """The status and one line for a person, which has these words; the services quote in two ways."""
     error = json.loads(reply[1])["error"]
     assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error.replace('"', "'"), error
+
+
+def assert_declared(answer: Any, kind: str) -> None:
+    """Every field of an answer has the type that `ANSWERS` has for it; one that has nothing to say may be null."""
+    if kind.endswith("[]"):
+        for item in answer:
+            assert_declared(item, kind.removesuffix("[]"))
+    elif kind in ANSWERS:
+        assert answer, f"an answer of kind {kind} has no fields"
+        for name, value in answer.items():
+            assert_declared(value, ANSWERS[kind][name])
+    else:
+        is_one = isinstance(answer, TYPES[kind]) and isinstance(answer, bool) <= (kind in ("flag", "any"))
+        assert answer is None or is_one, f"{answer!r} is declared as {kind}"
 
 
 def test_pictures_get_the_classes_of_the_engine_in_their_order(client: HttpClient, engine: Engine) -> None:
