@@ -15,7 +15,6 @@ import numpy as np
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.validation.reference_model import Array, ReferenceModel
 from vmoe_export.validation.reference_run import run_reference
 from vmoe_export.validation.reference_weights import Weights, official_weights
@@ -24,11 +23,6 @@ from vmoe_measure.image_source import ImageSource
 
 _IMAGES = 128  # at most, or one routing group
 _DAMPING = 0.01  # of the mean square of the inputs
-
-
-def is_calibrated(precision: ExportPrecision) -> bool:
-    """Whether the experts' weights are rounded for images, where the user gives any."""
-    return PRECISIONS[precision].experts is INT4
 
 
 def calibrate(

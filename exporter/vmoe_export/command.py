@@ -23,6 +23,7 @@ from vmoe_export.export_cost import ExportCost, export_cost
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.field_options import field_options
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
@@ -77,13 +78,15 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 )
 @_limit(
     "--max-distance",
-    help="Largest relative difference between a part and float32. Default: 0.05 for bfloat16, 0.2 for int8, 0.4 for int4.",
+    help="Largest relative difference between a part and float32. Default: "
+    f"{', '.join(f'{numbers.distance} for {name}' for name, numbers in PRECISIONS.items() if numbers.distance)}.",
 )
 @read_argument(
     "--images",
     metavar="NPZ|DIR",
-    help="Images on which to measure the difference from float32 and, with labels, the accuracy. int4 weights are rounded "
-    "for the first 128 of them. Default: random images.",
+    help="Images on which to measure the difference from float32 and, with labels, the accuracy. Weights of experts in "
+    f"{', '.join(name for name, numbers in PRECISIONS.items() if numbers.is_calibrated)} are rounded for the first 128 of "
+    "them. Default: random images.",
 )
 @click.option("--no-validate", is_flag=True, help="Do not compare the written graphs with the checkpoint.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")

@@ -14,6 +14,7 @@ from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.precision import PRECISIONS
 from vmoe_export.progress import ProgressHook, untold
 from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.validation.proof import Findings, ValidationOptions, open_validation_images, prove
@@ -111,7 +112,7 @@ def write_bundle(
     """
     # onnx takes a while to import; planning and its errors don't wait for it.
     from vmoe_export.bundle.weights_file import write_weights
-    from vmoe_export.calibration import calibrate, is_calibrated
+    from vmoe_export.calibration import calibrate
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
 
     sources = _sources(plan, validation)
@@ -123,7 +124,7 @@ def write_bundle(
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         with progress("writing the weights", plan.weight_bytes) as advance:
             spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, advance, stored)
-        if images is not None and is_calibrated(stored):
+        if images is not None and PRECISIONS[stored].is_calibrated:
             with progress("rounding the experts for the images", len(model.parts)) as advance:
                 calibrate(folder / WEIGHTS_NAME, spans, plan, images, advance)
         with progress("writing the graphs", 1):

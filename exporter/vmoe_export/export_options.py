@@ -44,9 +44,8 @@ class ExportOptions(Choices):
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
         ensemble_size: M, the members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.
         router: "top-k" or "experts-choice", which have the same tensors. Default: the config's, or "top-k".
-        precision: type of the large products and of their stored weights: "fp32", "bf16", "int8", "int4" (experts in int4,
-            other weights in int8), or "bf16-experts" (only the experts in bf16). With `tensorrt` also the type of the large
-            products of the TensorRT graphs: "fp32", "bf16" or "fp16".
+        precision: type of the large products and of their stored weights, a name of `precision.PRECISIONS`. With `tensorrt`
+            also the type of the large products of the TensorRT graphs: "fp32", "bf16" or "fp16".
         tensorrt: also write a TensorRT graph for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),

@@ -12,6 +12,8 @@ import click
 
 from vmoe_export.class_names import CLASS_LISTS
 from vmoe_export.export_options import FIELD_TYPES, FIELD_VALUES, ExportOptions
+from vmoe_export.precision import PRECISIONS
+from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES
 from vmoe_runtime.capacity import DEFAULT_ROUNDING
 from vmoe_runtime.preprocessing import KNOWN_STEPS
 
@@ -37,8 +39,8 @@ FIELD_HELP = {
     "the patches.",
     "architecture": "Use the config of this architecture of the installed open_clip or timm, such as ViT-H-14.",
     "router": "Each token chooses its k experts (top-k), or each expert its tokens. Default: the config's, or top-k.",
-    "precision": "Type of the large matrix products and of their stored weights. int4 stores experts in int4 and other "
-    "weights in int8; fp16 is for --tensorrt.",
+    "precision": "Type of the large matrix products and of their stored weights. "
+    f"{'; '.join(f'{name}: {PRECISIONS[name].words}' for name in EXPERT_WEIGHT_BYTES)}; fp16 is for --tensorrt.",
     "tensorrt": "Also write a TensorRT graph for each profile, fixed to its setting.",
     "input": "Type of the images: float32 in [-1, 1] (the default), or uint8, scaled inside the graph.",
     "preprocess": f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "

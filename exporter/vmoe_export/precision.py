@@ -51,6 +51,11 @@ class Numbers:
         return FLOAT32 if self.dense is FLOAT32 else BFLOAT16
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether the experts' weights are rounded for images, where the user gives any."""
+        return self.experts is INT4
+
+    @property
     def needs_experts(self) -> bool:
         """Whether it says something of experts that a model without any has no use for."""
         return self.experts is not self.dense

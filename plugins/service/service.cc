@@ -3,9 +3,9 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <boost/algorithm/string/replace.hpp>
 #include <chrono>
 #include <numeric>
-#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -15,7 +15,6 @@ namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
 constexpr int kLargeNice = 5;                          // leaves the processors to everything else
-constexpr std::string_view kModel = "{model}";
 
 }  // namespace
 
@@ -29,9 +28,7 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
       pictures(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
   asio::post(large_pictures, [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });  // of this thread
   for (const Route& route : kRoutes) {
-    std::string path = route.path;
-    const size_t model = path.find(kModel);
-    if (model != std::string::npos) path.replace(model, kModel.size(), options.name);
+    const auto path = boost::replace_all_copy(std::string(route.path), "{model}", options.name);
     server.add(path, route.is_post ? http::verb::post : http::verb::get, route.label,
                [this, answer = route.answer](Exchange& exchange) { return answer(*this, exchange); });
   }

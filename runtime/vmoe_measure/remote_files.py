@@ -220,15 +220,16 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
                     if done < size:
                         raise EOFError(f"{done} of {size} bytes came")
                 except Exception as error:
-                    failures = 1 if done > start and block else failures + 1
-                    self._wait(f"{self.address}{suffix}", error, failures)
-                    block = block and max(min(block, size) // 4, _SMALLEST_BLOCK)
-                    if not block or (start and isinstance(error, ValueError)):  # a web server that can't send parts
+                    if done and block and isinstance(error, ValueError):  # a web server that can't send parts, no failure
+                        block = 0
+                    else:
+                        failures = 1 if done > start and block else failures + 1
+                        self._wait(f"{self.address}{suffix}", error, failures)
+                        block = block and max(min(block, size) // 4, _SMALLEST_BLOCK)
+                    if not block:
                         self._advance(-done)
-                        if block:  # what has told so was no failure
-                            failures = 0
-                        done = block = out.truncate(out.seek(0))
-                if done > size or ((failures or size > block) and self._look(remote) != seen):
+                        done = out.truncate(out.seek(0))
+                if done > size or ((failures or size > block) and self._look(remote, failures) != seen):
                     raise RemoteError(f"{self.address}{suffix} was changed while it was copied; try again")
 
     def _pieces(self, remote: str, start: int, block: int) -> Iterator[bytes]:
@@ -238,12 +239,12 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
             while piece := source.read(block or _BLOCK):
                 yield piece
 
-    def _look(self, remote: str) -> Seen | None:
-        """What there is to know of a file; None where there is none."""
+    def _look(self, remote: str, failures: int = 0) -> Seen | None:
+        """What there is to know of a file, of which so many tries have failed; None where there is none."""
         name = self.address + remote[len(self._root) :].removesuffix(self._query)
         self._fs.invalidate_cache()
         try:
-            info: dict[str, Any] = self._patiently(name, lambda: answer_of(lambda: self._fs.info(remote)))
+            info: dict[str, Any] = self._patiently(name, lambda: answer_of(lambda: self._fs.info(remote)), failures)
         except RemoteError as error:
             if error.__cause__ and _is_absent(error.__cause__):
                 return None
@@ -254,9 +255,10 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
             raise RemoteError(f"{name}: the server doesn't say how large it is, so that it can't be checked")
         return _seen(info)
 
-    def _patiently(self, name: str, call: Callable[[], T]) -> T:
+    def _patiently(self, name: str, call: Callable[[], T], failures: int = 0) -> T:
         """What a call returns, which is tried again after a failure."""
-        failures, self._heard = 0, time.monotonic()
+        if not failures:
+            self._heard = time.monotonic()
         while True:
             try:
                 return call()
@@ -266,8 +268,10 @@ class RemoteFiles(AbstractContextManager["RemoteFiles"]):
 
     def _wait(self, name: str, error: Exception, failures: int) -> None:
         """Waits before another try, or ends the tries of what no try would mend."""
-        # Of the web, fsspec says that a file isn't there whatever went wrong.
-        cause = (isinstance(error, FileNotFoundError) and self._is_web and error.__cause__) or error
+        # Of the web, fsspec says that a file isn't there whatever went wrong; s3fs fails on its own timeout.
+        behind = error.__cause__ or error.__context__
+        hides_cause = isinstance(behind, TimeoutError) or (isinstance(error, FileNotFoundError) and self._is_web)
+        cause = (hides_cause and behind) or error
         is_silent = time.monotonic() - self._heard >= TRIES * _SILENCE  # of a package that itself tries again
         if _is_absent(cause) or failures >= TRIES or is_silent:
             raise RemoteError(f"{name} can't be read: {reason_of(cause, self._secret)}") from cause

@@ -53,9 +53,14 @@ class UnavailableError(BackendError):
 
 
 def shown(value: object, most: int = 40) -> str:
-    """A value as it may stand in a sentence: on one line, and not without end."""
+    """A value as it may stand in a sentence: on one line, not without end, and without a space where it is cut.
+
+    Examples:
+        >>> shown([1, 2, 3], 4)
+        '[1,'
+    """
     try:
         text = repr(value)
     except Exception:  # a number of more digits than Python writes, or whatever an object of others raises
         text = f"{type(value).__name__} that can't be shown"
-    return " ".join(text.split())[:most]
+    return " ".join(text.split())[:most].rstrip()

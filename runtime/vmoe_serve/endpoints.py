@@ -152,40 +152,22 @@ class Endpoint:
         return "POST" if self.request else "GET"
 
 
-_MODEL = "/v2/models/{model}"
-_MODELS = (_MODEL, f"{_MODEL}/versions/{VERSION}")
+_INDEX = "/v2/repository/index"
 _HEALTH = ("/healthz", "/v2/health/live", "/v2/health/ready")
+
+
+def _of_model(path: str = "") -> tuple[str, ...]:
+    """The addresses of what a model has, without and with its version."""
+    return tuple(f"/v2/models/{{model}}{version}{path}" for version in ("", f"/versions/{VERSION}"))
+
 
 ENDPOINTS = (
     Endpoint("classify", "pictures", ("/v1/classify",), "The most probable classes", "predictions", "pictures", "classify"),
     Endpoint("features", "pictures", ("/v1/features",), "The features of pictures", "features", "pictures", "features"),
-    Endpoint(
-        "infer",
-        "infer",
-        tuple(f"{path}/infer" for path in _MODELS),
-        "The output for a tensor of images",
-        "inferred",
-        "infer",
-        "infer",
-    ),
-    Endpoint("model", "metadata", _MODELS, "Input, output and profiles of the model", "model", label="model"),
-    Endpoint(
-        "model_ready",
-        "metadata",
-        tuple(f"{path}/ready" for path in _MODELS),
-        "Whether the model answers",
-        "model_ready",
-        label="model",
-    ),
-    Endpoint(
-        "repository",
-        "metadata",
-        ("/v2/repository/index",),
-        "The models that are served",
-        "stored[]",
-        "repository",
-        label="model",
-    ),
+    Endpoint("infer", "infer", _of_model("/infer"), "The output for a tensor of images", "inferred", "infer", "infer"),
+    Endpoint("model", "metadata", _of_model(), "Input, output and profiles of the model", "model", label="model"),
+    Endpoint("model_ready", "metadata", _of_model("/ready"), "Whether the model answers", "model_ready", label="model"),
+    Endpoint("repository", "metadata", (_INDEX,), "The models that are served", "stored[]", "repository", label="model"),
     Endpoint("server", "metadata", ("/v2",), "Name and version of the server", "server", label="model"),
     Endpoint("health", "status", _HEALTH, "The queue, and the setting of elastic requests", "health"),
     Endpoint("metrics", "status", ("/metrics",), "Counts and times as Prometheus text"),

@@ -59,7 +59,7 @@ class Service:
             seconds: see above.
         """
         self.engine, self.batcher, self.name = engine, batcher, name
-        self._max_body, self.seconds = max_body, seconds
+        self._most_body, self.seconds = max_body << 20, seconds
         self._arriving = 0  # bytes of the bodies that have not arrived as a whole, and of unpacked ones
         threads = len(os.sched_getaffinity(0))
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
@@ -86,19 +86,14 @@ class Service:
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in _WINDOWS:
             raise RequestError(endpoints.ENCODED_BODY, shown(encoding))
-        parts, size, most = [], 0, self._max_body << 20
-        too_large = RequestError(endpoints.TOO_LARGE, self._max_body)
-        if int(request.headers.get("content-length", "0")[:15]) > most:
-            raise too_large
+        self._check_size(int(request.headers.get("content-length", "0")[:15]))
+        parts, size = [], 0
         try:
             async with asyncio.timeout(self.seconds):
                 async for part in request.stream():
                     size += len(part)
                     self._arriving += len(part)
-                    if size > most:
-                        raise too_large
-                    if self._arriving > max(_MOST_ARRIVING, most):
-                        raise RequestError(endpoints.MANY_BODIES)
+                    self._check_size(size)
                     parts.append(part)
         except TimeoutError:
             raise RequestError(endpoints.TOO_SLOW, f"{self.seconds:g}") from None
@@ -109,19 +104,23 @@ class Service:
             return body
         unpacking = zlib.decompressobj(window)
         try:
-            body = await run(self.tensors, unpacking.decompress, body, most + 1)
+            body = await run(self.tensors, unpacking.decompress, body, self._most_body + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
         # A client pays for what it sends, but not for what that unpacks to.
         request.state.unpacked = len(body)
         self._arriving += len(body)
-        if len(body) > most:
-            raise too_large
-        if self._arriving > max(_MOST_ARRIVING, most):
-            raise RequestError(endpoints.MANY_BODIES)
+        self._check_size(len(body))
         if not unpacking.eof or unpacking.unused_data:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding)
         return body
+
+    def _check_size(self, size: int) -> None:
+        """Refuses a body of so many bytes that is larger than it may be, or one too many."""
+        if size > self._most_body:
+            raise RequestError(endpoints.TOO_LARGE, self._most_body >> 20)
+        if self._arriving > max(_MOST_ARRIVING, self._most_body):
+            raise RequestError(endpoints.MANY_BODIES)
 
     async def decoded(self, pictures: Sequence[Any]) -> Array:
         """Picture files as the graph takes them, dtype[N,H,W,C].

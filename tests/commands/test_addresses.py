@@ -21,7 +21,6 @@ from command_runs import QUICK, Vmoe
 from cutting_proxy import cutting_proxy
 from damaged_files import copied_checkpoint, folder_bytes
 from family_files import Layout, families
-from stalled_server import stalled_server
 from terminal import started
 from web_server import web_server
 
@@ -173,32 +172,27 @@ def test_a_transfer_that_keeps_breaking_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("scheme", ["s3", "http"])
-def test_a_server_that_sends_nothing_ends_the_command_after_five_tries(
-    scheme: str, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+@pytest.mark.parametrize("bytes_sent", [-1, 0, 200_000])
+def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
+    bytes_sent: int, scheme: str, local: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
     monkeypatch.setattr(remote_files, "_SILENCE", 0.2)
-    with stalled_server() as server:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    sent: list[str] = []
+    with web_server(tmp_path, silent_after=bytes_sent, sent=sent) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        address = {"s3": "s3://zoo/x.npz"}.get(scheme, f"{scheme}:{server[5:]}/x.npz")
-        for words in (("run", local, address), ("export", address, *EXPORT, "-o", tmp_path / "x.vmoe")):
+        address = f"{'s3:/' if scheme == 's3' else server}/{checkpoint.name}/vmoe_mnist"
+        for words in (("export", address, *EXPORT), ("run", local, f"{address}.data-00000-of-00002")):
+            if (words[0], scheme) == ("run", "s3"):  # as `run` asks for a manifest, which a web server refuses otherwise
+                break
+            sent.clear()
             start = time.monotonic()
             told = vmoe.complaint(1, *words)
             assert time.monotonic() - start < 5
             assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
-
-
-@pytest.mark.parametrize("bytes_sent", [0, 200_000])
-def test_a_server_that_falls_silent_during_a_transfer_ends_the_command(
-    bytes_sent: int, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
-) -> None:
-    monkeypatch.setattr(remote_files, "_SILENCE", 0.2)
-    with web_server(checkpoint, silent_after=bytes_sent) as server:
-        start = time.monotonic()
-        told = vmoe.complaint(1, "export", f"{server}/vmoe_mnist", *EXPORT, "-o", tmp_path / "x.vmoe")
-        assert time.monotonic() - start < 5
-    assert told.startswith(f"vmoe: {server}/vmoe_mnist.") and told.endswith(": the server sent nothing for 0.2 s\n")
+            # Five silences, and two requests that tell that a web server sends no parts.
+            assert len([path for path in sent if path == sent[-1]]) <= 7
 
 
 @pytest.mark.parametrize("scheme", ["memory", "s3", "http"])

@@ -10,8 +10,8 @@ from command_runs import Vmoe, npz
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle.manifest import PRECISIONS
-from vmoe_tools.bench.closeness import EXACTNESS, Closeness
+from vmoe_runtime.bundle.manifest import EXACTNESS, PRECISIONS
+from vmoe_tools.bench.closeness import Closeness
 
 
 def bundles_of(checkpoint: Path, folder: Path, *precisions: str, **options: object) -> list[Path]:

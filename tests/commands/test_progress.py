@@ -35,6 +35,7 @@ def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> Path:
         ("export", ("comparing the graphs with the reference", "comparing with float32")),
         ("bench", ("search of at most 100 settings", "accuracy and routing")),
         ("fewshot", ("features",)),
+        ("report", ("accuracy and routing",)),
     ],
 )
 def test_lines_in_a_file_are_all_new_and_say_the_time_left(
@@ -51,6 +52,7 @@ def test_lines_in_a_file_are_all_new_and_say_the_time_left(
         "export": (mnist_checkpoint, "--precision", "int8", "--images", images, "-o", tmp_path / "x.vmoe"),
         "bench": (mnist_image_bundle, "--images", images, *TUNED),
         "fewshot": (tmp_path / "features.vmoe", "--images", images, "-o", tmp_path / "head.npz"),
+        "report": (mnist_image_bundle, "--images", images, "--capacity", "0.1", "-o", tmp_path / "r.html", *QUICK),
     }
     if command == "fewshot":
         export_bundle(mnist_checkpoint, tmp_path / "features.vmoe", output="features", validate=False)
@@ -62,6 +64,9 @@ def test_lines_in_a_file_are_all_new_and_say_the_time_left(
         shares = [int(match[2]) for match in found if match[1] == step]
         assert len(set(shares)) > 2 and shares == sorted(shares) and shares[-1] <= 100
     assert any(match[3] for match in found if match[1] == steps[0])
+    if command == "report":
+        assert (lines[0], lines[-1]) == ("loading", "speed: 100%, putting results together")
+        assert vmoe.run(command, *words[command], "-q") == ("", "")
 
 
 def test_a_terminal_shows_a_bar_for_each_step_of_an_export(mnist_checkpoint: Path, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from test_sweep import capacities, point
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_tools import output
 from vmoe_tools.report.collect import find_fall
 from vmoe_tools.report.contents import Report
 from vmoe_tools.report.words import cascade
@@ -151,20 +150,6 @@ def test_the_page_begins_with_where_accuracy_falls_and_what_to_take(made: tuple[
     assert points[fall["best"]]["top1"] - points[fall["first_bad"]]["top1"] > 0.01
     assert report["agreements"][0]["bundle"] == "low.vmoe" and report["agreements"][0]["agreement"]["same_top1"] > 0.95
     assert report["cascades"] and "All cascades" in text
-
-
-def test_lines_come_from_begin_to_end_where_there_is_no_terminal(
-    mnist_image_bundle: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
-) -> None:
-    monkeypatch.setattr(output, "LINE_SECONDS", 0.01)
-    words = ("report", mnist_image_bundle, "--images", images, *capacities(0.1, 2), "-o", tmp_path / "r.html", *QUICK)
-    lines = vmoe.run(*words)[1].splitlines()
-    steps = dict.fromkeys(re.sub(": [0-9]+%(, [0-9,.]+ images/s(, 0:[0-9:]+ left)?)?$", "", line) for line in lines)
-    first, *_, last = steps
-    assert any(line.endswith(" left") for line in lines)
-    assert (first, last) == ("loading", "speed: 100%, putting results together")
-    assert "accuracy and routing" in steps
-    assert vmoe.run(*words, "-q") == ("", "")
 
 
 def test_only_a_cascade_that_is_faster_than_its_second_setting_is_named_and_drawn() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from kept_build import kept
+from sdk_build import built
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 KERNELS = {"gates": 4, "route": 9, "rows": 8}  # by source, with all their types
@@ -90,10 +90,8 @@ def compile_kernels(source: str) -> Iterator[Kernel]:
         Path(f"{compiled}.txt").read_text(),
         re.DOTALL,
     )
-    plain = subprocess.run(
-        ["c++filt"], input="\n".join(line[0] for line in said), capture_output=True, text=True, check=True
-    )
-    for (mangled, architecture, stored, loaded, registers), name in zip(said, plain.stdout.splitlines(), strict=True):
+    plain = built("c++filt", text="\n".join(line[0] for line in said))
+    for (mangled, architecture, stored, loaded, registers), name in zip(said, plain.splitlines(), strict=True):
         body = ptx[mangled, architecture]
         bound = re.search(r"\.maxntid (\d+)", body)
         parts = re.search(r"(\w+)_kernel(?:<(.*?)>)?\(", name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
+
+import sdk_build
 
 SUPPORT = Path(__file__).parents[1] / "support"
 TESTS = """
@@ -21,12 +21,6 @@ def test_a_crash_fails_one_test_and_the_others_run(tmp_path: Path) -> None:
     for name in ("test_one.py", "test_two.py"):
         (tmp_path / name).write_text(TESTS)
     plugins = ["-p", "xdist.plugin", "-p", "crash_scheduling", "-p", "no:faulthandler"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *plugins, "-n", "2", "--dist", "loadfile"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(SUPPORT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = (sys.executable, "-m", "pytest", *plugins, "-n", "2", "--dist", "loadfile")
+    done = sdk_build.run(*command, folder=tmp_path, PYTHONPATH=str(SUPPORT), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert done.returncode == 1 and "2 failed, 4 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr

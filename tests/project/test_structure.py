@@ -77,17 +77,11 @@ def modules() -> dict[str, str]:
 
 def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
     """Which of these modules each of them imports, wherever in it; `from package import name` may mean either."""
-    graph = {}
-    for module, source in sources.items():
-        names: set[str] = set()
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                names |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                parts = {f"{node.module}.{alias.name}" for alias in node.names}
-                names |= {part if part in sources else str(node.module) for part in parts}
-        graph[module] = names & sources.keys()
-    return graph
+    names = {module: imported(source) for module, source in sources.items()}
+    return {
+        module: {name if name in sources else name.rpartition(".")[0] for name in found} & sources.keys()
+        for module, found in names.items()
+    }
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:

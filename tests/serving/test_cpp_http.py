@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from cpp_http import CppServer
 from http_client import PATIENCE, assert_bits_under_load, assert_nan_is_refused, connected, exchanged, unexpected
 from sdk_build import built, run
 from serving.http_client import infer_request
+from terminal import started
 
 from vmoe_runtime import Engine
 
@@ -38,9 +38,9 @@ LAST = b"GET /healthz" + HOST + b"Connection: close\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
-    started = CppServer(cpp_http.program(), mnist_image_bundle, *LEVELS, *OPTIONS, "--request-seconds", "2")
-    yield started
-    assert started.stop()[0] == 0
+    served = CppServer(cpp_http.program(), mnist_image_bundle, *LEVELS, *OPTIONS, "--request-seconds", "2")
+    yield served
+    assert served.stop()[0] == 0
 
 
 def test_many_clients_at_once_get_the_bits_of_the_engine(
@@ -62,18 +62,6 @@ def test_a_body_may_come_in_chunks(server: CppServer, engine: Engine) -> None:
     values = json.loads(answer.split(b"\r\n\r\n")[1])["outputs"][0]["data"]
     image = np.array(inputs()["inputs"][0]["data"], np.float32).reshape(1, 28, 28, 1)
     np.testing.assert_array_equal(np.array(values, np.float32).reshape(1, 10), engine(image, "c0.2-k1"))
-
-
-def test_metrics_count_what_was_done(server: CppServer) -> None:
-    for index in range(20):  # names that clients make up are one series
-        assert server.ask("POST", f"/v1/classify?setting=c0.4{index + 1}-k1", SEVEN.read_bytes())[0] == 200
-    status, body, response = server.ask("GET", "/metrics")
-    assert status == 200 and response.headers["content-type"].startswith("text/plain")
-    lines = dict(line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#"))
-    assert float(lines['vmoe_images_served_total{model="mnist",setting="other"}']) >= 20
-    buckets = [float(n) for line, n in lines.items() if "_bucket" in line and 'classify",status="200"' in line]
-    assert buckets == sorted(buckets) and len(buckets) == 14 and buckets[-1] >= 20
-    assert lines['vmoe_images_waiting{model="mnist"}'] == lines['vmoe_pictures_unturned_total{model="mnist"}'] == "0"
 
 
 def refusal(status: int, body: bytes) -> str:
@@ -223,14 +211,13 @@ def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bun
 @pytest.mark.parametrize(("number", "says"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
 def test_a_signal_ends_the_start(number: int, says: str, mnist_image_bundle: Path) -> None:
     command = [cpp_http.program(), mnist_image_bundle, "--port", "0", "--slo-ms", "50", "--sweep", "0.2:1.05"]
-    pipe = subprocess.PIPE
-    started = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=cpp_http.environment())
-    status = Path(f"/proc/{started.pid}/status")
+    process = started(command, **cpp_http.environment())
+    status = Path(f"/proc/{process.pid}/status")
     while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> signal.SIGTERM - 1 & 1:
-        assert started.poll() is None
-    started.send_signal(number)
-    assert started.communicate(timeout=PATIENCE) == ("", f"vmoe-serve-http: {says}\n")
-    assert started.returncode == 128 + number
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.communicate(timeout=PATIENCE) == ("", f"vmoe-serve-http: {says}\n")
+    assert process.returncode == 128 + number
 
 
 def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:

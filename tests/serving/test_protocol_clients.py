@@ -6,7 +6,6 @@ The clients live in an environment of their own, which `make test` makes in buil
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import cpp_http
 import numpy as np
 import pytest
 from cpp_http import CppServer
+from sdk_build import built
 
 from vmoe_runtime import Engine
 
@@ -50,10 +50,7 @@ def answers(port: int, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     """What the clients get, by client and question."""
     images = tmp_path_factory.mktemp("clients") / "images.npy"
     np.save(images, IMAGES)
-    command = [ENVIRONMENT / "python", CLIENTS, str(port), "mnist", images]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(built(ENVIRONMENT / "python", CLIENTS, str(port), "mnist", images))
     return found
 
 
@@ -85,7 +82,4 @@ def test_a_client_gets_classes_and_a_reason_for_what_is_not_known(answers: dict[
 def test_random_requests_get_what_the_openapi_document_says(port: int) -> None:
     location = f"http://127.0.0.1:{port}/openapi.json"
     options = ["--max-examples", "10", "--phases", "coverage,fuzzing", "--seed", "1", "--checks", CHECKS]
-    done = subprocess.run(
-        [ENVIRONMENT / "st", "run", location, *options], capture_output=True, text=True, check=False, cwd=ENVIRONMENT
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    built(ENVIRONMENT / "st", "run", location, *options, folder=ENVIRONMENT)

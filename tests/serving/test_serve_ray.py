@@ -40,6 +40,7 @@ from vmoe_runtime import Engine
 pytestmark = pytest.mark.long
 
 pytest.importorskip("ray", reason="Ray is not installed")
+import psutil  # noqa: E402  (Ray's copy)
 
 STEP = re.compile(r"^vmoe: waiting for (.*): [0-9]+ s\n", re.MULTILINE)
 STOPS = "vmoe: stopping; requests in its queues get at most 60 s\n"
@@ -77,16 +78,10 @@ class Server(HttpClient):
 
 
 def descendants(process: int) -> set[int]:
-    """Ids of the processes that a process has started, and of those that they have."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-
-    def is_own(child: int) -> bool:
-        return (parent := parents.get(child, 0)) == process or (parent > 1 and is_own(parent))
-
-    return set(filter(is_own, parents))
+    """Ids of the processes that a process has started, and of those that they have; none if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {child.pid for child in psutil.Process(process).children(recursive=True)}
+    return set()
 
 
 def command_line(process: int) -> bytes:

@@ -9,6 +9,7 @@ import http.client
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,21 +21,21 @@ import numpy as np
 import pytest
 from bad_requests import BAD_CLASSIFY, BAD_INFER, BAD_LENGTHS, JSON, SEVEN, encoded, inputs, tensor
 from cpp_http import CppServer
-from declared_answers import assert_declared
 from http_client import HEADER_LENGTH, HttpClient
+from picture_file import picture_file
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_serve.endpoints import ENDPOINTS, Endpoint
+from vmoe_serve.endpoints import ANSWERS, ENDPOINTS, Endpoint
 from vmoe_serve.openapi import document
 
 pytestmark = pytest.mark.long
 pytest.importorskip("ray.serve", reason="Ray is not installed")
 
-from test_wire import answered, served  # noqa: E402
+from test_wire import INFER, answered, served  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "data"
-INFER = "/v2/models/mnist/infer"
+TYPES = {"text": str, "whole": int, "number": int | float, "flag": bool, "any": object}
 
 
 class AsgiClient(HttpClient):
@@ -73,30 +74,45 @@ def client(service: str, mnist_image_bundle: Path) -> Iterator[HttpClient]:
         yield made
 
 
-def assert_refused(
-    reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "", about: str = ""
-) -> None:
-    """The status and one line for a person."""
+def assert_refused(reply: tuple[int, bytes, http.client.HTTPResponse], status: int, words: str = "") -> None:
+    """The status and one line for a person, which has these words; the services quote in two ways."""
     error = json.loads(reply[1])["error"]
-    assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error, (about, error)
+    assert reply[0] == status and 10 < len(error) < 400 and "\n" not in error and words in error.replace('"', "'"), error
 
 
-def test_pictures_get_the_classes_of_the_engine(client: HttpClient, engine: Engine) -> None:
-    picture = SEVEN.read_bytes()
+def assert_declared(answer: Any, kind: str) -> None:
+    """Every field of an answer has the type that `ANSWERS` has for it; one that has nothing to say may be null."""
+    if kind.endswith("[]"):
+        for item in answer:
+            assert_declared(item, kind.removesuffix("[]"))
+    elif kind in ANSWERS:
+        assert answer, f"an answer of kind {kind} has no fields"
+        for name, value in answer.items():
+            assert_declared(value, ANSWERS[kind][name])
+    else:
+        is_one = isinstance(answer, TYPES[kind]) and isinstance(answer, bool) <= (kind in ("flag", "any"))
+        assert answer is None or is_one, f"{answer!r} is declared as {kind}"
+
+
+def test_pictures_get_the_classes_of_the_engine_in_their_order(client: HttpClient, engine: Engine) -> None:
+    made = (np.zeros((28, 28), np.uint8), np.full((40, 30), 255, np.uint8))
+    pictures = [SEVEN.read_bytes(), *map(picture_file, made)]
     for setting in (None, "c0.3-k1", "c0.5-k2-vanilla"):
         query = {"top": "3"} | ({} if setting is None else {"setting": setting})
-        body = encoded({"images": [base64.b64encode(picture).decode()] * 2, "top": 3, "setting": setting})
-        raw = client.ask("POST", f"/v1/classify?{urlencode(query)}", picture, content_type="image/png")
-        for status, text, response in (raw, client.ask("POST", "/v1/classify", body, content_type=JSON)):
+        texts = [base64.b64encode(picture).decode() for picture in pictures]
+        body = encoded({"images": texts, "top": 3, "setting": setting})
+        raw = client.ask("POST", f"/v1/classify?{urlencode(query)}", pictures[0], content_type="image/png")
+        several = client.ask("POST", "/v1/classify", body, content_type=JSON)
+        for (status, text, response), asked in ((raw, pictures[:1]), (several, pictures)):
             answer = json.loads(text)
             assert status == 200 and response.headers["content-type"] == JSON
             assert_declared(answer, "predictions")
             assert answer["setting"] == (setting or "c0.3-k1")
-            assert answer["call_ms"] > 0 and answer["images_of_call"] == len(answer["predictions"])
-            expected = engine.classify(picture, 3, answer["setting"])[0]
-            for best in answer["predictions"]:
-                assert [(part["class"], part["index"]) for part in best] == [(str(name), int(name)) for name, _ in expected]
-                np.testing.assert_allclose([part["probability"] for part in best], [share for _, share in expected], 1e-12)
+            assert answer["call_ms"] > 0 and answer["images_of_call"] == len(asked)
+            expected = engine.classify(asked, 3, answer["setting"])
+            for found, best in zip(answer["predictions"], expected, strict=True):
+                assert [(part["class"], part["index"]) for part in found] == [(str(name), int(name)) for name, _ in best]
+                np.testing.assert_allclose([part["probability"] for part in found], [share for _, share in best], 1e-12)
 
 
 @pytest.mark.parametrize("binary_in", [False, True])
@@ -218,7 +234,7 @@ def test_a_compressed_body_that_is_damaged_or_grows_too_large_is_refused(client:
     whole = compressed(encoded(inputs()), encoding)
     cases = [(whole[:-1], 400), (whole + b"x", 400), (b"x", 400), (b"", 400), (compressed(bytes(2 << 20), encoding), 413)]
     for body, status in cases:
-        assert_refused(client.ask("POST", INFER, body, content_encoding=encoding), status, about=repr(body[:20]))
+        assert_refused(client.ask("POST", INFER, body, content_encoding=encoding), status)
     assert_refused(client.ask("POST", INFER, whole, content_encoding="br"), 415, "gzip and deflate are known")
 
 
@@ -227,7 +243,7 @@ def test_a_bad_classify_is_400_and_one_line(
     client: HttpClient, body: bytes | dict[str, Any], content_type: str, query: dict[str, str], message: str
 ) -> None:
     reply = client.ask("POST", f"/v1/classify?{urlencode(query)}", encoded(body), content_type=content_type)
-    assert_refused(reply, 400, about=message)
+    assert_refused(reply, 400, message)
 
 
 @pytest.mark.parametrize(("body", "behind", "message"), BAD_INFER)
@@ -235,7 +251,7 @@ def test_a_bad_infer_is_400_and_one_line(
     client: HttpClient, body: dict[str, Any] | bytes, behind: bytes, message: str
 ) -> None:
     header = {HEADER_LENGTH: str(len(encoded(body)))} if behind else {}
-    assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, about=message)
+    assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, message)
 
 
 def test_a_header_length_that_is_none_another_model_and_a_large_body(service: str, client: HttpClient) -> None:
@@ -246,6 +262,35 @@ def test_a_header_length_that_is_none_another_model_and_a_large_body(service: st
         words = f"there is nothing at {path}" if service == "C++" else "'mnist' is served here"
         assert_refused(client.ask(method, path, body), 404, words)
     assert client.ask("POST", "/v1/classify", bytes(1 << 20 | 1))[0] == 413
+
+
+def test_metrics_count_what_was_done(client: HttpClient) -> None:
+    def counts() -> Counter[str]:
+        status, body, response = client.ask("GET", "/metrics")
+        assert status == 200 and response.headers["content-type"].startswith("text/plain")
+        lines = (line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#"))
+        return Counter({name: int(float(number)) for name, number in lines})
+
+    before = counts()
+    for index in range(20):  # names that clients make up are one series
+        assert client.ask("POST", f"/v1/classify?setting=c0.4{index + 1}-k1", SEVEN.read_bytes())[0] == 200
+    client.ask("POST", "/v1/classify", b"no picture")
+    client.ask("POST", INFER, encoded(inputs(shape=[2, 28, 28, 1], data=[0.5, -0.5] * 784)))
+    after = counts()
+    buckets = [number for name, number in after.items() if "_bucket" in name and 'classify",status="200"' in name]
+    assert buckets == sorted(buckets) and len(buckets) == 14
+    after.subtract(before)
+    expected = {
+        'request_seconds_count{model="mnist",request="classify",status="200"}': 20,
+        'request_seconds_count{model="mnist",request="classify",status="400"}': 1,
+        'request_seconds_count{model="mnist",request="infer",status="200"}': 1,
+        'images_served_total{model="mnist",setting="other"}': 20,
+        'images_served_total{model="mnist",setting="c0.3-k1"}': 2,
+        'images_waiting{model="mnist"}': 0,
+        'calls_total{model="mnist"}': 21,
+        'pictures_unturned_total{model="mnist"}': 0,
+    }
+    assert {name: after[f"vmoe_{name}"] for name in expected} == expected
 
 
 def test_features_have_no_classes_and_a_dense_model_has_no_settings(service: str, tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 import sdk_build
 from http_client import PATIENCE, HttpClient, unexpected
+from terminal import started
 
 SOURCE = sdk_build.ROOT / "plugins" / "service"
 _HEADERS = {
@@ -41,13 +41,7 @@ class CppServer(HttpClient):
     """The service as its own process, at a port of its own choice."""
 
     def __init__(self, built: Path, bundle: Path, *options: str, **variables: str) -> None:
-        self.process = subprocess.Popen(
-            [built, bundle, "--port", "0", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(**variables),
-        )
+        self.process = started([built, bundle, "--port", "0", *options], **environment(**variables))
         assert self.process.stdout is not None
         self.said = self.process.stdout.readline()
         assert "://127.0.0.1:" in self.said, self.process.communicate()

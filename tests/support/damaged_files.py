@@ -46,27 +46,23 @@ def refusal(error: type[Exception], *names: str) -> Iterator[None]:
 
 
 def put(path: str, value: Any) -> Edit:
-    """Sets one field of nested mappings and lists: `put("profiles/0/k", 9)`."""
+    """Sets one field of nested mappings and lists, `put("profiles/0/k", 9)`; `...` takes it out."""
 
     def edit(content: Any) -> None:
         *parents, last = path.split("/")
         for key in parents:
             content = content[int(key) if isinstance(content, list) else key]
-        content[int(last) if isinstance(content, list) else last] = value
+        if value is ...:
+            del content[last]
+        else:
+            content[int(last) if isinstance(content, list) else last] = value
 
     return edit
 
 
 def drop(path: str) -> Edit:
-    """Takes one field out of nested mappings and lists."""
-
-    def edit(content: Any) -> None:
-        *parents, last = path.split("/")
-        for key in parents:
-            content = content[int(key) if isinstance(content, list) else key]
-        del content[last]
-
-    return edit
+    """Takes one field out."""
+    return put(path, ...)
 
 
 def read_tensors(path: Path = SPARSE) -> Tensors:

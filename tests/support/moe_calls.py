@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 from cpu_paths import Call, Outputs
 from op_models import NUMPY_TYPES, SETTINGS, node_call, run_reference, settings
-from routing_cases import same_bits
+from routing_cases import make_gates, same_bits
 
 from vmoe_export.ops.table import OPS, ElementType
 
@@ -75,7 +75,7 @@ def _random_call(rng: np.random.Generator, op: str, tokens: ElementType) -> MoeC
     places = groups * capacity
     numbers = {"capacity": capacity, "k": k, "bpr": int(rng.integers(2))}
     make: dict[str, Callable[[], np.ndarray]] = {
-        "gates": lambda: _gates(rng, (groups, group, experts)),
+        "gates": lambda: make_gates(rng, int(rng.integers(8)), (groups, group, experts)),
         "x": lambda: _floats(rng, (groups, group, width), tokens),
         "src": lambda: rng.integers(-1, groups * group, (experts, places), np.int32),
         "out": lambda: _floats(rng, (experts, places, width), tokens),
@@ -100,18 +100,6 @@ def _floats(rng: np.random.Generator, shape: tuple[int, ...], element: ElementTy
         values[rng.random(shape) < 0.05] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0], np.float32))
     with np.errstate(over="ignore"):
         return values.astype(NUMPY_TYPES[element])
-
-
-def _gates(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    kind = rng.integers(4)
-    if kind == 0:  # any bits at all
-        return rng.integers(0, 2**32, shape, np.uint32).view(np.float32)
-    gates = rng.random(shape, np.float32)
-    if kind == 1:  # many ties
-        gates = np.round(gates * 4) / 4
-    elif kind == 2:
-        gates[rng.random(shape) < 0.3] = rng.choice(np.array([np.nan, np.inf, -np.inf, -0.0, 1e-7], np.float32))
-    return gates
 
 
 def _expected(call: MoeCall) -> Outputs:

@@ -26,7 +26,8 @@ def triton_questions(port: int, model: str, images: np.ndarray) -> dict[str, Cal
         tensor = triton.InferInput("image", list(images.shape), "FP32")
         tensor.set_data_from_numpy(images, binary_data=binary)
         outputs = [triton.InferRequestedOutput("logits", binary_data=binary, class_count=count)]
-        found = client.infer(model, [tensor], outputs=outputs, model_version=VERSION, **options).as_numpy("logits")
+        options = {"outputs": outputs, "model_version": VERSION} | options
+        found = client.infer(model, [tensor], **options).as_numpy("logits")
         return [[text.decode() if isinstance(text, bytes) else text for text in row] for row in found.tolist()]
 
     return {
@@ -40,17 +41,11 @@ def triton_questions(port: int, model: str, images: np.ndarray) -> dict[str, Cal
         "json": lambda: infer(False),
         "gzip": lambda: infer(True, request_compression_algorithm="gzip"),
         "deflate": lambda: infer(False, request_compression_algorithm="deflate", response_compression_algorithm="gzip"),
-        "default outputs": lambda: client.infer(model, [tensor_of(images)]).as_numpy("logits").tolist(),
+        "default outputs": lambda: infer(True, outputs=None, model_version=""),
         "classes": lambda: infer(True, 3),
         "classes in json": lambda: infer(False, 3),
         "priority": lambda: infer(True, priority=1),
     }
-
-
-def tensor_of(images: np.ndarray) -> triton.InferInput:
-    tensor = triton.InferInput("image", list(images.shape), "FP32")
-    tensor.set_data_from_numpy(images)
-    return tensor
 
 
 def kserve_questions(port: int, model: str, images: np.ndarray) -> dict[str, Callable[[], Any]]:

@@ -12,17 +12,30 @@ from typing import Any
 
 
 @contextmanager
-def web_server(folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None) -> Iterator[str]:
-    """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it."""
+def web_server(
+    folder: Path, headers: Mapping[str, str] | None = None, silent_after: int | None = None, sent: list[str] | None = None
+) -> Iterator[str]:
+    """The address of a server of the folder, which sends these headers with each answer, and at most so many bytes of it.
+
+    -1 bytes are none, and no head either. It adds the path of each file that it begins to send to `sent`.
+    """
     ended = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
+        def send_head(self) -> Any:
+            if silent_after == -1:
+                ended.wait()
+                return None
+            return super().send_head()
+
         def end_headers(self) -> None:
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
             super().end_headers()
 
         def copyfile(self, source: Any, outputfile: Any) -> None:
+            if sent is not None:
+                sent.append(self.path)
             if silent_after is None:
                 super().copyfile(source, outputfile)
             else:

@@ -12,11 +12,6 @@
 
 namespace {
 
-struct InferRequest {
-  Input fields;
-  ImageBatch images;
-};
-
 // Numbers of JSON, flat or nested.
 void append_values(const Input& list, vmoe_dtype dtype, std::vector<uint8_t>& data) {
   if (!list.is_array()) throw RequestError(kWrongNumbers);
@@ -77,7 +72,8 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
-InferRequest read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
+// The fields of a request, and its images.
+std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
   const std::string_view body = request.body(), json_length = request[kHeaderLength];
   const auto length = json_length.empty() ? std::optional<int64_t>(body.size()) : whole_number(json_length);
   if (json_length.size() > kMaxDigits || !length || *length < 0 || *length > static_cast<int64_t>(body.size())) {

@@ -34,6 +34,9 @@ EXPERT_WEIGHT_BYTES: Mapping[Precision, float] = {"fp32": 4, "bf16": 2, "int8": 
 
 PRECISIONS = tuple(EXPERT_WEIGHT_BYTES)
 
+EXACTNESS: tuple[Precision, ...] = ("fp32", "bf16-experts", "bf16", "int8", "int4")
+"""Precisions, the most exact one first."""
+
 Output = Literal["logits", "members", "features"]
 """What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""
 

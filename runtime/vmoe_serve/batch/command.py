@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from vmoe_runtime.pictures import check_takes_pictures
 from vmoe_serve.batch.addresses import Location
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
-from vmoe_serve.batch.pace import Pace
 from vmoe_serve.batch.part_files import PART_FORMATS
 from vmoe_serve.settings import named, served_manifest
 from vmoe_tools import options
@@ -143,13 +143,18 @@ def _process(
     output.unfinish()
     written: list[Written] = []
     replicas, threads = given["replicas"], given["threads"]
-    cpus, pace = threads or 1, Pace(sum(part.rows for part in parts))
+    cpus, pictures = threads or 1, sum(part.rows for part in parts)
     arguments = (job, bundle.resolve(), given["batch_size"], threads)
     start, awaited = time.monotonic(), "Ray's own processes"
+    answered: list[tuple[float, int]] = []  # when some were answered, and how many by then
+
+    def after_block(count: int) -> None:
+        answered.append((time.monotonic(), count + (answered[-1][1] if answered else 0)))
 
     def line() -> str:
-        waits_long = time.monotonic() - start > WAIT_SECONDS
-        return pace.text or (f"vmoe: waiting for {awaited}" if waits_long else "")
+        if answered:
+            return _progress(pictures, answered[0], answered[-1])
+        return f"vmoe: waiting for {awaited}" if time.monotonic() - start > WAIT_SECONDS else ""
 
     try:
         with (
@@ -159,12 +164,28 @@ def _process(
             connected_ray(replicas * cpus + 1, object_store=1 << 29),
         ):
             awaited = f"the first answers (replicas that load the bundle: {replicas})"
-            for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments, pace.add):
+            for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments, after_block):
                 written.append(_write(output, job, part, table))
     except KeyboardInterrupt:
         click.echo(f"{len(parts) - len(written):,} parts are missing; run the same command again to resume", err=True)
         raise
     return written
+
+
+def _progress(pictures: int, first: tuple[float, int], last: tuple[float, int]) -> str:
+    """How many of a job's pictures are answered, how fast, and how long the rest takes; at (seconds, pictures by then).
+
+    Examples:
+        >>> _progress(1000, (20.0, 64), (20.0, 64))
+        '64 of 1,000 pictures'
+        >>> _progress(1000, (20.0, 64), (22.0, 128))
+        '128 of 1,000 pictures, 32.0 a second, 0:00:27 left'
+    """
+    text = f"{last[1]:,} of {pictures:,} pictures"
+    if last[1] == first[1]:  # the time before is that of Ray's start
+        return text
+    rate = (last[1] - first[1]) / (last[0] - first[0])
+    return f"{text}, {rate:,.1f} a second, {timedelta(seconds=round((pictures - last[1]) / rate))} left"
 
 
 def _write(output: Output, job: Job, part: Part, answers: Any) -> Written:

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, replace
 import click
 import numpy as np
 
+from vmoe_runtime.bundle.manifest import EXACTNESS
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast
 from vmoe_tools.terminal import share_text
 
-EXACTNESS: Sequence[str] = ("fp32", "bf16-experts", "bf16", "int8", "int4")
-"""Precisions, the most exact one first."""
 _MOST_NEIGHBOURS = 4096  # images among which neighbours are looked for
 _ROWS = 256  # of them at a time
 
