@@ -66,7 +66,7 @@ struct PortableInt8 {
   using Sums = hn::Vec<SignedTag>;
   static HWY_INLINE Sums zero() { return hn::Zero(SignedTag()); }
   static HWY_INLINE Sums add(Bits row, Bits weights, Sums sums) {
-    const SignedTag d;
+    [[maybe_unused]] const SignedTag d;
 #if HWY_TARGET == HWY_SCALAR
     int32_t sum = hn::GetLane(sums);
     const uint32_t group = hn::GetLane(row);
@@ -77,6 +77,11 @@ struct PortableInt8 {
           (HWY_ARCH_X86 ? int32_t{byte} : int32_t{static_cast<int8_t>(byte)}) * static_cast<int8_t>(columns >> shift);
     }
     return hn::Set(d, sum);
+#elif HWY_TARGET == HWY_NEON_WITHOUT_AES
+    // int16 holds two products.
+    const int8x16_t values = vreinterpretq_s8_u32(row.raw), columns = vreinterpretq_s8_u32(weights.raw);
+    const int16x8_t low = vmull_s8(vget_low_s8(values), vget_low_s8(columns));
+    return Sums{vpadalq_s16(sums.raw, vpaddq_s16(low, vmull_high_s8(values, columns)))};
 #else
     const hn::Repartition<int8_t, SignedTag> d8;
 #if HWY_ARCH_X86
