@@ -17,6 +17,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -210,20 +211,19 @@ struct EmulatedBf16Matrix {
   // Exact, unless it leaves float32's range.
   static float product(Bf16 a, Bf16 b) { return flushed(flushed(from_bf16(a)) * flushed(from_bf16(b))); }
 
-  // Towards zero, and where that is not exact, with the last bit set.
+  // Towards zero, and where that is not exact, with the last bit set: of a double first, which makes no difference.
   static float add_to_odd(float a, float b) {
-    const double sum = double{a} + b;
-    // What the sum of two doubles lacks is a double.
+    double sum = double{a} + b;
     const double rest = sum - a;
-    const double error = (a - (sum - rest)) + (b - rest);
-    auto rounded = static_cast<float>(sum);
-    if (!std::isfinite(rounded) || (rounded == sum && error == 0)) return flushed(rounded);
-    const bool is_beyond = std::fabs(rounded) > std::fabs(sum) || (rounded == sum && (error < 0) != (sum < 0));
-    uint32_t bits;
-    std::memcpy(&bits, &rounded, sizeof(bits));
-    bits = (bits - (is_beyond ? 1 : 0)) | 1;
-    std::memcpy(&rounded, &bits, sizeof(bits));
-    return flushed(rounded);
+    const double error = (a - (sum - rest)) + (b - rest);  // what the sum of two doubles lacks is a double
+    uint64_t bits;
+    std::memcpy(&bits, &sum, sizeof(bits));
+    if (std::isfinite(sum) && error != 0 && bits % 2 == 0) (error > 0) == (sum > 0) ? ++bits : --bits;
+    constexpr uint64_t kLast = uint64_t{1} << 29;  // of a float
+    if (bits % kLast != 0) bits = (bits - bits % kLast) | kLast;
+    std::memcpy(&sum, &bits, sizeof(bits));
+    const auto rounded = static_cast<float>(sum);
+    return std::fabs(sum) < std::numeric_limits<float>::min() ? std::copysign(0.0f, rounded) : rounded;
   }
 };
 
