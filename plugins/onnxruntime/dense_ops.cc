@@ -51,6 +51,34 @@ Kernel make_attention(const NodeInfo& node) {
   };
 }
 
+// The rotation that a call asks for, of heads with so many columns.
+template <class Input>
+Rotation read_rotation(const Call& call, size_t heads) {
+  Rotation rotation{call.data<float>(Input::kCoordinates), call.data<float>(Input::kFrequencies), call.sizes()['C']};
+  if ((rotation.coordinates == nullptr) != (rotation.frequencies == nullptr)) {
+    throw ops::OpError("coordinates or frequencies is given, but not both");
+  }
+  if (rotation.coordinates != nullptr && call.sizes()['A'] * 2 * heads != call.sizes()['D']) {
+    throw ops::OpError("frequencies must have a number for each pair of a head's columns");
+  }
+  return rotation;
+}
+
+Kernel make_rotate(const NodeInfo& node) {
+  using Input = ops::RotateInput;
+  const auto heads = static_cast<size_t>(node.attribute(ops::RotateAttribute::kNumHeads));
+  return [heads](const Call& call) {
+    const size_t images = call.sizes()['N'], rows = call.sizes()['Q'], hidden = call.sizes()['D'];
+    const Rotation rotation = read_rotation<Input>(call, heads);
+    if (rows > call.sizes()['T']) throw ops::OpError("x has more tokens than coordinates");
+    auto* y = call.output<float>(ops::RotateOutput::kY);
+    std::copy_n(call.data<float>(Input::kX), images * rows * hidden, y);
+    Workspace memory;
+    RotationTable(process_kernels(), rotation, images, call.sizes()['T'], hidden, heads, memory)
+        .rotate(process_kernels(), y, images, rows, hidden, call.runner());
+  };
+}
+
 // The merging that a call asks for, with a prefix; T and O are known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
@@ -119,7 +147,8 @@ Kernel make_attention_block(const NodeInfo& node) {
                              value.read(call),
                              out.read(call),
                              {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
-                             heads},
+                             heads,
+                             read_rotation<Input>(call, heads)},
                             call.sizes()['N'], kClassToken ? 1 : call.sizes()['T'], call.sizes()['T'],
                             call.data<float>(Input::kX), merging,
                             call.output<float>(Output::kY, 'U', call.sizes()['T'] - merging.count), call.runner());
@@ -133,6 +162,7 @@ void add_dense_ops(OpList& list) {
   add_op(list, {ops::kDenseMlp, make_dense_mlp});
   add_op(list, {ops::kMlpBlock, make_mlp_block, true});
   add_op(list, {ops::kAttention, make_attention});
+  add_op(list, {ops::kRotate, make_rotate});
   add_op(list, {ops::kAttentionBlock, make_attention_block<false>, true});
   add_op(list, {ops::kClassAttentionBlock, make_attention_block<true>});
   add_op(list, {ops::kMerge, make_merge});

@@ -162,12 +162,19 @@ def attention_block(
     wk_scale: Array | None = None,
     wv_scale: Array | None = None,
     wo_scale: Array | None = None,
+    coordinates: Array | None = None,
+    frequencies: Array | None = None,
     num_heads: int = 1,
     prefix: int = 0,
 ) -> Array | tuple[Array, ...]:
-    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x; `merge`s as VmoeMerge does."""
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x; `merge`s as VmoeMerge does.
+
+    With coordinates, queries and keys are rotated as VmoeRotate does.
+    """
     normed = layer_norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
+    if coordinates is not None and frequencies is not None:
+        q, k = (rotate(each, coordinates, frequencies, num_heads) for each in (q, k))
     y: Array = x + linear(attention(q, k, v, sizes, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
     if sizes is None or token is None or merge is None:
         return y

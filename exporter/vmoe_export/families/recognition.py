@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_vit, siglip, timm
+from vmoe_export.families import clip, clip_moe, dinov2, dinov3, hf_deit, hf_vit, siglip, timm
 from vmoe_export.families.family import Family, unwrapped
 
-_MODULES = (clip_moe, siglip, clip, dinov2, hf_deit, hf_vit)
-FAMILIES: tuple[Family, ...] = (*(module.FAMILY for module in _MODULES), *timm.FAMILIES)
+_MODULES = (clip_moe, siglip, clip, dinov2, dinov3, hf_deit, hf_vit)
+FAMILIES: tuple[Family, ...] = (*(module.FAMILY for module in _MODULES), dinov3.TIMM, *timm.FAMILIES)
 
 
 def family_of(stored: Iterable[str]) -> Family | None:

@@ -97,7 +97,8 @@ class ModelConfig:
     """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
 
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
-    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
+    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, rotary
+    positions, by whose coordinates and frequencies the blocks turn queries and keys, norms of
     queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
     without the blocks' norms of queries and keys, a representation without a tanh, such as CLIP's projection, and with
     `normalize` a division of what the head gets by its Euclidean norm; and a family, of another library's model. Of the
@@ -123,6 +124,7 @@ class ModelConfig:
     moe: MoeConfig | None
     extra_tokens: int = 0
     embedding_norm: bool = False
+    rotary: bool = False
     qk_norm_bias: bool = False
     norm_after_pooling: bool = False
     plain_map_head: bool = False
@@ -157,7 +159,11 @@ class ModelConfig:
         return max(self.front_tokens, int(self.classifier == "0"))
 
     def merges(self, group_tokens: int) -> bool:
-        """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""
+        """Whether blocks can merge tokens: not of an ensemble (E3), with rotary positions, or where a routing group cuts an
+        image.
+        """
+        if self.rotary:
+            return False
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
+from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, front_parameters, scale_name
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_weights import Weights
@@ -202,6 +202,8 @@ class ReferenceModel:
 
         bf16 = self._tensor(f"{path}/query/kernel").dtype != np.float32
         q, k, v = project("query", queries), project("key", keys), project("value", keys)
+        if self._config.rotary and not path.startswith("MapHead"):
+            q, k = (ops.rotate(each, *map(self._tensor, ROTARY), heads) for each in (q, k))
         return self._dense(f"{path}/out", ops.attention(q, k, v, sizes, heads, bf16)), k
 
     def _moe_layer(self, block: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
