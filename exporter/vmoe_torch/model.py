@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vmoe_export.model.model_config import ModelConfig, MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, stored_parameters
+from vmoe_export.model.parameters import POSITION_EMBEDDING, stored_parameters
 from vmoe_export.model.position_embedding import sincos2d_position_embedding
 from vmoe_export.ops.table import LAYER_NORM_EPSILON, Activation
 from vmoe_runtime.bundle.manifest import Output
@@ -209,9 +209,6 @@ class Vmoe(nn.Module):
             return projected
 
         query, key, value = project("query", queries), project("key", keys), project("value", keys)
-        if self.config.rotary and not path.startswith("MapHead"):
-            coordinates, frequencies = (self._p(name.replace("/", ".")) for name in ROTARY)
-            query, key = (ops.rotate(each, coordinates, frequencies, heads) for each in (query, key))
         return self._dense(f"{path}.out", ops.attention(query, key, value, heads, sizes)), key
 
     def _mlp(self, path: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Activation]:

@@ -62,14 +62,6 @@ def expert_mlp(
     return _round_bf16(out) if dispatch_bf16 else out
 
 
-def rotate(x: Tensor, coordinates: Tensor, frequencies: Tensor, num_heads: int) -> Tensor:
-    """VmoeRotate: x[N,Q,D], coordinates[N,T,C], frequencies[C,A] -> y[N,Q,D], pairs of a head's columns turned."""
-    angle = (coordinates[:, : x.shape[1]] @ frequencies)[:, :, None]
-    first, second = x.reshape(*x.shape[:2], num_heads, -1, 2).unbind(-1)
-    cosine, sine = angle.cos(), angle.sin()
-    return torch.stack([first * cosine - second * sine, second * cosine + first * sine], -1).reshape(x.shape)
-
-
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, sizes: Tensor | None = None) -> Tensor:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 

@@ -19,7 +19,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 // Pairs of columns side by side: (a, b) becomes (a cos - b sin, b cos + a sin), with (cos, cos) and (-sin, sin).
-HWY_INLINE Floats rotate_pairs(Floats values, Floats cosines, Floats sines) {
+HWY_INLINE Floats rotate_pairs(Floats values, Floats cosines, [[maybe_unused]] Floats sines) {
 #if HWY_TARGET == HWY_SCALAR
   return hn::Mul(values, cosines);  // never called: a vector has no pair
 #else

@@ -95,10 +95,17 @@ void fill_merging(const Call& call, Merging& merging) {
   const size_t left = tokens - merging.count;
   merging.merged_sizes = call.output<float>(Output::kMergedSizes, 'U', left);
   merging.merged_token = call.output<int32_t>(Output::kMergedToken);
+  merging.coordinates = call.data<float>(Input::kCoordinates);
+  merging.coordinate_count = call.sizes()['C'];
+  if (merging.coordinates != nullptr)
+    merging.merged_coordinates = call.output<float>(Output::kMergedCoordinates, 'U', left);
   if (merging.count > 0) return;
   const size_t images = call.sizes()['N'];
   if (merging.merged_sizes != nullptr) std::copy_n(merging.sizes, images * tokens, merging.merged_sizes);
   if (merging.merged_token != nullptr) std::copy_n(merging.token, images * merging.all_tokens, merging.merged_token);
+  if (merging.merged_coordinates != nullptr) {
+    std::copy_n(merging.coordinates, images * tokens * merging.coordinate_count, merging.merged_coordinates);
+  }
 }
 
 Kernel make_merge(const NodeInfo& node) {

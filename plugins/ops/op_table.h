@@ -192,11 +192,12 @@ inline constexpr ValueSpec kAttentionBlockInputs[] = {
     {"coordinates", ValueType::kFloat32, "NTC", Presence::kOptional},
     {"frequencies", ValueType::kFloat32, "CA", Presence::kOptional},
 };
-struct AttentionBlockOutput { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+struct AttentionBlockOutput { enum : size_t { kY, kMergedSizes, kMergedToken, kMergedCoordinates }; };
 inline constexpr ValueSpec kAttentionBlockOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU", Presence::kOptional},
     {"merged_token", ValueType::kInt32, "NO", Presence::kOptional},
+    {"merged_coordinates", ValueType::kFloat32, "NUC", Presence::kOptional},
 };
 struct AttentionBlockAttribute { enum : size_t { kNumHeads, kPrefix }; };
 inline constexpr AttributeSpec kAttentionBlockAttributes[] = {
@@ -211,19 +212,21 @@ inline constexpr ValueSpec kClassAttentionBlockOutputs[] = {{"y", ValueType::kFl
 using ClassAttentionBlockAttribute = RotateAttribute;
 inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", kAttentionBlockInputs, kClassAttentionBlockOutputs, kRotateAttributes, 0x19};
 
-struct MergeInput { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
+struct MergeInput { enum : size_t { kX, kK, kSizes, kToken, kMerge, kCoordinates }; };
 inline constexpr ValueSpec kMergeInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"k", ValueType::kFloat32, "NTD"},
     {"sizes", ValueType::kFloat32, "NT"},
     {"token", ValueType::kInt32, "NO"},
     {"merge", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kMerge},
+    {"coordinates", ValueType::kFloat32, "NTC", Presence::kOptional},
 };
-struct MergeOutput { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+struct MergeOutput { enum : size_t { kY, kMergedSizes, kMergedToken, kMergedCoordinates }; };
 inline constexpr ValueSpec kMergeOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU"},
     {"merged_token", ValueType::kInt32, "NO"},
+    {"merged_coordinates", ValueType::kFloat32, "NUC", Presence::kOptional},
 };
 using MergeAttribute = AttentionBlockAttribute;
 inline constexpr OpSpec kMerge{"VmoeMerge", kMergeInputs, kMergeOutputs, kAttentionBlockAttributes, 0x1};

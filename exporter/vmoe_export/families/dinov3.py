@@ -11,7 +11,6 @@ import numpy as np
 from vmoe_export.errors import ConfigError
 from vmoe_export.families import timm
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _ATTENTION = [f"attention.{name}_proj" for name in "qkvo"]
@@ -82,7 +81,7 @@ FAMILY = Family(
     prefixes=("", "model."),
     any_size=True,
     ignored=r"embeddings\.mask_token",
-    processor={"image_processor_type": "DINOv3ViTImageProcessorFast", **IMAGENET},
+    processor={"image_processor_type": "DINOv3ViTImageProcessor"},
     translate=_translate,
 )
 TIMM = replace(

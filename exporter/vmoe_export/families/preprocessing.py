@@ -28,6 +28,7 @@ _ALL: dict[str, Any] = {"size": {"height": 224, "width": 224}, "crop_size": 224,
 _ALL |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
 _PROCESSORS = {"ViT": {**_ALL, **_HALF, "resample": 2}, "Siglip": _ALL | _HALF, "Bit": _ALL | _CLIP, "CLIP": _ALL | _CLIP}
 _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
+_PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow's pixels are up to 1 level off
 """The defaults of each image processor of transformers."""
 
 _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
@@ -101,7 +102,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))
-    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT")))
+    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "DINOv3ViT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or len(crop) < 2:
         raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")

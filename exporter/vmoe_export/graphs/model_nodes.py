@@ -114,7 +114,7 @@ class ModelNodes(GraphWriter):
 
     def _cut(self, x: str) -> str:
         """Notes the residual stream, float32, as what goes from one part of the model to the next."""
-        self.cuts.append((x, *self._merging))
+        self.cuts.append((x, *self._merging, *(self._rotation[:1] if self._merging else ())))
         return x
 
     def _unmerged(self) -> list[str]:
@@ -204,7 +204,10 @@ class ModelNodes(GraphWriter):
             mixed, keys = self._attention(path, asking, normed)
             y = self._add("Add", x, mixed)
             if self._merging and not class_token:
-                y, *self._merging = self._op("VmoeMerge", [y, keys, *self._merging, MERGE], ["", "", token], merged)
+                carried = self._rotation[:1]
+                outputs = ["", "", token, *[""] * len(carried)]
+                y, *left = self._op("VmoeMerge", [y, keys, *self._merging, MERGE, *carried], outputs, merged)
+                self._merging, self._rotation[: len(carried)] = left[:2], left[2:]
                 self.blocks.append(("VmoeAttentionBlock", False, x, y))
             return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
@@ -218,7 +221,10 @@ class ModelNodes(GraphWriter):
             inputs[-2:-2] = [""] * len(layers)
         if class_token:
             return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
-        y, *self._merging = self._op("VmoeAttentionBlock", inputs, ["", "", token] if self._merging else [""], merged)
+        carried = len(self._rotation[:1]) if self._merging else 0
+        outputs = ["", "", token, *[""] * carried] if self._merging else [""]
+        y, *left = self._op("VmoeAttentionBlock", inputs, outputs, merged)
+        self._merging, self._rotation[:carried] = left[:2], left[2:]
         return y
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:

@@ -159,11 +159,7 @@ class ModelConfig:
         return max(self.front_tokens, int(self.classifier == "0"))
 
     def merges(self, group_tokens: int) -> bool:
-        """Whether blocks can merge tokens: not of an ensemble (E3), with rotary positions, or where a routing group cuts an
-        image.
-        """
-        if self.rotary:
-            return False
+        """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
 
     @property

@@ -75,7 +75,7 @@ _BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
     "VmoeRotate": lambda _: layer_bodies.rotate(),
     "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, o.rotation, class_token=False),
     "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, o.rotation, class_token=True),
-    "VmoeMerge": lambda o: merging_body.merge(o.prefix),
+    "VmoeMerge": lambda o: merging_body.merge(o.prefix, o.rotation),
     "VmoeMlpBlock": lambda o: layer_bodies.mlp_block(o.dense, o.activation),
     "VmoeRouterBlock": lambda o: layer_bodies.router_block(o.policies),
     "VmoeExpertBlock": lambda o: layer_bodies.expert_block(o.experts, o.activation),

@@ -138,9 +138,12 @@ def attention_block(weights: WeightType, merging: bool, rotation: bool, class_to
     if merging and not class_token:
         end = """
         whole = Add (x, o)
-        y, merged_sizes, merged_token =
+        y, merged_sizes, merged_tokenCOORDINATES =
             vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, KEYS, MERGING)
-        """.replace("MERGING", ", ".join(MERGING_INPUTS)).replace("KEYS", k)
+        """
+        carried = (*MERGING_INPUTS, *(("coordinates",) if rotation else ()))
+        end = end.replace("MERGING", ", ".join(carried)).replace("KEYS", k)
+        end = end.replace("COORDINATES", ", merged_coordinates" if rotation else "")
     return _body(
         "VmoeClassAttentionBlock" if class_token else "VmoeAttentionBlock",
         weights,
@@ -295,6 +298,7 @@ def _body(
     op: str, weights: WeightType, lines: str, policies: bool = True, merging: bool = False, rotation: bool = False
 ) -> str:
     outputs = [value.name for value in OPS[op].outputs if merging or not value.name.startswith("merged_")]
+    outputs = [name for name in outputs if rotation or name != "merged_coordinates"]
     return f"{op} ({', '.join(input_names(op, weights, policies, merging, rotation))}) => ({', '.join(outputs)}) {{ {lines} }}"
 
 

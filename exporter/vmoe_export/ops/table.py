@@ -15,7 +15,7 @@ VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the ro
 is VmoeAttentionBlock for the first token of each image alone, which asks all tokens. VmoeMerge makes one token of each of
 the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it. VmoeRotate turns the
 pairs of columns of each head by the angles coordinates . frequencies, those of the first Q tokens; with these inputs
-VmoeAttentionBlock and VmoeClassAttentionBlock do so to queries and keys.
+VmoeAttentionBlock and VmoeClassAttentionBlock do so to queries and keys, and merged tokens have the mean of coordinates.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
@@ -196,7 +196,12 @@ _EXPERTS, _EXPERT_SCALES = (
 _SIZES, _TOKEN = _f("sizes", "N", "T"), Value("token", "i32", ("N", "O"))
 _MERGING = (_SIZES, _TOKEN, Value(MERGE, "i64", ("1",)))
 _ROTATION = (_f("coordinates", "N", "T", "C"), _f("frequencies", "C", "A"))
-_MERGED = (_f("y", "N", "U", "D"), _f("merged_sizes", "N", "U"), Value("merged_token", "i32", ("N", "O")))
+_MERGED = (
+    _f("y", "N", "U", "D"),
+    _f("merged_sizes", "N", "U"),
+    Value("merged_token", "i32", ("N", "O")),
+    _left_out(_f("merged_coordinates", "N", "U", "C")),
+)
 _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
@@ -246,7 +251,12 @@ OPS: Mapping[str, Op] = {
             {"num_heads": 1, "prefix": 0},
         ),
         Op("VmoeClassAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "1", "D"),), {"num_heads": 1}),
-        Op("VmoeMerge", (_IMAGE_X, _f("k", "N", "T", "D"), *_MERGING), _MERGED, {"num_heads": 1, "prefix": 0}),
+        Op(
+            "VmoeMerge",
+            (_IMAGE_X, _f("k", "N", "T", "D"), *_MERGING, _left_out(_ROTATION[0])),
+            _MERGED,
+            {"num_heads": 1, "prefix": 0},
+        ),
         Op("VmoeMlpBlock", (_IMAGE_X, *_NORM, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeRouterBlock",
