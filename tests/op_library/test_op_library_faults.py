@@ -180,7 +180,7 @@ def setting_faults() -> Iterator[Fault]:
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
     no_tokens = np.zeros((2, 0, 6), np.float32)
-    of_none = {"x": no_tokens, "sizes": no_tokens[..., 0]}
+    of_none = {"x": no_tokens, "sizes": no_tokens[..., 0], "coordinates": None, "frequencies": None}
     yield Fault("VmoeClassAttentionBlock", "no tokens", ("there are no tokens",), of_none)
     for op in ("VmoeAttention", "VmoeAttentionBlock", "VmoeClassAttentionBlock"):
         for value in (0, -1, 2**40, 4):

@@ -82,12 +82,13 @@ def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | Non
 
 def _merges(value: Value) -> bool:
     """Whether an op may do without the value, and so without merging tokens."""
-    return value.optional and value.name in (*MERGING_INPUTS, "merged_sizes", "merged_token")
+    return value.optional and value.name in (*MERGING_INPUTS, "merged_sizes", "merged_token", "merged_coordinates")
 
 
-def made_outputs(op: Op, merging: bool = False) -> list[Value]:
-    """The outputs of the op, with those of merging if it is asked for."""
-    return [value for value in op.outputs if merging or not _merges(value)]
+def made_outputs(op: Op, merging: bool = False, rotation: bool = False) -> list[Value]:
+    """The outputs of the op, with those of merging if it is asked for, and coordinates with rotation as well."""
+    left_out = () if rotation else ("merged_coordinates",)
+    return [value for value in op.outputs if (merging or not _merges(value)) and value.name not in left_out]
 
 
 def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
@@ -134,7 +135,7 @@ def runner(
     run_widened = _session_runner(model, names, name)
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs = zip(run_widened(*inputs), made_outputs(op, merging), strict=True)
+        outputs = zip(run_widened(*inputs), made_outputs(op, merging, rotation), strict=True)
         with np.errstate(invalid="ignore"):  # numpy warns of a NaN in a shorter type
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
@@ -163,7 +164,7 @@ def one_node_model(
     numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
     """
     types = element_types(op, weights, tokens)
-    given, made = given_inputs(op, weights, policies, merging, rotation), made_outputs(op, merging)
+    given, made = given_inputs(op, weights, policies, merging, rotation), made_outputs(op, merging, rotation)
     narrow = [value.name for value in (*given, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
     # Inputs that are left out have places where others stand behind them.
