@@ -18,7 +18,23 @@ from vmoe_runtime.op_library import library_path
 
 need_op_library()
 
-SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 2, "O": 7, "1": 1, "C": 2, "A": 3}
+SIZES = {
+    "G": 2,
+    "S": 5,
+    "D": 6,
+    "E": 3,
+    "F": 4,
+    "K": 2,
+    "M": 4,
+    "N": 2,
+    "T": 5,
+    "Q": 3,
+    "P": 2,
+    "O": 7,
+    "1": 1,
+    "C": 2,
+    "A": 3,
+}
 SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2, "merge": 2}
 WEIGHTS = ("router", "w1", "w2", "w", "wq", "wk", "wv", "wo")
 """Inputs that are packed at load where they are constant."""

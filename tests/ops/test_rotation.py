@@ -42,7 +42,11 @@ def test_an_attention_block_rotates_queries_and_keys(name: str, op_name: str, me
     images, tokens, heads, size = 2, 21, 3, 32
     width = heads * size
     kernels, scales = typed_weights([normal(rng, width, width) / np.float32(width**0.5) for _ in range(4)], weights)
-    made = {"x": normal(rng, images, tokens, width), "ln_scale": 1 + normal(rng, width) / 8, "ln_bias": normal(rng, width) / 8}
+    made = {
+        "x": normal(rng, images, tokens, width),
+        "ln_scale": 1 + normal(rng, width) / 8,
+        "ln_bias": normal(rng, width) / 8,
+    }
     made |= dict(zip(("wq", "wk", "wv", "wo"), kernels, strict=True))
     made |= {f"b{of}": normal(rng, width) for of in "qkvo"}
     made |= dict(zip(("wq_scale", "wk_scale", "wv_scale", "wo_scale"), scales, strict=False))

@@ -96,7 +96,9 @@ def models() -> Iterator[Model]:
             can_write_over = op_name == "VmoeAttentionBlock"
             yield Model(op_name, weights=weights, fixed=fixed, left_out=whole, in_place=can_write_over)
             for left_out, heads in itertools.product(((), (*whole, "merged_coordinates")), (1, 2)):
-                yield Model(op_name, weights=weights, fixed=fixed, attributes={"num_heads": heads}, left_out=left_out, rotates=True)
+                yield Model(
+                    op_name, weights=weights, fixed=fixed, attributes={"num_heads": heads}, left_out=left_out, rotates=True
+                )
     yield Model("VmoeMerge", rotates=True)
     yield Model("VmoeAttention", left_out=("sizes",))
 

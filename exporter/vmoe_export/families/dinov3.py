@@ -25,7 +25,10 @@ def _rotary(model: Translation, front: int, theta: float) -> None:
         if 0 in grid:
             raise ConfigError("neither the tensors nor a config say the image size; pass --image-size HxW")
         model.image_size = grid[0] * model.patch[0], grid[1] * model.patch[1]
-    sides = [2 * (np.arange(side // patch) + 0.5) / (side // patch) - 1 for side, patch in zip(model.image_size, model.patch, strict=True)]
+    sides = [
+        2 * (np.arange(side // patch) + 0.5) / (side // patch) - 1
+        for side, patch in zip(model.image_size, model.patch, strict=True)
+    ]
     size = model.width // model.heads
     if size % 4:
         raise ConfigError(f"rotary positions need heads of a multiple of 4 columns, not {size}")
@@ -37,7 +40,8 @@ def _translate(model: Translation) -> None:
     model.refuse("a gated MLP (SwiGLU)", "layer.0.mlp.gate_proj.weight")
     model.epsilon(1e-5)
     model.begin("gelu", "embeddings.patch_embeddings", is_only=True)
-    registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
+    found = model.tensors.get("embeddings.register_tokens")
+    registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []
     front = model.tokens("embeddings.cls_token", *registers)
     model.claim(num_register_tokens=front - 1)
     _rotary(model, front, float(model.setting("rope_theta", 100.0)))
@@ -80,7 +84,7 @@ FAMILY = Family(
     landmarks=("layer.0.layer_scale1.lambda1", "layer.0.attention.q_proj.weight"),
     prefixes=("", "model."),
     any_size=True,
-    ignored=r"embeddings\.mask_token",
+    ignored=r"embeddings\.(mask_token|register_tokens)",
     processor={"image_processor_type": "DINOv3ViTImageProcessor"},
     translate=_translate,
 )

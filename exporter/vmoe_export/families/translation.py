@@ -145,9 +145,7 @@ class Translation(ForeignModel):
             stream=True,
         )
 
-    def tokens(
-        self, *names: str, positions: str = "", rows: int = 0, antialias: bool = False, is_read: bool = True
-    ) -> int:
+    def tokens(self, *names: str, positions: str = "", rows: int = 0, antialias: bool = False, is_read: bool = True) -> int:
         """The tokens in front of the patches, in order, and the position embedding of all. Returns their number.
 
         Args:
@@ -304,7 +302,7 @@ class Translation(ForeignModel):
     def attention(
         self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool | None = True
     ) -> None:
-        """Attention with three separate projections, which all have a bias, or none has; or with None, those that have one."""
+        """Attention with three separate projections. All have a bias, or none has; with `has_bias` None, those that do."""
         for name, source in zip(("query", "key", "value"), projections, strict=True):
             biased = self.has(f"{source}.bias") if has_bias is None else has_bias
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)

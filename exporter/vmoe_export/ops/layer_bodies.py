@@ -299,7 +299,9 @@ def _body(
 ) -> str:
     outputs = [value.name for value in OPS[op].outputs if merging or not value.name.startswith("merged_")]
     outputs = [name for name in outputs if rotation or name != "merged_coordinates"]
-    return f"{op} ({', '.join(input_names(op, weights, policies, merging, rotation))}) => ({', '.join(outputs)}) {{ {lines} }}"
+    return (
+        f"{op} ({', '.join(input_names(op, weights, policies, merging, rotation))}) => ({', '.join(outputs)}) {{ {lines} }}"
+    )
 
 
 def _linear_node(x: str, which: str, weights: WeightType) -> str:

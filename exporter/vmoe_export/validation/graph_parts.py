@@ -99,7 +99,7 @@ class LoadedPart:
 
 
 def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
-    """The values of a stream, as the graph says what they are: x, and where tokens are merged sizes, token and coordinates."""
+    """The values of a stream, as the graph says what they are: x, and of merged tokens sizes, token and coordinates."""
     rows = ("rows", "tokens")
     kinds = (
         (onnx.TensorProto.FLOAT, (*rows, "width")),
