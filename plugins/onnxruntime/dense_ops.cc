@@ -68,14 +68,13 @@ Kernel make_rotate(const NodeInfo& node) {
   using Input = ops::RotateInput;
   const auto heads = static_cast<size_t>(node.attribute(ops::RotateAttribute::kNumHeads));
   return [heads](const Call& call) {
-    const size_t images = call.sizes()['N'], rows = call.sizes()['Q'], hidden = call.sizes()['D'];
+    const size_t images = call.sizes()['N'], tokens = call.sizes()['T'], hidden = call.sizes()['D'];
     const Rotation rotation = read_rotation<Input>(call, heads);
-    if (rows > call.sizes()['T']) throw ops::OpError("x has more tokens than coordinates");
     auto* y = call.output<float>(ops::RotateOutput::kY);
-    std::copy_n(call.data<float>(Input::kX), images * rows * hidden, y);
+    std::copy_n(call.data<float>(Input::kX), images * tokens * hidden, y);
     Workspace memory;
-    RotationTable(process_kernels(), rotation, images, call.sizes()['T'], hidden, heads, memory)
-        .rotate(process_kernels(), y, images, rows, hidden, call.runner());
+    RotationTable(process_kernels(), rotation, images, tokens, hidden, heads, memory)
+        .rotate(process_kernels(), y, images, tokens, hidden, call.runner());
   };
 }
 

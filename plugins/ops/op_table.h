@@ -160,14 +160,14 @@ inline constexpr OpSpec kAttention{"VmoeAttention", kAttentionInputs, kAttention
 
 struct RotateInput { enum : size_t { kX, kCoordinates, kFrequencies }; };
 inline constexpr ValueSpec kRotateInputs[] = {
-    {"x", ValueType::kFloat32, "NQD"},
+    {"x", ValueType::kFloat32, "NTD"},
     {"coordinates", ValueType::kFloat32, "NTC"},
     {"frequencies", ValueType::kFloat32, "CA"},
 };
-using RotateOutput = AttentionOutput;
+using RotateOutput = DenseMlpOutput;
 struct RotateAttribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kRotateAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
-inline constexpr OpSpec kRotate{"VmoeRotate", kRotateInputs, kAttentionOutputs, kRotateAttributes, 0x1};
+inline constexpr OpSpec kRotate{"VmoeRotate", kRotateInputs, kDenseMlpOutputs, kRotateAttributes, 0x1};
 
 struct AttentionBlockInput { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale, kCoordinates, kFrequencies }; };
 inline constexpr ValueSpec kAttentionBlockInputs[] = {

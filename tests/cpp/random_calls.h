@@ -216,7 +216,6 @@ inline void choose_pairs(const Model& model, Call& call) {
     hidden = columns * pairs;
   }
   call.valid = call.valid && pairs * columns == hidden;
-  if (model.op == "VmoeRotate") call.valid = call.valid && call.sizes['Q'] <= call.sizes['T'];
 }
 
 // How many tokens are merged: of those behind the prefix every second one may join another.

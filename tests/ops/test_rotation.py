@@ -26,7 +26,7 @@ def positions(rng: np.random.Generator, images: int, tokens: int, size: int) -> 
 @pytest.mark.parametrize("name", RUNNERS)
 def test_pairs_of_columns_turn_by_the_angle_of_their_token(name: str, images: int, heads: int, size: int) -> None:
     rng = np.random.default_rng(0)
-    x, rotation = normal(rng, images, 6, heads * size), positions(rng, images, 9, size)
+    x, rotation = normal(rng, images, 9, heads * size), positions(rng, images, 9, size)
     (found,) = runner(name, "VmoeRotate", num_heads=heads)(x, *rotation)
     expected = op_reference.rotate(*(array.astype(float) for array in (x, *rotation)), heads)
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)

@@ -12,24 +12,8 @@ import numpy as np
 from vmoe_export.ops.table import OPS
 
 Arrays = dict[str, np.ndarray]
-SIZES = {
-    "G": 2,
-    "S": 9,
-    "D": 8,
-    "E": 4,
-    "F": 16,
-    "K": 2,
-    "M": 6,
-    "N": 2,
-    "T": 9,
-    "Q": 5,
-    "P": 3,
-    "O": 9,
-    "H": 1,
-    "J": 1,
-    "C": 2,
-    "A": 2,
-}
+SIZES = {"G": 2, "S": 9, "D": 8, "E": 4, "F": 16, "K": 2, "M": 6, "N": 2, "T": 9, "Q": 5, "P": 3, "O": 9}
+SIZES |= {"H": 1, "J": 1, "C": 2, "A": 2}
 """Of the models of one node, where their options say no others."""
 
 SETTINGS = {"capacity": 3, "k": 2, "bpr": 1, "pool": 1, "max_experts": 3, "merge": 2}

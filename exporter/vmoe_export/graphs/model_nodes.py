@@ -204,10 +204,9 @@ class ModelNodes(GraphWriter):
             mixed, keys = self._attention(path, asking, normed)
             y = self._add("Add", x, mixed)
             if self._merging and not class_token:
-                carried = self._rotation[:1]
-                outputs = ["", "", token, *[""] * len(carried)]
-                y, *left = self._op("VmoeMerge", [y, keys, *self._merging, MERGE, *carried], outputs, merged)
-                self._merging, self._rotation[: len(carried)] = left[:2], left[2:]
+                outputs = ["", "", token, *("" for _ in self._rotation[:1])]
+                y, *left = self._op("VmoeMerge", [y, keys, *self._merging, MERGE, *self._rotation[:1]], outputs, merged)
+                self._merging, self._rotation[: len(left[2:])] = left[:2], left[2:]
                 self.blocks.append(("VmoeAttentionBlock", False, x, y))
             return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
@@ -221,10 +220,9 @@ class ModelNodes(GraphWriter):
             inputs[-2:-2] = [""] * len(layers)
         if class_token:
             return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
-        carried = len(self._rotation[:1]) if self._merging else 0
-        outputs = ["", "", token, *[""] * carried] if self._merging else [""]
+        outputs = ["", "", token, *("" for _ in self._rotation[:1])] if self._merging else [""]
         y, *left = self._op("VmoeAttentionBlock", inputs, outputs, merged)
-        self._merging, self._rotation[:carried] = left[:2], left[2:]
+        self._merging, self._rotation[: len(left[2:])] = left[:2], left[2:]
         return y
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
@@ -240,12 +238,12 @@ class ModelNodes(GraphWriter):
                 self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=self._config.qk_norm_bias), 0, 0, heads * size
             )
 
-        def turned(x: str) -> str:
-            rotates = self._rotation and not path.startswith("MapHead")
-            return self._vmoe("VmoeRotate", x, *self._rotation, num_heads=heads) if rotates else x
-
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
-        q, k = turned(q), turned(k)
+        if self._rotation and not path.startswith("MapHead"):
+            coordinates, frequencies = self._rotation
+            asking = self._first_token(coordinates, keepdims=True) if self._is_class_token else coordinates
+            q = self._vmoe("VmoeRotate", q, asking, frequencies, num_heads=heads)
+            k = self._vmoe("VmoeRotate", k, coordinates, frequencies, num_heads=heads)
         bf16 = PRECISIONS[self.model.precision].attention is BFLOAT16
         sizes = self._merging[:1]
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))

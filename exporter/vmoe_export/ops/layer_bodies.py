@@ -127,10 +127,11 @@ def attention_block(weights: WeightType, merging: bool, rotation: bool, class_to
     bf16 = int(weights is not FLOAT32)
     x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
     q, k = ("q_turned", "k_turned") if rotation else ("q", "k")
-    turned = "\n".join(
-        f"{name}_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> ({name}, {', '.join(ROTATION_INPUTS)})"
-        for name in ("q", "k")
-    )
+    turned = f"""
+        {"asking = Gather <axis = 1> (coordinates, first)" if class_token else ""}
+        q_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (q, {"asking" if class_token else "coordinates"}, frequencies)
+        k_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (k, coordinates, frequencies)
+    """
     first = "first = Constant <value_ints = [0]> ()\n" + "\n".join(
         f"{name}_first = Gather <axis = 1> ({name}, first)" for name in ("x", "normed")
     )
@@ -238,11 +239,7 @@ _ROTATE = """
     pair = Constant <value_ints = [-1, 2]> ()
     split = Concat <axis = 0> (copy, heads, pair)
     pairs = Reshape (x, split)
-    zero = Constant <value_ints = [0]> ()
-    one = Constant <value_ints = [1]> ()
-    rows = Shape <start = 1, end = 2> (x)
-    asking = Slice (coordinates, zero, rows, one)
-    angles = MatMul (asking, frequencies)
+    angles = MatMul (coordinates, frequencies)
     axes = Constant <value_ints = [2, 4]> ()
     angle = Unsqueeze (angles, axes)
     cosine = Cos (angle)

@@ -31,9 +31,9 @@ def merge(prefix: int, rotation: bool) -> str:
 
 _NARROW = """
     x_width = Shape <start = 2> (x)
-    coordinate_width = Shape <start = 2> (coordinates)
-    widths = Concat <axis = 0> (x_width, coordinate_width)
-    y, merged_coordinates = Split <axis = 2> (merged_whole, widths)
+    end = Constant <value_ints = [2147483647]> ()
+    y = Slice (merged_whole, zero, x_width, two)
+    merged_coordinates = Slice (merged_whole, x_width, end, two)
 """
 
 _MERGE = """

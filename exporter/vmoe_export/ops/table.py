@@ -14,7 +14,7 @@ are the blocks of an encoder, each with the LayerNormalization before it (with `
 VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeClassAttentionBlock
 is VmoeAttentionBlock for the first token of each image alone, which asks all tokens. VmoeMerge makes one token of each of
 the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it. VmoeRotate turns the
-pairs of columns of each head by the angles coordinates . frequencies, those of the first Q tokens; with these inputs
+pairs of columns of each head by the angles coordinates . frequencies; with these inputs
 VmoeAttentionBlock and VmoeClassAttentionBlock do so to queries and keys, and merged tokens have the mean of coordinates.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
@@ -243,7 +243,7 @@ OPS: Mapping[str, Op] = {
             (_f("y", "N", "Q", "D"),),
             {"num_heads": 1, "bf16": 0},
         ),
-        Op("VmoeRotate", (_f("x", "N", "Q", "D"), *_ROTATION), (_f("y", "N", "Q", "D"),), {"num_heads": 1}),
+        Op("VmoeRotate", (_IMAGE_X, *_ROTATION), (_IMAGE_Y,), {"num_heads": 1}),
         Op(
             "VmoeAttentionBlock",
             _ATTENTION_BLOCK,

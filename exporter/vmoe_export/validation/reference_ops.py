@@ -143,12 +143,11 @@ def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_head
 
 
 def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1) -> Array:
-    """VmoeRotate: x[N,Q,D] -> y[N,Q,D], pairs of a head's columns turned by the angles of their token.
+    """VmoeRotate: x[N,T,D] -> y[N,T,D], pairs of a head's columns turned by the angles of their token.
 
-    The Q tokens are the first of coordinates[N,T,C], and pair a of each of H heads, its columns 2 a and 2 a + 1, turns by
-    coordinates . frequencies[C,A] with A = D / H / 2.
+    Pair a of each of H heads, its columns 2 a and 2 a + 1, turns by coordinates[N,T,C] . frequencies[C,A], A = D / H / 2.
     """
-    angle = (coordinates[:, : x.shape[1]] @ frequencies)[:, :, None]
+    angle = (coordinates @ frequencies)[:, :, None]
     pairs = x.reshape(*x.shape[:2], num_heads, -1, 2)
     first, second = pairs[..., 0], pairs[..., 1]
     cosine, sine = np.cos(angle), np.sin(angle)
