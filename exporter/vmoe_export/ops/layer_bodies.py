@@ -127,9 +127,10 @@ def attention_block(weights: WeightType, merging: bool, rotation: bool, class_to
     bf16 = int(weights is not FLOAT32)
     x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
     q, k = ("q_turned", "k_turned") if rotation else ("q", "k")
+    own = "own_coordinates" if class_token else "coordinates"
     turned = f"""
-        {"asking = Gather <axis = 1> (coordinates, first)" if class_token else ""}
-        q_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (q, {"asking" if class_token else "coordinates"}, frequencies)
+        {"own_coordinates = Gather <axis = 1> (coordinates, first)" if class_token else ""}
+        q_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (q, {own}, frequencies)
         k_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (k, coordinates, frequencies)
     """
     first = "first = Constant <value_ints = [0]> ()\n" + "\n".join(
