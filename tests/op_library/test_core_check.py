@@ -67,5 +67,12 @@ def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
     assert run(program, "used").returncode == -signal.SIGSEGV
 
 
+@on_this_machine
+@pytest.mark.parametrize("page", ["4096", "16384", "65536"])
+def test_buffers_are_whole_pages_of_the_system_and_all_go_back(page: str) -> None:
+    """Every processor here has pages of 4 KiB: a larger one is what the program's own system calls say."""
+    assert built(_program("page_sizes", NATIVE, LIBRARY), page).splitlines() == ["0 calls failed, 0 pages stay"]
+
+
 def _program(name: str, compiler: Sequence[str], core: Path, suffix: str = "") -> Path:
     return kept(name + suffix, *compiler, *FLAGS, ROOT / "tests" / "cpp" / f"{name}.cc", core, "-lpthread")

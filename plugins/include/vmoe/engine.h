@@ -118,7 +118,8 @@ typedef struct vmoe_load_options {
   const char* profile;
   /* Path of the ONNX Runtime library; one that is too old is refused. NULL takes the first of: one that is loaded
    * already, the path in the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library
-   * was installed into, libonnxruntime.so, libonnxruntime.so.1. */
+   * was installed into, libonnxruntime.so, libonnxruntime.so.1; on macOS, libonnxruntime.dylib and
+   * libonnxruntime.1.dylib. */
   const char* onnxruntime;
   /* 1 has ONNX Runtime's threads look for work for tens of milliseconds after a call, 0 has them sleep at once. */
   int32_t spin;
