@@ -17,6 +17,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 INPUT_NAME = "image"
 VERSION = "1"
 """Of the model, in addresses and answers."""
+MODEL_PATH = "/v2/models/([^/]+)(?:/versions/([^/]+))?.*"
+"""Addresses of any model and version, as a regular expression."""
 MAX_NAME = 100
 """Characters of a model's name in addresses."""
 MAX_DIGITS = 19
@@ -196,6 +198,7 @@ class Refusal:
 
 
 NO_MODEL = Refusal(404, "there is no model '{}'; '{}' is served here")
+NO_VERSION = Refusal(404, "there is no version '{}' of the model; the only one is '{}'")
 ENCODED_BODY = Refusal(415, "the body's encoding is {}; gzip and deflate are known")
 NO_PATH = Refusal(404, "there is nothing at {}")
 NO_METHOD = Refusal(405, "{} is not allowed at {}")

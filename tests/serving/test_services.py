@@ -254,13 +254,14 @@ def test_a_bad_infer_is_400_and_one_line(
     assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, message)
 
 
-def test_a_header_length_that_is_none_another_model_and_a_large_body(service: str, client: HttpClient) -> None:
+def test_a_header_length_that_is_none_another_model_and_a_large_body(client: HttpClient) -> None:
     for length in BAD_LENGTHS:
         header = {HEADER_LENGTH: length.encode().decode("latin-1")}
         assert_refused(client.ask("POST", INFER, encoded(inputs()), **header), 400, "Inference-Header-Content-Length")
     for method, path, body in (("POST", "/v2/models/other/infer", encoded(inputs())), ("GET", "/v2/models/other", b"")):
-        words = f"there is nothing at {path}" if service == "C++" else "'mnist' is served here"
-        assert_refused(client.ask(method, path, body), 404, words)
+        assert_refused(client.ask(method, path, body), 404, "there is no model 'other'; 'mnist' is served here")
+    assert_refused(client.ask("GET", "/v2/models/mnist/versions/2/ready"), 404, "no version '2' of the model; the only one")
+    assert_refused(client.ask("GET", "/v2/models/mnist/other"), 404, "there is nothing at /v2/models/mnist/other")
     assert client.ask("POST", "/v1/classify", bytes(1 << 20 | 1))[0] == 413
 
 

@@ -25,7 +25,7 @@ Input read_pictures(Request& request, int64_t most_images) {
     for (auto& [name, value] : body.items()) {
       if (!value.is_null()) values[name] = std::move(value);
     }
-    read_object("pictures", values);
+    read_object("pictures", values, "", static_cast<size_t>(most_images));
   } else if (request.body().empty() || content_type.starts_with("multipart/")) {
     throw RequestError(kNoPicture);
   } else {
@@ -33,8 +33,6 @@ Input read_pictures(Request& request, int64_t most_images) {
     read_object("pictures", values);
     values["images"][0] = std::move(request.body());
   }
-  const size_t count = values["images"].size();
-  if (count > static_cast<size_t>(most_images)) throw RequestError(kWrongImageCount, most_images, count);
   return values;
 }
 

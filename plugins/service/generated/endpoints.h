@@ -15,6 +15,7 @@ inline constexpr char kPrometheus[] = "text/plain; version=0.0.4; charset=utf-8"
 inline constexpr char kHeaderLength[] = "Inference-Header-Content-Length";
 inline constexpr char kInputName[] = "image";
 inline constexpr char kVersion[] = "1";
+inline constexpr char kModelPath[] = "/v2/models/([^/]+)(?:/versions/([^/]+))?.*";
 inline constexpr int64_t kMaxName = 100;
 inline constexpr int64_t kMaxDigits = 19;
 inline constexpr char kNamePattern[] = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}";
@@ -30,6 +31,8 @@ inline constexpr int64_t kSteps = 8;
 inline constexpr int64_t kMostSteps = 1000;
 inline constexpr char kRotation[] = "exif";
 
+inline constexpr Refusal kNoModel{404, "there is no model '{}'; '{}' is served here"};
+inline constexpr Refusal kNoVersion{404, "there is no version '{}' of the model; the only one is '{}'"};
 inline constexpr Refusal kEncodedBody{415, "the body's encoding is {}; gzip and deflate are known"};
 inline constexpr Refusal kNoPath{404, "there is nothing at {}"};
 inline constexpr Refusal kNoMethod{405, "{} is not allowed at {}"};
