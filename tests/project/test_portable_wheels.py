@@ -20,7 +20,7 @@ import cpu_paths
 import numpy as np
 import pytest
 import sdk_build
-from arm_emulator import ARM_COMPILER, arm_emulator
+from arm_emulator import ARM_COMPILER, arm_emulator, arm_runner
 from bare_root import BareRoot
 from processor_flags import promised_paths
 from wheels import wheel_folder
@@ -35,7 +35,6 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif(not WHEELS, reason="make whee
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
-ONNXRUNTIME = "1.32.0"
 # What zig exports besides from a library for macOS: its linker's own names, and C++'s operators new and delete, of which a
 # process there has one for all libraries anyway.
 ZIG_EXPORTS = re.compile(r"__mh_dylib_header|___dso_handle|__Z(n[wa]|d[la])\w+")
@@ -150,17 +149,15 @@ def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
 def test_the_wheel_for_64_bit_arm_answers_in_an_emulator(
     mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    package, emulator = unpacked("aarch64", tmp_path / "wheel"), arm_emulator()
-    runtime = wheel_folder("--platform", "manylinux_2_28_aarch64", f"onnxruntime=={ONNXRUNTIME}")
+    arm_emulator()
+    package = unpacked("aarch64", tmp_path / "wheel")
     program = tmp_path / "sdk_runner"
     compiler = [ARM_COMPILER, "-std=c++17", "-O1", f"-I{package / 'include'}"]
     linked = [f"-L{package / 'lib'}", "-lvmoe_engine", f"-Wl,-rpath,{package / 'lib'}"]
     subprocess.run([*compiler, sdk_build.SOURCES / "sdk_runner.cc", "-o", program, *linked], check=True)
-    library = sdk_build.onnxruntime_library(runtime / "onnxruntime")
-    runner = sdk_build.Runner([*emulator, program], mnist_bundle, tmp_path, library=library)
-    assert "vmoe op library, neon" in runner.info()["runtime"]
     images = mnist_images["images"][:32, ..., None]
-    found = runner.logits(images)
-    runner.close()
+    with arm_runner(program, mnist_bundle) as runner:
+        assert "vmoe op library, neon" in runner.info()["runtime"]
+        found = runner.logits(images)
     with Engine.load(mnist_bundle, backend="onnxruntime", threads=1) as engine:
         np.testing.assert_allclose(found, engine(images), rtol=0, atol=1e-4)
