@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from family_files import families, write_files
-from family_sweep import Make, cases, verdict
+from family_sweep import Make, cases, timm_model, verdict
 
 from vmoe_export import export_bundle
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
@@ -104,6 +104,22 @@ def test_a_name_of_an_architecture_needs_its_library(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(VmoeError, match=f"{name} is looked up in {package}, which is not installed; pip install {package}"):
         _export(tmp_path, family, architecture=name)
+
+
+def test_a_wrong_architecture_of_timm_is_refused(tmp_path: Path) -> None:
+    timm_model("vit_small_patch16_224", {"depth": 12}, {}, tmp_path)
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("vit_base_patch16_224", {"heads": 6}, "num_features 768, but the checkpoint has 384"),
+        ("vit_small_patch32_224", {}, r"patch_size \[32, 32\], but the checkpoint has \[16, 16\]"),
+        ("vit_small_patch16_36x1_224", {}, "depth 36, but the checkpoint has 12"),
+        ("deit_small_distilled_patch16_224", {}, "num_prefix_tokens 2, but the checkpoint has 1"),
+        ("vit_small_r26_s32_224", {}, "is not one of timm's vision_transformer or deit"),
+    ]
+    for name, options, words in wrong:
+        with pytest.raises(VmoeError, match=words):
+            export_bundle(tmp_path, tmp_path / "x.vmoe", architecture=name, **options)
+    with pytest.raises(VmoeError, match="pre_norm True, but the checkpoint has False"):
+        _export(tmp_path, "timm_token", heads=3, config={"architecture": "vit_tiny_patch16_224", "pre_norm": True})
 
 
 @pytest.mark.parametrize(
