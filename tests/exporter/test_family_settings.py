@@ -22,7 +22,7 @@ CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
 TINY, DISTILLED = "timm vit_tiny_patch16_224", "timm deit_tiny_distilled_patch16_224"
 NO_HEADS = "say the number of attention heads; pass --heads N, or the model's config.json with --config"
 NO_ACTIVATION = "say the activation of the MLPs; pass --activation"
-NO_POOLING = "class token or the mean of the patches; pass --pooling"
+NO_POOLING = "class token or the mean of the patches; pass --architecture NAME, or --pooling"
 SAMPLES = {
     "transformers vit, no eps": "",
     "transformers vit, a vision_config": "",
@@ -53,7 +53,8 @@ SAMPLES = {
     "open_clip file bin, plain GELU": "",
     "open_clip file inner, plain GELU": "",
     "open_clip file openai, quick GELU": "",
-    "open_clip no config, 0 options": NO_ACTIVATION,
+    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh or quick_gelu and --heads N "
+    "and --pooling token or --pooling avg, or the model's config.json",
     "open_clip no config, 2 options": NO_POOLING,
     "open_clip no config, 3 options": "",
     "open_clip --architecture ViT-B-32": "",
