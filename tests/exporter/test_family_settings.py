@@ -53,8 +53,8 @@ SAMPLES = {
     "open_clip file bin, plain GELU": "",
     "open_clip file inner, plain GELU": "",
     "open_clip file openai, quick GELU": "",
-    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh or quick_gelu and --heads N "
-    "and --pooling token or --pooling avg, or the model's config.json",
+    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh or quick_gelu and --heads "
+    "N and --pooling token or --pooling avg, or the model's config.json",
     "open_clip no config, 2 options": NO_POOLING,
     "open_clip no config, 3 options": "",
     "open_clip --architecture ViT-B-32": "",
