@@ -22,6 +22,7 @@ RUN = [
     ("run absent.vmoe y.png", 1, "absent.vmoe is not a bundle"),
     ("run NPZ y.png", 1, "is not a bundle: it is a file"),
     ("run EMPTY y.png", 1, " is not a bundle: manifest.json"),
+    ("run OFFICIAL y.png", 1, "; if it is a model, vmoe export "),
     ("run MODEL y.png", 1, "; if it is a model, vmoe export "),
     ("rnu ALONE y.png", 2, "No such command 'rnu'. Did you mean 'run'? vmoe --help"),
     ("serve bacth ALONE x y", 2, "No such command 'bacth'. Did you mean 'batch'? vmoe serve --help"),
@@ -43,6 +44,7 @@ EXPORT = [
         "--probabilities are those of classes, and this bundle would return",
     ),
     ("export DENSE --probabilities odds -o x.vmoe", 2, "'odds' is not one of 'softmax', 'sigmoid'"),
+    ("export google/vit -o x.vmoe", 1, "google/vit.index is there; hf://google/vit is the model of that name on"),
     ("zeroshot EMPTY -o x.vmoe", 2, "Missing option '--class-names'"),
     ("zeroshot EMPTY -o x.vmoe --class-names absent.txt", 2, "absent.txt can't be read"),
     ("zeroshot EMPTY -o x.vmoe --class-names cifar100 --templates mine", 2, "'mine' is not 'openai'"),
@@ -181,11 +183,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     folder: Path,
     mnist_bundle: Path,
     mnist_image_bundle: Path,
+    mnist_checkpoint: Path,
     mnist_digits: Path,
     vmoe: Vmoe,
 ) -> None:
     paths = {path.stem: path for path in folder.iterdir()} | {"NPZ": mnist_digits, "INSIDE": mnist_bundle / "pictures"}
-    paths |= {"ALONE": mnist_image_bundle, "GROUPED": mnist_bundle}
+    paths |= {"ALONE": mnist_image_bundle, "GROUPED": mnist_bundle, "OFFICIAL": mnist_checkpoint}
     paths |= {"DENSE": kept_bundle("dense"), "SOFT": kept_bundle("soft"), "ENSEMBLE": kept_bundle("ensemble")}
     name, *words = command.split()
     before = sorted(folder.rglob("*"))
