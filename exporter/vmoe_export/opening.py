@@ -74,7 +74,7 @@ def _reader(path: Path) -> Checkpoint:
         from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 
         return SafetensorsCheckpoint(path)
-    if path.suffix in TORCH_SUFFIXES and path.is_file():
+    if path.suffix in {*TORCH_SUFFIXES, ".ckpt"} and path.is_file():  # Lightning writes .ckpt
         try:
             from vmoe_export.checkpoint.torch_file import TorchCheckpoint
         except ModuleNotFoundError:

@@ -130,6 +130,8 @@ def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> N
     result = export_bundle(folder, tmp_path / "trained.vmoe", validate=False)
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (result.path / WEIGHTS_NAME).read_bytes()
     assert "ignored, as not part of the model: model_ema, optimizer" in result.plan.notes
+    lightning = export_bundle(file.rename(folder / "last.ckpt"), tmp_path / "lightning.vmoe", validate=False)
+    assert (usual.path / WEIGHTS_NAME).read_bytes() == (lightning.path / WEIGHTS_NAME).read_bytes()
     torch.save(content | {"model": state}, file)
     with pytest.raises(VmoeError, match="holds two models"):
         export_bundle(folder, tmp_path / "two.vmoe")
