@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from family_files import families, write_files
-from family_sweep import Make, cases, verdict
+from family_sweep import Make, cases, timm_model, verdict
 
 from vmoe_export import export_bundle
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
@@ -22,7 +22,7 @@ CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
 TINY, DISTILLED = "timm vit_tiny_patch16_224", "timm deit_tiny_distilled_patch16_224"
 NO_HEADS = "say the number of attention heads; pass --heads N, or the model's config.json with --config"
 NO_ACTIVATION = "say the activation of the MLPs; pass --activation"
-NO_POOLING = "class token or the mean of the patches; pass --pooling"
+NO_POOLING = "class token or the mean of the patches; pass --architecture NAME, or --pooling"
 SAMPLES = {
     "transformers vit, no eps": "",
     "transformers vit, a vision_config": "",
@@ -53,7 +53,8 @@ SAMPLES = {
     "open_clip file bin, plain GELU": "",
     "open_clip file inner, plain GELU": "",
     "open_clip file openai, quick GELU": "",
-    "open_clip no config, 0 options": NO_ACTIVATION,
+    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh or quick_gelu and --heads "
+    "N and --pooling token or --pooling avg, or the model's config.json",
     "open_clip no config, 2 options": NO_POOLING,
     "open_clip no config, 3 options": "",
     "open_clip --architecture ViT-B-32": "",
@@ -104,6 +105,22 @@ def test_a_name_of_an_architecture_needs_its_library(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(VmoeError, match=f"{name} is looked up in {package}, which is not installed; pip install {package}"):
         _export(tmp_path, family, architecture=name)
+
+
+def test_a_wrong_architecture_of_timm_is_refused(tmp_path: Path) -> None:
+    timm_model("vit_small_patch16_224", {"depth": 12}, {}, tmp_path)
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("vit_base_patch16_224", {"heads": 6}, "num_features 768, but the checkpoint has 384"),
+        ("vit_small_patch32_224", {}, r"patch_size \[32, 32\], but the checkpoint has \[16, 16\]"),
+        ("vit_small_patch16_36x1_224", {}, "depth 36, but the checkpoint has 12"),
+        ("deit_small_distilled_patch16_224", {}, "num_prefix_tokens 2, but the checkpoint has 1"),
+        ("vit_small_r26_s32_224", {}, "is not one of timm's vision_transformer or deit"),
+    ]
+    for name, options, words in wrong:
+        with pytest.raises(VmoeError, match=words):
+            export_bundle(tmp_path, tmp_path / "x.vmoe", architecture=name, **options)
+    with pytest.raises(VmoeError, match="pre_norm True, but the checkpoint has False"):
+        _export(tmp_path, "timm_token", heads=3, config={"architecture": "vit_tiny_patch16_224", "pre_norm": True})
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_a_signal_stops_it_and_what_is_written_stays(
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 143, errors
-    assert "parts are missing" in errors and errors.endswith("vmoe: ended by SIGTERM\n")
+    assert "missing; run the same command again" in errors and errors.endswith("vmoe: ended by SIGTERM\n")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 

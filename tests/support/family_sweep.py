@@ -271,7 +271,7 @@ def timm_cases() -> Iterator[tuple[str, Make]]:
             yield f"timm {name}, no config, {count} options", partial(timm_model, name, ARGS, options)
         mean = ARGS | {"global_pool": "avg", "fc_norm": False}
         yield f"timm {name}, no config, avg", partial(timm_model, name, mean, known | {"pooling": "avg"})
-        yield f"timm {name}, architecture", partial(timm_model, name, {"depth": 1}, {"architecture": name})
+        yield f"timm {name}, architecture", partial(timm_model, name, {}, {"architecture": name})
         yield f"timm {name}, narrow architecture", partial(timm_model, name, ARGS, {"architecture": name})
 
 

@@ -11,6 +11,16 @@ from vmoe_export.families.translation import Translation
 
 WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
 """Prefixes that training programs add to all names."""
+_SAVED = {
+    r"^(vit\.|deit\.|)layers\.(\d+)\.mlp\.fc1\.": r"\1encoder.layer.\2.intermediate.dense.",
+    r"^(vit\.|deit\.|)layers\.(\d+)\.mlp\.fc2\.": r"\1encoder.layer.\2.output.dense.",
+    r"^(vit\.|deit\.|)layers\.(\d+)\.": r"\1encoder.layer.\2.",
+    r"(encoder\.layer\.\d+\.attention)\.q_proj\.": r"\1.attention.query.",
+    r"(encoder\.layer\.\d+\.attention)\.k_proj\.": r"\1.attention.key.",
+    r"(encoder\.layer\.\d+\.attention)\.v_proj\.": r"\1.attention.value.",
+    r"(encoder\.layer\.\d+\.attention)\.o_proj\.": r"\1.output.dense.",
+}
+"""The names that transformers 5 has in memory, and so in a `state_dict()`, and those that its `save_pretrained` writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +68,8 @@ class Family:
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
     """Maps a model's own names, joined by '.', to the stored names, which a training program may have prefixed.
 
+    Names that transformers has only in memory become those that it saves.
+
     Examples:
         >>> unwrapped(["model/module/norm/weight", "optimizer/step"])
         {'norm.weight': 'model/module/norm/weight', 'optimizer.step': 'optimizer/step'}
@@ -67,5 +79,8 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         words = re.split(r"[./]", stored)
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
-        found.setdefault(".".join(words), stored)
+        name = ".".join(words)
+        for in_memory, saved in _SAVED.items():
+            name = re.sub(in_memory, saved, name)
+        found.setdefault(name, stored)
     return found

@@ -70,6 +70,7 @@ def _translate(model: Translation) -> None:
     else:
         model.activation(_activation(name) if name else None, source)
     model.patches("patch_embed.proj", has_bias=model.has("patch_embed.proj.bias"))
+    model.claim(num_features=model.width, pre_norm=model.has("norm_pre.weight"))
     if "num_heads" in args:
         model.config = {**model.config, "num_heads": args["num_heads"]}
         model.choose_heads(model.setting("num_heads", 1), "the config says num_heads")
@@ -86,7 +87,7 @@ def _translate(model: Translation) -> None:
 
 def _blocks(model: Translation) -> None:
     has_bias, has_scales = model.has("blocks.0.attn.qkv.bias"), model.has("blocks.0.ls1.gamma")
-    for block, ours in model.blocks("blocks.{}."):
+    for block, ours in model.blocks("blocks.{}.", "depth"):
         first, second = (f"{block}ls1.gamma", f"{block}ls2.gamma") if has_scales else ("", "")
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
         bias = f"{block}attn.qkv.bias" if has_bias else ""
@@ -128,6 +129,7 @@ def _tokens(model: Translation, *, is_read: bool) -> None:
     """The class token, then registers or DeiT's distillation token; either all of them have positions or none."""
     names = [name for name in ("cls_token", "dist_token", "reg_token") if model.has(name)]
     count = sum(math.prod(model.shape(name, 3)[:2]) for name in names)
+    model.claim(num_prefix_tokens=count)
     _, tokens, _ = model.shape("pos_embed", 3)
     patches = math.prod(model.trained_grid())
     is_square = math.isqrt(tokens) ** 2 == tokens
@@ -162,16 +164,34 @@ def _attention_pool(model: Translation) -> None:
 
 
 def _named_config(name: str) -> dict[str, Any]:
-    """The config of an architecture of the installed timm. Raises OptionError: there is none."""
+    """The config of an architecture of the installed timm, with what its tensors show: a wrong name must not pass.
+
+    Raises:
+        ConfigError: the architecture is no plain ViT.
+        OptionError: there is none of that name, or timm is not installed.
+    """
     try:
         import timm
+        import torch
     except ModuleNotFoundError:
         raise OptionError(f"--architecture {name} is looked up in timm, which is not installed; pip install timm") from None
     known, _, tag = name.partition(".")
     if not timm.is_model(known) or (tag and not timm.is_model_pretrained(name)):
         raise OptionError(f"--architecture {name} is not an architecture of timm {timm.__version__}")
+    if not timm.models.is_model_in_modules(known, {"vision_transformer", "deit"}):
+        raise ConfigError(f"the architecture {known} is not one of timm's vision_transformer or deit")
     pictures = timm.get_pretrained_cfg(name)
-    return {"architecture": known, "pretrained_cfg": asdict(pictures) if pictures else {}}
+    with torch.device("meta"):  # without weights
+        model: Any = timm.create_model(known)
+    return {
+        "architecture": known,
+        "pretrained_cfg": asdict(pictures) if pictures else {},
+        "patch_size": [*model.patch_embed.proj.kernel_size],
+        "num_features": model.num_features,
+        "pre_norm": "norm_pre.weight" in model.state_dict(),
+        "depth": len(model.blocks),
+        "num_prefix_tokens": model.num_prefix_tokens,
+    }
 
 
 FAMILY = Family(

@@ -167,7 +167,9 @@ def _process(
             for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments, after_block):
                 written.append(_write(output, job, part, table))
     except KeyboardInterrupt:
-        click.echo(f"{len(parts) - len(written):,} parts are missing; run the same command again to resume", err=True)
+        missing = len(parts) - len(written)
+        are = "part is" if missing == 1 else "parts are"
+        click.echo(f"{missing:,} {are} missing; run the same command again to resume", err=True)
         raise
     return written
 
