@@ -50,7 +50,8 @@ class ExportOptions(Choices):
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),
             "members" (the logits of each member of an E3), "features", or "tokens" (all of them, behind the last norm).
-        layers: numbers of blocks, ascending from 0, behind which the residual stream is an output as well, "layer3" of block 3.
+        layers: numbers of blocks, ascending from 0, behind which the residual stream is an output as well: "layer3" of block
+            3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         exif: turn pictures as their EXIF orientation says, or don't. Default: what `preprocess` or the model's files say;

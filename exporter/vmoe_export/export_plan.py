@@ -145,12 +145,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     output = _output(options, model)
-    if output == "tokens":
-        model = model.without_head()
-    size = model.feature_size if output == "features" else model.num_classes
-    names = options.class_names
-    if names is not None and len(names) != size:
-        raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
+    model = model.for_output(output)
+    _check_class_names(options, model, output)
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
     numbers = PRECISIONS[options.precision]
@@ -228,11 +224,10 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
 def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if not model.pools and options.output != "tokens":
         raise OptionError("the model ends in its tokens and makes nothing of them; pass --output tokens")
-    if options.output == "tokens":
-        if model.ensemble_size > 1:
-            raise OptionError("an ensemble (E3) has the tokens of each member; choose logits or members")
-        return "tokens"
-    output = (options.output or "logits") if model.num_classes else "features"
+    output = options.output or "logits"
+    if output == "tokens" and model.ensemble_size > 1:
+        raise OptionError("an ensemble (E3) has the tokens of each member; choose logits or members")
+    output = output if model.num_classes or output == "tokens" else "features"
     if output == "members" and model.ensemble_size == 1:
         raise OptionError("this is not an ensemble (E3), so it has no members; choose logits or features")
     if output == "features" and model.ensemble_size > 1:
@@ -240,6 +235,12 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if options.probabilities is not None and output != "logits":
         raise OptionError(f"--probabilities are those of classes, and this bundle would return {output}; omit it")
     return output
+
+
+def _check_class_names(options: ExportOptions, model: ModelConfig, output: Output) -> None:
+    size = model.feature_size if output == "features" else model.num_classes
+    if options.class_names is not None and len(options.class_names) != size:
+        raise OptionError(f"there are {len(options.class_names)} class names, but the model has {size or 'no'} outputs")
 
 
 def _layers(options: ExportOptions, model: ModelConfig) -> tuple[int, ...]:
@@ -261,9 +262,7 @@ def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
     return steps if options.exif is None else replace(steps, rotates=options.exif)
 
 
-def _profiles(
-    checkpoint: Checkpoint, exported: ExportedModel, options: ExportOptions
-) -> tuple[Rules, tuple[Profile, ...]]:
+def _profiles(checkpoint: Checkpoint, exported: ExportedModel, options: ExportOptions) -> tuple[Rules, tuple[Profile, ...]]:
     rules, moe = _rules(exported), exported.config.moe
     settings = options.profile_settings(checkpoint, moe.routing if moe else None)
     profiles = [rules.profile_of(setting) for setting in settings]

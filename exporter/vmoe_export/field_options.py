@@ -110,7 +110,12 @@ def field_option(name: str) -> Callable[[F], F]:
         kind = click.IntRange(1)
     elif os.PathLike in FIELD_TYPES[name]:
         kind = click.Path(path_type=Path)
-    settings: dict[str, Any] = {"type": kind, "callback": _READERS.get(name), "default": default, "show_default": default is not None}
+    settings: dict[str, Any] = {
+        "type": kind,
+        "callback": _READERS.get(name),
+        "default": default,
+        "show_default": default is not None,
+    }
     return click.option(word, metavar=_METAVARS.get(name), help=FIELD_HELP[name], **settings)
 
 

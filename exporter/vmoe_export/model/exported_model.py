@@ -68,7 +68,11 @@ class ExportedModel:
     @property
     def class_token_parts(self) -> tuple[str, ...]:
         """Those of `parts` that give the class token of an image alone, as nothing behind them reads another."""
-        if self.config.classifier not in ("token", "0") or self.output == "tokens" or self.config.num_layers - 1 in self.layers:
+        if (
+            self.config.classifier not in ("token", "0")
+            or self.output == "tokens"
+            or self.config.num_layers - 1 in self.layers
+        ):
             return ()
         attention, last = self.parts[-3:-1]
         return (last,) if last.endswith("/Moe") else (attention, last)

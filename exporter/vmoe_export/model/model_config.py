@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vmoe_export.ops.table import Activation
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
 
@@ -101,7 +102,8 @@ class ModelConfig:
     queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
     without the blocks' norms of queries and keys, a representation without a tanh, such as CLIP's projection, with
     `normalize` a division of what the head gets by its Euclidean norm, and without `pools` nothing behind the tokens; and a
-    family, of another library's model. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap" the class token and that mean, and "token+token" the first two tokens.
+    family, of another library's model. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap"
+    the class token and that mean, and "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
@@ -156,8 +158,10 @@ class ModelConfig:
         """Tokens at the front of an image that are never merged: those in front of the patches, or that of a classifier."""
         return max(self.front_tokens, int(self.classifier == "0"))
 
-    def without_head(self) -> ModelConfig:
-        """The model that ends in its tokens."""
+    def for_output(self, output: Output) -> ModelConfig:
+        """The model without what its tokens don't need, if they are the output."""
+        if output != "tokens":
+            return self
         return replace(
             self,
             pools=False,
