@@ -16,7 +16,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES, VMOE_TOKENS};  // in the order of kOutputs
+constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES,
+                                        VMOE_TOKENS};  // in the order of kOutputs
 static_assert(std::size(kPrecisions) == VMOE_BF16_EXPERTS, "vmoe_precision is in the order of kPrecisions");
 static_assert(std::size(kProbabilities) == VMOE_SIGMOID, "vmoe_probabilities is in the order of kProbabilities");
 
@@ -284,7 +285,8 @@ Manifest read(const Json& raw) {
       read_steps(raw["preprocessing"]["steps"].get_ref<const std::string&>(), image["height"], image["width"]);
   manifest.output = kOutputCodes[index_of(output["name"], kOutputs)];
   if (manifest.output == (kind == kOfEnsemble ? VMOE_FEATURES : VMOE_MEMBERS)) {
-    refuse("'name' of the output is '", output["name"].get<std::string>(), "', which a model of this kind doesn't have");
+    refuse("'name' of the output is '", output["name"].get<std::string>(),
+           "', which a model of this kind doesn't have");
   }
   manifest.output_size = output["size"];
   if (const Json* kind = optional_field(raw, "probabilities")) {

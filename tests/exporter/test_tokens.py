@@ -79,7 +79,7 @@ def of_library(family: Family, folder: Path, given: np.ndarray) -> dict[str, np.
 def test_tokens_and_layers_are_those_of_the_library(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = families()[name]
     folder = family.write(tmp_path / "model")
-    pictures = family.pictures() / 2  # in the range that engines take
+    pictures = family.pictures() / 4  # in the range that engines take
     expected = of_library(family, folder, pictures)
     layers = list(range(len(expected) - 1))
     bundle = export_bundle(

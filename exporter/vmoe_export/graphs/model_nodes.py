@@ -95,9 +95,9 @@ class ModelNodes(GraphWriter):
             else:
                 x = self._cut(self._attention_block(block, x, ""))
                 x = self._mlp_block(block, x)
-            if i in self.model.layers:
-                x = self._add("Identity", x, outputs=[layer_output(i)])
             x = self._cut(x)
+            if i in self.model.layers:
+                self._unscaled(x, layer_output(i))
         self._place = "head"
         self._head(x)
         self.nodes[-1].output[0] = self.model.output
@@ -373,8 +373,10 @@ class ModelNodes(GraphWriter):
     def _head(self, x: str) -> None:
         config, members = self._config, self._config.ensemble_size
         if self.model.output == "tokens":
-            after = config.norm_after_pooling  # then tokens have no norm of their own
-            self._add("Identity", x) if after else self._layer_norm("Encoder/encoder_norm", x)
+            if config.norm_after_pooling:  # tokens have no norm of their own
+                self._unscaled(x, self.model.output)
+            else:
+                self._layer_norm("Encoder/encoder_norm", x)
             return
         x = self._normed_pool(x)
         if config.representation_size and config.representation_tanh:
@@ -392,6 +394,13 @@ class ModelNodes(GraphWriter):
         if self.model.output == "logits":
             total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
+
+    def _unscaled(self, x: str, output: str) -> None:
+        """Makes an output of the residual stream x[N,T,D], of the size that it has in the model's own library."""
+        if (scale := self._config.stream_scale) == 1:
+            self._add("Identity", x, outputs=[output])
+        else:
+            self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=[output])
 
     def _normed_pool(self, x: str) -> str:
         """The row [N,D] that the head takes of the residual stream x[N,T,D], with the last layer norm."""

@@ -101,9 +101,10 @@ class ModelConfig:
     classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
     queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
     without the blocks' norms of queries and keys, a representation without a tanh, such as CLIP's projection, with
-    `normalize` a division of what the head gets by its Euclidean norm, and without `pools` nothing behind the tokens; and a
-    family, of another library's model. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap"
-    the class token and that mean, and "token+token" the first two tokens.
+    `normalize` a division of what the head gets by its Euclidean norm, without `pools` nothing behind the tokens, and a
+    residual stream that is `stream_scale` times that of its library; and a family, of another library's model. Of the
+    classifiers "gap" is the mean of all tokens but those in front, "token+gap" the class token and that mean, and
+    "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
@@ -131,6 +132,7 @@ class ModelConfig:
     activation: Activation = "gelu_tanh"
     normalize: bool = False
     pools: bool = True
+    stream_scale: float = 1.0
     family: str | None = None
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 

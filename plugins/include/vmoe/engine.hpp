@@ -164,8 +164,8 @@ class Engine {
     return info_.image_bytes();
   }
 
-  // Logits, or features or tokens, f32[N, output_size], into the caller's memory; `size` floats of room, N * output_size or more.
-  // Returns the number of floats written.
+  // Logits, or features or tokens, f32[N, output_size], into the caller's memory; `size` floats of room, N *
+  // output_size or more. Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
     return run_into(images, setting, nullptr, output, size);
   }
@@ -187,7 +187,8 @@ class Engine {
   }
 
   // All outputs, info().outputs, by name, each f32[N, floats()].
-  Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images, const Setting& setting = {}) const {
+  Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images,
+                                                                const Setting& setting = {}) const {
     std::map<std::string, std::vector<float>> found;
     std::vector<const char*> names;
     std::vector<float*> outputs;

@@ -173,8 +173,7 @@ Response endpoints::infer(Service& service, Exchange& exchange) {
       if (asked["name"] == output.name) add(output, asked["parameters"]);
     }
   }
-  Json reply = {
-      {"model_name", service.options.name}, {"model_version", kVersion}, {"outputs", std::move(tensors)}};
+  Json reply = {{"model_name", service.options.name}, {"model_version", kVersion}, {"outputs", std::move(tensors)}};
   if (!answer.setting.empty()) reply["parameters"] = {{"setting", answer.setting}};
   if (!fields["id"].is_null()) reply["id"] = fields["id"];
   std::string text = to_text(reply);
