@@ -326,7 +326,7 @@ const GraphOutput& Manifest::find_output(std::string_view name) const {
     if (output.name == name) return output;
     known += (known.empty() ? "" : ", ") + output.name;
   }
-  fail(VMOE_ARGUMENT_ERROR, "the bundle has no output ", in_quotes(std::string(name)), "; it has ", known);
+  fail(VMOE_ARGUMENT_ERROR, "the bundle has no output ", in_quotes(name), "; it has ", known);
 }
 
 const Profile* Manifest::find_profile(std::string_view name) const {
