@@ -51,18 +51,22 @@ async def infer(service: Service, request: Request) -> Response:
 
 def _tensor(service: Service, name: str, output: Array, parameters: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """The tensor of an output, and its bytes that follow the JSON."""
-    if (most := parameters.get("classification")) is None:
-        datatype, shape = "FP32", list(output.shape)
-        values = [value if math.isfinite(value) else None for value in output.ravel().tolist()]
-        binary = np.ascontiguousarray(output, "<f4").tobytes()
+    is_binary, binary = parameters["binary_data"], b""
+    data: list[Any] = []
+    if (most := parameters.get("classification")) is not None:
+        data = _classes(service, output, most)
+        datatype, shape = "BYTES", [len(output), len(data) // len(output)]
+        binary = b"".join(len(text).to_bytes(4, "little") + text for text in (value.encode() for value in data))
     else:
-        values = _classes(service, output, most)
-        datatype, shape = "BYTES", [len(output), len(values) // len(output)]
-        binary = b"".join(len(text).to_bytes(4, "little") + text for text in (value.encode() for value in values))
+        datatype, shape = "FP32", list(output.shape)
+        if is_binary:
+            binary = np.ascontiguousarray(output, "<f4").tobytes()
+        else:
+            data = [value if math.isfinite(value) else None for value in output.ravel().tolist()]
     tensor = {"name": name, "datatype": datatype, "shape": shape}
-    if parameters["binary_data"]:
+    if is_binary:
         return {**tensor, "parameters": {"binary_data_size": len(binary)}}, binary
-    return {**tensor, "data": values}, b""
+    return {**tensor, "data": data}, b""
 
 
 def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dict[str, Any], Array]:
