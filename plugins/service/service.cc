@@ -85,6 +85,10 @@ vmoe::Answer Service::answer(const ImageBatch& batch, const Input& setting, cons
       profile = whole.setting;  // all images have the setting that was chosen for the first ones
     } else {
       whole.output.insert(whole.output.end(), answer->output.begin(), answer->output.end());
+      for (auto& [name, values] : whole.layers) {
+        const auto& more = answer->layers.at(name);
+        values.insert(values.end(), more.begin(), more.end());
+      }
     }
   }
   return whole;
@@ -104,12 +108,8 @@ Json Service::level() const {
 
 Response json_response(const Json& json) { return text_response(to_text(json), kJson); }
 
-std::string output_name(const vmoe::Info& info) {
-  return info.output == VMOE_FEATURES ? "features" : info.output == VMOE_MEMBERS ? "members" : "logits";
-}
-
-Json output_tensor(const vmoe::Info& info, int64_t count) {
-  Json shape = {count, info.output_size};
-  if (info.output == VMOE_MEMBERS) shape = {count, info.ensemble_size, info.output_size / info.ensemble_size};
-  return {{"name", output_name(info)}, {"datatype", "FP32"}, {"shape", shape}};
+Json output_tensor(const vmoe::OutputShape& output, int64_t count) {
+  Json shape = {count, output.columns};
+  if (output.rows > 0) shape = {count, output.rows, output.columns};
+  return {{"name", output.name}, {"datatype", "FP32"}, {"shape", shape}};
 }

@@ -159,7 +159,8 @@ class Service:
             # If the client disconnects, this is cancelled, which takes the request out of the queue.
             answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], setting)))
             setting = answers[0].setting  # all images have the setting that was chosen for the first ones
-        return replace(answers[0], logits=np.concatenate([each.logits for each in answers]))
+        outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}
+        return replace(answers[0], outputs=outputs)
 
     def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
         """What answers at an endpoint: its function, whose errors become a status and a message, and whose replies count."""

@@ -96,7 +96,7 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(parameters={"shared_memory_region": "a"}), b"", "'inputs.0.parameters.shared_memory"),
     ({**inputs(), "outputs": [{"name": "logits", "parameters": {"classification": 0}}]}, b"", "classification' must be a"),
     ({**inputs(), "id": 5}, b"", "'id' must be a text"),
-    ({**inputs(), "outputs": 5}, b"", "'outputs' must be a list of 0 to 1"),
+    ({**inputs(), "outputs": 5}, b"", "'outputs' must be a list of 0 to 1000"),
     ({**inputs(), "outputs": [{"name": "features"}]}, b"", "the model's only output is 'logits'"),
     (inputs(), IMAGE, "no input claims them by binary_data_size"),
     (inputs(parameters={"binary_data_size": 3136}), IMAGE[:-1], "has 3136 bytes, and 3135 follow the JSON"),

@@ -98,6 +98,8 @@ class Translation(ForeignModel):
         if not 0 < value < 1:
             raise ConfigError(f"the config says layer_norm_eps {shown(value)}, which is not between 0 and 1")
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
+        if self._stream != 1:
+            self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
         """Sets the activation of all MLPs, see `choose_activation`."""

@@ -71,6 +71,8 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         representation_tanh="projection/kernel" not in facts.shapes,
         activation=_choice(facts, "activation", ACTIVATIONS),
         normalize=_choice(facts, "normalize", (False, True)),
+        pools=_choice(facts, "pools", (True, False)),
+        stream_scale=number(facts.config, "stream_scale", 1.0),
         origins=facts.origins,
     )
     _check_config(facts, model)

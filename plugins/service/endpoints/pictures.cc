@@ -39,7 +39,10 @@ Input read_pictures(Request& request, int64_t most_images) {
 std::pair<Input, vmoe::Answer> answered(Service& service, Exchange& exchange, vmoe_output output) {
   const vmoe_output own = service.engine.info().output;
   if (own != output) {
-    throw RequestError(own == VMOE_LOGITS ? kLogitsModel : own == VMOE_FEATURES ? kFeaturesModel : kMembersModel);
+    throw RequestError(own == VMOE_LOGITS     ? kLogitsModel
+                       : own == VMOE_FEATURES ? kFeaturesModel
+                       : own == VMOE_MEMBERS  ? kMembersModel
+                                              : kTokensModel);
   }
   Input request =
       service.run_on(service.pictures, [&] { return read_pictures(exchange.request, service.options.batch_size); });

@@ -116,6 +116,10 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
         raise click.UsageError("--top is the number of classes, and --output-logits writes none")
     if not logits and manifest.output != "logits":
         raise click.UsageError(f"{bundle} outputs {manifest.output}, not classes; write them with --output-logits")
+    if logits and len(manifest.answers) > 1:
+        raise click.UsageError(
+            f"{bundle} outputs {', '.join(manifest.answers)}, and a job writes one; export it without --layers"
+        )
     name = given["profile"]
     return Job(
         bundle=digest,

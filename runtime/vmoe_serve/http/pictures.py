@@ -20,6 +20,7 @@ _OTHER_MODELS: dict[Output, endpoints.Refusal] = {
     "logits": endpoints.LOGITS_MODEL,
     "features": endpoints.FEATURES_MODEL,
     "members": endpoints.MEMBERS_MODEL,
+    "tokens": endpoints.TOKENS_MODEL,
 }
 
 

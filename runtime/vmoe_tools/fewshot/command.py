@@ -136,7 +136,7 @@ def _features(engine: Engine, source: ImageSource, indices: Array, progress: Pro
     done = []
     with progress.step("features", len(taken)) as advance:
         for batch, _ in taken.whole_batches(size, engine.manifest.input):
-            done.append(engine(batch))
+            done.append(engine.outputs(batch)[output])
             advance(size, size)
     features: Array = np.concatenate(done)[: len(indices)]
     if not np.isfinite(features).all():
