@@ -125,7 +125,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "clip": [("text tower alone", "--families", rename("vision_model|visual_projection", None))],
     "siglip_vision": [
-        ("flat patch kernel", "patch_embedding.weight", put("embeddings.patch_embedding.weight", 48, 192)),
+        ("flat patch kernel", "siglip_vision_model", put("embeddings.patch_embedding.weight", 48, 192)),
         ("NaFlex", "siglip2_vision_model", field(model_type="siglip2_vision_model")),
     ],
     "clipmoe": [

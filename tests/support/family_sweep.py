@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import re
 import tempfile
 from collections import Counter
@@ -34,6 +35,7 @@ MOST = 5e-5
 Colours = tuple[tuple[float, ...], tuple[float, ...]]
 HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+NONE = ((0.0,) * 3, (1.0,) * 3)
 
 
 @dataclass
@@ -93,6 +95,7 @@ def verdict(make: Make) -> tuple[str, str]:
 
 SHAPE = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 TOWER = SHAPE | {"intermediate_size": 64}
+NAFLEX = {key: value for key, value in TOWER.items() if key != "image_size"} | {"num_patches": 16}
 CLASSES = {"num_labels": 5}
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
 BOTH = {"text_config": TEXT | {"max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0}, "vision_config": TOWER}
@@ -109,6 +112,10 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
     "clip_both": ("CLIPModel", BOTH | {"projection_dim": 20}, "", "CLIP", CLIP),
     "siglip": ("SiglipVisionModel", TOWER, "pooler_output", "Siglip", HALF),
     "siglip_both": ("SiglipModel", BOTH, "", "Siglip", HALF),
+    "siglip2": ("Siglip2VisionModel", NAFLEX, "pooler_output", "Siglip2", HALF),
+    "siglip2_both": ("Siglip2Model", BOTH | {"vision_config": NAFLEX}, "", "Siglip2", HALF),
+    "tipsv2": ("Tipsv2VisionModel", SHAPE | {"mlp_ratio": 2.5}, "pooler_output", "Tipsv2", NONE),
+    "tipsv2_both": ("Tipsv2Model", {"text_config": TEXT | {"hidden_size": 48}, "vision_config": SHAPE}, "", "Tipsv2", NONE),
 }
 """Class, config, output, image processor and colours."""
 FLAGS: dict[str, dict[str, Any]] = {
@@ -125,6 +132,8 @@ FLAGS: dict[str, dict[str, Any]] = {
     "swiglu": {"use_swiglu_ffn": True},
     "no mask": {"use_mask_token": False},
     "no head": {"vision_use_head": False},
+    **{f"{count} registers": {"num_register_tokens": count} for count in (0, 3)},
+    "larger table": {"num_patches": 49},
 }
 """Fields of configs, of which a kind takes those that its class has."""
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = {
@@ -160,21 +169,28 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
         model = model_class.from_pretrained(folder)
     else:
         path.unlink()
-        usual = {"CLIP": "quick_gelu", "Siglip": "gelu_tanh"}.get(processor, "gelu")
+        usual = {"CLIP": "quick_gelu", "Siglip": "gelu_tanh", "Siglip2": "gelu_tanh"}.get(processor, "gelu")
         options = options | ({"activation": usual} if "activation" in options else {})
     if edit == "under backbone":
         tensors = safetensors.torch.load_file(weights)
         safetensors.torch.save_file({f"backbone.{name}": value for name, value in tensors.items()}, weights)
     size, channels = options.get("image_size", fields.get("image_size", (32, 32))), fields.get("num_channels", 3)
     pictures = {"size": {"height": size[0], "width": size[1]}, "do_resize": True, "do_center_crop": False}
+    pictures |= {"patch_size": 8, "max_num_patches": math.prod(size) // 64}  # of Siglip2 alone
     pictures |= {key: each[:channels] for key, each in zip(("image_mean", "image_std"), colours, strict=True)}
     (folder / "preprocessor_config.json").write_text(
         json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
     )
     model = model.eval().double()
-    more = {"interpolate_pos_encoding": True} if "image_size" in options and processor != "Bit" else {}
+    resizes = processor in ("ViT", "DeiT", "CLIP", "Siglip")  # if asked to
+    more: dict[str, Any] = {"interpolate_pos_encoding": True} if "image_size" in options and resizes else {}
 
     def run(values: torch.Tensor) -> torch.Tensor:
+        if processor == "Siglip2":
+            count, _, height, width = values.shape
+            more["spatial_shapes"] = torch.tensor([[height // 8, width // 8]] * count)
+            values = torch.nn.functional.unfold(values, 8, stride=8).unflatten(1, (3, 64)).permute(0, 3, 2, 1).flatten(2)
+            more["pixel_attention_mask"] = torch.ones(values.shape[:2])
         if not output:
             return model.get_image_features(pixel_values=values, **more).pooler_output
         return model(pixel_values=values, **more)[output]
@@ -188,7 +204,7 @@ def transformers_cases() -> Iterator[tuple[str, Make]]:
     for kind, (made_by, base, *_) in KINDS.items():
         known = getattr(transformers, made_by).config_class()
         known = known.vision_config if "vision_config" in base else known
-        is_dinov2, is_tower = "dinov2" in kind, hasattr(known, "vision_use_head") or "clip" in kind
+        is_dinov2, is_tower = "dinov2" in kind, bool(known.base_config_key)
         for name, fields in FLAGS.items():
             if all(hasattr(known, key) for key in fields):
                 yield f"transformers {kind}, {name}", partial(transformers_model, kind, fields, "")

@@ -81,13 +81,14 @@ def _translate(model: Translation) -> None:
     _tokens(model, is_read=pooling.startswith("token"))
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
-    _blocks(model)
+    translate_blocks(model, "mlp.fc1", "mlp.fc2")
     _head(model, pooling)
 
 
-def _blocks(model: Translation) -> None:
+def translate_blocks(model: Translation, first_layer: str, second_layer: str, count_key: str = "depth") -> None:
+    """The encoder's blocks, whose MLPs have layers of these names; `count_key` as for `Translation.blocks`."""
     has_bias, has_scales = model.has("blocks.0.attn.qkv.bias"), model.has("blocks.0.ls1.gamma")
-    for block, ours in model.blocks("blocks.{}.", "depth"):
+    for block, ours in model.blocks("blocks.{}.", count_key):
         first, second = (f"{block}ls1.gamma", f"{block}ls2.gamma") if has_scales else ("", "")
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
         bias = f"{block}attn.qkv.bias" if has_bias else ""
@@ -95,7 +96,7 @@ def _blocks(model: Translation) -> None:
         if model.has("blocks.0.attn.q_norm.weight"):
             model.head_norms(f"{ours}/SelfAttention", f"{block}attn.q_norm", f"{block}attn.k_norm")
         model.norm(f"{ours}/LayerNorm_1", f"{block}norm2")
-        model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2", scale=second)
+        model.mlp(f"{ours}/Mlp", f"{block}{first_layer}", f"{block}{second_layer}", scale=second)
 
 
 def _activation(name: str) -> str:
