@@ -36,6 +36,14 @@ SAMPLES = {
     "transformers siglip2, larger table": "",
     "transformers siglip2, eps 1e-05": "layer_norm_eps 1e-05",
     "transformers siglip2, no config, heads": "",
+    "transformers internvl, plain": "",
+    "transformers internvl, another size": "",
+    "transformers internvl, attention bias": "",
+    "transformers internvl, eps 1e-05": "without a last norm can only be exported with the epsilon 1e-06",
+    "transformers internvl, last norm, eps 1e-5": "",
+    "transformers internvl, no config, heads": "",
+    "transformers internvl, rms_norm": "norm_type 'rms_norm'",
+    "transformers internvl, use_qk_norm": "use_qk_norm",
     "transformers tipsv2_both, plain": "",
     "transformers tipsv2, another size": "",
     "transformers tipsv2, eps 1e-05": "",
@@ -44,6 +52,9 @@ SAMPLES = {
     "transformers tipsv2, no config, heads": "",
     "transformers tipsv2, swiglu": "a gated MLP (SwiGLU) can't be exported",
     "timm vit_base_patch14_reg1_tipsv2": "",
+    "timm vit_intern300m_patch14_448": "",
+    f"{TINY}, no final_norm": "",
+    "timm vit_base_patch16_clip_quickgelu_224, no final_norm": "without a last norm can only be exported",
     f"{TINY}, global_pool empty": "global_pool ''",
     f"{TINY}, qk_norm, map": "",
     f"{TINY}, fc_norm, map": "fc_norm.weight",
@@ -175,3 +186,25 @@ def test_an_older_config_of_timm_has_the_colours_beside_the_architecture(tmp_pat
     _export(tmp_path / "new", "timm_token", lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.2, 0.3]))
     flat, new = (tmp_path / name / "model.vmoe" / WEIGHTS_NAME for name in ("flat", "new"))
     assert flat.read_bytes() == new.read_bytes() and not any("no file says how pictures" in note for note in notes)
+
+
+def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) -> None:
+    make = _cases()["transformers internvl, plain"]
+    (tmp_path / "model").mkdir()
+    make(tmp_path / "model")
+    asked = "returns its tokens and pools none; pass --output tokens, or --pooling token or avg"
+    with pytest.raises(VmoeError, match=asked):
+        export_bundle(tmp_path / "model", tmp_path / "model.vmoe")
+    first = export_bundle(tmp_path / "model", tmp_path / "model.vmoe", pooling="token")
+    again = export_bundle(first.path, tmp_path / "again.vmoe")
+    assert not again.plan.model.encoder_norm
+    assert (first.path / WEIGHTS_NAME).read_bytes() == (again.path / WEIGHTS_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", ["siglip2", "tipsv2", "internvl"])
+def test_validation_accepts_every_precision_of_a_model(kind: str, precision: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    made = _cases()[f"transformers {kind}, plain"](tmp_path / "model")
+    result = export_bundle(tmp_path / "model", tmp_path / "model.vmoe", precision=precision, merge=1, **made.options)
+    assert result.comparisons and (precision == "fp32") == (not result.distances)

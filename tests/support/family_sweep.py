@@ -114,6 +114,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
     "siglip_both": ("SiglipModel", BOTH, "", "Siglip", HALF),
     "siglip2": ("Siglip2VisionModel", NAFLEX, "pooler_output", "Siglip2", HALF),
     "siglip2_both": ("Siglip2Model", BOTH | {"vision_config": NAFLEX}, "", "Siglip2", HALF),
+    "internvl": ("InternVLVisionModel", TOWER, "last_hidden_state", "GotOcr2", IMAGENET),
     "tipsv2": ("Tipsv2VisionModel", SHAPE | {"mlp_ratio": 2.5}, "pooler_output", "Tipsv2", NONE),
     "tipsv2_both": ("Tipsv2Model", {"text_config": TEXT | {"hidden_size": 48}, "vision_config": SHAPE}, "", "Tipsv2", NONE),
 }
@@ -133,6 +134,11 @@ FLAGS: dict[str, dict[str, Any]] = {
     "no mask": {"use_mask_token": False},
     "no head": {"vision_use_head": False},
     **{f"{count} registers": {"num_register_tokens": count} for count in (0, 3)},
+    "attention bias": {"attention_bias": True},
+    "last norm": {"use_mean_pooling": False},
+    "last norm, eps 1e-5": {"use_mean_pooling": False, "layer_norm_eps": 1e-5},
+    "rms_norm": {"norm_type": "rms_norm"},
+    "use_qk_norm": {"use_qk_norm": True},
     "larger table": {"num_patches": 49},
 }
 """Fields of configs, of which a kind takes those that its class has."""
@@ -182,6 +188,9 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
         json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
     )
     model = model.eval().double()
+    if output == "last_hidden_state":
+        pooling = "avg" if model.config.use_mean_pooling else "token"
+        options = options | {"pooling": pooling}
     resizes = processor in ("ViT", "DeiT", "CLIP", "Siglip")  # if asked to
     more: dict[str, Any] = {"interpolate_pos_encoding": True} if "image_size" in options and resizes else {}
 
@@ -193,7 +202,10 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
             more["pixel_attention_mask"] = torch.ones(values.shape[:2])
         if not output:
             return model.get_image_features(pixel_values=values, **more).pooler_output
-        return model(pixel_values=values, **more)[output]
+        found = model(pixel_values=values, **more)[output]
+        if output == "last_hidden_state":
+            return found[:, 1:].mean(dim=1) if options["pooling"] == "avg" else found[:, 0]
+        return found
 
     return Made(run, tuple(size), colours, options, channels)
 
@@ -261,7 +273,7 @@ def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, 
         colours = tuple(tuple(saved[key]) for key in ("mean", "std"))
     if options is not None:
         (folder / "config.json").unlink()
-    if args.get("dynamic_img_size") or "architecture" in (options or {}):
+    if getattr(model, "dynamic_img_size", False) or "architecture" in (options or {}):
         size = model.pretrained_cfg["input_size"][1:]
         model.set_input_size(size)
     return Made(model.double(), size, colours, options or {}, channels)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmoe_export.checkpoint.base import TensorInfo
-from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_vit, siglip, timm, tipsv2
+from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_internvl, hf_vit, siglip, timm, tipsv2
 from vmoe_export.families.family import Family, unwrapped
 
-_MODULES = (siglip, clip, dinov2, hf_deit, hf_vit, tipsv2)
+_MODULES = (siglip, clip, dinov2, hf_deit, hf_internvl, hf_vit, tipsv2)
 FAMILIES: tuple[Family, ...] = (clip_moe.FAMILY, siglip.NAFLEX, *(module.FAMILY for module in _MODULES), *timm.FAMILIES)
 
 

@@ -52,20 +52,30 @@ class Translation(ForeignModel):
     notes: list[str] = field(default_factory=list)
     _stream: float = 1.0
 
-    def begin(self, activation: str, patches: str, *, is_only: bool, has_bias: bool = True, is_flat: bool = False) -> None:
+    def begin(
+        self,
+        activation: str,
+        patches: str,
+        *,
+        is_only: bool,
+        heads: int = 12,
+        has_bias: bool = True,
+        is_flat: bool = False,
+    ) -> None:
         """The start of a transformers model: activation, patches and heads.
 
         Args:
             activation: the default of transformers.
             patches: the name of the patch embedding.
             is_only: whether all released models of the family have this activation.
+            heads: their default number.
             has_bias, is_flat: as for `patches`.
         """
         usual = activation if self.config or is_only else None
         self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
         self.patches(patches, has_bias=has_bias, is_flat=is_flat)
-        said = self.setting("num_attention_heads", 12) if self.config.get("num_attention_heads") is not None else None
-        self.choose_heads(said, "the config says num_attention_heads", 12 if self.config else None)
+        said = self.setting("num_attention_heads", heads) if self.config.get("num_attention_heads") is not None else None
+        self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
         self.claim(hidden_size=self.width)
 
     def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool = True) -> None:
@@ -271,6 +281,12 @@ class Translation(ForeignModel):
         for leaf, own in (("scale", "weight"), ("bias", "bias")):
             self.check(f"{name}.{own}", size)
             self.put(f"{ours}/{leaf}", (size,), [f"{name}.{own}"], lambda array: array, stream=stream)
+
+    def no_last_norm(self) -> None:
+        """Says that the head gets the residual stream itself. Raises ConfigError if that is scaled, for its epsilon."""
+        if self._stream != 1:
+            raise ConfigError(f"a model without a last norm can only be exported with the epsilon {LAYER_NORM_EPSILON}")
+        self.model["encoder_norm"] = False
 
     def dense(
         self,

@@ -285,7 +285,8 @@ class ReferenceModel:
         config, members = self._config, self._config.ensemble_size
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
-        x = x if config.norm_after_pooling else self._norm("Encoder/encoder_norm", x)
+        if config.encoder_norm and not config.norm_after_pooling:
+            x = self._norm("Encoder/encoder_norm", x)
         patches = x if x.ndim == 2 else x[:, config.front_tokens :]
         sizes = None if sizes is None else sizes[:, config.front_tokens :]
         if config.classifier == "token+token":
