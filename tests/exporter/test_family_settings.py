@@ -85,6 +85,21 @@ SAMPLES = {
     "open_clip --architecture ViT-H-14": "",
 }
 """Cases of the sweep by name, with what a refusal says; those without must compute what the library does."""
+LOOKALIKES = (
+    *(f"eva02_{size}" for size in ("tiny_patch14_224", "small_patch14_336", "base_patch14_224", "large_patch14_448")),
+    *(f"eva02_{size}_clip_224" for size in ("base_patch16", "large_patch14", "enormous_patch14")),
+    *("eva_giant_patch14_224", "eva_giant_patch14_clip_224", "beit_base_patch16_224", "vit_relpos_small_patch16_224"),
+    *(f"vit_{size}_dinov3" for size in ("small_patch16", "small_plus_patch16", "huge_plus_patch16", "7b_patch16")),
+    *("vit_base_patch16_dinov3_qkvb", "vit_base_patch16_lingbot", "vit_base_patch16_sapiens2", "samvit_base_patch16"),
+    *(f"vit_base_patch16_{rope}_224" for rope in ("rope", "rope_ape", "rope_mixed", "rope_mixed_ape")),
+    *("vit_medium_patch16_rope_reg1_gap_256", "vit_betwixt_patch16_rope_reg4_gap_256"),
+    *(f"vit_pe_core_tiny_patch16_384{pool}" for pool in ("", ", token", ", avg")),
+    *(f"vit_pe_core_gigantic_patch14_448{pool}" for pool in ("", ", avg")),
+    *("vit_pe_lang_large_patch14_448", "vit_pe_spatial_tiny_patch16_512", "vit_pe_spatial_gigantic_patch14_448"),
+    *("aimv2_large_patch14_224", "aimv2_huge_patch14_448", "vit_base_patch16_clip_224"),
+    *(f"vit_{size}_patch14_reg1_tipsv2" for size in ("so400m", "giant")),
+)
+"""Cases of the sweep with names of plain ViTs."""
 
 
 @functools.cache
@@ -96,6 +111,13 @@ def _cases() -> dict[str, Make]:
 def test_a_model_is_what_its_library_computes_or_is_refused(name: str) -> None:
     kind, why = verdict(_cases()[name])
     assert (kind, SAMPLES[name] in why) == ("refused" if SAMPLES[name] else "right", True), why
+
+
+@pytest.mark.parametrize("config", ["", ", no config"], ids=["config", "no config"])
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) -> None:
+    kind, why = verdict(_cases()[f"lookalike {name}{config}"])
+    assert kind in ("refused", "right"), why
 
 
 def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:

@@ -40,13 +40,17 @@ NONE = ((0.0,) * 3, (1.0,) * 3)
 
 @dataclass
 class Made:
-    """A model in a folder: what the library computes of its pixel values, the size and colours of those, and our options."""
+    """A model in a folder: what the library computes of its pixel values, the size and colours of those, and our options.
+
+    A user who is asked for an option gives that of the `answers`.
+    """
 
     library: Callable[[torch.Tensor], Any]
     size: tuple[int, int]
     colours: Colours
     options: dict[str, Any] = field(default_factory=dict)
     channels: int = 3
+    answers: dict[str, Any] = field(default_factory=dict)
 
 
 Make = Callable[[Path], Made]
@@ -78,7 +82,7 @@ def verdict(make: Make) -> tuple[str, str]:
         except Exception as error:  # of the library
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
-            bundle = export_bundle(folder, Path(name) / "model.vmoe", validate=False, **made.options).path
+            bundle = answered(folder, Path(name) / "model.vmoe", made)
         except VmoeError as error:
             return "refused", str(error).removeprefix(f"{folder}/")
         engine = Engine.load(bundle)
@@ -89,6 +93,19 @@ def verdict(make: Make) -> tuple[str, str]:
             return "wrong", f"outputs {found.shape}, not {expected.shape}"
         off = np.abs(found - expected).max() / np.abs(expected).max()
         return ("right" if off <= MOST else "wrong"), f"{off:.1e}"
+
+
+def answered(folder: Path, target: Path, made: Made) -> Path:
+    """Exports a model, with an answer to whatever is asked for. Raises VmoeError: it is refused."""
+    options = dict(made.options)
+    while True:
+        try:
+            return export_bundle(folder, target, validate=False, **options).path
+        except VmoeError as error:
+            asked = (name for name in made.answers if name not in options and f"pass --{name} " in str(error))
+            if (name := next(asked, None)) is None:
+                raise
+            options[name] = made.answers[name]
 
 
 # --- transformers ---
@@ -259,11 +276,13 @@ TIMM: dict[str, dict[str, Any]] = {
 """Arguments beside `ARGS`."""
 
 
-def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path) -> Made:
-    """Saved with a config.json, or, with options, without."""
+def timm_model(
+    name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
+) -> Made:
+    """Saved with a config.json, or, with options, without; with `answers`, the user knows all that is asked for."""
     import timm
 
-    with torch.device("meta"):
+    with torch.device("cpu" if "relpos" in name or "beit" in name else "meta"):  # which can't compute their indices
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
     size, channels = model.patch_embed.img_size, args.get("in_chans", 3)
@@ -276,7 +295,25 @@ def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, 
     if getattr(model, "dynamic_img_size", False) or "architecture" in (options or {}):
         size = model.pretrained_cfg["input_size"][1:]
         model.set_input_size(size)
-    return Made(model.double(), size, colours, options or {}, channels)
+    known = {"heads": args.get("num_heads"), "activation": "gelu", "pooling": model.global_pool} if answers else {}
+    return Made(model.double(), size, colours, options or {}, channels, known)
+
+
+def lookalike_cases() -> Iterator[tuple[str, Make]]:
+    """Models with names of timm's ViTs, most with other blocks; with a config, and without for a user who has answers."""
+    import timm
+
+    modules = ("eva", "beit", "vision_transformer_relpos", "vision_transformer_sam")
+    names = [name for module in modules for name in timm.list_models(module=module)]
+    for name in [*names, *timm.list_models("aimv2*"), *timm.list_models("*tipsv2"), *timm.list_models("vit_*_clip_224")]:
+        side = 2 * int(found[1]) if (found := re.search(r"patch(\d+)", name)) else 32
+        args = {"depth": 1, "embed_dim": 64, "num_heads": 2, "img_size": side, "num_classes": 5}
+        args |= {"num_kv_heads": 1} if "sapiens" in name else {}
+        args |= {"mlp_ratio": 4} if "giant_patch14_reg1_tipsv2" in name else {}
+        for pool in ["", "token", "avg"] if "_pe_core" in name else [""]:
+            told, own = f"lookalike {name}{pool and ', '}{pool}", args | ({"global_pool": pool} if pool else {})
+            yield told, partial(timm_model, name, own, None)
+            yield f"{told}, no config", partial(timm_model, name, own, {}, answers=True)
 
 
 def timm_cases() -> Iterator[tuple[str, Make]]:
@@ -402,7 +439,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
 
 def cases() -> Iterator[tuple[str, Make]]:
     """All, by name."""
-    for library in (transformers_cases, timm_cases, open_clip_cases):
+    for library in (transformers_cases, timm_cases, open_clip_cases, lookalike_cases):
         yield from library()
 
 

@@ -65,9 +65,13 @@ def _translate(model: Translation) -> None:
         raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
     if not (name or "final_norm" in args or model.has("norm.weight") or model.has("fc_norm.weight")):
         raise OptionError("a model without a last norm may be an InternViT or a PE-Spatial; pass --architecture NAME")
-    # Only CLIPs have a norm before the first block.
-    is_clip = "clip" in name if name else model.has("norm_pre.weight")
-    model.refuse("an attention pool with the epsilon of a CLIP or a PE", *["attn_pool.latent"] * is_clip)
+    if not name and model.has("norm_pre.weight"):
+        raise OptionError(
+            "a model with a norm before the first block (norm_pre) may be a CLIP, or a Perception Encoder, whose positions "
+            "rotate; pass --architecture NAME"
+        )
+    is_clip = "clip" in name
+    model.refuse("an attention pool with the epsilon of a CLIP", *["attn_pool.latent"] * is_clip)
     model.epsilon(1e-5 if is_clip else 1e-6, is_told=bool(name))
     source = f"the architecture {name} has"
     if args.get("act_layer"):
