@@ -36,7 +36,7 @@ def _translate(model: Translation) -> None:
 
 
 FAMILY = Family(
-    title="InternViT (Hugging Face transformers)",
+    title="ViT of InternVL (Hugging Face transformers)",
     model_types=("internvl_vision", "internvl"),
     landmarks=("encoder.layer.0.lambda_1", "encoder.layer.0.attention.projection_layer.weight"),
     prefixes=("vision_tower.", ""),
