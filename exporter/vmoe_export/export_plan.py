@@ -173,7 +173,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
     """The checkpoint with official names, and the options with what the files of another library's model say."""
-    family = family_of(checkpoint)
+    family = family_of(checkpoint.info)
     if family is None:
         if told := next((name for name in FOREIGN if getattr(options, name) is not None), None):
             raise OptionError(f"--{told} is for checkpoints of other libraries; omit --{told}")

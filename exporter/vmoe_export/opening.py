@@ -46,7 +46,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         checkpoint = _reader(path)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
-    if family := family_of(checkpoint):
+    if family := family_of(checkpoint.info):
         checkpoint.family_title = family.title
         return checkpoint
     try:

@@ -31,6 +31,30 @@ SAMPLES = {
     "transformers dinov2, under backbone": "",
     "transformers clip, no config, heads": NO_ACTIVATION,
     "transformers siglip, no config, heads": "",
+    "transformers siglip2_both, plain": "",
+    "transformers siglip2, another size": "",
+    "transformers siglip2, larger table": "",
+    "transformers siglip2, eps 1e-05": "layer_norm_eps 1e-05",
+    "transformers siglip2, no config, heads": "",
+    "transformers internvl, plain": "",
+    "transformers internvl, another size": "",
+    "transformers internvl, attention bias": "",
+    "transformers internvl, eps 1e-05": "without a last norm can only be exported with the epsilon 1e-06",
+    "transformers internvl, last norm, eps 1e-5": "",
+    "transformers internvl, no config, heads": "",
+    "transformers internvl, rms_norm": "norm_type 'rms_norm'",
+    "transformers internvl, use_qk_norm": "use_qk_norm",
+    "transformers tipsv2_both, plain": "",
+    "transformers tipsv2, another size": "",
+    "transformers tipsv2, eps 1e-05": "",
+    "transformers tipsv2, gelu_new": "",
+    "transformers tipsv2, 3 registers": "",
+    "transformers tipsv2, no config, heads": "",
+    "transformers tipsv2, swiglu": "a gated MLP (SwiGLU) can't be exported",
+    "timm vit_base_patch14_reg1_tipsv2": "",
+    "timm vit_intern300m_patch14_448": "",
+    f"{TINY}, no final_norm": "",
+    "timm vit_base_patch16_clip_quickgelu_224, no final_norm": "without a last norm can only be exported",
     f"{TINY}, global_pool empty": "global_pool ''",
     f"{TINY}, qk_norm, map": "",
     f"{TINY}, fc_norm, map": "fc_norm.weight",
@@ -61,6 +85,21 @@ SAMPLES = {
     "open_clip --architecture ViT-H-14": "",
 }
 """Cases of the sweep by name, with what a refusal says; those without must compute what the library does."""
+LOOKALIKES = (
+    *(f"eva02_{size}" for size in ("tiny_patch14_224", "small_patch14_336", "base_patch14_224", "large_patch14_448")),
+    *(f"eva02_{size}_clip_224" for size in ("base_patch16", "large_patch14", "enormous_patch14")),
+    *("eva_giant_patch14_224", "eva_giant_patch14_clip_224", "beit_base_patch16_224", "vit_relpos_small_patch16_224"),
+    *(f"vit_{size}_dinov3" for size in ("small_patch16", "small_plus_patch16", "huge_plus_patch16", "7b_patch16")),
+    *("vit_base_patch16_dinov3_qkvb", "vit_base_patch16_lingbot", "vit_base_patch16_sapiens2", "samvit_base_patch16"),
+    *(f"vit_base_patch16_{rope}_224" for rope in ("rope", "rope_ape", "rope_mixed", "rope_mixed_ape")),
+    *("vit_medium_patch16_rope_reg1_gap_256", "vit_betwixt_patch16_rope_reg4_gap_256"),
+    *(f"vit_pe_core_tiny_patch16_384{pool}" for pool in ("", ", token", ", avg")),
+    *(f"vit_pe_core_gigantic_patch14_448{pool}" for pool in ("", ", avg")),
+    *("vit_pe_lang_large_patch14_448", "vit_pe_spatial_tiny_patch16_512", "vit_pe_spatial_gigantic_patch14_448"),
+    *("aimv2_large_patch14_224", "aimv2_huge_patch14_448", "vit_base_patch16_clip_224"),
+    *(f"vit_{size}_patch14_reg1_tipsv2" for size in ("so400m", "giant")),
+)
+"""Cases of the sweep with names of plain ViTs."""
 
 
 @functools.cache
@@ -72,6 +111,13 @@ def _cases() -> dict[str, Make]:
 def test_a_model_is_what_its_library_computes_or_is_refused(name: str) -> None:
     kind, why = verdict(_cases()[name])
     assert (kind, SAMPLES[name] in why) == ("refused" if SAMPLES[name] else "right", True), why
+
+
+@pytest.mark.parametrize("config", ["", ", no config"], ids=["config", "no config"])
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) -> None:
+    kind, why = verdict(_cases()[f"lookalike {name}{config}"])
+    assert kind in ("refused", "right"), why
 
 
 def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:
@@ -162,3 +208,26 @@ def test_an_older_config_of_timm_has_the_colours_beside_the_architecture(tmp_pat
     _export(tmp_path / "new", "timm_token", lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.2, 0.3]))
     flat, new = (tmp_path / name / "model.vmoe" / WEIGHTS_NAME for name in ("flat", "new"))
     assert flat.read_bytes() == new.read_bytes() and not any("no file says how pictures" in note for note in notes)
+
+
+def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) -> None:
+    make = _cases()["transformers internvl, plain"]
+    (tmp_path / "model").mkdir()
+    make(tmp_path / "model")
+    with pytest.raises(VmoeError, match="makes nothing of them; pass --output tokens"):
+        export_bundle(tmp_path / "model", tmp_path / "model.vmoe")
+    tokens = export_bundle(tmp_path / "model", tmp_path / "tokens.vmoe", output="tokens")
+    assert tokens.plan.model.pools is False
+    first = export_bundle(tmp_path / "model", tmp_path / "model.vmoe", pooling="token")
+    again = export_bundle(first.path, tmp_path / "again.vmoe")
+    assert not again.plan.model.encoder_norm
+    assert (first.path / WEIGHTS_NAME).read_bytes() == (again.path / WEIGHTS_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", ["siglip2", "tipsv2", "internvl"])
+def test_validation_accepts_every_precision_of_a_model(kind: str, precision: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    made = _cases()[f"transformers {kind}, plain"](tmp_path / "model")
+    result = export_bundle(tmp_path / "model", tmp_path / "model.vmoe", precision=precision, merge=1, **made.options)
+    assert result.comparisons and (precision == "fp32") == (not result.distances)

@@ -63,6 +63,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                 name: model[name]
                 for name in (
                     "classifier",
+                    "encoder_norm",
                     "norm_after_pooling",
                     "plain_map_head",
                     "activation",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vmoe_export.families.translation import Translation
@@ -31,6 +31,7 @@ class Family:
         title: its name for people.
         model_types: values of `model_type` in the config.json of these models; empty if they have none.
         landmarks: names of tensors that every such model has.
+        dimensions: by name, the number of sizes that a tensor's shape must have, if another family has the same landmarks.
         prefixes: prefixes that the names of tensors may have, such as "vit."; the first that fits is used.
         ignored: a regular expression for the full names of tensors that may exist and are not needed: names without the
             prefix, and names that do not begin with it as "../NAME".
@@ -46,6 +47,7 @@ class Family:
     title: str
     model_types: tuple[str, ...] = ()
     landmarks: tuple[str, ...]
+    dimensions: Mapping[str, int] = field(default_factory=dict)
     prefixes: tuple[str, ...]
     ignored: str = ""
     processor: Mapping[str, Any]

@@ -373,7 +373,7 @@ class ModelNodes(GraphWriter):
     def _head(self, x: str) -> None:
         config, members = self._config, self._config.ensemble_size
         if self.model.output == "tokens":
-            if config.norm_after_pooling:  # tokens have no norm of their own
+            if config.norm_after_pooling or not config.encoder_norm:  # tokens have no norm of their own
                 self._unscaled(x, self.model.output)
             else:
                 self._layer_norm("Encoder/encoder_norm", x)
@@ -406,6 +406,8 @@ class ModelNodes(GraphWriter):
         """The row [N,D] that the head takes of the residual stream x[N,T,D], with the last layer norm."""
         if self._config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = self._first_token(x)
+        if not self._config.encoder_norm:
+            return self._pool(x)
         if self._config.norm_after_pooling:
             return self._layer_norm("Encoder/encoder_norm", self._pool(x))
         return self._pool(self._layer_norm("Encoder/encoder_norm", x))

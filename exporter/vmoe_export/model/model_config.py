@@ -99,12 +99,12 @@ class ModelConfig:
 
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
     classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
-    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
-    without the blocks' norms of queries and keys, a representation without a tanh, such as CLIP's projection, with
-    `normalize` a division of what the head gets by its Euclidean norm, without `pools` nothing behind the tokens, and a
-    residual stream that is `stream_scale` times that of its library; and a family, of another library's model. Of the
-    classifiers "gap" is the mean of all tokens but those in front, "token+gap" the class token and that mean, and
-    "token+token" the first two tokens.
+    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, or without
+    `encoder_norm` none, an attention pool without the blocks' norms of queries and keys, a representation without a tanh,
+    such as CLIP's projection, with `normalize` a division of what the head gets by its Euclidean norm, without `pools`
+    nothing behind the tokens, and a residual stream that is `stream_scale` times that of its library; and a family, of
+    another library's model. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap" the class
+    token and that mean, and "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
@@ -126,6 +126,7 @@ class ModelConfig:
     extra_tokens: int = 0
     embedding_norm: bool = False
     qk_norm_bias: bool = False
+    encoder_norm: bool = True
     norm_after_pooling: bool = False
     plain_map_head: bool = False
     representation_tanh: bool = True

@@ -66,6 +66,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         extra_tokens=facts.shape(EXTRA_TOKENS, 3)[1] if EXTRA_TOKENS in facts.shapes else 0,
         embedding_norm="embedding_norm/scale" in facts.shapes,
         qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
+        encoder_norm=_choice(facts, "encoder_norm", (True, False)),
         norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
         plain_map_head=_choice(facts, "plain_map_head", (False, True)),
         representation_tanh="projection/kernel" not in facts.shapes,

@@ -157,7 +157,8 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
             yield from _mlp(f"{block}/Moe/Mlp", width, hidden, experts)
         else:
             yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
-    yield from _layer_norm("Encoder/encoder_norm", width)
+    if model.encoder_norm:
+        yield from _layer_norm("Encoder/encoder_norm", width)
     if model.classifier == "map":
         yield "MapHead/probe", (1, 1, width)
         yield from _attention("MapHead/MultiHeadDotProductAttention", model)
