@@ -102,7 +102,7 @@ def answered(folder: Path, target: Path, made: Made) -> Path:
         try:
             return export_bundle(folder, target, validate=False, **options).path
         except VmoeError as error:
-            asked = (name for name in made.answers if name not in options and f"pass --{name} " in str(error))
+            asked = (name for name in made.answers if name not in options and f"--{name} " in str(error))
             if (name := next(asked, None)) is None:
                 raise
             options[name] = made.answers[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -81,8 +82,7 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         words = re.split(r"[./]", stored)
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
-        name = ".".join(words)
-        for in_memory, saved in _SAVED.items():
-            name = re.sub(in_memory, saved, name)
-        found.setdefault(name, stored)
-    return found
+        found.setdefault(".".join(words), stored)
+    if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):  # InternViT's files have a q_proj
+        return found
+    return {functools.reduce(lambda name, pair: re.sub(*pair, name), _SAVED.items(), own): found[own] for own in found}
