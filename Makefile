@@ -7,7 +7,7 @@
 # make library  builds the native libraries again, as far as their sources changed
 # make triton-server  installs a Triton server for the tests of vmoe serve, on x86-64
 # make docs     builds the documentation into build/site
-# make wheel    builds wheels for every Linux with glibc 2.28 or newer, on x86-64 and 64-bit ARM, into dist, and tests them
+# make wheel    builds wheels for Linux with glibc 2.28 or newer and for macOS into dist, and tests them
 # make release  builds all files of a release from the commit that is checked out, into dist/release, and tests them; on Debian
 VENV ?= .venv
 PYTHON ?= python3

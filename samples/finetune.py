@@ -31,16 +31,20 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="bundle to write, beside .safetensors weights and .npz test images")
     parser.add_argument("--checkpoint", type=Path, default=HERE / "mnist" / "vmoe_mnist", help="what training begins with")
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--force", action="store_true", help="replace existing files")
     arguments = parser.parse_args()
+    weights, data = (arguments.bundle.with_suffix(suffix) for suffix in (".safetensors", ".npz"))
+    if not arguments.force and (old := next((path for path in (arguments.bundle, weights, data) if path.exists()), None)):
+        parser.error(f"{old} exists; --force replaces it")
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # the model is so small that more threads only wait for each other
     images, labels = digits()
     model = load_model(arguments.checkpoint, num_classes=CLASSES)
     train(model, images[HELD_OUT:], labels[HELD_OUT:], arguments.epochs)
-    weights = arguments.bundle.with_suffix(".safetensors")
     save_file(model.state_dict(), weights)
-    export_bundle(weights, arguments.bundle, capacity=[1.05], force=True)
+    export_bundle(weights, arguments.bundle, capacity=[1.05], force=arguments.force)
     test_images, test_labels = images[:HELD_OUT].numpy(), labels[:HELD_OUT].numpy()
-    np.savez(arguments.bundle.with_suffix(".npz"), images=test_images, labels=test_labels)
+    np.savez(data, images=test_images, labels=test_labels)
     compare(arguments.bundle, test_images, test_labels)
 
 

@@ -1,10 +1,11 @@
-"""Builds the source archive, and from it a wheel for each architecture that runs wherever glibc 2.28 or newer is, and one
-without native libraries for every other machine.
+"""Builds the source archive, and from it a wheel for each architecture that runs wherever glibc 2.28 or newer is, one for
+macOS on Apple silicon, and one without native libraries for every other machine.
 
     python tools/build_wheels.py dist
 
 Needs Linux, what tools/requirements.txt lists, and the headers of ONNX Runtime, Highway and nlohmann/json. zig is the
-compiler. auditwheel has the last word: a wheel that asks for more than it says is not kept, and the exit code is 1.
+compiler. auditwheel has the last word on wheels for Linux: one that asks for more than it says is not kept, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "wheel"
 ARCHITECTURES = ("x86_64", "aarch64")
+"""Of Linux."""
+MACOS = "macos"
 ANY = "any"
+TARGETS = (*ARCHITECTURES, MACOS, ANY)
 COMPILED_IN = ("libhwy-dev", "nlohmann-json3-dev", "libonnxruntime-dev")
 """Debian packages whose headers become part of the libraries."""
 GLIBC = (2, 28)
+MACOS_PLATFORM = "macosx_13_0_arm64"
 
 
 class BuildError(Exception):
@@ -37,11 +42,9 @@ class BuildError(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds into a folder and prints a line for each file; returns 1 with one sentence on stderr where that fails."""
-    parser = argparse.ArgumentParser(description="Builds wheels for every Linux with glibc 2.28 or newer.")
+    parser = argparse.ArgumentParser(description="Builds wheels for Linux with glibc 2.28 or newer, macOS, and any other.")
     parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
-    parser.add_argument(
-        "--arch", nargs="+", choices=(*ARCHITECTURES, ANY), default=(*ARCHITECTURES, ANY), help="default: all"
-    )
+    parser.add_argument("--arch", nargs="+", choices=TARGETS, default=TARGETS, help="default: all")
     arguments = parser.parse_args(argv)
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -82,12 +85,15 @@ def build_wheel(sdist: Path, arch: str) -> Path:
 def native_options(source: Path, arch: str) -> list[str]:
     """scikit-build-core's settings for a wheel with native libraries."""
     # Nothing is left out but the GPU's.
-    defines = {"VMOE_ARCH": arch, "VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
+    defines = {"VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
+    if arch in ARCHITECTURES:
+        defines["VMOE_ARCH"] = arch
+    toolchain = "manylinux.cmake" if arch in ARCHITECTURES else "macos.cmake"
     return [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
         "install.strip=false",  # the linker does, for every architecture
-        f"cmake.toolchain-file={source / 'plugins' / 'cmake' / 'manylinux.cmake'}",
+        f"cmake.toolchain-file={source / 'plugins' / 'cmake' / toolchain}",
         *(f"cmake.define.{name}={value}" for name, value in defines.items()),
     ]
 
@@ -126,7 +132,7 @@ def zig() -> Path:
 
 def platform(arch: str) -> str:
     """The platform that a wheel says it is for."""
-    return f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{arch}"
+    return MACOS_PLATFORM if arch == MACOS else f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{arch}"
 
 
 def audited(wheel: Path, arch: str) -> str:
@@ -146,7 +152,7 @@ def audited(wheel: Path, arch: str) -> str:
 def described(wheel: Path) -> str:
     """Name and size of a wheel, and of the libraries in it."""
     with zipfile.ZipFile(wheel) as archive:
-        libraries = [entry for entry in archive.infolist() if entry.filename.endswith(".so")]
+        libraries = [entry for entry in archive.infolist() if entry.filename.endswith((".so", ".dylib"))]
     sizes = ", ".join(f"{Path(entry.filename).name} {entry.file_size / 1e6:.2f} MB" for entry in libraries)
     return f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB with {sizes or 'no library'}"
 

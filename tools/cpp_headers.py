@@ -41,7 +41,7 @@ _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
     "ROTATION": (preprocessing,),
 }
-_PYTHON_ONLY = ("EXACTNESS", "EXPERT_LIMIT", "ROUNDINGS", "TENSORRT_PRECISIONS", "TOKEN_OUTPUT", "NO_MODEL", "MANY_BODIES")
+_PYTHON_ONLY = ("EXACTNESS", "EXPERT_LIMIT", "ROUNDINGS", "TENSORRT_PRECISIONS", "TOKEN_OUTPUT", "MANY_BODIES")
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64

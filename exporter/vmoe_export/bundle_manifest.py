@@ -51,10 +51,7 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
             "channels": model.channels,
         },
         "preprocessing": {"steps": str(plan.preprocessing)},
-        "output": {
-            "name": plan.output,
-            "size": model.feature_size if plan.output == "features" else model.num_classes,
-        },
+        **_outputs(plan),
         "class_names": None if names is None else list(names),
         **({"probabilities": plan.options.probabilities} if plan.options.probabilities and plan.output == "logits" else {}),
         "routing": _routing(plan),
@@ -81,6 +78,14 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         if findings.limits
         else None,
     }
+
+
+def _outputs(plan: ExportPlan) -> dict[str, Any]:
+    answers = plan.exported.answers
+    shape, (tokens, size) = answers[plan.output], (plan.model.num_tokens, plan.model.hidden_size)
+    output = {"name": plan.output, "size": shape[-1], **({"tokens": tokens} if plan.output == "tokens" else {})}
+    layers = {"layers": {"blocks": list(plan.exported.layers), "tokens": tokens, "size": size}}
+    return {"output": output, **(layers if plan.exported.layers else {})}
 
 
 def _graphs(plan: ExportPlan) -> dict[str, str]:

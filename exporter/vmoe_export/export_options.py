@@ -49,7 +49,9 @@ class ExportOptions(Choices):
         tensorrt: also write a TensorRT graph for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),
-            "members" (the logits of each member of an E3) or "features".
+            "members" (the logits of each member of an E3), "features", or "tokens" (all of them, behind the last norm).
+        layers: numbers of blocks, ascending from 0, behind which the residual stream is an output as well: "layer3" of block
+            3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
         exif: turn pictures as their EXIF orientation says, or don't. Default: what `preprocess` or the model's files say;
@@ -82,6 +84,7 @@ class ExportOptions(Choices):
     tensorrt: bool = False
     input: Literal["float32", "uint8"] | None = None
     output: Output | None = None
+    layers: Sequence[int] | None = None
     preprocess: str | None = None
     exif: bool | None = None
     normalize: bool | None = None
@@ -119,6 +122,9 @@ class ExportOptions(Choices):
             raise OptionError(str(error)) from None
         if self.capacity_multiple_of is not None and self.capacity_multiple_of < 1:
             raise OptionError(f"capacity_multiple_of must be at least 1, not {self.capacity_multiple_of}")
+        layers = [*(self.layers or ())]
+        if not all(type(block) is int and block >= 0 for block in layers) or layers != sorted(set(layers)):
+            raise OptionError(f"layers is {shown(layers)}, but must be numbers of blocks in ascending order, such as 3,6,9")
         size = self.image_size
         if size is not None and not (len(size) == 2 and all(isinstance(n, int) and 0 < n < 100_000 for n in size)):
             raise OptionError(f"image_size is {size!r:.40}, but must be (height, width) in pixels")
@@ -128,14 +134,21 @@ class ExportOptions(Choices):
             raise OptionError(f"--preset {self.preset} contains a config, so it excludes --config; omit one of them")
         if self.architecture is not None and self.config is not None:
             raise OptionError(f"--architecture {self.architecture} has a config, so it excludes --config; omit one of them")
-        if self.head is not None and self.output == "features":
-            raise OptionError("features are the input of a head, so --output features excludes --head; omit one of them")
+        if self.head is not None and not self.returns_classes:
+            raise OptionError(
+                f"{self.output} are the input of a head, so --output {self.output} excludes --head; omit one of them"
+            )
         if self.precision == "fp16" and not self.tensorrt:
             raise OptionError("precision fp16 is for the graphs that TensorRT runs; add --tensorrt, or choose fp32 or bf16")
         if self.tensorrt and PRECISIONS[self.precision].tensorrt is None:
             raise OptionError(
                 f"there are no TensorRT graphs in precision {self.precision}; choose fp32, fp16 or bf16, or omit --tensorrt"
             )
+
+    @property
+    def returns_classes(self) -> bool:
+        """Whether the output is that of a head, if there is one."""
+        return self.output not in ("features", "tokens")
 
     @property
     def _choices(self) -> dict[str, Any]:
@@ -178,16 +191,17 @@ class ExportOptions(Choices):
                 "batch_size": batch_size,
                 "input": manifest.input.dtype,
                 "output": manifest.output,
+                "layers": (manifest.raw.get("layers") or {}).get("blocks"),
                 # Steps end in images of one size.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
-                "class_names": manifest.class_names,
+                "class_names": manifest.class_names if self.returns_classes else None,
                 "probabilities": manifest.raw.get("probabilities") if self.output in (None, "logits") else None,
             }
         elif self.preset is None:
             given = {"config": checkpoint.config_file}
         else:
             preset = PRESETS[self.preset]
-            returns_classes = self.output != "features" and "head/kernel" in checkpoint.info
+            returns_classes = self.returns_classes and "head/kernel" in checkpoint.info
             given = {
                 # Steps end in images of one size.
                 "preprocess": preset.preprocess if self.image_size in (None, preset.image_size) else None,
@@ -241,6 +255,7 @@ FIELD_VALUES = {name: values for name, kinds in _HINTS.items() if (values := _va
 _WORDS = {
     "capacity": "a sequence of ratios, such as [0.3]",
     "k": "a sequence of numbers, such as [1]",
+    "layers": "a sequence of numbers, such as [3, 6, 9]",
     "group": "text, such as 'image' or '16'",
     "batch_size": "a number of images",
     "ensemble_size": "a number of members",

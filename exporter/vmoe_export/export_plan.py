@@ -77,7 +77,14 @@ class ExportPlan:
     @property
     def exported(self) -> ExportedModel:
         """What the graphs compute."""
-        return ExportedModel(self.model, self.grouping, self.output, self.input == "uint8", self.stored_precision)
+        return ExportedModel(
+            self.model,
+            self.grouping,
+            self.output,
+            self.input == "uint8",
+            self.stored_precision,
+            tuple(self.options.layers or ()),
+        )
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -100,7 +107,7 @@ class ExportPlan:
 
     @property
     def _shape(self) -> ModelShape:
-        return ModelShape.of(self.model.to_json(), features=self.output == "features")
+        return ModelShape.of(self.model.to_json(), features=self.output == "features", outputs=self.exported.answers)
 
 
 def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
@@ -138,10 +145,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     output = _output(options, model)
-    size = model.feature_size if output == "features" else model.num_classes
-    names = options.class_names
-    if names is not None and len(names) != size:
-        raise OptionError(f"there are {len(names)} class names, but the model has {size} outputs")
+    model = model.for_output(output)
+    _check_class_names(options, model, output)
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
     numbers = PRECISIONS[options.precision]
@@ -154,7 +159,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
         )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
-    rules, profiles = _profiles(trunk, model, grouping, options)
+    exported = ExportedModel(model, grouping, output, layers=_layers(options, model))
+    rules, profiles = _profiles(trunk, exported, options)
     if options.tensorrt and (untaken := _not_for_tensorrt(model, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
     steps = _preprocessing(options, model)
@@ -167,7 +173,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
 
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
     """The checkpoint with official names, and the options with what the files of another library's model say."""
-    family = family_of(checkpoint)
+    family = family_of(checkpoint.info)
     if family is None:
         if told := next((name for name in FOREIGN if getattr(options, name) is not None), None):
             raise OptionError(f"--{told} is for checkpoints of other libraries; omit --{told}")
@@ -180,7 +186,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
     except (CheckpointError, ConfigError) as error:
         sentence = str(error)
         raise type(error)(sentence if str(checkpoint.path) in sentence else f"{checkpoint.path}: {sentence}") from None
-    returns_classes = options.output != "features" and options.head is None and "head/kernel" in found.info
+    returns_classes = options.returns_classes and options.head is None and "head/kernel" in found.info
     completed = replace(
         options,
         config=found.config,
@@ -216,7 +222,12 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
 
 
 def _output(options: ExportOptions, model: ModelConfig) -> Output:
-    output = (options.output or "logits") if model.num_classes else "features"
+    if not model.pools and options.output != "tokens":
+        raise OptionError("the model ends in its tokens and makes nothing of them; pass --output tokens")
+    output = options.output or "logits"
+    if output == "tokens" and model.ensemble_size > 1:
+        raise OptionError("an ensemble (E3) has the tokens of each member; choose logits or members")
+    output = output if model.num_classes or output == "tokens" else "features"
     if output == "members" and model.ensemble_size == 1:
         raise OptionError("this is not an ensemble (E3), so it has no members; choose logits or features")
     if output == "features" and model.ensemble_size > 1:
@@ -224,6 +235,22 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if options.probabilities is not None and output != "logits":
         raise OptionError(f"--probabilities are those of classes, and this bundle would return {output}; omit it")
     return output
+
+
+def _check_class_names(options: ExportOptions, model: ModelConfig, output: Output) -> None:
+    size = model.feature_size if output == "features" else model.num_classes
+    if options.class_names is not None and len(options.class_names) != size:
+        raise OptionError(f"there are {len(options.class_names)} class names, but the model has {size or 'no'} outputs")
+
+
+def _layers(options: ExportOptions, model: ModelConfig) -> tuple[int, ...]:
+    """The blocks whose tokens are outputs, too."""
+    layers = tuple(options.layers or ())
+    if layers and model.ensemble_size > 1:
+        raise OptionError("an ensemble (E3) has the tokens of each member, so it has no outputs of layers; omit --layers")
+    if layers and layers[-1] >= model.num_layers:
+        raise OptionError(f"there is no block {layers[-1]} for --layers: the model has 0 to {model.num_layers - 1}")
+    return layers
 
 
 def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
@@ -235,20 +262,18 @@ def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
     return steps if options.exif is None else replace(steps, rotates=options.exif)
 
 
-def _profiles(
-    checkpoint: Checkpoint, model: ModelConfig, grouping: Grouping, options: ExportOptions
-) -> tuple[Rules, tuple[Profile, ...]]:
-    rules = _rules(model, grouping)
-    settings = options.profile_settings(checkpoint, model.moe.routing if model.moe else None)
+def _profiles(checkpoint: Checkpoint, exported: ExportedModel, options: ExportOptions) -> tuple[Rules, tuple[Profile, ...]]:
+    rules, moe = _rules(exported), exported.config.moe
+    settings = options.profile_settings(checkpoint, moe.routing if moe else None)
     profiles = [rules.profile_of(setting) for setting in settings]
     return rules, tuple({profile.name: profile for profile in profiles}.values())
 
 
-def _rules(model: ModelConfig, grouping: Grouping) -> Rules:
-    moe = model.moe
+def _rules(exported: ExportedModel) -> Rules:
+    moe, image_tokens = exported.config.moe, exported.config.num_tokens if exported.merges else None
     if moe is None:
-        return DenseRules(image_tokens=model.num_tokens)
-    routing, sizes = moe.routing, (moe.experts, grouping.tokens, model.num_tokens if model.merges(grouping.tokens) else None)
+        return DenseRules(image_tokens=image_tokens)
+    routing, sizes = moe.routing, (moe.experts, exported.grouping.tokens, image_tokens)
     if isinstance(routing, Soft):
         return SoftRules(*sizes, routing.slots_per_expert)
     if isinstance(routing, ExpertsChoice):
@@ -275,7 +300,7 @@ def _notes(
     if model.position_emb == "learned" and (tokens := checkpoint.info[POSITION_EMBEDDING].shape[1]) != model.num_tokens:
         notes += resize_notes((math.isqrt(tokens),) * 2, model.grid)
     notes += _unseen_pixels(model)
-    if options.normalize and options.head is None and options.output != "features" and model.num_classes:
+    if options.normalize and options.head is None and options.returns_classes and model.num_classes:
         notes.append("the model's own head takes normalized embeddings (--normalize), which it may not be trained for")
     if model.moe is None:
         return tuple(notes)

@@ -46,7 +46,9 @@ FIELD_HELP = {
     "preprocess": f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
     "exif": "Turn pictures as their EXIF orientation says. Default: only models of transformers, as they are used there.",
-    "output": "Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability.",
+    "output": "Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability. Tokens are "
+    "all of them, behind the last norm.",
+    "layers": "Also output the residual stream behind these blocks, counted from 0, as layer3 of block 3.",
     "normalize": "Divide the embedding by its Euclidean norm, before a head or before it is returned. Default: the "
     "bundle's, or no.",
     "probabilities": "How logits become probabilities: over all classes (softmax, the default), or of each class "
@@ -71,6 +73,7 @@ _METAVARS = {
     "preprocess": "STEPS",
     "class_names": "FILE|LIST",
     "head": "FILE",
+    "layers": "N,...",
 }
 
 
@@ -81,6 +84,17 @@ def _image_size(context: click.Context, parameter: click.Parameter, value: str |
     if not match:
         raise click.BadParameter(f"'{value}' is not a number of pixels, such as 384, or HxW, such as 224x384.")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _layers(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", value, re.ASCII):
+        raise click.BadParameter(f"'{value}' is not numbers of blocks, such as 3,6,9.")
+    return [int(number) for number in value.split(",")]
+
+
+_READERS = {"image_size": _image_size, "layers": _layers}
 
 
 def field_option(name: str) -> Callable[[F], F]:
@@ -96,8 +110,12 @@ def field_option(name: str) -> Callable[[F], F]:
         kind = click.IntRange(1)
     elif os.PathLike in FIELD_TYPES[name]:
         kind = click.Path(path_type=Path)
-    read = _image_size if name == "image_size" else None
-    settings: dict[str, Any] = {"type": kind, "callback": read, "default": default, "show_default": default is not None}
+    settings: dict[str, Any] = {
+        "type": kind,
+        "callback": _READERS.get(name),
+        "default": default,
+        "show_default": default is not None,
+    }
     return click.option(word, metavar=_METAVARS.get(name), help=FIELD_HELP[name], **settings)
 
 

@@ -46,7 +46,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         checkpoint = _reader(path)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
-    if family := family_of(checkpoint):
+    if family := family_of(checkpoint.info):
         checkpoint.family_title = family.title
         return checkpoint
     try:
@@ -74,7 +74,7 @@ def _reader(path: Path) -> Checkpoint:
         from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 
         return SafetensorsCheckpoint(path)
-    if path.suffix in TORCH_SUFFIXES and path.is_file():
+    if path.suffix in {*TORCH_SUFFIXES, ".ckpt"} and path.is_file():  # Lightning writes .ckpt
         try:
             from vmoe_export.checkpoint.torch_file import TorchCheckpoint
         except ModuleNotFoundError:
@@ -88,7 +88,9 @@ def _reader(path: Path) -> Checkpoint:
     if path.is_file():
         expected = "a bundle, an Orbax folder, PREFIX.index, .safetensors, .pt, .pth or .bin"
         raise CheckpointError(f"{path} is not a checkpoint: expected {expected}")
-    raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there")
+    may_be_remote = len(path.parts) == 2 and not path.parent.exists()
+    hint = f"; hf://{path} is the model of that name on Hugging Face" if may_be_remote else ""
+    raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there{hint}")
 
 
 def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:

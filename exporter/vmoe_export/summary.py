@@ -28,7 +28,9 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column()
-    head = f"features of size {model.feature_size}" if plan.output == "features" else f"{model.num_classes} classes"
+    tokens = f"{model.num_tokens} tokens of size {model.hidden_size}"
+    heads = {"features": f"features of size {model.feature_size}", "tokens": f"returns {tokens}"}
+    head = heads.get(plan.output, f"{model.num_classes} classes")
     head = f"normalized features, {head}" if model.normalize and plan.output != "features" else head
     head = f"normalized {head}" if model.normalize and plan.output == "features" else head
     table.add_row(
@@ -36,6 +38,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "
         f"classifier '{model.classifier}', {head}",
     )
+    if layers := [name for name in plan.exported.answers if name != plan.output]:
+        table.add_row("Layers", f"{', '.join(layers)}: {tokens} each")
     if plan.preset:
         table.add_row("Preset", f"{plan.preset.name}: {plan.preset.description}")
     table.add_row(
@@ -167,6 +171,7 @@ def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
         "model": plan.model.to_json(),
         "group": asdict(plan.grouping),
         "output": plan.output,
+        "layers": list(plan.exported.layers),
         "preprocessing": str(plan.preprocessing),
         "precision": plan.options.precision,
         "weight_bytes": plan.weight_bytes,

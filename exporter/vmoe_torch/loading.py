@@ -84,6 +84,8 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
         raise CheckpointError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models become torch models")
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output
+    if output == "tokens":
+        raise OptionError("a torch model returns logits, members or features, not tokens; choose another output")
     if num_classes is not None:
         output = output if config.num_classes or options.output else "logits"
         config = replace(config, num_classes=num_classes)

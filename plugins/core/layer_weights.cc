@@ -93,7 +93,11 @@ void pack_tiles(const Kernels& kernels, TileRows rows, size_t first_tile, size_t
 }
 
 size_t most_rows_of_group() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
   static const long known = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#else
+  constexpr long known = 0;
+#endif
   const auto bytes = static_cast<size_t>(known > 0 ? known : kUsualCacheBytes);
   return std::max(bytes / kBytesOfRow / kRowsPerTile * kRowsPerTile, kLeastRowsOfGroup);
 }

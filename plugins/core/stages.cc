@@ -6,6 +6,7 @@
 #include <atomic>
 #include <memory>
 #include <new>
+#include <thread>
 
 #include "core/amx.h"
 #include "core/tiles.h"
@@ -20,14 +21,22 @@ constexpr size_t kTasksPerThread = 1;
 constexpr size_t kLooks = 4000;
 
 size_t count_processors() {
+#if defined(__linux__)
+  // Those that this process may use.
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
-  return std::clamp<size_t>(static_cast<size_t>(CPU_COUNT(&set)), 1, kMostThreads);
+  const auto count = static_cast<size_t>(CPU_COUNT(&set));
+#else
+  const size_t count = std::thread::hardware_concurrency();
+#endif
+  return std::clamp<size_t>(count, 1, kMostThreads);
 }
 
 void pause_thread() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // waits for tens of cycles; most processors do nothing at `yield`
 #endif
 }
 

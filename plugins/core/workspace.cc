@@ -1,6 +1,7 @@
 #include "core/workspace.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <mutex>
@@ -10,8 +11,13 @@
 namespace vmoe {
 namespace {
 
-constexpr size_t kSmallPage = 4096;
 constexpr size_t kLargePage = size_t{1} << 21;
+
+// 4 KiB, and on some systems for ARM 16 or 64 KiB.
+size_t small_page() {
+  static const auto bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  return bytes;
+}
 
 // Idle buffers of the process. Never destroyed: calls may still run while the process ends.
 struct IdleBuffers {
@@ -29,10 +35,11 @@ IdleBuffers& idle_buffers() {
 PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;
   // Large buffers begin at a large page; none is longer than whole small pages.
-  const size_t alignment = bytes >= kLargePage ? kLargePage : kSmallPage;
+  const size_t page = small_page();
+  const size_t alignment = bytes >= kLargePage ? kLargePage : page;
   if (bytes > SIZE_MAX - 2 * kLargePage) throw std::bad_alloc();
   const size_t asked = bytes;
-  bytes = (bytes + kSmallPage - 1) / kSmallPage * kSmallPage;
+  bytes = (bytes + page - 1) / page * page;
   void* data = mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
   // The system aligns to small pages; what stands before and after the aligned part goes back.

@@ -82,7 +82,7 @@ vmoe_info info_of(const Engine& engine) {
   info.channels = manifest.input.channels;
   info.input_dtype = manifest.input.dtype;
   info.output = manifest.output;
-  info.output_size = manifest.output_floats();
+  info.output_size = manifest.outputs.front().floats();
   info.batch_multiple = manifest.batch_multiple;
   info.num_profiles = static_cast<int64_t>(manifest.profiles.size());
   info.num_class_names = static_cast<int64_t>(manifest.class_names.size());
@@ -101,6 +101,7 @@ vmoe_info info_of(const Engine& engine) {
   info.front_tokens = manifest.patches.front_tokens;
   info.patch_rows = manifest.patches.rows;
   info.patch_columns = manifest.patches.columns;
+  info.num_outputs = static_cast<int64_t>(manifest.outputs.size());
   return info;
 }
 
@@ -141,6 +142,20 @@ vmoe_status* vmoe_engine_class_name(const vmoe_engine* engine, int64_t index, co
 
 vmoe_status* vmoe_engine_moe_layer(const vmoe_engine* engine, int64_t index, const char** name) {
   return guarded([&] { write_name(engine, &Manifest::moe_layers, index, "MoE layer", name); });
+}
+
+vmoe_status* vmoe_engine_output(const vmoe_engine* engine, int64_t index, vmoe_output_shape* output) {
+  return guarded([&] {
+    check_pointer(engine, "engine");
+    check_pointer(output, "output");
+    const auto& outputs = engine->engine.manifest().outputs;
+    const GraphOutput& found = outputs[check_index(index, outputs.size(), "output")];
+    vmoe_output_shape c = VMOE_OUTPUT_SHAPE_INIT;
+    c.name = found.name.c_str();
+    c.rows = found.shape.size() > 1 ? found.shape.front() : 0;
+    c.columns = found.shape.back();
+    write_struct(output, c, "output");
+  });
 }
 
 vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_profile* profile, int64_t* slots,
@@ -209,7 +224,27 @@ vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_i
     const Call call = read_call(engine, images, setting);
     if (output_size > 0) check_pointer(output, "output");
     Cancellation* given = cancellation == nullptr ? nullptr : &cancellation->cancellation;
-    engine->engine.run(call.images, call.setting, given, output, output_size);
+    const std::string& name = engine->engine.manifest().output_name();
+    engine->engine.run(call.images, call.setting, given, {{name, output, output_size}});
+  });
+}
+
+vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
+                                     vmoe_cancellation* cancellation, const char* const* names, float* const* outputs,
+                                     const size_t* output_sizes, size_t count) {
+  return guarded([&] {
+    const Call call = read_call(engine, images, setting);
+    check_pointer(names, "names");
+    check_pointer(outputs, "outputs");
+    check_pointer(output_sizes, "output_sizes");
+    std::vector<OutputRoom> rooms;
+    for (size_t i = 0; i < count; ++i) {
+      check_pointer(names[i], "names");
+      if (output_sizes[i] > 0) check_pointer(outputs[i], "outputs");
+      rooms.push_back({names[i], outputs[i], output_sizes[i]});
+    }
+    engine->engine.run(call.images, call.setting, cancellation == nullptr ? nullptr : &cancellation->cancellation,
+                       rooms);
   });
 }
 

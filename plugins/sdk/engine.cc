@@ -51,6 +51,27 @@ void check_room(int64_t images, int64_t output_size, size_t room) {
        " each");
 }
 
+void copy_output(const vmoe_images& images, const Manifest& manifest, const OutputTensor& found,
+                 const OutputRoom& room) {
+  const GraphOutput& output = manifest.find_output(room.name);
+  std::vector<int64_t> shape, expected{images.count};
+  expected.insert(expected.end(), output.shape.begin(), output.shape.end());
+  const void* data = found.data(shape);
+  if (shape != expected) {
+    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(room.name),
+         " has another shape than the manifest says: ", images.count, " images of ", output.floats(), " floats");
+  }
+  const auto size = static_cast<size_t>(images.count * output.floats());
+  std::memcpy(room.data, data, size * sizeof(float));
+  const bool is_float = images.dtype == VMOE_FLOAT32;
+  if (!are_finite(room.data, size) &&
+      (!is_float || are_finite(static_cast<const float*>(images.data), images.data_bytes / sizeof(float)))) {
+    fail(VMOE_RUNTIME_ERROR, "the model's ", room.name,
+         " of finite images are not all finite numbers: its weights are damaged, or its precision has no room for its "
+         "values");
+  }
+}
+
 std::string profile_names(const Manifest& manifest) {
   std::string names;
   for (const Profile& profile : manifest.profiles) names += (names.empty() ? "" : ", ") + profile.name;
@@ -215,35 +236,23 @@ void Engine::warm_up(int64_t count, const vmoe_setting& setting) const {
   const WideInt bytes = static_cast<WideInt>(count) * input.height * input.width * input.channels * item;
   if (bytes > std::numeric_limits<ptrdiff_t>::max()) throw std::bad_alloc();
   const std::vector<unsigned char> zeros(static_cast<size_t>(bytes));
-  std::vector<float> output(static_cast<size_t>(count * manifest().output_floats()));
+  std::vector<float> output(static_cast<size_t>(count * manifest().outputs.front().floats()));
   const vmoe_images images{sizeof(images), zeros.data(), zeros.size(), input.dtype,   0,
                            count,          input.height, input.width,  input.channels};
-  run(images, setting, nullptr, output.data(), output.size());
+  run(images, setting, nullptr, {{manifest().output_name(), output.data(), output.size()}});
 }
 
-void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation, float* output,
-                 size_t output_size) const {
-  check_room(images.count, manifest().output_floats(), output_size);
-  const std::string name = manifest().output_name();
+void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation,
+                 const std::vector<OutputRoom>& outputs) const {
+  std::vector<std::string> names;
+  for (const OutputRoom& room : outputs) {
+    check_room(images.count, manifest().find_output(room.name).floats(), room.size);
+    names.push_back(room.name);
+  }
   check_process();
   if (cancellation != nullptr) cancellation->check();  // before images are scaled
-  const auto results = run_graph(images, this->setting(setting), {name}, cancellation);
-  std::vector<int64_t> shape;
-  const void* data = results[0].data(shape);
-  if (shape != manifest().output_shape(images.count)) {
-    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
-         " has another shape than the manifest says: ", images.count, " images of ", manifest().output_floats(),
-         " floats");
-  }
-  const auto size = static_cast<size_t>(images.count * manifest().output_floats());
-  std::memcpy(output, data, size * sizeof(float));
-  const bool is_float = images.dtype == VMOE_FLOAT32;
-  if (!are_finite(output, size) &&
-      (!is_float || are_finite(static_cast<const float*>(images.data), images.data_bytes / sizeof(float)))) {
-    fail(VMOE_RUNTIME_ERROR, "the model's ", manifest().output_name(),
-         " of finite images are not all finite numbers: its weights are damaged, or its precision has no room for its "
-         "values");
-  }
+  const auto results = run_graph(images, this->setting(setting), names, cancellation);
+  for (size_t i = 0; i < outputs.size(); ++i) copy_output(images, manifest(), results[i], outputs[i]);
 }
 
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {

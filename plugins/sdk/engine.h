@@ -16,6 +16,13 @@
 
 namespace vmoe::sdk {
 
+// An output that a call asks for, and the caller's memory for it.
+struct OutputRoom {
+  std::string name;
+  float* data;
+  size_t size;  // floats that it has room for
+};
+
 class Engine {
  public:
   // See vmoe_engine_load. Throws VMOE_BUNDLE_ERROR, VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR.
@@ -35,8 +42,8 @@ class Engine {
   // See vmoe_engine_warm_up, vmoe_engine_run and vmoe_engine_routing.
   void warm_up(int64_t count, const vmoe_setting& setting) const;
   // cancellation: null for a call that nobody ends.
-  void run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation, float* output,
-           size_t output_size) const;
+  void run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation,
+           const std::vector<OutputRoom>& outputs) const;
   std::vector<LayerRouting> routing(const vmoe_images& images, const vmoe_setting& setting) const;
 
  private:

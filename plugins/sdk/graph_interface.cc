@@ -70,7 +70,10 @@ void check_interface(const std::string& graph, const Session& session, const Man
   }
   check_ports(graph, "takes", session.inputs(), inputs);
   Ports outputs = layer_ports(manifest, merges);
-  outputs[manifest.output_name()] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, manifest.output_shape(-1)};
+  for (const GraphOutput& output : manifest.outputs) {
+    Port& port = outputs[output.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, output.shape};
+    port.shape.insert(port.shape.begin(), -1);
+  }
   check_ports(graph, "outputs", session.outputs(), outputs);
 }
 

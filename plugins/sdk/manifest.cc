@@ -1,7 +1,9 @@
 #include "sdk/manifest.h"
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
+#include <numeric>
 #include <regex>
 #include <set>
 #include <utility>
@@ -14,7 +16,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES};  // in the order of kOutputs
+constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES,
+                                        VMOE_TOKENS};  // in the order of kOutputs
 static_assert(std::size(kPrecisions) == VMOE_BF16_EXPERTS, "vmoe_precision is in the order of kPrecisions");
 static_assert(std::size(kProbabilities) == VMOE_SIGMOID, "vmoe_probabilities is in the order of kProbabilities");
 
@@ -146,6 +149,41 @@ RoutingRules read_rules(const Json& raw, size_t layers) {
   return rules;
 }
 
+// Adds an output of the tokens of an image.
+void add_token_output(std::string name, const Json& tokens, const Json& size, std::vector<GraphOutput>& outputs) {
+  outputs.push_back({std::move(name), {tokens, size}});
+  if (outputs.back().floats() > kMaxOutputSize) refuse("'tokens' times 'size' is more than ", kMaxOutputSize);
+}
+
+std::vector<GraphOutput> read_outputs(const Json& raw, const Manifest& manifest) {
+  const Json& output = raw["output"];
+  const std::string name = output["name"];
+  const Json *tokens = optional_field(output, "tokens"), *layers = optional_field(raw, "layers");
+  if ((tokens != nullptr) != (manifest.output == VMOE_TOKENS)) {
+    refuse("an output of tokens, and no other, has a number of 'tokens'");
+  }
+  std::vector<GraphOutput> outputs;
+  if (tokens != nullptr) {
+    add_token_output(name, *tokens, output["size"], outputs);
+  } else if (manifest.output == VMOE_MEMBERS) {
+    outputs.push_back({name, {manifest.ensemble_size(), manifest.output_size}});
+  } else {
+    outputs.push_back({name, {manifest.output_size}});
+  }
+  if (layers == nullptr) return outputs;
+  int64_t before = -1;
+  for (const Json& block : layers->at("blocks")) {
+    if (!block.is_number_unsigned() || block > kMaxBlock) {
+      refuse("'blocks' must be numbers of encoder blocks, 0 to ", kMaxBlock);
+    }
+    if (block <= before) refuse("'blocks' must be in ascending order, each once");
+    before = block;
+    add_token_output(kLayerPrefix + std::to_string(before), layers->at("tokens"), layers->at("size"), outputs);
+  }
+  if (before < 0) refuse("'blocks' names no block");
+  return outputs;
+}
+
 // Whether a list is these whole numbers; 1.0 and true are none.
 bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
   return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
@@ -247,7 +285,8 @@ Manifest read(const Json& raw) {
       read_steps(raw["preprocessing"]["steps"].get_ref<const std::string&>(), image["height"], image["width"]);
   manifest.output = kOutputCodes[index_of(output["name"], kOutputs)];
   if (manifest.output == (kind == kOfEnsemble ? VMOE_FEATURES : VMOE_MEMBERS)) {
-    refuse("'name' of the output is '", manifest.output_name(), "', which a model of this kind doesn't have");
+    refuse("'name' of the output is '", output["name"].get<std::string>(),
+           "', which a model of this kind doesn't have");
   }
   manifest.output_size = output["size"];
   if (const Json* kind = optional_field(raw, "probabilities")) {
@@ -263,6 +302,7 @@ Manifest read(const Json& raw) {
   if (kind != kOfDense || optional_field(raw, "image_tokens") != nullptr) {
     manifest.rules = read_rules(raw, manifest.moe_layers.size());
   }
+  manifest.outputs = read_outputs(raw, manifest);
   read_profiles(raw["profiles"], kind, manifest);
   read_files(raw["files"], raw["graphs"], manifest);
   check_tensorrt(raw, manifest);
@@ -276,15 +316,17 @@ bool is_graph(std::string_view file) {
   return file.size() >= kSuffix.size() && file.substr(file.size() - kSuffix.size()) == kSuffix;
 }
 
-const char* Manifest::output_name() const {
-  size_t index = 0;
-  while (index + 1 < std::size(kOutputCodes) && kOutputCodes[index] != output) ++index;
-  return kOutputs[index];
+int64_t GraphOutput::floats() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
-std::vector<int64_t> Manifest::output_shape(int64_t images) const {
-  if (output == VMOE_MEMBERS) return {images, ensemble_size(), output_size};
-  return {images, output_size};
+const GraphOutput& Manifest::find_output(std::string_view name) const {
+  std::string known;
+  for (const GraphOutput& output : outputs) {
+    if (output.name == name) return output;
+    known += (known.empty() ? "" : ", ") + output.name;
+  }
+  fail(VMOE_ARGUMENT_ERROR, "the bundle has no output ", in_quotes(name), "; it has ", known);
 }
 
 const Profile* Manifest::find_profile(std::string_view name) const {

@@ -33,12 +33,21 @@ struct Patches {
   int32_t front_tokens = 0;  // stand before them
 };
 
+// An output of the graphs beside the routing.
+struct GraphOutput {
+  std::string name;
+  std::vector<int64_t> shape;  // of an image: [size], or [M, size] for members and [tokens, size] for tokens
+
+  int64_t floats() const;  // of an image
+};
+
 struct Manifest {
   InputSpec input;
   Patches patches;
   Preprocessing preprocessing;  // how a picture of another size becomes an image
   vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;  // of the output's last dimension
+  int64_t output_size = 0;           // of the output's last dimension
+  std::vector<GraphOutput> outputs;  // that one, then those of blocks, such as "layer3"
   vmoe_probabilities probabilities = VMOE_SOFTMAX;
   std::optional<RoutingRules> rules;        // none for a dense ViT that merges nothing
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
@@ -49,8 +58,8 @@ struct Manifest {
   std::vector<std::string> class_names;     // output_size of them, or none
   std::map<std::string, FileRecord> files;  // every other file of the bundle
 
-  // The name of the graph's output: "logits", "members" or "features".
-  const char* output_name() const;
+  // The name of the graph's output: "logits", "members", "features" or "tokens".
+  const std::string& output_name() const { return outputs.front().name; }
 
   // How the model routes; VMOE_DENSE for a dense ViT.
   RoutingKind kind() const { return rules ? rules->kind : RoutingKind{}; }
@@ -58,11 +67,8 @@ struct Manifest {
   // M, the members of an ensemble of experts (E3); 1 for every other model.
   int64_t ensemble_size() const { return kind().ensemble_size; }
 
-  // Shape of the output of that many images: [N, size], or [N, M, size] for the members of an ensemble.
-  std::vector<int64_t> output_shape(int64_t images) const;
-
-  // Floats per image of the output.
-  int64_t output_floats() const { return output == VMOE_MEMBERS ? ensemble_size() * output_size : output_size; }
+  // The output of that name. Throws VMOE_ARGUMENT_ERROR.
+  const GraphOutput& find_output(std::string_view name) const;
 
   // The stored profile of that name, or null.
   const Profile* find_profile(std::string_view name) const;

@@ -23,7 +23,12 @@ static_assert(ORT_API_VERSION >= VMOE_OLDEST_ONNXRUNTIME, "newer headers of ONNX
 
 constexpr char kVariable[] = "VMOE_ONNXRUNTIME";
 constexpr char kEntryPoint[] = "OrtGetApiBase";
+constexpr char kPrefix[] = "libonnxruntime.";
+#if defined(__APPLE__)
+constexpr const char* kNames[] = {"libonnxruntime.dylib", "libonnxruntime.1.dylib"};
+#else
 constexpr const char* kNames[] = {"libonnxruntime.so", "libonnxruntime.so.1"};
+#endif
 constexpr char kSharedOnnx[] = "libonnx.so.1";
 constexpr char kNoTelemetry[] = "ORT_DISABLE_TELEMETRY";
 constexpr size_t kMaxMessage = 300;
@@ -74,7 +79,7 @@ std::vector<std::string> candidates() {
     std::error_code error;
     for (const auto& entry :
          std::filesystem::directory_iterator(package.parent_path() / "onnxruntime" / "capi", error)) {
-      if (entry.path().filename().string().rfind(kNames[0], 0) == 0) paths.push_back(entry.path().string());
+      if (entry.path().filename().string().rfind(kPrefix, 0) == 0) paths.push_back(entry.path().string());
     }
   }
   paths.insert(paths.end(), std::begin(kNames), std::end(kNames));

@@ -16,7 +16,7 @@ struct OnnxRuntime {
 
 // The library at `path`, or if it is empty the first of: one that is loaded already, the path in the environment
 // variable VMOE_ONNXRUNTIME, the onnxruntime that pip installed beside the package of this library, libonnxruntime.so,
-// libonnxruntime.so.1.
+// libonnxruntime.so.1; on macOS, libonnxruntime.dylib and libonnxruntime.1.dylib.
 //
 // Throws VMOE_RUNTIME_ERROR: there is none, or it is too old.
 const OnnxRuntime& find_onnxruntime(const std::string& path);

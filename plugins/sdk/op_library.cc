@@ -10,7 +10,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr char kName[] = "libvmoe_onnxruntime.so";
+constexpr char kName[] = "libvmoe_onnxruntime" VMOE_LIBRARY_SUFFIX;
 
 // What the machine that built the libraries lacked for it, as the build wrote it down.
 std::string why_missing(const std::filesystem::path& folder) {

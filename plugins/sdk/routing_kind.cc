@@ -45,7 +45,8 @@ void RoutingKind::check_settings(int set) const {
   if (missing == 0) return;
   if (missing == VMOE_SET_MERGE) {
     fail(VMOE_ROUTING_ERROR, "tokens can't be merged in ",
-         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image", ": it takes no merge");
+         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image, nor where a bundle returns tokens",
+         ": it takes no merge");
   }
   const char* but = image_tokens > 0 ? " but merge" : "";
   switch (code) {

@@ -3,9 +3,11 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
-#elif defined(__aarch64__) && defined(__linux__)
+#elif defined(__aarch64__)
 #include <arm_neon.h>
+#ifndef __APPLE__
 #include <sys/auxv.h>
+#endif
 #endif
 
 namespace vmoe::sdk {
@@ -114,7 +116,7 @@ bool has_instructions() {
 
 constexpr Sha256Method kInstructions = {"sha-ni", add_blocks_sha_ni};
 
-#elif defined(__aarch64__) && defined(__linux__)
+#elif defined(__aarch64__)
 
 __attribute__((target("+sha2"))) void add_blocks_armv8(uint32_t* state, const unsigned char* blocks, size_t count) {
   uint32x4_t abcd = vld1q_u32(state);
@@ -143,8 +145,12 @@ __attribute__((target("+sha2"))) void add_blocks_armv8(uint32_t* state, const un
 }
 
 bool has_instructions() {
+#if defined(__APPLE__)
+  return true;  // every processor of Apple's has them
+#else
   constexpr unsigned long kSha2 = 1UL << 6;  // HWCAP_SHA2
   return (getauxval(AT_HWCAP) & kSha2) != 0;
+#endif
 }
 
 constexpr Sha256Method kInstructions = {"armv8", add_blocks_armv8};

@@ -21,9 +21,14 @@ constexpr int64_t kStep = 20'000'000;
 constexpr size_t kChunkBytes = size_t{1} << 20;
 
 FileState state_of(const struct stat& found) {
+#if defined(__APPLE__)
+  const timespec &modified = found.st_mtimespec, &changed = found.st_ctimespec;
+#else
+  const timespec &modified = found.st_mtim, &changed = found.st_ctim;
+#endif
   const auto nanoseconds = [](const timespec& time) { return time.tv_sec * kSecond + time.tv_nsec; };
-  return {static_cast<int64_t>(found.st_dev), static_cast<int64_t>(found.st_ino), found.st_size,
-          nanoseconds(found.st_mtim), nanoseconds(found.st_ctim)};
+  return {static_cast<int64_t>(found.st_dev), static_cast<int64_t>(found.st_ino), found.st_size, nanoseconds(modified),
+          nanoseconds(changed)};
 }
 
 [[noreturn]] void fail_system(const std::string& name) { fail(VMOE_BUNDLE_ERROR, name, ": ", system_error(errno)); }

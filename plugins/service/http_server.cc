@@ -14,7 +14,6 @@
 #include <utility>
 
 #include "content_encoding.h"
-#include "requests.h"
 
 namespace {
 
@@ -38,15 +37,15 @@ bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
 }
 
 // {"error": MESSAGE}
-Response error_response(int status, const std::string& message) {
-  Response response = text_response(to_text({{"error", message}}), kJson, status);
-  if (status == 503) response.set(http::field::retry_after, "1");
+Response error_response(const RequestError& error) {
+  Response response = text_response(to_text({{"error", error.what()}}), kJson, error.status());
+  if (error.status() == 503) response.set(http::field::retry_after, "1");
   return response;
 }
 
 template <typename... Facts>
 Response refusal(const Refusal& row, const Facts&... facts) {
-  return error_response(row.status, RequestError(row, facts...).what());
+  return error_response(RequestError(row, facts...));
 }
 
 Response parse_error(const error_code& error, size_t most_body) {
@@ -340,7 +339,7 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
     return refusal(kNoHost);
   }
   const auto route = routes_.find(path_of(request));
-  if (route == routes_.end()) return refusal(kNoPath, path);
+  if (route == routes_.end()) return error_response(no_path_(path));
   const bool is_post = route->second.method == http::verb::post;
   if (request.method() != route->second.method && (is_post || request.method() != http::verb::head)) {
     Response response = refusal(kNoMethod, method, path);
@@ -366,11 +365,11 @@ Response HttpServer::answer(Request& request, const DeadlineSocket& socket) cons
     if (!encoding.empty()) request.body() = unpacked(request.body(), encoding, limits_.body);
     response = route.handler(exchange);
   } catch (const RequestError& error) {
-    response = error_response(error.status(), error.what());
+    response = error_response(error);
   } catch (const std::bad_alloc&) {
     response = refusal(kNoMemory);
   } catch (const std::exception& error) {
-    response = error_response(500, error.what());
+    response = error_response(RequestError(error.what(), 500));
   }
   if (*route.label != '\0') {
     replied_(route.label, static_cast<int>(response.result_int()),

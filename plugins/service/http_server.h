@@ -14,6 +14,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+
+#include "requests.h"
 
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
@@ -60,6 +63,9 @@ class HttpServer {
   // replies are not counted.
   void add(const std::string& path, http::verb method, const char* label, Handler handler);
 
+  // refusal: of a path that no route has.
+  void refuse_others(std::function<RequestError(const std::string&)> refusal) { no_path_ = std::move(refusal); }
+
   // Listens, and returns http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error if it can't.
   // From now on SIGTERM and SIGINT stop serve(), even before it is called.
   std::string bind(const std::string& host, uint16_t port);
@@ -92,6 +98,7 @@ class HttpServer {
   const HttpLimits limits_;
   const Replied replied_;
   std::map<std::string, Route, std::less<>> routes_;
+  std::function<RequestError(const std::string&)> no_path_;
   asio::io_context io_{1};
   asio::signal_set signals_{io_};
   tcp::acceptor acceptor_{io_};

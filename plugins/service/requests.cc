@@ -114,7 +114,7 @@ Input read_query(std::string_view object, std::string_view query) {
   return values;
 }
 
-void read_object(std::string_view name, Input& object, const std::string& where) {
+void read_object(std::string_view name, Input& object, const std::string& where, size_t most_items) {
   for (const auto& [key, value] : object.items()) check_known(name, key, false, where);
   for (const Field& row : kFields) {
     if (name != row.object) continue;
@@ -127,8 +127,9 @@ void read_object(std::string_view name, Input& object, const std::string& where)
       read_value(row, value, path);
       continue;
     }
-    if (!value.is_array() || value.size() < row.fewest || value.size() > row.most) {
-      throw RequestError(kWrongList, path, row.fewest, row.most);
+    const size_t most = std::min(row.most, most_items);
+    if (!value.is_array() || value.size() < row.fewest || value.size() > most) {
+      throw RequestError(kWrongList, path, row.fewest, most);
     }
     for (size_t i = 0; i < value.size(); ++i) read_value(row, value[i], path + '.' + std::to_string(i));
   }

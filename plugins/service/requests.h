@@ -53,8 +53,8 @@ Input read_json(std::string_view text, size_t most_numbers, size_t most_others);
 Input read_query(std::string_view object, std::string_view query);
 
 // Checks the fields of an object of kFields, gives it those that it lacks, and decodes pictures. where: its path in the
-// request. Throws RequestError.
-void read_object(std::string_view name, Input& object, const std::string& where = "");
+// request. most_items: of its lists, if the table allows more. Throws RequestError.
+void read_object(std::string_view name, Input& object, const std::string& where = "", size_t most_items = SIZE_MAX);
 
 // The whole number of a text; nothing if it is none.
 std::optional<int64_t> whole_number(std::string_view text);

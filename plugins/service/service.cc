@@ -6,6 +6,7 @@
 #include <boost/algorithm/string/replace.hpp>
 #include <chrono>
 #include <numeric>
+#include <regex>
 #include <thread>
 #include <utility>
 
@@ -15,6 +16,16 @@ namespace {
 
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
 constexpr int kLargeNice = 5;                          // leaves the processors to everything else
+
+// Why no route has a path.
+RequestError no_path(const std::string& path, const std::string& model) {
+  static const std::regex of_model(kModelPath);
+  std::smatch found;
+  const bool is_of_model = std::regex_match(path, found, of_model);
+  if (is_of_model && found[1] != model) return RequestError(kNoModel, found[1], model);
+  if (is_of_model && found[2].matched && found[2] != kVersion) return RequestError(kNoVersion, found[2], kVersion);
+  return RequestError(kNoPath, path);
+}
 
 }  // namespace
 
@@ -27,6 +38,7 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
       tensors(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)),
       pictures(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
   asio::post(large_pictures, [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });  // of this thread
+  server.refuse_others([&options](const std::string& path) { return no_path(path, options.name); });
   for (const Route& route : kRoutes) {
     const auto path = boost::replace_all_copy(std::string(route.path), "{model}", options.name);
     server.add(path, route.is_post ? http::verb::post : http::verb::get, route.label,
@@ -73,6 +85,10 @@ vmoe::Answer Service::answer(const ImageBatch& batch, const Input& setting, cons
       profile = whole.setting;  // all images have the setting that was chosen for the first ones
     } else {
       whole.output.insert(whole.output.end(), answer->output.begin(), answer->output.end());
+      for (auto& [name, values] : whole.layers) {
+        const auto& more = answer->layers.at(name);
+        values.insert(values.end(), more.begin(), more.end());
+      }
     }
   }
   return whole;
@@ -92,12 +108,8 @@ Json Service::level() const {
 
 Response json_response(const Json& json) { return text_response(to_text(json), kJson); }
 
-std::string output_name(const vmoe::Info& info) {
-  return info.output == VMOE_FEATURES ? "features" : info.output == VMOE_MEMBERS ? "members" : "logits";
-}
-
-Json output_tensor(const vmoe::Info& info, int64_t count) {
-  Json shape = {count, info.output_size};
-  if (info.output == VMOE_MEMBERS) shape = {count, info.ensemble_size, info.output_size / info.ensemble_size};
-  return {{"name", output_name(info)}, {"datatype", "FP32"}, {"shape", shape}};
+Json output_tensor(const vmoe::OutputShape& output, int64_t count) {
+  Json shape = {count, output.columns};
+  if (output.rows > 0) shape = {count, output.rows, output.columns};
+  return {{"name", output.name}, {"datatype", "FP32"}, {"shape", shape}};
 }

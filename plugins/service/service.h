@@ -51,6 +51,5 @@ class Service {
 
 Response json_response(const Json& json);
 
-std::string output_name(const vmoe::Info& info);
-// Name, datatype and shape of the output for so many images.
-Json output_tensor(const vmoe::Info& info, int64_t count);
+// Name, datatype and shape of an output for so many images.
+Json output_tensor(const vmoe::OutputShape& output, int64_t count);

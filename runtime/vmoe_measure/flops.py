@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vmoe_runtime.bundle.manifest import layer_output
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import DenseRules, Profile, Rules, SoftRules
 from vmoe_runtime.routing import front_tokens
@@ -56,12 +57,13 @@ class ModelShape:
         return self.reads_class_token and ends_in_pairs
 
     @classmethod
-    def of(cls, model: Mapping[str, Any], *, features: bool = False) -> ModelShape:
+    def of(cls, model: Mapping[str, Any], *, features: bool = False, outputs: Collection[str] = ()) -> ModelShape:
         """The sizes in a manifest's model description.
 
         Args:
             model: as `vmoe-export` writes it.
             features: of a bundle that outputs features, without the layer of the classes.
+            outputs: names of the bundle's outputs, of which that of the last block needs all of its tokens.
 
         Raises:
             BundleError: it lacks some, as nobody else reads them.
@@ -87,7 +89,9 @@ class ModelShape:
                 router_products=3 if is_soft else 1,  # beside the logits, dispatch and combine
                 router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
-                reads_class_token=model["classifier"] in ("token", "0"),
+                reads_class_token=model["classifier"] in ("token", "0")
+                and model.get("pools") is not False
+                and layer_output(model["num_layers"] - 1) not in outputs,
                 representation_size=model["representation_size"] or 0,
                 classes=0 if features else model["num_classes"] or 0,
                 pooled_tokens=2 if "+" in model["classifier"] else 1,

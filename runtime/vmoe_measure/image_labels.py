@@ -18,13 +18,14 @@ def unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
     return {name: index for index, name in enumerate(class_names) if times[name] == 1}
 
 
-def read_labels(path: Path, class_names: tuple[str, ...] | None) -> dict[str, int]:
+def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -> dict[str, int]:
     """Index of the class by picture, in the order of a CSV file.
 
     Args:
         path: a CSV file in UTF-8. On each line stand the path of a picture inside its folder, and the name or index of its
-            class. A first line whose second cell is neither is a heading.
+            class. A first line that has neither is a heading.
         class_names: of the model, or None where only indices are known.
+        folder: that of the pictures.
 
     Raises:
         ImageError: it can't be read, or a line has no label.
@@ -43,13 +44,17 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None) -> dict[str, in
     index_of = unambiguous(class_names or ())
     labels: dict[str, int] = {}
     for position, (number, row) in enumerate(rows):
-        label = class_index(row[1], index_of) if len(row) == 2 else None
-        if label is None:
-            if position == 0 and len(row) == 2:
-                continue
+        if len(row) != 2:
             raise ImageError(
-                f"{path}, line {number}: {shown(','.join(row))} is not a picture and the name or index of a class"
+                f"{path}, line {number}: {shown(','.join(row))} is not the path of a picture inside {folder}, a comma, and "
+                "the name or index of its class"
             )
+        label = class_index(row[1], index_of)
+        if label is None:
+            if position == 0 and not (folder / row[0]).is_file():
+                continue
+            names = "" if class_names else ", and the bundle has no class names"
+            raise ImageError(f"{path}, line {number}: {shown(row[1])} is not the name or index of one class{names}")
         if row[0] in labels:
             raise ImageError(f"{path}, line {number}: {shown(row[0])} has a label already")
         if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:

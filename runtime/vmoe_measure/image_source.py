@@ -30,7 +30,7 @@ class ImageSource:
         images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, which are
             read batch by batch.
         labels: i64[N], index of the class of each image; None where it is not known.
-        note: why there are no labels although some could be expected; None otherwise.
+        note: why there are no labels although some could be expected, or which pictures are left out; None otherwise.
         of_sizes: other images than these, by the (height, width, channels) of the models that are to have them.
     """
 
@@ -95,7 +95,7 @@ def open_images(
     if labels is not None:
         if not path.is_dir():
             raise ImageError(f"{labels} labels the pictures of a folder, and {path} is none")
-        source = _labelled(path, read_labels(labels, class_names))
+        source = _labelled(path, read_labels(labels, class_names, path))
     else:
         source = _from_folder(path, class_names, num_classes) if path.is_dir() else _from_npz(path)
     if source.labels is None:
@@ -201,8 +201,11 @@ def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
     """The pictures that a CSV file names, in its order."""
     paths = tuple(folder / name for name in labels)
     if missing := next((path for path in paths if not path.is_file()), None):
-        raise ImageError(f"the labels name {missing}, which is no file")
-    return ImageSource(paths, np.array(list(labels.values()), np.int64))
+        raise ImageError(f"the labels name {missing}, which is no file; write paths as they are inside {folder}")
+    loose, below = find_files(folder, PICTURE_SUFFIXES)
+    others = len({*loose, *(path for pictures in below.values() for path in pictures)} - set(paths))
+    note = f"{others:,} of the pictures in {folder} have no label and are left out" if others else None
+    return ImageSource(paths, np.array(list(labels.values()), np.int64), note)
 
 
 def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:

@@ -332,6 +332,7 @@ def reason_of(error: BaseException, *addresses: str) -> str:
     said = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if isinstance(error, FileNotFoundError):
         said = "it is not there"
+    said = re.sub(r".*Detail: \[errno \d+\] ", "", said)  # pyarrow's errors end with the system's
     if isinstance(error, TimeoutError):
         said = f"the server sent nothing for {_SILENCE:g} s"
     return " ".join(without_secrets(said, *addresses).split())[:300]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 
@@ -123,8 +123,8 @@ class Engine:
         """Names of the classes, or None if the bundle has none."""
         return self.manifest.class_names
 
-    def __call__(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Array:
-        """Logits, or features, of a batch of images.
+    def __call__(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Array | Any:
+        """Logits, or features or tokens, of a batch of images.
 
         Args:
             images: see `vmoe_runtime.images.to_batch`; the number of images must be a multiple of the bundle's
@@ -134,14 +134,26 @@ class Engine:
                 profile="c0.3-k1".
 
         Returns:
-            float32[N, classes]; or float32[N, feature size] if the bundle was exported for features, or
-            float32[N, M, classes] if it was for the members of an ensemble (E3).
+            float32[N, classes]; or float32[N, feature size] if the bundle was exported for features,
+            float32[N, M, classes] if it was for the members of an ensemble (E3), or float32[N, tokens, hidden size] if it
+            was for tokens. If it was exported with `--layers`, a dict of all its outputs, see `outputs`.
 
         Raises:
             ImageError, RoutingError: images or setting don't fit the model, or what its graph was built for.
             BackendError: the runtime failed, or the engine is closed.
         """
-        return self._run(images, [self.manifest.output], setting, fields)[0]
+        found = self.outputs(images, setting, **fields)
+        return found if len(found) > 1 else found[self.manifest.output]
+
+    def outputs(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Array]:
+        """All outputs of a batch of images by name, however many there are; arguments and errors as for a call.
+
+        Returns:
+            What a call returns without `--layers`, under the name `manifest.output`; and of each block N that the bundle was
+            exported for, "layerN", float32[N, tokens, hidden size]: the residual stream behind it, before any norm.
+        """
+        names = [*self.manifest.answers]
+        return dict(zip(names, self._run(images, names, setting, fields), strict=True))
 
     def batch(self, images: Images) -> Array:
         """The batch that a call makes of images, for callers that run the same ones more than once.
@@ -176,7 +188,7 @@ class Engine:
             Where a logit is no finite number, the probabilities are NaN.
 
         Raises:
-            ClassifyError: the bundle outputs features or members, or `top` is no whole number from 1 on.
+            ClassifyError: the bundle outputs features, tokens or members, or `top` is no whole number from 1 on.
             ImageError, RoutingError, BackendError: as for a call.
 
         Examples:
@@ -185,13 +197,13 @@ class Engine:
             >>> [index for index, probability in answers[0]]
             [2, 5]
         """
-        if self.manifest.output == "features":
-            raise ClassifyError("this bundle outputs features, which have no classes; call the engine for them")
+        if (output := self.manifest.output) in ("features", "tokens"):
+            raise ClassifyError(f"this bundle outputs {output}, which have no classes; call the engine for them")
         if self.manifest.output == "members":
             raise ClassifyError("this bundle outputs each member's logits; call the engine for them, or export with logits")
         if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
             raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
-        logits = self(images, setting, **fields)
+        logits = self.outputs(images, setting, **fields)[output]
         names: Sequence[str | int] = self.class_names or range(self.manifest.outputs)
         probabilities = probabilities_of(logits, self.manifest.probabilities)
         return [
@@ -314,9 +326,11 @@ class Engine:
             feeds |= profile.inputs
         results = backend.run(feeds, outputs)
         _check_rows(manifest, len(batch), outputs, results)
-        if outputs[0] == manifest.output and not _all_finite(results[0]) and np.isfinite(batch).all():
+        answers = {name: values for name, values in zip(outputs, results, strict=True) if name in manifest.answers}
+        wrong = next((name for name, values in answers.items() if not _all_finite(values)), None)
+        if wrong is not None and np.isfinite(batch).all():
             raise BackendError(
-                f"the model's {manifest.output} of finite images are not all finite numbers: its weights are damaged, or "
+                f"the model's {wrong} of finite images are not all finite numbers: its weights are damaged, or "
                 f"{manifest.precision} has no room for its values"
             )
         return results
@@ -366,7 +380,7 @@ class Cascade:
             ImageError, BackendError: as for a call of the engine.
         """
         batch = self.engine.batch(images)
-        logits = self.engine(batch, self.first)
+        logits = self.engine.outputs(batch, self.first)[self.engine.manifest.output]
         margins = margins_of(logits)
         count = int(np.count_nonzero(~(margins >= self.margin)))
         count += -count % self.engine.manifest.batch_multiple
@@ -377,15 +391,16 @@ class Cascade:
         escalated[chosen] = True
         if count:
             logits = logits.copy()
-            logits[chosen] = self.engine(np.ascontiguousarray(batch[chosen]), self.then)
+            again = self.engine.outputs(np.ascontiguousarray(batch[chosen]), self.then)
+            logits[chosen] = again[self.engine.manifest.output]
         return logits, escalated
 
 
 def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results: Sequence[Array]) -> None:
     """Checks that a runtime has an answer for each of so many images, and routes for each of their groups."""
     for name, values in zip(outputs, results, strict=True):
-        expected = (images, *manifest.output_shape)
-        if name != manifest.output:
+        expected = (images, *manifest.answers.get(name, ()))
+        if name not in manifest.answers:
             expected = (layer_rows(manifest, name, images) or len(values), *values.shape[1:])
         if values.shape != expected:
             raise BackendError(f"the graph's output '{name}' has shape {values.shape}, and {images} images need {expected}")

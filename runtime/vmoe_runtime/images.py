@@ -136,7 +136,8 @@ def _from_array(array: Array, spec: InputSpec) -> Array:
     if array.dtype == _UINT8:
         return scale_pixels(array)
     takes = "uint8" if spec.dtype == "uint8" else "float32 in [-1, 1], or uint8"
-    raise ImageError(f"images are {array.dtype}, and the model takes {takes}")
+    hint = "; pass images.astype(np.float32)" if array.dtype.kind == "f" and spec.dtype == "float32" else ""
+    raise ImageError(f"images are {array.dtype}, and the model takes {takes}{hint}")
 
 
 def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:

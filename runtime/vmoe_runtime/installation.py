@@ -8,8 +8,10 @@ from pathlib import Path
 
 from vmoe_runtime.errors import UnavailableError
 
-OP_LIBRARY = "libvmoe_onnxruntime.so"
-SDK_LIBRARY = "libvmoe_engine.so"
+_SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
+
+OP_LIBRARY = f"libvmoe_onnxruntime{_SUFFIX}"
+SDK_LIBRARY = f"libvmoe_engine{_SUFFIX}"
 CUDA_OP_LIBRARY = "libvmoe_onnxruntime_cuda.so"
 TENSORRT_PLUGIN = "libvmoe_tensorrt.so"
 TENSORRT_REGISTER = "libvmoe_tensorrt_register.so"  # built along with the plugin
@@ -76,8 +78,9 @@ def _folders() -> list[Path]:
 
 def why_missing(library: str) -> str:
     """What the machine that built this installation lacked for a library, and what to do about it."""
-    if sys.platform != "linux":
-        return f"{library} is for Linux alone"
+    built_for = ("linux", "darwin") if library in (OP_LIBRARY, SDK_LIBRARY) else ("linux",)
+    if sys.platform not in built_for:
+        return f"{library} can't be built for {sys.platform}"
     record = find_native(*_MISSING.parts)
     lines = record.read_text(encoding="utf-8").splitlines() if record else []
     reasons = dict(line.split(": ", 1) for line in lines if ": " in line)

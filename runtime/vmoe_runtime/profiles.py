@@ -198,7 +198,11 @@ class _Rules:
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             if refused == [MERGE]:
-                why = "an ensemble (E3)" if self.ensemble_size > 1 else "groups that cut an image"
+                why = (
+                    "an ensemble (E3)"
+                    if self.ensemble_size > 1
+                    else "groups that cut an image, nor where a bundle returns tokens"
+                )
                 raise RoutingError(f"tokens can't be merged in {why}: it takes no merge")
             *most, last = refused
             raise RoutingError(self._refusal(f"{', '.join(most)} or {last}" if most else last))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,18 +35,23 @@ class Answer:
     """The answer to a request.
 
     Attributes:
-        logits: float32[N, ...], what the engine outputs for the request's images.
+        outputs: float32[N, ...] by name, what the engine outputs for the request's images.
         setting: name of the setting that served them; None for a model that has none.
         waited: seconds in the queue, from `submit` on.
         seconds: that the call took.
         batch_size: images of the call, those of other requests included.
     """
 
-    logits: Array
+    outputs: Mapping[str, Array]
     setting: str | None
     waited: float
     seconds: float
     batch_size: int
+
+    @property
+    def logits(self) -> Array:
+        """The first output: logits, or what the model outputs instead."""
+        return next(iter(self.outputs.values()))
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ class Batcher:
         start = time.monotonic()
         images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
         try:
-            logits = self._engine(images, setting)
+            outputs = self._engine.outputs(images, setting)
         except Exception as error:  # whatever it is, the clients must hear of it
             for request in requests:
                 request.answer.set_exception(error)
@@ -214,7 +219,8 @@ class Batcher:
         for request in requests:
             last = first + len(request.images)
             waited = start - request.came
-            request.answer.set_result(Answer(logits[first:last], setting, waited, seconds, len(images)))
+            own = {name: values[first:last] for name, values in outputs.items()}
+            request.answer.set_result(Answer(own, setting, waited, seconds, len(images)))
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
             # The next call also waits until the batch is built and the answers are handed out.

@@ -17,6 +17,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 INPUT_NAME = "image"
 VERSION = "1"
 """Of the model, in addresses and answers."""
+MODEL_PATH = "/v2/models/([^/]+)(?:/versions/([^/]+))?.*"
+"""Addresses of any model and version, as a regular expression."""
 MAX_NAME = 100
 """Characters of a model's name in addresses."""
 MAX_DIGITS = 19
@@ -75,7 +77,7 @@ OBJECTS: Mapping[str, tuple[Field, ...]] = {
     ),
     "infer": (
         Field("inputs", "input", items=(1, 1), required=True),
-        Field("outputs", "output", items=(0, 1), default=[]),
+        Field("outputs", "output", items=(0, 1_000), default=[]),
         Field("parameters", "parameters", default={}),
         Field("id", "text"),
     ),
@@ -196,6 +198,7 @@ class Refusal:
 
 
 NO_MODEL = Refusal(404, "there is no model '{}'; '{}' is served here")
+NO_VERSION = Refusal(404, "there is no version '{}' of the model; the only one is '{}'")
 ENCODED_BODY = Refusal(415, "the body's encoding is {}; gzip and deflate are known")
 NO_PATH = Refusal(404, "there is nothing at {}")
 NO_METHOD = Refusal(405, "{} is not allowed at {}")
@@ -209,6 +212,7 @@ NO_SETTINGS = Refusal(400, "this model has nothing to set: it takes no 'setting'
 LOGITS_MODEL = Refusal(400, "this model outputs logits: use /v1/classify")
 FEATURES_MODEL = Refusal(400, "this model outputs features, not classes: use /v1/features")
 MEMBERS_MODEL = Refusal(400, "this model outputs the logits of each member: use infer")
+TOKENS_MODEL = Refusal(400, "this model outputs the tokens of images: use infer")
 NO_PICTURE = Refusal(400, "the request has no picture: send a picture file as the body, or JSON with 'images'")
 WRONG_IMAGE_COUNT = Refusal(400, "a request takes 1 to {} images, not {}")
 NO_JSON = Refusal(400, "the request is not JSON: {}")
@@ -221,6 +225,7 @@ NO_FIELD = Refusal(400, "the request has no '{}'")
 WRONG_FIELD = Refusal(400, "'{}' must be {}, not {}")
 WRONG_LIST = Refusal(400, "'{}' must be a list of {} to {} items")
 WRONG_OUTPUT = Refusal(400, "the model's only output is '{}'")
+WRONG_OUTPUTS = Refusal(400, "the model's outputs are '{}', and a request names each once at most")
 WRONG_LENGTH = Refusal(400, f"{HEADER_LENGTH} is {{}}, and the body has {{}} bytes")
 WRONG_BYTES = Refusal(400, "'image' of shape {} has {} bytes, and {} follow the JSON")
 UNCLAIMED_BYTES = Refusal(400, "bytes follow the JSON, and no input claims them by binary_data_size")

@@ -11,12 +11,11 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
 
-from vmoe_runtime.backends import Parallelism
 from vmoe_serve import endpoints
 from vmoe_serve.command import name_option, service_options
 from vmoe_serve.settings import levels, model_name, named, served_manifest
@@ -81,21 +80,23 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
 
     name = values.pop("name") or model_name(bundle)
     arguments = _checked(bundle, values)
-    with socket.socket(socket.AF_UNIX) as claim, told_if_ended(), NamedTemporaryFile() as serving, ExitStack() as closing:
+    with socket.socket(socket.AF_UNIX) as claim, told_if_ended(), TemporaryFile() as serving, ExitStack() as closing:
         _claim(claim, host, port)
         if not quiet:
             click.echo("vmoe: starting Ray and its replicas", err=True)
-        step, start = Path(serving.name), time.monotonic()
+        # By this name other processes find a file that goes with this one, however it ends.
+        step, start = Path(f"/proc/{os.getpid()}/fd/{serving.fileno()}"), time.monotonic()
         step.write_text("Ray's own processes")
 
         def line() -> str:
             return f"vmoe: waiting for {step.read_text()}: {time.monotonic() - start:.0f} s"
 
         served = closing.enter_context(regular_lines(line, sys.stderr, quiet=quiet, seconds=WAIT_SECONDS))
-        closing.enter_context(connected_ray(variables={SERVING: serving.name, **_NICENESS}, instead=_INSTEAD))
+        closing.enter_context(connected_ray(variables={SERVING: str(step), **_NICENESS}, instead=_INSTEAD))
         fewest, cpus = arguments["replicas"][0], cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
+        _check_cpus(arguments, cpus)
         step.write_text(f"replicas to start ({fewest}, each with {arguments['threads'] or 1} of Ray's {cpus:g} CPUs)")
-        handle = _deploy(bundle, name, host, port, arguments)
+        handle, running = _deploy(bundle, name, host, port, arguments)
         served()
         try:
             if not quiet:
@@ -103,7 +104,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
                 for note in notes:
                     click.echo(f"vmoe: {note}", err=True)
                 address = f"http://{host}:{port}/v1/{what}"
-                print(f"serving {name} on {runtime}; try: curl --data-binary @IMAGE {address}", flush=True)
+                missing = f" ({running} of {fewest} replicas)" if running < fewest else ""
+                print(f"serving {name}{missing} on {runtime}; try: curl --data-binary @IMAGE {address}", flush=True)
             with suppress(KeyboardInterrupt):
                 threading.Event().wait()
             if not quiet:
@@ -111,7 +113,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         finally:
             # Replicas take no more requests, and answer what they have.
             serve.delete(name)
-            serving.close()
+            step.write_text("")
             time.sleep(1)  # refusals that have begun end
 
 
@@ -147,15 +149,26 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
         raise click.UsageError(
             f"--max-waiting {values['max_waiting']} is less than --batch-size {values['batch_size']}, the images of a call"
         )
-    if not os.environ.get("RAY_ADDRESS"):
-        Parallelism(values["threads"]).check()  # Ray would wait for so many CPUs
+    _check_cpus(values, os.cpu_count() or 1)
     manifest = served_manifest(bundle)
     chosen = [] if values["slo_ms"] is None else levels(manifest, ratios, profiles)
     fixed = named(manifest, profiles[0]).name if profiles and not chosen else None
     return {"bundle": bundle.resolve(), "levels": [profile.name for profile in chosen], "profile": fixed, **values}
 
 
-def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any], *, is_last: bool = False) -> Any:
+def _check_cpus(values: dict[str, Any], cpus: float) -> None:
+    """Refuses more replicas than fit on this machine, for whose CPUs Ray would wait; others may add CPUs to a cluster."""
+    fewest, each = values["replicas"][0], values["threads"] or 1
+    if fewest * each > cpus and not os.environ.get("RAY_ADDRESS"):
+        raise click.ClickException(
+            f"--replicas {fewest} with {each} CPUs each (--threads) need {fewest * each}, and this machine has {cpus:g}"
+        )
+
+
+def _deploy(
+    bundle: Path, name: str, host: str, port: int, arguments: dict[str, Any], *, is_last: bool = False
+) -> tuple[Any, int]:
+    """Ray's handle of the application, and how many of its replicas run."""
     from ray import serve
 
     from vmoe_serve.ray_application import application
@@ -164,7 +177,9 @@ def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     try:
         serve.start(http_options={"host": host, "port": port}, logging_config={"log_level": "ERROR"})
-        return serve.run(application(name, **arguments), name=name, route_prefix="/")
+        target = serve.RunTarget(application(name, **arguments), name, "/")
+        (handle,) = serve.run_many([target], wait_for_applications_running=False)
+        return handle, _await_replicas(name, arguments["replicas"][0])
     except Exception as error:  # Ray raises whatever its parts raise
         status = serve.status().applications.get(name)
         reasons = [part.message for part in status.deployments.values() if part.message] if status else []
@@ -174,3 +189,25 @@ def _deploy(bundle: Path, name: str, host: str, port: int, arguments: dict[str, 
             raise click.ClickException(advised(f"Ray can't serve {bundle}: {told}", _INSTEAD)) from None
     serve.delete(name)
     return _deploy(bundle, name, host, port, arguments, is_last=True)
+
+
+def _await_replicas(name: str, fewest: int) -> int:
+    """Waits for the replicas, and on a cluster that lacks CPUs for them, after a while, for one; returns how many run.
+
+    Raises:
+        RuntimeError: a replica can't start.
+    """
+    from ray import serve
+
+    start = time.monotonic()
+    while True:
+        status = serve.status()
+        found = status.applications[name]
+        states = [each for part in found.deployments.values() for each in part.replica_states.items()]
+        running = sum(count for state, count in states if state == "RUNNING")
+        is_late = os.environ.get("RAY_ADDRESS") and time.monotonic() - start > WAIT_SECONDS
+        if running >= (1 if is_late else fewest) and "HEALTHY" in status.proxies.values():  # a proxy that listens
+            return running
+        if found.status == "DEPLOY_FAILED":
+            raise RuntimeError(found.message)
+        time.sleep(0.1)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _GONE = "no replica answered: one has stopped, or the server is starting or shutting down; send the request again"
 
 SERVING = "VMOE_SERVING"
-"""Variable with the path of a file that exists until the proxy will be killed, and says what the start waits for."""
+"""Variable with the path of a file that says what the start waits for, and is empty once the proxy will be killed."""
 
 
 class JsonRefusals:
@@ -39,7 +39,7 @@ class JsonRefusals:
         if not started:  # also if a replica is lost, and the proxy sends nothing
             # Clients that retry at once would keep the proxy busy, and be cut off when it stops.
             await asyncio.sleep(1)
-            if not Path(os.environ.get(SERVING, "/")).exists():
+            if not Path(os.environ.get(SERVING, __file__)).stat().st_size:
                 await asyncio.Event().wait()  # a refusal is two writes, which must not be cut in between
             await JSONResponse({"error": _GONE}, 503, {"retry-after": "1"})(scope, receive, send)
 

@@ -64,6 +64,7 @@ def connected_ray(
         else:
             for name, value in (_MALLOC | _ATTEMPTS | _PROXY | dict(variables)).items():
                 os.environ.setdefault(name, value)
+            os.register_at_fork(after_in_child=_block_sigterm)
             with _leaving_nothing():
                 ray.init(
                     address="local",  # the default joins whatever `ray start` has started on this machine
@@ -87,6 +88,11 @@ def connected_ray(
         yield
     finally:
         ray.shutdown()
+
+
+def _block_sigterm() -> None:
+    """Has a child and its children outlive a SIGTERM to the whole group or service, so that this process can stop them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
 @contextmanager

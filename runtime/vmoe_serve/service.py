@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -67,9 +68,11 @@ class Service:
         self.large_pictures = ThreadPoolExecutor(1, "vmoe-large-pictures")
         self.metrics = Metrics(name, batcher)
         routes = [
-            Route(path, self._replying(row), methods=[row.method]) for row in endpoints.ENDPOINTS for path in row.paths
+            Route(path.format(model=name), self._replying(row), methods=[row.method])
+            for row in endpoints.ENDPOINTS
+            for path in row.paths
         ]
-        self.app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+        self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
 
     def close(self) -> None:
         """Answers what waits, and ends."""
@@ -156,7 +159,8 @@ class Service:
             # If the client disconnects, this is cancelled, which takes the request out of the queue.
             answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], setting)))
             setting = answers[0].setting  # all images have the setting that was chosen for the first ones
-        return replace(answers[0], logits=np.concatenate([each.logits for each in answers]))
+        outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}
+        return replace(answers[0], outputs=outputs)
 
     def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
         """What answers at an endpoint: its function, whose errors become a status and a message, and whose replies count."""
@@ -165,8 +169,6 @@ class Service:
         async def reply_to(request: Request) -> Response:
             start = time.perf_counter()
             try:
-                if (model := request.path_params.get("model", self.name)) != self.name:
-                    raise RequestError(endpoints.NO_MODEL, model[:80], self.name)
                 reply: Response = await function(self, request)
             except MemoryError:
                 reply = _error(endpoints.NO_MEMORY.status, endpoints.NO_MEMORY.message)
@@ -181,6 +183,22 @@ class Service:
 
         return reply_to
 
+    async def _refused(self, request: Request, error: Exception) -> Response:
+        """What the routes refuse by themselves, in the words of everything else."""
+        assert isinstance(error, HTTPException)
+        path = request.url.path[:200]
+        known = {404: self._no_path(path), 405: RequestError(endpoints.NO_METHOD, request.method, path)}
+        message = str(known.get(error.status_code, error.detail))
+        return JSONResponse({"error": message}, error.status_code, error.headers)
+
+    def _no_path(self, path: str) -> RequestError:
+        found = re.fullmatch(endpoints.MODEL_PATH, path)
+        if found and found[1] != self.name:
+            return RequestError(endpoints.NO_MODEL, found[1], self.name)
+        if found and found[2] not in (None, endpoints.VERSION):
+            return RequestError(endpoints.NO_VERSION, found[2], endpoints.VERSION)
+        return RequestError(endpoints.NO_PATH, path)
+
 
 def run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
     """What a function returns that runs in a thread."""
@@ -189,11 +207,3 @@ def run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: An
 
 def _error(status: int, message: str) -> Response:
     return JSONResponse({"error": message}, status, {"retry-after": "1"} if status == 503 else None)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    """What the routes refuse by themselves, in the words of everything else."""
-    assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
-    messages = {404: endpoints.NO_PATH.message.format(path), 405: endpoints.NO_METHOD.message.format(request.method, path)}
-    return JSONResponse({"error": messages.get(error.status_code, error.detail)}, error.status_code, error.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -26,6 +27,8 @@ _SHOW_CURSOR = "\r\x1b[2K\x1b[?25h"  # a progress bar hides it
 
 _WORDS: list[str] = []
 """The command line of this run."""
+_KINDS = {"float": "a number such as 0.3", "integer": "a whole number"}
+"""What click calls numbers, and what people do."""
 ADDRESSES: dict[str, str] = {}
 """Where the copies of this run are, and the addresses of what was copied, by which people know it."""
 
@@ -221,6 +224,8 @@ def _explain(error: BaseException) -> tuple[str, int] | None:  # noqa: PLR0911
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "vmoe"
         said = error.format_message().rstrip(".")
+        for kind, words in _KINDS.items():
+            said = re.sub(rf"a valid {kind}( range)?$", words, said)
         return f"{said}{' ' if said.endswith('?') else '; '}{path} --help explains the options", USAGE_ERROR
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code

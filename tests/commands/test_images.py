@@ -191,7 +191,7 @@ def test_a_picture_that_cannot_be_read_is_named(pictures: Path, manifest: Manife
 )
 def test_labels_are_names_or_indices(text: str, labels: dict[str, int], tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
-    assert read_labels(tmp_path / "labels.csv", ("zero", "one", "two")) == labels
+    assert read_labels(tmp_path / "labels.csv", ("zero", "one", "two"), tmp_path) == labels
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,9 @@ def test_labels_are_names_or_indices(text: str, labels: dict[str, int], tmp_path
     [
         ("", "has no labels"),
         ("file,label\n", "has no labels"),
-        ("a.png,1\nb.png\n", "line 2: "),
-        ("a.png,1\nb.png,drei\n", "is not a picture and the name or index of a class"),
+        ("a.png,1\nb.png\n", "line 2: 'b.png' is not the path of a picture inside .*, a comma, and the name or index"),
+        ("a.png,1\nb.png,drei\n", "line 2: 'drei' is not the name or index of one class"),
+        ("labels.csv,onee\na.png,1\n", "line 1: 'onee' is not the name or index of one class"),
         ("a.png,1\na.png,2\n", "has a label already"),
         ("a.png,1\n../b.png,1\n", "no path inside the folder"),
         ("/etc/passwd,1\n", "no path inside the folder"),
@@ -212,7 +213,7 @@ def test_labels_are_names_or_indices(text: str, labels: dict[str, int], tmp_path
 def test_what_is_no_label_is_one_sentence(text: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ImageError, match=says):
-        read_labels(tmp_path / "labels.csv", ("zero", "one", "two"))
+        read_labels(tmp_path / "labels.csv", ("zero", "one", "two"), tmp_path)
 
 
 def test_a_csv_file_labels_pictures(
@@ -225,8 +226,9 @@ def test_a_csv_file_labels_pictures(
     arguments = ("bench", mnist_image_bundle, "--profile", "c1.05-k2", "--images", tmp_path, "--labels", labels, *QUICK)
     (found,) = vmoe.json(*arguments)["points"]
     assert (found["images"], found["top1"]) == (3, 1.0)
+    assert f"3 of the pictures in {tmp_path} have no label and are left out" in vmoe.run(*arguments)[1]
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "9.png,1"]))
-    assert "9.png, which is no file" in vmoe.complaint(1, *arguments)
+    assert f"9.png, which is no file; write paths as they are inside {tmp_path}" in vmoe.complaint(1, *arguments)
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "0.png,10"]))
     says = f"{tmp_path / 'labels.csv'}: labels go from "
     assert says in vmoe.complaint(1, *arguments)

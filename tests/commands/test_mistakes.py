@@ -22,6 +22,7 @@ RUN = [
     ("run absent.vmoe y.png", 1, "absent.vmoe is not a bundle"),
     ("run NPZ y.png", 1, "is not a bundle: it is a file"),
     ("run EMPTY y.png", 1, " is not a bundle: manifest.json"),
+    ("run OFFICIAL y.png", 1, "; if it is a model, vmoe export "),
     ("run MODEL y.png", 1, "; if it is a model, vmoe export "),
     ("rnu ALONE y.png", 2, "No such command 'rnu'. Did you mean 'run'? vmoe --help"),
     ("serve bacth ALONE x y", 2, "No such command 'bacth'. Did you mean 'batch'? vmoe serve --help"),
@@ -43,6 +44,7 @@ EXPORT = [
         "--probabilities are those of classes, and this bundle would return",
     ),
     ("export DENSE --probabilities odds -o x.vmoe", 2, "'odds' is not one of 'softmax', 'sigmoid'"),
+    ("export google/vit -o x.vmoe", 1, "google/vit.index is there; hf://google/vit is the model of that name on"),
     ("zeroshot EMPTY -o x.vmoe", 2, "Missing option '--class-names'"),
     ("zeroshot EMPTY -o x.vmoe --class-names absent.txt", 2, "absent.txt can't be read"),
     ("zeroshot EMPTY -o x.vmoe --class-names cifar100 --templates mine", 2, "'mine' is not 'openai'"),
@@ -70,6 +72,9 @@ BENCH = [
     ("bench ALONE --sweep 0.1:2.0 --profile c0.3-k1 --profile c0.3-k2", 2, "a sweep starts from one profile"),
     ("bench ALONE --capacity 0.5 --k 9", 2, "k must be between 1 and"),
     ("bench ALONE --capacity 9", 2, "the capacity ratio 9 is larger"),
+    ("bench ALONE --capacity 30%", 2, "'30%' is not a number such as 0.3; vmoe bench --help"),
+    ("bench ALONE --k 2.5", 2, "'2.5' is not a whole number; vmoe bench --help"),
+    ("bench ALONE --sweep 0.1:20", 2, "the capacity ratio 20 is larger"),
     ("bench ALONE --capacity nan", 2, "capacity ratio"),
     ("bench ALONE --max-experts 0", 2, "max_experts"),
     ("bench ALONE --max-drop-in-accuracy 0.1", 2, "needs images with labels"),
@@ -181,11 +186,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     folder: Path,
     mnist_bundle: Path,
     mnist_image_bundle: Path,
+    mnist_checkpoint: Path,
     mnist_digits: Path,
     vmoe: Vmoe,
 ) -> None:
     paths = {path.stem: path for path in folder.iterdir()} | {"NPZ": mnist_digits, "INSIDE": mnist_bundle / "pictures"}
-    paths |= {"ALONE": mnist_image_bundle, "GROUPED": mnist_bundle}
+    paths |= {"ALONE": mnist_image_bundle, "GROUPED": mnist_bundle, "OFFICIAL": mnist_checkpoint}
     paths |= {"DENSE": kept_bundle("dense"), "SOFT": kept_bundle("soft"), "ENSEMBLE": kept_bundle("ensemble")}
     name, *words = command.split()
     before = sorted(folder.rglob("*"))

@@ -135,7 +135,7 @@ def test_a_group_with_an_image_that_cannot_be_read_is_not_answered(
 def test_logits_that_are_no_numbers_are_said(
     mnist_image_bundle: Path, digits: list[Path], monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
 ) -> None:
-    monkeypatch.setattr(Engine, "__call__", lambda self, images: np.full((len(images), 10), np.nan, np.float32))
+    monkeypatch.setattr(Engine, "outputs", lambda self, images: {"logits": np.full((len(images), 10), np.nan, np.float32)})
     lines, complaints = run(vmoe, mnist_image_bundle, digits[0], "--json", "-", code=1)
     assert complaints[-1] == f"vmoe: {digits[0]} has no classes: the model's logits are not finite numbers"
     assert json.loads("\n".join(lines))["images"][0]["classes"] == []
@@ -181,3 +181,32 @@ def test_a_file_has_the_classes_or_features_of_each_image(
     rows = [[float(found[f"features_{i}"][row]) for i in range(1, 65)] for row in range(3)] if is_csv else found["features"]
     with Engine.load(features, threads=1) as engine:
         np.testing.assert_array_equal(np.array(rows, np.float32), engine(digits[:3]))
+
+
+def test_tokens_and_layers_are_written_to_npz_and_other_commands_refuse_or_work(
+    digits: list[Path], mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
+    tokens, both, out = tmp_path / "tokens.vmoe", tmp_path / "both.vmoe", tmp_path / "answers.npz"
+    words = ("export", mnist_checkpoint, "--no-validate", "-q", "-o")
+    vmoe.run(*words, tokens, "--output", "tokens", "--layers", "0,1")
+    vmoe.run(*words, both, "--layers", "1")
+    for bundle, names in ((tokens, ["tokens", "layer0", "layer1"]), (both, ["class", "index", "probability", "layer1"])):
+        run(vmoe, bundle, *digits[:3], "-o", out, "-q")
+        found = dict(np.load(out))
+        assert list(found) == ["image", *names, "error"]
+        with Engine.load(bundle, threads=1) as engine:
+            expected = engine.outputs(digits[:3])
+        for name in expected.keys() & found.keys():
+            np.testing.assert_array_equal(found[name], expected[name])
+        assert "only an .npz file has room for tokens" in vmoe.run("run", bundle, digits[0], "-o", "x.csv", code=2)[1]
+        assert f"layer1 [{', '.join(map(str, expected['layer1'].shape[1:]))}]" in vmoe.run("inspect", bundle)[0]
+        assert "layer1" in (bundle / "README.md").read_text()
+        vmoe.run("bench", bundle, "--duration", 0.01, "--batch-size", 1, "--threads", 1, "-q")
+    job = ("serve", "batch", "-q")
+    for code, command, message in (
+        (1, ("run", tokens, digits[0]), "vmoe run -o FILE.npz writes them, and services return them by infer"),
+        (1, ("page", tokens, "-o", tmp_path / "page"), "it outputs tokens, and the page shows classes"),
+        (2, (*job, tokens, digits[0].parent, tmp_path / "job"), "outputs tokens, not classes"),
+        (2, (*job, both, digits[0].parent, tmp_path / "job", "--output-logits"), "a job writes one"),
+    ):
+        assert message in vmoe.run(*command, code=code)[1]

@@ -9,6 +9,7 @@
 //   setting SETTING
 //   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
+//   outputs SETTING DTYPE COUNT IMAGES OUTPUT      the same of all outputs; says name, rows and columns of each
 //   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then
 //                                                  expert, kept, weight, dispatch, combine, token and the patch
 //                                                  mask, each with its size as int64 before it
@@ -119,6 +120,20 @@ void run(const vmoe::Engine& engine, const Fields& fields) {
   std::printf("ok\n");
 }
 
+void run_outputs(const vmoe::Engine& engine, const Fields& fields) {
+  ImageFile file = read_images(fields, engine.info());
+  file.images.data = file.bytes.data();
+  const auto outputs = engine.run_outputs(file.images, read_setting(fields));
+  if (!outputs) return print_error(outputs.error());
+  std::ofstream stream(fields[11], std::ios::binary);
+  std::printf("ok");
+  for (const auto& output : engine.info().outputs) {
+    write(stream, outputs->at(output.name).data(), outputs->at(output.name).size());
+    std::printf("\t%s %" PRId64 " %" PRId64, output.name.c_str(), output.rows, output.columns);
+  }
+  std::printf("\n");
+}
+
 void route(const vmoe::Engine& engine, const Fields& fields) {
   ImageFile file = read_images(fields, engine.info());
   file.images.data = file.bytes.data();
@@ -146,6 +161,7 @@ void answer(const vmoe::Engine& engine, const Fields& fields) {
   if (fields[0] == "info") return print_info(engine.info());
   if (fields[0] == "warm_up") return warm_up(engine, fields);
   if (fields[0] == "run") return run(engine, fields);
+  if (fields[0] == "outputs") return run_outputs(engine, fields);
   if (fields[0] == "routing") return route(engine, fields);
   if (fields[0] == "profiles") {
     std::printf("ok");

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+import transformers
 from command_runs import Vmoe
 from family_files import Family, Layout, Size, families, write_files
 from family_lookalikes import LOOKALIKES, Lookalike
@@ -129,6 +130,8 @@ def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> N
     result = export_bundle(folder, tmp_path / "trained.vmoe", validate=False)
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (result.path / WEIGHTS_NAME).read_bytes()
     assert "ignored, as not part of the model: model_ema, optimizer" in result.plan.notes
+    lightning = export_bundle(file.rename(folder / "last.ckpt"), tmp_path / "lightning.vmoe", validate=False)
+    assert (usual.path / WEIGHTS_NAME).read_bytes() == (lightning.path / WEIGHTS_NAME).read_bytes()
     torch.save(content | {"model": state}, file)
     with pytest.raises(VmoeError, match="holds two models"):
         export_bundle(folder, tmp_path / "two.vmoe")
@@ -196,12 +199,24 @@ def test_a_file_that_only_looks_like_a_family_is_refused(lookalike: Lookalike, t
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize("name", ["vit", "hf_deit", "dinov2"])
+def test_a_state_dict_of_transformers_is_the_model_that_it_saves(name: str, tmp_path: Path) -> None:
+    kind = getattr(transformers, families()[name].made_by)
+    model = kind(kind.config_class.from_dict(families()[name].config))
+    model.save_pretrained(tmp_path / "saved")
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    saved = export_bundle(tmp_path / "saved", tmp_path / "saved.vmoe", validate=False)
+    config = tmp_path / "saved" / "config.json"
+    state = export_bundle(tmp_path / "state.pt", tmp_path / "state.vmoe", validate=False, config=config)
+    assert (state.path / WEIGHTS_NAME).read_bytes() == (saved.path / WEIGHTS_NAME).read_bytes()
+
+
 def test_what_no_file_says_is_asked_for(tmp_path: Path) -> None:
     folder = families()["timm_token"].write(tmp_path / "model")
     (folder / "config.json").unlink()
     given: dict[str, Any] = {}
     for name, value in (("activation", "gelu"), ("heads", 3), ("pooling", "token")):
-        with pytest.raises(VmoeError, match=f"pass --{name}"):
+        with pytest.raises(VmoeError, match=f"pass --architecture NAME, or --{name} .*--pooling"):
             export_bundle(folder, tmp_path / "model.vmoe", **given)
         given[name] = value
     result = export_bundle(folder, tmp_path / "model.vmoe", **given)
@@ -271,7 +286,7 @@ def test_grey_pictures_are_those_of_three_equal_channels(tmp_path: Path) -> None
 
 def test_the_command_names_the_families_and_takes_a_folder(tmp_path: Path, vmoe: Vmoe) -> None:
     listed, _ = vmoe.run("export", "--families")
-    assert len({*listed.splitlines()}) == 9 and "timm" in listed
+    assert len({*listed.splitlines()}) == 12 and "timm" in listed
     folder = families()["vit"].write(tmp_path / "model")
     (folder / "preprocessor_config.json").write_text('{"size": 56}')
     said = "".join(vmoe.run("export", folder, "-v", "-o", tmp_path / "vit.vmoe"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from family_files import families, write_files
-from family_sweep import Make, cases, verdict
+from family_sweep import Make, cases, timm_model, verdict
 
 from vmoe_export import export_bundle
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
@@ -22,7 +22,7 @@ CLIP_MOE = Path(__file__).parents[1] / "data" / "clip_moe"
 TINY, DISTILLED = "timm vit_tiny_patch16_224", "timm deit_tiny_distilled_patch16_224"
 NO_HEADS = "say the number of attention heads; pass --heads N, or the model's config.json with --config"
 NO_ACTIVATION = "say the activation of the MLPs; pass --activation"
-NO_POOLING = "class token or the mean of the patches; pass --pooling"
+NO_POOLING = "class token or the mean of the patches; pass --architecture NAME, or --pooling"
 SAMPLES = {
     "transformers vit, no eps": "",
     "transformers vit, a vision_config": "",
@@ -31,6 +31,30 @@ SAMPLES = {
     "transformers dinov2, under backbone": "",
     "transformers clip, no config, heads": NO_ACTIVATION,
     "transformers siglip, no config, heads": "",
+    "transformers siglip2_both, plain": "",
+    "transformers siglip2, another size": "",
+    "transformers siglip2, larger table": "",
+    "transformers siglip2, eps 1e-05": "layer_norm_eps 1e-05",
+    "transformers siglip2, no config, heads": "",
+    "transformers internvl, plain": "",
+    "transformers internvl, another size": "",
+    "transformers internvl, attention bias": "",
+    "transformers internvl, eps 1e-05": "without a last norm can only be exported with the epsilon 1e-06",
+    "transformers internvl, last norm, eps 1e-5": "",
+    "transformers internvl, no config, heads": "",
+    "transformers internvl, rms_norm": "norm_type 'rms_norm'",
+    "transformers internvl, use_qk_norm": "use_qk_norm",
+    "transformers tipsv2_both, plain": "",
+    "transformers tipsv2, another size": "",
+    "transformers tipsv2, eps 1e-05": "",
+    "transformers tipsv2, gelu_new": "",
+    "transformers tipsv2, 3 registers": "",
+    "transformers tipsv2, no config, heads": "",
+    "transformers tipsv2, swiglu": "a gated MLP (SwiGLU) can't be exported",
+    "timm vit_base_patch14_reg1_tipsv2": "",
+    "timm vit_intern300m_patch14_448": "",
+    f"{TINY}, no final_norm": "",
+    "timm vit_base_patch16_clip_quickgelu_224, no final_norm": "without a last norm can only be exported",
     f"{TINY}, global_pool empty": "global_pool ''",
     f"{TINY}, qk_norm, map": "",
     f"{TINY}, fc_norm, map": "fc_norm.weight",
@@ -53,13 +77,29 @@ SAMPLES = {
     "open_clip file bin, plain GELU": "",
     "open_clip file inner, plain GELU": "",
     "open_clip file openai, quick GELU": "",
-    "open_clip no config, 0 options": NO_ACTIVATION,
+    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh or quick_gelu and --heads "
+    "N and --pooling token or --pooling avg, or the model's config.json",
     "open_clip no config, 2 options": NO_POOLING,
     "open_clip no config, 3 options": "",
     "open_clip --architecture ViT-B-32": "",
     "open_clip --architecture ViT-H-14": "",
 }
 """Cases of the sweep by name, with what a refusal says; those without must compute what the library does."""
+LOOKALIKES = (
+    *(f"eva02_{size}" for size in ("tiny_patch14_224", "small_patch14_336", "base_patch14_224", "large_patch14_448")),
+    *(f"eva02_{size}_clip_224" for size in ("base_patch16", "large_patch14", "enormous_patch14")),
+    *("eva_giant_patch14_224", "eva_giant_patch14_clip_224", "beit_base_patch16_224", "vit_relpos_small_patch16_224"),
+    *(f"vit_{size}_dinov3" for size in ("small_patch16", "small_plus_patch16", "huge_plus_patch16", "7b_patch16")),
+    *("vit_base_patch16_dinov3_qkvb", "vit_base_patch16_lingbot", "vit_base_patch16_sapiens2", "samvit_base_patch16"),
+    *(f"vit_base_patch16_{rope}_224" for rope in ("rope", "rope_ape", "rope_mixed", "rope_mixed_ape")),
+    *("vit_medium_patch16_rope_reg1_gap_256", "vit_betwixt_patch16_rope_reg4_gap_256"),
+    *(f"vit_pe_core_tiny_patch16_384{pool}" for pool in ("", ", token", ", avg")),
+    *(f"vit_pe_core_gigantic_patch14_448{pool}" for pool in ("", ", avg")),
+    *("vit_pe_lang_large_patch14_448", "vit_pe_spatial_tiny_patch16_512", "vit_pe_spatial_gigantic_patch14_448"),
+    *("aimv2_large_patch14_224", "aimv2_huge_patch14_448", "vit_base_patch16_clip_224"),
+    *(f"vit_{size}_patch14_reg1_tipsv2" for size in ("so400m", "giant")),
+)
+"""Cases of the sweep with names of plain ViTs."""
 
 
 @functools.cache
@@ -71,6 +111,13 @@ def _cases() -> dict[str, Make]:
 def test_a_model_is_what_its_library_computes_or_is_refused(name: str) -> None:
     kind, why = verdict(_cases()[name])
     assert (kind, SAMPLES[name] in why) == ("refused" if SAMPLES[name] else "right", True), why
+
+
+@pytest.mark.parametrize("config", ["", ", no config"], ids=["config", "no config"])
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) -> None:
+    kind, why = verdict(_cases()[f"lookalike {name}{config}"])
+    assert kind in ("refused", "right"), why
 
 
 def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> Any:
@@ -104,6 +151,22 @@ def test_a_name_of_an_architecture_needs_its_library(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(VmoeError, match=f"{name} is looked up in {package}, which is not installed; pip install {package}"):
         _export(tmp_path, family, architecture=name)
+
+
+def test_a_wrong_architecture_of_timm_is_refused(tmp_path: Path) -> None:
+    timm_model("vit_small_patch16_224", {"depth": 12}, {}, tmp_path)
+    wrong: list[tuple[str, dict[str, Any], str]] = [
+        ("vit_base_patch16_224", {"heads": 6}, "num_features 768, but the checkpoint has 384"),
+        ("vit_small_patch32_224", {}, r"patch_size \[32, 32\], but the checkpoint has \[16, 16\]"),
+        ("vit_small_patch16_36x1_224", {}, "depth 36, but the checkpoint has 12"),
+        ("deit_small_distilled_patch16_224", {}, "num_prefix_tokens 2, but the checkpoint has 1"),
+        ("vit_small_r26_s32_224", {}, "is not one of timm's vision_transformer or deit"),
+    ]
+    for name, options, words in wrong:
+        with pytest.raises(VmoeError, match=words):
+            export_bundle(tmp_path, tmp_path / "x.vmoe", architecture=name, **options)
+    with pytest.raises(VmoeError, match="pre_norm True, but the checkpoint has False"):
+        _export(tmp_path, "timm_token", heads=3, config={"architecture": "vit_tiny_patch16_224", "pre_norm": True})
 
 
 @pytest.mark.parametrize(
@@ -145,3 +208,26 @@ def test_an_older_config_of_timm_has_the_colours_beside_the_architecture(tmp_pat
     _export(tmp_path / "new", "timm_token", lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.2, 0.3]))
     flat, new = (tmp_path / name / "model.vmoe" / WEIGHTS_NAME for name in ("flat", "new"))
     assert flat.read_bytes() == new.read_bytes() and not any("no file says how pictures" in note for note in notes)
+
+
+def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) -> None:
+    make = _cases()["transformers internvl, plain"]
+    (tmp_path / "model").mkdir()
+    make(tmp_path / "model")
+    with pytest.raises(VmoeError, match="makes nothing of them; pass --output tokens"):
+        export_bundle(tmp_path / "model", tmp_path / "model.vmoe")
+    tokens = export_bundle(tmp_path / "model", tmp_path / "tokens.vmoe", output="tokens")
+    assert tokens.plan.model.pools is False
+    first = export_bundle(tmp_path / "model", tmp_path / "model.vmoe", pooling="token")
+    again = export_bundle(first.path, tmp_path / "again.vmoe")
+    assert not again.plan.model.encoder_norm
+    assert (first.path / WEIGHTS_NAME).read_bytes() == (again.path / WEIGHTS_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("kind", ["siglip2", "tipsv2", "internvl"])
+def test_validation_accepts_every_precision_of_a_model(kind: str, precision: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    made = _cases()[f"transformers {kind}, plain"](tmp_path / "model")
+    result = export_bundle(tmp_path / "model", tmp_path / "model.vmoe", precision=precision, merge=1, **made.options)
+    assert result.comparisons and (precision == "fp32") == (not result.distances)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from command_runs import Vmoe, npz
 
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -71,6 +73,23 @@ def test_probabilities_are_those_of_the_library(model: Zeroshot, tmp_path: Path)
     assert expected.std(axis=0).min() > 1e-3  # pictures that differ
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert Bundle.open(tmp_path / "x.vmoe").manifest.probabilities == model.probabilities
+
+
+def test_a_file_of_open_clips_training_needs_only_its_architecture(tmp_path: Path, vmoe: Vmoe) -> None:
+    import open_clip
+
+    made = MODELS["open_clip"](tmp_path / "model")
+    config = json.loads((made.folder / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "small-clip.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "small-clip.json")
+    states = safetensors.torch.load_file(made.folder / "open_clip_model.safetensors")
+    training = {"epoch": 1, "state_dict": {f"module.{name}": value for name, value in states.items()}}
+    torch.save(training, tmp_path / "epoch_1.pt")
+    words = ("zeroshot", tmp_path / "epoch_1.pt", "--class-names", labels(tmp_path), "-o", tmp_path / "x.vmoe")
+    says = f"vmoe: the folder of {tmp_path}/epoch_1.pt has no config.json or open_clip_config.json, which say what"
+    assert vmoe.complaint(1, *words).startswith(says)
+    vmoe.run(*words, "--architecture", "small-clip")
+    np.testing.assert_allclose(probabilities(tmp_path / "x.vmoe"), made.expected(pictures(), TEXTS), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own templates", "those of OpenAI"])

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ import cpu_paths
 import numpy as np
 import pytest
 import sdk_build
-from arm_emulator import ARM_COMPILER, arm_emulator
+from arm_emulator import ARM_COMPILER, arm_emulator, arm_runner
 from bare_root import BareRoot
 from processor_flags import promised_paths
 from wheels import wheel_folder
@@ -34,7 +35,9 @@ pytestmark = [pytest.mark.long, pytest.mark.skipif(not WHEELS, reason="make whee
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}
-ONNXRUNTIME = "1.32.0"
+# What zig exports besides from a library for macOS: its linker's own names, and C++'s operators new and delete, of which a
+# process there has one for all libraries anyway.
+ZIG_EXPORTS = re.compile(r"__mh_dylib_header|___dso_handle|__Z(n[wa]|d[la])\w+")
 
 # Prints the engine's description and every file name below the root, answers images, and is `vmoe run` in the end.
 IN_BARE_ROOT = """
@@ -63,6 +66,16 @@ def unpacked(arch: str, folder: Path) -> Path:
     return folder / "vmoe_runtime"
 
 
+# Prints the libraries that a package finds on macOS, as far as Linux can be like it.
+ON_MACOS = """
+import sys
+sys.platform = "darwin"
+from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY, find_native
+for name in (OP_LIBRARY, SDK_LIBRARY):
+    print(find_native("lib", name))
+"""
+
+
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
 def test_a_portable_wheel_needs_no_more_than_its_name_says(arch: str, tmp_path: Path) -> None:
     assert re.fullmatch(rf"vmoe_export-[\d.]+-py3-none-manylinux_2_28_{arch}\.whl", wheel(arch).name)
@@ -74,6 +87,29 @@ def test_a_portable_wheel_needs_no_more_than_its_name_says(arch: str, tmp_path: 
             shown = subprocess.run(read, capture_output=True, text=True, check=True).stdout
             assert set(re.findall(r"\(NEEDED\).*\[(.*)\]", shown)) <= SYSTEM
             assert ".symtab" not in shown
+
+
+def test_the_wheel_for_macos_needs_no_more_than_its_name_says_and_exports_what_that_for_linux_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read, not run. Of the libc++ that is linked in, the system's can replace destructors of strings alone."""
+    monkeypatch.syspath_prepend(str(wheel_folder("lief==1.0.0")))
+    import lief
+
+    assert re.fullmatch(r"vmoe_export-[\d.]+-py3-none-macosx_13_0_arm64\.whl", wheel("arm64").name)
+    on_linux, on_macos = unpacked("x86_64", tmp_path / "linux"), unpacked("arm64", tmp_path / "macos")
+    found = sdk_build.built(sys.executable, "-c", ON_MACOS, PYTHONPATH=str(tmp_path / "macos")).split()
+    assert sorted(found) == sorted(map(str, on_macos.rglob("*.dylib")))
+    for library, name in zip(map(Path, found), (OP_LIBRARY, SDK_LIBRARY), strict=True):
+        binary = lief.MachO.parse(str(library)).at(0)
+        assert binary.header.cpu_type == lief.MachO.Header.CPU_TYPE.ARM64 and binary.has_code_signature
+        assert binary.build_version.minos == [13, 0, 0] and str(sdk_build.ROOT).encode() not in library.read_bytes()
+        assert [each.name for each in binary.libraries] == [f"@rpath/{library.name}", "/usr/lib/libSystem.B.dylib"]
+        exported = {symbol.name for symbol in binary.exported_symbols if not ZIG_EXPORTS.fullmatch(symbol.name)}
+        listing = sdk_build.built("nm", "-D", "--defined-only", on_linux / "lib" / name)
+        assert exported == {f"_{line.split()[-1]}" for line in listing.splitlines()}
+        weak = [each.symbol.name for each in binary.bindings if each.binding_class == lief.MachO.DyldBindingInfo.CLASS.WEAK]
+        assert all(re.match(r"__ZNSt3__112basic_string\w+D1Ev$", symbol) for symbol in weak if "St3__1" in symbol)
 
 
 def test_the_wheel_runs_at_full_speed_in_a_root_without_compiler_and_openssl(
@@ -113,17 +149,15 @@ def test_a_program_of_another_compiler_uses_the_sdk_of_the_wheel(
 def test_the_wheel_for_64_bit_arm_answers_in_an_emulator(
     mnist_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    package, emulator = unpacked("aarch64", tmp_path / "wheel"), arm_emulator()
-    runtime = wheel_folder("--platform", "manylinux_2_28_aarch64", f"onnxruntime=={ONNXRUNTIME}")
+    arm_emulator()
+    package = unpacked("aarch64", tmp_path / "wheel")
     program = tmp_path / "sdk_runner"
     compiler = [ARM_COMPILER, "-std=c++17", "-O1", f"-I{package / 'include'}"]
     linked = [f"-L{package / 'lib'}", "-lvmoe_engine", f"-Wl,-rpath,{package / 'lib'}"]
     subprocess.run([*compiler, sdk_build.SOURCES / "sdk_runner.cc", "-o", program, *linked], check=True)
-    library = sdk_build.onnxruntime_library(runtime / "onnxruntime")
-    runner = sdk_build.Runner([*emulator, program], mnist_bundle, tmp_path, library=library)
-    assert "vmoe op library, neon" in runner.info()["runtime"]
     images = mnist_images["images"][:32, ..., None]
-    found = runner.logits(images)
-    runner.close()
+    with arm_runner(program, mnist_bundle) as runner:
+        assert "vmoe op library, neon" in runner.info()["runtime"]
+        found = runner.logits(images)
     with Engine.load(mnist_bundle, backend="onnxruntime", threads=1) as engine:
         np.testing.assert_allclose(found, engine(images), rtol=0, atol=1e-4)

@@ -164,3 +164,5 @@ def test_the_fine_tuned_sample_knows_other_digits_at_every_capacity(tmp_path: Pa
     with np.load(tmp_path / "digits.npz") as data, Engine.load(tmp_path / "digits.vmoe") as engine:
         right = (engine(data["images"]).argmax(axis=1) == data["labels"]).mean()
     assert abs(100 * right - accuracy[1.05]) < 0.1
+    again = subprocess.run([*map(str, command)], check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2 and again.stderr.endswith("digits.vmoe exists; --force replaces it\n")

@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "pixels as floats": (PIXELS.astype(np.float32), "pass pixels 0..255 as uint8, or scale them"),
     "infinite": (np.full((1, 12, 12, 3), -np.inf, np.float32), "go from -inf to -inf"),
     "infinite beside NaN": (np.array([np.nan, np.inf] * 216, np.float32).reshape(12, 12, 3), "go from inf to inf"),
-    "float64": (PIXELS / 255, "images are float64"),
+    "float64": (PIXELS / 255, "images are float64, and the model takes float32 in [-1, 1], or uint8; pass images.astype"),
     "a tensor of bfloat16": (torch.zeros(12, 12, 3, dtype=torch.bfloat16), "doesn't become an array"),
     "a tensor that requires grad": (torch.zeros(12, 12, 3, requires_grad=True), "detach()"),
     "a list that contains itself": (with_itself(), "or itself"),

@@ -147,6 +147,7 @@ def test_a_picture_becomes_what_the_library_of_a_family_makes_of_it(family: str)
 
 VIT, CLIP = {"image_processor_type": "ViTImageProcessor"}, {"image_processor_type": "CLIPImageProcessor"}
 OLD_CLIP = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 336, "crop_size": 336}
+NAFLEX = {"image_processor_type": "Siglip2ImageProcessor"}
 DINOV2 = {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}}
 SQUASH = {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bilinear"}
 SAID = {
@@ -167,6 +168,20 @@ SAID = {
         "exif|pillow_bilinear_small(256)|central_crop(224)",
     ),
     "SigLIP's own": ({"image_processor_type": "SiglipImageProcessorFast"}, (256, 128), "exif|pillow_bicubic(256,128)"),
+    "SigLIP 2's of one size": (
+        {"image_processor_type": "SiglipImageProcessor", "resample": 2, "size": {"height": 384, "width": 384}},
+        None,
+        "exif|pillow_bilinear(384)",
+    ),
+    "NaFlex's own": (NAFLEX, None, "exif|pillow_bilinear(256)"),
+    "NaFlex of more patches": ({**NAFLEX, "max_num_patches": 600}, None, "exif|pillow_bilinear(384)"),
+    "NaFlex of another size": (NAFLEX, (192, 320), "exif|pillow_bilinear(192,320)"),
+    "TIPSv2's own": ({"image_processor_type": "Tipsv2ImageProcessor"}, None, "exif|pillow_bilinear(448)"),
+    "InternVL's": (
+        {"image_processor_type": "GotOcr2ImageProcessorFast", "size": {"height": 448, "width": 448}},
+        None,
+        "exif|pillow_bicubic(448)",
+    ),
     "CLIP's own": (CLIP, None, "exif|pillow_bicubic_small(224)|central_crop(224)"),
     "an old CLIP": (OLD_CLIP, None, "exif|pillow_bicubic_small(336)|central_crop(336)"),
     "DINOv2 of another size": (DINOV2, (518, 518), "exif|pillow_bicubic_small(592)|central_crop(518)"),
@@ -186,6 +201,7 @@ def test_flags_of_a_file_show_in_mean_and_deviation() -> None:
     assert processor_steps(config)[1:] == ((0.5 / 255,) * 3, (0.5 / 255,) * 3)
     assert processor_steps({**config, "do_normalize": False})[1:] == ((0,) * 3, (1 / 255,) * 3)
     assert processor_steps(CLIP)[1][0] == 0.48145466
+    assert processor_steps({"image_processor_type": "Tipsv2ImageProcessor"})[1:] == ((0.0,) * 3, (1.0,) * 3)
 
 
 UNTAKEN = {
@@ -196,6 +212,7 @@ UNTAKEN = {
     "a filter that is a list": ({**VIT, "resample": []}, "'resample' must be a number of Pillow's, such as 3"),
     "a filter that is text": ({**VIT, "resample": "bicubic"}, "'resample' must be a number of Pillow's"),
     "no resize": ({**VIT, "do_resize": False}, "must resize"),
+    "crops of patches": ({"image_processor_type": "GotOcr2ImageProcessor", "crop_to_patches": True}, "several sizes"),
     "no crop": ({**CLIP, "do_center_crop": False}, "several sizes"),
     "another scale": ({**VIT, "rescale_factor": 1 / 127.5}, "must be 1/255"),
     "the longest side": ({**VIT, "size": {"longest_edge": 224}}, "longest_edge"),

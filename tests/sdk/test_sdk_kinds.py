@@ -68,6 +68,23 @@ def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
         assert_same_routing(routing, expected[layer])
 
 
+@pytest.mark.parametrize("options", [{"output": "tokens", "layers": [0, 2]}, {"layers": [1]}, {"output": "tokens"}], ids=str)
+def test_outputs_by_name_have_the_bits_of_the_python_engine(
+    options: dict[str, Any], prefix: Path, runners: Any, tmp_path: Path
+) -> None:
+    path = sdk_build.scratch_folder() / f"outputs {options}.vmoe"
+    bundle = path if path.exists() else golden.bundle("g1", path, **MODELS["g1"], **options)
+    runner, images = runners(prefix, bundle), golden.arrays("g1")["images"][:3]
+    expected = python_engine(bundle, prefix).outputs(images)
+    found = runner.outputs(images)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert found[name].shape == values.shape and found[name].tobytes() == values.tobytes()
+    assert runner.logits(images).tobytes() == next(iter(expected.values())).tobytes()
+    with pytest.raises(AssertionError, match="nor where a bundle returns tokens"):
+        runner.logits(images, merge=2)
+
+
 def test_on_standard_ops_only_a_bundle_with_the_graph_for_it_merges(runners: Any) -> None:
     prefix = sdk_build.prefixes().standard_ops
     runner, engine = runners(prefix, bundle_of("g1")), python_engine(bundle_of("g1"), prefix)

@@ -105,7 +105,7 @@ REFUSED = [
     (b"DELETE /v1/classify" + HOST + CHUNKED, 405, "DELETE is not allowed"),
     (b"POST /healthz" + HOST + b"Content-Length: 38\r\n\r\n", 405, "POST is not allowed"),
     (b"POST /nowhere" + HOST + b"Content-Length: 38\r\n\r\n", 404, "there is nothing at /nowhere"),
-    (b"POST /v2/models/other/infer" + HOST + b"Content-Length: 38\r\n\r\n", 404, "there is nothing at /v2/models/other"),
+    (b"POST /v2/models/other/infer" + HOST + b"Content-Length: 38\r\n\r\n", 404, "there is no model 'other'"),
 ]
 
 

@@ -165,7 +165,7 @@ def test_a_signal_stops_it_and_what_is_written_stays(
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 143, errors
-    assert "parts are missing" in errors and errors.endswith("vmoe: ended by SIGTERM\n")
+    assert "missing; run the same command again" in errors and errors.endswith("vmoe: ended by SIGTERM\n")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
@@ -197,6 +197,7 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{bundle}", "{input}", "{input}/out"), 1, "it is, has or lies in"),
     (("{bundle}", "{input}", "{bundle}/out"), 1, "it is, has or lies in"),
     (("{bundle}", "{input}", "{parquet}"), 1, "a.parquet"),
+    (("{bundle}", "{input}", "/dev/null/out"), 1, "/dev/null/out can't be written: Not a directory"),
     (("{bundle}", "{input}", "{foreign}", "--force"), 1, "has 'notes.txt', which no job wrote"),
     (("{bundle}", "{input}", "{new}", "--profile", "c1-k9"), 2, "not 9"),
     (("{dense}", "{input}", "{new}"), 2, "--output-logits"),

@@ -32,6 +32,7 @@ from http_client import (
     nginx,
     unexpected,
 )
+from ray_cluster import ray_cluster
 from serving.http_client import HEADER_LENGTH, header, http_request, infer_body
 from terminal import IMPATIENT, started
 
@@ -50,18 +51,20 @@ LEVELS = ("c0.2-k1", "c0.5-k1", "c1.05-k2")
 class Server(HttpClient):
     """The command, as its own process."""
 
-    def __init__(self, bundle: Path, *options: str) -> None:
+    def __init__(self, bundle: Path, *options: str, cluster: str = "") -> None:
         super().__init__(free_port())
         command = [sys.executable, "-c", IMPATIENT, "serve", "ray", bundle, "--port", str(self.port), *options]
-        self.process = started(command, RAY_ADDRESS="")
+        self.process = started(command, RAY_ADDRESS=cluster)
         lines: queue.Queue[str] = queue.Queue()
         assert self.process.stdout is not None
         output = self.process.stdout
         threading.Thread(target=lambda: lines.put(output.readline()), daemon=True).start()
         self.first_line = lines.get(timeout=PATIENCE)
 
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        self.process.send_signal(number)
+    def stop(self) -> tuple[int, str]:
+        """Has all its processes get SIGTERM, as systemd does; `timeout` sends it to the group of them."""
+        for process in (*descendants(self.process.pid), self.process.pid):
+            os.kill(process, signal.SIGTERM)
         return self.ended()
 
     def ended(self) -> tuple[int, str]:
@@ -228,7 +231,8 @@ BAD: list[tuple[str, int, str]] = [
     ("{bundle} --profile fastest", 2, "fastest"),
     ("{bundle} --replicas 2:1", 2, "MIN:MAX"),
     ("{bundle} --backend tpu", 2, "--backend"),
-    ("{bundle} --threads 5000", 1, "threads must be a whole number from 1 to"),
+    ("{bundle} --threads 5000", 1, "--replicas 1 with 5000 CPUs each (--threads) need 5000, and this machine has"),
+    ("{bundle} --replicas 5000", 1, "--replicas 5000 with 1 CPUs each (--threads) need 5000, and this machine has"),
     ("{dense} --profile c1-k1", 2, "nothing to set"),
 ]
 
@@ -282,15 +286,26 @@ def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) 
     assert f"can't serve at 127.0.0.1:{port}: Address already in use" in complaint
 
 
-def test_a_port_where_another_one_starts_is_refused(mnist_image_bundle: Path) -> None:
+def test_a_cluster_with_cpus_for_some_of_the_replicas_serves_with_these(mnist_image_bundle: Path) -> None:
+    with ray_cluster() as variables:
+        server = Server(mnist_image_bundle, "--replicas", "2", "--threads", "3", cluster=variables["RAY_ADDRESS"])
+        assert server.first_line.startswith("serving mnist_image (1 of 2 replicas) on ")
+        assert server.ask("GET", "/healthz")[0] == 200
+        assert server.stop() == (0, STOPS)
+
+
+def test_a_port_where_another_one_starts_is_refused_and_a_kill_leaves_no_file(
+    mnist_image_bundle: Path, tmp_path: Path
+) -> None:
     port = free_port()
     command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", mnist_image_bundle, "--port", str(port)]
-    first = started(command)
+    first = started(command, TMPDIR=str(tmp_path), RAY_TMPDIR="/tmp")
     assert first.stderr is not None
     assert first.stderr.readline() == "vmoe: starting Ray and its replicas\n"
     second = sdk_build.run(*command)
-    first.terminate()
+    first.kill()
     first.communicate(timeout=PATIENCE)
+    assert list(tmp_path.iterdir()) == []
     assert second.returncode == 1
     assert f"can't serve at 127.0.0.1:{port}: Address already in use" in second.stderr
 

@@ -146,6 +146,36 @@ def test_uint8_images_and_flat_data_and_a_named_output(client: HttpClient, engin
         np.testing.assert_array_equal(np.array(output["data"], np.float32).reshape(1, 10), engine(image))
 
 
+@pytest.fixture(scope="module")
+def tokens_bundle(mnist_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokens") / "tokens.vmoe"
+    return export_bundle(mnist_checkpoint, path, output="tokens", layers=[0, 1], validate=False).path
+
+
+def test_infer_answers_tokens_and_layers_as_tensors(service: str, tokens_bundle: Path) -> None:
+    asked = [{"name": "layer1", "parameters": {"binary_data": True}}, {"name": "tokens"}]
+    with client_of(service, tokens_bundle) as client, Engine.load(tokens_bundle, threads=1) as engine:
+        expected = engine.outputs(np.array(tensor()["data"], np.float32).reshape(1, 28, 28, 1))
+        declared = json.loads(client.ask("GET", "/v2/models/mnist")[1])["outputs"]
+        assert [(each["name"], each["shape"]) for each in declared] == [
+            (name, [-1, *values.shape[1:]]) for name, values in expected.items()
+        ]
+        for outputs, names in ((None, list(expected)), (asked, ["tokens", "layer1"])):
+            _, body, response = client.ask("POST", INFER, encoded({**inputs(), "outputs": outputs}))
+            length = int(response.headers.get(HEADER_LENGTH, len(body)))
+            found = json.loads(body[:length])["outputs"]
+            assert [each["name"] for each in found] == names
+            for each in found:
+                values = np.array(each["data"], np.float32) if "data" in each else np.frombuffer(body[length:], np.float32)
+                assert each["shape"] == list(expected[each["name"]].shape)
+                assert values.tobytes() == expected[each["name"]].tobytes()
+        for outputs in ([{"name": "layer2"}], [{"name": "layer1"}, {"name": "layer1"}]):
+            refused = client.ask("POST", INFER, encoded({**inputs(), "outputs": outputs}))
+            assert_refused(refused, 400, "the model's outputs are 'tokens', 'layer0', 'layer1'")
+        for path in ("/v1/classify", "/v1/features"):
+            assert_refused(client.ask("POST", path, SEVEN.read_bytes()), 400, "tokens of images: use infer")
+
+
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 def test_every_endpoint_answers_what_is_declared(service: str, client: HttpClient, endpoint: Endpoint) -> None:
     bodies = {"": b"", "pictures": SEVEN.read_bytes(), "infer": encoded(inputs()), "repository": b""}
@@ -254,13 +284,14 @@ def test_a_bad_infer_is_400_and_one_line(
     assert_refused(client.ask("POST", INFER, encoded(body) + behind, **header), 400, message)
 
 
-def test_a_header_length_that_is_none_another_model_and_a_large_body(service: str, client: HttpClient) -> None:
+def test_a_header_length_that_is_none_another_model_and_a_large_body(client: HttpClient) -> None:
     for length in BAD_LENGTHS:
         header = {HEADER_LENGTH: length.encode().decode("latin-1")}
         assert_refused(client.ask("POST", INFER, encoded(inputs()), **header), 400, "Inference-Header-Content-Length")
     for method, path, body in (("POST", "/v2/models/other/infer", encoded(inputs())), ("GET", "/v2/models/other", b"")):
-        words = f"there is nothing at {path}" if service == "C++" else "'mnist' is served here"
-        assert_refused(client.ask(method, path, body), 404, words)
+        assert_refused(client.ask(method, path, body), 404, "there is no model 'other'; 'mnist' is served here")
+    assert_refused(client.ask("GET", "/v2/models/mnist/versions/2/ready"), 404, "no version '2' of the model; the only one")
+    assert_refused(client.ask("GET", "/v2/models/mnist/other"), 404, "there is nothing at /v2/models/mnist/other")
     assert client.ask("POST", "/v1/classify", bytes(1 << 20 | 1))[0] == 413
 
 

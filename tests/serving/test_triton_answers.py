@@ -38,7 +38,7 @@ def test_each_request_gets_the_bits_of_a_call_of_its_own(engine: Engine, images:
     answers = answer(engine, [(images[part], parameters) for part, parameters in asked])
     for (part, parameters), found in zip(asked, answers, strict=True):
         assert not isinstance(found, VmoeError)
-        assert np.array_equal(found[0], engine(images[part], **parameters))
+        assert np.array_equal(found[0]["logits"], engine(images[part], **parameters))
         setting = engine.setting(**parameters)
         assert setting is not None and found[1] == setting.name
     assert answer(engine, []) == []
@@ -46,13 +46,13 @@ def test_each_request_gets_the_bits_of_a_call_of_its_own(engine: Engine, images:
 
 def test_requests_of_one_setting_are_one_call(engine: Engine, images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = Engine.__call__
+    real = Engine.outputs
 
-    def counted(self: Engine, batch: np.ndarray, setting: Any) -> np.ndarray:
+    def counted(self: Engine, batch: np.ndarray, setting: Any) -> dict[str, np.ndarray]:
         calls.append(len(batch))
         return real(self, batch, setting)
 
-    monkeypatch.setattr(Engine, "__call__", counted)
+    monkeypatch.setattr(Engine, "outputs", counted)
     answer(engine, [(images[:2], fields) for fields in ({"k": 1}, {"k": 2}, {}, {"profile": "c0.3-k2"}, {"k": 99})])
     assert calls == [4, 4]
 
@@ -77,7 +77,7 @@ def test_a_bad_request_is_told_why_and_the_others_are_answered(engine: Engine, i
     for found, (_, message) in zip(answers[1:-1], bad, strict=True):
         assert isinstance(found, VmoeError) and message in str(found)
     for found in (answers[0], answers[-1]):
-        assert not isinstance(found, VmoeError) and np.array_equal(found[0], engine(images[:2]))
+        assert not isinstance(found, VmoeError) and np.array_equal(found[0]["logits"], engine(images[:2]))
 
 
 def test_requests_are_whole_routing_groups(mnist_bundle: Path, mnist_images: dict[str, np.ndarray]) -> None:
@@ -90,4 +90,4 @@ def test_requests_are_whole_routing_groups(mnist_bundle: Path, mnist_images: dic
         for number in (0, 3):
             found = answers[number]
             assert not isinstance(found, VmoeError)
-            assert np.array_equal(found[0], engine(parts[number], profile="c0.3-k1"))
+            assert np.array_equal(found[0]["logits"], engine(parts[number], profile="c0.3-k1"))

@@ -42,6 +42,16 @@ bad("channels as text", says(put("input/channels", "3")), "'channels'")
 bad("an unknown output", says(put("output/name", "loss")), "'name'", "'loss'")
 bad_values("output/size", ("ten", 0, 2**40), "'size'")
 bad("an output of 2^24 + 1 floats", says(put("output/size", 2**24 + 1), drop("class_names")), "'size'", "16777217")
+bad("tokens without their number", says(put("output/name", "tokens"), drop("class_names")), "'tokens'")
+bad("a number of tokens of logits", says(put("output/tokens", 9)), "'tokens'")
+bad(
+    "more than 2^24 floats of tokens",
+    says(put("output/name", "tokens"), put("output/tokens", 2**23)),
+    "'tokens' times 'size'",
+)
+bad("layers without a size", says(put("layers", {"blocks": [1], "tokens": 9})), "'size'")
+for _blocks in ([], [1, 1], [1, 0], [-1], [True], [1.0], ["1"], [10**6], [2**64], [None], [[1]]):
+    bad(f"blocks {_blocks}", says(put("layers", {"blocks": _blocks, "tokens": 9, "size": 24})), "'blocks'")
 bad_values("class_names", (["one"], [1] * 7), "class_names must be 7 strings")
 bad_values("class_names", ("abcdefg", False), "'class_names'")
 good("probabilities of each class alone", says(put("probabilities", "sigmoid")))
@@ -156,6 +166,7 @@ bad("3 members for 4 experts", says(put("routing/ensemble_size", 3)), "doesn't d
 bad("an odd number of tokens", says(put("routing/group_tokens", 21)), "doesn't divide 'group_tokens'", base=E3)
 bad("members of one expert and a k of 2", says(put("routing/ensemble_size", 4)), "'c0.3-k2'", "of a member, 1", base=E3)
 bad("members that the manifest doesn't have", says(drop("routing/ensemble_size")), base=E3)
+bad("layers of an ensemble", says(put("layers", {"blocks": [0], "tokens": 9, "size": 24})), "'layers'", base=E3)
 bad("an ensemble's features", says(put("output/name", "features")), "'features'", base=E3)
 bad("members of a plain V-MoE", says(put("output/name", "members")), "'members'")
 bad("members of a dense model", says(put("output/name", "members")), "'members'", base="v3-dense")

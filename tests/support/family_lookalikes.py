@@ -125,10 +125,11 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "clip": [("text tower alone", "--families", rename("vision_model|visual_projection", None))],
     "siglip_vision": [
-        ("flat patch kernel", "patch_embedding.weight", put("embeddings.patch_embedding.weight", 48, 192)),
+        ("flat patch kernel", "siglip_vision_model", put("embeddings.patch_embedding.weight", 48, 192)),
         ("NaFlex", "siglip2_vision_model", field(model_type="siglip2_vision_model")),
     ],
     "clipmoe": [
+        ("PE under its own names", "attn_pool.probe", put("visual.attn_pool.probe", 1, 1, 128)),
         ("an expert fewer", "experts.3", rename(r"resblocks\.2\.experts\.3", None)),
         ("a gate for more experts", "gate.weight experts.4", put("visual.transformer.resblocks.1.gate.weight", 5, 128)),
         ("no heads", "attention heads", field(vision_heads=0)),
@@ -143,7 +144,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     "timm_map": [
         (
             "PE without a config",
-            "attn_pool.latent",
+            "--architecture",
             lambda config, _: config.clear(),
             put("norm_pre.weight", 40),
             put("norm_pre.bias", 40),
@@ -158,7 +159,12 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("no config", "--activation", lambda config, _: config.clear()),
         ("an unknown architecture", "eva02_tiny_patch14_336", field(architecture="eva02_tiny_patch14_336")),
         ("norms after the branches", "vit_base_patch16_rpn_224", field(architecture="vit_base_patch16_rpn_224")),
-        ("no last norm", "vit_intern300m norm.", field(architecture="vit_intern300m_patch14_448"), rename(r"^norm\.", None)),
+        ("DINOv3 under its own names", "pos_embed", rename("pos_embed", None), put("storage_tokens", 1, 4, 48)),
+        ("DINOv2 under its own names", "DINOv2 heads", put("register_tokens", 1, 4, 48)),
+        ("learned frequencies", "rope.freqs", put("rope.freqs", 2, 2, 3, 8)),
+        ("no last norm", "norm.weight", rename(r"^norm\.", None)),
+        ("no last norm, no config", "--architecture", lambda config, _: config.clear(), rename(r"^norm\.", None)),
+        ("InternViT with a last norm", "norm.bias", field(architecture="vit_intern300m_patch14_448")),
         ("rotary positions", "vit_small_patch16_rope_224", field(architecture="vit_small_patch16_rope_224")),
         ("another class's attention", "vit_pe_core_tiny_patch16_384", field(architecture="vit_pe_core_tiny_patch16_384")),
         ("RMSNorm", "norm1.bias norm.bias", rename(r"norm\d?\.bias", None)),

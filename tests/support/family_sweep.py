@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import re
 import tempfile
 from collections import Counter
@@ -34,17 +35,22 @@ MOST = 5e-5
 Colours = tuple[tuple[float, ...], tuple[float, ...]]
 HALF, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+NONE = ((0.0,) * 3, (1.0,) * 3)
 
 
 @dataclass
 class Made:
-    """A model in a folder: what the library computes of its pixel values, the size and colours of those, and our options."""
+    """A model in a folder: what the library computes of its pixel values, the size and colours of those, and our options.
+
+    A user who is asked for an option gives that of the `answers`.
+    """
 
     library: Callable[[torch.Tensor], Any]
     size: tuple[int, int]
     colours: Colours
     options: dict[str, Any] = field(default_factory=dict)
     channels: int = 3
+    answers: dict[str, Any] = field(default_factory=dict)
 
 
 Make = Callable[[Path], Made]
@@ -76,7 +82,7 @@ def verdict(make: Make) -> tuple[str, str]:
         except Exception as error:  # of the library
             return "no model", f"{type(error).__name__}: {error}".splitlines()[0]
         try:
-            bundle = export_bundle(folder, Path(name) / "model.vmoe", validate=False, **made.options).path
+            bundle = answered(folder, Path(name) / "model.vmoe", made)
         except VmoeError as error:
             return "refused", str(error).removeprefix(f"{folder}/")
         engine = Engine.load(bundle)
@@ -89,10 +95,24 @@ def verdict(make: Make) -> tuple[str, str]:
         return ("right" if off <= MOST else "wrong"), f"{off:.1e}"
 
 
+def answered(folder: Path, target: Path, made: Made) -> Path:
+    """Exports a model, with an answer to whatever is asked for. Raises VmoeError: it is refused."""
+    options = dict(made.options)
+    while True:
+        try:
+            return export_bundle(folder, target, validate=False, **options).path
+        except VmoeError as error:
+            asked = (name for name in made.answers if name not in options and f"--{name} " in str(error))
+            if (name := next(asked, None)) is None:
+                raise
+            options[name] = made.answers[name]
+
+
 # --- transformers ---
 
 SHAPE = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
 TOWER = SHAPE | {"intermediate_size": 64}
+NAFLEX = {key: value for key, value in TOWER.items() if key != "image_size"} | {"num_patches": 16}
 CLASSES = {"num_labels": 5}
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
 BOTH = {"text_config": TEXT | {"max_position_embeddings": 6, "eos_token_id": 1, "bos_token_id": 0}, "vision_config": TOWER}
@@ -109,6 +129,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
     "clip_both": ("CLIPModel", BOTH | {"projection_dim": 20}, "", "CLIP", CLIP),
     "siglip": ("SiglipVisionModel", TOWER, "pooler_output", "Siglip", HALF),
     "siglip_both": ("SiglipModel", BOTH, "", "Siglip", HALF),
+    "siglip2": ("Siglip2VisionModel", NAFLEX, "pooler_output", "Siglip2", HALF),
+    "siglip2_both": ("Siglip2Model", BOTH | {"vision_config": NAFLEX}, "", "Siglip2", HALF),
+    "internvl": ("InternVLVisionModel", TOWER, "last_hidden_state", "GotOcr2", IMAGENET),
+    "tipsv2": ("Tipsv2VisionModel", SHAPE | {"mlp_ratio": 2.5}, "pooler_output", "Tipsv2", NONE),
+    "tipsv2_both": ("Tipsv2Model", {"text_config": TEXT | {"hidden_size": 48}, "vision_config": SHAPE}, "", "Tipsv2", NONE),
 }
 """Class, config, output, image processor and colours."""
 FLAGS: dict[str, dict[str, Any]] = {
@@ -125,6 +150,13 @@ FLAGS: dict[str, dict[str, Any]] = {
     "swiglu": {"use_swiglu_ffn": True},
     "no mask": {"use_mask_token": False},
     "no head": {"vision_use_head": False},
+    **{f"{count} registers": {"num_register_tokens": count} for count in (0, 3)},
+    "attention bias": {"attention_bias": True},
+    "last norm": {"use_mean_pooling": False},
+    "last norm, eps 1e-5": {"use_mean_pooling": False, "layer_norm_eps": 1e-5},
+    "rms_norm": {"norm_type": "rms_norm"},
+    "use_qk_norm": {"use_qk_norm": True},
+    "larger table": {"num_patches": 49},
 }
 """Fields of configs, of which a kind takes those that its class has."""
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = {
@@ -160,24 +192,37 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
         model = model_class.from_pretrained(folder)
     else:
         path.unlink()
-        usual = {"CLIP": "quick_gelu", "Siglip": "gelu_tanh"}.get(processor, "gelu")
+        usual = {"CLIP": "quick_gelu", "Siglip": "gelu_tanh", "Siglip2": "gelu_tanh"}.get(processor, "gelu")
         options = options | ({"activation": usual} if "activation" in options else {})
     if edit == "under backbone":
         tensors = safetensors.torch.load_file(weights)
         safetensors.torch.save_file({f"backbone.{name}": value for name, value in tensors.items()}, weights)
     size, channels = options.get("image_size", fields.get("image_size", (32, 32))), fields.get("num_channels", 3)
     pictures = {"size": {"height": size[0], "width": size[1]}, "do_resize": True, "do_center_crop": False}
+    pictures |= {"patch_size": 8, "max_num_patches": math.prod(size) // 64}  # of Siglip2 alone
     pictures |= {key: each[:channels] for key, each in zip(("image_mean", "image_std"), colours, strict=True)}
     (folder / "preprocessor_config.json").write_text(
         json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
     )
     model = model.eval().double()
-    more = {"interpolate_pos_encoding": True} if "image_size" in options and processor != "Bit" else {}
+    if output == "last_hidden_state":
+        pooling = "avg" if model.config.use_mean_pooling else "token"
+        options = options | {"pooling": pooling}
+    resizes = processor in ("ViT", "DeiT", "CLIP", "Siglip")  # if asked to
+    more: dict[str, Any] = {"interpolate_pos_encoding": True} if "image_size" in options and resizes else {}
 
     def run(values: torch.Tensor) -> torch.Tensor:
+        if processor == "Siglip2":
+            count, _, height, width = values.shape
+            more["spatial_shapes"] = torch.tensor([[height // 8, width // 8]] * count)
+            values = torch.nn.functional.unfold(values, 8, stride=8).unflatten(1, (3, 64)).permute(0, 3, 2, 1).flatten(2)
+            more["pixel_attention_mask"] = torch.ones(values.shape[:2])
         if not output:
             return model.get_image_features(pixel_values=values, **more).pooler_output
-        return model(pixel_values=values, **more)[output]
+        found = model(pixel_values=values, **more)[output]
+        if output == "last_hidden_state":
+            return found[:, 1:].mean(dim=1) if options["pooling"] == "avg" else found[:, 0]
+        return found
 
     return Made(run, tuple(size), colours, options, channels)
 
@@ -188,7 +233,7 @@ def transformers_cases() -> Iterator[tuple[str, Make]]:
     for kind, (made_by, base, *_) in KINDS.items():
         known = getattr(transformers, made_by).config_class()
         known = known.vision_config if "vision_config" in base else known
-        is_dinov2, is_tower = "dinov2" in kind, hasattr(known, "vision_use_head") or "clip" in kind
+        is_dinov2, is_tower = "dinov2" in kind, bool(known.base_config_key)
         for name, fields in FLAGS.items():
             if all(hasattr(known, key) for key in fields):
                 yield f"transformers {kind}, {name}", partial(transformers_model, kind, fields, "")
@@ -231,11 +276,13 @@ TIMM: dict[str, dict[str, Any]] = {
 """Arguments beside `ARGS`."""
 
 
-def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path) -> Made:
-    """Saved with a config.json, or, with options, without."""
+def timm_model(
+    name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
+) -> Made:
+    """Saved with a config.json, or, with options, without; with `answers`, the user knows all that is asked for."""
     import timm
 
-    with torch.device("meta"):
+    with torch.device("cpu" if "relpos" in name or "beit" in name else "meta"):  # which can't compute their indices
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
     size, channels = model.patch_embed.img_size, args.get("in_chans", 3)
@@ -245,10 +292,28 @@ def timm_model(name: str, args: dict[str, Any], options: dict[str, Any] | None, 
         colours = tuple(tuple(saved[key]) for key in ("mean", "std"))
     if options is not None:
         (folder / "config.json").unlink()
-    if args.get("dynamic_img_size") or "architecture" in (options or {}):
+    if getattr(model, "dynamic_img_size", False) or "architecture" in (options or {}):
         size = model.pretrained_cfg["input_size"][1:]
         model.set_input_size(size)
-    return Made(model.double(), size, colours, options or {}, channels)
+    known = {"heads": args.get("num_heads"), "activation": "gelu", "pooling": model.global_pool} if answers else {}
+    return Made(model.double(), size, colours, options or {}, channels, known)
+
+
+def lookalike_cases() -> Iterator[tuple[str, Make]]:
+    """Models with names of timm's ViTs, most with other blocks; with a config, and without for a user who has answers."""
+    import timm
+
+    modules = ("eva", "beit", "vision_transformer_relpos", "vision_transformer_sam")
+    names = [name for module in modules for name in timm.list_models(module=module)]
+    for name in [*names, *timm.list_models("aimv2*"), *timm.list_models("*tipsv2"), *timm.list_models("vit_*_clip_224")]:
+        side = 2 * int(found[1]) if (found := re.search(r"patch(\d+)", name)) else 32
+        args = {"depth": 1, "embed_dim": 64, "num_heads": 2, "img_size": side, "num_classes": 5}
+        args |= {"num_kv_heads": 1} if "sapiens" in name else {}
+        args |= {"mlp_ratio": 4} if "giant_patch14_reg1_tipsv2" in name else {}
+        for pool in ["", "token", "avg"] if "_pe_core" in name else [""]:
+            told, own = f"lookalike {name}{pool and ', '}{pool}", args | ({"global_pool": pool} if pool else {})
+            yield told, partial(timm_model, name, own, None)
+            yield f"{told}, no config", partial(timm_model, name, own, {}, answers=True)
 
 
 def timm_cases() -> Iterator[tuple[str, Make]]:
@@ -271,7 +336,7 @@ def timm_cases() -> Iterator[tuple[str, Make]]:
             yield f"timm {name}, no config, {count} options", partial(timm_model, name, ARGS, options)
         mean = ARGS | {"global_pool": "avg", "fc_norm": False}
         yield f"timm {name}, no config, avg", partial(timm_model, name, mean, known | {"pooling": "avg"})
-        yield f"timm {name}, architecture", partial(timm_model, name, {"depth": 1}, {"architecture": name})
+        yield f"timm {name}, architecture", partial(timm_model, name, {}, {"architecture": name})
         yield f"timm {name}, narrow architecture", partial(timm_model, name, ARGS, {"architecture": name})
 
 
@@ -374,7 +439,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
 
 def cases() -> Iterator[tuple[str, Make]]:
     """All, by name."""
-    for library in (transformers_cases, timm_cases, open_clip_cases):
+    for library in (transformers_cases, timm_cases, open_clip_cases, lookalike_cases):
         yield from library()
 
 

@@ -17,6 +17,7 @@ from sdk_build import scratch_folder
 
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.bundle.weights_file import Span, write_weights
+from vmoe_export.export import ExportResult
 from vmoe_export.graphs.graph_files import write_graphs
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
@@ -147,10 +148,14 @@ def kind_of(model: str) -> RoutingKind | None:
 
 def bundle(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> Path:
     """A bundle of the model, or of another checkpoint of its config, for images of its size; by default not validated."""
+    return export(model, path, checkpoint, **options).path
+
+
+def export(model: str, path: Path, checkpoint: Path | None = None, **options: Any) -> ExportResult:
     stored = settings(model)
     size = {"image_size": tuple(stored["image_size"])} if "image_size" in stored else {}
     given = {"config": stored["model"], "validate": False, **size, **options}
-    return export_bundle(checkpoint or FOLDER / model, path, **given).path
+    return export_bundle(checkpoint or FOLDER / model, path, **given)
 
 
 def without_experts(model: str, path: Path) -> Path:

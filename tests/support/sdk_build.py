@@ -220,6 +220,17 @@ class Runner:
         """float32[N, outputs] of images, uint8 or float32."""
         return np.fromfile(self._send("run", images, setting)[0], np.float32).reshape(len(images), -1)
 
+    def outputs(self, images: np.ndarray, **setting: Any) -> dict[str, np.ndarray]:
+        """All outputs by name, float32[N, values] or float32[N, rows, values]."""
+        file, outputs = self._send("outputs", images, setting)
+        left, found = np.fromfile(file, np.float32), {}
+        for name, rows, columns in map(str.split, outputs):
+            shape = (len(images), *([int(rows)] if rows != "0" else []), int(columns))
+            values, left = np.split(left, [np.prod(shape)])
+            found[name] = values.reshape(shape)
+        assert not left.size
+        return found
+
     def routing(self, images: np.ndarray, **setting: Any) -> dict[str, dict[str, Any]]:
         """Where each MoE layer sent the tokens."""
         file, layers = self._send("routing", images, setting)

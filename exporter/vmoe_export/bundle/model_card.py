@@ -23,7 +23,7 @@ tags:
 - Model: {model}
 - Source: `{source}` ({format}), SHA-256 `{sha256}`
 - Images: {image}
-- Output: {output}, {outputs} values
+- Output: {outputs}
 - Precision: {precision}
 - Licence: unknown to the exporter; it is for whoever publishes the bundle to say, here and in the metadata
 
@@ -70,7 +70,7 @@ def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
     photos = '["photo.jpg"]' + (f" * {manifest.batch_multiple}" if manifest.batch_multiple > 1 else "")
     tags = ["vision", "onnx", "vision-transformer", *(["mixture-of-experts", "v-moe"] if manifest.moe_layers else [])]
     return _CARD.format(
-        task="image-feature-extraction" if manifest.output == "features" else "image-classification",
+        task="image-classification" if manifest.output in ("logits", "members") else "image-feature-extraction",
         tags="\n".join(f"- {tag}" for tag in tags),
         title=name.rpartition("/")[2],
         producer=f"{content['producer']['name']} {content['producer']['version']}",
@@ -79,8 +79,7 @@ def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
         format=source["format"],
         sha256=source["sha256"],
         image=f"{image.dtype} [{image.height}, {image.width}, {image.channels}], `{image.steps}` of a picture",
-        output=manifest.output,
-        outputs=manifest.outputs,
+        outputs=", ".join(f"{name}, {' x '.join(map(str, shape))} values" for name, shape in manifest.answers.items()),
         precision=manifest.precision,
         settings="\n".join(settings),
         dense=flops["dense"] / 1e9,

@@ -61,7 +61,16 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         return {
             **{
                 name: model[name]
-                for name in ("classifier", "norm_after_pooling", "plain_map_head", "activation", "normalize")
+                for name in (
+                    "classifier",
+                    "encoder_norm",
+                    "norm_after_pooling",
+                    "plain_map_head",
+                    "activation",
+                    "normalize",
+                    "pools",
+                    "stream_scale",
+                )
                 if name in model
             },
             "encoder": {

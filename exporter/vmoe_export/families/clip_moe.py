@@ -76,7 +76,7 @@ def _route(model: Translation, experts: int) -> None:
 
 
 FAMILY = Family(
-    title="CLIP-MoE's vision tower, OpenAI's CLIP, open_clip's ViT",
+    title="CLIP vision tower (OpenAI, open_clip or CLIP-MoE)",
     landmarks=("class_embedding", "conv1.weight", "transformer.resblocks.0.attn.in_proj_weight"),
     prefixes=("visual.", ""),
     ignored=open_clip.IGNORED,

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vmoe_export.families.translation import Translation
 
 WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
 """Prefixes that training programs add to all names."""
+_SAVED = {
+    r"^(vit\.|deit\.|)layers\.(\d+)\.mlp\.fc1\.": r"\1encoder.layer.\2.intermediate.dense.",
+    r"^(vit\.|deit\.|)layers\.(\d+)\.mlp\.fc2\.": r"\1encoder.layer.\2.output.dense.",
+    r"^(vit\.|deit\.|)layers\.(\d+)\.": r"\1encoder.layer.\2.",
+    r"(encoder\.layer\.\d+\.attention)\.q_proj\.": r"\1.attention.query.",
+    r"(encoder\.layer\.\d+\.attention)\.k_proj\.": r"\1.attention.key.",
+    r"(encoder\.layer\.\d+\.attention)\.v_proj\.": r"\1.attention.value.",
+    r"(encoder\.layer\.\d+\.attention)\.o_proj\.": r"\1.output.dense.",
+}
+"""The names that transformers 5 has in memory, and so in a `state_dict()`, and those that its `save_pretrained` writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +32,7 @@ class Family:
         title: its name for people.
         model_types: values of `model_type` in the config.json of these models; empty if they have none.
         landmarks: names of tensors that every such model has.
+        dimensions: by name, the number of sizes that a tensor's shape must have, if another family has the same landmarks.
         prefixes: prefixes that the names of tensors may have, such as "vit."; the first that fits is used.
         ignored: a regular expression for the full names of tensors that may exist and are not needed: names without the
             prefix, and names that do not begin with it as "../NAME".
@@ -36,6 +48,7 @@ class Family:
     title: str
     model_types: tuple[str, ...] = ()
     landmarks: tuple[str, ...]
+    dimensions: Mapping[str, int] = field(default_factory=dict)
     prefixes: tuple[str, ...]
     ignored: str = ""
     processor: Mapping[str, Any]
@@ -58,6 +71,8 @@ class Family:
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
     """Maps a model's own names, joined by '.', to the stored names, which a training program may have prefixed.
 
+    Names that transformers has only in memory become those that it saves.
+
     Examples:
         >>> unwrapped(["model/module/norm/weight", "optimizer/step"])
         {'norm.weight': 'model/module/norm/weight', 'optimizer.step': 'optimizer/step'}
@@ -68,4 +83,6 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
-    return found
+    if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):  # InternViT's files have a q_proj
+        return found
+    return {functools.reduce(lambda name, pair: re.sub(*pair, name), _SAVED.items(), own): found[own] for own in found}

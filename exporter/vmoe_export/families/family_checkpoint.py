@@ -16,7 +16,7 @@ from vmoe_export.families.model_files import ModelFiles, read_model_files
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.translation import Translation
 from vmoe_export.model.model_config import pixels
-from vmoe_runtime.errors import shown
+from vmoe_runtime.errors import VmoeError, shown
 
 
 class FamilyCheckpoint(Checkpoint):
@@ -62,7 +62,12 @@ class FamilyCheckpoint(Checkpoint):
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
         model = Translation(tensors, self._prefix, files.own, given, image_size, mean=mean, std=std)
-        family.translate(model)
+        try:
+            family.translate(model)
+        except VmoeError:
+            if not model.missing:
+                raise
+        model.check_complete(has_architectures=family.by_name is not None)
         self._check_all_used(model)
         assert model.image_size is not None
         if not named:

@@ -12,11 +12,13 @@ from vmoe_export.model.parameters import Shape
 from vmoe_runtime.errors import shown
 
 _ASKED = {
-    "heads": "the number of attention heads; pass --heads N, or the model's config.json with --config",
-    "activation": "the activation of the MLPs; pass --activation gelu, gelu_tanh or quick_gelu",
-    "pooling": "whether the head gets the class token or the mean of the patches; pass --pooling token or --pooling avg",
+    "heads": ("the number of attention heads", "--heads N"),
+    "activation": ("the activation of the MLPs", "--activation gelu, gelu_tanh or quick_gelu"),
+    "pooling": ("whether the head gets the class token or the mean of the patches", "--pooling token or --pooling avg"),
 }
-"""What no tensor states, by the option for it, as a message asks for it."""
+"""What no tensor states, and the option for it, by the option's name."""
+_FILLERS = {"heads": 1, "activation": "gelu", "pooling": None}
+"""Stand for what is missing while the rest is read, so that one message lists all that is."""
 
 _ACTIVATIONS = {
     "gelu": ("gelu", "gelu_python"),
@@ -38,6 +40,7 @@ class ForeignModel:
         image_size: (height, width) of the user or of the preprocessing config.
         used: names of the tensors that were read.
         asked: names of the options that this model needs or could need.
+        missing: names of the options without which the model is not known.
         taken: the usual values that are used because neither tensors, config nor user state them, by what they are.
         heads: the number of attention heads, set by `choose_heads`.
         width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
@@ -50,6 +53,7 @@ class ForeignModel:
     image_size: tuple[int, int] | None
     used: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
+    missing: list[str] = field(default_factory=list)
     taken: dict[str, Any] = field(default_factory=dict)
     heads: int = 0
     width: int = 0
@@ -107,6 +111,8 @@ class ForeignModel:
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
         """A value that no tensor states: the config's, the user's, or else the usual one, which a note will list.
 
+        If there is none, the option becomes one of `missing`.
+
         Args:
             option: the name of the user's option, a key of `_ASKED`.
             said: the config's value; None if it has none.
@@ -114,7 +120,7 @@ class ForeignModel:
             usual: the library's default for a config without it, or the value that all released models share.
 
         Raises:
-            OptionError: nothing states it, or the option contradicts the config.
+            OptionError: the option contradicts the config.
         """
         self.asked.add(option)
         given = self.given.get(option)
@@ -122,9 +128,20 @@ class ForeignModel:
             raise OptionError(f"--{option} is {given}, but {source} {said}")
         if said is None and given is None:
             if usual is None:
-                raise OptionError(f"neither the tensors nor a config say {_ASKED[option]}")
+                self.missing.append(option)
+                return _FILLERS[option]
             self.taken[option] = usual
         return next(value for value in (said, given, usual) if value is not None)
+
+    def check_complete(self, *, has_architectures: bool) -> None:
+        """Raises OptionError if something is missing: what, and the ways to state it."""
+        if self.missing:
+            facts, options = zip(*(_ASKED[option] for option in self.missing), strict=True)
+            name = "--architecture NAME, or " if has_architectures and not self.config else ""
+            raise OptionError(
+                f"neither the tensors nor a config say {' or '.join(facts)}; pass {name}{' and '.join(options)}, or the "
+                "model's config.json with --config"
+            )
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
         """Sets the number of heads, see `choose`. Raises OptionError if they don't divide the hidden size."""

@@ -1,4 +1,4 @@
-"""Resizes a position embedding as PyTorch's bicubic interpolation does, which other libraries use."""
+"""Resizes a position embedding as PyTorch's interpolation does, which other libraries use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from vmoe_export.checkpoint import Array
 
 
-def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool) -> Array:
+def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear: bool = False) -> Array:
     """A grid float64[rows, columns, D] at another size, with half-pixel centres.
 
     Args:
@@ -15,15 +15,17 @@ def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool) -> Arra
         size: (rows, columns) of the result.
         antialias: as `torch.nn.functional.interpolate(mode="bicubic", antialias=True)` does: Keys' cubic with a = -0.5,
             spread over more rows if their number decreases. Otherwise a = -0.75, over the four nearest rows.
+        linear: as `mode="bilinear"` does.
     """
     if grid.shape[:2] == size:
         return grid
-    rows, columns = (_weights(source, target, antialias) for source, target in zip(grid.shape[:2], size, strict=True))
+    sides = zip(grid.shape[:2], size, strict=True)
+    rows, columns = (_weights(source, target, antialias, linear) for source, target in sides)
     resized: Array = np.einsum("ab,bcd,ec->aed", rows, grid, columns)
     return resized
 
 
-def _weights(source: int, target: int, antialias: bool) -> Array:
+def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
     """float64[target, source], the weight of each source row in each target row."""
     step = source / target
     spread = max(step, 1.0) if antialias else 1.0
@@ -32,7 +34,8 @@ def _weights(source: int, target: int, antialias: bool) -> Array:
         center = (row + 0.5) * step - 0.5
         first, last = int(np.floor(center - 2 * spread)), int(np.ceil(center + 2 * spread))
         for position in range(first, last + 1):
-            share = _cubic((position - center) / spread, -0.5 if antialias else -0.75)
+            x = abs(position - center) / spread
+            share = max(0.0, 1 - x) if linear else _cubic(x, -0.5 if antialias else -0.75)
             # Rows beyond the edge repeat the edge row or, with antialiasing, have no weight.
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
@@ -42,8 +45,7 @@ def _weights(source: int, target: int, antialias: bool) -> Array:
 
 
 def _cubic(x: float, a: float) -> float:
-    """Keys' kernel of cubic convolution."""
-    x = abs(x)
+    """Keys' kernel of cubic convolution, at a distance."""
     if x < 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
     return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0

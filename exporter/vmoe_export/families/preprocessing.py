@@ -27,6 +27,10 @@ _CLIP: dict[str, Any] = {
 _ALL: dict[str, Any] = {"size": {"height": 224, "width": 224}, "crop_size": 224, "resample": 3, "rescale_factor": 1 / 255}
 _ALL |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
 _PROCESSORS = {"ViT": {**_ALL, **_HALF, "resample": 2}, "Siglip": _ALL | _HALF, "Bit": _ALL | _CLIP, "CLIP": _ALL | _CLIP}
+_PROCESSORS["Siglip2"] = {**_ALL, **_HALF, "resample": 2, "patch_size": 16, "max_num_patches": 256}
+_PROCESSORS["GotOcr2"] = {**_ALL, **_CLIP, "size": {"height": 384, "width": 384}, "do_center_crop": False}
+_PROCESSORS["Tipsv2"] = {**_ALL, "size": 448, "resample": 2, "do_normalize": False}
+_PROCESSORS["Tipsv2"] |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
 _PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow's pixels are up to 1 level off
 """The defaults of each image processor of transformers."""
@@ -102,9 +106,13 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))
-    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "DINOv3ViT")))
+    if kind == "Siglip2":  # of the sizes that its pictures can get, a square has the most patches
+        rows = math.isqrt(_pixels(config["max_num_patches"], "max_num_patches"))
+        side = rows * _pixels(config["patch_size"], "patch_size")
+        config = {**config, "size": {"height": side, "width": side}}
+    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "Tipsv2", "DINOv3ViT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
-    if not config["do_resize"] or config["do_pad"] or len(crop) < 2:
+    if not config["do_resize"] or config["do_pad"] or config.get("crop_to_patches") or len(crop) < 2:
         raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")
     height, width = image_size or crop
     if len(resized) == 1:

@@ -1,6 +1,13 @@
-"""SigLIP's vision tower in Hugging Face transformers, also inside the file of the whole model."""
+"""The vision towers of SigLIP and SigLIP 2 in Hugging Face transformers, also inside the file of the whole model.
+
+Files of SigLIP 2 with a fixed image size are SigLIP's. NaFlex takes patches of pictures of any aspect ratio and resizes its
+positions for each; a bundle has one size, and so needs no padding.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
 
 from vmoe_export.families.clip import LAYERS
 from vmoe_export.families.family import Family
@@ -8,11 +15,16 @@ from vmoe_export.families.translation import Translation
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 
-def _translate(model: Translation) -> None:
+def _translate(model: Translation, *, is_naflex: bool) -> None:
     # Attention pools the stream after its last norm, so scaling the stream can't replace another epsilon.
     model.epsilon(LAYER_NORM_EPSILON, is_only=True)
-    model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True)
-    model.tokens(positions="embeddings.position_embedding.weight", rows=0)
+    model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True, is_flat=is_naflex)
+    positions = "embeddings.position_embedding.weight"
+    model.tokens(positions=positions, rows=0, antialias=is_naflex, linear=is_naflex)
+    model.claim(vision_use_head=True)
+    if is_naflex:
+        model.claim(num_patches=model.shape(positions, 2)[0])
+        model.notes.append("all pictures get one size, in which the library would keep their aspect ratio; see --image-size")
     model.encoder("encoder.layers.{}.", LAYERS)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "map"
@@ -37,5 +49,14 @@ FAMILY = Family(
     config_key="vision_config",
     ignored=r"embeddings\.position_ids|\.\./(text_model\..*|logit_scale|logit_bias)",
     processor={"image_processor_type": "SiglipImageProcessor"},
-    translate=_translate,
+    translate=partial(_translate, is_naflex=False),
+)
+NAFLEX = replace(
+    FAMILY,
+    title="SigLIP 2 NaFlex's vision tower (Hugging Face transformers)",
+    model_types=("siglip2_vision_model", "siglip2"),
+    dimensions={"embeddings.patch_embedding.weight": 2},
+    any_size=True,
+    processor={"image_processor_type": "Siglip2ImageProcessor"},
+    translate=partial(_translate, is_naflex=True),
 )

@@ -28,6 +28,7 @@ _SIZES: dict[str, tuple[int, int]] = {
     "so150m2": (832, 13),
     "so150m": (896, 14),
     "large": (1024, 16),
+    "intern300m": (1024, 16),
     "so400m": (1152, 16),
     "huge": (1280, 16),
     "giantopt": (1536, 16),
@@ -36,6 +37,8 @@ _SIZES: dict[str, tuple[int, int]] = {
 }
 """Width and heads by a word in the name of the architecture; the first that fits counts."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
+_NO_LAST_NORM = ("intern300m", "_radio_v")
+"""By a word in the name of an architecture: those that have none."""
 _OTHER_BLOCKS = {
     "_rpn_": "norms after the residual",
     "rope": "rotary positions",
@@ -45,9 +48,9 @@ _OTHER_BLOCKS = {
 """By a word in the name of an architecture: what its tensors don't show."""
 _IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _IMPLIED |= {"qkv_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm"}
-_IMPLIED |= {"final_norm", "weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
+_IMPLIED |= {"weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
 _IMPLIED |= {"proj_drop_rate", "attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
-_READ = {"num_heads", "act_layer"}
+_READ = {"num_heads", "act_layer", "final_norm"}
 
 
 def _translate(model: Translation) -> None:
@@ -60,9 +63,15 @@ def _translate(model: Translation) -> None:
         raise ConfigError(f"the architecture {name} is not one of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
         raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
-    # Only CLIPs have a norm before the first block.
-    is_clip = "clip" in name if name else model.has("norm_pre.weight")
-    model.refuse("an attention pool with the epsilon of a CLIP or a PE", *["attn_pool.latent"] * is_clip)
+    if not (name or "final_norm" in args or model.has("norm.weight") or model.has("fc_norm.weight")):
+        raise OptionError("a model without a last norm may be an InternViT or a PE-Spatial; pass --architecture NAME")
+    if not name and model.has("norm_pre.weight"):
+        raise OptionError(
+            "a model with a norm before the first block (norm_pre) may be a CLIP, or a Perception Encoder, whose positions "
+            "rotate; pass --architecture NAME"
+        )
+    is_clip = "clip" in name
+    model.refuse("an attention pool with the epsilon of a CLIP", *["attn_pool.latent"] * is_clip)
     model.epsilon(1e-5 if is_clip else 1e-6, is_told=bool(name))
     source = f"the architecture {name} has"
     if args.get("act_layer"):
@@ -70,6 +79,7 @@ def _translate(model: Translation) -> None:
     else:
         model.activation(_activation(name) if name else None, source)
     model.patches("patch_embed.proj", has_bias=model.has("patch_embed.proj.bias"))
+    model.claim(num_features=model.width, pre_norm=model.has("norm_pre.weight"))
     if "num_heads" in args:
         model.config = {**model.config, "num_heads": args["num_heads"]}
         model.choose_heads(model.setting("num_heads", 1), "the config says num_heads")
@@ -80,13 +90,15 @@ def _translate(model: Translation) -> None:
     _tokens(model, is_read=pooling.startswith("token"))
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
-    _blocks(model)
+    translate_blocks(model, "mlp.fc1", "mlp.fc2")
+    _last_norm(model, args, name, pooling)
     _head(model, pooling)
 
 
-def _blocks(model: Translation) -> None:
+def translate_blocks(model: Translation, first_layer: str, second_layer: str, count_key: str = "depth") -> None:
+    """The encoder's blocks, whose MLPs have layers of these names; `count_key` as for `Translation.blocks`."""
     has_bias, has_scales = model.has("blocks.0.attn.qkv.bias"), model.has("blocks.0.ls1.gamma")
-    for block, ours in model.blocks("blocks.{}."):
+    for block, ours in model.blocks("blocks.{}.", count_key):
         first, second = (f"{block}ls1.gamma", f"{block}ls2.gamma") if has_scales else ("", "")
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
         bias = f"{block}attn.qkv.bias" if has_bias else ""
@@ -94,7 +106,7 @@ def _blocks(model: Translation) -> None:
         if model.has("blocks.0.attn.q_norm.weight"):
             model.head_norms(f"{ours}/SelfAttention", f"{block}attn.q_norm", f"{block}attn.k_norm")
         model.norm(f"{ours}/LayerNorm_1", f"{block}norm2")
-        model.mlp(f"{ours}/Mlp", f"{block}mlp.fc1", f"{block}mlp.fc2", scale=second)
+        model.mlp(f"{ours}/Mlp", f"{block}{first_layer}", f"{block}{second_layer}", scale=second)
 
 
 def _activation(name: str) -> str:
@@ -128,6 +140,7 @@ def _tokens(model: Translation, *, is_read: bool) -> None:
     """The class token, then registers or DeiT's distillation token; either all of them have positions or none."""
     names = [name for name in ("cls_token", "dist_token", "reg_token") if model.has(name)]
     count = sum(math.prod(model.shape(name, 3)[:2]) for name in names)
+    model.claim(num_prefix_tokens=count)
     _, tokens, _ = model.shape("pos_embed", 3)
     patches = math.prod(model.trained_grid())
     is_square = math.isqrt(tokens) ** 2 == tokens
@@ -135,10 +148,17 @@ def _tokens(model: Translation, *, is_read: bool) -> None:
     model.tokens(*names, positions="pos_embed", rows=rows, antialias=True, is_read=is_read)
 
 
-def _head(model: Translation, pooling: str) -> None:
+def _last_norm(model: Translation, args: Mapping[str, Any], name: str, pooling: str) -> None:
     norm = "fc_norm" if model.has("fc_norm.weight") else "norm"
-    model.norm("Encoder/encoder_norm", norm)
-    model.model |= {"classifier": pooling, "norm_after_pooling": norm == "fc_norm" and pooling == "gap"}
+    if args.get("final_norm", not any(word in name for word in _NO_LAST_NORM)):
+        model.norm("Encoder/encoder_norm", norm)
+        model.model["norm_after_pooling"] = norm == "fc_norm" and pooling == "gap"
+    else:
+        model.no_last_norm()
+
+
+def _head(model: Translation, pooling: str) -> None:
+    model.model["classifier"] = pooling
     if pooling == "map":
         _attention_pool(model)
     if pooling == "token+token" and model.has("head.weight"):
@@ -162,16 +182,34 @@ def _attention_pool(model: Translation) -> None:
 
 
 def _named_config(name: str) -> dict[str, Any]:
-    """The config of an architecture of the installed timm. Raises OptionError: there is none."""
+    """The config of an architecture of the installed timm, with what its tensors show: a wrong name must not pass.
+
+    Raises:
+        ConfigError: the architecture is no plain ViT.
+        OptionError: there is none of that name, or timm is not installed.
+    """
     try:
         import timm
+        import torch
     except ModuleNotFoundError:
         raise OptionError(f"--architecture {name} is looked up in timm, which is not installed; pip install timm") from None
     known, _, tag = name.partition(".")
     if not timm.is_model(known) or (tag and not timm.is_model_pretrained(name)):
         raise OptionError(f"--architecture {name} is not an architecture of timm {timm.__version__}")
+    if not timm.models.is_model_in_modules(known, {"vision_transformer", "deit"}):
+        raise ConfigError(f"the architecture {known} is not one of timm's vision_transformer or deit")
     pictures = timm.get_pretrained_cfg(name)
-    return {"architecture": known, "pretrained_cfg": asdict(pictures) if pictures else {}}
+    with torch.device("meta"):  # without weights
+        model: Any = timm.create_model(known)
+    return {
+        "architecture": known,
+        "pretrained_cfg": asdict(pictures) if pictures else {},
+        "patch_size": [*model.patch_embed.proj.kernel_size],
+        "num_features": model.num_features,
+        "pre_norm": "norm_pre.weight" in model.state_dict(),
+        "depth": len(model.blocks),
+        "num_prefix_tokens": model.num_prefix_tokens,
+    }
 
 
 FAMILY = Family(

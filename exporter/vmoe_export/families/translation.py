@@ -53,20 +53,30 @@ class Translation(ForeignModel):
     _stream: float = 1.0
     _has_halves: bool = False
 
-    def begin(self, activation: str, patches: str, *, is_only: bool, has_bias: bool = True) -> None:
+    def begin(
+        self,
+        activation: str,
+        patches: str,
+        *,
+        is_only: bool,
+        heads: int = 12,
+        has_bias: bool = True,
+        is_flat: bool = False,
+    ) -> None:
         """The start of a transformers model: activation, patches and heads.
 
         Args:
             activation: the default of transformers.
             patches: the name of the patch embedding.
             is_only: whether all released models of the family have this activation.
-            has_bias: whether the patch embedding has a bias.
+            heads: their default number.
+            has_bias, is_flat: as for `patches`.
         """
         usual = activation if self.config or is_only else None
         self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
-        self.patches(patches, has_bias=has_bias)
-        said = self.setting("num_attention_heads", 12) if self.config.get("num_attention_heads") is not None else None
-        self.choose_heads(said, "the config says num_attention_heads", 12 if self.config else None)
+        self.patches(patches, has_bias=has_bias, is_flat=is_flat)
+        said = self.setting("num_attention_heads", heads) if self.config.get("num_attention_heads") is not None else None
+        self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
         self.claim(hidden_size=self.width)
 
     def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool | None = True) -> None:
@@ -99,6 +109,8 @@ class Translation(ForeignModel):
         if not 0 < value < 1:
             raise ConfigError(f"the config says layer_norm_eps {shown(value)}, which is not between 0 and 1")
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
+        if self._stream != 1:
+            self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
         """Sets the activation of all MLPs, see `choose_activation`."""
@@ -110,9 +122,17 @@ class Translation(ForeignModel):
         scale = self._stream if stream else 1.0
         self.parts[name] = Part(shape, tuple(sources), (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
-    def patches(self, name: str, *, has_bias: bool = True) -> None:
-        """The convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1]."""
-        width, channels, height, columns = self.shape(f"{name}.weight", 4)
+    def patches(self, name: str, *, has_bias: bool = True, is_flat: bool = False) -> None:
+        """The convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
+
+        With `is_flat`, a dense layer (D, p * p * 3) of square patches, whose values are in the order row, column, channel.
+        """
+        if is_flat:
+            width, values = self.shape(f"{name}.weight", 2)
+            channels, height, columns = 3, *(math.isqrt(values // 3),) * 2
+            self.check(f"{name}.weight", width, height * columns * channels)
+        else:
+            width, channels, height, columns = self.shape(f"{name}.weight", 4)
         self.width, self.patch = width, (height, columns)
         if len({*self.mean}) == len({*self.std}) == 1:
             self.mean, self.std = (self.mean[0],) * channels, (self.std[0],) * channels
@@ -127,11 +147,15 @@ class Translation(ForeignModel):
         slope = 0.5 / np.array(self.std).reshape(1, -1, 1, 1)
         offset = ((0.5 - np.array(self.mean)) / np.array(self.std)).reshape(1, -1, 1, 1)
         sources = [f"{name}.weight"]
+
+        def convolution(kernel: Array) -> Array:
+            return kernel.reshape(width, height, columns, channels).transpose(0, 3, 1, 2) if is_flat else kernel
+
         self.put(
             "embedding/kernel",
             (height, columns, channels, width),
             sources,
-            lambda kernel: (kernel * slope).transpose(2, 3, 1, 0),
+            lambda kernel: (convolution(kernel) * slope).transpose(2, 3, 1, 0),
             stream=True,
         )
         if has_bias:
@@ -141,25 +165,33 @@ class Translation(ForeignModel):
             "embedding/bias",
             (width,),
             sources,
-            lambda kernel, bias=0.0: (kernel * offset).sum(axis=(1, 2, 3)) + bias,
+            lambda kernel, bias=0.0: (convolution(kernel) * offset).sum(axis=(1, 2, 3)) + bias,
             stream=True,
         )
 
-    def tokens(self, *names: str, positions: str = "", rows: int = 0, antialias: bool = False, is_read: bool = True) -> int:
+    def tokens(
+        self,
+        *names: str,
+        positions: str = "",
+        rows: int = 0,
+        antialias: bool = False,
+        linear: bool = False,
+        is_read: bool = True,
+    ) -> int:
         """The tokens in front of the patches, in order, and the position embedding of all. Returns their number.
 
         Args:
             names: tensors of the tokens, [..., R, D] for R tokens or [D]; with `is_read`, the classifier reads the first.
             positions: the position embedding, (1, rows + patches, D) or without the 1; or none.
             rows: how many of the tokens have a position; the others get zeros.
-            antialias: how the positions are resized if the image has another size, see `resized_grid`.
+            antialias, linear: how the positions are resized if the image has another size, see `resized_grid`.
         """
         counts = {name: self._token_count(name) for name in names}
         read = names[:1] if is_read else ()
         self._join_tokens("cls", read, counts)
         self._join_tokens(EXTRA_TOKENS, names[len(read) :], counts)
         if positions:
-            self._positions(positions, sum(counts.values()), rows, antialias)
+            self._positions(positions, sum(counts.values()), rows, antialias=antialias, linear=linear)
         return sum(counts.values())
 
     def _token_count(self, name: str) -> int:
@@ -178,7 +210,7 @@ class Translation(ForeignModel):
 
         self.put(ours, (1, sum(counts[name] for name in names), width), names, join, stream=True)
 
-    def _positions(self, name: str, count: int, rows: int, antialias: bool) -> None:
+    def _positions(self, name: str, count: int, rows: int, **resizing: bool) -> None:
         info = self.tensors.get(name)
         shape = self.shape(name, 2 if info is not None and len(info.shape) == 2 else 3)
         patches, width = shape[-2] - rows, self.width
@@ -206,7 +238,7 @@ class Translation(ForeignModel):
         def make(array: Array) -> Array:
             array = array.reshape(-1, width)
             own = np.concatenate([array[:rows], np.zeros((count - rows, width))])
-            resized = resized_grid(array[rows:].reshape(*source, width), grid, antialias=antialias)
+            resized = resized_grid(array[rows:].reshape(*source, width), grid, **resizing)
             return np.concatenate([own, resized.reshape(-1, width)])[None]
 
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
@@ -270,6 +302,12 @@ class Translation(ForeignModel):
         for leaf, own in (("scale", "weight"), ("bias", "bias")):
             self.check(f"{name}.{own}", size)
             self.put(f"{ours}/{leaf}", (size,), [f"{name}.{own}"], lambda array: array, stream=stream)
+
+    def no_last_norm(self) -> None:
+        """Says that the head gets the residual stream itself. Raises ConfigError if that is scaled, for its epsilon."""
+        if self._stream != 1:
+            raise ConfigError(f"a model without a last norm can only be exported with the epsilon {LAYER_NORM_EPSILON}")
+        self.model["encoder_norm"] = False
 
     def dense(
         self,

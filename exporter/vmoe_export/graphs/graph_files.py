@@ -155,7 +155,7 @@ def tensorrt_graph(
         precision: what the large products are computed in.
 
     Returns:
-        A model with the input `image`; the output `logits` or `features`, always float32; and `<block>/slot` (int32) and
+        A model with the input `image`; the outputs of `model.answers`, always float32; and `<block>/slot` (int32) and
         `<block>/weight` (float32) of each MoE layer, and `<block>/token` (int32) where the profile merges. Weights are
         external data. And its cuts, see `ModelNodes`.
     """
@@ -182,15 +182,15 @@ def _graph(nodes: ModelNodes, settings: Mapping[str, Any], choices: int | str = 
 
 def _outputs(nodes: ModelNodes, choices: int | str) -> Iterator[onnx.ValueInfoProto]:
     config, moe = nodes.model.config, nodes.model.config.moe
-    output, *routes = nodes.outputs
-    sizes = {"logits": [config.num_classes], "members": [config.ensemble_size, config.num_classes]}
-    yield helper.make_tensor_value_info(output, TensorProto.FLOAT, [BATCH_DIM, *sizes.get(output, [config.feature_size])])
+    answers = nodes.model.answers
+    for name, answer in answers.items():
+        yield helper.make_tensor_value_info(name, TensorProto.FLOAT, [BATCH_DIM, *answer])
     if moe is None:
         return
     slots = [moe.routing.slots_per_expert] if isinstance(moe.routing, Soft) else []
     kinds = {"kept": TensorProto.BOOL, **dict.fromkeys(("expert", "slot", TOKEN_OUTPUT), TensorProto.INT32)}
     experts = {f"encoderblock_{i}": count for i, count in zip(moe.layers, moe.experts, strict=True)}
-    for name in routes:
+    for name in nodes.outputs[len(answers) :]:
         block, _, what = name.rpartition("/")
         shape: list[int | str] = [BATCH_DIM, config.num_tokens]
         if what != TOKEN_OUTPUT:
@@ -255,15 +255,13 @@ def _describe(proto: onnx.ModelProto, model: ExportedModel, profile: Profile | N
     config, moe, grouping = model.config, model.config.moe, model.grouping
     shape = ",".join(map(str, (*config.image_size, config.channels)))
     pixels = f"uint8[N,{shape}] in 0..255" if model.uint8_input else f"float32[N,{shape}] in [-1, 1]"
-    members = f"{config.ensemble_size},{config.num_classes}"
-    sizes = {"logits": config.num_classes, "members": members, "features": config.feature_size}
     experts = f" with {by_layer(moe.experts)} experts in blocks {', '.join(map(str, moe.layers))}" if moe else ""
     facts = {
         "model": f"{KIND_NAMES[moe.routing.kind] if moe else 'Dense ViT'} of {config.num_layers} blocks{experts}; "
         f"hidden size {config.hidden_size}, patches of {'x'.join(map(str, config.patch_size))} px",
         "precision": precision,
         "input": f"image {pixels}",
-        "output": f"{model.output} float32[N,{sizes[model.output]}]",
+        "output": ", ".join(f"{name} float32[N,{','.join(map(str, answer))}]" for name, answer in model.answers.items()),
     }
     if moe:
         facts["routing_group"] = f"{grouping.name}, {grouping.tokens} tokens; N is a multiple of {grouping.batch_multiple}"

@@ -24,7 +24,7 @@ from vmoe_export.ops.functions import BodyOptions, function_bodies
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_export.weight_types import BFLOAT16, WeightType
-from vmoe_runtime.bundle.manifest import IMAGE_INPUT
+from vmoe_runtime.bundle.manifest import IMAGE_INPUT, layer_output
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
 
@@ -42,7 +42,7 @@ class ModelNodes(GraphWriter):
         functions: the bodies of all ops, written for the model, by op.
         cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are
             merged their sizes and where each has gone.
-        outputs: the model's output, then the outputs of each MoE layer.
+        outputs: the model's answers, then the outputs of each MoE layer.
         left: where tokens are merged, how many a MoE layer's groups have left, or a name for that, by its block.
     """
 
@@ -54,7 +54,7 @@ class ModelNodes(GraphWriter):
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
-        self.outputs: list[str] = [model.output]
+        self.outputs: list[str] = [*model.answers]
         self.left: dict[str, int | str] = {}
 
     def _body_options(self) -> BodyOptions:
@@ -100,6 +100,8 @@ class ModelNodes(GraphWriter):
                 x = self._cut(self._attention_block(block, x, ""))
                 x = self._mlp_block(block, x)
             x = self._cut(x)
+            if i in self.model.layers:
+                self._unscaled(x, layer_output(i))
         self._place = "head"
         self._head(x)
         self.nodes[-1].output[0] = self.model.output
@@ -385,6 +387,12 @@ class ModelNodes(GraphWriter):
 
     def _head(self, x: str) -> None:
         config, members = self._config, self._config.ensemble_size
+        if self.model.output == "tokens":
+            if config.norm_after_pooling or not config.encoder_norm:  # tokens have no norm of their own
+                self._unscaled(x, self.model.output)
+            else:
+                self._layer_norm("Encoder/encoder_norm", x)
+            return
         x = self._normed_pool(x)
         if config.representation_size and config.representation_tanh:
             x = self._add("Tanh", self._dense("pre_logits", x))
@@ -402,10 +410,19 @@ class ModelNodes(GraphWriter):
             total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
 
+    def _unscaled(self, x: str, output: str) -> None:
+        """Makes an output of the residual stream x[N,T,D], of the size that it has in the model's own library."""
+        if (scale := self._config.stream_scale) == 1:
+            self._add("Identity", x, outputs=[output])
+        else:
+            self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=[output])
+
     def _normed_pool(self, x: str) -> str:
         """The row [N,D] that the head takes of the residual stream x[N,T,D], with the last layer norm."""
         if self._config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = self._first_token(x)
+        if not self._config.encoder_norm:
+            return self._pool(x)
         if self._config.norm_after_pooling:
             return self._layer_norm("Encoder/encoder_norm", self._pool(x))
         return self._pool(self._layer_norm("Encoder/encoder_norm", x))

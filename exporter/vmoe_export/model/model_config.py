@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vmoe_export.ops.table import Activation
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
 
@@ -97,13 +98,14 @@ class ModelConfig:
     """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
 
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
-    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, rotary
-    positions, by whose coordinates and frequencies the blocks turn queries and keys, norms of
-    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, an attention pool
-    without the blocks' norms of queries and keys, a representation without a tanh, such as CLIP's projection, and with
-    `normalize` a division of what the head gets by its Euclidean norm; and a family, of another library's model. Of the
-    classifiers "gap" is the mean
-    of all tokens but those in front, "token+gap" the class token and that mean, and "token+token" the first two tokens.
+    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block,
+    rotary positions, by whose coordinates and frequencies the blocks turn queries and keys, norms of queries and keys with
+    a bias, the last norm behind the mean of the tokens rather than before it, or without
+    `encoder_norm` none, an attention pool without the blocks' norms of queries and keys, a representation without a tanh,
+    such as CLIP's projection, with `normalize` a division of what the head gets by its Euclidean norm, without `pools`
+    nothing behind the tokens, and a residual stream that is `stream_scale` times that of its library; and a family, of
+    another library's model. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap" the class
+    token and that mean, and "token+token" the first two tokens.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
@@ -126,11 +128,14 @@ class ModelConfig:
     embedding_norm: bool = False
     rotary: bool = False
     qk_norm_bias: bool = False
+    encoder_norm: bool = True
     norm_after_pooling: bool = False
     plain_map_head: bool = False
     representation_tanh: bool = True
     activation: Activation = "gelu_tanh"
     normalize: bool = False
+    pools: bool = True
+    stream_scale: float = 1.0
     family: str | None = None
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -157,6 +162,20 @@ class ModelConfig:
     def prefix_tokens(self) -> int:
         """Tokens at the front of an image that are never merged: those in front of the patches, or that of a classifier."""
         return max(self.front_tokens, int(self.classifier == "0"))
+
+    def for_output(self, output: Output) -> ModelConfig:
+        """The model without what its tokens don't need, if they are the output."""
+        if output != "tokens":
+            return self
+        return replace(
+            self,
+            pools=False,
+            classifier="gap" if self.classifier == "map" else self.classifier,  # the one that has no tensors either
+            plain_map_head=False,
+            representation_size=None,
+            num_classes=None,
+            normalize=False,
+        )
 
     def merges(self, group_tokens: int) -> bool:
         """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""

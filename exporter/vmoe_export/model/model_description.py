@@ -67,11 +67,14 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         embedding_norm="embedding_norm/scale" in facts.shapes,
         rotary=ROTARY[0] in facts.shapes,
         qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
+        encoder_norm=_choice(facts, "encoder_norm", (True, False)),
         norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
         plain_map_head=_choice(facts, "plain_map_head", (False, True)),
         representation_tanh="projection/kernel" not in facts.shapes,
         activation=_choice(facts, "activation", ACTIVATIONS),
         normalize=_choice(facts, "normalize", (False, True)),
+        pools=_choice(facts, "pools", (True, False)),
+        stream_scale=number(facts.config, "stream_scale", 1.0),
         origins=facts.origins,
     )
     _check_config(facts, model)

@@ -143,9 +143,7 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     yield "embedding/bias", (width,)
     if model.position_emb == "learned":
         yield POSITION_EMBEDDING, (1, model.num_tokens, width)
-    if model.rotary:
-        yield ROTARY[0], (1, model.num_tokens, 2)
-        yield ROTARY[1], (2, model.hidden_size // model.num_heads // 2)
+    yield from _rotary(model)
     if model.embedding_norm:
         yield from _layer_norm("embedding_norm", width)
     layer_experts = dict(zip(model.moe.layers, model.moe.experts, strict=True)) if model.moe else {}
@@ -164,7 +162,8 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
             yield from _mlp(f"{block}/Moe/Mlp", width, hidden, experts)
         else:
             yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
-    yield from _layer_norm("Encoder/encoder_norm", width)
+    if model.encoder_norm:
+        yield from _layer_norm("Encoder/encoder_norm", width)
     if model.classifier == "map":
         yield "MapHead/probe", (1, 1, width)
         yield from _attention("MapHead/MultiHeadDotProductAttention", model)
@@ -175,6 +174,12 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _dense(layer, model.pooled_size, model.representation_size)
     if model.num_classes:
         yield from _dense("head", model.feature_size, model.num_classes)
+
+
+def _rotary(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    if model.rotary:
+        yield ROTARY[0], (1, model.num_tokens, 2)
+        yield ROTARY[1], (2, model.hidden_size // model.num_heads // 2)
 
 
 def _dense(name: str, inputs: int, outputs: int, *experts: int) -> Iterator[tuple[str, Shape]]:

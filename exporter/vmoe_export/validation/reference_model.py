@@ -300,9 +300,13 @@ class ReferenceModel:
 
     def _output(self, x: Array, sizes: Array | None) -> Array:
         config, members = self._config, self._config.ensemble_size
+        if self.model.output == "tokens":
+            is_normed = config.encoder_norm and not config.norm_after_pooling
+            return self._norm("Encoder/encoder_norm", x) if is_normed else x * np.float32(1 / config.stream_scale)
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
-        x = x if config.norm_after_pooling else self._norm("Encoder/encoder_norm", x)
+        if config.encoder_norm and not config.norm_after_pooling:
+            x = self._norm("Encoder/encoder_norm", x)
         patches = x if x.ndim == 2 else x[:, config.front_tokens :]
         sizes = None if sizes is None else sizes[:, config.front_tokens :]
         if config.classifier == "token+token":

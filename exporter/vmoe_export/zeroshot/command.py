@@ -25,7 +25,7 @@ def _zeroshot(class_names: str, templates: tuple[str, ...], template_list: str |
     if not given["dry_run"]:
         check_target(target, force=given["force"], sources=[Path(given["checkpoint"])])
     texts = openai_templates() if template_list else templates or DEFAULT_TEMPLATES
-    with zeroshot_head(given["checkpoint"], names, texts) as fields:
+    with zeroshot_head(given["checkpoint"], names, texts, given["architecture"]) as fields:
         assert export.callback is not None
         export.callback(**{**given, **fields, "class_names": class_names})
 
@@ -36,8 +36,9 @@ zeroshot = click.Command(
     callback=_zeroshot,
     help="""Export a CLIP or SigLIP as a classifier for classes that you name.
 
-    CKPT is a local folder of transformers or open_clip with both towers and the tokenizer. That library encodes the texts
-    now, and they become the head of the bundle. All other options are those of vmoe export.
+    CKPT is a local folder of transformers or open_clip with both towers and the tokenizer, or a file of open_clip alone if
+    --architecture names its architecture. That library encodes the texts now, and they become the head of the bundle. All
+    other options are those of vmoe export.
 
     Example: vmoe zeroshot ./clip-vit-base-patch32 --class-names pets.txt -o pets.vmoe
     """,

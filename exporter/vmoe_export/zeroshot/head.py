@@ -35,7 +35,8 @@ def export_zeroshot(
     the normalized image embedding and the labels, times exp(logit_scale), plus logit_bias.
 
     Args:
-        checkpoint: a local folder of transformers or open_clip with both towers and the tokenizer, or the model file in it.
+        checkpoint: a local folder of transformers or open_clip with both towers and the tokenizer, or the model file in it;
+            or, with an `architecture` of open_clip, a file alone.
         path: the bundle's folder, such as `pets.vmoe`.
         class_names: names of the classes.
         templates: texts with a {} for the name of a class.
@@ -44,18 +45,22 @@ def export_zeroshot(
     Raises:
         VmoeError: the export failed, and nothing was written.
     """
-    with zeroshot_head(checkpoint, class_names, templates) as options:
+    with zeroshot_head(checkpoint, class_names, templates, arguments.get("architecture")) as options:
         return export_bundle(checkpoint, path, **{**arguments, **options})
 
 
 @contextmanager
 def zeroshot_head(
-    checkpoint: str | os.PathLike[str], class_names: Sequence[str], templates: Sequence[str]
+    checkpoint: str | os.PathLike[str],
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    architecture: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """The fields of ExportOptions that make an export zero-shot; the head is a temporary file, removed afterwards.
 
     Args:
         checkpoint, class_names, templates: as for `export_zeroshot`.
+        architecture: as for `open_text_tower`.
 
     Raises:
         CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
@@ -66,7 +71,7 @@ def zeroshot_head(
         raise OptionError(f"{checkpoint} is an address; vmoe zeroshot needs the model's folder on this machine")
     if not Path(checkpoint).exists():
         raise CheckpointError(f"{checkpoint} is not there")
-    tower = open_text_tower(Path(checkpoint))
+    tower = open_text_tower(Path(checkpoint), architecture)
     texts = [template.replace(_PLACE, name) for name in class_names for template in templates]
     by_class = _normalized(tower.encode(texts)).reshape(len(class_names), len(templates), -1)
     labels = _normalized(by_class.mean(axis=1))

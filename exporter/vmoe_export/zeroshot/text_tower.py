@@ -13,6 +13,7 @@ import numpy as np
 
 from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.families.open_clip import named_config
 from vmoe_export.model.config_file import load_config
 from vmoe_export.model.model_facts import mapping
 from vmoe_runtime.bundle.manifest import Probabilities
@@ -50,24 +51,29 @@ class _Kind:
 _KINDS = {"clip": _Kind("CLIPModel", "softmax", False), "siglip": _Kind("SiglipModel", "sigmoid", True)}
 
 
-def open_text_tower(path: Path) -> TextTower:
+def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
     """Loads the text tower of a model.
 
     Args:
         path: the folder of a CLIP or SigLIP of transformers or open_clip, or the file of its tensors there.
+        architecture: open_clip's name for the architecture of a file, which then needs no config beside it.
 
     Raises:
         CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
-        OptionError: the library is not installed.
+        OptionError: the library is not installed, or does not know the architecture.
     """
+    if architecture is not None and path.is_file():
+        return _open_clip_tower(path, f"--architecture {architecture}", named_config(architecture), architecture, path)
     folder = path if path.is_dir() else path.parent
     own, of_open_clip = folder / _CONFIG, folder / _OPEN_CLIP_CONFIG
     config = load_config(own) if own.is_file() else {}
     if of_open_clip.is_file() and config.get("model_type") not in _KINDS:
-        return _open_clip_tower(folder, load_config(of_open_clip))
+        return _open_clip_tower(folder, str(of_open_clip), load_config(of_open_clip), f"local-dir:{folder}")
     if not config:
+        place = path if path.is_dir() else f"the folder of {path}"
         raise CheckpointError(
-            f"{folder} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, so it is no CLIP or SigLIP with a text tower"
+            f"{place} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, which say what the text tower is; copy that of the model and "
+            "its tokenizer there, or pass the file of an open_clip model with --architecture NAME"
         )
     return _transformers_tower(folder, config)
 
@@ -105,18 +111,22 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
     return _tower(model, embed, kind.probabilities)
 
 
-def _open_clip_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
+def _open_clip_tower(
+    path: Path, source: str, config: Mapping[str, Any], name: str, weights: Path | None = None
+) -> TextTower:
+    """The text tower of a folder, or of a file of `weights`; `source` says the config, and open_clip knows it by `name`."""
     text = mapping(mapping(config, "model_cfg"), "text_cfg")
     if text.get("hf_model_name"):
-        raise ConfigError(f"{folder / _OPEN_CLIP_CONFIG} says hf_model_name, whose text tower vmoe zeroshot does not run")
-    if text.get("hf_tokenizer_name"):
-        _check_has_tokenizer(folder)
+        raise ConfigError(f"{source} says hf_model_name, whose text tower vmoe zeroshot does not run")
+    if text.get("hf_tokenizer_name") and weights is None:
+        _check_has_tokenizer(path)
     open_clip = installed("open_clip")
-    with _loading(folder, "open_clip"):
-        model = open_clip.create_model(f"local-dir:{folder}", device="cpu", precision="fp32").eval()
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    with _loading(path, "open_clip"):
+        given = None if weights is None else str(weights)
+        model = open_clip.create_model(name, given, device="cpu", precision="fp32").eval()
+        tokenizer = open_clip.get_tokenizer(name)
     if text.get("hf_tokenizer_name"):
-        _check_padding(folder, tokenizer.tokenizer)
+        _check_padding(path, tokenizer.tokenizer)
     kind: Probabilities = "softmax" if model.logit_bias is None else "sigmoid"
     return _tower(model, lambda texts: model.encode_text(tokenizer(list(texts))), kind)
 
@@ -162,7 +172,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _loading(folder: Path, library: str) -> Iterator[None]:
+def _loading(path: Path, library: str) -> Iterator[None]:
     """Without downloads, and with one error for whatever goes wrong."""
     hub: Any = import_module("huggingface_hub.constants")
     before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
@@ -170,6 +180,6 @@ def _loading(folder: Path, library: str) -> Iterator[None]:
         yield
     except Exception as error:  # both libraries raise many kinds
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{folder}: {library} can't load its text tower: {reason}") from None
+        raise CheckpointError(f"{path}: {library} can't load its text tower: {reason}") from None
     finally:
         hub.HF_HUB_OFFLINE = before

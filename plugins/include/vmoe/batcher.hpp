@@ -23,6 +23,7 @@
 #include <functional>
 #include <future>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -48,11 +49,12 @@ struct BatcherOptions {
 };
 
 struct Answer {
-  std::vector<float> output;  // f32[N, Info::output_size]: logits, features or members of the request's images
+  std::vector<float> output;  // f32[N, Info::output_size]: the first of Info::outputs, of the request's images
   std::string setting;        // the profile that served them; empty for a model that has none
   double waited = 0;          // seconds in the queue, from `submit` on
   double seconds = 0;         // that the call took
   int64_t together = 0;       // images of the call, those of other requests included
+  std::map<std::string, std::vector<float>> layers;  // the others of Info::outputs, by name
 };
 
 // Has the answer of a request, or why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the call.
@@ -239,10 +241,10 @@ class BatchQueue {
     const Images images = together();
     Setting asked;
     if (!setting.empty()) asked.profile = setting;
-    const auto output = engine_.run(images, asked);
+    auto outputs = engine_.run_outputs(images, asked);
     const double seconds_taken = seconds(BatcherClock::now() - start);
-    if (!output) {
-      for (const auto& request : taken_) finish(*request, output.error());
+    if (!outputs) {
+      for (const auto& request : taken_) finish(*request, outputs.error());
       return;
     }
     {
@@ -252,11 +254,16 @@ class BatchQueue {
       ++load_.calls;
       load_.busy += seconds_taken;
     }
-    auto first = output->cbegin();
+    int64_t first = 0;  // image
     for (const auto& request : taken_) {
-      const auto last = first + request->images.count * engine_.info().output_size;
-      finish(*request, Answer{{first, last}, setting, seconds(start - request->came), seconds_taken, images.count});
-      first = last;
+      Answer answer{{}, setting, seconds(start - request->came), seconds_taken, images.count, {}};
+      for (const OutputShape& shape : engine_.info().outputs) {
+        const auto begin = outputs->at(shape.name).cbegin() + first * shape.floats();
+        auto& own = &shape == engine_.info().outputs.data() ? answer.output : answer.layers[shape.name];
+        own.assign(begin, begin + request->images.count * shape.floats());
+      }
+      first += request->images.count;
+      finish(*request, std::move(answer));
     }
     // What the next call waits for is more than the engine: the batch is put together, and answers are given out.
     if (elastic_ && taken_.front()->setting.empty()) {

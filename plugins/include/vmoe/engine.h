@@ -118,7 +118,8 @@ typedef struct vmoe_load_options {
   const char* profile;
   /* Path of the ONNX Runtime library; one that is too old is refused. NULL takes the first of: one that is loaded
    * already, the path in the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library
-   * was installed into, libonnxruntime.so, libonnxruntime.so.1. */
+   * was installed into, libonnxruntime.so, libonnxruntime.so.1; on macOS, libonnxruntime.dylib and
+   * libonnxruntime.1.dylib. */
   const char* onnxruntime;
   /* 1 has ONNX Runtime's threads look for work for tens of milliseconds after a call, 0 has them sleep at once. */
   int32_t spin;
@@ -150,8 +151,8 @@ VMOE_API void vmoe_engine_free(vmoe_engine* engine);
 typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
 
 /* MEMBERS are the logits of each member of an ensemble of experts (E3), [M, classes] an image. An ensemble's LOGITS are
-   the logarithm of its members' mean probability. */
-typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3 } vmoe_output;
+   the logarithm of its members' mean probability. TOKENS are all of them, [T, D] an image. */
+typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3, VMOE_TOKENS = 4 } vmoe_output;
 
 /* How logits become probabilities: over all classes, or of each class alone, as in SigLIP. */
 typedef enum vmoe_probabilities { VMOE_SOFTMAX = 1, VMOE_SIGMOID = 2 } vmoe_probabilities;
@@ -199,10 +200,24 @@ typedef struct vmoe_info {
   int32_t routing_kind;              /* vmoe_routing_kind */
   int32_t front_tokens;              /* stand before the patches of an image: a class token, registers */
   int64_t patch_rows, patch_columns; /* patches of an image; 0 where the bundle doesn't say */
+  int64_t num_outputs;               /* that and those of blocks: see vmoe_engine_output */
 } vmoe_info;
 
 /* Fills `info`, up to its struct_size. */
 VMOE_API vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info);
+
+/* An output of a bundle, float32[N, rows, columns], or [N, columns] where rows are 0. */
+typedef struct vmoe_output_shape {
+  size_t struct_size;
+  const char* name; /* "logits", "features", "members", "tokens"; or "layer3", the residual stream behind block 3 */
+  int64_t rows;     /* tokens, or members of an ensemble; 0 of logits and features */
+  int64_t columns;
+} vmoe_output_shape;
+
+#define VMOE_OUTPUT_SHAPE_INIT {sizeof(vmoe_output_shape), NULL, 0, 0}
+
+/* An output, 0 <= index < num_outputs; the first is the one that vmoe_info.output says. */
+VMOE_API vmoe_status* vmoe_engine_output(const vmoe_engine* engine, int64_t index, vmoe_output_shape* output);
 
 /* Name of a class, 0 <= index < num_class_names. */
 VMOE_API vmoe_status* vmoe_engine_class_name(const vmoe_engine* engine, int64_t index, const char** name);
@@ -264,7 +279,7 @@ typedef struct vmoe_picture {
 VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_picture* picture, void* image,
                                                 size_t image_bytes);
 
-/* Logits, or features, of a batch.
+/* Logits, or features or tokens, of a batch: the first output.
  *
  * setting: NULL for the engine's profile; must be NULL or empty for a dense ViT and Soft MoE.
  * output: receives float32[N, output_size]; caller's memory.
@@ -301,6 +316,18 @@ VMOE_API void vmoe_cancellation_free(vmoe_cancellation* cancellation);
 VMOE_API vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_images* images,
                                                   const vmoe_setting* setting, vmoe_cancellation* cancellation,
                                                   float* output, size_t output_size);
+
+/* Several outputs of one run of the model.
+ *
+ * names: of outputs, such as "tokens" and "layer3", each once; `count` of them, 1 or more.
+ * outputs: for each a caller's memory, which receives float32[N, rows, columns].
+ * output_sizes: number of floats that each has room for.
+ * The others as for vmoe_engine_run_cancellable.
+ */
+VMOE_API vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const vmoe_images* images,
+                                              const vmoe_setting* setting, vmoe_cancellation* cancellation,
+                                              const char* const* names, float* const* outputs,
+                                              const size_t* output_sizes, size_t count);
 
 typedef struct vmoe_routing vmoe_routing;
 

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -163,8 +164,8 @@ class Engine {
     return info_.image_bytes();
   }
 
-  // Logits, or features, f32[N, output_size], into the caller's memory; `size` floats of room, N * output_size or more.
-  // Returns the number of floats written.
+  // Logits, or features or tokens, f32[N, output_size], into the caller's memory; `size` floats of room, N *
+  // output_size or more. Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
     return run_into(images, setting, nullptr, output, size);
   }
@@ -175,7 +176,7 @@ class Engine {
     return run_into(images, setting, cancellation.handle(), output, size);
   }
 
-  // Logits, or features, f32[N, output_size].
+  // Logits, or features or tokens, f32[N, output_size].
   Result<std::vector<float>> run(const Images& images, const Setting& setting = {}) const {
     return run_new(images, setting, nullptr);
   }
@@ -183,6 +184,28 @@ class Engine {
   // The same, but that `cancellation` ends the call with VMOE_CANCELLED.
   Result<std::vector<float>> run(const Images& images, const Setting& setting, const Cancellation& cancellation) const {
     return run_new(images, setting, cancellation.handle());
+  }
+
+  // All outputs, info().outputs, by name, each f32[N, floats()].
+  Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images,
+                                                                const Setting& setting = {}) const {
+    std::map<std::string, std::vector<float>> found;
+    std::vector<const char*> names;
+    std::vector<float*> outputs;
+    std::vector<size_t> sizes;
+    for (const OutputShape& output : info_.outputs) {
+      auto& values = found[output.name];
+      values.resize(static_cast<size_t>(rows_of(images) * output.floats()));
+      names.push_back(output.name.c_str());
+      outputs.push_back(values.data());
+      sizes.push_back(values.size());
+    }
+    const vmoe_images c_images = internal::c_images(images);
+    const vmoe_setting c_setting = internal::c_setting(setting);
+    auto* status = vmoe_engine_run_outputs(handle_.get(), &c_images, &c_setting, nullptr, names.data(), outputs.data(),
+                                           sizes.data(), names.size());
+    if (status != nullptr) return internal::take(status);
+    return found;
   }
 
   // Runs `count` images of zeros, so that the first call of as many images at this setting finds its memory allocated
@@ -229,11 +252,14 @@ class Engine {
     return static_cast<size_t>(images.count * info_.output_size);
   }
 
+  // Images to allocate for: not for a count that the model refuses.
+  static int64_t rows_of(const Images& images) {
+    return images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
+  }
+
   Result<std::vector<float>> run_new(const Images& images, const Setting& setting,
                                      vmoe_cancellation* cancellation) const {
-    // A count that the model refuses must not be allocated for first.
-    const int64_t rows = images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
-    std::vector<float> output(static_cast<size_t>(rows * info_.output_size));
+    std::vector<float> output(static_cast<size_t>(rows_of(images) * info_.output_size));
     auto written = run_into(images, setting, cancellation, output.data(), output.size());
     if (!written) return written.error();
     return output;
@@ -265,7 +291,13 @@ class Engine {
              c.front_tokens,
              c.patch_rows,
              c.patch_columns,
-             static_cast<vmoe_probabilities>(c.probabilities)};
+             static_cast<vmoe_probabilities>(c.probabilities),
+             {}};
+    for (int64_t i = 0; i < c.num_outputs; ++i) {
+      vmoe_output_shape output = VMOE_OUTPUT_SHAPE_INIT;
+      if (auto* status = vmoe_engine_output(handle_.get(), i, &output)) return status;
+      info_.outputs.push_back({output.name, output.rows, output.columns});
+    }
     for (int64_t i = 0; i < c.num_class_names; ++i) {
       const char* name = nullptr;
       if (auto* status = vmoe_engine_class_name(handle_.get(), i, &name)) return status;

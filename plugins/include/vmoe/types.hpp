@@ -99,6 +99,15 @@ struct LayerRouting {
   }
 };
 
+// An output of a bundle, f32[N, rows, columns], or [N, columns] where rows are 0: see vmoe_output_shape.
+struct OutputShape {
+  std::string name;
+  int64_t rows = 0, columns = 0;
+
+  // Per image.
+  int64_t floats() const { return std::max<int64_t>(rows, 1) * columns; }
+};
+
 // What a bundle is and what runs it.
 struct Info {
   int64_t height = 0, width = 0, channels = 0;
@@ -120,6 +129,7 @@ struct Info {
   int32_t front_tokens = 0;                         // stand before the patches of an image: class token, registers
   int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 where the bundle doesn't say
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
+  std::vector<OutputShape> outputs;                 // `output`, then those of blocks, such as "layer3"
 
   // Bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }

@@ -22,8 +22,9 @@ inline constexpr char kInlinedGraph[] = "model.inlined.onnx";
 inline constexpr char kMergingGraph[] = "model.merging.onnx";
 inline constexpr char kImageInput[] = "image";
 inline constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8", "int4", "bf16-experts"};
-inline constexpr const char* kOutputs[] = {"logits", "members", "features"};
+inline constexpr const char* kOutputs[] = {"logits", "members", "features", "tokens"};
 inline constexpr const char* kProbabilities[] = {"softmax", "sigmoid"};
+inline constexpr char kLayerPrefix[] = "layer";
 inline constexpr char kDenseGraphKey[] = "model";
 inline constexpr const char* kRoutingKinds[] = {"top-k", "experts-choice", "soft"};
 inline constexpr const char* kSettingKinds[] = {"dense", "top-k", "ensemble", "experts-choice", "soft"};
@@ -35,6 +36,8 @@ inline constexpr char kSha256Pattern[] = "[0-9a-f]{64}";
 inline constexpr char kBlockPattern[] = "encoderblock_[0-9]{1,6}";
 inline constexpr char kGroupPattern[] = "image|batch|(tokens:)?([1-9][0-9]{0,8})";
 inline constexpr int64_t kMaxMoeLayers = 1000;
+inline constexpr int64_t kMaxBlock = 999999;
+inline constexpr int64_t kMaxOutputSize = 16777216;
 inline constexpr int64_t kMaxSteps = 6;
 inline constexpr int64_t kMaxSide = 65536;
 inline constexpr int64_t kMaxResizedSide = 8388608;
@@ -75,8 +78,13 @@ inline constexpr Field kManifestFields[] = {
     {"", "preprocessing", FieldType::kObject, 0, false, ~0U, {}},
     {"preprocessing", "steps", FieldType::kText, 0, false, ~0U, {}},
     {"", "output", FieldType::kObject, 0, false, ~0U, {}},
-    {"output", "name", FieldType::kText, 0, false, ~0U, {"logits", "members", "features"}},
+    {"output", "name", FieldType::kText, 0, false, ~0U, {"logits", "members", "features", "tokens"}},
     {"output", "size", FieldType::kWhole, 16777216, false, ~0U, {}},
+    {"output", "tokens", FieldType::kWhole, 16777216, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
+    {"", "layers", FieldType::kObject, 0, true, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
+    {"layers", "blocks", FieldType::kList, 0, false, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
+    {"layers", "tokens", FieldType::kWhole, 16777216, false, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
+    {"layers", "size", FieldType::kWhole, 16777216, false, kOfDense | kOfTopK | kOfExpertsChoice | kOfSoft, {}},
     {"", "class_names", FieldType::kList, 0, true, ~0U, {}},
     {"", "probabilities", FieldType::kText, 0, true, ~0U, {"softmax", "sigmoid"}},
     {"", "precision", FieldType::kText, 0, false, ~0U, {"fp32", "bf16", "int8", "int4", "bf16-experts"}},

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -72,6 +73,21 @@ ImageBatch read_images(const Input& tensor, std::string_view binary, const vmoe:
   return batch;
 }
 
+// Refuses outputs that the model doesn't have, that are asked for twice, or classes of one that isn't logits.
+void check_outputs(const Input& asked, const vmoe::Info& info) {
+  std::set<std::string> left;
+  std::string known;
+  for (const vmoe::OutputShape& output : info.outputs) {
+    left.insert(output.name);
+    known += (known.empty() ? "" : "', '") + output.name;
+  }
+  for (const Input& output : asked) {
+    const std::string name = output["name"];
+    if (left.erase(name) == 0) throw RequestError(info.outputs.size() > 1 ? kWrongOutputs : kWrongOutput, known);
+    if (name != "logits" && !output["parameters"]["classification"].is_null()) throw RequestError(kNoClasses, name);
+  }
+}
+
 // The fields of a request, and its images.
 std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info& info, int64_t most_images) {
   const std::string_view body = request.body(), json_length = request[kHeaderLength];
@@ -84,12 +100,7 @@ std::pair<Input, ImageBatch> read_infer(const Request& request, const vmoe::Info
   Input fields = read_json(body.substr(0, *length), pixels * static_cast<size_t>(info.channels) + 100,
                            pixels + rows + static_cast<size_t>(most_images) + 1000);
   read_object("infer", fields);
-  for (const Input& output : fields["outputs"]) {
-    if (output["name"] != output_name(info)) throw RequestError(kWrongOutput, output_name(info));
-    if (info.output != VMOE_LOGITS && !output["parameters"]["classification"].is_null()) {
-      throw RequestError(kNoClasses, output_name(info));
-    }
-  }
+  check_outputs(fields["outputs"], info);
   ImageBatch images = read_images(fields["inputs"][0], body.substr(*length), info, most_images);
   return {std::move(fields), std::move(images)};
 }
@@ -129,34 +140,44 @@ Response endpoints::infer(Service& service, Exchange& exchange) {
   const auto [fields, images] =
       service.run_on(service.tensors, [&] { return read_infer(exchange.request, info, service.options.max_waiting); });
   const vmoe::Answer answer = service.answer(images, fields["parameters"]["setting"], exchange.has_gone);
-  const Input& outputs = fields["outputs"];
-  Input parameters = outputs.empty() ? Input() : outputs[0]["parameters"];
-  const Input& wanted = parameters["binary_data"];
-  const bool is_binary = (wanted.is_null() ? fields["parameters"]["binary_data_output"] : wanted) == true;
-  Json tensor = output_tensor(info, images.count);
+  Json tensors = Json::array();
   std::string binary;
-  const auto add = [&](const auto& values) {
-    if (!is_binary) {
-      tensor["data"] = values;  // null for what JSON has no number for
-      return;
+  const auto add = [&](const vmoe::OutputShape& output, Input parameters) {
+    const bool is_first = output.name == info.outputs.front().name;
+    const std::vector<float>& values = is_first ? answer.output : answer.layers.at(output.name);
+    Json tensor = output_tensor(output, images.count);
+    const Input& wanted = parameters["binary_data"];
+    const bool is_binary = (wanted.is_null() ? fields["parameters"]["binary_data_output"] : wanted) == true;
+    const auto add_values = [&](const auto& values) {
+      if (!is_binary) {
+        tensor["data"] = values;  // null for what JSON has no number for
+        return;
+      }
+      const std::string bytes = as_binary(values);
+      tensor["parameters"] = {{"binary_data_size", bytes.size()}};
+      binary += bytes;
+    };
+    if (const Input& most = parameters["classification"]; most.is_null()) {
+      add_values(values);
+    } else {
+      const auto texts = most_probable(service, values, most);
+      tensor["datatype"] = "BYTES";
+      tensor["shape"][1] = texts.size() / static_cast<size_t>(images.count);
+      add_values(texts);
     }
-    binary = as_binary(values);
-    tensor["parameters"] = {{"binary_data_size", binary.size()}};
+    tensors.push_back(std::move(tensor));
   };
-  if (const Input& most = parameters["classification"]; most.is_null()) {
-    add(answer.output);
-  } else {
-    const auto texts = most_probable(service, answer.output, most);
-    tensor["datatype"] = "BYTES";
-    tensor["shape"][1] = texts.size() / static_cast<size_t>(images.count);
-    add(texts);
+  for (const vmoe::OutputShape& output : info.outputs) {
+    if (fields["outputs"].empty()) add(output, {});
+    for (const Input& asked : fields["outputs"]) {
+      if (asked["name"] == output.name) add(output, asked["parameters"]);
+    }
   }
-  Json reply = {
-      {"model_name", service.options.name}, {"model_version", kVersion}, {"outputs", Json::array({std::move(tensor)})}};
+  Json reply = {{"model_name", service.options.name}, {"model_version", kVersion}, {"outputs", std::move(tensors)}};
   if (!answer.setting.empty()) reply["parameters"] = {{"setting", answer.setting}};
   if (!fields["id"].is_null()) reply["id"] = fields["id"];
   std::string text = to_text(reply);
-  if (!is_binary) return text_response(std::move(text), kJson);
+  if (binary.empty()) return text_response(std::move(text), kJson);
   const size_t json_length = text.size();
   Response response = text_response(text + binary, kBinary);
   response.set(kHeaderLength, std::to_string(json_length));

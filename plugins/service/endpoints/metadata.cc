@@ -27,6 +27,8 @@ Response endpoints::model(Service& service, Exchange&) {
   const vmoe::Info& info = service.engine.info();
   Json profiles = Json::array();
   for (const vmoe::Profile& profile : service.engine.profiles()) profiles.push_back(profile.name);
+  Json outputs = Json::array();
+  for (const vmoe::OutputShape& output : info.outputs) outputs.push_back(output_tensor(output, -1));
   const bool has_logits = info.output == VMOE_LOGITS;
   const Json probabilities = has_logits ? Json(info.probabilities == VMOE_SIGMOID ? "sigmoid" : "softmax") : Json();
   const Json input = {{"name", kInputName},
@@ -37,7 +39,7 @@ Response endpoints::model(Service& service, Exchange&) {
        {"versions", Json::array({kVersion})},
        {"platform", "vmoe-export, " + info.runtime},
        {"inputs", Json::array({input})},
-       {"outputs", Json::array({output_tensor(info, -1)})},
+       {"outputs", outputs},
        {"parameters", {{"profiles", profiles}, {"level", service.level()}, {"probabilities", probabilities}}}});
 }
 

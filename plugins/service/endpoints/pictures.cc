@@ -25,7 +25,7 @@ Input read_pictures(Request& request, int64_t most_images) {
     for (auto& [name, value] : body.items()) {
       if (!value.is_null()) values[name] = std::move(value);
     }
-    read_object("pictures", values);
+    read_object("pictures", values, "", static_cast<size_t>(most_images));
   } else if (request.body().empty() || content_type.starts_with("multipart/")) {
     throw RequestError(kNoPicture);
   } else {
@@ -33,15 +33,16 @@ Input read_pictures(Request& request, int64_t most_images) {
     read_object("pictures", values);
     values["images"][0] = std::move(request.body());
   }
-  const size_t count = values["images"].size();
-  if (count > static_cast<size_t>(most_images)) throw RequestError(kWrongImageCount, most_images, count);
   return values;
 }
 
 std::pair<Input, vmoe::Answer> answered(Service& service, Exchange& exchange, vmoe_output output) {
   const vmoe_output own = service.engine.info().output;
   if (own != output) {
-    throw RequestError(own == VMOE_LOGITS ? kLogitsModel : own == VMOE_FEATURES ? kFeaturesModel : kMembersModel);
+    throw RequestError(own == VMOE_LOGITS     ? kLogitsModel
+                       : own == VMOE_FEATURES ? kFeaturesModel
+                       : own == VMOE_MEMBERS  ? kMembersModel
+                                              : kTokensModel);
   }
   Input request =
       service.run_on(service.pictures, [&] { return read_pictures(exchange.request, service.options.batch_size); });

@@ -71,7 +71,7 @@ def _expected_inputs(manifest: Manifest, *, settings: bool, merges: bool) -> dic
 
 
 def _expected_outputs(manifest: Manifest, fixed: Profile | None, merges: bool) -> dict[str, Port]:
-    outputs: dict[str, Port] = {manifest.output: Port("float32", (None, *manifest.output_shape))}
+    outputs = {name: Port("float32", (None, *shape)) for name, shape in manifest.answers.items()}
     for layer, experts in zip(manifest.moe_layers, manifest.rules.experts, strict=True):
         of_layer = layer_outputs(manifest, experts, fixed=fixed)
         if not merges:

@@ -37,10 +37,11 @@ PRECISIONS = tuple(EXPERT_WEIGHT_BYTES)
 EXACTNESS: tuple[Precision, ...] = ("fp32", "bf16-experts", "bf16", "int8", "int4")
 """Precisions, the most exact one first."""
 
-Output = Literal["logits", "members", "features"]
-"""What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); or what the head would get."""
+Output = Literal["logits", "members", "features", "tokens"]
+"""What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); what the head would get; or all
+tokens behind the last block and its norm."""
 
-OUTPUTS: tuple[Output, ...] = ("logits", "members", "features")
+OUTPUTS: tuple[Output, ...] = ("logits", "members", "features", "tokens")
 
 Probabilities = Literal["softmax", "sigmoid"]
 """How logits become probabilities: over all classes, or of each class alone, as in SigLIP."""
@@ -51,6 +52,19 @@ TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 """What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
 
 TENSORRT_PRECISIONS: tuple[TensorRtPrecision, ...] = ("fp32", "fp16", "bf16")
+
+LAYER_PREFIX = "layer"
+
+
+def layer_output(block: int) -> str:
+    """The name of the output that is the residual stream behind a block, float32[N, tokens, hidden size], before any norm.
+
+    Examples:
+        >>> layer_output(3)
+        'layer3'
+    """
+    return f"{LAYER_PREFIX}{block}"
+
 
 DENSE_GRAPH_KEY = "model"
 """Stands in for a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
@@ -113,8 +127,11 @@ class Manifest:
     Attributes:
         model: the model description, as `vmoe-export` wrote it (field names of the official configs).
         input: what the graph takes.
-        output: "logits", "members" or "features".
+        output: "logits", "members", "features" or "tokens".
         outputs: size of the last dimension of the output.
+        answers: what the graph returns beside the routing: the shape of an image's part by the name of the output; first
+            that of `output`, (classes,), (members, classes), (feature size,) or (tokens, hidden size), then those of blocks,
+            see `layer_output`.
         probabilities: how logits become probabilities; see `Probabilities`.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles.
@@ -133,6 +150,7 @@ class Manifest:
     input: InputSpec
     output: Output
     outputs: int
+    answers: Mapping[str, tuple[int, ...]]
     probabilities: Probabilities
     moe_layers: tuple[str, ...]
     rules: Rules
@@ -162,8 +180,8 @@ class Manifest:
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of an image's output: (classes,), (members, classes) or (feature size,)."""
-        return (self.ensemble_size, self.outputs) if self.output == "members" else (self.outputs,)
+        """Shape of an image's output, see `answers`."""
+        return self.answers[self.output]
 
     @property
     def summary(self) -> str:

@@ -31,9 +31,10 @@ SHA256_PATTERN = "[0-9a-f]{64}"
 BLOCK_PATTERN = "encoderblock_[0-9]{1,6}"
 GROUP_PATTERN = "image|batch|(tokens:)?([1-9][0-9]{0,8})"
 MAX_MOE_LAYERS = 1_000
+MAX_BLOCK = 999_999
 _MAX_PIXELS = 65_536  # of a side, and channels
 _MAX_BATCH_MULTIPLE = 65_536
-_MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head comes near it
+MAX_OUTPUT_SIZE = 2**24  # callers allocate this many floats per image; no head comes near it, nor the tokens of an image
 _MAX_SLOTS = 65_536  # of an expert and group in Soft MoE
 _MAX_INT32 = 2**31 - 1  # graphs count tokens and slots in int32
 _MAX_FILE_BYTES = 2**53
@@ -45,6 +46,7 @@ or more, or as a count 0."""
 _TOP_K = ROWS["k"].kinds
 _WITH_CAPACITY = ROWS["capacity"].kinds
 _MERGING = ROWS["merge"].kinds
+_SINGLE = tuple(kind for kind in SETTING_KINDS if kind != "ensemble")
 
 
 class Field(NamedTuple):
@@ -80,7 +82,12 @@ MANIFEST_FIELDS = (
     Field("preprocessing.steps", "text"),
     Field("output", "object"),
     Field("output.name", "text", choices=OUTPUTS),
-    Field("output.size", "whole", _MAX_OUTPUT_SIZE),
+    Field("output.size", "whole", MAX_OUTPUT_SIZE),
+    Field("output.tokens", "whole", MAX_OUTPUT_SIZE, optional=True, kinds=_SINGLE),
+    Field("layers", "object", optional=True, kinds=_SINGLE),
+    Field("layers.blocks", "list", kinds=_SINGLE),
+    Field("layers.tokens", "whole", MAX_OUTPUT_SIZE, kinds=_SINGLE),
+    Field("layers.size", "whole", MAX_OUTPUT_SIZE, kinds=_SINGLE),
     Field("class_names", "list", optional=True),
     Field("probabilities", "text", choices=PROBABILITIES, optional=True),
     Field("precision", "text", choices=PRECISIONS),

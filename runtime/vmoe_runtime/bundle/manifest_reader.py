@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Set
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from vmoe_runtime.bundle.manifest import (
     InputSpec,
     Manifest,
     TensorRtGraphs,
+    layer_output,
 )
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
@@ -74,6 +76,7 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
     layers, group = ((), None) if kind == "dense" else (_layers(raw), _group(raw))
     rules = _rules(raw, kind, len(layers))
     profiles = _profiles(raw["profiles"], kind, rules)
+    answers = _answers(raw, rules.ensemble_size)
     files = _files(raw["files"])
     if (MERGING_GRAPH in files) != (raw["graphs"].get("merging") is not None):
         raise ValueError(f"'graphs' and 'files' don't agree on {MERGING_GRAPH}")
@@ -82,6 +85,7 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
         input=InputSpec(image["dtype"], image["height"], image["width"], image["channels"], steps),
         output=output["name"],
         outputs=output["size"],
+        answers=MappingProxyType(answers),
         probabilities=raw.get("probabilities") or PROBABILITIES[0],
         moe_layers=layers,
         rules=rules,
@@ -94,6 +98,27 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
         files=MappingProxyType(files),
         raw=MappingProxyType(raw),
     )
+
+
+def _answers(raw: Mapping[str, Any], members: int) -> dict[str, tuple[int, ...]]:
+    """Shape of an image's part of each output but the routing."""
+    output: Mapping[str, Any] = raw["output"]
+    name, size, tokens = output["name"], output["size"], output.get("tokens")
+    if (tokens is not None) != (name == "tokens"):
+        raise ValueError("an output of tokens, and no other, has a number of 'tokens'")
+    answers: dict[str, tuple[int, ...]] = {name: (members, size) if name == "members" else (size,)}
+    by_token = {name: (tokens, size)} if tokens else {}
+    if layers := raw.get("layers"):
+        blocks = layers["blocks"]
+        # True is equal to 1 in Python, and no number of a block.
+        if not blocks or not all(type(block) is int and 0 <= block <= tables.MAX_BLOCK for block in blocks):
+            raise ValueError(f"'blocks' must be numbers of encoder blocks, 0 to {tables.MAX_BLOCK}")
+        if blocks != sorted(set(blocks)):
+            raise ValueError("'blocks' must be in ascending order, each once")
+        by_token |= {layer_output(block): (layers["tokens"], layers["size"]) for block in blocks}
+    if any(math.prod(shape) > tables.MAX_OUTPUT_SIZE for shape in by_token.values()):
+        raise ValueError(f"'tokens' times 'size' is more than {tables.MAX_OUTPUT_SIZE}")
+    return answers | by_token
 
 
 def _layers(raw: Mapping[str, Any]) -> tuple[str, ...]:

@@ -93,6 +93,8 @@ class Bundle:
         except (FileNotFoundError, ValueError):
             # A path keeps one of an address's slashes.
             hint = "; an address must be copied to a folder first" if ":/" in str(path) else ""
+            if Path(f"{path}.index").is_file():  # a checkpoint's
+                hint = _of_a_model(path)
             raise BundleError(f"{path} is not a bundle: there is no folder of that name{hint}") from None
         except OSError as error:
             raise BundleError(f"{path} is not a bundle: {error.strerror}") from None

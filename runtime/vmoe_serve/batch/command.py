@@ -116,6 +116,10 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
         raise click.UsageError("--top is the number of classes, and --output-logits writes none")
     if not logits and manifest.output != "logits":
         raise click.UsageError(f"{bundle} outputs {manifest.output}, not classes; write them with --output-logits")
+    if logits and len(manifest.answers) > 1:
+        raise click.UsageError(
+            f"{bundle} outputs {', '.join(manifest.answers)}, and a job writes one; export it without --layers"
+        )
     name = given["profile"]
     return Job(
         bundle=digest,
@@ -167,7 +171,9 @@ def _process(
             for part, table in answered_parts(source, job.column, parts, replicas, cpus, arguments, after_block):
                 written.append(_write(output, job, part, table))
     except KeyboardInterrupt:
-        click.echo(f"{len(parts) - len(written):,} parts are missing; run the same command again to resume", err=True)
+        missing = len(parts) - len(written)
+        are = "part is" if missing == 1 else "parts are"
+        click.echo(f"{missing:,} {are} missing; run the same command again to resume", err=True)
         raise
     return written
 

@@ -123,8 +123,7 @@ class Output:
             force: remove the parts of another job.
 
         Raises:
-            BatchError: the folder holds another job, or files that no job wrote.
-            OSError: it can't be written.
+            BatchError: the folder can't be written, or it holds another job, or files that no job wrote.
         """
         try:
             _ = self._location.kind  # ends where no server answers
@@ -135,7 +134,7 @@ class Output:
             self._put(WRITER_NAME, self._token.encode())
             self._put(JOB_NAME, self._job.text.encode())
             self._remove(name for name in names if self._is_left_over(name))
-        except (VmoeError, OSError):
+        except VmoeError:
             raise
         except Exception as error:  # packages of fsspec raise their own
             raise BatchError(f"{self._location.text} can't be written: {reason_of(error, self._location.text)}") from None

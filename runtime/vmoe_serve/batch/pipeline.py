@@ -66,7 +66,8 @@ class Classifier:
         answers: list[Sequence[Any] | str] = []
         while chunk := list(islice(decoded, self._batch_size)):
             arrays = [each for each in chunk if not isinstance(each, str)]
-            outputs = iter(self._engine(np.concatenate(arrays)) if arrays else ())
+            own = self._engine.manifest.output
+            outputs = iter(self._engine.outputs(np.concatenate(arrays))[own] if arrays else ())
             answers += [each if isinstance(each, str) else self._answer(next(outputs)) for each in chunk]
         columns = {"path": block["path"]}
         for position, field in enumerate(self._job.answer_fields):

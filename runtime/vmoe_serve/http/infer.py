@@ -29,28 +29,44 @@ async def infer(service: Service, request: Request) -> Response:
     content, images = _read(await service.body(request), request.headers.get(endpoints.HEADER_LENGTH), service)
     batch = await run(service.tensors, _batch, service, images)
     answer = await service.answer(batch, content["parameters"]["setting"])
-    parameters = content["outputs"][0]["parameters"] if content["outputs"] else {}
-    tensor: dict[str, Any] = {"name": service.engine.manifest.output}
-    if (most := parameters.get("classification")) is None:
-        tensor |= {"datatype": "FP32", "shape": list(answer.logits.shape)}
-        values = [value if math.isfinite(value) else None for value in answer.logits.ravel().tolist()]
-        binary = np.ascontiguousarray(answer.logits, "<f4").tobytes()
-    else:
-        values = _classes(service, answer.logits, most)
-        tensor |= {"datatype": "BYTES", "shape": [len(answer.logits), len(values) // len(answer.logits)]}
-        binary = b"".join(len(text).to_bytes(4, "little") + text for text in (value.encode() for value in values))
-    wanted = parameters.get("binary_data")
-    is_binary = content["parameters"]["binary_data_output"] if wanted is None else wanted
-    tensor |= {"parameters": {"binary_data_size": len(binary)}} if is_binary else {"data": values}
-    reply: dict[str, Any] = {"model_name": service.name, "model_version": endpoints.VERSION, "outputs": [tensor]}
+    asked = {each["name"]: each["parameters"] for each in content["outputs"]} or {name: {} for name in answer.outputs}
+    usual = {"binary_data": content["parameters"]["binary_data_output"]}
+    tensors, binary = [], b""
+    for name, values in answer.outputs.items():
+        if name in asked:
+            given = {key: value for key, value in asked[name].items() if value is not None}
+            tensor, after = _tensor(service, name, values, usual | given)
+            tensors.append(tensor)
+            binary += after
+    reply: dict[str, Any] = {"model_name": service.name, "model_version": endpoints.VERSION, "outputs": tensors}
     if answer.setting is not None:
         reply["parameters"] = {"setting": answer.setting}
     if content["id"] is not None:
         reply["id"] = content["id"]
     text = json.dumps(reply, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()
-    if not is_binary:
+    if not binary:
         return Response(text, media_type=endpoints.JSON)
     return Response(text + binary, headers={endpoints.HEADER_LENGTH: str(len(text))}, media_type=endpoints.BINARY)
+
+
+def _tensor(service: Service, name: str, output: Array, parameters: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+    """The tensor of an output, and its bytes that follow the JSON."""
+    is_binary, binary = parameters["binary_data"], b""
+    data: list[Any] = []
+    if (most := parameters.get("classification")) is not None:
+        data = _classes(service, output, most)
+        datatype, shape = "BYTES", [len(output), len(data) // len(output)]
+        binary = b"".join(len(text).to_bytes(4, "little") + text for text in (value.encode() for value in data))
+    else:
+        datatype, shape = "FP32", list(output.shape)
+        if is_binary:
+            binary = np.ascontiguousarray(output, "<f4").tobytes()
+        else:
+            data = [value if math.isfinite(value) else None for value in output.ravel().tolist()]
+    tensor = {"name": name, "datatype": datatype, "shape": shape}
+    if is_binary:
+        return {**tensor, "parameters": {"binary_data_size": len(binary)}}, binary
+    return {**tensor, "data": data}, b""
 
 
 def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dict[str, Any], Array]:
@@ -62,10 +78,13 @@ def _read(body: bytes, header_length: str | None, service: Service) -> tuple[dic
             raise RequestError(endpoints.WRONG_LENGTH, shown(header_length), length)
         length = int(header_length)
     content, manifest = read_object("infer", read_json(body[:length])), service.engine.manifest
-    if any(each["name"] != manifest.output for each in content["outputs"]):
-        raise RequestError(endpoints.WRONG_OUTPUT, manifest.output)
-    if manifest.output != "logits" and any(each["parameters"]["classification"] for each in content["outputs"]):
-        raise RequestError(endpoints.NO_CLASSES, manifest.output)
+    asked = [each["name"] for each in content["outputs"]]
+    if not manifest.answers.keys() >= set(asked) or len(set(asked)) < len(asked):
+        refusal = endpoints.WRONG_OUTPUTS if len(manifest.answers) > 1 else endpoints.WRONG_OUTPUT
+        raise RequestError(refusal, "', '".join(manifest.answers))
+    for each in content["outputs"]:
+        if each["name"] != "logits" and each["parameters"]["classification"]:
+            raise RequestError(endpoints.NO_CLASSES, each["name"])
     tensor = content["inputs"][0]
     if tensor["shape"][1:] != [*manifest.input.size]:
         # Before anything of that shape is made, as it may be larger than any array.

@@ -28,7 +28,9 @@ async def model(service: Service, _: Request) -> Response:
             "versions": [endpoints.VERSION],
             "platform": f"vmoe-export, {service.engine.backend_description}",
             "inputs": [{"name": endpoints.INPUT_NAME, "datatype": datatype, "shape": [-1, *manifest.input.size]}],
-            "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, *manifest.output_shape]}],
+            "outputs": [
+                {"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in manifest.answers.items()
+            ],
             "parameters": {
                 "profiles": list(service.engine.profiles),
                 "level": service.batcher.load().level,

@@ -20,6 +20,7 @@ _OTHER_MODELS: dict[Output, endpoints.Refusal] = {
     "logits": endpoints.LOGITS_MODEL,
     "features": endpoints.FEATURES_MODEL,
     "members": endpoints.MEMBERS_MODEL,
+    "tokens": endpoints.TOKENS_MODEL,
 }
 
 
@@ -62,10 +63,7 @@ def _read(body: bytes, content_type: str, query: Mapping[str, str], most_images:
         values["images"] = [body]
     else:
         raise RequestError(endpoints.NO_PICTURE)
-    content = read_object("pictures", values)
-    if (count := len(content["images"])) > most_images:
-        raise RequestError(endpoints.WRONG_IMAGE_COUNT, most_images, count)
-    return content
+    return read_object("pictures", values, most_items=most_images)
 
 
 def _call(answer: Answer) -> dict[str, Any]:

@@ -53,13 +53,16 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
     return {key: int(text[:19]) if is_whole[key] else text for key, text in query.items()}
 
 
-def read_object(name: str, values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def read_object(
+    name: str, values: Mapping[str, Any], where: str = "", most_items: int = endpoints.MAX_WHOLE
+) -> dict[str, Any]:
     """The fields of an object of OBJECTS, with defaults for those that are left out.
 
     Args:
         name: in OBJECTS.
         values: as the client sent them.
         where: the path of the object in the request, for messages.
+        most_items: of its lists, if the table allows more.
 
     Raises:
         RequestError: a field is missing, wrong or unknown.
@@ -67,7 +70,7 @@ def read_object(name: str, values: Mapping[str, Any], where: str = "") -> dict[s
     fields = {field.name: field for field in endpoints.OBJECTS[name]}
     if name in endpoints.EXACT_OBJECTS:
         _check_known(values, fields, where)
-    return {key: _value(field, values.get(key), where + key) for key, field in fields.items()}
+    return {key: _value(field, values.get(key), where + key, most_items) for key, field in fields.items()}
 
 
 def _check_known(values: Mapping[str, Any], known: Mapping[str, Field], where: str = "") -> None:
@@ -75,7 +78,7 @@ def _check_known(values: Mapping[str, Any], known: Mapping[str, Field], where: s
         raise RequestError(endpoints.UNKNOWN_FIELD, shown(where + name), ", ".join(known))
 
 
-def _value(field: Field, value: Any, where: str) -> Any:
+def _value(field: Field, value: Any, where: str, most_items: int) -> Any:
     value = field.default if value is None else value
     if value is None and field.required:
         raise RequestError(endpoints.NO_FIELD, where)
@@ -83,7 +86,7 @@ def _value(field: Field, value: Any, where: str) -> Any:
         return None
     if field.items is None:
         return _item(field, value, where)
-    fewest, most = field.items
+    fewest, most = field.items[0], min(field.items[1], most_items)
     if not isinstance(value, list) or not fewest <= len(value) <= most:
         raise RequestError(endpoints.WRONG_LIST, where, fewest, most)
     return [_item(field, item, f"{where}.{index}") for index, item in enumerate(value)]

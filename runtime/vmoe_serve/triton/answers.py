@@ -19,9 +19,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Request = tuple[Array, Mapping[str, object]]
 """Images of one client as the bundle takes them, float32 or uint8 [N,H,W,C]; and parameters that `request_setting` reads."""
 
-Answer = tuple[Array, str | None]
-"""The rows of a request's images of what an engine's call returns, float32[N, ...]; and the name of the setting that it was
-run with, such as `c0.5-k2`, or None where the model has none."""
+Answer = tuple[Mapping[str, Array], str | None]
+"""The rows of a request's images of each output of an engine, float32[N, ...] by name; and the name of the setting that it
+was run with, such as `c0.5-k2`, or None where the model has none."""
 
 
 def answer(engine: Engine, requests: Sequence[Request]) -> list[Answer | VmoeError]:
@@ -64,11 +64,12 @@ def _batch(engine: Engine, images: Array) -> Array:
 def _answer(engine: Engine, setting: Profile | None, batch: Mapping[int, Array]) -> dict[int, Answer | VmoeError]:
     name = None if setting is None else setting.name
     try:
-        output = engine(np.concatenate(list(batch.values())), name)
+        outputs = engine.outputs(np.concatenate(list(batch.values())), name)
     except VmoeError as error:
         return dict.fromkeys(batch, error)
     ends = np.cumsum([len(images) for images in batch.values()])
-    return {number: (rows, name) for number, rows in zip(batch, np.split(output, ends[:-1]), strict=True)}
+    parts = {own: np.split(values, ends[:-1]) for own, values in outputs.items()}
+    return {number: ({own: part[i] for own, part in parts.items()}, name) for i, number in enumerate(batch)}
 
 
 def request_setting(parameters: Mapping[str, object]) -> Setting:

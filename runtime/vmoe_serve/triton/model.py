@@ -23,7 +23,7 @@ class TritonPythonModel:
     """The interface that Triton's Python backend calls.
 
     A request has `image`, float32 or uint8 [N,H,W,C], and the parameters of `vmoe_serve.triton.answers.request_setting`.
-    Its response has the bundle's output, float32[N, ...], and `setting`, text[N,1], the name of the setting that was used;
+    Its response has the bundle's outputs, float32[N, ...], and `setting`, text[N,1], the name of the setting that was used;
     or an error of one line.
     """
 
@@ -51,10 +51,10 @@ class TritonPythonModel:
         """Closes the engine."""
         self._engine.close()
 
-    def _response(self, output: np.ndarray[Any, np.dtype[Any]], setting: str | None) -> Any:
-        outputs = [triton.Tensor(self._engine.manifest.output, np.ascontiguousarray(output))]
+    def _response(self, answer: Mapping[str, np.ndarray[Any, np.dtype[Any]]], setting: str | None) -> Any:
+        outputs = [triton.Tensor(name, np.ascontiguousarray(output)) for name, output in answer.items()]
         if setting is not None:
-            names = np.full((len(output), 1), setting.encode(), object)
+            names = np.full((len(next(iter(answer.values()))), 1), setting.encode(), object)
             outputs.append(triton.Tensor(SETTING_OUTPUT, names))
         return triton.InferenceResponse(outputs)
 

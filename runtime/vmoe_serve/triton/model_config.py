@@ -34,7 +34,7 @@ def model_config(
         parameters: what the model reads when it is loaded, for "python". Clients read how logits become probabilities.
         library: absolute path of the op library, for "onnxruntime".
     """
-    outputs = [_tensor(manifest.output, "TYPE_FP32", manifest.output_shape)]
+    outputs = [_tensor(name, "TYPE_FP32", shape) for name, shape in manifest.answers.items()]
     if backend == "python" and manifest.profiles:
         outputs.append(_tensor(SETTING_OUTPUT, "TYPE_STRING", [1]))
     lines = [

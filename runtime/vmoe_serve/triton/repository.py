@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,19 +81,19 @@ def onnxruntime_model(
         name,
         model_config(name, "onnxruntime", bundle.manifest, batch_size, instances, library=library),
         {
-            "model.onnx": fixed_graph(bundle.graph(CANONICAL_GRAPH).data, bundle.manifest.output, setting),
+            "model.onnx": fixed_graph(bundle.graph(CANONICAL_GRAPH).data, bundle.manifest.answers, setting),
             WEIGHTS_NAME: bundle.path.absolute() / WEIGHTS_NAME,
         },
         "on ONNX Runtime" if profile is None else f"on ONNX Runtime at {profile.name}",
     )
 
 
-def fixed_graph(model: bytes, output: str, setting: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]) -> bytes:
+def fixed_graph(model: bytes, outputs: Collection[str], setting: Mapping[str, np.ndarray[Any, np.dtype[np.int64]]]) -> bytes:
     """Writes the values of a setting into a graph.
 
     Args:
         model: a bundle's canonical graph, a serialized ONNX model.
-        output: the output to keep; routing outputs are removed.
+        outputs: those to keep; routing outputs are removed.
         setting: values of the graph inputs that become constant, by name; empty for a model that has none.
 
     Returns:
@@ -102,8 +102,8 @@ def fixed_graph(model: bytes, output: str, setting: Mapping[str, np.ndarray[Any,
     import onnx
 
     fixed = onnx.load_model_from_string(model)
-    parts = (
-        (fixed.graph.output, lambda each: each.name == output),
+    parts: tuple[tuple[Any, Callable[[Any], bool]], ...] = (
+        (fixed.graph.output, lambda each: each.name in outputs),
         (fixed.graph.input, lambda each: each.name not in setting),
         (fixed.graph.initializer, lambda each: each.name not in setting),
     )

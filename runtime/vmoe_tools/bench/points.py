@@ -44,8 +44,8 @@ class Point:
         return self.batch_size, self.engine.manifest.input
 
     def logits(self, batch: Array) -> Array:
-        """float32[N, classes] of a batch of `batch_size` images."""
-        return self.engine(batch, self.profile)
+        """float32[N, classes] of a batch of `batch_size` images, or what the bundle outputs instead."""
+        return self.engine.outputs(batch, self.profile)[self.engine.manifest.output]
 
 
 def plan_points(

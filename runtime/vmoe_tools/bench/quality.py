@@ -162,6 +162,6 @@ def experts_used(routing: Mapping[str, Routing]) -> int:
 def model_shape(manifest: Manifest) -> ModelShape | None:
     """The sizes that FLOPs are counted from; None where the manifest lacks them."""
     try:
-        return ModelShape.of(manifest.model, features=manifest.output == "features")
+        return ModelShape.of(manifest.model, features=manifest.output == "features", outputs=manifest.answers)
     except BundleError:
         return None

@@ -45,6 +45,8 @@ def sweep_profiles(rules: Rules, base: Profile | None, axes: Axes) -> tuple[list
     """
     if "capacity" not in rules.settings and not axes.keys() <= {*rules.settings, MERGE}:
         raise click.UsageError(f"the bundle is a {KIND_NAMES[rules.kind]}, which has no capacity, k or order to choose")
+    if "capacity" in axes:  # the largest ratio first, which is the one that was typed if it is too large
+        rules.profile_of(Setting.of({"capacity": max(axes["capacity"])}), base)
     profiles: dict[Profile, Profile] = {}
     left_out: dict[Profile, list[str]] = {}
     for chosen in product(*axes.values()):

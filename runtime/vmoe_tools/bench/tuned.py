@@ -61,7 +61,7 @@ def tune(
         VmoeError: the images don't fit, or a backend failed.
     """
     engine, size = first.engine, first.batch_size
-    manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model)
+    manifest, shape = engine.manifest, ModelShape.of(engine.manifest.model, outputs=engine.manifest.answers)
     least = max(2 * images_that_show(max_drop), 2 * size)
     if first.profile is None or manifest.output != "logits":
         what = "model routes nothing by a capacity; --merge 4 --merge 8 compares merged tokens"
@@ -101,7 +101,8 @@ def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: S
         found: by the search.
         points, cascades: as they were measured on the other half.
     """
-    dense = dense_flops(ModelShape.of(found.points[0].engine.manifest.model))
+    manifest = found.points[0].engine.manifest
+    dense = dense_flops(ModelShape.of(manifest.model, outputs=manifest.answers))
     full, single = points[0], points[found.single]
     results = []
     for role, one in (("full", full), ("setting", single), *(("cascade", cascade) for cascade in cascades)):

@@ -19,7 +19,7 @@ from vmoe_tools.bench.quality import count_right
 from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
 from vmoe_tools.output import check_output_file, people_stream, write_bytes, write_json
-from vmoe_tools.program import printable
+from vmoe_tools.program import complain, printable
 from vmoe_tools.terminal import Progress
 
 _BATCH = 64  # images at a time, or one routing group
@@ -81,6 +81,9 @@ def fewshot(
         "accuracy": right / len(held_out),
         "accuracy_95": [low, high],
     }
+    few = int((np.bincount(labels) <= per_class).sum())
+    if few and not quiet:
+        complain(f"classes with at most {per_class} images: {few}; one image of each is held out, the others are fitted to")
     if not quiet:
         where = f", {profile}" if profile else ""
         model = shlex.quote(str(bundle)) if engine.manifest.precision == "fp32" else "CKPT"
@@ -133,7 +136,7 @@ def _features(engine: Engine, source: ImageSource, indices: Array, progress: Pro
     done = []
     with progress.step("features", len(taken)) as advance:
         for batch, _ in taken.whole_batches(size, engine.manifest.input):
-            done.append(engine(batch))
+            done.append(engine.outputs(batch)[output])
             advance(size, size)
     features: Array = np.concatenate(done)[: len(indices)]
     if not np.isfinite(features).all():

@@ -176,7 +176,7 @@ def _model(summary: Summary) -> list[Row]:
     ensemble = f", an ensemble of {summary['ensemble_size']} members (E3)" if summary["ensemble_size"] > 1 else ""
     patch = " x ".join(map(str, model["patch_size"] or "-"))
     names, per_token = output["class_names"], parameters["per_token"]
-    classes = model["num_classes"] if output["name"] == "features" else output["shape"][-1]
+    classes = output["shape"][-1] if output["name"] in ("logits", "members") else model["num_classes"]
     known = ", without names" if names is None else f": {', '.join(map(one_line, names[:3]))}{', ...' * (len(names) > 3)}"
     share = "-" if per_token is None else f"{per_token:,}, {per_token / max(parameters['all'], 1):.1%} of them"
     if per_token is not None and summary["routing"] is not None and parameters["k"] is not None:
@@ -189,6 +189,7 @@ def _model(summary: Summary) -> list[Row]:
         ("encoder", ", ".join(encoder)),
         ("classifier", one_line(model["classifier"])),
         ("classes", one_line(classes) + known),
+        ("outputs", ", ".join(f"{name} [{', '.join(map(str, shape))}]" for name, shape in summary["outputs"].items())),
         ("parameters", f"{parameters['all']:,} in {_count(parameters['tensors'], 'tensor')}"),
         ("per token", share),
         ("dense FLOPs", f"{_short(summary['dense_flops_per_image'])} per image, of the dense model of this size"),

@@ -96,8 +96,8 @@ def interference(
 
 def _answers(engine: Engine, images: Array, order: Array, size: int, setting: Setting | str | None) -> Array:
     """The outputs of images that are called in some order, put back into their own order."""
-    calls = [engine(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
-    answers = np.concatenate(calls)
+    calls = [engine.outputs(images[order[start : start + size]], setting) for start in range(0, len(order), size)]
+    answers = np.concatenate([call[engine.manifest.output] for call in calls])
     given = np.empty_like(answers)
     given[order] = answers
     return given

@@ -34,7 +34,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
         - `parameters`: `all`; `per_token`, at most, at `k` experts per token of the first profile; `tensors`, how many
         - `routing`: `kind`, `layers`, `num_experts`, `layer_experts`, `slots_per_expert` (Soft MoE), `group`,
           `group_tokens`, `rounding`, `capacity_multiple_of`, `settings`
-        - `image` and `output`: what the graph takes and returns
+        - `image` and `output`: what the graph takes and returns; `outputs`: the shape of each output, of one image, by name
         - `profiles`: each with its slots as `capacity`, `flops_per_image`, and these as a share `of_dense`
         - `dense_flops_per_image`, of the dense model of the same size
         - `tensorrt`: `precision` and `graphs`
@@ -67,6 +67,7 @@ def summarize(bundle: Bundle, *, verified: bool) -> dict[str, Any]:
             "preprocessing": str(image.steps).split("|"),
         },
         "output": {"name": manifest.output, "shape": manifest.output_shape, "class_names": manifest.class_names},
+        "outputs": dict(manifest.answers),
         "profiles": [_profile(profile, manifest, dense) for profile in manifest.profiles.values()],
         "dense_flops_per_image": dense,
         "tensorrt": {"precision": tensorrt.precision, "graphs": dict(tensorrt.graphs)} if tensorrt else None,

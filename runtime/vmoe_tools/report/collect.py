@@ -216,6 +216,8 @@ class Collection:
         elif self.labels is None:
             why = f": {source.note}" if source.note else ""
             notes.append(f"The images have no labels, so accuracy and everything that depends on it are left out{why}.")
+        elif source.note:
+            notes.append(f"{source.note}.")
         notes += without_accuracy(self.plan.points) if self.manifest.output == "logits" else ()
         notes += filter(None, [near_chance(self.measured.points)])
         if self.samples and self.seen[self.start].patches is None:

@@ -18,7 +18,7 @@ from vmoe_tools.output import check_output_file, write_large_file
 from vmoe_tools.run.answers import Answer
 
 Table = Mapping[str, Array]
-"""Columns by name: [images] or [images, values]."""
+"""Columns by name: [images] or [images, values], and in an npz file [images, tokens, values]."""
 
 
 def check_answer_file(target: Path | None, used: Sequence[Path]) -> None:
@@ -57,24 +57,24 @@ def write_answers(target: Path, answers: Sequence[Answer], manifest: Manifest, t
 
 
 def _table(answers: Sequence[Answer], manifest: Manifest, top: int) -> Table:
-    """Image, classes or features, and error. Where there is an error the others are "", -1 and NaN."""
+    """Image, classes or other outputs, and error. Where there is an error the others are "", -1 and NaN."""
     count = len(answers)
     columns: dict[str, Array] = {"image": np.array([_text(os.fspath(each.image)) for each in answers])}
-    if manifest.output == "features":
-        columns["features"] = np.full((count, manifest.outputs), np.nan, np.float32)
-    else:
+    others = {name: shape for name, shape in manifest.answers.items() if name != "logits"}
+    columns |= {name: np.full((count, *shape), np.nan, np.float32) for name, shape in others.items()}
+    if manifest.output == "logits":
         names = np.array([*(manifest.class_names or map(str, range(manifest.outputs))), ""])
         columns["index"] = np.full((count, top), -1, np.int32)
         columns["probability"] = np.full((count, top), np.nan)
     for row, each in enumerate(answers):
-        if each.features is not None:
-            columns["features"][row] = each.features
+        for name, values in each.outputs.items():
+            columns[name][row] = values
         for rank, (index, probability) in enumerate(each.classes):
             columns["index"][row, rank], columns["probability"][row, rank] = index, probability
     if "index" in columns:
         columns["class"] = names[columns["index"]]
     columns["error"] = np.array([_text(each.error or "") for each in answers])
-    order = ("image", "class", "index", "probability", "features", "error")
+    order = ("image", "class", "index", "probability", *others, "error")
     return {name: columns[name] for name in order if name in columns}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +23,14 @@ class Answer:
         image: the file.
         classes: index and probability of the likeliest classes, likeliest first; empty where there is an error.
         error: why there are none, in one sentence; None where there are.
-        features: float32[feature size] of a bundle that returns them; None where there is an error.
+        outputs: float32 arrays of the other outputs by name: features, tokens and those of blocks; none where there is an
+            error.
     """
 
     image: Path
     classes: tuple[tuple[int, float], ...] = ()
     error: str | None = None
-    features: Array | None = None
+    outputs: Mapping[str, Array] = field(default_factory=dict)
 
 
 def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]:
@@ -39,7 +40,7 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
     answered at all.
 
     Args:
-        engine: a loaded bundle that returns logits or features; its profile is the setting.
+        engine: a loaded bundle that returns no members of an ensemble; its profile is the setting.
         images: as many as fill whole routing groups.
         top: classes per image.
 
@@ -71,15 +72,16 @@ def answer(engine: Engine, images: Sequence[Path], top: int) -> Iterator[Answer]
 
 def _found(engine: Engine, paths: Sequence[Path], images: Array, top: int) -> Iterator[Answer]:
     """The answers to images that could be read."""
-    outputs, manifest = engine(images), engine.manifest
-    if manifest.output == "features":
-        for path, row in zip(paths, outputs, strict=True):
-            yield Answer(path, features=row)
+    outputs, manifest = engine.outputs(images), engine.manifest
+    logits = outputs.pop("logits", None)
+    rows = [{name: values[i] for name, values in outputs.items()} for i in range(len(paths))]
+    if logits is None:
+        yield from (Answer(path, outputs=row) for path, row in zip(paths, rows, strict=True))
         return
-    for path, best, shares in zip(
-        paths, likeliest(outputs, top), probabilities_of(outputs, manifest.probabilities), strict=True
+    for path, best, shares, row in zip(
+        paths, likeliest(logits, top), probabilities_of(logits, manifest.probabilities), rows, strict=True
     ):
         if np.isfinite(shares).all():
-            yield Answer(path, tuple((int(index), float(shares[index])) for index in best))
+            yield Answer(path, tuple((int(index), float(shares[index])) for index in best), outputs=row)
         else:
             yield Answer(path, error=f"{path} has no classes: the model's logits are not finite numbers")

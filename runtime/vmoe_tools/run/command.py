@@ -32,7 +32,8 @@ _MOST_CLASSES = 1 << 24
 )
 @options.out_option(
     "FILE",
-    "Write a row for each image: its classes, or the features of a bundle that returns them; .npz, .csv or .parquet.",
+    "Write a row for each image: its classes, or the features of a bundle that returns them; .npz, .csv or .parquet. "
+    "Tokens and outputs of --layers are written to .npz.",
 )
 @options.run_options
 def run(
@@ -56,8 +57,11 @@ def run(
     check_answer_file(out, [bundle, *images])
     paths = [path for given_path in images for path in _pictures(given_path)]
     with Engine.load(bundle, Setting(**given), backend, threads, exif=exif) as engine:
-        if out is None or engine.manifest.output != "features":
+        if out is None or engine.manifest.output not in ("features", "tokens"):
             check_classifies(engine.manifest, bundle)
+        if out is not None and out.suffix != ".npz" and any(len(shape) > 1 for shape in engine.manifest.answers.values()):
+            names = ", ".join(engine.manifest.answers)
+            raise click.UsageError(f"--out: {bundle} returns {names}, and only an .npz file has room for tokens")
         check_fills_groups(engine.manifest, len(paths))
         stream, width = people_stream(json_target), max(len(printable(str(path))) for path in paths)
         if not quiet:
@@ -96,10 +100,11 @@ def _pictures(path: Path) -> list[Path]:
 
 def check_classifies(manifest: Manifest, bundle: Path) -> None:
     """Refuses bundles that don't return logits."""
-    if manifest.output == "features":
+    if manifest.output in ("features", "tokens"):
+        where = "at /v1/features" if manifest.output == "features" else "by infer"
         raise click.ClickException(
-            f"{bundle} returns features of size {manifest.outputs}, which have no classes; vmoe run -o FILE.npz writes "
-            "them, and services return them at /v1/features"
+            f"{bundle} returns {manifest.output} of size {manifest.outputs}, which have no classes; vmoe run -o FILE.npz "
+            f"writes them, and services return them {where}"
         )
     if manifest.output == "members":
         raise click.ClickException(f"{bundle} returns each member's logits; vmoe_runtime.Engine returns them in Python")

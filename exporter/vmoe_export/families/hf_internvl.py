@@ -1,0 +1,48 @@
+"""InternViT in Hugging Face transformers, the vision tower of InternVL, also inside the file of the whole model."""
+
+from __future__ import annotations
+
+from vmoe_export.errors import ConfigError
+from vmoe_export.families.family import Family
+from vmoe_export.families.preprocessing import IMAGENET
+from vmoe_export.families.translation import Translation
+
+_ATTENTION = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "projection_layer")]
+_LAYERS = ("layernorm_before", *_ATTENTION, "layernorm_after", "mlp.fc1", "mlp.fc2", "lambda_1", "lambda_2")
+_DEFAULTS = {"attention_bias": False, "use_qk_norm": False, "use_mean_pooling": True}
+
+
+def _translate(model: Translation) -> None:
+    model.refuse("a norm of all queries and keys (use_qk_norm)", "encoder.layer.0.attention.q_norm.weight")
+    model.setting("norm_type", "layer_norm", "layer_norm")
+    model.config = model.config and {**_DEFAULTS, **model.config}
+    has_bias, has_norm = model.has("encoder.layer.0.attention.q_proj.bias"), model.has("layernorm.weight")
+    model.claim(attention_bias=has_bias, use_qk_norm=False, use_mean_pooling=not has_norm)
+    model.epsilon(1e-6)
+    model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=True, heads=16)
+    rows, columns = model.trained_grid()
+    if rows != columns:
+        raise ConfigError("the config's image_size is not square, and transformers resizes only square position embeddings")
+    pooling = model.given.get("pooling")
+    if pooling is None:
+        model.model["pools"] = False
+    is_token = pooling is not None and model.choose("pooling", None, "") == "token"
+    model.model["classifier"] = "token" if is_token else "gap"
+    model.tokens("embeddings.cls_token", positions="embeddings.position_embeddings", rows=1, is_read=is_token)
+    model.encoder("encoder.layer.{}.", _LAYERS, has_bias=has_bias)
+    if has_norm:
+        model.norm("Encoder/encoder_norm", "layernorm")
+    else:
+        model.no_last_norm()
+
+
+FAMILY = Family(
+    title="ViT of InternVL (Hugging Face transformers)",
+    model_types=("internvl_vision", "internvl"),
+    landmarks=("encoder.layer.0.lambda_1", "encoder.layer.0.attention.projection_layer.weight"),
+    prefixes=("vision_tower.", ""),
+    config_key="vision_config",
+    ignored=r"embeddings\.mask_token|\.\./(language_model|multi_modal_projector|lm_head)\..*",
+    processor={"image_processor_type": "CLIPImageProcessor", "size": 448, "crop_size": 448, **IMAGENET},
+    translate=_translate,
+)

@@ -1,0 +1,36 @@
+"""TIPSv2's vision tower in Hugging Face transformers, also inside the file of the whole model."""
+
+from __future__ import annotations
+
+from vmoe_export.families import timm
+from vmoe_export.families.family import Family
+from vmoe_export.families.translation import Translation
+
+_DEFAULTS = {"use_swiglu_ffn": False, "num_register_tokens": 1, "qkv_bias": True}
+
+
+def _translate(model: Translation) -> None:
+    model.refuse("a gated MLP (SwiGLU)", "blocks.0.mlp.w12.weight")
+    model.refuse("a DINOv2 under its own names", "blocks.0.mlp.fc1.weight")
+    model.config = model.config and {**_DEFAULTS, **model.config}
+    model.epsilon(1e-6)
+    model.begin("gelu", "patch_embed.proj", is_only=True)
+    model.tokens("cls_token", "register_tokens", positions="pos_embed", rows=1, antialias=True, linear=True)
+    _, registers, _ = model.shape("register_tokens", 3)
+    model.claim(use_swiglu_ffn=False, num_register_tokens=registers, qkv_bias=model.has("blocks.0.attn.qkv.bias"))
+    timm.translate_blocks(model, "mlp.c_fc", "mlp.c_proj", count_key="num_hidden_layers")
+    model.norm("Encoder/encoder_norm", "norm")
+    model.model["classifier"] = "token"
+
+
+FAMILY = Family(
+    title="TIPSv2's vision tower (Hugging Face transformers)",
+    model_types=("tipsv2_vision_model", "tipsv2"),
+    landmarks=("register_tokens", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
+    prefixes=("vision_encoder.", ""),
+    config_key="vision_config",
+    any_size=True,
+    ignored=r"mask_token|\.\./(text_encoder\..*|temperature)",
+    processor={"image_processor_type": "Tipsv2ImageProcessor"},
+    translate=_translate,
+)
