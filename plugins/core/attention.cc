@@ -120,6 +120,9 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   compute_linear(weights.query, queried(normed, mixed), images * queries, q, runner);
   compute_linear(weights.key, normed, rows, k, runner);
   compute_linear(weights.value, normed, rows, v, runner);
+  const RotationTable table(kernels, weights.rotation, images, tokens, width, weights.heads, workspace);
+  table.rotate(kernels, q, images, queries, width, runner);
+  table.rotate(kernels, k, images, tokens, width, runner);
   compute_attention(kernels, {images, queries, tokens, width, weights.heads, merging.sizes}, q, k, v, mixed, runner);
   compute_linear(weights.out, mixed, images * queries, normed, runner);
   if (merging.count == 0) return add_rows(queried(x, q), normed, images * queries, width, y, runner);

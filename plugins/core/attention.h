@@ -7,6 +7,7 @@
 #include "core/layer_weights.h"
 #include "core/merging.h"
 #include "core/residual.h"
+#include "core/rotation.h"
 #include "core/task_runner.h"
 
 namespace vmoe {
@@ -35,8 +36,10 @@ struct AttentionBlockWeights {
   LinearWeights query, key, value, out;
   LayerNorm norm;
   size_t heads = 1;
+  Rotation rotation;
 };
 
+// Queries and keys are rotated first, where there is a rotation.
 // y = x + out(attention(query(n), key(n), value(n))) with n = norm(x) for the first `queries` tokens of each image:
 // x f32[N,T,D], y f32[N,queries,D]; y may be x where queries are all tokens. Where tokens are merged then, which needs
 // all of them, y is f32[N, T - merging.count, D] and not x. Throws std::bad_alloc.

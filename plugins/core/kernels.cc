@@ -17,6 +17,7 @@
 #include "core/kernels-inl.h"
 #include "core/matrix_unit_block-inl.h"
 #include "core/neon_block-inl.h"
+#include "core/rotation-inl.h"
 #include "core/tile_attention-inl.h"
 #include "core/tile_product-inl.h"
 #include "core/tile_rows-inl.h"
@@ -38,6 +39,8 @@ constexpr Kernels kernels_of(CpuPath path, bool needs_tile_configuration = false
           attention_softmax,
           round_row,
           normalize_row,
+          angles_to_table,
+          rotate_row,
           multiply_tiles<Block>,
           pack_rows<Block>,
           attend<Block>,

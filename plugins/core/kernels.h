@@ -62,6 +62,12 @@ struct Kernels {
   // Layer normalization of one row, epsilon 1e-6: f32[count] each.
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
+  // One token's row of a RotationTable: cosines and sines of its angles, each twice and the first sine negative,
+  // f32[2 * pairs]; and a row rotated by it, which may be done in place.
+  void (*angles_to_table)(const float* coordinates, size_t count, const float* frequencies, size_t pairs,
+                          float* cosines, float* sines);
+  void (*rotate_row)(const float* row, const float* cosines, const float* sines, size_t count, float* out);
+
   // In tiles.
   void (*multiply)(const TileProduct& product);
   void (*pack_rows)(const TileRows& rows);

@@ -113,25 +113,32 @@ void merge_image(const Kernels& kernels, const Merging& merging, size_t image, s
   const float* sizes = merging.sizes + image * tokens;
   std::fill(total, total + left, 0.0f);
   for (size_t token = 0; token < tokens; ++token) total[place[token]] += sizes[token];
-  const auto row = [&](size_t token) { return y + static_cast<size_t>(place[token]) * width; };
   const auto joins = [&](size_t token) {
     return token >= first && (token - first) % 2 == 0 && place[token] >= static_cast<int32_t>(behind);
   };
-  for (size_t token = 0; token < tokens; ++token) {
-    if (!joins(token)) std::memcpy(row(token), x + token * width, width * sizeof(float));
-  }
-  // What is joined becomes a sum before the first token is added to it, and a mean after the last.
-  for (size_t token = joined; token < tokens; token += 2) {
-    if (total[place[token]] == sizes[token]) continue;
-    for (size_t i = 0; i < width; ++i) row(token)[i] *= sizes[token];
-  }
-  for (size_t token = first; token < tokens; token += 2) {
-    if (!joins(token)) continue;
-    for (size_t i = 0; i < width; ++i) row(token)[i] += sizes[token] * x[token * width + i];
-  }
-  for (size_t token = joined; token < tokens; token += 2) {
-    if (total[place[token]] == sizes[token]) continue;
-    for (size_t i = 0; i < width; ++i) row(token)[i] /= total[place[token]];
+  const auto join_rows = [&](const float* from, size_t columns, float* to) {
+    const auto row = [&](size_t token) { return to + static_cast<size_t>(place[token]) * columns; };
+    for (size_t token = 0; token < tokens; ++token) {
+      if (!joins(token)) std::memcpy(row(token), from + token * columns, columns * sizeof(float));
+    }
+    // What is joined becomes a sum before the first token is added to it, and a mean after the last.
+    for (size_t token = joined; token < tokens; token += 2) {
+      if (total[place[token]] == sizes[token]) continue;
+      for (size_t i = 0; i < columns; ++i) row(token)[i] *= sizes[token];
+    }
+    for (size_t token = first; token < tokens; token += 2) {
+      if (!joins(token)) continue;
+      for (size_t i = 0; i < columns; ++i) row(token)[i] += sizes[token] * from[token * columns + i];
+    }
+    for (size_t token = joined; token < tokens; token += 2) {
+      if (total[place[token]] == sizes[token]) continue;
+      for (size_t i = 0; i < columns; ++i) row(token)[i] /= total[place[token]];
+    }
+  };
+  join_rows(x, width, y);
+  if (merging.merged_coordinates != nullptr) {
+    const size_t count = merging.coordinate_count;
+    join_rows(merging.coordinates + image * tokens * count, count, merging.merged_coordinates + image * left * count);
   }
   if (merging.merged_sizes != nullptr) std::copy(total, total + left, merging.merged_sizes + image * left);
   if (merging.merged_token == nullptr) return;

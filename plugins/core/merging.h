@@ -27,6 +27,11 @@ struct Merging {
   const int32_t* token = nullptr;   // i32[N, all_tokens], below T: where each of these is; or -1
   float* merged_sizes = nullptr;    // f32[N, T - count], or none
   int32_t* merged_token = nullptr;  // i32[N, all_tokens], or none
+  // Which tokens take along, as they do their own values: f32[N, T, coordinate_count] and f32[N, T - count,
+  // coordinate_count], or none.
+  const float* coordinates = nullptr;
+  size_t coordinate_count = 0;
+  float* merged_coordinates = nullptr;
 };
 
 // How many of `tokens` are merged where `merge` are asked for.

@@ -108,7 +108,8 @@ class Block {
         heads_(weights.heads),
         width_(weights.query.matrix->depth()),
         quantized_(weights.query.quantized()),
-        cut_(width_ / heads_ % kPanelColumns != 0) {
+        cut_(width_ / heads_ % kPanelColumns != 0),
+        rotation_(kernels_, weights.rotation, images, tokens, width_, heads_, workspace_) {
     const size_t fair = std::max<size_t>(images / stage_threads(), 1);
     images_of_group_ = std::clamp<size_t>(most_rows_of_group() / tokens, 1, fair);
     groups_ = divide_up(images, images_of_group_);
@@ -161,9 +162,11 @@ class Block {
   size_t* mixed_offset_ = nullptr;
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
-  int32_t* asking_ = nullptr;  // the rows of a group that ask
+  int32_t* asking_ = nullptr;        // the rows of a group that ask
+  size_t* rotation_offset_[2] = {};  // of all rows that ask, and of all rows
   std::vector<Slot> slots_;
   Workspace workspace_;
+  const RotationTable rotation_;
 
   // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
   bool packs() const { return quantized_ || cut_; }
@@ -217,6 +220,12 @@ class Block {
       mixed_offset_[row] = packs() ? row_offset_[row] : line_offset(row, out_.row_tile_stride());
       query_offset_[row] = image * lines() * query_stride() + line_offset(query, kTileBytes);
     }
+    for (size_t i = 0; rotation_ && i < 2; ++i) {
+      const size_t rows = i == 0 ? queries_ : tokens_;
+      rotation_offset_[i] = workspace_.take<size_t>(images_ * rows);
+      for (size_t row = 0; row < images_ * rows; ++row)
+        rotation_offset_[i][row] = rotation_.place(row / rows, row % rows);
+    }
     for (size_t row = 0; row < images_of_group_ * tokens_; ++row) {
       const size_t image = row / tokens_;
       token_offset_[row] = image * tokens_ * lines() * kLineBytes + row % tokens_ * kLineBytes;
@@ -265,6 +274,13 @@ class Block {
       product.offset = mine.offset;
       product.line_stride = mine.line_stride;
       product.out = mine.to + panel * mine.line_stride;
+      if (rotation_ && i < 2) {
+        product.cosines = rotation_.cosines();
+        product.sines = rotation_.sines();
+        product.rotation_offset = rotation_offset_[i] + (i == 0 ? first_asking(group) : first_row(group));
+        product.rotation_period = rotation_.period();
+        product.rotation_column = panel * kPanelColumns;
+      }
       if (i == 1 && memory.exact_key != nullptr) {
         product.exact = memory.exact_key + panel * kPanelColumns;
         product.exact_stride = lines() * kPanelColumns;

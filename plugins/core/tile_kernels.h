@@ -37,6 +37,14 @@ struct TileProduct {
   const float* bias = nullptr;  // f32[panels * 32], or none
   Activation activation = Activation::kNone;
 
+  // Lines: before they are stored, they are rotated by the row of a table at rotation_offset[r], whose period is so many
+  // columns; the first panel begins at a column of it. See rotation.h.
+  const float* cosines = nullptr;  // or none
+  const float* sines = nullptr;
+  const size_t* rotation_offset = nullptr;  // [row_count]
+  size_t rotation_period = 0;
+  size_t rotation_column = 0;
+
   // Row r goes to `out` + offset[r] bytes: as float32, `columns` of them in all, or as lines of bfloat16, one per
   // panel and `line_stride` bytes apart, of which all 32 values are written.
   const size_t* offset = nullptr;  // [row_count]

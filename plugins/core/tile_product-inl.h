@@ -10,6 +10,7 @@
 
 #include <algorithm>
 
+#include "core/rotation-inl.h"
 #include "core/tile_block-inl.h"
 #include "core/tile_kernels.h"
 #include "core/vector_math-inl.h"
@@ -43,6 +44,14 @@ template <ElementType kType, bool kActivates, bool kLines>
 struct Finish {
   const TileProduct& product;
 
+  HWY_INLINE void rotate(size_t row, size_t column, Floats (&values)[kPanelColumns / kLanes]) const {
+    const size_t place = product.rotation_offset[row] + (product.rotation_column + column) % product.rotation_period;
+    HWY_ALIGN float line[kPanelColumns];
+    for (size_t v = 0; v < kPanelColumns / kLanes; ++v) hn::Store(values[v], FloatTag(), line + v * kLanes);
+    rotate_row(line, product.cosines + place, product.sines + place, kPanelColumns, line);
+    for (size_t v = 0; v < kPanelColumns / kLanes; ++v) values[v] = hn::Load(FloatTag(), line + v * kLanes);
+  }
+
   HWY_INLINE void finish_row(const float* sums, size_t row, size_t panel) const {
     const FloatTag d;
     constexpr size_t kVectors = kPanelColumns / kLanes;
@@ -70,6 +79,7 @@ struct Finish {
     const size_t offset = product.offset[row];
     char* to = static_cast<char*>(product.out) + offset;
     if constexpr (kLines) {
+      if (product.cosines != nullptr) rotate(row, column, values);
       if (product.exact != nullptr) {
         float* exact = product.exact + row * product.exact_stride + column;
         for (size_t v = 0; v < kVectors; ++v) hn::StoreU(values[v], d, exact + v * kLanes);

@@ -51,6 +51,33 @@ Kernel make_attention(const NodeInfo& node) {
   };
 }
 
+// The rotation that a call asks for, of heads with so many columns.
+template <class Input>
+Rotation read_rotation(const Call& call, size_t heads) {
+  Rotation rotation{call.data<float>(Input::kCoordinates), call.data<float>(Input::kFrequencies), call.sizes()['C']};
+  if ((rotation.coordinates == nullptr) != (rotation.frequencies == nullptr)) {
+    throw ops::OpError("coordinates or frequencies is given, but not both");
+  }
+  if (rotation.coordinates != nullptr && call.sizes()['A'] * 2 * heads != call.sizes()['D']) {
+    throw ops::OpError("frequencies must have a number for each pair of a head's columns");
+  }
+  return rotation;
+}
+
+Kernel make_rotate(const NodeInfo& node) {
+  using Input = ops::RotateInput;
+  const auto heads = static_cast<size_t>(node.attribute(ops::RotateAttribute::kNumHeads));
+  return [heads](const Call& call) {
+    const size_t images = call.sizes()['N'], tokens = call.sizes()['T'], hidden = call.sizes()['D'];
+    const Rotation rotation = read_rotation<Input>(call, heads);
+    auto* y = call.output<float>(ops::RotateOutput::kY);
+    std::copy_n(call.data<float>(Input::kX), images * tokens * hidden, y);
+    Workspace memory;
+    RotationTable(process_kernels(), rotation, images, tokens, hidden, heads, memory)
+        .rotate(process_kernels(), y, images, tokens, hidden, call.runner());
+  };
+}
+
 // The merging that a call asks for, with a prefix; T and O are known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
@@ -67,10 +94,17 @@ void fill_merging(const Call& call, Merging& merging) {
   const size_t left = tokens - merging.count;
   merging.merged_sizes = call.output<float>(Output::kMergedSizes, 'U', left);
   merging.merged_token = call.output<int32_t>(Output::kMergedToken);
+  merging.coordinates = call.data<float>(Input::kCoordinates);
+  merging.coordinate_count = call.sizes()['C'];
+  if (merging.coordinates != nullptr)
+    merging.merged_coordinates = call.output<float>(Output::kMergedCoordinates, 'U', left);
   if (merging.count > 0) return;
   const size_t images = call.sizes()['N'];
   if (merging.merged_sizes != nullptr) std::copy_n(merging.sizes, images * tokens, merging.merged_sizes);
   if (merging.merged_token != nullptr) std::copy_n(merging.token, images * merging.all_tokens, merging.merged_token);
+  if (merging.merged_coordinates != nullptr) {
+    std::copy_n(merging.coordinates, images * tokens * merging.coordinate_count, merging.merged_coordinates);
+  }
 }
 
 Kernel make_merge(const NodeInfo& node) {
@@ -119,7 +153,8 @@ Kernel make_attention_block(const NodeInfo& node) {
                              value.read(call),
                              out.read(call),
                              {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
-                             heads},
+                             heads,
+                             read_rotation<Input>(call, heads)},
                             call.sizes()['N'], kClassToken ? 1 : call.sizes()['T'], call.sizes()['T'],
                             call.data<float>(Input::kX), merging,
                             call.output<float>(Output::kY, 'U', call.sizes()['T'] - merging.count), call.runner());
@@ -133,6 +168,7 @@ void add_dense_ops(OpList& list) {
   add_op(list, {ops::kDenseMlp, make_dense_mlp});
   add_op(list, {ops::kMlpBlock, make_mlp_block, true});
   add_op(list, {ops::kAttention, make_attention});
+  add_op(list, {ops::kRotate, make_rotate});
   add_op(list, {ops::kAttentionBlock, make_attention_block<false>, true});
   add_op(list, {ops::kClassAttentionBlock, make_attention_block<true>});
   add_op(list, {ops::kMerge, make_merge});

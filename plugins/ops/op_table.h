@@ -158,7 +158,18 @@ inline constexpr AttributeSpec kAttentionAttributes[] = {
 };
 inline constexpr OpSpec kAttention{"VmoeAttention", kAttentionInputs, kAttentionOutputs, kAttentionAttributes, 0x1};
 
-struct AttentionBlockInput { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale }; };
+struct RotateInput { enum : size_t { kX, kCoordinates, kFrequencies }; };
+inline constexpr ValueSpec kRotateInputs[] = {
+    {"x", ValueType::kFloat32, "NTD"},
+    {"coordinates", ValueType::kFloat32, "NTC"},
+    {"frequencies", ValueType::kFloat32, "CA"},
+};
+using RotateOutput = DenseMlpOutput;
+struct RotateAttribute { enum : size_t { kNumHeads }; };
+inline constexpr AttributeSpec kRotateAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
+inline constexpr OpSpec kRotate{"VmoeRotate", kRotateInputs, kDenseMlpOutputs, kRotateAttributes, 0x1};
+
+struct AttentionBlockInput { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale, kCoordinates, kFrequencies }; };
 inline constexpr ValueSpec kAttentionBlockInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
@@ -178,12 +189,15 @@ inline constexpr ValueSpec kAttentionBlockInputs[] = {
     {"wk_scale", ValueType::kQ, "D", Presence::kScale},
     {"wv_scale", ValueType::kQ, "D", Presence::kScale},
     {"wo_scale", ValueType::kQ, "D", Presence::kScale},
+    {"coordinates", ValueType::kFloat32, "NTC", Presence::kOptional},
+    {"frequencies", ValueType::kFloat32, "CA", Presence::kOptional},
 };
-struct AttentionBlockOutput { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+struct AttentionBlockOutput { enum : size_t { kY, kMergedSizes, kMergedToken, kMergedCoordinates }; };
 inline constexpr ValueSpec kAttentionBlockOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU", Presence::kOptional},
     {"merged_token", ValueType::kInt32, "NO", Presence::kOptional},
+    {"merged_coordinates", ValueType::kFloat32, "NUC", Presence::kOptional},
 };
 struct AttentionBlockAttribute { enum : size_t { kNumHeads, kPrefix }; };
 inline constexpr AttributeSpec kAttentionBlockAttributes[] = {
@@ -195,23 +209,24 @@ inline constexpr OpSpec kAttentionBlock{"VmoeAttentionBlock", kAttentionBlockInp
 using ClassAttentionBlockInput = AttentionBlockInput;
 struct ClassAttentionBlockOutput { enum : size_t { kY }; };
 inline constexpr ValueSpec kClassAttentionBlockOutputs[] = {{"y", ValueType::kFloat32, "N1D"}};
-struct ClassAttentionBlockAttribute { enum : size_t { kNumHeads }; };
-inline constexpr AttributeSpec kClassAttentionBlockAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
-inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", kAttentionBlockInputs, kClassAttentionBlockOutputs, kClassAttentionBlockAttributes, 0x19};
+using ClassAttentionBlockAttribute = RotateAttribute;
+inline constexpr OpSpec kClassAttentionBlock{"VmoeClassAttentionBlock", kAttentionBlockInputs, kClassAttentionBlockOutputs, kRotateAttributes, 0x19};
 
-struct MergeInput { enum : size_t { kX, kK, kSizes, kToken, kMerge }; };
+struct MergeInput { enum : size_t { kX, kK, kSizes, kToken, kMerge, kCoordinates }; };
 inline constexpr ValueSpec kMergeInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"k", ValueType::kFloat32, "NTD"},
     {"sizes", ValueType::kFloat32, "NT"},
     {"token", ValueType::kInt32, "NO"},
     {"merge", ValueType::kInt64, "1", Presence::kSetting, kNoScale, nullptr, Setting::kMerge},
+    {"coordinates", ValueType::kFloat32, "NTC", Presence::kOptional},
 };
-struct MergeOutput { enum : size_t { kY, kMergedSizes, kMergedToken }; };
+struct MergeOutput { enum : size_t { kY, kMergedSizes, kMergedToken, kMergedCoordinates }; };
 inline constexpr ValueSpec kMergeOutputs[] = {
     {"y", ValueType::kFloat32, "NUD"},
     {"merged_sizes", ValueType::kFloat32, "NU"},
     {"merged_token", ValueType::kInt32, "NO"},
+    {"merged_coordinates", ValueType::kFloat32, "NUC", Presence::kOptional},
 };
 using MergeAttribute = AttentionBlockAttribute;
 inline constexpr OpSpec kMerge{"VmoeMerge", kMergeInputs, kMergeOutputs, kAttentionBlockAttributes, 0x1};
@@ -313,7 +328,7 @@ using SoftCombineAttribute = SoftDispatchAttribute;
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", kSoftCombineInputs, kExpertBlockOutputs, kSoftDispatchAttributes, 0x1};
 
 // The most inputs and outputs that an op has.
-inline constexpr size_t kMaxInputs = 18;
+inline constexpr size_t kMaxInputs = 20;
 inline constexpr size_t kMaxOutputs = 4;
 
 }  // namespace vmoe::ops

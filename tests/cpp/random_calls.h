@@ -205,6 +205,19 @@ inline void follow_divisors(const Model& model, Random& random, Call& call) {
   }
 }
 
+// Of rotated tokens: a frequency for each pair of a head's columns, and coordinates for all of them.
+inline void choose_pairs(const Model& model, Call& call) {
+  if (call.sizes.count('A') == 0) return;
+  const int64_t columns = 2 * std::min<int64_t>(model.attribute("num_heads", 1), 1 << 20);
+  int64_t &pairs = call.sizes['A'], &hidden = call.sizes['D'];
+  if (columns > 256 || model.fixed.count('D') != 0) {
+    pairs = hidden / columns;
+  } else {
+    hidden = columns * pairs;
+  }
+  call.valid = call.valid && pairs * columns == hidden;
+}
+
 // How many tokens are merged: of those behind the prefix every second one may join another.
 inline int64_t merged_tokens(int64_t tokens, int64_t merge, int64_t prefix) {
   const int64_t joining = prefix == 1 ? (tokens - 1) / 2 : (tokens - prefix + 1) / 2;
@@ -229,6 +242,7 @@ inline void choose_sizes(const Model& model, Random& random, Call& call) {
   call.sizes['U'] = call.sizes['T'] - merged_tokens(call.sizes['T'], call.merge, model.attribute("prefix", 0));
   if (model.is_soft()) call.sizes['M'] = call.sizes['G'] * call.sizes['P'];
   follow_divisors(model, random, call);
+  choose_pairs(model, call);
   const bool needs_tokens = model.op == "VmoeAttention" || model.op == "VmoeClassAttentionBlock";
   if (needs_tokens && call.sizes['T'] == 0) call.valid = false;
   if (model.expected == "never-runs") call.valid = false;

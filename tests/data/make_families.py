@@ -99,6 +99,21 @@ DEIT: dict[str, tuple[str, dict[str, Any], str]] = {
     "hf_deit_distilled": ("DeiTForImageClassificationWithTeacher", HEAD | {"hidden_size": 36}, "logits"),
     "hf_deit_pooler": ("DeiTModel", TOWER | {"pooler_output_size": 24}, "pooler_output"),
 }
+ROTARY: dict[str, tuple[str, dict[str, Any], str]] = {
+    "dinov3": ("DINOv3ViTModel", TOWER | {"num_register_tokens": 3}, "pooler_output"),
+    "dinov3_key_bias": (
+        "DINOv3ViTModel",
+        TOWER | {"hidden_size": 64, "num_attention_heads": 2, "key_bias": True},
+        "pooler_output",
+    ),
+}
+TIMM_ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
+    "timm_dinov3": ("vit_small_patch16_dinov3", {"num_classes": 0, "global_pool": "avg"}),
+    "timm_dinov3_token": (
+        "vit_base_patch16_dinov3",
+        {"num_classes": 0, "global_pool": "token", "embed_dim": 64, "num_heads": 2},
+    ),
+}
 CASES = (
     TRANSFORMERS
     | {
@@ -107,6 +122,8 @@ CASES = (
     }
     | {name: ("CLIP-MoE", TOWERS | {"MoE_args": args}, "image_embeds") for name, args in CLIP_MOE.items()}
     | DEIT
+    | ROTARY
+    | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_ROTARY.items()}
 )
 
 SQUASH = {"size": {"height": 32, "width": 32}}
@@ -115,17 +132,18 @@ IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.2
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "vi": ("ViTImageProcessor", SQUASH),
     "hf": ("DeiTImageProcessor", CROP | IMAGENET | {"size": {"height": 36, "width": 36}}),
+    "dinov3": ("DINOv3ViTImageProcessor", SQUASH | IMAGENET),
     "di": ("BitImageProcessor", CROP | IMAGENET),
     "cl": ("CLIPImageProcessor", CROP),
     "si": ("SiglipImageProcessor", SQUASH),
 }
-"""By the two letters that a name begins with."""
+"""By what a name begins with; the first that fits."""
 
 
 def save(name: str, folder: Path) -> None:
     """Writes what the library does of that model, before it has its weights."""
     made_by, settings, _ = CASES[name]
-    if name in TIMM:
+    if name in TIMM | TIMM_ROTARY:
         model = timm.create_model(made_by, **settings)
         timm.models.save_for_hf(model, folder, model_args=settings, safe_serialization=True)
         return
@@ -137,7 +155,7 @@ def save(name: str, folder: Path) -> None:
         return
     model_class = getattr(transformers, made_by)
     model_class(model_class.config_class(**settings)).save_pretrained(folder)
-    processor, how = PROCESSORS[name[:2]]
+    processor, how = next(chosen for start, chosen in PROCESSORS.items() if name.startswith(start))
     getattr(transformers, processor)(**how).save_pretrained(folder)
     if name == "clip_short_config":
         config, default = json.loads((folder / "config.json").read_text()), model_class.config_class().to_dict()
@@ -149,7 +167,7 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
     """[2,outputs] in the images' type, of the model in that folder."""
     made_by, settings, output = CASES[name]
     size = tuple(images.shape[2:])
-    if name in TIMM:
+    if name in TIMM | TIMM_ROTARY:
         model = timm.create_model(made_by, **settings)
         model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         model.set_input_size(size)
@@ -162,7 +180,7 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
         return (found if settings["MoE_args"] is None else found[0]).numpy()
     model, loading = getattr(transformers, made_by).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)
     assert not any(loading.values()), loading
-    resized = {} if name.startswith("dinov2") or size == (32, 32) else {"interpolate_pos_encoding": True}
+    resized = {} if name.startswith("dinov") or size == (32, 32) else {"interpolate_pos_encoding": True}
     if made_by in ("CLIPModel", "SiglipModel"):
         return model.get_image_features(pixel_values=images, **resized).pooler_output.numpy()
     return model(pixel_values=images, **resized)[output].numpy()

@@ -18,7 +18,23 @@ from vmoe_runtime.op_library import library_path
 
 need_op_library()
 
-SIZES = {"G": 2, "S": 5, "D": 6, "E": 3, "F": 4, "K": 2, "M": 4, "N": 2, "T": 5, "Q": 3, "P": 2, "O": 7, "1": 1}
+SIZES = {
+    "G": 2,
+    "S": 5,
+    "D": 6,
+    "E": 3,
+    "F": 4,
+    "K": 2,
+    "M": 4,
+    "N": 2,
+    "T": 5,
+    "Q": 3,
+    "P": 2,
+    "O": 7,
+    "1": 1,
+    "C": 2,
+    "A": 3,
+}
 SETTINGS = {"capacity": 2, "k": 2, "bpr": 1, "pool": 1, "max_experts": 2, "merge": 2}
 WEIGHTS = ("router", "w1", "w2", "w", "wq", "wk", "wv", "wo")
 """Inputs that are packed at load where they are constant."""
@@ -180,7 +196,7 @@ def setting_faults() -> Iterator[Fault]:
             yield Fault(op, f"dispatch_bf16 {value!r}", ("dispatch_bf16", "INT"), {}, {"dispatch_bf16": value})
         yield Fault(op, "dispatch_bf16 2", ("dispatch_bf16", "0 or 1"), {}, {"dispatch_bf16": 2})
     no_tokens = np.zeros((2, 0, 6), np.float32)
-    of_none = {"x": no_tokens, "sizes": no_tokens[..., 0]}
+    of_none = {"x": no_tokens, "sizes": no_tokens[..., 0], "coordinates": None, "frequencies": None}
     yield Fault("VmoeClassAttentionBlock", "no tokens", ("there are no tokens",), of_none)
     for op in ("VmoeAttention", "VmoeAttentionBlock", "VmoeClassAttentionBlock"):
         for value in (0, -1, 2**40, 4):

@@ -42,7 +42,7 @@ WITH_POLICIES = pytest.mark.parametrize("policies", [False, True], ids=["officia
 MERGING = pytest.mark.parametrize("merging", [False, True], ids=["whole", "merging"])
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3, "O": 9, "U": 5}
-SIZES |= {"1": 1, "H": 1, "J": 1}
+SIZES |= {"1": 1, "H": 1, "J": 1, "C": 2, "A": 2}
 MERGE = 2  # of T, which leaves U
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")

@@ -12,7 +12,8 @@ import numpy as np
 from vmoe_export.ops.table import OPS
 
 Arrays = dict[str, np.ndarray]
-SIZES = {"G": 2, "S": 9, "D": 8, "E": 4, "F": 16, "K": 2, "M": 6, "N": 2, "T": 9, "Q": 5, "P": 3, "O": 9, "H": 1, "J": 1}
+SIZES = {"G": 2, "S": 9, "D": 8, "E": 4, "F": 16, "K": 2, "M": 6, "N": 2, "T": 9, "Q": 5, "P": 3, "O": 9}
+SIZES |= {"H": 1, "J": 1, "C": 2, "A": 2}
 """Of the models of one node, where their options say no others."""
 
 SETTINGS = {"capacity": 3, "k": 2, "bpr": 1, "pool": 1, "max_experts": 3, "merge": 2}
@@ -209,6 +210,7 @@ _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeDenseMlp": {"": {}},
     "VmoeMlpBlock": {"": {}},
     "VmoeAttention": {"": {"num_heads": 2}, "_sizes": {"num_heads": 2, "merging": True}, "_bf16": {"bf16": 1}},
+    "VmoeRotate": {"": {"num_heads": 2}},
     "VmoeAttentionBlock": {"": {"num_heads": 2}, "_merging": {"num_heads": 2, "prefix": 1, "merging": True}},
     "VmoeClassAttentionBlock": {"": {"num_heads": 2}},
 }  # fmt: skip

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from op_models import model_bytes, node_names
 
 from vmoe_export.ops import onnx_lines
+from vmoe_export.ops.layer_bodies import ROTATION_INPUTS
 from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value
 
 ONNX_TYPES = onnx_lines.ONNX_TYPES | {"scale": TensorProto.FLOAT}
@@ -69,6 +70,8 @@ class Model:
     added_scale: str = ""
     """A scale that the node has though its weights aren't int8."""
     tokens: ElementType = "float"
+    rotates: bool = False
+    """Whether it has the optional inputs and outputs by which tokens are rotated."""
     in_place: bool = False
     """Whether the same node stands between others as well, where it may write its output over its input."""
 
@@ -92,6 +95,11 @@ def models() -> Iterator[Model]:
         for op_name in ("VmoeAttentionBlock", "VmoeClassAttentionBlock"):
             can_write_over = op_name == "VmoeAttentionBlock"
             yield Model(op_name, weights=weights, fixed=fixed, left_out=whole, in_place=can_write_over)
+            for left_out, heads in itertools.product(((), (*whole, "merged_coordinates")), (1, 2)):
+                yield Model(
+                    op_name, weights=weights, fixed=fixed, attributes={"num_heads": heads}, left_out=left_out, rotates=True
+                )
+    yield Model("VmoeMerge", rotates=True)
     yield Model("VmoeAttention", left_out=("sizes",))
 
 
@@ -191,7 +199,7 @@ def _write(model: Model, file: Path) -> list[str]:
     inputs = [value for value in op.inputs if _is_given(model, value)]
     constants = [value for value in weights_of(op) if model.fixed and value in inputs and value.name not in model.fed]
     fed = [value for value in inputs if value not in constants]
-    outputs = [value for value in op.outputs if value.name not in model.left_out]
+    outputs = [value for value in op.outputs if _is_given(model, value)]
     named = (node_names(values, [v.name for v in given]) for values, given in ((op.inputs, inputs), (op.outputs, outputs)))
     node = helper.make_node(op.name, *named, domain=DOMAIN)
     node.attribute.extend(helper.make_attribute(name, number) for name, number in model.attributes.items())
@@ -219,6 +227,8 @@ def _write(model: Model, file: Path) -> list[str]:
 def _is_given(model: Model, value: Value) -> bool:
     if value.scale_of and model.weights != "i8":
         return value.name == model.added_scale
+    if value.optional and value.name in (*ROTATION_INPUTS, "merged_coordinates") and not model.rotates:
+        return False
     return value.name not in model.left_out
 
 

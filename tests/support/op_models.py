@@ -16,7 +16,7 @@ from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import BodyOptions, function_bodies
-from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names, written_attributes
+from vmoe_export.ops.layer_bodies import MERGING_INPUTS, ROTATION_INPUTS, input_names, written_attributes
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
     ACTIVATIONS,
@@ -82,12 +82,13 @@ def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | Non
 
 def _merges(value: Value) -> bool:
     """Whether an op may do without the value, and so without merging tokens."""
-    return value.optional and value.name in (*MERGING_INPUTS, "merged_sizes", "merged_token")
+    return value.optional and value.name in (*MERGING_INPUTS, "merged_sizes", "merged_token", "merged_coordinates")
 
 
-def made_outputs(op: Op, merging: bool = False) -> list[Value]:
-    """The outputs of the op, with those of merging if it is asked for."""
-    return [value for value in op.outputs if merging or not _merges(value)]
+def made_outputs(op: Op, merging: bool = False, rotation: bool = False) -> list[Value]:
+    """The outputs of the op, with those of merging if it is asked for, and coordinates with rotation as well."""
+    left_out = () if rotation else ("merged_coordinates",)
+    return [value for value in op.outputs if (merging or not _merges(value)) and value.name not in left_out]
 
 
 def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
@@ -96,9 +97,12 @@ def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = 
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
-def given_inputs(op: Op, weights: ElementType = "float", policies: bool = False, merging: bool = False) -> list[Value]:
+def given_inputs(
+    op: Op, weights: ElementType = "float", policies: bool = False, merging: bool = False, rotation: bool = False
+) -> list[Value]:
     """The inputs that the op has with weights of that type: scales only with int8 or int4, the others if asked for."""
     values = [value for value in op.inputs if not value.scale_of or weights in ("i8", "i4")]
+    values = [value for value in values if rotation or not (value.optional and value.name in ROTATION_INPUTS)]
     return [value for value in values if (policies or value.name not in POLICIES) and (merging or not _merges(value))]
 
 
@@ -112,25 +116,26 @@ def runner(
     hidden: int = 0,
     policies: bool = False,
     merging: bool = False,
+    rotation: bool = False,
     **attributes: int,
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
     `weights` and `tokens` are the types W and T; with int8 or int4 weights the inputs end in their scales.
     `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has
-    those inputs, and `merging` the same of an op that can merge tokens.
+    those inputs, and `merging` and `rotation` the same of an op that can merge or rotate tokens.
     """
     op = OPS[op_name]
-    names = [value.name for value in given_inputs(op, weights, policies, merging)]
+    names = [value.name for value in given_inputs(op, weights, policies, merging, rotation)]
     types = element_types(op, weights, tokens)
-    options = {"hidden": hidden, "policies": policies, "merging": merging, **attributes}
+    options = {"hidden": hidden, "policies": policies, "merging": merging, "rotation": rotation, **attributes}
     model = one_node_model(op, weights, tokens, **options)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs = zip(run_widened(*inputs), made_outputs(op, merging), strict=True)
+        outputs = zip(run_widened(*inputs), made_outputs(op, merging, rotation), strict=True)
         with np.errstate(invalid="ignore"):  # numpy warns of a NaN in a shorter type
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
@@ -151,6 +156,7 @@ def one_node_model(
     hidden: int = 0,
     policies: bool = False,
     merging: bool = False,
+    rotation: bool = False,
     **attributes: int,
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
@@ -158,13 +164,13 @@ def one_node_model(
     numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
     """
     types = element_types(op, weights, tokens)
-    given, made = given_inputs(op, weights, policies, merging), made_outputs(op, merging)
+    given, made = given_inputs(op, weights, policies, merging, rotation), made_outputs(op, merging, rotation)
     narrow = [value.name for value in (*given, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
     # Inputs that are left out have places where others stand behind them.
     known = [value.name for value in given]
     kind = WEIGHT_TYPES[weights]
-    places = [name if name in known else "" for name in input_names(op.name, kind, policies, merging)]
+    places = [name if name in known else "" for name in input_names(op.name, kind, policies, merging, rotation)]
     names = [[inner.get(name, name) for name in row] for row in (places, [value.name for value in made])]
     values = attribute_values(op, **attributes)
     activation = ACTIVATIONS[values.get("activation", 0)]
@@ -200,6 +206,7 @@ def one_node_model(
                 tokens=tokens,
                 policies=policies,
                 merging=merging,
+                rotation=rotation,
                 prefix=values.get("prefix", 0),
                 activation=activation,
             )

@@ -22,6 +22,7 @@ from vmoe_export.validation.reference_ops import (  # noqa: F401
     mlp_hidden,
     mlp_output,
     product,
+    rotate,
     round_bf16,
     soft_combine,
     soft_dispatch,
@@ -162,22 +163,43 @@ def attention_block(
     wk_scale: Array | None = None,
     wv_scale: Array | None = None,
     wo_scale: Array | None = None,
+    coordinates: Array | None = None,
+    frequencies: Array | None = None,
     num_heads: int = 1,
     prefix: int = 0,
 ) -> Array | tuple[Array, ...]:
-    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x; `merge`s as VmoeMerge does."""
+    """VmoeAttentionBlock: x[N,T,D] -> y[N,T,D], self-attention of the normed x, added to x; `merge`s as VmoeMerge does.
+
+    With coordinates, queries and keys are rotated as VmoeRotate does.
+    """
     normed = layer_norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
+    if coordinates is not None and frequencies is not None:
+        q, k = (rotate(each, coordinates, frequencies, num_heads) for each in (q, k))
     y: Array = x + linear(attention(q, k, v, sizes, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
     if sizes is None or token is None or merge is None:
         return y
-    return merge_tokens(y, k, sizes, token, merge, num_heads, prefix)
+    return merge_tokens(y, k, sizes, token, merge, coordinates, num_heads, prefix)
 
 
 def merge_tokens(
-    x: Array, k: Array, sizes: Array, token: Array, merge: int, num_heads: int = 1, prefix: int = 0
-) -> tuple[Array, Array, Array]:
-    """VmoeMerge: x[N,T,D] -> (y[N,U,D], merged_sizes[N,U], merged_token i32[N,O]), written token by token."""
+    x: Array,
+    k: Array,
+    sizes: Array,
+    token: Array,
+    merge: int,
+    coordinates: Array | None = None,
+    num_heads: int = 1,
+    prefix: int = 0,
+) -> tuple[Array, ...]:
+    """VmoeMerge: x[N,T,D] -> (y[N,U,D], merged_sizes[N,U], merged_token i32[N,O]), written token by token.
+
+    And merged_coordinates[N,U,C], where there are coordinates[N,T,C].
+    """
+    if coordinates is not None:
+        whole = np.concatenate([x, coordinates], axis=2)
+        y, *merged = merge_tokens(whole, k, sizes, token, merge, None, num_heads, prefix)
+        return y[..., : x.shape[2]], *merged, y[..., x.shape[2] :]
     count = x.shape[1]
     first = 2 if prefix == 1 else prefix
     own, other = range(first, count, 2), range(1 if prefix == 1 else prefix + 1, count, 2)

@@ -32,6 +32,7 @@ _PROCESSORS["GotOcr2"] = {**_ALL, **_CLIP, "size": {"height": 384, "width": 384}
 _PROCESSORS["Tipsv2"] = {**_ALL, "size": 448, "resample": 2, "do_normalize": False}
 _PROCESSORS["Tipsv2"] |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
+_PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow's pixels are up to 1 level off
 """The defaults of each image processor of transformers."""
 
 _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
@@ -109,7 +110,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
         rows = math.isqrt(_pixels(config["max_num_patches"], "max_num_patches"))
         side = rows * _pixels(config["patch_size"], "patch_size")
         config = {**config, "size": {"height": side, "width": side}}
-    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "Tipsv2")))
+    resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "Tipsv2", "DINOv3ViT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or config.get("crop_to_patches") or len(crop) < 2:
         raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmoe_export.checkpoint.base import TensorInfo
-from vmoe_export.families import clip, clip_moe, dinov2, hf_deit, hf_internvl, hf_vit, siglip, timm, tipsv2
+from vmoe_export.families import clip, clip_moe, dinov2, dinov3, hf_deit, hf_internvl, hf_vit, siglip, timm, tipsv2
 from vmoe_export.families.family import Family, unwrapped
 
-_MODULES = (siglip, clip, dinov2, hf_deit, hf_internvl, hf_vit, tipsv2)
-FAMILIES: tuple[Family, ...] = (clip_moe.FAMILY, siglip.NAFLEX, *(module.FAMILY for module in _MODULES), *timm.FAMILIES)
+_MODULES = (siglip, clip, dinov2, dinov3, hf_deit, hf_internvl, hf_vit, tipsv2)
+FAMILIES: tuple[Family, ...] = (
+    *(clip_moe.FAMILY, siglip.NAFLEX),
+    *(module.FAMILY for module in _MODULES),
+    *(dinov3.TIMM, *timm.FAMILIES),
+)
 
 
 def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:

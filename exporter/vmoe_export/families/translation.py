@@ -13,7 +13,7 @@ from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
 from vmoe_export.families.foreign_model import ForeignModel
 from vmoe_export.families.position_grid import resized_grid
-from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, Shape
+from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, ROTARY, Shape
 from vmoe_export.model.position_embedding import resize_notes
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_runtime.errors import shown
@@ -51,6 +51,7 @@ class Translation(ForeignModel):
     model: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _stream: float = 1.0
+    _has_halves: bool = False
 
     def begin(
         self,
@@ -78,14 +79,14 @@ class Translation(ForeignModel):
         self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
         self.claim(hidden_size=self.width)
 
-    def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool = True) -> None:
+    def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool | None = True) -> None:
         """The blocks of a model of transformers.
 
         Args:
             pattern: as for `blocks`.
             names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
                 and, if there are any, the scales of attention and MLP.
-            has_bias: whether query, key and value have one.
+            has_bias: whether query, key and value have one; with None, those that do.
         """
         for block, ours in self.blocks(pattern, "num_hidden_layers"):
             norm_0, query, key, value, out, norm_1, first, second, *scales = (f"{block}{name}" for name in names)
@@ -171,17 +172,17 @@ class Translation(ForeignModel):
     def tokens(
         self,
         *names: str,
-        positions: str,
-        rows: int,
+        positions: str = "",
+        rows: int = 0,
         antialias: bool = False,
         linear: bool = False,
         is_read: bool = True,
-    ) -> None:
-        """The tokens in front of the patches, in order, and the position embedding of all.
+    ) -> int:
+        """The tokens in front of the patches, in order, and the position embedding of all. Returns their number.
 
         Args:
             names: tensors of the tokens, [..., R, D] for R tokens or [D]; with `is_read`, the classifier reads the first.
-            positions: the position embedding, (1, rows + patches, D) or without the 1.
+            positions: the position embedding, (1, rows + patches, D) or without the 1; or none.
             rows: how many of the tokens have a position; the others get zeros.
             antialias, linear: how the positions are resized if the image has another size, see `resized_grid`.
         """
@@ -189,7 +190,9 @@ class Translation(ForeignModel):
         read = names[:1] if is_read else ()
         self._join_tokens("cls", read, counts)
         self._join_tokens(EXTRA_TOKENS, names[len(read) :], counts)
-        self._positions(positions, sum(counts.values()), rows, antialias=antialias, linear=linear)
+        if positions:
+            self._positions(positions, sum(counts.values()), rows, antialias=antialias, linear=linear)
+        return sum(counts.values())
 
     def _token_count(self, name: str) -> int:
         info = self.tensors.get(name)
@@ -239,6 +242,22 @@ class Translation(ForeignModel):
             return np.concatenate([own, resized.reshape(-1, width)])[None]
 
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
+
+    def rotary(self, coordinates: Array, frequencies: Array, *, front: int, has_halves: bool) -> None:
+        """Positions by which the blocks turn queries and keys. Call this before `blocks`.
+
+        Args:
+            coordinates: (patches, 2), of each patch in the order of their angles.
+            frequencies: (D/H/4,), the same for both coordinates.
+            front: tokens in front of the patches, which are not rotated.
+            has_halves: whether a pair is made of columns p and p + D/H/2 of a head, as against 2 p and 2 p + 1.
+        """
+        self.model["encoder"] = {"position_emb": {"name": "none"}}
+        self._has_halves = has_halves
+        every, zero = np.concatenate([np.zeros((front, 2)), coordinates])[None], np.zeros_like(frequencies)
+        by_pair = np.stack([np.concatenate([frequencies, zero]), np.concatenate([zero, frequencies])])
+        self.put(ROTARY[0], every.shape, [], lambda: every)
+        self.put(ROTARY[1], by_pair.shape, [], lambda: by_pair)
 
     def vector(self, ours: str, name: str, shape: Shape) -> None:
         """A tensor in another shape with as many values. Raises CheckpointError if their number differs."""
@@ -318,10 +337,13 @@ class Translation(ForeignModel):
         self.put(f"{ours}/bias", (width,), bias, _scaled_or_zeros(width), stream=stream)
         return width
 
-    def attention(self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool = True) -> None:
-        """Attention with three separate projections; either all of them have a bias or none."""
+    def attention(
+        self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool | None = True
+    ) -> None:
+        """Attention with three separate projections. All have a bias, or none has; with `has_bias` None, those that do."""
         for name, source in zip(("query", "key", "value"), projections, strict=True):
-            self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=has_bias)
+            biased = self.has(f"{source}.bias") if has_bias is None else has_bias
+            self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)
             self._by_head(f"{ours}/{name}")
         self._out(ours, out, scale)
 
@@ -382,7 +404,20 @@ class Translation(ForeignModel):
 
     def _by_head(self, layer: str) -> None:
         sizes = self.heads, self.width // self.heads
+        if self._has_halves and layer.endswith(("/query", "/key")):
+            self._put_pairs_together(layer)
         self._shaped(layer, kernel=(self.width, *sizes), bias=sizes)
+
+    def _put_pairs_together(self, layer: str) -> None:
+        """Puts columns p and p + D/H/2 of each head side by side, in which order no product of queries and keys differs."""
+        for leaf in ("kernel", "bias"):
+            part = self.parts[f"{layer}/{leaf}"]
+
+            def make(*arrays: Array, own: Make = part.make) -> Array:
+                array = own(*arrays)
+                return array.reshape(-1, self.heads, 2, self.width // self.heads // 2).swapaxes(2, 3).reshape(array.shape)
+
+            self.parts[f"{layer}/{leaf}"] = replace(part, make=make)
 
     def _out(self, ours: str, name: str, scale: str, *, stream: bool = True) -> None:
         self.dense(f"{ours}/out", name, outputs=self.width, scale=scale, stream=stream)

@@ -19,7 +19,7 @@ from vmoe_export.graphs.class_dispatch import class_dispatch
 from vmoe_export.graphs.graph_writer import GraphWriter
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
+from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, front_parameters, scale_name
 from vmoe_export.ops.functions import BodyOptions, function_bodies
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
@@ -50,6 +50,7 @@ class ModelNodes(GraphWriter):
         super().__init__(weights)
         self.model, self._config, self._settings = model, model.config, settings
         self._merging: list[str] = []  # sizes of the tokens, and where each has gone
+        self._rotation: list[str] = []  # coordinates of the tokens, and their frequencies
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
@@ -74,6 +75,7 @@ class ModelNodes(GraphWriter):
             expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
             policies="pool" in self._settings,
             merging=MERGE in self._settings,
+            rotation=config.rotary,
             prefix=config.prefix_tokens,
             activation=config.activation,
         )
@@ -82,6 +84,8 @@ class ModelNodes(GraphWriter):
         """Writes the nodes of the whole model."""
         moe = self._config.moe
         x = self._embed()
+        if self._config.rotary:
+            self._rotation = [self._repeated(ROTARY[0]), ROTARY[1]]
         if MERGE in self._settings:
             self._merging = self._unmerged()
         x = self._cut(x)
@@ -112,7 +116,7 @@ class ModelNodes(GraphWriter):
 
     def _cut(self, x: str) -> str:
         """Notes the residual stream, float32, as what goes from one part of the model to the next."""
-        self.cuts.append((x, *self._merging))
+        self.cuts.append((x, *self._merging, *(self._rotation[:1] if self._merging else ())))
         return x
 
     def _unmerged(self) -> list[str]:
@@ -202,19 +206,25 @@ class ModelNodes(GraphWriter):
             mixed, keys = self._attention(path, asking, normed)
             y = self._add("Add", x, mixed)
             if self._merging and not class_token:
-                y, *self._merging = self._op("VmoeMerge", [y, keys, *self._merging, MERGE], ["", "", token], merged)
+                outputs = ["", "", token, *("" for _ in self._rotation[:1])]
+                y, *left = self._op("VmoeMerge", [y, keys, *self._merging, MERGE, *self._rotation[:1]], outputs, merged)
+                self._merging, self._rotation[: len(left[2:])] = left[:2], left[2:]
                 self.blocks.append(("VmoeAttentionBlock", False, x, y))
             return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
         scales = self._scales(*layers)
         merging = [*self._merging, MERGE] if self._merging else []
-        if scales and not merging:  # scales stand behind these inputs
-            merging = ["", "", ""]
-        inputs = [x, *self._norm(norm), *weights, *merging, *scales]
+        inputs = [x, *self._norm(norm), *weights, *merging, *scales, *self._rotation]
+        if not merging and (scales or self._rotation):  # these stand behind other inputs
+            inputs[3 + len(weights) : 3 + len(weights)] = [""] * 3
+        if self._rotation and not scales:
+            inputs[-2:-2] = [""] * len(layers)
         if class_token:
             return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
-        y, *self._merging = self._op("VmoeAttentionBlock", inputs, ["", "", token] if self._merging else [""], merged)
+        outputs = ["", "", token, *("" for _ in self._rotation[:1])] if self._merging else [""]
+        y, *left = self._op("VmoeAttentionBlock", inputs, outputs, merged)
+        self._merging, self._rotation[: len(left[2:])] = left[:2], left[2:]
         return y
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
@@ -231,6 +241,11 @@ class ModelNodes(GraphWriter):
             )
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
+        if self._rotation and not path.startswith("MapHead"):
+            coordinates, frequencies = self._rotation
+            asking = self._first_token(coordinates, keepdims=True) if self._is_class_token else coordinates
+            q = self._vmoe("VmoeRotate", q, asking, frequencies, num_heads=heads)
+            k = self._vmoe("VmoeRotate", k, coordinates, frequencies, num_heads=heads)
         bf16 = PRECISIONS[self.model.precision].attention is BFLOAT16
         sizes = self._merging[:1]
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))

@@ -98,8 +98,9 @@ class ModelConfig:
     """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
 
     The fields with a default are those in which official models don't differ: tokens in front of the patches that no
-    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block, norms of
-    queries and keys with a bias, the last norm behind the mean of the tokens rather than before it, or without
+    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block,
+    rotary positions, by whose coordinates and frequencies the blocks turn queries and keys, norms of queries and keys with
+    a bias, the last norm behind the mean of the tokens rather than before it, or without
     `encoder_norm` none, an attention pool without the blocks' norms of queries and keys, a representation without a tanh,
     such as CLIP's projection, with `normalize` a division of what the head gets by its Euclidean norm, without `pools`
     nothing behind the tokens, and a residual stream that is `stream_scale` times that of its library; and a family, of
@@ -125,6 +126,7 @@ class ModelConfig:
     moe: MoeConfig | None
     extra_tokens: int = 0
     embedding_norm: bool = False
+    rotary: bool = False
     qk_norm_bias: bool = False
     encoder_norm: bool = True
     norm_after_pooling: bool = False

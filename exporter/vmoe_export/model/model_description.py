@@ -11,7 +11,7 @@ from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.model.model_config import Classifier, ModelConfig, MoeConfig, PositionEmbedding, pixels
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
-from vmoe_export.model.parameters import EXTRA_TOKENS
+from vmoe_export.model.parameters import EXTRA_TOKENS, ROTARY
 from vmoe_export.ops.table import ACTIVATIONS
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
@@ -65,6 +65,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         moe=moe,
         extra_tokens=facts.shape(EXTRA_TOKENS, 3)[1] if EXTRA_TOKENS in facts.shapes else 0,
         embedding_norm="embedding_norm/scale" in facts.shapes,
+        rotary=ROTARY[0] in facts.shapes,
         qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
         encoder_norm=_choice(facts, "encoder_norm", (True, False)),
         norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),

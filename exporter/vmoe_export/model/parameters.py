@@ -17,6 +17,10 @@ Shape = tuple[int, ...]
 
 EXTRA_TOKENS = "extra_tokens"
 POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
+ROTARY = ("rotary/coordinates", "rotary/frequencies")
+"""Of rotary positions: coordinates of each token, (1, T, 2), and their frequencies for each pair of a head's columns, (2,
+D/H/2).
+"""
 
 
 def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
@@ -139,6 +143,7 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     yield "embedding/bias", (width,)
     if model.position_emb == "learned":
         yield POSITION_EMBEDDING, (1, model.num_tokens, width)
+    yield from _rotary(model)
     if model.embedding_norm:
         yield from _layer_norm("embedding_norm", width)
     layer_experts = dict(zip(model.moe.layers, model.moe.experts, strict=True)) if model.moe else {}
@@ -169,6 +174,12 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _dense(layer, model.pooled_size, model.representation_size)
     if model.num_classes:
         yield from _dense("head", model.feature_size, model.num_classes)
+
+
+def _rotary(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    if model.rotary:
+        yield ROTARY[0], (1, model.num_tokens, 2)
+        yield ROTARY[1], (2, model.hidden_size // model.num_heads // 2)
 
 
 def _dense(name: str, inputs: int, outputs: int, *experts: int) -> Iterator[tuple[str, Shape]]:

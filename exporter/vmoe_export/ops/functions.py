@@ -25,7 +25,8 @@ class BodyOptions:
         dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
         tokens: the type T of the model, for the ops that have it.
-        policies, merging: whether ops take the policies of a call, and what tokens are merged by; without, shorter.
+        policies, merging, rotation: whether ops take the policies of a call, what tokens are merged by, and what they are
+            rotated by; without, shorter.
         prefix: what the `prefix` attribute of the model's nodes says.
         activation: that of the MLPs.
     """
@@ -40,6 +41,7 @@ class BodyOptions:
     tokens: ElementType = "float"
     policies: bool = True
     merging: bool = False
+    rotation: bool = False
     prefix: int = 0
     activation: Activation = "gelu_tanh"
 
@@ -70,9 +72,10 @@ _BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
     "VmoeLinear": lambda o: layer_bodies.linear(o.dense),
     "VmoeDenseMlp": lambda o: layer_bodies.dense_mlp(o.dense, o.dense_chunks, o.activation),
     "VmoeAttention": _attention,
-    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, class_token=False),
-    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, class_token=True),
-    "VmoeMerge": lambda o: merging_body.merge(o.prefix),
+    "VmoeRotate": lambda _: layer_bodies.rotate(),
+    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, o.rotation, class_token=False),
+    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, o.rotation, class_token=True),
+    "VmoeMerge": lambda o: merging_body.merge(o.prefix, o.rotation),
     "VmoeMlpBlock": lambda o: layer_bodies.mlp_block(o.dense, o.activation),
     "VmoeRouterBlock": lambda o: layer_bodies.router_block(o.policies),
     "VmoeExpertBlock": lambda o: layer_bodies.expert_block(o.experts, o.activation),

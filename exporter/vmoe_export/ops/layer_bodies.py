@@ -18,15 +18,26 @@ _LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EP
 MERGING_INPUTS = ("sizes", "token", MERGE)
 """The inputs by which tokens are merged, of the ops that may do without."""
 
+ROTATION_INPUTS = ("coordinates", "frequencies")
+"""Those by which queries and keys are rotated."""
 
-def input_names(op: str, weights: WeightType, policies: bool = True, merging: bool = False) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights have any, policies if `policies`, and those by
-    which tokens are merged if `merging`, or where scales stand behind them.
+
+def input_names(
+    op: str, weights: WeightType, policies: bool = True, merging: bool = False, rotation: bool = False
+) -> list[str]:
+    """The inputs that nodes of the op have: scales only where its weights have any, policies if `policies`, those by which
+    tokens are merged if `merging`, those by which they are rotated if `rotation`, and whatever stands before another one.
     """
-    values = [value for value in OPS[op].inputs if not value.scale_of or weights.scales]
-    stand_before = any(value.scale_of for value in values)
-    left_out = (*(() if policies else POLICIES), *(() if merging or stand_before else MERGING_INPUTS))
-    return [value.name for value in values if not value.optional or value.name not in left_out]
+    left_out = {
+        *(() if policies else POLICIES),
+        *(() if merging else MERGING_INPUTS),
+        *(() if rotation else ROTATION_INPUTS),
+        *(value.name for value in OPS[op].inputs if value.scale_of and not weights.scales),
+    }
+    values = list(OPS[op].inputs)
+    while values[-1].optional and values[-1].name in left_out:
+        values.pop()
+    return [value.name for value in values]
 
 
 def written_attributes(op: Op, activation: Activation) -> dict[str, int]:
@@ -103,13 +114,25 @@ def attention(bf16: bool, merging: bool) -> str:
     return _body("VmoeAttention", FLOAT32, _ATTENTION.format(products=products), merging=merging)
 
 
-def attention_block(weights: WeightType, merging: bool, class_token: bool) -> str:
+def rotate() -> str:
+    """VmoeRotate."""
+    return _body("VmoeRotate", FLOAT32, _ROTATE)
+
+
+def attention_block(weights: WeightType, merging: bool, rotation: bool, class_token: bool) -> str:
     """VmoeAttentionBlock, or VmoeClassAttentionBlock; attention is bfloat16 where weights are shorter than float32.
 
-    With `merging` keys have sizes, and the former ends in VmoeMerge.
+    With `merging` keys have sizes, and the former ends in VmoeMerge. With `rotation` queries and keys are rotated.
     """
     bf16 = int(weights is not FLOAT32)
     x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
+    q, k = ("q_turned", "k_turned") if rotation else ("q", "k")
+    own = "own_coordinates" if class_token else "coordinates"
+    turned = f"""
+        {"own_coordinates = Gather <axis = 1> (coordinates, first)" if class_token else ""}
+        q_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (q, {own}, frequencies)
+        k_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (k, coordinates, frequencies)
+    """
     first = "first = Constant <value_ints = [0]> ()\n" + "\n".join(
         f"{name}_first = Gather <axis = 1> ({name}, first)" for name in ("x", "normed")
     )
@@ -117,9 +140,12 @@ def attention_block(weights: WeightType, merging: bool, class_token: bool) -> st
     if merging and not class_token:
         end = """
         whole = Add (x, o)
-        y, merged_sizes, merged_token =
-            vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, k, MERGING)
-        """.replace("MERGING", ", ".join(MERGING_INPUTS))
+        y, merged_sizes, merged_tokenCOORDINATES =
+            vmoe.VmoeMerge <num_heads: int = @num_heads, prefix: int = @prefix> (whole, KEYS, MERGING)
+        """
+        carried = (*MERGING_INPUTS, *(("coordinates",) if rotation else ()))
+        end = end.replace("MERGING", ", ".join(carried)).replace("KEYS", k)
+        end = end.replace("COORDINATES", ", merged_coordinates" if rotation else "")
     return _body(
         "VmoeClassAttentionBlock" if class_token else "VmoeAttentionBlock",
         weights,
@@ -129,11 +155,14 @@ def attention_block(weights: WeightType, merging: bool, class_token: bool) -> st
         {_linear_node(asking, "q", weights)}
         {_linear_node("normed", "k", weights)}
         {_linear_node("normed", "v", weights)}
-        mixed = vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> (q, k, v{", sizes" if merging else ""})
+        {turned if rotation else ""}
+        mixed =
+            vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> ({q}, {k}, v{", sizes" if merging else ""})
         {_linear_node("mixed", "o", weights)}
         {end}
         """,
         merging=merging,
+        rotation=rotation,
     )
 
 
@@ -203,6 +232,31 @@ _ATTENTION = """
     y = Reshape (mixed_by_token, shape)
 """
 
+_ROTATE = """
+    rest = Constant <value_ints = [-1]> ()
+    heads_0d = Constant <value_int: int = @num_heads> ()
+    heads = Reshape (heads_0d, rest)
+    copy = Constant <value_ints = [0, 0]> ()
+    pair = Constant <value_ints = [-1, 2]> ()
+    split = Concat <axis = 0> (copy, heads, pair)
+    pairs = Reshape (x, split)
+    angles = MatMul (coordinates, frequencies)
+    axes = Constant <value_ints = [2, 4]> ()
+    angle = Unsqueeze (angles, axes)
+    cosine = Cos (angle)
+    sine = Sin (angle)
+    a, b = Split <axis = -1, num_outputs = 2> (pairs)
+    a_cosine = Mul (a, cosine)
+    b_sine = Mul (b, sine)
+    b_cosine = Mul (b, cosine)
+    a_sine = Mul (a, sine)
+    first = Sub (a_cosine, b_sine)
+    second = Add (b_cosine, a_sine)
+    turned = Concat <axis = -1> (first, second)
+    shape = Shape (x)
+    y = Reshape (turned, shape)
+"""
+
 _ATTENTION_FLOAT32 = """
     scale = Reciprocal (root)
     q_scaled = Mul (q_heads, scale)
@@ -238,9 +292,14 @@ _ATTENTION_BF16 = """
 """
 
 
-def _body(op: str, weights: WeightType, lines: str, policies: bool = True, merging: bool = False) -> str:
+def _body(
+    op: str, weights: WeightType, lines: str, policies: bool = True, merging: bool = False, rotation: bool = False
+) -> str:
     outputs = [value.name for value in OPS[op].outputs if merging or not value.name.startswith("merged_")]
-    return f"{op} ({', '.join(input_names(op, weights, policies, merging))}) => ({', '.join(outputs)}) {{ {lines} }}"
+    outputs = [name for name in outputs if rotation or name != "merged_coordinates"]
+    return (
+        f"{op} ({', '.join(input_names(op, weights, policies, merging, rotation))}) => ({', '.join(outputs)}) {{ {lines} }}"
+    )
 
 
 def _linear_node(x: str, which: str, weights: WeightType) -> str:

@@ -10,15 +10,35 @@ from __future__ import annotations
 from vmoe_export.ops.table import MERGE_EPSILON
 
 
-def merge(prefix: int) -> str:
-    """VmoeMerge for a model with so many tokens in front that are never merged."""
+def merge(prefix: int, rotation: bool) -> str:
+    """VmoeMerge for a model with so many tokens in front that are never merged; with `rotation`, tokens have coordinates."""
     # Of tokens behind the prefix every second one may join another. One classifier's token counts among them as token 0.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
-    return _MERGE.format(prefix=prefix, first=first, joined=joined, epsilon=f"{MERGE_EPSILON:.12f}")
+    # Coordinates go along as columns of their own.
+    return _MERGE.format(
+        prefix=prefix,
+        first=first,
+        joined=joined,
+        epsilon=f"{MERGE_EPSILON:.12f}",
+        coordinates=", coordinates" if rotation else "",
+        merged_coordinates=", merged_coordinates" if rotation else "",
+        widen="whole = Concat <axis = 2> (x, coordinates)" if rotation else "",
+        whole="whole" if rotation else "x",
+        y="merged_whole" if rotation else "y",
+        narrow=_NARROW if rotation else "",
+    )
 
+
+_NARROW = """
+    x_width = Shape <start = 2> (x)
+    end = Constant <value_ints = [2147483647]> ()
+    y = Slice (merged_whole, zero, x_width, two)
+    merged_coordinates = Slice (merged_whole, x_width, end, two)
+"""
 
 _MERGE = """
-VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
+VmoeMerge (x, k, sizes, token, merge{coordinates}) => (y, merged_sizes, merged_token{merged_coordinates}) {{
+    {widen}
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -118,9 +138,9 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     place = Where (is_still, was, moved_place)
 
     # A row of sizes for each place; tokens in the order prefix, those that may join, the others.
-    x_prefix = Slice (x, zero, prefix, one)
-    x_own = Slice (x, first, tokens, one, two)
-    x_other = Slice (x, joined, tokens, one, two)
+    x_prefix = Slice ({whole}, zero, prefix, one)
+    x_own = Slice ({whole}, first, tokens, one, two)
+    x_other = Slice ({whole}, joined, tokens, one, two)
     x_sorted = Concat <axis = 1> (x_prefix, x_own, x_other)
     sizes_prefix = Slice (sizes, zero, prefix, one)
     sizes_own = Slice (sizes, first, tokens, one, two)
@@ -137,7 +157,8 @@ VmoeMerge (x, k, sizes, token, merge) => (y, merged_sizes, merged_token) {{
     merged_sizes = ReduceSum <keepdims = 0> (shares, two)
     sums = MatMul (shares, x_sorted)
     merged_column = Unsqueeze (merged_sizes, two)
-    y = Div (sums, merged_column)
+    {y} = Div (sums, merged_column)
+    {narrow}
 
     # The places by the old order of the tokens.
     was_key, was_index = TopK <axis = 0, largest = 0> (was, tokens)

@@ -5,14 +5,17 @@ The ONNX functions, the numpy reference and the C++ adapters are all held to thi
 Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
 c slots per expert and group, M slots per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
 slots per expert and group, M = G * P. In the dense layers N images, T tokens per image, Q queries per image (T in
-self-attention), P outputs, O tokens of an image before any was merged and U those that merging leaves of T.
+self-attention), P outputs, O tokens of an image before any was merged and U those that merging leaves of T; C coordinates of
+a token and A pairs of a head's columns.
 
 The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
 router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
 are the blocks of an encoder, each with the LayerNormalization before it (with `LAYER_NORM_EPSILON`): VmoeAttentionBlock,
 VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeClassAttentionBlock
 is VmoeAttentionBlock for the first token of each image alone, which asks all tokens. VmoeMerge makes one token of each of
-the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it.
+the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it. VmoeRotate turns the
+pairs of columns of each head by the angles coordinates . frequencies; with these inputs
+VmoeAttentionBlock and VmoeClassAttentionBlock do so to queries and keys, and merged tokens have the mean of coordinates.
 
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
@@ -192,7 +195,13 @@ _EXPERTS, _EXPERT_SCALES = (
 )
 _SIZES, _TOKEN = _f("sizes", "N", "T"), Value("token", "i32", ("N", "O"))
 _MERGING = (_SIZES, _TOKEN, Value(MERGE, "i64", ("1",)))
-_MERGED = (_f("y", "N", "U", "D"), _f("merged_sizes", "N", "U"), Value("merged_token", "i32", ("N", "O")))
+_ROTATION = (_f("coordinates", "N", "T", "C"), _f("frequencies", "C", "A"))
+_MERGED = (
+    _f("y", "N", "U", "D"),
+    _f("merged_sizes", "N", "U"),
+    Value("merged_token", "i32", ("N", "O")),
+    _left_out(_f("merged_coordinates", "N", "U", "C")),
+)
 _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
@@ -202,6 +211,7 @@ _ATTENTION_BLOCK = (
     *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
     *map(_left_out, _MERGING),
     *(_scale(weight) for weight in _PROJECTIONS),
+    *map(_left_out, _ROTATION),
 )
 _ROUTER = _f("router", "D", "E")
 _MLP_ATTRIBUTES = {"hidden_chunk": 0, "activation": 0}
@@ -233,6 +243,7 @@ OPS: Mapping[str, Op] = {
             (_f("y", "N", "Q", "D"),),
             {"num_heads": 1, "bf16": 0},
         ),
+        Op("VmoeRotate", (_IMAGE_X, *_ROTATION), (_IMAGE_Y,), {"num_heads": 1}),
         Op(
             "VmoeAttentionBlock",
             _ATTENTION_BLOCK,
@@ -240,7 +251,12 @@ OPS: Mapping[str, Op] = {
             {"num_heads": 1, "prefix": 0},
         ),
         Op("VmoeClassAttentionBlock", _ATTENTION_BLOCK, (_f("y", "N", "1", "D"),), {"num_heads": 1}),
-        Op("VmoeMerge", (_IMAGE_X, _f("k", "N", "T", "D"), *_MERGING), _MERGED, {"num_heads": 1, "prefix": 0}),
+        Op(
+            "VmoeMerge",
+            (_IMAGE_X, _f("k", "N", "T", "D"), *_MERGING, _left_out(_ROTATION[0])),
+            _MERGED,
+            {"num_heads": 1, "prefix": 0},
+        ),
         Op("VmoeMlpBlock", (_IMAGE_X, *_NORM, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeRouterBlock",

@@ -84,7 +84,7 @@ class LoadedPart:
     def run(self, stream: Stream, images: Array, profile: Profile | None) -> tuple[Stream, list[Array]]:
         """What the part makes of the stream and the images that it comes from: the stream or output, and its routes."""
         settings = profile.inputs if profile else {}
-        values = [values for values in (stream.x, stream.sizes, stream.token) if values is not None]
+        values = [values for values in (stream.x, stream.sizes, stream.token, stream.coordinates) if values is not None]
         given = dict(zip(self._start, values, strict=False))
         feeds = {IMAGE_INPUT: images, **settings, **given}
         taken = {name: array for name, array in feeds.items() if name in self._takes}
@@ -99,12 +99,13 @@ class LoadedPart:
 
 
 def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
-    """The values of a stream, as the graph says what they are: x, and where tokens are merged sizes and token."""
+    """The values of a stream, as the graph says what they are: x, and of merged tokens sizes, token and coordinates."""
     rows = ("rows", "tokens")
     kinds = (
         (onnx.TensorProto.FLOAT, (*rows, "width")),
         (onnx.TensorProto.FLOAT, rows),
         (onnx.TensorProto.INT32, ("rows", "all")),
+        (onnx.TensorProto.FLOAT, (*rows, "axes")),
     )
     return [helper.make_tensor_value_info(name, *kind) for name, kind in zip(names, kinds, strict=False)]
 

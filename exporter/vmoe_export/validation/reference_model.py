@@ -13,7 +13,7 @@ import numpy as np
 from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
-from vmoe_export.model.parameters import POSITION_EMBEDDING, front_parameters, scale_name
+from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, front_parameters, scale_name
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_weights import Weights
@@ -35,12 +35,14 @@ class Stream:
             an ensemble (E3) on the members of an image stand one after another.
         sizes: f32[images, T], how many tokens each is the mean of; None where the model can't merge.
         token: i32[images, T0], where each token of an image has gone; None likewise.
+        coordinates: f32[images, T, 2] of rotary positions, where tokens can merge; else None.
         keys: of the attention that it comes from, f32[images, T, D], by which its tokens are merged; None elsewhere.
     """
 
     x: Array
     sizes: Array | None = None
     token: Array | None = None
+    coordinates: Array | None = None
     keys: Array | None = None
 
     def of_images(self, chosen: slice) -> Stream:
@@ -57,7 +59,10 @@ class Stream:
     def merged(self, token: Array) -> Stream:
         """The stream as its tokens go where others did: token i32[images, T0] after a merging."""
         assert self.sizes is not None
-        return Stream(*ops.merge_tokens(self.x, self.sizes, self.places(token)), token)
+        places, coordinates = self.places(token), self.coordinates
+        if coordinates is not None:
+            coordinates, _ = ops.merge_tokens(coordinates, self.sizes, places)
+        return Stream(*ops.merge_tokens(self.x, self.sizes, places), token, coordinates)
 
     def places(self, token: Array) -> Array:
         """Where each token of the stream has gone, i32[images, T], by where those went that each image began with."""
@@ -131,7 +136,10 @@ class ReferenceModel:
         x = stream.x
         normed = self._norm(f"{block}/LayerNorm_0", x)
         sizes = stream.sizes if stream.sizes is not None and stream.sizes.max() > 1 else None
-        added, keys = self._attention(f"{block}/SelfAttention", normed, normed, sizes)
+        coordinates = stream.coordinates
+        if self._config.rotary and coordinates is None:
+            coordinates = self._tensor(ROTARY[0])
+        added, keys = self._attention(f"{block}/SelfAttention", normed, normed, sizes, coordinates)
         return replace(stream, x=x + added, keys=keys if self.model.merges else None)
 
     def _mlp_layer(self, block: str, stream: Stream) -> Stream:
@@ -186,10 +194,17 @@ class ReferenceModel:
         x = self._norm("embedding_norm", x) if config.embedding_norm else x
         if not self.model.merges:
             return Stream(x)
-        return Stream(x, np.ones(x.shape[:2], np.float32), np.tile(np.arange(x.shape[1], dtype=np.int32), (len(x), 1)))
+        token = np.tile(np.arange(x.shape[1], dtype=np.int32), (len(x), 1))
+        coordinates = np.tile(self._tensor(ROTARY[0]), (len(x), 1, 1)) if config.rotary else None
+        return Stream(x, np.ones(x.shape[:2], np.float32), token, coordinates)
 
-    def _attention(self, path: str, queries: Array, keys: Array, sizes: Array | None) -> tuple[Array, Array]:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], and the keys as they enter it."""
+    def _attention(
+        self, path: str, queries: Array, keys: Array, sizes: Array | None, coordinates: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], rotated by coordinates[N,T,2].
+
+        And the keys as they enter it.
+        """
         heads = self._config.num_heads
 
         def project(name: str, x: Array) -> Array:
@@ -202,6 +217,8 @@ class ReferenceModel:
 
         bf16 = self._tensor(f"{path}/query/kernel").dtype != np.float32
         q, k, v = project("query", queries), project("key", keys), project("value", keys)
+        if coordinates is not None:
+            q, k = (ops.rotate(each, coordinates, self._tensor(ROTARY[1]), heads) for each in (q, k))
         return self._dense(f"{path}/out", ops.attention(q, k, v, sizes, heads, bf16)), k
 
     def _moe_layer(self, block: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:

@@ -142,6 +142,18 @@ def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_head
     return mixed.transpose(0, 2, 1, 3).reshape(q.shape)
 
 
+def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1) -> Array:
+    """VmoeRotate: x[N,T,D] -> y[N,T,D], pairs of a head's columns turned by the angles of their token.
+
+    Pair a of each of H heads, its columns 2 a and 2 a + 1, turns by coordinates[N,T,C] . frequencies[C,A], A = D / H / 2.
+    """
+    angle = (coordinates @ frequencies)[:, :, None]
+    pairs = x.reshape(*x.shape[:2], num_heads, -1, 2)
+    first, second = pairs[..., 0], pairs[..., 1]
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.stack([first * cosine - second * sine, second * cosine + first * sine], axis=-1).reshape(x.shape)
+
+
 def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> Array:
     """Where each token of an image goes as VmoeMerge merges `merge` of them by their keys: k[N,T,D] -> i32[N,T].
 
