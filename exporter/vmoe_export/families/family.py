@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,4 +84,10 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         found.setdefault(".".join(words), stored)
     if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):  # InternViT's files have a q_proj
         return found
-    return {functools.reduce(lambda name, pair: re.sub(*pair, name), _SAVED.items(), own): found[own] for own in found}
+    return {_as_saved(name): stored for name, stored in found.items()}
+
+
+def _as_saved(name: str) -> str:
+    for in_memory, saved in _SAVED.items():
+        name = re.sub(in_memory, saved, name)
+    return name
