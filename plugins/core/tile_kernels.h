@@ -37,8 +37,8 @@ struct TileProduct {
   const float* bias = nullptr;  // f32[panels * 32], or none
   Activation activation = Activation::kNone;
 
-  // Lines: before they are stored, they are rotated by the row of a table at rotation_offset[r], whose period is so many
-  // columns; the first panel begins at a column of it. See rotation.h.
+  // Lines: before they are stored, they are rotated by the row of a table at rotation_offset[r], whose period is so
+  // many columns; the first panel begins at a column of it. See rotation.h.
   const float* cosines = nullptr;  // or none
   const float* sines = nullptr;
   const size_t* rotation_offset = nullptr;  // [row_count]
