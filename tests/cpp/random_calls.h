@@ -207,7 +207,7 @@ inline void follow_divisors(const Model& model, Random& random, Call& call) {
 
 // Of rotated tokens: a frequency for each pair of a head's columns, and coordinates for all of them.
 inline void choose_pairs(const Model& model, Call& call) {
-  if (call.sizes.count('A') == 0) return;
+  if (call.sizes.count('A') == 0 || !call.valid) return;
   const int64_t columns = 2 * std::min<int64_t>(model.attribute("num_heads", 1), 1 << 20);
   int64_t &pairs = call.sizes['A'], &hidden = call.sizes['D'];
   if (columns > 256 || model.fixed.count('D') != 0) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,9 @@ class Readers:
             return None
 
     def _asked(self, picture: bytes) -> Verdict:
-        return self._http(*test_wire.classify(self._ray, picture, "image/x", top="10")[::2])
+        sent = test_wire.answered(self._ray, "POST", "/v1/classify?top=10", picture, content_type="image/x")
+        reply = asyncio.run(sent)
+        return self._http(reply.status, reply.body)
 
     def _http(self, status: int, body: bytes) -> Verdict:
         assert status in (200, 400), body
