@@ -87,7 +87,7 @@ def test_the_canonical_graph_has_defaults_and_nested_functions(mnist_bundle: Pat
     assert defaults == {"capacity": [10] * 5, "k": [1], "bpr": [1], "pool": [0], "max_experts": [8], "merge": [0]}
     # What its nodes call: all blocks are sparse, and routing in one op is for other graphs.
     others = {"VmoeDenseMlp", "VmoeMlpBlock", "VmoeGates", "VmoeRouteDispatch", "VmoeChooseTokens"}
-    others |= {name for name in OPS if name.startswith("VmoeSoft") or name == "VmoeClassAttentionBlock"}
+    others |= {name for name in OPS if name.startswith("VmoeSoft") or name in ("VmoeClassAttentionBlock", "VmoeRotate")}
     assert {function.name for function in model.functions} == OPS.keys() - others
     assert {function.domain for function in model.functions} == {DOMAIN}
     layers = [f"encoderblock_{i}/{what}" for i in range(5) for what in ("expert", "kept", "weight", "token")]
