@@ -282,7 +282,8 @@ def timm_model(
     """Saved with a config.json, or, with options, without; with `answers`, the user knows all that is asked for."""
     import timm
 
-    with torch.device("cpu" if "relpos" in name or "beit" in name else "meta"):  # which can't compute their indices
+    computes = re.search("relpos|beit|dinov3", name)  # indices or periods, which a meta device can't
+    with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
     size, channels = model.patch_embed.img_size, args.get("in_chans", 3)
