@@ -182,7 +182,10 @@ def options_of(case: golden.Case) -> dict[str, Any]:
     if case.kind is None:
         return {}
     options = {"group": case.group, "dispatch_bf16": case.bfloat16}
-    return options if case.kind == "soft" else options | {"capacity_multiple_of": case.raw["capacity_multiple_of"] or 1}
+    if case.kind == "soft":
+        return options
+    rounding = case.raw.get("capacity_ceil_or_round") or "ceil"
+    return options | {"capacity_multiple_of": case.raw["capacity_multiple_of"] or 1, "rounding": rounding}
 
 
 def setting_of(case: golden.Case) -> dict[str, Any]:

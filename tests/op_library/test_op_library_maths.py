@@ -80,7 +80,8 @@ def test_gates_are_the_reference(path: str) -> None:
 @CHECKED_PATH
 def test_an_empty_batch_gives_empty_outputs(path: str) -> None:
     rng = np.random.default_rng(8)
-    sizes = {"G": 0, "N": 0, "M": 0, "S": 7, "T": 7, "Q": 7, "D": 5, "E": 4, "F": 6, "K": 2, "P": 3, "O": 9, "U": 5, "1": 1}
+    sizes = {"G": 0, "N": 0, "M": 0, "S": 7, "T": 7, "Q": 7, "D": 6, "E": 4, "F": 6, "K": 2, "P": 3, "O": 9, "U": 5}
+    sizes |= {"1": 1, "C": 2, "A": 3}
     calls, expected = [], []
     for op in OPS.values():
         numbers = dict(zip(("capacity", "k", "bpr"), settings(3, 2, True), strict=True))
