@@ -129,8 +129,8 @@ BAD_STARTS: list[tuple[str, int, str]] = [
 ]
 """Words that start no service, the exit code, and the words that say why."""
 
-OWN_LIMITS = ("1 to 8 items", "1 to 32 images, not 33")
-"""How messages end that are of the tests' own services, which take fewer images than others."""
+OWN_LIMITS = ("1 to 8 items", "not 33", "not 9")
+"""How messages end where another service or model may take the request."""
 
 
 def malformed(model: str) -> list[tuple[bytes, int]]:
