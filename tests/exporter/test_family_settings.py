@@ -210,6 +210,25 @@ def test_an_older_config_of_timm_has_the_colours_beside_the_architecture(tmp_pat
     assert flat.read_bytes() == new.read_bytes() and not any("no file says how pictures" in note for note in notes)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "timm_dinov3",
+            lambda config: config["model_args"].update(rope_temperature=50.0),
+            "have rope_temperature",
+        ),
+        ("timm_dinov3", lambda config: config["model_args"].update(depth=3), "depth 3, but the checkpoint has 2"),
+        ("timm_dinov3", lambda config: config["model_args"].pop("num_heads"), "--heads N"),
+        ("dinov3", lambda config: config.update(query_bias=False), "query_bias False, but the checkpoint has True"),
+        ("dinov3", lambda config: config.update(key_bias=True), "key_bias True, but the checkpoint has False"),
+    ],
+)
+def test_what_a_dinov3s_config_says_is_so_or_refused(name: str, change: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(VmoeError, match=said):
+        _export(tmp_path, name, change)
+
+
 def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) -> None:
     make = _cases()["transformers internvl, plain"]
     (tmp_path / "model").mkdir()

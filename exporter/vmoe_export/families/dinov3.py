@@ -14,6 +14,8 @@ from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
 _ATTENTION = [f"attention.{name}_proj" for name in "qkvo"]
+_THETA = 100.0
+_ARGS = {"num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
 _LAYERS = ("norm1", *_ATTENTION, "norm2", "mlp.up_proj", "mlp.down_proj", *_SCALES)
 
@@ -43,9 +45,12 @@ def _translate(model: Translation) -> None:
     found = model.tensors.get("embeddings.register_tokens")
     registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []
     front = model.tokens("embeddings.cls_token", *registers)
-    model.claim(num_register_tokens=front - 1)
-    _rotary(model, front, float(model.setting("rope_theta", 100.0)))
-    model.encoder("layer.{}.", _LAYERS, has_bias=None)
+    has_bias = [model.has(f"layer.0.{name}.bias") for name in _ATTENTION[:3]]
+    model.claim(num_register_tokens=front - 1, **dict(zip(("query_bias", "key_bias", "value_bias"), has_bias, strict=True)))
+    if "rope_theta" not in model.config:
+        model.taken["rope_theta"] = _THETA
+    _rotary(model, front, float(model.setting("rope_theta", _THETA)))
+    model.encoder("layer.{}.", _LAYERS, has_bias=has_bias)
     model.norm("Encoder/encoder_norm", "norm")
     model.model["classifier"] = "token"
 
@@ -54,19 +59,22 @@ def _translate_timm(model: Translation) -> None:
     name = str(model.config.get("architecture", ""))
     if not re.search("dinov3|lingbot", name):
         raise ConfigError("the tensors may be those of a DINOv3 of timm; pass --architecture NAME")
-    args = model.config.get("model_args") or {}
+    args = timm.read_model_args(model, _ARGS)
+    model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size") if key in args}}
     model.refuse("a gated MLP (SwiGLU)", "blocks.0.mlp.fc1_g.weight")
     model.refuse("biases of queries and values alone", "blocks.0.attn.q_bias")
     model.epsilon(1e-5, is_told=True)
     model.activation("gelu", f"the architecture {name} has")
     model.patches("patch_embed.proj")
-    model.choose_heads(args.get("num_heads", model.width // 64), f"the architecture {name} has")
+    model.claim(num_features=model.width)
+    usual = None if "embed_dim" in args else model.width // 64
+    model.choose_heads(args.get("num_heads", usual), f"the architecture {name} has")
     pooling = args.get("global_pool", model.config.get("global_pool"))
     if pooling not in ("avg", "token"):
         raise ConfigError(f"the config says global_pool {pooling!r:.40}, and only avg and token can be exported")
     front = model.tokens("cls_token", "reg_token", is_read=pooling == "token")
-    _rotary(model, front, 100.0)
-    for block, ours in model.blocks("blocks.{}."):
+    _rotary(model, front, _THETA)
+    for block, ours in model.blocks("blocks.{}.", "depth"):
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
         first, second = f"{block}gamma_1", f"{block}gamma_2"
         model.fused_attention(f"{ours}/SelfAttention", f"{block}attn.qkv.weight", "", f"{block}attn.proj", scale=first)

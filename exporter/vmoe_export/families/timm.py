@@ -54,11 +54,7 @@ _READ = {"num_heads", "act_layer", "final_norm"}
 
 
 def _translate(model: Translation) -> None:
-    args, name = model.config.get("model_args") or {}, str(model.config.get("architecture", ""))
-    if not isinstance(args, Mapping):
-        raise ConfigError("the config's 'model_args' must be an object")
-    if unknown := sorted(args.keys() - _IMPLIED - _READ):
-        raise ConfigError(f"the config's model_args have {unknown[0]}, which can't be exported")
+    args, name = read_model_args(model, _IMPLIED | _READ), str(model.config.get("architecture", ""))
     if name and not name.startswith(("vit_", "deit", "flexivit")):
         raise ConfigError(f"the architecture {name} is not one of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
@@ -93,6 +89,16 @@ def _translate(model: Translation) -> None:
     translate_blocks(model, "mlp.fc1", "mlp.fc2")
     _last_norm(model, args, name, pooling)
     _head(model, pooling)
+
+
+def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
+    """The config's arguments of the architecture. Raises ConfigError if there are others than the known ones."""
+    args = model.config.get("model_args") or {}
+    if not isinstance(args, Mapping):
+        raise ConfigError("the config's 'model_args' must be an object")
+    if unknown := sorted(args.keys() - known):
+        raise ConfigError(f"the config's model_args have {unknown[0]}, which can't be exported")
+    return args
 
 
 def translate_blocks(model: Translation, first_layer: str, second_layer: str, count_key: str = "depth") -> None:

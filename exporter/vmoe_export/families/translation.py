@@ -79,14 +79,14 @@ class Translation(ForeignModel):
         self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
         self.claim(hidden_size=self.width)
 
-    def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool | None = True) -> None:
+    def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool | Sequence[bool] = True) -> None:
         """The blocks of a model of transformers.
 
         Args:
             pattern: as for `blocks`.
             names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
                 and, if there are any, the scales of attention and MLP.
-            has_bias: whether query, key and value have one; with None, those that do.
+            has_bias: whether query, key and value have one, together or each.
         """
         for block, ours in self.blocks(pattern, "num_hidden_layers"):
             norm_0, query, key, value, out, norm_1, first, second, *scales = (f"{block}{name}" for name in names)
@@ -338,11 +338,11 @@ class Translation(ForeignModel):
         return width
 
     def attention(
-        self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool | None = True
+        self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool | Sequence[bool] = True
     ) -> None:
-        """Attention with three separate projections. All have a bias, or none has; with `has_bias` None, those that do."""
-        for name, source in zip(("query", "key", "value"), projections, strict=True):
-            biased = self.has(f"{source}.bias") if has_bias is None else has_bias
+        """Attention with three separate projections. All have a bias, or none has, or as `has_bias` says of each."""
+        each_has = (has_bias,) * 3 if isinstance(has_bias, bool) else has_bias
+        for name, source, biased in zip(("query", "key", "value"), projections, each_has, strict=True):
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)
             self._by_head(f"{ours}/{name}")
         self._out(ours, out, scale)
