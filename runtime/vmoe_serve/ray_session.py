@@ -64,8 +64,7 @@ def connected_ray(
         else:
             for name, value in (_MALLOC | _ATTEMPTS | _PROXY | dict(variables)).items():
                 os.environ.setdefault(name, value)
-            os.register_at_fork(after_in_child=_block_sigterm)
-            with _leaving_nothing():
+            with _leaving_nothing(), _children_outliving_sigterm():
                 ray.init(
                     address="local",  # the default joins whatever `ray start` has started on this machine
                     include_dashboard=False,
@@ -90,9 +89,20 @@ def connected_ray(
         ray.shutdown()
 
 
-def _block_sigterm() -> None:
-    """Has a child and its children outlive a SIGTERM to the whole group or service, so that this process can stop them."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+@contextmanager
+def _children_outliving_sigterm() -> Iterator[None]:
+    """Has children started in the block, and theirs, outlive a SIGTERM to the whole group, so that this process can stop them."""
+    starting = [True]
+
+    def block() -> None:
+        if starting:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    os.register_at_fork(after_in_child=block)  # which nothing takes back
+    try:
+        yield
+    finally:
+        starting.clear()
 
 
 @contextmanager

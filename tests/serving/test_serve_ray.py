@@ -260,6 +260,25 @@ def test_sigterm_while_ray_starts_reaches_the_handler_of_before() -> None:
     assert (done.returncode, done.stdout) == (signal.SIGTERM, "told\n")
 
 
+CHILD_AT_START_AND_LATER = """
+import os, signal, ray
+from vmoe_serve.ray_session import connected_ray
+def blocked():
+    child = os.fork()
+    if not child:
+        os._exit(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+ray.init = lambda **_: print(blocked())
+ray.shutdown = lambda: None
+with connected_ray():
+    print(blocked())
+"""
+
+
+def test_only_what_ray_starts_outlives_a_sigterm() -> None:
+    assert sdk_build.run(sys.executable, "-c", CHILD_AT_START_AND_LATER).stdout == "1\n0\n"
+
+
 def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mnist_image_bundle: Path) -> None:
     command = [sys.executable, "-c", IMPATIENT, "serve", "ray", mnist_image_bundle, "--port", free_port()]
     process, children = started(command, RAY_ADDRESS=""), set[int]()
