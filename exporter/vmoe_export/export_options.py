@@ -61,8 +61,8 @@ class ExportOptions(Choices):
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
-        heads, activation, pooling: number of attention heads, activation of the MLPs ("gelu", "gelu_tanh" or "quick_gelu")
-            and what the head gets ("token" or "avg") of another library's model, if its files do not say it.
+        heads, activation, pooling: of another library's model, if its files do not say it: number of attention heads,
+            activation of the MLPs ("gelu", "gelu_tanh", "quick_gelu" or "silu") and what the head gets ("token" or "avg").
         architecture: name of an architecture of the installed open_clip or timm, for its config; excludes `config`.
 
     Raises:
@@ -93,7 +93,7 @@ class ExportOptions(Choices):
     head: str | os.PathLike[str] | None = None
     preset: str | None = None
     heads: int | None = None
-    activation: Literal["gelu", "gelu_tanh", "quick_gelu"] | None = None
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "silu"] | None = None
     pooling: Literal["token", "avg"] | None = None
     architecture: str | None = None
 

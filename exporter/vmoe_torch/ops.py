@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vmoe_export.ops.table import SOFT_EPSILON, Activation
+from vmoe_export.ops.table import SIGMOID_SLOPES, SOFT_EPSILON, Activation
 
 
 def router_logits(x: Tensor, router: Tensor) -> Tensor:
@@ -42,8 +42,8 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
 def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation = "gelu_tanh") -> Tensor:
     """activation(x . w1 + b1) . w2 + b2 of x[..., T, D]; all may have a leading axis of experts."""
     hidden = x @ w1 + b1
-    if activation == "gelu_quick":
-        return hidden * torch.sigmoid(1.702 * hidden) @ w2 + b2
+    if activation in SIGMOID_SLOPES:
+        return hidden * torch.sigmoid(SIGMOID_SLOPES[activation] * hidden) @ w2 + b2
     return F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none") @ w2 + b2
 
 

@@ -98,7 +98,7 @@ struct ExpertMlpAttribute { enum : size_t { kDispatchBf16, kHiddenChunk, kActiva
 inline constexpr AttributeSpec kExpertMlpAttributes[] = {
     {"dispatch_bf16", 0, 0, 1, 0, false},
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-    {"activation", 0, 0, 2, 0, false},
+    {"activation", 0, 0, 3, 0, false},
 };
 inline constexpr OpSpec kExpertMlp{"VmoeExpertMlp", kExpertMlpInputs, kExpertMlpOutputs, kExpertMlpAttributes, 0x39};
 
@@ -123,7 +123,7 @@ struct LinearOutput { enum : size_t { kY }; };
 inline constexpr ValueSpec kLinearOutputs[] = {{"y", ValueType::kFloat32, "NTP"}};
 inline constexpr OpSpec kLinear{"VmoeLinear", kLinearInputs, kLinearOutputs, {}, 0x19};
 
-struct DenseMlpInput { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+struct DenseMlpInput { enum : size_t { kX, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale, kWg, kBg, kWgScale, kHiddenLnScale, kHiddenLnBias }; };
 inline constexpr ValueSpec kDenseMlpInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"w1", ValueType::kW, "DF", Presence::kRequired, DenseMlpInput::kW1Scale},
@@ -132,13 +132,18 @@ inline constexpr ValueSpec kDenseMlpInputs[] = {
     {"b2", ValueType::kFloat32, "D"},
     {"w1_scale", ValueType::kQ, "F", Presence::kScale},
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wg", ValueType::kW, "DF", Presence::kOptional, DenseMlpInput::kWgScale},
+    {"bg", ValueType::kFloat32, "F", Presence::kOptional},
+    {"wg_scale", ValueType::kQ, "F", Presence::kScale},
+    {"hidden_ln_scale", ValueType::kFloat32, "F", Presence::kOptional},
+    {"hidden_ln_bias", ValueType::kFloat32, "F", Presence::kOptional},
 };
 struct DenseMlpOutput { enum : size_t { kY }; };
 inline constexpr ValueSpec kDenseMlpOutputs[] = {{"y", ValueType::kFloat32, "NTD"}};
 struct DenseMlpAttribute { enum : size_t { kHiddenChunk, kActivation }; };
 inline constexpr AttributeSpec kDenseMlpAttributes[] = {
     {"hidden_chunk", 0, 0, kNoMaximum, 'F', true},
-    {"activation", 0, 0, 2, 0, false},
+    {"activation", 0, 0, 3, 0, false},
 };
 inline constexpr OpSpec kDenseMlp{"VmoeDenseMlp", kDenseMlpInputs, kDenseMlpOutputs, kDenseMlpAttributes, 0x19};
 
@@ -169,11 +174,11 @@ struct RotateAttribute { enum : size_t { kNumHeads }; };
 inline constexpr AttributeSpec kRotateAttributes[] = {{"num_heads", 1, 1, kNoMaximum, 'D', false}};
 inline constexpr OpSpec kRotate{"VmoeRotate", kRotateInputs, kDenseMlpOutputs, kRotateAttributes, 0x1};
 
-struct AttentionBlockInput { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale, kCoordinates, kFrequencies }; };
+struct AttentionBlockInput { enum : size_t { kX, kLnScale, kLnBias, kWq, kBq, kWk, kBk, kWv, kBv, kWo, kBo, kSizes, kToken, kMerge, kWqScale, kWkScale, kWvScale, kWoScale, kCoordinates, kFrequencies, kMixedLnScale, kMixedLnBias }; };
 inline constexpr ValueSpec kAttentionBlockInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
-    {"ln_bias", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D", Presence::kOptional},
     {"wq", ValueType::kW, "DD", Presence::kRequired, AttentionBlockInput::kWqScale},
     {"bq", ValueType::kFloat32, "D"},
     {"wk", ValueType::kW, "DD", Presence::kRequired, AttentionBlockInput::kWkScale},
@@ -191,6 +196,8 @@ inline constexpr ValueSpec kAttentionBlockInputs[] = {
     {"wo_scale", ValueType::kQ, "D", Presence::kScale},
     {"coordinates", ValueType::kFloat32, "NTC", Presence::kOptional},
     {"frequencies", ValueType::kFloat32, "CA", Presence::kOptional},
+    {"mixed_ln_scale", ValueType::kFloat32, "D", Presence::kOptional},
+    {"mixed_ln_bias", ValueType::kFloat32, "D", Presence::kOptional},
 };
 struct AttentionBlockOutput { enum : size_t { kY, kMergedSizes, kMergedToken, kMergedCoordinates }; };
 inline constexpr ValueSpec kAttentionBlockOutputs[] = {
@@ -231,17 +238,22 @@ inline constexpr ValueSpec kMergeOutputs[] = {
 using MergeAttribute = AttentionBlockAttribute;
 inline constexpr OpSpec kMerge{"VmoeMerge", kMergeInputs, kMergeOutputs, kAttentionBlockAttributes, 0x1};
 
-struct MlpBlockInput { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale }; };
+struct MlpBlockInput { enum : size_t { kX, kLnScale, kLnBias, kW1, kB1, kW2, kB2, kW1Scale, kW2Scale, kWg, kBg, kWgScale, kHiddenLnScale, kHiddenLnBias }; };
 inline constexpr ValueSpec kMlpBlockInputs[] = {
     {"x", ValueType::kFloat32, "NTD"},
     {"ln_scale", ValueType::kFloat32, "D"},
-    {"ln_bias", ValueType::kFloat32, "D"},
+    {"ln_bias", ValueType::kFloat32, "D", Presence::kOptional},
     {"w1", ValueType::kW, "DF", Presence::kRequired, MlpBlockInput::kW1Scale},
     {"b1", ValueType::kFloat32, "F"},
     {"w2", ValueType::kW, "FD", Presence::kRequired, MlpBlockInput::kW2Scale},
     {"b2", ValueType::kFloat32, "D"},
     {"w1_scale", ValueType::kQ, "F", Presence::kScale},
     {"w2_scale", ValueType::kQ, "D", Presence::kScale},
+    {"wg", ValueType::kW, "DF", Presence::kOptional, MlpBlockInput::kWgScale},
+    {"bg", ValueType::kFloat32, "F", Presence::kOptional},
+    {"wg_scale", ValueType::kQ, "F", Presence::kScale},
+    {"hidden_ln_scale", ValueType::kFloat32, "F", Presence::kOptional},
+    {"hidden_ln_bias", ValueType::kFloat32, "F", Presence::kOptional},
 };
 using MlpBlockOutput = DenseMlpOutput;
 using MlpBlockAttribute = DenseMlpAttribute;
@@ -328,7 +340,7 @@ using SoftCombineAttribute = SoftDispatchAttribute;
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", kSoftCombineInputs, kExpertBlockOutputs, kSoftDispatchAttributes, 0x1};
 
 // The most inputs and outputs that an op has.
-inline constexpr size_t kMaxInputs = 20;
+inline constexpr size_t kMaxInputs = 22;
 inline constexpr size_t kMaxOutputs = 4;
 
 }  // namespace vmoe::ops

@@ -31,6 +31,8 @@ class ModelShape:
         reads_class_token: whether the head reads one token alone, so that the last block computes no other that it needn't.
         representation_size, classes: of the head; 0 where it has no such layer.
         pooled_tokens: features of so many tokens stand side by side in what the head gets.
+        has_gate: whether dense MLPs have a third product.
+        has_bare_map_head: whether the map head projects no query, and has no MLP.
     """
 
     patches: int
@@ -49,6 +51,8 @@ class ModelShape:
     representation_size: int
     classes: int
     pooled_tokens: int = 1
+    has_gate: bool = False
+    has_bare_map_head: bool = False
 
     @property
     def ends_in_class_pairs(self) -> bool:
@@ -95,6 +99,8 @@ class ModelShape:
                 representation_size=model["representation_size"] or 0,
                 classes=0 if features else model["num_classes"] or 0,
                 pooled_tokens=2 if "+" in model["classifier"] else 1,
+                has_gate=bool(model.get("gated_mlp")),
+                has_bare_map_head=bool(model.get("bare_map_head")),
             )
             dense_flops(shape), sparse_flops(shape, [1.0] * len(shape.moe_layers))
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError):
@@ -179,7 +185,7 @@ def _dense_block(shape: ModelShape, layer: int, tokens: int, left: int) -> int:
         left, queries = 1, 1
     else:
         queries = tokens
-    return _attention(shape, queries, tokens) + 4 * left * shape.width * shape.mlp_dim
+    return _attention(shape, queries, tokens) + (6 if shape.has_gate else 4) * left * shape.width * shape.mlp_dim
 
 
 def _attention(shape: ModelShape, queries: int, tokens: int) -> int:
@@ -192,6 +198,8 @@ def _head(shape: ModelShape) -> int:
     flops = 0
     if shape.has_map_head:
         flops += 4 * width**2 * (tokens + 1) + 4 * tokens * width + 4 * width * shape.mlp_dim
+    if shape.has_bare_map_head:
+        flops -= 2 * width**2 + 4 * width * shape.mlp_dim
     pooled = shape.pooled_tokens * width
     flops += 2 * pooled * shape.representation_size
     return flops + 2 * (shape.representation_size or pooled) * shape.classes

@@ -91,7 +91,7 @@ def connected_ray(
 
 @contextmanager
 def _children_outliving_sigterm() -> Iterator[None]:
-    """Has children started in the block, and theirs, outlive a SIGTERM to the whole group, so that this process can stop them."""
+    """Has children started here, and theirs, outlive a SIGTERM to the whole group, so that this process can stop them."""
     starting = [True]
 
     def block() -> None:

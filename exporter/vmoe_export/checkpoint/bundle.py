@@ -66,6 +66,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "encoder_norm",
                     "norm_after_pooling",
                     "plain_map_head",
+                    "map_epsilon",
                     "activation",
                     "normalize",
                     "pools",

@@ -1,4 +1,4 @@
-"""DINOv3 of Hugging Face transformers and of timm, with plain MLPs."""
+"""DINOv3 of Hugging Face transformers and of timm."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ def _rotary(model: Translation, front: int, theta: float) -> None:
 
 
 def _translate(model: Translation) -> None:
-    model.refuse("a gated MLP (SwiGLU)", "layer.0.mlp.gate_proj.weight")
+    gate = "mlp.gate_proj" if model.has("layer.0.mlp.gate_proj.weight") else ""
+    model.claim(use_gated_mlp=bool(gate))
     model.epsilon(1e-5)
-    model.begin("gelu", "embeddings.patch_embeddings", is_only=True)
+    model.begin("gelu", "embeddings.patch_embeddings", is_only=not gate)
     found = model.tensors.get("embeddings.register_tokens")
     registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []
     front = model.tokens("embeddings.cls_token", *registers)
@@ -50,7 +51,7 @@ def _translate(model: Translation) -> None:
     if "rope_theta" not in model.config:
         model.taken["rope_theta"] = _THETA
     _rotary(model, front, float(model.setting("rope_theta", _THETA)))
-    model.encoder("layer.{}.", _LAYERS, has_bias=has_bias)
+    model.encoder("layer.{}.", _LAYERS, has_bias=has_bias, gate=gate)
     model.norm("Encoder/encoder_norm", "norm")
     model.model["classifier"] = "token"
 

@@ -13,7 +13,7 @@ from vmoe_runtime.errors import shown
 
 _ASKED = {
     "heads": ("the number of attention heads", "--heads N"),
-    "activation": ("the activation of the MLPs", "--activation gelu, gelu_tanh or quick_gelu"),
+    "activation": ("the activation of the MLPs", "--activation gelu, gelu_tanh, quick_gelu or silu"),
     "pooling": ("whether the head gets the class token or the mean of the patches", "--pooling token or --pooling avg"),
 }
 """What no tensor states, and the option for it, by the option's name."""
@@ -24,6 +24,7 @@ _ACTIVATIONS = {
     "gelu": ("gelu", "gelu_python"),
     "gelu_tanh": ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new"),
     "quick_gelu": ("quick_gelu", "quickgelu"),
+    "silu": ("silu", "swish"),
 }
 """The values of --activation, and the names that transformers and timm have for each."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,15 @@ class Translation(ForeignModel):
         self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
         self.claim(hidden_size=self.width)
 
-    def encoder(self, pattern: str, names: Sequence[str], *, has_bias: bool | Sequence[bool] = True) -> None:
+    def encoder(
+        self,
+        pattern: str,
+        names: Sequence[str],
+        *,
+        has_bias: bool | Sequence[bool] = True,
+        gate: str = "",
+        rms: bool = False,
+    ) -> None:
         """The blocks of a model of transformers.
 
         Args:
@@ -87,14 +96,17 @@ class Translation(ForeignModel):
             names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
                 and, if there are any, the scales of attention and MLP.
             has_bias: whether query, key and value have one, together or each.
+            gate: of the MLPs, if they have one.
+            rms: whether norms are RMS norms.
         """
         for block, ours in self.blocks(pattern, "num_hidden_layers"):
             norm_0, query, key, value, out, norm_1, first, second, *scales = (f"{block}{name}" for name in names)
             attention_scale, mlp_scale = scales or ("", "")
-            self.norm(f"{ours}/LayerNorm_0", norm_0)
+            self.norm(f"{ours}/LayerNorm_0", norm_0, has_bias=not rms)
             self.attention(f"{ours}/SelfAttention", (query, key, value), out, scale=attention_scale, has_bias=has_bias)
-            self.norm(f"{ours}/LayerNorm_1", norm_1)
-            self.claim(intermediate_size=self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale))
+            self.norm(f"{ours}/LayerNorm_1", norm_1, has_bias=not rms)
+            own_gate = f"{block}{gate}" if gate else ""
+            self.claim(intermediate_size=self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale, gate=own_gate))
 
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False) -> None:
         """Sets the epsilon of every LayerNormalization, if the config has no `layer_norm_eps`. Call this first.
@@ -114,7 +126,7 @@ class Translation(ForeignModel):
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
         """Sets the activation of all MLPs, see `choose_activation`."""
-        ours = {"gelu": "gelu_erf", "gelu_tanh": "gelu_tanh", "quick_gelu": "gelu_quick"}
+        ours = {"gelu": "gelu_erf", "gelu_tanh": "gelu_tanh", "quick_gelu": "gelu_quick", "silu": "silu"}
         self.model["activation"] = ours[self.choose_activation(said, source, usual)]
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
@@ -296,10 +308,13 @@ class Translation(ForeignModel):
         self.put("head/kernel", shape, sources[0], lambda *arrays: np.concatenate([a.T for a in arrays]) / count)
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
-    def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False) -> None:
-        """A LayerNormalization of this size, or of the stream's width; with `stream`, its output is the stream."""
+    def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False, has_bias: bool = True) -> None:
+        """A LayerNormalization of this size, or of the stream's width, or an RMS norm, which has no bias.
+
+        With `stream`, its output is the stream.
+        """
         size = size or self.width
-        for leaf, own in (("scale", "weight"), ("bias", "bias")):
+        for leaf, own in (("scale", "weight"), ("bias", "bias"))[: 1 + has_bias]:
             self.check(f"{name}.{own}", size)
             self.put(f"{ours}/{leaf}", (size,), [f"{name}.{own}"], lambda array: array, stream=stream)
 
@@ -319,66 +334,117 @@ class Translation(ForeignModel):
         scale: str = "",
         stream: bool = False,
         has_bias: bool = True,
+        half: int | None = None,
     ) -> int:
         """A dense layer (out, in), with or without a bias; `scale` names a tensor that multiplies its outputs.
+
+        With `half`, 0 or 1, it is one half of a tensor's outputs.
 
         Returns:
             The number of outputs.
         """
         width, depth = self.check(f"{name}.weight", outputs or None, inputs or self.width)
+        rows = slice(None)
+        if half is not None:
+            if width % 2:
+                raise CheckpointError(f"tensor {self.told(name)}.weight has {width} outputs, which are not two halves")
+            width //= 2
+            rows = slice(half * width, (half + 1) * width)
         kernel, bias = [f"{name}.weight"], []
         if has_bias:
-            self.check(f"{name}.bias", width)
+            self.check(f"{name}.bias", width if half is None else 2 * width)
             bias = [f"{name}.bias"]
         if scale:
             self.check(scale, width)
             kernel, bias = [*kernel, scale], [*bias, scale] if bias else []
-        self.put(f"{ours}/kernel", (depth, width), kernel, lambda array, by=1.0: array.T * by, stream=stream)
-        self.put(f"{ours}/bias", (width,), bias, _scaled_or_zeros(width), stream=stream)
+        self.put(f"{ours}/kernel", (depth, width), kernel, lambda array, by=1.0: array[rows].T * by, stream=stream)
+        zeros = np.zeros(self.shape(f"{name}.weight", 2)[0])
+        self.put(f"{ours}/bias", (width,), bias, lambda array=zeros, by=1.0: array[rows] * by, stream=stream)
         return width
 
     def attention(
         self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool | Sequence[bool] = True
     ) -> None:
-        """Attention with three separate projections. All have a bias, or none has, or as `has_bias` says of each."""
-        each_has = (has_bias,) * 3 if isinstance(has_bias, bool) else has_bias
-        for name, source, biased in zip(("query", "key", "value"), projections, each_has, strict=True):
+        """Attention with three separate projections.
+
+        They have a bias as `has_bias` says of all three, or of each, and of the output if it says four.
+        """
+        each_has = [*((has_bias,) * 3 if isinstance(has_bias, bool) else has_bias), True]
+        for name, source, biased in zip(("query", "key", "value"), projections, each_has, strict=False):
             self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)
             self._by_head(f"{ours}/{name}")
-        self._out(ours, out, scale)
+        self._out(ours, out, scale, has_bias=each_has[3])
 
     def fused_attention(
-        self, ours: str, weight: str, bias: str, out: str, *, scale: str = "", stream: bool = True, query: str = ""
+        self,
+        ours: str,
+        weight: str,
+        bias: str | Sequence[str],
+        out: str,
+        *,
+        scale: str = "",
+        stream: bool = True,
+        query: str = "",
+        has_bias: bool = True,
     ) -> None:
-        """Attention with q, k and v stacked in one matrix (3D, D), or only k and v if `query` names a layer; an empty
-        `bias` means none.
+        """Attention with q, k and v stacked in one matrix (3D, D), or only k and v if `query` names a layer.
+
+        `bias` names their bias, or those of q, k and v; an empty one means none. `has_bias` says whether the output has one.
         """
         width, names = self.width, ("key", "value") if query else ("query", "key", "value")
         self.check(weight, len(names) * width, width)
-        biases = []
-        if bias:
+        zeros = np.zeros(len(names) * width)
+        if isinstance(bias, str) and bias:
             self.check(bias, len(names) * width)
-            biases = [bias]
         for i, name in enumerate(names):
             rows = slice(i * width, (i + 1) * width)
             self.put(f"{ours}/{name}/kernel", (width, width), [weight], lambda array, rows=rows: array[rows].T)
-            zeros = np.zeros(len(names) * width)
+            own = bias if isinstance(bias, str) else bias[i]
+            if not isinstance(bias, str):
+                rows = slice(width)
+                if own:
+                    self.check(own, width)
+            biases = [own] if own else []
             self.put(f"{ours}/{name}/bias", (width,), biases, lambda array=zeros, rows=rows: array[rows])
             self._by_head(f"{ours}/{name}")
         if query:
             self.dense(f"{ours}/query", query, outputs=width)
             self._by_head(f"{ours}/query")
-        self._out(ours, out, scale, stream=stream)
+        self._out(ours, out, scale, stream=stream, has_bias=has_bias)
 
     def head_norms(self, ours: str, query: str, key: str) -> None:
         """The norms of each head's queries and keys."""
         for name, source in (("query_ln", query), ("key_ln", key)):
             self.norm(f"{ours}/{name}", source, size=self.width // self.heads)
 
-    def mlp(self, ours: str, first: str, second: str, *, scale: str = "", stream: bool = True) -> int:
-        """An MLP; returns the width of its hidden layer."""
-        hidden = self.dense(f"{ours}/Dense_0", first)
-        self.dense(f"{ours}/Dense_1", second, inputs=hidden, outputs=self.width, scale=scale, stream=stream)
+    def mlp(
+        self,
+        ours: str,
+        first: str,
+        second: str,
+        *,
+        scale: str = "",
+        stream: bool = True,
+        gate: str = "",
+        norm: str = "",
+        has_bias: bool = True,
+    ) -> int:
+        """An MLP; returns the width of its hidden layer.
+
+        Args:
+            scale: as for `dense`, of the second layer.
+            gate: the layer whose outputs are activated and multiplied with those of the first; if it is the first itself,
+                one tensor holds the gate's outputs, and behind them the first layer's.
+            norm: of the hidden features.
+            has_bias: of the layers.
+        """
+        is_joint, layer = gate == first, partial(self.dense, has_bias=has_bias)
+        hidden = layer(f"{ours}/Dense_0", first, half=1 if is_joint else None)
+        if gate:
+            layer(f"{ours}/Gate", gate, outputs=2 * hidden if is_joint else hidden, half=0 if is_joint else None)
+        if norm:
+            self.norm(f"{ours}/LayerNorm", norm, size=hidden)
+        layer(f"{ours}/Dense_1", second, inputs=hidden, outputs=self.width, scale=scale, stream=stream)
         return hidden
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
@@ -419,20 +485,11 @@ class Translation(ForeignModel):
 
             self.parts[f"{layer}/{leaf}"] = replace(part, make=make)
 
-    def _out(self, ours: str, name: str, scale: str, *, stream: bool = True) -> None:
-        self.dense(f"{ours}/out", name, outputs=self.width, scale=scale, stream=stream)
+    def _out(self, ours: str, name: str, scale: str, *, stream: bool = True, has_bias: bool = True) -> None:
+        self.dense(f"{ours}/out", name, outputs=self.width, scale=scale, stream=stream, has_bias=has_bias)
         self._shaped(f"{ours}/out", kernel=(self.heads, self.width // self.heads, self.width))
 
     def _shaped(self, layer: str, **shapes: Shape) -> None:
         """Gives the tensors of a layer other shapes with as many values."""
         for leaf, shape in shapes.items():
             self.parts[f"{layer}/{leaf}"] = replace(self.parts[f"{layer}/{leaf}"], shape=shape)
-
-
-def _scaled_or_zeros(width: int) -> Make:
-    """A bias times a scale, either of which may be absent."""
-
-    def make(bias: Array | None = None, by: Any = 1.0) -> Array:
-        return np.zeros(width) if bias is None else bias * by
-
-    return make

@@ -21,6 +21,13 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, front_parameters, scale_name
 from vmoe_export.ops.functions import BodyOptions, function_bodies
+from vmoe_export.ops.layer_bodies import (
+    GATE_INPUTS,
+    HIDDEN_NORM_INPUTS,
+    MERGING_INPUTS,
+    MIXED_NORM_INPUTS,
+    ROTATION_INPUTS,
+)
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_export.weight_types import BFLOAT16, WeightType
@@ -73,9 +80,15 @@ class ModelNodes(GraphWriter):
             soft_bf16=bf16 and is_soft,
             dense_chunks=chunks(config.mlp_dim, numbers.dense),
             expert_chunks=chunks(moe.mlp_dim, numbers.experts) if moe else 1,
-            policies="pool" in self._settings,
-            merging=MERGE in self._settings,
-            rotation=config.rotary,
+            given={
+                *(POLICIES if "pool" in self._settings else ()),
+                *(MERGING_INPUTS if MERGE in self._settings else ()),
+                *(ROTATION_INPUTS if config.rotary else ()),
+                *(() if config.rms_norm else ("ln_bias",)),
+                *(MIXED_NORM_INPUTS if config.attention_norm else ()),
+                *(GATE_INPUTS if config.gated_mlp else ()),
+                *(HIDDEN_NORM_INPUTS if config.mlp_norm else ()),
+            },
             prefix=config.prefix_tokens,
             activation=config.activation,
         )
@@ -146,7 +159,9 @@ class ModelNodes(GraphWriter):
         return f"{path}/kernel", f"{path}/bias"
 
     def _norm(self, path: str) -> tuple[str, str]:
-        return f"{path}/scale", f"{path}/bias"
+        """Scale and bias of a norm, or "" where it has none."""
+        bias = f"{path}/bias"
+        return f"{path}/scale", bias if bias in self._weights else ""
 
     def _scales(self, *layers: str) -> list[str]:
         """The scales of dense layers, where their kernels have any."""
@@ -162,10 +177,15 @@ class ModelNodes(GraphWriter):
         kernel, bias = self._layer(path)
         return self._add("Add", self._add("MatMul", x, kernel), bias)
 
-    def _layer_norm(self, path: str, x: str, *, has_bias: bool = True) -> str:
+    def _layer_norm(self, path: str, x: str, *, rms: bool = False, epsilon: float = LAYER_NORM_EPSILON) -> str:
+        """The norm of x[...,D], which is that of the root of the mean square with `rms`."""
         scale, bias = self._norm(path)
-        weights = (scale, bias) if has_bias else (scale,)
-        return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=LAYER_NORM_EPSILON)
+        if not rms:
+            weights = (scale, bias) if bias else (scale,)
+            return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
+        square = self._add("ReduceMean", self._add("Mul", x, x), self._integers(-1))
+        length = self._add("Sqrt", self._add("Add", square, self._constant("norm_epsilon", epsilon, np.float32)))
+        return self._add("Mul", self._add("Div", x, length), scale)
 
     def _repeated(self, tensor: str) -> str:
         """A parameter [1,R,D] once for each image: [N,R,D]."""
@@ -186,6 +206,8 @@ class ModelNodes(GraphWriter):
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
+        if config.patch_norm:
+            x = self._layer_norm("patch_norm", x, rms=config.rms_norm)
         if front := front_parameters(config):
             x = self._add("Concat", *map(self._repeated, front), x, axis=1)
         if config.position_emb != "none":
@@ -201,7 +223,7 @@ class ModelNodes(GraphWriter):
         self._is_class_token = class_token = path in self._class_parts
         merged = {"num_heads": heads, "prefix": self._config.prefix_tokens}
         if self._config.attention_qk_norm:
-            normed = self._layer_norm(norm, x)
+            normed = self._layer_norm(norm, x, rms=self._config.rms_norm)
             x, asking = (self._first_token(each, keepdims=True) if class_token else each for each in (x, normed))
             mixed, keys = self._attention(path, asking, normed)
             y = self._add("Add", x, mixed)
@@ -213,13 +235,14 @@ class ModelNodes(GraphWriter):
             return y
         layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
         weights = [name for layer in layers for name in self._layer(layer)]
-        scales = self._scales(*layers)
-        merging = [*self._merging, MERGE] if self._merging else []
-        inputs = [x, *self._norm(norm), *weights, *merging, *scales, *self._rotation]
-        if not merging and (scales or self._rotation):  # these stand behind other inputs
-            inputs[3 + len(weights) : 3 + len(weights)] = [""] * 3
-        if self._rotation and not scales:
-            inputs[-2:-2] = [""] * len(layers)
+        own_norm = self._norm(f"{path}/LayerNorm") if self._config.attention_norm else ()
+        optional = [
+            *([*self._merging, MERGE] if self._merging else [""] * len(MERGING_INPUTS)),
+            *(self._scales(*layers) or [""] * len(layers)),
+            *(self._rotation or [""] * len(ROTATION_INPUTS)),
+            *own_norm,
+        ]
+        inputs = _without_end([x, *self._norm(norm), *weights, *optional])
         if class_token:
             return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
         outputs = ["", "", token, *("" for _ in self._rotation[:1])] if self._merging else [""]
@@ -229,19 +252,22 @@ class ModelNodes(GraphWriter):
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
         """Multi-head attention of queries[N,Q,D] over keys[N,T,D]; returns what it gives, and the keys as they enter it."""
-        heads, size = self._config.num_heads, self._config.hidden_size // self._config.num_heads
+        config, is_pool = self._config, path.startswith("MapHead")
+        heads = config.heads_of(path)
 
         def project(name: str, x: str) -> str:
-            projected = self._linear(f"{path}/{name}", x)
-            if not self._config.has_qk_norm(path) or name == "value":
+            if name == "query" and is_pool and config.bare_map_head:
+                return x
+            projected, norm = self._linear(f"{path}/{name}", x), f"{path}/{name}_ln"
+            if not config.has_qk_norm(path) or name == "value":
                 return projected
-            by_head = self._reshape(projected, 0, 0, heads, size)
-            return self._reshape(
-                self._layer_norm(f"{path}/{name}_ln", by_head, has_bias=self._config.qk_norm_bias), 0, 0, heads * size
-            )
+            if config.wide_qk_norm:
+                return self._layer_norm(norm, projected, rms=True)
+            by_head = self._reshape(projected, 0, 0, heads, config.hidden_size // heads)
+            return self._reshape(self._layer_norm(norm, by_head), 0, 0, config.hidden_size)
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
-        if self._rotation and not path.startswith("MapHead"):
+        if self._rotation and not is_pool:
             coordinates, frequencies = self._rotation
             asking = self._first_token(coordinates, keepdims=True) if self._is_class_token else coordinates
             q = self._vmoe("VmoeRotate", q, asking, frequencies, num_heads=heads)
@@ -249,6 +275,8 @@ class ModelNodes(GraphWriter):
         bf16 = PRECISIONS[self.model.precision].attention is BFLOAT16
         sizes = self._merging[:1]
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
+        if config.attention_norm and not is_pool:
+            mixed = self._layer_norm(f"{path}/LayerNorm", mixed)
         return self._linear(f"{path}/out", mixed), k
 
     def _mlp(self, path: str) -> tuple[list[str], int]:
@@ -257,7 +285,13 @@ class ModelNodes(GraphWriter):
         kernel = f"{layers[0]}/kernel"
         chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self.model.precision))
         weights = [name for layer in layers for name in self._layer(layer)]
-        return [*weights, *self._scales(*layers)], chunk
+        scales, more = self._scales(*layers), []
+        if self._config.gated_mlp:
+            gate = f"{path}/Gate"
+            more = [*self._layer(gate), *(self._scales(gate) or [""])]
+        if self._config.mlp_norm:
+            more = [*(more or [""] * 3), *self._norm(f"{path}/LayerNorm")]
+        return _without_end([*weights, *(scales or [""] * len(layers)), *more]), chunk
 
     def _mlp_block(self, block: str, x: str) -> str:
         """A dense MLP with its layer norm and residual, x[N,T,D]."""
@@ -391,7 +425,7 @@ class ModelNodes(GraphWriter):
             if config.norm_after_pooling or not config.encoder_norm:  # tokens have no norm of their own
                 self._unscaled(x, self.model.output)
             else:
-                self._layer_norm("Encoder/encoder_norm", x)
+                self._layer_norm("Encoder/encoder_norm", x, rms=config.rms_norm)
             return
         x = self._normed_pool(x)
         if config.representation_size and config.representation_tanh:
@@ -424,8 +458,8 @@ class ModelNodes(GraphWriter):
         if not self._config.encoder_norm:
             return self._pool(x)
         if self._config.norm_after_pooling:
-            return self._layer_norm("Encoder/encoder_norm", self._pool(x))
-        return self._pool(self._layer_norm("Encoder/encoder_norm", x))
+            return self._layer_norm("Encoder/encoder_norm", self._pool(x), rms=self._config.rms_norm)
+        return self._pool(self._layer_norm("Encoder/encoder_norm", x, rms=self._config.rms_norm))
 
     def _pool(self, x: str) -> str:
         config = self._config
@@ -462,6 +496,17 @@ class ModelNodes(GraphWriter):
     def _map_head(self, x: str) -> str:
         path = "MapHead/MultiHeadDotProductAttention"
         y, _ = self._attention(path, self._repeated("MapHead/probe"), x)
+        if self._config.bare_map_head:
+            return self._first_token(y)
         weights, chunk = self._mlp("MapHead/Mlp")
-        mlp = self._vmoe("VmoeDenseMlp", self._layer_norm("MapHead/LayerNorm", y), *weights, hidden_chunk=chunk)
+        normed = self._layer_norm("MapHead/LayerNorm", y, epsilon=self._config.map_epsilon)
+        mlp = self._vmoe("VmoeDenseMlp", normed, *weights, hidden_chunk=chunk)
         return self._first_token(self._add("Add", y, mlp))
+
+
+def _without_end(names: Sequence[str]) -> list[str]:
+    """Names of inputs without those at the end that are left out."""
+    names = list(names)
+    while not names[-1]:
+        names.pop()
+    return names

@@ -31,7 +31,7 @@ from vmoe_export.graphs.model_nodes import ModelNodes
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
-from vmoe_export.ops.table import DOMAIN, PLUGIN_ATTRIBUTES, ElementType
+from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, PLUGIN_ATTRIBUTES, SIGMOID_SLOPES, ElementType
 from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.settings import MERGE
@@ -115,8 +115,13 @@ class TensorRtNodes(ModelNodes):
                 x, w, b = inputs
                 return [self._linear_of(x, w, b, outputs[0])]
             case "VmoeDenseMlp":
-                x, w1, b1, w2, b2 = inputs
-                return [self._linear_of(self._activate(self._linear_of(x, w1, b1)), w2, b2, outputs[0])]
+                x, w1, b1, w2, b2, _, _, wg, bg, _, *norm = [*inputs, *[""] * (10 - len(inputs))]
+                hidden = self._linear_of(x, w1, b1)
+                gate = self._activate(self._linear_of(x, wg, bg) if wg else hidden)
+                hidden = self._product("Mul", gate, hidden) if wg else gate
+                if norm:
+                    hidden = self._add("LayerNormalization", hidden, *norm, axis=-1, epsilon=LAYER_NORM_EPSILON)
+                return [self._linear_of(hidden, w2, b2, outputs[0])]
             case "VmoeAttention":
                 q, k, v, *sizes = inputs
                 return [self._heads(q, k, v, sizes, attributes["num_heads"], outputs[0])]
@@ -171,8 +176,8 @@ class TensorRtNodes(ModelNodes):
         return self._product("Add", product, self._as(b, self.product_type), output=output)
 
     def _activate(self, x: str) -> str:
-        if self._config.activation == "gelu_quick":
-            slope = self._as(self._constant("gelu_slope", 1.702, np.float32), self.product_type)
+        if number := SIGMOID_SLOPES.get(self._config.activation):
+            slope = self._as(self._constant("gelu_slope", number, np.float32), self.product_type)
             return self._product("Mul", x, self._product("Sigmoid", self._product("Mul", x, slope)))
         return self._product("Gelu", x, approximate="tanh" if self._config.activation == "gelu_tanh" else "none")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from vmoe_export.ops.table import Activation
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, Activation
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.capacity import Rounding
 from vmoe_runtime.routing_kinds import RoutingKind
@@ -97,15 +97,31 @@ def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
 class ModelConfig:
     """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
 
-    The fields with a default are those in which official models don't differ: tokens in front of the patches that no
-    classifier reads alone (registers, or a class token where a mean is taken), a norm before the first block,
-    rotary positions, by whose coordinates and frequencies the blocks turn queries and keys, norms of queries and keys with
-    a bias, the last norm behind the mean of the tokens rather than before it, or without
-    `encoder_norm` none, an attention pool without the blocks' norms of queries and keys, a representation without a tanh,
-    such as CLIP's projection, with `normalize` a division of what the head gets by its Euclidean norm, without `pools`
-    nothing behind the tokens, and a residual stream that is `stream_scale` times that of its library; and a family, of
-    another library's model. Of the classifiers "gap" is the mean of all tokens but those in front, "token+gap" the class
-    token and that mean, and "token+token" the first two tokens.
+    Official models have the fields with a default as it is; families of other libraries set them.
+
+    Attributes:
+        classifier: what the head gets. "gap" is the mean of all tokens but those in front, "token+gap" the class token and
+            that mean, "token+token" the first two tokens, "map" what attention makes of all.
+        extra_tokens: tokens in front of the patches that no classifier reads alone: registers, or a class token where a mean
+            is taken.
+        patch_norm: a norm of the patches, before they get positions.
+        embedding_norm: a norm before the first block.
+        rotary: the blocks turn queries and keys, by coordinates and frequencies that are tensors.
+        qk_norm_bias: norms of queries and keys have one.
+        wide_qk_norm: these are RMS norms of all heads together.
+        attention_norm: what attention gives is normed before its projection.
+        gated_mlp, mlp_norm: of the blocks: a gate, and a norm of hidden features.
+        rms_norm: norms of blocks, of patches and the last one subtract no mean.
+        encoder_norm, norm_after_pooling: whether there is a last norm, and whether it is behind the mean of the tokens.
+        plain_map_head: attention pools without the blocks' norms of queries and keys.
+        map_heads: its heads, where they are not as many as in the blocks.
+        map_epsilon: that of its norm.
+        bare_map_head: its probe is the query itself, and no MLP follows.
+        representation_tanh: whether one follows the representation; CLIP's projection has none.
+        normalize: what the head gets is divided by its Euclidean norm.
+        pools: whether anything is behind the tokens.
+        stream_scale: the residual stream is so many times that of its library.
+        family: of another library's model.
 
     `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
     """
@@ -125,12 +141,21 @@ class ModelConfig:
     num_classes: int | None
     moe: MoeConfig | None
     extra_tokens: int = 0
+    patch_norm: bool = False
     embedding_norm: bool = False
     rotary: bool = False
     qk_norm_bias: bool = False
+    wide_qk_norm: bool = False
+    attention_norm: bool = False
+    mlp_norm: bool = False
+    gated_mlp: bool = False
+    rms_norm: bool = False
     encoder_norm: bool = True
     norm_after_pooling: bool = False
     plain_map_head: bool = False
+    map_heads: int = 0
+    map_epsilon: float = LAYER_NORM_EPSILON
+    bare_map_head: bool = False
     representation_tanh: bool = True
     activation: Activation = "gelu_tanh"
     normalize: bool = False
@@ -153,6 +178,10 @@ class ModelConfig:
         """Whether the attention layer of that path norms its queries and keys."""
         return self.attention_qk_norm and not (self.plain_map_head and attention.startswith("MapHead"))
 
+    def heads_of(self, attention: str) -> int:
+        """The heads of the attention layer of that path."""
+        return (self.map_heads if attention.startswith("MapHead") else 0) or self.num_heads
+
     @property
     def front_tokens(self) -> int:
         """Tokens in front of the patches."""
@@ -172,6 +201,9 @@ class ModelConfig:
             pools=False,
             classifier="gap" if self.classifier == "map" else self.classifier,  # the one that has no tensors either
             plain_map_head=False,
+            map_heads=0,
+            map_epsilon=LAYER_NORM_EPSILON,
+            bare_map_head=False,
             representation_size=None,
             num_classes=None,
             normalize=False,

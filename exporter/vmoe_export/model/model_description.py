@@ -12,9 +12,10 @@ from vmoe_export.model.model_config import Classifier, ModelConfig, MoeConfig, P
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.model.parameters import EXTRA_TOKENS, ROTARY
-from vmoe_export.ops.table import ACTIVATIONS
+from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
+_FIRST_BLOCK = "Encoder/encoderblock_0"
 _DEFAULT_IMAGE_SIZE = (224, 224)
 _REPRESENTATIONS = ("pre_logits/kernel", "projection/kernel")
 
@@ -38,7 +39,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     facts = ModelFacts(shapes, config or {}, {name: value for name, value in flags.items() if value is not None})
     patch_h, patch_w, channels, hidden = facts.shape("embedding/kernel", 4)
     num_layers = count_layers(facts)
-    attention = "Encoder/encoderblock_0/SelfAttention"
+    attention = f"{_FIRST_BLOCK}/SelfAttention"
     _, num_heads, _ = facts.shape(f"{attention}/query/kernel", 3)
     moe = describe_moe(facts, num_layers)
     has_head = "head/kernel" in facts.shapes
@@ -64,12 +65,21 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         num_classes=num_classes,
         moe=moe,
         extra_tokens=facts.shape(EXTRA_TOKENS, 3)[1] if EXTRA_TOKENS in facts.shapes else 0,
+        patch_norm="patch_norm/scale" in facts.shapes,
         embedding_norm="embedding_norm/scale" in facts.shapes,
         rotary=ROTARY[0] in facts.shapes,
         qk_norm_bias=f"{attention}/query_ln/bias" in facts.shapes,
+        wide_qk_norm=facts.shapes.get(f"{attention}/query_ln/scale") == (hidden,) and num_heads > 1,
+        attention_norm=f"{attention}/LayerNorm/scale" in facts.shapes,
+        mlp_norm=f"{_FIRST_BLOCK}/Mlp/LayerNorm/scale" in facts.shapes,
+        gated_mlp=f"{_FIRST_BLOCK}/Mlp/Gate/kernel" in facts.shapes,
+        rms_norm=f"{_FIRST_BLOCK}/LayerNorm_0/bias" not in facts.shapes,
         encoder_norm=_choice(facts, "encoder_norm", (True, False)),
         norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
         plain_map_head=_choice(facts, "plain_map_head", (False, True)),
+        map_heads=_map_heads(facts, num_heads),
+        map_epsilon=number(facts.config, "map_epsilon", LAYER_NORM_EPSILON),
+        bare_map_head=classifier == "map" and "MapHead/LayerNorm/scale" not in facts.shapes,
         representation_tanh="projection/kernel" not in facts.shapes,
         activation=_choice(facts, "activation", ACTIVATIONS),
         normalize=_choice(facts, "normalize", (False, True)),
@@ -78,11 +88,19 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         origins=facts.origins,
     )
     _check_config(facts, model)
+    own = model.gated_mlp or model.mlp_norm
+    if (own and classifier == "map" and not model.bare_map_head) or (moe and (own or model.rms_norm)):
+        raise ConfigError("gated MLPs, norms in them and RMS norms can't be exported beside experts or an attention pool")
     if 0 in model.grid:
         raise OptionError(f"an image of {pixels(model.image_size)} px is smaller than one {pixels(model.patch_size)} patch")
     if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):
         raise ConfigError(f"sincos2d position embeddings need a hidden size that is a multiple of 4, not {hidden}")
     return model
+
+
+def _map_heads(facts: ModelFacts, num_heads: int) -> int:
+    kernel = facts.shapes.get("MapHead/MultiHeadDotProductAttention/key/kernel", ())
+    return kernel[1] if len(kernel) == 3 and kernel[1] != num_heads else 0
 
 
 def _choice(facts: ModelFacts, field: str, choices: tuple[Any, ...]) -> Any:

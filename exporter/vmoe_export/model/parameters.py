@@ -144,31 +144,47 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     if model.position_emb == "learned":
         yield POSITION_EMBEDDING, (1, model.num_tokens, width)
     yield from _rotary(model)
+    if model.patch_norm:
+        yield from _norm("patch_norm", model)
     if model.embedding_norm:
         yield from _layer_norm("embedding_norm", width)
     layer_experts = dict(zip(model.moe.layers, model.moe.experts, strict=True)) if model.moe else {}
     for i in range(model.num_layers):
-        block = f"Encoder/encoderblock_{i}"
-        yield from _layer_norm(f"{block}/LayerNorm_0", width)
-        yield from _attention(f"{block}/SelfAttention", model)
-        yield from _layer_norm(f"{block}/LayerNorm_1", width)
-        if model.moe and i in model.moe.layers:
-            experts, hidden = layer_experts[i], model.moe.mlp_dim
-            if isinstance(model.moe.routing, Soft):
-                yield f"{block}/Moe/Router/mu", (width, experts, model.moe.routing.slots_per_expert)
-                yield f"{block}/Moe/Router/scale", ()
-            else:
-                yield f"{block}/Moe/Router/dense/kernel", (width, experts)
-            yield from _mlp(f"{block}/Moe/Mlp", width, hidden, experts)
-        else:
-            yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
+        yield from _block(f"Encoder/encoderblock_{i}", model, layer_experts.get(i, 0))
     if model.encoder_norm:
-        yield from _layer_norm("Encoder/encoder_norm", width)
+        yield from _norm("Encoder/encoder_norm", model)
+    yield from _head(model)
+
+
+def _block(block: str, model: ModelConfig, experts: int) -> Iterator[tuple[str, Shape]]:
+    width = model.hidden_size
+    yield from _norm(f"{block}/LayerNorm_0", model)
+    yield from _attention(f"{block}/SelfAttention", model)
+    if model.attention_norm:
+        yield from _layer_norm(f"{block}/SelfAttention/LayerNorm", width)
+    yield from _norm(f"{block}/LayerNorm_1", model)
+    if model.moe and experts:
+        if isinstance(model.moe.routing, Soft):
+            yield f"{block}/Moe/Router/mu", (width, experts, model.moe.routing.slots_per_expert)
+            yield f"{block}/Moe/Router/scale", ()
+        else:
+            yield f"{block}/Moe/Router/dense/kernel", (width, experts)
+        yield from _mlp(f"{block}/Moe/Mlp", width, model.moe.mlp_dim, experts)
+        return
+    yield from _mlp(f"{block}/Mlp", width, model.mlp_dim)
+    if model.gated_mlp:
+        yield from _dense(f"{block}/Mlp/Gate", width, model.mlp_dim)
+    if model.mlp_norm:
+        yield from _layer_norm(f"{block}/Mlp/LayerNorm", model.mlp_dim)
+
+
+def _head(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     if model.classifier == "map":
-        yield "MapHead/probe", (1, 1, width)
+        yield "MapHead/probe", (1, 1, model.hidden_size)
         yield from _attention("MapHead/MultiHeadDotProductAttention", model)
-        yield from _layer_norm("MapHead/LayerNorm", width)
-        yield from _mlp("MapHead/Mlp", width, model.mlp_dim)
+        if not model.bare_map_head:
+            yield from _layer_norm("MapHead/LayerNorm", model.hidden_size)
+            yield from _mlp("MapHead/Mlp", model.hidden_size, model.mlp_dim)
     if model.representation_size:
         layer = "pre_logits" if model.representation_tanh else "projection"
         yield from _dense(layer, model.pooled_size, model.representation_size)
@@ -192,20 +208,29 @@ def _mlp(name: str, width: int, hidden: int, *experts: int) -> Iterator[tuple[st
     yield from _dense(f"{name}/Dense_1", hidden, width, *experts)
 
 
+def _norm(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    """Of the norms that are `rms_norm` where the model's are."""
+    scale, bias = _layer_norm(name, model.hidden_size)
+    yield from (scale,) if model.rms_norm else (scale, bias)
+
+
 def _layer_norm(name: str, width: int) -> Iterator[tuple[str, Shape]]:
     yield f"{name}/scale", (width,)
     yield f"{name}/bias", (width,)
 
 
 def _attention(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    width, heads = model.hidden_size, model.num_heads
+    width, heads = model.hidden_size, model.heads_of(name)
     size = width // heads
+    normed = (width,) if model.wide_qk_norm else (size,)
     for projection in ("query", "key", "value"):
+        if projection == "query" and model.bare_map_head and name.startswith("MapHead"):
+            continue
         yield f"{name}/{projection}/kernel", (width, heads, size)
         yield f"{name}/{projection}/bias", (heads, size)
         if projection != "value" and model.has_qk_norm(name):
-            yield f"{name}/{projection}_ln/scale", (size,)
+            yield f"{name}/{projection}_ln/scale", normed
             if model.qk_norm_bias:
-                yield f"{name}/{projection}_ln/bias", (size,)
+                yield f"{name}/{projection}_ln/bias", normed
     yield f"{name}/out/kernel", (heads, size, width)
     yield f"{name}/out/bias", (width,)

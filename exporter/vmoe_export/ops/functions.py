@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
 import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
+from vmoe_export.ops.layer_bodies import USUAL_INPUTS
 from vmoe_export.ops.onnx_lines import cast
 from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
 from vmoe_export.weight_types import FLOAT32, WeightType
@@ -25,8 +26,7 @@ class BodyOptions:
         dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
         dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
         tokens: the type T of the model, for the ops that have it.
-        policies, merging, rotation: whether ops take the policies of a call, what tokens are merged by, and what they are
-            rotated by; without, shorter.
+        given: the optional inputs that the ops have, scales aside.
         prefix: what the `prefix` attribute of the model's nodes says.
         activation: that of the MLPs.
     """
@@ -39,16 +39,14 @@ class BodyOptions:
     dense_chunks: int = 1
     expert_chunks: int = 1
     tokens: ElementType = "float"
-    policies: bool = True
-    merging: bool = False
-    rotation: bool = False
+    given: Collection[str] = USUAL_INPUTS
     prefix: int = 0
     activation: Activation = "gelu_tanh"
 
 
 def _attention(options: BodyOptions) -> str:
     default = options.dense is not FLOAT32
-    return layer_bodies.attention(default if options.attention_bf16 is None else options.attention_bf16, options.merging)
+    return layer_bodies.attention(default if options.attention_bf16 is None else options.attention_bf16, options.given)
 
 
 def _combine(options: BodyOptions) -> str:
@@ -64,20 +62,20 @@ def _dispatch(options: BodyOptions) -> str:
 
 _BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
     "VmoeGates": lambda _: routing_bodies.GATES,
-    "VmoeRoute": lambda o: routing_bodies.route(o.policies),
+    "VmoeRoute": lambda o: routing_bodies.route("pool" in o.given),
     "VmoeDispatch": _dispatch,
-    "VmoeRouteDispatch": lambda o: routing_bodies.route_dispatch(o.policies),
+    "VmoeRouteDispatch": lambda o: routing_bodies.route_dispatch("pool" in o.given),
     "VmoeExpertMlp": lambda o: layer_bodies.expert_mlp(o.experts, o.dispatch_bf16, o.expert_chunks, o.activation),
     "VmoeCombine": _combine,
     "VmoeLinear": lambda o: layer_bodies.linear(o.dense),
-    "VmoeDenseMlp": lambda o: layer_bodies.dense_mlp(o.dense, o.dense_chunks, o.activation),
+    "VmoeDenseMlp": lambda o: layer_bodies.dense_mlp(o.dense, o.dense_chunks, o.activation, o.given),
     "VmoeAttention": _attention,
     "VmoeRotate": lambda _: layer_bodies.rotate(),
-    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, o.rotation, class_token=False),
-    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.merging, o.rotation, class_token=True),
-    "VmoeMerge": lambda o: merging_body.merge(o.prefix, o.rotation),
-    "VmoeMlpBlock": lambda o: layer_bodies.mlp_block(o.dense, o.activation),
-    "VmoeRouterBlock": lambda o: layer_bodies.router_block(o.policies),
+    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.given, class_token=False),
+    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.given, class_token=True),
+    "VmoeMerge": lambda o: merging_body.merge(o.prefix, "coordinates" in o.given),
+    "VmoeMlpBlock": lambda o: layer_bodies.mlp_block(o.dense, o.activation, o.given),
+    "VmoeRouterBlock": lambda o: layer_bodies.router_block(o.given),
     "VmoeExpertBlock": lambda o: layer_bodies.expert_block(o.experts, o.activation),
     "VmoeChooseTokens": lambda _: experts_choice_bodies.choose_tokens(),
     "VmoeSoftRouter": lambda _: soft_bodies.SOFT_ROUTER,
@@ -109,7 +107,7 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
         VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
         the others as `function_body` gives them.
     """
-    options = BodyOptions(tokens=dispatched, policies=False)
+    options = BodyOptions(tokens=dispatched, given=())
     return [
         *(function_body(op, options) for op in ("VmoeGates", "VmoeRoute", "VmoeDispatch")),
         _parse(routing_bodies.ROUTE_DISPATCH_FIXED, {}),

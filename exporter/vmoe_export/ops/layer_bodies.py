@@ -6,38 +6,43 @@ doesn't declare them: a node with fewer inputs than its function is refused. The
 
 from __future__ import annotations
 
-from vmoe_export.ops.onnx_lines import activate, chunked_product
-from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS, Activation, Op
+from collections.abc import Collection
+
+from vmoe_export.ops.onnx_lines import activate, chunked_product, norm_lines
+from vmoe_export.ops.table import ACTIVATIONS, OPS, Activation, Op, Value
 from vmoe_export.weight_types import FLOAT32, WeightType
 from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 from vmoe_runtime.settings import MERGE, POLICIES
 
-_LAYER_NORM = f"normed = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> (x, ln_scale, ln_bias)"
-
-
 MERGING_INPUTS = ("sizes", "token", MERGE)
 """The inputs by which tokens are merged, of the ops that may do without."""
-
 ROTATION_INPUTS = ("coordinates", "frequencies")
 """Those by which queries and keys are rotated."""
+MIXED_NORM_INPUTS = ("mixed_ln_scale", "mixed_ln_bias")
+"""The norm of what attention gives."""
+GATE_INPUTS = ("wg", "bg")
+"""The gate of an MLP."""
+HIDDEN_NORM_INPUTS = ("hidden_ln_scale", "hidden_ln_bias")
+"""The norm of an MLP's hidden features."""
+USUAL_INPUTS = frozenset(("ln_bias", *POLICIES))
+"""The optional inputs that the ops of official models have, but for those of merging."""
 
 
-def input_names(
-    op: str, weights: WeightType, policies: bool = True, merging: bool = False, rotation: bool = False
-) -> list[str]:
-    """The inputs that nodes of the op have: scales only where its weights have any, policies if `policies`, those by which
-    tokens are merged if `merging`, those by which they are rotated if `rotation`, and whatever stands before another one.
+def input_names(op: str, weights: WeightType, given: Collection[str] = USUAL_INPUTS) -> list[str]:
+    """The inputs that nodes of the op have: of the optional ones those that are `given`, scales of weights that have any,
+    and whatever stands before another one.
     """
-    left_out = {
-        *(() if policies else POLICIES),
-        *(() if merging else MERGING_INPUTS),
-        *(() if rotation else ROTATION_INPUTS),
-        *(value.name for value in OPS[op].inputs if value.scale_of and not weights.scales),
-    }
-    values = list(OPS[op].inputs)
-    while values[-1].optional and values[-1].name in left_out:
-        values.pop()
-    return [value.name for value in values]
+    values = {value.name: value for value in OPS[op].inputs}
+
+    def is_given(value: Value) -> bool:
+        if value.scale_of:
+            return weights.scales is not None and is_given(values[value.scale_of])
+        return not value.optional or value.name in given
+
+    names = list(values)
+    while not is_given(values[names[-1]]):
+        names.pop()
+    return names
 
 
 def written_attributes(op: Op, activation: Activation) -> dict[str, int]:
@@ -60,17 +65,29 @@ def linear(weights: WeightType) -> str:
     )
 
 
-def dense_mlp(weights: WeightType, chunks: int, activation: Activation) -> str:
+def dense_mlp(weights: WeightType, chunks: int, activation: Activation, given: Collection[str]) -> str:
     """VmoeDenseMlp, whose hidden features are quantized in so many chunks."""
+    norms = {*HIDDEN_NORM_INPUTS} <= {*given}
+    features = "raw" if norms else "hidden"
+    lines = activate(activation, "product1", "b1", features)
+    if {*GATE_INPUTS} <= {*given}:
+        lines = f"""
+        {weights.product_lines("x", "wg", "product_gate", "wg_scale", 0)}
+        {activate(activation, "product_gate", "bg", "gate")}
+        ungated = Add (product1, b1)
+        {features} = Mul (gate, ungated)
+        """
     return _body(
         "VmoeDenseMlp",
         weights,
         f"""
         {weights.product_lines("x", "w1", "product1", "w1_scale", 0)}
-        {activate(activation, "product1", "b1", "hidden")}
+        {lines}
+        {norm_lines("raw", "hidden", *HIDDEN_NORM_INPUTS) if norms else ""}
         {chunked_product("hidden", "w2", "product2", weights, "w2_scale", chunks)}
         y = Add (product2, b2)
         """,
+        given,
     )
 
 
@@ -98,9 +115,9 @@ def expert_mlp(weights: WeightType, dispatch_bf16: bool, chunks: int, activation
     )
 
 
-def attention(bf16: bool, merging: bool) -> str:
-    """VmoeAttention; with `bf16`, what enters its two products is rounded, and with `merging` keys have sizes."""
-    score, by_size = ("alike", _BY_SIZE) if merging else ("scores", "")
+def attention(bf16: bool, given: Collection[str]) -> str:
+    """VmoeAttention; with `bf16`, what enters its two products is rounded."""
+    score, by_size = ("alike", _BY_SIZE) if "sizes" in given else ("scores", "")
     products = _ATTENTION_FLOAT32.format(score=score, by_size=by_size)
     if bf16:
         products = _ATTENTION_BF16.format(
@@ -111,7 +128,7 @@ def attention(bf16: bool, merging: bool) -> str:
             round_v=round_bf16_lines("v_heads", "v_narrow", True),
             round_exp=round_bf16_lines("exp", "exp_narrow", True),
         )
-    return _body("VmoeAttention", FLOAT32, _ATTENTION.format(products=products), merging=merging)
+    return _body("VmoeAttention", FLOAT32, _ATTENTION.format(products=products), given)
 
 
 def rotate() -> str:
@@ -119,11 +136,13 @@ def rotate() -> str:
     return _body("VmoeRotate", FLOAT32, _ROTATE)
 
 
-def attention_block(weights: WeightType, merging: bool, rotation: bool, class_token: bool) -> str:
+def attention_block(weights: WeightType, given: Collection[str], class_token: bool) -> str:
     """VmoeAttentionBlock, or VmoeClassAttentionBlock; attention is bfloat16 where weights are shorter than float32.
 
-    With `merging` keys have sizes, and the former ends in VmoeMerge. With `rotation` queries and keys are rotated.
+    With merging the former ends in VmoeMerge.
     """
+    merging, rotation = (inputs[0] in given for inputs in (MERGING_INPUTS, ROTATION_INPUTS))
+    mixed = "raw" if MIXED_NORM_INPUTS[0] in given else "mixed"
     bf16 = int(weights is not FLOAT32)
     x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
     q, k = ("q_turned", "k_turned") if rotation else ("q", "k")
@@ -150,48 +169,49 @@ def attention_block(weights: WeightType, merging: bool, rotation: bool, class_to
         "VmoeClassAttentionBlock" if class_token else "VmoeAttentionBlock",
         weights,
         f"""
-        {_LAYER_NORM}
+        {_block_norm(given)}
         {first if class_token else ""}
         {_linear_node(asking, "q", weights)}
         {_linear_node("normed", "k", weights)}
         {_linear_node("normed", "v", weights)}
         {turned if rotation else ""}
-        mixed =
+        {mixed} =
             vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> ({q}, {k}, v{", sizes" if merging else ""})
+        {norm_lines("raw", "mixed", *MIXED_NORM_INPUTS) if mixed == "raw" else ""}
         {_linear_node("mixed", "o", weights)}
         {end}
         """,
-        merging=merging,
-        rotation=rotation,
+        given,
     )
 
 
-def mlp_block(weights: WeightType, activation: Activation) -> str:
+def mlp_block(weights: WeightType, activation: Activation, given: Collection[str]) -> str:
     """VmoeMlpBlock."""
-    inputs = ", ".join(["normed", *input_names("VmoeDenseMlp", weights)[1:]])
+    inputs = ", ".join(["normed", *input_names("VmoeDenseMlp", weights, given)[1:]])
     return _body(
         "VmoeMlpBlock",
         weights,
         f"""
-        {_LAYER_NORM}
+        {_block_norm(given)}
         out = vmoe.VmoeDenseMlp <{_handed_on("VmoeDenseMlp", activation)}> ({inputs})
         y = Add (x, out)
         """,
+        given,
     )
 
 
-def router_block(policies: bool) -> str:
+def router_block(given: Collection[str]) -> str:
     """VmoeRouterBlock, float32 always."""
     return _body(
         "VmoeRouterBlock",
         FLOAT32,
         f"""
-        {_LAYER_NORM}
+        {_block_norm(given)}
         logits = MatMul (normed, router)
         gates = Softmax <axis = -1> (logits)
-        slot, weight, src, expert = vmoe.VmoeRoute ({", ".join(input_names("VmoeRoute", FLOAT32, policies))})
+        slot, weight, src, expert = vmoe.VmoeRoute ({", ".join(input_names("VmoeRoute", FLOAT32, given))})
         """,
-        policies,
+        given,
     )
 
 
@@ -201,7 +221,7 @@ def expert_block(weights: WeightType, activation: Activation) -> str:
         "VmoeExpertBlock",
         weights,
         f"""
-        {_LAYER_NORM}
+        {_block_norm(USUAL_INPUTS)}
         buf = vmoe.VmoeDispatch (normed, src)
         {_expert_mlp_node(weights, activation)}
         combined = vmoe.VmoeCombine (out, slot, weight)
@@ -292,14 +312,17 @@ _ATTENTION_BF16 = """
 """
 
 
-def _body(
-    op: str, weights: WeightType, lines: str, policies: bool = True, merging: bool = False, rotation: bool = False
-) -> str:
-    outputs = [value.name for value in OPS[op].outputs if merging or not value.name.startswith("merged_")]
-    outputs = [name for name in outputs if rotation or name != "merged_coordinates"]
-    return (
-        f"{op} ({', '.join(input_names(op, weights, policies, merging, rotation))}) => ({', '.join(outputs)}) {{ {lines} }}"
-    )
+def _body(op: str, weights: WeightType, lines: str, given: Collection[str] = USUAL_INPUTS) -> str:
+    outputs = [
+        value.name
+        for value in OPS[op].outputs
+        if not value.name.startswith("merged_") or {MERGE, value.name.removeprefix("merged_")} <= {*given}
+    ]
+    return f"{op} ({', '.join(input_names(op, weights, given))}) => ({', '.join(outputs)}) {{ {lines} }}"
+
+
+def _block_norm(given: Collection[str]) -> str:
+    return norm_lines("x", "normed", "ln_scale", "ln_bias" if "ln_bias" in given else "")
 
 
 def _linear_node(x: str, which: str, weights: WeightType) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import onnx
 
-from vmoe_export.ops.table import Activation, ElementType
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, SIGMOID_SLOPES, Activation, ElementType
 from vmoe_export.weight_types import WEIGHT_TYPES, WeightType
 
 ONNX_TYPES: Mapping[ElementType, int] = {
@@ -57,15 +57,31 @@ def added_products(
     return "\n".join(lines)
 
 
+def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
+    """Node lines for normed = LayerNormalization(x), or without a bias x over the root of its mean square, times scale."""
+    if bias:
+        return f"{normed} = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> ({x}, {scale}, {bias})"
+    return f"""
+    norm_axis = Constant <value_ints = [-1]> ()
+    norm_epsilon = Constant <value_float = {LAYER_NORM_EPSILON:f}> ()
+    squares = Mul ({x}, {x})
+    mean_square = ReduceMean <keepdims = 1> (squares, norm_axis)
+    raised_square = Add (mean_square, norm_epsilon)
+    norm_length = Sqrt (raised_square)
+    unit_row = Div ({x}, norm_length)
+    {normed} = Mul (unit_row, {scale})
+    """
+
+
 def activate(activation: Activation, product: str, bias: str, hidden: str, prefix: str = "") -> str:
     """Node lines for hidden = activation(product + bias); `prefix` keeps the names of several uses apart."""
     p = prefix
     biased = f"{p}biased = Add ({product}, {bias})"
-    if activation == "gelu_quick":
+    if activation in SIGMOID_SLOPES:
         # As a quotient: a Sigmoid of float32 need be neither 1 nor 0 where its input is large.
         return f"""
     {biased}
-    {p}slope = Constant <value_float = -1.702> ()
+    {p}slope = Constant <value_float = {-SIGMOID_SLOPES[activation]}> ()
     {p}inner = Mul ({p}biased, {p}slope)
     {p}power = Exp ({p}inner)
     {p}unit = Constant <value_float = 1.0> ()

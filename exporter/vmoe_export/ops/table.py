@@ -17,6 +17,11 @@ the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends 
 pairs of columns of each head by the angles coordinates . frequencies; with these inputs
 VmoeAttentionBlock and VmoeClassAttentionBlock do so to queries and keys, and merged tokens have the mean of coordinates.
 
+Without ln_bias the norm of a block is that of the root of the mean square: nothing is subtracted. With mixed_ln_scale and
+mixed_ln_bias what attention gives is normed before its projection. With wg and bg an MLP is gated, activation(x . wg + bg) *
+(x . w1 + b1); with hidden_ln_scale and hidden_ln_bias its hidden features are normed before the last product. These two are
+LayerNormalizations.
+
 VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
 VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
 """
@@ -41,10 +46,12 @@ MERGE_EPSILON = 1e-12
 SOFT_EPSILON = 1e-6
 """Under the root of the lengths that VmoeSoftRouter divides by."""
 
-Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick"]
+Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-"""Between the two products of an MLP, by the value of its attribute `activation`: GELU in its tanh approximation, the exact
-x / 2 * (1 + erf(x / sqrt(2))), and x * sigmoid(1.702 x)."""
+"""Of what an MLP's first product gives, or with a gate that of the gate, by the value of its attribute `activation`: GELU in
+its tanh approximation, the exact x / 2 * (1 + erf(x / sqrt(2))), x * sigmoid(1.702 x), and x * sigmoid(x)."""
+SIGMOID_SLOPES: Mapping[Activation, float] = {"gelu_quick": 1.702, "silu": 1.0}
+"""Of the activations x * sigmoid(slope * x)."""
 
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
 """Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
@@ -187,7 +194,12 @@ _BUF = Value("buf", "T", ("E", "M", "D"))
 
 _W = Value("w", "W", ("D", "P"))
 _W1, _W2 = Value("w1", "W", ("D", "F")), Value("w2", "W", ("F", "D"))
-_MLP, _MLP_SCALES = (_W1, _f("b1", "F"), _W2, _f("b2", "D")), (_scale(_W1), _scale(_W2))
+_GATE = Value("wg", "W", ("D", "F"), optional=True)
+_MLP = (
+    *(_W1, _f("b1", "F"), _W2, _f("b2", "D"), _scale(_W1), _scale(_W2)),
+    *(_GATE, _left_out(_f("bg", "F")), _scale(_GATE)),
+    *(_left_out(_f(f"hidden_ln_{what}", "F")) for what in ("scale", "bias")),
+)
 _EXPERT_W1, _EXPERT_W2 = Value("w1", "W", ("E", "D", "F")), Value("w2", "W", ("E", "F", "D"))
 _EXPERTS, _EXPERT_SCALES = (
     (_EXPERT_W1, _f("b1", "E", "F"), _EXPERT_W2, _f("b2", "E", "D")),
@@ -205,13 +217,15 @@ _MERGED = (
 _SHARES = tuple(_f(name, "G", "S", "E", "P") for name in ("dispatch", "combine"))
 _PROJECTIONS = tuple(Value(name, "W", ("D", "D")) for name in ("wq", "wk", "wv", "wo"))
 _NORM = (_f("ln_scale", "D"), _f("ln_bias", "D"))
+_ANY_NORM = (_NORM[0], _left_out(_NORM[1]))
 _ATTENTION_BLOCK = (
     _IMAGE_X,
-    *_NORM,
+    *_ANY_NORM,
     *(value for weight in _PROJECTIONS for value in (weight, _f(f"b{weight.name[1]}", "D"))),
     *map(_left_out, _MERGING),
     *(_scale(weight) for weight in _PROJECTIONS),
     *map(_left_out, _ROTATION),
+    *(_left_out(_f(f"mixed_ln_{what}", "D")) for what in ("scale", "bias")),
 )
 _ROUTER = _f("router", "D", "E")
 _MLP_ATTRIBUTES = {"hidden_chunk": 0, "activation": 0}
@@ -236,7 +250,7 @@ OPS: Mapping[str, Op] = {
             (Value("y", "T", ("G", "S", "D")),),
         ),
         Op("VmoeLinear", (_IMAGE_X, _W, _f("b", "P"), _scale(_W)), (_f("y", "N", "T", "P"),)),
-        Op("VmoeDenseMlp", (_IMAGE_X, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
+        Op("VmoeDenseMlp", (_IMAGE_X, *_MLP), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeAttention",
             (_f("q", "N", "Q", "D"), _f("k", "N", "T", "D"), _f("v", "N", "T", "D"), _left_out(_SIZES)),
@@ -257,7 +271,7 @@ OPS: Mapping[str, Op] = {
             _MERGED,
             {"num_heads": 1, "prefix": 0},
         ),
-        Op("VmoeMlpBlock", (_IMAGE_X, *_NORM, *_MLP, *_MLP_SCALES), (_IMAGE_Y,), _MLP_ATTRIBUTES),
+        Op("VmoeMlpBlock", (_IMAGE_X, *_ANY_NORM, *_MLP), (_IMAGE_Y,), _MLP_ATTRIBUTES),
         Op(
             "VmoeRouterBlock",
             (_GROUP_X, *_NORM, _ROUTER, *_SETTINGS, *_POLICIES),

@@ -14,6 +14,7 @@ from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, front_parameters, scale_name
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation import reference_ops as ops
 from vmoe_export.validation.reference_weights import Weights
@@ -156,15 +157,22 @@ class ReferenceModel:
         assert array is not None, name
         return array
 
-    def _norm(self, path: str, x: Array) -> Array:
-        return ops.layer_norm(x, self._tensor(f"{path}/scale"), self._tensor(f"{path}/bias"))
+    def _norm(self, path: str, x: Array, epsilon: float = LAYER_NORM_EPSILON) -> Array:
+        scale, bias = self._tensor(f"{path}/scale"), self._weights(f"{path}/bias")
+        return ops.rms_norm(x, scale) if bias is None else ops.layer_norm(x, scale, bias, epsilon)
 
     def _dense(self, path: str, x: Array) -> Array:
         kernel = f"{path}/kernel"
         return ops.linear(x, self._tensor(kernel), self._tensor(f"{path}/bias"), self._weights(scale_name(kernel)))
 
     def _mlp(self, path: str, x: Array) -> Array:
-        return self._mlp_output(path, self._mlp_hidden(path, x))
+        hidden = self._mlp_hidden(path, x)
+        if self._config.gated_mlp:
+            kernel, bias, scale = self._mlp_weights(f"{path}/Gate", ...)
+            hidden = ops.mlp_hidden(x, kernel, bias, scale, self._config.activation) * hidden
+        if self._config.mlp_norm:
+            hidden = self._norm(f"{path}/LayerNorm", hidden)
+        return self._mlp_output(path, hidden)
 
     def _mlp_hidden(self, path: str, x: Array, expert: Any = ...) -> Array:
         """The hidden features of an MLP, or of one of several experts."""
@@ -188,6 +196,7 @@ class ReferenceModel:
         image = image[:, : rows * height, : columns * width]
         patches = image.reshape(-1, rows, height, columns, width, config.channels).transpose(0, 1, 3, 2, 4, 5)
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
+        x = self._norm("patch_norm", x) if config.patch_norm else x
         front = [np.repeat(self._tensor(name), len(x), axis=0) for name in front_parameters(config)]
         x = np.concatenate([*front, x], axis=1)
         x = x if config.position_emb == "none" else x + self._tensor(POSITION_EMBEDDING)
@@ -205,21 +214,30 @@ class ReferenceModel:
 
         And the keys as they enter it.
         """
-        heads = self._config.num_heads
+        config = self._config
+        is_pool, heads = path.startswith("MapHead"), config.heads_of(path)
 
         def project(name: str, x: Array) -> Array:
+            if name == "query" and is_pool and config.bare_map_head:
+                return x
             projected = self._dense(f"{path}/{name}", x)
-            if not self._config.has_qk_norm(path) or name == "value":
+            if not config.has_qk_norm(path) or name == "value":
                 return projected
+            scale = self._tensor(f"{path}/{name}_ln/scale")
+            if config.wide_qk_norm:
+                return ops.rms_norm(projected, scale)
             by_head = projected.reshape(*x.shape[:2], heads, -1)
-            bias = [self._tensor(f"{path}/{name}_ln/bias")] if self._config.qk_norm_bias else []
-            return ops.layer_norm(by_head, self._tensor(f"{path}/{name}_ln/scale"), *bias).reshape(projected.shape)
+            bias = self._tensor(f"{path}/{name}_ln/bias") if config.qk_norm_bias else 0.0
+            return ops.layer_norm(by_head, scale, bias).reshape(projected.shape)
 
-        bf16 = self._tensor(f"{path}/query/kernel").dtype != np.float32
+        bf16 = self._tensor(f"{path}/key/kernel").dtype != np.float32
         q, k, v = project("query", queries), project("key", keys), project("value", keys)
         if coordinates is not None:
             q, k = (ops.rotate(each, coordinates, self._tensor(ROTARY[1]), heads) for each in (q, k))
-        return self._dense(f"{path}/out", ops.attention(q, k, v, sizes, heads, bf16)), k
+        mixed = ops.attention(q, k, v, sizes, heads, bf16)
+        if config.attention_norm and not is_pool:
+            mixed = self._norm(f"{path}/LayerNorm", mixed)
+        return self._dense(f"{path}/out", mixed), k
 
     def _moe_layer(self, block: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
         moe, members, tokens = self._config.moe, self._config.ensemble_size, x.shape[1]
@@ -316,10 +334,7 @@ class ReferenceModel:
         elif config.classifier == "gap":
             x = _mean(patches, sizes)
         elif config.classifier == "map":
-            path, x = "MapHead", patches
-            probe = np.repeat(self._tensor(f"{path}/probe"), len(x), axis=0)
-            x, _ = self._attention(f"{path}/MultiHeadDotProductAttention", probe, x, sizes)
-            x = (x + self._mlp(f"{path}/Mlp", self._norm(f"{path}/LayerNorm", x)))[:, 0]
+            x = self._map_head(patches, sizes)
         x = self._norm("Encoder/encoder_norm", x) if config.norm_after_pooling else x
         if config.representation_size:
             x = np.tanh(self._dense("pre_logits", x)) if config.representation_tanh else self._dense("projection", x)
@@ -337,6 +352,14 @@ class ReferenceModel:
         top = log_p.max(axis=1)
         total: Array = top + np.log(np.exp(log_p - top[:, None]).sum(axis=1)) - np.float32(math.log(members))
         return total
+
+    def _map_head(self, x: Array, sizes: Array | None) -> Array:
+        path = "MapHead"
+        probe = np.repeat(self._tensor(f"{path}/probe"), len(x), axis=0)
+        y, _ = self._attention(f"{path}/MultiHeadDotProductAttention", probe, x, sizes)
+        if not self._config.bare_map_head:
+            y = y + self._mlp(f"{path}/Mlp", self._norm(f"{path}/LayerNorm", y, self._config.map_epsilon))
+        return y[:, 0]
 
 
 def _mean(x: Array, sizes: Array | None) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vmoe_export.ops.table import LAYER_NORM_EPSILON, MERGE_EPSILON, SOFT_EPSILON, Activation
+from vmoe_export.ops.table import LAYER_NORM_EPSILON, MERGE_EPSILON, SIGMOID_SLOPES, SOFT_EPSILON, Activation
 from vmoe_export.weight_types import weight_type_of
 from vmoe_export.weight_types.bfloat16 import round_bf16
 
@@ -101,7 +101,7 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
-    """The hidden features of an MLP."""
+    """The hidden features of an MLP, or what its gate multiplies those that are not activated with."""
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
@@ -219,11 +219,18 @@ def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
     return weight_type_of(w.dtype).product(x, w, w_scale)
 
 
-def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0) -> Array:
+def rms_norm(x: Array, scale: Array) -> Array:
+    """x over the root of its mean square along the last axis."""
+    square = (x * x).mean(axis=-1, keepdims=True)
+    normed: Array = x / np.sqrt(square + x.dtype.type(LAYER_NORM_EPSILON)) * scale
+    return normed
+
+
+def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0, epsilon: float = LAYER_NORM_EPSILON) -> Array:
     """Layer normalization over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
-    normed: Array = centred / np.sqrt(variance + x.dtype.type(LAYER_NORM_EPSILON)) * scale + bias
+    normed: Array = centred / np.sqrt(variance + x.dtype.type(epsilon)) * scale + bias
     return normed
 
 
@@ -242,13 +249,13 @@ def softmax(x: Array) -> Array:
 
 
 def activate(x: Array, activation: Activation) -> Array:
-    """GELU in its tanh approximation, the one that flax uses, or exact, or its quick approximation by a sigmoid."""
+    """GELU in its tanh approximation, the one that flax uses, or exact, or one by a sigmoid."""
     activated: Array
     if activation == "gelu_erf":
         activated = (0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
-    elif activation == "gelu_quick":
+    elif activation in SIGMOID_SLOPES:
         with np.errstate(over="ignore"):
-            activated = x / (1 + np.exp(-1.702 * x))
+            activated = x / (1 + np.exp(-SIGMOID_SLOPES[activation] * x))
     else:
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
         activated = 0.5 * x * (1 + np.tanh(inner))
