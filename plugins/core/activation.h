@@ -1,12 +1,12 @@
-// What stands between the two products of an MLP.
+// What stands between the products of an MLP.
 #pragma once
 
 #include <cstdint>
 
 namespace vmoe {
 
-// In the order of ACTIVATIONS in exporter/vmoe_export/ops/table.py: GELU in its tanh approximation, the exact one, and
-// x * sigmoid(1.702 x).
-enum class Activation : int64_t { kNone = -1, kGeluTanh, kGeluErf, kGeluQuick };
+// In the order of ACTIVATIONS in exporter/vmoe_export/ops/table.py: GELU in its tanh approximation, the exact one,
+// x * sigmoid(1.702 x) and x * sigmoid(x).
+enum class Activation : int64_t { kNone = -1, kGeluTanh, kGeluErf, kGeluQuick, kSilu };
 
 }  // namespace vmoe

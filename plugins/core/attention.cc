@@ -124,6 +124,9 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   table.rotate(kernels, q, images, queries, width, runner);
   table.rotate(kernels, k, images, tokens, width, runner);
   compute_attention(kernels, {images, queries, tokens, width, weights.heads, merging.sizes}, q, k, v, mixed, runner);
+  if (weights.mixed_norm) {
+    normalize_rows(kernels, weights.mixed_norm, mixed, images * queries, width, mixed, runner);
+  }
   compute_linear(weights.out, mixed, images * queries, normed, runner);
   if (merging.count == 0) return add_rows(queried(x, q), normed, images * queries, width, y, runner);
   add_rows(x, normed, rows, width, mixed, runner);

@@ -36,7 +36,8 @@ struct AttentionBlockWeights {
   LinearWeights query, key, value, out;
   LayerNorm norm;
   size_t heads = 1;
-  Rotation rotation;
+  Rotation rotation = {};
+  LayerNorm mixed_norm = {};  // of what attention gives, or none
 };
 
 // Queries and keys are rotated first, where there is a rotation.

@@ -65,6 +65,10 @@ HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row
         values = hn::Add(values, left >= kLanes ? hn::LoadU(d, bias) : hn::LoadN(d, bias, left));
       }
       if (epilogue.activation != Activation::kNone) values = activate(epilogue.activation, values);
+      if (epilogue.factor != nullptr) {
+        const float* factor = epilogue.factor + offset + column;
+        values = hn::Mul(values, left >= kLanes ? hn::LoadU(d, factor) : hn::LoadN(d, factor, left));
+      }
       if (epilogue.round_bf16) values = round_to_bf16(values);
       float* to = product.out + offset + column;
       if (left >= kLanes) {

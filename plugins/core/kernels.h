@@ -18,6 +18,9 @@ namespace vmoe {
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   Activation activation = Activation::kNone;
+  // With an activation: what it is multiplied with, at the first row and column, in rows as far apart as those of the
+  // output, which it may be; or none.
+  const float* factor = nullptr;
   bool round_bf16 = false;  // store float32 rounded to bfloat16
 };
 
@@ -59,7 +62,7 @@ struct Kernels {
   // Nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
 
-  // Layer normalization of one row, epsilon 1e-6: f32[count] each.
+  // Normalization of one row, which may be done in place, as LayerNorm says: f32[count] each.
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
   // One token's row of a RotationTable: cosines and sines of its angles, each twice and the first sine negative,

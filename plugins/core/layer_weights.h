@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/packed_weights.h"
+#include "core/residual.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -25,6 +26,7 @@ struct LinearWeights {
   const float* scale = nullptr;
 
   ElementType type() const { return matrix->type(); }
+  explicit operator bool() const { return matrix != nullptr; }
   bool in_tiles() const { return weight_type(type()).in_tiles(); }
   bool quantized() const { return weight_type(type()).quantized(); }
   bool has_column_scale() const { return weight_type(type()).scales == Scales::kColumns; }
@@ -55,7 +57,8 @@ struct LinearWeights {
   const float* widened(const float* values, const size_t* first, Workspace& memory) const;
 };
 
-// An MLP, w2 . activation(w1 . x + b1) + b2, or those of E experts; both matrices are of one type.
+// An MLP, w2 . norm(activation(w1 . x + b1)) + b2, or those of E experts; all matrices are of one type. With a gate the
+// hidden values are activation(gate . x) * (w1 . x + b1).
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
@@ -63,6 +66,8 @@ struct MlpWeights {
   // number that the second matrix was packed with.
   size_t hidden_chunk = 0;
   Activation activation = Activation::kGeluTanh;
+  LinearWeights gate = {};     // [1, D, F] of a dense layer, or none
+  LayerNorm hidden_norm = {};  // of the same, or none
 
   size_t experts() const { return first.matrix->matrices(); }
   size_t hidden() const { return first.matrix->depth(); }           // D

@@ -12,6 +12,12 @@ namespace {
 
 constexpr size_t kRowsPerGather = 16;
 
+// Rows of f32[depth], `stride` elements apart.
+void normalize_in_place(const Kernels& kernels, const LayerNorm& norm, float* rows, size_t stride, size_t count,
+                        size_t depth) {
+  for (size_t row = 0; row < count; ++row, rows += stride) kernels.normalize(rows, norm.scale, norm.bias, depth, rows);
+}
+
 // On float32 weights.
 void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
   const Kernels& kernels = weights.first.matrix->kernels();
@@ -49,7 +55,18 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   first.epilogue.bias = weights.first.bias;
   first.out = activations;
   first.out_stride = stride;
+  if (weights.gate) first.epilogue.activation = Activation::kNone;
   multiply_all(*weights.first.matrix, rows.first, first, runner);
+  if (weights.gate) {
+    first.epilogue = {weights.gate.bias, weights.activation, activations};
+    multiply_all(*weights.gate.matrix, rows.first, first, runner);
+  }
+  if (weights.hidden_norm) {
+    parallel_for_rows(runner, count, [&](size_t begin, size_t end) {
+      normalize_in_place(kernels, weights.hidden_norm, activations + begin * stride, stride, end - begin,
+                         weights.expert_hidden());
+    });
+  }
 
   PanelProduct second;
   second.rows = activations;
@@ -73,7 +90,7 @@ constexpr size_t kFewRows = 96;
 struct Slot {
   PackedRows rows;                // activations of the first product
   char* hidden = nullptr;         // activations of the second product
-  float* exact = nullptr;         // quantized: f32[rows, hidden columns] before they are quantized
+  float* exact = nullptr;         // f32[rows, hidden columns] before they are quantized or normed; or none
   float* hidden_scale = nullptr;  // quantized: f32[chunks, rows]
 };
 
@@ -86,7 +103,9 @@ class Mlp {
         addend_(addend),
         kernels_(weights.first.matrix->kernels()),
         activation_(weights.activation),
+        hidden_norm_(weights.hidden_norm),
         quantized_(weights.first.quantized()),
+        packs_(quantized_ || hidden_norm_),
         tile_bytes_(weight_type(weights.first.type()).tile_step_bytes),
         hidden_(weights.first.matrix->columns()),
         width_(weights.second.matrix->columns()),
@@ -97,25 +116,27 @@ class Mlp {
     // Without hidden values one chunk is left, of no steps: the bias.
     chunks_ = std::max<size_t>(divide_up(hidden_, chunk_), 1);
     const size_t most_rows = find_most_rows(groups_);
-    holds_all_ = !apart_ || most_rows <= kFewRows;
+    holds_all_ = !apart_ || most_rows <= kFewRows || hidden_norm_;
     most_tiles_ = divide_up(most_rows, kRowsPerTile);
     slots_.resize(stage_slots(groups_.size()));
     first_ = weights.first.with_padding(workspace_, rows.first);
     second_ = weights.second.with_padding(workspace_, rows.first);
+    if (weights.gate) gate_ = weights.gate.with_padding(workspace_);
     offset_ = workspace_.take<size_t>(most_rows);
     exact_offset_ = workspace_.take<size_t>(most_rows);
     line_offset_ = workspace_.take<size_t>(most_rows);
+    factor_offset_ = workspace_.take<size_t>(most_rows);
     for (Slot& slot : slots_) {
       slot.rows = first_.take_rows(workspace_, most_rows);
       slot.hidden = workspace_.take<char>(most_tiles_ * hidden_steps() * tile_bytes_);
-      if (!quantized_) continue;
-      slot.exact = workspace_.take<float>(most_rows * exact_stride());
-      slot.hidden_scale = workspace_.take<float>(most_rows * chunks_);
+      if (packs_) slot.exact = workspace_.take<float>(most_rows * exact_stride());
+      if (quantized_) slot.hidden_scale = workspace_.take<float>(most_rows * chunks_);
     }
     for (size_t row = 0; row < most_rows; ++row) {
       offset_[row] = row * width_ * sizeof(float);
       exact_offset_[row] = row * exact_stride() * sizeof(float);
       line_offset_[row] = line_offset(row, hidden_steps() * tile_bytes_);
+      factor_offset_[row] = row * kPanelColumns * sizeof(float);
     }
   }
 
@@ -130,7 +151,9 @@ class Mlp {
   const float* addend_;
   const Kernels& kernels_;
   const Activation activation_;
+  const LayerNorm hidden_norm_;
   const bool quantized_;
+  const bool packs_;         // what the first product gives is float32 that becomes activations afterwards
   const size_t tile_bytes_;  // from one step of a row tile to the next
   const size_t hidden_;      // F
   const size_t width_;       // D
@@ -140,7 +163,8 @@ class Mlp {
   size_t chunk_ = 0;
   size_t chunks_ = 0;
   size_t most_tiles_ = 0;
-  LinearWeights first_, second_;
+  LinearWeights first_, second_, gate_;
+  size_t* factor_offset_ = nullptr;  // of one panel
   size_t* offset_ = nullptr;
   size_t* exact_offset_ = nullptr;
   size_t* line_offset_ = nullptr;
@@ -170,7 +194,7 @@ class Mlp {
       const size_t matrix = groups_[group].matrix;
       if (holds_all_) {
         multiply_first(group, slot, 0, first_.matrix->panels(), 0, second_.matrix->panel_at(matrix, 0));
-        quantize_all(group, slot, 0, row_tiles(group));
+        pack_hidden(group, slot, 0, row_tiles(group));
         multiply_second_in_order(group, slot, 0, second_.matrix->panels());
         return;
       }
@@ -180,7 +204,7 @@ class Mlp {
         const char* next =
             chunk + 1 < chunks_ ? first_.matrix->panel_at(matrix, (chunk + 1) * chunk_panels()) : nullptr;
         multiply_first(group, slot, chunk * chunk_panels(), panels_of_chunk(chunk), 0, second);
-        if (quantized_) quantize(group, slot, chunk, 0, 0, row_tiles(group));
+        if (packs_) pack_chunk(group, slot, chunk, 0, 0, row_tiles(group));
         multiply_second(group, slot, chunk, 0, 0, second_.matrix->panels(), next);
       }
     };
@@ -193,7 +217,7 @@ class Mlp {
     stages.push_back({first_.matrix->panels(), 2, [this](size_t group, size_t slot, size_t begin, size_t end) {
                         multiply_first(group, slot, begin, end - begin, begin, nullptr);
                       }});
-    if (quantized_) stages.push_back(make_stage(this, most_tiles_, 1, &Mlp::quantize_all));
+    if (packs_) stages.push_back(make_stage(this, most_tiles_, 1, &Mlp::pack_hidden));
     stages.push_back(make_stage(this, second_.matrix->panels(), 1, &Mlp::multiply_second_in_order));
     return stages;
   }
@@ -212,15 +236,36 @@ class Mlp {
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
-  // Some panels of the first product, with what is activated written from the panel `place` of the slot on.
+  // Some panels of the first product, with what is activated written from the panel `place` of the slot on. With a gate
+  // they are factors of its panels, one at a time, so that they stay in the first-level cache.
   void multiply_first(size_t group, size_t slot, size_t first_panel, size_t panels, size_t place,
                       const char* next) const {
+    if (!gate_) return activate(first_, group, slot, first_panel, panels, place, nullptr, next);
+    const RowGroup& mine = groups_[group];
+    Workspace scratch;
+    auto* factor = scratch.take<float>(mine.count() * kPanelColumns);
+    for (size_t panel = first_panel; panel < first_panel + panels; ++panel, ++place) {
+      TileProduct product = first_.make_product(slots_[slot].rows, mine.count(), mine.matrix, panel, 1);
+      product.next_panel = gate_.matrix->panel_at(mine.matrix, panel);
+      product.columns = kPanelColumns;
+      product.offset = factor_offset_;
+      product.out = factor;
+      kernels_.multiply(product);
+      const bool last = panel + 1 == first_panel + panels;
+      activate(gate_, group, slot, panel, 1, place, factor,
+               last ? next : first_.matrix->panel_at(mine.matrix, panel + 1));
+    }
+  }
+
+  void activate(const LinearWeights& weights, size_t group, size_t slot, size_t first_panel, size_t panels,
+                size_t place, const float* factor, const char* next) const {
     const RowGroup& mine = groups_[group];
     const Slot& memory = slots_[slot];
-    TileProduct product = first_.make_product(memory.rows, mine.count(), mine.matrix, first_panel, panels);
+    TileProduct product = weights.make_product(memory.rows, mine.count(), mine.matrix, first_panel, panels);
     product.next_panel = next;
     product.activation = activation_;
-    if (quantized_) {
+    product.factor = factor;
+    if (packs_) {
       product.offset = exact_offset_;
       product.out = memory.exact + place * kPanelColumns;
     } else {
@@ -233,7 +278,7 @@ class Mlp {
   }
 
   // Some row tiles of one chunk of hidden values, which begins at a step of the slot.
-  void quantize(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
+  void pack_chunk(size_t group, size_t slot, size_t chunk, size_t step, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
     const size_t count = groups_[group].count();
     TileRows rows;
@@ -244,13 +289,18 @@ class Mlp {
     rows.depth = std::min(chunk_, hidden_ - chunk * chunk_);
     rows.tiles = memory.hidden + step * tile_bytes_;
     rows.row_tile_stride = hidden_steps() * tile_bytes_;
-    rows.scale = memory.hidden_scale + chunk * count;
+    if (quantized_) rows.scale = memory.hidden_scale + chunk * count;
     pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
-  void quantize_all(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
-    for (size_t chunk = 0; quantized_ && chunk < chunks_; ++chunk) {
-      quantize(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
+  void pack_hidden(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
+    if (hidden_norm_) {
+      const size_t first = first_tile * kRowsPerTile, end = std::min(end_tile * kRowsPerTile, groups_[group].count());
+      float* rows = slots_[slot].exact + first * exact_stride();
+      normalize_in_place(kernels_, hidden_norm_, rows, exact_stride(), end - std::min(first, end), hidden_);
+    }
+    for (size_t chunk = 0; packs_ && chunk < chunks_; ++chunk) {
+      pack_chunk(group, slot, chunk, chunk * chunk_steps(), first_tile, end_tile);
     }
   }
 

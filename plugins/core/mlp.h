@@ -1,4 +1,5 @@
-// MLPs, out = w2 . activation(w1 . x + b1) + b2: those of experts, on each one's real rows, or a dense layer's.
+// MLPs, which may be gated and norm their hidden values, see MlpWeights: those of experts, on each one's real rows, or
+// a dense layer's.
 #pragma once
 
 #include <cstddef>

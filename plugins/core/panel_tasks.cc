@@ -30,8 +30,8 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
   const size_t chunks = divide_up(most_rows, kRowsPerTask);
   const size_t panels = weights.panels();
   parallel_for(runner, used.size() * panels * chunks, [&](size_t task) {
-    const size_t place = task / (panels * chunks);
-    const size_t matrix = used[place];
+    const size_t turn = task / (panels * chunks);
+    const size_t matrix = used[turn];
     // All panels of a chunk of rows, then the next chunk: the rows stay in the cache.
     const size_t chunk = task / panels % chunks;
     const size_t panel = task % panels;
@@ -53,14 +53,16 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
     mine.columns = weights.columns_of_panel(panel);
     // Tasks are taken in turn, so the next panel is the next task's.
     const size_t next = panel + 1 < panels ? panel + 1 : 0;
-    const size_t next_place = next > 0 || chunk + 1 < chunks ? place : place + 1;
-    if (next_place < used.size()) {
-      mine.next_panel = weights.panel_at(used[next_place], next);
+    const size_t next_turn = next > 0 || chunk + 1 < chunks ? turn : turn + 1;
+    if (next_turn < used.size()) {
+      mine.next_panel = weights.panel_at(used[next_turn], next);
       mine.next_panel_bytes = weights.bytes_of_panel(next);
     }
     if (product.epilogue.bias != nullptr)
       mine.epilogue.bias = product.epilogue.bias + matrix * weights.columns() + column;
-    mine.out = product.out + begin * product.out_stride + column;
+    const size_t place = begin * product.out_stride + column;
+    if (product.epilogue.factor != nullptr) mine.epilogue.factor = product.epilogue.factor + place;
+    mine.out = product.out + place;
     weights.kernels().product_f32(mine);
   });
 }

@@ -8,8 +8,8 @@
 
 namespace vmoe {
 
-// Layer normalization, epsilon 1e-6. What normalized rows are multiplied with and what is added, f32[D] each; both
-// null: rows are taken as they are.
+// Layer normalization, epsilon 1e-6. What normalized rows are multiplied with and what is added, f32[D] each. Without a
+// bias no mean is taken off: rows are divided by the root of their mean square. Both null: rows are taken as they are.
 struct LayerNorm {
   const float* scale = nullptr;
   const float* bias = nullptr;
@@ -17,7 +17,7 @@ struct LayerNorm {
   explicit operator bool() const { return scale != nullptr; }
 };
 
-// y[r] = norm(x[r]) for rows of f32[D].
+// y[r] = norm(x[r]) for rows of f32[D]; y may be x.
 void normalize_rows(const Kernels& kernels, const LayerNorm& norm, const float* x, size_t rows, size_t depth, float* y,
                     const TaskRunner& runner);
 

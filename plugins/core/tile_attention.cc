@@ -98,6 +98,7 @@ class Block {
   Block(const AttentionBlockWeights& weights, size_t images, size_t queries, size_t tokens, const float* x,
         const Merging& merging, float* y)
       : norm_(weights.norm),
+        mixed_norm_(weights.mixed_norm),
         images_(images),
         queries_(queries),
         tokens_(tokens),
@@ -145,7 +146,7 @@ class Block {
     float* whole = nullptr;      // f32[rows, D] before it is merged
   };
 
-  const LayerNorm norm_;
+  const LayerNorm norm_, mixed_norm_;
   const size_t images_, queries_, tokens_;
   const float* x_;
   const Merging& merging_;
@@ -169,7 +170,7 @@ class Block {
   const RotationTable rotation_;
 
   // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
-  bool packs() const { return quantized_ || cut_; }
+  bool packs() const { return quantized_ || cut_ || mixed_norm_; }
   // Of all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
@@ -334,7 +335,10 @@ class Block {
 
   void pack(size_t group, size_t slot, size_t first_tile, size_t end_tile) const {
     const Slot& memory = slots_[slot];
-    pack_tiles(kernels_, out_.make_rows(memory.exact, asking_of(group), memory.mixed), first_tile, end_tile);
+    TileRows rows = out_.make_rows(memory.exact, asking_of(group), memory.mixed);
+    rows.norm_scale = mixed_norm_.scale;
+    rows.norm_bias = mixed_norm_.bias;
+    pack_tiles(kernels_, rows, first_tile, end_tile);
   }
 
   void project_out(size_t group, size_t slot, size_t begin, size_t end) const {

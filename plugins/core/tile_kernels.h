@@ -32,10 +32,11 @@ struct TileProduct {
   // What paths that read rows as unsigned take off each sum: 128 times the sum of its column, i32[panels * 32].
   const int32_t* column_excess = nullptr;
 
-  // Then, in this order: + addend, + bias, activation (with that or lines there is no addend). With an activation,
-  // bfloat16 goes to lines and all else to float32.
+  // Then, in this order: + addend, + bias, activation (with that or lines there is no addend), * factor. With an
+  // activation, int8 and int4 go to float32.
   const float* bias = nullptr;  // f32[panels * 32], or none
   Activation activation = Activation::kNone;
+  const float* factor = nullptr;  // of what was activated, f32[row_count, panels * 32], or none
 
   // Lines: before they are stored, they are rotated by the row of a table at rotation_offset[r], whose period is so
   // many columns; the first panel begins at a column of it. See rotation.h.
@@ -66,8 +67,8 @@ struct TileRows {
   size_t stride = 0;               // elements
   size_t row_count = 0;
   size_t depth = 0;
-  const float* norm_scale = nullptr;  // f32[depth]: layer normalization with epsilon 1e-6; or none
-  const float* norm_bias = nullptr;   // f32[depth]
+  const float* norm_scale = nullptr;  // f32[depth]: normalization as LayerNorm says; or none
+  const float* norm_bias = nullptr;   // f32[depth], or none
   bool round_bf16 = false;            // round to bfloat16 before anything is scaled
   float* scratch = nullptr;           // f32[depth in whole lines]
   char* tiles = nullptr;              // all of the lines' steps are written

@@ -74,7 +74,12 @@ struct Finish {
       if constexpr (kActivates || kLines) {
         if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + place));
       }
-      if constexpr (kActivates) values[v] = fast_activate(product.activation, values[v]);
+      if constexpr (kActivates) {
+        values[v] = fast_activate(product.activation, values[v]);
+        if (product.factor != nullptr) {
+          values[v] = hn::Mul(values[v], hn::LoadU(d, product.factor + row * product.panels * kPanelColumns + place));
+        }
+      }
     }
     const size_t offset = product.offset[row];
     char* to = static_cast<char*>(product.out) + offset;
@@ -189,8 +194,9 @@ void multiply_tiles(const TileProduct& product) {
     activates ? multiply_panels<Block, ElementType::kInt4, true, false>(product)
               : multiply_panels<Block, ElementType::kInt4, false, false>(product);
   } else if (activates) {
-    int8 ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
-         : multiply_panels<Block, ElementType::kBfloat16, true, true>(product);
+    int8            ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
+    : product.lines ? multiply_panels<Block, ElementType::kBfloat16, true, true>(product)
+                    : multiply_panels<Block, ElementType::kBfloat16, true, false>(product);
   } else if (product.lines) {
     int8 ? multiply_panels<Block, ElementType::kInt8, false, true>(product)
          : multiply_panels<Block, ElementType::kBfloat16, false, true>(product);

@@ -62,7 +62,8 @@ HWY_INLINE Floats larger(Floats a, Floats b) {
 HWY_ATTR inline void normalize_row(const float* row, const float* scale, const float* bias, size_t count, float* out) {
   const FloatTag d;
   const auto add = [](Floats sum, Floats values) HWY_ATTR { return hn::Add(sum, values); };
-  const float sum = hn::ReduceSum(d, fold_row(row, count, hn::Zero(d), add, add));
+  const bool centers = bias != nullptr;
+  const float sum = centers ? hn::ReduceSum(d, fold_row(row, count, hn::Zero(d), add, add)) : 0.0f;
   const auto mean = hn::Set(d, sum / static_cast<float>(count));
   const auto add_squares = [mean](Floats sum, Floats values) HWY_ATTR {
     const auto away = hn::Sub(values, mean);
@@ -72,7 +73,8 @@ HWY_ATTR inline void normalize_row(const float* row, const float* scale, const f
   const auto unit = hn::Set(d, 1.0f / std::sqrt(squares / static_cast<float>(count) + kNormEpsilon));
   for (size_t i = 0; i < count; i += kLanes) {
     const auto normal = hn::Mul(hn::Sub(load_up_to(row, i, count), mean), unit);
-    const auto value = hn::MulAdd(normal, load_up_to(scale, i, count), load_up_to(bias, i, count));
+    const auto shift = centers ? load_up_to(bias, i, count) : hn::Zero(d);
+    const auto value = hn::MulAdd(normal, load_up_to(scale, i, count), shift);
     i + kLanes <= count ? hn::StoreU(value, d, out + i) : hn::StoreN(value, d, out + i, count - i);
   }
 }

@@ -19,9 +19,27 @@ Kernel make_linear(const NodeInfo& node) {
   };
 }
 
+// An MLP with the gate and the norm that dense layers may have.
+template <class Input, class Attribute>
+class NodeDenseMlp {
+ public:
+  explicit NodeDenseMlp(const NodeInfo& node) : mlp_(node, Input::kW1, Attribute()), gate_(node, Input::kWg) {}
+
+  MlpWeights read(const Call& call) const {
+    MlpWeights weights = mlp_.read(call);
+    if (is_pair_given(call, Input::kWg)) weights.gate = gate_.read(call);
+    weights.hidden_norm = read_norm(call, Input::kHiddenLnScale);
+    return weights;
+  }
+
+ private:
+  NodeMlp mlp_;
+  NodeLinear gate_;
+};
+
 Kernel make_dense_mlp(const NodeInfo& node) {
   using Input = ops::DenseMlpInput;
-  return [mlp = NodeMlp(node, Input::kW1, ops::DenseMlpAttribute())](const Call& call) {
+  return [mlp = NodeDenseMlp<Input, ops::DenseMlpAttribute>(node)](const Call& call) {
     compute_dense_mlp(mlp.read(call), {}, call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], false,
                       call.output<float>(ops::DenseMlpOutput::kY), call.runner());
   };
@@ -29,7 +47,7 @@ Kernel make_dense_mlp(const NodeInfo& node) {
 
 Kernel make_mlp_block(const NodeInfo& node) {
   using Input = ops::MlpBlockInput;
-  return [mlp = NodeMlp(node, Input::kW1, ops::MlpBlockAttribute())](const Call& call) {
+  return [mlp = NodeDenseMlp<Input, ops::MlpBlockAttribute>(node)](const Call& call) {
     compute_dense_mlp(mlp.read(call), {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                       call.data<float>(Input::kX), call.sizes()['N'] * call.sizes()['T'], true,
                       call.output<float>(ops::MlpBlockOutput::kY), call.runner());
@@ -55,10 +73,7 @@ Kernel make_attention(const NodeInfo& node) {
 template <class Input>
 Rotation read_rotation(const Call& call, size_t heads) {
   Rotation rotation{call.data<float>(Input::kCoordinates), call.data<float>(Input::kFrequencies), call.sizes()['C']};
-  if ((rotation.coordinates == nullptr) != (rotation.frequencies == nullptr)) {
-    throw ops::OpError("coordinates or frequencies is given, but not both");
-  }
-  if (rotation.coordinates != nullptr && call.sizes()['A'] * 2 * heads != call.sizes()['D']) {
+  if (is_pair_given(call, Input::kCoordinates) && call.sizes()['A'] * 2 * heads != call.sizes()['D']) {
     throw ops::OpError("frequencies must have a number for each pair of a head's columns");
   }
   return rotation;
@@ -154,7 +169,8 @@ Kernel make_attention_block(const NodeInfo& node) {
                              out.read(call),
                              {call.data<float>(Input::kLnScale), call.data<float>(Input::kLnBias)},
                              heads,
-                             read_rotation<Input>(call, heads)},
+                             read_rotation<Input>(call, heads),
+                             read_norm(call, Input::kMixedLnScale)},
                             call.sizes()['N'], kClassToken ? 1 : call.sizes()['T'], call.sizes()['T'],
                             call.data<float>(Input::kX), merging,
                             call.output<float>(Output::kY, 'U', call.sizes()['T'] - merging.count), call.runner());

@@ -75,6 +75,17 @@ LinearWeights NodeLinear::read(const Call& call) const {
   return weights;
 }
 
+bool is_pair_given(const Call& call, size_t first) {
+  const bool given = call.input(first).data != nullptr;
+  if (given == (call.input(first + 1).data != nullptr)) return given;
+  const auto name = [&](size_t input) { return std::string(call.spec().inputs[input].name); };
+  throw ops::OpError(name(first) + " or " + name(first + 1) + " is given, but not both");
+}
+
+LayerNorm read_norm(const Call& call, size_t scale) {
+  return is_pair_given(call, scale) ? LayerNorm{call.data<float>(scale), call.data<float>(scale + 1)} : LayerNorm{};
+}
+
 NodeMlp::NodeMlp(const NodeInfo& node, size_t input, int64_t hidden_chunk, Activation activation)
     : hidden_chunk_(checked_chunk(hidden_chunk)),
       activation_(activation),

@@ -56,4 +56,10 @@ class NodeMlp {
   NodeLinear first_, second_;
 };
 
+// Two inputs that come together, a matrix or scale and its bias. Throws OpError if only one is given.
+bool is_pair_given(const Call& call, size_t first);
+
+// A norm whose scale is an input, followed by its bias; none where both are left out.
+LayerNorm read_norm(const Call& call, size_t scale);
+
 }  // namespace vmoe::ort

@@ -116,10 +116,10 @@ void check_inputs(const OpSpec& spec, const Types& types, const std::function<bo
     if (input.scale == kNoScale) continue;
     const ElementType type = types[input.type];
     const std::string scale = spec.inputs[input.scale].name;
-    const bool quantized = weight_type(type).quantized();
-    if (is_given(input.scale) != quantized) {
-      throw OpError(std::string(input.name) + " is " + name_of(type) + ", so input " + scale + " must be " +
-                    (quantized ? "given" : "left out"));
+    const bool needs_scale = is_given(i) && weight_type(type).quantized();
+    if (is_given(input.scale) != needs_scale) {
+      throw OpError(std::string(input.name) + " is " + (is_given(i) ? name_of(type) : "left out") + ", so input " +
+                    scale + " must be " + (needs_scale ? "given" : "left out"));
     }
   }
 }

@@ -101,7 +101,7 @@ class Layers {
       : kernels_(kernels),
         type_(type),
         rounds_(number % 3 == 0),
-        activation_(static_cast<vmoe::Activation>(number / 3 % 3)),
+        activation_(static_cast<vmoe::Activation>(number / 3 % 4)),
         runner_(runner),
         heads_(1 + number % 3),
         hidden_(heads_ * (1 + number * 7 % 40)),
@@ -174,6 +174,13 @@ class Layers {
     const auto mlp = make_mlp(1);
     vmoe::compute_dense_mlp(mlp_weights(mlp), {}, x_.data(), rows_, false, give("an MLP", x_.size(), kind(false)),
                             runner_);
+    const Layer gate = make_layer(kernels_, type_, make_form(1, hidden_, expert_hidden_), 13);
+    const Floats scale = make_numbers(expert_hidden_, 16), bias = make_numbers(expert_hidden_, 17);
+    vmoe::MlpWeights gated = mlp_weights(mlp);
+    gated.gate = gate.weights();
+    if (heads_ > 1) gated.hidden_norm = {scale.data(), bias.data()};
+    const vmoe::LayerNorm rms{norm_scale_.data(), nullptr};
+    vmoe::compute_dense_mlp(gated, rms, x_.data(), rows_, true, give("a gated MLP", x_.size(), kind(false)), runner_);
   }
 
   void run_attention() {
@@ -195,7 +202,7 @@ class Layers {
     std::copy(x_.begin(), x_.end(), y);  // it works in place
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},
                                   shape_.groups, shape_.tokens, shape_.tokens, y, {}, y, runner_);
-    run_merging_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_});
+    run_merging_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_, {}, norm()});
   }
 
   // The same where tokens have sizes and some are merged.

@@ -202,7 +202,7 @@ def setting_faults() -> Iterator[Fault]:
         for value in (0, -1, 2**40, 4):
             yield Fault(op, f"num_heads {value}", ("num_heads", str(value)), {}, {"num_heads": value})
     for op in ("VmoeExpertMlp", "VmoeDenseMlp", "VmoeMlpBlock", "VmoeExpertBlock"):
-        yield Fault(op, "activation 3", ("activation", "0 to 2", "3"), {}, {"activation": 3})
+        yield Fault(op, "activation 4", ("activation", "0 to 3", "4"), {}, {"activation": 4})
         yield Fault(op, "hidden_chunk -1", ("hidden_chunk", "at least 0", "-1"), {}, {"hidden_chunk": -1})
         yield Fault(op, "hidden_chunk 2 of float32", ("hidden_chunk", "must be 0", "float32"), {}, {"hidden_chunk": 2})
     yield Fault("VmoeAttention", "bf16 2", ("bf16", "0 or 1"), {}, {"bf16": 2})

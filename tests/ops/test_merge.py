@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from op_models import RUNNERS, run_reference, runner
+from op_models import MERGING, RUNNERS, run_reference, runner
 
 from vmoe_export.ops.table import OPS
 
@@ -60,7 +60,7 @@ def test_a_key_counts_as_often_as_tokens_are_in_it(name: str, bf16: int) -> None
     rng = np.random.default_rng(1)
     q, k, v = (rng.standard_normal((2, tokens, 8), np.float32) for tokens in (5, 7, 7))
     sizes = rng.integers(1, 4, (2, 7)).astype(np.float32)
-    found = runner(name, "VmoeAttention", num_heads=2, bf16=bf16, merging=True)(q, k, v, sizes)
+    found = runner(name, "VmoeAttention", num_heads=2, bf16=bf16, given=MERGING)(q, k, v, sizes)
     copies = [np.stack([np.repeat(of[i], sizes[i].astype(int), axis=0) for i in (1,)]) for of in (k, v)]
     (expected,) = run_reference(OPS["VmoeAttention"], q[1:], *copies, None, num_heads=2, bf16=bf16)
     np.testing.assert_allclose(found[0][1:], expected, rtol=0, atol=2e-2 if bf16 else 2e-6)

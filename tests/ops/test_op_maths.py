@@ -9,7 +9,19 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from op_models import RUNNERS, Run, given_inputs, made_outputs, mlp_weights, normal, run_exact, run_graph, runner
+from op_models import (
+    RUNNERS,
+    USUAL,
+    WITH_POLICIES,
+    Run,
+    given_inputs,
+    made_outputs,
+    mlp_weights,
+    normal,
+    run_exact,
+    run_graph,
+    runner,
+)
 
 from vmoe_export.ops.table import ACTIVATIONS, IR_VERSION, OPS, OPSET, Op
 from vmoe_export.weight_types.bfloat16 import round_bf16, round_bf16_lines
@@ -18,19 +30,19 @@ EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 WIDTH, EXPERTS, HIDDEN = 16, 4, 32
 
 
-@pytest.mark.parametrize("policies", [False, True])
+@pytest.mark.parametrize("given", [USUAL, WITH_POLICIES], ids=["official", "policies"])
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
-def test_no_groups_give_empty_outputs_in_standard_ops(op: Op, policies: bool) -> None:
+def test_no_groups_give_empty_outputs_in_standard_ops(op: Op, given: frozenset[str]) -> None:
     sizes = {"G": 0, "N": 0, "M": 0, "S": 7, "T": 7, "Q": 7, "D": 6, "E": 4, "F": 6, "K": 2, "P": 3, "O": 9}
     sizes |= {"1": 1, "C": 2, "A": 3}
     dtypes = {"i32": np.int32, "i64": np.int64}
-    values = given_inputs(op, policies=policies)
+    values = given_inputs(op, given=given)
     inputs = [np.full([sizes[dim] for dim in value.dims], 2, dtypes.get(value.type, np.float32)) for value in values]
     if op.name in ("VmoeMerge", "VmoeRotate"):
         pytest.skip("ONNX Runtime makes one Reshape of several that can't tell no images, which no engine asks for")
-    found = runner("onnxruntime-inlined", op.name, policies=policies)(*inputs)
+    found = runner("onnxruntime-inlined", op.name, given=given)(*inputs)
     # Of a pool nothing is in the one slot that is left, and each expert takes all tokens in its ranking.
-    one_slot = {"M": 1 if policies and op.name in ("VmoeRoute", "VmoeRouterBlock") else 0}
+    one_slot = {"M": 1 if given == WITH_POLICIES and op.name in ("VmoeRoute", "VmoeRouterBlock") else 0}
     choices = sizes | one_slot | ({"K": 4} if op.name == "VmoeChooseTokens" else {})
     choices["U"] = 7  # nothing is merged
     assert [output.shape for output in found] == [tuple(choices[dim] for dim in value.dims) for value in made_outputs(op)]
@@ -48,7 +60,7 @@ def test_the_expert_mlp_activates_numbers_of_every_size(activation: int, name: s
     expected = [
         0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3))),
         0.5 * v * (1 + np.vectorize(math.erf)(v / math.sqrt(2))),
-        v * np.where(v > 0, 1, np.exp(1.702 * np.minimum(v, 0))) / (1 + np.exp(-1.702 * np.abs(v))),
+        *(v * np.where(v > 0, 1, np.exp(a * np.minimum(v, 0))) / (1 + np.exp(-a * np.abs(v))) for a in (1.702, 1)),
     ]
     np.testing.assert_allclose(found, expected[activation], rtol=1e-6, atol=2e-6)
     (reference,) = run_exact(OPS["VmoeExpertMlp"], x, one, nothing, one, nothing, activation=activation)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
 import pytest
 from op_models import (
+    EVERY,
+    MERGING,
     NUMPY_TYPES,
     RUNNERS,
     SETTINGS,
+    USUAL,
+    WITH_POLICIES,
     given_inputs,
     made_outputs,
     one_node_model,
@@ -38,20 +44,31 @@ from vmoe_export.weight_types import WEIGHT_TYPES
 pytestmark = pytest.mark.fast
 
 EVERY_WEIGHT = pytest.mark.parametrize("weights", ELEMENT_TYPES["W"])
-WITH_POLICIES = pytest.mark.parametrize("policies", [False, True], ids=["official", "policies"])
-MERGING = pytest.mark.parametrize("merging", [False, True], ids=["whole", "merging"])
+GIVEN: dict[str, frozenset[str]] = {
+    "official": USUAL,
+    "policies": WITH_POLICIES,
+    "merging": MERGING,
+    "rms": EVERY - USUAL,
+    "every": EVERY,
+}
+EVERY_SET = pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 EVERY_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 SIZES = {"G": 2, "S": 6, "D": 4, "E": 3, "F": 5, "K": 2, "M": 2 * 3, "N": 2, "T": 7, "Q": 5, "P": 3, "O": 9, "U": 5}
 SIZES |= {"1": 1, "H": 1, "J": 1, "C": 2, "A": 2}
 MERGE = 2  # of T, which leaves U
 CAPACITY = 3
 ROUTES = ("slot", "weight", "src")
-WEIGHTS = {"w", "w1", "w2", "wq", "wk", "wv", "wo"}
-CHOICES = [(op, types) for op in OPS.values() for types in op.type_choices]
+WEIGHTS = {"w", "w1", "w2", "wg", "wq", "wk", "wv", "wo"}
 
 
-def _words(types: Types) -> str:
-    return "-".join(f"{name}-{types[name]}" for name in ("W", "T") if name in types) or "float"
+def _choices() -> Iterator[object]:
+    """Every op with its types, and with each set of optional inputs that is another one for it."""
+    for op, (name, given) in itertools.product(OPS.values(), GIVEN.items()):
+        for types in op.type_choices:
+            weights = types.get("W", "float")
+            if given == USUAL or given_inputs(op, weights, given) != given_inputs(op, weights):
+                words = "-".join(f"{of}-{types[of]}" for of in ("W", "T") if of in types) or "float"
+                yield pytest.param(op, types, given, id=f"{op.name}-{words}-{name}")
 
 
 def test_there_is_one_function_per_op_and_no_other() -> None:
@@ -59,22 +76,21 @@ def test_there_is_one_function_per_op_and_no_other() -> None:
 
 
 @EVERY_WEIGHT
-@WITH_POLICIES
-@MERGING
+@EVERY_SET
 @pytest.mark.parametrize("dispatch_bf16", [False, True])
 @EVERY_OP
 def test_the_onnx_function_has_the_names_of_the_table(
-    op: Op, dispatch_bf16: bool, merging: bool, policies: bool, weights: ElementType
+    op: Op, dispatch_bf16: bool, given: frozenset[str], weights: ElementType
 ) -> None:
     kind = WEIGHT_TYPES[weights]
-    options = {"dispatch_bf16": dispatch_bf16, "policies": policies, "merging": merging}
-    options["activation"] = ACTIVATIONS[dispatch_bf16]  # graphs don't say the first one
-    function = function_body(op.name, BodyOptions(dense=kind, experts=kind, **options))
+    activation = ACTIVATIONS[dispatch_bf16]  # graphs don't say the first one
+    options = BodyOptions(dense=kind, experts=kind, dispatch_bf16=dispatch_bf16, given=given, activation=activation)
+    function = function_body(op.name, options)
     assert function.domain == DOMAIN
     # An input that is left out is declared where others stand behind it.
-    stand_behind = merging or (op.name.endswith("AttentionBlock") and weights in ("i8", "i4"))
-    assert list(function.input) == [value.name for value in given_inputs(op, weights, policies, stand_behind)]
-    assert list(function.output) == [value.name for value in made_outputs(op, merging)]
+    last = op.inputs.index(given_inputs(op, weights, given)[-1])
+    assert list(function.input) == [value.name for value in op.inputs[: last + 1]]
+    assert list(function.output) == [value.name for value in made_outputs(op, given)]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in function.attribute_proto}
     plugin = {name: value.encode() for name, value in PLUGIN_ATTRIBUTES.items()}
     named = {name: value for name, value in op.attributes.items() if name != "activation" or dispatch_bf16}
@@ -87,20 +103,21 @@ def test_the_onnx_function_has_the_names_of_the_table(
 
 
 @pytest.mark.parametrize("name", ["reference", *RUNNERS])
-@MERGING
-@pytest.mark.parametrize(("op", "types"), CHOICES, ids=[f"{op.name}-{_words(types)}" for op, types in CHOICES])
-def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, merging: bool, name: str) -> None:
+@pytest.mark.parametrize(("op", "types", "given"), [*_choices()])
+def test_the_outputs_have_the_shapes_and_types_of_the_table(op: Op, types: Types, given: frozenset[str], name: str) -> None:
     if name == "openvino" and types.get("W") == "i4":
         pytest.skip("OpenVINO takes int4 weights of known shape, which the models of test_model_variants have")
     chosen = types.get("W", "float"), types.get("T", "float")
-    if merging and given_inputs(op, merging=True) == given_inputs(op):
-        pytest.skip("it is no op that may merge tokens or not")
-    inputs = [sample_input(op, op.inputs.index(value), types) for value in given_inputs(op, chosen[0], merging=merging)]
-    reference = functools.partial(run_reference, op)
-    run = reference if name == "reference" else runner(name, op.name, *chosen, merging=merging)
-    sizes = SIZES if merging or op.name == "VmoeMerge" else {**SIZES, "U": SIZES["T"]}
+    values = given_inputs(op, chosen[0], given)
+    inputs = [sample_input(op, op.inputs.index(value), types) if value in values else None for value in op.inputs]
+    if name == "reference":
+        run = functools.partial(run_reference, op)
+    else:
+        run, inputs = runner(name, op.name, *chosen, given=given), [array for array in inputs if array is not None]
+    merges = op.name == "VmoeMerge" or (op.name == "VmoeAttentionBlock" and "merge" in given)
+    sizes = SIZES if merges else {**SIZES, "U": SIZES["T"]}
     found = [(output.shape, output.dtype) for output in run(*inputs)]
-    made = made_outputs(op, merging)
+    made = made_outputs(op, given)
     assert found == [(tuple(sizes[dim] for dim in value.dims), NUMPY_TYPES[types[value.type]]) for value in made]
 
 

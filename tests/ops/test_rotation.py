@@ -7,6 +7,7 @@ import op_reference
 import pytest
 from op_models import RUNNERS, given_inputs, normal, runner, typed_weights
 
+from vmoe_export.ops.layer_bodies import MERGING_INPUTS, ROTATION_INPUTS
 from vmoe_export.ops.table import OPS
 
 pytestmark = pytest.mark.fast
@@ -54,9 +55,10 @@ def test_an_attention_block_rotates_queries_and_keys(name: str, op_name: str, me
     if merging:
         made |= {"sizes": np.ones((images, tokens), np.float32), "merge": np.array([4], np.int64)}
         made["token"] = np.tile(np.arange(tokens, dtype=np.int32), (images, 1))
-    values = given_inputs(OPS[op_name], weights, merging=merging, rotation=True)
+    given = frozenset({"ln_bias", *ROTATION_INPUTS, *(MERGING_INPUTS if merging else ())})
+    values = given_inputs(OPS[op_name], weights, given)
     attributes = {"num_heads": heads} | ({"prefix": 1} if op_name == "VmoeAttentionBlock" else {})
-    run = runner(name, op_name, weights, merging=merging, rotation=True, **attributes)
+    run = runner(name, op_name, weights, given=given, **attributes)
     found = run(*(made[value.name] for value in values))
     wide = {key: array.astype(float) if array.dtype == np.float32 else array for key, array in made.items()}
     if merging:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from moe_calls import same_values
-from op_models import OP_LIBRARY, RUNNERS, node_call, normal, run_reference, runner, settings
+from op_models import OP_LIBRARY, RUNNERS, USUAL, WITH_POLICIES, node_call, normal, run_reference, runner, settings
 from policy_cases import policy_cases
 from routing_cases import Case, Outputs, make_gates, route, same_bits
 
@@ -176,7 +176,7 @@ def test_a_router_block_routes_by_policy_as_the_reference_does_by_the_same_gates
         np.put_along_axis(gates, expert, weight, axis=-1)
         k, limit = int(rng.integers(1, experts + 1)), int(rng.integers(1, experts + 1))
         case = Case(gates, int(rng.integers(1, 9)), k, bool(number % 2), bool(number % 4 < 3), limit)
-        found = runner(name, "VmoeRouterBlock", policies=True)(*layer, *list(case.inputs.values())[1:])
+        found = runner(name, "VmoeRouterBlock", given=WITH_POLICIES)(*layer, *list(case.inputs.values())[1:])
         if not same_values(found, route(case)):
             wrong.append(str(case))
     assert not wrong, f"{len(wrong)} of 40 cases differ, such as {wrong[:3]}"
@@ -216,4 +216,4 @@ def run(name: str, case: Case) -> Outputs:
     # The op library's nodes have policies or leave them out.
     policies = name != OP_LIBRARY or not case.is_official
     inputs = list(case.inputs.values())
-    return runner(name, "VmoeRoute", policies=policies)(*(inputs if policies else inputs[:4]))
+    return runner(name, "VmoeRoute", given=WITH_POLICIES if policies else USUAL)(*(inputs if policies else inputs[:4]))

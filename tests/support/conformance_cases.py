@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from op_models import MERGING, WITH_POLICIES
 
+from vmoe_export.ops.layer_bodies import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
 from vmoe_export.ops.table import OPS
 
 Arrays = dict[str, np.ndarray]
@@ -187,19 +189,20 @@ _TABLES = {
 }
 _INPUTS = {"capacity k bpr pool max_experts": _gates_of, "capacity": _gates_of, "": _soft_of, "merge": _merge_of}
 
-# By op and the end of the name: sizes, element types (W, T), whether there are policies or merging, attributes.
+# By op and the end of the name: sizes, element types (W, T), the optional inputs, attributes.
 _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeGates": {"": {}},
-    "VmoeRoute": {"": {}, "_policies": {"policies": True}},
+    "VmoeRoute": {"": {}, "_policies": {"given": WITH_POLICIES}},
     "VmoeDispatch": {"": {}, "_fp16": {"T": "fp16"}},
     "VmoeRouteDispatch": {"": {}},
     "VmoeExpertMlp": {
-        "": {}, "_gelu_erf": {"activation": 1}, "_gelu_quick": {"activation": 2}, "_dispatch_bf16": {"dispatch_bf16": 1},
+        "": {}, "_gelu_erf": {"activation": 1}, "_gelu_quick": {"activation": 2}, "_silu": {"activation": 3},
+        "_dispatch_bf16": {"dispatch_bf16": 1},
         "_bf16": {"W": "bf16"}, "_int8": {"W": "i8"}, "_int8_chunks": {"W": "i8", "F": 128, "hidden_chunk": 64},
         "_int4": {"W": "i4", "D": 72, "F": 66, "J": 2, "H": 2, "E": 2},
     },
     "VmoeCombine": {"": {}, "_fp16": {"T": "fp16"}},
-    "VmoeRouterBlock": {"": {}, "_policies": {"policies": True}},
+    "VmoeRouterBlock": {"": {}, "_policies": {"given": WITH_POLICIES}},
     "VmoeExpertBlock": {"": {}},
     "VmoeChooseTokens": {"": {}},
     "VmoeSoftRouter": {"": {}},
@@ -208,10 +211,13 @@ _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "VmoeMerge": {"_prefix_0": {"num_heads": 2}, "_prefix_1": {"num_heads": 2, "prefix": 1}},
     "VmoeLinear": {"": {}, "_bf16": {"W": "bf16"}, "_int8": {"W": "i8"}},
     "VmoeDenseMlp": {"": {}},
-    "VmoeMlpBlock": {"": {}},
-    "VmoeAttention": {"": {"num_heads": 2}, "_sizes": {"num_heads": 2, "merging": True}, "_bf16": {"bf16": 1}},
+    "VmoeMlpBlock": {"": {}, "_gated": {"activation": 3, "given": (*GATE_INPUTS, *HIDDEN_NORM_INPUTS)}},
+    "VmoeAttention": {"": {"num_heads": 2}, "_sizes": {"num_heads": 2, "given": MERGING}, "_bf16": {"bf16": 1}},
     "VmoeRotate": {"": {"num_heads": 2}},
-    "VmoeAttentionBlock": {"": {"num_heads": 2}, "_merging": {"num_heads": 2, "prefix": 1, "merging": True}},
+    "VmoeAttentionBlock": {
+        "": {"num_heads": 2}, "_merging": {"num_heads": 2, "prefix": 1, "given": MERGING},
+        "_norms": {"num_heads": 2, "given": MIXED_NORM_INPUTS},
+    },
     "VmoeClassAttentionBlock": {"": {"num_heads": 2}},
 }  # fmt: skip
 OP_ROWS = {

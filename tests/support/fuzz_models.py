@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from op_models import model_bytes, node_names
 
 from vmoe_export.ops import onnx_lines
-from vmoe_export.ops.layer_bodies import ROTATION_INPUTS
+from vmoe_export.ops.layer_bodies import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS, ROTATION_INPUTS
 from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value
 
 ONNX_TYPES = onnx_lines.ONNX_TYPES | {"scale": TensorProto.FLOAT}
@@ -37,7 +37,7 @@ CHOICES: Mapping[str, tuple[int, ...]] = {
     "num_heads": (1, 2, 3, 5),
     "hidden_chunk": (0, 64),
     "prefix": (0, 1, 3),
-    "activation": (1, 2),
+    "activation": (1, 3),
 }
 """Values of an attribute that some sizes go with."""
 OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
@@ -46,9 +46,12 @@ OUT_OF_RANGE: Mapping[str, tuple[int | float, ...]] = {
     "num_heads": (0, -1, -(2**63), 2.0),
     "hidden_chunk": (-64, 1, 32, 65, -(2**63), 64.0),
     "prefix": (-1, -(2**63), 0.5),
-    "activation": (-1, 3, 2**63 - 1, 1.0),
+    "activation": (-1, 4, 2**63 - 1, 1.0),
 }
 """Values that no sizes go with, and such that are no integers."""
+ROTATED = (*ROTATION_INPUTS, "merged_coordinates")
+RARE = (*ROTATED, *GATE_INPUTS, *HIDDEN_NORM_INPUTS, *MIXED_NORM_INPUTS)
+"""Inputs and outputs that models of one node have where they are asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +73,8 @@ class Model:
     added_scale: str = ""
     """A scale that the node has though its weights aren't int8."""
     tokens: ElementType = "float"
-    rotates: bool = False
-    """Whether it has the optional inputs and outputs by which tokens are rotated."""
+    more: tuple[str, ...] = ()
+    """The inputs and outputs of `RARE` that the node has."""
     in_place: bool = False
     """Whether the same node stands between others as well, where it may write its output over its input."""
 
@@ -97,17 +100,23 @@ def models() -> Iterator[Model]:
             yield Model(op_name, weights=weights, fixed=fixed, left_out=whole, in_place=can_write_over)
             for left_out, heads in itertools.product(((), (*whole, "merged_coordinates")), (1, 2)):
                 yield Model(
-                    op_name, weights=weights, fixed=fixed, attributes={"num_heads": heads}, left_out=left_out, rotates=True
+                    op_name, weights=weights, fixed=fixed, attributes={"num_heads": heads}, left_out=left_out, more=ROTATED
                 )
-    yield Model("VmoeMerge", rotates=True)
+            yield Model(op_name, weights=weights, fixed=fixed, left_out=("ln_bias",), more=MIXED_NORM_INPUTS)
+        for op_name, chunk in itertools.product(("VmoeDenseMlp", "VmoeMlpBlock"), (0, 64) if weights == "i8" else (0,)):
+            for more in (GATE_INPUTS, HIDDEN_NORM_INPUTS, (*GATE_INPUTS, *HIDDEN_NORM_INPUTS)):
+                sizes = fixed and FIXED[5] | {"D": 16}
+                attributes = {"hidden_chunk": chunk, "activation": 3}
+                yield Model(op_name, weights=weights, fixed=sizes, attributes=attributes, left_out=("ln_bias",), more=more)
+    yield Model("VmoeMerge", more=ROTATED)
     yield Model("VmoeAttention", left_out=("sizes",))
 
 
-def weights_of(op: Op) -> list[Value]:
-    """The inputs that an exporter writes as constants."""
-    return [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")] + [
-        value for value in op.inputs if value.name in ("router", "ln_scale", "ln_bias", "mu")
-    ]
+def weights_of(op: Op, more: tuple[str, ...] = ()) -> list[Value]:
+    """The inputs that an exporter writes as constants; of those of `RARE` only `more`."""
+    usual = [value for value in op.inputs if value.name[0] in "wb" and value.name not in ("weight", "bpr", "buf")]
+    weights = [*usual, *(value for value in op.inputs if value.name in ("router", "mu") or "ln_" in value.name)]
+    return [value for value in weights if _is_usual(value, more)]
 
 
 def weight_types(op: Op) -> tuple[ElementType, ...]:
@@ -197,7 +206,9 @@ def _write(model: Model, file: Path) -> list[str]:
     """Writes one model; returns its lines of the plan."""
     op = OPS[model.op]
     inputs = [value for value in op.inputs if _is_given(model, value)]
-    constants = [value for value in weights_of(op) if model.fixed and value in inputs and value.name not in model.fed]
+    constants = [
+        value for value in weights_of(op, model.more) if model.fixed and value in inputs and value.name not in model.fed
+    ]
     fed = [value for value in inputs if value not in constants]
     outputs = [value for value in op.outputs if _is_given(model, value)]
     named = (node_names(values, [v.name for v in given]) for values, given in ((op.inputs, inputs), (op.outputs, outputs)))
@@ -227,9 +238,12 @@ def _write(model: Model, file: Path) -> list[str]:
 def _is_given(model: Model, value: Value) -> bool:
     if value.scale_of and model.weights != "i8":
         return value.name == model.added_scale
-    if value.optional and value.name in (*ROTATION_INPUTS, "merged_coordinates") and not model.rotates:
-        return False
-    return value.name not in model.left_out
+    return _is_usual(value, model.more) and value.name not in model.left_out
+
+
+def _is_usual(value: Value, more: tuple[str, ...]) -> bool:
+    name = value.scale_of or value.name
+    return not (value.optional and name in RARE) or name in more
 
 
 def _also_in_place(node: onnx.NodeProto, op: Op) -> tuple[list[onnx.NodeProto], list[onnx.ValueInfoProto]]:

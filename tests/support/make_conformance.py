@@ -22,7 +22,7 @@ import onnx
 import safetensors.numpy
 from conformance_cases import Arrays, gates, numbers
 from onnx import numpy_helper
-from op_models import NUMPY_TYPES, attribute_values, element_types, given_inputs, one_node_model, run_reference
+from op_models import NUMPY_TYPES, USUAL, attribute_values, element_types, given_inputs, one_node_model, run_reference
 
 from vmoe_export.ops.table import DOMAIN, OPS, Op
 from vmoe_runtime.capacity import compute_slots
@@ -119,7 +119,7 @@ def _inputs(name: str, op: Op, options: Mapping[str, Any]) -> Arrays:
     routed = {"gates": shares, **{key: settings[key] for key in ("capacity", "k", "bpr")}}
     made = {"gates": shares, **expected(OPS["VmoeRoute"], routed, {})}
     made["token"] = np.tile(np.arange(sizes["O"]), (sizes["N"], 1))
-    values = given_inputs(op, width, "policies" in options, "merging" in options)
+    values = given_inputs(op, width, options.get("given", USUAL))
     made |= {value.name: settings[value.name] for value in values if value.type == "i64"}
     for value in [value for value in values if value.name not in made]:
         dims = value.grouped_dims if width == "i4" and value.scale_of else value.dims
@@ -148,9 +148,8 @@ def _is_stable(op: Op, inputs: Arrays, options: Mapping[str, Any]) -> bool:
 
 def _model(op: Op, weights: Arrays, options: Mapping[str, Any]) -> onnx.ModelProto:
     """The checked model of the node, with the functions that it needs, and weights as initializers."""
-    flags = {name: name in options for name in ("policies", "merging")}
-    hidden = options.get("F", cases.SIZES["F"])
-    model = one_node_model(op, *_types(options), hidden=hidden, **flags, **_attributes(op, options))
+    hidden, given = options.get("F", cases.SIZES["F"]), options.get("given", USUAL)
+    model = one_node_model(op, *_types(options), hidden=hidden, given=given, **_attributes(op, options))
     (node,) = (node for node in model.graph.node if node.op_type == op.name)
     node.input[:] = [name.removesuffix("_narrow") for name in node.input]
     inputs = [value for value in model.graph.input if value.name not in weights]

@@ -16,7 +16,7 @@ from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
 from vmoe_export.ops.functions import BodyOptions, function_bodies
-from vmoe_export.ops.layer_bodies import MERGING_INPUTS, ROTATION_INPUTS, input_names, written_attributes
+from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names, written_attributes
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
     ACTIVATIONS,
@@ -50,6 +50,10 @@ NUMPY_TYPES = {
 WIDER_TYPES: dict[ElementType, ElementType] = {"bf16": "float", "i4": "i8"}
 """What numpy's arrays have of types that runtimes neither take from it nor give."""
 SETTINGS = ("capacity", "k", "bpr")
+USUAL = frozenset(("ln_bias",))
+"""The optional inputs, scales aside, that models of one node have if a test names no others."""
+WITH_POLICIES, MERGING = USUAL | {*POLICIES}, USUAL | {*MERGING_INPUTS}
+EVERY = frozenset(value.name for op in OPS.values() for value in op.inputs if value.optional and not value.scale_of)
 
 Run = Callable[..., list[np.ndarray]]
 
@@ -72,23 +76,25 @@ def run_exact(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list[np.
 
 
 def padded(op: Op, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-    """The inputs, and None for optional ones that were left out: those of merging, or at the end."""
-    left = list(inputs)
-    merges = len(left) > len([value for value in op.inputs if not _merges(value)]) or any(
-        array is not None and array.dtype == np.int64 and op.name.endswith("AttentionBlock") for array in left
-    )
-    return [None if _merges(value) and not merges else left.pop(0) if left else None for value in op.inputs]
+    """The inputs, and None for optional ones that were left out, which their number tells."""
+    if len(inputs) == len(op.inputs):
+        return list(inputs)
+    dtypes = {array.dtype for array in inputs if array is not None}
+    weights = next((name for name in ("i8", "i4") if np.dtype(NUMPY_TYPES[name]) in dtypes), "float")
+    sets = (given_inputs(op, weights, given) for given in (USUAL, MERGING, WITH_POLICIES, EVERY))
+    values, left = next(values for values in sets if len(values) >= len(inputs)), list(inputs)
+    return [left.pop(0) if value in values and left else None for value in op.inputs]
 
 
-def _merges(value: Value) -> bool:
-    """Whether an op may do without the value, and so without merging tokens."""
-    return value.optional and value.name in (*MERGING_INPUTS, "merged_sizes", "merged_token", "merged_coordinates")
+def made_outputs(op: Op, given: Collection[str] = USUAL) -> list[Value]:
+    """The outputs of a node with these optional inputs."""
+    merges = "merge" in given or op.name == "VmoeMerge"
 
+    def is_made(value: Value) -> bool:
+        needed = value.name.removeprefix("merged_")
+        return not value.optional or needed == value.name or (merges and needed in given)
 
-def made_outputs(op: Op, merging: bool = False, rotation: bool = False) -> list[Value]:
-    """The outputs of the op, with those of merging if it is asked for, and coordinates with rotation as well."""
-    left_out = () if rotation else ("merged_coordinates",)
-    return [value for value in op.outputs if (merging or not _merges(value)) and value.name not in left_out]
+    return [value for value in op.outputs if is_made(value)]
 
 
 def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = "float") -> Types:
@@ -97,13 +103,16 @@ def element_types(op: Op, weights: ElementType = "float", tokens: ElementType = 
     return {value.type: chosen.get(value.type, ELEMENT_TYPES[value.type][0]) for value in (*op.inputs, *op.outputs)}
 
 
-def given_inputs(
-    op: Op, weights: ElementType = "float", policies: bool = False, merging: bool = False, rotation: bool = False
-) -> list[Value]:
-    """The inputs that the op has with weights of that type: scales only with int8 or int4, the others if asked for."""
-    values = [value for value in op.inputs if not value.scale_of or weights in ("i8", "i4")]
-    values = [value for value in values if rotation or not (value.optional and value.name in ROTATION_INPUTS)]
-    return [value for value in values if (policies or value.name not in POLICIES) and (merging or not _merges(value))]
+def given_inputs(op: Op, weights: ElementType = "float", given: Collection[str] = USUAL) -> list[Value]:
+    """The inputs of a node with weights of that type and these optional ones: scales only with int8 or int4."""
+    values = {value.name: value for value in op.inputs}
+
+    def is_given(value: Value) -> bool:
+        if value.scale_of:
+            return weights in ("i8", "i4") and is_given(values[value.scale_of])
+        return not value.optional or value.name in given
+
+    return [value for value in op.inputs if is_given(value)]
 
 
 @functools.cache
@@ -114,28 +123,24 @@ def runner(
     tokens: ElementType = "float",
     *,
     hidden: int = 0,
-    policies: bool = False,
-    merging: bool = False,
-    rotation: bool = False,
+    given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> Run:
     """A function from the op's inputs, in order, to its outputs, in order.
 
     `weights` and `tokens` are the types W and T; with int8 or int4 weights the inputs end in their scales.
-    `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `policies` says whether an op that routes has
-    those inputs, and `merging` and `rotation` the same of an op that can merge or rotate tokens.
+    `hidden` is F, for an MLP with a `hidden_chunk` among its attributes. `given` are the optional inputs that it has.
     """
     op = OPS[op_name]
-    names = [value.name for value in given_inputs(op, weights, policies, merging, rotation)]
+    names = [value.name for value in given_inputs(op, weights, given)]
     types = element_types(op, weights, tokens)
-    options = {"hidden": hidden, "policies": policies, "merging": merging, "rotation": rotation, **attributes}
-    model = one_node_model(op, weights, tokens, **options)
+    model = one_node_model(op, weights, tokens, hidden=hidden, given=given, **attributes)
     if name not in ("onnxruntime", OP_LIBRARY):
         model = onnx.inliner.inline_local_functions(model)
     run_widened = _session_runner(model, names, name)
 
     def run_session(*inputs: np.ndarray) -> list[np.ndarray]:
-        outputs = zip(run_widened(*inputs), made_outputs(op, merging, rotation), strict=True)
+        outputs = zip(run_widened(*inputs), made_outputs(op, given), strict=True)
         with np.errstate(invalid="ignore"):  # numpy warns of a NaN in a shorter type
             return [output.astype(NUMPY_TYPES[types[value.type]]) for output, value in outputs]
 
@@ -154,9 +159,7 @@ def one_node_model(
     tokens: ElementType = "float",
     *,
     hidden: int = 0,
-    policies: bool = False,
-    merging: bool = False,
-    rotation: bool = False,
+    given: frozenset[str] = USUAL,
     **attributes: int,
 ) -> onnx.ModelProto:
     """A checked model that is one node of the op, with the functions of all ops.
@@ -164,13 +167,13 @@ def one_node_model(
     numpy has no bfloat16 or int4 that runtimes take or give: these go in and out of the model as float32 and int8.
     """
     types = element_types(op, weights, tokens)
-    given, made = given_inputs(op, weights, policies, merging, rotation), made_outputs(op, merging, rotation)
-    narrow = [value.name for value in (*given, *made) if types[value.type] in WIDER_TYPES]
+    taken, made = given_inputs(op, weights, given), made_outputs(op, given)
+    narrow = [value.name for value in (*taken, *made) if types[value.type] in WIDER_TYPES]
     inner = {name: f"{name}_narrow" for name in narrow}
     # Inputs that are left out have places where others stand behind them.
-    known = [value.name for value in given]
+    known = [value.name for value in taken]
     kind = WEIGHT_TYPES[weights]
-    places = [name if name in known else "" for name in input_names(op.name, kind, policies, merging, rotation)]
+    places = [name if name in known else "" for name in input_names(op.name, kind, given)]
     names = [[inner.get(name, name) for name in row] for row in (places, [value.name for value in made])]
     values = attribute_values(op, **attributes)
     activation = ACTIVATIONS[values.get("activation", 0)]
@@ -184,9 +187,9 @@ def one_node_model(
             for v in values
             if v.name in narrow
         ]
-        for values, outward in ((given, False), (made, True))
+        for values, outward in ((taken, False), (made, True))
     )
-    inputs, outputs = ([_value_info(value, types) for value in values] for values in (given, made))
+    inputs, outputs = ([_value_info(value, types) for value in values] for values in (taken, made))
     chunks = hidden // values["hidden_chunk"] if values.get("hidden_chunk") else 1
     model = helper.make_model(
         helper.make_graph([*casts_in, node, *casts_out], op.name, inputs, outputs),
@@ -204,9 +207,7 @@ def one_node_model(
                 dense_chunks=chunks,
                 expert_chunks=chunks,
                 tokens=tokens,
-                policies=policies,
-                merging=merging,
-                rotation=rotation,
+                given=given,
                 prefix=values.get("prefix", 0),
                 activation=activation,
             )

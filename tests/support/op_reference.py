@@ -22,6 +22,7 @@ from vmoe_export.validation.reference_ops import (  # noqa: F401
     mlp_hidden,
     mlp_output,
     product,
+    rms_norm,
     rotate,
     round_bf16,
     soft_combine,
@@ -110,14 +111,27 @@ def dense_mlp(
     b2: Array,
     w1_scale: Array | None = None,
     w2_scale: Array | None = None,
+    wg: Array | None = None,
+    bg: Array | None = None,
+    wg_scale: Array | None = None,
+    hidden_ln_scale: Array | None = None,
+    hidden_ln_bias: Array | None = None,
     hidden_chunk: int = 0,
     activation: int = 0,
 ) -> Array:
-    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = activation(x . w1 + b1) . w2 + b2. All may have a leading axis of experts.
+    """VmoeDenseMlp: x[N,T,D] -> y[N,T,D] = norm(activation(x . w1 + b1)) . w2 + b2. All may have a leading axis of experts.
+
+    With a gate the hidden features are activation(x . wg + bg) * (x . w1 + b1).
 
     The second product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
     """
-    return mlp_output(mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation]), w2, b2, w2_scale, hidden_chunk)
+    if wg is None or bg is None:
+        hidden = mlp_hidden(x, w1, b1, w1_scale, ACTIVATIONS[activation])
+    else:
+        hidden = mlp_hidden(x, wg, bg, wg_scale, ACTIVATIONS[activation]) * linear(x, w1, b1, w1_scale)
+    if hidden_ln_scale is not None and hidden_ln_bias is not None:
+        hidden = layer_norm(hidden, hidden_ln_scale, hidden_ln_bias)
+    return mlp_output(hidden, w2, b2, w2_scale, hidden_chunk)
 
 
 def expert_mlp(
@@ -147,7 +161,7 @@ def combine(out: Array, slot: Array, weight: Array) -> Array:
 def attention_block(
     x: Array,
     ln_scale: Array,
-    ln_bias: Array,
+    ln_bias: Array | None,
     wq: Array,
     bq: Array,
     wk: Array,
@@ -165,6 +179,8 @@ def attention_block(
     wo_scale: Array | None = None,
     coordinates: Array | None = None,
     frequencies: Array | None = None,
+    mixed_ln_scale: Array | None = None,
+    mixed_ln_bias: Array | None = None,
     num_heads: int = 1,
     prefix: int = 0,
 ) -> Array | tuple[Array, ...]:
@@ -172,11 +188,14 @@ def attention_block(
 
     With coordinates, queries and keys are rotated as VmoeRotate does.
     """
-    normed = layer_norm(x, ln_scale, ln_bias)
+    normed = norm(x, ln_scale, ln_bias)
     q, k, v = linear(normed, wq, bq, wq_scale), linear(normed, wk, bk, wk_scale), linear(normed, wv, bv, wv_scale)
     if coordinates is not None and frequencies is not None:
         q, k = (rotate(each, coordinates, frequencies, num_heads) for each in (q, k))
-    y: Array = x + linear(attention(q, k, v, sizes, num_heads, wq.dtype.itemsize < 4), wo, bo, wo_scale)
+    mixed = attention(q, k, v, sizes, num_heads, wq.dtype.itemsize < 4)
+    if mixed_ln_scale is not None and mixed_ln_bias is not None:
+        mixed = layer_norm(mixed, mixed_ln_scale, mixed_ln_bias)
+    y: Array = x + linear(mixed, wo, bo, wo_scale)
     if sizes is None or token is None or merge is None:
         return y
     return merge_tokens(y, k, sizes, token, merge, coordinates, num_heads, prefix)
@@ -232,9 +251,14 @@ def class_attention_block(*inputs: Array | None, **attributes: int) -> Array:
     return attention_block(*inputs, **attributes)[:, :1]
 
 
-def mlp_block(x: Array, ln_scale: Array, ln_bias: Array, *mlp: Array | None, **attributes: int) -> Array:
+def norm(x: Array, scale: Array, bias: Array | None) -> Array:
+    """The norm of a block."""
+    return rms_norm(x, scale) if bias is None else layer_norm(x, scale, bias)
+
+
+def mlp_block(x: Array, ln_scale: Array, ln_bias: Array | None, *mlp: Array | None, **attributes: int) -> Array:
     """VmoeMlpBlock: x[N,T,D] -> y[N,T,D], the MLP of the normed x, added to x."""
-    return x + dense_mlp(layer_norm(x, ln_scale, ln_bias), *mlp, **attributes)
+    return x + dense_mlp(norm(x, ln_scale, ln_bias), *mlp, **attributes)
 
 
 def router_block(
