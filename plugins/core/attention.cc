@@ -82,13 +82,15 @@ class Head {
 }  // namespace
 
 void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
-                       const float* v, float* y, const TaskRunner& runner) {
+                       const float* v, float* y, const TaskRunner& runner,
+                       const std::function<void(size_t image, size_t head)>& before) {
   if (shape.queries == 0 || shape.tokens == 0 || shape.hidden == 0) return;
   parallel_for(runner, shape.images * shape.heads, [&](size_t task) {
     const size_t image = task / shape.heads;
     const size_t column = task % shape.heads * (shape.hidden / shape.heads);
     const size_t query = image * shape.queries * shape.hidden + column;
     const size_t token = image * shape.tokens * shape.hidden + column;
+    if (before) before(image, task % shape.heads);
     const float* sizes = shape.sizes == nullptr ? nullptr : shape.sizes + image * shape.tokens;
     Head(kernels, shape).run(q + query, k + token, v + token, sizes, y + query);
   });
@@ -121,9 +123,13 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   compute_linear(weights.key, normed, rows, k, runner);
   compute_linear(weights.value, normed, rows, v, runner);
   const RotationTable table(kernels, weights.rotation, images, tokens, width, weights.heads, workspace);
-  table.rotate(kernels, q, images, queries, width, runner);
-  table.rotate(kernels, k, images, tokens, width, runner);
-  compute_attention(kernels, {images, queries, tokens, width, weights.heads, merging.sizes}, q, k, v, mixed, runner);
+  const size_t size = width / weights.heads;
+  const auto rotate = [&](size_t image, size_t head) {
+    table.rotate_columns(kernels, q + image * queries * width, image, queries, width, head * size, size);
+    table.rotate_columns(kernels, k + image * tokens * width, image, tokens, width, head * size, size);
+  };
+  compute_attention(kernels, {images, queries, tokens, width, weights.heads, merging.sizes}, q, k, v, mixed, runner,
+                    rotate);
   if (weights.mixed_norm) {
     normalize_rows(kernels, weights.mixed_norm, mixed, images * queries, width, mixed, runner);
   }

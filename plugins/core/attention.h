@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 
 #include "core/kernels.h"
 #include "core/layer_weights.h"
@@ -22,10 +23,11 @@ struct AttentionShape {
   const float* sizes = nullptr;
 };
 
-// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. Throws
-// std::bad_alloc.
+// y = softmax(q . k / sqrt(D / H)) . v for each head: q and y f32[N,Q,D], k and v f32[N,T,D]. `before` is called on the
+// thread that is about to read a head's columns of an image. Throws std::bad_alloc.
 void compute_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,
-                       const float* v, float* y, const TaskRunner& runner);
+                       const float* v, float* y, const TaskRunner& runner,
+                       const std::function<void(size_t image, size_t head)>& before = {});
 
 // The same with products of bfloat16.
 void compute_tile_attention(const Kernels& kernels, const AttentionShape& shape, const float* q, const float* k,

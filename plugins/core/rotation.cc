@@ -42,15 +42,22 @@ RotationTable::RotationTable(const Kernels& kernels, const Rotation& rotation, s
 void RotationTable::rotate(const Kernels& kernels, float* x, size_t images, size_t rows, size_t hidden,
                            const TaskRunner& runner) const {
   if (cosines_ == nullptr) return;
-  parallel_for_rows(runner, images * rows, [&](size_t begin, size_t end) {
-    for (size_t row = begin; row < end; ++row) {
-      const size_t at = place(row / rows, row % rows);
-      for (size_t column = 0; column < hidden; column += period_) {
-        float* values = x + row * hidden + column;
-        kernels.rotate_row(values, cosines_ + at, sines_ + at, std::min(period_, hidden - column), values);
-      }
+  parallel_for(runner, images, [&](size_t image) {
+    for (size_t column = 0; column < hidden; column += period_) {
+      const size_t count = std::min(period_, hidden - column);
+      rotate_columns(kernels, x + image * rows * hidden, image, rows, hidden, column, count);
     }
   });
+}
+
+void RotationTable::rotate_columns(const Kernels& kernels, float* x, size_t image, size_t rows, size_t hidden,
+                                   size_t column, size_t count) const {
+  if (cosines_ == nullptr) return;
+  for (size_t row = 0; row < rows; ++row) {
+    const size_t at = place(image, row) + column % period_;
+    float* values = x + row * hidden + column;
+    kernels.rotate_row(values, cosines_ + at, sines_ + at, count, values);
+  }
 }
 
 }  // namespace vmoe

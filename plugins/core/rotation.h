@@ -37,6 +37,10 @@ class RotationTable {
   void rotate(const Kernels& kernels, float* x, size_t images, size_t rows, size_t hidden,
               const TaskRunner& runner) const;
 
+  // Rotates some columns of rows f32[hidden], those of the first tokens of an image; in place, on the calling thread.
+  void rotate_columns(const Kernels& kernels, float* x, size_t image, size_t rows, size_t hidden, size_t column,
+                      size_t count) const;
+
  private:
   float* cosines_ = nullptr;  // f32[rows, period]
   float* sines_ = nullptr;    // with the sign that they are multiplied with

@@ -62,10 +62,11 @@ Kernel make_attention(const NodeInfo& node) {
   return [heads, bf16](const Call& call) {
     const ops::Sizes& sizes = call.sizes();
     if (sizes['T'] == 0) throw ops::OpError("there are no keys");
-    const auto compute = bf16 ? compute_tile_attention : compute_attention;
-    compute(process_kernels(), {sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads, call.data<float>(Input::kSizes)},
-            call.data<float>(Input::kQ), call.data<float>(Input::kK), call.data<float>(Input::kV),
-            call.output<float>(ops::AttentionOutput::kY), call.runner());
+    const AttentionShape shape{sizes['N'], sizes['Q'], sizes['T'], sizes['D'], heads, call.data<float>(Input::kSizes)};
+    const auto *q = call.data<float>(Input::kQ), *k = call.data<float>(Input::kK), *v = call.data<float>(Input::kV);
+    auto* y = call.output<float>(ops::AttentionOutput::kY);
+    if (bf16) return compute_tile_attention(process_kernels(), shape, q, k, v, y, call.runner());
+    compute_attention(process_kernels(), shape, q, k, v, y, call.runner());
   };
 }
 
