@@ -1,11 +1,12 @@
-"""How fast this engine runs ViTs of transformers, beside what else runs them on a CPU, interleaved in one run.
+"""How fast this engine runs ViTs of transformers and timm, beside what else runs them on a CPU, interleaved in one run.
 
     python benchmarks/families.py [--models vit-b16 dinov2-b14 clip-l14] [--batch 1 8] [--threads 2]
-                                  [--runs engine-bf16 openvino-int8 ...] [--rounds 11] [-o DIR]
+                                  [--runs engine-bf16 openvino-int8 ...] [--merge 8 13] [--rounds 11] [-o DIR]
 
 prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe export` reads
-them from what transformers saves; OpenVINO, ONNX Runtime and torch.compile get the torch module itself. The peers need
-`pip install -r benchmarks/requirements.txt`.
+them from what the library saves; OpenVINO, ONNX Runtime and torch.compile get the torch module itself. With `--merge` each
+run of this engine is timed with so many tokens merged in a block, too, and its speed-up compared with that of the FLOPs. The
+peers need `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
 """
@@ -32,19 +33,26 @@ from cpu.runs import Array, in_openvino, in_ort
 from cpu.timing import MAX_OTHERS_SHARE, time_per_image
 from cpu.torch_peers import Network, export_network, to_onnx, to_openvino
 
+from vmoe_measure.flops import ModelShape, dense_flops, sparse_flops
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
 from vmoe_tools.machine import cpu_model
 
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 _TINY = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
+_SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
+_DINOV3 = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_register_tokens": 4}
 MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "vit-b16": ("ViTForImageClassification", {"num_labels": 1000}, "logits"),
     "dinov2-b14": ("Dinov2Model", {"patch_size": 14, "image_size": 224}, "pooler_output"),
     "clip-l14": ("CLIPVisionModelWithProjection", _LARGE | {"patch_size": 14, "projection_dim": 768}, "image_embeds"),
+    "dinov3-b16": ("DINOv3ViTModel", _DINOV3, "pooler_output"),
+    "siglip2-b16": ("SiglipVisionModel", {}, "pooler_output"),
+    "siglip2-so400m14": ("SiglipVisionModel", _SO400M | {"patch_size": 14}, "pooler_output"),
+    "eva02-b14": ("eva02_base_patch14_224", {}, ""),
     "tiny": ("ViTForImageClassification", _TINY | {"patch_size": 8}, "logits"),
 }
-"""By name the class of transformers, its config, and the output that is computed."""
+"""By name the class of transformers, its config, and the output that is computed; or an architecture of timm, and ""."""
 
 _MAX_DISTANCE = 0.35  # far above what int8 does, and far below what another model would give
 
@@ -64,17 +72,21 @@ Call = Callable[[Array], Array]
 
 def make_network(name: str) -> Network:
     """A model by its name, with random weights."""
+    import timm
     import transformers
 
     class_name, config, output = MODELS[name]
     torch.manual_seed(0)
+    if not output:
+        model = timm.create_model(class_name, **config)
+        return Network(model, output, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
     model_class = getattr(transformers, class_name)
     return Network(model_class(model_class.config_class(**config)), output)
 
 
-def load_engine(cell: Cell, precision: str) -> Call:
+def load_engine(cell: Cell, precision: str, merge: int = 0) -> Engine:
     """This engine on a bundle that is exported now."""
-    bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision)
+    bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision, merge)
     return Engine.load(bundle, backend="onnxruntime", threads=cell.threads, verify=False)
 
 
@@ -121,11 +133,14 @@ RUNS: dict[str, tuple[str, Callable[[Cell], Call], Sequence[str]]] = {
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Times ViTs of transformers in this engine and others, interleaved.")
+    parser = argparse.ArgumentParser(
+        description="Times ViTs of transformers and timm in this engine and others, interleaved."
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[name for name in MODELS if name != "tiny"])
     parser.add_argument("--batch", nargs="+", type=count, default=[1, 8], metavar="N")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=", ".join(RUNS))
+    parser.add_argument("--merge", nargs="+", type=count, default=[], metavar="R", help="tokens that blocks merge as well")
     parser.add_argument("--rounds", type=count, default=11, metavar="N", help="how often each call is timed (default: 11)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "families"), metavar="DIR")
     return parser.parse_args(arguments)
@@ -145,8 +160,10 @@ def present(names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in left_out]
 
 
-def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[str]], float]:
-    """A row for each run, its time of one image first beside its quartiles; and others' share of the CPUs.
+def measure(
+    cell: Cell, names: Sequence[str], merges: Sequence[int], rounds: int
+) -> tuple[list[list[str]], list[str], float]:
+    """A row for each run, its time of one image first beside its quartiles; what merging gains; others' share of the CPUs.
 
     Raises:
         BenchmarkError: a run computes another model.
@@ -159,14 +176,30 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[list[st
     for name, found in distances.items():
         if not found <= _MAX_DISTANCE:
             raise BenchmarkError(f"{name} is not the same model: its outputs are {found:.2g} from those of torch")
-    times, others = time_per_image(calls, rounds, len(cell.images))
+    of_merging = [(name, merge) for name in names if name.startswith("engine") for merge in merges]
+    engines = {(name, merge): load_engine(cell, name.partition("-")[2], merge) for name, merge in of_merging}
+    merging = {f"{name}-r{merge}": partial(engine, cell.images) for (name, merge), engine in engines.items()}
+    every, others = time_per_image(calls | merging, rounds, len(cell.images))
+    times = {name: every[name] for name in names}
     fastest = min(found["ms"] for found in times.values())
+    gains = [
+        f"{RUNS[name][0]}, {merge} tokens merged in a block: "
+        f"{gained(engines[name, merge], every[name]['ms'] / every[f'{name}-r{merge}']['ms'], merge)}"
+        for name, merge in of_merging
+    ]
     fields = "title ms:.1f quartiles ratio:.2f distance:.1e"
     rows = []
     for name, found in times.items():
         about = {"title": RUNS[name][0], "ratio": found["ms"] / fastest, "distance": distances[name]}
         rows.append(cells(found | about | {"quartiles": f"{found['lower']:.1f}-{found['upper']:.1f}"}, fields))
-    return rows, others
+    return rows, gains, others
+
+
+def gained(engine: Engine, speed_up: float, merge: int) -> str:
+    """How much faster the model is where tokens are merged, beside what that leaves of its FLOPs."""
+    shape = ModelShape.of(engine.manifest.model)
+    share = sparse_flops(shape, [], merge) / dense_flops(shape)
+    return f"{speed_up:.2f} x as fast, with {share:.2f} of the FLOPs; {speed_up * share:.2f} of their ratio"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,11 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cell = Cell(network, given.output / name, noise(batch, size, size, 3), given.threads)
         say(f"{name}, batch {batch}: loading {len(names)} runs, then {given.rounds} rounds")
         try:
-            rows, share = measure(cell, names, given.rounds)
+            rows, gains, share = measure(cell, names, given.merge, given.rounds)
         except VmoeError as error:
             raise BenchmarkError(f"{name}: {error}") from error
         head = ["", "ms/image", "quartiles", "over the fastest", "relative difference"]
-        print(f"\n## {name}, batch {batch}\n", *table(head, rows), sep="\n")
+        print(f"\n## {name}, batch {batch}\n", *table(head, rows), *(f"\n{gain}" for gain in gains), sep="\n")
         print(f"\nOther processes took {share:.0%} of the machine.", flush=True)
         void |= share > MAX_OTHERS_SHARE
     return int(void)

@@ -1,4 +1,4 @@
-"""A ViT of transformers as this engine's bundle, as an ONNX graph and as a model of OpenVINO."""
+"""A ViT of transformers or timm as this engine's bundle, as an ONNX graph and as a model of OpenVINO."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import openvino
+import timm
 import torch
 
 from vmoe_export import export_bundle
@@ -21,11 +22,11 @@ _HALF = (0.5, 0.5, 0.5)
 
 
 class Network(torch.nn.Module):
-    """`image` float32[N,H,W,3] in [-1, 1] -> one output of a model of transformers.
+    """`image` float32[N,H,W,3] in [-1, 1] -> one output of a model of transformers, or the output of one of timm.
 
     Attributes:
         model: what `vmoe export` reads once it is saved.
-        output: the name of the output.
+        output: the name of the output; "" for a model of timm.
         mean, std: of each channel, for pixels between 0 and 1; those of `model`.
     """
 
@@ -37,7 +38,8 @@ class Network(torch.nn.Module):
         """What the class says."""
         if self.mean != _HALF:
             image = (image * 0.5 + 0.5 - torch.tensor(self.mean)) / torch.tensor(self.std)
-        output: torch.Tensor = self.model(pixel_values=image.permute(0, 3, 1, 2))[self.output]
+        pixels = image.permute(0, 3, 1, 2)
+        output: torch.Tensor = self.model(pixel_values=pixels)[self.output] if self.output else self.model(pixels)
         return output
 
     def outputs(self, images: Array) -> Array:
@@ -46,14 +48,19 @@ class Network(torch.nn.Module):
             return np.asarray(self(torch.from_numpy(images)))
 
 
-def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str) -> Path:
-    """A bundle in `folder` of what transformers saves of a network, for images of `size`, height and width."""
-    network.model.save_pretrained(folder)
+def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str, merge: int = 0) -> Path:
+    """A bundle in `folder` of what the library saves of a network, for images of `size`, height and width."""
+    if network.output:
+        network.model.save_pretrained(folder)
+    else:
+        timm.models.save_for_hf(network.model, str(folder), safe_serialization=True)
     preprocessing = {"image_processor_type": "ViTImageProcessor", "size": dict(zip(("height", "width"), size, strict=True))}
     preprocessing |= {"image_mean": list(network.mean), "image_std": list(network.std)}
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    bundle = folder / f"{precision}.vmoe"
-    export_bundle(folder, bundle, precision=precision, validate=False, force=True)
+    if network.output:  # what timm saves says it
+        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    bundle = folder / f"{precision}-r{merge}.vmoe"
+    options = {"merge": merge} if merge else {}
+    export_bundle(folder, bundle, precision=precision, validate=False, force=True, **options)
     return bundle
 
 
