@@ -1,5 +1,5 @@
-"""Small CLIPs and SigLIPs with random weights, and their tokenizers, as transformers and open_clip save them; what those
-libraries answer."""
+"""Small CLIPs, SigLIPs and a TIPSv2 with random weights, and their tokenizers, as transformers and open_clip save them;
+what those libraries answer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def _randomized(model: Any, scale: float = 0.25) -> Any:
                 tensor.normal_(0, scale, generator=generator)
             elif name.endswith("bias") and name != "logit_bias":
                 tensor.normal_(0, 0.1, generator=generator)
-        model.logit_scale.fill_(np.log(SCALE))
+        if hasattr(model, "temperature"):
+            model.temperature.fill_(1 / SCALE)
+        else:
+            model.logit_scale.fill_(np.log(SCALE))
         if getattr(model, "logit_bias", None) is not None:
             model.logit_bias.fill_(BIAS)
     return model.eval()
@@ -102,21 +105,58 @@ def hf_clip(folder: Path) -> Zeroshot:
 
 def hf_siglip(folder: Path) -> Zeroshot:
     """SigLIP of transformers, with a tokenizer of letters that returns no mask."""
+    from transformers import SiglipConfig, SiglipModel
+
+    text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
+    model = _randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)))
+    model.save_pretrained(folder)
+    _write_processor(folder, "SiglipImageProcessor", HALF, HALF)
+    return _of_transformers(folder, model, "sigmoid", (HALF, HALF))
+
+
+def hf_siglip2(folder: Path) -> Zeroshot:
+    """SigLIP 2 NaFlex of transformers, whose pictures come as patches of a grid."""
+    from transformers import Siglip2Config, Siglip2Model
+
+    text = _write_letters(folder, ["input_ids"]) | {"projection_size": 32, "bos_token_id": 1, "eos_token_id": 1}
+    vision = {**SIZES, "patch_size": 8, "num_patches": 16}
+    model = _randomized(Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)))
+    model.save_pretrained(folder)
+    processor = {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 16}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+
+    def patches(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        count = len(pixels)
+        cut = pixels.reshape(count, 3, 4, 8, 4, 8).permute(0, 2, 4, 3, 5, 1).reshape(count, 16, -1)
+        grid = torch.full((count, 2), 4)
+        return {"pixel_values": cut, "pixel_attention_mask": torch.ones(count, 16).long(), "spatial_shapes": grid}
+
+    return _of_transformers(folder, model, "sigmoid", (HALF, HALF), patches)
+
+
+def hf_tipsv2(folder: Path) -> Zeroshot:
+    """TIPSv2 of transformers, which masks padding."""
+    from transformers import Tipsv2Config, Tipsv2Model
+
+    text = _write_letters(folder, ["input_ids", "attention_mask"])
+    model = _randomized(Tipsv2Model(Tipsv2Config(text_config=text, vision_config=VISION)))
+    model.save_pretrained(folder)
+    _write_processor(folder, "Tipsv2ImageProcessor", 0 * HALF, 2 * HALF)
+    return _of_transformers(folder, model, "softmax", (0 * HALF, 2 * HALF))
+
+
+def _write_letters(folder: Path, inputs: list[str]) -> dict[str, Any]:
+    """Writes a tokenizer of letters, which returns these inputs of a model; returns the config of a text tower."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
+    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", *map(chr, range(97, 123)), " ", "."])}
     letters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     letters.normalizer = normalizers.Lowercase()
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    given = {"pad_token": "<pad>", "unk_token": "<unk>", "model_input_names": ["input_ids"], "padding_side": "right"}
+    given = {"pad_token": "<pad>", "unk_token": "<unk>", "model_input_names": inputs, "padding_side": "right"}
     PreTrainedTokenizerFast(tokenizer_object=letters, **given).save_pretrained(folder)
-    text = {**SIZES, "vocab_size": len(vocabulary), "max_position_embeddings": 32, "projection_size": 32}
-    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-    model = _randomized(SiglipModel(SiglipConfig(text_config=text, vision_config=VISION)))
-    model.save_pretrained(folder)
-    _write_processor(folder, "SiglipImageProcessor", HALF, HALF)
-    return _of_transformers(folder, model, "sigmoid", (HALF, HALF))
+    return {**SIZES, "vocab_size": len(vocabulary), "max_position_embeddings": 32, "pad_token_id": 0}
 
 
 def open_clip(folder: Path) -> Zeroshot:
@@ -143,16 +183,23 @@ def open_clip(folder: Path) -> Zeroshot:
     return Zeroshot(folder, "softmax", answers, 0.0)
 
 
-def _of_transformers(folder: Path, model: Any, probabilities: str, colours: tuple[np.ndarray, np.ndarray]) -> Zeroshot:
+def _of_transformers(
+    folder: Path,
+    model: Any,
+    probabilities: str,
+    colours: tuple[np.ndarray, np.ndarray],
+    given: Callable[[torch.Tensor], dict[str, torch.Tensor]] = lambda pixels: {"pixel_values": pixels},
+) -> Zeroshot:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    length = model.config.text_config.max_position_embeddings
+    length, masks = model.config.text_config.max_position_embeddings, model.config.model_type == "tipsv2"
 
     @torch.inference_mode()
     def answers(images: np.ndarray, texts: Sequence[str]) -> Answers:
-        ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-        found = model(input_ids=ids, pixel_values=_pixels(images, *colours))
+        ids = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        known = {name: ids[name] for name in tokenizer.model_input_names if masks or name == "input_ids"}
+        found = model(**known, **given(_pixels(images, *colours)))
         return Answers(*(tensor.numpy() for tensor in (found.logits_per_image, found.text_embeds, found.image_embeds)))
 
     return Zeroshot(folder, probabilities, answers, BIAS if hasattr(model, "logit_bias") else 0.0)
@@ -165,4 +212,10 @@ def _write_processor(folder: Path, kind: str, mean: np.ndarray, std: np.ndarray)
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": kind, **crop, **colours}))
 
 
-MODELS: dict[str, Callable[[Path], Zeroshot]] = {"hf_clip": hf_clip, "hf_siglip": hf_siglip, "open_clip": open_clip}
+MODELS: dict[str, Callable[[Path], Zeroshot]] = {
+    "hf_clip": hf_clip,
+    "hf_siglip": hf_siglip,
+    "hf_siglip2": hf_siglip2,
+    "hf_tipsv2": hf_tipsv2,
+    "open_clip": open_clip,
+}

@@ -34,7 +34,7 @@ zeroshot = click.Command(
     "zeroshot",
     context_settings=CONTEXT,
     callback=_zeroshot,
-    help="""Export a CLIP or SigLIP as a classifier for classes that you name.
+    help="""Export a CLIP, SigLIP or TIPSv2 as a classifier for classes that you name.
 
     CKPT is a local folder of transformers or open_clip with both towers and the tokenizer, or a file of open_clip alone if
     --architecture names its architecture. That library encodes the texts now, and they become the head of the bundle. All

@@ -29,10 +29,10 @@ def export_zeroshot(
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     **arguments: Any,
 ) -> ExportResult:
-    """Exports a CLIP or SigLIP to a bundle that classifies images by the names of classes.
+    """Exports a CLIP, SigLIP or TIPSv2 to a bundle that classifies images by the names of classes.
 
     The label of a class is the mean of the normalized embeddings of its texts, normalized again. Logits are the products of
-    the normalized image embedding and the labels, times exp(logit_scale), plus logit_bias.
+    the normalized image embedding and the labels, times the model's scale, plus its bias.
 
     Args:
         checkpoint: a local folder of transformers or open_clip with both towers and the tokenizer, or the model file in it;

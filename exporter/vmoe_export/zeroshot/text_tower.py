@@ -1,4 +1,4 @@
-"""The text towers of CLIP and SigLIP, run by the library that a model folder is of; nothing is downloaded."""
+"""The text towers of CLIP, SigLIP and TIPSv2, run by the library that a model folder is of; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -41,21 +41,31 @@ class TextTower:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A `model_type` of transformers: its class, how it reads logits, and whether it was trained on lower case alone."""
+    """A `model_type` of transformers: its class, how it reads logits, and whether it was trained on lower case alone, and
+    with padding masked.
+
+    Without an attention mask: SigLIP was trained on the padding as well, and CLIP does not look behind a text's end.
+    """
 
     model: str
     probabilities: Probabilities
     lower_case: bool
+    masks_padding: bool = False
 
 
-_KINDS = {"clip": _Kind("CLIPModel", "softmax", False), "siglip": _Kind("SiglipModel", "sigmoid", True)}
+_KINDS = {
+    "clip": _Kind("CLIPModel", "softmax", False),
+    "siglip": _Kind("SiglipModel", "sigmoid", True),
+    "siglip2": _Kind("Siglip2Model", "sigmoid", True),
+    "tipsv2": _Kind("Tipsv2Model", "softmax", True, masks_padding=True),
+}
 
 
 def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
     """Loads the text tower of a model.
 
     Args:
-        path: the folder of a CLIP or SigLIP of transformers or open_clip, or the file of its tensors there.
+        path: the folder of a CLIP, SigLIP or TIPSv2 of transformers or open_clip, or the file of its tensors there.
         architecture: open_clip's name for the architecture of a file, which then needs no config beside it.
 
     Raises:
@@ -90,7 +100,7 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
     kind = _KINDS.get(str(config.get("model_type")))
     if kind is None:
         raise ConfigError(
-            f"{folder / _CONFIG} says model_type {config.get('model_type')!r:.40}; only {' and '.join(_KINDS)} have a text "
+            f"{folder / _CONFIG} says model_type {config.get('model_type')!r:.40}; only {', '.join(_KINDS)} have a text "
             "tower that vmoe zeroshot runs"
         )
     _check_has_tokenizer(folder)
@@ -103,9 +113,10 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
 
     def embed(texts: Sequence[str]) -> Any:
         texts = [text.lower() for text in texts] if kind.lower_case else list(texts)
-        # Without an attention mask: SigLIP was trained on the padding as well, and CLIP does not look behind a text's end.
-        ids = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")["input_ids"]
-        found = model.get_text_features(input_ids=ids)
+        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        made = tokenizer(texts, return_attention_mask=True, **options)
+        needed = ("input_ids", "attention_mask") if kind.masks_padding else ("input_ids",)
+        found = model.get_text_features(**{name: made[name] for name in needed})
         return getattr(found, "pooler_output", found)  # before transformers 5 the embeddings themselves
 
     return _tower(model, embed, kind.probabilities)
@@ -137,8 +148,9 @@ def _tower(model: Any, embed: Callable[[Sequence[str]], Any], probabilities: Pro
             parts = [embed(texts[start : start + _TEXTS]).float().numpy() for start in range(0, len(texts), _TEXTS)]
         return np.concatenate(parts)
 
-    bias = getattr(model, "logit_bias", None)
-    return TextTower(encode, model.logit_scale.exp().item(), 0.0 if bias is None else bias.item(), probabilities)
+    bias, temperature = getattr(model, "logit_bias", None), getattr(model, "temperature", None)
+    scale = model.logit_scale.exp() if temperature is None else 1 / temperature
+    return TextTower(encode, scale.item(), 0.0 if bias is None else bias.item(), probabilities)
 
 
 def _check_has_tokenizer(folder: Path) -> None:
