@@ -180,7 +180,7 @@ def measure(
     engines = {(name, merge): load_engine(cell, name.partition("-")[2], merge) for name, merge in of_merging}
     merging = {f"{name}-r{merge}": partial(engine, cell.images) for (name, merge), engine in engines.items()}
     every, others = time_per_image(calls | merging, rounds, len(cell.images))
-    times = {name: every[name] for name in names}
+    times = {name: found for name, found in every.items() if name in calls}
     fastest = min(found["ms"] for found in times.values())
     gains = [
         f"{RUNS[name][0]}, {merge} tokens merged in a block: "

@@ -19,7 +19,6 @@ import tempfile
 import timeit
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ import onnx
 import onnxruntime
 from command_line import count, table
 from cpu.models import prepare
-from cpu.timing import MAX_OTHERS_SHARE, OthersWatch
+from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, memory_rate
 
 import vmoe_runtime
 from vmoe_measure.flops import ModelShape, tokens_of_blocks
@@ -37,7 +36,7 @@ from vmoe_tools.machine import cpu_model
 
 _KINDS = {"VmoeAttentionBlock": "attention", "VmoeMlpBlock": "dense MLPs", "VmoeExpertBlock": "experts"}
 _REST = "everything else"
-_PROFILE, _WARM_UP, _MANY_IMAGES, _BYTES_READ = "c0.3-k1", 3, 16, 2**31
+_PROFILE, _WARM_UP, _MANY_IMAGES = "c0.3-k1", 3, 16
 
 
 def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) -> dict[str, float]:
@@ -96,13 +95,6 @@ def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> f
         assert profile is not None
         ms = profiled(path, {"image": images} | dict(profile.inputs), threads, 3)["dense MLPs"]
     return len(images) * multiply_adds(shape, 0, 0)["dense MLPs"][0] / ms
-
-
-def memory_rate(threads: int) -> float:
-    """Bytes per ms that so many threads read together, the best of 5 times."""
-    parts = np.array_split(np.ones(_BYTES_READ // 8, np.int64), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        return _BYTES_READ / 1e3 / min(timeit.repeat(lambda: list(pool.map(np.max, parts)), number=1, repeat=5))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,11 +2,13 @@
 
     python benchmarks/speed.py [--models b16 s32] [--batch 1 8 32] [--threads 1 2]
                                [--settings c0.3-k1 c0.3-k1-pool-r8 ...]
-                               [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [-o DIR]
+                               [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [--table]
+                               [-o DIR]
 
 prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` says who is
 timed: this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see `--help`.
-Models have random weights, N(0, 0.02), and are made once into the folder. The peers in int8 need
+With `--table` it prints what this machine adds to docs/speed.md instead, as Markdown and as a line of JSON. Models have
+random weights, N(0, 0.02), and are made once into the folder. The peers in int8 need
 `pip install -r benchmarks/requirements.txt`.
 
 A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
@@ -24,17 +26,26 @@ from typing import Any
 from command_line import count, missing, say
 from cpu.cells import Point, measure, tables
 from cpu.int8_peers import NNCF_PACKAGES
+from cpu.machine_table import ROWS, described, machine_table
 from cpu.models import MODELS, prepare
 from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE
 
 from vmoe_runtime import RoutingError
-from vmoe_tools.machine import cpu_model
+from vmoe_tools.machine import cpu_model, usable_cores
 
 _FOLDER = Path("build") / "speed"
 _CAPACITIES = ["c0.1-k1", "c0.3-k1", "c0.5-k1", "c1.05-k1", "c1.05-k2"]
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "settings": _CAPACITIES, "rounds": 15}
 _TINY = ["c0.3-k1", "c1.05-k2", "c0.3-k1-pool-r1"]
+_TABLE: dict[str, Any] = {
+    "models": ["b16"],
+    "batch": [1, 8],
+    "threads": [usable_cores()],
+    "settings": [setting for _, _, setting in ROWS if setting],
+    "rounds": 11,
+    "runs": [run for run in RUNS if any(run.startswith(f"{name}-") for _, name, _ in ROWS) and "experts" not in run],
+}
 _QUICK: dict[str, Any] = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "settings": _TINY, "rounds": 3}
 
 
@@ -53,14 +64,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--rounds", type=count, metavar="N", help="how often each call is timed (default: 15)")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="who is timed")
     parser.add_argument("--quick", action="store_true", help="a tiny model and three rounds, to see that it works")
+    parser.add_argument("--table", action="store_true", help="this machine's table of docs/speed.md, with all its CPUs")
     parser.add_argument("-o", "--output", type=Path, default=_FOLDER, metavar="DIR", help=f"default: {_FOLDER}")
-    parser.set_defaults(**(_QUICK if parser.parse_args(arguments).quick else _FULL))
+    given = parser.parse_args(arguments)
+    parser.set_defaults(**(_QUICK if given.quick else _TABLE if given.table else _FULL))
     return parser.parse_args(arguments)
 
 
 def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
     """Measures and prints everything; returns the points, and whether the run is void."""
-    names, points, void = list(given.runs), list[Point](), False
+    names, points, others = list(given.runs), list[Point](), 0.0
     if "dense-openvino-int8" in names and (reason := missing(*NNCF_PACKAGES)):
         names.remove("dense-openvino-int8")
         print(f"Left out: dense-openvino-int8, as {reason}.\n")
@@ -69,10 +82,13 @@ def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
         model = prepare(name, given.output / "work")
         cell = Cell(model, batch, threads, {setting: model.profile(setting) for setting in given.settings})
         measured, share = measure(cell, names, given.rounds)
-        print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
+        if not given.table:
+            print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)
         points += measured
-        void |= share > MAX_OTHERS_SHARE
-    return points, void
+        others = max(others, share)
+    if given.table:
+        print(f"\n{machine_table(points, described(given.threads[0], others))}")
+    return points, others > MAX_OTHERS_SHARE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import timeit
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,6 +19,7 @@ MAX_OTHERS_SHARE = 0.05
 """Of the CPUs, for other processes; above it a measurement is void."""
 
 _WARM_UP_ROUNDS = 2
+_BYTES_READ = 2**31
 PAUSE_SECONDS = 0.05  # worker threads of the last call may spin on for a while, and would disturb the next
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -90,3 +93,10 @@ def cpu_seconds(process: int) -> float:
     """CPU time of a process; 0 where it has ended."""
     fields = process_fields(process)
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
+
+
+def memory_rate(threads: int) -> float:
+    """Bytes per ms that so many threads read together, the best of 5 times."""
+    parts = np.array_split(np.ones(_BYTES_READ // 8, np.int64), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return _BYTES_READ / 1e3 / min(timeit.repeat(lambda: list(pool.map(np.max, parts)), number=1, repeat=5))
