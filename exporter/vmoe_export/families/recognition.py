@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vmoe_export.checkpoint.base import TensorInfo
-from vmoe_export.families import clip, clip_moe, dinov2, dinov3, hf_deit, hf_internvl, hf_vit, siglip, timm, tipsv2
+from vmoe_export.families import (
+    aimv2,
+    clip,
+    clip_moe,
+    dinov2,
+    dinov3,
+    dinov3_timm,
+    hf_deit,
+    hf_internvl,
+    hf_vit,
+    siglip,
+    timm,
+    tipsv2,
+)
 from vmoe_export.families.family import Family, unwrapped
 
-_MODULES = (siglip, clip, dinov2, dinov3, hf_deit, hf_internvl, hf_vit, tipsv2)
+_MODULES = (aimv2, siglip, clip, dinov2, dinov3, hf_deit, hf_internvl, hf_vit, tipsv2)
 FAMILIES: tuple[Family, ...] = (
     *(clip_moe.FAMILY, siglip.NAFLEX),
     *(module.FAMILY for module in _MODULES),
-    *(dinov3.TIMM, *timm.FAMILIES),
+    *(dinov3_timm.META, dinov3_timm.FAMILY, aimv2.TIMM, *timm.FAMILIES),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -101,18 +101,69 @@ def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
     return args
 
 
-def translate_blocks(model: Translation, first_layer: str, second_layer: str, count_key: str = "depth") -> None:
-    """The encoder's blocks, whose MLPs have layers of these names; `count_key` as for `Translation.blocks`."""
-    has_bias, has_scales = model.has("blocks.0.attn.qkv.bias"), model.has("blocks.0.ls1.gamma")
+def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, activation: str, head_size: int) -> None:
+    """The start of a model whose norms and activation follow from its architecture's name: these, patches and heads.
+
+    Heads have `head_size` columns if the arguments say neither their number nor another width.
+    """
+    source = f"the architecture {model.config['architecture']} has"
+    model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
+    model.epsilon(epsilon, is_told=True)
+    model.activation(activation, source)
+    model.patches("patch_embed.proj")
+    model.claim(num_features=model.width)
+    usual = 0 if "embed_dim" in args else model.width // head_size
+    model.choose_heads(model.setting("num_heads", usual) or None, source)
+
+
+def translate_blocks(
+    model: Translation,
+    first_layer: str,
+    second_layer: str,
+    *,
+    gate: str = "",
+    rms: bool = False,
+    scales: Sequence[str] = ("ls1.gamma", "ls2.gamma"),
+    biases: Sequence[str] = ("attn.qkv.bias",),
+    count_key: str = "depth",
+) -> None:
+    """The encoder's blocks.
+
+    Args:
+        first_layer, second_layer, gate: the names of the layers of their MLPs, as for `Translation.mlp`.
+        rms: whether they have RMS norms.
+        scales: the names of the scales of attention and MLP, which blocks may have.
+        biases: of queries, keys and values, together or each, which blocks may have.
+        count_key: as for `Translation.blocks`.
+    """
+    has_scales, has_qkv_bias, has_bias, has_mask, has_qk_norm = (
+        model.has(f"blocks.0.{name}")
+        for name in (scales[0], biases[0], "attn.proj.bias", "attn.qkv.bias_mask", "attn.q_norm.weight")
+    )
     for block, ours in model.blocks("blocks.{}.", count_key):
-        first, second = (f"{block}ls1.gamma", f"{block}ls2.gamma") if has_scales else ("", "")
-        model.norm(f"{ours}/LayerNorm_0", f"{block}norm1")
-        bias = f"{block}attn.qkv.bias" if has_bias else ""
-        model.fused_attention(f"{ours}/SelfAttention", f"{block}attn.qkv.weight", bias, f"{block}attn.proj", scale=first)
-        if model.has("blocks.0.attn.q_norm.weight"):
+        first, second = (f"{block}{name}" if has_scales else "" for name in scales)
+        own = [f"{block}{name}" if name and has_qkv_bias else "" for name in biases]
+        model.norm(f"{ours}/LayerNorm_0", f"{block}norm1", has_bias=not rms)
+        model.fused_attention(
+            f"{ours}/SelfAttention",
+            f"{block}attn.qkv.weight",
+            own if len(own) > 1 else own[0],
+            f"{block}attn.proj",
+            scale=first,
+            has_bias=has_bias,
+            bias_mask=f"{block}attn.qkv.bias_mask" if has_mask else "",
+        )
+        if has_qk_norm:
             model.head_norms(f"{ours}/SelfAttention", f"{block}attn.q_norm", f"{block}attn.k_norm")
-        model.norm(f"{ours}/LayerNorm_1", f"{block}norm2")
-        model.mlp(f"{ours}/Mlp", f"{block}{first_layer}", f"{block}{second_layer}", scale=second)
+        model.norm(f"{ours}/LayerNorm_1", f"{block}norm2", has_bias=not rms)
+        model.mlp(
+            f"{ours}/Mlp",
+            f"{block}{first_layer}",
+            f"{block}{second_layer}",
+            scale=second,
+            gate=f"{block}{gate}" if gate else "",
+            has_bias=has_bias,
+        )
 
 
 def _activation(name: str) -> str:
@@ -187,11 +238,11 @@ def _attention_pool(model: Translation) -> None:
     model.mlp("MapHead/Mlp", "attn_pool.mlp.fc1", "attn_pool.mlp.fc2", stream=False)
 
 
-def _named_config(name: str) -> dict[str, Any]:
+def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit")) -> dict[str, Any]:
     """The config of an architecture of the installed timm, with what its tensors show: a wrong name must not pass.
 
     Raises:
-        ConfigError: the architecture is no plain ViT.
+        ConfigError: the architecture is not in one of timm's modules of these names.
         OptionError: there is none of that name, or timm is not installed.
     """
     try:
@@ -202,8 +253,8 @@ def _named_config(name: str) -> dict[str, Any]:
     known, _, tag = name.partition(".")
     if not timm.is_model(known) or (tag and not timm.is_model_pretrained(name)):
         raise OptionError(f"--architecture {name} is not an architecture of timm {timm.__version__}")
-    if not timm.models.is_model_in_modules(known, {"vision_transformer", "deit"}):
-        raise ConfigError(f"the architecture {known} is not one of timm's vision_transformer or deit")
+    if not timm.models.is_model_in_modules(known, {*modules}):
+        raise ConfigError(f"the architecture {known} is not one of timm's {' or '.join(modules)}")
     pictures = timm.get_pretrained_cfg(name)
     with torch.device("meta"):  # without weights
         model: Any = timm.create_model(known)
@@ -223,7 +274,7 @@ FAMILY = Family(
     landmarks=("blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
     prefixes=("",),
     processor={"interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-    by_name=_named_config,
+    by_name=named_config,
     translate=_translate,
 )
 _DISTILLED = replace(

@@ -87,6 +87,7 @@ class Translation(ForeignModel):
         *,
         has_bias: bool | Sequence[bool] = True,
         gate: str = "",
+        mlp_bias: bool = True,
         rms: bool = False,
     ) -> None:
         """The blocks of a model of transformers.
@@ -95,8 +96,9 @@ class Translation(ForeignModel):
             pattern: as for `blocks`.
             names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
                 and, if there are any, the scales of attention and MLP.
-            has_bias: whether query, key and value have one, together or each.
-            gate: of the MLPs, if they have one.
+            has_bias: as for `attention`.
+            gate: of the MLPs, if they have one; as for `mlp`.
+            mlp_bias: whether the layers of the MLPs have one.
             rms: whether norms are RMS norms.
         """
         for block, ours in self.blocks(pattern, "num_hidden_layers"):
@@ -106,20 +108,21 @@ class Translation(ForeignModel):
             self.attention(f"{ours}/SelfAttention", (query, key, value), out, scale=attention_scale, has_bias=has_bias)
             self.norm(f"{ours}/LayerNorm_1", norm_1, has_bias=not rms)
             own_gate = f"{block}{gate}" if gate else ""
-            self.claim(intermediate_size=self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale, gate=own_gate))
+            hidden = self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale, gate=own_gate, has_bias=mlp_bias)
+            self.claim(intermediate_size=hidden)
 
-    def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False) -> None:
-        """Sets the epsilon of every LayerNormalization, if the config has no `layer_norm_eps`. Call this first.
+    def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False, key: str = "layer_norm_eps") -> None:
+        """Sets the epsilon of every norm, if the config has no such `key`. Call this first.
 
         With `is_only`, any other epsilon is refused. With `is_told`, the architecture's name states the default.
         """
-        if self.config.get("layer_norm_eps") is None and not is_told:
+        if self.config.get(key) is None and not is_told:
             self.taken["epsilon"] = default
-        value = self.setting("layer_norm_eps", default)
+        value = self.setting(key, default)
         if is_only and value != default:
-            raise ConfigError(f"the config says layer_norm_eps {shown(value)}, and only {default} can be exported here")
+            raise ConfigError(f"the config says {key} {shown(value)}, and only {default} can be exported here")
         if not 0 < value < 1:
-            raise ConfigError(f"the config says layer_norm_eps {shown(value)}, which is not between 0 and 1")
+            raise ConfigError(f"the config says {key} {shown(value)}, which is not between 0 and 1")
         self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
         if self._stream != 1:
             self.model["stream_scale"] = self._stream
@@ -255,6 +258,19 @@ class Translation(ForeignModel):
 
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
 
+    def image_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches, of the config's image size if no other is known.
+
+        Raises ConfigError if there is none.
+        """
+        height, columns = self.patch
+        if self.image_size is None:
+            trained = self.trained_grid()
+            if 0 in trained:
+                raise ConfigError("neither the tensors nor a config say the image size; pass --image-size HxW")
+            self.image_size = trained[0] * height, trained[1] * columns
+        return self.image_size[0] // height, self.image_size[1] // columns
+
     def rotary(self, coordinates: Array, frequencies: Array, *, front: int, has_halves: bool) -> None:
         """Positions by which the blocks turn queries and keys. Call this before `blocks`.
 
@@ -363,17 +379,25 @@ class Translation(ForeignModel):
         return width
 
     def attention(
-        self, ours: str, projections: Sequence[str], out: str, *, scale: str = "", has_bias: bool | Sequence[bool] = True
+        self,
+        ours: str,
+        projections: Sequence[str],
+        out: str,
+        *,
+        scale: str = "",
+        stream: bool = True,
+        has_bias: bool | Sequence[bool] = True,
     ) -> None:
-        """Attention with three separate projections.
+        """Attention with separate projections of query, key and value; an empty name means none.
 
         They have a bias as `has_bias` says of all three, or of each, and of the output if it says four.
         """
         each_has = [*((has_bias,) * 3 if isinstance(has_bias, bool) else has_bias), True]
         for name, source, biased in zip(("query", "key", "value"), projections, each_has, strict=False):
-            self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)
-            self._by_head(f"{ours}/{name}")
-        self._out(ours, out, scale, has_bias=each_has[3])
+            if source:
+                self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)
+                self._by_head(f"{ours}/{name}")
+        self._out(ours, out, scale, stream=stream, has_bias=each_has[3])
 
     def fused_attention(
         self,
@@ -386,10 +410,12 @@ class Translation(ForeignModel):
         stream: bool = True,
         query: str = "",
         has_bias: bool = True,
+        bias_mask: str = "",
     ) -> None:
         """Attention with q, k and v stacked in one matrix (3D, D), or only k and v if `query` names a layer.
 
         `bias` names their bias, or those of q, k and v; an empty one means none. `has_bias` says whether the output has one.
+        `bias_mask` names a tensor that multiplies the bias.
         """
         width, names = self.width, ("key", "value") if query else ("query", "key", "value")
         self.check(weight, len(names) * width, width)
@@ -405,17 +431,20 @@ class Translation(ForeignModel):
                 if own:
                     self.check(own, width)
             biases = [own] if own else []
-            self.put(f"{ours}/{name}/bias", (width,), biases, lambda array=zeros, rows=rows: array[rows])
+            if bias_mask and own:
+                self.check(bias_mask, *self.shape(own, 1))
+                biases.append(bias_mask)
+            self.put(f"{ours}/{name}/bias", (width,), biases, lambda array=zeros, by=1.0, rows=rows: (array * by)[rows])
             self._by_head(f"{ours}/{name}")
         if query:
             self.dense(f"{ours}/query", query, outputs=width)
             self._by_head(f"{ours}/query")
         self._out(ours, out, scale, stream=stream, has_bias=has_bias)
 
-    def head_norms(self, ours: str, query: str, key: str) -> None:
-        """The norms of each head's queries and keys."""
+    def head_norms(self, ours: str, query: str, key: str, *, wide: bool = False) -> None:
+        """The norms of each head's queries and keys; with `wide`, RMS norms of all heads together."""
         for name, source in (("query_ln", query), ("key_ln", key)):
-            self.norm(f"{ours}/{name}", source, size=self.width // self.heads)
+            self.norm(f"{ours}/{name}", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
 
     def mlp(
         self,
