@@ -114,6 +114,25 @@ TIMM_ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
         {"num_classes": 0, "global_pool": "token", "embed_dim": 64, "num_heads": 2},
     ),
 }
+GATED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "dinov3_gated": (
+        "DINOv3ViTModel",
+        TOWER | {"num_register_tokens": 2, "use_gated_mlp": True, "hidden_act": "silu", "proj_bias": False},
+        "pooler_output",
+    ),
+    "dinov2_gated": ("Dinov2WithRegistersModel", SHAPE | {"use_swiglu_ffn": True}, "pooler_output"),
+    "tipsv2_gated": ("Tipsv2VisionModel", SHAPE | {"use_swiglu_ffn": True}, "pooler_output"),
+    "aimv2": ("Aimv2VisionModel", TOWER | {"num_attention_heads": 4}, "pooler_output"),
+    "aimv2_both": ("Aimv2Model", BOTH | {"projection_dim": 24}, "image_embeds"),
+    "aimv2_native": ("Aimv2VisionModel", TOWER | {"is_native": True, "mlp_bias": True}, "pooler_output"),
+}
+TIMM_GATED: dict[str, tuple[str, dict[str, Any]]] = {
+    "timm_dinov3_gated": ("vit_small_plus_patch16_dinov3_qkvb", {"num_classes": 0, "global_pool": "avg"}),
+    "timm_dinov2_gated": ("vit_giant_patch14_reg4_dinov2", {"num_classes": 0}),
+    "timm_aimv2": ("aimv2_large_patch14_224", {}),
+}
+ONE_SIZE = ("aimv2", "aimv2_both")
+"""Of models of transformers that know no other size."""
 CASES = (
     TRANSFORMERS
     | {
@@ -124,7 +143,10 @@ CASES = (
     | DEIT
     | ROTARY
     | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_ROTARY.items()}
+    | GATED
+    | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_GATED.items()}
 )
+OF_TIMM = TIMM | TIMM_ROTARY | TIMM_GATED
 
 SQUASH = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
@@ -136,6 +158,8 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "di": ("BitImageProcessor", CROP | IMAGENET),
     "cl": ("CLIPImageProcessor", CROP),
     "si": ("SiglipImageProcessor", SQUASH),
+    "tips": ("Tipsv2ImageProcessor", SQUASH),
+    "ai": ("CLIPImageProcessor", CROP),
 }
 """By what a name begins with; the first that fits."""
 
@@ -143,7 +167,7 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 def save(name: str, folder: Path) -> None:
     """Writes what the library does of that model, before it has its weights."""
     made_by, settings, _ = CASES[name]
-    if name in TIMM | TIMM_ROTARY:
+    if name in OF_TIMM:
         model = timm.create_model(made_by, **settings)
         timm.models.save_for_hf(model, folder, model_args=settings, safe_serialization=True)
         return
@@ -167,7 +191,7 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
     """[2,outputs] in the images' type, of the model in that folder."""
     made_by, settings, output = CASES[name]
     size = tuple(images.shape[2:])
-    if name in TIMM | TIMM_ROTARY:
+    if name in OF_TIMM:
         model = timm.create_model(made_by, **settings)
         model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         model.set_input_size(size)
@@ -180,8 +204,9 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
         return (found if settings["MoE_args"] is None else found[0]).numpy()
     model, loading = getattr(transformers, made_by).from_pretrained(folder, dtype=images.dtype, output_loading_info=True)
     assert not any(loading.values()), loading
-    resized = {} if name.startswith("dinov") or size == (32, 32) else {"interpolate_pos_encoding": True}
-    if made_by in ("CLIPModel", "SiglipModel"):
+    is_asked = size != (32, 32) and not name.startswith(("dinov", "tips", "aimv2"))
+    resized = {"interpolate_pos_encoding": True} if is_asked else {}
+    if made_by in ("CLIPModel", "SiglipModel", "Aimv2Model"):
         return model.get_image_features(pixel_values=images, **resized).pooler_output.numpy()
     return model(pixel_values=images, **resized)[output].numpy()
 
@@ -196,7 +221,9 @@ def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str
     written = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))}
     grid, patch = ((5, 3), (3, 7), (2, 8))[seed % 3], given.get("patch_size", 8)
     if name in CLIP_MOE:
-        grid, written = (4, 4), {"config": {}, "arguments": given}
+        written = {"config": {}, "arguments": given}
+    if name in (*CLIP_MOE, *ONE_SIZE):
+        grid = 4, 4
     sizes = {"size": given.get("img_size", (32, 32)), "other_size": (grid[0] * patch, grid[1] * patch)}
     arrays = {}
     for key, size in sizes.items():

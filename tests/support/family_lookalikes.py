@@ -98,6 +98,7 @@ def move_a_part(folder: Path) -> None:
 
 _QUERY, _DENSE = "vit.encoder.layer.1.attention.attention.query.weight", "vit.encoder.layer.1.output.dense.bias"
 _FC1, _FC2, _PATCH = "blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight", "patch_embed.proj.weight"
+_META = (rename("reg_token", "storage_tokens"), rename(r"gamma_(\d)", r"ls\1.gamma"))
 _MODELS: dict[str, list[tuple[Any, ...]]] = {
     "vit": [
         ("width of one kernel", _QUERY, put(_QUERY, 48, 40)),
@@ -121,7 +122,63 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     "dinov2": [
         ("grey pictures", "projection.weight", put("embeddings.patch_embeddings.projection.weight", 48, 1, 8, 8)),
         ("more positions", "position_embeddings image_size", put("embeddings.position_embeddings", 1, 26, 48)),
-        ("SwiGLU", "weights_in", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
+        ("SwiGLU", "weights_out", field(use_swiglu_ffn=True), rename("fc1", "weights_in"), rename("fc2", "weights_out")),
+        ("SwiGLU in the config", "use_swiglu_ffn", field(use_swiglu_ffn=True)),
+    ],
+    "dinov2_gated": [
+        ("a plain MLP in the config", "use_swiglu_ffn", field(use_swiglu_ffn=False)),
+        ("no halves", "halves", put("encoder.layer.0.mlp.weights_in.weight", 255, 48)),
+    ],
+    "tipsv2_gated": [("TIPSv2 with a plain MLP in the config", "use_swiglu_ffn", field(use_swiglu_ffn=False))],
+    "dinov3_gated": [
+        ("DINOv3 with a plain MLP in the config", "use_gated_mlp", field(use_gated_mlp=False)),
+        ("no word of the gate", "use_gated_mlp", lambda config, _: config.pop("use_gated_mlp")),
+        ("a gate without a config", "--activation", lambda config, _: config.clear()),
+        ("a register more in the config", "num_register_tokens", field(num_register_tokens=3)),
+        ("a bias of keys alone", "key_bias", put("layer.0.attention.k_proj.bias", 48)),
+        ("biases that the config lacks", "proj_bias", field(proj_bias=True)),
+    ],
+    "timm_dinov3": [
+        ("Meta's names, no mask", "bias_mask", *_META, put("blocks.0.attn.qkv.bias", 144)),
+        ("Meta's names, no periods", "--heads", *_META),
+        ("Meta's names, other periods", "rope_embed.periods", *_META, put("rope_embed.periods", 5)),
+        ("Meta's names, two norms", "cls_norm", *_META, put("rope_embed.periods", 4), put("cls_norm.weight", 48)),
+    ],
+    "timm_dinov3_gated": [
+        ("EVA-02's norm in an MLP", "mlp.norm", put("blocks.0.mlp.norm.weight", 96)),
+        ("a bias of keys", "k_bias", put("blocks.0.attn.k_bias", 48)),
+        ("a table of positions", "pos_embed", put("pos_embed", 1, 17, 48)),
+        ("DINOv3 with learned frequencies", "rope.freqs", put("rope.freqs", 2, 2, 3, 8)),
+        ("DINOv3 without a config", "--architecture", lambda config, _: config.clear()),
+        ("no gate in a block", "fc1_g", rename(r"blocks\.1\.mlp\.fc1_g", None)),
+    ],
+    "aimv2": [
+        ("sines in the config", "is_native", field(is_native=True)),
+        ("no head in the config", "use_head", field(use_head=False)),
+        ("no head", "use_head", rename(r"^head\.", None)),
+        ("biases in the config", "qkv_bias", field(qkv_bias=True)),
+        ("a layer norm", "rms_norm.bias", put("rms_norm.bias", 48)),
+        ("pictures of more patches", "position_embedding image_size", field(image_size=40)),
+        ("AIMv2 without a config", "--heads", lambda config, _: config.clear()),
+        ("a head with a query", "head.q_proj", put("head.q_proj.weight", 48, 48)),
+    ],
+    "aimv2_both": [
+        ("AIMv2's text tower alone", "--families", rename("vision_model|visual_projection", None)),
+        (
+            "a projection of nothing",
+            "visual_projection",
+            lambda config, _: config["vision_config"].update(use_head=False),
+            rename(r"vision_model\.head", None),
+        ),
+    ],
+    "timm_aimv2": [
+        ("AIMv2 of timm without a config", "--architecture", lambda config, _: config.clear()),
+        ("AIMv2 under its own names", "--families", rename("fc1_g", "fc1"), rename("fc1_x", "fc3"), rename("^", "trunk.")),
+        ("an attention pool", "global_pool", field(global_pool="map")),
+        ("another activation of the gate", "act_layer", field(act_layer="gelu")),
+        ("a class token", "cls_token", put("cls_token", 1, 1, 48)),
+        ("a layer norm of the patches", "patch_embed.norm.bias", put("patch_embed.norm.bias", 48)),
+        ("AIMv2's heads as text", "num_heads", field(num_heads="3")),
     ],
     "clip": [("text tower alone", "--families", rename("vision_model|visual_projection", None))],
     "siglip_vision": [

@@ -131,6 +131,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
     "siglip_both": ("SiglipModel", BOTH, "", "Siglip", HALF),
     "siglip2": ("Siglip2VisionModel", NAFLEX, "pooler_output", "Siglip2", HALF),
     "siglip2_both": ("Siglip2Model", BOTH | {"vision_config": NAFLEX}, "", "Siglip2", HALF),
+    "aimv2": ("Aimv2VisionModel", TOWER, "pooler_output", "CLIP", CLIP),
+    "aimv2_both": ("Aimv2Model", BOTH | {"projection_dim": 20}, "", "CLIP", CLIP),
+    "dinov3": ("DINOv3ViTModel", TOWER | {"num_register_tokens": 2}, "pooler_output", "DINOv3ViT", IMAGENET),
     "internvl": ("InternVLVisionModel", TOWER, "last_hidden_state", "GotOcr2", IMAGENET),
     "tipsv2": ("Tipsv2VisionModel", SHAPE | {"mlp_ratio": 2.5}, "pooler_output", "Tipsv2", NONE),
     "tipsv2_both": ("Tipsv2Model", {"text_config": TEXT | {"hidden_size": 48}, "vision_config": SHAPE}, "", "Tipsv2", NONE),
@@ -156,13 +159,29 @@ FLAGS: dict[str, dict[str, Any]] = {
     "last norm, eps 1e-5": {"use_mean_pooling": False, "layer_norm_eps": 1e-5},
     "rms_norm": {"norm_type": "rms_norm"},
     "use_qk_norm": {"use_qk_norm": True},
+    "use_qk_norm, 1 head": {"use_qk_norm": True, "num_attention_heads": 1},
+    "rms_norm, use_qk_norm": {"norm_type": "rms_norm", "use_qk_norm": True},
+    "rms_norm, last norm": {"norm_type": "rms_norm", "use_mean_pooling": False},
+    "rms eps 1e-3": {"rms_norm_eps": 1e-3},
+    "silu": {"hidden_act": "silu"},
+    "swiglu, relu": {"use_swiglu_ffn": True, "hidden_act": "relu"},
+    "gated": {"use_gated_mlp": True},
+    "gated, silu": {"use_gated_mlp": True, "hidden_act": "silu"},
+    "native": {"is_native": True},
+    "no pool": {"use_head": False},
+    "biases": {"qkv_bias": True, "mlp_bias": True},
+    "key bias": {"key_bias": True},
+    "no proj and mlp bias": {"proj_bias": False, "mlp_bias": False},
+    "theta": {"rope_theta": 30.0},
     "larger table": {"num_patches": 49},
 }
 """Fields of configs, of which a kind takes those that its class has."""
+SPARE = ("rms_norm_eps", "rope_theta", "use_gated_mlp", "key_bias", "mlp_bias", "is_native", "use_head", "qkv_bias")
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = {
     "no activation": (lambda config: config.pop("hidden_act", 0), {}),
     "no eps": (lambda config: config.pop("layer_norm_eps", 0), {}),
     "no heads": (lambda config: config.pop("num_attention_heads", 0), {}),
+    "few fields": (lambda config: [config.pop(key, 0) for key in SPARE], {}),
     "a vision_config": (lambda config: config.update(vision_config={"num_attention_heads": 2}), {}),
     "an intermediate_size": (lambda config: config.update(intermediate_size=100), {}),
     "under backbone": (lambda _: None, {}),
@@ -193,6 +212,7 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
     else:
         path.unlink()
         usual = {"CLIP": "quick_gelu", "Siglip": "gelu_tanh", "Siglip2": "gelu_tanh"}.get(processor, "gelu")
+        usual = "silu" if "aimv2" in kind else usual
         options = options | ({"activation": usual} if "activation" in options else {})
     if edit == "under backbone":
         tensors = safetensors.torch.load_file(weights)
@@ -205,6 +225,8 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
         json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
     )
     model = model.eval().double()
+    if fields.get("use_head") is False:
+        output, options = "tokens", options | {"output": "tokens"}
     if output == "last_hidden_state":
         pooling = "avg" if model.config.use_mean_pooling else "token"
         options = options | {"pooling": pooling}
@@ -219,7 +241,7 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
             more["pixel_attention_mask"] = torch.ones(values.shape[:2])
         if not output:
             return model.get_image_features(pixel_values=values, **more).pooler_output
-        found = model(pixel_values=values, **more)[output]
+        found = model(pixel_values=values, **more)["last_hidden_state" if output == "tokens" else output]
         if output == "last_hidden_state":
             return found[:, 1:].mean(dim=1) if options["pooling"] == "avg" else found[:, 0]
         return found
@@ -265,6 +287,7 @@ TIMM: dict[str, dict[str, Any]] = {
     "init_values": {"init_values": 0.1},
     "no qkv bias": {"qkv_bias": False},
     "no proj bias": {"proj_bias": False},
+    "no proj bias, scales": {"proj_bias": False, "init_values": 0.1},
     "no positions": {"pos_embed": "none"},
     "dynamic": {"dynamic_img_size": True},
     "no classes": {"num_classes": 0},
@@ -282,7 +305,7 @@ def timm_model(
     """Saved with a config.json, or, with options, without; with `answers`, the user knows all that is asked for."""
     import timm
 
-    computes = re.search("relpos|beit|dinov3", name)  # indices or periods, which a meta device can't
+    computes = re.search("relpos|beit|dinov3|lingbot", name)  # indices or periods, which a meta device can't
     with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
@@ -315,6 +338,33 @@ def lookalike_cases() -> Iterator[tuple[str, Make]]:
             told, own = f"lookalike {name}{pool and ', '}{pool}", args | ({"global_pool": pool} if pool else {})
             yield told, partial(timm_model, name, own, None)
             yield f"{told}, no config", partial(timm_model, name, own, {}, answers=True)
+
+
+def meta_model(name: str, fields: dict[str, Any], left: str, folder: Path) -> Made:
+    """A DINOv3 of timm under the names of Meta's own files; without the tensors whose names match `left`."""
+    import timm
+
+    args = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 32, "global_pool": "token", "num_classes": 0}
+    model = fill(timm.create_model(name, **(args | fields)))
+    names = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
+    names |= {"fc1_g": "w1", "fc1_x": "w2", **({"fc2": "w3"} if "plus" in name else {})}
+    states = {"mask_token": torch.zeros(1, 96), "rope_embed.periods": torch.ones(8, dtype=torch.bfloat16)}
+    for key, value in model.state_dict().items():
+        states[re.sub("|".join(names), lambda found: names[found[0]], key)] = value
+    for key in [key for key in states if key.endswith("attn.q_bias")]:
+        query, value = states.pop(key), states.pop(key.replace("q_bias", "v_bias"))
+        own = key.replace("q_bias", "qkv.bias")
+        states[own] = torch.cat([query, torch.ones_like(query), value])
+        states[f"{own}_mask"] = torch.cat([torch.ones_like(query), torch.zeros_like(query), torch.ones_like(value)])
+    torch.save({key: value for key, value in states.items() if not re.search(left or "$^", key)}, folder / "model.pth")
+    options = {"image_size": (32, 32)}
+    return Made(model.double(), (32, 32), IMAGENET, options, answers={"heads": 3} if left else {})
+
+
+def meta_cases() -> Iterator[tuple[str, Make]]:
+    for name in ("small_patch16_dinov3", "small_patch16_dinov3_qkvb", "small_plus_patch16_dinov3_qkvb"):
+        for left in ("", "periods", "bias_mask", "w1", "storage_tokens"):
+            yield f"meta vit_{name}{left and ', no '}{left}", partial(meta_model, f"vit_{name}", {}, left)
 
 
 def timm_cases() -> Iterator[tuple[str, Make]]:
@@ -440,7 +490,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
 
 def cases() -> Iterator[tuple[str, Make]]:
     """All, by name."""
-    for library in (transformers_cases, timm_cases, open_clip_cases, lookalike_cases):
+    for library in (transformers_cases, timm_cases, meta_cases, open_clip_cases, lookalike_cases):
         yield from library()
 
 

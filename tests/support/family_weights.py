@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|_tokens?$|token_embedding")
+_EMBEDDING = re.compile(r"pos_embed|position(al)?_embedding|class_embedding|(?<!head\.cls)_tokens?$|token_embedding")
 
 
 def tensor(name: str, shape: Sequence[int], seed: int) -> np.ndarray:

@@ -8,15 +8,20 @@ from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
-_LAYERS = ("norm1", *hf_vit.ATTENTION, "norm2", "mlp.fc1", "mlp.fc2", *_SCALES)
 
 
 def _translate(model: Translation) -> None:
-    # transformers' DINOv2 has no such key, and ignores it.
-    model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
-    model.refuse("a gated MLP (SwiGLU)", "encoder.layer.0.mlp.weights_in.weight")
+    gate = "mlp.weights_in" if model.has("encoder.layer.0.mlp.weights_in.weight") else ""
+    model.config = model.config and {"use_swiglu_ffn": False, **model.config}
+    model.claim(use_swiglu_ffn=bool(gate))
+    # transformers' DINOv2 ignores these keys.
+    unread = ("intermediate_size", "hidden_act") if gate else ("intermediate_size",)
+    model.config = {key: value for key, value in model.config.items() if key not in unread}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
-    hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, layers=_LAYERS)
+    mlp, activation = (("weights_in", "weights_out"), "silu") if gate else (("fc1", "fc2"), "gelu")
+    layers = ("norm1", *hf_vit.ATTENTION, "norm2", *(f"mlp.{name}" for name in mlp), *_SCALES)
+    tokens = ("embeddings.cls_token", *registers)
+    hf_vit.translate_encoder(model, 1, *tokens, epsilon=1e-6, layers=layers, gate=gate, activation=activation)
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.model["classifier"] = "token+gap"

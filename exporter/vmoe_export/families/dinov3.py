@@ -36,7 +36,7 @@ def _translate(model: Translation) -> None:
     model.claim(use_gated_mlp=bool(gate), **dict(zip(_BIASES, has_bias, strict=True)))
     model.epsilon(1e-5)
     # The released gated files have SiLU, and transformers takes GELU if a config doesn't say it.
-    model.begin("gelu", "embeddings.patch_embeddings", is_only=not gate)
+    model.begin("gelu", "embeddings.patch_embeddings", is_only=not gate, heads=6)
     found = model.tensors.get("embeddings.register_tokens")
     registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []
     front = model.tokens("embeddings.cls_token", *registers)

@@ -43,6 +43,8 @@ def _translate(model: Translation) -> None:
 
 def _translate_meta(model: Translation) -> None:
     is_gated = model.has("blocks.0.mlp.w1.weight")
+    if model.has("blocks.0.attn.qkv.bias") and not model.has("blocks.0.attn.qkv.bias_mask"):
+        raise CheckpointError("tensor blocks.0.attn.qkv.bias has no bias_mask, which says whether keys have a bias")
     model.epsilon(1e-5)
     model.activation(None, "", "silu" if is_gated else "gelu")
     model.patches("patch_embed.proj")
@@ -63,6 +65,7 @@ FAMILY = replace(
     timm.FAMILY,
     title="DINOv3 (timm)",
     landmarks=("reg_token", "blocks.0.gamma_1", "patch_embed.proj.weight"),
+    processor={"interpolation": "bicubic", "crop_pct": 1.0},
     by_name=partial(timm.named_config, modules=("eva",)),
     translate=_translate,
 )

@@ -9,15 +9,21 @@ from vmoe_export.families.translation import Translation
 
 _ATTENTION = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "projection_layer")]
 _LAYERS = ("layernorm_before", *_ATTENTION, "layernorm_after", "mlp.fc1", "mlp.fc2", "lambda_1", "lambda_2")
-_DEFAULTS = {"attention_bias": False, "use_qk_norm": False, "use_mean_pooling": True}
+_QK_NORMS = [f"attention.{name}_norm" for name in "qk"]
+_DEFAULTS = {"attention_bias": False, "use_qk_norm": False, "norm_type": "layer_norm", "use_mean_pooling": True}
 
 
 def _translate(model: Translation) -> None:
-    model.refuse("a norm of all queries and keys (use_qk_norm)", "encoder.layer.0.attention.q_norm.weight")
-    model.setting("norm_type", "layer_norm", "layer_norm")
+    has_bias, has_qk_norm, has_norm_bias = (
+        model.has(f"encoder.layer.0.{name}")
+        for name in ("attention.q_proj.bias", "attention.q_norm.weight", "layernorm_before.bias")
+    )
+    has_norm = model.has("layernorm.weight")
     model.config = model.config and {**_DEFAULTS, **model.config}
-    has_bias, has_norm = model.has("encoder.layer.0.attention.q_proj.bias"), model.has("layernorm.weight")
-    model.claim(attention_bias=has_bias, use_qk_norm=False, use_mean_pooling=not has_norm)
+    model.claim(norm_type="layer_norm" if has_norm_bias else "rms_norm", use_mean_pooling=not has_norm)
+    model.claim(attention_bias=has_bias, use_qk_norm=has_qk_norm)
+    if has_norm and not has_norm_bias:
+        raise ConfigError("RMS norms in blocks with a layer norm behind them (use_mean_pooling false) can't be exported")
     model.epsilon(1e-6)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=True, heads=16)
     rows, columns = model.trained_grid()
@@ -29,7 +35,11 @@ def _translate(model: Translation) -> None:
     is_token = pooling is not None and model.choose("pooling", None, "") == "token"
     model.model["classifier"] = "token" if is_token else "gap"
     model.tokens("embeddings.cls_token", positions="embeddings.position_embeddings", rows=1, is_read=is_token)
-    model.encoder("encoder.layer.{}.", _LAYERS, has_bias=has_bias)
+    model.encoder("encoder.layer.{}.", _LAYERS, has_bias=has_bias, rms=not has_norm_bias)
+    if has_qk_norm and model.heads == 1:
+        raise ConfigError("a norm of all queries and keys (use_qk_norm) can't be exported with one attention head")
+    for block, ours in model.blocks("encoder.layer.{}.") if has_qk_norm else ():
+        model.head_norms(f"{ours}/SelfAttention", *(f"{block}{name}" for name in _QK_NORMS), wide=True)
     if has_norm:
         model.norm("Encoder/encoder_norm", "layernorm")
     else:

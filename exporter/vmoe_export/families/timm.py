@@ -33,10 +33,14 @@ _SIZES: dict[str, tuple[int, int]] = {
     "huge": (1280, 16),
     "giantopt": (1536, 16),
     "gigantic": (1664, 16),
+    "giant_patch14_dinov2": (1536, 24),
+    "giant_patch14_reg": (1536, 24),
     "giant": (1408, 16),
 }
 """Width and heads by a word in the name of the architecture; the first that fits counts."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
+_GATED = r"giant_patch14_(reg\d_)?(dinov2|tipsv2)"
+"""Architectures whose MLPs have a gate in one tensor with the first layer."""
 _NO_LAST_NORM = ("intern300m", "_radio_v")
 """By a word in the name of an architecture: those that have none."""
 _OTHER_BLOCKS = {
@@ -47,7 +51,8 @@ _OTHER_BLOCKS = {
 }
 """By a word in the name of an architecture: what its tensors don't show."""
 _IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
-_IMPLIED |= {"qkv_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens", "pre_norm", "fc_norm"}
+_IMPLIED |= {"qkv_bias", "proj_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens"}
+_IMPLIED |= {"pre_norm", "fc_norm"}
 _IMPLIED |= {"weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
 _IMPLIED |= {"proj_drop_rate", "attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
 _READ = {"num_heads", "act_layer", "final_norm"}
@@ -70,7 +75,7 @@ def _translate(model: Translation) -> None:
     model.refuse("an attention pool with the epsilon of a CLIP", *["attn_pool.latent"] * is_clip)
     model.epsilon(1e-5 if is_clip else 1e-6, is_told=bool(name))
     source = f"the architecture {name} has"
-    if args.get("act_layer"):
+    if args.get("act_layer"):  # that of a gate, too
         model.activation(args["act_layer"], "the config says act_layer")
     else:
         model.activation(_activation(name) if name else None, source)
@@ -86,7 +91,7 @@ def _translate(model: Translation) -> None:
     _tokens(model, is_read=pooling.startswith("token"))
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
-    translate_blocks(model, "mlp.fc1", "mlp.fc2")
+    translate_blocks(model, "mlp.fc1", "mlp.fc2", gate="mlp.fc1" if re.search(_GATED, name) else "")
     _last_norm(model, args, name, pooling)
     _head(model, pooling)
 
@@ -167,6 +172,8 @@ def translate_blocks(
 
 
 def _activation(name: str) -> str:
+    if re.search(_GATED, name):
+        return "silu"
     return "quick_gelu" if "quickgelu" in name else "gelu_tanh" if re.search(_TANH, name) else "gelu"
 
 

@@ -10,15 +10,18 @@ _DEFAULTS = {"use_swiglu_ffn": False, "num_register_tokens": 1, "qkv_bias": True
 
 
 def _translate(model: Translation) -> None:
-    model.refuse("a gated MLP (SwiGLU)", "blocks.0.mlp.w12.weight")
     model.refuse("a DINOv2 under its own names", "blocks.0.mlp.fc1.weight")
+    is_gated = model.has("blocks.0.mlp.w12.weight")
     model.config = model.config and {**_DEFAULTS, **model.config}
+    if is_gated:  # transformers then ignores it
+        model.config = {key: value for key, value in model.config.items() if key != "hidden_act"}
     model.epsilon(1e-6)
-    model.begin("gelu", "patch_embed.proj", is_only=True)
+    model.begin("silu" if is_gated else "gelu", "patch_embed.proj", is_only=True)
     model.tokens("cls_token", "register_tokens", positions="pos_embed", rows=1, antialias=True, linear=True)
     _, registers, _ = model.shape("register_tokens", 3)
-    model.claim(use_swiglu_ffn=False, num_register_tokens=registers, qkv_bias=model.has("blocks.0.attn.qkv.bias"))
-    timm.translate_blocks(model, "mlp.c_fc", "mlp.c_proj", count_key="num_hidden_layers")
+    model.claim(use_swiglu_ffn=is_gated, num_register_tokens=registers, qkv_bias=model.has("blocks.0.attn.qkv.bias"))
+    layers = ("mlp.w12", "mlp.w3") if is_gated else ("mlp.c_fc", "mlp.c_proj")
+    timm.translate_blocks(model, *layers, gate="mlp.w12" if is_gated else "", count_key="num_hidden_layers")
     model.norm("Encoder/encoder_norm", "norm")
     model.model["classifier"] = "token"
 
