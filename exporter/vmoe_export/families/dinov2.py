@@ -14,14 +14,12 @@ def _translate(model: Translation) -> None:
     gate = "mlp.weights_in" if model.has("encoder.layer.0.mlp.weights_in.weight") else ""
     model.config = model.config and {"use_swiglu_ffn": False, **model.config}
     model.claim(use_swiglu_ffn=bool(gate))
-    # transformers' DINOv2 ignores these keys.
-    unread = ("intermediate_size", "hidden_act") if gate else ("intermediate_size",)
-    model.config = {key: value for key, value in model.config.items() if key not in unread}
+    # transformers' DINOv2 has no such key, and ignores it.
+    model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
-    mlp, activation = (("weights_in", "weights_out"), "silu") if gate else (("fc1", "fc2"), "gelu")
-    layers = ("norm1", *hf_vit.ATTENTION, "norm2", *(f"mlp.{name}" for name in mlp), *_SCALES)
-    tokens = ("embeddings.cls_token", *registers)
-    hf_vit.translate_encoder(model, 1, *tokens, epsilon=1e-6, layers=layers, gate=gate, activation=activation)
+    mlp = ("mlp.weights_in", "mlp.weights_out") if gate else ("mlp.fc1", "mlp.fc2")
+    layers = ("norm1", *hf_vit.ATTENTION, "norm2", *mlp, *_SCALES)
+    hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, layers=layers, swiglu=gate)
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.model["classifier"] = "token+gap"

@@ -17,20 +17,19 @@ def translate_encoder(
     *tokens: str,
     epsilon: float = 1e-12,
     layers: Sequence[str] = _LAYERS,
-    gate: str = "",
-    activation: str = "gelu",
-    is_only: bool = True,
+    swiglu: str = "",
+    is_gelu: bool = True,
 ) -> None:
     """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions.
 
-    With `is_only`, all released models of the family have this activation. The `gate` is as for `Translation.encoder`.
+    With `is_gelu`, all released models of the family have GELU. The `swiglu` names the gate of the MLPs, if they have one.
     """
     model.epsilon(epsilon)
-    model.begin(activation, "embeddings.patch_embeddings.projection", is_only=is_only)
+    model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=bool(swiglu))
     model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
-    model.encoder("encoder.layer.{}.", layers, has_bias=has_bias, gate=gate)
+    model.encoder("encoder.layer.{}.", layers, has_bias=has_bias, gate=swiglu)
     model.norm("Encoder/encoder_norm", "layernorm")
 
 
@@ -45,7 +44,7 @@ def translate_head(model: Translation) -> None:
 
 
 def _translate(model: Translation) -> None:
-    translate_encoder(model, 1, "embeddings.cls_token", is_only=False)
+    translate_encoder(model, 1, "embeddings.cls_token", is_gelu=False)
     translate_head(model)
 
 

@@ -13,10 +13,8 @@ def _translate(model: Translation) -> None:
     model.refuse("a DINOv2 under its own names", "blocks.0.mlp.fc1.weight")
     is_gated = model.has("blocks.0.mlp.w12.weight")
     model.config = model.config and {**_DEFAULTS, **model.config}
-    if is_gated:  # transformers then ignores it
-        model.config = {key: value for key, value in model.config.items() if key != "hidden_act"}
     model.epsilon(1e-6)
-    model.begin("silu" if is_gated else "gelu", "patch_embed.proj", is_only=True)
+    model.begin("gelu", "patch_embed.proj", is_only=True, is_swiglu=is_gated)
     model.tokens("cls_token", "register_tokens", positions="pos_embed", rows=1, antialias=True, linear=True)
     _, registers, _ = model.shape("register_tokens", 3)
     model.claim(use_swiglu_ffn=is_gated, num_register_tokens=registers, qkv_bias=model.has("blocks.0.attn.qkv.bias"))

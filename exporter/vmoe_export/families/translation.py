@@ -63,6 +63,7 @@ class Translation(ForeignModel):
         heads: int = 12,
         has_bias: bool = True,
         is_flat: bool = False,
+        is_swiglu: bool = False,
     ) -> None:
         """The start of a transformers model: activation, patches and heads.
 
@@ -72,9 +73,13 @@ class Translation(ForeignModel):
             is_only: whether all released models of the family have this activation.
             heads: their default number.
             has_bias, is_flat: as for `patches`.
+            is_swiglu: whether the gate has SiLU, whatever the config says.
         """
-        usual = activation if self.config or is_only else None
-        self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
+        if is_swiglu:
+            self.activation("silu", "SwiGLU has")
+        else:
+            usual = activation if self.config or is_only else None
+            self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
         self.patches(patches, has_bias=has_bias, is_flat=is_flat)
         said = self.setting("num_attention_heads", heads) if self.config.get("num_attention_heads") is not None else None
         self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
