@@ -166,10 +166,11 @@ class ReferenceModel:
         return ops.linear(x, self._tensor(kernel), self._tensor(f"{path}/bias"), self._weights(scale_name(kernel)))
 
     def _mlp(self, path: str, x: Array) -> Array:
-        hidden = self._mlp_hidden(path, x)
         if self._config.gated_mlp:
-            kernel, bias, scale = self._mlp_weights(f"{path}/Gate", ...)
-            hidden = ops.mlp_hidden(x, kernel, bias, scale, self._config.activation) * hidden
+            gate = ops.mlp_hidden(x, *self._mlp_weights(f"{path}/Gate", ...), self._config.activation)
+            hidden = gate * ops.linear(x, *self._mlp_weights(f"{path}/Dense_0", ...))
+        else:
+            hidden = self._mlp_hidden(path, x)
         if self._config.mlp_norm:
             hidden = self._norm(f"{path}/LayerNorm", hidden)
         return self._mlp_output(path, hidden)
