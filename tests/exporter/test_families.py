@@ -199,7 +199,7 @@ def test_a_file_that_only_looks_like_a_family_is_refused(lookalike: Lookalike, t
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("name", ["vit", "hf_deit", "dinov2"])
+@pytest.mark.parametrize("name", ["vit", "hf_deit", "dinov2", "dinov2_gated", "dinov3_gated"])
 def test_a_state_dict_of_transformers_is_the_model_that_it_saves(name: str, tmp_path: Path) -> None:
     kind = getattr(transformers, families()[name].made_by)
     model = kind(kind.config_class.from_dict(families()[name].config))

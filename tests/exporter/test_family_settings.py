@@ -100,8 +100,8 @@ SAMPLES = {
     "open_clip file bin, plain GELU": "",
     "open_clip file inner, plain GELU": "",
     "open_clip file openai, quick GELU": "",
-    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh or quick_gelu and --heads "
-    "N and --pooling token or --pooling avg, or the model's config.json",
+    "open_clip no config, 0 options": "pass --architecture NAME, or --activation gelu, gelu_tanh, quick_gelu or silu and "
+    "--heads N and --pooling token or --pooling avg, or the model's config.json",
     "open_clip no config, 2 options": NO_POOLING,
     "open_clip no config, 3 options": "",
     "open_clip --architecture ViT-B-32": "",
@@ -252,6 +252,21 @@ def test_what_a_dinov3s_config_says_is_so_or_refused(name: str, change: Any, sai
         _export(tmp_path, name, change)
 
 
+def test_only_an_aimv2_of_transformers_whose_positions_are_computed_takes_other_sizes(tmp_path: Path) -> None:
+    with pytest.raises(VmoeError, match="for 4 x 4 patches, and for no other size"):
+        _export(tmp_path, "aimv2", lambda config: config, image_size=(16, 64))
+    plan = _export(tmp_path / "native", "aimv2_native", lambda config: config, image_size=(16, 64))
+    assert plan.model.image_size == (16, 64)
+
+
+def test_swiglu_has_silu_and_a_gated_dinov3_what_its_config_says_or_transformers_assumes(tmp_path: Path) -> None:
+    with pytest.raises(VmoeError, match="--activation is gelu, but SwiGLU has silu"):
+        _export(tmp_path, "dinov2_gated", lambda config: config, activation="gelu")
+    plan = _export(tmp_path / "gelu", "dinov3_gated", lambda config: config.pop("hidden_act"))
+    assert plan.model.activation == "gelu_erf"
+    assert "no file says these, so the family's usual values are used: activation gelu" in plan.notes
+
+
 def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) -> None:
     make = _cases()["transformers internvl, plain"]
     (tmp_path / "model").mkdir()
@@ -267,7 +282,7 @@ def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("kind", ["siglip2", "tipsv2", "internvl"])
+@pytest.mark.parametrize("kind", ["siglip2", "tipsv2", "internvl", "dinov3", "aimv2"])
 def test_validation_accepts_every_precision_of_a_model(kind: str, precision: Any, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     made = _cases()[f"transformers {kind}, plain"](tmp_path / "model")

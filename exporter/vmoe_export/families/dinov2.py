@@ -8,17 +8,22 @@ from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+_MLPS = {
+    "mlp.weights_in": ("mlp.weights_in", "mlp.weights_out"),
+    "mlp.gate_proj": ("mlp.up_proj", "mlp.down_proj"),
+    "": ("mlp.fc1", "mlp.fc2"),
+}
+"""Both layers, by the name of the gate: that in files, that in the memory of transformers, or none."""
 
 
 def _translate(model: Translation) -> None:
-    gate = "mlp.weights_in" if model.has("encoder.layer.0.mlp.weights_in.weight") else ""
+    gate = next(name for name in _MLPS if not name or model.has(f"encoder.layer.0.{name}.weight"))
     model.config = model.config and {"use_swiglu_ffn": False, **model.config}
     model.claim(use_swiglu_ffn=bool(gate))
     # transformers' DINOv2 has no such key, and ignores it.
     model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
-    mlp = ("mlp.weights_in", "mlp.weights_out") if gate else ("mlp.fc1", "mlp.fc2")
-    layers = ("norm1", *hf_vit.ATTENTION, "norm2", *mlp, *_SCALES)
+    layers = ("norm1", *hf_vit.ATTENTION, "norm2", *_MLPS[gate], *_SCALES)
     hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, layers=layers, swiglu=gate)
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):

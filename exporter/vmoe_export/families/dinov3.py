@@ -15,8 +15,7 @@ PROCESSOR = {"image_processor_type": "DINOv3ViTImageProcessor"}
 _ATTENTION = [f"attention.{name}_proj" for name in "qkvo"]
 _BIASES = {"query_bias": True, "key_bias": False, "value_bias": True, "proj_bias": True, "mlp_bias": True}
 _DEFAULTS = {**_BIASES, "use_gated_mlp": False, "num_register_tokens": 0}
-_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
-_LAYERS = ("norm1", *_ATTENTION, "norm2", "mlp.up_proj", "mlp.down_proj", *_SCALES)
+_LAYERS = ("norm1", *_ATTENTION, "norm2", "mlp.up_proj", "mlp.down_proj", "layer_scale1.lambda1", "layer_scale2.lambda1")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:

@@ -30,6 +30,7 @@ def _translate(model: Translation) -> None:
     usual = "token" if "lingbot" in name else "avg"
     pooling = model.choose("pooling", said, "the config says global_pool", usual)
     front = model.tokens("cls_token", "reg_token", is_read=pooling == "token")
+    model.claim(num_prefix_tokens=front)
     dinov3.rotate(model, front)
     layers = ("mlp.fc1_x", "mlp.fc2") if is_gated else ("mlp.fc1", "mlp.fc2")
     biases = ("attn.q_bias", "", "attn.v_bias")
