@@ -447,9 +447,15 @@ class Translation(ForeignModel):
         self._out(ours, out, scale, stream=stream, has_bias=has_bias)
 
     def head_norms(self, ours: str, query: str, key: str, *, wide: bool = False) -> None:
-        """The norms of each head's queries and keys; with `wide`, RMS norms of all heads together."""
-        for name, source in (("query_ln", query), ("key_ln", key)):
-            self.norm(f"{ours}/{name}", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
+        """The norms of each head's queries and keys, with the epsilon of the others.
+
+        With `wide`, they are RMS norms of all heads together, with our epsilon. Call this after `attention`.
+        """
+        for name, source in (("query", query), ("key", key)):
+            self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
+            for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):  # as the stream in front of other norms
+                part = self.parts[f"{ours}/{name}/{leaf}"]
+                self.put(f"{ours}/{name}/{leaf}", part.shape, part.sources, part.make, stream=True)
 
     def mlp(
         self,
