@@ -168,7 +168,7 @@ class ReferenceModel:
     def _mlp(self, path: str, x: Array) -> Array:
         if self._config.gated_mlp:
             gate = ops.mlp_hidden(x, *self._mlp_weights(f"{path}/Gate", ...), self._config.activation)
-            hidden = gate * ops.linear(x, *self._mlp_weights(f"{path}/Dense_0", ...))
+            hidden = gate * self._dense(f"{path}/Dense_0", x)
         else:
             hidden = self._mlp_hidden(path, x)
         if self._config.mlp_norm:
