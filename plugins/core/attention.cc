@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/linear.h"
+#include "core/panel_tasks.h"
 #include "core/workspace.h"
 
 namespace vmoe {
@@ -102,41 +103,47 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
     return compute_tile_attention_block(weights, images, queries, tokens, x, merging, y, runner);
   }
   const Kernels& kernels = weights.query.matrix->kernels();
-  const size_t width = weights.query.matrix->depth();
-  const size_t rows = images * tokens;
+  const size_t width = weights.query.matrix->depth(), size = width / weights.heads;
+  const size_t at_once = std::clamp<size_t>(kFloat32Rows / std::max<size_t>(tokens, 1), 1, std::max<size_t>(images, 1));
   Workspace workspace;
-  auto* normed = workspace.take<float>(rows * width);
-  auto* q = workspace.take<float>(rows * width);
-  auto* k = workspace.take<float>(rows * width);
-  auto* v = workspace.take<float>(rows * width);
-  auto* mixed = workspace.take<float>(rows * width);
-  // The rows [N,T,D] of the tokens that ask, one after another: all of them, or a copy.
-  const auto queried = [&](const float* from, float* to) {
-    if (queries == tokens) return from;
-    for (size_t image = 0; image < images; ++image) {
-      std::copy_n(from + image * tokens * width, queries * width, to + image * queries * width);
-    }
-    return static_cast<const float*>(to);
-  };
-  normalize_rows(kernels, weights.norm, x, rows, width, normed, runner);
-  compute_linear(weights.query, queried(normed, mixed), images * queries, q, runner);
-  compute_linear(weights.key, normed, rows, k, runner);
-  compute_linear(weights.value, normed, rows, v, runner);
+  auto* normed = workspace.take<float>(at_once * tokens * width);
+  auto* q = workspace.take<float>(at_once * tokens * width);
+  auto* k = workspace.take<float>(at_once * tokens * width);
+  auto* v = workspace.take<float>(at_once * tokens * width);
+  auto* mixed = workspace.take<float>(at_once * tokens * width);
   const RotationTable table(kernels, weights.rotation, images, tokens, width, weights.heads, workspace);
-  const size_t size = width / weights.heads;
-  const auto rotate = [&](size_t image, size_t head) {
-    table.rotate_columns(kernels, q + image * queries * width, image, queries, width, head * size, size);
-    table.rotate_columns(kernels, k + image * tokens * width, image, tokens, width, head * size, size);
-  };
-  compute_attention(kernels, {images, queries, tokens, width, weights.heads, merging.sizes}, q, k, v, mixed, runner,
-                    rotate);
-  if (weights.mixed_norm) {
-    normalize_rows(kernels, weights.mixed_norm, mixed, images * queries, width, mixed, runner);
+  for (size_t first = 0; first < images; first += at_once) {
+    const size_t count = std::min(at_once, images - first), rows = count * tokens, asking = count * queries;
+    const float* from = x + first * tokens * width;
+    // The rows [N,T,D] of the tokens that ask, one after another: all of them, or a copy.
+    const auto queried = [&](const float* rows_of_all, float* to) {
+      if (queries == tokens) return rows_of_all;
+      for (size_t image = 0; image < count; ++image) {
+        std::copy_n(rows_of_all + image * tokens * width, queries * width, to + image * queries * width);
+      }
+      return static_cast<const float*>(to);
+    };
+    normalize_rows(kernels, weights.norm, from, rows, width, normed, runner);
+    compute_linear(weights.query, queried(normed, mixed), asking, q, runner);
+    compute_linear(weights.key, normed, rows, k, runner);
+    compute_linear(weights.value, normed, rows, v, runner);
+    const auto rotate = [&](size_t image, size_t head) {
+      const size_t column = head * size;
+      table.rotate_columns(kernels, q + image * queries * width, first + image, queries, width, column, size);
+      table.rotate_columns(kernels, k + image * tokens * width, first + image, tokens, width, column, size);
+    };
+    const float* sizes = merging.sizes == nullptr ? nullptr : merging.sizes + first * tokens;
+    compute_attention(kernels, {count, queries, tokens, width, weights.heads, sizes}, q, k, v, mixed, runner, rotate);
+    if (weights.mixed_norm) normalize_rows(kernels, weights.mixed_norm, mixed, asking, width, mixed, runner);
+    compute_linear(weights.out, mixed, asking, normed, runner);
+    float* to = y + first * (queries - merging.count) * width;
+    if (merging.count == 0) {
+      add_rows(queried(from, q), normed, asking, width, to, runner);
+    } else {
+      add_rows(from, normed, rows, width, mixed, runner);
+      merge_tokens(kernels, merging, first, count, tokens, width, weights.heads, mixed, k, to, runner);
+    }
   }
-  compute_linear(weights.out, mixed, images * queries, normed, runner);
-  if (merging.count == 0) return add_rows(queried(x, q), normed, images * queries, width, y, runner);
-  add_rows(x, normed, rows, width, mixed, runner);
-  merge_tokens(kernels, merging, images, tokens, width, weights.heads, mixed, k, y, runner);
 }
 
 }  // namespace vmoe

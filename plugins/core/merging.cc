@@ -148,11 +148,11 @@ void merge_image(const Kernels& kernels, const Merging& merging, size_t image, s
   }
 }
 
-void merge_tokens(const Kernels& kernels, const Merging& merging, size_t images, size_t tokens, size_t width,
-                  size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner) {
+void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, size_t images, size_t tokens,
+                  size_t width, size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner) {
   parallel_for(runner, images, [&](size_t image) {
     const MergingKeys keys{k + image * tokens * width, width, width / heads, heads, width / heads};
-    merge_image(kernels, merging, image, tokens, width, x + image * tokens * width, keys,
+    merge_image(kernels, merging, first + image, tokens, width, x + image * tokens * width, keys,
                 y + image * (tokens - merging.count) * width);
   });
 }

@@ -43,9 +43,10 @@ size_t count_merged(size_t tokens, int64_t merge, size_t prefix);
 void merge_image(const Kernels& kernels, const Merging& merging, size_t image, size_t tokens, size_t width,
                  const float* x, const MergingKeys& keys, float* y);
 
-// All images: x f32[N, T, width], k f32[N, T, width] and y f32[N, T - count, width].
-void merge_tokens(const Kernels& kernels, const Merging& merging, size_t images, size_t tokens, size_t width,
-                  size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner);
+// So many images from `first` on, whose x f32[images, T, width], k f32[images, T, width] and y f32[images, T - count,
+// width] are given.
+void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, size_t images, size_t tokens,
+                  size_t width, size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner);
 
 // Adds log(size) to scores that are multiplied by `scale` afterwards: to[t] = log(sizes[t]) / scale for `tokens` of
 // them, and 0 up to `padded`. False, and nothing, where every size is 1.

@@ -18,8 +18,8 @@ void normalize_in_place(const Kernels& kernels, const LayerNorm& norm, float* ro
   for (size_t row = 0; row < count; ++row, rows += stride) kernels.normalize(rows, norm.scale, norm.bias, depth, rows);
 }
 
-// On float32 weights.
-void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
+// On float32 weights, at most kFloat32Rows of all experts.
+void compute_float32_part(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
   const Kernels& kernels = weights.first.matrix->kernels();
   const size_t count = rows.first[weights.experts()];
   const size_t hidden = weights.hidden();
@@ -77,6 +77,23 @@ void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* 
   second.out = out;
   second.out_stride = hidden;
   multiply_all(*weights.second.matrix, rows.first, second, runner);
+}
+
+// On float32 weights.
+void compute_float32_mlp(const MlpWeights& weights, const MlpRows& rows, float* out, const TaskRunner& runner) {
+  const size_t experts = weights.experts(), hidden = weights.hidden(), count = rows.first[experts];
+  std::vector<size_t> first(experts + 1);
+  for (size_t begin = 0; begin < count; begin += kFloat32Rows) {
+    for (size_t e = 0; e <= experts; ++e) first[e] = std::clamp(rows.first[e], begin, begin + kFloat32Rows) - begin;
+    MlpRows part = rows;
+    part.first = first.data();
+    if (rows.index != nullptr) {
+      part.index += begin;
+    } else {
+      part.x += begin * hidden;
+    }
+    compute_float32_part(weights, part, out + begin * hidden, runner);
+  }
 }
 
 // Hidden values that are computed, and multiplied on, at once: those of a group's rows stay in a core's second-level
@@ -360,15 +377,18 @@ void compute_expert_mlp(const MlpWeights& weights, const MlpRows& rows, float* o
 
 void compute_dense_mlp(const MlpWeights& weights, const LayerNorm& norm, const float* x, size_t rows, bool residual,
                        float* out, const TaskRunner& runner) {
-  const size_t first[] = {0, rows};
-  const MlpRows all{x, nullptr, first, norm};
-  if (weights.first.in_tiles()) return compute_tile_mlp(weights, all, out, residual ? x : nullptr, runner);
-  if (!residual) return compute_float32_mlp(weights, all, out, runner);
   const size_t hidden = weights.hidden();
+  if (weights.first.in_tiles()) {
+    const size_t first[] = {0, rows};
+    return compute_tile_mlp(weights, {x, nullptr, first, norm}, out, residual ? x : nullptr, runner);
+  }
   Workspace workspace;
-  auto* mlp = workspace.take<float>(rows * hidden);
-  compute_float32_mlp(weights, all, mlp, runner);
-  add_rows(x, mlp, rows, hidden, out, runner);
+  auto* mlp = workspace.take<float>(residual ? std::min(rows, kFloat32Rows) * hidden : 0);
+  for (size_t begin = 0; begin < rows; begin += kFloat32Rows) {
+    const size_t count = std::min(kFloat32Rows, rows - begin), first[] = {0, count}, place = begin * hidden;
+    compute_float32_mlp(weights, {x + place, nullptr, first, norm}, residual ? mlp : out + place, runner);
+    if (residual) add_rows(x + place, mlp, count, hidden, out + place, runner);
+  }
 }
 
 }  // namespace vmoe

@@ -8,6 +8,9 @@
 
 namespace vmoe {
 
+// Layers of float32 weights work on so many rows at once, which bounds what they hold beside the residual stream.
+inline constexpr size_t kFloat32Rows = 2048;
+
 // Row strides that are powers of two would put the rows of a tile into the same few cache lines; one line more, and
 // they don't. Elements of float32.
 size_t padded_stride(size_t columns);

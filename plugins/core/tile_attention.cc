@@ -382,7 +382,7 @@ void compute_tile_attention_block(const AttentionBlockWeights& weights, size_t i
   if (images == 0 || tokens == 0) return;
   if (weights.query.matrix->depth() == 0) {
     if (merging.count == 0) return;
-    return merge_tokens(weights.query.matrix->kernels(), merging, images, tokens, 0, weights.heads, x, x, y, runner);
+    return merge_tokens(weights.query.matrix->kernels(), merging, 0, images, tokens, 0, weights.heads, x, x, y, runner);
   }
   Block(weights, images, queries, tokens, x, merging, y).run(runner);
 }

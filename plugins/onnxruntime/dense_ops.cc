@@ -140,8 +140,8 @@ Kernel make_merge(const NodeInfo& node) {
       std::copy_n(x, sizes['N'] * sizes['T'] * sizes['D'], y);
       return;
     }
-    merge_tokens(process_kernels(), merging, sizes['N'], sizes['T'], sizes['D'], heads, x, call.data<float>(Input::kK),
-                 y, call.runner());
+    merge_tokens(process_kernels(), merging, 0, sizes['N'], sizes['T'], sizes['D'], heads, x,
+                 call.data<float>(Input::kK), y, call.runner());
   };
 }
 
