@@ -67,6 +67,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "norm_after_pooling",
                     "plain_map_head",
                     "map_epsilon",
+                    "map_front",
                     "activation",
                     "normalize",
                     "pools",

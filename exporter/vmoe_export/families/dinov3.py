@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 
-from vmoe_export.errors import ConfigError
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
@@ -20,11 +19,9 @@ _LAYERS = ("norm1", *_ATTENTION, "norm2", "mlp.up_proj", "mlp.down_proj", "layer
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
     """Coordinates from -1 to 1 at the middle of each patch, (row, column), and angles of halves of a head."""
-    sides = [2 * (np.arange(count) + 0.5) / count - 1 for count in model.image_grid()]
-    size = model.width // model.heads
-    if size % 4:
-        raise ConfigError(f"rotary positions need heads of a multiple of 4 columns, not {size}")
-    frequencies = 2 * math.pi * theta ** (-np.arange(size // 4) / (size // 4))
+    sides = [2 * (np.arange(side) + 0.5) / side - 1 for side in model.image_grid()]
+    count = model.width // model.heads // 4
+    frequencies = 2 * math.pi * theta ** (-np.arange(count) / count)
     model.rotary(np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2), frequencies, front=front, has_halves=True)
 
 

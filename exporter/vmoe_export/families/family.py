@@ -31,6 +31,8 @@ class Family:
         title: its name for people.
         model_types: values of `model_type` in the config.json of these models; empty if they have none.
         landmarks: names of tensors that every such model has.
+        architectures: a regular expression for the names of its architectures, if only these tell it from a family whose
+            landmarks it has as well.
         dimensions: by name, the number of sizes that a tensor's shape must have, if another family has the same landmarks.
         prefixes: prefixes that the names of tensors may have, such as "vit."; the first that fits is used.
         ignored: a regular expression for the full names of tensors that may exist and are not needed: names without the
@@ -47,6 +49,7 @@ class Family:
     title: str
     model_types: tuple[str, ...] = ()
     landmarks: tuple[str, ...]
+    architectures: str = ""
     dimensions: Mapping[str, int] = field(default_factory=dict)
     prefixes: tuple[str, ...]
     ignored: str = ""

@@ -14,6 +14,7 @@ from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_export.families.family import WRAPPERS, Family, unwrapped
 from vmoe_export.families.model_files import ModelFiles, read_model_files
 from vmoe_export.families.preprocessing import processor_steps
+from vmoe_export.families.recognition import family_by_name
 from vmoe_export.families.translation import Translation
 from vmoe_export.model.model_config import pixels
 from vmoe_runtime.errors import VmoeError, shown
@@ -52,6 +53,7 @@ class FamilyCheckpoint(Checkpoint):
         self._source, self._family = source, family
         self._names = self._names_of(source)
         files = read_model_files(_folder(source.path), family, config, architecture)
+        self._family = family = family_by_name(family, files.own)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
             processor = {**family.processor, **processor}  # transformers then chooses the class by the model's type

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 from vmoe_export.checkpoint.base import TensorInfo
 from vmoe_export.families import (
@@ -12,9 +14,11 @@ from vmoe_export.families import (
     dinov2,
     dinov3,
     dinov3_timm,
+    eva,
     hf_deit,
     hf_internvl,
     hf_vit,
+    pe,
     siglip,
     timm,
     tipsv2,
@@ -25,7 +29,7 @@ _MODULES = (aimv2, siglip, clip, dinov2, dinov3, hf_deit, hf_internvl, hf_vit, t
 FAMILIES: tuple[Family, ...] = (
     *(clip_moe.FAMILY, siglip.NAFLEX),
     *(module.FAMILY for module in _MODULES),
-    *(dinov3_timm.META, dinov3_timm.FAMILY, aimv2.TIMM, *timm.FAMILIES),
+    *(eva.REGISTERS, dinov3_timm.META, dinov3_timm.FAMILY, *eva.FAMILIES, aimv2.TIMM, *timm.FAMILIES, *pe.FAMILIES),
 )
 
 
@@ -41,3 +45,11 @@ def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
         )
 
     return next(filter(fits, FAMILIES), None)
+
+
+def family_by_name(family: Family, config: Mapping[str, Any]) -> Family:
+    """The family that a config says, of those whose tensors have the names of the given family's."""
+    name = str(config.get("architecture", ""))
+    named = (each for each in FAMILIES if each.architectures and each.prefixes == family.prefixes)
+    fitting = (each for each in named if {*family.landmarks} <= {*each.landmarks} and re.search(each.architectures, name))
+    return next(fitting, family)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.families import open_clip
 from vmoe_export.families.family import Family
-from vmoe_export.families.translation import Translation
+from vmoe_export.families.translation import FIRST_BLOCK, Translation
+from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 _SIZES: dict[str, tuple[int, int]] = {
     "patch16_gap_224": (768, 16),
@@ -32,6 +34,7 @@ _SIZES: dict[str, tuple[int, int]] = {
     "so400m": (1152, 16),
     "huge": (1280, 16),
     "giantopt": (1536, 16),
+    "gigantic_patch14_448": (1536, 16),
     "gigantic": (1664, 16),
     "giant_patch14_dinov2": (1536, 24),
     "giant_patch14_reg": (1536, 24),
@@ -41,7 +44,7 @@ _SIZES: dict[str, tuple[int, int]] = {
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
 _GATED = r"giant_patch14_(reg\d_)?(dinov2|tipsv2)"
 """Architectures whose MLPs have a gate in one tensor with the first layer."""
-_NO_LAST_NORM = ("intern300m", "_radio_v")
+_NO_LAST_NORM = ("intern300m", "_radio_v", "_pe_spatial_", "_pe_lang_")
 """By a word in the name of an architecture: those that have none."""
 _OTHER_BLOCKS = {
     "_rpn_": "norms after the residual",
@@ -50,16 +53,17 @@ _OTHER_BLOCKS = {
     "dinov3": "rotary positions",
 }
 """By a word in the name of an architecture: what its tensors don't show."""
-_IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
-_IMPLIED |= {"qkv_bias", "proj_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens"}
-_IMPLIED |= {"pre_norm", "fc_norm"}
-_IMPLIED |= {"weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
-_IMPLIED |= {"proj_drop_rate", "attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
+IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
+IMPLIED |= {"qkv_bias", "proj_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens"}
+IMPLIED |= {"pre_norm", "fc_norm", "scale_attn_norm", "scale_mlp_norm"}
+IMPLIED |= {"weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
+IMPLIED |= {"proj_drop_rate", "attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
+"""Arguments of timm's models that the tensors imply, or that are those of training."""
 _READ = {"num_heads", "act_layer", "final_norm"}
 
 
 def _translate(model: Translation) -> None:
-    args, name = read_model_args(model, _IMPLIED | _READ), str(model.config.get("architecture", ""))
+    args, name = read_model_args(model, IMPLIED | _READ), str(model.config.get("architecture", ""))
     if name and not name.startswith(("vit_", "deit", "flexivit")):
         raise ConfigError(f"the architecture {name} is not one of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
@@ -71,29 +75,52 @@ def _translate(model: Translation) -> None:
             "a model with a norm before the first block (norm_pre) may be a CLIP, or a Perception Encoder, whose positions "
             "rotate; pass --architecture NAME"
         )
-    is_clip = "clip" in name
-    model.refuse("an attention pool with the epsilon of a CLIP", *["attn_pool.latent"] * is_clip)
-    model.epsilon(1e-5 if is_clip else 1e-6, is_told=bool(name))
-    source = f"the architecture {name} has"
+    model.epsilon(1e-5 if "clip" in name else 1e-6, is_told=bool(name))
     if args.get("act_layer"):  # that of a gate, too
         model.activation(args["act_layer"], "the config says act_layer")
     else:
-        model.activation(_activation(name) if name else None, source)
+        model.activation(_activation(name) if name else None, f"the architecture {name} has")
+    gate = "mlp.fc1" if re.search(_GATED, name) else ""
+    translate_vit(model, args, name, partial(translate_blocks, gate=gate))
+
+
+def translate_vit(
+    model: Translation,
+    args: Mapping[str, Any],
+    name: str,
+    blocks: Callable[[Translation], None],
+    *,
+    rotate: Callable[[Translation, int], None] | None = None,
+    pool_heads: int = 0,
+) -> None:
+    """A model whose epsilon and activation are set.
+
+    Args:
+        args: of the architecture, in the config.
+        name: of the architecture.
+        blocks: defines the encoder's blocks.
+        rotate: defines rotary positions behind so many tokens in front of the patches.
+        pool_heads: of an attention pool that sees the tokens in front as well.
+    """
+    model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
     model.patches("patch_embed.proj", has_bias=model.has("patch_embed.proj.bias"))
-    model.claim(num_features=model.width, pre_norm=model.has("norm_pre.weight"))
+    model.claim(num_features=model.width, embed_dim=model.width, pre_norm=model.has("norm_pre.weight"))
     if "num_heads" in args:
         model.config = {**model.config, "num_heads": args["num_heads"]}
         model.choose_heads(model.setting("num_heads", 1), "the config says num_heads")
     else:
         width, heads = next((sizes for word, sizes in _SIZES.items() if word in name), (0, 0))
-        model.choose_heads(heads if width == model.width else None, source)
+        model.choose_heads(heads if width == model.width else None, f"the architecture {name} has")
     pooling = _pooling(model, args, name)
-    _tokens(model, is_read=pooling.startswith("token"))
+    has_positions = rotate is None or model.has("pos_embed")
+    front = _tokens(model, is_read=pooling.startswith("token"), has_positions=has_positions)
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
-    translate_blocks(model, "mlp.fc1", "mlp.fc2", gate="mlp.fc1" if re.search(_GATED, name) else "")
+    if rotate:
+        rotate(model, front)
+    blocks(model)
     _last_norm(model, args, name, pooling)
-    _head(model, pooling)
+    _head(model, pooling, pool_heads)
 
 
 def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
@@ -123,13 +150,13 @@ def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, 
 
 def translate_blocks(
     model: Translation,
-    first_layer: str,
-    second_layer: str,
+    first_layer: str = "mlp.fc1",
+    second_layer: str = "mlp.fc2",
     *,
     gate: str = "",
     rms: bool = False,
     scales: Sequence[str] = ("ls1.gamma", "ls2.gamma"),
-    biases: Sequence[str] = ("attn.qkv.bias",),
+    biases: Sequence[str] = ("qkv.bias",),
     count_key: str = "depth",
 ) -> None:
     """The encoder's blocks.
@@ -141,25 +168,16 @@ def translate_blocks(
         biases: of queries, keys and values, together or each, which blocks may have.
         count_key: as for `Translation.blocks`.
     """
-    has_scales, has_qkv_bias, has_bias, has_mask, has_qk_norm = (
-        model.has(f"blocks.0.{name}")
-        for name in (scales[0], biases[0], "attn.proj.bias", "attn.qkv.bias_mask", "attn.q_norm.weight")
+    has_scales, has_bias, has_norm = (
+        model.has(f"blocks.0.{name}") for name in (scales[0], "attn.proj.bias", "mlp.norm.weight")
     )
+    inner = [name for name in ("attn.norm.weight", "mlp.norm.weight") if model.has(f"blocks.0.{name}")]
+    if inner and model.norm_epsilon != LAYER_NORM_EPSILON:
+        raise ConfigError(f"{inner[0]} can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
     for block, ours in model.blocks("blocks.{}.", count_key):
         first, second = (f"{block}{name}" if has_scales else "" for name in scales)
-        own = [f"{block}{name}" if name and has_qkv_bias else "" for name in biases]
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1", has_bias=not rms)
-        model.fused_attention(
-            f"{ours}/SelfAttention",
-            f"{block}attn.qkv.weight",
-            own if len(own) > 1 else own[0],
-            f"{block}attn.proj",
-            scale=first,
-            has_bias=has_bias,
-            bias_mask=f"{block}attn.qkv.bias_mask" if has_mask else "",
-        )
-        if has_qk_norm:
-            model.head_norms(f"{ours}/SelfAttention", f"{block}attn.q_norm", f"{block}attn.k_norm")
+        _translate_attention(model, f"{ours}/SelfAttention", f"{block}attn.", biases, scale=first, has_bias=has_bias)
         model.norm(f"{ours}/LayerNorm_1", f"{block}norm2", has_bias=not rms)
         model.mlp(
             f"{ours}/Mlp",
@@ -167,8 +185,32 @@ def translate_blocks(
             f"{block}{second_layer}",
             scale=second,
             gate=f"{block}{gate}" if gate else "",
+            norm=f"{block}mlp.norm" if has_norm else "",
             has_bias=has_bias,
         )
+
+
+def _translate_attention(
+    model: Translation, ours: str, name: str, biases: Sequence[str], *, scale: str, has_bias: bool
+) -> None:
+    """The attention layer of a block; what is optional of it, all blocks have as the first one has it."""
+
+    def first_has(own: str) -> bool:
+        return model.has(f"blocks.0.attn.{own}")
+
+    out = f"{name}proj"
+    if first_has("q_proj.weight"):
+        each_has = [*(first_has(f"{own}_proj.bias") for own in "qkv"), has_bias]
+        model.attention(ours, [f"{name}{own}_proj" for own in "qkv"], out, scale=scale, has_bias=each_has)
+    else:
+        each = [f"{name}{bias}" if bias and first_has(biases[0]) else "" for bias in biases]
+        mask = f"{name}qkv.bias_mask" if first_has("qkv.bias_mask") else ""
+        bias = each if len(each) > 1 else each[0]
+        model.fused_attention(ours, f"{name}qkv.weight", bias, out, scale=scale, has_bias=has_bias, bias_mask=mask)
+    if first_has("q_norm.weight"):
+        model.head_norms(ours, f"{name}q_norm", f"{name}k_norm")
+    if first_has("norm.weight"):
+        model.norm(f"{ours}/LayerNorm", f"{name}norm")
 
 
 def _activation(name: str) -> str:
@@ -200,16 +242,21 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     return {"token": "token", "avg": "gap", "map": "map"}[pooling]
 
 
-def _tokens(model: Translation, *, is_read: bool) -> None:
-    """The class token, then registers or DeiT's distillation token; either all of them have positions or none."""
+def _tokens(model: Translation, *, is_read: bool, has_positions: bool) -> int:
+    """The class token, then registers or DeiT's distillation token; either all of them have positions or none.
+
+    Returns their number.
+    """
     names = [name for name in ("cls_token", "dist_token", "reg_token") if model.has(name)]
     count = sum(math.prod(model.shape(name, 3)[:2]) for name in names)
     model.claim(num_prefix_tokens=count)
+    if not has_positions:
+        return model.tokens(*names, is_read=is_read and bool(names))
     _, tokens, _ = model.shape("pos_embed", 3)
     patches = math.prod(model.trained_grid())
     is_square = math.isqrt(tokens) ** 2 == tokens
     rows = tokens - patches if tokens - patches in (0, count) else 0 if is_square else count
-    model.tokens(*names, positions="pos_embed", rows=rows, antialias=True, is_read=is_read)
+    return model.tokens(*names, positions="pos_embed", rows=rows, antialias=True, is_read=is_read)
 
 
 def _last_norm(model: Translation, args: Mapping[str, Any], name: str, pooling: str) -> None:
@@ -221,10 +268,10 @@ def _last_norm(model: Translation, args: Mapping[str, Any], name: str, pooling: 
         model.no_last_norm()
 
 
-def _head(model: Translation, pooling: str) -> None:
+def _head(model: Translation, pooling: str, pool_heads: int) -> None:
     model.model["classifier"] = pooling
     if pooling == "map":
-        _attention_pool(model)
+        _attention_pool(model, pool_heads)
     if pooling == "token+token" and model.has("head.weight"):
         model.mean_head("head", "head_dist")
     elif pooling == "token+token":
@@ -236,16 +283,21 @@ def _head(model: Translation, pooling: str) -> None:
         model.dense("projection" if model.prefix else "head", "head")
 
 
-def _attention_pool(model: Translation) -> None:
+def _attention_pool(model: Translation, pool_heads: int) -> None:
     model.vector("MapHead/probe", "attn_pool.latent", (1, 1, model.width))
     model.model["plain_map_head"] = model.has("blocks.0.attn.q_norm.weight")
+    model.model |= {"map_epsilon": model.norm_epsilon, "map_front": bool(pool_heads)}
+    if pool_heads and model.width % pool_heads:
+        raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
+    model.heads = pool_heads or model.heads  # those of the blocks are behind us
     names = ("attn_pool.kv.weight", "attn_pool.kv.bias", "attn_pool.proj")
     model.fused_attention("MapHead/MultiHeadDotProductAttention", *names, stream=False, query="attn_pool.q")
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
     model.mlp("MapHead/Mlp", "attn_pool.mlp.fc1", "attn_pool.mlp.fc2", stream=False)
+    model.widen("MapHead/Mlp", f"{FIRST_BLOCK}/Mlp")
 
 
-def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit")) -> dict[str, Any]:
+def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit", "eva")) -> dict[str, Any]:
     """The config of an architecture of the installed timm, with what its tensors show: a wrong name must not pass.
 
     Raises:
@@ -273,6 +325,8 @@ def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "dei
         "pre_norm": "norm_pre.weight" in model.state_dict(),
         "depth": len(model.blocks),
         "num_prefix_tokens": model.num_prefix_tokens,
+        # Tensors don't show how an Eva pools.
+        **({"global_pool": model.global_pool} if timm.models.is_model_in_modules(known, {"eva"}) else {}),
     }
 
 
@@ -290,13 +344,19 @@ _DISTILLED = replace(
     landmarks=(*FAMILY.landmarks, "dist_token"),
     processor={"interpolation": "bicubic", "crop_pct": 0.9},
 )
-_TRUNK = replace(
-    FAMILY,
-    title="timm's tower in open_clip",
-    prefixes=("visual.trunk.",),
-    ignored=open_clip.IGNORED,
-    processor=open_clip.PROCESSOR,
-    config_files=(open_clip.CONFIG_NAME,),
-    by_name=open_clip.named_config,
-)
-FAMILIES = (_DISTILLED, FAMILY, _TRUNK)
+
+
+def trunk(family: Family) -> Family:
+    """The same family as the tower of an open_clip model."""
+    return replace(
+        family,
+        title=family.title.replace("timm", "timm's tower in open_clip"),
+        prefixes=("visual.trunk.",),
+        ignored=open_clip.IGNORED,
+        processor=open_clip.PROCESSOR,
+        config_files=(open_clip.CONFIG_NAME,),
+        by_name=open_clip.named_config,
+    )
+
+
+FAMILIES = (_DISTILLED, FAMILY, replace(trunk(FAMILY), title="timm's tower in open_clip"))

@@ -20,6 +20,7 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 from vmoe_runtime.errors import shown
 
 Make = Callable[..., Array]
+FIRST_BLOCK = "Encoder/encoderblock_0"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Translation(ForeignModel):
         parts: our tensors, by name.
         model: the part of our config that the tensors don't determine.
         notes: what a user should know.
+        norm_epsilon: that of the library's norms, set by `epsilon`.
     """
 
     mean: Sequence[float] = (0.5, 0.5, 0.5)
@@ -51,6 +53,7 @@ class Translation(ForeignModel):
     parts: dict[str, Part] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    norm_epsilon: float = LAYER_NORM_EPSILON
     _stream: float = 1.0
     _has_halves: bool = False
 
@@ -128,7 +131,7 @@ class Translation(ForeignModel):
             raise ConfigError(f"the config says {key} {shown(value)}, and only {default} can be exported here")
         if not 0 < value < 1:
             raise ConfigError(f"the config says {key} {shown(value)}, which is not between 0 and 1")
-        self._stream = math.sqrt(LAYER_NORM_EPSILON / value)
+        self.norm_epsilon, self._stream = value, math.sqrt(LAYER_NORM_EPSILON / value)
         if self._stream != 1:
             self.model["stream_scale"] = self._stream
 
@@ -277,15 +280,21 @@ class Translation(ForeignModel):
         return self.image_size[0] // height, self.image_size[1] // columns
 
     def rotary(self, coordinates: Array, frequencies: Array, *, front: int, has_halves: bool) -> None:
-        """Positions by which the blocks turn queries and keys. Call this before `blocks`.
+        """Positions by which the blocks turn queries and keys. Call this after `tokens` and before `blocks`.
 
         Args:
             coordinates: (patches, 2), of each patch in the order of their angles.
             frequencies: (D/H/4,), the same for both coordinates.
             front: tokens in front of the patches, which are not rotated.
             has_halves: whether a pair is made of columns p and p + D/H/2 of a head, as against 2 p and 2 p + 1.
+
+        Raises:
+            ConfigError: the heads' columns are not so many pairs.
         """
-        self.model["encoder"] = {"position_emb": {"name": "none"}}
+        if (size := self.width // self.heads) % 4:
+            raise ConfigError(f"rotary positions need heads of a multiple of 4 columns, not {size}")
+        if POSITION_EMBEDDING not in self.parts:
+            self.model["encoder"] = {"position_emb": {"name": "none"}}
         self._has_halves = has_halves
         every, zero = np.concatenate([np.zeros((front, 2)), coordinates])[None], np.zeros_like(frequencies)
         by_pair = np.stack([np.concatenate([frequencies, zero]), np.concatenate([zero, frequencies])])
@@ -340,9 +349,7 @@ class Translation(ForeignModel):
             self.put(f"{ours}/{leaf}", (size,), [f"{name}.{own}"], lambda array: array, stream=stream)
 
     def no_last_norm(self) -> None:
-        """Says that the head gets the residual stream itself. Raises ConfigError if that is scaled, for its epsilon."""
-        if self._stream != 1:
-            raise ConfigError(f"a model without a last norm can only be exported with the epsilon {LAYER_NORM_EPSILON}")
+        """Says that the head gets the residual stream itself."""
         self.model["encoder_norm"] = False
 
     def dense(
@@ -487,6 +494,19 @@ class Translation(ForeignModel):
         layer(f"{ours}/Dense_1", second, inputs=hidden, outputs=self.width, scale=scale, stream=stream)
         return hidden
 
+    def widen(self, ours: str, other: str) -> None:
+        """Gives an MLP zeros for hidden features, until it has as many as another one. Raises ConfigError: it has more."""
+        hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
+        if hidden > wanted:
+            raise ConfigError(
+                f"an attention pool whose MLP is wider ({hidden}) than the blocks' ({wanted}) can't be exported"
+            )
+        for name, axis in ((f"{ours}/Dense_0/kernel", 1), (f"{ours}/Dense_0/bias", 0), (f"{ours}/Dense_1/kernel", 0)):
+            part = self.parts[name]
+            shape = (*part.shape[:axis], wanted, *part.shape[axis + 1 :])
+            padding = [(0, new - old) for old, new in zip(part.shape, shape, strict=True)]
+            self.parts[name] = replace(part, shape=shape, make=partial(_padded, part.make, padding))
+
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
         """The MLPs of a MoE layer, stacked in our tensors."""
         hidden = 0
@@ -533,3 +553,7 @@ class Translation(ForeignModel):
         """Gives the tensors of a layer other shapes with as many values."""
         for leaf, shape in shapes.items():
             self.parts[f"{layer}/{leaf}"] = replace(self.parts[f"{layer}/{leaf}"], shape=shape)
+
+
+def _padded(make: Make, padding: Sequence[tuple[int, int]], *arrays: Array) -> Array:
+    return np.pad(make(*arrays), padding)

@@ -116,6 +116,7 @@ class ModelConfig:
         plain_map_head: attention pools without the blocks' norms of queries and keys.
         map_heads: its heads, where they are not as many as in the blocks.
         map_epsilon: that of its norm.
+        map_front: it sees the tokens in front of the patches as well.
         bare_map_head: its probe is the query itself, and no MLP follows.
         representation_tanh: whether one follows the representation; CLIP's projection has none.
         normalize: what the head gets is divided by its Euclidean norm.
@@ -155,6 +156,7 @@ class ModelConfig:
     plain_map_head: bool = False
     map_heads: int = 0
     map_epsilon: float = LAYER_NORM_EPSILON
+    map_front: bool = False
     bare_map_head: bool = False
     representation_tanh: bool = True
     activation: Activation = "gelu_tanh"
@@ -203,6 +205,7 @@ class ModelConfig:
             plain_map_head=False,
             map_heads=0,
             map_epsilon=LAYER_NORM_EPSILON,
+            map_front=False,
             bare_map_head=False,
             representation_size=None,
             num_classes=None,

@@ -79,6 +79,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         plain_map_head=_choice(facts, "plain_map_head", (False, True)),
         map_heads=_map_heads(facts, num_heads),
         map_epsilon=number(facts.config, "map_epsilon", LAYER_NORM_EPSILON),
+        map_front=_choice(facts, "map_front", (False, True)),
         bare_map_head=classifier == "map" and "MapHead/LayerNorm/scale" not in facts.shapes,
         representation_tanh="projection/kernel" not in facts.shapes,
         activation=_choice(facts, "activation", ACTIVATIONS),

@@ -322,12 +322,14 @@ class ReferenceModel:
         if self.model.output == "tokens":
             is_normed = config.encoder_norm and not config.norm_after_pooling
             return self._norm("Encoder/encoder_norm", x) if is_normed else x * np.float32(1 / config.stream_scale)
+        x = x if config.encoder_norm else x * np.float32(1 / config.stream_scale)
         if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
             x = x[:, 0]
         if config.encoder_norm and not config.norm_after_pooling:
             x = self._norm("Encoder/encoder_norm", x)
-        patches = x if x.ndim == 2 else x[:, config.front_tokens :]
-        sizes = None if sizes is None else sizes[:, config.front_tokens :]
+        front = 0 if config.map_front else config.front_tokens
+        patches = x if x.ndim == 2 else x[:, front:]
+        sizes = None if sizes is None else sizes[:, front:]
         if config.classifier == "token+token":
             x = x[:, :2].reshape(len(x), -1)
         elif config.classifier == "token+gap":

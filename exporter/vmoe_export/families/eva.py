@@ -1,0 +1,66 @@
+"""EVA and EVA-02 of timm, and its ViTs with registers and rotary positions; also as open_clip's tower, as in EVA-CLIP."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+
+from vmoe_export.errors import ConfigError, OptionError
+from vmoe_export.families import open_clip, timm
+from vmoe_export.families.family import Family
+from vmoe_export.families.rotary import rotate_by_index
+from vmoe_export.families.translation import Translation
+
+ARGS = timm.IMPLIED | {"num_heads", "qkv_fused", "swiglu_mlp", "scale_mlp", "scale_attn_inner", "num_reg_tokens"}
+"""Arguments of timm's class of EVAs: the heads, and those that tensors imply."""
+_ROTARY, _PLAIN = r"^eva02_(tiny|small|base|large)_|_rope_reg\d_gap_", r"^eva_giant_"
+
+
+def _translate(model: Translation) -> None:
+    own_names = (f"blocks.0.{name}.weight" for name in ("mlp.w1", "mlp.w12", "mlp.ffn_ln", "attn.inner_attn_ln"))
+    model.refuse("an EVA under its own names, and not timm's,", *own_names)
+    name = str(model.config.get("architecture", ""))
+    if not name:
+        raise OptionError("the tensors may be those of an EVA or a BEiT; pass --architecture NAME")
+    if "enormous" in name:
+        raise ConfigError(f"the architecture {name} has norms after the residual, which can't be exported")
+    if not re.search(f"{_ROTARY}|{_PLAIN}", name):
+        raise ConfigError(
+            f"the architecture {name} is no EVA of timm, but the tensors are (such as q_bias, q_proj or reg_token)"
+        )
+    model.refuse("an attention pool of an EVA", "attn_pool.latent")
+    model.epsilon(1e-6, is_told=True)
+    first, gate = _first_layer_and_gate(model)
+    model.activation("silu" if gate else "gelu", f"the architecture {name} has")
+    blocks = partial(
+        timm.translate_blocks, first_layer=first, gate=gate, scales=("gamma_1", "gamma_2"), biases=("q_bias", "", "v_bias")
+    )
+    rotate = partial(rotate_by_index, reference=16) if re.search(_ROTARY, name) else None
+    timm.translate_vit(model, timm.read_model_args(model, ARGS), name, blocks, rotate=rotate)
+
+
+def _first_layer_and_gate(model: Translation) -> tuple[str, str]:
+    """Their names in an MLP; they are the same if one tensor holds both."""
+    if model.has("blocks.0.mlp.fc1_g.weight"):
+        return "mlp.fc1_x", "mlp.fc1_g"
+    (hidden, _), (_, inputs) = (model.shape(f"blocks.0.mlp.{layer}.weight", 2) for layer in ("fc1", "fc2"))
+    return "mlp.fc1", "mlp.fc1" if hidden == 2 * inputs else ""
+
+
+FAMILY = Family(
+    title="EVA (timm)",
+    landmarks=("blocks.0.attn.q_bias", "patch_embed.proj.weight"),
+    prefixes=("",),
+    processor={**open_clip.PROCESSOR, "crop_pct": 0.9},
+    by_name=timm.FAMILY.by_name,
+    translate=_translate,
+)
+_SPLIT = replace(FAMILY, landmarks=("blocks.0.attn.q_proj.weight", "patch_embed.proj.weight"))
+REGISTERS = replace(
+    FAMILY,
+    title="ViT with registers and rotary positions (timm)",
+    landmarks=("reg_token", "blocks.0.gamma_1", "fc_norm.weight", "patch_embed.proj.weight"),
+    processor={**timm.FAMILY.processor, "crop_pct": 0.95},
+)
+FAMILIES = (FAMILY, _SPLIT, timm.trunk(FAMILY), timm.trunk(_SPLIT))

@@ -1,0 +1,18 @@
+"""Rotary positions by the rows and columns of patches."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vmoe_export.families.translation import Translation
+
+
+def rotate_by_index(
+    model: Translation, front: int, *, reference: int, offset: float = 0.0, columns_first: bool = False
+) -> None:
+    """Coordinates are row and column, counted from an offset in a unit of which an image's side has `reference`."""
+    sides = [(np.arange(side) + offset) * reference / side for side in model.image_grid()]
+    coordinates = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
+    count = model.width // model.heads // 4
+    frequencies = 10000.0 ** (-np.arange(count) / count)
+    model.rotary(coordinates[:, ::-1] if columns_first else coordinates, frequencies, front=front, has_halves=False)
