@@ -299,13 +299,56 @@ TIMM: dict[str, dict[str, Any]] = {
 """Arguments beside `ARGS`."""
 
 
+EVA: dict[str, dict[str, Any]] = {
+    **{f"global_pool {pool or 'empty'}": {"global_pool": pool} for pool in ("", "token", "avg", "avgmax", "map")},
+    "wide": {"img_size": (24, 40)},
+    "rows and columns apart": {"img_size": (16, 64), "patch_size": (4, 8)},
+    "no classes": {"num_classes": 0},
+    "grey": {"in_chans": 1},
+    "2 heads": {"num_heads": 2},
+    "odd pairs": {"num_heads": 8},
+    "fc_norm": {"use_fc_norm": True},
+    "registers": {"num_reg_tokens": 3},
+    "no_embed_class": {"no_embed_class": True},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+    "no positions": {"use_abs_pos_emb": False},
+    "layer scale": {"init_values": 0.1},
+    "layer scale of attention": {"init_values": 0.1, "attn_only_layer_scale": True},
+    "no qkv bias": {"qkv_bias": False},
+    "fused": {"qkv_fused": True},
+    "split": {"qkv_fused": False},
+    "qk_norm": {"qk_norm": True},
+    "gated": {"swiglu_mlp": True, "scale_mlp": False},
+    "gated, aligned": {"swiglu_mlp": True, "scale_mlp": False, "swiglu_align_to": 8},
+    "gated, norms": {"swiglu_mlp": True, "scale_mlp": True},
+    "not gated": {"swiglu_mlp": False},
+    "not gated, no norms": {"swiglu_mlp": False, "scale_mlp": False},
+    "norms": {"scale_mlp": True, "scale_attn_inner": True},
+    "post norm": {"use_post_norm": True},
+    "not rotated": {"use_rot_pos_emb": False},
+    "another reference": {"ref_feat_shape": 8},
+    "another offset": {"rope_grid_offset": 2.0},
+    "another order": {"rope_grid_indexing": "xy"},
+    "another temperature": {"rope_temperature": 100.0},
+    "halves": {"rope_rotate_half": True},
+    "mixed": {"rope_type": "mixed"},
+    "dinov3": {"rope_type": "dinov3"},
+    "norm first": {"use_pre_transformer_norm": True},
+    "a wide pool": {"attn_pool_mlp_ratio": 4.0},
+    "a narrow pool": {"attn_pool_mlp_ratio": 1.5},
+    "heads of the pool": {"attn_pool_num_heads": 4},
+    "dynamic": {"dynamic_img_size": True},
+}
+"""Arguments of timm's Eva beside `ARGS`."""
+
+
 def timm_model(
     name: str, args: dict[str, Any], options: dict[str, Any] | None, folder: Path, *, answers: bool = False
 ) -> Made:
     """Saved with a config.json, or, with options, without; with `answers`, the user knows all that is asked for."""
     import timm
 
-    computes = re.search("relpos|beit|dinov3|lingbot", name)  # indices or periods, which a meta device can't
+    computes = re.search("relpos|beit|dinov3|lingbot|eva|rope|_pe_", name)  # indices or angles, which a meta device can't
     with torch.device("cpu" if computes else "meta"):
         model = timm.create_model(name, **{key: value for key, value in args.items() if value is not None})
     timm.models.save_for_hf(fill(model), folder, safe_serialization=True)
@@ -373,10 +416,10 @@ def timm_cases() -> Iterator[tuple[str, Make]]:
     for name in [
         *timm.list_models(module="vision_transformer"),
         *timm.list_models(module="deit"),
-        *timm.list_models("*_pe_*"),
+        *timm.list_models(module="eva"),
     ]:
         side = 2 * int(found[1]) if (found := re.search(r"patch(\d+)", name)) else 32
-        if not re.search(r"aimv2_\db|beit3_giant", name):
+        if not re.search(r"aimv2_\db|beit3_giant|sapiens2|7b_|_giant_.*lingbot", name):
             yield f"timm {name}", partial(timm_model, name, {"depth": 1, "img_size": side, "num_classes": 5}, None)
     for name in ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_base_patch16_clip_quickgelu_224"):
         for what, args in TIMM.items():
@@ -389,6 +432,19 @@ def timm_cases() -> Iterator[tuple[str, Make]]:
         yield f"timm {name}, no config, avg", partial(timm_model, name, mean, known | {"pooling": "avg"})
         yield f"timm {name}, architecture", partial(timm_model, name, {}, {"architecture": name})
         yield f"timm {name}, narrow architecture", partial(timm_model, name, ARGS, {"architecture": name})
+
+
+def eva_cases() -> Iterator[tuple[str, Make]]:
+    import timm
+
+    kinds = ("eva02_tiny_patch14_224", "eva02_base_patch16_clip_224", "eva_giant_patch14_224", "vit_pe_core_tiny_patch16_384")
+    for name in (*kinds, "vit_pe_spatial_gigantic_patch14_448", "vit_medium_patch16_rope_reg1_gap_256"):
+        own = {"attn_pool_mlp_ratio": 2.0} if "pe_core" in name else {}
+        for what, args in EVA.items():
+            yield f"timm {name}, {what}", partial(timm_model, name, ARGS | own | args, None)
+    for name in timm.list_models(module="eva"):
+        if re.search("tiny|small", name):
+            yield f"timm {name}, architecture", partial(timm_model, name, {}, {"architecture": name})
 
 
 # --- open_clip ---
@@ -434,7 +490,8 @@ def open_clip_model(config: dict[str, Any], save: str, options: dict[str, Any] |
     vision, create = config["vision_cfg"], timm.create_model
     shallow = mock.patch("timm.create_model", lambda *args, **more: create(*args, **more, depth=1))
     # The device meta can't compute the sines.
-    with shallow, torch.device("cpu" if "pos_embed_type" in vision else "meta"):
+    has_sines = "pos_embed_type" in vision or re.search("eva|_pe_", vision.get("timm_model_name", ""))
+    with shallow, torch.device("cpu" if has_sines else "meta"):
         tower = fill(_build_vision_tower(config["embed_dim"], dict(vision), config.get("quick_gelu", False)))
     states = {f"visual.{key}": value for key, value in tower.state_dict().items()}
     states |= {"logit_scale": torch.tensor(1.0), "text.token_embedding.weight": torch.zeros(3, 2)}
@@ -482,7 +539,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
         trunk = vision.get("timm_model_name")
         if isinstance(vision.get("layers"), int):
             vision |= {"layers": 1, "image_size": 2 * vision["patch_size"]}
-        elif not (trunk and trunk.startswith(("vit_", "eva02_b")) and vision["image_size"] < 400):
+        elif not (trunk and trunk.startswith(("vit_", "eva02_b", "eva02_l")) and vision["image_size"] < 400):
             continue
         yield f"open_clip {name}", partial(open_clip_model, config, "", None)
         yield f"open_clip --architecture {name}", partial(open_clip_model, config, "", {"architecture": name})
@@ -490,7 +547,7 @@ def open_clip_cases() -> Iterator[tuple[str, Make]]:
 
 def cases() -> Iterator[tuple[str, Make]]:
     """All, by name."""
-    for library in (transformers_cases, timm_cases, meta_cases, open_clip_cases, lookalike_cases):
+    for library in (transformers_cases, timm_cases, eva_cases, meta_cases, open_clip_cases, lookalike_cases):
         yield from library()
 
 

@@ -114,7 +114,7 @@ class ModelNodes(GraphWriter):
                 x = self._mlp_block(block, x)
             x = self._cut(x)
             if i in self.model.layers:
-                self._unscaled(x, outputs=[layer_output(i)])
+                self._unscaled(x, layer_output(i))
         self._place = "head"
         self._head(x)
         self.nodes[-1].output[0] = self.model.output
@@ -423,7 +423,7 @@ class ModelNodes(GraphWriter):
         config, members = self._config, self._config.ensemble_size
         if self.model.output == "tokens":
             if config.norm_after_pooling or not config.encoder_norm:  # tokens have no norm of their own
-                self._unscaled(x, outputs=[self.model.output])
+                self._unscaled(x, self.model.output)
             else:
                 self._layer_norm("Encoder/encoder_norm", x, rms=config.rms_norm)
             return
@@ -444,11 +444,11 @@ class ModelNodes(GraphWriter):
             total = self._add("ReduceLogSumExp", self._add("LogSoftmax", x, axis=-1), self._integers(1), keepdims=0)
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
 
-    def _unscaled(self, x: str, outputs: Sequence[str] = ()) -> str:
-        """The residual stream x[...,D] of the size that it has in the model's own library, also as an output."""
+    def _unscaled(self, x: str, output: str = "") -> str:
+        """The residual stream x[...,D] of the size that it has in the model's own library, or an output of that name."""
         if (scale := self._config.stream_scale) != 1:
-            return self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=outputs)
-        return self._add("Identity", x, outputs=outputs) if outputs else x
+            return self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=[output])
+        return self._add("Identity", x, outputs=[output]) if output else x
 
     def _normed_pool(self, x: str) -> str:
         """The row [N,D] that the head takes of the residual stream x[N,T,D], with the last layer norm."""

@@ -101,7 +101,7 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
-    """The hidden features of an MLP, or what its gate multiplies those that are not activated with."""
+    """The hidden features of an MLP, or its gate."""
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
