@@ -131,6 +131,21 @@ TIMM_GATED: dict[str, tuple[str, dict[str, Any]]] = {
     "timm_dinov2_gated": ("vit_giant_patch14_reg4_dinov2", {"num_classes": 0}),
     "timm_aimv2": ("aimv2_large_patch14_224", {}),
 }
+TIMM_EVA: dict[str, tuple[str, dict[str, Any]]] = {
+    "timm_eva02": ("eva02_tiny_patch14_224", {}),
+    "timm_eva02_split": ("eva02_base_patch14_224", {"num_classes": 0}),
+    "timm_eva02_clip": ("eva02_base_patch16_clip_224", {"global_pool": "token"}),
+    "timm_eva": ("eva_giant_patch14_224", {}),
+    "timm_rotary_registers": ("vit_medium_patch16_rope_reg1_gap_256", {"num_heads": 2}),
+    "timm_pe_core": ("vit_pe_core_tiny_patch16_384", {"global_pool": "map", "attn_pool_mlp_ratio": 1.5}),
+    "timm_pe_core_gigantic": (
+        "vit_pe_core_gigantic_patch14_448",
+        {"global_pool": "map", "attn_pool_mlp_ratio": 2.0, "num_heads": 2, "img_size": (24, 40)},
+    ),
+    "timm_pe_spatial": ("vit_pe_spatial_tiny_patch16_512", {"num_classes": 0}),
+    "timm_pe_lang": ("vit_pe_lang_gigantic_patch14_448", {"num_heads": 2}),
+    "timm_clip_map": ("vit_base_patch16_clip_224", {"global_pool": "map"}),
+}
 ONE_SIZE = ("aimv2", "aimv2_both")
 """Of models of transformers that know no other size."""
 CASES = (
@@ -145,8 +160,12 @@ CASES = (
     | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_ROTARY.items()}
     | GATED
     | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_GATED.items()}
+    | {
+        name: (architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else "logits")
+        for name, (architecture, more) in TIMM_EVA.items()
+    }
 )
-OF_TIMM = TIMM | TIMM_ROTARY | TIMM_GATED
+OF_TIMM = TIMM | TIMM_ROTARY | TIMM_GATED | TIMM_EVA
 
 SQUASH = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3}

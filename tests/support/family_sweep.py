@@ -437,8 +437,9 @@ def timm_cases() -> Iterator[tuple[str, Make]]:
 def eva_cases() -> Iterator[tuple[str, Make]]:
     import timm
 
-    kinds = ("eva02_tiny_patch14_224", "eva02_base_patch16_clip_224", "eva_giant_patch14_224", "vit_pe_core_tiny_patch16_384")
-    for name in (*kinds, "vit_pe_spatial_gigantic_patch14_448", "vit_medium_patch16_rope_reg1_gap_256"):
+    kinds = ["eva02_tiny_patch14_224", "eva02_base_patch16_clip_224", "eva_giant_patch14_224"]
+    kinds += ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_gigantic_patch14_448", "vit_medium_patch16_rope_reg1_gap_256"]
+    for name in kinds:
         own = {"attn_pool_mlp_ratio": 2.0} if "pe_core" in name else {}
         for what, args in EVA.items():
             yield f"timm {name}, {what}", partial(timm_model, name, ARGS | own | args, None)

@@ -17,6 +17,8 @@ def _translate(model: Translation) -> None:
     model.epsilon(1e-5)
     is_openai, has_experts = all(map(model.has, _OPENAI)), any(name.endswith(".gate.weight") for name in model.tensors)
     is_known = is_openai or has_experts
+    if not model.has("ln_post.weight"):
+        raise ConfigError("a tower without ln_post may be a Perception Encoder under its own names, which can't be exported")
     model.patches("conv1", has_bias=False)
     model.claim(width=model.width)
     model.activation(model.config.get("hidden_act"), "the config says the activation", "quick_gelu" if is_known else None)

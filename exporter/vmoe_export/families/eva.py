@@ -51,7 +51,7 @@ def _first_layer_and_gate(model: Translation) -> tuple[str, str]:
 FAMILY = Family(
     title="EVA (timm)",
     landmarks=("blocks.0.attn.q_bias", "patch_embed.proj.weight"),
-    prefixes=("",),
+    prefixes=("", "visual."),
     processor={**open_clip.PROCESSOR, "crop_pct": 0.9},
     by_name=timm.FAMILY.by_name,
     translate=_translate,

@@ -234,7 +234,8 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     wanted = {"token": "cls_token", "map": "attn_pool.latent"}.get(pooling)
     fits = wanted is None or model.has(wanted)
     if not fits or (usual == "map") != (pooling == "map") or (model.has("dist_token") and pooling != "token"):
-        raise ConfigError(f"the pooling is {pooling}, which doesn't fit the tensors, such as {wanted or 'dist_token'}")
+        telling = wanted or ("attn_pool.latent" if usual == "map" else "dist_token")
+        raise ConfigError(f"the pooling is {pooling}, which doesn't fit the tensors, such as {telling}")
     if pooling == "map" or model.has("dist_token"):
         model.refuse("a norm behind an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
     if model.has("dist_token"):
