@@ -219,6 +219,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("EVA with a rotation of halves", "rope_rotate_half", field(rope_rotate_half=True)),
         ("EVA with learned frequencies", "rope.freqs", put("rope.freqs", 2, 2, 3, 8)),
         ("EVA with relative positions", "rel_pos_bias", put("rel_pos_bias.relative_position_bias_table", 52, 3)),
+        ("EVA without positions", "pos_embed", rename("pos_embed", None)),
         ("EVA with a bias of keys", "k_bias", put("blocks.0.attn.k_bias", 48)),
         ("EVA without a bias of values", "v_bias", rename(r"1\.attn\.v_bias", None)),
         ("EVA with a scale of one block", "blocks.1.gamma_1", put("blocks.1.gamma_1", 48)),
@@ -241,6 +242,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "timm_rotary_registers": [
         ("registers without a config", "--architecture", lambda config, _: config.clear()),
+        ("registers with positions", "pos_embed", put("pos_embed", 1, 17, 48)),
         ("registers of a NAVER", "vit_small_patch16_rope_224", field(architecture="vit_small_patch16_rope_224")),
         ("registers of a Sapiens", "vit_base_patch16_sapiens2", field(architecture="vit_base_patch16_sapiens2")),
     ],

@@ -37,7 +37,8 @@ def _translate(model: Translation) -> None:
         timm.translate_blocks, first_layer=first, gate=gate, scales=("gamma_1", "gamma_2"), biases=("q_bias", "", "v_bias")
     )
     rotate = partial(rotate_by_index, reference=16) if re.search(_ROTARY, name) else None
-    timm.translate_vit(model, timm.read_model_args(model, ARGS), name, blocks, rotate=rotate)
+    args = timm.read_model_args(model, ARGS)
+    timm.translate_vit(model, args, name, blocks, rotate=rotate, has_positions="_rope_" not in name)
 
 
 def _first_layer_and_gate(model: Translation) -> tuple[str, str]:

@@ -91,6 +91,7 @@ def translate_vit(
     blocks: Callable[[Translation], None],
     *,
     rotate: Callable[[Translation, int], None] | None = None,
+    has_positions: bool = True,
     pool_heads: int = 0,
 ) -> None:
     """A model whose epsilon and activation are set.
@@ -100,6 +101,7 @@ def translate_vit(
         name: of the architecture.
         blocks: defines the encoder's blocks.
         rotate: defines rotary positions behind so many tokens in front of the patches.
+        has_positions: whether there is a position embedding.
         pool_heads: of an attention pool that sees the tokens in front as well.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
@@ -112,7 +114,6 @@ def translate_vit(
         width, heads = next((sizes for word, sizes in _SIZES.items() if word in name), (0, 0))
         model.choose_heads(heads if width == model.width else None, f"the architecture {name} has")
     pooling = _pooling(model, args, name)
-    has_positions = rotate is None or model.has("pos_embed")
     front = _tokens(model, is_read=pooling.startswith("token"), has_positions=has_positions)
     if model.has("norm_pre.weight"):
         model.norm("embedding_norm", "norm_pre", stream=True)
