@@ -26,7 +26,6 @@ def _translate(model: Translation) -> None:
         raise ConfigError(f"the architecture {name} is not a Perception Encoder that can be exported")
     if not model.has("norm_pre.weight"):
         raise ConfigError(f"the architecture {name} has a norm before the first block, but there is no norm_pre.weight")
-    model.refuse("norms of queries and keys", "blocks.0.attn.q_norm.weight")
     model.refuse(f"an attention pool of {name}", *["attn_pool.latent"] * ("_core_" not in name))
     model.epsilon(1e-5, is_told=True)
     model.activation("gelu", f"the architecture {name} has")
