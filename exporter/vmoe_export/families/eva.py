@@ -26,27 +26,18 @@ def _translate(model: Translation) -> None:
     if "enormous" in name:
         raise ConfigError(f"the architecture {name} has norms after the residual, which can't be exported")
     if not re.search(f"{_ROTARY}|{_PLAIN}", name):
-        raise ConfigError(
-            f"the architecture {name} is no EVA of timm, but the tensors are (such as q_bias, q_proj or reg_token)"
-        )
+        raise ConfigError(f"the architecture {name} is no EVA, but the tensors are (such as q_bias or q_proj)")
     model.refuse("an attention pool of an EVA", "attn_pool.latent")
     model.epsilon(1e-6, is_told=True)
-    first, gate = _first_layer_and_gate(model)
+    first, gate = ("mlp.fc1_x", "mlp.fc1_g") if model.has("blocks.0.mlp.fc1_g.weight") else ("mlp.fc1", "")
+    if not gate and model.shape("blocks.0.mlp.fc1.weight", 2)[0] == 2 * model.shape("blocks.0.mlp.fc2.weight", 2)[1]:
+        gate = first  # one tensor holds both
     model.activation("silu" if gate else "gelu", f"the architecture {name} has")
-    blocks = partial(
-        timm.translate_blocks, first_layer=first, gate=gate, scales=("gamma_1", "gamma_2"), biases=("q_bias", "", "v_bias")
-    )
+    scales, biases = ("gamma_1", "gamma_2"), ("q_bias", "", "v_bias")
+    blocks = partial(timm.translate_blocks, first_layer=first, gate=gate, scales=scales, biases=biases)
     rotate = partial(rotate_by_index, reference=16) if re.search(_ROTARY, name) else None
     args = timm.read_model_args(model, ARGS)
     timm.translate_vit(model, args, name, blocks, rotate=rotate, has_positions="_rope_" not in name)
-
-
-def _first_layer_and_gate(model: Translation) -> tuple[str, str]:
-    """Their names in an MLP; they are the same if one tensor holds both."""
-    if model.has("blocks.0.mlp.fc1_g.weight"):
-        return "mlp.fc1_x", "mlp.fc1_g"
-    (hidden, _), (_, inputs) = (model.shape(f"blocks.0.mlp.{layer}.weight", 2) for layer in ("fc1", "fc2"))
-    return "mlp.fc1", "mlp.fc1" if hidden == 2 * inputs else ""
 
 
 FAMILY = Family(
