@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{cpu_model()}, {given.threads} threads. Medians of {given.rounds} interleaved calls.")
     for name, batch in itertools.product(given.models, given.batch):
         network = make_network(name)
-        size = network.model.config.image_size
+        size = network.model.config.image_size if network.output else network.model.pretrained_cfg["input_size"][-1]
         cell = Cell(network, given.output / name, noise(batch, size, size, 3), given.threads)
         say(f"{name}, batch {batch}: loading {len(names)} runs, then {given.rounds} rounds")
         try:
