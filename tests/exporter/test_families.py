@@ -44,6 +44,11 @@ SOME = [
     "timm_qk_norm",
     "timm_registers_with_positions",
     "deit_distilled",
+    "dinov3_gated",
+    "aimv2",
+    "timm_eva02_split",
+    "timm_eva02_clip",
+    "timm_pe_core",
 ]
 
 

@@ -29,6 +29,8 @@ ATOL = 5e-5
 OF_LIBRARIES = [
     "vit_pooler", "dinov2", "dinov2_registers", "siglip_vision", "hf_deit_pooler",
     "timm_token", "timm_avg", "timm_map", "timm_registers", "timm_registers_with_positions", "timm_clip", "deit_distilled",
+    "dinov3", "dinov3_gated", "dinov2_gated", "aimv2", "timm_dinov3", "timm_dinov3_gated", "timm_aimv2",
+    "timm_eva02", "timm_eva02_clip", "timm_pe_core", "timm_pe_spatial",
 ]  # fmt: skip
 CHOICE = replace(VARIANTS[5], options={**VARIANTS[5].options, "router": "experts-choice"})
 OFFICIAL = {
