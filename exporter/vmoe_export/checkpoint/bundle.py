@@ -11,7 +11,7 @@ import numpy as np
 
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError
-from vmoe_export.model.model_config import ROUTERS
+from vmoe_export.model.model_config import ROUTERS, TOLD
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 
@@ -59,22 +59,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         routing = _mapping(moe, "routing")
         kind = self.manifest.rules.kind
         return {
-            **{
-                name: model[name]
-                for name in (
-                    "classifier",
-                    "encoder_norm",
-                    "norm_after_pooling",
-                    "plain_map_head",
-                    "map_epsilon",
-                    "map_front",
-                    "activation",
-                    "normalize",
-                    "pools",
-                    "stream_scale",
-                )
-                if name in model
-            },
+            **{name: model[name] for name in ("classifier", *TOLD) if name in model},
             "encoder": {
                 "position_emb": {"name": model.get("position_emb"), "temperature": model.get("position_temperature")},
                 "moe": {

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vmoe_export.errors import ConfigError
+from vmoe_export.model.model_config import TOLD
 from vmoe_export.small_file import read_small
 
 _PARTS = {
     "model": "num_classes patch_size hidden_size encoder classifier representation_size head_bias_init head_kernel_zero_init"
-    " image_size encoder_norm norm_after_pooling plain_map_head map_epsilon map_front activation normalize pools"
-    " stream_scale",
+    f" image_size {' '.join(TOLD)}",
     "encoder": "num_layers mlp_dim num_heads dropout_rate attention_dropout_rate attention_qk_norm moe position_emb",
     "position_emb": "h w temperature",
     "moe": "num_experts layers mlp_dim group_size dropout_rate router split_rngs ensemble_size",

@@ -93,6 +93,11 @@ def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
     return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})
 
 
+def _told(default: Any) -> Any:
+    """A field that no tensor determines, and so the config says."""
+    return dataclasses.field(default=default, metadata={"told": True})
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
@@ -151,18 +156,18 @@ class ModelConfig:
     mlp_norm: bool = False
     gated_mlp: bool = False
     rms_norm: bool = False
-    encoder_norm: bool = True
-    norm_after_pooling: bool = False
-    plain_map_head: bool = False
+    encoder_norm: bool = _told(True)
+    norm_after_pooling: bool = _told(False)
+    plain_map_head: bool = _told(False)
     map_heads: int = 0
-    map_epsilon: float = LAYER_NORM_EPSILON
-    map_front: bool = False
+    map_epsilon: float = _told(LAYER_NORM_EPSILON)
+    map_front: bool = _told(False)
     bare_map_head: bool = False
     representation_tanh: bool = True
-    activation: Activation = "gelu_tanh"
-    normalize: bool = False
-    pools: bool = True
-    stream_scale: float = 1.0
+    activation: Activation = _told("gelu_tanh")  # noqa: RUF009  (it is a field)
+    normalize: bool = _told(False)
+    pools: bool = _told(True)
+    stream_scale: float = _told(1.0)
     family: str | None = None
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -249,3 +254,9 @@ class ModelConfig:
             fields["moe"] = experts_entry(fields["moe"].pop("experts")) | fields["moe"]
         fields["origins"] = dict(self.origins)
         return fields
+
+
+TOLD: Mapping[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(ModelConfig) if "told" in field.metadata
+}
+"""The fields that the config says, beside those of official ones, and their defaults."""

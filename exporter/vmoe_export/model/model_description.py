@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model.model_config import Classifier, ModelConfig, MoeConfig, PositionEmbedding, pixels
+from vmoe_export.model.model_config import TOLD, Classifier, ModelConfig, MoeConfig, PositionEmbedding, pixels
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.model.parameters import EXTRA_TOKENS, ROTARY
-from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON
+from vmoe_export.ops.table import ACTIVATIONS
 
 _BLOCK = re.compile(r"Encoder/encoderblock_(0|[1-9]\d*)/")
 _FIRST_BLOCK = "Encoder/encoderblock_0"
@@ -74,18 +74,10 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         mlp_norm=f"{_FIRST_BLOCK}/Mlp/LayerNorm/scale" in facts.shapes,
         gated_mlp=f"{_FIRST_BLOCK}/Mlp/Gate/kernel" in facts.shapes,
         rms_norm=f"{_FIRST_BLOCK}/LayerNorm_0/bias" not in facts.shapes,
-        encoder_norm=_choice(facts, "encoder_norm", (True, False)),
-        norm_after_pooling=_choice(facts, "norm_after_pooling", (False, True)),
-        plain_map_head=_choice(facts, "plain_map_head", (False, True)),
         map_heads=_map_heads(facts, num_heads),
-        map_epsilon=number(facts.config, "map_epsilon", LAYER_NORM_EPSILON),
-        map_front=_choice(facts, "map_front", (False, True)),
         bare_map_head=classifier == "map" and "MapHead/LayerNorm/scale" not in facts.shapes,
         representation_tanh="projection/kernel" not in facts.shapes,
-        activation=_choice(facts, "activation", ACTIVATIONS),
-        normalize=_choice(facts, "normalize", (False, True)),
-        pools=_choice(facts, "pools", (True, False)),
-        stream_scale=number(facts.config, "stream_scale", 1.0),
+        **{field: _told(facts, field, default) for field, default in TOLD.items()},
         origins=facts.origins,
     )
     _check_config(facts, model)
@@ -104,9 +96,11 @@ def _map_heads(facts: ModelFacts, num_heads: int) -> int:
     return kernel[1] if len(kernel) == 3 and kernel[1] != num_heads else 0
 
 
-def _choice(facts: ModelFacts, field: str, choices: tuple[Any, ...]) -> Any:
-    """A field that the configs of official models lack, which have the first of the choices."""
-    value = facts.config.get(field, choices[0])
+def _told(facts: ModelFacts, field: str, default: Any) -> Any:
+    """A field that the configs of official models lack, which have the default."""
+    if isinstance(default, float):
+        return number(facts.config, field, default)
+    choices, value = ACTIVATIONS if field == "activation" else (default, not default), facts.config.get(field, default)
     if value not in choices:
         raise ConfigError(f"the config's {field!r} is {value!r}, not one of {', '.join(map(str, choices))}")
     if field in facts.flags:
