@@ -51,6 +51,7 @@ HWY_ATTR inline void round_row(const float* from, size_t count, float* to) {
 // ---- Epilogues
 
 // Finishes `rows` rows of sums in `tile` and stores them.
+template <bool kMultiplies>
 HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row, const PanelProduct& product) {
   const FloatTag d;
   const Epilogue& epilogue = product.epilogue;
@@ -65,7 +66,7 @@ HWY_ATTR inline void store_tile(const float* tile, size_t rows, size_t first_row
         values = hn::Add(values, left >= kLanes ? hn::LoadU(d, bias) : hn::LoadN(d, bias, left));
       }
       if (epilogue.activation != Activation::kNone) values = activate(epilogue.activation, values);
-      if (epilogue.factor != nullptr) {
+      if constexpr (kMultiplies) {
         const float* factor = epilogue.factor + offset + column;
         values = hn::Mul(values, left >= kLanes ? hn::LoadU(d, factor) : hn::LoadN(d, factor, left));
       }
@@ -195,7 +196,8 @@ HWY_INLINE void multiply_panel(const PanelProduct& product) {
       multiply_rows<kVectors>(product, first_row, rows, ahead, {out, product.out_stride, epilogue.bias});
     } else {
       multiply_rows<kVectors>(product, first_row, rows, ahead, {tile, kTileVectors * kLanes, nullptr});
-      store_tile(tile, rows, first_row, product);
+      epilogue.factor == nullptr ? store_tile<false>(tile, rows, first_row, product)
+                                 : store_tile<true>(tile, rows, first_row, product);
     }
     if (next_bytes > 0) {
       ahead.from = first_row == 0 ? static_cast<const char*>(product.next_panel) : ahead.from + ahead.stride * steps;

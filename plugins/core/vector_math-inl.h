@@ -87,8 +87,9 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   if (activation == Activation::kGeluTanh) {  // -2 / ln 2 * sqrt(2 / pi) * (1 + 0.044715 x^2)
     return hn::MulAdd(square, hn::Set(d, -0.10294324f), hn::Set(d, -2.3022082f));
   }
-  if (activation == Activation::kGeluQuick) return hn::Set(d, -2.4554670f);  // -1.702 / ln 2
-  if (activation == Activation::kSilu) return hn::Set(d, -1.4426950f);       // -1 / ln 2
+  if (activation != Activation::kGeluErf) {
+    return hn::Set(d, activation == Activation::kGeluQuick ? -2.4554670f : -1.4426950f);  // -1.702 / ln 2, -1 / ln 2
+  }
   // Log2(P(-x) / P(x)) / x, P the normal distribution's, in nearly the best polynomial of its degree: it alone puts the
   // quotient off by 7e-8, of itself where that is above 1. In all `activate` is within 2e-7 and `fast_activate` 3e-7.
   const auto inside = hn::Min(square, hn::Set(d, 30.25f));
