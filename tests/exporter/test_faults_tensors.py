@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 from command_runs import Refuse
 from damaged_files import read_tensors, written
+from safetensors.numpy import load_file, save_file
+from variants import VARIANTS
+
+from vmoe_export import CheckpointError, export_bundle
 
 BLOCK = "Encoder/encoderblock_1"
 Tensors = dict[str, np.ndarray]
@@ -91,3 +96,21 @@ def test_export_of_tensors_that_are_no_model_says_so_and_leaves_nothing(
     build: Callable[[], Tensors], names: tuple[str, ...], tmp_path: Path, refuse_export: Refuse
 ) -> None:
     refuse_export(written(tmp_path, build()), names=("ckpt", *names))
+
+
+MISSING = {
+    r"(Norm_\d|encoder_norm|MapHead/LayerNorm)/bias": "encoder_norm/bias",
+    r"MapHead/(LayerNorm|Mlp|.*query)": "MapHead/LayerNorm/bias",
+}
+"""By a regular expression for tensors that official models have, and that models of other families may do without."""
+
+
+@pytest.mark.parametrize("pattern", MISSING)
+def test_an_official_model_without_some_tensors_is_not_taken_for_a_model_of_another_kind(
+    pattern: str, tmp_path: Path
+) -> None:
+    checkpoint = VARIANTS[7].write(tmp_path)
+    tensors = {name: array for name, array in load_file(checkpoint).items() if not re.search(pattern, name)}
+    save_file(tensors, checkpoint)
+    with pytest.raises(CheckpointError, match=f"has no tensor .*{MISSING[pattern]}"):
+        export_bundle(checkpoint, tmp_path / "model.vmoe", **VARIANTS[7].export_options)

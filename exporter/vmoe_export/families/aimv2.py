@@ -53,7 +53,7 @@ def _translate(model: Translation) -> None:
     if not has_head:
         model.model |= {"classifier": "gap", "pools": False}
         return
-    model.model["classifier"] = "map"
+    model.model |= {"classifier": "map", "bare_map_head": True}
     model.vector("MapHead/probe", "head.cls_token", (1, 1, model.width))
     names, has_bias = ("", "head.k_proj", "head.v_proj"), (bias, bias, bias, True)
     model.attention("MapHead/MultiHeadDotProductAttention", names, "head.output_proj", has_bias=has_bias, stream=False)

@@ -175,6 +175,7 @@ def translate_blocks(
     inner = [name for name in ("attn.norm.weight", "mlp.norm.weight") if model.has(f"blocks.0.{name}")]
     if inner and model.norm_epsilon != LAYER_NORM_EPSILON:
         raise ConfigError(f"{inner[0]} can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
+    model.model["rms_norm"] = rms
     for block, ours in model.blocks("blocks.{}.", count_key):
         first, second = (f"{block}{name}" if has_scales else "" for name in scales)
         model.norm(f"{ours}/LayerNorm_0", f"{block}norm1", has_bias=not rms)

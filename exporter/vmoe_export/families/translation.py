@@ -109,6 +109,7 @@ class Translation(ForeignModel):
             mlp_bias: whether the layers of the MLPs have one.
             rms: whether norms are RMS norms.
         """
+        self.model["rms_norm"] = rms
         for block, ours in self.blocks(pattern, "num_hidden_layers"):
             norm_0, query, key, value, out, norm_1, first, second, *scales = (f"{block}{name}" for name in names)
             attention_scale, mlp_scale = scales or ("", "")
@@ -458,6 +459,7 @@ class Translation(ForeignModel):
 
         With `wide`, they are RMS norms of all heads together, with our epsilon. Call this after `attention`.
         """
+        self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):  # as the stream in front of other norms
