@@ -1,6 +1,6 @@
-"""Where a V-MoE B/16 spends the time of one image at C = 0.3, k = 1, and the least that this machine can take for it.
+"""Where a V-MoE B/16 spends the time of a call at C = 0.3, k = 1, and the least that this machine can take for it.
 
-    python benchmarks/layers.py [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
+    python benchmarks/layers.py [--batch 1] [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
 
 Times are those of ONNX Runtime's profile of the bundle's ops, medians over the calls. The floor of a layer is the larger of
 two times: that of reading its weights once at the rate of the memory, of the experts those that got a token, and that of its
@@ -70,8 +70,8 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
     return total
 
 
-def multiply_adds(shape: ModelShape, merge: int, kept: int) -> dict[str, tuple[int, int]]:
-    """Of an image by kind of layer, with weights and with keys and values; `kept` pairs are computed."""
+def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple[float, float]]:
+    """Of an image by kind of layer, with weights and with keys and values; `kept` of its pairs are computed."""
     tokens, width, last = tokens_of_blocks(shape, merge), shape.width, shape.num_layers - 1
     left = [1 if i == last else tokens[i + 1] for i in range(shape.num_layers)]  # of the last block the class token alone
     queries = [1 if i == last and i not in shape.moe_layers else tokens[i] for i in range(shape.num_layers)]
@@ -100,17 +100,19 @@ def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> f
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 where other processes took too much of the machine."""
     parser = argparse.ArgumentParser(description="Where a V-MoE B/16 spends its time.")
+    parser.add_argument("--batch", type=count, default=1, help="images of a call (default: 1)")
     parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "int4"), default="bf16")
     parser.add_argument("--merge", type=int, default=0, help="tokens that each block merges (default: 0)")
     parser.add_argument("--rounds", type=count, default=30, help="timed calls (default: 30)")
     given = parser.parse_args(arguments)
     model = prepare("b16", Path("build", "speed", "work"))
-    path, images = model.bundle("sparse", given.precision), model.images(_MANY_IMAGES)
+    path, many = model.bundle("sparse", given.precision), model.images(_MANY_IMAGES)
+    images = model.images(given.batch)
     with Engine.load(path, backend="onnxruntime", threads=given.threads, verify=False) as engine:
         profile = engine.setting(_PROFILE, merge=given.merge)
         assert profile is not None
-        routes, settings = engine.routing(images[:1], profile), dict[str, Any](profile.inputs)
+        routes, settings = engine.routing(images, profile), dict[str, Any](profile.inputs)
         shape, runtime = ModelShape.of(engine.manifest.model), engine.backend_description
     pairs = {}
     for name, route in routes.items():
@@ -123,18 +125,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with OthersWatch() as others:
         rate = memory_rate(given.threads)
         peaks = [
-            products_peak(bundle, shape, images, given.threads)
+            products_peak(bundle, shape, many, given.threads)
             for bundle in (path, model.bundle("sparse", "bf16") if given.precision.startswith("int") else path)
         ]
-        taken = profiled(path, {"image": images[:1]} | settings, given.threads, given.rounds)
-    read, products = bytes_read(path, used), multiply_adds(shape, given.merge, kept)
+        taken = profiled(path, {"image": images} | settings, given.threads, given.rounds)
+    read, products = bytes_read(path, used), multiply_adds(shape, given.merge, kept / given.batch)
     rows: list[Any] = []
     for kind, ms in sorted(taken.items(), key=lambda item: -item[1]):
-        macs = products.get(kind, (0, 0))
+        macs = [given.batch * image_macs for image_macs in products.get(kind, (0, 0))]
         floor = max(read[kind] / rate, sum(macs[i] / peaks[i] for i in range(2)))
         rows.append((kind, ms, read[kind] / 1e6, sum(macs) / 1e6, floor))
     rows.append(("the call", *np.sum([row[1:] for row in rows], axis=0)))
-    print(f"{cpu_model()}, {given.threads} threads, {runtime}; {given.precision}, R = {given.merge}, {kept:,} pairs.")
+    called = f"{given.precision}, batch {given.batch}, R = {given.merge}, {kept:,} pairs"
+    print(f"{cpu_model()}, {given.threads} threads, {runtime}; {called}.")
     print(f"Memory {rate / 1e6:.1f} GB/s, peak {peaks[0] / 1e6:,.0f} GMAC/s. Other processes took {others.share:.0%}.\n")
     head = ["", "ms", "MB of weights", "million multiply-adds", "floor, ms", "floor / time"]
     form = ("{}", "{:.2f}", "{:.1f}", "{:,.0f}", "{:.2f}", "{:.0%}")

@@ -1,6 +1,6 @@
 """How fast this engine is on a CPU, beside a dense ViT and the same V-MoE in other runtimes, interleaved in one run.
 
-    python benchmarks/speed.py [--models b16 s32] [--batch 1 8 32] [--threads 1 2]
+    python benchmarks/speed.py [--models b16 s32] [--experts 8] [--batch 1 8 32] [--threads 1 2]
                                [--settings c0.3-k1 c0.3-k1-pool-r8 ...]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [--table]
                                [-o DIR]
@@ -58,6 +58,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--models", nargs="+", choices=MODELS)
+    parser.add_argument("--experts", nargs="+", type=count, default=[8], metavar="N", help="of each MoE layer (default: 8)")
     parser.add_argument("--batch", nargs="+", type=count, metavar="N")
     parser.add_argument("--threads", nargs="+", type=count, metavar="N")
     parser.add_argument("--settings", nargs="+", metavar="SETTING", help="of the V-MoE, such as c0.3-k1-pool-r8")
@@ -78,8 +79,8 @@ def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
         names.remove("dense-openvino-int8")
         print(f"Left out: dense-openvino-int8, as {reason}.\n")
     print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")
-    for name, threads, batch in itertools.product(given.models, given.threads, given.batch):
-        model = prepare(name, given.output / "work")
+    for size, experts, threads, batch in itertools.product(given.models, given.experts, given.threads, given.batch):
+        model = prepare(size, given.output / "work", experts)
         cell = Cell(model, batch, threads, {setting: model.profile(setting) for setting in given.settings})
         measured, share = measure(cell, names, given.rounds)
         if not given.table:

@@ -34,7 +34,7 @@ Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
 _SIZES = {size.replace("/", "").lower(): (variant, 224, 1000) for size, variant in samples.VARIANTS.items()}
 _SIZES["tiny"] = (samples.Variant(128, 4, 256, 2, 8), 64, 64)
 MODELS = tuple(_SIZES)
-_BALANCING_IMAGES, _BALANCING_RATIO = 8, 4
+_EXPERTS, _BALANCING_IMAGES, _BALANCING_RATIO = 8, 8, 4
 
 
 def noise(*shape: int) -> Array:
@@ -46,13 +46,19 @@ def noise(*shape: int) -> Array:
 class Model:
     """A V-MoE and the dense ViT of the same width and depth; bundles are exported when they are first asked for."""
 
-    name: str
+    size: str
+    experts: int
     configs: Mapping[Kind, ModelConfig]
     folder: Path
 
+    @property
+    def name(self) -> str:
+        """Of its size and, unless these are 8, its experts, such as `b16-e32`."""
+        return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
+
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
         """The bundle in a precision; exported where it isn't there, or another exporter made it."""
-        path = self.folder / f"{self.name}-{kind}-{precision}.vmoe"
+        path = self._path(kind, f"-{precision}.vmoe")
         stamp = path.with_suffix(".exporter")
         if not (path.exists() and stamp.exists() and stamp.read_text() == _exporter_hash()):
             options: dict[str, Any] = {"capacity": [0.3], "k": [1], "group": "image"} if kind == "sparse" else {}
@@ -62,13 +68,16 @@ class Model:
 
     def checkpoint(self, kind: Kind) -> Path:
         """The checkpoint; written where it isn't there."""
-        path, config = self.folder / f"{self.name}-{kind}.safetensors", self.configs[kind]
+        path, config = self._path(kind, ".safetensors"), self.configs[kind]
         if not path.exists():
             make = samples.random_weights(0)
             routers = _balanced_routers(config, make) if config.moe else {}
             tensors = parameter_shapes(config)
             samples.write_checkpoint(path, tensors, lambda name, shape: routers.get(name, make(name, shape)))
         return path
+
+    def _path(self, kind: Kind, ending: str) -> Path:
+        return self.folder / f"{self.name if kind == 'sparse' else self.size}-{kind}{ending}"
 
     def images(self, batch: int) -> Array:
         """Uniform noise, float32[N,H,W,C] in [-1, 1]."""
@@ -80,18 +89,20 @@ class Model:
         return Bundle.open(self.bundle("sparse"), verify=False).manifest.rules.named(setting)
 
 
-def prepare(name: str, folder: Path, experts: int = 8, placement: str = "Every 2", pixels: int | None = None) -> Model:
+def prepare(
+    size: str, folder: Path, experts: int = _EXPERTS, placement: str = "Every 2", pixels: int | None = None
+) -> Model:
     """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`.
 
     `placement` says which blocks have experts, such as "Last 5"; images have `pixels` x `pixels`, or as many as usual,
     without those at the edge that make no whole patch.
     """
-    variant, usual_pixels, classes = _SIZES[name]
+    variant, usual_pixels, classes = _SIZES[size]
     whole = (pixels or usual_pixels) // variant.patch * variant.patch
     layers = samples.moe_layers(placement, variant.num_layers)
     folder.mkdir(parents=True, exist_ok=True)
     sparse, dense = (samples.describe(variant, whole, classes, experts, where) for where in (layers, ()))
-    return Model(name, {"sparse": sparse, "dense": dense}, folder)
+    return Model(size, experts, {"sparse": sparse, "dense": dense}, folder)
 
 
 class _Balancing(Vmoe):
