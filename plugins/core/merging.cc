@@ -4,14 +4,15 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-
-#include "core/workspace.h"
+#include <utility>
 
 namespace vmoe {
 namespace {
 
 constexpr float kEpsilon = 1e-12f;  // under the root of a key's length
 constexpr size_t kScoreRows = 16;   // whose scores are held at once
+constexpr size_t kKeysAtOnce = 8;
+constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
@@ -20,22 +21,40 @@ size_t every_second(size_t first, size_t tokens) { return tokens > first ? (toke
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
-// The mean of a token's keys over the heads, as a unit vector.
-void unit_key(const MergingKeys& keys, size_t token, float* to) {
-  if (keys.size == 0) return;  // of any number of heads
-  const float* from = keys.values + token * keys.token_stride;
+// The means of some tokens' keys over the heads, as unit vectors. The sums of their squares, each a chain of additions,
+// are taken side by side.
+void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   const float share = 1.0f / static_cast<float>(keys.heads);
-  std::copy(from, from + keys.size, to);
-  for (size_t head = 1; head < keys.heads; ++head) {
-    for (size_t i = 0; i < keys.size; ++i) to[i] += from[head * keys.head_stride + i];
+  float squares[kKeysAtOnce] = {};
+  for (size_t t = 0; t < count; ++t) {
+    const float* from = keys.values + (first + t) * keys.token_stride;
+    float* mean = to + t * keys.size;
+    std::copy(from, from + keys.size, mean);
+    for (size_t head = 1; head < keys.heads && !keys.summed; ++head) {
+      for (size_t i = 0; i < keys.size; ++i) mean[i] += from[head * keys.size + i];
+    }
+    for (size_t i = 0; i < keys.size; ++i) mean[i] *= share;
   }
-  float squares = 0;
   for (size_t i = 0; i < keys.size; ++i) {
-    to[i] *= share;
-    squares += to[i] * to[i];
+    for (size_t t = 0; t < count; ++t) squares[t] += to[t * keys.size + i] * to[t * keys.size + i];
   }
-  const float length = std::sqrt(squares + kEpsilon);
-  for (size_t i = 0; i < keys.size; ++i) to[i] /= length;
+  for (size_t t = 0; t < count; ++t) {
+    const float length = std::sqrt(squares[t] + kEpsilon);
+    for (size_t i = 0; i < keys.size; ++i) to[t * keys.size + i] /= length;
+  }
+}
+
+// Of scores that are not NaN, or kNoScore: side by side, as one chain of comparisons would take their latency.
+float largest_of(const float* scores, size_t count) {
+  constexpr size_t kChains = 16;
+  float largest[kChains];
+  std::fill_n(largest, kChains, kNoScore);
+  for (size_t first = 0; first < count; first += kChains) {
+    for (size_t i = 0; i < std::min(kChains, count - first); ++i) {
+      largest[i] = scores[first + i] > largest[i] ? scores[first + i] : largest[i];
+    }
+  }
+  return *std::max_element(largest, largest + kChains);
 }
 
 // For each token that may join one the likest that may be joined, and how like it is.
@@ -47,7 +66,9 @@ void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix,
   auto* unit = workspace.take<float>(tokens * keys.size);
   auto* packed = workspace.take<float>(packed_elements(kernels, keys.size, columns));
   auto* scores = workspace.take<float>(kScoreRows * columns);
-  for (size_t token = std::min(first, joined); token < tokens; ++token) unit_key(keys, token, unit + token * keys.size);
+  for (size_t token = std::min(first, joined); token < tokens && keys.size > 0; token += kKeysAtOnce) {
+    unit_keys(keys, token, std::min(kKeysAtOnce, tokens - token), unit + token * keys.size);
+  }
   for_each_panel(kernels, keys.size, columns, [&](size_t column, size_t count, size_t place) {
     pack_transposed_panel(kernels, unit + (joined + 2 * column) * keys.size, 2 * keys.size, keys.size, count,
                           packed + place);
@@ -59,17 +80,10 @@ void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix,
                      width, scores + column, columns);
     });
     for (size_t r = 0; r < count; ++r) {
-      float best = -std::numeric_limits<float>::infinity();
-      uint32_t to = 0;
-      for (size_t column = 0; column < columns; ++column) {
-        const float score = scores[r * columns + column];
-        if (score > best) {  // never of NaN
-          best = score;
-          to = static_cast<uint32_t>(column);
-        }
-      }
-      likest[row + r] = to;
-      likeness[row + r] = best;
+      const float* mine = scores + r * columns;
+      likeness[row + r] = largest_of(mine, columns);
+      const float* found = std::find(mine, mine + columns, likeness[row + r]);
+      likest[row + r] = likeness[row + r] == kNoScore ? 0 : static_cast<uint32_t>(found - mine);
     }
   }
 }
@@ -82,78 +96,93 @@ size_t count_merged(size_t tokens, int64_t merge, size_t prefix) {
   return static_cast<uint64_t>(merge) < most ? static_cast<size_t>(merge) : most;
 }
 
-void merge_image(const Kernels& kernels, const Merging& merging, size_t image, size_t tokens, size_t width,
-                 const float* x, const MergingKeys& keys, float* y) {
-  const size_t prefix = merging.prefix, left = tokens - merging.count;
-  const size_t first = first_joining(prefix), joined = first_joined(prefix);
-  const size_t joining = every_second(first, tokens);
+ImageMerging::ImageMerging(const Merging& merging, size_t tokens, Workspace& memory)
+    : merging_(merging),
+      tokens_(tokens),
+      first_(first_joining(merging.prefix)),
+      joined_(first_joined(merging.prefix)),
+      behind_(static_cast<int32_t>(merging.prefix + every_second(first_, tokens) - merging.count)),
+      place_(memory.take<int32_t>(tokens)),
+      total_(memory.take<float>(tokens - merging.count)) {}
+
+void ImageMerging::find(const Kernels& kernels, size_t image, const MergingKeys& keys) {
+  const size_t count = merging_.count, left = tokens_ - count, joining = every_second(first_, tokens_);
   Workspace workspace;
   auto* likest = workspace.take<uint32_t>(joining);
   auto* order = workspace.take<uint32_t>(joining);
   auto* likeness = workspace.take<float>(joining);
-  auto* place = workspace.take<int32_t>(tokens);
-  auto* total = workspace.take<float>(left);
-  find_likest(kernels, keys, prefix, tokens, likest, likeness);
+  find_likest(kernels, keys, merging_.prefix, tokens_, likest, likeness);
   for (size_t i = 0; i < joining; ++i) order[i] = static_cast<uint32_t>(i);
-  std::nth_element(order, order + merging.count - 1, order + joining, [likeness](uint32_t a, uint32_t b) {
+  std::nth_element(order, order + count - 1, order + joining, [likeness](uint32_t a, uint32_t b) {
     return likeness[a] != likeness[b] ? likeness[a] > likeness[b] : a < b;
   });
-  const size_t behind = prefix + joining - merging.count;
-  std::fill(place, place + tokens, -1);
-  for (size_t i = 0; i < merging.count; ++i) {
-    place[first + size_t{2} * order[i]] = static_cast<int32_t>(behind + likest[order[i]]);
+  std::fill(place_, place_ + tokens_, -1);
+  for (size_t i = 0; i < count; ++i) {
+    place_[first_ + size_t{2} * order[i]] = behind_ + static_cast<int32_t>(likest[order[i]]);
   }
-  int32_t stays = 0;
-  for (; stays < static_cast<int32_t>(prefix); ++stays) place[stays] = stays;
-  for (size_t token = first; token < tokens; token += 2) {
-    if (place[token] < 0) place[token] = stays++;
+  int32_t stays = 0, next = behind_;
+  for (; stays < static_cast<int32_t>(merging_.prefix); ++stays) place_[stays] = stays;
+  for (size_t token = first_; token < tokens_; token += 2) {
+    if (place_[token] < 0) place_[token] = stays++;
   }
-  for (size_t token = joined, next = behind; token < tokens; token += 2) place[token] = static_cast<int32_t>(next++);
+  for (size_t token = joined_; token < tokens_; token += 2) place_[token] = next++;
 
-  const float* sizes = merging.sizes + image * tokens;
-  std::fill(total, total + left, 0.0f);
-  for (size_t token = 0; token < tokens; ++token) total[place[token]] += sizes[token];
-  const auto joins = [&](size_t token) {
-    return token >= first && (token - first) % 2 == 0 && place[token] >= static_cast<int32_t>(behind);
-  };
-  const auto join_rows = [&](const float* from, size_t columns, float* to) {
-    const auto row = [&](size_t token) { return to + static_cast<size_t>(place[token]) * columns; };
-    for (size_t token = 0; token < tokens; ++token) {
-      if (!joins(token)) std::memcpy(row(token), from + token * columns, columns * sizeof(float));
-    }
-    // What is joined becomes a sum before the first token is added to it, and a mean after the last.
-    for (size_t token = joined; token < tokens; token += 2) {
-      if (total[place[token]] == sizes[token]) continue;
-      for (size_t i = 0; i < columns; ++i) row(token)[i] *= sizes[token];
-    }
-    for (size_t token = first; token < tokens; token += 2) {
-      if (!joins(token)) continue;
-      for (size_t i = 0; i < columns; ++i) row(token)[i] += sizes[token] * from[token * columns + i];
-    }
-    for (size_t token = joined; token < tokens; token += 2) {
-      if (total[place[token]] == sizes[token]) continue;
-      for (size_t i = 0; i < columns; ++i) row(token)[i] /= total[place[token]];
-    }
-  };
-  join_rows(x, width, y);
-  if (merging.merged_coordinates != nullptr) {
-    const size_t count = merging.coordinate_count;
-    join_rows(merging.coordinates + image * tokens * count, count, merging.merged_coordinates + image * left * count);
+  sizes_ = merging_.sizes + image * tokens_;
+  std::fill(total_, total_ + left, 0.0f);
+  for (size_t token = 0; token < tokens_; ++token) total_[place_[token]] += sizes_[token];
+  if (merging_.merged_sizes != nullptr) std::copy(total_, total_ + left, merging_.merged_sizes + image * left);
+  if (merging_.merged_coordinates != nullptr) {
+    const size_t columns = merging_.coordinate_count;
+    merge_rows(merging_.coordinates + image * tokens_ * columns, columns,
+               merging_.merged_coordinates + image * left * columns);
   }
-  if (merging.merged_sizes != nullptr) std::copy(total, total + left, merging.merged_sizes + image * left);
-  if (merging.merged_token == nullptr) return;
-  for (size_t i = 0; i < merging.all_tokens; ++i) {
-    const int32_t now = merging.token[image * merging.all_tokens + i];
-    merging.merged_token[image * merging.all_tokens + i] = now < 0 ? -1 : place[now];
+  for (size_t i = 0; i < merging_.all_tokens && merging_.merged_token != nullptr; ++i) {
+    const int32_t now = merging_.token[image * merging_.all_tokens + i];
+    merging_.merged_token[image * merging_.all_tokens + i] = now < 0 ? -1 : place_[now];
   }
+}
+
+bool ImageMerging::joins(size_t token) const {
+  return token >= first_ && (token - first_) % 2 == 0 && place_[token] >= behind_;
+}
+
+void ImageMerging::join_rows(const float* joining, size_t columns, float* to) const {
+  const auto row = [&](size_t token) { return to + place(token) * columns; };
+  // What is joined becomes a sum before the first token is added to it, and a mean after the last.
+  for (size_t token = joined_; token < tokens_; token += 2) {
+    if (total_[place_[token]] == sizes_[token]) continue;
+    for (size_t i = 0; i < columns; ++i) row(token)[i] *= sizes_[token];
+  }
+  for (size_t token = first_; token < tokens_; token += 2) {
+    if (!joins(token)) continue;
+    for (size_t i = 0; i < columns; ++i) row(token)[i] += sizes_[token] * joining[i];
+    joining += columns;
+  }
+  for (size_t token = joined_; token < tokens_; token += 2) {
+    if (total_[place_[token]] == sizes_[token]) continue;
+    for (size_t i = 0; i < columns; ++i) row(token)[i] /= total_[place_[token]];
+  }
+}
+
+void ImageMerging::merge_rows(const float* from, size_t columns, float* to) const {
+  Workspace workspace;
+  auto* joining = workspace.take<float>(merging_.count * columns);
+  float* next = joining;
+  for (size_t token = 0; token < tokens_; ++token, from += columns) {
+    float* row = to + place(token) * columns;
+    if (joins(token)) row = std::exchange(next, next + columns);
+    std::memcpy(row, from, columns * sizeof(float));
+  }
+  join_rows(joining, columns, to);
 }
 
 void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, size_t images, size_t tokens,
                   size_t width, size_t heads, const float* x, const float* k, float* y, const TaskRunner& runner) {
   parallel_for(runner, images, [&](size_t image) {
-    const MergingKeys keys{k + image * tokens * width, width, width / heads, heads, width / heads};
-    merge_image(kernels, merging, first + image, tokens, width, x + image * tokens * width, keys,
-                y + image * (tokens - merging.count) * width);
+    Workspace workspace;
+    ImageMerging merged(merging, tokens, workspace);
+    merged.find(kernels, first + image, {k + image * tokens * width, width, heads, width / heads});
+    merged.merge_rows(x + image * tokens * width, width, y + image * (tokens - merging.count) * width);
   });
 }
 

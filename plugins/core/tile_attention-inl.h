@@ -102,14 +102,16 @@ HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, c
     last[i] = -std::numeric_limits<float>::infinity();
   }
   constexpr size_t kVectors = kPanelColumns / kLanes;
-  for (size_t i = 0; added != nullptr && i < panels * kPanelColumns; i += kLanes) {
-    float* score = scores + i / kPanelColumns * stride + i % kPanelColumns;
-    hn::Store(hn::Add(hn::Load(d, score), hn::LoadU(d, added + i)), d, score);
-  }
-  auto largest = hn::Load(d, scores);
+  auto largest = hn::Set(d, -std::numeric_limits<float>::infinity());
   for (size_t panel = 0; panel < panels; ++panel) {
 #pragma GCC unroll 8
-    for (size_t v = 0; v < kVectors; ++v) largest = hn::Max(largest, hn::Load(d, scores + panel * stride + v * kLanes));
+    for (size_t v = 0; v < kVectors; ++v) {
+      float* score = scores + panel * stride + v * kLanes;
+      if (added != nullptr) {
+        hn::Store(hn::Add(hn::Load(d, score), hn::LoadU(d, added + panel * kPanelColumns + v * kLanes)), d, score);
+      }
+      largest = hn::Max(largest, hn::Load(d, score));
+    }
   }
   largest = hn::MaxOfLanes(d, largest);
   const auto slope = hn::Set(d, scale * 1.4426950408889634f);

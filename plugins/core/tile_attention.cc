@@ -124,11 +124,11 @@ class Block {
     std::vector<Stage> stages;
     stages.push_back(make_stage(this, row_tiles, 1, &Block::normalize));
     stages.push_back(make_stage(this, 3 * lines(), 2, &Block::project));
-    stages.push_back(make_stage(this, images_of_group_ * heads_, 1, &Block::mix));
+    stages.push_back(make_stage(this, images_of_group_ * (heads_ + merges()), 1, &Block::mix_and_find_merging));
     const size_t asking_tiles = divide_up(images_of_group_ * queries_, kRowsPerTile);
     if (packs()) stages.push_back(make_stage(this, asking_tiles, 1, &Block::pack));
     stages.push_back(make_stage(this, out_.matrix->panels(), 1, &Block::project_out));
-    if (merging_.count > 0) stages.push_back(make_stage(this, images_of_group_, 1, &Block::merge));
+    if (merges()) stages.push_back(make_stage(this, images_of_group_, 1, &Block::join));
     run_stages(runner, groups_, stages, kernels_.needs_tile_configuration);
   }
 
@@ -140,10 +140,16 @@ class Block {
     char* query = nullptr;  // [image][head][line] of row tiles
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
-    PackedRows mixed;            // activations of the output's projection
-    float* exact = nullptr;      // where it packs(): f32[rows, D] before that
-    float* exact_key = nullptr;  // where tokens are merged: f32[rows, lines * 32] before they are rounded
-    float* whole = nullptr;      // f32[rows, D] before it is merged
+    PackedRows mixed;        // activations of the output's projection
+    float* exact = nullptr;  // where it packs(): f32[rows, D] before that
+    // Where tokens are merged: keys before they are rounded, f32[rows, lines * 32], or the sums of each row's heads,
+    // f32[rows, D / H]; what becomes of an image's tokens; rows f32[D] of those that join others, by image; and where
+    // each row of what the block gives is.
+    float* exact_key = nullptr;
+    bool sums_keys = false;
+    std::vector<ImageMerging> merging;
+    float* joining = nullptr;
+    float** out_row = nullptr;
   };
 
   const LayerNorm norm_, mixed_norm_;
@@ -164,13 +170,17 @@ class Block {
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
   int32_t* asking_ = nullptr;        // the rows of a group that ask
+  size_t* whole_column_ = nullptr;   // of exact keys by panel: as they are
+  size_t* summed_column_ = nullptr;  // and where heads are summed
   size_t* rotation_offset_[2] = {};  // of all rows that ask, and of all rows
-  std::vector<Slot> slots_;
+  mutable std::vector<Slot> slots_;  // stages of a group leave there what later ones need
   Workspace workspace_;
   const RotationTable rotation_;
 
   // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
   bool packs() const { return quantized_ || cut_ || mixed_norm_; }
+  bool merges() const { return merging_.count > 0; }
+  size_t key_stride(bool summed) const { return summed ? width_ / heads_ : lines() * kPanelColumns; }
   // Of all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
@@ -191,6 +201,8 @@ class Block {
     key_ = weights.key.with_padding(workspace_);
     value_ = weights.value.with_padding(workspace_);
     out_ = weights.out.with_padding(workspace_);
+    whole_column_ = workspace_.take<size_t>(lines());
+    summed_column_ = workspace_.take<size_t>(lines());
     row_offset_ = workspace_.take<size_t>(asking);
     mixed_offset_ = workspace_.take<size_t>(asking);
     query_offset_ = workspace_.take<size_t>(asking);
@@ -203,9 +215,11 @@ class Block {
       slot.key = workspace_.take<char>(rows * lines() * kLineBytes);
       slot.value = workspace_.take<char>(rows * lines() * kLineBytes);
       slot.mixed = out_.take_rows(workspace_, asking);
-      if (merging_.count > 0) {
+      if (merges()) {
         slot.exact_key = workspace_.take<float>(rows * lines() * kPanelColumns);
-        slot.whole = workspace_.take<float>(rows * width_);
+        slot.joining = workspace_.take<float>(images_of_group_ * merging_.count * width_);
+        slot.out_row = workspace_.take<float*>(rows);
+        for (size_t i = 0; i < images_of_group_; ++i) slot.merging.emplace_back(merging_, tokens_, workspace_);
       }
       if (packs()) slot.exact = workspace_.take<float>(asking * width_);
     }
@@ -226,6 +240,10 @@ class Block {
       rotation_offset_[i] = workspace_.take<size_t>(images_ * rows);
       for (size_t row = 0; row < images_ * rows; ++row)
         rotation_offset_[i][row] = rotation_.place(row / rows, row % rows);
+    }
+    for (size_t panel = 0; panel < lines(); ++panel) {
+      whole_column_[panel] = panel * kPanelColumns;
+      summed_column_[panel] = panel * kPanelColumns % (width_ / heads_);
     }
     for (size_t row = 0; row < images_of_group_ * tokens_; ++row) {
       const size_t image = row / tokens_;
@@ -252,7 +270,10 @@ class Block {
 
   // Panels of the query's, the key's and the value's projection, one after the other.
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
-    const Slot& memory = slots_[slot];
+    Slot& memory = slots_[slot];
+    // A thread that projects all panels sums the keys of heads as it does, which then stay in its cache.
+    const bool sums_keys = !cut_ && end - begin == 3 * lines();
+    if (begin == 0) memory.sums_keys = sums_keys;
     const struct {
       const LinearWeights& weights;
       const PackedRows& rows;
@@ -282,15 +303,41 @@ class Block {
         product.rotation_period = rotation_.period();
         product.rotation_column = panel * kPanelColumns;
       }
-      if (i == 1 && memory.exact_key != nullptr) {
-        product.exact = memory.exact_key + panel * kPanelColumns;
-        product.exact_stride = lines() * kPanelColumns;
+      if (i == 1 && merges()) {
+        product.exact = memory.exact_key;
+        product.exact_stride = key_stride(sums_keys);
+        product.exact_column = (sums_keys ? summed_column_ : whole_column_) + panel;
+        product.exact_fresh = sums_keys ? lines() / heads_ : lines();
       }
       kernels_.multiply(product);
     }
   }
 
-  // Heads of the group's images, one after the other.
+  // Heads of the group's images, one after the other, and then for each image where its tokens go.
+  void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
+    const size_t heads = images_of_group_ * heads_;
+    if (begin < heads) mix(group, slot, begin, std::min(end, heads));
+    if (end > heads) find_merging(group, slot, std::max(begin, heads) - heads, end - heads);
+  }
+
+  void find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
+    Slot& memory = slots_[slot];
+    const size_t stride = key_stride(memory.sums_keys), count = merging_.count;
+    for (size_t i = begin; i < std::min(end, images_of(group)); ++i) {
+      const size_t image = group * images_of_group_ + i;
+      ImageMerging& merging = memory.merging[i];
+      merging.find(kernels_, image,
+                   {memory.exact_key + i * tokens_ * stride, stride, heads_, width_ / heads_, memory.sums_keys});
+      float* joining = memory.joining + i * count * width_;
+      float* y = y_ + image * (tokens_ - count) * width_;
+      for (size_t token = 0; token < tokens_; ++token) {
+        const bool joins = merging.joins(token);
+        memory.out_row[i * tokens_ + token] = joins ? joining : y + merging.place(token) * width_;
+        if (joins) joining += width_;
+      }
+    }
+  }
+
   void mix(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
     TileHead head;
@@ -319,8 +366,10 @@ class Block {
       head.k = place(memory.key, head.line_stride, tokens_, own[1]);
       head.v = place(memory.value, head.line_stride, tokens_, own[2]);
       head.offset = mixed_offset_ + image * queries_;
-      const size_t first = first_row(group) + image * tokens_;
-      head.added = added_to_scores(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
+      if (i == begin || i % heads_ == 0) {
+        const size_t first = first_row(group) + image * tokens_;
+        head.added = added_to_scores(merging_.sizes == nullptr ? nullptr : merging_.sizes + first, head, added);
+      }
       if (packs()) {
         head.out = memory.exact + column;
         head.out_columns = head.size;
@@ -348,18 +397,17 @@ class Block {
     const size_t place = first_asking(group) * width_ + begin * kPanelColumns;
     product.addend = (some_ask() ? y_ : x_) + place;
     product.out = y_ + place;
-    if (memory.whole != nullptr) product.out = memory.whole + begin * kPanelColumns;
+    product.out_row = memory.out_row;
+    product.out_column = begin * kPanelColumns;
     kernels_.multiply(product);
   }
 
-  void merge(size_t group, size_t slot, size_t begin, size_t end) const {
-    const size_t stride = lines() * kPanelColumns;
+  void join(size_t group, size_t slot, size_t begin, size_t end) const {
+    const size_t left = tokens_ - merging_.count;
     for (size_t i = begin; i < std::min(end, images_of(group)); ++i) {
       const size_t image = group * images_of_group_ + i;
-      const MergingKeys keys{slots_[slot].exact_key + i * tokens_ * stride, stride, width_ / heads_, heads_,
-                             width_ / heads_};
-      merge_image(kernels_, merging_, image, tokens_, width_, slots_[slot].whole + i * tokens_ * width_, keys,
-                  y_ + image * (tokens_ - merging_.count) * width_);
+      slots_[slot].merging[i].join_rows(slots_[slot].joining + i * merging_.count * width_, width_,
+                                        y_ + image * left * width_);
     }
   }
 };

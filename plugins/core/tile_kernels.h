@@ -52,11 +52,17 @@ struct TileProduct {
   bool lines = false;
   const float* addend = nullptr;  // float32, at the same offsets; may be `out`; or none
   size_t columns = 0;             // float32: at most panels * 32
-  // Lines: the 32 values before they were rounded as well, f32[row_count, exact_stride]; or none.
-  float* exact = nullptr;
-  size_t exact_stride = 0;
   size_t line_stride = 0;
   void* out = nullptr;
+  // Float32: row r goes to out_row[r], from `out_column` on, instead; or none.
+  float* const* out_row = nullptr;  // [row_count]
+  size_t out_column = 0;
+  // Lines: the values before they were rounded as well, f32[row_count, exact_stride], or none: those of panel p go to
+  // the columns from exact_column[p] on, and are added to what is there from panel `exact_fresh` on.
+  float* exact = nullptr;
+  size_t exact_stride = 0;
+  const size_t* exact_column = nullptr;  // [panels]
+  size_t exact_fresh = 0;
 };
 
 // Rows of float32 that become activations of a product: normalized, rounded, and for int8 scaled.

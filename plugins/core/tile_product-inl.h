@@ -82,16 +82,21 @@ struct Finish {
       }
     }
     const size_t offset = product.offset[row];
-    char* to = static_cast<char*>(product.out) + offset;
     if constexpr (kLines) {
       if (product.cosines != nullptr) rotate(row, column, values);
       if (product.exact != nullptr) {
-        float* exact = product.exact + row * product.exact_stride + column;
-        for (size_t v = 0; v < kVectors; ++v) hn::StoreU(values[v], d, exact + v * kLanes);
+        float* exact = product.exact + row * product.exact_stride + product.exact_column[panel];
+        const bool adds = panel >= product.exact_fresh;
+        for (size_t v = 0; v < kVectors; ++v) {
+          float* to = exact + v * kLanes;
+          hn::StoreU(adds ? hn::Add(hn::LoadU(d, to), values[v]) : values[v], d, to);
+        }
       }
-      store_bf16_line(values, to + panel * product.line_stride);
+      store_bf16_line(values, static_cast<char*>(product.out) + offset + panel * product.line_stride);
     } else {
-      float* out = reinterpret_cast<float*>(to) + column;
+      float* out = product.out_row == nullptr
+                       ? reinterpret_cast<float*>(static_cast<char*>(product.out) + offset) + column
+                       : product.out_row[row] + product.out_column + column;
       const auto* addend =
           product.addend == nullptr
               ? nullptr
