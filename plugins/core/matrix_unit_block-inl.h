@@ -18,6 +18,7 @@
 #include "core/weight_type.h"
 #include "hwy/highway.h"
 
+#if HWY_TARGET == HWY_AVX3_ZEN4  // which kernels for matrix units are compiled for
 HWY_BEFORE_NAMESPACE();
 namespace vmoe {
 namespace HWY_NAMESPACE {
@@ -25,7 +26,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // ---- Tile registers, each of 16 lines of 64 bytes: the processor's, and the same in plain C++
 
-#if defined(__x86_64__)
 // The processor's tile registers, as instructions, so that no compiler needs to know them.
 struct HardwareTiles {
   template <int kTile>
@@ -50,7 +50,6 @@ struct HardwareTiles {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(kPanelColumns * sizeof(float)), "i"(kTile));
   }
 };
-#endif
 
 // The same in plain C++, bit for bit: for machines that have no tile registers.
 class EmulatedTiles {
@@ -187,30 +186,36 @@ struct MatrixUnitBlock {
   }
 
  private:
-  // A step's weights are unpacked, and its sums scaled and added up, in vectors.
+  // A step's weights are unpacked to int8, and its sums scaled and added up, in vectors.
   template <size_t kRowTiles, class Beside>
   static HWY_INLINE void multiply_int4(const TileOperand& operand, const char* panel, size_t steps, float* sums,
                                        Beside& beside) {
     const FloatTag d;
     const SignedTag di;
     const BitsTag du;
+    const hn::Repartition<int8_t, BitsTag> d8;
     HWY_ALIGN char weights[kPanelStepBytes];
     HWY_ALIGN float step_sums[kRowsPerTile * kPanelColumns];
     std::fill_n(sums, kRowTiles * kRowsPerTile * kPanelColumns, 0.0f);
     const char* rows = operand.tiles;
+    const auto low = hn::Set(du, 0x0f0f0f0fu);
+    const auto unpack = [&](Bits packed, uint32_t* to) HWY_ATTR {
+      const auto nibbles = hn::BitCast(d8, hn::And(packed, low));
+      hn::Store(hn::BitCast(du, hn::Sub(nibbles, hn::Set(d8, kInt4Excess))), du, to);
+    };
     Tiles t;
     for (size_t k = 0; k < steps; ++k) {
-      const auto low = hn::Set(du, 0x0f0f0f0fu);
       for (size_t i = 0; i < kTileBytes; i += kLanes * 4) {
         const auto both = hn::LoadU(du, reinterpret_cast<const uint32_t*>(panel + i));
         auto* to = reinterpret_cast<uint32_t*>(weights + i / kLineBytes * 2 * kLineBytes + i % kLineBytes);
-        hn::Store(hn::And(both, low), du, to);
-        hn::Store(hn::And(hn::ShiftRight<4>(both), low), du, to + kRowsPerTile);
+        unpack(both, to);
+        unpack(hn::ShiftRight<4>(both), to + kRowsPerTile);
       }
+      Floats scales[kPanelColumns / kLanes];
+      for (size_t v = 0; v < kPanelColumns / kLanes; ++v) scales[v] = int4_scale(panel, v * kLanes);
       for (size_t tile = 0; tile < kRowTiles; ++tile) {
-        const char* mine = rows + tile * operand.row_tile_stride;
         asm volatile("" : : : "memory");
-        t.template load<4>(mine);
+        t.template load<4>(rows + tile * operand.row_tile_stride);
         t.template load<5>(weights);
         t.template load<6>(weights + kTileBytes);
         t.template zero<0>();
@@ -220,13 +225,14 @@ struct MatrixUnitBlock {
         t.template store<0>(step_sums);
         t.template store<1>(step_sums + kPanelColumns / 2);
         asm volatile("" : : : "memory");
-        const auto* excess = reinterpret_cast<const int32_t*>(mine + kTileBytes);
-        for (size_t i = 0; i < kRowsPerTile * kPanelColumns; i += kLanes) {
-          const auto whole =
-              hn::Add(hn::BitCast(di, hn::Load(d, step_sums + i)), hn::Set(di, excess[i / kPanelColumns]));
-          float* total = sums + tile * kRowsPerTile * kPanelColumns + i;
-          hn::Store(hn::Add(hn::Load(d, total), hn::Mul(hn::ConvertTo(d, whole), int4_scale(panel, i % kPanelColumns))),
-                    d, total);
+        const float* from = step_sums;
+        float* total = sums + tile * kRowsPerTile * kPanelColumns;
+        for (size_t row = 0; row < kRowsPerTile; ++row) {
+#pragma GCC unroll 16
+          for (size_t v = 0; v < kPanelColumns / kLanes; ++v, from += kLanes, total += kLanes) {
+            const auto whole = hn::ConvertTo(d, hn::BitCast(di, hn::Load(d, from)));
+            hn::Store(hn::Add(hn::Load(d, total), hn::Mul(whole, scales[v])), d, total);
+          }
         }
       }
       rows += operand.step_stride;
@@ -249,5 +255,6 @@ struct MatrixUnitBlock {
 }  // namespace HWY_NAMESPACE
 }  // namespace vmoe
 HWY_AFTER_NAMESPACE();
+#endif
 
 #endif  // VMOE_CORE_MATRIX_UNIT_BLOCK_INL_H_
