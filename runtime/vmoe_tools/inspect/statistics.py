@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from vmoe_runtime.routing_kinds import ModelKind
 
 BINS = 20
 """Bins of a gate histogram, of equal width from 0 to 1; the last one includes 1."""
+_EDGES = np.linspace(0, 1, BINS + 1, dtype=np.float32)[1:-1]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class RoutingStatistics:
             num_classes: number of classes of the labels; None without labels.
         """
         self._num_classes = num_classes
-        self._layers: dict[str, _Counts] = {}
+        self._sums: dict[str, dict[str, Any]] = {}
+        self._kinds: dict[str, ModelKind] = {}
 
     def add(self, routing: Mapping[str, Routing], images: int, labels: Array | None = None) -> None:
         """Adds a batch.
@@ -129,81 +131,67 @@ class RoutingStatistics:
             labels: integers[images], 0 to num_classes - 1; None, for all batches, if there are none.
         """
         for name, layer in routing.items():
-            if name not in self._layers:
-                self._layers[name] = _Counts(layer.kind, layer.experts, self._num_classes)
-            self._layers[name].add(layer, images, labels)
+            counts = _count(layer, images, labels, self._num_classes)
+            sums = self._sums.get(name)
+            self._sums[name] = counts if sums is None else {key: sums[key] + count for key, count in counts.items()}
+            self._kinds[name] = layer.kind
 
     def layers(self) -> dict[str, LayerStatistics]:
         """The statistics of each MoE layer by its name; empty before the first batch, and for a dense ViT."""
-        return {name: counts.result() for name, counts in self._layers.items()}
+        return {name: _statistics(self._kinds[name], sums) for name, sums in self._sums.items()}
 
 
-class _Counts:
-    """The sums of one layer."""
+def _count(routing: Routing, images: int, labels: Array | None, num_classes: int | None) -> dict[str, Any]:
+    """What a batch adds to the sums of one layer."""
+    choices, experts = choices_of(routing), routing.experts
+    kept_expert, kept_weight = choices.expert[choices.kept], choices.weight[choices.kept]
+    try:
+        patches = routing.patch_mask()
+    except RoutingError:
+        patches = np.zeros(0, bool)
+    by_class, class_tokens, class_images = np.zeros((3, 0))
+    if labels is not None and num_classes:
+        labels, tokens_of_image = labels.astype(np.int64), len(choices.kept) // images
+        cells = (np.repeat(labels, tokens_of_image)[:, None] * experts + choices.expert)[choices.kept]
+        by_class = np.bincount(cells, kept_weight, num_classes * experts).reshape(num_classes, experts)
+        class_images = np.bincount(labels, minlength=num_classes)
+        class_tokens = class_images * (tokens_of_image // (1 if routing.layout is None else routing.layout.members))
+    return {
+        "images": images,
+        "pairs": choices.kept.size,
+        "load": np.bincount(kept_expert, kept_weight if routing.kind == "soft" else None, experts).astype(np.float64),
+        "requested": np.bincount(np.maximum(choices.expert, 0).ravel(), minlength=experts),
+        "unknown": np.count_nonzero(choices.expert < 0),
+        "patches": patches.size,
+        "patches_kept": np.count_nonzero(patches),
+        "rows": len(choices.kept),
+        "entropy": _entropies(choices.weight.astype(np.float64)).sum() if choices.complete else np.nan,
+        "gates_kept": _histogram(kept_weight),
+        "gates_dropped": _histogram(choices.weight[~choices.kept]),
+        "by_class": by_class,
+        "class_tokens": class_tokens,
+        "class_images": class_images,
+    }
 
-    def __init__(self, kind: ModelKind, num_experts: int, num_classes: int | None) -> None:
-        self.kind: ModelKind = kind
-        self.num_experts = num_experts
-        self.images = self.pairs = self.pairs_kept = 0
-        self.patches = self.patches_kept = 0
-        self.rows, self.entropy, self.knows_entropy = 0, 0.0, True
-        self.load = np.zeros(num_experts)
-        self.requested: Array | None = np.zeros(num_experts, np.int64) if kind == "top-k" else None
-        self.gates_kept, self.gates_dropped = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
-        self.by_class = np.zeros((num_classes or 0, num_experts))
-        self.class_images = np.zeros(num_classes or 0, np.int64)
-        self.tokens_per_image = 0
 
-    def add(self, routing: Routing, images: int, labels: Array | None) -> None:
-        choices = choices_of(routing)
-        self.images += images
-        self.pairs += choices.kept.size
-        self.pairs_kept += int(np.count_nonzero(choices.kept))
-        kept_experts = choices.expert[choices.kept]
-        shares = choices.weight[choices.kept] if self.kind == "soft" else None
-        self.load += np.bincount(kept_experts, shares, self.num_experts)
-        if self.requested is not None:
-            known = choices.expert.min(initial=0) >= 0
-            self.requested = (
-                self.requested + np.bincount(choices.expert.ravel(), minlength=self.num_experts) if known else None
-            )
-        self.gates_kept += _histogram(choices.weight[choices.kept])
-        self.gates_dropped += _histogram(choices.weight[~choices.kept])
-        with suppress(RoutingError):
-            mask = routing.patch_mask()
-            self.patches += mask.size
-            self.patches_kept += int(np.count_nonzero(mask))
-        self.rows += len(choices.kept)
-        self.knows_entropy &= choices.complete
-        if choices.complete:
-            self.entropy += float(_entropies(choices.weight.astype(np.float64)).sum())
-        if labels is not None and len(self.class_images):
-            rows_per_image = len(choices.kept) // images
-            self.tokens_per_image = rows_per_image // (1 if routing.layout is None else routing.layout.members)
-            classes = np.repeat(labels.astype(np.int64), rows_per_image)[:, None] * self.num_experts
-            cells = (classes + np.maximum(choices.expert, 0))[choices.kept]
-            sums = np.bincount(cells, choices.weight[choices.kept], self.by_class.size)
-            self.by_class += sums.reshape(self.by_class.shape)
-            self.class_images += np.bincount(labels.astype(np.int64), minlength=len(self.class_images))
-
-    def result(self) -> LayerStatistics:
-        labelled = self.class_images.any()
-        weights = _ratio(self.by_class, (self.class_images * self.tokens_per_image)[:, None])
-        return LayerStatistics(
-            kind=self.kind,
-            images=self.images,
-            load=self.load.copy(),
-            requested=None if self.requested is None else self.requested.copy(),
-            expert_dropped=None if self.requested is None else _ratio(self.requested - self.load, self.requested),
-            pairs_dropped=None if self.kind == "soft" or not self.pairs else 1 - self.pairs_kept / self.pairs,
-            patches_dropped=1 - self.patches_kept / self.patches if self.patches else None,
-            load_entropy=float(_entropies(_ratio(self.load, np.array(self.load.sum()))[None])[0]),
-            gate_entropy=self.entropy / self.rows if self.knows_entropy and self.rows else None,
-            gates_kept=self.gates_kept.copy(),
-            gates_dropped=self.gates_dropped.copy(),
-            class_weight=weights if labelled else None,
-            class_images=self.class_images.copy() if labelled else None,
-        )
+def _statistics(kind: ModelKind, sums: Mapping[str, Any]) -> LayerStatistics:
+    load, requested = sums["load"], None if kind != "top-k" or sums["unknown"] else sums["requested"]
+    labelled = sums["class_images"].any()
+    return LayerStatistics(
+        kind=kind,
+        images=sums["images"],
+        load=load,
+        requested=requested,
+        expert_dropped=None if requested is None else _ratio(requested - load, requested),
+        pairs_dropped=None if kind == "soft" or not sums["pairs"] else float(1 - load.sum() / sums["pairs"]),
+        patches_dropped=float(1 - sums["patches_kept"] / sums["patches"]) if sums["patches"] else None,
+        load_entropy=float(_entropies(_ratio(load, load.sum())[None])[0]),
+        gate_entropy=None if math.isnan(sums["entropy"]) else float(sums["entropy"] / sums["rows"]),
+        gates_kept=sums["gates_kept"],
+        gates_dropped=sums["gates_dropped"],
+        class_weight=_ratio(sums["by_class"], sums["class_tokens"][:, None]) if labelled else None,
+        class_images=sums["class_images"] if labelled else None,
+    )
 
 
 def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> str:
@@ -218,7 +206,7 @@ def class_name(index: int, class_names: Sequence[str] | None, longest: int) -> s
 
 
 def _histogram(gates: Array) -> Array:
-    counts: Array = np.histogram(gates.clip(0, 1), BINS, (0, 1))[0]
+    counts: Array = np.bincount(_EDGES.searchsorted(gates[~np.isnan(gates)], "right"), minlength=BINS)
     return counts
 
 

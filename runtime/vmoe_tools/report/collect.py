@@ -28,7 +28,7 @@ from vmoe_tools.inspect.samples import Samples, shown_pixels, take_samples
 from vmoe_tools.inspect.statistics import LayerStatistics
 from vmoe_tools.inspect.summary import summarize
 from vmoe_tools.report.contents import BundleContents, Fall, Report, Sample, SettingContents
-from vmoe_tools.report.observer import Observed, PointObserver
+from vmoe_tools.report.observer import PointObserver
 from vmoe_tools.report.plan import Plan, patch_bytes
 from vmoe_tools.terminal import Progress
 
@@ -83,7 +83,7 @@ class Collection:
         available = min(len(self.source) // point.batch_size * point.batch_size for point in plan.points)
         self.samples = choose_samples(self.labels, available, plan.samples)
         classes = None if self.labels is None else manifest.outputs
-        observers = [
+        self.seen = [
             PointObserver(
                 self.samples,
                 kind=point.engine.manifest.probabilities if point.engine.manifest.output == "logits" else None,
@@ -97,11 +97,10 @@ class Collection:
         self.has_halves = all(len(self.source) >= 2 * point.batch_size for point in plan.points)
         cascades = self.may_cascade and self.has_halves
         self.measured: Measured = measure(
-            plan.points, self.source, given["duration"], progress, observers, cascades=cascades
+            plan.points, self.source, given["duration"], progress, self.seen, cascades=cascades
         )
         if self.measured.interrupt:
             raise self.measured.interrupt
-        self.seen: list[Observed] = [observer.result() for observer in observers]
         self.names = manifest.class_names or [f"class {index}" for index in range(manifest.outputs)]
         points = self.measured.points
         self.equal = [] if self.labels is None else recommend(points, recommendable(plan.points), given["max_drop"])
@@ -154,7 +153,7 @@ class Collection:
             notes=self._notes(),
             merged=plan.notes,
         )
-        return Collected(report, dict(seen.layers), self._frames(pictures))
+        return Collected(report, seen.layers, self._frames(pictures))
 
     def _same(self) -> list[float | None]:
         reference = self.seen[self.plan.curves[0].points[-1]].classes
