@@ -85,15 +85,15 @@ def make_network(name: str) -> Network:
 
 
 def load_engine(cell: Cell, precision: str, merge: int = 0) -> Engine:
-    """This engine on a bundle that is exported now."""
-    bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision, merge)
-    return Engine.load(bundle, backend="onnxruntime", threads=cell.threads, verify=False)
+    """This engine on a bundle that is exported now, merging so many tokens in a block."""
+    bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision)
+    return Engine.load(bundle, f"r{merge}" if merge else None, "onnxruntime", cell.threads, verify=False)
 
 
-def load_openvino(cell: Cell, precision: str) -> Call:
+def load_openvino(cell: Cell, precision: str, **nncf: Any) -> Call:
     """What OpenVINO makes of the torch module; in int8 quantized by NNCF, with what is left in bfloat16."""
     model = to_openvino(cell.network, cell.images)
-    call = in_openvino(quantize_for_openvino(model) if precision == "int8" else model, cell.threads, precision)
+    call = in_openvino(quantize_for_openvino(model, **nncf) if precision == "int8" else model, cell.threads, precision)
     return lambda images: call({"image": images})
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,13 @@ import onnx
 import torch
 from command_line import BenchmarkError, cells, count, missing, say, table
 from cpu.cells import distance
-from cpu.int8_peers import NNCF_PACKAGES, quantize_for_openvino, quantize_for_ort
+from cpu.int8_peers import NNCF_PACKAGES
 from cpu.photos import TEST_PHOTOS, carried_file, crops
-from cpu.runs import in_openvino, in_ort
-from cpu.torch_peers import Array, Network, export_network, to_onnx, to_openvino
+from cpu.torch_peers import Network
+from families import Call, Cell, load_engine, load_openvino, load_ort
 from onnx import numpy_helper
 from safetensors.torch import save_file
 
-from vmoe_runtime import Engine
 from vmoe_tools.bench.closeness import Closeness
 
 _PACKAGES = ("transformers", "onnxscript", *NNCF_PACKAGES)
@@ -44,8 +43,6 @@ _NNCF: dict[str, dict[str, Any]] = {
     "preset mixed, SmoothQuant": {"preset": "mixed", "smooth_quant": True},
     "the fastest setting": {},
 }
-
-Call = Callable[[Array], Array]
 
 
 def load_network(folder: Path) -> Network:
@@ -80,29 +77,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     return parser.parse_args(arguments)
 
 
-def load_runs(network: Network, images: Array, folder: Path, threads: int) -> dict[str, Call]:
-    """What is compared, by its name in the table.
-
-    Args:
-        network: the model.
-        images: float32[N,H,W,3] in [-1, 1], whose shape every call has.
-        folder: for checkpoint and bundles.
-        threads: of each runtime.
-    """
-    runs: dict[str, Call] = {}
-    for precision in ("fp32", "bf16", "int8"):
-        bundle = export_network(network, folder, (_PIXELS, _PIXELS), precision)
-        for merged in (0, *_MERGED) if precision == "fp32" else (0,):
-            profile = f"r{merged}" if merged else None
-            title = f"this engine, {precision}" + (f", {merged} tokens merged per block" if merged else "")
-            runs[title] = Engine.load(bundle, profile=profile, backend="onnxruntime", threads=threads)
-    for title, options in _NNCF.items():
-        call = in_openvino(quantize_for_openvino(to_openvino(network, images), **options), threads, "int8")
-        runs[f"OpenVINO, int8 by NNCF, {title}"] = lambda batch, call=call: call({"image": batch})  # type: ignore[misc]
-    graph = to_onnx(network, images)
-    runs["ONNX Runtime, int8 by quantize_dynamic per channel"] = in_ort(
-        quantize_for_ort(graph, ("Attention", "Conv")), threads
-    )
+def load_runs(cell: Cell) -> dict[str, Call]:
+    """What is compared, by its name in the table."""
+    runs: dict[str, Call] = {"this engine, fp32": load_engine(cell, "fp32")}
+    for merged in _MERGED:
+        runs[f"this engine, fp32, {merged} tokens merged per block"] = load_engine(cell, "fp32", merged)
+    runs |= {f"this engine, {precision}": load_engine(cell, precision) for precision in ("bf16", "int8")}
+    runs |= {f"OpenVINO, int8 by NNCF, {title}": load_openvino(cell, "int8", **options) for title, options in _NNCF.items()}
+    runs["ONNX Runtime, int8 by quantize_dynamic per channel"] = load_ort(cell, "int8")
     return runs
 
 
@@ -121,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = np.concatenate([network.outputs(batch) for batch in batches])
     say("loading the runs")
     rows = []
-    for title, call in load_runs(network, batches[0], given.output, given.threads).items():
+    for title, call in load_runs(Cell(network, given.output, batches[0], given.threads)).items():
         say(title)
         found = np.concatenate([call(batch) for batch in batches])
         closeness = Closeness.of(found, wanted, have_classes=False)

@@ -48,7 +48,7 @@ class Network(torch.nn.Module):
             return np.asarray(self(torch.from_numpy(images)))
 
 
-def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str, merge: int = 0) -> Path:
+def export_network(network: Network, folder: Path, size: tuple[int, int], precision: str) -> Path:
     """A bundle in `folder` of what the library saves of a network, for images of `size`, height and width."""
     if network.output:
         network.model.save_pretrained(folder)
@@ -58,9 +58,8 @@ def export_network(network: Network, folder: Path, size: tuple[int, int], precis
     preprocessing |= {"image_mean": list(network.mean), "image_std": list(network.std)}
     if network.output:  # what timm saves says it
         (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    bundle = folder / f"{precision}-r{merge}.vmoe"
-    options = {"merge": merge} if merge else {}
-    export_bundle(folder, bundle, precision=precision, validate=False, force=True, **options)
+    bundle = folder / f"{precision}.vmoe"
+    export_bundle(folder, bundle, precision=precision, validate=False, force=True)
     return bundle
 
 
