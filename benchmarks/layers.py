@@ -30,7 +30,7 @@ from cpu.models import prepare
 from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, memory_rate
 
 import vmoe_runtime
-from vmoe_measure.flops import ModelShape, tokens_of_blocks
+from vmoe_measure.flops import ModelShape, flops_by_kind
 from vmoe_runtime import Engine
 from vmoe_tools.machine import cpu_model
 
@@ -72,19 +72,13 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
 
 def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple[float, float]]:
     """Of an image by kind of layer, with weights and with keys and values; `kept` of its pairs are computed."""
-    tokens, width, last = tokens_of_blocks(shape, merge), shape.width, shape.num_layers - 1
-    left = [1 if i == last else tokens[i + 1] for i in range(shape.num_layers)]  # of the last block the class token alone
-    queries = [1 if i == last and i not in shape.moe_layers else tokens[i] for i in range(shape.num_layers)]
-    routed = sum(tokens[i + 1] * columns for i, columns in zip(shape.moe_layers, shape.router_columns, strict=True))
-    dense = sum(left[i] for i in range(shape.num_layers) if i not in shape.moe_layers)
+    flops = flops_by_kind(shape, [kept, *(0 for _ in shape.moe_layers[1:])], merge)
+    found = {kind: count / 2 for kind, count in flops.items()}
     return {
-        "attention": (
-            2 * width**2 * sum(map(sum, zip(tokens[:-1], queries, strict=True))),
-            2 * width * sum(map(math.prod, zip(tokens[:-1], queries, strict=True))),
-        ),
-        "dense MLPs": (dense * 2 * width * shape.mlp_dim, 0),
-        "experts": (kept * 2 * width * shape.expert_mlp_dim, 0),
-        _REST: (width * (shape.patches * shape.patch_values + shape.classes + routed), 0),
+        "attention": (found["projections"], found["tokens"]),
+        "dense MLPs": (found["dense"], 0),
+        "experts": (found["experts"], 0),
+        _REST: (found["others"], 0),
     }
 
 

@@ -110,8 +110,7 @@ class ModelShape:
 
 def dense_flops(shape: ModelShape) -> int:
     """FLOPs per image of the dense ViT of the same size: every MoE layer an MLP that each token visits once."""
-    blocks = (_dense_block(shape, layer, shape.tokens, shape.tokens) for layer in range(shape.num_layers))
-    return _embedding(shape) + sum(blocks) + _head(shape)
+    return sparse_flops(replace(shape, moe_layers=(), router_columns=(), members=1), ())
 
 
 def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> int:
@@ -122,19 +121,31 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0
         expert_rows: of each MoE layer, the rows that all experts together work on for an image.
         merge: tokens that each block merges; finding them is not counted.
     """
-    tokens = tokens_of_blocks(shape, merge)
-    total: float = _embedding(shape) + shape.members * _head(replace(shape, tokens=tokens[-1]))
+    return round(sum(flops_by_kind(shape, expert_rows, merge).values()))
+
+
+def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> dict[str, float]:
+    """The same by kind of product: attention's `projections` and its products of tokens with `tokens`, `dense` MLPs,
+    `experts`, and the `others`.
+    """
+    tokens, width, members = tokens_of_blocks(shape, merge), shape.width, 1
+    found: dict[str, float] = dict.fromkeys(("projections", "tokens", "dense", "experts"), 0)
+    found["others"] = 2 * shape.patches * shape.patch_values * width
     moe = zip(expert_rows, shape.router_columns, strict=True)
-    members = 1
     for layer in range(shape.num_layers):
+        queries, left = tokens[layer], tokens[layer + 1]
+        if shape.reads_class_token and layer == shape.num_layers - 1 and layer not in shape.moe_layers:
+            queries, left = 1, 1
+        found["projections"] += members * 4 * (tokens[layer] + queries) * width**2
+        found["tokens"] += members * 4 * queries * tokens[layer] * width
         if layer not in shape.moe_layers:
-            total += members * _dense_block(shape, layer, tokens[layer], tokens[layer + 1])
+            found["dense"] += members * (6 if shape.has_gate else 4) * left * width * shape.mlp_dim
             continue
-        total += members * _attention(shape, tokens[layer], tokens[layer])
         members, (rows, columns) = shape.members, next(moe)
-        total += 2 * shape.router_products * members * tokens[layer + 1] * shape.width * columns
-        total += 4 * rows * shape.width * shape.expert_mlp_dim
-    return round(total)
+        found["others"] += 2 * shape.router_products * members * left * width * columns
+        found["experts"] += 4 * rows * width * shape.expert_mlp_dim
+    found["others"] += shape.members * _head(shape, tokens[-1])
+    return found
 
 
 def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
@@ -175,27 +186,8 @@ def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) 
     return [*rows[:-1], float(rules.experts[-1])] if shape.ends_in_class_pairs else rows
 
 
-def _embedding(shape: ModelShape) -> int:
-    return 2 * shape.patches * shape.patch_values * shape.width
-
-
-def _dense_block(shape: ModelShape, layer: int, tokens: int, left: int) -> int:
-    """Of so many tokens, and those that merging leaves of them."""
-    if shape.reads_class_token and layer == shape.num_layers - 1:
-        left, queries = 1, 1
-    else:
-        queries = tokens
-    return _attention(shape, queries, tokens) + (6 if shape.has_gate else 4) * left * shape.width * shape.mlp_dim
-
-
-def _attention(shape: ModelShape, queries: int, tokens: int) -> int:
-    width = shape.width
-    return 4 * (tokens + queries) * width**2 + 4 * queries * tokens * width
-
-
-def _head(shape: ModelShape) -> int:
-    tokens, width = shape.tokens, shape.width
-    flops = 0
+def _head(shape: ModelShape, tokens: int) -> int:
+    width, flops = shape.width, 0
     if shape.has_map_head:
         flops += 4 * width**2 * (tokens + 1) + 4 * tokens * width + 4 * width * shape.mlp_dim
     if shape.has_bare_map_head:
