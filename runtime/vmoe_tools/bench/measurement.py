@@ -17,7 +17,7 @@ from vmoe_runtime.errors import ImageError
 from vmoe_runtime.routing import Array
 from vmoe_tools.bench.cascades import CascadeAnswers, CascadePoint, PlannedCascade, plan_cascades, timed_batches
 from vmoe_tools.bench.points import Point
-from vmoe_tools.bench.quality import Assessment, Observe, Quality, batches_of_points
+from vmoe_tools.bench.quality import Assessment, Observe, Quality
 from vmoe_tools.bench.result import PointResult, cascade_result, mark, point_result
 from vmoe_tools.terminal import Progress
 
@@ -187,14 +187,21 @@ def _calls_of_engines(points: Sequence[Point], batches: Mapping[tuple[int, Input
 
 
 def _assess(assessments: Sequence[Assessment | CascadePoint], source: ImageSource, progress: Progress, text: str) -> None:
-    """Has all whole batches of the images counted, by the assessment of each point."""
-    points = [one.point for one in assessments]
-    images = sum(len(source) // point.batch_size * point.batch_size for point in points)
+    """Has all whole batches of the images counted, by the assessment of each point.
+
+    Those that take the same images share each batch: a picture is read once for all of them, not once for each, and where
+    that is cut short they are about the same images.
+    """
+    alike: dict[tuple[int, InputSpec], list[Assessment | CascadePoint]] = {}
+    for one in assessments:
+        alike.setdefault(one.point.takes, []).append(one)
+    images = sum(len(source) // size * size * len(sharing) for (size, _), sharing in alike.items())
     with progress.step(text, images) as advance:
-        for indices, batch, labels in batches_of_points(points, source):
-            for index in indices:
-                assessments[index].add(batch, labels)
-                advance(len(batch), len(batch))
+        for (size, spec), sharing in alike.items():
+            for batch, labels in source.whole_batches(size, spec):
+                for one in sharing:
+                    one.add(batch, labels)
+                    advance(len(batch), len(batch))
 
 
 def _pairs(points: Sequence[Point], source: ImageSource, plans: Sequence[PlannedCascade]) -> list[CascadePoint]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vmoe_measure.flops import ModelShape, sparse_flops
-from vmoe_measure.image_source import ImageSource
-from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES, InputSpec, Manifest
+from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES, Manifest
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
@@ -72,8 +71,10 @@ class Assessment:
         logits, routing = self.point.engine.logits_and_routing(batch, self.point.profile)
         labels = labels if self.point.engine.manifest.output == "logits" else None
         right = 0 if labels is None else count_right(logits, labels)
-        pairs, computed = count_pairs(routing.values()), computed_pairs(routing, model_shape(self.point.engine.manifest))
-        more = len(batch), 1, right, *pairs, experts_used(computed), *expert_rows(computed)
+        pairs = [layer.kept for layer in routing.values() if layer.kept is not None]
+        kept, every = sum(map(np.count_nonzero, pairs)), sum(layer.size for layer in pairs)
+        work = [_work(layer) for layer in computed_pairs(routing, model_shape(self.point.engine.manifest)).values()]
+        more = len(batch), 1, right, kept, every, sum(used for _, used in work), *(rows for rows, _ in work)
         for observe in self._observers:
             observe(logits, routing, labels)
         self._labelled = labels is not None
@@ -100,32 +101,6 @@ class Assessment:
         )
 
 
-def batches_of_points(points: Sequence[Point], source: ImageSource) -> Iterator[tuple[list[int], Array, Array | None]]:
-    """Every whole batch for every point: (indices of the points that take it, dtype[N,H,W,C], i64[N] or None).
-
-    Points that take the same images share each batch: a picture is read once for all of them, not once for each, and where
-    that is cut short they are about the same images.
-
-    Raises:
-        ImageError: the images don't fit the model, or a file can't be read.
-    """
-    alike: dict[tuple[int, InputSpec], list[int]] = {}
-    for index, point in enumerate(points):
-        alike.setdefault(point.takes, []).append(index)
-    for (size, spec), indices in alike.items():
-        for batch, labels in source.whole_batches(size, spec):
-            yield indices, batch, labels
-
-
-def count_pairs(routes: Iterable[Routing]) -> tuple[int, int]:
-    """(kept, all): pairs of tokens and choices, or of tokens and experts with experts choice, over all given MoE layers.
-
-    None of a Soft MoE, which has no pairs.
-    """
-    kept = [route.kept for route in routes if route.kept is not None]
-    return sum(int(np.count_nonzero(layer)) for layer in kept), sum(layer.size for layer in kept)
-
-
 def count_right(logits: Array, labels: Array) -> int:
     """How many rows of logits [N, classes] are largest at their label [N]."""
     return int(np.count_nonzero(logits.argmax(axis=1) == labels))
@@ -142,21 +117,11 @@ def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> 
     return {**layers, name: replace(last, **of_class)}
 
 
-def expert_rows(routing: Mapping[str, Routing]) -> list[int]:
-    """Of each MoE layer, the rows that all experts together work on: pairs that were kept, or the slots of a Soft MoE."""
-    rows = []
-    for layer in routing.values():
-        if layer.kept is not None:
-            rows.append(int(np.count_nonzero(layer.kept)))
-        else:
-            assert layer.dispatch is not None
-            rows.append(layer.dispatch[:, 0].size)
-    return rows
-
-
-def experts_used(routing: Mapping[str, Routing]) -> int:
-    """Over all MoE layers, the experts that have any row to work on."""
-    return sum(len(np.unique(choices.expert[choices.kept])) for choices in map(choices_of, routing.values()))
+def _work(layer: Routing) -> tuple[int, int]:
+    """The rows that all experts of a layer work on, kept pairs or the slots of a Soft MoE; and the experts that have any."""
+    choices = choices_of(layer)
+    rows = np.count_nonzero(choices.kept) if layer.dispatch is None else layer.dispatch[:, 0].size
+    return int(rows), len(np.unique(choices.expert[choices.kept]))
 
 
 def model_shape(manifest: Manifest) -> ModelShape | None:
