@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,7 +42,10 @@ _MOST_MEBIBYTES = 1 << 20
     help="Limit of the engine's scratch memory. Default: all memory of the GPU.",
 )
 @click.option(
-    "--serialize-plugin", is_flag=True, help="Store the plugin library in the engine, so that it loads without this package."
+    "--serialize-plugin",
+    "plugin_inside",
+    is_flag=True,
+    help="Store the plugin library in the engine, so that it loads without this package.",
 )
 @click.option("--force", is_flag=True, help="Build even if the engine exists already.")
 @click.option(
@@ -54,18 +57,7 @@ _MOST_MEBIBYTES = 1 << 20
 @click.option("-v", "--verbose", is_flag=True, help="Print TensorRT's log, and a traceback with an error.")
 @quiet_option
 def build(
-    bundle: Path,
-    profile: str | None,
-    batch_size: int | None,
-    min_batch_size: int | None,
-    opt_batch_size: int | None,
-    workspace: int | None,
-    serialize_plugin: bool,
-    force: bool,
-    print_trtexec: bool,
-    json_target: str | None,
-    verbose: bool,
-    quiet: bool,
+    bundle: Path, profile: str | None, print_trtexec: bool, json_target: str | None, verbose: bool, quiet: bool, **given: Any
 ) -> None:
     """Build a TensorRT engine for one profile of BUNDLE, which was exported with --tensorrt.
 
@@ -79,11 +71,13 @@ def build(
     check_output_file(json_target, [bundle])
     opened = Bundle.open(bundle)
     chosen = _chosen_profile(opened, profile)
-    batches = choose_batches(opened.manifest, min_batch_size, opt_batch_size, batch_size)
+    sizes = given.pop("min_batch_size"), given.pop("opt_batch_size"), given.pop("batch_size")
+    batches = choose_batches(opened.manifest, *sizes)
     graph = opened.file(tensorrt_graph_name(opened, chosen)).resolve()
     if print_trtexec:
         engine = Path(f"{opened.path.resolve().stem}.{chosen.name if chosen else 'dense'}.engine")
-        click.echo(trtexec_command(graph, engine, batches.shapes(opened.manifest), workspace, serialize_plugin))
+        shapes = batches.shapes(opened.manifest)
+        click.echo(trtexec_command(graph, engine, shapes, given["workspace"], given["plugin_inside"]))
         return
 
     def say(text: str) -> None:
@@ -96,16 +90,7 @@ def build(
         raise click.ClickException(
             f"TensorRT's Python package can't be loaded ({error}); pip install 'vmoe-export[tensorrt]'"
         ) from error
-    built = build_engine(
-        opened,
-        chosen,
-        batches,
-        workspace=workspace,
-        plugin_inside=serialize_plugin,
-        force=force,
-        say=say,
-        log=say if verbose else None,
-    )
+    built = build_engine(opened, chosen, batches, say=say, log=say if verbose else None, **given)
     if not quiet:
         click.echo(_summary(built), file=people_stream(json_target))
     write_json(json_target, built.to_json())
