@@ -197,9 +197,9 @@ def command(prefix: Path, variant: str, **given: Any) -> None:
     model = describe(sizes, given["image_size"], classes, experts or 8, layers, representation)
     if (present := [path for path in (target, beside) if path.exists()]) and not given["force"]:
         raise click.ClickException(f"{present[0]} exists; --force replaces it")
-    shapes, config = parameter_shapes(model), json.dumps(official_config(model), indent=1)
+    shapes = parameter_shapes(model)
     write_checkpoint(target, shapes, random_weights(given["seed"]))
-    write_file(beside, lambda file: file.write(f"{config}\n"))
+    write_file(beside, json.dumps(official_config(model), indent=1) + "\n")
     click.echo(f"{target}: {len(shapes)} tensors, {target.stat().st_size / 1e6:,.0f} MB")
 
 

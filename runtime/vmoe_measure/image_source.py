@@ -135,13 +135,18 @@ def find_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], dic
     Raises:
         ImageError: a folder can't be read, or a link leads nowhere or to a folder that it is in.
     """
+    loose: list[Path] = []
+    below: dict[str, list[Path]] = {}
     try:
-        entries = sorted(entry for entry in folder.iterdir() if not _is_hidden(entry.name))
-        loose = [entry for entry in entries if _is_one_of(entry, suffixes)]
-        found = {entry.name: _files_below(entry, suffixes) for entry in entries if _is_folder(entry)}
+        for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+            paths = [Path(where, name) for name in (*folders, *files) if not name.startswith(".")]
+            folders[:] = [path.name for path in paths if _is_folder(path)]
+            inside = Path(where).relative_to(folder).parts
+            found = below.setdefault(inside[0], []) if inside else loose
+            found += (path for path in paths if _is_one_of(path, suffixes))
     except OSError as error:
         raise ImageError(f"{error.filename}: {error.strerror}") from None
-    return loose, {name: files for name, files in found.items() if files}
+    return sorted(loose), {name: sorted(files) for name, files in sorted(below.items()) if files}
 
 
 def pictures_of(folder: Path) -> tuple[list[Path], dict[str, list[Path]]]:
@@ -208,20 +213,8 @@ def _labelled(folder: Path, labels: Mapping[str, int]) -> ImageSource:
     return ImageSource(paths, np.array(list(labels.values()), np.int64), note)
 
 
-def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    found: list[Path] = []
-    for where, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        folders[:] = [name for name in folders if not _is_hidden(name) and _is_folder(Path(where, name))]
-        found += (path for name in files if not _is_hidden(name) and _is_one_of(path := Path(where, name), suffixes))
-    return sorted(found)
-
-
 def _refuse(error: OSError) -> None:
     raise error
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
 
 
 def _is_folder(path: Path) -> bool:

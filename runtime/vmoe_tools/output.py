@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -128,23 +127,15 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
         click.ClickException: it can't be written; a file that was there before is unchanged.
     """
     if target is not None:
-        text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-        write_file(Path(target), lambda file: file.write(text))
+        write_file(Path(target), json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
 
-def write_file(path: Path, write: Callable[[TextIO], object]) -> None:
-    """Writes a text file whole or not at all; see `write_bytes`.
-
-    Args:
-        path: of the file; "-" for standard output.
-        write: writes the content to an open file.
-    """
-    text = io.StringIO(newline="")
-    write(text)
+def write_file(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all, or to standard output if its path is "-"; see `write_large_file`."""
     if str(path) == STANDARD_OUTPUT:
-        sys.stdout.write(text.getvalue())
+        sys.stdout.write(text)
     else:
-        write_bytes(path, text.getvalue().encode())
+        write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes, mode: int | None = None) -> None:

@@ -50,5 +50,5 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
         parse_manifest(text.encode())
     except BundleError as error:
         raise BundleError(f"{path} can't get the profile {profile.name}: {error}") from None
-    write_file(Path(path, MANIFEST_NAME), lambda file: file.write(text))
+    write_file(Path(path, MANIFEST_NAME), text)
     return True

@@ -22,7 +22,7 @@ from vmoe_tools.bench.closeness import Outputs, recommend_bundle, with_closeness
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable, without_accuracy
-from vmoe_tools.bench.result import PointResult, recommend, write_csv
+from vmoe_tools.bench.result import PointResult, csv_text, recommend
 from vmoe_tools.bench.sweep import Axes, axes_of, sweep_profiles
 from vmoe_tools.bench.tuned import TunedPoints, print_tuned, tune, tuned_content
 from vmoe_tools.engines import LoadedBundle, describe_machine, load_engines
@@ -156,7 +156,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
 
 def _write_files(results: Sequence[PointResult], given: dict[str, Any]) -> None:
     if given["csv"] is not None:
-        write_file(given["csv"], lambda file: write_csv(results, file))
+        write_file(given["csv"], csv_text(results))
     if given["plot"] is not None:
         from vmoe_tools.charts import overview, write_picture
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, TextIO
+from typing import Any
 
 import click
 import numpy as np
@@ -159,12 +160,13 @@ def cascade_result(cascade: CascadePoint, speed: Speed | None, quality: Quality,
     return replace(first, then=cascade.then.profile.name, margin=cascade.plan.margin, escalated=escalated)
 
 
-def write_csv(points: Sequence[PointResult], file: TextIO) -> None:
-    """Writes one line per point under a line with the field names; None is an empty cell."""
-    records = [point.record() for point in points]
+def csv_text(points: Sequence[PointResult]) -> str:
+    """One line per point under a line with the field names; None is an empty cell."""
+    records, file = [point.record() for point in points], io.StringIO()
     writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
+    return file.getvalue()
 
 
 def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[PointResult]:

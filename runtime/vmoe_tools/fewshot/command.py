@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from vmoe_tools import options
 from vmoe_tools.bench.quality import count_right
 from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
-from vmoe_tools.output import check_output_file, people_stream, write_bytes, write_json
+from vmoe_tools.output import check_output_file, people_stream, write_json, write_large_file
 from vmoe_tools.program import complain, printable
 from vmoe_tools.terminal import Progress
 
@@ -68,8 +67,7 @@ def fewshot(
     right = count_right(features[len(chosen) :] @ head.kernel + head.bias, labels[held_out])
     low, high = share_interval(right, len(held_out))
     arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias} | ({"class_names": np.array(names)} if names else {})
-    np.savez(content := io.BytesIO(), **arrays)
-    write_bytes(out, content.getvalue())
+    write_large_file(out, lambda file: np.savez(file, **arrays))
     profile = engine.profile.name if engine.profile else None
     result = {
         "bundle": str(bundle),

@@ -73,7 +73,7 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     page, figures = render_page(collected, class_names), pictures_of(collected, class_names)
     for name, figure in figures.items():
         write_picture(figure, paths[name])
-    write_file(out, lambda file: file.write(page))
+    write_file(out, page)
     found = collected.report
     write_json(json_target, found.record())
     if not quiet:
