@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -52,36 +51,6 @@ def summarize(seconds: Sequence[float], images_per_call: int) -> Speed:
     p50, p90, p99 = (float(ms) for ms in np.percentile(ordered, [50, 90, 99]))
     below = max(math.floor((len(ordered) - 1 - _DEVIATIONS * math.sqrt(len(ordered))) / 2), 0)
     return Speed(images_per_call * 1e3 / p50, p50, p90, p99, float(ordered[below]), float(ordered[-1 - below]))
-
-
-class Timed(Protocol):
-    """Something to call, and the speed behind its times."""
-
-    @property
-    def images(self) -> int:
-        """Images that are answered each time."""
-
-    def __call__(self) -> object:
-        """Does what is timed."""
-
-    def speed(self, seconds: Sequence[float]) -> Speed:
-        """The speed behind the times of the last calls, at least one."""
-
-
-@dataclass(frozen=True)
-class OneCall:
-    """A call of so many images."""
-
-    call: Callable[[], object]
-    images: int
-
-    def __call__(self) -> object:
-        """Calls."""
-        return self.call()
-
-    def speed(self, seconds: Sequence[float]) -> Speed:
-        """The speed behind the times of calls."""
-        return summarize(seconds, self.images)
 
 
 def call_order(num_calls: int, round_index: int) -> list[int]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol, TextIO, TypeVar
+from typing import TextIO, TypeVar
 
 import click
 from rich import progress
@@ -24,17 +24,12 @@ Row = tuple[str, str]
 """A name, and the text beside it."""
 TableWithout = Callable[[Collection[str]], Table]
 """Makes a table without the columns of these headings."""
+Advance = Callable[..., None]
+"""Takes what was done since the last call: an amount of a step's total, and images, 0 by default."""
 
 _WIDTH_OF_A_PIPE = 120
 _LONGEST_TEXT = 200  # characters of a text that the reader doesn't limit
 _PACE_SECONDS = 600  # over which the time left is estimated
-
-
-class Advance(Protocol):
-    """Takes what was done since the last call: an amount of a step's total, and images."""
-
-    def __call__(self, amount: float, images: int = 0, /) -> None:
-        """Shows it."""
 
 
 class Progress:

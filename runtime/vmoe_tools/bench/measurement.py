@@ -11,7 +11,7 @@ from functools import partial
 from threading import Barrier
 
 from vmoe_measure.image_source import ImageSource
-from vmoe_measure.timing import OneCall, Speed, Timed, summarize, time_interleaved
+from vmoe_measure.timing import Speed, summarize, time_interleaved
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.routing import Array
@@ -70,7 +70,9 @@ def measure(
     seconds: list[list[float]] = [[] for _ in points]
     measured = Measured()
     with ExitStack() as closing:
-        calls: list[Timed] = [_call_of(point, batches[point.takes], closing) for point in points]
+        calls: list[OneCall | ConcurrentCalls | CascadePoint] = [
+            _call_of(point, batches[point.takes], closing) for point in points
+        ]
         try:
             _assess(assessments, source, progress, "accuracy and routing")
             if cascades:
@@ -102,6 +104,22 @@ def measure(
     marked = mark([*found, *of_pairs], source.labels)
     measured.points, measured.cascades = marked[: len(found)], marked[len(found) :]
     return measured
+
+
+@dataclass(frozen=True)
+class OneCall:
+    """A call of so many images."""
+
+    call: Callable[[], object]
+    images: int
+
+    def __call__(self) -> object:
+        """Calls."""
+        return self.call()
+
+    def speed(self, seconds: Sequence[float]) -> Speed:
+        """The speed behind the times of calls."""
+        return summarize(seconds, self.images)
 
 
 class ConcurrentCalls:
@@ -171,7 +189,7 @@ def _first_batches(points: Sequence[Point], source: ImageSource) -> dict[tuple[i
     return batches
 
 
-def _call_of(point: Point, batch: Array, closing: ExitStack) -> Timed:
+def _call_of(point: Point, batch: Array, closing: ExitStack) -> OneCall | ConcurrentCalls:
     call = partial(point.logits, batch)
     if point.concurrency == 1:
         return OneCall(call, point.batch_size)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from vmoe_tools import options
 from vmoe_tools.bench.points import named_profiles, plan_points
 from vmoe_tools.engines import load_engines
 from vmoe_tools.inspect.display import print_images, print_picture, print_summary
-from vmoe_tools.inspect.image_run import ImageReport, notes_on, run_images
+from vmoe_tools.inspect.image_run import ImageReport, run_images
 from vmoe_tools.inspect.one_picture import PictureReport, compare_settings
 from vmoe_tools.inspect.samples import Samples, take_samples
 from vmoe_tools.inspect.summary import summarize
@@ -170,32 +170,18 @@ def _run(path: Path, setting: Setting, given: dict[str, Any], progress: Progress
             [path, *given["compared"]], (), [given["backend"]], [setting.profile], Parallelism(given["threads"]), closing,
             any_groups=True,
         )  # fmt: skip
-        first = bundles[0]
-        engine, manifest = first.engine, first.engine.manifest
+        engine, manifest = bundles[0].engine, bundles[0].engine.manifest
         profile = engine.setting(setting)
-        name = None if profile is None else profile.name
         outputs = manifest.outputs if manifest.output == "logits" else None
         source = open_images(given["images"], manifest.class_names, outputs, given["labels"])
         with progress.step("images", len(source)) as advance:
-            run = run_images(bundles, source, name, lambda images: advance(images, images))
-        samples, notes = None, notes_on(manifest, source)
+            report = run_images(bundles, source, profile, lambda images: advance(images, images), name=str(given["images"]))
+        samples = None
         if given["out"] is not None and manifest.moe_layers:
             try:
                 samples = take_samples(engine, source, profile)
             except RoutingError as error:
-                notes.append(f"No patches are drawn: {error}.")
-    report = ImageReport(
-        **vars(run),
-        bundle=first.name,
-        source=str(given["images"]),
-        left_over=len(source) - run.images,
-        labelled=run.top1 is not None,
-        class_names=manifest.class_names,
-        backend=engine.backend_description,
-        group=manifest.group,
-        profile=profile,
-        notes=tuple(notes),
-    )
+                report = replace(report, notes=(*report.notes, f"No patches are drawn: {error}."))
     return report, samples
 
 

@@ -22,23 +22,6 @@ _IMAGES_PER_CALL = 16
 
 
 @dataclass(frozen=True)
-class ImageRun:
-    """The results of a run.
-
-    Attributes:
-        images: how many were run, in whole groups.
-        top1: accuracy of the first bundle; None without labels.
-        layers: its statistics of each MoE layer, by name.
-        others: how each other bundle agrees with it.
-    """
-
-    images: int
-    top1: float | None
-    layers: Mapping[str, LayerStatistics]
-    others: tuple[OtherBundle, ...]
-
-
-@dataclass(frozen=True)
 class OtherBundle:
     """Another bundle of the same model, such as one of another precision, beside the inspected one.
 
@@ -58,10 +41,14 @@ class OtherBundle:
 
 
 @dataclass(frozen=True)
-class ImageReport(ImageRun):
-    """What a bundle does with the user's images; the field names, with those of the run, are keys of the JSON.
+class ImageReport:
+    """What a bundle does with the user's images; the field names are keys of the JSON.
 
     Attributes:
+        images: how many were run, in whole groups.
+        top1: accuracy of the bundle; None without labels.
+        layers: its statistics of each MoE layer, by name.
+        others: how each other bundle agrees with it.
         bundle: its name.
         source: the npz file or folder.
         left_over: how many were not, because they fill no group.
@@ -73,6 +60,10 @@ class ImageReport(ImageRun):
         notes: what isn't known of this model or these images.
     """
 
+    images: int
+    top1: float | None
+    layers: Mapping[str, LayerStatistics]
+    others: tuple[OtherBundle, ...]
     bundle: str
     source: str
     left_over: int
@@ -93,23 +84,26 @@ class ImageReport(ImageRun):
 def run_images(
     bundles: Sequence[LoadedBundle],
     source: ImageSource,
-    setting: str | None,
+    profile: Profile | None,
     after_batch: Callable[[int], None] = lambda images: None,
-) -> ImageRun:
+    *,
+    name: str = "",
+) -> ImageReport:
     """Runs all images that make whole groups, once; what is left over is skipped.
 
     Args:
         bundles: of one model, the inspected one first.
         source: the images.
-        setting: name of the profile that all run with; None for a model without profiles.
+        profile: of the inspected one; all run with that of its name. None for a model without profiles.
         after_batch: called after each batch with its number of images.
+        name: of the npz file or folder.
 
     Raises:
         ImageError: there are fewer images than a group has.
         VmoeError: the images don't fit, or a bundle can't be run with the profile.
     """
     first, *others = engines = [each.engine for each in bundles]
-    manifest = first.manifest
+    manifest, setting = first.manifest, None if profile is None else profile.name
     has_top1 = manifest.output == "logits"
     known = source.labels if has_top1 else None
     statistics = RoutingStatistics(None if known is None else manifest.outputs)
@@ -138,10 +132,24 @@ def run_images(
         )
         for each, count in zip(bundles[1:], counts, strict=True)
     )  # fmt: skip
-    return ImageRun(whole, None if known is None else right / whole, statistics.layers(), found)
+    return ImageReport(
+        images=whole,
+        top1=None if known is None else right / whole,
+        layers=statistics.layers(),
+        others=found,
+        bundle=bundles[0].name,
+        source=name,
+        left_over=len(source) - whole,
+        labelled=known is not None,
+        class_names=manifest.class_names,
+        backend=first.backend_description,
+        group=manifest.group,
+        profile=profile,
+        notes=tuple(_notes(manifest, source)),
+    )
 
 
-def notes_on(manifest: Manifest, source: ImageSource) -> list[str]:
+def _notes(manifest: Manifest, source: ImageSource) -> list[str]:
     """What isn't known, a sentence each."""
     notes = []
     if not manifest.moe_layers:

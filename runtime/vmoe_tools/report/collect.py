@@ -16,6 +16,7 @@ from vmoe_measure.image_source import ImageSource, open_images
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.images import to_batch
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import recommendable, without_accuracy
@@ -118,7 +119,6 @@ class Collection:
         plan, points, manifest = self.plan, self.measured.points, self.manifest
         layout, seen = TokenLayout.of(manifest), self.seen[self.start]
         experts = manifest.rules.num_experts
-        setting = points[self.start].profile or ""
         pictures = [to_batch(self.source.images[index : index + 1], manifest.input) for index in self.samples]
         report = Report(
             command=command,
@@ -148,8 +148,8 @@ class Collection:
                 for index, picture in zip(self.samples, pictures, strict=True)
             ],
             settings=[self._setting(index) for index in plan.own],
-            interference=self._neighbours(setting),
-            agreements=self._agreements(setting),
+            interference=self._neighbours(points[self.start].profile),
+            agreements=self._agreements(plan.points[self.start].profile),
             notes=self._notes(),
             merged=plan.notes,
         )
@@ -188,7 +188,7 @@ class Collection:
         source = ImageSource(np.concatenate(pictures), labels) if alone else self.source
         return take_samples(point.engine, source, point.profile)
 
-    def _neighbours(self, setting: str) -> Interference | None:
+    def _neighbours(self, setting: str | None) -> Interference | None:
         """How much the outputs of some images change with their neighbours; None if every image is routed alone, or if
         there are too few images.
         """
@@ -199,14 +199,14 @@ class Collection:
         with self.progress.step("neighbours", _SETS_OF_NEIGHBOURS) as advance:
             return interference(engine, some, setting, _SETS_OF_NEIGHBOURS, after_set=lambda images: advance(1, images))
 
-    def _agreements(self, setting: str) -> tuple[OtherBundle, ...]:
+    def _agreements(self, profile: Profile | None) -> tuple[OtherBundle, ...]:
         """How well the other bundles of the model agree with the first one, on some images."""
         others = [each for each in self.plan.engines[1:] if not each.compared and each.path != self.first.path]
         if not others:
             return ()
         some = ImageSource(self.source.images[: max(_COMPARED_IMAGES, self.manifest.batch_multiple)])
         with self.progress.step("agreement", len(some)) as advance:
-            return run_images([self.first, *others], some, setting, lambda images: advance(images, images)).others
+            return run_images([self.first, *others], some, profile, lambda images: advance(images, images)).others
 
     def _notes(self) -> list[str]:
         notes, source = [], self.source
