@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,11 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
             bundles, compared, given["backends"] or ["auto"], given["profiles"], parallelism, closing,
             same_images=given["images"] is not None,
         )  # fmt: skip
-        profiles_of = _profiles_of(given["profiles"], axes, quiet=quiet)
+        profiles, notes = zip(*(_profiles_of(loaded, given["profiles"], axes) for loaded in engines), strict=True)
         concurrencies = given["concurrencies"] or (given["streams"] or 1,)
-        points = plan_points(engines, profiles_of, given["batch_sizes"], concurrencies)
+        points = plan_points(engines, profiles, given["batch_sizes"], concurrencies)
+        for note in dict.fromkeys(chain(*notes)) if not quiet else ():
+            complain(note)
         source = _images(points, given)
         unmerged = given["add_profile"] and MERGING_GRAPH not in points[0].engine.manifest.files
         if unmerged:
@@ -251,24 +254,12 @@ def _check_unmerged(bundle: Path, points: Sequence[Point]) -> None:
         )
 
 
-def _profiles_of(names: Sequence[str], axes: Axes, *, quiet: bool) -> Callable[[LoadedBundle], Sequence[Profile | None]]:
-    """The profiles that each engine is measured at; that of bundles to compare with is the first stored one."""
-    noted = set()
-
-    def profiles(loaded: LoadedBundle) -> Sequence[Profile | None]:
-        if loaded.compared:
-            return named_profiles(loaded.engine, ())[:1]
-        named = named_profiles(loaded.engine, names)
-        if not axes:
-            return named
-        found, notes = sweep_profiles(loaded.engine.manifest.rules, named[0], axes)
-        for note in notes:
-            if note not in noted and not quiet:
-                complain(note)
-            noted.add(note)
-        return found
-
-    return profiles
+def _profiles_of(loaded: LoadedBundle, names: Sequence[str], axes: Axes) -> tuple[Sequence[Profile | None], list[str]]:
+    """The profiles that an engine is measured at, of bundles to compare with the first stored one; and what is left out."""
+    if loaded.compared:
+        return named_profiles(loaded.engine, ())[:1], []
+    named = named_profiles(loaded.engine, names)
+    return sweep_profiles(loaded.engine.manifest.rules, named[0], axes) if axes else (named, [])
 
 
 def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:

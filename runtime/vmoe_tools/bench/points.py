@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -50,7 +50,7 @@ class Point:
 
 def plan_points(
     engines: Sequence[LoadedBundle],
-    profiles_of: Callable[[LoadedBundle], Sequence[Profile | None]],
+    profiles: Sequence[Sequence[Profile | None]],
     batch_sizes: Sequence[int],
     concurrencies: Sequence[int] = (1,),
 ) -> list[Point]:
@@ -58,7 +58,7 @@ def plan_points(
 
     Args:
         engines: one per bundle and backend, or several where each runs only one profile.
-        profiles_of: the profiles that each of them is measured at.
+        profiles: those that each of them is measured at.
         batch_sizes: images per call; empty for the smallest batch that all bundles take.
         concurrencies: concurrent calls.
 
@@ -72,8 +72,8 @@ def plan_points(
     sizes = list(dict.fromkeys(batch_sizes)) or [int(np.lcm.reduce([manifest.batch_multiple for manifest in manifests]))]
     points = [
         Point(loaded, profile, size, calls)
-        for loaded in engines
-        for profile, size, calls in product(profiles_of(loaded), sizes, dict.fromkeys(concurrencies))
+        for loaded, own in zip(engines, profiles, strict=True)
+        for profile, size, calls in product(own, sizes, dict.fromkeys(concurrencies))
         if loaded.engine.only_profile in (None, profile)
     ]
     if not points:

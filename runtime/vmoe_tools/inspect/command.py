@@ -127,7 +127,7 @@ def _side_by_side(
         if given["out"] is not None and not manifest.moe_layers:
             raise click.UsageError("--out draws the experts of patches, and a dense ViT has none")
         batch = to_batch(picture, manifest.input)
-        points = plan_points(engines, lambda loaded: named_profiles(loaded.engine, names, **changes), (1,))
+        points = plan_points(engines, [named_profiles(each.engine, names, **changes) for each in engines], (1,))
         report = compare_settings(points, batch, str(picture))
     if given["out"] is not None:
         from vmoe_tools.charts import write_picture

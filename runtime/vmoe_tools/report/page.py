@@ -11,22 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vmoe_runtime import __version__
+from vmoe_tools import charts
 from vmoe_tools.bench.display import numbers_of, ratios_to
 from vmoe_tools.bench.result import PointResult
-from vmoe_tools.charts import (
-    ACCURACY,
-    CAPACITY,
-    COMPUTE,
-    KEPT_PAIRS,
-    TIME,
-    Scale,
-    chart_classes,
-    chart_gates,
-    chart_loads,
-    data_address,
-    line_chart,
-    overview,
-)
+from vmoe_tools.charts import ACCURACY, CAPACITY, COMPUTE, KEPT_PAIRS, TIME, Scale, data_address, line_chart, overview
 from vmoe_tools.output import plain
 from vmoe_tools.patch_pictures import expert_colours, picture_capacities
 from vmoe_tools.report import words
@@ -98,7 +86,7 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
     if collected.samples is not None and report.layers:
         figures["patches"] = picture_capacities(collected.samples, report.layers[0], class_names)
     if layers:
-        figures["experts"] = chart_classes(layers, class_names) if report.labelled else chart_loads(layers)
+        figures["experts"] = charts.chart_classes(layers, class_names) if report.labelled else charts.chart_loads(layers)
     return figures
 
 
@@ -122,7 +110,7 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
     else:
         quality, caption = KEPT_PAIRS, "Share of the pairs that got a slot, because there are no answers to compare."
     title = {"top-1": "Accuracy"}.get(quality.label, quality.label.capitalize())
-    charts = [
+    pictures = [
         (f"{title} over capacity", caption, CAPACITY, quality),
         (f"{title} over time", better, TIME, quality),
         (f"{title} over compute", better, COMPUTE, quality),
@@ -131,7 +119,7 @@ def _curve_charts(report: Report) -> Iterator[Picture]:
         ("Compute over capacity", "Matrix products; those of experts for kept pairs.", CAPACITY, COMPUTE),
     ]
     everything = [*points, *report.faster_cascades]
-    for name, text, across, up in charts:
+    for name, text, across, up in pictures:
         values, others = (
             [(points[i], value) for i in indices if (value := up.value(points[i])) is not None]
             for indices in (report.curves[0].points, report.others)
@@ -146,14 +134,15 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
     if not layers:
         return
     setting = report.points[report.start].profile
-    charts = [
-        ("Load of each expert", "If more tokens choose an expert than fit, the rest are dropped.", chart_loads(layers)),
-        ("Gates in each MoE layer", "Number of pairs of a layer by their gate.", chart_gates(layers)),
+    dropped = "If more tokens choose an expert than fit, the rest are dropped."
+    pictures = [
+        ("Load of each expert", dropped, charts.chart_loads(layers)),
+        ("Gates in each MoE layer", "Number of pairs of a layer by their gate.", charts.chart_gates(layers)),
     ]
     if report.labelled:
         caption = "Mean routing weight: gates of kept pairs per token of the images of a class."
-        charts.append(("Which classes go to which expert", caption, chart_classes(layers, class_names)))
-    for title, caption, figure in charts:
+        pictures.append(("Which classes go to which expert", caption, charts.chart_classes(layers, class_names)))
+    for title, caption, figure in pictures:
         yield Picture(title, caption, data_address(figure), f"{title} at {setting}, in {len(layers)} MoE layers", wide=True)
 
 

@@ -66,23 +66,25 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
     Raises:
         click.UsageError: the bundles can't be run with one of the settings, or these are too many for a page.
     """
-    curves: dict[int, dict[tuple[str, str], list[Profile]]] = {}
+    curves: list[dict[tuple[str, str], list[Profile]]] = []
+    profiles: list[Sequence[Profile | None]] = []
     notes: dict[str, None] = {}
-
-    def profiles_of(loaded: LoadedBundle) -> Sequence[Profile | None]:
-        engine, rules = loaded.engine, loaded.engine.manifest.rules
+    for loaded in engines:
+        engine = loaded.engine
         if loaded.compared:
-            return named_profiles(engine, ())[:1]
-        curves[id(engine)], found = _curves_of(rules, named_profiles(engine, names)[0], axes)
-        notes.update(dict.fromkeys(found))
-        return [profile for curve in curves[id(engine)].values() for profile in curve]
-
-    points = plan_points(engines, profiles_of, () if given["batch_size"] is None else (given["batch_size"],))
+            curves.append({})
+            profiles.append(named_profiles(engine, ())[:1])
+        else:
+            own, found = _curves_of(engine.manifest.rules, named_profiles(engine, names)[0], axes)
+            curves.append(own)
+            profiles.append([profile for curve in own.values() for profile in curve])
+            notes |= dict.fromkeys(found)
+    points = plan_points(engines, profiles, () if given["batch_size"] is None else (given["batch_size"],))
     placed = [
-        Curve(loaded.name, kind, title, tuple(own))
-        for loaded in engines
-        for (kind, title), profiles in curves.get(id(loaded.engine), {}).items()
-        if (own := [i for i, point in enumerate(points) if point.loaded is loaded and point.profile in profiles])
+        Curve(loaded.name, kind, title, tuple(at))
+        for loaded, of_engine in zip(engines, curves, strict=True)
+        for (kind, title), curve in of_engine.items()
+        if (at := [i for i, point in enumerate(points) if point.loaded is loaded and point.profile in curve])
     ]
     own_points = [points[i].profile for curve in placed if curve.bundle == engines[0].name for i in curve.points]
     return Plan(
