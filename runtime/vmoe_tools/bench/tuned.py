@@ -83,15 +83,14 @@ def tune(
     search_half, test_half = map(source.chosen, halves)
     together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
     with progress.step(f"search of at most {MOST_TRIALS} settings", MOST_TRIALS) as advance:
-        searched = replace(point, batch_size=together)
-        tuned = Search(searched, shape, search_half, max_drop, advance, unmerged=unmerged).run()
-    cascade = tuned.cascade
-    profiles = dict.fromkeys([full, tuned.single, *([cascade.first, cascade.then] if cascade else [])])
+        search = Search(replace(point, batch_size=together), shape, search_half, max_drop, advance, unmerged=unmerged)
+        single, cascade = search.run()
+    profiles = dict.fromkeys([full, single, *([cascade.first, cascade.then] if cascade else [])])
     index = {profile: number for number, profile in enumerate(profiles)}
     margins = (cascade.margin, cascade.margin) if cascade else (0.0, 0.0)
     plans = [PlannedCascade(index[cascade.first], index[cascade.then], cascade.margin, margins)] if cascade else []
     points = [replace(point, profile=profile) for profile in profiles]
-    return TunedPoints(tuned.trials, index[tuned.single], points, plans, test_half, len(search_half), truth)
+    return TunedPoints(search.tried, index[single], points, plans, test_half, len(search_half), truth)
 
 
 def tuned_content(found: TunedPoints, points: Sequence[PointResult], cascades: Sequence[PointResult]) -> dict[str, Any]:

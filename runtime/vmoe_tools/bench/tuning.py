@@ -95,21 +95,6 @@ class TunedCascade:
     flops: float
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What the search found.
-
-    Attributes:
-        single: the setting of the fewest FLOPs that answers well enough; perhaps the full one.
-        cascade: the cascade that does; None where no one has fewer FLOPs than the single setting.
-        trials: settings that were tried.
-    """
-
-    single: Profile
-    cascade: TunedCascade | None
-    trials: int
-
-
 def full_setting(manifest: Manifest, base: Profile) -> Profile:
     """The highest setting that a bundle is used at: the official routing with the most slots and experts per token.
 
@@ -158,8 +143,17 @@ class Search:
         assert full is not None
         self._full = full
 
-    def run(self) -> Tuned:
+    @property
+    def tried(self) -> int:
+        """Settings that were tried."""
+        return len(self._trials)
+
+    def run(self) -> tuple[Profile, TunedCascade | None]:
         """Searches, and puts cascades together of what was tried.
+
+        Returns:
+            The setting of the fewest FLOPs that answers well enough, perhaps the full one; and the cascade that does, None
+            where no one has fewer FLOPs than the single setting.
 
         Raises:
             VmoeError: the images don't fit, or a backend failed.
@@ -178,8 +172,7 @@ class Search:
         tried = [trial for trial in self._trials.values() if trial is not None]
         single = min((trial for trial in tried if self._is_enough(trial.right)), key=lambda trial: trial.flops)
         cascades = [found for found in self._cascades() if found.flops < single.flops]
-        best = min(cascades, key=lambda found: found.flops, default=None)
-        return Tuned(single.profile, best, len(self._trials))
+        return single.profile, min(cascades, key=lambda found: found.flops, default=None)
 
     def _is_enough(self, right: Array) -> bool:
         """Whether no more right answers are lost than may be, with a confidence of 95 %.
