@@ -43,8 +43,7 @@ class AgreementCount:
         self._has_top1 = has_top1
         self._images = self._same = self._values = 0
         self._largest = self._total = 0.0
-        self._tokens: dict[str, int] = {}
-        self._alike: dict[str, int] = {}
+        self._alike: dict[str, list[Array]] = {}
 
     def add(
         self, ours: Array, theirs: Array, our_routing: Mapping[str, Routing], their_routing: Mapping[str, Routing]
@@ -65,9 +64,8 @@ class AgreementCount:
         for name, layer in our_routing.items():
             if layer.kind == "soft":
                 continue
-            alike = (self._keepers(layer) == self._keepers(their_routing[name])).all(axis=1)
-            self._tokens[name] = self._tokens.get(name, 0) + alike.size
-            self._alike[name] = self._alike.get(name, 0) + int(np.count_nonzero(alike))
+            alike = (_keepers(layer) == _keepers(their_routing[name])).all(axis=1)
+            self._alike.setdefault(name, []).append(alike)
 
     def result(self) -> Agreement:
         """The agreement over all batches, at least one."""
@@ -76,16 +74,17 @@ class AgreementCount:
             same_top1=self._same / self._images if self._has_top1 else None,
             max_difference=self._largest,
             mean_difference=self._total / self._values,
-            same_experts={name: self._alike[name] / tokens for name, tokens in self._tokens.items()},
+            same_experts={name: float(np.concatenate(alike).mean()) for name, alike in self._alike.items()},
         )
 
-    def _keepers(self, routing: Routing) -> Array:
-        """bool[T,E]: whether the expert keeps the token."""
-        choices = choices_of(routing.by_token())
-        keepers = np.zeros((len(choices.kept), routing.experts), bool)
-        token, choice = np.nonzero(choices.kept)
-        keepers[token, choices.expert[token, choice]] = True
-        return keepers
+
+def _keepers(routing: Routing) -> Array:
+    """bool[T,E]: whether the expert keeps the token."""
+    choices = choices_of(routing.by_token())
+    keepers = np.zeros((len(choices.kept), routing.experts), bool)
+    token, choice = np.nonzero(choices.kept)
+    keepers[token, choices.expert[token, choice]] = True
+    return keepers
 
 
 def absolute_differences(ours: Array, theirs: Array) -> Array:

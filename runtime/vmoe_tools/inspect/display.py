@@ -87,24 +87,19 @@ def summary_sections(summary: Summary) -> list[tuple[str, list[Row]]]:
             rows.append(("slots", f"rounded with {routing['rounding']} to multiples of {routing['capacity_multiple_of']}"))
         sections.append(("MoE layers", rows))
     image, output = summary["image"], summary["output"]
-    sections.append(
-        (
-            "Input and output",
-            [
-                ("image", f"{image['dtype']}[N,{image['height']},{image['width']},{image['channels']}]"),
-                ("pictures", ", ".join(image["preprocessing"])),
-                ("batches", f"multiples of {_count(summary['batch_multiple'], 'image')}"),
-                (output["name"], f"float32[{','.join(map(str, ('N', *output['shape'])))}]"),
-            ],
-        )
-    )
-    sections.append(("Validation", _validation(summary["validation"])))
+    graph = [
+        ("image", f"{image['dtype']}[N,{image['height']},{image['width']},{image['channels']}]"),
+        ("pictures", ", ".join(image["preprocessing"])),
+        ("batches", f"multiples of {_count(summary['batch_multiple'], 'image')}"),
+        (output["name"], f"float32[{','.join(map(str, ('N', *output['shape'])))}]"),
+    ]
     source = [
         ("checkpoint", f"{one_line(origin['name'])} ({one_line(origin['format'])})"),
         ("SHA-256", one_line(origin["sha256"] and origin["sha256"][:_DIGITS_OF_A_HASH])),
         ("exported by", f"{one_line(origin['producer'])} {one_line(origin['producer_version'])}"),
     ]
-    return [*sections, ("Source", source)]
+    validation = _validation(summary["validation"])
+    return [*sections, ("Input and output", graph), ("Validation", validation), ("Source", source)]
 
 
 def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] = ()) -> None:

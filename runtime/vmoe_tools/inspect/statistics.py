@@ -42,20 +42,16 @@ def choices_of(routing: Routing) -> Choices:
     if routing.kept is None:
         assert routing.combine is not None
         weight = routing.combine.sum(axis=3)
-        return _of_all_experts(np.ones(weight.shape, bool), weight)
-    assert routing.weight is not None
-    if routing.expert is None:
-        return _of_all_experts(routing.kept, routing.weight)
-    choices = routing.kept.shape[2]
-    members = 1 if routing.layout is None else routing.layout.members
-    expert, kept, weight = (part.reshape(-1, choices) for part in (routing.expert, routing.kept, routing.weight))
-    return Choices(expert, kept, weight, complete=choices == routing.experts and members == 1)
-
-
-def _of_all_experts(kept: Array, weight: Array) -> Choices:
-    experts = weight.shape[2]
-    expert = np.broadcast_to(np.arange(experts, dtype=np.int32), (weight.shape[0] * weight.shape[1], experts))
-    return Choices(expert, kept.reshape(-1, experts), weight.reshape(-1, experts), complete=True)
+        kept = np.ones(weight.shape, bool)
+    else:
+        assert routing.weight is not None
+        kept, weight = routing.kept, routing.weight
+    choices, expert, complete = kept.shape[2], routing.expert, True
+    if expert is None:
+        expert = np.broadcast_to(np.arange(choices, dtype=np.int32), kept.shape)
+    else:
+        complete = choices == routing.experts and (routing.layout is None or routing.layout.members == 1)
+    return Choices(*(part.reshape(-1, choices) for part in (expert, kept, weight)), complete=complete)
 
 
 @dataclass(frozen=True)
@@ -149,13 +145,13 @@ def _count(routing: Routing, images: int, labels: Array | None, num_classes: int
         patches = routing.patch_mask()
     except RoutingError:
         patches = np.zeros(0, bool)
-    by_class, class_tokens, class_images = np.zeros((3, 0))
+    by_class: Array = np.zeros((0, experts))
+    class_images: Array = np.zeros(0, np.int64)
     if labels is not None and num_classes:
-        labels, tokens_of_image = labels.astype(np.int64), len(choices.kept) // images
-        cells = (np.repeat(labels, tokens_of_image)[:, None] * experts + choices.expert)[choices.kept]
+        labels = labels.astype(np.int64)
+        cells = (np.repeat(labels, len(choices.kept) // images)[:, None] * experts + choices.expert)[choices.kept]
         by_class = np.bincount(cells, kept_weight, num_classes * experts).reshape(num_classes, experts)
         class_images = np.bincount(labels, minlength=num_classes)
-        class_tokens = class_images * (tokens_of_image // (1 if routing.layout is None else routing.layout.members))
     return {
         "images": images,
         "pairs": choices.kept.size,
@@ -165,18 +161,19 @@ def _count(routing: Routing, images: int, labels: Array | None, num_classes: int
         "patches": patches.size,
         "patches_kept": np.count_nonzero(patches),
         "rows": len(choices.kept),
+        "tokens": len(choices.kept) // (1 if routing.layout is None else routing.layout.members),
         "entropy": _entropies(choices.weight.astype(np.float64)).sum() if choices.complete else np.nan,
         "gates_kept": _histogram(kept_weight),
         "gates_dropped": _histogram(choices.weight[~choices.kept]),
         "by_class": by_class,
-        "class_tokens": class_tokens,
         "class_images": class_images,
     }
 
 
 def _statistics(kind: ModelKind, sums: Mapping[str, Any]) -> LayerStatistics:
     load, requested = sums["load"], None if kind != "top-k" or sums["unknown"] else sums["requested"]
-    labelled = sums["class_images"].any()
+    class_images, tokens = sums["class_images"], sums["tokens"] // sums["images"]
+    labelled = class_images.any()
     return LayerStatistics(
         kind=kind,
         images=sums["images"],
@@ -189,8 +186,8 @@ def _statistics(kind: ModelKind, sums: Mapping[str, Any]) -> LayerStatistics:
         gate_entropy=None if math.isnan(sums["entropy"]) else float(sums["entropy"] / sums["rows"]),
         gates_kept=sums["gates_kept"],
         gates_dropped=sums["gates_dropped"],
-        class_weight=_ratio(sums["by_class"], sums["class_tokens"][:, None]) if labelled else None,
-        class_images=sums["class_images"] if labelled else None,
+        class_weight=_ratio(sums["by_class"], (class_images * tokens)[:, None]) if labelled else None,
+        class_images=class_images if labelled else None,
     )
 
 
