@@ -51,7 +51,7 @@ def choices_of(routing: Routing) -> Choices:
         expert = np.broadcast_to(np.arange(choices, dtype=np.int32), kept.shape)
     else:
         complete = choices == routing.experts and (routing.layout is None or routing.layout.members == 1)
-    return Choices(*(part.reshape(-1, choices) for part in (expert, kept, weight)), complete=complete)
+    return Choices(expert.reshape(-1, choices), kept.reshape(-1, choices), weight.reshape(-1, choices), complete)
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,7 @@ class Collection:
         self.samples = choose_samples(self.labels, available, plan.samples)
         classes = None if self.labels is None else manifest.outputs
         self.seen = [
-            PointObserver(
-                self.samples,
-                kind=point.engine.manifest.probabilities if point.engine.manifest.output == "logits" else None,
-                has_routing=point.loaded is self.first,
-                classes=classes,
-            )
+            PointObserver(self.samples, point.engine.manifest, classes, has_routing=point.loaded is self.first)
             for point in plan.points
         ]
         # Cascades calibrate a margin on some batches and test it on the others.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vmoe_runtime.bundle.manifest import Probabilities
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.classes import probabilities_of
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.inspect.patches import experts_and_tokens
@@ -16,19 +16,17 @@ from vmoe_tools.inspect.statistics import LayerStatistics, RoutingStatistics
 class PointObserver:
     """Observes every batch of a setting; a `vmoe_tools.bench.quality.Observe`."""
 
-    def __init__(
-        self, samples: Sequence[int], *, kind: Probabilities | None, has_routing: bool, classes: int | None
-    ) -> None:
+    def __init__(self, samples: Sequence[int], manifest: Manifest, classes: int | None, *, has_routing: bool) -> None:
         """Starts at the first image.
 
         Args:
             samples: ascending indices of the sample images among all images.
-            kind: how logits [N,classes] become probabilities; None where there are none.
-            has_routing: whether routing is requested.
+            manifest: of the bundle.
             classes: number of classes of the labels; None without labels.
+            has_routing: whether routing is requested.
         """
         self._samples = np.array(samples, np.int64)
-        self._kind = kind
+        self._kind = manifest.probabilities if manifest.output == "logits" else None
         self._has_routing = has_routing
         self._statistics = RoutingStatistics(classes)
         self._seen = 0
