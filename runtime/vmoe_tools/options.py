@@ -123,31 +123,17 @@ def out_option(metavar: str, text: str, *, required: bool = False) -> Callable[[
 
 bundle_argument = read_argument("bundle", metavar="BUNDLE")
 bundles_argument = read_argument("bundles", metavar="BUNDLE...", nargs=-1, required=True)
-profile_option = _single(
-    "--profile", metavar="P", help="A stored profile, or any name such as c0.3-k1. Default: the first stored profile."
-)
+_PROFILE = "A stored profile, or any name such as c0.3-k1."
+profile_option = _single("--profile", metavar="P", help=f"{_PROFILE} Default: the first stored profile.")
 profiles_option = click.option(
-    "--profile",
-    "profiles",
-    metavar="P",
-    multiple=True,
-    help="A stored profile, or any name such as c0.3-k1. Repeatable. Default: all stored profiles.",
+    "--profile", "profiles", metavar="P", multiple=True, help=f"{_PROFILE} Repeatable. Default: all stored profiles."
 )
-backend_option = click.option(
-    "--backend",
-    type=click.Choice(["auto", *BACKENDS]),
-    default="auto",
-    show_default=True,
-    help="Runtime; auto selects the fastest one that is installed.",
+_BACKEND, _FASTEST = click.Choice(["auto", *BACKENDS]), "Runtime; auto selects the fastest one that is installed."
+backend_option = click.option("--backend", type=_BACKEND, default="auto", show_default=True, help=_FASTEST)
+backends_option = click.option(
+    "--backend", "backends", type=_BACKEND, multiple=True, help=f"{_FASTEST} Repeatable. Default: auto."
 )
 threads_option = count_option("--threads", help="CPU threads per call. Default: chosen by the runtime.")
-backends_option = click.option(
-    "--backend",
-    "backends",
-    type=click.Choice(["auto", *BACKENDS]),
-    multiple=True,
-    help="Runtime; auto selects the fastest one that is installed. Repeatable. Default: auto.",
-)
 batch_size_option = count_option("--batch-size", most=_MOST_IMAGES, help="Images per call.")
 batch_sizes_option = count_option(
     "--batch-size",
