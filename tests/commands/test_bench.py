@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import QUICK, Vmoe, kept_bundle
+from command_runs import QUICK, Vmoe, kept_bundle, npz
 from picture_file import write_pictures
 
 from vmoe_measure import image_source
@@ -231,3 +231,13 @@ def test_a_backend_that_is_not_installed_is_one_line_and_code_1(
     monkeypatch.setitem(sys.modules, "openvino", None)
     complaint = vmoe.complaint(1, "bench", mnist_bundle, "--backend", "openvino")
     assert "pip install 'vmoe-export[openvino]'" in complaint
+
+
+def test_an_image_takes_as_many_flops_in_any_batch_whatever_is_merged(
+    mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
+) -> None:
+    digits = npz(tmp_path / "digits.npz", images=mnist_images["images"][:16])
+    words = ("--merge", 8, "--batch-size", 1, "--batch-size", 16, "--images", digits)
+    alone, together = report_of(vmoe, mnist_image_bundle, *words)["points"]
+    assert (alone["batch_size"], together["batch_size"], alone["merge"]) == (1, 16, 8)
+    assert alone["flops_per_image"] == together["flops_per_image"]

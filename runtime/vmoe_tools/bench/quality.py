@@ -113,7 +113,9 @@ def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> 
         return layers
     name, last = layers.popitem()
     parts = {part: values for part in ("kept", "expert", "weight") if (values := getattr(last, part)) is not None}
-    of_class = {part: values.reshape(1, -1, values.shape[2])[:, :: shape.tokens] for part, values in parts.items()}
+    # Of images with merged tokens fewer are left.
+    tokens = shape.tokens if last.token is None else parts["kept"].size // parts["kept"].shape[2] // len(last.token)
+    of_class = {part: values.reshape(1, -1, values.shape[2])[:, ::tokens] for part, values in parts.items()}
     return {**layers, name: replace(last, **of_class)}
 
 
