@@ -32,6 +32,7 @@ from cpu.timing import MAX_OTHERS_SHARE, OthersWatch, memory_rate
 import vmoe_runtime
 from vmoe_measure.flops import ModelShape, flops_by_kind
 from vmoe_runtime import Engine
+from vmoe_tools.bench.quality import computed_pairs
 from vmoe_tools.machine import cpu_model
 
 _KINDS = {"VmoeAttentionBlock": "attention", "VmoeMlpBlock": "dense MLPs", "VmoeExpertBlock": "experts"}
@@ -108,12 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         assert profile is not None
         routes, settings = engine.routing(images, profile), dict[str, Any](profile.inputs)
         shape, runtime = ModelShape.of(engine.manifest.model), engine.backend_description
-    pairs = {}
-    for name, route in routes.items():
-        assert route.expert is not None and route.kept is not None
-        class_alone = shape.ends_in_class_pairs and len(pairs) == len(routes) - 1
-        computed = slice(0, 1 if class_alone else None)
-        pairs[name] = route.expert[:, computed][route.kept[:, computed]]
+    pairs = {name: route.expert[route.kept] for name, route in computed_pairs(routes, shape).items()}
     used = {name: len(np.unique(experts)) / shape.router_columns[0] for name, experts in pairs.items()}
     kept = sum(map(len, pairs.values()))
     with OthersWatch() as others:
