@@ -2,8 +2,8 @@
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-makes b16.safetensors, and b16.json with the matching model config. The weights are noise, but shapes, sizes and speed are
-those of a trained model. Memory holds one tensor at a time.
+makes b16.safetensors, and b16.json with the part of the model config that tensors do not say. The weights are noise, but
+shapes, sizes and speed are those of a trained model. Memory holds one tensor at a time.
 """
 
 from __future__ import annotations
@@ -102,12 +102,8 @@ def describe(
 
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
-    """The config of a model under the official field names, with the settings of configs/vmoe_paper."""
-
-    def of_model(*fields: str) -> dict[str, Any]:
-        return {field: getattr(model, field) for field in fields}
-
-    encoder = of_model("num_layers", "mlp_dim", "num_heads")
+    """What the tensors of a model don't say, under the official field names, with the settings of configs/vmoe_paper."""
+    encoder: dict[str, Any] = {"num_heads": model.num_heads}
     if moe := model.moe:
         routing = moe.routing
         assert isinstance(routing, TopK)
@@ -118,15 +114,9 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
             "capacity_multiple_of": routing.capacity_multiple_of,
             "batch_priority": False,
         }
-        encoder["moe"] = {
-            "num_experts": moe.num_experts,
-            "layers": list(moe.layers),
-            "group_size": 8 * model.num_tokens,
-            "split_rngs": False,
-            "router": {"num_selected_experts": routing.k, "noise_std": 1.0, "dispatcher": dispatcher},
-        }
-    described = of_model("num_classes", "patch_size", "hidden_size", "classifier", "representation_size")
-    return {"name": "VisionTransformerMoe", **described, "encoder": encoder}
+        router = {"num_selected_experts": routing.k, "noise_std": 1.0, "dispatcher": dispatcher}
+        encoder["moe"] = {"group_size": 8 * model.num_tokens, "router": router}
+    return {"name": "VisionTransformerMoe", "classifier": model.classifier, "encoder": encoder}
 
 
 def random_weights(seed: int) -> MakeTensor:
