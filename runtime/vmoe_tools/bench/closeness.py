@@ -15,7 +15,6 @@ from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast
 from vmoe_tools.terminal import share_text
 
 _MOST_NEIGHBOURS = 4096  # images among which neighbours are looked for
-_ROWS = 256  # of them at a time
 
 
 @dataclass(frozen=True)
@@ -48,42 +47,34 @@ class Closeness:
         )
 
 
-class Outputs:
-    """Keeps the outputs of a point, batch by batch; an `Observe`."""
-
-    def __init__(self) -> None:
-        """Keeps nothing yet."""
-        self._batches: list[Array] = []
-
-    def __call__(self, outputs: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
-        """Takes the results of a batch."""
-        self._batches.append(outputs.reshape(len(outputs), -1))
-
-    def all(self) -> Array:
-        """float32[N, D] of all batches."""
-        return np.concatenate(self._batches)
+def keep_outputs(kept: list[Array], outputs: Array, routing: Mapping[str, Routing], labels: Array | None) -> None:
+    """Keeps the outputs of a batch; behind its first argument, an `Observe`."""
+    kept.append(outputs.reshape(len(outputs), -1))
 
 
-def with_closeness(results: Sequence[PointResult], points: Sequence[Point], outputs: Sequence[Outputs]) -> list[PointResult]:
+def with_closeness(
+    results: Sequence[PointResult], points: Sequence[Point], outputs: Sequence[list[Array]]
+) -> list[PointResult]:
     """The results, each with its closeness to the most exact bundle's, at the same profile if that was measured.
 
     Args:
         results: complete; those of other models stay as they are.
         points: of the results.
-        outputs: of the points.
+        outputs: of the points, batch by batch; see `keep_outputs`.
     """
+    joined = [np.concatenate(batches) for batches in outputs]
     exact = most_exact(results)
     have_classes = points[exact].engine.manifest.output == "logits"
     rivals = [index for index, result in enumerate(results) if result.bundle == results[exact].bundle]
     found = []
-    for result, own in zip(results, outputs, strict=True):
+    for result, own in zip(results, joined, strict=True):
         if result.compared:
             found.append(result)
             continue
         same = (index for index in rivals if results[index].profile == result.profile)
-        theirs, ours = outputs[next(same, exact)].all(), own.all()
-        count = min(len(ours), len(theirs))  # whole batches of another size may leave some out
-        closeness = Closeness.of(ours[:count], theirs[:count], have_classes=have_classes)
+        theirs = joined[next(same, exact)]
+        count = min(len(own), len(theirs))  # whole batches of another size may leave some out
+        closeness = Closeness.of(own[:count], theirs[:count], have_classes=have_classes)
         found.append(replace(result, **asdict(closeness)))
     return found
 
@@ -133,9 +124,7 @@ def _normalized(outputs: Array) -> Array:
 def _neighbours(normalized: Array) -> Array:
     """i64[N]: the index of the most similar other row of each of the first rows."""
     rows = normalized[:_MOST_NEIGHBOURS]
-    found = []
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS] @ rows.T
-        part[np.arange(len(part)), np.arange(start, start + len(part))] = -np.inf
-        found.append(part.argmax(axis=1))
-    return np.concatenate(found)
+    similarity = rows @ rows.T
+    np.fill_diagonal(similarity, -np.inf)
+    nearest: Array = similarity.argmax(axis=1)
+    return nearest

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime.backends import Parallelism
 from vmoe_runtime.bundle.manifest import MERGING_GRAPH, WEIGHTS_NAME
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.routing import Array
 from vmoe_runtime.settings import MERGE
 from vmoe_tools import options
 from vmoe_tools.bench.bundle_profiles import add_profile
-from vmoe_tools.bench.closeness import Outputs, recommend_bundle, with_closeness
+from vmoe_tools.bench.closeness import keep_outputs, recommend_bundle, with_closeness
 from vmoe_tools.bench.display import print_recommendation, print_results
 from vmoe_tools.bench.measurement import Measured, measure
 from vmoe_tools.bench.points import Point, named_profiles, plan_points, recommendable, without_accuracy
@@ -134,8 +136,9 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
                 complain(f"--tune: {bundles[0]} was exported without --merge, so no setting that merges tokens is tried")
             points, source = tuned.points, tuned.test
         cascades = given["cascade"] if tuned is None else tuned.cascades
-        outputs = [Outputs() for _ in points] if len(bundles) > 1 else []
-        measured = measure(points, source, given["duration"], progress, outputs, cascades=cascades)
+        outputs: list[list[Array]] = [[] for _ in points] if len(bundles) > 1 else []
+        observers = [partial(keep_outputs, batches) for batches in outputs]
+        measured = measure(points, source, given["duration"], progress, observers, cascades=cascades)
         machine = describe_machine(engines)
     if measured.interrupt and not measured.points:
         raise measured.interrupt
