@@ -56,8 +56,8 @@ class ModelNodes(GraphWriter):
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
         self.model, self._config, self._settings = model, model.config, settings
-        self._merging: list[str] = []  # sizes of the tokens, and where each has gone
-        self._rotation: list[str] = []  # coordinates of the tokens, and their frequencies
+        self._merges = MERGE in settings
+        self._beside: dict[str, str] = {}  # what ops take of the tokens beside the residual stream, by the ops' names
         self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
@@ -98,9 +98,9 @@ class ModelNodes(GraphWriter):
         moe = self._config.moe
         x = self._embed()
         if self._config.rotary:
-            self._rotation = [self._repeated(ROTARY[0]), ROTARY[1]]
-        if MERGE in self._settings:
-            self._merging = self._unmerged()
+            self._beside |= {"coordinates": self._repeated(ROTARY[0]), "frequencies": ROTARY[1]}
+        if self._merges:
+            self._beside |= self._unmerged()
         x = self._cut(x)
         capacities = iter(self._capacities())
         for i in range(self._config.num_layers):
@@ -129,17 +129,22 @@ class ModelNodes(GraphWriter):
 
     def _cut(self, x: str) -> str:
         """Notes the residual stream, float32, as what goes from one part of the model to the next."""
-        self.cuts.append((x, *self._merging, *(self._rotation[:1] if self._merging else ())))
+        self.cuts.append((x, *(self._beside[name] for name in self._carried())))
         return x
 
-    def _unmerged(self) -> list[str]:
+    def _carried(self) -> list[str]:
+        """What merging changes beside the residual stream, by the ops' names."""
+        return [name for name in ("sizes", "token", "coordinates") if self._merges and name in self._beside]
+
+    def _unmerged(self) -> dict[str, str]:
         """The sizes of an image's tokens, and where each is, before any was merged."""
         tokens = self._config.num_tokens
         batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
         shape = self._add("Concat", batch, self._integers(tokens), axis=0)
         ends = (self._constant(f"int32_{number}", number, np.int32) for number in (0, tokens, 1))
         row = self._add("Range", *ends)
-        return [self._add("Expand", first, shape) for first in (self._constant("one_token", 1, np.float32), row)]
+        sizes = self._add("Expand", self._constant("one_token", 1, np.float32), shape)
+        return {"sizes": sizes, "token": self._add("Expand", row, shape), MERGE: MERGE}
 
     def _capacities(self) -> Sequence[str]:
         """The capacity of each MoE layer."""
@@ -155,37 +160,43 @@ class ModelNodes(GraphWriter):
         own = {"activation": activation} if activation and "activation" in OPS[op].attributes else {}
         return super()._op(op, inputs, outputs, {**attributes, **own})
 
-    def _layer(self, path: str) -> tuple[str, str]:
-        return f"{path}/kernel", f"{path}/bias"
+    def _call(self, op: str, inputs: Mapping[str, str], outputs: Sequence[str] = ("",), **attributes: int) -> list[str]:
+        """Writes an op of the table that takes weights. The `inputs` go by their names there; it takes those that it has."""
+        given = [inputs.get(value.name, "") for value in OPS[op].inputs]
+        while not given[-1]:
+            given.pop()
+        if "hidden_chunk" in OPS[op].attributes:
+            kernel = inputs["w1"]
+            chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self.model.precision))
+            attributes["hidden_chunk"] = chunk
+        return self._op(op, given, outputs, attributes)
 
-    def _norm(self, path: str) -> tuple[str, str]:
-        """Scale and bias of a norm, or "" where it has none."""
-        bias = f"{path}/bias"
-        return f"{path}/scale", bias if bias in self._weights else ""
+    def _layer(self, path: str, which: str = "") -> dict[str, str]:
+        """The weights of a dense layer as ops name them: those of layer `which`, which may have scales."""
+        kernel = f"{path}/kernel"
+        scales = {f"w{which}_scale": scale_name(kernel)} if weight_type(kernel, self.model.precision).scales else {}
+        return {f"w{which}": kernel, f"b{which}": f"{path}/bias", **scales}
 
-    def _scales(self, *layers: str) -> list[str]:
-        """The scales of dense layers, where their kernels have any."""
-        kernels = [f"{path}/kernel" for path in layers]
-        return [scale_name(kernel) for kernel in kernels if weight_type(kernel, self.model.precision).scales]
+    def _norm(self, path: str, which: str = "ln") -> dict[str, str]:
+        """Scale and bias of a norm as ops name them, or the scale alone."""
+        return {f"{which}_{leaf}": name for leaf in ("scale", "bias") if (name := f"{path}/{leaf}") in self._weights}
 
     def _linear(self, path: str, x: str) -> str:
         """A dense layer of x[N,T,D]."""
-        return self._vmoe("VmoeLinear", x, *self._layer(path), *self._scales(path))
+        return self._call("VmoeLinear", {"x": x, **self._layer(path)})[0]
 
     def _dense(self, path: str, x: str) -> str:
         """A dense layer of x[N,D], which is float32 in every precision."""
-        kernel, bias = self._layer(path)
-        return self._add("Add", self._add("MatMul", x, kernel), bias)
+        return self._add("Add", self._add("MatMul", x, f"{path}/kernel"), f"{path}/bias")
 
     def _layer_norm(self, path: str, x: str, *, rms: bool = False, epsilon: float = LAYER_NORM_EPSILON) -> str:
         """The norm of x[...,D], which is that of the root of the mean square with `rms`."""
-        scale, bias = self._norm(path)
+        weights = self._norm(path).values()
         if not rms:
-            weights = (scale, bias) if bias else (scale,)
             return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
         square = self._add("ReduceMean", self._add("Mul", x, x), self._integers(-1))
         length = self._add("Sqrt", self._add("Add", square, self._constant("norm_epsilon", epsilon, np.float32)))
-        return self._add("Mul", self._add("Div", x, length), scale)
+        return self._add("Mul", self._add("Div", x, length), *weights)
 
     def _repeated(self, tensor: str) -> str:
         """A parameter [1,R,D] once for each image: [N,R,D]."""
@@ -219,35 +230,30 @@ class ModelNodes(GraphWriter):
 
         Where tokens are merged it ends with that, and `token` says where they have gone.
         """
-        norm, path, heads = f"{block}/LayerNorm_0", f"{block}/SelfAttention", self._config.num_heads
+        norm, path = f"{block}/LayerNorm_0", f"{block}/SelfAttention"
         self._is_class_token = class_token = path in self._class_parts
-        merged = {"num_heads": heads, "prefix": self._config.prefix_tokens}
         if self._config.attention_qk_norm:
             normed = self._layer_norm(norm, x, rms=self._config.rms_norm)
             x, asking = (self._first_token(each, keepdims=True) if class_token else each for each in (x, normed))
             mixed, keys = self._attention(path, asking, normed)
             y = self._add("Add", x, mixed)
-            if self._merging and not class_token:
-                outputs = ["", "", token, *("" for _ in self._rotation[:1])]
-                y, *left = self._op("VmoeMerge", [y, keys, *self._merging, MERGE, *self._rotation[:1]], outputs, merged)
-                self._merging, self._rotation[: len(left[2:])] = left[:2], left[2:]
+            if self._merges and not class_token:
+                y = self._merged("VmoeMerge", {"x": y, "k": keys}, token)
                 self.blocks.append(("VmoeAttentionBlock", False, x, y))
             return y
-        layers = [f"{path}/{name}" for name in ("query", "key", "value", "out")]
-        weights = [name for layer in layers for name in self._layer(layer)]
-        own_norm = self._norm(f"{path}/LayerNorm") if self._config.attention_norm else ()
-        optional = [
-            *([*self._merging, MERGE] if self._merging else [""] * len(MERGING_INPUTS)),
-            *(self._scales(*layers) or [""] * len(layers)),
-            *(self._rotation or [""] * len(ROTATION_INPUTS)),
-            *own_norm,
-        ]
-        inputs = _without_end([x, *self._norm(norm), *weights, *optional])
+        inputs = {"x": x, **self._norm(norm), **self._norm(f"{path}/LayerNorm", "mixed_ln")}
+        for name, which in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
+            inputs |= self._layer(f"{path}/{name}", which)
         if class_token:
-            return self._op("VmoeClassAttentionBlock", inputs, [""], {"num_heads": heads})[0]
-        outputs = ["", "", token, *("" for _ in self._rotation[:1])] if self._merging else [""]
-        y, *left = self._op("VmoeAttentionBlock", inputs, outputs, merged)
-        self._merging, self._rotation[: len(left[2:])] = left[:2], left[2:]
+            return self._call("VmoeClassAttentionBlock", inputs | self._beside, num_heads=self._config.num_heads)[0]
+        return self._merged("VmoeAttentionBlock", inputs, token)
+
+    def _merged(self, op: str, inputs: Mapping[str, str], token: str) -> str:
+        """An op whose tokens may be merged; `token` names where they have gone then."""
+        carried, numbers = self._carried(), {"num_heads": self._config.num_heads, "prefix": self._config.prefix_tokens}
+        outputs = ["", *(token if name == "token" else "" for name in carried)]
+        y, *left = self._call(op, {**inputs, **self._beside}, outputs, **numbers)
+        self._beside |= zip(carried, left, strict=True)
         return y
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
@@ -267,36 +273,28 @@ class ModelNodes(GraphWriter):
             return self._reshape(self._layer_norm(norm, by_head), 0, 0, config.hidden_size)
 
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
-        if self._rotation and not is_pool:
-            coordinates, frequencies = self._rotation
+        if config.rotary and not is_pool:
+            coordinates, frequencies = (self._beside[name] for name in ROTATION_INPUTS)
             asking = self._first_token(coordinates, keepdims=True) if self._is_class_token else coordinates
             q = self._vmoe("VmoeRotate", q, asking, frequencies, num_heads=heads)
             k = self._vmoe("VmoeRotate", k, coordinates, frequencies, num_heads=heads)
         bf16 = PRECISIONS[self.model.precision].attention is BFLOAT16
-        sizes = self._merging[:1]
+        sizes = [self._beside["sizes"]] if self._merges else []
         mixed = self._vmoe("VmoeAttention", q, k, v, *sizes, num_heads=heads, bf16=int(bf16))
         if config.attention_norm and not is_pool:
             mixed = self._layer_norm(f"{path}/LayerNorm", mixed)
         return self._linear(f"{path}/out", mixed), k
 
-    def _mlp(self, path: str) -> tuple[list[str], int]:
-        """Weights, biases and scales of an MLP in the order of its ops, and its `hidden_chunk`."""
-        layers = [f"{path}/Dense_{i}" for i in (0, 1)]
-        kernel = f"{layers[0]}/kernel"
-        chunk = hidden_chunk(self._weights[kernel].shape[-1], weight_type(kernel, self.model.precision))
-        weights = [name for layer in layers for name in self._layer(layer)]
-        scales, more = self._scales(*layers), []
-        if self._config.gated_mlp:
-            gate = f"{path}/Gate"
-            more = [*self._layer(gate), *(self._scales(gate) or [""])]
-        if self._config.mlp_norm:
-            more = [*(more or [""] * 3), *self._norm(f"{path}/LayerNorm")]
-        return _without_end([*weights, *(scales or [""] * len(layers)), *more]), chunk
+    def _mlp(self, path: str) -> dict[str, str]:
+        """The weights of an MLP as its ops name them."""
+        weights = self._layer(f"{path}/Dense_0", "1") | self._layer(f"{path}/Dense_1", "2")
+        gate = self._layer(f"{path}/Gate", "g") if self._config.gated_mlp else {}
+        return weights | gate | self._norm(f"{path}/LayerNorm", "hidden_ln")
 
     def _mlp_block(self, block: str, x: str) -> str:
         """A dense MLP with its layer norm and residual, x[N,T,D]."""
-        weights, chunk = self._mlp(f"{block}/Mlp")
-        return self._vmoe("VmoeMlpBlock", x, *self._norm(f"{block}/LayerNorm_1"), *weights, hidden_chunk=chunk)
+        weights = self._norm(f"{block}/LayerNorm_1") | self._mlp(f"{block}/Mlp")
+        return self._call("VmoeMlpBlock", {"x": x, **weights})[0]
 
     def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
         """A MoE layer with its layer norm and residual, x[N,T,D], or [N * M,T,D] behind the first one of an ensemble.
@@ -306,7 +304,7 @@ class ModelNodes(GraphWriter):
         """
         outputs = [f"{self._place}/{what}" for what in self._layer_outputs()]
         self.outputs += outputs
-        if self._merging:
+        if self._merges:
             self.outputs.append(f"{self._place}/{TOKEN_OUTPUT}")
             self.left[self._place] = self._group_left()
         # In a group the members of a token stand one after another, and those of an image everywhere else.
@@ -320,7 +318,7 @@ class ModelNodes(GraphWriter):
             x = x if is_first else self._reshape(x, -1, members, tokens, width)
             x = self._add("Transpose", x, perm=[0, 2, 1, 3])
         images = x
-        if self._merging and group != tokens:
+        if self._merges and group != tokens:
             x = self._grouped(x, images, group // tokens)
         elif members > 1 or group != tokens:
             x = self._reshape(x, -1, group, width)
@@ -328,7 +326,7 @@ class ModelNodes(GraphWriter):
         y = routed(block, moe, x, capacity, outputs)
         if members > 1:
             y = self._add("Transpose", self._reshape(y, -1, tokens, members, width), perm=[0, 2, 1, 3])
-        if group != tokens and self._merging and not self._is_class_token:
+        if group != tokens and self._merges and not self._is_class_token:
             y = self._grouped(y, images, 1)
         elif members > 1 or (group != tokens and not self._is_class_token):
             y = self._reshape(y, -1, tokens, width)
@@ -344,17 +342,18 @@ class ModelNodes(GraphWriter):
 
     def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
-        norm, router = self._norm(f"{block}/LayerNorm_1"), f"{block}/Moe/Router/dense/kernel"
+        norm, router = f"{block}/LayerNorm_1", f"{block}/Moe/Router/dense/kernel"
         expert, kept, weight = outputs
         slot = expert.replace("/expert", "/slot")
         settings = (capacity, *(name for name in self._settings[1:] if name in (*OFFICIAL_SETTINGS, *POLICIES)))
         routes = [slot, weight, "", expert]
         if self._config.ensemble_size > 1:
-            gates = self._member_gates(self._layer_norm(f"{block}/LayerNorm_1", x), router)
+            gates = self._member_gates(self._layer_norm(norm, x), router)
             routes = self._op("VmoeRoute", [gates, *settings], routes, {})
         else:
             raw = "" if self._config.normalizes_weights else weight
-            routes = self._op("VmoeRouterBlock", [x, *norm, router, *settings], [slot, raw, *routes[2:]], {})
+            inputs = [x, *self._norm(norm).values(), router, *settings]
+            routes = self._op("VmoeRouterBlock", inputs, [slot, raw, *routes[2:]], {})
             if self._config.normalizes_weights:
                 routes[1] = self._add(
                     "Div", routes[1], self._add("ReduceSum", routes[1], self._integers(2)), outputs=[weight]
@@ -378,10 +377,9 @@ class ModelNodes(GraphWriter):
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
         self._vmoe("VmoeSoftRouter", normed, f"{router}/mu", f"{router}/scale", outputs=outputs)
-        weights, chunk = self._mlp(f"{block}/Moe/Mlp")
         mixtures = self._vmoe("VmoeSoftDispatch", normed, dispatch, dispatch_bf16=bf16)
         # It is tokens and what the experts make that are rounded, not their mixtures.
-        out = self._vmoe("VmoeExpertMlp", mixtures, *weights, dispatch_bf16=0, hidden_chunk=chunk)
+        (out,) = self._call("VmoeExpertMlp", {"buf": mixtures, **self._mlp(f"{block}/Moe/Mlp")}, dispatch_bf16=0)
         return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
 
     def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
@@ -390,16 +388,16 @@ class ModelNodes(GraphWriter):
             self._is_class_token = True
             body = class_dispatch(moe.experts[-1], self._tokens_of_image(), experts_choose=len(kept) == 1)
             x, *routes = self._expand(body, [x, routes[1], *kept], [""] * 4, {})
-        weights, chunk = self._mlp(f"{block}/Moe/Mlp")
-        norm, bf16 = self._norm(f"{block}/LayerNorm_1"), int(moe.dispatch_bf16)
-        return self._vmoe("VmoeExpertBlock", x, *norm, *routes, *weights, dispatch_bf16=bf16, hidden_chunk=chunk)
+        weights = self._norm(f"{block}/LayerNorm_1") | self._mlp(f"{block}/Moe/Mlp")
+        inputs = {"x": x, **weights, **dict(zip(("slot", "weight", "src"), routes, strict=True))}
+        return self._call("VmoeExpertBlock", inputs, dispatch_bf16=int(moe.dispatch_bf16))[0]
 
     def _tokens_of_image(self) -> str:
         """Lines for `tokens`, those of an image that is a part of its group, by which that is cut; none where it is all."""
         group, own = self.model.grouping.tokens, self._config.num_tokens
         if group == own:
             return ""
-        if not self._merging:
+        if not self._merges:
             return f"tokens = Constant <value_ints = [{own}]> ()"
         return f"""
         group_images = Constant <value_ints = [{group // own}]> ()
@@ -472,9 +470,8 @@ class ModelNodes(GraphWriter):
             case "map":
                 if config.front_tokens and not config.map_front:
                     x = self._slice(x, config.front_tokens, config.num_tokens)
-                    self._merging = [
-                        self._slice(sizes, config.front_tokens, config.num_tokens) for sizes in self._merging[:1]
-                    ]
+                    if self._merges:
+                        self._beside["sizes"] = self._slice(self._beside["sizes"], config.front_tokens, config.num_tokens)
                 return self._map_head(x)
             case _:
                 return x
@@ -483,9 +480,9 @@ class ModelNodes(GraphWriter):
         """The mean of the tokens behind those in front of the patches, [N,D]."""
         # A mean as a product: runtimes add up a plain one in another order where there is but one image.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
-        if self._merging:
-            behind = (self._slice(each, front, self._config.num_tokens) if front else each for each in (x, self._merging[0]))
-            x, sizes = behind
+        if self._merges:
+            behind = (x, self._beside["sizes"])
+            x, sizes = (self._slice(each, front, self._config.num_tokens) if front else each for each in behind)
             share = self._constant("share", 1 / patches, np.float32)
             mean = self._add("Mul", self._add("Unsqueeze", sizes, self._integers(1)), share)
         else:
@@ -497,15 +494,6 @@ class ModelNodes(GraphWriter):
         y, _ = self._attention(path, self._repeated("MapHead/probe"), x)
         if self._config.bare_map_head:
             return self._first_token(y)
-        weights, chunk = self._mlp("MapHead/Mlp")
         normed = self._layer_norm("MapHead/LayerNorm", y, epsilon=self._config.map_epsilon)
-        mlp = self._vmoe("VmoeDenseMlp", normed, *weights, hidden_chunk=chunk)
+        (mlp,) = self._call("VmoeDenseMlp", {"x": normed, **self._mlp("MapHead/Mlp")})
         return self._first_token(self._add("Add", y, mlp))
-
-
-def _without_end(names: Sequence[str]) -> list[str]:
-    """Names of inputs without those at the end that are left out."""
-    names = list(names)
-    while not names[-1]:
-        names.pop()
-    return names

@@ -68,7 +68,7 @@ class TensorRtNodes(ModelNodes):
         self._tokens = model.config.num_tokens  # of an image, that are left
         self._numbers: dict[Any, str] = {}
 
-    def _unmerged(self) -> list[str]:
+    def _unmerged(self) -> dict[str, str]:
         assert self._profile is not None
         self._constant(MERGE, [self._profile.merge], np.int64)
         return super()._unmerged()
@@ -156,8 +156,8 @@ class TensorRtNodes(ModelNodes):
         """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
         assert self._profile is not None and self._profile.k is not None and self._profile.bpr is not None
         setting = {"capacity": int(capacity), "k": self._profile.k, "bpr": int(self._profile.bpr)}
-        router, (weights, _) = f"{block}/Moe/Router/dense/kernel", self._mlp(f"{block}/Moe/Mlp")
-        w1, b1, w2, b2 = weights
+        router = f"{block}/Moe/Router/dense/kernel"
+        w1, b1, w2, b2 = self._mlp(f"{block}/Moe/Mlp").values()
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         (gates,) = self._plugin("VmoeGates", [normed, router], [""])
         tokens = self._as(normed, self.dispatched)
