@@ -9,7 +9,7 @@ from typing import Any
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.model_config import experts_entry
 from vmoe_export.model.parameters import stored_tensors
-from vmoe_export.validation.proof import Findings
+from vmoe_export.validation.findings import Findings
 from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, MERGING_GRAPH

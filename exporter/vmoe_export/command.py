@@ -27,7 +27,7 @@ from vmoe_export.precision import PRECISIONS
 from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.small_file import read_small
 from vmoe_export.summary import model_table, profile_notes, profile_table, result_json, validation_lines
-from vmoe_export.validation.proof import ValidationOptions
+from vmoe_export.validation.options import ValidationOptions
 from vmoe_runtime.addresses import is_address, public_address
 from vmoe_tools.options import CONTEXT, json_option, out_option, quiet_option, read_argument, stored_options
 from vmoe_tools.output import check_output_file, people_stream, write_json

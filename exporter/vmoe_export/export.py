@@ -17,7 +17,8 @@ from vmoe_export.export_plan import ExportPlan, plan_export
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.progress import ProgressHook, untold
 from vmoe_export.remote_checkpoint import checkpoint_at
-from vmoe_export.validation.proof import Findings, ValidationOptions, open_validation_images, prove
+from vmoe_export.validation.findings import Findings
+from vmoe_export.validation.options import ValidationOptions
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
 
 if TYPE_CHECKING:
@@ -114,9 +115,10 @@ def write_bundle(
     from vmoe_export.bundle.weights_file import write_weights
     from vmoe_export.calibration import calibrate
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
+    from vmoe_export.validation.proof import prove
 
     sources = _sources(plan, validation)
-    images = open_validation_images(plan, validation) if validation else None
+    images = validation.open_images(plan) if validation else None
     tensorrt: list[WrittenGraph] = []
     findings = Findings()
     model, stored = plan.exported, plan.stored_precision

@@ -14,8 +14,8 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.model_config import ExpertsChoice, RoutingConfig, Soft, pixels
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
+from vmoe_export.validation.findings import Comparison
 from vmoe_export.validation.limits import Limits
-from vmoe_export.validation.part_validation import Comparison
 from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 

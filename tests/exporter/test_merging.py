@@ -16,7 +16,7 @@ from vmoe_export.errors import OptionError
 from vmoe_export.export import plan_export, write_bundle
 from vmoe_export.export_cost import ROWS_AT_ONCE
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.validation.proof import ValidationOptions
+from vmoe_export.validation.options import ValidationOptions
 from vmoe_export.validation.reference_model import ReferenceModel, Stream
 from vmoe_export.validation.reference_weights import official_weights
 from vmoe_runtime import Engine

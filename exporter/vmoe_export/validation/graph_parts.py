@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,9 @@ from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
 from vmoe_runtime.profiles import Profile
+
+PartRun = Callable[[Stream, Array, Profile | None], tuple[Stream, list[Array]]]
+"""What a part makes of a stream and the images that it comes from, at a profile: the stream or output, and its routes."""
 
 
 class GraphParts:
@@ -41,9 +43,9 @@ class GraphParts:
         # What an engine runs: with the op library, where it is.
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None
 
-    def load(self, part: str) -> LoadedPart:
-        """One part as a session of its own."""
-        number = self._model.parts.index(part)
+    def load(self, part: str) -> PartRun:
+        """One part, ready to run in a session of its own."""
+        number, name = self._model.parts.index(part), f"{part} of {self.written.file}"
         start = self.written.cuts[number - 1] if number else (IMAGE_INPUT,)
         block, _, what = part.rpartition("/")
         end = self.written.cuts[number] if number < len(self.written.cuts) else (self._model.output,)
@@ -53,11 +55,26 @@ class GraphParts:
             cut = self._cut(start, [name for name in dict.fromkeys((*end, *routes)) if name not in start])
             path.write_bytes(cut.SerializeToString())
             takes = {value.name for value in cut.graph.input}
-            return LoadedPart(f"{part} of {self.written.file}", _session(path, self._library), start, takes, end, routes)
+            session = _session(path, self._library)
         except Exception as error:  # ONNX Runtime raises many kinds
-            raise invalid(f"ONNX Runtime can't run {part} of {self.written.file}: {first_line(error)}") from None
+            raise invalid(f"ONNX Runtime can't run {name}: {first_line(error)}") from None
         finally:
             path.unlink(missing_ok=True)
+
+        def run(stream: Stream, images: Array, profile: Profile | None) -> tuple[Stream, list[Array]]:
+            values = [values for values in (stream.x, stream.sizes, stream.token, stream.coordinates) if values is not None]
+            given = dict(zip(start, values, strict=False))
+            feeds = {IMAGE_INPUT: images, **(profile.inputs if profile else {}), **given}
+            outputs = [output.name for output in session.get_outputs()]
+            try:
+                made = session.run(outputs, {name: array for name, array in feeds.items() if name in takes})
+            except Exception as error:
+                raise invalid(f"ONNX Runtime can't run {name}: {first_line(error)}") from None
+            # Copies: the runtime's own arrays would keep the memory of the whole session.
+            found = given | dict(zip(outputs, map(np.array, made), strict=True))
+            return Stream(*(found[name] for name in end)), [found[name] for name in routes]
+
+        return run
 
     def _cut(self, start: Sequence[str], ends: list[str]) -> onnx.ModelProto:
         """The nodes between some values and others, as a model."""
@@ -68,34 +85,6 @@ class GraphParts:
             cut.graph.input.remove(value)
         del cut.graph.value_info[:]
         return cut
-
-
-@dataclass(frozen=True)
-class LoadedPart:
-    """One part of a graph, ready to run."""
-
-    _name: str
-    _session: onnxruntime.InferenceSession
-    _start: Sequence[str]
-    _takes: set[str]
-    _end: Sequence[str]
-    _routes: Sequence[str]
-
-    def run(self, stream: Stream, images: Array, profile: Profile | None) -> tuple[Stream, list[Array]]:
-        """What the part makes of the stream and the images that it comes from: the stream or output, and its routes."""
-        settings = profile.inputs if profile else {}
-        values = [values for values in (stream.x, stream.sizes, stream.token, stream.coordinates) if values is not None]
-        given = dict(zip(self._start, values, strict=False))
-        feeds = {IMAGE_INPUT: images, **settings, **given}
-        taken = {name: array for name, array in feeds.items() if name in self._takes}
-        outputs = [output.name for output in self._session.get_outputs()]
-        try:
-            # Copies: the runtime's own arrays would keep the memory of the whole session.
-            made = dict(zip(outputs, (np.array(values) for values in self._session.run(outputs, taken)), strict=True))
-        except Exception as error:
-            raise invalid(f"ONNX Runtime can't run {self._name}: {first_line(error)}") from None
-        found = given | made
-        return Stream(*(found[name] for name in self._end)), [found[name] for name in self._routes]
 
 
 def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vmoe_export.validation.findings import PrecisionDistance
 from vmoe_export.validation.limits import invalid
 from vmoe_export.validation.reference_model import Array, ReferenceModel, Stream
 from vmoe_export.validation.reference_run import Step, run_reference, split_stream
@@ -17,37 +18,6 @@ from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
 
 _BATCH = 32  # images times profiles; the checkpoint is read once for each batch
-
-
-@dataclass(frozen=True)
-class PrecisionDistance:
-    """The model as stored against the model with the checkpoint's float32 weights, both in numpy, at one profile.
-
-    Attributes:
-        profile: name of the profile, or None where there are none.
-        part: the part of the model that rounding moves most, on the input that it has in float32.
-        part_difference: how far, as a share of the size of what the part adds to the residual stream.
-        max_difference: from images to output, largest absolute difference of logits (or features), over all images.
-        relative_difference: how far the output of a typical image is off, as a share of its size: the median of
-            `relative_differences`.
-        agreement: by MoE layer, such as "encoderblock_1", share of the (token, choice) pairs that both keep at the same
-            expert or both drop.
-        images: number of images compared.
-        same_top1: share of the images whose largest logit is that of the same class; None where the images are random, or
-            the model gives no logits.
-        top1, top1_float32: share of the images that each model puts into their class; None where that is not known.
-    """
-
-    profile: str | None
-    part: str
-    part_difference: float
-    max_difference: float
-    relative_difference: float
-    agreement: dict[str, float]
-    images: int
-    same_top1: float | None = None
-    top1: float | None = None
-    top1_float32: float | None = None
 
 
 def distance_from_float32(
@@ -140,9 +110,8 @@ class _Tally:
     relative: list[Array] = field(default_factory=list)
     agreement: list[list[Array]] = field(default_factory=list)  # by batch and layer, f64[images]
     max_difference: float = 0.0
-    same: int = 0
-    right: list[int] = field(default_factory=lambda: [0, 0])  # as stored, in float32
-    labelled: bool = False
+    same: list[Array] = field(default_factory=list)  # by batch, bool[images]: both models put them into the same class
+    right: list[list[Array]] = field(default_factory=list)  # by batch, as stored and in float32, bool[images]
 
     def add_part(self, part: str, difference: float) -> None:
         if not difference <= self.worst[0]:
@@ -155,16 +124,13 @@ class _Tally:
         self.max_difference = max(self.max_difference, float(apart.largest.max()))
         if not self.classifies:
             return
-        answers = [run.output.argmax(axis=1) for run in (found, expected)]
-        self.same += int((answers[0] == answers[1]).sum())
+        stored, exact = (run.output.argmax(axis=1) for run in (found, expected))
+        self.same.append(stored == exact)
         if labels is not None:
-            self.labelled = True
-            for model, answer in enumerate(answers):
-                self.right[model] += int((answer == labels).sum())
+            self.right.append([stored == labels, exact == labels])
 
     def distance(self, layers: list[str]) -> PrecisionDistance:
         relative = np.concatenate(self.relative)
-        count = len(relative)
         by_layer = zip(*self.agreement, strict=True)
         return PrecisionDistance(
             self.profile.name if self.profile else None,
@@ -173,7 +139,7 @@ class _Tally:
             self.max_difference,
             float(np.median(relative)),
             {layer: float(np.concatenate(same).mean()) for layer, same in zip(layers, by_layer, strict=True)},
-            count,
-            self.same / count if self.classifies else None,
-            *(right / count if self.labelled else None for right in self.right),
+            len(relative),
+            float(np.concatenate(self.same).mean()) if self.same else None,
+            *(float(np.concatenate(right).mean()) for right in zip(*self.right, strict=True)),
         )

@@ -94,11 +94,10 @@ def run_reference(
             copies = len(settings)
             stream = Stream.joined([stream] * copies)
         whole, routes = reference.run(part, stream, settings)
-        steps = [Step(*each) for each in zip(split_stream(stream, copies), split_stream(whole, copies), strict=True)]
-        if routes:
-            steps = [replace(step, routes=route) for step, route in zip(steps, routes, strict=True)]
-            for found, route in zip(layers, routes, strict=True):
-                found.extend(route)
+        each = zip(split_stream(stream, copies), split_stream(whole, copies), routes or [()] * copies, strict=True)
+        steps = [Step(*given) for given in each]
+        for found, route in zip(layers, routes, strict=False):
+            found.extend(route)
         after(part, steps * (len(settings) // copies))
         stream = reference.merge(whole, settings[0][1])
     outputs = split_stream(stream, copies) * (len(settings) // copies)
@@ -108,45 +107,33 @@ def run_reference(
     ]
 
 
-def with_every_expert(
-    reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]
-) -> list[Step]:
+def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]) -> list[Step]:
     """The steps that a part is judged by, one for each profile.
 
     Where only the experts of class tokens are computed, they are of images whose tokens were turned, so that every expert
-    that has a token has one at the front.
+    that has a token has one at the front. If a part adds next to nothing, they are on smaller streams: the sum of a large
+    stream and a small addition is rounded by more than a fault of the part may be, and layer norm makes the same of a
+    smaller stream, down to values whose square is its epsilon.
     """
     model = reference.model
-    ends_in_pairs = part in model.class_token_parts and part.endswith("/Moe") and model.config.ensemble_size == 1
-    if not ends_in_pairs or model.layer_outputs[0] not in ("expert", "kept"):
+    if part in ("embedding", "head") or model.config.ensemble_size > 1:
         return steps
-    group = model.grouping.tokens // math.gcd(model.grouping.tokens, model.config.num_tokens)
-    turned = [_turned(step, group) for step in steps]
-    found = [reference.run(part, stream, [(len(stream.x), p)]) for stream, p in zip(turned, profiles, strict=True)]
-    return [Step(stream, whole, *routes) for stream, (whole, routes) in zip(turned, found, strict=True)]
-
-
-def at_scale_of_part(
-    reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]
-) -> list[Step]:
-    """The steps that a part is judged by, on smaller streams if it adds next to nothing to them.
-
-    The sum of a large stream and a small addition is rounded by more than a fault of the part may be. Layer norm makes the
-    same of a smaller stream, down to values whose square is its epsilon.
-    """
-    if part in ("embedding", "head") or reference.model.config.ensemble_size > 1:
-        return steps
-    found = []
+    is_turned = part in model.class_token_parts and part.endswith("/Moe") and model.layer_outputs[0] in ("expert", "kept")
+    group, found = model.grouping.tokens // math.gcd(model.grouping.tokens, model.config.num_tokens), []
     for step, profile in zip(steps, profiles, strict=True):
-        x, whole = step.before.x, step.whole.x
+        judged = _rerun(reference, part, _turned(step, group), profile) if is_turned else step
+        x, whole = judged.before.x, judged.whole.x
         added, size = np.linalg.norm(whole - x[:, : whole.shape[1]]), np.linalg.norm(x)
         scale = np.float32(2.0 ** math.floor(math.log2(_LEAST_VALUE * math.sqrt(x.size) / max(float(size), _TINY))))
         if added * _LARGE_STREAM < size and scale < 1:
-            stream = replace(step.before, x=x * scale)
-            again, routes = reference.run(part, stream, [(len(x), profile)])
-            step = Step(stream, again, *routes)  # noqa: PLW2901
-        found.append(step)
+            judged = _rerun(reference, part, replace(judged.before, x=x * scale), profile)
+        found.append(judged)
     return found
+
+
+def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profile | None) -> Step:
+    whole, routes = reference.run(part, stream, [(len(stream.x), profile)])
+    return Step(stream, whole, *routes)
 
 
 def _turned(step: Step, group: int) -> Stream:
