@@ -10,13 +10,14 @@ import numpy as np
 from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import ConfigError
 from vmoe_export.families import timm
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.preprocessing import CLIP_MEAN, CLIP_STD
 from vmoe_export.families.translation import Translation
 from vmoe_export.model.parameters import POSITION_EMBEDDING
 
 _ATTENTION = [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
-_LAYERS = ("rms_norm1", *_ATTENTION, "rms_norm2", "ffn.up_proj", "ffn.down_proj")
+_MLP = ("ffn.up_proj", "ffn.down_proj", "ffn.gate_proj")
 _POSITIONS = "embeddings.position_embedding.weight"
 _DEFAULTS = {"qkv_bias": False, "mlp_bias": False, "use_head": True, "is_native": False}
 _ARGS = {"num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
@@ -48,17 +49,20 @@ def _translate(model: Translation) -> None:
         side = math.isqrt(model.shape(_POSITIONS, 2)[0])
         if model.image_grid() != (side, side):
             raise ConfigError(f"transformers has positions of this AIMv2 for {side} x {side} patches, and for no other size")
-    model.encoder("encoder.layers.{}.", _LAYERS, has_bias=(bias,) * 4, gate="ffn.gate_proj", mlp_bias=mlp_bias, rms=True)
+    first, second, gate = (Layer.of(name, mlp_bias) for name in _MLP)
+    attention = tuple(Layer.of(name, bias) for name in _ATTENTION)
+    block = Block(norms=("rms_norm1", "rms_norm2"), attention=attention, mlp=(first, second), gate=gate, rms=True)
+    model.encoder("encoder.layers.{}.", block)
     model.norm("Encoder/encoder_norm", "rms_norm", has_bias=False)
     if not has_head:
         model.model |= {"classifier": "gap", "pools": False}
         return
     model.model |= {"classifier": "map", "bare_map_head": True}
     model.vector("MapHead/probe", "head.cls_token", (1, 1, model.width))
-    names, has_bias = ("", "head.k_proj", "head.v_proj"), (bias, bias, bias, True)
-    model.attention("MapHead/MultiHeadDotProductAttention", names, "head.output_proj", has_bias=has_bias, stream=False)
+    key, value = (Layer.of(f"head.{name}_proj", bias) for name in "kv")
+    model.attention("MapHead/MultiHeadDotProductAttention", None, key, value, "head.output_proj", stream=False)
     if model.has("../visual_projection.weight"):
-        model.dense("projection", "../visual_projection", has_bias=False)
+        model.dense("projection", Layer("../visual_projection.weight"))
 
 
 def _translate_timm(model: Translation) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
 _ATTENTION = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-LAYERS = ("layer_norm1", *_ATTENTION, "layer_norm2", "mlp.fc1", "mlp.fc2")
+BLOCK = Block(norms=("layer_norm1", "layer_norm2"), attention=(*_ATTENTION,), mlp=("mlp.fc1", "mlp.fc2"))
 """The layers of a block of CLIP's and SigLIP's towers."""
 
 
@@ -15,11 +16,11 @@ def _translate(model: Translation) -> None:
     model.begin("quick_gelu", "embeddings.patch_embedding", is_only=False, has_bias=False)
     model.tokens("embeddings.class_embedding", positions="embeddings.position_embedding.weight", rows=1)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
-    model.encoder("encoder.layers.{}.", LAYERS)
+    model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "token"
     if model.has("../visual_projection.weight"):
-        model.dense("projection", "../visual_projection", has_bias=False)
+        model.dense("projection", Layer("../visual_projection.weight"))
 
 
 FAMILY = Family(

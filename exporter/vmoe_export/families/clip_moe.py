@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vmoe_export.errors import ConfigError
 from vmoe_export.families import open_clip
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
@@ -48,18 +49,20 @@ def _blocks(model: Translation) -> int:
     """The encoder's blocks; returns the number of experts."""
     experts, has_scales = 0, model.has("transformer.resblocks.0.ls_1.gamma")
     model.claim(ls_init_value="a number" if has_scales else "null")
-    for block, ours in model.blocks("transformer.resblocks.{}.", "layers"):
-        first, second = (f"{block}ls_1.gamma", f"{block}ls_2.gamma") if has_scales else ("", "")
-        model.norm(f"{ours}/LayerNorm_0", f"{block}ln_1")
-        names = (f"{block}attn.{name}" for name in ("in_proj_weight", "in_proj_bias", "out_proj"))
-        model.fused_attention(f"{ours}/SelfAttention", *names, scale=first)
-        model.norm(f"{ours}/LayerNorm_1", f"{block}ln_2")
-        if model.has(f"{block}gate.weight"):
-            experts = model.router(f"{ours}/Moe/Router/dense/kernel", f"{block}gate.weight")
-            each = [f"{block}experts.{number}." for number in range(experts)]
+    names = Block(
+        norms=("ln_1", "ln_2"),
+        attention=(*Layer("attn.in_proj_weight", "attn.in_proj_bias").parts(3), "attn.out_proj"),
+        mlp=("mlp.c_fc", "mlp.c_proj"),
+        scales=("ls_1.gamma", "ls_2.gamma") if has_scales else ("", ""),
+    )
+    for ours in model.blocks("transformer.resblocks.{}.", "layers"):
+        model.attention_block(ours, names)
+        if model.has("gate.weight"):
+            experts = model.router(f"{ours}/Moe/Router/dense/kernel", "gate.weight")
+            each = [f"experts.{number}." for number in range(experts)]
             model.experts(f"{ours}/Moe/Mlp", each, "c_fc", "c_proj")
         else:
-            model.mlp(f"{ours}/Mlp", f"{block}mlp.c_fc", f"{block}mlp.c_proj", scale=second)
+            model.mlp(f"{ours}/Mlp", *names.mlp, scale=names.scales[1])
     return experts
 
 

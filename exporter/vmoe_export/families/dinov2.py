@@ -23,8 +23,8 @@ def _translate(model: Translation) -> None:
     # transformers' DINOv2 has no such key, and ignores it.
     model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
-    layers = ("norm1", *hf_vit.ATTENTION, "norm2", *_MLPS[gate], *_SCALES)
-    hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, layers=layers, swiglu=gate)
+    names = {"norms": ("norm1", "norm2"), "mlp": _MLPS[gate], "swiglu": gate, "scales": _SCALES}
+    hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, **names)
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.model["classifier"] = "token+gap"

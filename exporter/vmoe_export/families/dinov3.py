@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
@@ -14,7 +15,7 @@ PROCESSOR = {"image_processor_type": "DINOv3ViTImageProcessor"}
 _ATTENTION = [f"attention.{name}_proj" for name in "qkvo"]
 _BIASES = {"query_bias": True, "key_bias": False, "value_bias": True, "proj_bias": True, "mlp_bias": True}
 _DEFAULTS = {**_BIASES, "use_gated_mlp": False, "num_register_tokens": 0}
-_LAYERS = ("norm1", *_ATTENTION, "norm2", "mlp.up_proj", "mlp.down_proj", "layer_scale1.lambda1", "layer_scale2.lambda1")
+_MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
@@ -26,13 +27,13 @@ def rotate(model: Translation, front: int, theta: float = THETA) -> None:
 
 
 def _translate(model: Translation) -> None:
-    gate = "mlp.gate_proj" if model.has("layer.0.mlp.gate_proj.weight") else ""
+    is_gated = model.has("layer.0.mlp.gate_proj.weight")
     has_bias = [model.has(f"layer.0.{name}.bias") for name in (*_ATTENTION, "mlp.up_proj")]
     model.config = model.config and {**_DEFAULTS, **model.config}
-    model.claim(use_gated_mlp=bool(gate), **dict(zip(_BIASES, has_bias, strict=True)))
+    model.claim(use_gated_mlp=is_gated, **dict(zip(_BIASES, has_bias, strict=True)))
     model.epsilon(1e-5)
     # The released gated files have SiLU, and transformers takes GELU if a config doesn't say it.
-    model.begin("gelu", "embeddings.patch_embeddings", is_only=not gate, heads=6)
+    model.begin("gelu", "embeddings.patch_embeddings", is_only=not is_gated, heads=6)
     found = model.tensors.get("embeddings.register_tokens")
     registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []
     front = model.tokens("embeddings.cls_token", *registers)
@@ -40,7 +41,15 @@ def _translate(model: Translation) -> None:
     if "rope_theta" not in model.config:
         model.taken["rope_theta"] = THETA
     rotate(model, front, float(model.setting("rope_theta", THETA)))
-    model.encoder("layer.{}.", _LAYERS, has_bias=has_bias[:4], gate=gate, mlp_bias=has_bias[4])
+    first, second, gate = (Layer.of(name, has_bias[4]) for name in _MLP)
+    block = Block(
+        norms=("norm1", "norm2"),
+        attention=tuple(map(Layer.of, _ATTENTION, has_bias)),
+        mlp=(first, second),
+        gate=gate if is_gated else None,
+        scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),
+    )
+    model.encoder("layer.{}.", block)
     model.norm("Encoder/encoder_norm", "norm")
     model.model["classifier"] = "token"
 

@@ -33,9 +33,8 @@ def _translate(model: Translation) -> None:
     model.claim(num_prefix_tokens=front)
     dinov3.rotate(model, front)
     layers = ("mlp.fc1_x", "mlp.fc2") if is_gated else ("mlp.fc1", "mlp.fc2")
-    biases = ("q_bias", "", "v_bias")
     gate = "mlp.fc1_g" if is_gated else ""
-    timm.translate_blocks(model, *layers, gate=gate, scales=("gamma_1", "gamma_2"), biases=biases)
+    timm.translate_blocks(model, *layers, gate=gate, scales=("gamma_1", "gamma_2"))
     model.norm("Encoder/encoder_norm", "norm")
     model.model["classifier"] = "token" if pooling == "token" else "gap"
     if model.has("head.weight"):

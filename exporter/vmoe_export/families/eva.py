@@ -33,8 +33,7 @@ def _translate(model: Translation) -> None:
     if not gate and model.shape("blocks.0.mlp.fc1.weight", 2)[0] == 2 * model.shape("blocks.0.mlp.fc2.weight", 2)[1]:
         gate = first  # one tensor holds both
     model.activation("silu" if gate else "gelu", f"the architecture {name} has")
-    scales, biases = ("gamma_1", "gamma_2"), ("q_bias", "", "v_bias")
-    blocks = partial(timm.translate_blocks, first_layer=first, gate=gate, scales=scales, biases=biases)
+    blocks = partial(timm.translate_blocks, first_layer=first, gate=gate, scales=("gamma_1", "gamma_2"))
     rotate = partial(rotate_by_index, reference=16) if re.search(_ROTARY, name) else None
     args = timm.read_model_args(model, ARGS)
     timm.translate_vit(model, args, name, blocks, rotate=rotate, has_positions="_rope_" not in name)

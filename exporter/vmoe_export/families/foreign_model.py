@@ -45,6 +45,7 @@ class ForeignModel:
         taken: the usual values that are used because neither tensors, config nor user state them, by what they are.
         heads: the number of attention heads, set by `choose_heads`.
         width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
+        block: what the names of the encoder block begin with that `blocks` has reached; names of tensors are given behind it.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -59,25 +60,26 @@ class ForeignModel:
     heads: int = 0
     width: int = 0
     patch: tuple[int, int] = (0, 0)
+    block: str = ""
 
     def told(self, name: str) -> str:
         """A tensor's name in the file."""
-        return name.removeprefix("../") if name.startswith("../") else self.prefix + name
+        return name.removeprefix("../") if name.startswith("../") else self.prefix + self.block + name
 
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
-        return name in self.tensors
+        return self.block + name in self.tensors
 
     def shape(self, name: str, ndim: int) -> Shape:
         """The shape of a required tensor. Raises CheckpointError if it is missing or has another number of dimensions."""
-        info = self.tensors.get(name)
+        info = self.tensors.get(self.block + name)
         if info is None:
             raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
         if len(info.shape) != ndim or 0 in info.shape:
             raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, but it needs {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
             raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are not weights")
-        self.used.add(name)
+        self.used.add(self.block + name)
         return info.shape
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
@@ -162,8 +164,8 @@ class ForeignModel:
             raise ConfigError(f"{source} {shown(said)}, which can't be exported; {known} can")
         return str(self.choose("activation", found, source, usual))
 
-    def blocks(self, pattern: str, count_key: str = "") -> Iterator[tuple[str, str]]:
-        """Yields each encoder block: its prefix, which is `pattern` with the number in it, and our path.
+    def blocks(self, pattern: str, count_key: str = "") -> Iterator[str]:
+        """Yields our path of each encoder block; the names of its tensors begin with `pattern` with the number in it.
 
         Raises:
             CheckpointError: they are not numbered 0, 1, 2, ...
@@ -176,7 +178,9 @@ class ForeignModel:
         if count_key:
             self.claim(**{count_key: count})
         for i in range(count):
-            yield f"{start}{i}{end}", f"Encoder/encoderblock_{i}"
+            self.block = f"{start}{i}{end}"
+            yield f"Encoder/encoderblock_{i}"
+        self.block = ""
 
     def trained_grid(self) -> tuple[int, int]:
         """Rows and columns of patches at the config's image size; (0, 0) if it states none."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from vmoe_export.errors import ConfigError
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
-_ATTENTION = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj", "projection_layer")]
-_LAYERS = ("layernorm_before", *_ATTENTION, "layernorm_after", "mlp.fc1", "mlp.fc2", "lambda_1", "lambda_2")
-_QK_NORMS = [f"attention.{name}_norm" for name in "qk"]
+_ATTENTION = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj")]
 _DEFAULTS = {"attention_bias": False, "use_qk_norm": False, "norm_type": "layer_norm", "use_mean_pooling": True}
 
 
@@ -35,11 +34,18 @@ def _translate(model: Translation) -> None:
     is_token = pooling is not None and model.choose("pooling", None, "") == "token"
     model.model["classifier"] = "token" if is_token else "gap"
     model.tokens("embeddings.cls_token", positions="embeddings.position_embeddings", rows=1, is_read=is_token)
-    model.encoder("encoder.layer.{}.", _LAYERS, has_bias=has_bias, rms=not has_norm_bias)
     if has_qk_norm and model.heads == 1:
         raise ConfigError("a norm of all queries and keys (use_qk_norm) can't be exported with one attention head")
-    for block, ours in model.blocks("encoder.layer.{}.") if has_qk_norm else ():
-        model.head_norms(f"{ours}/SelfAttention", *(f"{block}{name}" for name in _QK_NORMS), wide=True)
+    block = Block(
+        norms=("layernorm_before", "layernorm_after"),
+        attention=(*(Layer.of(name, has_bias) for name in _ATTENTION), "attention.projection_layer"),
+        mlp=("mlp.fc1", "mlp.fc2"),
+        scales=("lambda_1", "lambda_2"),
+        qk_norms=("attention.q_norm", "attention.k_norm") if has_qk_norm else ("", ""),
+        wide_qk_norms=True,
+        rms=not has_norm_bias,
+    )
+    model.encoder("encoder.layer.{}.", block)
     if has_norm:
         model.norm("Encoder/encoder_norm", "layernorm")
     else:

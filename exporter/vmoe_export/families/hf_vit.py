@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-ATTENTION = [*(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.output.dense"]
-_LAYERS = ("layernorm_before", *ATTENTION, "layernorm_after", "intermediate.dense", "output.dense")
+_ATTENTION = [*(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.output.dense"]
+_NORMS, _MLP = ("layernorm_before", "layernorm_after"), ("intermediate.dense", "output.dense")
 
 
 def translate_encoder(
@@ -16,8 +15,10 @@ def translate_encoder(
     rows: int,
     *tokens: str,
     epsilon: float = 1e-12,
-    layers: Sequence[str] = _LAYERS,
+    norms: tuple[str, str] = _NORMS,
+    mlp: tuple[str, str] = _MLP,
     swiglu: str = "",
+    scales: tuple[str, str] = ("", ""),
     is_gelu: bool = True,
 ) -> None:
     """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions.
@@ -29,7 +30,8 @@ def translate_encoder(
     model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
-    model.encoder("encoder.layer.{}.", layers, has_bias=has_bias, gate=swiglu)
+    attention = (*(Layer.of(name, has_bias) for name in _ATTENTION[:3]), _ATTENTION[3])
+    model.encoder("encoder.layer.{}.", Block(norms=norms, attention=attention, mlp=mlp, gate=swiglu, scales=scales))
     model.norm("Encoder/encoder_norm", "layernorm")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from vmoe_export.families.clip import LAYERS
+from vmoe_export.families.block_names import Layer
+from vmoe_export.families.clip import BLOCK
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
@@ -25,18 +26,12 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
     if is_naflex:
         model.claim(num_patches=model.shape(positions, 2)[0])
         model.notes.append("all pictures get one size, in which the library would keep their aspect ratio; see --image-size")
-    model.encoder("encoder.layers.{}.", LAYERS)
+    model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "map"
     model.vector("MapHead/probe", "head.probe", (1, 1, model.width))
-    attention = "head.attention."
-    model.fused_attention(
-        "MapHead/MultiHeadDotProductAttention",
-        f"{attention}in_proj_weight",
-        f"{attention}in_proj_bias",
-        f"{attention}out_proj",
-        stream=False,
-    )
+    projections = Layer("head.attention.in_proj_weight", "head.attention.in_proj_bias").parts(3)
+    model.attention("MapHead/MultiHeadDotProductAttention", *projections, "head.attention.out_proj", stream=False)
     model.norm("MapHead/LayerNorm", "head.layernorm")
     model.mlp("MapHead/Mlp", "head.mlp.fc1", "head.mlp.fc2", stream=False)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.families import open_clip
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import FIRST_BLOCK, Translation
 from vmoe_export.ops.table import LAYER_NORM_EPSILON
@@ -156,8 +157,7 @@ def translate_blocks(
     *,
     gate: str = "",
     rms: bool = False,
-    scales: Sequence[str] = ("ls1.gamma", "ls2.gamma"),
-    biases: Sequence[str] = ("qkv.bias",),
+    scales: tuple[str, str] = ("ls1.gamma", "ls2.gamma"),
     count_key: str = "depth",
 ) -> None:
     """The encoder's blocks.
@@ -166,53 +166,42 @@ def translate_blocks(
         first_layer, second_layer, gate: the names of the layers of their MLPs, as for `Translation.mlp`.
         rms: whether they have RMS norms.
         scales: the names of the scales of attention and MLP, which blocks may have.
-        biases: of queries, keys and values, together or each, which blocks may have.
         count_key: as for `Translation.blocks`.
     """
-    has_scales, has_bias, has_norm = (
-        model.has(f"blocks.0.{name}") for name in (scales[0], "attn.proj.bias", "mlp.norm.weight")
-    )
-    inner = [name for name in ("attn.norm.weight", "mlp.norm.weight") if model.has(f"blocks.0.{name}")]
+
+    def has(name: str) -> bool:
+        return model.has(f"blocks.0.{name}")
+
+    def layer(name: str) -> Layer:
+        return Layer.of(name, has("attn.proj.bias"))
+
+    inner = [name for name in ("attn.norm", "mlp.norm") if has(f"{name}.weight")]
     if inner and model.norm_epsilon != LAYER_NORM_EPSILON:
-        raise ConfigError(f"{inner[0]} can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
-    model.model["rms_norm"] = rms
-    for block, ours in model.blocks("blocks.{}.", count_key):
-        first, second = (f"{block}{name}" if has_scales else "" for name in scales)
-        model.norm(f"{ours}/LayerNorm_0", f"{block}norm1", has_bias=not rms)
-        _translate_attention(model, f"{ours}/SelfAttention", f"{block}attn.", biases, scale=first, has_bias=has_bias)
-        model.norm(f"{ours}/LayerNorm_1", f"{block}norm2", has_bias=not rms)
-        model.mlp(
-            f"{ours}/Mlp",
-            f"{block}{first_layer}",
-            f"{block}{second_layer}",
-            scale=second,
-            gate=f"{block}{gate}" if gate else "",
-            norm=f"{block}mlp.norm" if has_norm else "",
-            has_bias=has_bias,
-        )
+        raise ConfigError(f"{inner[0]}.weight can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
+    block = Block(
+        norms=("norm1", "norm2"),
+        attention=(*_projections(has), layer("attn.proj")),
+        mlp=(layer(first_layer), layer(second_layer)),
+        gate=layer(gate) if gate else None,
+        scales=scales if has(scales[0]) else ("", ""),
+        qk_norms=("attn.q_norm", "attn.k_norm") if has("attn.q_norm.weight") else ("", ""),
+        attention_norm="attn.norm" if "attn.norm" in inner else "",
+        mlp_norm="mlp.norm" if "mlp.norm" in inner else "",
+        rms=rms,
+    )
+    model.encoder("blocks.{}.", block, count_key, size_key="")
 
 
-def _translate_attention(
-    model: Translation, ours: str, name: str, biases: Sequence[str], *, scale: str, has_bias: bool
-) -> None:
-    """The attention layer of a block; what is optional of it, all blocks have as the first one has it."""
-
-    def first_has(own: str) -> bool:
-        return model.has(f"blocks.0.attn.{own}")
-
-    out = f"{name}proj"
-    if first_has("q_proj.weight"):
-        each_has = [*(first_has(f"{own}_proj.bias") for own in "qkv"), has_bias]
-        model.attention(ours, [f"{name}{own}_proj" for own in "qkv"], out, scale=scale, has_bias=each_has)
-    else:
-        each = [f"{name}{bias}" if bias and first_has(biases[0]) else "" for bias in biases]
-        mask = f"{name}qkv.bias_mask" if first_has("qkv.bias_mask") else ""
-        bias = each if len(each) > 1 else each[0]
-        model.fused_attention(ours, f"{name}qkv.weight", bias, out, scale=scale, has_bias=has_bias, bias_mask=mask)
-    if first_has("q_norm.weight"):
-        model.head_norms(ours, f"{name}q_norm", f"{name}k_norm")
-    if first_has("norm.weight"):
-        model.norm(f"{ours}/LayerNorm", f"{name}norm")
+def _projections(has: Callable[[str], bool]) -> tuple[Layer, ...]:
+    """The layers of queries, keys and values of a block; what is optional of them, all have as the first one has it."""
+    if has("attn.q_proj.weight"):
+        return tuple(Layer.of(f"attn.{name}_proj", has(f"attn.{name}_proj.bias")) for name in "qkv")
+    bias, mask = (name if has(name) else "" for name in ("attn.qkv.bias", "attn.qkv.bias_mask"))
+    layers = Layer("attn.qkv.weight", bias, mask=mask).parts(3)
+    if not has("attn.q_bias"):
+        return layers
+    own = zip(layers, ("attn.q_bias", "", "attn.v_bias"), strict=True)
+    return tuple(layer._replace(bias=bias, has_own_bias=True) for layer, bias in own)
 
 
 def _activation(name: str) -> str:
@@ -281,7 +270,7 @@ def _head(model: Translation, pooling: str, pool_heads: int) -> None:
         model.mean_token(2)
     elif model.has("../visual.head.proj.weight"):  # open_clip's
         has_bias = model.has("../visual.head.proj.bias")
-        model.dense("projection", "../visual.head.proj", has_bias=has_bias)
+        model.dense("projection", Layer.of("../visual.head.proj", has_bias))
     elif model.has("head.weight"):
         model.dense("projection" if model.prefix else "head", "head")
 
@@ -293,8 +282,8 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
     if pool_heads and model.width % pool_heads:
         raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
     model.heads = pool_heads or model.heads  # those of the blocks are behind us
-    names = ("attn_pool.kv.weight", "attn_pool.kv.bias", "attn_pool.proj")
-    model.fused_attention("MapHead/MultiHeadDotProductAttention", *names, stream=False, query="attn_pool.q")
+    names = ("attn_pool.q", *Layer.of("attn_pool.kv").parts(2), "attn_pool.proj")
+    model.attention("MapHead/MultiHeadDotProductAttention", *names, stream=False)
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
     model.mlp("MapHead/Mlp", "attn_pool.mlp.fc1", "attn_pool.mlp.fc2", stream=False)
     model.widen("MapHead/Mlp", f"{FIRST_BLOCK}/Mlp")

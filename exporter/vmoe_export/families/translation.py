@@ -12,6 +12,7 @@ import numpy as np
 
 from vmoe_export.checkpoint.base import Array
 from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.foreign_model import ForeignModel
 from vmoe_export.families.position_grid import resized_grid
 from vmoe_export.model.parameters import EXTRA_TOKENS, POSITION_EMBEDDING, ROTARY, Shape
@@ -89,36 +90,28 @@ class Translation(ForeignModel):
         self.claim(hidden_size=self.width)
 
     def encoder(
-        self,
-        pattern: str,
-        names: Sequence[str],
-        *,
-        has_bias: bool | Sequence[bool] = True,
-        gate: str = "",
-        mlp_bias: bool = True,
-        rms: bool = False,
+        self, pattern: str, names: Block, count_key: str = "num_hidden_layers", size_key: str = "intermediate_size"
     ) -> None:
-        """The blocks of a model of transformers.
+        """The blocks, which all have the same layers.
 
-        Args:
-            pattern: as for `blocks`.
-            names: of a block's first norm, query, key, value and output of attention, second norm, both layers of the MLP,
-                and, if there are any, the scales of attention and MLP.
-            has_bias: as for `attention`.
-            gate: of the MLPs, if they have one; as for `mlp`.
-            mlp_bias: whether the layers of the MLPs have one.
-            rms: whether norms are RMS norms.
+        `pattern` and `count_key` are as for `blocks`; `size_key` is the config's for the hidden size of MLPs, or "".
         """
-        self.model["rms_norm"] = rms
-        for block, ours in self.blocks(pattern, "num_hidden_layers"):
-            norm_0, query, key, value, out, norm_1, first, second, *scales = (f"{block}{name}" for name in names)
-            attention_scale, mlp_scale = scales or ("", "")
-            self.norm(f"{ours}/LayerNorm_0", norm_0, has_bias=not rms)
-            self.attention(f"{ours}/SelfAttention", (query, key, value), out, scale=attention_scale, has_bias=has_bias)
-            self.norm(f"{ours}/LayerNorm_1", norm_1, has_bias=not rms)
-            own_gate = f"{block}{gate}" if gate else ""
-            hidden = self.mlp(f"{ours}/Mlp", first, second, scale=mlp_scale, gate=own_gate, has_bias=mlp_bias)
-            self.claim(intermediate_size=hidden)
+        self.model["rms_norm"] = names.rms
+        for ours in self.blocks(pattern, count_key):
+            self.attention_block(ours, names)
+            hidden = self.mlp(f"{ours}/Mlp", *names.mlp, gate=names.gate, norm=names.mlp_norm, scale=names.scales[1])
+            if size_key:
+                self.claim(**{size_key: hidden})
+
+    def attention_block(self, ours: str, names: Block) -> None:
+        """What a block has but for its MLP."""
+        self.norm(f"{ours}/LayerNorm_0", names.norms[0], has_bias=not names.rms)
+        self.attention(f"{ours}/SelfAttention", *names.attention, scale=names.scales[0])
+        if names.qk_norms[0]:
+            self._head_norms(f"{ours}/SelfAttention", *names.qk_norms, wide=names.wide_qk_norms)
+        if names.attention_norm:
+            self.norm(f"{ours}/SelfAttention/LayerNorm", names.attention_norm)
+        self.norm(f"{ours}/LayerNorm_1", names.norms[1], has_bias=not names.rms)
 
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False, key: str = "layer_norm_eps") -> None:
         """Sets the epsilon of every norm, if the config has no such `key`. Call this first.
@@ -144,7 +137,8 @@ class Translation(ForeignModel):
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
         """Defines one of our tensors; with `stream`, it is scaled like the residual stream."""
         scale = self._stream if stream else 1.0
-        self.parts[name] = Part(shape, tuple(sources), (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
+        sources = tuple(self.block + source for source in sources)
+        self.parts[name] = Part(shape, sources, (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
     def patches(self, name: str, *, has_bias: bool = True, is_flat: bool = False) -> None:
         """The convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
@@ -354,146 +348,88 @@ class Translation(ForeignModel):
         self.model["encoder_norm"] = False
 
     def dense(
-        self,
-        ours: str,
-        name: str,
-        *,
-        inputs: int = 0,
-        outputs: int = 0,
-        scale: str = "",
-        stream: bool = False,
-        has_bias: bool = True,
-        half: int | None = None,
+        self, ours: str, layer: str | Layer, *, inputs: int = 0, outputs: int = 0, scale: str = "", stream: bool = False
     ) -> int:
-        """A dense layer (out, in), with or without a bias; `scale` names a tensor that multiplies its outputs.
-
-        With `half`, 0 or 1, it is one half of a tensor's outputs.
+        """A dense layer, or a torch module of that name; `scale` names a tensor that multiplies its outputs.
 
         Returns:
             The number of outputs.
         """
-        width, depth = self.check(f"{name}.weight", outputs or None, inputs or self.width)
-        rows = slice(None)
-        if half is not None:
-            if width % 2:
-                raise CheckpointError(f"tensor {self.told(name)}.weight has {width} outputs, which are not two halves")
-            width //= 2
-            rows = slice(half * width, (half + 1) * width)
-        kernel, bias = [f"{name}.weight"], []
-        if has_bias:
-            self.check(f"{name}.bias", width if half is None else 2 * width)
-            bias = [f"{name}.bias"]
+        layer = Layer.of(layer)
+        index, count = layer.part
+        total, depth = self.check(layer.weight, outputs * count or None, inputs or self.width)
+        if total % count:
+            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which are not {count} equal parts")
+        width = total // count
+        rows, biased = slice(index * width, (index + 1) * width), slice(0, width)
+        if not layer.has_own_bias:
+            biased = rows
+        kernel, bias = [layer.weight], [layer.bias] if layer.bias else []
+        for name in (layer.bias, layer.mask):
+            if name:
+                self.check(name, width if layer.has_own_bias else total)
         if scale:
             self.check(scale, width)
             kernel, bias = [*kernel, scale], [*bias, scale] if bias else []
         self.put(f"{ours}/kernel", (depth, width), kernel, lambda array, by=1.0: array[rows].T * by, stream=stream)
-        zeros = np.zeros(self.shape(f"{name}.weight", 2)[0])
-        self.put(f"{ours}/bias", (width,), bias, lambda array=zeros, by=1.0: array[rows] * by, stream=stream)
+        if layer.mask:
+            self.put(f"{ours}/bias", (width,), [*bias, layer.mask], lambda array, by: (array * by)[rows], stream=stream)
+        else:
+            zeros = np.zeros(total)
+            self.put(f"{ours}/bias", (width,), bias, lambda array=zeros, by=1.0: array[biased] * by, stream=stream)
         return width
 
     def attention(
         self,
         ours: str,
-        projections: Sequence[str],
-        out: str,
+        query: str | Layer | None,
+        key: str | Layer,
+        value: str | Layer,
+        out: str | Layer,
         *,
         scale: str = "",
         stream: bool = True,
-        has_bias: bool | Sequence[bool] = True,
     ) -> None:
-        """Attention with separate projections of query, key and value; an empty name means none.
-
-        They have a bias as `has_bias` says of all three, or of each, and of the output if it says four.
-        """
-        each_has = [*((has_bias,) * 3 if isinstance(has_bias, bool) else has_bias), True]
-        for name, source, biased in zip(("query", "key", "value"), projections, each_has, strict=False):
-            if source:
-                self.dense(f"{ours}/{name}", source, outputs=self.width, has_bias=biased)
+        """Attention; without a layer for queries, these are what it is asked."""
+        for name, layer in (("query", query), ("key", key), ("value", value)):
+            if layer:
+                self.dense(f"{ours}/{name}", layer, outputs=self.width)
                 self._by_head(f"{ours}/{name}")
-        self._out(ours, out, scale, stream=stream, has_bias=each_has[3])
+        self.dense(f"{ours}/out", out, outputs=self.width, scale=scale, stream=stream)
+        kernel = f"{ours}/out/kernel"
+        self.parts[kernel] = replace(self.parts[kernel], shape=(self.heads, self.width // self.heads, self.width))
 
-    def fused_attention(
-        self,
-        ours: str,
-        weight: str,
-        bias: str | Sequence[str],
-        out: str,
-        *,
-        scale: str = "",
-        stream: bool = True,
-        query: str = "",
-        has_bias: bool = True,
-        bias_mask: str = "",
-    ) -> None:
-        """Attention with q, k and v stacked in one matrix (3D, D), or only k and v if `query` names a layer.
-
-        `bias` names their bias, or those of q, k and v; an empty one means none. `has_bias` says whether the output has one.
-        `bias_mask` names a tensor that multiplies the bias.
-        """
-        width, names = self.width, ("key", "value") if query else ("query", "key", "value")
-        self.check(weight, len(names) * width, width)
-        zeros = np.zeros(len(names) * width)
-        if isinstance(bias, str) and bias:
-            self.check(bias, len(names) * width)
-        for i, name in enumerate(names):
-            rows = slice(i * width, (i + 1) * width)
-            self.put(f"{ours}/{name}/kernel", (width, width), [weight], lambda array, rows=rows: array[rows].T)
-            own = bias if isinstance(bias, str) else bias[i]
-            if not isinstance(bias, str):
-                rows = slice(width)
-                if own:
-                    self.check(own, width)
-            biases = [own] if own else []
-            if bias_mask and own:
-                self.check(bias_mask, *self.shape(own, 1))
-                biases.append(bias_mask)
-            self.put(f"{ours}/{name}/bias", (width,), biases, lambda array=zeros, by=1.0, rows=rows: (array * by)[rows])
-            self._by_head(f"{ours}/{name}")
-        if query:
-            self.dense(f"{ours}/query", query, outputs=width)
-            self._by_head(f"{ours}/query")
-        self._out(ours, out, scale, stream=stream, has_bias=has_bias)
-
-    def head_norms(self, ours: str, query: str, key: str, *, wide: bool = False) -> None:
+    def _head_norms(self, ours: str, query: str, key: str, *, wide: bool) -> None:
         """The norms of each head's queries and keys, with the epsilon of the others.
 
-        With `wide`, they are RMS norms of all heads together, with our epsilon. Call this after `attention`.
+        With `wide`, they are RMS norms of all heads together, with our epsilon.
         """
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
             for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):  # as the stream in front of other norms
-                part = self.parts[f"{ours}/{name}/{leaf}"]
-                self.put(f"{ours}/{name}/{leaf}", part.shape, part.sources, part.make, stream=True)
+                self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
     def mlp(
         self,
         ours: str,
-        first: str,
-        second: str,
+        first: str | Layer,
+        second: str | Layer,
         *,
         scale: str = "",
         stream: bool = True,
-        gate: str = "",
+        gate: str | Layer | None = None,
         norm: str = "",
-        has_bias: bool = True,
     ) -> int:
-        """An MLP; returns the width of its hidden layer.
-
-        Args:
-            scale: as for `dense`, of the second layer.
-            gate: the layer whose outputs are activated and multiplied with those of the first; if it is the first itself,
-                one tensor holds the gate's outputs, and behind them the first layer's.
-            norm: of the hidden features.
-            has_bias: of the layers.
-        """
-        is_joint, layer = gate == first, partial(self.dense, has_bias=has_bias)
-        hidden = layer(f"{ours}/Dense_0", first, half=1 if is_joint else None)
+        """An MLP; `gate` and `norm` are as for `Block`. Returns the width of its hidden layer."""
+        if gate == first:
+            gate, first = Layer.of(first).parts(2)
+        hidden = self.dense(f"{ours}/Dense_0", first)
         if gate:
-            layer(f"{ours}/Gate", gate, outputs=2 * hidden if is_joint else hidden, half=0 if is_joint else None)
+            self.dense(f"{ours}/Gate", gate, outputs=hidden)
         if norm:
             self.norm(f"{ours}/LayerNorm", norm, size=hidden)
-        layer(f"{ours}/Dense_1", second, inputs=hidden, outputs=self.width, scale=scale, stream=stream)
+        self.dense(f"{ours}/Dense_1", second, inputs=hidden, outputs=self.width, scale=scale, stream=stream)
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
@@ -504,58 +440,42 @@ class Translation(ForeignModel):
                 f"an attention pool whose MLP is wider ({hidden}) than the blocks' ({wanted}) can't be exported"
             )
         for name, axis in ((f"{ours}/Dense_0/kernel", 1), (f"{ours}/Dense_0/bias", 0), (f"{ours}/Dense_1/kernel", 0)):
-            part = self.parts[name]
-            shape = (*part.shape[:axis], wanted, *part.shape[axis + 1 :])
-            padding = [(0, new - old) for old, new in zip(part.shape, shape, strict=True)]
-            self.parts[name] = replace(part, shape=shape, make=partial(_padded, part.make, padding))
+            shape = self.parts[name].shape
+            padding = [(0, wanted - hidden if each == axis else 0) for each in range(len(shape))]
+            self._change(name, partial(np.pad, pad_width=padding), (*shape[:axis], wanted, *shape[axis + 1 :]))
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
         """The MLPs of a MoE layer, stacked in our tensors."""
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
-            each = Translation(self.tensors, self.prefix, self.config, {}, None, width=self.width)
-            each._stream = self._stream
-            outputs = [each.dense(f"{i}", f"{name}{own}", inputs=hidden, stream=stream) for i, name in enumerate(names)]
-            hidden = outputs[0]
-            self.used |= each.used
+            made = [f"{ours}/{layer}/{i}" for i in range(len(names))]
+            each = zip(made, names, strict=True)
+            hidden = [self.dense(expert, f"{name}{own}", inputs=hidden, stream=stream) for expert, name in each][0]
             for leaf in ("kernel", "bias"):
-                parts = [each.parts[f"{i}/{leaf}"] for i in range(len(names))]
-                if len({part.shape for part in parts}) > 1 or len({len(part.sources) for part in parts}) > 1:
+                parts = [self.parts.pop(f"{expert}/{leaf}") for expert in made]
+                if len({part.shape for part in parts}) > 1:
                     raise CheckpointError(f"the experts {names[0]}{own} to {names[-1]}{own} differ in their shapes")
-                sources = [source for part in parts for source in part.sources]
 
                 def stack(*arrays: Array, parts: Sequence[Part] = parts) -> Array:
-                    step = len(parts[0].sources)
-                    return np.stack([p.make(*arrays[i * step : (i + 1) * step]) for i, p in enumerate(parts)])
+                    return np.stack([part.make(array) for part, array in zip(parts, arrays, strict=True)])
 
-                self.put(f"{ours}/{layer}/{leaf}", (len(names), *parts[0].shape), sources, stack)
+                sources = tuple(source for part in parts for source in part.sources)
+                self.parts[f"{ours}/{layer}/{leaf}"] = Part((len(names), *parts[0].shape), sources, stack)
 
     def _by_head(self, layer: str) -> None:
-        sizes = self.heads, self.width // self.heads
-        if self._has_halves and layer.endswith(("/query", "/key")):
-            self._put_pairs_together(layer)
-        self._shaped(layer, kernel=(self.width, *sizes), bias=sizes)
+        """Gives a projection of attention an axis for the heads."""
+        heads, size = self.heads, self.width // self.heads
 
-    def _put_pairs_together(self, layer: str) -> None:
-        """Puts columns p and p + D/H/2 of each head side by side, in which order no product of queries and keys differs."""
-        for leaf in ("kernel", "bias"):
-            part = self.parts[f"{layer}/{leaf}"]
+        def by_head(array: Array) -> Array:
+            if not self._has_halves or layer.endswith("/value"):
+                return array
+            # Columns p and p + D/H/2 of each head stand side by side, in which order no product of queries and keys differs.
+            return array.reshape(-1, heads, 2, size // 2).swapaxes(2, 3).reshape(array.shape)
 
-            def make(*arrays: Array, own: Make = part.make) -> Array:
-                array = own(*arrays)
-                return array.reshape(-1, self.heads, 2, self.width // self.heads // 2).swapaxes(2, 3).reshape(array.shape)
+        self._change(f"{layer}/kernel", by_head, (self.width, heads, size))
+        self._change(f"{layer}/bias", by_head, (heads, size))
 
-            self.parts[f"{layer}/{leaf}"] = replace(part, make=make)
-
-    def _out(self, ours: str, name: str, scale: str, *, stream: bool = True, has_bias: bool = True) -> None:
-        self.dense(f"{ours}/out", name, outputs=self.width, scale=scale, stream=stream, has_bias=has_bias)
-        self._shaped(f"{ours}/out", kernel=(self.heads, self.width // self.heads, self.width))
-
-    def _shaped(self, layer: str, **shapes: Shape) -> None:
-        """Gives the tensors of a layer other shapes with as many values."""
-        for leaf, shape in shapes.items():
-            self.parts[f"{layer}/{leaf}"] = replace(self.parts[f"{layer}/{leaf}"], shape=shape)
-
-
-def _padded(make: Make, padding: Sequence[tuple[int, int]], *arrays: Array) -> Array:
-    return np.pad(make(*arrays), padding)
+    def _change(self, name: str, change: Callable[[Array], Array], shape: Shape | None = None) -> None:
+        """Changes one of our tensors, and its shape."""
+        part = self.parts[name]
+        self.parts[name] = Part(shape or part.shape, part.sources, lambda *arrays: change(part.make(*arrays)))
