@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vmoe_export.checkpoint import Checkpoint
+from vmoe_export.checkpoint.base import naming
 from vmoe_export.checkpoint.new_head import NewHead
-from vmoe_export.errors import CheckpointError, ConfigError, OptionError
+from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.export_options import FOREIGN, ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.families.recognition import family_of
@@ -128,22 +129,20 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         options = replace(options, class_names=options.class_names or head.class_names)
         config = {name: value for name, value in config.items() if name != "num_classes"}
     shapes = {name: info.shape for name, info in checkpoint.info.items()}
-    try:
-        model = describe_model(shapes, config, **{name: getattr(options, name) for name in FLAGS})
-        model = replace(model, family=trunk.family_title)
-        _check_ensemble(checkpoint, model, config)
-        if preset and options.image_size is None:
-            _check_size(preset, model)
-        if head is not None:
-            head.read(model.feature_size)
-        check_parameters(checkpoint.info, model)
-    except ConfigError as error:
-        sentence = _of_preset(str(error), preset)
-        if preset and preset.name not in sentence:
-            sentence = f"{sentence} (with preset {preset.name})"
-        raise ConfigError(f"{checkpoint.path}: {sentence}") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    with naming(checkpoint.path):
+        try:
+            model = describe_model(shapes, config, **{name: getattr(options, name) for name in FLAGS})
+            model = replace(model, family=trunk.family_title)
+            _check_ensemble(checkpoint, model, config)
+            if preset and options.image_size is None:
+                _check_size(preset, model)
+            if head is not None:
+                head.read(model.feature_size)
+            check_parameters(checkpoint.info, model)
+        except ConfigError as error:
+            sentence = _of_preset(str(error), preset)
+            has_name = preset is None or preset.name in sentence
+            raise ConfigError(sentence if has_name else f"{sentence} (with preset {preset.name})") from None
     output = _output(options, model)
     model = model.for_output(output)
     _check_class_names(options, model, output)
@@ -180,12 +179,9 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
         return checkpoint, options
     if options.preset is not None:
         raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; omit it")
-    try:
-        given = {name: getattr(options, name) for name in FOREIGN}
+    given = {name: getattr(options, name) for name in FOREIGN}
+    with naming(checkpoint.path):
         found = FamilyCheckpoint(checkpoint, family, options.config, options.image_size, **given)
-    except (CheckpointError, ConfigError) as error:
-        sentence = str(error)
-        raise type(error)(sentence if str(checkpoint.path) in sentence else f"{checkpoint.path}: {sentence}") from None
     returns_classes = options.returns_classes and options.head is None and "head/kernel" in found.info
     completed = replace(
         options,

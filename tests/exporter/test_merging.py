@@ -73,7 +73,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
             assert len(images) > ROWS_AT_ONCE  # in several steps
             stream, routes = Stream(images), list[np.ndarray]()
             for part in model.parts:
-                whole, layers = reference.run(part, stream, [(len(images), profile)])
+                whole, layers = reference.run(part, stream, [profile])
                 stream = reference.merge(whole, profile)
                 routes += [value for layer in layers for value in layer]
             return stream.x, layer_routings(manifest, profile, names, routes)

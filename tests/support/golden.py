@@ -253,7 +253,7 @@ def run_numpy(reference: ReferenceModel, feeds: dict[str, np.ndarray]) -> Output
     stream, routes, profile = Stream(feeds["image"]), list[np.ndarray](), _profile(feeds)
     names = unmerged_outputs(reference.model)
     for part in reference.model.parts:
-        whole, layer = reference.run(part, stream, [(len(feeds["image"]), profile)])
+        whole, layer = reference.run(part, stream, [profile])
         stream = reference.merge(whole, profile)
         routes += [value for outputs in layer for value in outputs[: len(names)]]
     return [stream.x, *routes]

@@ -15,7 +15,7 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
-from vmoe_export.errors import CheckpointError
+from vmoe_export.errors import CheckpointError, ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -125,11 +125,12 @@ class Checkpoint(Mapping[str, Array]):
 
 @contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Puts what it is about before what went wrong with it."""
+    """Puts what it is about before what went wrong with it, unless that begins with it."""
     try:
         yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{what}: {error}") from None
+    except (CheckpointError, ConfigError) as error:
+        sentence = str(error)
+        raise type(error)(sentence if sentence.startswith(str(what)) else f"{what}: {sentence}") from None
 
 
 def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:

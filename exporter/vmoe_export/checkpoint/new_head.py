@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.plain_file import PlainFile
+from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError, OptionError
 from vmoe_measure.npz_file import opened_npz
 from vmoe_runtime.errors import ImageError
@@ -89,17 +89,18 @@ def _of_head(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OptionError(f"--head {path} can't be read: {error.strerror or error}") from None
-    except (CheckpointError, OptionError, ImageError, SafetensorError) as error:
+    except (CheckpointError, OptionError, ImageError) as error:
         sentence = str(error)
         raise OptionError(f"--head {sentence if sentence.startswith(str(path)) else f'{path}: {sentence}'}") from None
 
 
-def _stated_arrays(path: Path) -> dict[str, TensorInfo]:
+def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
     """Shapes and types of what may be of a head. The file may be a whole checkpoint, of which nothing else is read."""
+    if path.suffix == ".safetensors":  # nothing in it is packed
+        with SafetensorsCheckpoint(path) as checkpoint:
+            return checkpoint.info
     with closing(PlainFile(path)) as file:
         most = max(_ALWAYS_BYTES, _MOST_UNPACKED * file.size)
-    if path.suffix == ".safetensors":  # nothing in it is packed
-        return {name: TensorInfo(array.shape, array.dtype) for name, array in _arrays_of(path, _KNOWN).items()}
     stated = {}
     with opened_npz(path, _EXPECTED) as archive:
         for name in _KNOWN:
@@ -120,18 +121,11 @@ def _stated_arrays(path: Path) -> dict[str, TensorInfo]:
 
 
 def _arrays_of(path: Path, names: Sequence[str]) -> dict[str, Array]:
-    """Those of the arrays that the file has."""
-    if path.suffix != ".safetensors":
-        with opened_npz(path, _EXPECTED) as archive:
-            return {name: archive[name] for name in names if name in archive.files}
-    with safe_open(path, framework="numpy") as file:
-        try:
-            return {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
-        except AttributeError:  # of numpy, such as a float8
-            raise OptionError(f"it holds values of a type that numpy lacks; use one of {', '.join(_FLOATS)}") from None
+    with SafetensorsCheckpoint(path) if path.suffix == ".safetensors" else opened_npz(path, _EXPECTED) as arrays:
+        return {name: arrays[name] for name in names}
 
 
-def _checked_type(name: str, stated: dict[str, TensorInfo]) -> TensorInfo:
+def _checked_type(name: str, stated: Mapping[str, TensorInfo]) -> TensorInfo:
     if name not in stated:
         raise OptionError(f"it has no array '{name}'; {_EXPECTED}")
     if stated[name].dtype.name not in _FLOATS:

@@ -37,20 +37,17 @@ class TorchCheckpoint(Checkpoint):
         self._shared: tuple[int, Array] | None = None  # the last record that several tensors may share
         self._file = PlainFile(path)
         try:
-            loaded = self._load(path)
-            if not isinstance(loaded, Mapping):
-                kind = "tensor" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
-                raise CheckpointError(f"it holds a {kind}, not a mapping of names to tensors")
-            self._tensors: dict[str, torch.Tensor] = {}
-            for name, tensor in _flatten(loaded, ""):
-                if self._tensors.setdefault(name, tensor) is not tensor:
-                    raise CheckpointError(f"it holds '{name[:80]}' twice")
-            stored = {name: self._info(name, tensor) for name, tensor in self._tensors.items()}
+            with naming(path):
+                loaded = self._load(path)
+                if not isinstance(loaded, Mapping):
+                    kind = "tensor" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
+                    raise CheckpointError(f"it holds a {kind}, not a mapping of names to tensors")
+                self._tensors: dict[str, torch.Tensor] = {}
+                for name, tensor in _flatten(loaded, ""):
+                    if self._tensors.setdefault(name, tensor) is not tensor:
+                        raise CheckpointError(f"it holds '{name[:80]}' twice")
+                stored = {name: self._info(name, tensor) for name, tensor in self._tensors.items()}
             super().__init__(path, "torch", [path], stored)
-        except CheckpointError as error:
-            self._file.close()
-            sentence = str(error)
-            raise CheckpointError(sentence if sentence.startswith(str(path)) else f"{path}: {sentence}") from None
         except BaseException:
             self._file.close()
             raise

@@ -45,7 +45,7 @@ class ForeignModel:
         taken: the usual values that are used because neither tensors, config nor user state them, by what they are.
         heads: the number of attention heads, set by `choose_heads`.
         width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
-        block: what the names of the encoder block begin with that `blocks` has reached; names of tensors are given behind it.
+        block: what names of the encoder block begin with that `blocks` has reached; methods take names behind it.
     """
 
     tensors: Mapping[str, TensorInfo]

@@ -450,7 +450,8 @@ class Translation(ForeignModel):
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
             made = [f"{ours}/{layer}/{i}" for i in range(len(names))]
             each = zip(made, names, strict=True)
-            hidden = [self.dense(expert, f"{name}{own}", inputs=hidden, stream=stream) for expert, name in each][0]
+            outputs = [self.dense(expert, f"{name}{own}", inputs=hidden, stream=stream) for expert, name in each]
+            hidden = outputs[0]
             for leaf in ("kernel", "bias"):
                 parts = [self.parts.pop(f"{expert}/{leaf}") for expert in made]
                 if len({part.shape for part in parts}) > 1:

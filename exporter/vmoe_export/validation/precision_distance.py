@@ -51,8 +51,7 @@ def distance_from_float32(
     def round_part(part: str, steps: list[Step]) -> None:
         tell(part, steps)
         distinct = steps[:1] if steps[0] is steps[-1] else steps  # up to the first MoE layer all profiles have the same
-        settings = [(len(images), tally.profile) for tally in tallies]
-        rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), settings)
+        rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), profiles or (None,))
         found = split_stream(rounded, len(distinct)) * (len(steps) // len(distinct))
         for tally, step, whole in zip(tallies, steps, found, strict=True):
             tally.add_part(part, step.distance(whole))

@@ -89,18 +89,18 @@ class ReferenceModel:
         self._source = weights
         self._read: dict[str, Array | None] = {}
 
-    def run(self, part: str, stream: Stream, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Stream, list[Routes]]:
+    def run(self, part: str, stream: Stream, profiles: Sequence[Profile | None]) -> tuple[Stream, list[Routes]]:
         """Runs one part of `model.parts`.
 
         Args:
             part: its name.
             stream: what the part before it gave, of one token where that is one of `model.class_token_parts`; for the first
                 the images.
-            settings: of a MoE layer: how many images are routed by which profile, in their order.
+            profiles: of a MoE layer: those by which equal parts of the images are routed, in their order.
 
         Returns:
             What the next part takes, once `merge` has had it, or the model's output; and, of a MoE layer, its outputs for
-            each of `settings`.
+            each of `profiles`.
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
@@ -108,9 +108,11 @@ class ReferenceModel:
         self._read.clear()
         try:
             if what == "Moe":
-                y, routes = self._moe_layer(block, x, settings)
-                y = y[:, :1] if is_class_token else y
-                return replace(stream, x=y), self._with_tokens(routes, stream, settings)
+                y, routes = self._moe_layer(block, x, profiles)
+                if stream.token is not None:
+                    tokens = np.split(stream.token, len(profiles))
+                    routes = [(*each, token) for each, token in zip(routes, tokens, strict=True)]
+                return replace(stream, x=y[:, :1] if is_class_token else y), routes
             compute = {"embedding": self._embed, "head": self._head, "SelfAttention": self._self_attention}
             rows = range(0, len(x), ROWS_AT_ONCE * self._config.ensemble_size)
             step = partial(compute.get(what, self._mlp_layer), block)
@@ -118,12 +120,6 @@ class ReferenceModel:
             return replace(whole, x=whole.x[:, :1], keys=None) if is_class_token else whole, []
         finally:
             self._read.clear()  # only one part of the model is in memory
-
-    def _with_tokens(self, routes: list[Routes], stream: Stream, settings: Sequence[tuple[int, Any]]) -> list[Routes]:
-        if stream.token is None:
-            return routes
-        ends = np.cumsum([count for count, _ in settings])[:-1]
-        return [(*each, token) for each, token in zip(routes, np.split(stream.token, ends), strict=True)]
 
     def merge(self, stream: Stream, profile: Profile | None) -> Stream:
         """What a part gave, with the tokens merged that the profile wants to be: those behind an attention."""
@@ -240,24 +236,24 @@ class ReferenceModel:
             mixed = self._norm(f"{path}/LayerNorm", mixed)
         return self._dense(f"{path}/out", mixed), k
 
-    def _moe_layer(self, block: str, x: Array, settings: Sequence[tuple[int, Profile | None]]) -> tuple[Array, list[Routes]]:
+    def _moe_layer(self, block: str, x: Array, profiles: Sequence[Profile | None]) -> tuple[Array, list[Routes]]:
         moe, members, tokens = self._config.moe, self._config.ensemble_size, x.shape[1]
         assert moe is not None
-        images = sum(count for count, _ in settings)
-        if len(x) == images:  # up to the first MoE layer the members of an image are the same
+        layer = moe.layers.index(int(block.rpartition("_")[2]))
+        if layer == 0:  # up to the first MoE layer the members of an image are the same
             x = np.repeat(x, members, axis=0)
+        images = len(x) // members
         # In a group the members of a token stand one after another.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
         # Merged tokens are as many fewer in a group as in each of its images.
         groups = by_token.reshape(-1, self.model.grouping.tokens * tokens // self._config.num_tokens, x.shape[-1])
         normed = self._norm(f"{block}/LayerNorm_1", groups)
         route = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
-        layer = moe.layers.index(int(block.rpartition("_")[2]))
-        added, routes = route(block, moe, layer, normed, settings)
+        added, routes = route(block, moe, layer, normed, profiles)
         y = groups + added
         return y.reshape(images, tokens, members, -1).swapaxes(1, 2).reshape(x.shape), routes
 
-    def _top_k(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
+    def _top_k(self, block: str, moe: MoeConfig, layer: int, x: Array, profiles: Any) -> tuple[Array, list[Routes]]:
         scores = x @ self._tensor(f"{block}/Moe/Router/dense/kernel")
         members = self._config.ensemble_size
         if members > 1:  # each routes to its own experts
@@ -268,34 +264,29 @@ class ReferenceModel:
         gates = ops.softmax(scores)
         routes: list[Routes] = []
         shares = np.zeros(gates.shape, np.float32)
-        for part, profile in self._groups(settings, len(x)):
-            expert, kept, weight = ops.top_k(gates[part], profile.slots[layer], **profile.route_arguments)
+        for own, part, profile in zip(
+            np.split(shares, len(profiles)), np.split(gates, len(profiles)), profiles, strict=True
+        ):
+            expert, kept, weight = ops.top_k(part, profile.slots[layer], **profile.route_arguments)
             if self._config.normalizes_weights:
                 weight = weight / weight.sum(axis=-1, keepdims=True)
-            np.put_along_axis(shares[part], expert, np.where(kept, weight, 0), axis=-1)
+            np.put_along_axis(own, expert, np.where(kept, weight, 0), axis=-1)
             routes.append((expert, kept, weight))
         return self._experts(block, moe, x, shares, shares != 0), routes
 
-    def _experts_choice(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
+    def _experts_choice(self, block: str, moe: MoeConfig, layer: int, x: Array, profiles: Any) -> tuple[Array, list[Routes]]:
         gates = ops.softmax(x @ self._tensor(f"{block}/Moe/Router/dense/kernel"))
-        routes: list[Routes] = []
-        for part, profile in self._groups(settings, len(x)):
-            routes.append((ops.chosen_tokens(gates[part], profile.slots[layer]), gates[part]))
+        parts = zip(np.split(gates, len(profiles)), profiles, strict=True)
+        routes: list[Routes] = [(ops.chosen_tokens(part, profile.slots[layer]), part) for part, profile in parts]
         kept = np.concatenate([each for each, _ in routes])
         return self._experts(block, moe, x, gates, kept), routes
 
-    def _soft(self, block: str, moe: MoeConfig, layer: int, x: Array, settings: Any) -> tuple[Array, list[Routes]]:
+    def _soft(self, block: str, moe: MoeConfig, layer: int, x: Array, profiles: Any) -> tuple[Array, list[Routes]]:
         router = f"{block}/Moe/Router"
         dispatch, combine = ops.soft_router(x, self._tensor(f"{router}/mu"), self._tensor(f"{router}/scale"))
         mixtures = ops.soft_dispatch(x, dispatch, moe.dispatch_bf16)
         out = np.stack(list(self._by_expert(block, mixtures)))
         return ops.soft_combine(out, combine, moe.dispatch_bf16), [(dispatch, combine)]
-
-    def _groups(self, settings: Sequence[tuple[int, Profile]], groups: int) -> Iterator[tuple[slice, Profile]]:
-        """Which of so many groups are routed by each profile."""
-        images, start = sum(count for count, _ in settings), 0
-        for count, profile in settings:
-            yield slice(start, start := start + groups * count // images), profile
 
     def _experts(self, block: str, moe: MoeConfig, x: Array, shares: Array, kept: Array) -> Array:
         """What the experts make of the tokens that they keep, kept[G,S,E], times their shares[G,S,E], added up."""

@@ -86,7 +86,7 @@ def run_reference(
         after: called with the name of each part that has run, and its step at each profile.
     """
     model = reference.model
-    settings = [(len(images), profile) for profile in profiles or (None,)]
+    settings = profiles or (None,)
     layers: list[list[Array]] = [[] for _ in settings]
     stream, copies = Stream(images), 1
     for part in model.parts:
@@ -99,11 +99,11 @@ def run_reference(
         for found, route in zip(layers, routes, strict=False):
             found.extend(route)
         after(part, steps * (len(settings) // copies))
-        stream = reference.merge(whole, settings[0][1])
+        stream = reference.merge(whole, settings[0])
     outputs = split_stream(stream, copies) * (len(settings) // copies)
     return [
         Run.of(model.layer_outputs, [output.x, *routes], profile)
-        for output, routes, (_, profile) in zip(outputs, layers, settings, strict=True)
+        for output, routes, profile in zip(outputs, layers, settings, strict=True)
     ]
 
 
@@ -132,7 +132,7 @@ def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profil
 
 
 def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profile | None) -> Step:
-    whole, routes = reference.run(part, stream, [(len(stream.x), profile)])
+    whole, routes = reference.run(part, stream, [profile])
     return Step(stream, whole, *routes)
 
 
