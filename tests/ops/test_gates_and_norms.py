@@ -9,7 +9,7 @@ import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from op_models import OP_LIBRARY, RUNNERS, USUAL, given_inputs, node_call, normal, run_exact, runner, typed_weights
 
-from vmoe_export.ops.layer_bodies import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
+from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
 from vmoe_export.ops.table import ACTIVATIONS, OPS, ElementType
 
 Inputs = dict[str, np.ndarray]

@@ -25,7 +25,8 @@ from op_models import (
     settings,
 )
 
-from vmoe_export.ops.functions import BodyOptions, function_bodies, function_body
+from vmoe_export.ops.body_options import BodyOptions
+from vmoe_export.ops.functions import function_bodies, function_body
 from vmoe_export.ops.table import (
     ACTIVATIONS,
     DOMAIN,

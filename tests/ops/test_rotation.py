@@ -7,7 +7,7 @@ import op_reference
 import pytest
 from op_models import RUNNERS, given_inputs, normal, runner, typed_weights
 
-from vmoe_export.ops.layer_bodies import MERGING_INPUTS, ROTATION_INPUTS
+from vmoe_export.ops.body_options import MERGING_INPUTS, ROTATION_INPUTS
 from vmoe_export.ops.table import OPS
 
 pytestmark = pytest.mark.fast

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from op_models import MERGING, WITH_POLICIES
 
-from vmoe_export.ops.layer_bodies import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
+from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
 from vmoe_export.ops.table import OPS
 
 Arrays = dict[str, np.ndarray]

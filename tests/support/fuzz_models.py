@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from op_models import model_bytes, node_names
 
 from vmoe_export.ops import onnx_lines
-from vmoe_export.ops.layer_bodies import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS, ROTATION_INPUTS
+from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS, ROTATION_INPUTS
 from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value
 
 ONNX_TYPES = onnx_lines.ONNX_TYPES | {"scale": TensorProto.FLOAT}

@@ -15,8 +15,8 @@ import openvino
 from cpu_paths import Call
 from onnx import TensorProto, helper, numpy_helper
 
-from vmoe_export.ops.functions import BodyOptions, function_bodies
-from vmoe_export.ops.layer_bodies import MERGING_INPUTS, input_names, written_attributes
+from vmoe_export.ops.body_options import MERGING_INPUTS, BodyOptions, input_names, written_attributes
+from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import (
     ACTIVATIONS,

@@ -359,7 +359,7 @@ class Translation(ForeignModel):
         index, count = layer.part
         total, depth = self.check(layer.weight, outputs * count or None, inputs or self.width)
         if total % count:
-            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which are not {count} equal parts")
+            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which are not two halves")
         width = total // count
         rows, biased = slice(index * width, (index + 1) * width), slice(0, width)
         if not layer.has_own_bias:

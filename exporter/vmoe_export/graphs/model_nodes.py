@@ -20,14 +20,15 @@ from vmoe_export.graphs.graph_writer import GraphWriter
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.model.parameters import POSITION_EMBEDDING, ROTARY, front_parameters, scale_name
-from vmoe_export.ops.functions import BodyOptions, function_bodies
-from vmoe_export.ops.layer_bodies import (
+from vmoe_export.ops.body_options import (
     GATE_INPUTS,
     HIDDEN_NORM_INPUTS,
     MERGING_INPUTS,
     MIXED_NORM_INPUTS,
     ROTATION_INPUTS,
+    BodyOptions,
 )
+from vmoe_export.ops.functions import function_bodies
 from vmoe_export.ops.table import ACTIVATIONS, LAYER_NORM_EPSILON, OPS
 from vmoe_export.precision import PRECISIONS, hidden_chunk, weight_type
 from vmoe_export.weight_types import BFLOAT16, WeightType

@@ -12,7 +12,6 @@ def choose_tokens() -> str:
 
 # Each expert ranks the tokens of a group; rank p takes slot p.
 _CHOOSE_TOKENS = """
-VmoeChooseTokens (gates, capacity) => (slot, src) {{
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -62,5 +61,4 @@ VmoeChooseTokens (gates, capacity) => (slot, src) {{
     src_shape = Concat <axis = 0> (experts, slots)
     src_i64 = Reshape (chosen_by_expert, src_shape)
     src = Cast <to = 6> (src_i64)
-}}
 """

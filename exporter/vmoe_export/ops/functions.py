@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import onnx
 import onnx.parser
 
 from vmoe_export.ops import experts_choice_bodies, layer_bodies, merging_body, routing_bodies, soft_bodies
-from vmoe_export.ops.layer_bodies import USUAL_INPUTS
+from vmoe_export.ops.body_options import BodyOptions, input_names, written_attributes
 from vmoe_export.ops.onnx_lines import cast
-from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, Activation, ElementType
-from vmoe_export.weight_types import FLOAT32, WeightType
-
-
-@dataclass(frozen=True, kw_only=True)
-class BodyOptions:
-    """What the functions of one model are written for.
-
-    Attributes:
-        dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
-        experts: the type W of the experts: of VmoeExpertMlp and VmoeExpertBlock.
-        attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
-        dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
-        dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
-        tokens: the type T of the model, for the ops that have it.
-        given: the optional inputs that the ops have, scales aside.
-        prefix: what the `prefix` attribute of the model's nodes says.
-        activation: that of the MLPs.
-    """
-
-    dense: WeightType = FLOAT32
-    experts: WeightType = FLOAT32
-    attention_bf16: bool | None = None
-    dispatch_bf16: bool = False
-    soft_bf16: bool = False
-    dense_chunks: int = 1
-    expert_chunks: int = 1
-    tokens: ElementType = "float"
-    given: Collection[str] = USUAL_INPUTS
-    prefix: int = 0
-    activation: Activation = "gelu_tanh"
-
-
-def _attention(options: BodyOptions) -> str:
-    default = options.dense is not FLOAT32
-    return layer_bodies.attention(default if options.attention_bf16 is None else options.attention_bf16, options.given)
+from vmoe_export.ops.table import DOMAIN, OPS, OPSET, PLUGIN_ATTRIBUTES, VERSION, ElementType
+from vmoe_runtime.settings import MERGE
 
 
 def _combine(options: BodyOptions) -> str:
@@ -65,18 +30,18 @@ _BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
     "VmoeRoute": lambda o: routing_bodies.route("pool" in o.given),
     "VmoeDispatch": _dispatch,
     "VmoeRouteDispatch": lambda o: routing_bodies.route_dispatch("pool" in o.given),
-    "VmoeExpertMlp": lambda o: layer_bodies.expert_mlp(o.experts, o.dispatch_bf16, o.expert_chunks, o.activation),
+    "VmoeExpertMlp": layer_bodies.expert_mlp,
     "VmoeCombine": _combine,
-    "VmoeLinear": lambda o: layer_bodies.linear(o.dense),
-    "VmoeDenseMlp": lambda o: layer_bodies.dense_mlp(o.dense, o.dense_chunks, o.activation, o.given),
-    "VmoeAttention": _attention,
-    "VmoeRotate": lambda _: layer_bodies.rotate(),
-    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.given, class_token=False),
-    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o.dense, o.given, class_token=True),
+    "VmoeLinear": layer_bodies.linear,
+    "VmoeDenseMlp": layer_bodies.dense_mlp,
+    "VmoeAttention": layer_bodies.attention,
+    "VmoeRotate": lambda _: layer_bodies.ROTATE,
+    "VmoeAttentionBlock": lambda o: layer_bodies.attention_block(o, class_token=False),
+    "VmoeClassAttentionBlock": lambda o: layer_bodies.attention_block(o, class_token=True),
     "VmoeMerge": lambda o: merging_body.merge(o.prefix, "coordinates" in o.given),
-    "VmoeMlpBlock": lambda o: layer_bodies.mlp_block(o.dense, o.activation, o.given),
-    "VmoeRouterBlock": lambda o: layer_bodies.router_block(o.given),
-    "VmoeExpertBlock": lambda o: layer_bodies.expert_block(o.experts, o.activation),
+    "VmoeMlpBlock": layer_bodies.mlp_block,
+    "VmoeRouterBlock": layer_bodies.router_block,
+    "VmoeExpertBlock": layer_bodies.expert_block,
     "VmoeChooseTokens": lambda _: experts_choice_bodies.choose_tokens(),
     "VmoeSoftRouter": lambda _: soft_bodies.SOFT_ROUTER,
     "VmoeSoftDispatch": lambda o: soft_bodies.soft_dispatch(o.soft_bf16),
@@ -91,8 +56,15 @@ def function_bodies(options: BodyOptions) -> list[onnx.FunctionProto]:
 
 def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
     """The ONNX function of one op."""
-    attributes = layer_bodies.written_attributes(OPS[op], options.activation)
-    return _parse(_BODIES[op](options), attributes, max(OPSET, options.experts.opset))
+    inputs = input_names(op, options.experts if "Expert" in op else options.dense, options.given)
+    outputs = [
+        value.name  # what merging changes is returned where tokens are merged
+        for value in OPS[op].outputs
+        if not (value.optional and value.name.startswith("merged_"))
+        or {MERGE, value.name.removeprefix("merged_")} <= {*options.given}
+    ]
+    text = f"{op} ({', '.join(inputs)}) => ({', '.join(outputs)}) {{ {_BODIES[op](options)} }}"
+    return _parse(text, written_attributes(OPS[op], options.activation), max(OPSET, options.experts.opset))
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:

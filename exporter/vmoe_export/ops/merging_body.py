@@ -20,8 +20,6 @@ def merge(prefix: int, rotation: bool) -> str:
         first=first,
         joined=joined,
         epsilon=f"{MERGE_EPSILON:.12f}",
-        coordinates=", coordinates" if rotation else "",
-        merged_coordinates=", merged_coordinates" if rotation else "",
         widen="whole = Concat <axis = 2> (x, coordinates)" if rotation else "",
         whole="whole" if rotation else "x",
         y="merged_whole" if rotation else "y",
@@ -37,7 +35,6 @@ _NARROW = """
 """
 
 _MERGE = """
-VmoeMerge (x, k, sizes, token, merge{coordinates}) => (y, merged_sizes, merged_token{merged_coordinates}) {{
     {widen}
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
@@ -166,5 +163,4 @@ VmoeMerge (x, k, sizes, token, merge{coordinates}) => (y, merged_sizes, merged_t
     token_index = Cast <to = 7> (token)
     new_token = GatherElements <axis = 1> (place_by_token, token_index)
     merged_token = Cast <to = 6> (new_token)
-}}
 """

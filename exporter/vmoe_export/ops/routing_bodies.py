@@ -19,13 +19,11 @@ What stands in single braces in a name of capitals is filled in by a function he
 from __future__ import annotations
 
 from vmoe_export.ops.onnx_lines import stable_sort
-from vmoe_runtime.settings import POLICIES
 
 
 def route(policies: bool) -> str:
     """VmoeRoute; without `policies` it takes none of `vmoe_runtime.settings.POLICIES`."""
     return _ROUTE.format(
-        policy_inputs="".join(f", {name}" for name in POLICIES) if policies else "",
         sort_experts=stable_sort("ranked", "gate", "expert", 2),
         sort_tokens=stable_sort("priority", "turn", "token", 1),
         keep=_KEEP_BY_POLICY if policies else _KEEP,
@@ -42,15 +40,12 @@ def route_dispatch(policies: bool) -> str:
         slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr, no_pool, no_limit)
         """
     return f"""
-    VmoeRouteDispatch (gates, x, capacity, k, bpr) => (slot, weight, buf) {{
-        {route}
-        buf = vmoe.VmoeDispatch (x, src)
-    }}
+    {route}
+    buf = vmoe.VmoeDispatch (x, src)
     """
 
 
 _ROUTE = """
-VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert) {{
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -142,7 +137,6 @@ VmoeRoute (gates, capacity, k, bpr{policy_inputs}) => (slot, weight, src, expert
     src_shape = Concat <axis = 0> (experts, slots)
     src_i64 = Reshape <allowzero = 1> (filled_slots, src_shape)
     src = Cast <to = 6> (src_i64)
-}}
 """
 
 # The first c pairs of each expert.
@@ -207,15 +201,12 @@ _KEEP_BY_POLICY = """
 """
 
 GATES = """
-VmoeGates (x, router) => (gates) {
     logits = MatMul (x, router)
     gates = Softmax <axis = -1> (logits)
-}
 """
 
 # Index -1 reads the appended row of zeros.
 DISPATCH = """
-VmoeDispatch (x, src) => (buf) {{
     width = Shape <start = 2, end = 3> (x)
     one = Constant <value_ints = [1]> ()
     minus_one = Constant <value_ints = [-1]> ()
@@ -227,7 +218,6 @@ VmoeDispatch (x, src) => (buf) {{
     {zero_row}
     padded = Concat <axis = 0> (rows, zero_row)
     buf = Gather <axis = 0> (padded, src)
-}}
 """
 
 # VmoeRouteDispatch where the settings are attributes.
@@ -246,7 +236,6 @@ VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
 """
 
 COMBINE = """
-VmoeCombine (out, slot, weight) => (y) {{
     width = Shape <start = 2, end = 3> (out)
     one = Constant <value_ints = [1]> ()
     two = Constant <value_ints = [2]> ()
@@ -268,5 +257,4 @@ VmoeCombine (out, slot, weight) => (y) {{
     weighted = Mul (picked, weight_column)
     sum = ReduceSum <keepdims = 0> (weighted, two)
     {y}
-}}
 """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 SOFT_ROUTER = """
-VmoeSoftRouter (x, mu, scale) => (dispatch, combine) {
     first = Constant <value_ints = [0]> ()
     last = Constant <value_ints = [-1]> ()
     copy = Constant <value_ints = [0, 0]> ()
@@ -29,14 +28,12 @@ VmoeSoftRouter (x, mu, scale) => (dispatch, combine) {
     shape = Concat <axis = 0> (copy, slots)
     dispatch = Reshape (by_token, shape)
     combine = Reshape (by_slot, shape)
-}
 """
 
 
 def soft_dispatch(dispatch_bf16: bool) -> str:
     """VmoeSoftDispatch."""
     return f"""
-    VmoeSoftDispatch (x, dispatch) => (buf) {{
         groups_and_tokens = Shape <start = 0, end = 2> (dispatch)
         groups = Shape <start = 0, end = 1> (dispatch)
         experts = Shape <start = 2, end = 3> (dispatch)
@@ -54,14 +51,12 @@ def soft_dispatch(dispatch_bf16: bool) -> str:
         all_slots = Mul (groups, slots)
         buf_shape = Concat <axis = 0> (experts, all_slots, width)
         buf = Reshape (by_expert, buf_shape)
-    }}
     """
 
 
 def soft_combine(dispatch_bf16: bool) -> str:
     """VmoeSoftCombine."""
     return f"""
-    VmoeSoftCombine (out, combine) => (y) {{
         groups_and_tokens = Shape <start = 0, end = 2> (combine)
         groups = Shape <start = 0, end = 1> (combine)
         experts = Shape <start = 2, end = 3> (combine)
@@ -77,5 +72,4 @@ def soft_combine(dispatch_bf16: bool) -> str:
         shares_shape = Concat <axis = 0> (groups_and_tokens, flat_slots)
         shares = Reshape <allowzero = 1> (combine, shares_shape)
         y = MatMul (shares, rows)
-    }}
     """
