@@ -159,7 +159,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     exported = ExportedModel(model, grouping, output, layers=_layers(options, model))
-    rules, profiles = _profiles(trunk, exported, options)
+    rules, settings = _rules(exported), options.profile_settings(trunk, model.moe and model.moe.routing)
+    profiles = tuple({profile.name: profile for profile in map(rules.profile_of, settings)}.values())
     if options.tensorrt and (untaken := _not_for_tensorrt(model, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
     steps = _preprocessing(options, model)
@@ -256,13 +257,6 @@ def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
     except ValueError as error:
         raise OptionError(f"preprocess: {error}") from None
     return steps if options.exif is None else replace(steps, rotates=options.exif)
-
-
-def _profiles(checkpoint: Checkpoint, exported: ExportedModel, options: ExportOptions) -> tuple[Rules, tuple[Profile, ...]]:
-    rules, moe = _rules(exported), exported.config.moe
-    settings = options.profile_settings(checkpoint, moe.routing if moe else None)
-    profiles = [rules.profile_of(setting) for setting in settings]
-    return rules, tuple({profile.name: profile for profile in profiles}.values())
 
 
 def _rules(exported: ExportedModel) -> Rules:

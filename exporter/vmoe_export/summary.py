@@ -31,8 +31,8 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
     tokens = f"{model.num_tokens} tokens of size {model.hidden_size}"
     heads = {"features": f"features of size {model.feature_size}", "tokens": f"returns {tokens}"}
     head = heads.get(plan.output, f"{model.num_classes} classes")
-    head = f"normalized features, {head}" if model.normalize and plan.output != "features" else head
-    head = f"normalized {head}" if model.normalize and plan.output == "features" else head
+    if model.normalize:
+        head = f"normalized {head}" if plan.output == "features" else f"normalized features, {head}"
     table.add_row(
         KIND_NAMES[moe.routing.kind] if moe else "Dense ViT",
         f"{model.num_layers} blocks, hidden size {model.hidden_size}, {model.num_heads} heads, MLP {model.mlp_dim}, "

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
@@ -46,8 +46,7 @@ class OrbaxCheckpoint(Checkpoint):
         """
         with naming(folder):
             folder_bytes = _check_plain(folder)
-            names = _read_names(folder)
-            self._stores, self._driver = names.stores, names.driver
+            file, self._stores, self._driver = _read_names(folder)
             self._files = {"driver": "file", "path": f"{folder.resolve()}/"}
             self._is_database = (folder / "manifest.ocdbt").is_file()
             self._context = tensorstore.Context(
@@ -59,7 +58,7 @@ class OrbaxCheckpoint(Checkpoint):
                 raise CheckpointError(
                     f"its arrays have {stated:,} bytes by their shapes, and its files only {folder_bytes:,}"
                 )
-        super().__init__(folder, "orbax", [names.file], stored)
+        super().__init__(folder, "orbax", [file], stored)
         folder = folder.resolve()
         self.source = os.fsencode("/".join(folder.parts[-2:])).decode(errors="replace")
         self.notes = tuple(notes)
@@ -107,14 +106,6 @@ class OrbaxCheckpoint(Checkpoint):
         return array
 
 
-class _Names(NamedTuple):
-    """What the leaves are called in their store, by their paths joined by "/", and the driver that reads their arrays."""
-
-    file: Path
-    stores: dict[str, str]
-    driver: Literal["zarr", "zarr3"]
-
-
 def _check_plain(folder: Path) -> int:
     """The bytes of the files below a folder, which must be plain ones: a link leads out of it, and a pipe is waited for."""
     total = 0
@@ -125,7 +116,8 @@ def _check_plain(folder: Path) -> int:
     return total
 
 
-def _read_names(folder: Path) -> _Names:
+def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "zarr3"]]:
+    """The file that names the leaves; what each is called in its store, by its path joined by "/"; the driver of arrays."""
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
         raise CheckpointError("neither _METADATA nor checkpoint is there to name its arrays")
@@ -138,8 +130,11 @@ def _read_names(folder: Path) -> _Names:
             leaves, is_third = dict(_placeholders(msgpack.unpackb(text, strict_map_key=False), ())), False
         else:
             metadata = json.loads(text)
-            keys = [_keys(leaf) for leaf in metadata["tree_metadata"].values() if not _is_empty(leaf)]
-            leaves, is_third = {path: ".".join(path) for path in keys}, metadata.get("use_zarr3") is True
+            leaves, is_third = {}, metadata.get("use_zarr3") is True
+            for leaf in metadata["tree_metadata"].values():
+                if leaf["value_metadata"].get("skip_deserialize") is not True:
+                    key = tuple(str(part["key"]) for part in leaf["key_metadata"])
+                    leaves[key] = ".".join(key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgpack.UnpackException):
         raise CheckpointError(f"{path.name} is damaged: it is no tree of names") from None
     if len(leaves) > _MAX_LEAVES:
@@ -147,15 +142,7 @@ def _read_names(folder: Path) -> _Names:
     for leaf, store in leaves.items():
         if "/" in "".join((*leaf, store)) or "\0" in store or store in ("", ".", ".."):
             raise CheckpointError(f"{path.name} has the name {'/'.join(leaf)[:80]!r}, which can't be a file's")
-    return _Names(path, {"/".join(leaf): store for leaf, store in leaves.items()}, "zarr3" if is_third else "zarr")
-
-
-def _keys(leaf: Any) -> tuple[str, ...]:
-    return tuple(str(part["key"]) for part in leaf["key_metadata"])
-
-
-def _is_empty(leaf: Any) -> bool:
-    return leaf["value_metadata"].get("skip_deserialize") is True
+    return path, {"/".join(leaf): store for leaf, store in leaves.items()}, "zarr3" if is_third else "zarr"
 
 
 def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

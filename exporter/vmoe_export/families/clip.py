@@ -13,7 +13,7 @@ BLOCK = Block(norms=("layer_norm1", "layer_norm2"), attention=(*_ATTENTION,), ml
 
 def _translate(model: Translation) -> None:
     model.epsilon(1e-5)
-    model.begin("quick_gelu", "embeddings.patch_embedding", is_only=False, has_bias=False)
+    model.begin("quick_gelu", Layer("embeddings.patch_embedding.weight"), is_only=False)
     model.tokens("embeddings.class_embedding", positions="embeddings.position_embedding.weight", rows=1)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
     model.encoder("encoder.layers.{}.", BLOCK)

@@ -20,7 +20,7 @@ def _translate(model: Translation) -> None:
     is_known = is_openai or has_experts
     if not model.has("ln_post.weight"):
         raise ConfigError("a tower without ln_post may be a Perception Encoder under its own names, which can't be exported")
-    model.patches("conv1", has_bias=False)
+    model.patches(Layer("conv1.weight"))
     model.claim(width=model.width)
     model.activation(model.config.get("hidden_act"), "the config says the activation", "quick_gelu" if is_known else None)
     if is_openai and model.model["activation"] != "gelu_quick":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmoe_export.families import hf_vit
 from vmoe_export.families.family import Family
 from vmoe_export.families.preprocessing import IMAGENET
@@ -23,8 +25,8 @@ def _translate(model: Translation) -> None:
     # transformers' DINOv2 has no such key, and ignores it.
     model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
     registers = ["embeddings.register_tokens"] if model.has("embeddings.register_tokens") else []
-    names = {"norms": ("norm1", "norm2"), "mlp": _MLPS[gate], "swiglu": gate, "scales": _SCALES}
-    hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, **names)
+    block = replace(hf_vit.BLOCK, norms=("norm1", "norm2"), mlp=_MLPS[gate], gate=gate or None, scales=_SCALES)
+    hf_vit.translate_encoder(model, 1, "embeddings.cls_token", *registers, epsilon=1e-6, block=block)
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.model["classifier"] = "token+gap"

@@ -20,14 +20,6 @@ _ASKED = {
 _FILLERS = {"heads": 1, "activation": "gelu", "pooling": None}
 """Stand for what is missing while the rest is read, so that one message lists all that is."""
 
-_ACTIVATIONS = {
-    "gelu": ("gelu", "gelu_python"),
-    "gelu_tanh": ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new"),
-    "quick_gelu": ("quick_gelu", "quickgelu"),
-    "silu": ("silu", "swish"),
-}
-"""The values of --activation, and the names that transformers and timm have for each."""
-
 
 @dataclass
 class ForeignModel:
@@ -152,17 +144,6 @@ class ForeignModel:
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
             raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
-
-    def choose_activation(self, said: Any, source: str, usual: str | None = None) -> str:
-        """Returns the activation of all MLPs as a value of --activation, see `choose`.
-
-        `said` is its name in transformers or timm. Raises ConfigError if we lack it.
-        """
-        found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
-        if said is not None and found is None:
-            known = ", ".join(sorted(name for names in _ACTIVATIONS.values() for name in names))
-            raise ConfigError(f"{source} {shown(said)}, which can't be exported; {known} can")
-        return str(self.choose("activation", found, source, usual))
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[str]:
         """Yields our path of each encoder block; the names of its tensors begin with `pattern` with the number in it.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-_ATTENTION = [*(f"attention.attention.{name}" for name in ("query", "key", "value")), "attention.output.dense"]
-_NORMS, _MLP = ("layernorm_before", "layernorm_after"), ("intermediate.dense", "output.dense")
+_PROJECTIONS = [f"attention.attention.{name}" for name in ("query", "key", "value")]
+BLOCK = Block(
+    norms=("layernorm_before", "layernorm_after"),
+    attention=(*_PROJECTIONS, "attention.output.dense"),
+    mlp=("intermediate.dense", "output.dense"),
+)
 
 
 def translate_encoder(
@@ -15,23 +21,20 @@ def translate_encoder(
     rows: int,
     *tokens: str,
     epsilon: float = 1e-12,
-    norms: tuple[str, str] = _NORMS,
-    mlp: tuple[str, str] = _MLP,
-    swiglu: str = "",
-    scales: tuple[str, str] = ("", ""),
+    block: Block = BLOCK,
     is_gelu: bool = True,
 ) -> None:
     """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions.
 
-    With `is_gelu`, all released models of the family have GELU. The `swiglu` names the gate of the MLPs, if they have one.
+    With `is_gelu`, all released models of the family have GELU; a gate has SiLU.
     """
     model.epsilon(epsilon)
-    model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=bool(swiglu))
+    model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=block.gate is not None)
     model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
-    attention = (*(Layer.of(name, has_bias) for name in _ATTENTION[:3]), _ATTENTION[3])
-    model.encoder("encoder.layer.{}.", Block(norms=norms, attention=attention, mlp=mlp, gate=swiglu, scales=scales))
+    projections = (Layer.of(name, has_bias) for name in _PROJECTIONS)
+    model.encoder("encoder.layer.{}.", replace(block, attention=(*projections, block.attention[3])))
     model.norm("Encoder/encoder_norm", "layernorm")
 
 

@@ -106,7 +106,7 @@ def translate_vit(
         pool_heads: of an attention pool that sees the tokens in front as well.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
-    model.patches("patch_embed.proj", has_bias=model.has("patch_embed.proj.bias"))
+    model.patches(Layer.of("patch_embed.proj", model.has("patch_embed.proj.bias")))
     model.claim(num_features=model.width, embed_dim=model.width, pre_norm=model.has("norm_pre.weight"))
     if "num_heads" in args:
         model.config = {**model.config, "num_heads": args["num_heads"]}

@@ -22,6 +22,13 @@ from vmoe_runtime.errors import shown
 
 Make = Callable[..., Array]
 FIRST_BLOCK = "Encoder/encoderblock_0"
+_ACTIVATIONS = {
+    "gelu": ("gelu", "gelu_python"),
+    "gelu_tanh": ("gelu_tanh", "gelu_pytorch_tanh", "gelu_new"),
+    "quick_gelu": ("quick_gelu", "quickgelu"),
+    "silu": ("silu", "swish"),
+}
+"""The values of --activation, and the names that transformers and timm have for each."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,10 @@ class Translation(ForeignModel):
     def begin(
         self,
         activation: str,
-        patches: str,
+        patches: str | Layer,
         *,
         is_only: bool,
         heads: int = 12,
-        has_bias: bool = True,
         is_flat: bool = False,
         is_swiglu: bool = False,
     ) -> None:
@@ -73,10 +79,10 @@ class Translation(ForeignModel):
 
         Args:
             activation: the default of transformers.
-            patches: the name of the patch embedding.
+            patches: the patch embedding.
             is_only: whether all released models of the family have this activation.
             heads: their default number.
-            has_bias, is_flat: as for `patches`.
+            is_flat: as for `patches`.
             is_swiglu: whether the gate has SiLU, whatever the config says.
         """
         if is_swiglu:
@@ -84,7 +90,7 @@ class Translation(ForeignModel):
         else:
             usual = activation if self.config or is_only else None
             self.activation(self.config.get("hidden_act"), "the config says hidden_act", usual)
-        self.patches(patches, has_bias=has_bias, is_flat=is_flat)
+        self.patches(patches, is_flat=is_flat)
         said = self.setting("num_attention_heads", heads) if self.config.get("num_attention_heads") is not None else None
         self.choose_heads(said, "the config says num_attention_heads", heads if self.config else None)
         self.claim(hidden_size=self.width)
@@ -130,9 +136,17 @@ class Translation(ForeignModel):
             self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
-        """Sets the activation of all MLPs, see `choose_activation`."""
-        ours = {"gelu": "gelu_erf", "gelu_tanh": "gelu_tanh", "quick_gelu": "gelu_quick", "silu": "silu"}
-        self.model["activation"] = ours[self.choose_activation(said, source, usual)]
+        """Sets the activation of all MLPs, see `choose`; `said` is its name in transformers or timm.
+
+        Raises ConfigError if we lack it.
+        """
+        found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
+        if said is not None and found is None:
+            known = ", ".join(sorted(name for names in _ACTIVATIONS.values() for name in names))
+            raise ConfigError(f"{source} {shown(said)}, which can't be exported; {known} can")
+        ours = {"gelu": "gelu_erf", "quick_gelu": "gelu_quick"}
+        chosen = self.choose("activation", found, source, usual)
+        self.model["activation"] = ours.get(chosen, chosen)
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
         """Defines one of our tensors; with `stream`, it is scaled like the residual stream."""
@@ -140,23 +154,25 @@ class Translation(ForeignModel):
         sources = tuple(self.block + source for source in sources)
         self.parts[name] = Part(shape, sources, (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
-    def patches(self, name: str, *, has_bias: bool = True, is_flat: bool = False) -> None:
+    def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
         """The convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
 
         With `is_flat`, a dense layer (D, p * p * 3) of square patches, whose values are in the order row, column, channel.
         """
+        layer = Layer.of(layer)
+        name = layer.weight
         if is_flat:
-            width, values = self.shape(f"{name}.weight", 2)
+            width, values = self.shape(name, 2)
             channels, height, columns = 3, *(math.isqrt(values // 3),) * 2
-            self.check(f"{name}.weight", width, height * columns * channels)
+            self.check(name, width, height * columns * channels)
         else:
-            width, channels, height, columns = self.shape(f"{name}.weight", 4)
+            width, channels, height, columns = self.shape(name, 4)
         self.width, self.patch = width, (height, columns)
         if len({*self.mean}) == len({*self.std}) == 1:
             self.mean, self.std = (self.mean[0],) * channels, (self.std[0],) * channels
         if len(self.mean) != channels or len(self.std) != channels or min(self.std) <= 0:
             raise ConfigError(
-                f"tensor {self.told(name)}.weight takes {channels} channels, but pictures have the mean {tuple(self.mean)}, "
+                f"tensor {self.told(name)} takes {channels} channels, but pictures have the mean {tuple(self.mean)}, "
                 f"the std {tuple(self.std)}; set image_mean and image_std in preprocessor_config.json"
             )
         patch = self.config.get("patch_size")
@@ -164,7 +180,6 @@ class Translation(ForeignModel):
             raise ConfigError(f"the config says patch_size {shown(patch)}, but the checkpoint has {[height, columns]}")
         slope = 0.5 / np.array(self.std).reshape(1, -1, 1, 1)
         offset = ((0.5 - np.array(self.mean)) / np.array(self.std)).reshape(1, -1, 1, 1)
-        sources = [f"{name}.weight"]
 
         def convolution(kernel: Array) -> Array:
             return kernel.reshape(width, height, columns, channels).transpose(0, 3, 1, 2) if is_flat else kernel
@@ -172,17 +187,16 @@ class Translation(ForeignModel):
         self.put(
             "embedding/kernel",
             (height, columns, channels, width),
-            sources,
+            [name],
             lambda kernel: (convolution(kernel) * slope).transpose(2, 3, 1, 0),
             stream=True,
         )
-        if has_bias:
-            self.check(f"{name}.bias", width)
-            sources.append(f"{name}.bias")
+        if layer.bias:
+            self.check(layer.bias, width)
         self.put(
             "embedding/bias",
             (width,),
-            sources,
+            [name, layer.bias] if layer.bias else [name],
             lambda kernel, bias=0.0: (convolution(kernel) * offset).sum(axis=(1, 2, 3)) + bias,
             stream=True,
         )

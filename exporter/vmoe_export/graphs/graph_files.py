@@ -105,9 +105,8 @@ def write_graphs(
             how = f"Any ONNX Runtime from {oldest} on runs it; vmoe_runtime and its op library make it fast."
         if settings:
             how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
-        proto = _model(graph, functions, max(OPSET, PRECISIONS[model.precision].experts.opset))
-        _describe(proto, model, profiles[0] if profiles else None, model.precision, how)
-        _write(folder / file, proto)
+        opset, default = max(OPSET, PRECISIONS[model.precision].experts.opset), profiles[0] if profiles else None
+        _write(folder / file, _model(graph, model, default, model.precision, how, functions, opset))
         written.append(WrittenGraph(file, tuple(nodes.cuts)))
     return written
 
@@ -164,12 +163,11 @@ def tensorrt_graph(
     graph = _graph(nodes, {}, CHOICE_DIM if profile is None or profile.k is None else profile.k)
     routes = model.config.moe is not None
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
-    proto = _model(graph, bodies)
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     others = f"and any ONNX Runtime from {oldest_onnxruntime()} on"
     plugin = " from 10.7 on with the vmoe plugin" if routes else ""
-    _describe(proto, model, profile, precision, f"{fixed}For TensorRT{plugin}, {others}.")
-    return proto, tuple(nodes.cuts)
+    how = f"{fixed}For TensorRT{plugin}, {others}."
+    return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)
 
 
 def _graph(nodes: ModelNodes, settings: Mapping[str, Any], choices: int | str = CHOICE_DIM) -> onnx.GraphProto:
@@ -230,9 +228,28 @@ def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: boo
         declare(after, *((groups, group_tokens) if in_groups else (rows, tokens)))
 
 
-def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = (), opset: int = OPSET) -> onnx.ModelProto:
+def _model(
+    graph: onnx.GraphProto,
+    model: ExportedModel,
+    profile: Profile | None,
+    precision: str,
+    how: str,
+    functions: Sequence[onnx.FunctionProto] = (),
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """The graph as a model, with notes on what it is, in `metadata_props`, and on how it is run, in `doc_string`.
+
+    Args:
+        graph: the graph.
+        model: the model that it computes.
+        profile: its default or only profile; None for a dense ViT.
+        precision: of its large products.
+        how: sentences on how it is run.
+        functions: that its nodes call.
+        opset: of ONNX.
+    """
     opsets = {"": opset} | ({DOMAIN: VERSION} if functions else {})
-    return helper.make_model(
+    proto = helper.make_model(
         graph,
         producer_name="vmoe-export",
         producer_version=__version__,
@@ -240,18 +257,6 @@ def _model(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = (),
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         functions=functions,
     )
-
-
-def _describe(proto: onnx.ModelProto, model: ExportedModel, profile: Profile | None, precision: str, how: str) -> None:
-    """Notes what a graph is, in `metadata_props`, and how it is run, in `doc_string`.
-
-    Args:
-        proto: the graph.
-        model: the model that it computes.
-        profile: its default or only profile; None for a dense ViT.
-        precision: of its large products.
-        how: sentences on how it is run.
-    """
     config, moe, grouping = model.config, model.config.moe, model.grouping
     shape = ",".join(map(str, (*config.image_size, config.channels)))
     pixels = f"uint8[N,{shape}] in 0..255" if model.uint8_input else f"float32[N,{shape}] in [-1, 1]"
@@ -274,6 +279,7 @@ def _describe(proto: onnx.ModelProto, model: ExportedModel, profile: Profile | N
         f"Its weights are in {WEIGHTS_NAME} beside it."
     )
     proto.graph.doc_string = proto.doc_string
+    return proto
 
 
 def _called(graph: onnx.GraphProto, functions: Mapping[str, onnx.FunctionProto]) -> list[onnx.FunctionProto]:
