@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from command_runs import Refuse
 from damaged_files import DENSE, SPARSE, read_tensors, refusal, written
+from family_files import families
 from image_parts import in_parts
 from onnx import TensorProto
 from variants import VARIANTS, Variant
@@ -281,6 +282,12 @@ def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: P
         names = [node.name for node in onnx.load(result.path / graph, load_external_data=False).graph.node]
         assert len(set(names)) == len(names)
         assert found.relative_difference < (5e-3 if precision == "fp16" or options.get("dispatch_bf16") else 2e-6)
+
+
+def test_an_attention_pool_may_have_other_heads_than_the_blocks(tmp_path: Path) -> None:
+    source = families()["timm_pe_core"].write(tmp_path / "model")
+    (found,) = export_bundle(source, tmp_path / "model.vmoe", tensorrt=True).tensorrt_comparisons
+    assert found.relative_difference < 2e-6
 
 
 # The bundle.

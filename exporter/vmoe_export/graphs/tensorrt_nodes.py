@@ -143,7 +143,8 @@ class TensorRtNodes(ModelNodes):
             self._product("Transpose", self._product("Reshape", self._as(x, self.product_type), split), perm=order)
             for x, order in zip((q, k, v), orders, strict=True)
         )
-        scale = self._as(self._constant("attention_scale", 1 / math.sqrt(size), np.float32), self.product_type)
+        name = "attention_scale" if heads == self._config.num_heads else "pool_attention_scale"
+        scale = self._as(self._constant(name, 1 / math.sqrt(size), np.float32), self.product_type)
         scores = self._product("MatMul", self._product("Mul", query, scale), key)
         if sizes and self._tokens < self._config.num_tokens:
             counts = self._add("Unsqueeze", self._add("Log", *sizes), self._integers(1, 2))
