@@ -62,7 +62,11 @@ def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Finding
         "profiles": [
             {name: value for name, value in profile.entry().items() if value is not None} for profile in plan.profiles
         ],
-        "graphs": _graphs(plan),
+        "graphs": {
+            "canonical": CANONICAL_GRAPH,
+            "inlined": INLINED_GRAPH,
+            **({"merging": MERGING_GRAPH} if any(profile.merge for profile in plan.profiles) else {}),
+        },
         **({"tensorrt": {"precision": plan.tensorrt_precision, "graphs": dict(tensorrt)}} if tensorrt else {}),
         "flops_per_image": {
             "dense": plan.dense_flops,
@@ -86,11 +90,6 @@ def _outputs(plan: ExportPlan) -> dict[str, Any]:
     output = {"name": plan.output, "size": shape[-1], **({"tokens": tokens} if plan.output == "tokens" else {})}
     layers = {"layers": {"blocks": list(plan.exported.layers), "tokens": tokens, "size": size}}
     return {"output": output, **(layers if plan.exported.layers else {})}
-
-
-def _graphs(plan: ExportPlan) -> dict[str, str]:
-    graphs = {"canonical": CANONICAL_GRAPH, "inlined": INLINED_GRAPH}
-    return graphs | ({"merging": MERGING_GRAPH} if any(profile.merge for profile in plan.profiles) else {})
 
 
 def _routing(plan: ExportPlan) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ class ExportPlan:
     @property
     def preset(self) -> Preset | None:
         """The preset that the config comes from."""
-        return _preset(self.options)
+        return PRESETS.get(self.options.preset or "")
 
     @property
     def input(self) -> Literal["float32", "uint8"]:
@@ -121,8 +121,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     checkpoint, options = _under_official_names(checkpoint, options)
     own_config, trunk = options.config, checkpoint
     options = options.completed_by(trunk)
-    preset = _preset(options)
-    config = _config(options, is_own=options.config is own_config)
+    preset = PRESETS.get(options.preset or "")
+    config = preset.config if preset else _config(options, is_own=options.config is own_config)
     head: NewHead | None = None
     if options.head is not None:
         checkpoint = head = NewHead(trunk, Path(options.head))
@@ -141,8 +141,9 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
             check_parameters(checkpoint.info, model)
         except ConfigError as error:
             sentence = _of_preset(str(error), preset)
-            has_name = preset is None or preset.name in sentence
-            raise ConfigError(sentence if has_name else f"{sentence} (with preset {preset.name})") from None
+            if preset and preset.name not in sentence:
+                sentence = f"{sentence} (with preset {preset.name})"
+            raise ConfigError(sentence) from None
     output = _output(options, model)
     model = model.for_output(output)
     _check_class_names(options, model, output)
@@ -159,7 +160,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         )
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     exported = ExportedModel(model, grouping, output, layers=_layers(options, model))
-    rules, settings = _rules(exported), options.profile_settings(trunk, model.moe and model.moe.routing)
+    rules, settings = _rules(exported), options.profile_settings(trunk, model.moe.routing if model.moe else None)
     profiles = tuple({profile.name: profile for profile in map(rules.profile_of, settings)}.values())
     if options.tensorrt and (untaken := _not_for_tensorrt(model, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
@@ -309,14 +310,8 @@ def _notes(
     return tuple(notes)
 
 
-def _preset(options: ExportOptions) -> Preset | None:
-    return None if options.preset is None else PRESETS[options.preset]
-
-
 def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
     """The config; the user's own must have something to say."""
-    if preset := _preset(options):
-        return preset.config
     config = options.config
     found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
     if is_own and found and not found.keys() & FIELDS["model"]:

@@ -9,6 +9,8 @@ from vmoe_export.checkpoint import MODEL_FILES, ONE_FILE_SUFFIXES, SHARDS, TORCH
 from vmoe_export.checkpoint.bundle import is_bundle
 from vmoe_export.checkpoint.official import OfficialCheckpoint
 from vmoe_export.checkpoint.orbax_steps import find_item
+from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
+from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
 from vmoe_export.errors import CheckpointError
 from vmoe_export.families.recognition import family_of
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
@@ -67,12 +69,8 @@ def _reader(path: Path) -> Checkpoint:
     if path.name == WEIGHTS_NAME and is_bundle(path.parent):
         raise CheckpointError(f"{path} contains the weights of a bundle; pass the bundle, {path.parent}")
     if path.name.endswith(SHARDS) and path.is_file():
-        from vmoe_export.checkpoint.sharded_files import ShardedCheckpoint
-
         return ShardedCheckpoint(path)
     if path.suffix == ".safetensors" and path.is_file():
-        from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
-
         return SafetensorsCheckpoint(path)
     if path.suffix in {*TORCH_SUFFIXES, ".ckpt"} and path.is_file():  # Lightning writes .ckpt
         try:

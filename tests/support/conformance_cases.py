@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from op_models import MERGING, WITH_POLICIES
+from op_reference import function_name
 
 from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
 from vmoe_export.ops.table import OPS
@@ -220,7 +221,5 @@ _OPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
     "VmoeClassAttentionBlock": {"": {"num_heads": 2}},
 }  # fmt: skip
-OP_ROWS = {
-    f"test_vmoe_{OPS[op].function_name}{end}": (OPS[op], row) for op, rows in _OPS.items() for end, row in rows.items()
-}
+OP_ROWS = {f"test_vmoe_{function_name(op)}{end}": (OPS[op], row) for op, rows in _OPS.items() for end, row in rows.items()}
 """By the name of its folder in ops/: an op, and its options."""

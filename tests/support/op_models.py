@@ -65,7 +65,7 @@ def run_reference(op: Op, *inputs: np.ndarray | None, **attributes: int) -> list
         int(array[0]) if value.type == "i64" and array is not None else array
         for value, array in zip(op.inputs, given, strict=True)
     ]
-    outputs = getattr(reference, op.function_name)(*arguments, **attribute_values(op, **attributes))
+    outputs = getattr(reference, reference.function_name(op.name))(*arguments, **attribute_values(op, **attributes))
     return list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 

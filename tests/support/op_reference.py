@@ -34,6 +34,12 @@ from vmoe_export.validation.reference_ops import (  # noqa: F401
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def function_name(op: str) -> str:
+    """Name of the reference of an op, such as `expert_mlp`."""
+    words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in op)
+    return words.removeprefix("_vmoe_")
+
+
 def gates(x: Array, router: Array) -> Array:
     """VmoeGates: x[G,S,D], router[D,E] -> gates[G,S,E]."""
     return softmax(x @ router)

@@ -50,8 +50,15 @@ def _translate(model: Translation) -> None:
         if model.image_grid() != (side, side):
             raise ConfigError(f"transformers has positions of this AIMv2 for {side} x {side} patches, and for no other size")
     first, second, gate = (Layer.of(name, mlp_bias) for name in _MLP)
-    attention = tuple(Layer.of(name, bias) for name in _ATTENTION)
-    block = Block(norms=("rms_norm1", "rms_norm2"), attention=attention, mlp=(first, second), gate=gate, rms=True)
+    *projections, out = (Layer.of(name, bias) for name in _ATTENTION)
+    block = Block(
+        norms=("rms_norm1", "rms_norm2"),
+        projections=tuple(projections),
+        out=out,
+        mlp=(first, second),
+        gate=gate,
+        rms=True,
+    )
     model.encoder("encoder.layers.{}.", block)
     model.norm("Encoder/encoder_norm", "rms_norm", has_bias=False)
     if not has_head:
@@ -60,7 +67,7 @@ def _translate(model: Translation) -> None:
     model.model |= {"classifier": "map", "bare_map_head": True}
     model.vector("MapHead/probe", "head.cls_token", (1, 1, model.width))
     key, value = (Layer.of(f"head.{name}_proj", bias) for name in "kv")
-    model.attention("MapHead/MultiHeadDotProductAttention", None, key, value, "head.output_proj", stream=False)
+    model.attention("MapHead/MultiHeadDotProductAttention", (None, key, value), "head.output_proj", stream=False)
     if model.has("../visual_projection.weight"):
         model.dense("projection", Layer("../visual_projection.weight"))
 

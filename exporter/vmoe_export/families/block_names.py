@@ -35,7 +35,7 @@ class Block:
 
     Attributes:
         norms: those before attention and MLP.
-        attention: the layers of queries, keys, values and of the output.
+        projections, out: the layers of queries, keys and values, and of what attention gives.
         mlp: both layers.
         gate: whose outputs are activated and multiplied with those of the first layer; None if there is none. If it is the
             first layer itself, one tensor holds the gate's outputs, and behind them the first layer's.
@@ -46,7 +46,8 @@ class Block:
     """
 
     norms: tuple[str, str]
-    attention: tuple[str | Layer, ...]
+    projections: tuple[str | Layer, ...]
+    out: str | Layer
     mlp: tuple[str | Layer, str | Layer]
     gate: str | Layer | None = None
     scales: tuple[str, str] = ("", "")

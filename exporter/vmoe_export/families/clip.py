@@ -6,8 +6,12 @@ from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-_ATTENTION = [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
-BLOCK = Block(norms=("layer_norm1", "layer_norm2"), attention=(*_ATTENTION,), mlp=("mlp.fc1", "mlp.fc2"))
+BLOCK = Block(
+    norms=("layer_norm1", "layer_norm2"),
+    projections=tuple(f"self_attn.{name}_proj" for name in "qkv"),
+    out="self_attn.out_proj",
+    mlp=("mlp.fc1", "mlp.fc2"),
+)
 """The layers of a block of CLIP's and SigLIP's towers."""
 
 

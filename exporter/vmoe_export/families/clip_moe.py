@@ -51,7 +51,8 @@ def _blocks(model: Translation) -> int:
     model.claim(ls_init_value="a number" if has_scales else "null")
     names = Block(
         norms=("ln_1", "ln_2"),
-        attention=(*Layer("attn.in_proj_weight", "attn.in_proj_bias").parts(3), "attn.out_proj"),
+        projections=Layer("attn.in_proj_weight", "attn.in_proj_bias").parts(3),
+        out="attn.out_proj",
         mlp=("mlp.c_fc", "mlp.c_proj"),
         scales=("ls_1.gamma", "ls_2.gamma") if has_scales else ("", ""),
     )

@@ -41,10 +41,12 @@ def _translate(model: Translation) -> None:
     if "rope_theta" not in model.config:
         model.taken["rope_theta"] = THETA
     rotate(model, front, float(model.setting("rope_theta", THETA)))
+    *projections, out = map(Layer.of, _ATTENTION, has_bias)
     first, second, gate = (Layer.of(name, has_bias[4]) for name in _MLP)
     block = Block(
         norms=("norm1", "norm2"),
-        attention=tuple(map(Layer.of, _ATTENTION, has_bias)),
+        projections=tuple(projections),
+        out=out,
         mlp=(first, second),
         gate=gate if is_gated else None,
         scales=("layer_scale1.lambda1", "layer_scale2.lambda1"),

@@ -8,7 +8,6 @@ from vmoe_export.families.family import Family
 from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
-_ATTENTION = [f"attention.{name}" for name in ("q_proj", "k_proj", "v_proj")]
 _DEFAULTS = {"attention_bias": False, "use_qk_norm": False, "norm_type": "layer_norm", "use_mean_pooling": True}
 
 
@@ -38,7 +37,8 @@ def _translate(model: Translation) -> None:
         raise ConfigError("a norm of all queries and keys (use_qk_norm) can't be exported with one attention head")
     block = Block(
         norms=("layernorm_before", "layernorm_after"),
-        attention=(*(Layer.of(name, has_bias) for name in _ATTENTION), "attention.projection_layer"),
+        projections=tuple(Layer.of(f"attention.{name}_proj", has_bias) for name in "qkv"),
+        out="attention.projection_layer",
         mlp=("mlp.fc1", "mlp.fc2"),
         scales=("lambda_1", "lambda_2"),
         qk_norms=("attention.q_norm", "attention.k_norm") if has_qk_norm else ("", ""),

@@ -8,10 +8,11 @@ from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-_PROJECTIONS = [f"attention.attention.{name}" for name in ("query", "key", "value")]
+_PROJECTIONS = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
 BLOCK = Block(
     norms=("layernorm_before", "layernorm_after"),
-    attention=(*_PROJECTIONS, "attention.output.dense"),
+    projections=_PROJECTIONS,
+    out="attention.output.dense",
     mlp=("intermediate.dense", "output.dense"),
 )
 
@@ -33,8 +34,8 @@ def translate_encoder(
     model.tokens(*tokens, positions="embeddings.position_embeddings", rows=rows, antialias=len(tokens) > rows)
     has_bias = model.has("encoder.layer.0.attention.attention.query.bias")
     model.claim(qkv_bias=has_bias)
-    projections = (Layer.of(name, has_bias) for name in _PROJECTIONS)
-    model.encoder("encoder.layer.{}.", replace(block, attention=(*projections, block.attention[3])))
+    projections = tuple(Layer.of(name, has_bias) for name in _PROJECTIONS)
+    model.encoder("encoder.layer.{}.", replace(block, projections=projections))
     model.norm("Encoder/encoder_norm", "layernorm")
 
 

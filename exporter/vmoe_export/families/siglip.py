@@ -31,7 +31,7 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
     model.model["classifier"] = "map"
     model.vector("MapHead/probe", "head.probe", (1, 1, model.width))
     projections = Layer("head.attention.in_proj_weight", "head.attention.in_proj_bias").parts(3)
-    model.attention("MapHead/MultiHeadDotProductAttention", *projections, "head.attention.out_proj", stream=False)
+    model.attention("MapHead/MultiHeadDotProductAttention", projections, "head.attention.out_proj", stream=False)
     model.norm("MapHead/LayerNorm", "head.layernorm")
     model.mlp("MapHead/Mlp", "head.mlp.fc1", "head.mlp.fc2", stream=False)
 

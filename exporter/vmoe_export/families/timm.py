@@ -180,7 +180,8 @@ def translate_blocks(
         raise ConfigError(f"{inner[0]}.weight can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
     block = Block(
         norms=("norm1", "norm2"),
-        attention=(*_projections(has), layer("attn.proj")),
+        projections=_projections(has),
+        out=layer("attn.proj"),
         mlp=(layer(first_layer), layer(second_layer)),
         gate=layer(gate) if gate else None,
         scales=scales if has(scales[0]) else ("", ""),
@@ -282,8 +283,8 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
     if pool_heads and model.width % pool_heads:
         raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
     model.heads = pool_heads or model.heads  # those of the blocks are behind us
-    names = ("attn_pool.q", *Layer.of("attn_pool.kv").parts(2), "attn_pool.proj")
-    model.attention("MapHead/MultiHeadDotProductAttention", *names, stream=False)
+    projections = (Layer.of("attn_pool.q"), *Layer.of("attn_pool.kv").parts(2))
+    model.attention("MapHead/MultiHeadDotProductAttention", projections, "attn_pool.proj", stream=False)
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
     model.mlp("MapHead/Mlp", "attn_pool.mlp.fc1", "attn_pool.mlp.fc2", stream=False)
     model.widen("MapHead/Mlp", f"{FIRST_BLOCK}/Mlp")

@@ -112,7 +112,7 @@ class Translation(ForeignModel):
     def attention_block(self, ours: str, names: Block) -> None:
         """What a block has but for its MLP."""
         self.norm(f"{ours}/LayerNorm_0", names.norms[0], has_bias=not names.rms)
-        self.attention(f"{ours}/SelfAttention", *names.attention, scale=names.scales[0])
+        self.attention(f"{ours}/SelfAttention", names.projections, names.out, scale=names.scales[0])
         if names.qk_norms[0]:
             self._head_norms(f"{ours}/SelfAttention", *names.qk_norms, wide=names.wide_qk_norms)
         if names.attention_norm:
@@ -375,9 +375,8 @@ class Translation(ForeignModel):
         if total % count:
             raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which are not two halves")
         width = total // count
-        rows, biased = slice(index * width, (index + 1) * width), slice(0, width)
-        if not layer.has_own_bias:
-            biased = rows
+        rows = slice(index * width, (index + 1) * width)
+        biased = slice(width) if layer.has_own_bias else rows
         kernel, bias = [layer.weight], [layer.bias] if layer.bias else []
         for name in (layer.bias, layer.mask):
             if name:
@@ -394,18 +393,10 @@ class Translation(ForeignModel):
         return width
 
     def attention(
-        self,
-        ours: str,
-        query: str | Layer | None,
-        key: str | Layer,
-        value: str | Layer,
-        out: str | Layer,
-        *,
-        scale: str = "",
-        stream: bool = True,
+        self, ours: str, layers: Sequence[str | Layer | None], out: str | Layer, *, scale: str = "", stream: bool = True
     ) -> None:
-        """Attention; without a layer for queries, these are what it is asked."""
-        for name, layer in (("query", query), ("key", key), ("value", value)):
+        """Attention with these layers of queries, keys and values; without one for queries, they are what it is asked."""
+        for name, layer in zip(("query", "key", "value"), layers, strict=True):
             if layer:
                 self.dense(f"{ours}/{name}", layer, outputs=self.width)
                 self._by_head(f"{ours}/{name}")

@@ -157,12 +157,6 @@ class Op:
         products = itertools.product(*(ELEMENT_TYPES[name] for name in used))
         return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self._fits(types)]
 
-    @property
-    def function_name(self) -> str:
-        """Name of the op in the reference of the tests, such as `expert_mlp`."""
-        words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.name)
-        return words.removeprefix("_vmoe_")
-
 
 def _f(name: str, *dims: str) -> Value:
     return Value(name, "float", dims)

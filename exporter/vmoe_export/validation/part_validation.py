@@ -56,7 +56,14 @@ class PartValidation:
         self._reference, self._model, self._images, self._advance = reference, reference.model, images, advance
         self._profiles = profiles
         self._watched = [
-            _Watch(graph, limits, number, profile, Stream(images), Comparison(graph.written.file, profile and profile.name))
+            _Watch(
+                graph,
+                limits,
+                number,
+                profile,
+                Stream(images),
+                Comparison(graph.written.file, profile.name if profile else None),
+            )
             for graph, limits in graphs
             for number, profile in enumerate(profiles or (None,))
             if graph.written.suits(profile)

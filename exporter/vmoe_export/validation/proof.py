@@ -11,9 +11,9 @@ from vmoe_export.export_cost import GRAPH_IMAGES, ROUNDED_IMAGES
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.progress import ProgressHook
-from vmoe_export.validation.findings import Comparison, Findings, PrecisionDistance
+from vmoe_export.validation.findings import Findings, PrecisionDistance
 from vmoe_export.validation.graph_parts import GraphParts
-from vmoe_export.validation.limits import Limits, distance_limit, graph_limits, tensorrt_limits
+from vmoe_export.validation.limits import distance_limit, graph_limits, tensorrt_limits
 from vmoe_export.validation.options import ValidationOptions
 from vmoe_export.validation.part_validation import PartValidation
 from vmoe_export.validation.precision_distance import check_distance, distance_from_float32, user_batches
@@ -59,7 +59,9 @@ def prove(
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
     if of_tensorrt:
         held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
-    found = _comparisons(plan, stored, held, progress)
+    images, runs = validation_images(model, plan.grouping.batch_multiple, GRAPH_IMAGES), merging_alike(plan.profiles)
+    with progress("comparing the graphs with the reference", len(runs) * len(model.parts)) as advance:
+        found = [each for profiles in runs for each in PartValidation(stored, held, profiles, images, advance).run()]
     files = {graph.file for graph in graphs}
     findings = Findings(
         limits,
@@ -72,16 +74,6 @@ def prove(
     limit = distance_limit(plan.stored_precision, options.max_distance)
     distances = tuple(_distances(plan, stored, source, limit, progress))
     return replace(findings, distance_limit=limit, distances=distances, own_images=source is not None)
-
-
-def _comparisons(
-    plan: ExportPlan, stored: ReferenceModel, held: Sequence[tuple[GraphParts, Limits]], progress: ProgressHook
-) -> list[Comparison]:
-    """Compares each graph with the reference at each profile, part by part."""
-    images = validation_images(stored.model, plan.grouping.batch_multiple, GRAPH_IMAGES)
-    runs = merging_alike(plan.profiles)
-    with progress("comparing the graphs with the reference", len(runs) * len(stored.model.parts)) as advance:
-        return [found for profiles in runs for found in PartValidation(stored, held, profiles, images, advance).run()]
 
 
 def _distances(
