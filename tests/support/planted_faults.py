@@ -148,7 +148,7 @@ def _plant(case: Case, folder: Path, spans: Mapping[str, Span], random: np.rando
     span = spans[name]
     for fault, change, _ in STORED:
         if fault == case.fault:
-            shape = (span.shape[0], span.length // span.shape[0])
+            shape = (span.shape[0], span.nbytes // span.shape[0])
             tensor = np.memmap(folder / WEIGHTS_NAME, np.uint8, "r+", span.offset, shape)
             change(tensor, math.prod(span.shape), random)
             tensor.flush()

@@ -20,7 +20,7 @@ from vmoe_export.model.position_embedding import resize_position_embedding, sinc
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.precision import ExportPrecision, weight_type
 from vmoe_export.weight_types import WEIGHT_TYPES
-from vmoe_export.weight_types.weight_type import StoredType, stored_shape
+from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 _ELEMENTS = {kind.stored: ONNX_TYPES[kind.name] for kind in WEIGHT_TYPES.values()} | {"F16": ONNX_TYPES["fp16"]}
@@ -28,13 +28,10 @@ _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
 
 
 @dataclass(frozen=True)
-class Span:
-    """Where a tensor lies in the file: offset and length in bytes, the shape of its values and their type as stored."""
+class Span(StoredTensor):
+    """A tensor of the file, and the offset in bytes at which it lies there."""
 
     offset: int
-    length: int
-    shape: tuple[int, ...]
-    dtype: StoredType = "F32"
 
 
 def write_weights(
@@ -76,7 +73,7 @@ def write_weights(
                 if values is not None:
                     file.seek(spans[part].offset)
                     file.write(values.data.cast("B"))
-                    advance(spans[part].length)
+                    advance(spans[part].nbytes)
     return spans
 
 
@@ -92,10 +89,8 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
         entries[name] = {"dtype": tensors[name].dtype, "shape": shape, "data_offsets": [start, position]}
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    spans = {
-        name: Span(8 + len(text) + entry["data_offsets"][0], tensors[name].nbytes, tensors[name].shape, tensors[name].dtype)
-        for name, entry in entries.items()
-    }
+    starts = {name: 8 + len(text) + entry["data_offsets"][0] for name, entry in entries.items()}
+    spans = {name: Span(tensors[name].shape, tensors[name].dtype, start) for name, start in starts.items()}
     return struct.pack("<Q", len(text)) + text, spans
 
 
@@ -126,6 +121,6 @@ def external_tensor(name: str, span: Span) -> TensorProto:
     """A tensor that lies in the weights file."""
     tensor = TensorProto(name=name, data_type=_ELEMENTS[span.dtype], dims=graph_shape(name, span.shape))
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", WEIGHTS_NAME), ("offset", span.offset), ("length", span.length)):
+    for key, value in (("location", WEIGHTS_NAME), ("offset", span.offset), ("length", span.nbytes)):
         tensor.external_data.add(key=key, value=str(value))
     return tensor

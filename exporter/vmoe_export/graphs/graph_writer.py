@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from onnx import helper, numpy_helper
 
 from vmoe_export.bundle.weights_file import Span, external_tensor
 from vmoe_export.ops.table import DOMAIN, OPS, PLUGIN_ATTRIBUTES
-from vmoe_export.weight_types.weight_type import STORED_BYTES
 
 _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
@@ -120,10 +119,8 @@ class GraphWriter:
 
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
         """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
-        span = self._weights[whole]
-        length = int(STORED_BYTES[span.dtype] * math.prod(dims))
-        part = Span(span.offset + number * length, length, dims, span.dtype)
-        self._tensors[name] = external_tensor(name, part)
+        part = replace(self._weights[whole], shape=dims)
+        self._tensors[name] = external_tensor(name, replace(part, offset=part.offset + number * part.nbytes))
         return name
 
     def _integers(self, *values: int) -> str:

@@ -134,10 +134,9 @@ def _classifier(facts: ModelFacts) -> Classifier:
     given = facts.config.get("classifier")
     if given is not None and given not in get_args(Classifier):
         raise ConfigError(f"classifier {given!r} is not known; {', '.join(get_args(Classifier))} are")
-    if inferred and given not in (None, *fitting):
-        raise ConfigError(f"the config says classifier {given!r}, but the tensors are those of {inferred!r}")
     if given not in (None, *fitting):
-        raise ConfigError(f"the config says classifier {given!r}, but its tensors are not in the checkpoint")
+        why = f"the tensors are those of {inferred!r}" if inferred else "its tensors are not in the checkpoint"
+        raise ConfigError(f"the config says classifier {given!r}, but {why}")
     facts.note("inferred" if inferred else "config" if given else "default", "classifier")
     return cast(Classifier, given or fitting[0])
 

@@ -58,19 +58,14 @@ def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKi
     named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
     if name is not None and named is None:
         raise ConfigError(f"the router {name!r} is not supported; {', '.join(_KINDS)} are")
-    is_soft = f"{first}/mu" in facts.shapes
-    if is_soft:
-        if "router" in facts.flags:
-            raise OptionError(f"--router {facts.flags['router']} doesn't fit: the routers' tensors are those of a Soft MoE")
-        if named not in (None, "soft"):
-            raise ConfigError(f"the config names the router {name!r}, but the tensors are those of a Soft MoE")
-        facts.note("inferred", "kind")
-        return "soft"
-    if named == "soft":
-        raise ConfigError(f"the config names the router {name!r}, but the tensors are not those of a Soft MoE")
-    facts.note("flag" if "router" in facts.flags else "config" if named else "default", "kind")
-    kind: RoutingKind = facts.flags.get("router") or named or "top-k"
-    return kind
+    is_soft, flag = f"{first}/mu" in facts.shapes, facts.flags.get("router")
+    if is_soft and flag:
+        raise OptionError(f"--router {flag} doesn't fit: the routers' tensors are those of a Soft MoE")
+    if named is not None and (named == "soft") != is_soft:
+        are = "are" if is_soft else "are not"
+        raise ConfigError(f"the config names the router {name!r}, but the tensors {are} those of a Soft MoE")
+    facts.note("inferred" if is_soft else "flag" if flag else "config" if named else "default", "kind")
+    return "soft" if is_soft else cast(RoutingKind, flag or named or "top-k")
 
 
 def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, Soft]:

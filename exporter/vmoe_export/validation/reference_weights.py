@@ -31,7 +31,7 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         span = spans.get(name)
         if span is None:
             return None
-        stored = data[span.offset : span.offset + span.length].view(dtype_from_name(DTYPES[span.dtype]))
+        stored = data[span.offset : span.offset + span.nbytes].view(dtype_from_name(DTYPES[span.dtype]))
         kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales are as they lie, too
         return np.asarray(kind.decode(stored, graph_shape(name, span.shape)))
 
@@ -77,4 +77,4 @@ def check_stored_weights(
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")
-        advance(spans[name].length)
+        advance(spans[name].nbytes)
