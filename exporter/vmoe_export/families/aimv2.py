@@ -65,7 +65,7 @@ def _translate(model: Translation) -> None:
         model.model |= {"classifier": "gap", "pools": False}
         return
     model.model |= {"classifier": "map", "bare_map_head": True}
-    model.vector("MapHead/probe", "head.cls_token", (1, 1, model.width))
+    model.probe("head.cls_token")
     key, value = (Layer.of(f"head.{name}_proj", bias) for name in "kv")
     model.attention("MapHead/MultiHeadDotProductAttention", (None, key, value), "head.output_proj", stream=False)
     if model.has("../visual_projection.weight"):

@@ -49,7 +49,7 @@ def _translate(model: Translation) -> None:
     if has_norm:
         model.norm("Encoder/encoder_norm", "layernorm")
     else:
-        model.no_last_norm()
+        model.model["encoder_norm"] = False
 
 
 FAMILY = Family(

@@ -29,7 +29,7 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
     model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "map"
-    model.vector("MapHead/probe", "head.probe", (1, 1, model.width))
+    model.probe("head.probe")
     projections = Layer("head.attention.in_proj_weight", "head.attention.in_proj_bias").parts(3)
     model.attention("MapHead/MultiHeadDotProductAttention", projections, "head.attention.out_proj", stream=False)
     model.norm("MapHead/LayerNorm", "head.layernorm")

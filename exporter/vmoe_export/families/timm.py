@@ -258,7 +258,7 @@ def _last_norm(model: Translation, args: Mapping[str, Any], name: str, pooling: 
         model.norm("Encoder/encoder_norm", norm)
         model.model["norm_after_pooling"] = norm == "fc_norm" and pooling == "gap"
     else:
-        model.no_last_norm()
+        model.model["encoder_norm"] = False
 
 
 def _head(model: Translation, pooling: str, pool_heads: int) -> None:
@@ -277,7 +277,7 @@ def _head(model: Translation, pooling: str, pool_heads: int) -> None:
 
 
 def _attention_pool(model: Translation, pool_heads: int) -> None:
-    model.vector("MapHead/probe", "attn_pool.latent", (1, 1, model.width))
+    model.probe("attn_pool.latent")
     model.model["plain_map_head"] = model.has("blocks.0.attn.q_norm.weight")
     model.model |= {"map_epsilon": model.norm_epsilon, "map_front": bool(pool_heads)}
     if pool_heads and model.width % pool_heads:

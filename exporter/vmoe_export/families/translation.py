@@ -310,14 +310,11 @@ class Translation(ForeignModel):
         self.put(ROTARY[0], every.shape, [], lambda: every)
         self.put(ROTARY[1], by_pair.shape, [], lambda: by_pair)
 
-    def vector(self, ours: str, name: str, shape: Shape) -> None:
-        """A tensor in another shape with as many values. Raises CheckpointError if their number differs."""
-        found = self.tensors.get(name)
-        if math.prod(self.shape(name, len(found.shape) if found else 1)) != math.prod(shape):
-            raise CheckpointError(
-                f"tensor {self.told(name)} has shape {self.shape(name, len(shape))}, but the model needs {shape}"
-            )
-        self.put(ours, shape, [name], lambda array: array.reshape(shape))
+    def probe(self, name: str) -> None:
+        """The token that an attention pool asks with. Raises CheckpointError if there are several."""
+        if (count := self._token_count(name)) != 1:
+            raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, and a pool with one can be exported")
+        self.put("MapHead/probe", (1, 1, self.width), [name], lambda array: array)
 
     def router(self, ours: str, name: str) -> int:
         """A router (E, D) without a bias; returns E."""
@@ -356,10 +353,6 @@ class Translation(ForeignModel):
         for leaf, own in (("scale", "weight"), ("bias", "bias"))[: 1 + has_bias]:
             self.check(f"{name}.{own}", size)
             self.put(f"{ours}/{leaf}", (size,), [f"{name}.{own}"], lambda array: array, stream=stream)
-
-    def no_last_norm(self) -> None:
-        """Says that the head gets the residual stream itself."""
-        self.model["encoder_norm"] = False
 
     def dense(
         self, ours: str, layer: str | Layer, *, inputs: int = 0, outputs: int = 0, scale: str = "", stream: bool = False
