@@ -30,8 +30,10 @@ class _Watch:
     number: int  # of the profile
     profile: Profile | None
     own: Stream  # what its own parts before gave
-    found: Comparison
     routes: list[Array] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.found = Comparison(self.graph.written.file, self.profile.name if self.profile else None)
 
 
 class PartValidation:
@@ -56,14 +58,7 @@ class PartValidation:
         self._reference, self._model, self._images, self._advance = reference, reference.model, images, advance
         self._profiles = profiles
         self._watched = [
-            _Watch(
-                graph,
-                limits,
-                number,
-                profile,
-                Stream(images),
-                Comparison(graph.written.file, profile.name if profile else None),
-            )
+            _Watch(graph, limits, number, profile, Stream(images))
             for graph, limits in graphs
             for number, profile in enumerate(profiles or (None,))
             if graph.written.suits(profile)
