@@ -19,7 +19,6 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING
 _ATTENTION = [f"attention.{name}_proj" for name in ("q", "k", "v", "out")]
 _MLP = ("ffn.up_proj", "ffn.down_proj", "ffn.gate_proj")
 _POSITIONS = "embeddings.position_embedding.weight"
-_DEFAULTS = {"qkv_bias": False, "mlp_bias": False, "use_head": True, "is_native": False}
 _ARGS = {"num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _ARGS |= {"qkv_bias", "proj_bias", "dynamic_img_size"}
 
@@ -36,7 +35,6 @@ def _sines(grid: tuple[int, int], width: int) -> Array:
 def _translate(model: Translation) -> None:
     is_native, has_head = not model.has(_POSITIONS), model.has("head.cls_token")
     bias, mlp_bias = (model.has(f"encoder.layers.0.{name}.bias") for name in ("attention.q_proj", "ffn.up_proj"))
-    model.config = model.config and {**_DEFAULTS, **model.config}
     model.claim(is_native=is_native, use_head=has_head, qkv_bias=bias, mlp_bias=mlp_bias)
     model.epsilon(1e-5, key="rms_norm_eps")
     model.begin("silu", "embeddings.patch_embed", is_only=True, heads=8)
@@ -96,6 +94,7 @@ FAMILY = Family(
     landmarks=("encoder.layers.0.ffn.gate_proj.weight", "embeddings.rms_norm.weight"),
     prefixes=("vision_model.", ""),
     config_key="vision_config",
+    defaults={"qkv_bias": False, "mlp_bias": False, "use_head": True, "is_native": False},
     ignored=r"embeddings\.position_ids|\.\./(text_model\..*|text_projection\.weight|logit_scale)",
     processor={"image_processor_type": "CLIPImageProcessor"},
     translate=_translate,

@@ -20,7 +20,6 @@ _MLPS = {
 
 def _translate(model: Translation) -> None:
     gate = next(name for name in _MLPS if not name or model.has(f"encoder.layer.0.{name}.weight"))
-    model.config = model.config and {"use_swiglu_ffn": False, **model.config}
     model.claim(use_swiglu_ffn=bool(gate))
     # transformers' DINOv2 has no such key, and ignores it.
     model.config = {key: value for key, value in model.config.items() if key != "intermediate_size"}
@@ -38,6 +37,7 @@ FAMILY = Family(
     model_types=("dinov2", "dinov2_with_registers"),
     landmarks=("encoder.layer.0.layer_scale1.lambda1", "embeddings.patch_embeddings.projection.weight"),
     prefixes=("dinov2.", "dinov2_with_registers.", "backbone.", ""),
+    defaults={"use_swiglu_ffn": False},
     any_size=True,
     ignored=r"embeddings\.mask_token",
     processor={"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, **IMAGENET},

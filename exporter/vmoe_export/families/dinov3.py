@@ -14,7 +14,6 @@ THETA = 100.0
 PROCESSOR = {"image_processor_type": "DINOv3ViTImageProcessor"}
 _ATTENTION = [f"attention.{name}_proj" for name in "qkvo"]
 _BIASES = {"query_bias": True, "key_bias": False, "value_bias": True, "proj_bias": True, "mlp_bias": True}
-_DEFAULTS = {**_BIASES, "use_gated_mlp": False, "num_register_tokens": 0}
 _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
@@ -29,7 +28,6 @@ def rotate(model: Translation, front: int, theta: float = THETA) -> None:
 def _translate(model: Translation) -> None:
     is_gated = model.has("layer.0.mlp.gate_proj.weight")
     has_bias = [model.has(f"layer.0.{name}.bias") for name in (*_ATTENTION, "mlp.up_proj")]
-    model.config = model.config and {**_DEFAULTS, **model.config}
     model.claim(use_gated_mlp=is_gated, **dict(zip(_BIASES, has_bias, strict=True)))
     model.epsilon(1e-5)
     # The released gated files have SiLU, and transformers takes GELU if a config doesn't say it.
@@ -61,6 +59,7 @@ FAMILY = Family(
     model_types=("dinov3_vit",),
     landmarks=("layer.0.layer_scale1.lambda1", "layer.0.attention.q_proj.weight"),
     prefixes=("", "model."),
+    defaults={**_BIASES, "use_gated_mlp": False, "num_register_tokens": 0},
     any_size=True,
     ignored=r"embeddings\.(mask_token|register_tokens)",
     processor=PROCESSOR,

@@ -42,6 +42,7 @@ class Family:
             states.
         config_files: names of the config next to the checkpoint; the first that exists is read.
         config_key: the key of the vision model's config in that of a whole transformers model.
+        defaults: values of the library's for a config without them, which say something of the tensors.
         by_name: returns the config of an architecture by its name, if the library has such names.
         translate: defines each of our tensors, see `Translation`.
     """
@@ -57,6 +58,7 @@ class Family:
     any_size: bool = False
     config_files: tuple[str, ...] = ("config.json",)
     config_key: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     by_name: Callable[[str], Mapping[str, Any]] | None = None
     translate: Callable[[Translation], None]
 

@@ -63,7 +63,8 @@ class FamilyCheckpoint(Checkpoint):
         if named and not is_given:
             image_size = (steps.steps[-1].height, steps.steps[-1].width)
         tensors = {name: source.info[stored] for name, stored in self._names.items()}
-        model = Translation(tensors, self._prefix, files.own, given, image_size, mean=mean, std=std)
+        own = files.own and {**family.defaults, **files.own}
+        model = Translation(tensors, self._prefix, own, given, image_size, mean=mean, std=std)
         try:
             family.translate(model)
         except VmoeError:

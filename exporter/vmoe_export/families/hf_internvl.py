@@ -8,8 +8,6 @@ from vmoe_export.families.family import Family
 from vmoe_export.families.preprocessing import IMAGENET
 from vmoe_export.families.translation import Translation
 
-_DEFAULTS = {"attention_bias": False, "use_qk_norm": False, "norm_type": "layer_norm", "use_mean_pooling": True}
-
 
 def _translate(model: Translation) -> None:
     has_bias, has_qk_norm, has_norm_bias = (
@@ -17,7 +15,6 @@ def _translate(model: Translation) -> None:
         for name in ("attention.q_proj.bias", "attention.q_norm.weight", "layernorm_before.bias")
     )
     has_norm = model.has("layernorm.weight")
-    model.config = model.config and {**_DEFAULTS, **model.config}
     model.claim(norm_type="layer_norm" if has_norm_bias else "rms_norm", use_mean_pooling=not has_norm)
     model.claim(attention_bias=has_bias, use_qk_norm=has_qk_norm)
     if has_norm and not has_norm_bias:
@@ -58,6 +55,7 @@ FAMILY = Family(
     landmarks=("encoder.layer.0.lambda_1", "encoder.layer.0.attention.projection_layer.weight"),
     prefixes=("vision_tower.", ""),
     config_key="vision_config",
+    defaults={"attention_bias": False, "use_qk_norm": False, "norm_type": "layer_norm", "use_mean_pooling": True},
     ignored=r"embeddings\.mask_token|\.\./(language_model|multi_modal_projector|lm_head)\..*",
     processor={"image_processor_type": "CLIPImageProcessor", "size": 448, "crop_size": 448, **IMAGENET},
     translate=_translate,

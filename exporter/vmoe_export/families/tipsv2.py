@@ -6,13 +6,10 @@ from vmoe_export.families import timm
 from vmoe_export.families.family import Family
 from vmoe_export.families.translation import Translation
 
-_DEFAULTS = {"use_swiglu_ffn": False, "num_register_tokens": 1, "qkv_bias": True}
-
 
 def _translate(model: Translation) -> None:
     model.refuse("a DINOv2 under its own names", "blocks.0.mlp.fc1.weight")
     is_gated = model.has("blocks.0.mlp.w12.weight")
-    model.config = model.config and {**_DEFAULTS, **model.config}
     model.epsilon(1e-6)
     model.begin("gelu", "patch_embed.proj", is_only=True, is_swiglu=is_gated)
     model.tokens("cls_token", "register_tokens", positions="pos_embed", rows=1, antialias=True, linear=True)
@@ -30,6 +27,7 @@ FAMILY = Family(
     landmarks=("register_tokens", "blocks.0.attn.qkv.weight", "patch_embed.proj.weight"),
     prefixes=("vision_encoder.", ""),
     config_key="vision_config",
+    defaults={"use_swiglu_ffn": False, "num_register_tokens": 1, "qkv_bias": True},
     any_size=True,
     ignored=r"mask_token|\.\./(text_encoder\..*|temperature)",
     processor={"image_processor_type": "Tipsv2ImageProcessor"},
