@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vmoe_export.bundle.bundle_writer import CARD_NAME, new_bundle, write_manifest
 from vmoe_export.bundle.model_card import model_card
@@ -20,9 +20,6 @@ from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.validation.findings import Findings
 from vmoe_export.validation.options import ValidationOptions
 from vmoe_runtime.bundle.manifest import DENSE_GRAPH_KEY, WEIGHTS_NAME
-
-if TYPE_CHECKING:
-    from vmoe_export.graphs.graph_files import WrittenGraph
 
 _GRAPH_BYTES = 4 << 20
 _USUAL_LIMITS = ValidationOptions()
@@ -119,10 +116,8 @@ def write_bundle(
 
     sources = _sources(plan, validation)
     images = validation.open_images(plan) if validation else None
-    tensorrt: list[WrittenGraph] = []
-    findings = Findings()
-    model, stored = plan.exported, plan.stored_precision
-    needed = plan.weight_bytes + _GRAPH_BYTES * (2 if plan.tensorrt_precision else 1)
+    model, stored, products = plan.exported, plan.stored_precision, plan.tensorrt_precision
+    needed = plan.weight_bytes + _GRAPH_BYTES * (2 if products else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         with progress("writing the weights", plan.weight_bytes) as advance:
             spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, advance, stored)
@@ -131,10 +126,8 @@ def write_bundle(
                 calibrate(folder / WEIGHTS_NAME, spans, plan, images, advance)
         with progress("writing the graphs", 1):
             graphs = write_graphs(folder, model, spans, plan.profiles)
-            if products := plan.tensorrt_precision:
-                tensorrt = write_tensorrt_graphs(folder, model, spans, plan.profiles, products)
-        if validation:
-            findings = prove(plan, folder, spans, graphs, tensorrt, validation, images, progress)
+            tensorrt = write_tensorrt_graphs(folder, model, spans, plan.profiles, products) if products else []
+        findings = prove(plan, folder, spans, graphs, tensorrt, validation, images, progress) if validation else Findings()
         files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
         content = manifest_of(plan, files, findings)
         manifest = write_manifest(folder, content)
