@@ -67,10 +67,6 @@ class Family:
         held = set(names)
         return next((each for each in self.prefixes if all(each + name in held for name in self.landmarks)), None)
 
-    def is_ignored(self, name: str) -> bool:
-        """Whether a tensor may exist and is not needed."""
-        return re.fullmatch(self.ignored, name) is not None
-
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
     """Maps a model's own names, joined by '.', to the stored names, which a training program may have prefixed.

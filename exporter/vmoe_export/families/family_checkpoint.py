@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,8 @@ class FamilyCheckpoint(Checkpoint):
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
 
     def _check_all_used(self, model: Translation) -> None:
-        unknown = [name for name in self._names if name not in model.used and not self._family.is_ignored(name)]
+        ignored = re.compile(self._family.ignored)
+        unknown = [name for name in self._names if name not in model.used and not ignored.fullmatch(name)]
         if unknown:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
             raise CheckpointError(

@@ -112,7 +112,8 @@ class ModelNodes(GraphWriter):
                 x = self._moe_block(block, moe, x, next(capacities, ""), is_first=i == moe.layers[0])
             else:
                 x = self._cut(self._attention_block(block, x, ""))
-                x = self._mlp_block(block, x)
+                weights = self._norm(f"{block}/LayerNorm_1") | self._mlp(f"{block}/Mlp")
+                (x,) = self._call("VmoeMlpBlock", {"x": x, **weights})
             x = self._cut(x)
             if i in self.model.layers:
                 self._unscaled(x, layer_output(i))
@@ -291,11 +292,6 @@ class ModelNodes(GraphWriter):
         weights = self._layer(f"{path}/Dense_0", "1") | self._layer(f"{path}/Dense_1", "2")
         gate = self._layer(f"{path}/Gate", "g") if self._config.gated_mlp else {}
         return weights | gate | self._norm(f"{path}/LayerNorm", "hidden_ln")
-
-    def _mlp_block(self, block: str, x: str) -> str:
-        """A dense MLP with its layer norm and residual, x[N,T,D]."""
-        weights = self._norm(f"{block}/LayerNorm_1") | self._mlp(f"{block}/Mlp")
-        return self._call("VmoeMlpBlock", {"x": x, **weights})[0]
 
     def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
         """A MoE layer with its layer norm and residual, x[N,T,D], or [N * M,T,D] behind the first one of an ensemble.

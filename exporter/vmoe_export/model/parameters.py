@@ -116,19 +116,15 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         stored = info[name]
         same = stored.shape == shape
         if name.endswith("/Moe/Router/dense/kernel"):
-            same = same or stored.shape == _by_member(model, shape)
+            # A fine-tuned E3 stores the same bytes with an axis for the members.
+            width, experts = shape
+            same = same or stored.shape == (width, model.ensemble_size, experts // model.ensemble_size)
         if name == POSITION_EMBEDDING:
             same = len(stored.shape) == 3 and (stored.shape[0], stored.shape[2]) == (shape[0], shape[2])
         if not same:
             raise CheckpointError(f"tensor {name} has shape {stored.shape}, but the rest of the model needs {shape}")
         if stored.dtype.kind not in "fV":
             raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are not weights")
-
-
-def _by_member(model: ModelConfig, router: Shape) -> Shape:
-    """The shape in which a fine-tuned E3 stores a router: the same bytes, with an axis for the members."""
-    width, experts = router
-    return width, model.ensemble_size, experts // model.ensemble_size
 
 
 def _more(names: list[str]) -> str:
@@ -143,7 +139,9 @@ def _parameters(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
     yield "embedding/bias", (width,)
     if model.position_emb == "learned":
         yield POSITION_EMBEDDING, (1, model.num_tokens, width)
-    yield from _rotary(model)
+    if model.rotary:
+        yield ROTARY[0], (1, model.num_tokens, 2)
+        yield ROTARY[1], (2, width // model.num_heads // 2)
     if model.patch_norm:
         yield from _norm("patch_norm", model)
     if model.embedding_norm:
@@ -190,12 +188,6 @@ def _head(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
         yield from _dense(layer, model.pooled_size, model.representation_size)
     if model.num_classes:
         yield from _dense("head", model.feature_size, model.num_classes)
-
-
-def _rotary(model: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    if model.rotary:
-        yield ROTARY[0], (1, model.num_tokens, 2)
-        yield ROTARY[1], (2, model.hidden_size // model.num_heads // 2)
 
 
 def _dense(name: str, inputs: int, outputs: int, *experts: int) -> Iterator[tuple[str, Shape]]:

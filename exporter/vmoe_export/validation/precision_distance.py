@@ -54,7 +54,8 @@ def distance_from_float32(
         rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), profiles or (None,))
         found = split_stream(rounded, len(distinct)) * (len(steps) // len(distinct))
         for tally, step, whole in zip(tallies, steps, found, strict=True):
-            tally.add_part(part, step.distance(whole))
+            if not (difference := step.distance(whole)) <= tally.worst[0]:
+                tally.worst = (difference, part)
 
     for number, (images, labels) in enumerate(batches):
         expected = run_reference(exact, images, profiles, tell if number else round_part)
@@ -111,10 +112,6 @@ class _Tally:
     max_difference: float = 0.0
     same: list[Array] = field(default_factory=list)  # by batch, bool[images]: both models put them into the same class
     right: list[list[Array]] = field(default_factory=list)  # by batch, as stored and in float32, bool[images]
-
-    def add_part(self, part: str, difference: float) -> None:
-        if not difference <= self.worst[0]:
-            self.worst = (difference, part)
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
         apart = differences(expected, found)
