@@ -16,6 +16,7 @@ from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.model.model_config import RoutingConfig
 from vmoe_export.precision import PRECISIONS, ExportPrecision
+from vmoe_export.preprocessing_steps import default_steps
 from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import Output, Probabilities
 from vmoe_runtime.capacity import Rounding
@@ -201,10 +202,11 @@ class ExportOptions(Choices):
             given = {"config": checkpoint.config_file}
         else:
             preset = PRESETS[self.preset]
+            size = preset.image_size
             returns_classes = self.returns_classes and "head/kernel" in checkpoint.info
             given = {
-                # Steps end in images of one size.
-                "preprocess": preset.preprocess if self.image_size in (None, preset.image_size) else None,
+                # Of another size they are assumed; of this one they are in the official configs.
+                "preprocess": str(default_steps(*size)) if self.image_size in (None, size) else None,
                 "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
         of_head = ("output", "class_names", "probabilities") if self.head is not None else ()

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from vmoe_export.preprocessing_steps import default_steps
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -19,7 +17,6 @@ class Preset:
         description: what it is, in a few words, and what of this is assumed.
         config: its model config under the official field names.
         image_size: (height, width) in pixels.
-        preprocess: the official steps that make an image of a picture.
         class_names: a list of `class_names.CLASS_LISTS`; None where there is none.
     """
 
@@ -27,7 +24,6 @@ class Preset:
     description: str
     config: Mapping[str, Any]
     image_size: tuple[int, int]
-    preprocess: str
     class_names: str | None
 
 
@@ -69,9 +65,7 @@ def _preset(
         "representation_size": width if pre_logits else None,
         "encoder": {**encoder, "moe": moe},
     }
-    # The defaults are what the official configs do at 224 px and at other sizes.
-    steps = str(default_steps(pixels, pixels))
-    return Preset(name, description, config, (pixels, pixels), steps, _CLASS_LISTS.get(classes))
+    return Preset(name, description, config, (pixels, pixels), _CLASS_LISTS.get(classes))
 
 
 _LIGHT1 = "vmoe_s32_last2_ilsvrc2012_randaug_light1"
