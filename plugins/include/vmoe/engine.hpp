@@ -113,6 +113,7 @@ class Cancellation {
   vmoe_cancellation* handle() const { return handle_.get(); }
 
  private:
+  friend class Engine;
   explicit Cancellation(vmoe_cancellation* handle) : handle_(handle) {}
 
   std::unique_ptr<vmoe_cancellation, internal::Free<vmoe_cancellation_free>> handle_;
@@ -167,23 +168,31 @@ class Engine {
   // Logits, or features or tokens, f32[N, output_size], into the caller's memory; `size` floats of room, N *
   // output_size or more. Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
-    return run_into(images, setting, nullptr, output, size);
+    return run(images, setting, Cancellation(nullptr), output, size);
   }
 
   // The same, but that `cancellation` ends the call with VMOE_CANCELLED; then `output` is as it was.
   Result<size_t> run(const Images& images, const Setting& setting, const Cancellation& cancellation, float* output,
                      size_t size) const {
-    return run_into(images, setting, cancellation.handle(), output, size);
+    const vmoe_images c_images = internal::c_images(images);
+    const vmoe_setting c_setting = internal::c_setting(setting);
+    auto* status =
+        vmoe_engine_run_cancellable(handle_.get(), &c_images, &c_setting, cancellation.handle(), output, size);
+    if (status != nullptr) return internal::take(status);
+    return static_cast<size_t>(images.count * info_.output_size);
   }
 
   // Logits, or features or tokens, f32[N, output_size].
   Result<std::vector<float>> run(const Images& images, const Setting& setting = {}) const {
-    return run_new(images, setting, nullptr);
+    return run(images, setting, Cancellation(nullptr));
   }
 
   // The same, but that `cancellation` ends the call with VMOE_CANCELLED.
   Result<std::vector<float>> run(const Images& images, const Setting& setting, const Cancellation& cancellation) const {
-    return run_new(images, setting, cancellation.handle());
+    std::vector<float> output(static_cast<size_t>(rows_of(images) * info_.output_size));
+    auto written = run(images, setting, cancellation, output.data(), output.size());
+    if (!written) return written.error();
+    return output;
   }
 
   // All outputs, info().outputs, by name, each f32[N, floats()].
@@ -243,26 +252,9 @@ class Engine {
 
   Engine() = default;
 
-  Result<size_t> run_into(const Images& images, const Setting& setting, vmoe_cancellation* cancellation, float* output,
-                          size_t size) const {
-    const vmoe_images c_images = internal::c_images(images);
-    const vmoe_setting c_setting = internal::c_setting(setting);
-    auto* status = vmoe_engine_run_cancellable(handle_.get(), &c_images, &c_setting, cancellation, output, size);
-    if (status != nullptr) return internal::take(status);
-    return static_cast<size_t>(images.count * info_.output_size);
-  }
-
   // Images to allocate for: not for a count that the model refuses.
   static int64_t rows_of(const Images& images) {
     return images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
-  }
-
-  Result<std::vector<float>> run_new(const Images& images, const Setting& setting,
-                                     vmoe_cancellation* cancellation) const {
-    std::vector<float> output(static_cast<size_t>(rows_of(images) * info_.output_size));
-    auto written = run_into(images, setting, cancellation, output.data(), output.size());
-    if (!written) return written.error();
-    return output;
   }
 
   vmoe_status* read_metadata() {
