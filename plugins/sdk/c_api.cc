@@ -34,12 +34,6 @@ vmoe_setting read_setting(const vmoe_setting* given) {
   return read_struct(given, "setting");
 }
 
-// Null where there are none.
-template <typename T>
-const T* data_or_null(const std::vector<T>& values) {
-  return values.empty() ? nullptr : values.data();
-}
-
 void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots, size_t slots_size) {
   if (slots != nullptr && slots_size < profile.slots.size()) {
     fail(VMOE_ARGUMENT_ERROR, "slots has room for ", slots_size, " integers, and there are ", profile.slots.size(),
@@ -75,32 +69,16 @@ void write_name(const vmoe_engine* engine, std::vector<std::string> Manifest::* 
 }
 
 vmoe_info info_of(const Engine& engine) {
-  const auto& manifest = engine.manifest();
-  vmoe_info info{};
-  info.height = manifest.input.height;
-  info.width = manifest.input.width;
-  info.channels = manifest.input.channels;
-  info.input_dtype = manifest.input.dtype;
-  info.output = manifest.output;
-  info.output_size = manifest.outputs.front().floats();
-  info.batch_multiple = manifest.batch_multiple;
+  const Manifest& manifest = engine.manifest();
+  vmoe_info info = manifest.info;
   info.num_profiles = static_cast<int64_t>(manifest.profiles.size());
   info.num_class_names = static_cast<int64_t>(manifest.class_names.size());
   info.num_moe_layers = static_cast<int64_t>(manifest.moe_layers.size());
-  info.num_experts = manifest.rules ? manifest.rules->num_experts() : 0;
-  info.group_tokens = manifest.rules ? manifest.rules->group_tokens : 0;
   info.group = manifest.group.empty() ? nullptr : manifest.group.c_str();
   info.runtime = engine.runtime().c_str();
   info.uses_op_library = engine.uses_op_library() ? 1 : 0;
   info.threads = engine.threads();
-  info.precision = manifest.precision;
-  info.probabilities = manifest.probabilities;
   info.preprocessing = manifest.preprocessing.text.c_str();
-  info.ensemble_size = manifest.ensemble_size();
-  info.routing_kind = manifest.kind().code;
-  info.front_tokens = manifest.patches.front_tokens;
-  info.patch_rows = manifest.patches.rows;
-  info.patch_columns = manifest.patches.columns;
   info.num_outputs = static_cast<int64_t>(manifest.outputs.size());
   return info;
 }
@@ -175,7 +153,7 @@ vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* 
     check_pointer(profile, "profile");
     const auto found = engine->engine.setting(read_setting(setting));
     if (!found) {
-      const bool dense = engine->engine.manifest().kind().code == VMOE_DENSE;
+      const bool dense = engine->engine.manifest().rules.kind == VMOE_DENSE;
       fail(VMOE_ROUTING_ERROR, dense ? "this is a dense model" : "Soft MoE has nothing to set", ": it has no profile");
     }
     write_profile(*found, profile, slots, slots_size);
@@ -267,21 +245,8 @@ vmoe_status* vmoe_routing_layer(const vmoe_routing* routing, int64_t index, vmoe
     check_pointer(routing, "routing");
     check_pointer(layer, "layer");
     const LayerRouting& found = routing->layers[check_index(index, routing->layers.size(), "MoE layer")];
-    vmoe_layer_routing c = VMOE_LAYER_ROUTING_INIT;
-    c.layer = found.layer.c_str();
-    c.groups = found.groups;
-    c.tokens = found.tokens;
-    c.choices = found.choices;
-    c.weight = data_or_null(found.weight);
-    c.kind = found.kind.code;
-    c.expert = data_or_null(found.expert);
-    c.kept = data_or_null(found.kept);
-    c.experts = found.experts;
-    c.slots = found.kind.slots_per_expert;
-    c.dispatch = data_or_null(found.dispatch);
-    c.combine = data_or_null(found.combine);
-    c.token = data_or_null(found.token);
-    c.image_tokens = found.token.empty() ? 0 : found.kind.image_tokens;
+    vmoe_layer_routing c = found.routing;
+    c.layer = found.name.c_str();
     write_struct(layer, c, "layer");
   });
 }

@@ -7,17 +7,16 @@
 
 namespace vmoe::sdk {
 
-WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
-                      WideInt multiple_of) {
+int64_t compute_slots(int64_t num_pairs, int64_t num_experts, double capacity_ratio, Rounding rounding,
+                      int64_t multiple_of) {
   if (!(std::isfinite(capacity_ratio) && capacity_ratio > 0)) {
     fail(VMOE_ROUTING_ERROR, "the capacity ratio must be a positive number, not ", shortest(capacity_ratio));
   }
   const double exact = static_cast<double>(num_pairs) * capacity_ratio / static_cast<double>(num_experts);
-  const auto slots = static_cast<WideInt>(rounding == Rounding::kCeil ? std::ceil(exact) : std::nearbyint(exact));
+  const auto slots = static_cast<int64_t>(rounding == Rounding::kCeil ? std::ceil(exact) : std::nearbyint(exact));
   if (slots < 1) {
     fail(VMOE_ROUTING_ERROR, "the capacity ratio ", shortest(capacity_ratio), " leaves no slot per expert for ",
-         static_cast<long long>(num_pairs), " token-expert pairs on ", static_cast<long long>(num_experts),
-         " experts with rounding 'round'; use a larger ratio");
+         num_pairs, " token-expert pairs on ", num_experts, " experts with rounding 'round'; use a larger ratio");
   }
   return (slots + multiple_of - 1) / multiple_of * multiple_of;
 }

@@ -5,10 +5,9 @@
 // order gives another integer: n=100, E=10, C=1.1 is 11.000000000000002, so 12 slots.
 #pragma once
 
-namespace vmoe::sdk {
+#include <cstdint>
 
-// Pairs and slots of a hostile manifest may pass 64 bits before they are refused.
-using WideInt = __int128;
+namespace vmoe::sdk {
 
 enum class Rounding { kCeil, kHalfToEven };
 
@@ -18,8 +17,10 @@ enum class Rounding { kCeil, kHalfToEven };
 // capacity_ratio: C, the share of the pairs that there are slots for when the router is balanced; at most num_experts.
 // multiple_of: the result is rounded up to a multiple of this.
 //
+// All three numbers are below 2^48, and so are the slots.
+//
 // Throws VMOE_ROUTING_ERROR: the ratio is not a positive finite number, or leaves no slot at all.
-WideInt compute_slots(WideInt num_pairs, WideInt num_experts, double capacity_ratio, Rounding rounding,
-                      WideInt multiple_of);
+int64_t compute_slots(int64_t num_pairs, int64_t num_experts, double capacity_ratio, Rounding rounding,
+                      int64_t multiple_of);
 
 }  // namespace vmoe::sdk

@@ -79,7 +79,7 @@ std::string profile_names(const Manifest& manifest) {
 }
 
 // Once in a process and somebody who listens, and once more for the precisions that standard ops make slower.
-void warn_of_standard_ops(const std::string& failure, vmoe_precision precision) {
+void warn_of_standard_ops(const std::string& failure, int32_t precision) {
   static std::array<std::atomic_flag, 2> warned = {};
   const bool is_short = precision != VMOE_FP32;
   if (!is_logged(VMOE_LOG_WARNING) || warned[is_short ? 1 : 0].test_and_set()) return;
@@ -131,7 +131,7 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
       profile_ ? profile_->name : "none", ", ", runtime_, shares ? ", in a session shared with other engines" : "");
   if (const std::string& failure = find_op_library().failure; !failure.empty()) {
     runtime_ += "; " + failure;
-    warn_of_standard_ops(failure, manifest_.precision);
+    warn_of_standard_ops(failure, manifest_.info.precision);
   }
 }
 
@@ -177,12 +177,12 @@ std::optional<Profile> Engine::named_profile(const char* name) const {
     return manifest.profiles.empty() ? std::nullopt : std::optional(manifest.profiles.front());
   }
   if (const Profile* stored = manifest.find_profile(name)) return *stored;
-  if (!manifest.rules || manifest.kind().settings() == 0) {
+  if (manifest.rules.settings() == 0) {
     fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; the model has nothing to set");
   }
-  if (const auto profile = manifest.rules->named_profile(name)) return profile;
+  if (const auto profile = manifest.rules.named_profile(name)) return profile;
   const std::string stored = manifest.profiles.empty() ? "" : "the bundle has " + profile_names(manifest) + ", and ";
-  fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; ", stored, manifest.rules->name_examples());
+  fail(VMOE_ROUTING_ERROR, "there is no profile ", in_quotes(name), "; ", stored, manifest.rules.name_examples());
 }
 
 std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
@@ -191,11 +191,9 @@ std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
   if ((setting.set & ~known) != 0) {
     fail(VMOE_ARGUMENT_ERROR, "the setting's field 'set' is ", setting.set, ", which names fields that are not known");
   }
-  auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
-  manifest().kind().check_settings(setting.set);
-  const auto& rules = manifest().rules;
-  if (setting.set == 0 || !rules) return base;
-  return rules->profile(base ? replaced(base->values, setting) : setting);
+  const auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
+  if (setting.set == 0) return base;
+  return manifest().rules.profile(base ? replaced(base->values, setting) : setting);
 }
 
 void Engine::check_process() const {
@@ -216,7 +214,7 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
   }
   std::vector<InputTensor> inputs{batch.image};
   std::deque<std::vector<int64_t>> integers;  // that inputs point into
-  const int own = profile ? manifest().kind().settings() : 0;
+  const int own = profile ? manifest().rules.settings() : 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {
     if ((own & row.bit) == 0 || (row.merging && !merges(profile))) return;
     const bool is_slots = row.bit == VMOE_SET_CAPACITY_RATIO;
@@ -230,15 +228,15 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
 }
 
 void Engine::warm_up(int64_t count, const vmoe_setting& setting) const {
-  const InputSpec& input = manifest().input;
+  const vmoe_info& info = manifest().info;
   check_count(count, manifest());
-  const size_t item = input.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-  const WideInt bytes = static_cast<WideInt>(count) * input.height * input.width * input.channels * item;
+  const size_t item = info.input_dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  const WideInt bytes = static_cast<WideInt>(count) * info.height * info.width * info.channels * item;
   if (bytes > std::numeric_limits<ptrdiff_t>::max()) throw std::bad_alloc();
   const std::vector<unsigned char> zeros(static_cast<size_t>(bytes));
   std::vector<float> output(static_cast<size_t>(count * manifest().outputs.front().floats()));
-  const vmoe_images images{sizeof(images), zeros.data(), zeros.size(), input.dtype,   0,
-                           count,          input.height, input.width,  input.channels};
+  const vmoe_images images{sizeof(images), zeros.data(), zeros.size(), info.input_dtype, 0,
+                           count,          info.height,  info.width,   info.channels};
   run(images, setting, nullptr, {{manifest().output_name(), output.data(), output.size()}});
 }
 
@@ -258,7 +256,8 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {
   check_process();
   const auto profile = this->setting(setting);
-  auto names = routing_outputs(manifest(), merges(profile));
+  std::vector<std::string> names;
+  for (const auto& [name, port] : layer_ports(manifest(), merges(profile))) names.push_back(name);
   // A graph must have an output to compute.
   if (names.empty()) names.emplace_back(manifest().output_name());
   return read_routing(run_graph(images, profile, names, nullptr), manifest(), merges(profile));

@@ -39,12 +39,12 @@ bool suits(const Port& found, const Port& expected) {
 }
 
 Ports expected_inputs(const Manifest& manifest, bool merges) {
-  const InputSpec& image = manifest.input;
+  const vmoe_info& info = manifest.info;
   const auto type =
-      image.dtype == VMOE_FLOAT32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
-  Ports inputs{{kImageInput, {type, {-1, image.height, image.width, image.channels}}}};
+      info.input_dtype == VMOE_FLOAT32 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT : ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+  Ports inputs{{kImageInput, {type, {-1, info.height, info.width, info.channels}}}};
   for (const SettingRow& row : kSettingRows) {
-    if ((manifest.kind().settings() & row.bit) == 0 || (row.merging && !merges)) continue;
+    if ((manifest.rules.settings() & row.bit) == 0 || (row.merging && !merges)) continue;
     const size_t count = row.bit == VMOE_SET_CAPACITY_RATIO ? manifest.moe_layers.size() : 1;
     inputs[row.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64, {static_cast<int64_t>(count)}};
   }
@@ -69,7 +69,8 @@ void check_interface(const std::string& graph, const Session& session, const Man
          in_quotes(names(inputs)));
   }
   check_ports(graph, "takes", session.inputs(), inputs);
-  Ports outputs = layer_ports(manifest, merges);
+  const auto of_layers = layer_ports(manifest, merges);
+  Ports outputs(of_layers.begin(), of_layers.end());
   for (const GraphOutput& output : manifest.outputs) {
     Port& port = outputs[output.name] = {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, output.shape};
     port.shape.insert(port.shape.begin(), -1);

@@ -28,21 +28,21 @@ std::string shape_of(int64_t height, int64_t width, int64_t channels) {
   return std::to_string(height) + ", " + std::to_string(width) + ", " + std::to_string(channels) + ")";
 }
 
-const char* dtype_name(vmoe_dtype dtype) { return dtype == VMOE_UINT8 ? "uint8" : "float32"; }
+const char* dtype_name(int32_t dtype) { return dtype == VMOE_UINT8 ? "uint8" : "float32"; }
 
-void check_shape(const vmoe_images& images, const InputSpec& input) {
-  if (images.height != input.height || images.width != input.width || images.channels != input.channels) {
+void check_shape(const vmoe_images& images, const vmoe_info& info) {
+  if (images.height != info.height || images.width != info.width || images.channels != info.channels) {
     fail(VMOE_IMAGE_ERROR, "images have shape (", images.count, ", ",
          shape_of(images.height, images.width, images.channels), ", and the model takes (N, ",
-         shape_of(input.height, input.width, input.channels));
+         shape_of(info.height, info.width, info.channels));
   }
 }
 
-void check_dtype(const vmoe_images& images, const InputSpec& input) {
+void check_dtype(const vmoe_images& images, const vmoe_info& info) {
   if (images.dtype != VMOE_FLOAT32 && images.dtype != VMOE_UINT8) {
     fail(VMOE_IMAGE_ERROR, "images have the dtype ", images.dtype, ", which is neither VMOE_FLOAT32 nor VMOE_UINT8");
   }
-  if (images.dtype == VMOE_FLOAT32 && input.dtype == VMOE_UINT8) {
+  if (images.dtype == VMOE_FLOAT32 && info.input_dtype == VMOE_UINT8) {
     fail(VMOE_IMAGE_ERROR, "images are float32, and the model takes uint8");
   }
 }
@@ -64,15 +64,15 @@ void check_memory(const void* memory, int32_t dtype, const char* what) {
 void check_data(const vmoe_images& images) {
   if (bytes_of(images.dtype, {images.count, images.height, images.width, images.channels}) != images.data_bytes) {
     fail(VMOE_IMAGE_ERROR, "the images' data has ", images.data_bytes, " bytes, and ", images.count, " images of ",
-         dtype_name(static_cast<vmoe_dtype>(images.dtype)), "[", images.height, ",", images.width, ",", images.channels,
+         dtype_name(images.dtype), "[", images.height, ",", images.width, ",", images.channels,
          "] have another number");
   }
   check_memory(images.data, images.dtype, "the images' data");
 }
 
-void check_picture(const vmoe_picture& picture, const InputSpec& input) {
-  if (picture.channels != input.channels && picture.channels != input.channels + 1) {
-    fail(VMOE_IMAGE_ERROR, "the picture has ", picture.channels, " channels, and the model takes ", input.channels);
+void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
+  if (picture.channels != info.channels && picture.channels != info.channels + 1) {
+    fail(VMOE_IMAGE_ERROR, "the picture has ", picture.channels, " channels, and the model takes ", info.channels);
   }
   if (picture.orientation < 0 || picture.orientation > 8) {
     fail(VMOE_IMAGE_ERROR, "the picture has orientation ", picture.orientation, ", and EXIF has 1 to 8");
@@ -135,24 +135,24 @@ void warn_unturned(int32_t orientation) {
       ", and the model takes pictures as they are stored");
 }
 
-void check_room(const InputSpec& input, const void* image, size_t image_bytes) {
-  if (bytes_of(input.dtype, {input.height, input.width, input.channels}) > image_bytes) {
-    fail(VMOE_ARGUMENT_ERROR, "the image has room for ", image_bytes, " bytes, and it has ", dtype_name(input.dtype),
-         "[", input.height, ",", input.width, ",", input.channels, "]");
+void check_room(const vmoe_info& info, const void* image, size_t image_bytes) {
+  if (bytes_of(info.input_dtype, {info.height, info.width, info.channels}) > image_bytes) {
+    fail(VMOE_ARGUMENT_ERROR, "the image has room for ", image_bytes, " bytes, and it has ",
+         dtype_name(info.input_dtype), "[", info.height, ",", info.width, ",", info.channels, "]");
   }
-  check_memory(image, input.dtype, "the image's memory");
+  check_memory(image, info.input_dtype, "the image's memory");
 }
 
 }  // namespace
 
 void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* image, size_t image_bytes) {
-  const InputSpec& input = manifest.input;
-  check_picture(picture, input);
-  check_room(input, image, image_bytes);
+  const vmoe_info& info = manifest.info;
+  check_picture(picture, info);
+  check_room(info, image, image_bytes);
   const Preprocessing& steps = manifest.preprocessing;
-  Pixels pixels{picture.data, picture.height, picture.width, input.channels};
+  Pixels pixels{picture.data, picture.height, picture.width, info.channels};
   std::vector<uint8_t> without_transparency, upright;
-  if (picture.channels > input.channels) {
+  if (picture.channels > info.channels) {
     without_transparency = opaque(picture, steps.background);
     pixels.data = without_transparency.data();
   }
@@ -164,14 +164,14 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
     warn_unturned(picture.orientation);
   }
   const Geometry geometry = steps.geometry(pixels.height, pixels.width);
-  const auto count = static_cast<size_t>(input.width * input.channels);
+  const auto count = static_cast<size_t>(info.width * info.channels);
   auto* floats = static_cast<float*>(image);
   auto* bytes = static_cast<uint8_t*>(image);
   resample(pixels, geometry, [&](const float* row) {
     for (size_t i = 0; i < count; ++i) {
       // The official bilinear step gives uint8 again, and the cast cuts off.
       const float pixel = geometry.method == Method::kBilinear ? std::floor(row[i]) : row[i];
-      if (input.dtype == VMOE_UINT8) {
+      if (info.input_dtype == VMOE_UINT8) {
         *bytes++ = static_cast<uint8_t>(std::clamp(std::nearbyint(pixel), 0.0F, 255.0F));
       } else {
         *floats++ = scaled(pixel);
@@ -182,25 +182,26 @@ void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* 
 
 void check_count(int64_t count, const Manifest& manifest) {
   if (count < 1) fail(VMOE_IMAGE_ERROR, "there are no images: the count is ", count);
-  if (count % manifest.batch_multiple != 0) {
+  if (count % manifest.info.batch_multiple != 0) {
     fail(VMOE_IMAGE_ERROR, "the batch has ", count, " images, and this bundle routes in groups (",
-         one_line(manifest.group), ") that need a multiple of ", manifest.batch_multiple);
+         one_line(manifest.group), ") that need a multiple of ", manifest.info.batch_multiple);
   }
 }
 
 Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
-  const InputSpec& input = manifest.input;
-  check_shape(images, input);
+  const vmoe_info& info = manifest.info;
+  check_shape(images, info);
   check_count(images.count, manifest);
-  check_dtype(images, input);
+  check_dtype(images, info);
   check_data(images);
-  Batch batch{{"image",
-               input.dtype == VMOE_UINT8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
-               images.data,
-               images.data_bytes,
-               {images.count, images.height, images.width, images.channels}},
-              {}};
-  if (images.dtype == VMOE_UINT8 && input.dtype == VMOE_FLOAT32) {
+  Batch batch{
+      {"image",
+       info.input_dtype == VMOE_UINT8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+       images.data,
+       images.data_bytes,
+       {images.count, images.height, images.width, images.channels}},
+      {}};
+  if (images.dtype == VMOE_UINT8 && info.input_dtype == VMOE_FLOAT32) {
     std::array<float, 256> scale{};
     for (size_t pixel = 0; pixel < scale.size(); ++pixel) scale[pixel] = scaled(static_cast<float>(pixel));
     const auto* pixels = static_cast<const uint8_t*>(images.data);

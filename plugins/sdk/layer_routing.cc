@@ -2,7 +2,6 @@
 
 #include <functional>
 #include <numeric>
-#include <utility>
 
 #include "sdk/error.h"
 
@@ -14,10 +13,11 @@ constexpr ONNXTensorElementDataType dtype_of(const int32_t*) { return ONNX_TENSO
 constexpr ONNXTensorElementDataType dtype_of(const uint8_t*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL; }
 constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-// Calls `visit` with each output that the kind has of a layer: its name behind the layer's own, and its values.
+// Calls `visit` with each output that the kind has of a layer: its name behind the layer's own, and where its values
+// go.
 template <typename Visit>
-void for_each_output(LayerRouting& routing, bool merges, const Visit& visit) {
-  switch (routing.kind.code) {
+void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visit) {
+  switch (routing.kind) {
     case VMOE_TOP_K: visit("expert", routing.expert); [[fallthrough]];
     case VMOE_EXPERTS_CHOICE:
       visit("kept", routing.kept);
@@ -27,72 +27,63 @@ void for_each_output(LayerRouting& routing, bool merges, const Visit& visit) {
       visit("dispatch", routing.dispatch);
       visit("combine", routing.combine);
       break;
-    case VMOE_DENSE: break;
+    default: break;
   }
-  if (merges && routing.kind.image_tokens > 0) visit("token", routing.token);
+  if (merges && routing.image_tokens > 0) visit("token", routing.token);
 }
 
-// The routing of a layer as far as the manifest says: groups, and top-k's choices, vary.
-LayerRouting layer_of(const Manifest& manifest, size_t index, bool merges) {
-  LayerRouting routing;
-  routing.layer = manifest.moe_layers[index];
-  routing.kind = manifest.kind();
+// The routing of a layer as far as the manifest says: groups, and top-k's choices, vary, which is -1.
+vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges) {
+  const RoutingRules& rules = manifest.rules;
+  vmoe_layer_routing routing = VMOE_LAYER_ROUTING_INIT;
+  routing.kind = rules.kind;
   routing.groups = -1;
-  if (manifest.rules) {
-    routing.tokens = merges && routing.kind.image_tokens > 0 ? -1 : manifest.rules->group_tokens;
-    routing.experts = manifest.rules->experts[index];
-    if (routing.kind.image_tokens > 0) {
-      routing.group_images = manifest.rules->group_tokens / routing.kind.image_tokens;
-    }
-  }
-  routing.choices = routing.kind.code == VMOE_EXPERTS_CHOICE ? routing.experts
-                    : routing.kind.code == VMOE_SOFT         ? 0
-                                                             : -1;
+  routing.tokens = merges && rules.image_tokens > 0 ? -1 : rules.group_tokens;
+  routing.experts = rules.experts[index];
+  routing.choices = rules.kind == VMOE_EXPERTS_CHOICE ? routing.experts : rules.kind == VMOE_SOFT ? 0 : -1;
+  routing.slots = rules.slots_per_expert;
+  routing.image_tokens = rules.image_tokens;
   return routing;
 }
 
-// Of one of its outputs, where `values` go; negative for what varies.
-std::vector<int64_t> shape_of(const LayerRouting& routing, const void* values) {
-  if (values == &routing.token) return {routing.groups * routing.group_images, routing.kind.image_tokens};
-  if (routing.kind.code != VMOE_SOFT) return {routing.groups, routing.tokens, routing.choices};
-  return {routing.groups, routing.tokens, routing.experts, routing.kind.slots_per_expert};
+// Of the output whose values go to `values`; negative for what varies.
+std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, const void* values, const RoutingRules& rules) {
+  if (values == &routing.token) {
+    return {routing.groups * (rules.group_tokens / rules.image_tokens), routing.image_tokens};
+  }
+  if (routing.kind != VMOE_SOFT) return {routing.groups, routing.tokens, routing.choices};
+  return {routing.groups, routing.tokens, routing.experts, routing.slots};
 }
 
-// Copies an output whose extents are those of the routing, or sets what varies where it is the first one.
+// Copies the values of an output of a layer, and sets the pointer to them and the sizes that were not known yet.
 template <typename T>
-void read(const OutputTensor& output, const std::string& name, LayerRouting& routing, std::vector<T>& values) {
+void read(const OutputTensor& output, const char* name, const RoutingRules& rules, LayerRouting& layer,
+          const T*& values) {
+  vmoe_layer_routing& routing = layer.routing;
   std::vector<int64_t> shape;
-  const auto* data = static_cast<const T*>(output.data(shape));
-  if (shape.size() == shape_of(routing, &values).size()) {
+  const auto* data = static_cast<const unsigned char*>(output.data(shape));
+  if (shape.size() == shape_of(routing, &values, rules).size()) {
     if (routing.groups < 0) routing.groups = shape[0];
     if (routing.tokens < 0) routing.tokens = shape[1];
     if (routing.choices < 0) routing.choices = shape[2];
   }
-  if (shape != shape_of(routing, &values)) {
-    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(name),
+  if (shape != shape_of(routing, &values, rules)) {
+    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(layer.name + "/" + name),
          " has another shape than its other outputs and the manifest say");
   }
-  values.assign(data, data + std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()));
+  const size_t size = std::accumulate(shape.begin(), shape.end(), sizeof(T), std::multiplies<>());
+  values = reinterpret_cast<const T*>(layer.values.emplace_back(data, data + size).data());
 }
 
 }  // namespace
 
-std::vector<std::string> routing_outputs(const Manifest& manifest, bool merges) {
-  LayerRouting routing;
-  routing.kind = manifest.kind();
-  std::vector<std::string> names;
-  for (const std::string& layer : manifest.moe_layers) {
-    for_each_output(routing, merges, [&](const char* name, const auto&) { names.push_back(layer + "/" + name); });
-  }
-  return names;
-}
-
-Ports layer_ports(const Manifest& manifest, bool merges) {
-  Ports ports;
+std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges) {
+  std::vector<std::pair<std::string, Port>> ports;
   for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
-    LayerRouting routing = layer_of(manifest, i, merges);
+    vmoe_layer_routing routing = layer_of(manifest, i, merges);
     for_each_output(routing, merges, [&](const char* name, const auto& values) {
-      ports[routing.layer + "/" + name] = {dtype_of(values.data()), shape_of(routing, &values)};
+      const Port port{dtype_of(values), shape_of(routing, &values, manifest.rules)};
+      ports.emplace_back(manifest.moe_layers[i] + "/" + name, port);
     });
   }
   return ports;
@@ -100,20 +91,22 @@ Ports layer_ports(const Manifest& manifest, bool merges) {
 
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest,
                                        bool merges) {
+  const RoutingRules& rules = manifest.rules;
   std::vector<LayerRouting> layers;
   auto output = outputs.begin();
   for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
-    LayerRouting routing = layer_of(manifest, i, merges);
-    for_each_output(routing, merges, [&](const char* name, auto& values) {
-      read(*output++, routing.layer + "/" + name, routing, values);
-    });
-    if (!merges && routing.kind.image_tokens > 0) {  // every token is where it was
-      routing.token.resize(routing.groups * routing.group_images * routing.kind.image_tokens);
-      for (size_t place = 0; place < routing.token.size(); ++place) {
-        routing.token[place] = static_cast<int32_t>(place % routing.kind.image_tokens);
-      }
+    LayerRouting layer{manifest.moe_layers[i], layer_of(manifest, i, merges), {}};
+    vmoe_layer_routing& routing = layer.routing;
+    for_each_output(routing, merges,
+                    [&](const char* name, auto& values) { read(*output++, name, rules, layer, values); });
+    if (!merges && rules.image_tokens > 0) {  // every token is where it was
+      const auto count = static_cast<size_t>(routing.groups * rules.group_tokens);
+      auto& bytes = layer.values.emplace_back(count * sizeof(int32_t));
+      auto* token = reinterpret_cast<int32_t*>(bytes.data());
+      for (size_t place = 0; place < count; ++place) token[place] = static_cast<int32_t>(place % rules.image_tokens);
+      routing.token = token;
     }
-    layers.push_back(std::move(routing));
+    layers.push_back(std::move(layer));
   }
   return layers;
 }

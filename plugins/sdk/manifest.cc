@@ -37,9 +37,9 @@ bool matches(const Json& text) {
 
 // The index of a text that is among those it may be.
 template <size_t kCount>
-size_t index_of(const Json& text, const char* const (&choices)[kCount]) {
-  size_t index = 0;
-  while (index + 1 < kCount && text != choices[index]) ++index;
+int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
+  int32_t index = 0;
+  while (index + 1 < static_cast<int32_t>(kCount) && text != choices[index]) ++index;
   return index;
 }
 
@@ -56,29 +56,31 @@ unsigned kind_of(const Json& raw) {
   return members == nullptr || (members->is_number_integer() && *members == 1) ? kOfTopK : kOfEnsemble;
 }
 
-Patches read_patches(const Json& model, const InputSpec& input) {
+// Reads where the patches of an image are; 0 stays where the model description, which no reader insists on, doesn't
+// say.
+void read_patches(const Json& model, vmoe_info& info) {
   const Json* size = optional_field(model, "patch_size");
   const auto fits = [](const Json& side, int64_t whole) {
     return side.is_number_unsigned() && side > 0 && side <= whole;
   };
-  if (size == nullptr || !size->is_array() || size->size() != 2) return {};
-  if (!fits((*size)[0], input.height) || !fits((*size)[1], input.width)) return {};
+  if (size == nullptr || !size->is_array() || size->size() != 2) return;
+  if (!fits((*size)[0], info.height) || !fits((*size)[1], info.width)) return;
+  info.patch_rows = info.height / (*size)[0].get<int64_t>();
+  info.patch_columns = info.width / (*size)[1].get<int64_t>();
   const Json* classifier = optional_field(model, "classifier");
   const Json* extra = optional_field(model, "extra_tokens");
   const bool reads_token = classifier != nullptr && classifier->is_string() &&
                            classifier->get_ref<const std::string&>().rfind("token", 0) == 0;
   const bool has_extra = extra != nullptr && extra->is_number_unsigned() && *extra < 1000;
-  return {input.height / (*size)[0].get<int64_t>(), input.width / (*size)[1].get<int64_t>(),
-          (reads_token ? 1 : 0) + (has_extra ? extra->get<int32_t>() : 0)};
+  info.front_tokens = (reads_token ? 1 : 0) + (has_extra ? extra->get<int32_t>() : 0);
 }
 
 void read_class_names(const Json& raw, Manifest& manifest) {
   const Json* names = optional_field(raw, "class_names");
   if (names == nullptr) return;
   const bool all_text = std::all_of(names->begin(), names->end(), [](const Json& name) { return name.is_string(); });
-  if (static_cast<int64_t>(names->size()) != manifest.output_size || !all_text) {
-    refuse("class_names must be ", manifest.output_size, " strings");
-  }
+  const size_t classes = raw["output"]["size"];
+  if (names->size() != classes || !all_text) refuse("class_names must be ", classes, " strings");
   manifest.class_names = names->get<std::vector<std::string>>();
 }
 
@@ -124,26 +126,26 @@ std::vector<int64_t> read_experts(const Json& routing, size_t layers) {
 
 RoutingRules read_rules(const Json& raw, size_t layers) {
   RoutingRules rules;
-  if (const Json* merging = optional_field(raw, "image_tokens")) rules.kind.image_tokens = *merging;
+  if (const Json* merging = optional_field(raw, "image_tokens")) rules.image_tokens = *merging;
   if (optional_field(raw, "routing") == nullptr) return rules;
   const Json& routing = raw["routing"];
   rules.experts = read_experts(routing, layers);
   rules.group_tokens = routing["group_tokens"];
-  if (rules.kind.image_tokens > 0 && rules.group_tokens % rules.kind.image_tokens != 0) {
-    refuse("'image_tokens' is ", rules.kind.image_tokens, ", which doesn't divide 'group_tokens'");
+  if (rules.image_tokens > 0 && rules.group_tokens % rules.image_tokens != 0) {
+    refuse("'image_tokens' is ", rules.image_tokens, ", which doesn't divide 'group_tokens'");
   }
-  rules.kind.code = static_cast<vmoe_routing_kind>(VMOE_TOP_K + index_of(routing["kind"], kRoutingKinds));
-  if (rules.kind.code == VMOE_SOFT) {
-    rules.kind.slots_per_expert = routing["slots_per_expert"];
+  rules.kind = static_cast<vmoe_routing_kind>(VMOE_TOP_K + index_of(routing["kind"], kRoutingKinds));
+  if (rules.kind == VMOE_SOFT) {
+    rules.slots_per_expert = routing["slots_per_expert"];
     return rules;
   }
   rules.rounding = routing["rounding"] == "ceil" ? Rounding::kCeil : Rounding::kHalfToEven;
   rules.capacity_multiple_of = routing["capacity_multiple_of"];
-  if (const Json* members = optional_field(routing, "ensemble_size")) rules.kind.ensemble_size = *members;
-  const auto is_cut = [&](int64_t count) { return count % rules.kind.ensemble_size != 0; };
+  if (const Json* members = optional_field(routing, "ensemble_size")) rules.ensemble_size = *members;
+  const auto is_cut = [&](int64_t count) { return count % rules.ensemble_size != 0; };
   const bool cuts_experts = std::any_of(rules.experts.begin(), rules.experts.end(), is_cut);
   if (cuts_experts || is_cut(rules.group_tokens)) {
-    refuse("'ensemble_size' is ", rules.kind.ensemble_size, ", which doesn't divide '",
+    refuse("'ensemble_size' is ", rules.ensemble_size, ", which doesn't divide '",
            cuts_experts ? "num_experts" : "group_tokens", "'");
   }
   return rules;
@@ -158,17 +160,18 @@ void add_token_output(std::string name, const Json& tokens, const Json& size, st
 std::vector<GraphOutput> read_outputs(const Json& raw, const Manifest& manifest) {
   const Json& output = raw["output"];
   const std::string name = output["name"];
+  const int64_t size = output["size"];
   const Json *tokens = optional_field(output, "tokens"), *layers = optional_field(raw, "layers");
-  if ((tokens != nullptr) != (manifest.output == VMOE_TOKENS)) {
+  if ((tokens != nullptr) != (manifest.info.output == VMOE_TOKENS)) {
     refuse("an output of tokens, and no other, has a number of 'tokens'");
   }
   std::vector<GraphOutput> outputs;
   if (tokens != nullptr) {
-    add_token_output(name, *tokens, output["size"], outputs);
-  } else if (manifest.output == VMOE_MEMBERS) {
-    outputs.push_back({name, {manifest.ensemble_size(), manifest.output_size}});
+    add_token_output(name, *tokens, size, outputs);
+  } else if (manifest.info.output == VMOE_MEMBERS) {
+    outputs.push_back({name, {manifest.rules.ensemble_size, size}});
   } else {
-    outputs.push_back({name, {manifest.output_size}});
+    outputs.push_back({name, {size}});
   }
   if (layers == nullptr) return outputs;
   int64_t before = -1;
@@ -222,17 +225,17 @@ Profile read_profile(const Json& entry, const RoutingRules& rules) {
 }
 
 void read_profiles(const Json& entries, unsigned kind, Manifest& manifest) {
-  const bool has_profiles = manifest.kind().settings() != 0;
+  const int settings = manifest.rules.settings();
   for (const Json& entry : entries) {
-    if (!manifest.rules || !has_profiles || !entry.is_object()) {
+    if (settings == 0 || !entry.is_object()) {
       refuse("profiles must be objects, and a ", kind == kOfSoft ? "Soft MoE" : "dense model", " has none");
     }
     check_fields(entry, kProfileFields, kind);
-    Profile profile = read_profile(entry, *manifest.rules);
+    Profile profile = read_profile(entry, manifest.rules);
     if (manifest.find_profile(profile.name) != nullptr) refuse("there are two profiles ", in_quotes(profile.name));
     manifest.profiles.push_back(std::move(profile));
   }
-  const bool needs_profile = (manifest.kind().settings() & VMOE_SET_CAPACITY_RATIO) != 0;
+  const bool needs_profile = (settings & VMOE_SET_CAPACITY_RATIO) != 0;
   if (needs_profile && manifest.profiles.empty()) refuse("a sparse model needs at least one profile");
 }
 
@@ -278,31 +281,35 @@ Manifest read(const Json& raw) {
   check_fields(raw, kManifestFields, kind);
   const Json &image = raw["input"], &output = raw["output"];
   Manifest manifest;
-  manifest.input = {image["dtype"] == "float32" ? VMOE_FLOAT32 : VMOE_UINT8, image["height"], image["width"],
-                    image["channels"]};
-  manifest.patches = read_patches(raw["model"], manifest.input);
+  vmoe_info& info = manifest.info;
+  info.height = image["height"];
+  info.width = image["width"];
+  info.channels = image["channels"];
+  info.input_dtype = image["dtype"] == "float32" ? VMOE_FLOAT32 : VMOE_UINT8;
+  read_patches(raw["model"], info);
   manifest.preprocessing =
       read_steps(raw["preprocessing"]["steps"].get_ref<const std::string&>(), image["height"], image["width"]);
-  manifest.output = kOutputCodes[index_of(output["name"], kOutputs)];
-  if (manifest.output == (kind == kOfEnsemble ? VMOE_FEATURES : VMOE_MEMBERS)) {
+  info.output = kOutputCodes[index_of(output["name"], kOutputs)];
+  if (info.output == (kind == kOfEnsemble ? VMOE_FEATURES : VMOE_MEMBERS)) {
     refuse("'name' of the output is '", output["name"].get<std::string>(),
            "', which a model of this kind doesn't have");
   }
-  manifest.output_size = output["size"];
-  if (const Json* kind = optional_field(raw, "probabilities")) {
-    manifest.probabilities = static_cast<vmoe_probabilities>(VMOE_SOFTMAX + index_of(*kind, kProbabilities));
-  }
-  manifest.precision = static_cast<vmoe_precision>(VMOE_FP32 + index_of(raw["precision"], kPrecisions));
-  manifest.batch_multiple = raw["batch_multiple"];
+  const Json* probabilities = optional_field(raw, "probabilities");
+  info.probabilities = VMOE_SOFTMAX + (probabilities == nullptr ? 0 : index_of(*probabilities, kProbabilities));
+  info.precision = VMOE_FP32 + index_of(raw["precision"], kPrecisions);
+  info.batch_multiple = raw["batch_multiple"];
   read_class_names(raw, manifest);
   if (kind != kOfDense) {
     manifest.moe_layers = read_layers(raw["routing"]["layers"]);
     manifest.group = read_group(raw);
   }
-  if (kind != kOfDense || optional_field(raw, "image_tokens") != nullptr) {
-    manifest.rules = read_rules(raw, manifest.moe_layers.size());
-  }
+  manifest.rules = read_rules(raw, manifest.moe_layers.size());
+  info.num_experts = manifest.rules.num_experts();
+  info.group_tokens = manifest.rules.group_tokens;
+  info.ensemble_size = manifest.rules.ensemble_size;
+  info.routing_kind = manifest.rules.kind;
   manifest.outputs = read_outputs(raw, manifest);
+  info.output_size = manifest.outputs.front().floats();
   read_profiles(raw["profiles"], kind, manifest);
   read_files(raw["files"], raw["graphs"], manifest);
   check_tensorrt(raw, manifest);

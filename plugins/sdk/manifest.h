@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,22 +14,10 @@
 
 namespace vmoe::sdk {
 
-// What the graph input `image` takes: dtype[N, height, width, channels].
-struct InputSpec {
-  vmoe_dtype dtype = VMOE_FLOAT32;
-  int64_t height = 0, width = 0, channels = 0;
-};
-
 // SHA-256 (hex) and size in bytes of one file of the bundle.
 struct FileRecord {
   std::string sha256;
   int64_t size = 0;
-};
-
-// The patches of an image; 0 where a manifest's model description, which no reader insists on, doesn't say.
-struct Patches {
-  int64_t rows = 0, columns = 0;
-  int32_t front_tokens = 0;  // stand before them
 };
 
 // An output of the graphs beside the routing.
@@ -42,30 +29,18 @@ struct GraphOutput {
 };
 
 struct Manifest {
-  InputSpec input;
-  Patches patches;
-  Preprocessing preprocessing;  // how a picture of another size becomes an image
-  vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;           // of the output's last dimension
-  std::vector<GraphOutput> outputs;  // that one, then those of blocks, such as "layer3"
-  vmoe_probabilities probabilities = VMOE_SOFTMAX;
-  std::optional<RoutingRules> rules;        // none for a dense ViT that merges nothing
+  vmoe_info info{};                  // as the C API gives it, but for texts and how many of each list there are
+  Preprocessing preprocessing;       // how a picture of another size becomes an image
+  std::vector<GraphOutput> outputs;  // that of `info`, then those of blocks, such as "layer3"
+  RoutingRules rules;
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  vmoe_precision precision = VMOE_FP32;     // of the large products
-  int64_t batch_multiple = 1;               // batches must be a multiple of this many images
   std::vector<Profile> profiles;            // in the order of the export, the first the default; none in Soft MoE
-  std::vector<std::string> class_names;     // output_size of them, or none
+  std::vector<std::string> class_names;     // one for each class, or none
   std::map<std::string, FileRecord> files;  // every other file of the bundle
 
   // The name of the graph's output: "logits", "members", "features" or "tokens".
   const std::string& output_name() const { return outputs.front().name; }
-
-  // How the model routes; VMOE_DENSE for a dense ViT.
-  RoutingKind kind() const { return rules ? rules->kind : RoutingKind{}; }
-
-  // M, the members of an ensemble of experts (E3); 1 for every other model.
-  int64_t ensemble_size() const { return kind().ensemble_size; }
 
   // The output of that name. Throws VMOE_ARGUMENT_ERROR.
   const GraphOutput& find_output(std::string_view name) const;

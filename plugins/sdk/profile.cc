@@ -1,7 +1,6 @@
 #include "sdk/profile.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "sdk/decimal.h"
 #include "sdk/error.h"
@@ -12,37 +11,71 @@ namespace vmoe::sdk {
 
 namespace {
 
-int64_t narrow(WideInt slots) {
-  if (slots > std::numeric_limits<int64_t>::max()) {
-    fail(VMOE_ROUTING_ERROR, "the setting gives more slots per expert than 64 bits can count");
+// "k", "k or bpr", "k, bpr or pool".
+std::string listed(int set) {
+  std::string names;
+  for (const SettingRow& row : kSettingRows) {
+    if ((set & row.bit) == 0) continue;
+    set &= ~row.bit;
+    names += (names.empty() ? "" : set == 0 ? " or " : ", ") + std::string(row.name);
   }
-  return static_cast<int64_t>(slots);
+  return names;
 }
 
 }  // namespace
+
+int RoutingRules::settings() const {
+  constexpr unsigned kKinds[] = {kOfDense, kOfTopK, kOfExpertsChoice, kOfSoft};  // in the order of vmoe_routing_kind
+  const unsigned bit = ensemble_size > 1 ? kOfEnsemble : kKinds[kind];
+  int own = 0;
+  for (const SettingRow& row : kSettingRows) {
+    const bool has_it = (row.kinds & bit) != 0 && (image_tokens > 0 || !row.merging);
+    own |= has_it ? row.bit : 0;
+  }
+  return own;
+}
+
+void RoutingRules::check_settings(int set) const {
+  const int missing = set & ~settings();
+  if (missing == 0) return;
+  if (missing == VMOE_SET_MERGE) {
+    fail(VMOE_ROUTING_ERROR, "tokens can't be merged in ",
+         ensemble_size > 1 ? "an ensemble (E3)" : "groups that cut an image, nor where a bundle returns tokens",
+         ": it takes no merge");
+  }
+  const char* but = image_tokens > 0 ? " but merge" : "";
+  switch (kind) {
+    case VMOE_DENSE: fail(VMOE_ROUTING_ERROR, "this is a dense model: it has no ", listed(missing));
+    case VMOE_SOFT: fail(VMOE_ROUTING_ERROR, "Soft MoE has nothing to set", but, ": it takes no ", listed(missing));
+    case VMOE_EXPERTS_CHOICE:
+      fail(VMOE_ROUTING_ERROR, "with experts choice there is nothing to set but the capacity ratio",
+           image_tokens > 0 ? " and merge" : "", ": it takes no ", listed(missing));
+    default: fail(VMOE_ROUTING_ERROR, "ensembles (E3) are routed officially: they take no ", listed(missing));
+  }
+}
 
 std::optional<Profile> RoutingRules::named_profile(std::string_view name) const {
   if (name.size() > kMaxName) return std::nullopt;
   const auto setting = parse_profile_name(name);
   // A name says all that the kind needs, and nothing that only another kind needs.
-  if (!setting || ((setting->set ^ kind.settings()) & needed_settings(~0U)) != 0) return std::nullopt;
+  if (!setting || ((setting->set ^ settings()) & needed_settings(~0U)) != 0) return std::nullopt;
   return profile(*setting);
 }
 
 const char* RoutingRules::name_examples() const {
-  if ((kind.settings() & VMOE_SET_CAPACITY_RATIO) == 0) {
+  if ((settings() & VMOE_SET_CAPACITY_RATIO) == 0) {
     return "any name like r8 works, which merges 8 tokens of an image in each block";
   }
-  return (kind.settings() & VMOE_SET_K) != 0 ? "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
-                                             : "any name like c1.0 works";
+  return (settings() & VMOE_SET_K) != 0 ? "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
+                                        : "any name like c1.0 works";
 }
 
 Profile RoutingRules::profile(const vmoe_setting& setting) const {
-  kind.check_settings(setting.set);
+  check_settings(setting.set);
   check_ranges(setting);
   const vmoe_setting requested = replaced(default_setting(), setting);
   Profile profile;
-  profile.values.set = kind.settings();
+  profile.values.set = settings();
   for_each_setting([&](const SettingRow& row, auto field, auto) {
     if ((profile.values.set & row.bit) != 0) profile.values.*field = requested.*field;
   });
@@ -58,10 +91,10 @@ Profile RoutingRules::profile(const vmoe_setting& setting) const {
 }
 
 void RoutingRules::check_k(int64_t k) const {
-  const int64_t most = *std::min_element(experts.begin(), experts.end()) / kind.ensemble_size;
+  const int64_t most = *std::min_element(experts.begin(), experts.end()) / ensemble_size;
   if (k >= 1 && k <= most) return;
-  fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts",
-       kind.ensemble_size == 1 ? "" : " of a member", ", ", most, ", not ", k);
+  fail(VMOE_ROUTING_ERROR, "k must be between 1 and the number of experts", ensemble_size == 1 ? "" : " of a member",
+       ", ", most, ", not ", k);
 }
 
 void RoutingRules::limit_experts(int64_t& max_experts) const {
@@ -80,25 +113,25 @@ void RoutingRules::count_slots(Profile& profile) const {
          num_experts(), "; from ", rounded(static_cast<double>(num_experts()) / static_cast<double>(k)),
          " on no token is dropped");
   }
-  const WideInt pairs = static_cast<WideInt>(group_tokens) * k;
+  const int64_t pairs = group_tokens * k;
   WideInt all_slots = 0;
   for (const int64_t count : experts) {
     profile.slots.push_back(slots(pairs, count, ratio));
-    all_slots += static_cast<WideInt>(profile.slots.back()) * count;
+    all_slots += profile.slots.back() * count;
   }
-  const WideInt all_pairs = pairs * static_cast<WideInt>(experts.size());
+  const int64_t all_pairs = pairs * static_cast<int64_t>(experts.size());
   profile.effective_ratio = static_cast<double>(all_slots) / static_cast<double>(all_pairs);
 }
 
-int64_t RoutingRules::slots(WideInt pairs, int64_t count, double ratio) const {
+int64_t RoutingRules::slots(int64_t pairs, int64_t count, double ratio) const {
   const double most = std::min(ratio, static_cast<double>(count));
-  const WideInt slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
+  const int64_t slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
   // An expert can't get more than all pairs; a multiple far above would only cost memory.
-  if (slots > std::max<WideInt>(pairs, kSmallGroup)) {
-    fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", narrow(slots),
-         " slots per expert, where a group has ", static_cast<int64_t>(pairs), " token-expert pairs");
+  if (slots > std::max(pairs, kSmallGroup)) {
+    fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", slots,
+         " slots per expert, where a group has ", pairs, " token-expert pairs");
   }
-  return narrow(slots);
+  return slots;
 }
 
 }  // namespace vmoe::sdk

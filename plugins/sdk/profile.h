@@ -9,10 +9,12 @@
 #include <vector>
 
 #include "sdk/capacity.h"
-#include "sdk/routing_kind.h"
 #include "sdk/setting.h"
 
 namespace vmoe::sdk {
+
+// Sums over the layers of a hostile manifest, and bytes of hostile batches, may pass 64 bits.
+using WideInt = __int128;
 
 // A complete setting that a model can be run with. What its kind doesn't have is 0, and not in `values.set`.
 struct Profile {
@@ -23,13 +25,19 @@ struct Profile {
   std::vector<int64_t> slots;               // slots per expert and group, of each MoE layer
 };
 
-// What turns a requested setting into a profile.
+// How a model routes, and what turns a requested setting into a profile.
 struct RoutingRules {
-  RoutingKind kind;
+  vmoe_routing_kind kind = VMOE_DENSE;
+  int64_t ensemble_size = 1;     // M, the members of an E3, which have E / M experts each
+  int64_t slots_per_expert = 0;  // P, Soft MoE only
+  int64_t image_tokens = 0;      // T, if blocks can merge tokens; else 0
   std::vector<int64_t> experts;  // E of each MoE layer
-  int64_t group_tokens = 0;      // S
+  int64_t group_tokens = 0;      // S; 0 for a dense ViT
   Rounding rounding = Rounding::kCeil;
   int64_t capacity_multiple_of = 1;
+
+  // What a call may set, VMOE_SET_* together.
+  int settings() const;
 
   // E; the largest one where the layers differ.
   int64_t num_experts() const { return experts.empty() ? 0 : *std::max_element(experts.begin(), experts.end()); }
@@ -45,14 +53,16 @@ struct RoutingRules {
   const char* name_examples() const;
 
  private:
-  // Throw VMOE_ROUTING_ERROR for values that this model can't be run with.
+  // Throw VMOE_ROUTING_ERROR for settings, VMOE_SET_* together, that it doesn't have, and for values that it can't be
+  // run with.
+  void check_settings(int set) const;
   void check_k(int64_t k) const;
   void limit_experts(int64_t& max_experts) const;
   void count_slots(Profile& profile) const;
 
   // Slots of each of so many experts of a layer. From a ratio of their number on, which drops nothing, there are no
   // more.
-  int64_t slots(WideInt pairs, int64_t count, double ratio) const;
+  int64_t slots(int64_t pairs, int64_t count, double ratio) const;
 };
 
 }  // namespace vmoe::sdk

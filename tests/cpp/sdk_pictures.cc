@@ -35,9 +35,9 @@ void answer(uint8_t verdict, const std::string& bytes) {
 
 std::string prepared(const std::string& text, const vmoe_picture& picture) {
   const auto manifest = vmoe::sdk::parse_manifest(text);
-  const auto& input = manifest.input;
-  const size_t item = input.dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
-  std::string image(static_cast<size_t>(input.height * input.width * input.channels) * item, '\0');
+  const vmoe_info& info = manifest.info;
+  const size_t item = info.input_dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  std::string image(static_cast<size_t>(info.height * info.width * info.channels) * item, '\0');
   vmoe::sdk::prepare_image(picture, manifest, image.data(), image.size());
   return image;
 }

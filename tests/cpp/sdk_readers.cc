@@ -45,7 +45,7 @@ std::string read(char kind, const std::string& bytes) {
       uint32_t size = 0;
       std::memcpy(&size, bytes.data(), sizeof(size));
       const auto manifest = vmoe::sdk::parse_manifest(bytes.substr(sizeof(size), size));
-      return "ok\t" + described(manifest.rules->named_profile(bytes.substr(sizeof(size) + size)));
+      return "ok\t" + described(manifest.rules.named_profile(bytes.substr(sizeof(size) + size)));
     }
     default: vmoe::sdk::external_data(bytes); return "ok";
   }
