@@ -15,13 +15,11 @@
 
 using namespace vmoe::sdk;  // all but the C API's own names
 
-struct vmoe_engine {
-  Engine engine;
+struct vmoe_engine : Engine {
+  using Engine::Engine;
 };
 
-struct vmoe_cancellation {
-  Cancellation cancellation;
-};
+struct vmoe_cancellation : Cancellation {};
 
 struct vmoe_routing {
   std::vector<LayerRouting> layers;
@@ -64,7 +62,7 @@ void write_name(const vmoe_engine* engine, std::vector<std::string> Manifest::* 
                 const char** name) {
   check_pointer(engine, "engine");
   check_pointer(name, "name");
-  const auto& names = engine->engine.manifest().*list;
+  const auto& names = engine->manifest().*list;
   *name = names[check_index(index, names.size(), what)].c_str();
 }
 
@@ -100,7 +98,7 @@ vmoe_status* vmoe_engine_load(const char* path, const vmoe_load_options* options
     check_pointer(path, "path");
     vmoe_load_options known = VMOE_LOAD_OPTIONS_INIT;
     if (options != nullptr) known = read_struct(options, "options");
-    *engine = new vmoe_engine{Engine(path, known)};
+    *engine = new vmoe_engine(path, known);
   });
 }
 
@@ -110,7 +108,7 @@ vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info) {
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(info, "info");
-    write_struct(info, info_of(engine->engine), "info");
+    write_struct(info, info_of(*engine), "info");
   });
 }
 
@@ -126,7 +124,7 @@ vmoe_status* vmoe_engine_output(const vmoe_engine* engine, int64_t index, vmoe_o
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(output, "output");
-    const auto& outputs = engine->engine.manifest().outputs;
+    const auto& outputs = engine->manifest().outputs;
     const GraphOutput& found = outputs[check_index(index, outputs.size(), "output")];
     vmoe_output_shape c = VMOE_OUTPUT_SHAPE_INIT;
     c.name = found.name.c_str();
@@ -141,7 +139,7 @@ vmoe_status* vmoe_engine_profile(const vmoe_engine* engine, int64_t index, vmoe_
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(profile, "profile");
-    const auto& profiles = engine->engine.manifest().profiles;
+    const auto& profiles = engine->manifest().profiles;
     write_profile(profiles[check_index(index, profiles.size(), "profile")], profile, slots, slots_size);
   });
 }
@@ -151,9 +149,9 @@ vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_setting* 
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(profile, "profile");
-    const auto found = engine->engine.setting(read_setting(setting));
+    const auto found = engine->setting(read_setting(setting));
     if (!found) {
-      const bool dense = engine->engine.manifest().rules.kind == VMOE_DENSE;
+      const bool dense = engine->manifest().rules.kind == VMOE_DENSE;
       fail(VMOE_ROUTING_ERROR, dense ? "this is a dense model" : "Soft MoE has nothing to set", ": it has no profile");
     }
     write_profile(*found, profile, slots, slots_size);
@@ -165,7 +163,7 @@ vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_pic
   return guarded([&] {
     check_pointer(engine, "engine");
     check_pointer(picture, "picture");
-    prepare_image(read_struct(picture, "picture"), engine->engine.manifest(), image, image_bytes);
+    prepare_image(read_struct(picture, "picture"), engine->manifest(), image, image_bytes);
   });
 }
 
@@ -177,7 +175,7 @@ vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* image
 vmoe_status* vmoe_engine_warm_up(const vmoe_engine* engine, int64_t count, const vmoe_setting* setting) {
   return guarded([&] {
     check_pointer(engine, "engine");
-    engine->engine.warm_up(count, read_setting(setting));
+    engine->warm_up(count, read_setting(setting));
   });
 }
 
@@ -190,7 +188,7 @@ vmoe_status* vmoe_cancellation_create(vmoe_cancellation** cancellation) {
 }
 
 void vmoe_cancellation_cancel(vmoe_cancellation* cancellation) {
-  if (cancellation != nullptr) cancellation->cancellation.cancel();
+  if (cancellation != nullptr) cancellation->cancel();
 }
 
 void vmoe_cancellation_free(vmoe_cancellation* cancellation) { delete cancellation; }
@@ -201,9 +199,8 @@ vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_i
   return guarded([&] {
     const Call call = read_call(engine, images, setting);
     if (output_size > 0) check_pointer(output, "output");
-    Cancellation* given = cancellation == nullptr ? nullptr : &cancellation->cancellation;
-    const std::string& name = engine->engine.manifest().output_name();
-    engine->engine.run(call.images, call.setting, given, {{name, output, output_size}});
+    const std::string& name = engine->manifest().output_name();
+    engine->run(call.images, call.setting, cancellation, {{name, output, output_size}});
   });
 }
 
@@ -221,8 +218,7 @@ vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const vmoe_image
       if (output_sizes[i] > 0) check_pointer(outputs[i], "outputs");
       rooms.push_back({names[i], outputs[i], output_sizes[i]});
     }
-    engine->engine.run(call.images, call.setting, cancellation == nullptr ? nullptr : &cancellation->cancellation,
-                       rooms);
+    engine->run(call.images, call.setting, cancellation, rooms);
   });
 }
 
@@ -232,7 +228,7 @@ vmoe_status* vmoe_engine_routing(const vmoe_engine* engine, const vmoe_images* i
     check_pointer(routing, "routing");
     *routing = nullptr;
     const Call call = read_call(engine, images, setting);
-    *routing = new vmoe_routing{engine->engine.routing(call.images, call.setting)};
+    *routing = new vmoe_routing{engine->routing(call.images, call.setting)};
   });
 }
 

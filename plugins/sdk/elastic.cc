@@ -157,8 +157,8 @@ class Elastic {
 
 using namespace vmoe::sdk;  // all but the C API's own names
 
-struct vmoe_elastic {
-  vmoe::sdk::Elastic elastic;
+struct vmoe_elastic : Elastic {
+  using Elastic::Elastic;
 };
 
 extern "C" {
@@ -175,7 +175,7 @@ vmoe_status* vmoe_elastic_create(const vmoe_elastic_options* options, const vmoe
     if (num_levels < 1 || num_levels > kMostLevels) {
       fail(VMOE_ARGUMENT_ERROR, "there must be 1 to ", kMostLevels, " levels, not ", num_levels);
     }
-    *elastic = new vmoe_elastic{Elastic(known, {levels, levels + num_levels})};
+    *elastic = new vmoe_elastic(known, {levels, levels + num_levels});
   });
 }
 
@@ -191,10 +191,10 @@ vmoe_status* vmoe_elastic_decide(vmoe_elastic* elastic, const vmoe_elastic_seen*
     if (!std::isfinite(known.time) || !(known.oldest >= 0) || known.waiting < 0 || known.arrived < 0) {
       fail(VMOE_ARGUMENT_ERROR, "seen: waiting, oldest and arrived must be 0 or more, and time a finite number");
     }
-    elastic->elastic.decide(known);
-    const size_t level = elastic->elastic.level();
-    const vmoe_elastic_decision c{sizeof(c), static_cast<int64_t>(level), elastic->elastic.images_per_call(level),
-                                  elastic->elastic.load(level)};
+    elastic->decide(known);
+    const size_t level = elastic->level();
+    const vmoe_elastic_decision c{sizeof(c), static_cast<int64_t>(level), elastic->images_per_call(level),
+                                  elastic->load(level)};
     write_struct(decision, c, "decision");
   });
 }
@@ -202,9 +202,9 @@ vmoe_status* vmoe_elastic_decide(vmoe_elastic* elastic, const vmoe_elastic_seen*
 vmoe_status* vmoe_elastic_served(vmoe_elastic* elastic, int64_t level, int64_t images, double seconds) {
   return guarded([&] {
     check_pointer(elastic, "elastic");
-    const size_t index = check_index(level, elastic->elastic.num_levels(), "level");
+    const size_t index = check_index(level, elastic->num_levels(), "level");
     if (images < 1) fail(VMOE_ARGUMENT_ERROR, "images must be 1 or more, not ", images);
-    elastic->elastic.served(index, images, seconds);
+    elastic->served(index, images, seconds);
   });
 }
 

@@ -13,23 +13,18 @@ namespace vmoe::sdk {
 
 namespace {
 
-// What names of profiles have of a value.
-const std::regex& pattern_of(SettingType type) {
-  static const std::regex ratio("[0-9]+(\\.[0-9]+)?(e-?[0-9]+)?"), whole("[0-9]{1,6}"), flag("");
-  return type == SettingType::kRatio ? ratio : type == SettingType::kWhole ? whole : flag;
-}
-
-// Takes a part of a name, with the dash before it, off the beginning of a text. Returns its value; nothing, and the
-// text as it was, if the text begins otherwise.
-std::optional<std::string> take_part(const SettingRow& row, std::string_view& text) {
-  const std::string before = std::string("-") + row.suffix;
-  if (text.substr(0, before.size()) != before) return std::nullopt;
-  const std::string_view rest = text.substr(before.size());
-  std::match_results<std::string_view::const_iterator> value;
-  const auto from_the_start = std::regex_constants::match_continuous;
-  if (!std::regex_search(rest.begin(), rest.end(), value, pattern_of(row.type), from_the_start)) return std::nullopt;
-  text = rest.substr(static_cast<size_t>(value.length()));
-  return value.str();
+// Of the name of a profile behind a dash. Each setting has a group: for its value, or for a flag's whole part.
+const std::regex& name_pattern() {
+  static const std::regex pattern = [] {
+    std::string text;
+    for (const SettingRow& row : kSettingRows) {
+      const std::string start = std::string("-") + row.suffix;
+      const char* value = row.type == SettingType::kRatio ? "[0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?" : "[0-9]{1,6}";
+      text += row.type == SettingType::kFlag ? "(" + start + ")?" : "(?:" + start + "(" + value + "))?";
+    }
+    return std::regex(text);
+  }();
+  return pattern;
 }
 
 std::string range_text(const SettingRow& row) {
@@ -97,21 +92,22 @@ std::string profile_name(const vmoe_setting& setting) {
 
 std::optional<vmoe_setting> parse_profile_name(std::string_view name) {
   const std::string whole = "-" + std::string(name);
-  std::string_view rest = whole;
+  std::smatch parts;
+  if (!std::regex_match(whole, parts, name_pattern())) return std::nullopt;
   vmoe_setting setting = default_setting();
+  size_t group = 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {
-    const auto value = take_part(row, rest);
-    if (!value) return;
+    const auto& value = parts[++group];
+    if (!value.matched) return;
     setting.set |= row.bit;
     if constexpr (std::is_floating_point_v<std::remove_reference_t<decltype(setting.*field)>>) {
-      setting.*field = parse_decimal(*value);
+      setting.*field = parse_decimal(value.str());
     } else {
-      const int64_t number = row.type == SettingType::kFlag ? 1 - row.fallback : std::stol(*value);
+      const int64_t number = row.type == SettingType::kFlag ? 1 - row.fallback : std::stol(value.str());
       setting.*field = static_cast<std::remove_reference_t<decltype(setting.*field)>>(number);
     }
   });
-  if (!rest.empty() || !suits_a_kind(setting.set)) return std::nullopt;
-  return setting;
+  return suits_a_kind(setting.set) ? std::optional(setting) : std::nullopt;
 }
 
 int needed_settings(unsigned kinds) {

@@ -7,30 +7,22 @@ namespace vmoe::sdk {
 
 namespace {
 
+// A session that is loaded or shared. Lives as long as somebody loads it or holds it.
 struct Slot {
-  std::mutex turn;  // held during a load
-  std::weak_ptr<Session> session;
+  std::mutex turn;  // held during the load
+  std::shared_ptr<Session> session;
 };
 
-// Never destroyed: an engine may be freed by a static object of the caller.
-std::mutex& table_mutex() {
-  static auto& mutex = *new std::mutex;
-  return mutex;
-}
-
-std::map<std::string, std::shared_ptr<Slot>>& table() {
-  static auto& slots = *new std::map<std::string, std::shared_ptr<Slot>>;
-  return slots;
-}
-
 std::shared_ptr<Slot> slot_of(const std::string& key) {
-  const std::lock_guard lock(table_mutex());
-  for (auto entry = table().begin(); entry != table().end();) {
-    const bool unused = entry->second.use_count() == 1 && entry->second->session.expired();
-    entry = unused ? table().erase(entry) : std::next(entry);
+  // Never destroyed: an engine may be freed by a static object of the caller.
+  static auto& mutex = *new std::mutex;
+  static auto& slots = *new std::map<std::string, std::weak_ptr<Slot>>;
+  const std::lock_guard lock(mutex);
+  for (auto entry = slots.begin(); entry != slots.end();) {
+    entry = entry->second.expired() ? slots.erase(entry) : std::next(entry);
   }
-  auto& slot = table()[key];
-  if (slot == nullptr) slot = std::make_shared<Slot>();
+  auto slot = slots[key].lock();
+  if (slot == nullptr) slots[key] = slot = std::make_shared<Slot>();
   return slot;
 }
 
@@ -38,17 +30,10 @@ std::shared_ptr<Slot> slot_of(const std::string& key) {
 
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load) {
-  auto slot = slot_of(key);
-  std::shared_ptr<Session> session;
-  {
-    const std::lock_guard turn(slot->turn);
-    session = slot->session.lock();
-    if (session == nullptr) slot->session = session = load();
-  }
-  // Given back under the lock: `slot_of` reads the session of a slot that nobody holds without its turn.
-  const std::lock_guard lock(table_mutex());
-  slot.reset();
-  return session;
+  const auto slot = slot_of(key);
+  const std::lock_guard turn(slot->turn);
+  if (slot->session == nullptr) slot->session = load();
+  return {slot, slot->session.get()};
 }
 
 }  // namespace vmoe::sdk
