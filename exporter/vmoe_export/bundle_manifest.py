@@ -13,7 +13,6 @@ from vmoe_export.validation.findings import Findings
 from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime import __version__
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION, INLINED_GRAPH, MERGING_GRAPH
-from vmoe_runtime.profiles import DenseRules, SoftRules
 
 
 def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Findings) -> dict[str, Any]:
@@ -103,8 +102,7 @@ def _routing(plan: ExportPlan) -> dict[str, Any] | None:
         "group": plan.grouping.name,
         "group_tokens": rules.group_tokens,
     }
-    if isinstance(rules, SoftRules):
+    if rules.kind == "soft":
         return entry | {"slots_per_expert": rules.slots_per_expert}
-    assert not isinstance(rules, DenseRules)
     entry |= {"rounding": rules.rounding, "capacity_multiple_of": rules.capacity_multiple_of}
     return entry | ({"ensemble_size": rules.ensemble_size} if rules.ensemble_size > 1 else {})

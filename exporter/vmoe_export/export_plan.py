@@ -30,7 +30,7 @@ from vmoe_export.weight_types.weight_type import STORED_BYTES
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
-from vmoe_runtime.profiles import DenseRules, ExpertsChoiceRules, Profile, Rules, SoftRules, TopKRules
+from vmoe_runtime.profiles import Profile, Rules
 
 
 @dataclass(frozen=True)
@@ -263,13 +263,13 @@ def _preprocessing(options: ExportOptions, model: ModelConfig) -> Preprocessing:
 def _rules(exported: ExportedModel) -> Rules:
     moe, image_tokens = exported.config.moe, exported.config.num_tokens if exported.merges else None
     if moe is None:
-        return DenseRules(image_tokens=image_tokens)
+        return Rules("dense", image_tokens=image_tokens)
     routing, sizes = moe.routing, (moe.experts, exported.grouping.tokens, image_tokens)
     if isinstance(routing, Soft):
-        return SoftRules(*sizes, routing.slots_per_expert)
+        return Rules("soft", *sizes, slots_per_expert=routing.slots_per_expert)
     if isinstance(routing, ExpertsChoice):
-        return ExpertsChoiceRules(*sizes, routing.rounding, routing.capacity_multiple_of)
-    return TopKRules(*sizes, routing.rounding, routing.capacity_multiple_of, routing.ensemble_size)
+        return Rules("experts-choice", *sizes, routing.rounding, routing.capacity_multiple_of)
+    return Rules("top-k", *sizes, routing.rounding, routing.capacity_multiple_of, routing.ensemble_size)
 
 
 def _notes(

@@ -19,7 +19,7 @@ from vmoe_export.model.position_embedding import sincos2d_position_embedding
 from vmoe_export.ops.table import LAYER_NORM_EPSILON, Activation
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.profiles import DenseRules, Profile, Rules
+from vmoe_runtime.profiles import Profile, Rules
 from vmoe_torch import ops, routing
 from vmoe_torch.merging import Merged
 from vmoe_torch.merging import merge as merge_tokens
@@ -61,7 +61,7 @@ class Vmoe(nn.Module):
         self.config = config
         self.group_tokens = group_tokens
         self.output = output
-        self.rules = rules or DenseRules()
+        self.rules = rules or Rules("dense")
         self.profile = profile
         self.noise_std = noise_std
         for name, shape in stored_parameters(config, features=output == "features").items():

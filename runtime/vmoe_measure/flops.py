@@ -8,7 +8,7 @@ from typing import Any
 
 from vmoe_runtime.bundle.manifest import layer_output
 from vmoe_runtime.errors import BundleError
-from vmoe_runtime.profiles import DenseRules, Profile, Rules, SoftRules
+from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing import front_tokens
 
 
@@ -172,10 +172,10 @@ def rows_of_all_slots(rules: Rules, profile: Profile | None, shape: ModelShape) 
         profile: the setting; None for a Soft MoE and a dense ViT.
         shape: of the model.
     """
-    if isinstance(rules, DenseRules):
+    if rules.kind == "dense":
         return []
     groups = shape.tokens * shape.members / rules.group_tokens  # per image
-    if isinstance(rules, SoftRules):
+    if rules.kind == "soft":
         return [groups * experts * rules.slots_per_expert for experts in rules.experts]
     assert profile is not None
     rows = [groups * experts * slots for experts, slots in zip(rules.experts, profile.slots, strict=True)]

@@ -1,7 +1,6 @@
-"""Profiles: complete settings of one model, and the rules of each routing kind that make them of what a call requests.
+"""Profiles: complete settings of one model, and the rules that make them of what a call requests.
 
-A kind is one class of rules here. What it can be set is declared in `settings`; nothing else in the runtime tests the kind
-to learn that.
+What a routing kind can be set is declared in `settings`; nothing else in the runtime tests the kind to learn that.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 MAX_MASS_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
 
-_MERGE_EXAMPLE = "any name like r8 works, which merges 8 tokens of an image in each block"
 _SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
 
 
@@ -58,7 +56,7 @@ class Profile(Setting):
 
     slots: tuple[int, ...] = ()
     effective_ratio: float | None = None
-    rules: _Rules | None = field(default=None, compare=False, repr=False)
+    rules: Rules | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -133,21 +131,30 @@ def slots_range(slots: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class _Rules:
-    """What all kinds have.
+class Rules:
+    """How a model routes, and what makes a profile of a requested setting.
 
     Attributes:
+        kind: "top-k": each token chooses its k best experts, and an expert takes what fits its slots; "experts-choice": each
+            expert chooses the tokens with the largest gates, as many as it has slots; "soft": each slot of an expert is a
+            mean of all tokens, and nothing is dropped; or "dense", which routes nothing.
         experts: E of each MoE layer.
-        group_tokens: S, tokens per routing group.
+        group_tokens: S, tokens per routing group; 0 for a dense ViT.
         image_tokens: T, tokens of an image, if blocks can merge some; else None.
+        rounding: of slots to whole ones, "ceil" or "round".
+        capacity_multiple_of: slots are rounded up to a multiple of this.
+        ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for every other model.
+        slots_per_expert: P, Soft MoE only.
     """
 
-    kind: ClassVar[ModelKind]
-    example: ClassVar[str]
-
-    experts: tuple[int, ...]
-    group_tokens: int
+    kind: ModelKind
+    experts: tuple[int, ...] = ()
+    group_tokens: int = 0
     image_tokens: int | None = None
+    rounding: Rounding = DEFAULT_ROUNDING
+    capacity_multiple_of: int = 1
+    ensemble_size: int = 1
+    slots_per_expert: int = 0
 
     @property
     def num_experts(self) -> int:
@@ -157,7 +164,7 @@ class _Rules:
     @property
     def setting_kind(self) -> SettingKind:
         """The kind, by what can be set."""
-        return self.kind
+        return "ensemble" if self.ensemble_size > 1 else self.kind
 
     @cached_property
     def settings(self) -> tuple[str, ...]:
@@ -167,11 +174,6 @@ class _Rules:
             for name, row in ROWS.items()
             if self.setting_kind in row.kinds and (self.image_tokens is not None or not row.merging)
         )
-
-    @property
-    def ensemble_size(self) -> int:
-        """M, the members of an ensemble (E3); 1 for every other model."""
-        return 1
 
     def named(self, name: str, stored: Iterable[str] = ()) -> Profile:
         """The profile of a systematic name.
@@ -186,8 +188,7 @@ class _Rules:
         setting = parse_profile_name(name)
         if setting is None or any((key in setting.values) != (key in self.settings) for key in NEEDED):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
-            example = self.example if self.settings else "the model has nothing to set"
-            raise RoutingError(f"there is no profile '{name}'; {has}{example}")
+            raise RoutingError(f"there is no profile '{name}'; {has}{self._name_examples()}")
         return self.profile_of(setting)
 
     def check_names(self, names: Collection[str]) -> None:
@@ -235,30 +236,49 @@ class _Rules:
         ratio = float(sum(map(operator.mul, slots, self.experts))) / float(pairs) if slots else None
         return Profile(profile_name(Setting.of(named)), **values, slots=slots, effective_ratio=ratio, rules=self)
 
+    def _name_examples(self) -> str:
+        if "k" in self.settings:
+            return "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
+        if "capacity" in self.settings:
+            return "any name like c1.0 works"
+        merging = "any name like r8 works, which merges 8 tokens of an image in each block"
+        return merging if self.settings else "the model has nothing to set"
+
+    def _refusal(self, names: str) -> str:
+        """Why the kind doesn't have these settings."""
+        merges = MERGE in self.settings
+        match self.kind:
+            case "dense":
+                return f"this is a dense model: it has no {names}"
+            case "soft":
+                return f"Soft MoE has nothing to set{f' but {MERGE}' * merges}: it takes no {names}"
+            case "experts-choice":
+                also = f" and {MERGE}" * merges
+                return f"with experts choice there is nothing to set but the capacity ratio{also}: it takes no {names}"
+        return f"ensembles (E3) are routed officially: they take no {names}"
+
     def _check(self, values: dict[str, Any]) -> None:
         """Refuses complete values, checked one by one, that the model can't be run with."""
+        if "k" in values:
+            k, most = values["k"], min(self.experts) // self.ensemble_size
+            if not 1 <= k <= most:
+                what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
+                raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
+        if values.get("max_experts", self.num_experts) < self.num_experts and self.group_tokens > MAX_MASS_TOKENS:
+            raise RoutingError(
+                f"max_experts needs groups of at most {MAX_MASS_TOKENS:,} tokens, and these have {self.group_tokens:,}"
+            )
+        ratio = values.get("capacity", 0)
+        if ratio > self.num_experts:
+            raise RoutingError(
+                f"the capacity ratio {ratio:g} is larger than the number of experts, {self.num_experts}; "
+                f"from {self.num_experts / (values.get('k') or 1):g} on no token is dropped"
+            )
 
     def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
         """Of an expert in a group, one integer per MoE layer; none if the kind has no capacity."""
-        return ()
-
-    def _refusal(self, names: str) -> str:
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class _CapacityRules(_Rules):
-    """What the kinds have whose experts have a number of slots for each group.
-
-    Attributes:
-        rounding: "ceil" or "round".
-        capacity_multiple_of: slots are rounded up to a multiple of this.
-    """
-
-    rounding: Rounding = DEFAULT_ROUNDING
-    capacity_multiple_of: int = 1
-
-    def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
+        if "capacity" not in values:
+            return ()
         ratio, pairs = values["capacity"], self.group_tokens * (values.get("k") or 1)
         # From a ratio of its experts on, a layer drops nothing, and gets no more slots.
         slots = {
@@ -272,95 +292,6 @@ class _CapacityRules(_Rules):
                 f"where a group has {pairs} token-expert pairs"
             )
         return tuple(slots[experts] for experts in self.experts)
-
-    def _check(self, values: dict[str, Any]) -> None:
-        ratio = values["capacity"]
-        if ratio > self.num_experts:
-            raise RoutingError(
-                f"the capacity ratio {ratio:g} is larger than the number of experts, {self.num_experts}; "
-                f"from {self.num_experts / (values.get('k') or 1):g} on no token is dropped"
-            )
-
-
-@dataclass(frozen=True)
-class TopKRules(_CapacityRules):
-    """Each token chooses its k best experts, and an expert takes what fits its slots.
-
-    Attributes:
-        ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for a plain V-MoE.
-    """
-
-    kind = "top-k"
-    example = "any name like c0.3-k1, c0.3-k1-vanilla or c0.3-k1-pool-m4 works"
-
-    ensemble_size: int = 1
-
-    @property
-    def setting_kind(self) -> SettingKind:
-        """The kind, by what can be set."""
-        return "ensemble" if self.ensemble_size > 1 else "top-k"
-
-    def _check(self, values: dict[str, Any]) -> None:
-        k, most = values["k"], min(self.experts) // self.ensemble_size
-        if not 1 <= k <= most:
-            what = "the number of experts" if self.ensemble_size == 1 else "the number of experts of a member"
-            raise RoutingError(f"k must be between 1 and {what}, {most}, not {shown(k)}")
-        if values.get("max_experts", self.num_experts) < self.num_experts and self.group_tokens > MAX_MASS_TOKENS:
-            raise RoutingError(
-                f"max_experts needs groups of at most {MAX_MASS_TOKENS:,} tokens, and these have {self.group_tokens:,}"
-            )
-        super()._check(values)
-
-    def _refusal(self, names: str) -> str:
-        return f"ensembles (E3) are routed officially: they take no {names}"
-
-
-@dataclass(frozen=True)
-class ExpertsChoiceRules(_CapacityRules):
-    """Each expert chooses the tokens with the largest gates, as many as it has slots."""
-
-    kind = "experts-choice"
-    example = "any name like c1.0 works"
-
-    def _refusal(self, names: str) -> str:
-        merge = f" and {MERGE}" if MERGE in self.settings else ""
-        return f"with experts choice there is nothing to set but the capacity ratio{merge}: it takes no {names}"
-
-
-@dataclass(frozen=True)
-class SoftRules(_Rules):
-    """Soft MoE: each slot of an expert is a mean of all tokens, and nothing is dropped.
-
-    Attributes:
-        slots_per_expert: P.
-    """
-
-    kind = "soft"
-    example = _MERGE_EXAMPLE
-
-    slots_per_expert: int = 1
-
-    def _refusal(self, names: str) -> str:
-        most = f" but {MERGE}" if self.settings else ""
-        return f"Soft MoE has nothing to set{most}: it takes no {names}"
-
-
-@dataclass(frozen=True)
-class DenseRules(_Rules):
-    """A dense ViT, which routes nothing."""
-
-    kind = "dense"
-    example = _MERGE_EXAMPLE
-
-    experts: tuple[int, ...] = ()
-    group_tokens: int = 0
-
-    def _refusal(self, names: str) -> str:
-        return f"this is a dense model: it has no {names}"
-
-
-Rules = TopKRules | ExpertsChoiceRules | SoftRules | DenseRules
-"""What makes a profile of a requested setting, for a model of one kind."""
 
 
 @lru_cache(maxsize=1024)

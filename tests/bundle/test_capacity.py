@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vmoe_runtime.capacity import compute_slots
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import TopKRules
+from vmoe_runtime.profiles import Rules
 from vmoe_runtime.settings import (
     ROWS,
     SETTINGS,
@@ -30,7 +30,7 @@ from vmoe_runtime.settings import (
 pytestmark = pytest.mark.fast
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.json").read_text())["rows"]
-RULES = TopKRules(experts=(8, 8, 8), group_tokens=50)
+RULES = Rules("top-k", experts=(8, 8, 8), group_tokens=50)
 
 
 @pytest.mark.parametrize("row", GOLDEN, ids=str)

@@ -10,23 +10,15 @@ import pytest
 from damaged_files import refusal
 
 from vmoe_runtime import RoutingError, Setting
-from vmoe_runtime.profiles import (
-    MAX_MASS_TOKENS,
-    DenseRules,
-    ExpertsChoiceRules,
-    Profile,
-    Rules,
-    SoftRules,
-    TopKRules,
-)
+from vmoe_runtime.profiles import MAX_MASS_TOKENS, Profile, Rules
 
 pytestmark = pytest.mark.fast
 
-TOP_K = TopKRules((8, 8), 50)
-ENSEMBLE = TopKRules((8, 8), 100, ensemble_size=2)
-CHOICE = ExpertsChoiceRules((8, 8), 50)
-DENSE = DenseRules(image_tokens=50)
-SOFT = SoftRules((8, 8), 50, slots_per_expert=4)
+TOP_K = Rules("top-k", (8, 8), 50)
+ENSEMBLE = Rules("top-k", (8, 8), 100, ensemble_size=2)
+CHOICE = Rules("experts-choice", (8, 8), 50)
+DENSE = Rules("dense", image_tokens=50)
+SOFT = Rules("soft", (8, 8), 50, slots_per_expert=4)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +70,11 @@ def test_experts_choice_counts_tokens_and_not_choices() -> None:
     assert CHOICE.profile(capacity=1.0) == Profile(
         "c1.0", capacity=1.0, slots=(7, 7), effective_ratio=pytest.approx(56 / 50)
     )
-    assert ExpertsChoiceRules((8,), 50, rounding="round").profile(capacity=1.0).slots == (6,)
+    assert Rules("experts-choice", (8,), 50, rounding="round").profile(capacity=1.0).slots == (6,)
 
 
 def test_slots_are_those_of_each_layers_own_experts() -> None:
-    rules = TopKRules((8, 5), 50)
+    rules = Rules("top-k", (8, 5), 50)
     assert rules.profile(capacity=0.3, k=1).slots == (2, 3)  # 50 * 0.3 / 8 and / 5, rounded up
     assert rules.profile(capacity=0.3, k=1).effective_ratio == (2 * 8 + 3 * 5) / (2 * 50)
     assert rules.profile(capacity=6, k=2).slots == (
@@ -95,8 +87,8 @@ def test_slots_are_those_of_each_layers_own_experts() -> None:
         rules.profile(capacity=0.3, k=6)
     with pytest.raises(RoutingError, match=r"8\.5 is larger than the number of experts, 8"):
         rules.profile(capacity=8.5, k=1)
-    assert TopKRules((8, 4), 100, ensemble_size=2).profile(capacity=1, k=2).slots == (25, 50)
-    assert ExpertsChoiceRules((8, 5), 50).profile(capacity=1.0).slots == (7, 10)
+    assert Rules("top-k", (8, 4), 100, ensemble_size=2).profile(capacity=1, k=2).slots == (25, 50)
+    assert Rules("experts-choice", (8, 5), 50).profile(capacity=1.0).slots == (7, 10)
 
 
 def test_fields_replace_those_of_a_profile() -> None:
@@ -169,9 +161,9 @@ def test_soft_moe_has_nothing_to_set(name: str) -> None:
 
 
 def test_masses_of_groups_that_could_overflow_an_int32_are_refused() -> None:
-    large = TopKRules((8,), MAX_MASS_TOKENS + 1)
+    large = Rules("top-k", (8,), MAX_MASS_TOKENS + 1)
     assert large.profile(capacity=0.1, k=1, pool=True).max_experts == 8
-    assert TopKRules((8,), MAX_MASS_TOKENS).profile(capacity=0.1, k=1, pool=True, max_experts=7).max_experts == 7
+    assert Rules("top-k", (8,), MAX_MASS_TOKENS).profile(capacity=0.1, k=1, pool=True, max_experts=7).max_experts == 7
     with pytest.raises(RoutingError, match=r"at most 131,071 tokens, and these have 131,072"):
         large.profile(capacity=0.1, k=1, pool=True, max_experts=7)
 

@@ -9,7 +9,7 @@ from vmoe_runtime.backends.cuda_library import find_cuda_library
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import RoutingError, UnsuitedError
-from vmoe_runtime.profiles import Profile, TopKRules
+from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.settings import SettingValue
 
 MOST_TOKENS, MOST_EXPERTS, MOST_CHOICES = 65_536, 256, 8  # as in plugins/cuda/limits.h
@@ -23,7 +23,7 @@ def check_routing(bundle: Bundle, profile: Profile | None) -> None:
         UnsuitedError: its groups are too large, or the profile needs what the op library hasn't.
     """
     rules = bundle.manifest.rules
-    if not isinstance(rules, TopKRules) or find_cuda_library() is None:
+    if rules.kind != "top-k" or find_cuda_library() is None:
         return
     tokens, experts = rules.group_tokens, rules.num_experts // rules.ensemble_size
     if tokens > MOST_TOKENS or experts > MOST_EXPERTS:
@@ -46,11 +46,11 @@ def check_settings(manifest: Manifest, feeds: Mapping[str, Array]) -> None:
         RoutingError: they need what the op library hasn't.
     """
     values = {name: int(feeds[name][0]) for name in manifest.rules.settings if name in feeds}
-    if isinstance(manifest.rules, TopKRules) and (lacking := _lacking(manifest.rules, values)):
+    if manifest.rules.kind == "top-k" and (lacking := _lacking(manifest.rules, values)):
         raise RoutingError(f"the CUDA op library has no {lacking}, which the call needs; {_INSTEAD}")
 
 
-def _lacking(rules: TopKRules, values: Mapping[str, SettingValue]) -> str | None:
+def _lacking(rules: Rules, values: Mapping[str, SettingValue]) -> str | None:
     """What the op library hasn't of a setting, in words."""
     if values.get("pool"):
         return "pool of slots"

@@ -28,7 +28,7 @@ from vmoe_runtime.bundle.manifest import (
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError, RoutingError
 from vmoe_runtime.preprocessing import read_steps
-from vmoe_runtime.profiles import DenseRules, ExpertsChoiceRules, Profile, Rules, SoftRules, TopKRules
+from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing_kinds import SettingKind
 from vmoe_runtime.settings import ROWS, Setting
 
@@ -74,7 +74,7 @@ def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
     if names is not None and (len(names) != output["size"] or not all(isinstance(n, str) for n in names)):
         raise ValueError(f"class_names must be {output['size']} strings")
     layers, group = ((), None) if kind == "dense" else (_layers(raw), _group(raw))
-    rules = _rules(raw, kind, len(layers))
+    rules = _rules(raw, len(layers))
     profiles = _profiles(raw["profiles"], kind, rules)
     answers = _answers(raw, rules.ensemble_size)
     files = _files(raw["files"])
@@ -141,24 +141,25 @@ def _group(raw: Mapping[str, Any]) -> str:
     return group
 
 
-def _rules(raw: Mapping[str, Any], kind: SettingKind, layers: int) -> Rules:
-    merging = raw.get("image_tokens")
-    if kind == "dense":
-        return DenseRules(image_tokens=merging)
-    routing = raw["routing"]
-    experts, tokens = _experts(routing, layers), routing["group_tokens"]
+def _rules(raw: Mapping[str, Any], layers: int) -> Rules:
+    merging, routing = raw.get("image_tokens"), raw.get("routing")
+    if routing is None:
+        return Rules("dense", image_tokens=merging)
+    experts, tokens, members = _experts(routing, layers), routing["group_tokens"], routing.get("ensemble_size") or 1
     if merging is not None and tokens % merging:
         raise ValueError(f"'image_tokens' is {merging}, which doesn't divide 'group_tokens'")
-    if kind == "soft":
-        return SoftRules(experts, tokens, merging, routing["slots_per_expert"])
-    rounding, multiple = routing["rounding"], routing["capacity_multiple_of"]
-    if kind == "experts-choice":
-        return ExpertsChoiceRules(experts, tokens, merging, rounding, multiple)
-    members = routing.get("ensemble_size") or 1
     for name, counts in (("num_experts", experts), ("group_tokens", (tokens,))):
         if any(whole % members for whole in counts):
             raise ValueError(f"'ensemble_size' is {members}, which doesn't divide '{name}'")
-    return TopKRules(experts, tokens, merging, rounding, multiple, members)
+    own = ("rounding", "capacity_multiple_of", "slots_per_expert")
+    return Rules(
+        routing["kind"],
+        experts,
+        tokens,
+        merging,
+        ensemble_size=members,
+        **{name: routing[name] for name in own if routing.get(name) is not None},
+    )
 
 
 def _experts(routing: Mapping[str, Any], layers: int) -> tuple[int, ...]:

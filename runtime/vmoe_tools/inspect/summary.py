@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME, Manifest
 from vmoe_runtime.bundle.reader import Bundle
-from vmoe_runtime.profiles import Profile, SoftRules
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import KIND_NAMES
 from vmoe_tools.inspect.tensors import ListedTensor, read_tensors
 from vmoe_tools.machine import describe_backends
@@ -100,7 +100,7 @@ def _parameters(tensors: tuple[ListedTensor, ...], manifest: Manifest) -> dict[s
     profile = next(iter(manifest.profiles.values()), None)
     k = profile.k if profile else None
     unused: int | None = 0
-    if manifest.moe_layers and not isinstance(manifest.rules, SoftRules):
+    if manifest.moe_layers and manifest.rules.kind != "soft":
         unused = _unused_by_a_token(parameters, manifest, k)
     return {"all": count, "per_token": None if unused is None else count - unused, "k": k, "tensors": len(tensors)}
 
@@ -119,19 +119,19 @@ def _unused_by_a_token(parameters: list[ListedTensor], manifest: Manifest, k: in
 
 
 def _routing(manifest: Manifest) -> dict[str, Any] | None:
-    rules = manifest.rules
-    if not manifest.moe_layers:
+    rules, stored = manifest.rules, manifest.raw.get("routing")
+    if stored is None:
         return None
     return {
         "kind": rules.kind,
         "layers": manifest.moe_layers,
         "num_experts": rules.num_experts,
         "layer_experts": rules.experts,
-        "slots_per_expert": getattr(rules, "slots_per_expert", None),
+        "slots_per_expert": stored.get("slots_per_expert"),
         "group": manifest.group,
         "group_tokens": rules.group_tokens,
-        "rounding": getattr(rules, "rounding", None),
-        "capacity_multiple_of": getattr(rules, "capacity_multiple_of", None),
+        "rounding": stored.get("rounding"),
+        "capacity_multiple_of": stored.get("capacity_multiple_of"),
         "settings": rules.settings,
     }
 
