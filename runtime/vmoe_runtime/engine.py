@@ -18,7 +18,7 @@ from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, margins_of, probabilities_of
 from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.profiles import Profile, profile_named
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings, layer_rows
 from vmoe_runtime.settings import Setting
 
@@ -107,8 +107,8 @@ class Engine:
                     finally:
                         # Changed weights are the better explanation of whatever else went wrong.
                         weights.result()
-                engine._backend, engine.only_profile = loaded, loaded.profile
-                engine.backend_description = loaded.description
+                engine._backend, engine.backend_description = loaded, loaded.description
+                engine.only_profile = engine.profile if BACKENDS[engine.backend].one_profile else None
                 return engine
 
         return while_unchanged(load_once)
@@ -269,14 +269,14 @@ class Engine:
                 raise RoutingError(f"profile '{setting.name}' was made for another model")
             base, setting = setting, None
         elif isinstance(setting, str):
-            base, setting = _named_profile(self.manifest, setting), None
+            base, setting = self.manifest.profile_named(setting), None
         if setting is None and not fields:
             return base
         if not isinstance(setting, Setting | None):
             raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
         requested = setting if setting and not fields else replace(setting or Setting(), **fields)
         if requested.profile is not None:
-            base = _named_profile(self.manifest, requested.profile)
+            base = self.manifest.profile_named(requested.profile)
         return rules.profile_of(requested, base) if requested.values else base
 
     def close(self) -> None:
@@ -409,11 +409,3 @@ def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results
 def _all_finite(values: Array) -> bool:
     # A NaN is both the largest and the smallest. np.isfinite(values).all() takes 2 % of a small model's call.
     return math.isfinite(values.item(values.argmax())) and math.isfinite(values.item(values.argmin()))
-
-
-def _named_profile(manifest: Manifest, name: str) -> Profile:
-    if not isinstance(name, str):
-        raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
-    if name in manifest.profiles:
-        return manifest.profiles[name]
-    return profile_named(manifest.rules, name, tuple(manifest.profiles))

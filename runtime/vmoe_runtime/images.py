@@ -44,7 +44,7 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
     Args:
         images: an array or torch CPU tensor [N,H,W,C], [H,W,C], or for one channel [N,H,W] or [H,W], of the model's size:
             float32 in [-1, 1], or uint8 in 0..255. Or a PIL image, the path of a picture, its bytes or an open file, of any
-            size: the steps of `spec.preprocessing` are done to it. Or a sequence of these.
+            size: `spec.steps` are done to it. Or a sequence of these.
         spec: what the graph takes.
         warned: what was warned of already and is not again; None warns each time.
 

@@ -18,7 +18,7 @@ import click
 
 from vmoe_serve import endpoints
 from vmoe_serve.command import name_option, service_options
-from vmoe_serve.settings import levels, model_name, named, served_manifest
+from vmoe_serve.settings import levels, model_name, served_manifest
 from vmoe_tools import options
 from vmoe_tools.output import WAIT_SECONDS, regular_lines
 
@@ -152,7 +152,7 @@ def _checked(bundle: Path, values: dict[str, Any]) -> dict[str, Any]:
     _check_cpus(values, os.cpu_count() or 1)
     manifest = served_manifest(bundle)
     chosen = [] if values["slo_ms"] is None else levels(manifest, ratios, profiles)
-    fixed = named(manifest, profiles[0]).name if profiles and not chosen else None
+    fixed = manifest.profile_named(profiles[0]).name if profiles and not chosen else None
     return {"bundle": bundle.resolve(), "levels": [profile.name for profile in chosen], "profile": fixed, **values}
 
 

@@ -21,15 +21,6 @@ from vmoe_serve.endpoints import MAX_NAME
 _ROUNDS = 5
 
 
-def named(manifest: Manifest, name: str) -> Profile:
-    """The stored profile of a name, or the one that a systematic name describes.
-
-    Raises:
-        RoutingError: the model can't be run with it.
-    """
-    return manifest.profiles.get(name) or manifest.rules.named(name, manifest.profiles)
-
-
 def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str]) -> list[Profile]:
     """The settings that elastic capacity chooses between, the least accurate first.
 
@@ -43,7 +34,7 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
         click.UsageError: the bundle has no settings to choose between, or not these.
         RoutingError: the model can't be run with one of the profiles.
     """
-    chosen = [named(manifest, name) for name in profiles]
+    chosen = [manifest.profile_named(name) for name in profiles]
     stored = sorted(manifest.profiles.values(), key=lambda profile: (profile.effective_ratio or 0, -(profile.merge or 0)))
     if not stored:
         raise click.UsageError("--slo-ms chooses between settings, and the bundle has none")

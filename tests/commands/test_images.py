@@ -17,9 +17,10 @@ from vmoe_measure.image_source import ImageSource, open_images, synthetic_images
 from vmoe_runtime import ImageError
 from vmoe_runtime.bundle.manifest import InputSpec, Manifest
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.preprocessing import squash
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-RGB = InputSpec("float32", 32, 48, 3)
+RGB = InputSpec("float32", 32, 48, 3, squash(32, 48))
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine, ImageError, RoutingError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import ImageWarning, scale_pixels, to_batch
+from vmoe_runtime.preprocessing import squash
 
 pytestmark = pytest.mark.fast
 
 BUNDLE = Path(__file__).parents[1] / "data" / "bundles" / "v3-plain"
-RGB = InputSpec("float32", 12, 12, 3)
-GREY = InputSpec("float32", 12, 10, 1)
+RGB = InputSpec("float32", 12, 12, 3, squash(12, 12))
+GREY = InputSpec("float32", 12, 10, 1, squash(12, 10))
 PIXELS = np.random.default_rng(1).integers(0, 256, (12, 12, 3), np.uint8)
 
 

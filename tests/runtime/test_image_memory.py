@@ -15,6 +15,7 @@ from PIL import Image
 from vmoe_runtime import ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
+from vmoe_runtime.preprocessing import squash
 
 # 64 MB and 8 bytes for each pixel of the picture and of the model, times the channels of the one that has more.
 PROGRAM = """
@@ -114,13 +115,13 @@ def test_a_header_that_tells_of_too_many_pixels_is_believed_before_they_are_deco
     path.write_bytes(png_that_says(width, height))
     start = time.process_time()
     with pytest.raises(ImageError, match=f"large.png has .* {words}"):
-        to_batch(path, InputSpec("float32", 28, 28, 1))
+        to_batch(path, InputSpec("float32", 28, 28, 1, squash(28, 28)))
     assert time.process_time() - start < 5
 
 
 def test_a_picture_in_memory_of_too_many_rows_is_refused() -> None:
     with pytest.raises(ImageError, match="the image has 4,194,305 rows, more than 4,194,304; crop it first"):
-        to_batch(Image.new("L", (1, (1 << 22) + 1)), InputSpec("float32", 28, 28, 1))
+        to_batch(Image.new("L", (1, (1 << 22) + 1)), InputSpec("float32", 28, 28, 1, squash(28, 28)))
 
 
 def test_memory_that_is_missing_is_no_fault_of_the_picture(tmp_path: Path) -> None:

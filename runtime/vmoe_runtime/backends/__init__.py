@@ -26,11 +26,9 @@ class Backend(Protocol):
 
     Attributes:
         description: what runs the model, in words: runtime, version, and whether the op library is used.
-        profile: the only profile that the graph can run; None where the setting is an input, or where it is dense.
     """
 
     description: str
-    profile: Profile | None
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
         """Runs the graph.

@@ -10,7 +10,6 @@ from vmoe_runtime.backends import Array, Backend
 from vmoe_runtime.bundle.manifest import IMAGE_INPUT, INLINED_GRAPH, MERGING_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import RoutingError
-from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 from vmoe_runtime.settings import MERGE, ROWS
 
@@ -22,8 +21,6 @@ class StandardBackend:
         bundle: whose graphs to load.
         load: loads one.
     """
-
-    profile: Profile | None = None
 
     def __init__(self, bundle: Bundle, load: Callable[[BundleGraph], Backend]) -> None:
         self._plain = load(bundle.graph(INLINED_GRAPH))

@@ -36,7 +36,6 @@ class OnnxRuntimeBackend:
         library: the op library to register, or None.
         providers: execution providers with their options, the one to run on first.
         description: runtime and version, and what it runs on with which ops; default: the CPU.
-        profile: the profile that the graph is fixed to, or None.
         check: raises for feeds that the graph can't be run with; called before every run.
 
     Raises:
@@ -52,7 +51,6 @@ class OnnxRuntimeBackend:
         spin: bool = False,
         providers: Sequence[tuple[str, Mapping[str, str]]] = _CPU,
         description: str | None = None,
-        profile: Profile | None = None,
         check: Callable[[Mapping[str, Array]], None] = lambda _feeds: None,
     ) -> None:
         options = onnxruntime.SessionOptions()
@@ -86,7 +84,6 @@ class OnnxRuntimeBackend:
         if isinstance(graph, BundleGraph):
             check_interface(graph, _named(ports), _named(self._session.get_outputs()))
         self.description = description or _describe_cpu(library)
-        self.profile = profile
         self._check = check
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:

@@ -58,7 +58,6 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
             library=library,
             providers=_ON_CUDA,
             description=description,
-            profile=profile if fixed_graph else None,
             check=lambda feeds: None if library is None else check_settings(bundle.manifest, feeds),
         )
 
@@ -127,7 +126,6 @@ def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) ->
             library=library,
             providers=[(_TENSORRT, options), *_ON_CUDA],
             description=description,
-            profile=profile,
             check=check_batch,
         )
 

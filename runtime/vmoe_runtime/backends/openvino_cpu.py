@@ -47,8 +47,6 @@ class OpenVinoBackend:
         BackendError: OpenVINO can't load the graph.
     """
 
-    profile: Profile | None = None
-
     def __init__(self, graph: BundleGraph | Path, threads: int | None = None, streams: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
         # By itself it rounds what is multiplied with int4 to int8 in groups of its own.

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vmoe_runtime.preprocessing import Preprocessing, squash
-from vmoe_runtime.profiles import Profile, Rules, by_layer
+from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.preprocessing import Preprocessing
+from vmoe_runtime.profiles import Profile, Rules, by_layer, profile_named
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
 FORMAT = "vmoe-bundle"
@@ -74,14 +75,14 @@ DENSE_GRAPH_KEY = "model"
 class InputSpec:
     """What the graph input `image` takes: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
 
-    `preprocessing` says how a picture of another size becomes such an image; None squashes it, as `resize(H,W)` does.
+    `steps` say how a picture of another size becomes such an image.
     """
 
     dtype: Literal["float32", "uint8"]
     height: int
     width: int
     channels: int
-    preprocessing: Preprocessing | None = None
+    steps: Preprocessing
 
     @cached_property
     def size(self) -> tuple[int, int, int]:
@@ -92,11 +93,6 @@ class InputSpec:
     def numpy_dtype(self) -> np.dtype[Any]:
         """The type of its values."""
         return np.dtype(self.dtype)
-
-    @property
-    def steps(self) -> Preprocessing:
-        """The steps that `preprocessing` says, or stands for."""
-        return self.preprocessing or squash(self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -165,7 +161,17 @@ class Manifest:
 
     def with_exif(self, rotates: bool) -> Manifest:
         """The same, but pictures are turned as their EXIF orientation says, or they aren't."""
-        return replace(self, input=replace(self.input, preprocessing=replace(self.input.steps, rotates=rotates)))
+        return replace(self, input=replace(self.input, steps=replace(self.input.steps, rotates=rotates)))
+
+    def profile_named(self, name: str) -> Profile:
+        """The stored profile of a name, or the one that a systematic name describes.
+
+        Raises:
+            RoutingError: the model can't be run with it, or it is no name of a profile.
+        """
+        if not isinstance(name, str):
+            raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
+        return self.profiles.get(name) or profile_named(self.rules, name, tuple(self.profiles))
 
     def misfit(self, images: int) -> str | None:
         """Why so many images don't fill whole routing groups, after "the"; None where they do."""

@@ -21,7 +21,7 @@ from vmoe_serve.batch.addresses import Location
 from vmoe_serve.batch.inputs import InputFile, Part, digest_of, divide, list_files
 from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.batch.part_files import PART_FORMATS
-from vmoe_serve.settings import named, served_manifest
+from vmoe_serve.settings import served_manifest
 from vmoe_tools import options
 from vmoe_tools.output import WAIT_SECONDS, check_output_file, people_stream, regular_lines, write_json
 
@@ -126,7 +126,7 @@ def _job(manifest: Manifest, digest: str, files: Sequence[InputFile], bundle: Pa
         input=digest_of(files),
         pictures=sum(file.rows for file in files),
         column=given["column"],
-        setting=named(manifest, name).name if name else next(iter(manifest.profiles), None),
+        setting=manifest.profile_named(name).name if name else next(iter(manifest.profiles), None),
         backend=given["backend"],
         output=manifest.output if logits else None,
         top=None if logits else given["top"] or _USUAL_TOP,

@@ -13,7 +13,7 @@ from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.command import name_option
-from vmoe_serve.settings import model_name, named
+from vmoe_serve.settings import model_name
 from vmoe_serve.triton.repository import REPOSITORY, Model, onnxruntime_model, python_model, write_repository
 from vmoe_tools.options import CONTEXT, bundle_argument, count_option, errors_only_option, profiles_option, verbose_option
 
@@ -76,7 +76,7 @@ def _models(path: Path, options: dict[str, Any]) -> list[Model]:
 
 def _profiles(manifest: Manifest, names: Sequence[str]) -> list[Profile | None]:
     """The requested profiles without duplicates; one None if the model has no settings."""
-    chosen = [named(manifest, name) for name in names] or manifest.profiles.values()
+    chosen = [manifest.profile_named(name) for name in names] or manifest.profiles.values()
     return list({profile.name: profile for profile in chosen}.values()) or [None]
 
 

@@ -103,7 +103,7 @@ def build_engine(
         write_bytes(timing, measured, FOR_OWNER)
     record = replace(record, sha256=hashlib.sha256(engine).hexdigest(), size=len(engine))
     say("comparing with the CPU")
-    loaded = TensorRtBackend(engine, record, profile, None if plugin_inside else plugin)
+    loaded = TensorRtBackend(engine, record, None if plugin_inside else plugin)
     checks = tuple(reference.check(loaded, batch) for batch in sorted({batches.smallest, batches.largest}))
     store_engine(engine, record)
     return BuiltEngine(record, seconds, checks)

@@ -29,15 +29,13 @@ class TensorRtBackend:
     Args:
         engine: as TensorRT serialised it.
         record: what the engine was built from and for.
-        profile: the profile that the engine is fixed to; None for a dense ViT.
         plugin: the plugin library; None where it is stored in the engine.
 
     Raises:
         BackendError: TensorRT can't load the engine.
     """
 
-    def __init__(self, engine: bytes, record: EngineRecord, profile: Profile | None, plugin: Path | None) -> None:
-        self.profile = profile
+    def __init__(self, engine: bytes, record: EngineRecord, plugin: Path | None) -> None:
         self._record = record
         self.description = _description(record)
         self._loaded = tensorrt_api.LoadedEngine(engine, plugin)
@@ -96,9 +94,7 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     engine, record = cached
     plugin = None if record.plugin_inside else plugin_library()
     # An engine may be built again while the old one is still in use.
-    return PreparedBackend(
-        _description(record), lambda: TensorRtBackend(engine, record, profile, plugin), (key, record.sha256)
-    )
+    return PreparedBackend(_description(record), lambda: TensorRtBackend(engine, record, plugin), (key, record.sha256))
 
 
 def engine_key(bundle: Bundle, profile: Profile | None) -> EngineKey:
