@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_graph import plain_graph
 from variants import VARIANTS, Variant
 
 from vmoe_export import ExportOptions, export_bundle, open_checkpoint
@@ -53,7 +54,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
     outputs = [f"{layer}/{name}" for layer in manifest.moe_layers for name in names]
 
     def graph(name: str, library: Path | None = None) -> Run:
-        backend = OnnxRuntimeBackend(bundle / name, library=library, threads=1, description=name)
+        backend = OnnxRuntimeBackend(plain_graph(bundle / name), library=library, threads=1, description=name)
 
         def run(images: np.ndarray, fields: dict[str, Any]) -> Answer:
             profile = manifest.rules.profile(**fields)
@@ -105,7 +106,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
             (profile,) = export_bundle(MNIST / "vmoe_mnist", folder, options, validate=False, force=True).plan.profiles
             own = layer_outputs(manifest, fixed=profile)
             asked = [f"{layer}/{output}" for layer in manifest.moe_layers for output in own]
-            graph = OnnxRuntimeBackend(folder / f"{profile.name}.tensorrt.onnx")
+            graph = OnnxRuntimeBackend(plain_graph(folder / f"{profile.name}.tensorrt.onnx"))
             logits, *values = graph.run({"image": images}, ["logits", *asked])
             return logits, layer_routings(manifest, profile, list(own), values)
 

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from plain_graph import plain_graph
 from variants import VARIANTS, Setting, Tensors, Variant
 
 from vmoe_export import ExportOptions, open_checkpoint
@@ -124,7 +125,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         plan,
         ReferenceModel(plan.exported, lambda name: _as_used(name, tensors)),
         load_model(path, **options),
-        OnnxRuntimeBackend(result.path / "model.onnx"),
+        OnnxRuntimeBackend(plain_graph(result.path / "model.onnx")),
         {name: Engine.load(result.path, backend=name, threads=1) for name in ("onnxruntime", "openvino")},
     )
 

@@ -12,6 +12,7 @@ import safetensors.numpy
 from command_runs import Refuse, npz
 from damaged_files import DENSE, read_tensors, written
 from picture_file import write_pictures
+from plain_graph import plain_graph
 from variants import Variant
 
 from vmoe_export import export_bundle
@@ -196,7 +197,7 @@ def test_the_users_images_show_how_many_answers_change(
     assert distance.images == 160
     # int4 is rounded for the images: to its nearest values it is off by 7 %.
     assert distance.part_difference < 0.05
-    graphs = [OnnxRuntimeBackend(path / "model.inlined.onnx", 1) for path in (result.path, mnist_bundle)]
+    graphs = [OnnxRuntimeBackend(plain_graph(path / "model.inlined.onnx"), 1) for path in (result.path, mnist_bundle)]
     feeds = {"image": images[:160], **result.plan.profiles[0].inputs}
     feeds.pop("merge")  # which these graphs don't have
     short, exact = (graph.run(feeds, ["logits"])[0].argmax(axis=1) for graph in graphs)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from command_runs import Vmoe, npz
 from damaged_files import read_tensors
+from plain_graph import plain_graph
 from safetensors.numpy import load_file, save_file
 
 from vmoe_export import export_bundle
@@ -172,7 +173,7 @@ def test_layers_of_different_experts_route_alike_everywhere(pruned: Path, mnist_
     with Engine.load(pruned) as engine, Engine.load(pruned, backend="openvino") as openvino:
         assert [layer.experts for layer in engine.routing(images).values()] == list(COUNTS)
         assert engine.manifest.summary.startswith("V-MoE, 5 blocks, E=8/5/8/3/4")
-        plain = OnnxRuntimeBackend(pruned / "model.inlined.onnx", threads=1)
+        plain = OnnxRuntimeBackend(plain_graph(pruned / "model.inlined.onnx"), threads=1)
         for setting in ("c0.3-k1", "c1.05-k3-vanilla", "c0.2-k1-pool-m4", "c7-k1"):
             logits, routing = engine.logits_and_routing(images, setting)
             others = openvino.logits_and_routing(images, setting)

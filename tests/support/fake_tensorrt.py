@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from plain_graph import plain_graph
 
 from vmoe_runtime.backends import nvidia_gpu
 from vmoe_runtime.backends.nvidia_gpu import Gpu
@@ -208,7 +209,7 @@ class _Engine:
         self.types = {port.name: port.type.tensor_type.elem_type for port in (*graph.input, *graph.output)}
         self.outputs = [port.name for port in graph.output]
         self.num_io_tensors = len(self.types)
-        self.session = OnnxRuntimeBackend(Path(engine["graph"]), threads=1)
+        self.session = OnnxRuntimeBackend(plain_graph(Path(engine["graph"])), threads=1)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.types)[index]

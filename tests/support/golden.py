@@ -13,6 +13,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 from damaged_files import read_tensors
+from plain_graph import plain_graph
 from sdk_build import scratch_folder
 
 from vmoe_export import export_bundle, open_checkpoint
@@ -289,8 +290,8 @@ def _runner(
     ]
     backend: Any
     if runner == "openvino":
-        backend = OpenVinoBackend(folder / "model.inlined.onnx", threads=1)
+        backend = OpenVinoBackend(plain_graph(folder / "model.inlined.onnx"), threads=1)
     else:
         graph = "model.onnx" if runner == "onnxruntime-canonical" else "model.inlined.onnx"
-        backend = OnnxRuntimeBackend(folder / graph, threads=1)
+        backend = OnnxRuntimeBackend(plain_graph(folder / graph), threads=1)
     return lambda feeds: backend.run(feeds, [output, *names])

@@ -30,12 +30,12 @@ class OnnxRuntimeBackend:
     """One session.
 
     Args:
-        graph: a bundle's, or the path of an ONNX file; its external data lies beside it.
+        graph: to load.
         threads: intra-op threads, or None for the runtime's own choice.
         spin: whether they may go on looking for work after a call, which takes CPUs from all others of the process.
         library: the op library to register, or None.
         providers: execution providers with their options, the one to run on first.
-        description: runtime and version, and what it runs on with which ops; default: the CPU.
+        description: runtime and version, and what it runs on with which ops.
         check: raises for feeds that the graph can't be run with; called before every run.
 
     Raises:
@@ -44,13 +44,13 @@ class OnnxRuntimeBackend:
 
     def __init__(
         self,
-        graph: BundleGraph | Path,
+        graph: BundleGraph,
         threads: int | None = None,
         library: Path | None = None,
         *,
         spin: bool = False,
         providers: Sequence[tuple[str, Mapping[str, str]]] = _CPU,
-        description: str | None = None,
+        description: str = "",
         check: Callable[[Mapping[str, Array]], None] = lambda _feeds: None,
     ) -> None:
         options = onnxruntime.SessionOptions()
@@ -62,28 +62,24 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if library is not None:
             _register(options, library)
-        path, model = (graph.path, graph.data) if isinstance(graph, BundleGraph) else (graph, str(graph))
-        if isinstance(graph, BundleGraph):  # the bytes that were checked, rather than what the file holds by now
-            options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
+        options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
         try:
             self._session = onnxruntime.InferenceSession(
-                # Its fallback prints to stdout and tries the same again.
-                model,
+                graph.data,  # which was checked, rather than what the file holds by now
                 options,
                 providers=[name for name, _ in providers],
                 provider_options=[dict(settings) for _, settings in providers],
-                enable_fallback=0,
+                enable_fallback=0,  # it prints to stdout and tries the same again
             )
         except Exception as error:
-            raise BackendError(f"ONNX Runtime can't load {path}: {first_line(error)}") from None
+            raise BackendError(f"ONNX Runtime can't load {graph.path}: {first_line(error)}") from None
         # It goes on without a provider that it can't start.
         if self._session.get_providers()[0] != providers[0][0]:
             raise BackendError(f"ONNX Runtime {onnxruntime.__version__} can't start its {providers[0][0]} on this machine")
         # Inputs with default values are among the latter, and a default must not stand in for a setting.
         ports = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
-        if isinstance(graph, BundleGraph):
-            check_interface(graph, _named(ports), _named(self._session.get_outputs()))
-        self.description = description or _describe_cpu(library)
+        check_interface(graph, _named(ports), _named(self._session.get_outputs()))
+        self.description = description
         self._check = check
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
@@ -118,18 +114,14 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
         op_library.warn_once(
             f"on standard ops {bundle.manifest.precision} is slower than fp32: install the op library, or export in fp32"
         )
-    description = f"{_describe_cpu(library)}; {failure}" if failure else _describe_cpu(library)
+    ops = f"standard ops; {failure}" if library is None else f"vmoe op library, {op_library.cpu_path(library)}"
+    description = f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
 
     def load(graph: BundleGraph) -> Backend:
         return OnnxRuntimeBackend(graph, cpu.threads, library, spin=cpu.spin, description=description)
 
     loads = partial(StandardBackend, bundle, load) if library is None else lambda: load(bundle.graph(CANONICAL_GRAPH))
     return PreparedBackend(description, loads, (cpu, library))
-
-
-def _describe_cpu(library: Path | None) -> str:
-    ops = "standard ops" if library is None else f"vmoe op library, {op_library.cpu_path(library)}"
-    return f"ONNX Runtime {onnxruntime.__version__} CPU, {ops}"
 
 
 def _register(options: onnxruntime.SessionOptions, library: Path) -> None:

@@ -38,7 +38,7 @@ class OpenVinoBackend:
     """One compiled model and as many inference requests as there are threads calling at once; it runs any profile.
 
     Args:
-        graph: a bundle's, or the path of an ONNX file; its external data lies beside it.
+        graph: to load.
         threads: threads per call, or None for the runtime's own choice.
         streams: calls that run at once, each on threads of its own; None for the runtime's own choice. It makes no more
             of them than there are cores.
@@ -47,7 +47,7 @@ class OpenVinoBackend:
         BackendError: OpenVINO can't load the graph.
     """
 
-    def __init__(self, graph: BundleGraph | Path, threads: int | None = None, streams: int | None = None) -> None:
+    def __init__(self, graph: BundleGraph, threads: int | None = None, streams: int | None = None) -> None:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
         # By itself it rounds what is multiplied with int4 to int8 in groups of its own.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
@@ -55,23 +55,20 @@ class OpenVinoBackend:
             settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)  # of all streams together
         if streams is not None:
             settings["NUM_STREAMS"] = streams
-        file, checked = graph, None
-        if isinstance(graph, BundleGraph):
-            # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
-            file, checked, graph = Path(graph.folder, graph.path.name), graph, graph.path
+        # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.
+        file = Path(graph.folder, graph.path.name)
         try:
             # Core.read_model would try every format it knows on a file that ONNX can't be read from.
             reader = FrontEndManager().load_by_framework("onnx")
             model = reader.convert(reader.load(str(file)))
             self._model = openvino.Core().compile_model(model, "CPU", settings)
         except Exception as error:
-            raise BackendError(f"OpenVINO can't load {graph}: {_reason(error)}") from None
+            raise BackendError(f"OpenVINO can't load {graph.path}: {_reason(error)}") from None
         self.description = _DESCRIPTION
         if streams is not None:
             made = self._model.get_property("NUM_STREAMS")
             self.description += f", {made} stream{'s' * (made != 1)}"
-        if checked is not None:
-            check_interface(checked, _named(model.inputs), _named(model.outputs))
+        check_interface(graph, _named(model.inputs), _named(model.outputs))
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
