@@ -22,12 +22,12 @@
 #include <exception>
 #include <functional>
 #include <future>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
@@ -69,7 +69,6 @@ struct BatchRequest {
   std::string setting;  // empty: elastic
   BatcherClock::time_point came;
   AnswerCallback done;
-  bool waiting = true;  // in the queue
 };
 
 using BatchRequestPointer = std::shared_ptr<BatchRequest>;
@@ -81,9 +80,9 @@ class BatchQueue {
       : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), fixed_(std::move(fixed)) {
     if (elastic_) level_ = options_.levels.size() - 1;
     images_per_call_ = options_.most_images;
-    for (const Profile& profile : engine.profiles()) load_.served[profile.name] = 0;
-    for (const std::string& level : options_.levels) load_.served[level] = 0;
-    load_.served[fixed_] = load_.served[kOther] = 0;
+    for (const Profile& profile : engine.profiles()) named_.insert(profile.name);
+    named_.insert(options_.levels.begin(), options_.levels.end());
+    named_.insert(fixed_);
     taken_.reserve(static_cast<size_t>(std::min(options_.most_images, options_.most_waiting)));
     thread_ = std::thread([this] { serve(); });
     thread_id_ = thread_.get_id();
@@ -95,8 +94,8 @@ class BatchQueue {
   int64_t most_images() const { return options_.most_images; }
 
   Result<BatchRequestPointer> submit(const Images& images, std::string setting, AnswerCallback done) {
-    auto request = std::make_shared<BatchRequest>(
-        BatchRequest{images, std::move(setting), BatcherClock::now(), std::move(done), true});
+    auto request =
+        std::make_shared<BatchRequest>(BatchRequest{images, std::move(setting), BatcherClock::now(), std::move(done)});
     const std::lock_guard lock(mutex_);
     if (!open_) return Error{VMOE_CLOSED, "the server is shutting down"};
     if (load_.waiting + images.count > options_.most_waiting) {
@@ -117,8 +116,9 @@ class BatchQueue {
   bool cancel(const BatchRequestPointer& request) {
     {
       const std::lock_guard lock(mutex_);
-      if (!request->waiting) return false;
-      queue_.erase(std::find(queue_.begin(), queue_.end(), request));
+      const auto place = std::find(queue_.begin(), queue_.end(), request);
+      if (place == queue_.end()) return false;
+      queue_.erase(place);
       leave(*request);
       ++load_.cancelled;
     }
@@ -147,22 +147,16 @@ class BatchQueue {
     const std::lock_guard lock(mutex_);
     BatcherLoad load = load_;
     load.level = level_name();
-    for (auto next = load.served.begin(); next != load.served.end();) {
-      next = next->second > 0 ? std::next(next) : load.served.erase(next);
-    }
     return load;
   }
 
  private:
-  static constexpr char kOther[] = "other";
-
   static double seconds(BatcherClock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
   const std::string& level_name() const { return elastic_ ? options_.levels[level_] : fixed_; }
 
-  // A request is in the queue no more; the caller takes it out.
-  void leave(BatchRequest& request) {
-    request.waiting = false;
+  // Counts a request that is in the queue no more.
+  void leave(const BatchRequest& request) {
     load_.waiting -= request.images.count;
     if (request.setting.empty()) elastic_waiting_ -= request.images.count;
   }
@@ -249,8 +243,7 @@ class BatchQueue {
     }
     {
       const std::lock_guard lock(mutex_);
-      const auto own = load_.served.find(setting);
-      (own != load_.served.end() ? own : load_.served.find(kOther))->second += images.count;
+      load_.served[named_.count(setting) != 0 ? setting : "other"] += images.count;
       ++load_.calls;
       load_.busy += seconds_taken;
     }
@@ -291,7 +284,8 @@ class BatchQueue {
   const Engine& engine_;
   const BatcherOptions options_;
   std::optional<Elastic> elastic_;
-  const std::string fixed_;  // the profile without elastic capacity
+  const std::string fixed_;      // the profile without elastic capacity
+  std::set<std::string> named_;  // the profiles that are counted by name
 
   mutable std::mutex mutex_;  // of all that follows, but for taken_ and batch_, which are the thread's
   std::condition_variable changed_;
@@ -300,7 +294,7 @@ class BatchQueue {
   int64_t elastic_waiting_ = 0, elastic_arrived_ = 0;  // images
   size_t level_ = 0;
   int64_t images_per_call_ = 0;
-  BatcherLoad load_;  // with every key of `served` that there will be, and without `level`
+  BatcherLoad load_;  // without `level`
 
   std::vector<BatchRequestPointer> taken_;
   std::vector<unsigned char> batch_;
@@ -329,13 +323,13 @@ class Ticket {
 
 // An answer that will be there. Letting go of it cancels the request, or waits for the call that runs with it: its
 // images are needed no longer.
-class Pending {
+class Pending : public Ticket {
  public:
   Pending(Pending&&) = default;
   Pending& operator=(Pending&&) = delete;
   ~Pending() {
     if (!answer_.valid()) return;
-    ticket_.cancel();
+    cancel();
     answer_.wait();
   }
 
@@ -348,14 +342,10 @@ class Pending {
     return answer_.wait_for(duration) == std::future_status::ready;
   }
 
-  // See Ticket.
-  bool cancel() { return ticket_.cancel(); }
-
  private:
   friend class Batcher;
-  Pending(Ticket ticket, std::future<Result<Answer>> answer) : ticket_(std::move(ticket)), answer_(std::move(answer)) {}
+  Pending(Ticket ticket, std::future<Result<Answer>> answer) : Ticket(std::move(ticket)), answer_(std::move(answer)) {}
 
-  Ticket ticket_;
   std::future<Result<Answer>> answer_;
 };
 
