@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "content_encoding.h"
+#include "service.h"
 
 namespace {
 
@@ -131,8 +132,8 @@ Response text_response(std::string body, const char* content_type, int status) {
   return response;
 }
 
-HttpServer::HttpServer(const HttpLimits& limits, Replied replied)
-    : limits_(limits), replied_(std::move(replied)), threads_(limits.connections + kRefusing) {}
+HttpServer::HttpServer(const HttpLimits& limits, Metrics& metrics)
+    : limits_(limits), metrics_(metrics), threads_(limits.connections + kRefusing) {}
 
 void HttpServer::use_tls(const std::string& certificate, const std::string& key) {
   tls_.emplace(asio::ssl::context::tls_server);
@@ -143,10 +144,6 @@ void HttpServer::use_tls(const std::string& certificate, const std::string& key)
   if (tls_->use_private_key_file(key, asio::ssl::context::pem, error)) {
     throw std::runtime_error("--tls-key " + key + ": " + error.message());
   }
-}
-
-void HttpServer::add(const std::string& path, http::verb method, const char* label, Handler handler) {
-  routes_[path] = {method, label, std::move(handler)};
 }
 
 std::string HttpServer::bind(const std::string& host, uint16_t port) {
@@ -165,7 +162,8 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
   return (tls_ ? "https://" : "http://") + name + ":" + std::to_string(acceptor_.local_endpoint().port());
 }
 
-void HttpServer::serve() {
+void HttpServer::serve(Service& service) {
+  service_ = &service;
   signals_.async_wait([this](const error_code&, int) { stop(); });
   accept();
   io_.run();
@@ -231,7 +229,7 @@ void HttpServer::serve_requests(Stream& stream, DeadlineSocket& socket, bool ref
   if (refused) {
     Response response = refusal(kManyClients);
     response.prepare_payload();
-    replied_("server", 503, 0);
+    metrics_.replied("server", 503, 0);
     socket.expire_at(Clock::now() + kLinger);
     error_code error;
     http::write(stream, response, error);
@@ -265,7 +263,7 @@ bool HttpServer::serve_request(Stream& stream, DeadlineSocket& socket, boost::be
   }
   bool is_clear = true;  // where the request ends
   if (response) {
-    replied_("server", static_cast<int>(response->result_int()), 0);
+    metrics_.replied("server", static_cast<int>(response->result_int()), 0);
     is_clear = response->result() == http::status::not_found || response->result() == http::status::method_not_allowed;
   } else if (parser.is_done()) {
     response = answer(parser.get(), socket);
@@ -338,10 +336,11 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
   if (hosts > 1 || !is_host || (hosts == 0 && request.version() == 11)) {
     return refusal(kNoHost);
   }
-  const auto route = routes_.find(path_of(request));
-  if (route == routes_.end()) return error_response(no_path_(path));
-  const bool is_post = route->second.method == http::verb::post;
-  if (request.method() != route->second.method && (is_post || request.method() != http::verb::head)) {
+  const auto route = service_->routes.find(path_of(request));
+  if (route == service_->routes.end()) return error_response(service_->no_path(path));
+  const bool is_post = route->second->is_post;
+  if (is_post ? request.method() != http::verb::post
+              : request.method() != http::verb::get && request.method() != http::verb::head) {
     Response response = refusal(kNoMethod, method, path);
     response.set(http::field::allow, is_post ? "POST" : "GET, HEAD");
     return response;
@@ -356,14 +355,14 @@ std::optional<Response> HttpServer::check_head(const Request& request) const {
 }
 
 Response HttpServer::answer(Request& request, const DeadlineSocket& socket) const {
-  const Route& route = routes_.find(path_of(request))->second;
+  const Route& route = *service_->routes.find(path_of(request))->second;
   const auto start = Clock::now();
   Response response;
   try {
     Exchange exchange{request, [&socket] { return socket.has_gone(); }};
     const std::string_view encoding = request[http::field::content_encoding];
     if (!encoding.empty()) request.body() = unpacked(request.body(), encoding, limits_.body);
-    response = route.handler(exchange);
+    response = route.answer(*service_, exchange);
   } catch (const RequestError& error) {
     response = error_response(error);
   } catch (const std::bad_alloc&) {
@@ -372,8 +371,8 @@ Response HttpServer::answer(Request& request, const DeadlineSocket& socket) cons
     response = error_response(RequestError(error.what(), 500));
   }
   if (*route.label != '\0') {
-    replied_(route.label, static_cast<int>(response.result_int()),
-             std::chrono::duration<double>(Clock::now() - start).count());
+    metrics_.replied(route.label, static_cast<int>(response.result_int()),
+                     std::chrono::duration<double>(Clock::now() - start).count());
   }
   return response;
 }

@@ -10,12 +10,12 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
+#include "prometheus_text.h"
 #include "requests.h"
 
 namespace asio = boost::asio;
@@ -49,36 +49,20 @@ Response text_response(std::string body, const char* content_type, int status = 
 
 class HttpServer {
  public:
-  // Throws RequestError to refuse the request.
-  using Handler = std::function<Response(Exchange&)>;
-  // Receives the label of the route, or "server" if the request matched none, the status and the seconds; any thread.
-  using Replied = std::function<void(const char*, int, double)>;
-
-  HttpServer(const HttpLimits& limits, Replied replied);
+  // metrics: counts the replies by the label of the route, or "server" if the request matched none.
+  HttpServer(const HttpLimits& limits, Metrics& metrics);
 
   // Serves HTTPS with PEM files. Throws std::runtime_error if they can't be used.
   void use_tls(const std::string& certificate, const std::string& key);
-
-  // method: POST, whose requests have a body, or GET, which answers HEAD too. label: for `replied`; empty if its
-  // replies are not counted.
-  void add(const std::string& path, http::verb method, const char* label, Handler handler);
-
-  // refusal: of a path that no route has.
-  void refuse_others(std::function<RequestError(const std::string&)> refusal) { no_path_ = std::move(refusal); }
 
   // Listens, and returns http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error if it can't.
   // From now on SIGTERM and SIGINT stop serve(), even before it is called.
   std::string bind(const std::string& host, uint16_t port);
 
   // Serves until a signal arrives and all requests that have arrived by then are answered.
-  void serve();
+  void serve(Service& service);
 
  private:
-  struct Route {
-    http::verb method = http::verb::get;
-    const char* label = "";
-    Handler handler;
-  };
   class DeadlineSocket;
 
   void accept();
@@ -96,9 +80,8 @@ class HttpServer {
   Response answer(Request& request, const DeadlineSocket& socket) const;
 
   const HttpLimits limits_;
-  const Replied replied_;
-  std::map<std::string, Route, std::less<>> routes_;
-  std::function<RequestError(const std::string&)> no_path_;
+  Metrics& metrics_;
+  Service* service_ = nullptr;
   asio::io_context io_{1};
   asio::signal_set signals_{io_};
   tcp::acceptor acceptor_{io_};

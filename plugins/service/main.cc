@@ -43,7 +43,7 @@ void run(const Options& options) {
   Metrics metrics;
   HttpServer server(
       {options.connections, static_cast<size_t>(options.max_body) << 20, std::chrono::seconds(options.request_seconds)},
-      [&metrics](const char* name, int status, double seconds) { metrics.replied(name, status, seconds); });
+      metrics);
   if (!options.tls_cert.empty()) server.use_tls(options.tls_cert, options.tls_key);
 
   value_of(vmoe::set_log(VMOE_LOG_WARNING, [](vmoe_log_level, const std::string& message) { complain(message); }));
@@ -59,7 +59,7 @@ void run(const Options& options) {
   vmoe::Batcher batcher = value_of(vmoe::Batcher::start(engine, batching));
   value_of(engine.warm_up(options.batch_size));
 
-  Service service(options, engine, batcher, metrics, server);
+  Service service(options, engine, batcher, metrics);
   const std::string address = server.bind(options.host, options.port);
   if (!options.quiet) {
     for (const std::string& note : notes) complain(note);
@@ -67,7 +67,7 @@ void run(const Options& options) {
     std::printf("serving %s; try: curl --data-binary @IMAGE %s/v1/%s\n", options.name.c_str(), address.c_str(), what);
     std::fflush(stdout);
   }
-  server.serve();
+  server.serve(service);
 }
 
 }  // namespace

@@ -17,20 +17,9 @@ namespace {
 constexpr auto kLook = std::chrono::milliseconds(50);  // between two looks at whether a client has gone
 constexpr int kLargeNice = 5;                          // leaves the processors to everything else
 
-// Why no route has a path.
-RequestError no_path(const std::string& path, const std::string& model) {
-  static const std::regex of_model(kModelPath);
-  std::smatch found;
-  const bool is_of_model = std::regex_match(path, found, of_model);
-  if (is_of_model && found[1] != model) return RequestError(kNoModel, found[1], model);
-  if (is_of_model && found[2].matched && found[2] != kVersion) return RequestError(kNoVersion, found[2], kVersion);
-  return RequestError(kNoPath, path);
-}
-
 }  // namespace
 
-Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics,
-                 HttpServer& server)
+Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics)
     : options(options),
       engine(engine),
       batcher(batcher),
@@ -38,12 +27,18 @@ Service::Service(const Options& options, const vmoe::Engine& engine, vmoe::Batch
       tensors(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)),
       pictures(std::clamp(std::thread::hardware_concurrency(), 1U, 4U)) {
   asio::post(large_pictures, [] { setpriority(PRIO_PROCESS, 0, kLargeNice); });  // of this thread
-  server.refuse_others([&options](const std::string& path) { return no_path(path, options.name); });
   for (const Route& route : kRoutes) {
-    const auto path = boost::replace_all_copy(std::string(route.path), "{model}", options.name);
-    server.add(path, route.is_post ? http::verb::post : http::verb::get, route.label,
-               [this, answer = route.answer](Exchange& exchange) { return answer(*this, exchange); });
+    routes[boost::replace_all_copy(std::string(route.path), "{model}", options.name)] = &route;
   }
+}
+
+RequestError Service::no_path(const std::string& path) const {
+  static const std::regex of_model(kModelPath);
+  std::smatch found;
+  const bool is_of_model = std::regex_match(path, found, of_model);
+  if (is_of_model && found[1] != options.name) return RequestError(kNoModel, found[1], options.name);
+  if (is_of_model && found[2].matched && found[2] != kVersion) return RequestError(kNoVersion, found[2], kVersion);
+  return RequestError(kNoPath, path);
 }
 
 ImageBatch Service::decode(const Input& files, const HasGone& has_gone) {

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
 #include <vector>
 #include <vmoe/batcher.hpp>
@@ -21,10 +23,11 @@ struct ImageBatch {
 
 class Service {
  public:
-  // Adds the routes of the table to the server. All must outlive it.
-  Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics,
-          HttpServer& server);
+  // All must outlive it.
+  Service(const Options& options, const vmoe::Engine& engine, vmoe::Batcher& batcher, const Metrics& metrics);
 
+  // Why no route has a path.
+  RequestError no_path(const std::string& path) const;
   // What a function returns that runs on these threads.
   template <typename Function>
   auto run_on(asio::thread_pool& threads, Function function) {
@@ -44,6 +47,7 @@ class Service {
   const vmoe::Engine& engine;
   vmoe::Batcher& batcher;
   const Metrics& metrics;
+  std::map<std::string, const Route*, std::less<>> routes;  // rows of the table by their paths
   std::atomic<int64_t> unturned{0};  // pictures with an EXIF orientation that were taken as they are stored
   // Few threads, as what they read may take much memory; infer waits for no picture, and a small one for no large one.
   asio::thread_pool tensors, pictures, large_pictures{1};

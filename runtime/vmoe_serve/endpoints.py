@@ -171,8 +171,8 @@ ENDPOINTS = (
     Endpoint("model_ready", "metadata", _of_model("/ready"), "Whether the model answers", "model_ready", label="model"),
     Endpoint("repository", "metadata", (_INDEX,), "The models that are served", "stored[]", "repository", label="model"),
     Endpoint("server", "metadata", ("/v2",), "Name and version of the server", "server", label="model"),
-    Endpoint("health", "status", _HEALTH, "The queue, and the setting of elastic requests", "health"),
-    Endpoint("metrics", "status", ("/metrics",), "Counts and times as Prometheus text"),
+    Endpoint("health", "metadata", _HEALTH, "The queue, and the setting of elastic requests", "health"),
+    Endpoint("metrics", "metadata", ("/metrics",), "Counts and times as Prometheus text"),
     Endpoint("openapi", "metadata", ("/openapi.json",), "These endpoints, as OpenAPI describes them", "any"),
 )
 MEDIA_TYPES: Mapping[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-// What the Open Inference Protocol says of the server and its model.
+// What the server and its model are, as the Open Inference Protocol says it, and what the server is doing.
 #include <boost/algorithm/string/replace.hpp>
 #include <string>
 
@@ -45,4 +45,18 @@ Response endpoints::model(Service& service, Exchange&) {
 
 Response endpoints::model_ready(Service& service, Exchange&) {
   return json_response({{"name", service.options.name}, {"ready", true}});
+}
+
+Response endpoints::health(Service& service, Exchange&) {
+  return json_response({{"status", "ok"},
+                        {"live", true},  // these two are fields of the Open Inference Protocol
+                        {"ready", true},
+                        {"model", service.options.name},
+                        {"waiting", service.batcher.load().waiting},
+                        {"level", service.level()}});
+}
+
+Response endpoints::metrics(Service& service, Exchange&) {
+  return text_response(service.metrics.text(service.options.name, service.batcher.load(), service.unturned),
+                       kPrometheus);
 }

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol says of the server and its model."""
+"""What the server and its model are, as the Open Inference Protocol says it, and what the server is doing."""
 
 from __future__ import annotations
 
@@ -54,3 +54,15 @@ async def openapi(service: Service, _: Request) -> Response:
 async def model_ready(service: Service, _: Request) -> Response:
     """Whether it answers; it does from the start."""
     return JSONResponse({"name": service.name, "ready": True})
+
+
+async def health(service: Service, _: Request) -> Response:
+    """The queue, and the setting of requests that name none."""
+    load = service.batcher.load()
+    state = {"status": "ok", "live": True, "ready": True}  # two fields of the Open Inference Protocol
+    return JSONResponse(state | {"model": service.name, "waiting": load.waiting, "level": load.level})
+
+
+async def metrics(service: Service, _: Request) -> Response:
+    """Prometheus text."""
+    return Response(service.metrics.text(), headers={"content-type": endpoints.PROMETHEUS})
