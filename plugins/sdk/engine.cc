@@ -191,7 +191,7 @@ std::optional<Profile> Engine::setting(const vmoe_setting& setting) const {
   if ((setting.set & ~known) != 0) {
     fail(VMOE_ARGUMENT_ERROR, "the setting's field 'set' is ", setting.set, ", which names fields that are not known");
   }
-  const auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
+  auto base = setting.profile == nullptr ? profile_ : named_profile(setting.profile);
   if (setting.set == 0) return base;
   return manifest().rules.profile(base ? replaced(base->values, setting) : setting);
 }

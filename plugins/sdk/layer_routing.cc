@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <numeric>
+#include <string_view>
 
 #include "sdk/error.h"
 
@@ -46,9 +47,9 @@ vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges)
   return routing;
 }
 
-// Of the output whose values go to `values`; negative for what varies.
-std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, const void* values, const RoutingRules& rules) {
-  if (values == &routing.token) {
+// Of an output by its name; negative for what varies.
+std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_view name, const RoutingRules& rules) {
+  if (name == "token") {
     return {routing.groups * (rules.group_tokens / rules.image_tokens), routing.image_tokens};
   }
   if (routing.kind != VMOE_SOFT) return {routing.groups, routing.tokens, routing.choices};
@@ -62,17 +63,18 @@ void read(const OutputTensor& output, const char* name, const RoutingRules& rule
   vmoe_layer_routing& routing = layer.routing;
   std::vector<int64_t> shape;
   const auto* data = static_cast<const unsigned char*>(output.data(shape));
-  if (shape.size() == shape_of(routing, &values, rules).size()) {
+  if (shape.size() == shape_of(routing, name, rules).size()) {
     if (routing.groups < 0) routing.groups = shape[0];
     if (routing.tokens < 0) routing.tokens = shape[1];
     if (routing.choices < 0) routing.choices = shape[2];
   }
-  if (shape != shape_of(routing, &values, rules)) {
+  if (shape != shape_of(routing, name, rules)) {
     fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(layer.name + "/" + name),
          " has another shape than its other outputs and the manifest say");
   }
-  const size_t size = std::accumulate(shape.begin(), shape.end(), sizeof(T), std::multiplies<>());
-  values = reinterpret_cast<const T*>(layer.values.emplace_back(data, data + size).data());
+  const auto count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
+  const auto& copy = layer.values.emplace_back(data, data + static_cast<size_t>(count) * sizeof(T));
+  values = reinterpret_cast<const T*>(copy.data());
 }
 
 }  // namespace
@@ -82,7 +84,7 @@ std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, 
   for (size_t i = 0; i < manifest.moe_layers.size(); ++i) {
     vmoe_layer_routing routing = layer_of(manifest, i, merges);
     for_each_output(routing, merges, [&](const char* name, const auto& values) {
-      const Port port{dtype_of(values), shape_of(routing, &values, manifest.rules)};
+      const Port port{dtype_of(values), shape_of(routing, name, manifest.rules)};
       ports.emplace_back(manifest.moe_layers[i] + "/" + name, port);
     });
   }

@@ -117,7 +117,7 @@ void RoutingRules::count_slots(Profile& profile) const {
   WideInt all_slots = 0;
   for (const int64_t count : experts) {
     profile.slots.push_back(slots(pairs, count, ratio));
-    all_slots += profile.slots.back() * count;
+    all_slots += static_cast<WideInt>(profile.slots.back()) * count;
   }
   const int64_t all_pairs = pairs * static_cast<int64_t>(experts.size());
   profile.effective_ratio = static_cast<double>(all_slots) / static_cast<double>(all_pairs);
