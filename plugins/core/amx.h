@@ -27,8 +27,9 @@ class TileConfigurationScope {
   TileConfigurationScope& operator=(const TileConfigurationScope&) = delete;
 
  private:
-  bool restores_ = false;
-  TileConfiguration before_;
+  // On processors that may have a matrix unit:
+  [[maybe_unused]] bool restores_ = false;
+  [[maybe_unused]] TileConfiguration before_;
 };
 
 }  // namespace vmoe
