@@ -96,7 +96,13 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
         fewest, cpus = arguments["replicas"][0], cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
         _check_cpus(arguments, cpus)
         step.write_text(f"replicas to start ({fewest}, each with {arguments['threads'] or 1} of Ray's {cpus:g} CPUs)")
-        handle, running = _deploy(bundle, name, host, port, arguments)
+        try:
+            handle, running = _deploy(bundle, name, host, port, arguments)
+        except BaseException:
+            if os.environ.get("RAY_ADDRESS"):  # nothing stays on a cluster that was there before
+                with suppress(Exception):
+                    serve.delete(name)
+            raise
         served()
         try:
             if not quiet:
@@ -195,7 +201,7 @@ def _await_replicas(name: str, fewest: int) -> int:
     """Waits for the replicas, and on a cluster that lacks CPUs for them, after a while, for one; returns how many run.
 
     Raises:
-        RuntimeError: a replica can't start.
+        RuntimeError: a replica can't start, or the cluster's Ray Serve answers no HTTP.
     """
     from ray import serve
 
@@ -210,4 +216,6 @@ def _await_replicas(name: str, fewest: int) -> int:
             return running
         if found.status == "DEPLOY_FAILED":
             raise RuntimeError(found.message)
+        if running >= fewest and not status.proxies and is_late:
+            raise RuntimeError("Ray Serve was started on this cluster without HTTP proxies")
         time.sleep(0.1)

@@ -313,6 +313,20 @@ def test_a_cluster_with_cpus_for_some_of_the_replicas_serves_with_these(mnist_im
         assert server.stop() == (0, STOPS)
 
 
+def test_a_cluster_whose_ray_serve_answers_no_http_is_refused_and_keeps_nothing(mnist_image_bundle: Path) -> None:
+    started_without = "import ray; from ray import serve; ray.init(); serve.start(http_options={'location': 'NoServer'})"
+    applications = "import ray; from ray import serve; ray.init(); print('left:', [*serve.status().applications])"
+    command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", mnist_image_bundle, "--port", str(free_port())]
+    with ray_cluster() as cluster:
+        variables = {**cluster, "RAY_AUTH_MODE": "disabled"}
+        sdk_build.built(sys.executable, "-c", started_without, **variables)
+        refused = sdk_build.run(*command, **variables)
+        left = sdk_build.built(sys.executable, "-c", applications, **variables)
+    assert refused.returncode == 1
+    assert "Ray Serve was started on this cluster without HTTP proxies" in refused.stderr
+    assert "left: []" in left
+
+
 def test_a_port_where_another_one_starts_is_refused_and_a_kill_leaves_no_file(
     mnist_image_bundle: Path, tmp_path: Path
 ) -> None:
