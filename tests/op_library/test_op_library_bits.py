@@ -30,6 +30,7 @@ DENSE = Variant(
 )  # fmt: skip
 MODELS = ("mnist fp32", "mnist bf16-experts", "s32 fp32", "s32 bf16", "s32 int8", "s32 int4", "dense bf16", "dense int8")
 PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
+MERGED = {"s32": "c0.3-k1-r6", "dense": "r2"}
 IMAGES = 40
 EXPERTS, WIDTH, HIDDEN, TOKENS = 5, 21, 50, 33
 OPTIONAL_SETTINGS = ("capacity", "k", "bpr")
@@ -66,6 +67,7 @@ def model(
         variant = S32 if name == "s32" else DENSE
         checkpoint, images = variant.write(folder), variant.images(IMAGES)
         options["config"] = variant.config
+        profiles = (*profiles, MERGED[name])
     export_bundle(checkpoint, folder / "model.vmoe", validate=False, **options)
     return Model(folder / "model.vmoe", images, profiles)
 
