@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
-from vmoe_runtime import images, picture_files, pictures, preprocessing, profiles, routing_kinds
+from vmoe_runtime import images, picture_files, pictures, precisions, preprocessing, profiles, routing_kinds
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SETTINGS, SettingRow
@@ -31,7 +31,7 @@ _ELEMENTS: Mapping[ElementType, str] = {
     "i64": "Int64",
 }
 _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
-    "[A-Z].*|.*_PATTERN": (manifest, manifest_fields, preprocessing, routing_kinds, strict_json, external_data),
+    "[A-Z].*|.*_PATTERN": (manifest, precisions, manifest_fields, preprocessing, routing_kinds, strict_json, external_data),
     "MAX_.*|_SMALL_GROUP": (profiles,),
     ".*": (elastic,),
 }

@@ -13,7 +13,7 @@ from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.weight_types.weight_type import STORED_BYTES
-from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES, Precision
+from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES, Precision
 
 GRAPH_IMAGES = 2
 """Random images that graphs are compared on, rounded up to whole routing groups."""

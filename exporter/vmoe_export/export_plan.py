@@ -28,7 +28,8 @@ from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_export.weight_types.weight_type import STORED_BYTES
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
-from vmoe_runtime.bundle.manifest import InputSpec, Output, Precision, TensorRtPrecision
+from vmoe_runtime.bundle.manifest import InputSpec, Output
+from vmoe_runtime.precisions import Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
 from vmoe_runtime.profiles import Profile, Rules
 

@@ -13,8 +13,8 @@ import click
 from vmoe_export.class_names import CLASS_LISTS
 from vmoe_export.export_options import FIELD_TYPES, FIELD_VALUES, ExportOptions
 from vmoe_export.precision import PRECISIONS
-from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES
 from vmoe_runtime.capacity import DEFAULT_ROUNDING
+from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES
 from vmoe_runtime.preprocessing import KNOWN_STEPS
 
 F = TypeVar("F", bound=Callable[..., Any])

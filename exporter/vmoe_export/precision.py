@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vmoe_export.weight_types import BFLOAT16, FLOAT32, INT4, INT8, WeightType
-from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.precisions import TensorRtPrecision
 
 ExportPrecision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts", "fp16"]
 """What `--precision` may say. fp16 is for the graphs that TensorRT runs, beside which all is stored in float32."""

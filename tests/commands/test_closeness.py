@@ -10,7 +10,7 @@ from command_runs import Vmoe, npz
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
-from vmoe_runtime.bundle.manifest import EXACTNESS, PRECISIONS
+from vmoe_runtime.precisions import EXACTNESS, PRECISIONS
 from vmoe_tools.bench.closeness import Closeness
 
 

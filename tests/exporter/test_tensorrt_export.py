@@ -27,9 +27,9 @@ from vmoe_export.graphs import graph_files
 from vmoe_export.graphs.graph_files import tensorrt_graph
 from vmoe_export.ops.table import DOMAIN
 from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
-from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
+from vmoe_runtime.precisions import TensorRtPrecision
 
 pytestmark = pytest.mark.long
 

@@ -17,8 +17,8 @@ from wheels import wheel_folder
 
 import vmoe_runtime
 from vmoe_export import export_bundle
-from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
+from vmoe_runtime.precisions import TensorRtPrecision
 
 LOAD = """
 import sys

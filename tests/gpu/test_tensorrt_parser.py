@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from wheels import wheel_folder
 
 from vmoe_export import export_bundle
-from vmoe_runtime.bundle.manifest import TensorRtPrecision
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.precisions import TensorRtPrecision
 
 RTX_WHEELS = ("tensorrt-rtx-cu13-libs==1.7.1.116", "tensorrt-rtx-cu13-bindings==1.7.1.116", "numpy>=2")
 MNIST = Path(__file__).parents[2] / "samples" / "mnist"

@@ -18,9 +18,10 @@ from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
 from vmoe_runtime import RoutingError, op_library
-from vmoe_runtime.bundle.manifest import PRECISIONS, Output
+from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine import Engine
+from vmoe_runtime.precisions import PRECISIONS
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.routing_kinds import ROUTING_KINDS
 

@@ -6,20 +6,18 @@ import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import ml_dtypes
 import numpy as np
 
 from vmoe_export.errors import CheckpointError, ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _ROOT_WORDS = {"params", "target", "model", "module", "_orig_mod", "state_dict"}
 _LANDMARK = "embedding/kernel"
 
@@ -167,21 +165,3 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
         )
     root = prefixes[0]
     return {path[len(root) :]: name for path, name in by_path.items() if path.startswith(root)}
-
-
-def dtype_from_name(name: object) -> np.dtype[Any]:
-    """The numpy dtype of a name such as "float32" or "bfloat16".
-
-    Raises:
-        CheckpointError: not the name of a plain number type.
-    """
-    text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
-    if text in _EXTENDED:
-        extended: np.dtype[Any] = np.dtype(getattr(ml_dtypes, str(text)))
-        return extended
-    if isinstance(text, str):
-        with suppress(TypeError, ValueError, SyntaxError):
-            dtype: np.dtype[Any] = np.dtype(text)
-            if dtype.kind in "biufc" and dtype.isnative:
-                return dtype
-    raise CheckpointError(f"unknown dtype {text!r}")

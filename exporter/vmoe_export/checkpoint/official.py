@@ -19,8 +19,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name, naming
+from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, naming
 from vmoe_export.checkpoint.msgpack_cursor import ByteSpan, MsgpackCursor
+from vmoe_export.checkpoint.number_types import dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 

@@ -20,7 +20,8 @@ import msgpack
 import numpy as np
 import tensorstore
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name, naming, parameter_names
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, naming, parameter_names
+from vmoe_export.checkpoint.number_types import dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, dtype_from_name, naming
+from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo, naming
+from vmoe_export.checkpoint.number_types import dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 

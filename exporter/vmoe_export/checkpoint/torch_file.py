@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, dtype_from_name, naming
+from vmoe_export.checkpoint.base import MAX_TREE_DEPTH, Array, Checkpoint, TensorInfo, naming
+from vmoe_export.checkpoint.number_types import dtype_from_name
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.errors import CheckpointError
 

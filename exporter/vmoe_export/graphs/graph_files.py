@@ -29,9 +29,9 @@ from vmoe_runtime.bundle.manifest import (
     INLINED_GRAPH,
     MERGING_GRAPH,
     WEIGHTS_NAME,
-    TensorRtPrecision,
 )
 from vmoe_runtime.installation import oldest_onnxruntime
+from vmoe_runtime.precisions import TensorRtPrecision
 from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES, TOKEN_OUTPUT
 from vmoe_runtime.settings import ROWS

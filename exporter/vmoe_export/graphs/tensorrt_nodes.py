@@ -32,7 +32,7 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, PLUGIN_ATTRIBUTES, SIGMOID_SLOPES, ElementType
-from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.precisions import TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.settings import MERGE
 

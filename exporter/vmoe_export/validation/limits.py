@@ -10,7 +10,7 @@ from vmoe_export.errors import ExportError
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.precision import PRECISIONS, ExportPrecision
 from vmoe_export.weight_types import BFLOAT16, FLOAT32
-from vmoe_runtime.bundle.manifest import TensorRtPrecision
+from vmoe_runtime.precisions import TensorRtPrecision
 
 _SLACK = 16
 _PAIRS = 0.98

@@ -10,7 +10,7 @@ import numpy as np
 
 from vmoe_export.bundle.weights_file import Span, official_tensor
 from vmoe_export.checkpoint import Array, Checkpoint
-from vmoe_export.checkpoint.base import dtype_from_name
+from vmoe_export.checkpoint.number_types import dtype_from_name
 from vmoe_export.checkpoint.safetensors_file import DTYPES
 from vmoe_export.model.model_config import ModelConfig
 from vmoe_export.model.parameters import graph_shape, scale_name

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.precisions import Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
 from vmoe_runtime.profiles import Profile, Rules, by_layer, profile_named
 from vmoe_runtime.routing_kinds import KIND_NAMES
@@ -26,18 +27,6 @@ MERGING_GRAPH = "model.merging.onnx"
 """The inlined graph that merges tokens, as far as the bundle has profiles that do: it has fewer from block to block."""
 IMAGE_INPUT = "image"
 
-Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
-"""What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8;
-expert weights in int4 and the others in int8; or expert weights in bfloat16 and all else in float32."""
-
-EXPERT_WEIGHT_BYTES: Mapping[Precision, float] = {"fp32": 4, "bf16": 2, "int8": 1, "int4": 0.5 + 2 / 64, "bf16-experts": 2}
-"""What a weight of an expert takes; scales are counted where they are by group."""
-
-PRECISIONS = tuple(EXPERT_WEIGHT_BYTES)
-
-EXACTNESS: tuple[Precision, ...] = ("fp32", "bf16-experts", "bf16", "int8", "int4")
-"""Precisions, the most exact one first."""
-
 Output = Literal["logits", "members", "features", "tokens"]
 """What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); what the head would get; or all
 tokens behind the last block and its norm."""
@@ -48,11 +37,6 @@ Probabilities = Literal["softmax", "sigmoid"]
 """How logits become probabilities: over all classes, or of each class alone, as in SigLIP."""
 
 PROBABILITIES: tuple[Probabilities, ...] = ("softmax", "sigmoid")
-
-TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
-"""What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""
-
-TENSORRT_PRECISIONS: tuple[TensorRtPrecision, ...] = ("fp32", "fp16", "bf16")
 
 LAYER_PREFIX = "layer"
 

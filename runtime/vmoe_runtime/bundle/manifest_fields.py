@@ -8,17 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from vmoe_runtime.bundle.manifest import (
-    CANONICAL_GRAPH,
-    IMAGE_INPUT,
-    INLINED_GRAPH,
-    MERGING_GRAPH,
-    OUTPUTS,
-    PRECISIONS,
-    PROBABILITIES,
-    TENSORRT_PRECISIONS,
-)
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT, INLINED_GRAPH, MERGING_GRAPH, OUTPUTS, PROBABILITIES
 from vmoe_runtime.capacity import ROUNDINGS
+from vmoe_runtime.precisions import PRECISIONS, TENSORRT_PRECISIONS
 from vmoe_runtime.routing_kinds import ROUTING_KINDS, SETTING_KINDS, SettingKind
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SettingRow
 

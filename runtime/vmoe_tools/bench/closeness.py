@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import click
 import numpy as np
 
-from vmoe_runtime.bundle.manifest import EXACTNESS
+from vmoe_runtime.precisions import EXACTNESS
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.result import ROUNDING, PointResult, equally_fast

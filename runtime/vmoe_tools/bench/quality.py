@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vmoe_measure.flops import ModelShape, sparse_flops
-from vmoe_runtime.bundle.manifest import EXPERT_WEIGHT_BYTES, Manifest
+from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.errors import BundleError
+from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES
 from vmoe_runtime.routing import Array, Routing
 from vmoe_tools.bench.points import Point
 from vmoe_tools.inspect.statistics import choices_of
