@@ -84,9 +84,9 @@ def _print_families(context: click.Context, _: click.Parameter, given: bool) -> 
 @read_argument(
     "--images",
     metavar="NPZ|DIR",
-    help="Images on which to measure the difference from float32 and, with labels, the accuracy. Weights of experts in "
-    f"{', '.join(name for name, numbers in PRECISIONS.items() if numbers.is_calibrated)} are rounded for the first 128 of "
-    "them. Default: random images.",
+    help="Images on which to measure the difference from float32 and, with labels, the accuracy. The first 128 optimize the "
+    f"rounding of {', '.join(name for name, numbers in PRECISIONS.items() if numbers.is_calibrated)} weights. Default: "
+    "random images.",
 )
 @click.option("--no-validate", is_flag=True, help="Do not compare the written graphs with the checkpoint.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")

@@ -33,9 +33,9 @@ FIELD_HELP = {
     "dispatch_bf16": "Round expert inputs and outputs to bfloat16. Default: the config's, or no.",
     "ensemble_size": "Number of members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain "
     "V-MoE.",
-    "heads": "Number of attention heads of another library's model, if its files do not say it.",
-    "activation": "Activation of the MLPs of another library's model, if its files do not say it.",
-    "pooling": "What the head of another library's model gets, if its files do not say it: the class token, or the mean of "
+    "heads": "Number of attention heads of another library's model, if its files do not give it.",
+    "activation": "Activation of the MLPs of another library's model, if its files do not give it.",
+    "pooling": "Input of the head of another library's model, if its files do not give it: the class token, or the mean of "
     "the patches.",
     "architecture": "Use the config of this architecture of the installed open_clip or timm, such as ViT-H-14.",
     "router": "Each token chooses its k experts (top-k), or each expert its tokens. Default: the config's, or top-k.",
@@ -45,10 +45,10 @@ FIELD_HELP = {
     "input": "Type of the images: float32 in [-1, 1] (the default), or uint8, scaled inside the graph.",
     "preprocess": f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
-    "exif": "Turn pictures as their EXIF orientation says. Default: only models of transformers, as they are used there.",
-    "output": "Output of the graph. Default: logits; for an E3, the logarithm of its members' mean probability. Tokens are "
-    "all of them, behind the last norm.",
-    "layers": "Also output the residual stream behind these blocks, counted from 0, as layer3 of block 3.",
+    "exif": "Turn pictures as their EXIF orientation says. Default: yes for models of transformers, no for all others.",
+    "output": "Output of the graph; tokens: all tokens, after the last norm. Default: logits; for an E3, the logarithm of "
+    "its members' mean probability.",
+    "layers": "Also output the residual stream after these blocks, counted from 0: layer3 for block 3.",
     "normalize": "Divide the embedding by its Euclidean norm, before a head or before it is returned. Default: the "
     "bundle's, or no.",
     "probabilities": "How logits become probabilities: over all classes (softmax, the default), or of each class "

@@ -63,9 +63,9 @@ def prune(
 ) -> None:
     """Write a checkpoint with fewer experts in each MoE layer.
 
-    With --before, the experts stay whose router column has grown most in norm since the pre-trained checkpoint (arXiv
-    2405.16646). Otherwise the command runs BUNDLE on --images and removes the experts that class tokens use least, which is
-    weaker evidence. To make a bundle of the result, use vmoe export.
+    With --before, keep the experts whose router column has grown most in norm since the pre-trained checkpoint (arXiv
+    2405.16646). Otherwise, run BUNDLE on --images and keep the experts that class tokens use most, which is weaker evidence.
+    To make a bundle of the result, use vmoe export.
 
     Example: vmoe prune finetuned --before vmoe_b16 --experts 4
     """

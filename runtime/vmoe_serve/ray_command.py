@@ -71,7 +71,8 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
     It runs on this machine, or on the cluster that RAY_ADDRESS names. POST /v1/classify (or features) takes a picture or
     JSON, POST /v2/models/NAME/infer the Open Inference Protocol; GET /healthz and /metrics report its state. With --slo-ms
     the capacity follows the load: requests that name no setting get the best one of --sweep, --capacity or --profile that
-    meets the target. SIGTERM and Ctrl-C stop it after it has answered the requests in its queues.
+    meets the target. Without it, they get the one --profile, or the first stored one. SIGTERM and Ctrl-C stop it after it
+    has answered the requests in its queues.
     """
     from ray import cluster_resources, serve
 

@@ -42,7 +42,7 @@ _LINE_SECONDS = WAIT_SECONDS / 4  # between two lines about pictures
     type=click.Choice(list(PART_FORMATS)),
     default=next(iter(PART_FORMATS)),
     show_default=True,
-    help="Of the output files. CSV has a column for each class of a picture: class_1, class_2, ...",
+    help="Format of the output files. CSV has a column for each class of a picture: class_1, class_2, ...",
 )
 @options.count_option(
     "--part-size",

@@ -304,6 +304,5 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
     """A sentence on the points that `recommend` returned, behind the first one."""
-    others = ", ".join(points[i].name for i in equal[1:])
-    who = others or "no other setting"
-    return f"Accurate enough and equally fast within the noise of the timing, with no fewer FLOPs: {who}."
+    others = ", ".join(points[i].name for i in equal[1:]) or "no other setting"
+    return f"Also accurate enough, and as fast within timing noise: {others}."

@@ -136,11 +136,11 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
     )
     full, single, *cascades = content["results"]
     if full["profile"] == single["profile"]:
-        notes += " They show of no cheaper setting that it loses no more answers than may be."
+        notes += " No cheaper setting was shown to lose few enough answers."
     if cascades:
         notes += (
-            " The first step of the cascade was not taken alone, whatever it does here: the images of the search didn't "
-            "show, with a confidence of 95 %, that it loses no more answers than may be."
+            " The first step of the cascade does not qualify alone: the images of the search didn't show, with 95 % "
+            "confidence, that it loses few enough answers."
         )
     if content["truth"] != "labels":
         notes += f" Without labels, top-1 is the share of answers that are those of {content['truth']}."

@@ -32,7 +32,7 @@ _MOST_CLASSES = 1 << 16
 @options.count_option(
     "--per-class",
     default=10,
-    help="Number of images of each class to fit to, chosen at random. A smaller class holds out one image.",
+    help="Number of images of each class to fit to, chosen at random. A class with N or fewer keeps one for the test.",
 )
 @options.count_option("--seed", least=0, default=0, help="Random seed for choosing the training images.")
 @options.setting_options

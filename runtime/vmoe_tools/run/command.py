@@ -50,8 +50,8 @@ def run(
 ) -> int:
     """Classify image files: print the most likely classes of each and their probabilities.
 
-    A folder stands for all pictures in it and its subfolders, sorted. If an image can't be read, the command names it,
-    answers the others, and exits with code 1.
+    Of a folder, classify all pictures in it and its subfolders, sorted. If an image can't be read, the command names it,
+    classifies the others, and exits with code 1.
     """
     check_output_file(json_target, [bundle, *images, out])
     check_answer_file(out, [bundle, *images])
