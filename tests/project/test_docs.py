@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import sdk_build
@@ -18,7 +19,7 @@ import sdk_build
 import vmoe_export
 import vmoe_runtime
 import vmoe_torch
-from vmoe_tools.program import main
+from vmoe_tools.program import main, program
 
 ROOT = Path(__file__).parents[2]
 OWN = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -127,6 +128,16 @@ def test_the_page_of_the_python_api_has_every_public_name() -> None:
         for name in {*vmoe_runtime.__all__, *vmoe_export.__all__, *vmoe_torch.__all__} - {"__version__"}
         if name not in page
     ] == []
+
+
+def test_the_page_of_the_commands_has_every_command() -> None:
+    context = click.Context(program)
+    names = [f"vmoe {name}" for name in program.list_commands(context) if name != "serve"]
+    serve = program.get_command(context, "serve")
+    assert isinstance(serve, click.Group)
+    names += [f"vmoe serve {name}" for name in serve.list_commands(context)]
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text()
+    assert [name for name in names if f"<!-- options: {name} -->" not in page] == []
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
