@@ -50,8 +50,8 @@ class ExportOptions(Choices):
         tensorrt: also write a TensorRT graph for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),
-            "members" (the logits of each member of an E3), "features", or "tokens" (all of them, behind the last norm).
-        layers: numbers of blocks, ascending from 0, behind which the residual stream is an output as well: "layer3" of block
+            "members" (the logits of each member of an E3), "features", or "tokens" (all of them, after the last norm).
+        layers: numbers of blocks, ascending from 0, after which the residual stream is an output as well: "layer3" for block
             3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
@@ -62,7 +62,7 @@ class ExportOptions(Choices):
         class_names: names of the classes.
         head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
-        heads, activation, pooling: of another library's model, if its files do not say it: number of attention heads,
+        heads, activation, pooling: of another library's model, if its files do not give them: number of attention heads,
             activation of the MLPs ("gelu", "gelu_tanh", "quick_gelu" or "silu") and what the head gets ("token" or "avg").
         architecture: name of an architecture of the installed open_clip or timm, for its config; excludes `config`.
 

@@ -50,10 +50,10 @@ def load_model(
     Args:
         checkpoint: what `vmoe_export.open_checkpoint` takes.
         config: official model config: a mapping, or the path of a JSON file.
-        num_classes: give the model a new head for so many classes, initialized to zeros. Default: the checkpoint's head.
-        capacity: capacity ratio of calls that say nothing else; like other settings by default that of an export.
+        num_classes: replace the head with one for this many classes, initialized to zeros. Default: the checkpoint's head.
+        capacity: capacity ratio of calls that pass none. Settings have the defaults of an export.
         k: experts per token of such calls.
-        noise_std: of the noise that routers add in training, see `Vmoe`; official configs have 1.
+        noise_std: standard deviation of the noise that routers add in training, see `Vmoe`; official configs have 1.
         fields: other settings, see `vmoe_runtime.settings.Choices`, and preset, image_size, group, batch_size, rounding,
             capacity_multiple_of, dispatch_bf16, ensemble_size, router, output, normalize, as in `vmoe_export.ExportOptions`.
 

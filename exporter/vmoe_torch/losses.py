@@ -18,7 +18,7 @@ def importance_loss(logits: Tensor) -> Tensor:
         logits: float32[..., S, E], `router_logits` of a layer.
 
     Returns:
-        float32[...], one value for each group; 0 where the sums are equal.
+        float32[...], one value for each group; 0 if the sums are equal.
 
     Examples:
         >>> importance_loss(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]))
@@ -28,7 +28,7 @@ def importance_loss(logits: Tensor) -> Tensor:
 
 
 def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float = 1.0) -> Tensor:
-    """How unequal the experts' chances are to be chosen, were the router's noise drawn again.
+    """How unequal the probabilities are that each expert is chosen if the router's noise is drawn again.
 
     Args:
         logits: float32[..., S, E], `router_logits` of a layer.

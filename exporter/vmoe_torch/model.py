@@ -34,17 +34,18 @@ class _Parameters(nn.Module):
 class Vmoe(nn.Module):
     """A V-MoE or dense ViT; `load_model` makes one of a checkpoint.
 
-    Dropped tokens pass a MoE layer by its residual; gates and weights of kept ones carry gradients.
+    Dropped tokens skip a MoE layer through its residual connection; gates and weights of kept ones carry gradients.
     Parameters take no memory until they are loaded.
 
     Attributes:
         config: what the model is.
         group_tokens: S, tokens per routing group; must divide the tokens of every batch.
-        output: "logits", or "features" for what the head gets. Of an ensemble (E3) "logits" are the official prediction, the
-            logarithm of the members' mean probability, and "members" are each member's logits.
+        output: "logits", or "features" for the input of the head. Of an ensemble (E3), "logits" are the official prediction,
+            the logarithm of the members' mean probability, and "members" are each member's logits.
         rules: what makes a profile of a setting; None for a dense ViT.
-        profile: the routing setting of calls that say nothing else; may be replaced by what `setting` returns.
-        noise_std: of the noise that routers add to their logits in training, times the number of experts; 0 for none.
+        profile: the routing setting of calls that pass none; may be replaced by what `setting` returns.
+        noise_std: standard deviation of the noise that routers add to their logits in training, times the number of experts;
+            0 for none.
     """
 
     def __init__(

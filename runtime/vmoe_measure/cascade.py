@@ -12,18 +12,16 @@ ESCALATE_ALL = 2.0
 
 
 def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lost: int = 0) -> float:
-    """The smallest margin at which a cascade answers as well as its second setting alone.
-
-    It is the smallest for which that holds there and for every larger one, so that it doesn't depend on one image.
+    """The smallest margin such that it and every larger one make a cascade as accurate as its second setting alone.
 
     Args:
         first: logits at the first setting, number[N, classes]; each image routed alone, or with its usual neighbours.
         then: logits of the same images at the second.
-        labels: i64[N], their classes; without them the answers of the second setting count as right.
+        labels: i64[N], their classes; without them, the answers of the second setting count as correct.
         lost: right answers that may be lost.
 
     Returns:
-        0 where nothing needs to be escalated, up to `ESCALATE_ALL`.
+        0 if nothing needs to be escalated, up to `ESCALATE_ALL`.
     """
     answers = then.argmax(axis=1)
     truth = answers if labels is None else labels

@@ -30,15 +30,14 @@ if TYPE_CHECKING:
 class Engine:
     """A loaded bundle. One session serves every profile, from any number of threads.
 
-    "cuda-fixed" and TensorRT's backends are the exception: what they load is fixed to the profile that the engine is loaded
-    with, and `only_profile` is that one, where it is None with others.
+    "cuda-fixed" and TensorRT's backends are the exception: they load only the profile that the engine is loaded with.
 
     Attributes:
         manifest: the bundle's checked manifest.
         backend: the name of the backend that runs.
         backend_description: its runtime with the version, and whether the op library is used.
         profile: the setting of calls that name none; None for a dense ViT or a Soft MoE without profiles.
-        only_profile: see above.
+        only_profile: that profile; None with other backends.
 
     Examples:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
@@ -78,13 +77,13 @@ class Engine:
             profile: the setting of calls that name none: the name of a stored profile, any systematic name such as
                 `c0.3-k1` or `c0.2-k1-pool-m4`, or a `Setting`. Default: the first stored profile.
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
-                NVIDIA GPU; or "auto" for CUDA where it works, else the fastest that is installed. `engine.backend` and
+                NVIDIA GPU; or "auto" for CUDA if it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
             threads: CPU threads per call, up to 64 or four for each CPU; default: the runtime's own choice. Backends on a
                 GPU ignore it.
-            streams: calls that are run at once, each on `threads` threads of its own; further ones wait. Only "openvino" has
-                more than one. Default: the runtime's own choice.
-            spin: have ONNX Runtime's threads look for work for tens of milliseconds after a call, instead of sleeping.
+            streams: maximum number of concurrent calls, each on `threads` threads of its own; further ones wait. Only
+                "openvino" has more than one. Default: the runtime's own choice.
+            spin: let ONNX Runtime's threads spin for tens of milliseconds after a call, instead of sleeping.
             verify: check the SHA-256 of every file.
             exif: turn pictures as their EXIF orientation says, or don't. Default: what the bundle's preprocessing says.
 
@@ -156,7 +155,7 @@ class Engine:
         return dict(zip(names, self._run(images, names, setting, fields), strict=True))
 
     def batch(self, images: Images) -> Array:
-        """The batch that a call makes of images, for callers that run the same ones more than once.
+        """The images as the array that the graph takes, for callers that run the same ones more than once.
 
         Returns:
             float32 or uint8 [N,H,W,C], as the graph takes it; a call takes it as it is.
@@ -173,19 +172,19 @@ class Engine:
         setting: SettingLike = None,
         **fields: Unpack[SettingFields],
     ) -> list[list[tuple[str | int, float]]]:
-        """The likeliest classes of a batch of images; images and settings as for a call.
+        """The most likely classes of a batch of images; images and settings as for a call.
 
         Args:
             images: as for a call.
-            top: how many classes; all of them where the model has fewer.
+            top: how many classes; all of them if the model has fewer.
             setting: as for a call.
             **fields: as for a call.
 
         Returns:
-            For each image pairs, the likeliest first, and of equally likely ones the lower index: the name of the class, or
-            its index where the bundle has no names; and its probability in double precision, by softmax over all classes or
-            by the sigmoid of its own logit, as `manifest.probabilities` says.
-            Where a logit is no finite number, the probabilities are NaN.
+            For each image, pairs of a class and its probability, the most likely first, and on ties the lower index. The
+            class is a name, or an index if the bundle has no names. Probabilities are in double precision, by softmax over
+            all classes or by the sigmoid of the class's own logit, as `manifest.probabilities` says; NaN if a logit is not
+            finite.
 
         Raises:
             ClassifyError: the bundle outputs features, tokens or members, or `top` is no whole number from 1 on.
@@ -227,13 +226,13 @@ class Engine:
         return outputs[0], routing
 
     def cascade(self, *, first: SettingLike, then: SettingLike, margin: float) -> Cascade:
-        """Two-step inference with one loaded engine: a low setting, and a high one for the images it is not sure of.
+        """Two-step inference with one loaded engine: a low setting, and a high one for images with low confidence.
 
         Args:
             first: the setting of the first step, as for a call.
             then: that of the second.
-            margin: images are escalated whose two likeliest classes differ by less in probability, 0 to 1; above 1 all are.
-                See `vmoe_measure.cascade.calibrated_margin`, which computes one from images.
+            margin: images are escalated if their two largest probabilities differ by less; 0 to 1, above 1 all are.
+                `vmoe_measure.cascade.calibrated_margin` computes one from images.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
@@ -258,7 +257,7 @@ class Engine:
     def setting(self, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> Profile | None:
         """The profile that a call with these arguments runs with; None for a model that routes and merges nothing.
 
-        Calls take it as it is, which is the shortest way where many have one setting.
+        Pass it to calls that share a setting: it is validated only once.
 
         Raises:
             RoutingError: a setting that the model can't be run with.
@@ -350,8 +349,8 @@ class Cascade:
     Attributes:
         engine: runs both steps.
         first: the low setting, at which all images are answered.
-        then: the high setting, at which those are answered again of which the first was not sure.
-        margin: the difference of the two largest probabilities, 0 to 1. Images with a smaller one are escalated.
+        then: the high setting, at which escalated images are answered again.
+        margin: images are escalated if their two largest probabilities differ by less than this, 0 to 1.
     """
 
     engine: Engine
@@ -370,8 +369,8 @@ class Cascade:
     def answers(self, images: Images) -> tuple[Array, Array]:
         """The logits, and which images were escalated.
 
-        Where groups are larger than one image, whole groups are escalated: the least sure images, and as many more as fill
-        the last group. The answers of the second step then depend on which images those are.
+        If groups are larger than one image, whole groups are escalated: the images with the lowest confidence, and as many
+        more as fill the last group. The answers of the second step then depend on which images those are.
 
         Returns:
             float32[N, classes] and bool[N].

@@ -44,7 +44,7 @@ _SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without
 
 @dataclass(frozen=True)
 class Profile(Setting):
-    """A routing setting of one model, checked and with its slots. What a routing kind doesn't have is None.
+    """A routing setting of one model, checked and with its slots. Fields that a routing kind doesn't have are None.
 
     Attributes:
         slots: of an expert in a group, one integer per MoE layer.

@@ -21,10 +21,10 @@ _ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": 
 
 @dataclass(frozen=True)
 class Routing:
-    """Where one MoE layer sent the tokens of a batch: G groups of S tokens. What its kind doesn't have is None.
+    """Where one MoE layer sent the tokens of a batch: G groups of S tokens. Fields that its kind doesn't have are None.
 
-    Tokens stand in the order of their groups: image by image, in each the classifier token first where there is one, then
-    patches row by row, unless some were merged. In an ensemble (E3) the members of a token stand one after another.
+    Tokens are in the order of their groups: image by image, first the classifier token if there is one, then patches row by
+    row, unless some were merged. In an ensemble (E3), the members of a token follow one another.
 
     Attributes:
         kind: "top-k", "experts-choice" or "soft".
@@ -34,8 +34,8 @@ class Routing:
         expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
         dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
         combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
-        token: i32[N,T], where each token that an image began with is now among those of its image: where some were merged,
-            several are at one place. None where the model can't merge.
+        token: i32[N,T], the position of each original token among those of its image; merged tokens share one. None if the
+            model can't merge.
     """
 
     kind: ModelKind
@@ -49,7 +49,7 @@ class Routing:
     token: Array | None = None
 
     def by_token(self) -> Routing:
-        """The same for the tokens that each image began with, [N,T,..]: a merged one goes where its token does."""
+        """The same for each original token of the images, [N,T,..]: a merged one has the value of its token."""
         if self.token is None:
             return self
         images, fields = len(self.token), ("kept", "weight", "expert", "dispatch", "combine")
@@ -64,7 +64,7 @@ class Routing:
     def patch_mask(self) -> Array:
         """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All of them in Soft MoE.
 
-        A merged patch went where the token did that it is in. The classifier token is left out.
+        A merged patch has the value of its token. The classifier token is left out.
 
         Raises:
             RoutingError: the bundle's manifest doesn't say where patches are.

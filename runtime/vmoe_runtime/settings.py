@@ -171,7 +171,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Setting(Choices):
-    """A routing setting of one call, as `vmoe::Setting` is in C++. What is None is that of the profile.
+    """A routing setting of one call, as `vmoe::Setting` is in C++. Fields that are None come from the profile.
 
     Attributes:
         profile: name of a stored profile, or any systematic name such as `c0.3-k1`; None for the engine's.
