@@ -1,5 +1,5 @@
 // Micro-batches: requests from any number of threads wait in one bounded queue, and calls of one engine answer them
-// together, at a setting that holds the latency. Header only; C++17.
+// together, at a setting that meets a latency target. Header only; C++17.
 //
 //   auto batcher = vmoe::Batcher::start(*engine, {});
 //   if (!batcher) return fail(batcher.error().message);
@@ -8,7 +8,7 @@
 //   auto answer = pending->wait();
 //
 // Requests are served in the order they came. A call takes the first one and those behind it with the same setting and
-// dtype; a request is never split. While a call runs, what comes is gathered for the next one: nobody waits for a
+// dtype; a request is never split. Requests that arrive during a call form the next one: nobody waits for a
 // timer.
 #ifndef VMOE_BATCHER_HPP_
 #define VMOE_BATCHER_HPP_
@@ -42,8 +42,8 @@ namespace vmoe {
 struct BatcherOptions {
   int64_t most_images = 32;    // of a call, and of a request
   int64_t most_waiting = 256;  // images in the queue; further requests are refused
-  // For requests that ask for no setting: names of profiles, the least accurate first, and what elastic.hpp decides
-  // by: as many levels, in that order. Empty: the engine's profile, whatever the load.
+  // For requests that name no setting: names of profiles, the least accurate first, and the plan of elastic.hpp with as
+  // many levels, in that order. Empty: the engine's profile at any load.
   std::vector<std::string> levels;
   ElasticPlan plan;
 };
@@ -52,12 +52,13 @@ struct Answer {
   std::vector<float> output;  // f32[N, Info::output_size]: the first of Info::outputs, of the request's images
   std::string setting;        // the profile that served them; empty for a model that has none
   double waited = 0;          // seconds in the queue, from `submit` on
-  double seconds = 0;         // that the call took
-  int64_t together = 0;       // images of the call, those of other requests included
+  double seconds = 0;         // of the call
+  int64_t together = 0;       // images of the call, including those of other requests
   std::map<std::string, std::vector<float>> layers;  // the others of Info::outputs, by name
 };
 
-// Has the answer of a request, or why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the call.
+// Receives the answer of a request, or the reason why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the
+// call.
 using AnswerCallback = std::function<void(Result<Answer>)>;
 
 namespace internal {
@@ -308,8 +309,8 @@ class BatchQueue {
 // A request that was submitted.
 class Ticket {
  public:
-  // Takes the request out of the queue: its callback gets VMOE_CANCELLED before this returns. False where a call runs
-  // with it already, or it was answered.
+  // Removes the request from the queue: its callback gets VMOE_CANCELLED before this returns. False if a call runs with
+  // it already, or it was answered.
   bool cancel() { return queue_->cancel(request_); }
 
  private:
@@ -321,8 +322,8 @@ class Ticket {
   internal::BatchRequestPointer request_;
 };
 
-// An answer that will be there. Letting go of it cancels the request, or waits for the call that runs with it: its
-// images are needed no longer.
+// A future answer. Its destructor cancels the request, or waits for the call that runs with it; after that, its images
+// are no longer needed.
 class Pending : public Ticket {
  public:
   Pending(Pending&&) = default;
@@ -336,7 +337,7 @@ class Pending : public Ticket {
   // Blocks until the answer is there; once.
   Result<Answer> wait() { return answer_.get(); }
 
-  // Blocks for so long at most, and says whether the answer is there.
+  // Blocks for at most this long; true if the answer is there.
   template <typename Rep, typename Period>
   bool wait_for(std::chrono::duration<Rep, Period> duration) const {
     return answer_.wait_for(duration) == std::future_status::ready;
@@ -360,11 +361,11 @@ class Batcher {
 
   // Starts the thread that calls the engine, which must outlive the batcher and all tickets.
   //
-  // options: `plan.most_images` is not read, `most_images` takes its place.
+  // options: `most_images` replaces `plan.most_images`, which is not read.
   //
-  // Fails with VMOE_ROUTING_ERROR where the bundle routes images in groups, so that an answer would depend on other
-  // people's images, or has no such levels; with VMOE_ARGUMENT_ERROR where the options make no sense; with
-  // VMOE_RUNTIME_ERROR where no thread can be started.
+  // Fails with VMOE_ROUTING_ERROR if the bundle routes images in groups, so that an answer would depend on the images
+  // of other requests, or has no such levels; with VMOE_ARGUMENT_ERROR if an option is invalid; with VMOE_RUNTIME_ERROR
+  // if no thread can be started.
   static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
     const Info& info = engine.info();
     if (info.batch_multiple != 1) {
@@ -408,16 +409,14 @@ class Batcher {
   // Puts a request into the queue.
   //
   // images: 1 to most_images of them; they must stay until the answer.
-  // setting: name of a profile, stored or systematic, that it is served at whatever the load; empty leaves that to the
-  // load.
-  // done: called once for a request that was taken, on the batcher's thread, or on that of `cancel` or `close` for one
-  // that these end. It must not throw, nor destroy the batcher, and should hand the answer on: the next call waits for
-  // it.
+  // setting: name of a profile, stored or systematic, for this request at any load; if empty, the load decides.
+  // done: called once per accepted request, on the batcher's thread, or on that of `cancel` or `close` if these end it.
+  // It must not throw or destroy the batcher, and should be quick: the next call waits for it.
   //
-  // The target of the plan begins here: what a service does before, such as to read and decode pictures, is not in it.
+  // The latency that the plan's target limits begins here, without the time to read and decode pictures.
   //
-  // Fails with VMOE_BUSY where too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR, and
-  // with VMOE_ARGUMENT_ERROR where `done` is empty.
+  // Fails with VMOE_BUSY if too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR, and with
+  // VMOE_ARGUMENT_ERROR if `done` is empty.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
     if (!done) return Error{VMOE_ARGUMENT_ERROR, "there must be a callback for the answer"};
     const Info& info = queue_->engine().info();
@@ -452,12 +451,12 @@ class Batcher {
     return Pending(std::move(*ticket), std::move(answer));
   }
 
-  // What there is to do, and what was done so far.
+  // The queue and the counts so far.
   BatcherLoad load() const { return queue_->load(); }
 
-  // Takes no further requests, and returns when the last call has ended. drain: answer those that wait; without it they
-  // get VMOE_CLOSED. The destructor drains. Inside a callback on the batcher's thread it doesn't wait for that call and
-  // those that follow.
+  // Accepts no further requests, and returns when the last call has ended. drain: answer those that wait; otherwise
+  // they get VMOE_CLOSED. The destructor drains. Inside a callback on the batcher's thread, it doesn't wait for that
+  // call and those that follow.
   void close(bool drain = true) { queue_->close(drain); }
 
  private:

@@ -1,16 +1,16 @@
 /* C API of the vmoe engine: loads a bundle (NAME.vmoe) and runs it on the CPU at the capacity that each call sets.
  *
- * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status is one sentence for
- * the person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed;
- * vmoe_set_log gives a service what it may want to write down.
+ * Errors are values: a function that can fail returns a vmoe_status*, NULL for success. A status has one message for
+ * the person who made the call; the caller frees it. No C++ exception leaves the library, and nothing is printed; use
+ * vmoe_set_log to receive messages for a log.
  *
  * Structs start with `struct_size`, which the caller sets to sizeof the struct (the VMOE_*_INIT macros do). Later
  * versions add fields at the end only; a field that this library doesn't know must be zero.
  *
- * Strings are UTF-8 and end with a zero byte. What an engine hands out as `const char*` lives as long as the engine.
+ * Strings are UTF-8 and end with a zero byte. A `const char*` from an engine lives as long as the engine.
  *
- * Threads: every function may be called from any thread, and one engine from many at once. Only the `*_free` functions
- * need the object to themselves.
+ * Threads: every function may be called from any thread, and one engine from many at once. Only while a `*_free`
+ * function runs, nothing else may use the object.
  *
  * Letters in shapes: N images, H height, W width, C channels, G routing groups, S tokens per group, K experts per
  * token, E experts, P slots per expert (Soft MoE), c slots per expert and group.
@@ -45,9 +45,9 @@ typedef enum vmoe_code {
   VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
   VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
   VMOE_MEMORY_ERROR = 6,   /* out of memory */
-  VMOE_CANCELLED = 7,      /* a call that its vmoe_cancellation ended, or a request of vmoe::Batcher */
-  VMOE_BUSY = 8,           /* vmoe::Batcher: as many images wait already as may wait */
-  VMOE_CLOSED = 9          /* vmoe::Batcher: it takes no requests any more */
+  VMOE_CANCELLED = 7,      /* a call that was cancelled, or a request of vmoe::Batcher that was */
+  VMOE_BUSY = 8,           /* vmoe::Batcher: the queue is full */
+  VMOE_CLOSED = 9          /* vmoe::Batcher: it was closed */
 } vmoe_code;
 
 typedef struct vmoe_status vmoe_status;
@@ -55,7 +55,7 @@ typedef struct vmoe_status vmoe_status;
 /* The code of a status; VMOE_OK for NULL. */
 VMOE_API vmoe_code vmoe_status_code(const vmoe_status* status);
 
-/* One sentence, owned by the status; empty for NULL. */
+/* The message, owned by the status; empty for NULL. */
 VMOE_API const char* vmoe_status_message(const vmoe_status* status);
 
 /* Frees a status; NULL is fine. */
@@ -67,37 +67,37 @@ VMOE_API const char* vmoe_version(void);
 /* ---- Log ---- */
 
 typedef enum vmoe_log_level {
-  VMOE_LOG_DEBUG = 0,   /* what ONNX Runtime calls INFO: some hundred messages a load */
+  VMOE_LOG_DEBUG = 0,   /* what ONNX Runtime calls INFO: some hundred messages per load */
   VMOE_LOG_INFO = 1,    /* a bundle was loaded: path, time, profile, runtime, and whether it shares a session */
-  VMOE_LOG_WARNING = 2, /* an op library that is missing or can't be loaded (once in a process), a bundle that was
+  VMOE_LOG_WARNING = 2, /* an op library that is missing or can't be loaded (once per process), a bundle that was
                            replaced while it was loaded, an ONNX Runtime that prints, and ONNX Runtime's warnings */
-  VMOE_LOG_ERROR = 3    /* ONNX Runtime's errors, which the status of a call says, too */
+  VMOE_LOG_ERROR = 3    /* ONNX Runtime's errors, which are also in the status of the call */
 } vmoe_log_level;
 
-/* Receives one message, UTF-8 in one line, that lives as long as the call. Any thread may call it, several at once, and
- * those of ONNX Runtime, too. It must not throw. It may call every function of this library but vmoe_engine_load, which
- * is a VMOE_ARGUMENT_ERROR there, and those that free what is in use; what its own thread logs meanwhile is left out.
+/* Receives one message, UTF-8 in one line, that lives as long as the call. Any thread may call it, several at once,
+ * including those of ONNX Runtime. It must not throw. It may call every function of this library except
+ * vmoe_engine_load, which is a VMOE_ARGUMENT_ERROR there, and those that free an object in use. Messages that its own
+ * thread causes meanwhile are dropped.
  */
 typedef void (*vmoe_log_callback)(void* user, vmoe_log_level level, const char* message);
 
-/* Sets who receives the messages of this process from now on; may be called at any time, best before the first load.
- * Nothing is logged until then.
+/* Sets the callback for the messages of this process, best before the first load. Nothing is logged until then.
  *
- * When it returns, the callback that was set before isn't running any more and has been released. There are two
- * exceptions: called inside a callback it doesn't wait, and the old one is released when its last call ends; and a
- * process that was forked after the callback was set doesn't wait for calls, either. As it waits, hold no lock here
- * that the callback takes: neither would go on.
+ * When it returns, the previous callback isn't running any more and has been released. There are two exceptions: if
+ * called inside a callback, it doesn't wait, and the old one is released when its last call ends; and a process that
+ * was forked after the callback was set doesn't wait for calls, either. Hold no lock that the callback takes: this
+ * would be a deadlock.
  *
- * ONNX Runtime's messages begin with "ONNX Runtime: ". Those of a load and of runs arrive whoever made the environment
- * (OrtEnv) of ONNX Runtime that the process has; a session goes on logging its runs at the level that is set during
- * each. Those of no session, such as of threads that can't be pinned, arrive where there was a callback when the first
- * load made that environment, at the level of then; then the messages of everybody else in the process who uses it
- * arrive here as well. Where it was made before, that stays as it is.
+ * ONNX Runtime's messages begin with "ONNX Runtime: ". Those of loads and runs of this library's sessions always
+ * arrive, at the level that is set at the time. Others depend on the environment of ONNX Runtime (OrtEnv), of which a
+ * process has one. If the first load creates it while a callback is set, messages of no session, such as of threads
+ * that can't be pinned, and those of all other users of the environment arrive as well, at the level of that time. If
+ * it existed before, it stays as it is.
  *
- * least_level: vmoe_log_level of the least messages to receive.
+ * least_level: the lowest vmoe_log_level to receive.
  * callback: NULL for none; then `user` and `release` are not used.
  * user: passed on to the callback.
- * release: called once with `user` when the callback will not be called again; may be NULL. Not called where
+ * release: called once with `user` when the callback will not be called again; may be NULL. Not called if
  *   vmoe_set_log fails, which leaves everything as it was.
  */
 VMOE_API vmoe_status* vmoe_set_log(int32_t least_level, vmoe_log_callback callback, void* user,
@@ -111,31 +111,31 @@ typedef struct vmoe_load_options {
   size_t struct_size;
   /* Threads per call, up to 64 or four for each CPU; 0 leaves the choice to ONNX Runtime. */
   int32_t threads;
-  /* 1 compares the SHA-256 of every file, 0 checks names, sizes and external-data references only. */
+  /* 1 compares the SHA-256 of every file; 0 skips this, and only this. */
   int32_t verify;
-  /* Name of the profile for calls that say nothing else: a stored one, or any systematic name such as "c0.3-k1".
-   * NULL is the first stored one. */
+  /* Name of the profile for calls that pass no setting: a stored one, or any systematic name such as "c0.3-k1". NULL is
+   * the first stored one. */
   const char* profile;
   /* Path of the ONNX Runtime library; one that is too old is refused. NULL takes the first of: one that is loaded
-   * already, the path in the environment variable VMOE_ONNXRUNTIME, that of the Python environment which this library
+   * already, the path in the environment variable VMOE_ONNXRUNTIME, that of the Python environment that this library
    * was installed into, libonnxruntime.so, libonnxruntime.so.1; on macOS, libonnxruntime.dylib and
    * libonnxruntime.1.dylib. */
   const char* onnxruntime;
-  /* 1 has ONNX Runtime's threads look for work for tens of milliseconds after a call, 0 has them sleep at once. */
+  /* 1 lets ONNX Runtime's threads spin for tens of milliseconds after a call, 0 lets them sleep at once. */
   int32_t spin;
   int32_t reserved; /* 0 */
 } vmoe_load_options;
 
 #define VMOE_LOAD_OPTIONS_INIT {sizeof(vmoe_load_options), 0, 1, NULL, NULL, 0, 0}
 
-/* Loads a bundle. The op library libvmoe_onnxruntime.so is used when it lies beside this library and can be loaded;
- * without it the bundle runs on standard ops, and vmoe_info.runtime says why. Engines of one
- * process on the same bundle with the same threads and spin share one session and its memory.
- * A bundle that is replaced meanwhile is loaded again, in three attempts at most.
+/* Loads a bundle. The op library libvmoe_onnxruntime.so is used if it is next to this library and can be loaded;
+ * without it, the bundle runs on standard ops, and vmoe_info.runtime says why. Engines of one process on the same
+ * bundle with the same threads and spin share one session and its memory. If the bundle is replaced meanwhile, it is
+ * loaded again, in at most three attempts.
  *
- * Load in the process that runs: after a fork the child's calls on its parent's engines fail. Unless it is set already,
- * the first load that opens ONNX Runtime sets the environment variable ORT_DISABLE_TELEMETRY to 1, with setenv, which
- * is not safe beside threads that read the environment: set it yourself at the start where there are any.
+ * After a fork, the child's calls on its parent's engines fail: load in the process that runs. Unless the environment
+ * variable ORT_DISABLE_TELEMETRY is set, the first load that opens ONNX Runtime sets it to 1, with setenv, which is not
+ * safe while other threads read the environment: if there are any, set it yourself at the start.
  *
  * path: the NAME.vmoe folder.
  * options: NULL for the defaults.
@@ -150,15 +150,15 @@ VMOE_API void vmoe_engine_free(vmoe_engine* engine);
 
 typedef enum vmoe_dtype { VMOE_FLOAT32 = 1, VMOE_UINT8 = 2 } vmoe_dtype;
 
-/* MEMBERS are the logits of each member of an ensemble of experts (E3), [M, classes] an image. An ensemble's LOGITS are
-   the logarithm of its members' mean probability. TOKENS are all of them, [T, D] an image. */
+/* MEMBERS are the logits of each member of an ensemble of experts (E3), [M, classes] per image. An ensemble's LOGITS
+   are the logarithm of its members' mean probability. TOKENS are all tokens, [T, D] per image. */
 typedef enum vmoe_output { VMOE_LOGITS = 1, VMOE_FEATURES = 2, VMOE_MEMBERS = 3, VMOE_TOKENS = 4 } vmoe_output;
 
 /* How logits become probabilities: over all classes, or of each class alone, as in SigLIP. */
 typedef enum vmoe_probabilities { VMOE_SOFTMAX = 1, VMOE_SIGMOID = 2 } vmoe_probabilities;
 
-/* What the weights of the large products are stored in, and so what these are computed in; everything else is float32.
-   INT4 has expert weights in int4 and the others in int8; BF16_EXPERTS has only expert weights in bfloat16. */
+/* The type in which the weights of large products are stored, and the products computed; all else is float32. INT4 has
+ * expert weights in int4 and the others in int8; BF16_EXPERTS has only expert weights in bfloat16. */
 typedef enum vmoe_precision {
   VMOE_FP32 = 1,
   VMOE_BF16 = 2,
@@ -167,9 +167,9 @@ typedef enum vmoe_precision {
   VMOE_BF16_EXPERTS = 5
 } vmoe_precision;
 
-/* How tokens and experts find each other. TOP_K: each token takes its k best experts (V-MoE, and E3 where
-   ensemble_size is more than 1). EXPERTS_CHOICE: each expert takes its c best tokens. SOFT: each slot of an expert
-   takes a mean of all tokens of the group (Soft MoE). */
+/* How tokens are assigned to experts. TOP_K: each token chooses its k best experts (V-MoE, and E3 if ensemble_size is
+   more than 1). EXPERTS_CHOICE: each expert chooses its c best tokens. SOFT: each slot of an expert gets a weighted
+   mean of all tokens of the group (Soft MoE). */
 typedef enum vmoe_routing_kind {
   VMOE_DENSE = 0,
   VMOE_TOP_K = 1,
@@ -180,43 +180,43 @@ typedef enum vmoe_routing_kind {
 typedef struct vmoe_info {
   size_t struct_size;
   int64_t height, width, channels;   /* of an image */
-  int32_t input_dtype;               /* vmoe_dtype of the graph's input; uint8 images suit both */
+  int32_t input_dtype;               /* vmoe_dtype of the graph's input; both accept uint8 images */
   int32_t output;                    /* vmoe_output */
-  int64_t output_size;               /* floats per image that a run gives */
+  int64_t output_size;               /* floats per image that a run returns */
   int64_t batch_multiple;            /* batches must be a multiple of this many images */
   int64_t num_profiles;              /* stored profiles; 0 for a dense ViT and Soft MoE */
-  int64_t num_class_names;           /* classes, or 0 where the bundle names none */
+  int64_t num_class_names;           /* classes, or 0 if the bundle has no names */
   int64_t num_moe_layers;            /* 0 for a dense ViT */
-  int64_t num_experts;               /* E, the largest one where layers differ; 0 for a dense ViT */
+  int64_t num_experts;               /* E, the largest one if layers differ; 0 for a dense ViT */
   int64_t group_tokens;              /* S; 0 for a dense ViT */
   const char* group;                 /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
   const char* runtime;               /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
   int32_t uses_op_library;           /* 1 or 0 */
-  int32_t threads;                   /* as requested; 0 where ONNX Runtime chose */
+  int32_t threads;                   /* as requested; 0 if ONNX Runtime chose */
   int32_t precision;                 /* vmoe_precision */
   int32_t probabilities;             /* vmoe_probabilities of logits */
   const char* preprocessing;         /* official steps, such as "resize_small(256)|central_crop(224)" */
   int64_t ensemble_size;             /* M, the members of an ensemble of experts (E3); 1 for every other model */
   int32_t routing_kind;              /* vmoe_routing_kind */
-  int32_t front_tokens;              /* stand before the patches of an image: a class token, registers */
-  int64_t patch_rows, patch_columns; /* patches of an image; 0 where the bundle doesn't say */
-  int64_t num_outputs;               /* that and those of blocks: see vmoe_engine_output */
+  int32_t front_tokens;              /* tokens before the patches of an image: class token, registers */
+  int64_t patch_rows, patch_columns; /* patches of an image; 0 if the bundle doesn't say */
+  int64_t num_outputs;               /* `output` and those of --layers: see vmoe_engine_output */
 } vmoe_info;
 
 /* Fills `info`, up to its struct_size. */
 VMOE_API vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info);
 
-/* An output of a bundle, float32[N, rows, columns], or [N, columns] where rows are 0. */
+/* An output of a bundle, float32[N, rows, columns], or [N, columns] if rows are 0. */
 typedef struct vmoe_output_shape {
   size_t struct_size;
-  const char* name; /* "logits", "features", "members", "tokens"; or "layer3", the residual stream behind block 3 */
-  int64_t rows;     /* tokens, or members of an ensemble; 0 of logits and features */
+  const char* name; /* "logits", "features", "members", "tokens"; or "layer3", the residual stream after block 3 */
+  int64_t rows;     /* tokens, or members of an ensemble; 0 for logits and features */
   int64_t columns;
 } vmoe_output_shape;
 
 #define VMOE_OUTPUT_SHAPE_INIT {sizeof(vmoe_output_shape), NULL, 0, 0}
 
-/* An output, 0 <= index < num_outputs; the first is the one that vmoe_info.output says. */
+/* An output, 0 <= index < num_outputs; the first is vmoe_info.output. */
 VMOE_API vmoe_status* vmoe_engine_output(const vmoe_engine* engine, int64_t index, vmoe_output_shape* output);
 
 /* Name of a class, 0 <= index < num_class_names. */
@@ -243,8 +243,8 @@ VMOE_API vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_
 /* ---- Running ---- */
 
 /* dtype[N,H,W,C], contiguous, N >= 1: float32 in [-1, 1], or uint8 in 0..255. uint8 images for a float32 bundle are
- * scaled to pixel / 255 * 2 - 1; float32 images don't suit a uint8 bundle. The data is only read, and only during the
- * call. */
+ * scaled to pixel / 255 * 2 - 1; a uint8 bundle does not accept float32 images. The data is only read, and only during
+ * the call. */
 typedef struct vmoe_images {
   size_t struct_size;
   const void* data;
@@ -256,22 +256,22 @@ typedef struct vmoe_images {
 
 #define VMOE_IMAGES_INIT {sizeof(vmoe_images), NULL, 0, 0, 0, 0, 0, 0, 0}
 
-/* uint8[height,width,channels] in 0..255, contiguous: one decoded picture of any size, its channels those of the model
- * (RGB where it takes three), and perhaps one more, 0 where it is transparent. The data is only read, and only during
+/* uint8[height,width,channels] in 0..255, contiguous: one decoded picture of any size, with the channels of the
+ * model (RGB if it takes three), and optionally an alpha channel. The data is only read, and only during
  * the call. */
 typedef struct vmoe_picture {
   size_t struct_size;
   const uint8_t* data;
   size_t data_bytes; /* height * width * channels */
   int64_t height, width, channels;
-  int32_t orientation; /* EXIF's, 1 to 8; 0 if the file has none. Models whose preprocessing has `exif` turn it so */
+  int32_t orientation; /* EXIF's, 1 to 8; 0 if the file has none. Models whose preprocessing has `exif` apply it */
   int32_t reserved;    /* 0 */
 } vmoe_picture;
 
 #define VMOE_PICTURE_INIT {sizeof(vmoe_picture), NULL, 0, 0, 0, 0, 0, 0}
 
-/* Makes one image of a picture by the steps that vmoe_info names as `preprocessing`, with the bits that the Python
- * engine gives the same pixels. Of memory it takes little beside that of the image.
+/* Makes one image from a picture by the steps in vmoe_info.preprocessing, with the same bits as the Python engine. It
+ * needs little memory besides the image.
  *
  * image: receives dtype[H,W,C] of the engine's input, float32 in [-1, 1] or uint8; caller's memory, aligned to the
  * dtype. image_bytes: room in bytes, at least H * W * C * sizeof(dtype).
@@ -288,8 +288,8 @@ VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const
 VMOE_API vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
                                       float* output, size_t output_size);
 
-/* Runs a batch of `count` images of zeros, so that the first call of as many images at this setting finds its memory
- * allocated and the weights in the page cache. Other settings have memory of their own size.
+/* Runs a batch of `count` images of zeros, which allocates memory and reads the weights into the page cache, so that
+ * the first call of as many images at this setting is fast. Other settings need memory of another size.
  *
  * count: a multiple of batch_multiple, 1 or more.
  * setting: as for vmoe_engine_run, and so are the errors.
@@ -303,7 +303,7 @@ typedef struct vmoe_cancellation vmoe_cancellation;
 VMOE_API vmoe_status* vmoe_cancellation_create(vmoe_cancellation** cancellation);
 
 /* Cancels for good: calls with it end between two ops of the graph, and later ones before they begin. A call that has
- * no op left gives its results. NULL is fine, and so is cancelling again. */
+ * no op left returns its results. NULL is fine, and so is cancelling again. */
 VMOE_API void vmoe_cancellation_cancel(vmoe_cancellation* cancellation);
 
 /* Frees a cancellation; NULL is fine. No call with it may be running. */
@@ -311,7 +311,7 @@ VMOE_API void vmoe_cancellation_free(vmoe_cancellation* cancellation);
 
 /* vmoe_engine_run that can be cancelled: VMOE_CANCELLED if it was. `output` is written to on success only.
  *
- * cancellation: NULL for a call that nobody ends.
+ * cancellation: NULL for a call that cannot be cancelled.
  */
 VMOE_API vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, const vmoe_images* images,
                                                   const vmoe_setting* setting, vmoe_cancellation* cancellation,
@@ -322,7 +322,7 @@ VMOE_API vmoe_status* vmoe_engine_run_cancellable(const vmoe_engine* engine, con
  * names: of outputs, such as "tokens" and "layer3", each once; `count` of them, 1 or more.
  * outputs: for each a caller's memory, which receives float32[N, rows, columns].
  * output_sizes: number of floats that each has room for.
- * The others as for vmoe_engine_run_cancellable.
+ * Other arguments as for vmoe_engine_run_cancellable.
  */
 VMOE_API vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const vmoe_images* images,
                                               const vmoe_setting* setting, vmoe_cancellation* cancellation,
@@ -331,8 +331,8 @@ VMOE_API vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const v
 
 typedef struct vmoe_routing vmoe_routing;
 
-/* Where one MoE layer sent its tokens; pointers live as long as the vmoe_routing, and are NULL where the kind has no
- * such thing. `choices` are K for top-k, E for experts choice, where each pair of a token and an expert is a choice,
+/* Where one MoE layer sent its tokens; pointers live as long as the vmoe_routing, and are NULL if the kind has no
+ * such value. `choices` are K for top-k, E for experts choice (each pair of a token and an expert is a choice),
  * and 0 for Soft MoE. */
 typedef struct vmoe_layer_routing {
   size_t struct_size;
@@ -342,14 +342,14 @@ typedef struct vmoe_layer_routing {
   int32_t kind;          /* vmoe_routing_kind */
   int32_t reserved;      /* 0 */
   const int32_t* expert; /* i32[G,S,K], top-k: the expert of each choice, dropped ones included */
-  const uint8_t* kept;   /* u8[G,S,K], top-k and experts choice: 1 where the choice was computed, 0 where dropped */
+  const uint8_t* kept;   /* u8[G,S,K], top-k and experts choice: 1 if the choice was computed, 0 if dropped */
   int64_t experts;       /* E */
   int64_t slots;         /* P, Soft MoE; 0 otherwise */
-  const float* dispatch; /* f32[G,S,E,P], Soft MoE: share of each token in what a slot takes */
-  const float* combine;  /* f32[G,S,E,P], Soft MoE: share of each slot in what a token gets */
-  const int32_t* token;  /* i32[N,T], where each token that an image began with is now among its image's S / images of a
-                            group; NULL where nothing can be merged */
-  int64_t image_tokens;  /* T; 0 likewise */
+  const float* dispatch; /* f32[G,S,E,P], Soft MoE: share of each token in each slot */
+  const float* combine;  /* f32[G,S,E,P], Soft MoE: share of each slot in the output of each token */
+  const int32_t* token;  /* i32[N,T], the position of each original token among those of its image, S / images of a
+                            group; NULL if nothing can be merged */
+  int64_t image_tokens;  /* T; 0 if nothing can be merged */
 } vmoe_layer_routing;
 
 #define VMOE_LAYER_ROUTING_INIT \
@@ -357,8 +357,8 @@ typedef struct vmoe_layer_routing {
 
 /* Where each MoE layer sends the tokens of a batch; arguments as for vmoe_engine_run.
  *
- * routing: receives the result, to be freed with vmoe_routing_free; NULL on failure. It doesn't need the engine to
- * live.
+ * routing: receives the result, to be freed with vmoe_routing_free; NULL on failure. It may outlive the
+ * engine.
  */
 VMOE_API vmoe_status* vmoe_engine_routing(const vmoe_engine* engine, const vmoe_images* images,
                                           const vmoe_setting* setting, vmoe_routing** routing);

@@ -86,9 +86,9 @@ inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback
 
 }  // namespace internal
 
-// Sets who receives the messages of this process from now on, an empty function for nobody: see vmoe_set_log. What the
-// callback throws is dropped. When this returns, the callback that was set before isn't running any more and is
-// destroyed, but where a callback calls it. Returns the level.
+// Sets the callback for the messages of this process, an empty function for none: see vmoe_set_log. Exceptions of the
+// callback are dropped. When this returns, the previous callback isn't running any more and is destroyed, unless a
+// callback called this. Returns the level.
 inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
   auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
   auto* const call = owned ? internal::call_log : nullptr;
@@ -155,7 +155,7 @@ class Engine {
     return internal::profile(found, std::move(slots));
   }
 
-  // Makes one image, input_dtype[height,width,channels], of a picture of any size, by the steps info().preprocessing.
+  // Makes one image, input_dtype[height,width,channels], from a picture of any size, by the steps info().preprocessing.
   // `size` bytes of room, info().image_bytes() or more. Returns the number of bytes written.
   Result<size_t> prepare_image(const Picture& picture, void* image, size_t size) const {
     const Images pixels = Images::uint8(picture.data, 1, picture.height, picture.width, picture.channels);
@@ -171,7 +171,7 @@ class Engine {
     return run(images, setting, Cancellation(nullptr), output, size);
   }
 
-  // The same, but that `cancellation` ends the call with VMOE_CANCELLED; then `output` is as it was.
+  // The same, but `cancellation` can end the call with VMOE_CANCELLED, which leaves `output` unchanged.
   Result<size_t> run(const Images& images, const Setting& setting, const Cancellation& cancellation, float* output,
                      size_t size) const {
     const vmoe_images c_images = internal::c_images(images);
@@ -187,7 +187,7 @@ class Engine {
     return run(images, setting, Cancellation(nullptr));
   }
 
-  // The same, but that `cancellation` ends the call with VMOE_CANCELLED.
+  // The same, but `cancellation` can end the call with VMOE_CANCELLED.
   Result<std::vector<float>> run(const Images& images, const Setting& setting, const Cancellation& cancellation) const {
     std::vector<float> output(static_cast<size_t>(rows_of(images) * info_.output_size));
     auto written = run(images, setting, cancellation, output.data(), output.size());
@@ -217,8 +217,8 @@ class Engine {
     return found;
   }
 
-  // Runs `count` images of zeros, so that the first call of as many images at this setting finds its memory allocated
-  // and the weights in the page cache. Returns the count.
+  // Runs `count` images of zeros, so that the first call of as many images at this setting is fast: see
+  // vmoe_engine_warm_up. Returns the count.
   Result<int64_t> warm_up(int64_t count, const Setting& setting = {}) const {
     const vmoe_setting c_setting = internal::c_setting(setting);
     if (auto* status = vmoe_engine_warm_up(handle_.get(), count, &c_setting)) return internal::take(status);

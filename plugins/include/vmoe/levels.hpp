@@ -23,7 +23,7 @@ namespace vmoe {
 struct TimedLevels {
   std::vector<std::string> names;     // of profiles, the cheapest first
   std::vector<ElasticLevel> levels;   // as many
-  std::vector<std::string> left_out;  // a sentence for each setting that takes no less time than a more accurate one
+  std::vector<std::string> left_out;  // a message for each setting that is no faster than a more accurate one
 };
 
 namespace internal {
@@ -51,15 +51,15 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 
 }  // namespace internal
 
-// Times calls of one image and of most_images at each profile, all in turn, so that what slows the machine down for a
-// while slows down all.
+// Times calls of one image and of most_images at each profile, interleaved, so that a slow phase of the machine affects
+// all of them.
 //
 // profiles: names, stored or systematic, the least accurate first.
 // most_images: of a call, 1 to 65536.
 //
-// Fails with VMOE_ROUTING_ERROR where the bundle routes images in groups, so that there are no calls of one image, or
-// the model can't be run with a profile; with VMOE_ARGUMENT_ERROR for most_images, VMOE_MEMORY_ERROR, and
-// VMOE_RUNTIME_ERROR where a call fails.
+// Fails with VMOE_ROUTING_ERROR if the bundle routes images in groups, so that there are no calls of one image, or the
+// model can't be run with a profile; with VMOE_ARGUMENT_ERROR for most_images, VMOE_MEMORY_ERROR, and
+// VMOE_RUNTIME_ERROR if a call fails.
 inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<std::string>& profiles,
                                        int64_t most_images) {
   constexpr int kRounds = 5;

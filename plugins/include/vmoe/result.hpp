@@ -1,4 +1,4 @@
-// What a call returns that can fail: its value, or why there is none.
+// The result of a call that can fail: its value, or an error.
 #ifndef VMOE_RESULT_HPP_
 #define VMOE_RESULT_HPP_
 
@@ -11,13 +11,13 @@
 
 namespace vmoe {
 
-// Why a call failed, in one sentence.
+// Why a call failed, in one message.
 struct Error {
   vmoe_code code = VMOE_OK;
   std::string message;
 };
 
-// A value, or the error that stands in its place.
+// A value or an error.
 template <typename T>
 class [[nodiscard]] Result {
  public:
@@ -27,7 +27,7 @@ class [[nodiscard]] Result {
   bool ok() const { return content_.index() == 0; }
   explicit operator bool() const { return ok(); }
 
-  // The value; only where ok().
+  // The value; only if ok().
   T& value() & { return *checked(std::get_if<0>(&content_)); }
   const T& value() const& { return *checked(std::get_if<0>(&content_)); }
   T&& value() && { return std::move(*checked(std::get_if<0>(&content_))); }
@@ -37,7 +37,7 @@ class [[nodiscard]] Result {
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  // The error; only where not ok().
+  // The error; only if not ok().
   const Error& error() const { return *checked(std::get_if<1>(&content_)); }
 
  private:

@@ -18,9 +18,9 @@ namespace vmoe {
 struct LoadOptions {
   int threads = 0;          // per call; 0 leaves the choice to ONNX Runtime
   bool verify = true;       // compare the SHA-256 of every file
-  std::string profile;      // for calls that say nothing else; empty: the first stored one
+  std::string profile;      // for calls that pass no setting; empty: the first stored one
   std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
-  bool spin = false;        // let threads look for work for a while after a call: see vmoe_load_options
+  bool spin = false;        // let threads spin for a while after a call: see vmoe_load_options
 };
 
 // dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
@@ -50,36 +50,34 @@ struct Picture {
   int32_t orientation = 0;
 };
 
-// Where the tokens of a batch stand in a routing: those of an image beside each other, the members of an ensemble (E3)
-// beside each other in each token.
+// The order of a batch's tokens in a routing: image by image, and for each token the members of an ensemble (E3).
 struct PatchGrid {
   int64_t images = 0;        // N
   int64_t members = 1;       // M
-  int64_t rows = 0;          // h; 0 where the bundle doesn't say
+  int64_t rows = 0;          // h; 0 if the bundle doesn't say
   int64_t columns = 0;       // w
-  int32_t front_tokens = 0;  // stand before the patches
+  int32_t front_tokens = 0;  // before the patches
 };
 
-// Where one MoE layer sent its tokens. What the kind doesn't have is empty.
+// Where one MoE layer sent its tokens. Fields that the kind doesn't have are empty.
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
   int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for experts choice
   std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included
   vmoe_routing_kind kind = VMOE_TOP_K;
   std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice, dropped ones included
-  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 where the choice was dropped
+  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 if the choice was dropped
   int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
-  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in what a slot takes
-  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in what a token gets
+  std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot
+  std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in the output of each token
   PatchGrid grid;
-  // [N,T], where each token that an image began with is now among those of its image; empty where nothing can be
-  // merged.
+  // [N,T], the position of each original token among those of its image; empty if nothing can be merged.
   std::vector<int32_t> token;
 
-  // 1 for each patch of which a choice was kept, of any member, and 0 for the others: [N,h,w]. A merged patch went
-  // where the token did that it is in. Tokens before the patches are left out. All 1 for Soft MoE, which drops nothing.
-  // Empty where the bundle doesn't say how many patches an image has.
+  // 1 for each patch with a kept choice of any member, and 0 for the others: [N,h,w]. A merged patch has the value of
+  // its token. Tokens before the patches are left out. All 1 for Soft MoE, which drops nothing. Empty if the bundle
+  // doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
@@ -99,7 +97,7 @@ struct LayerRouting {
   }
 };
 
-// An output of a bundle, f32[N, rows, columns], or [N, columns] where rows are 0: see vmoe_output_shape.
+// An output of a bundle, f32[N, rows, columns], or [N, columns] if rows are 0: see vmoe_output_shape.
 struct OutputShape {
   std::string name;
   int64_t rows = 0, columns = 0;
@@ -115,19 +113,19 @@ struct Info {
   vmoe_output output = VMOE_LOGITS;
   int64_t output_size = 0;                    // floats per image
   int64_t batch_multiple = 1;                 // batches must be a multiple of this many images
-  int64_t num_experts = 0, group_tokens = 0;  // E, the largest one where layers differ, and S; 0 for a dense ViT
+  int64_t num_experts = 0, group_tokens = 0;  // E, the largest one if layers differ, and S; 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                       // as requested; 0 where ONNX Runtime chose
+  int threads = 0;                       // as requested; 0 if ONNX Runtime chose
   vmoe_precision precision = VMOE_FP32;  // of the large products
   std::vector<std::string> class_names;  // one for each class, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
   std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
   int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
-  int32_t front_tokens = 0;                         // stand before the patches of an image: class token, registers
-  int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 where the bundle doesn't say
+  int32_t front_tokens = 0;                         // tokens before the patches of an image: class token, registers
+  int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 if the bundle doesn't say
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
   std::vector<OutputShape> outputs;                 // `output`, then those of blocks, such as "layer3"
 
