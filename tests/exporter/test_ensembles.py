@@ -7,7 +7,8 @@ from pathlib import Path
 import golden
 import numpy as np
 import pytest
-from damaged_files import copied_checkpoint, refusal
+import safetensors.numpy
+from damaged_files import copied_checkpoint, read_tensors, refusal
 from export_plans import planned
 
 from vmoe_export import export_bundle, open_checkpoint
@@ -94,6 +95,26 @@ def test_an_image_alone_gives_the_same_bits_as_among_others(members: Path, image
             together = engine(images, k=k)
             for i in range(4):
                 np.testing.assert_array_equal(engine(images[i : i + 1], k=k), together[i : i + 1])
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_attention_that_pools_all_tokens_alike_gives_the_members_of_a_mean(tmp_path: Path, backend: str) -> None:
+    tensors = read_tensors(golden.FOLDER / "g5b")
+    block = "Encoder/encoderblock_1/"
+    head = {name.removeprefix(block): 0 * values for name, values in tensors.items() if name.startswith(block)}
+    head = {name.replace("SelfAttention", "MultiHeadDotProductAttention"): values for name, values in head.items()}
+    head |= {f"LayerNorm/{name}": head.pop(f"LayerNorm_0/{name}") for name in ("scale", "bias")}
+    head |= {"MultiHeadDotProductAttention/value/kernel": np.eye(28, dtype=np.float32).reshape(28, 2, 14)}
+    head |= {"MultiHeadDotProductAttention/out/kernel": np.eye(28, dtype=np.float32).reshape(2, 14, 28)}
+    head |= {"probe": np.ones((1, 1, 28), np.float32)}
+    tensors |= {f"MapHead/{name}": values for name, values in head.items() if "LayerNorm_1" not in name}
+    safetensors.numpy.save_file(tensors, tmp_path / "map.safetensors")
+    config = golden.settings("g5b")["model"] | {"classifier": "map"}
+    golden.bundle("g5b", tmp_path / "map.vmoe", tmp_path / "map.safetensors", config=config, output="members", validate=True)
+    golden.bundle("g5b", tmp_path / "mean.vmoe", output="members")
+    images = golden.arrays("g5b")["images"][:3]
+    with Engine.load(tmp_path / "map.vmoe", backend=backend) as one, Engine.load(tmp_path / "mean.vmoe") as other:
+        np.testing.assert_allclose(one(images), other(images), rtol=0, atol=1e-5)
 
 
 def test_members_keep_to_their_own_experts(members: Path, images: np.ndarray) -> None:

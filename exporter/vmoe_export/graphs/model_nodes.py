@@ -200,9 +200,9 @@ class ModelNodes(GraphWriter):
         length = self._add("Sqrt", self._add("Add", square, self._constant("norm_epsilon", epsilon, np.float32)))
         return self._add("Mul", self._add("Div", x, length), *weights)
 
-    def _repeated(self, tensor: str) -> str:
-        """A parameter [1,R,D] once for each image: [N,R,D]."""
-        shape = self._add("Concat", self._add("Shape", IMAGE_INPUT, start=0, end=1), self._integers(1, 1), axis=0)
+    def _repeated(self, tensor: str, rows: str = IMAGE_INPUT) -> str:
+        """A parameter [1,R,D] once for each image, or for each row of another value: [N,R,D]."""
+        shape = self._add("Concat", self._add("Shape", rows, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
     def _embed(self) -> str:
@@ -488,7 +488,7 @@ class ModelNodes(GraphWriter):
 
     def _map_head(self, x: str) -> str:
         path = "MapHead/MultiHeadDotProductAttention"
-        y, _ = self._attention(path, self._repeated("MapHead/probe"), x)
+        y, _ = self._attention(path, self._repeated("MapHead/probe", x), x)
         if self._config.bare_map_head:
             return self._first_token(y)
         normed = self._layer_norm("MapHead/LayerNorm", y, epsilon=self._config.map_epsilon)
