@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -164,6 +165,12 @@ def test_a_graph_that_cannot_be_loaded_is_named_and_the_runtime_prints_nothing(
     with refusal(BackendError, f"x.vmoe/{runner.graph}"):
         Engine.load(bundle, backend=runner.backend)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_path_that_onnxruntime_cannot_be_told_is_named(mnist_bundle: Path, tmp_path: Path) -> None:
+    bundle = copied_bundle(mnist_bundle, tmp_path / os.fsdecode(b"odd\xff.vmoe"))
+    with pytest.raises(BackendError, match="is not text in UTF-8, which ONNX Runtime needs"):
+        Engine.load(bundle, backend="onnxruntime")
 
 
 def test_weights_that_make_no_finite_answer_are_told_from_images_that_do(tmp_path: Path, mnist_image_bundle: Path) -> None:

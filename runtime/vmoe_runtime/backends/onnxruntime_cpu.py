@@ -62,7 +62,10 @@ class OnnxRuntimeBackend:
             options.intra_op_num_threads = threads
         if library is not None:
             _register(options, library)
-        options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
+        try:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, graph.folder)
+        except TypeError:
+            raise BackendError(f"{graph.folder} is not text in UTF-8, which ONNX Runtime needs; rename it") from None
         try:
             self._session = onnxruntime.InferenceSession(
                 graph.data,  # which was checked, rather than what the file holds by now
