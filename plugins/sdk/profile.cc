@@ -127,7 +127,7 @@ int64_t RoutingRules::slots(int64_t pairs, int64_t count, double ratio) const {
   const double most = std::min(ratio, static_cast<double>(count));
   const int64_t slots = compute_slots(pairs, count, most, rounding, capacity_multiple_of);
   // An expert can't get more than all pairs; a multiple far above would only cost memory.
-  if (slots > std::max(pairs, kSmallGroup)) {
+  if (slots > std::max(2 * pairs, kSmallGroup)) {
     fail(VMOE_ROUTING_ERROR, "rounding up to a multiple of ", capacity_multiple_of, " gives ", slots,
          " slots per expert, where a group has ", pairs, " token-expert pairs");
   }

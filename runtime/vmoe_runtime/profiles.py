@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_MASS_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
 
-_SMALL_GROUP = 128  # pairs; below, a multiple of 4 or 8 may exceed them without harm
+_SMALL_GROUP = 128  # slots that do no harm however few pairs there are
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class Rules:
             for experts in dict.fromkeys(self.experts)
         }
         # An expert can't get more than all pairs; a multiple far above would only cost memory.
-        if (most := max(slots.values())) > max(pairs, _SMALL_GROUP):
+        if (most := max(slots.values())) > max(2 * pairs, _SMALL_GROUP):
             raise RoutingError(
                 f"rounding up to a multiple of {self.capacity_multiple_of} gives {most} slots per expert, "
                 f"where a group has {pairs} token-expert pairs"

@@ -69,6 +69,13 @@ def test_a_ratio_above_the_number_of_experts_is_refused_with_the_one_that_drops_
     assert RULES.profile(capacity=8.0, k=2).slots[0] >= 50
 
 
+def test_slots_may_be_rounded_up_beyond_the_pairs_as_in_the_official_code() -> None:
+    rules = Rules("top-k", (8,), 197, capacity_multiple_of=4)
+    assert rules.profile(capacity=8, k=1).slots == (200,)
+    with pytest.raises(RoutingError, match="multiple of 395 gives 395 slots per expert, where a group has 197"):
+        Rules("top-k", (8,), 197, capacity_multiple_of=395).profile(capacity=8, k=1)
+
+
 def test_numpy_numbers_make_the_same_profile() -> None:
     assert RULES.profile(capacity=np.float64(0.3), k=np.int64(1), bpr=True) == RULES.profile(capacity=0.3, k=1)
 

@@ -6,7 +6,7 @@ each value. Both readers, Python's and C++'s, must refuse a bad one in a sentenc
 
 from __future__ import annotations
 
-from bundle_changes import CANONICAL, INLINED, MANIFEST, Cases, says, steps, swap
+from bundle_changes import CANONICAL, INLINED, MANIFEST, Cases, Change, says, steps, swap
 from damaged_files import drop, put
 
 CASES = Cases()
@@ -130,6 +130,17 @@ bad_values("routing/group_tokens", (0, 2**31, 2**60), "'group_tokens'")
 bad("rounding down", says(put("routing/rounding", "floor")), "'rounding'", "'floor'")
 bad_values("routing/capacity_multiple_of", (0, 2**31), "'capacity_multiple_of'")
 bad("a capacity multiple that is too large", says(put("routing/capacity_multiple_of", 129)), "'c0.3-k1'", "129")
+
+
+def _multiple_of(slots: int) -> Change:
+    """A capacity multiple, in groups of 150 tokens."""
+    group = put("routing/group", "15"), put("batch_multiple", 15), put("routing/group_tokens", 150)
+    capacities = (put(f"profiles/{i}/capacity", [slots]) for i in range(4))
+    return says(put("routing/capacity_multiple_of", slots), *group, *capacities)
+
+
+good("a few slots more than pairs", _multiple_of(151))
+bad("more than twice as many slots as pairs", _multiple_of(301), "'c0.3-k1'", "301")
 bad("an unknown group", says(put("routing/group", "row")), "'group'", "'row'")
 bad_values("routing/group", ("0", "\u0661", "1 ", str(2**64)), "'group'")
 bad("a group of another batch", says(put("routing/group", "2")), "'group'", "'batch_multiple' is 1")
