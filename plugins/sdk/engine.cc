@@ -44,11 +44,12 @@ void check_threads(int threads) {
   }
 }
 
-void check_room(int64_t images, int64_t output_size, size_t room) {
-  // Counts below 1 are the images' fault.
-  if (images < 1 || static_cast<WideInt>(images) * output_size <= static_cast<WideInt>(room)) return;
-  fail(VMOE_ARGUMENT_ERROR, "the output has room for ", room, " floats, and ", images, " images give ", output_size,
-       " each");
+void check_room(const vmoe_images& images, int64_t output_size, size_t room) {
+  // Counts below 1 and a null pointer are the images' fault.
+  if (images.data == nullptr || images.count < 1) return;
+  if (static_cast<WideInt>(images.count) * output_size <= static_cast<WideInt>(room)) return;
+  fail(VMOE_ARGUMENT_ERROR, "the output has room for ", room, " floats, and ", images.count, " images give ",
+       output_size, " each");
 }
 
 void copy_output(const vmoe_images& images, const Manifest& manifest, const OutputTensor& found,
@@ -244,7 +245,7 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
                  const std::vector<OutputRoom>& outputs) const {
   std::vector<std::string> names;
   for (const OutputRoom& room : outputs) {
-    check_room(images.count, manifest().find_output(room.name).floats(), room.size);
+    check_room(images, manifest().find_output(room.name).floats(), room.size);
     names.push_back(room.name);
   }
   check_process();

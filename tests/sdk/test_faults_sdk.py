@@ -106,6 +106,7 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     ),
     "run without images": (ARGUMENT, "images is", lambda c: call("vmoe_engine_run", c.engine, None, None, None, 0)),
     "run without data": (ARGUMENT, "data is a null pointer", lambda c: c.run(data=None)),
+    "run without data or room": (ARGUMENT, "data is a null pointer", lambda c: c.run(data=None, room=0)),
     "run into nothing": (ARGUMENT, "output is a null pointer", lambda c: c.run(output=None)),
     "run into no room": (ARGUMENT, "room for 0 floats", lambda c: c.run(room=0)),
     "run into too little room": (ARGUMENT, "room for 159 floats", lambda c: c.run(room=159)),
