@@ -17,6 +17,7 @@ from bundle_changes import says
 from command_runs import QUICK, Vmoe, kept_bundle, noise, npz
 from damaged_files import copied_bundle, put
 from test_sweep import capacities, point
+from variants import Variant
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -263,6 +264,13 @@ def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, vmoe: Vmoe
     words = (kept_bundle(kind), "--images", noise(tmp_path / "images.npz"), *capacities(0.3, 1))
     data = data_of(report_of(vmoe, tmp_path / "r.html", *words)[0])
     assert len(data["ratios"]) == 2 and all(setting["patches"] for curve in data["curves"] for setting in curve)
+
+
+def test_default_ratios_end_at_the_number_of_experts(tmp_path: Path, vmoe: Vmoe) -> None:
+    checkpoint = Variant("one", "gap", "learned", (3, 3), (12, 12), moe=(1,), experts=1).write(tmp_path)
+    bundle = export_bundle(checkpoint, tmp_path / "one.vmoe", capacity=[1], k=[1], validate=False).path
+    report = report_of(vmoe, tmp_path / "r.html", bundle, "--images", noise(tmp_path / "images.npz"))[1]
+    assert {one["profile"] for one in report["points"] if one["profile"]} > {"c0.1-k1", "c0.85-k1"}
 
 
 def test_curves_are_chosen(tmp_path: Path, vmoe: Vmoe) -> None:

@@ -121,7 +121,8 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
             if any(value != ROWS[name].default for name, value in lacking.items()):
                 continue
         name = _curve_name(chosen, {name for name in varied if len(varied[name]) > 1})
-        one = {**{key: (value,) for key, value in chosen.items()}, "capacity": axes.get("capacity", _DEFAULT_RATIOS)}
+        ratios = axes.get("capacity", tuple(ratio for ratio in _DEFAULT_RATIOS if ratio <= rules.num_experts))
+        one = {**{key: (value,) for key, value in chosen.items()}, "capacity": ratios}
         curves[name], found = sweep_profiles(rules, base, one)
         notes += found
     if not curves:
