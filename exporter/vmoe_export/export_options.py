@@ -195,6 +195,7 @@ class ExportOptions(Choices):
                 "layers": (manifest.raw.get("layers") or {}).get("blocks"),
                 # Steps end in images of one size.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
+                "exif": manifest.input.steps.rotates if self.preprocess is None else None,
                 "class_names": manifest.class_names if self.returns_classes else None,
                 "probabilities": manifest.raw.get("probabilities") if self.output in (None, "logits") else None,
             }

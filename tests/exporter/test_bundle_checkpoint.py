@@ -97,6 +97,14 @@ def test_a_group_of_a_whole_batch_comes_with_the_batch(mnist_checkpoint: Path, t
         assert planned(tmp_path / "a.vmoe", **options).grouping.batch_multiple == multiple
 
 
+def test_another_image_size_changes_no_choice_of_orientation(mnist_image_bundle: Path, tmp_path: Path) -> None:
+    bundle = copied_bundle(mnist_image_bundle, tmp_path / "x.vmoe")
+    says(put("preprocessing/steps", "exif|resize(28)"))(bundle)
+    assert str(planned(bundle, image_size=(40, 40)).preprocessing) == "exif|resize(40)"
+    assert str(planned(bundle, image_size=(40, 40), exif=False).preprocessing) == "resize(40)"
+    assert str(planned(bundle, preprocess="resize(28)").preprocessing) == "resize(28)"
+
+
 def test_a_larger_image_resizes_the_position_embedding(mnist_image_bundle: Path) -> None:
     plan = planned(mnist_image_bundle, image_size=(40, 40))
     assert plan.weight_shapes["Encoder/posembed_input/pos_embedding"] == (1, 101, 64)
