@@ -28,6 +28,8 @@ def main() -> None:
     parser.add_argument("--op-library", help="path of vmoe's op library; without it, the ops run as standard ops")
     given = parser.parse_args()
     manifest = json.loads((given.bundle / "manifest.json").read_bytes())
+    if (output := manifest["output"]["name"]) != "logits":
+        sys.exit(f"error: {given.bundle} returns {output}, which have no classes")
     no_images = f"error: {given.images} is no .npz file of images; `vmoe run` takes pictures"
     data = np.load(given.images) if zipfile.is_zipfile(given.images) else sys.exit(no_images)
 
@@ -56,8 +58,9 @@ def main() -> None:
         names = [each.name for each in session.get_overridable_initializers() if each.name in profiles[given.profile]]
         setting = {name: np.array(profiles[given.profile][name], np.int64).reshape(-1) for name in names}
 
-    layers = (manifest["routing"] or {"layers": []})["layers"]
-    outputs = [manifest["output"]["name"], *(f"{layer}/kept" for layer in layers)]
+    routing = manifest["routing"]
+    layers = routing["layers"] if routing and routing["kind"] != "soft" else []  # a Soft MoE drops nothing
+    outputs = [output, *(f"{layer}/kept" for layer in layers)]
     predictions, kept = [], []
     step = multiple * max(1, 32 // multiple)
     for start in range(0, len(images), step):

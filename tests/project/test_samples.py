@@ -11,7 +11,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import sdk_build
-from command_runs import npz
+from bundle_changes import says
+from command_runs import kept_bundle, noise, npz
+from damaged_files import copied_bundle, put
 
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.model.config_file import load_config
@@ -141,6 +143,16 @@ def test_plain_onnxruntime_gives_the_accuracy_of_the_engine(
     accuracy = 100 * np.mean(logits.argmax(-1) == labels)
     kept = 100 * np.mean([route.kept for route in routing.values()])
     assert finished.stdout == f"top-1 accuracy: {accuracy:.2f} % of 512 images\nkept pairs: {kept:.2f} %\n"
+
+
+def test_plain_onnxruntime_runs_a_soft_moe_and_takes_no_features_for_classes(tmp_path: Path) -> None:
+    images = noise(tmp_path / "images.npz")
+    finished = run_plain(kept_bundle("soft"), images, blocked=tmp_path)
+    assert finished.stderr == "" and finished.stdout.startswith("top-1 accuracy") and "kept" not in finished.stdout
+    features = copied_bundle(kept_bundle("soft"), tmp_path / "features.vmoe")
+    says(put("output/name", "features"))(features)
+    finished = run_plain(features, images, blocked=tmp_path)
+    assert finished.returncode == 1 and finished.stderr.endswith("returns features, which have no classes\n")
 
 
 def test_plain_onnxruntime_says_in_one_line_what_is_wrong(
