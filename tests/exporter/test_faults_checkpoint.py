@@ -178,7 +178,7 @@ FAULTS: dict[str, tuple[Build, Names]] = {
     ),
     "pt with a negative offset": (saved({KERNEL: Described(-3, (6,), (1,))}), (TORCH, "not a readable torch file")),
     "pt with too many strides": (saved({KERNEL: Described(0, (6,), (1, 1))}), (TORCH, "not a readable torch file")),
-    "pt with a sparse tensor": (saved({KERNEL: torch.eye(3).to_sparse()}), (TORCH, KERNEL, "sparse")),
+    "pt with a sparse tensor": (saved({KERNEL: torch.eye(3).to_sparse()}), (TORCH, "sparse")),
     "pt whose mapping holds itself": (saved(CYCLE), (TORCH, "nested too deeply")),
 }  # fmt: skip
 

@@ -170,8 +170,8 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-        except Exception:  # a damaged file makes torch fail in any way
-            raise CheckpointError(f"{path} is not a readable torch file") from None
+        except Exception:  # a damaged file makes torch fail in any way, and sparse tensors from 2.15 on
+            raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 
 def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
