@@ -258,6 +258,29 @@ def test_a_processor_without_a_class_is_the_usual_one(tmp_path: Path) -> None:
     assert unnamed.plan.preprocessing == named.plan.preprocessing
 
 
+def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
+    folder = families()["clip"].write(tmp_path / "model")
+    pictures = {"image_processor_type": "CLIPImageProcessor", "crop_size": 32, "resample": 2}
+    for size, whole, steps in (
+        (40, {}, "exif|pillow_bilinear_small(40)|central_crop(32)"),  # as older versions of transformers write it
+        (50, {"image_processor": pictures | {"size": 36}}, "exif|pillow_bilinear_small(36)|central_crop(32)"),
+    ):
+        (folder / "preprocessor_config.json").write_text(json.dumps(pictures | {"size": size}))
+        (folder / "processor_config.json").write_text(json.dumps(whole | {"processor_class": "CLIPProcessor"}))
+        plan = export_bundle(folder, tmp_path / "model.vmoe", validate=False, force=True).plan
+        assert str(plan.preprocessing) == steps
+
+
+def test_only_a_crop_that_no_step_does_is_told(tmp_path: Path) -> None:
+    family = families()["timm_wide"]
+    for mode, is_told in (("squash", False), ("center", True)):
+        folder = family.write(tmp_path / mode)
+        pictures = {**family.config["pretrained_cfg"], "crop_mode": mode}
+        (folder / "config.json").write_text(json.dumps({**family.config, "pretrained_cfg": pictures}))
+        notes = export_bundle(folder, tmp_path / f"{mode}.vmoe", validate=False).plan.notes
+        assert any("no step does timm's crop" in note for note in notes) == is_told
+
+
 @pytest.mark.parametrize("name", ["vit", "clip", "dinov2", "siglip_vision", "hf_deit_distilled"])
 def test_the_config_says_the_size_where_the_file_of_pictures_does_not(name: str, tmp_path: Path) -> None:
     family = families()[name]

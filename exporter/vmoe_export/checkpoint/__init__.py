@@ -11,5 +11,5 @@ SHARDS = ".safetensors.index.json"
 _MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
 MODEL_FILES = (*_MODEL_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
-PICTURES = "preprocessor_config.json"
-MODEL_SETTINGS = ("config.json", "open_clip_config.json", PICTURES)
+PROCESSOR, PICTURES = "processor_config.json", "preprocessor_config.json"
+MODEL_SETTINGS = ("config.json", "open_clip_config.json", PROCESSOR, PICTURES)

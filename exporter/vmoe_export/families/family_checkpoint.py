@@ -78,7 +78,8 @@ class FamilyCheckpoint(Checkpoint):
             steps, *_ = processor_steps(processor or family.processor, model.image_size)
         self.preprocess = str(steps)
         height, width = model.image_size
-        if height != width and self.preprocess.endswith(f"round_central_crop({height},{width})"):
+        is_squashed = (processor or family.processor).get("crop_mode") == "squash"
+        if height != width and not is_squashed and self.preprocess.endswith(f"round_central_crop({height},{width})"):
             model.notes.append("pictures are squashed, because no step does timm's crop for images that are not square")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
         self.class_names = _class_names(files.whole)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vmoe_export.checkpoint import PICTURES
+from vmoe_export.checkpoint import PICTURES, PROCESSOR
 from vmoe_export.errors import ConfigError, OptionError
 from vmoe_export.families import open_clip
 from vmoe_export.families.family import Family
@@ -69,6 +69,10 @@ def read_model_files(
     if kind is not None and kind not in family.model_types:
         raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
     own = _vision_config(whole, family)
+    # transformers 5 saves an image processor in the file of the whole processor, which it reads first.
+    processor = load_config(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
+    if pictures := mapping(processor, "image_processor"):
+        return ModelFiles(whole, own, pictures, [*found, folder / PROCESSOR])
     if (folder / PICTURES).is_file():
         pictures = load_config(folder / PICTURES)
         return ModelFiles(whole, own, pictures, [*found, folder / PICTURES])
