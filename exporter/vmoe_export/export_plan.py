@@ -192,6 +192,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
         architecture=None,
         preprocess=options.preprocess or found.preprocess,
         class_names=options.class_names or (found.class_names if returns_classes else None),
+        probabilities=options.probabilities or (found.probabilities if returns_classes else None),
     )
     return found, completed
 

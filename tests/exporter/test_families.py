@@ -258,6 +258,27 @@ def test_a_processor_without_a_class_is_the_usual_one(tmp_path: Path) -> None:
     assert unnamed.plan.preprocessing == named.plan.preprocessing
 
 
+def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
+    family = families()["vit"]
+    one = {name: tensor[:1] if name.startswith("classifier.") else tensor for name, tensor in family.tensors.items()}
+    own = {name: value for name, value in family.config.items() if name not in ("id2label", "label2id")}
+    several, alone = "multi_label_classification", "single_label_classification"
+    for kind, tensors, options, expected in (
+        (None, family.tensors, {}, "softmax"),
+        (alone, family.tensors, {}, "softmax"),
+        (several, family.tensors, {}, "sigmoid"),
+        (several, family.tensors, {"probabilities": "softmax"}, "softmax"),
+        ("regression", one, {}, "softmax"),
+        (alone, one, {}, "sigmoid"),  # softmax of a single logit is 1, whatever the picture
+    ):
+        folder = tmp_path / f"{kind}{len(options)}{tensors is one}"
+        write_files(folder, own | {"problem_type": kind}, tensors)
+        bundle = export_bundle(folder, folder.with_suffix(".vmoe"), validate=False, **options).path
+        assert Engine.load(bundle).manifest.probabilities == expected
+    features = export_bundle(folder, tmp_path / "features.vmoe", validate=False, output="features").plan
+    assert features.options.probabilities is None
+
+
 def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
     folder = families()["clip"].write(tmp_path / "model")
     pictures = {"image_processor_type": "CLIPImageProcessor", "crop_size": 32, "resample": 2}

@@ -16,8 +16,9 @@ from vmoe_export.families.family import WRAPPERS, Family, unwrapped
 from vmoe_export.families.model_files import ModelFiles, read_model_files
 from vmoe_export.families.preprocessing import processor_steps
 from vmoe_export.families.recognition import family_by_name
-from vmoe_export.families.translation import Translation
+from vmoe_export.families.translation import Part, Translation
 from vmoe_export.model.model_config import pixels
+from vmoe_runtime.bundle.manifest import Probabilities
 from vmoe_runtime.errors import VmoeError, shown
 
 
@@ -37,6 +38,7 @@ class FamilyCheckpoint(Checkpoint):
         config: the part of an official config that the tensors don't determine, with fields that official models lack.
         preprocess: the steps that turn a picture into an image.
         class_names: the class names of the config; None if it has none.
+        probabilities: how transformers makes probabilities of these logits; None: as usual.
 
     Raises:
         CheckpointError, ConfigError, OptionError: something does not fit the family; the message names it.
@@ -83,6 +85,7 @@ class FamilyCheckpoint(Checkpoint):
             model.notes.append("pictures are squashed, because no step does timm's crop for images that are not square")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
         self.class_names = _class_names(files.whole)
+        self.probabilities = _probabilities(files.whole, model.parts) if family.model_types else None
         self._parts = model.parts
         stored = {name: TensorInfo(part.shape, np.dtype(np.float32)) for name, part in model.parts.items()}
         super().__init__(source.path, source.format, [*source.files, *files.found], stored)
@@ -163,3 +166,10 @@ def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
         return None
     found = [str(names[str(i)]).encode(errors="replace").decode() for i in range(len(names))]
     return None if found == [f"LABEL_{i}" for i in range(len(names))] else found
+
+
+def _probabilities(config: Mapping[str, Any], parts: Mapping[str, Part]) -> Probabilities | None:
+    """As the image classification pipeline of transformers chooses them."""
+    kind = config.get("problem_type")
+    is_one = "head/kernel" in parts and parts["head/kernel"].shape[-1] == 1 and kind != "regression"
+    return "sigmoid" if is_one or kind == "multi_label_classification" else None
