@@ -194,7 +194,7 @@ def class_names_of(source: str) -> Sequence[str]:
     if source in CLASS_LISTS:
         return names_of(source)
     try:
-        return read_small(Path(source)).decode().splitlines()
+        return read_small(Path(source)).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise OptionError(f"--class-names {source} is not text in UTF-8") from None
     except (OSError, ValueError) as error:

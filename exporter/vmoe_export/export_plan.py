@@ -127,7 +127,8 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     head: NewHead | None = None
     if options.head is not None:
         checkpoint = head = NewHead(trunk, Path(options.head))
-        options = replace(options, class_names=options.class_names or head.class_names)
+        if options.class_names is None:
+            options = replace(options, class_names=head.class_names)
         config = {name: value for name, value in config.items() if name != "num_classes"}
     shapes = {name: info.shape for name, info in checkpoint.info.items()}
     with naming(checkpoint.path):
@@ -191,7 +192,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
         config=found.config,
         architecture=None,
         preprocess=options.preprocess or found.preprocess,
-        class_names=options.class_names or (found.class_names if returns_classes else None),
+        class_names=found.class_names if options.class_names is None and returns_classes else options.class_names,
         probabilities=options.probabilities or (found.probabilities if returns_classes else None),
     )
     return found, completed

@@ -17,7 +17,7 @@ from command_runs import Vmoe
 from family_files import Family, Layout, Size, families, write_files
 from family_lookalikes import LOOKALIKES, Lookalike
 
-from vmoe_export import ExportError, export_bundle, open_checkpoint
+from vmoe_export import ExportError, OptionError, export_bundle, open_checkpoint
 from vmoe_export.export import ExportResult
 from vmoe_export.families import clip_moe
 from vmoe_export.families.preprocessing import processor_steps
@@ -277,6 +277,15 @@ def test_probabilities_are_those_of_transformers(tmp_path: Path) -> None:
         assert Engine.load(bundle).manifest.probabilities == expected
     features = export_bundle(folder, tmp_path / "features.vmoe", validate=False, output="features").plan
     assert features.options.probabilities is None
+
+
+def test_names_that_are_given_replace_those_of_the_config(tmp_path: Path, vmoe: Vmoe) -> None:
+    folder, names = families()["vit"].write(tmp_path / "model"), tmp_path / "names.txt"
+    names.write_text("eins\nzwei\ndrei\nvier\nfünf\n", "utf-8-sig")  # as editors of Windows save it
+    vmoe.run("export", folder, "--class-names", names, "-o", tmp_path / "x.vmoe", "--no-validate")
+    assert Engine.load(tmp_path / "x.vmoe").class_names == ("eins", "zwei", "drei", "vier", "fünf")
+    with pytest.raises(OptionError, match="0 class names, but the model has 5 outputs"):
+        export_bundle(folder, tmp_path / "y.vmoe", class_names=[])
 
 
 def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def test_the_old_names_and_the_old_number_of_classes_are_not_those_of_the_new_he
         assert (manifest.class_names, manifest.outputs) == (None, CLASSES)
     given = export_bundle(named, tmp_path / "y.vmoe", head=head, validate=False, class_names=["a", "b", "c"])
     assert Bundle.open(given.path).manifest.class_names == ("a", "b", "c")
+    with pytest.raises(OptionError, match="0 class names, but the model has 3 outputs"):
+        export_bundle(named, tmp_path / "z.vmoe", head=head, class_names=[])
     sources = [json.loads((path / "manifest.json").read_text())["source"]["sha256"] for path in (named, bundle.path)]
     assert sources[0] != sources[1]  # the head is a part of what was exported
 
