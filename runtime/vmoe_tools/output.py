@@ -236,8 +236,8 @@ class FolderKind:
             How many bytes of files were copied, as they can't be linked to.
 
         Raises:
-            VmoeError: the target holds something else.
-            OSError: it can't be written.
+            VmoeError: the target holds something else, or can't be written.
+            FileNotFoundError: a file to link to has gone.
         """
         marker = {"format": self.format, "files": sorted(contents), **(facts or {})}
         contents = {**contents, self.marker: (json.dumps(marker, indent=1) + "\n").encode()}
@@ -248,6 +248,10 @@ class FolderKind:
             if target.exists():
                 target.rename(aside)
             written.rename(target)
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # a full disk's names no file, or the one that was read
+            raise VmoeError(f"{target} can't be written: {error.strerror or error}") from None
         finally:
             if aside.exists() and not target.exists():
                 aside.rename(target)

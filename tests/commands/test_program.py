@@ -18,7 +18,7 @@ from damaged_files import copied_bundle, put
 from terminal import ended_by
 
 from vmoe_runtime import VmoeError
-from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.output import FolderKind, check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
 from vmoe_tools.terminal import print_section, table_of
 
@@ -192,6 +192,16 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path: Path, monke
         write_json(str(tmp_path / "report.json"), {})
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
     assert (tmp_path / "report.json").read_text() == "old"
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(VmoeError, match=r"site can't be written: No space left on device"):
+        FolderKind("page", "vmoe page", "page.json", "x").write(tmp_path / "site", {"a.js": b""}, force=False)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,8 +128,8 @@ def write_repository(target: Path, models: Sequence[Model], *, force: bool) -> i
         Number of bytes of the bundle that were copied because they can't be linked.
 
     Raises:
-        VmoeError: the target is something else.
-        OSError: it can't be written.
+        VmoeError: the target is something else, or can't be written.
+        FileNotFoundError: a file of the bundle has gone.
     """
     contents: dict[str, bytes | Path] = {}
     for model in models:
