@@ -277,6 +277,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
         ("whole numbers", _FC2, put(_FC2, 48, 96, dtype=np.int8)),
         ("video's patch kernel", _PATCH, put(_PATCH, 48, 3, 2, 8, 8)),
         ("no positions", "pos_embed", rename("pos_embed", None)),
+        ("pictures that are no object", "pretrained_cfg", field(pretrained_cfg="augreg_in21k")),
         ("no config", "--activation", lambda config, _: config.clear()),
         ("an unknown architecture", "eva02_tiny_patch14_336", field(architecture="eva02_tiny_patch14_336")),
         ("norms after the branches", "vit_base_patch16_rpn_224", field(architecture="vit_base_patch16_rpn_224")),

@@ -78,7 +78,7 @@ def read_model_files(
         return ModelFiles(whole, own, pictures, [*found, folder / PICTURES])
     # Older files of timm have everything in one mapping.
     is_flat = "architecture" in whole and "input_size" in whole
-    return ModelFiles(whole, own, whole if is_flat else whole.get("pretrained_cfg"), found)
+    return ModelFiles(whole, own, whole if is_flat else mapping(whole, "pretrained_cfg") or None, found)
 
 
 def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
