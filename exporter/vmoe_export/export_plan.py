@@ -225,7 +225,11 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
 def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if not model.pools and options.output != "tokens":
         raise OptionError("the model ends in its tokens and makes nothing of them; pass --output tokens")
+    if options.output == "logits" and not model.num_classes:
+        raise OptionError("the model has no head, so it returns no logits; omit --output logits")
     output = options.output or "logits"
+    if output == "tokens" and options.normalize:
+        raise OptionError("--normalize is for the embedding of an image, and this bundle would return tokens; omit it")
     if output == "tokens" and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) has the tokens of each member; choose logits or members")
     output = output if model.num_classes or output == "tokens" else "features"

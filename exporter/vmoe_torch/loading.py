@@ -82,12 +82,15 @@ def load_model(
 def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | None, noise_std: float) -> Vmoe:
     if checkpoint.family_title:
         raise CheckpointError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models become torch models")
+    asked = options.output
+    if num_classes is not None and asked == "logits":  # those of the new head
+        options = replace(options, output=None)
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output
     if output == "tokens":
         raise OptionError("a torch model returns logits, members or features, not tokens; choose another output")
     if num_classes is not None:
-        output = output if config.num_classes or options.output else "logits"
+        output = "logits" if asked == "logits" or not (config.num_classes or asked) else output
         config = replace(config, num_classes=num_classes)
     profile = next(iter(plan.profiles), None)
     model = Vmoe(config, plan.grouping.tokens, output=output, rules=plan.rules, profile=profile, noise_std=noise_std)

@@ -167,7 +167,9 @@ MISTAKES = {
     "merging behind layers": (VARIANTS[0], {"layers": [0], "merge": 2}, "tokens can't be merged"),
     "a head": (VARIANTS[0], {"output": "tokens", "head": "head.npz"}, "--output tokens excludes --head"),
     "probabilities": (VARIANTS[0], {"output": "tokens", "probabilities": "sigmoid"}, "would return tokens"),
+    "normalized tokens": (VARIANTS[0], {"output": "tokens", "normalize": True}, "would return tokens; omit it"),
     "class names": (VARIANTS[0], {"output": "tokens", "class_names": ["a", "b"]}, "has no outputs"),
+    "logits without a head": (replace(VARIANTS[0], classes=None), {"output": "logits"}, "no head, so it returns no logits"),
     "tokens of an ensemble": (VARIANTS[5], {"output": "tokens", "ensemble_size": 2}, "tokens of each member"),
     "layers of an ensemble": (
         replace(VARIANTS[5], classes=7),
