@@ -288,6 +288,13 @@ def test_names_that_are_given_replace_those_of_the_config(tmp_path: Path, vmoe: 
         export_bundle(folder, tmp_path / "y.vmoe", class_names=[])
 
 
+def test_the_label_names_of_timm_are_class_names(tmp_path: Path) -> None:
+    family, names = families()["timm_token"], ["tench", "goldfish", "shark", "ray", "cock"]
+    write_files(tmp_path / "model", {**family.config, "label_names": names}, family.tensors)
+    bundle = export_bundle(tmp_path / "model", tmp_path / "x.vmoe", validate=False).path
+    assert Engine.load(bundle).class_names == tuple(names)
+
+
 def test_the_file_of_a_whole_processor_comes_first(tmp_path: Path) -> None:
     folder = families()["clip"].write(tmp_path / "model")
     pictures = {"image_processor_type": "CLIPImageProcessor", "crop_size": 32, "resample": 2}

@@ -127,10 +127,19 @@ KINDS: dict[str, tuple[str, dict[str, Any], str, str, Colours]] = {
     "clip": ("CLIPVisionModelWithProjection", TOWER | {"projection_dim": 20}, "image_embeds", "CLIP", CLIP),
     "clip_vision": ("CLIPVisionModel", TOWER, "pooler_output", "CLIP", CLIP),
     "clip_both": ("CLIPModel", BOTH | {"projection_dim": 20}, "", "CLIP", CLIP),
+    "clip_classes": ("CLIPForImageClassification", BOTH | CLASSES, "logits", "CLIP", CLIP),
     "siglip": ("SiglipVisionModel", TOWER, "pooler_output", "Siglip", HALF),
     "siglip_both": ("SiglipModel", BOTH, "", "Siglip", HALF),
+    "siglip_classes": ("SiglipForImageClassification", BOTH | CLASSES, "logits", "Siglip", HALF),
     "siglip2": ("Siglip2VisionModel", NAFLEX, "pooler_output", "Siglip2", HALF),
     "siglip2_both": ("Siglip2Model", BOTH | {"vision_config": NAFLEX}, "", "Siglip2", HALF),
+    "siglip2_classes": (
+        "Siglip2ForImageClassification",
+        BOTH | {"vision_config": NAFLEX} | CLASSES,
+        "logits",
+        "Siglip2",
+        HALF,
+    ),
     "aimv2": ("Aimv2VisionModel", TOWER, "pooler_output", "CLIP", CLIP),
     "aimv2_both": ("Aimv2Model", BOTH | {"projection_dim": 20}, "", "CLIP", CLIP),
     "dinov3": ("DINOv3ViTModel", TOWER | {"num_register_tokens": 2}, "pooler_output", "DINOv3ViT", IMAGENET),
@@ -225,7 +234,7 @@ def transformers_model(kind: str, fields: dict[str, Any], edit: str, folder: Pat
         json.dumps(pictures | {"image_processor_type": f"{processor}ImageProcessor"})
     )
     model = model.eval().double()
-    if fields.get("use_head") is False:
+    if output == "pooler_output" and False in (fields.get("use_head"), fields.get("vision_use_head")):
         output, options = "tokens", options | {"output": "tokens"}
     if output == "last_hidden_state":
         pooling = "avg" if model.config.use_mean_pooling else "token"

@@ -18,9 +18,15 @@ BLOCK = Block(
 def _translate(model: Translation) -> None:
     model.epsilon(1e-5)
     model.begin("quick_gelu", Layer("embeddings.patch_embedding.weight"), is_only=False)
-    model.tokens("embeddings.class_embedding", positions="embeddings.position_embedding.weight", rows=1)
+    has_classes, positions = model.has("../classifier.weight"), "embeddings.position_embedding.weight"
+    model.tokens("embeddings.class_embedding", positions=positions, rows=1, is_read=not has_classes)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
     model.encoder("encoder.layers.{}.", BLOCK)
+    if has_classes:  # of the mean of the patches, before the last norm
+        model.leave_out("post_layernorm.")
+        model.model |= {"classifier": "gap", "encoder_norm": False}
+        model.dense("head", "../classifier")
+        return
     model.norm("Encoder/encoder_norm", "post_layernorm")
     model.model["classifier"] = "token"
     if model.has("../visual_projection.weight"):

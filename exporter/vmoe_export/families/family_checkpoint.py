@@ -162,6 +162,8 @@ def _listed(values: Sequence[float]) -> str:
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
     """The class names of a config.json; None if they are only numbers."""
     names = config.get("id2label")
+    if isinstance(told := config.get("label_names"), list):  # timm's
+        names = {str(i): name for i, name in enumerate(told)}
     if not isinstance(names, Mapping) or any(str(i) not in names for i in range(len(names))):
         return None
     found = [str(names[str(i)]).encode(errors="replace").decode() for i in range(len(names))]

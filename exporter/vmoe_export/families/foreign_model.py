@@ -74,6 +74,10 @@ class ForeignModel:
         self.used.add(self.block + name)
         return info.shape
 
+    def leave_out(self, start: str) -> None:
+        """The tensors whose names begin so have no part in the outputs."""
+        self.used.update(name for name in self.tensors if name.startswith(start))
+
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
         """A value of the config.json: it has the default's type, and is one of the `choices` if there are any.
 

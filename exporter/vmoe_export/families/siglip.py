@@ -22,12 +22,21 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
     model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True, is_flat=is_naflex)
     positions = "embeddings.position_embedding.weight"
     model.tokens(positions=positions, rows=0, antialias=is_naflex, linear=is_naflex)
-    model.claim(vision_use_head=True)
+    has_pool = model.has("head.probe")
+    model.claim(vision_use_head=has_pool)
     if is_naflex:
         model.claim(num_patches=model.shape(positions, 2)[0])
         model.notes.append("all pictures get one size, in which the library would keep their aspect ratio; see --image-size")
     model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
+    if model.has("../classifier.weight"):  # of the mean of all tokens, beside the pool
+        model.leave_out("head.")
+        model.model["classifier"] = "gap"
+        model.dense("head", "../classifier")
+        return
+    if not has_pool:
+        model.model |= {"classifier": "gap", "pools": False}
+        return
     model.model["classifier"] = "map"
     model.probe("head.probe")
     projections = Layer("head.attention.in_proj_weight", "head.attention.in_proj_bias").parts(3)
@@ -39,7 +48,7 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
 FAMILY = Family(
     title="SigLIP's vision tower (Hugging Face transformers)",
     model_types=("siglip_vision_model", "siglip"),
-    landmarks=("head.probe", "encoder.layers.0.self_attn.q_proj.weight"),
+    landmarks=("embeddings.patch_embedding.bias", "post_layernorm.weight", "encoder.layers.0.self_attn.q_proj.weight"),
     prefixes=("vision_model.", ""),
     config_key="vision_config",
     ignored=r"embeddings\.position_ids|\.\./(text_model\..*|logit_scale|logit_bias)",
