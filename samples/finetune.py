@@ -36,6 +36,8 @@ def main() -> None:
     weights, data = (arguments.bundle.with_suffix(suffix) for suffix in (".safetensors", ".npz"))
     if not arguments.force and (old := next((path for path in (arguments.bundle, weights, data) if path.exists()), None)):
         parser.error(f"{old} exists; --force replaces it")
+    if not arguments.bundle.parent.is_dir():
+        parser.error(f"there is no folder {arguments.bundle.parent}")
     torch.manual_seed(0)
     torch.set_num_threads(1)  # the model is so small that more threads only wait for each other
     images, labels = digits()
