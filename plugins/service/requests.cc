@@ -3,6 +3,7 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 
 namespace {
@@ -24,6 +25,10 @@ int status_of(vmoe_code code) {
 }
 
 bool decode_base64(std::string& text) {
+  // OpenSSL's decoder takes more: white space around the text, and = within it, as zeros.
+  const size_t digits = text.find_last_not_of('=') + 1;
+  const auto is_digit = [](unsigned char c) { return std::isalnum(c) != 0 || c == '+' || c == '/'; };
+  if (text.size() - digits > 2 || !std::all_of(text.begin(), text.begin() + digits, is_digit)) return false;
   std::string bytes(text.size() / 4 * 3 + 3, '\0');
   const int size = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(bytes.data()),
                                    reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));

@@ -28,7 +28,7 @@ def encoded(body: bytes | dict[str, Any]) -> bytes:
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
-ENCODED = base64.b64encode(b"no picture").decode()
+ENCODED, DIGITS = base64.b64encode(b"no picture").decode(), base64.b64encode(SEVEN.read_bytes()).decode()
 BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
     (b"", "image/png", {}, "the request has no picture: send a picture file"),
     (b"", JSON, {}, "the request is not JSON"),
@@ -43,6 +43,11 @@ BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
     ({"images": [1]}, JSON, {}, "'images.0' must be a picture file in base64"),
     ({"images": ["%%%"]}, JSON, {}, "'images.0' must be a picture file in base64"),
     ({"images": ["é"]}, JSON, {}, "'images.0' must be a picture file in base64"),
+    ({"images": [DIGITS + "\n"]}, JSON, {}, "'images.0' must be a picture file in base64"),
+    ({"images": [" " + DIGITS]}, JSON, {}, "'images.0' must be a picture file in base64"),
+    ({"images": [DIGITS + "===="]}, JSON, {}, "'images.0' must be a picture file in base64"),
+    ({"images": [ENCODED + "==" + DIGITS]}, JSON, {}, "'images.0' must be a picture file in base64"),
+    ({"images": [DIGITS[:-5] + "=" + DIGITS[-4:]]}, JSON, {}, "'images.0' must be a picture file in base64"),
     ({"images": [ENCODED] * 9}, JSON, {}, "'images' must be a list of 1 to 8 items"),
     ({"images": [ENCODED]}, JSON, {}, "not a readable image"),
     ({"images": [ENCODED], "tops": 1}, JSON, {}, "a field 'tops'; images, top, setting are known"),
@@ -50,6 +55,7 @@ BAD_CLASSIFY: list[tuple[bytes | dict[str, Any], str, dict[str, str], str]] = [
     ({"images": [ENCODED], "top": True}, JSON, {}, "'top' must be a whole number, 1 or more"),
     ({"images": [ENCODED], "top": 1.5}, JSON, {}, "'top' must be a whole number, 1 or more"),
     ({"images": [ENCODED], "setting": 5}, JSON, {}, "'setting' must be a text"),
+    ({"images": [DIGITS], "setting": "\ud800"}, JSON, {}, ""),
     (b"no picture", "image/png", {}, "not a readable image"),
     ({"images": []}, "application/x-www-form-urlencoded", {}, "'images' must be a list"),
     (b"--x", "multipart/form-data; boundary=x", {}, "the request has no picture"),
@@ -96,6 +102,7 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(parameters={"shared_memory_region": "a"}), b"", "'inputs.0.parameters.shared_memory"),
     ({**inputs(), "outputs": [{"name": "logits", "parameters": {"classification": 0}}]}, b"", "classification' must be a"),
     ({**inputs(), "id": 5}, b"", "'id' must be a text"),
+    ({**inputs(), "id": "\ud800"}, b"", ""),
     ({**inputs(), "outputs": 5}, b"", "'outputs' must be a list of 0 to 1000"),
     ({**inputs(), "outputs": [{"name": "features"}]}, b"", "the model's only output is 'logits'"),
     (inputs(), IMAGE, "no input claims them by binary_data_size"),
