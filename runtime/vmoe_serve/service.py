@@ -73,6 +73,7 @@ class Service:
             for path in row.paths
         ]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
+        self.app.router.redirect_slashes = False  # to the address that a proxy knows, which is not the client's
 
     def close(self) -> None:
         """Answers what waits, and ends."""

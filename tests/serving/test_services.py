@@ -292,6 +292,7 @@ def test_a_header_length_that_is_none_another_model_and_a_large_body(client: Htt
         assert_refused(client.ask(method, path, body), 404, "there is no model 'other'; 'mnist' is served here")
     assert_refused(client.ask("GET", "/v2/models/mnist/versions/2/ready"), 404, "no version '2' of the model; the only one")
     assert_refused(client.ask("GET", "/v2/models/mnist/other"), 404, "there is nothing at /v2/models/mnist/other")
+    assert_refused(client.ask("POST", "/v1/classify/", SEVEN.read_bytes()), 404, "there is nothing at /v1/classify/")
     assert client.ask("POST", "/v1/classify", bytes(1 << 20 | 1))[0] == 413
 
 

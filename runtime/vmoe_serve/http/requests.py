@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -92,6 +93,11 @@ def _value(field: Field, value: Any, where: str, most_items: int) -> Any:
     return [_item(field, item, f"{where}.{index}") for index, item in enumerate(value)]
 
 
+def _is_text(field: Field, value: str) -> bool:
+    """Whether a text is one that the field takes: no half of a character either, which no answer could repeat."""
+    return len(value) >= field.minimum and value in (field.choices or (value,)) and not re.search("[\ud800-\udfff]", value)
+
+
 def _item(field: Field, value: Any, where: str) -> Any:
     if field.type in endpoints.OBJECTS and isinstance(value, dict):
         return read_object(field.type, value, f"{where}.")
@@ -102,7 +108,7 @@ def _item(field: Field, value: Any, where: str) -> Any:
         "any": True,
         "flag": isinstance(value, bool),
         "whole": type(value) is int and field.minimum <= value <= endpoints.MAX_WHOLE,
-        "text": isinstance(value, str) and len(value) >= field.minimum and value in (field.choices or (value,)),
+        "text": isinstance(value, str) and _is_text(field, value),
     }
     if is_right.get(field.type, False):
         return value
