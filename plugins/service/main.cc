@@ -75,6 +75,7 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   std::signal(SIGINT, end_start);
   std::signal(SIGTERM, end_start);
+  std::signal(SIGPIPE, SIG_IGN);  // who reads the log may end earlier
   try {
     run(parse_options(argc, argv));
     return 0;

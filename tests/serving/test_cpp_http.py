@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,16 @@ import pytest
 from bad_requests import BAD_CLASSIFY, BAD_STARTS, SEVEN, encoded, inputs
 from command_runs import kept_bundle
 from cpp_http import CppServer
-from http_client import PATIENCE, assert_bits_under_load, assert_nan_is_refused, connected, exchanged, unexpected
+from http_client import (
+    PATIENCE,
+    HttpClient,
+    assert_bits_under_load,
+    assert_nan_is_refused,
+    connected,
+    exchanged,
+    free_port,
+    unexpected,
+)
 from sdk_build import built, run
 from serving.http_client import infer_request
 from terminal import started
@@ -218,6 +229,20 @@ def test_a_signal_ends_the_start(number: int, says: str, mnist_image_bundle: Pat
     process.send_signal(number)
     assert process.communicate(timeout=PATIENCE) == ("", f"vmoe-serve-http: {says}\n")
     assert process.returncode == 128 + number
+
+
+def test_a_reader_of_the_log_may_end_earlier(mnist_image_bundle: Path) -> None:
+    client = HttpClient(free_port())
+    command = [cpp_http.program(), mnist_image_bundle, "--port", str(client.port)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with subprocess.Popen(command, stdout=writing, stderr=writing, env=cpp_http.environment()) as process:
+        while process.poll() is None and not exchanged(client.port, b"GET /healthz HTTP/1.0\r\n\r\n"):
+            time.sleep(0.05)
+        assert process.poll() is None and client.ask("GET", "/healthz")[0] == 200
+        process.terminate()
+    os.close(writing)
+    assert process.returncode == 0
 
 
 def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
