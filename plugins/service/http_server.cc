@@ -370,7 +370,9 @@ Response HttpServer::answer(Request& request, const DeadlineSocket& socket) cons
   } catch (const std::exception& error) {
     response = error_response(RequestError(error.what(), 500));
   }
-  if (*route.label != '\0') {
+  // That a client has gone says nothing of the load.
+  const bool is_unheard = response.result() == http::status::service_unavailable && socket.has_gone();
+  if (*route.label != '\0' && !is_unheard) {
     metrics_.replied(route.label, static_cast<int>(response.result_int()),
                      std::chrono::duration<double>(Clock::now() - start).count());
   }

@@ -33,7 +33,7 @@ from http_client import (
     unexpected,
 )
 from sdk_build import built, run
-from serving.http_client import infer_request
+from serving.http_client import http_request, infer_request
 from terminal import started
 
 from vmoe_runtime import Engine
@@ -189,9 +189,15 @@ def test_a_full_queue_is_503_and_clients_that_disconnect_leave_it(
     for _ in range(100):
         with connected(short.port) as connection:
             connection.sendall(infer_request("mnist", images, "c2-k2"))
+        with connected(short.port) as connection:
+            connection.sendall(http_request("/v1/classify", SEVEN.read_bytes()))
     deadline = time.monotonic() + PATIENCE
     while json.loads(short.ask("GET", "/healthz")[1])["waiting"]:
         assert time.monotonic() < deadline
+    lines = short.ask("GET", "/metrics")[1].decode().splitlines()
+    counts = {name: float(number) for name, _, number in (line.rpartition(" ") for line in lines if line[0] != "#")}
+    busy = [count for name, count in counts.items() if "seconds_count" in name and 'status="503"' in name]
+    assert len(refused) <= sum(busy) <= counts['vmoe_requests_refused_total{model="mnist"}']
     assert short.stop() == (0, "")
 
 
