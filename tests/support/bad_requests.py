@@ -87,6 +87,10 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(data=None), b"", "must be a list of numbers"),
     (inputs(data=["x"] * 784), b"", "must be a list of numbers"),
     (inputs(data=[True] * 784), b"", "must be a list of numbers"),
+    (inputs(data=[True] + [0.5] * 783), b"", "must be a list of numbers"),
+    (inputs(datatype="UINT8", data=[True] + [1] * 783), b"", "must be a list of numbers"),
+    (inputs(data=["x" * 900_000] + ["x"] * 20_000), b"", "must be a list of numbers"),  # 72 GB, each as long as the first
+    (inputs(data=[[0.5], [0.5] * 783, 0.5]), b"", ""),
     (inputs(data=[0.5] * 783), b"", "has 784 values, and 'data' has 783"),
     (inputs(data=[10**400] * 784), b"", ""),
     (inputs(data=[1e39] * 784), b"", "'image' has NaN or infinite values"),

@@ -122,14 +122,16 @@ def _batch(service: Service, images: Array) -> Array:
 
 def _numbers(data: object, dtype: np.dtype[Any], shape: Sequence[int], count: int) -> Array:
     """Numbers of JSON, flat or nested."""
-    try:
-        numbers = np.array(data if isinstance(data, list) else None)
-    except (ValueError, OverflowError):
-        numbers = np.array(None)
-    is_number = numbers.dtype.kind in ("iu" if dtype.kind == "u" else "iuf") or not numbers.size
-    if not is_number or (dtype.kind == "u" and not 0 <= numbers.min(initial=0) <= numbers.max(initial=0) <= 255):
+    # Left to itself, numpy takes as much memory for each item as for the longest text, and true and false for numbers.
+    values = np.array(data if isinstance(data, list) else None, object)
+    items = values.ravel().tolist()
+    are_numbers = ({int, float} if dtype.kind == "f" else {int}).issuperset(map(type, items))
+    if not are_numbers or (dtype.kind == "u" and not 0 <= min(items, default=0) <= max(items, default=0) <= 255):
         raise RequestError(endpoints.WRONG_NUMBERS)
-    if numbers.size != count:
-        raise RequestError(endpoints.WRONG_COUNT, shape, count, numbers.size)
-    with np.errstate(over="ignore"):
-        return numbers.astype(dtype).reshape(shape)
+    if len(items) != count:
+        raise RequestError(endpoints.WRONG_COUNT, shape, count, len(items))
+    try:
+        with np.errstate(over="ignore"):
+            return values.astype(dtype).reshape(shape)
+    except OverflowError:
+        raise RequestError(endpoints.WRONG_NUMBERS) from None
