@@ -110,7 +110,7 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
                 what, runtime, notes = handle.described.remote().result()
                 for note in notes:
                     click.echo(f"vmoe: {note}", err=True)
-                address = f"http://{host}:{port}/v1/{what}"
+                address = f"{_address(host, port)}/v1/{what}"
                 missing = f" ({running} of {fewest} replicas)" if running < fewest else ""
                 print(f"serving {name}{missing} on {runtime}; try: curl --data-binary @IMAGE {address}", flush=True)
             with suppress(KeyboardInterrupt):
@@ -122,6 +122,16 @@ def ray(bundle: Path, host: str, port: int, quiet: bool, **values: Any) -> None:
             serve.delete(name)
             step.write_text("")
             time.sleep(1)  # refusals that have begun end
+
+
+def _address(host: str, port: int) -> str:
+    """The address of the server.
+
+    Examples:
+        >>> _address("::1", 8000)
+        'http://[::1]:8000'
+    """
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _claim(claim: socket.socket, host: str, port: int) -> None:
