@@ -17,6 +17,7 @@
 
 #include "prometheus_text.h"
 #include "requests.h"
+#include "workers.h"
 
 namespace asio = boost::asio;
 namespace http = boost::beast::http;
@@ -88,5 +89,5 @@ class HttpServer {
   std::optional<asio::ssl::context> tls_;
   std::atomic<size_t> open_{0};  // connections
   std::atomic<bool> stopping_{false};
-  asio::thread_pool threads_;  // one for each connection
+  Workers threads_;  // one for each connection
 };

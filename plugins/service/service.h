@@ -30,7 +30,7 @@ class Service {
   RequestError no_path(const std::string& path) const;
   // What a function returns that runs on these threads.
   template <typename Function>
-  auto run_on(asio::thread_pool& threads, Function function) {
+  auto run_on(Workers& threads, Function function) {
     return asio::post(threads, asio::use_future(std::move(function))).get();
   }
   // Decodes a list of picture files. Throws RequestError.
@@ -50,7 +50,7 @@ class Service {
   std::map<std::string, const Route*, std::less<>> routes;  // rows of the table by their paths
   std::atomic<int64_t> unturned{0};  // pictures with an EXIF orientation that were taken as they are stored
   // Few threads, as what they read may take much memory; infer waits for no picture, and a small one for no large one.
-  asio::thread_pool tensors, pictures, large_pictures{1};
+  Workers tensors, pictures, large_pictures{1};
 };
 
 Response json_response(const Json& json);

@@ -302,6 +302,16 @@ def test_a_missing_onnxruntime_is_one_message(mnist_image_bundle: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "VMOE_ONNXRUNTIME" in done.stderr
 
 
+def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bundle: Path) -> None:
+    command = ["sh", "-c", 'ulimit -v 500000; exec "$0" "$@"', cpp_http.program(), mnist_image_bundle, "--port", "0"]
+    process = started(command, **cpp_http.environment())
+    try:
+        _, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    assert process.returncode == 1 and errors.count("\n") == 1 and "can't start 136 threads: " in errors
+
+
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]
