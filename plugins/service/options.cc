@@ -28,12 +28,12 @@ void add_sweep(const std::string& text, std::vector<double>& ratios) {
   }
 }
 
-// The name of a bundle's folder, with - for characters that no name has.
+// The name of a bundle's folder, without the characters that no name has, as in Python.
 std::string folder_name(const std::string& bundle) {
-  const std::filesystem::path folder = std::filesystem::weakly_canonical(bundle);
-  std::string name = (folder.extension() == ".vmoe" ? folder.stem() : folder.filename()).string();
-  name = std::regex_replace(name.substr(0, kMaxName), std::regex("[^A-Za-z0-9._-]"), "-");
-  return name.empty() ? "model" : name;
+  const std::string folder = std::filesystem::weakly_canonical(bundle).filename().string();
+  const std::string name = std::regex_replace(folder, std::regex("\\.vmoe$|[^A-Za-z0-9._-]+"), "-");
+  const size_t begin = name.find_first_not_of("-._"), end = name.find_last_not_of("-._") + 1;
+  return begin == std::string::npos ? "model" : name.substr(begin, std::min<size_t>(end - begin, kMaxName));
 }
 
 void check(const Options& options) {

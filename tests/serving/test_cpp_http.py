@@ -37,6 +37,7 @@ from serving.http_client import http_request, infer_request
 from terminal import started
 
 from vmoe_runtime import Engine
+from vmoe_serve.settings import model_name
 
 pytestmark = pytest.mark.long
 
@@ -249,6 +250,14 @@ def test_a_reader_of_the_log_may_end_earlier(mnist_image_bundle: Path) -> None:
         process.terminate()
     os.close(writing)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("folder", ["été (2).vmoe", "_a+-b_.vmoe", "a.vmoe.vmoe", "é.vmoe", ".vmoe", "x" * 150, "v1.5"])
+def test_a_model_has_the_name_that_it_has_on_ray(folder: str, mnist_image_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(mnist_image_bundle, tmp_path / folder))
+    server = CppServer(cpp_http.program(), bundle, *OPTIONS[2:])
+    assert json.loads(server.ask("POST", "/v2/repository/index")[1])[0]["name"] == model_name(bundle)
+    assert server.stop() == (0, "")
 
 
 def test_https(mnist_image_bundle: Path, tmp_path: Path) -> None:
