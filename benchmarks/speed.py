@@ -32,7 +32,8 @@ from cpu.runs import RUNS, Cell
 from cpu.timing import MAX_OTHERS_SHARE
 
 from vmoe_runtime import RoutingError
-from vmoe_tools.machine import cpu_model, usable_cores
+from vmoe_runtime.processors import usable_processors
+from vmoe_tools.machine import cpu_model
 
 _FOLDER = Path("build") / "speed"
 _CAPACITIES = ["c0.1-k1", "c0.3-k1", "c0.5-k1", "c1.05-k1", "c1.05-k2"]
@@ -41,7 +42,7 @@ _TINY = ["c0.3-k1", "c1.05-k2", "c0.3-k1-pool-r1"]
 _TABLE: dict[str, Any] = {
     "models": ["b16"],
     "batch": [1, 8],
-    "threads": [usable_cores()],
+    "threads": [usable_processors()],
     "settings": [setting for _, _, setting in ROWS if setting],
     "rounds": 11,
     "runs": [run for run in RUNS if any(run.startswith(f"{name}-") for _, name, _ in ROWS) and "experts" not in run],

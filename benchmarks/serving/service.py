@@ -30,7 +30,8 @@ from serving.http_client import Array, Load, closed_loop, generator, infer_reque
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
-from vmoe_tools.machine import cpu_model, usable_cores
+from vmoe_runtime.processors import usable_processors
+from vmoe_tools.machine import cpu_model
 
 Report = dict[str, Any]
 
@@ -276,8 +277,8 @@ def measure(
         return None
     print(
         f"{options.bundle.name} on {options.service}, {runtime}, {options.threads} threads, at most {options.batch_size} "
-        f"images per call, target {options.slo_ms:g} ms; {cpu_model()}, {usable_cores()} cores, of which other processes "
-        f"took {others.share:.0%}.\n\n{markdown(report)}"
+        f"images per call, target {options.slo_ms:g} ms; {cpu_model()}, {usable_processors()} cores, of which other "
+        f"processes took {others.share:.0%}.\n\n{markdown(report)}"
     )
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 #include "sdk/session.h"
 
 #include "sdk/error.h"
+#include "sdk/processor_limit.h"
 
 namespace vmoe::sdk {
 
@@ -22,6 +23,7 @@ Options make_options(const OrtApi& api, int threads, bool spin) {
   check(api, api.SetSessionLogSeverityLevel(created, onnxruntime_severity()), what);
   check(api, api.SetInterOpNumThreads(created, 1), what);
   if (!spin) check(api, api.AddSessionConfigEntry(created, kStopSpinning, "1"), what);
+  if (threads == 0) threads = processor_limit();
   if (threads > 0) check(api, api.SetIntraOpNumThreads(created, threads), what);
   return options;
 }

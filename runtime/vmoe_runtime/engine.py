@@ -79,8 +79,8 @@ class Engine:
             backend: "onnxruntime" or "openvino" for the CPU; "cuda", "cuda-fixed", "ort-tensorrt" or "tensorrt" for an
                 NVIDIA GPU; or "auto" for CUDA if it works, else the fastest that is installed. `engine.backend` and
                 `engine.backend_description` say what runs.
-            threads: CPU threads per call, up to 64 or four for each CPU; default: the runtime's own choice. Backends on a
-                GPU ignore it.
+            threads: CPU threads per call, up to 64 or four for each CPU; default: the runtime's own choice, but no more
+                than a container's limit on CPU time grants. Backends on a GPU ignore it.
             streams: maximum number of concurrent calls, each on `threads` threads of its own; further ones wait. Only
                 "openvino" has more than one. Default: the runtime's own choice.
             spin: let ONNX Runtime's threads spin for tens of milliseconds after a call, instead of sleeping.

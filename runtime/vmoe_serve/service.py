@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 import zlib
@@ -24,6 +23,7 @@ from vmoe_runtime import BackendError, Engine, VmoeError
 from vmoe_runtime.classes import Array
 from vmoe_runtime.errors import shown
 from vmoe_runtime.pictures import pixels_of
+from vmoe_runtime.processors import usable_processors
 from vmoe_serve import endpoints
 from vmoe_serve.batcher import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.http.requests import RequestError
@@ -62,7 +62,7 @@ class Service:
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
         self._arriving = 0  # bytes of the bodies that have not arrived as a whole, and of unpacked ones
-        threads = len(os.sched_getaffinity(0))
+        threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
         self.large_pictures = ThreadPoolExecutor(1, "vmoe-large-pictures")

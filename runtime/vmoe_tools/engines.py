@@ -18,8 +18,9 @@ from vmoe_runtime.backends import BACKENDS, Parallelism
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.installation import installed_version
+from vmoe_runtime.processors import usable_processors
 from vmoe_runtime.profiles import Profile
-from vmoe_tools.machine import cpu_model, resident_bytes, usable_cores
+from vmoe_tools.machine import cpu_model, resident_bytes
 from vmoe_tools.program import printable
 
 
@@ -108,7 +109,7 @@ def describe_machine(engines: Sequence[LoadedBundle]) -> dict[str, Any]:
     """
     return {
         "cpu": cpu_model(),
-        "cores": usable_cores(),
+        "cores": usable_processors(),
         "os": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "numpy": np.__version__,

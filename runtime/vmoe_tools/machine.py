@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from vmoe_runtime import op_library
 from vmoe_runtime.backends import BACKENDS, fastest_first, prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
+from vmoe_runtime.processors import usable_processors
 from vmoe_runtime.profiles import Profile
 
 
@@ -32,7 +32,7 @@ def describe_backends(bundle: Bundle) -> dict[str, Any]:
         library, reason = op_library.usable_library()
     return {
         "cpu": cpu_model(),
-        "cores": usable_cores(),
+        "cores": usable_processors(),
         "op_library": {
             "path": None if library is None else str(library),
             "cpu_path": None if library is None else op_library.cpu_path(library),
@@ -84,11 +84,6 @@ def cpu_model() -> str:
     """Model name of the CPU; its architecture where the system doesn't tell the name."""
     name = _field("/proc/cpuinfo", "model name")
     return name or platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """CPUs that this process may run on: a container often has fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resident_bytes() -> int | None:

@@ -17,8 +17,8 @@ from vmoe_measure.timing import summarize, time_interleaved
 from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
+from vmoe_runtime.processors import usable_processors
 from vmoe_tools.bench.measurement import CALLS_EACH, ConcurrentCalls
-from vmoe_tools.machine import usable_cores
 
 POINT_KEYS = [
     *("bundle", "precision", "profile", "capacity_ratio", "k", "bpr", "pool", "max_experts", "merge", "backend"),
@@ -211,7 +211,7 @@ def test_openvino_has_the_requested_streams() -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3), np.uint8)
     with Engine.load(bundle, backend="openvino", threads=1) as engine:
         expected = engine(images)
-    cores = usable_cores()
+    cores = usable_processors()
     for threads, streams in ((1, 2), (2, 1), (1, cores + 1)):
         with Engine.load(bundle, backend="openvino", threads=threads, streams=streams) as engine:
             got = min(streams, cores)

@@ -109,7 +109,8 @@ typedef struct vmoe_engine vmoe_engine;
 
 typedef struct vmoe_load_options {
   size_t struct_size;
-  /* Threads per call, up to 64 or four for each CPU; 0 leaves the choice to ONNX Runtime. */
+  /* Threads per call, up to 64 or four for each CPU; 0 leaves the choice to ONNX Runtime, but takes no more than a
+   * container's limit on CPU time grants. */
   int32_t threads;
   /* 1 compares the SHA-256 of every file; 0 skips this, and only this. */
   int32_t verify;
@@ -192,7 +193,7 @@ typedef struct vmoe_info {
   const char* group;                 /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
   const char* runtime;               /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
   int32_t uses_op_library;           /* 1 or 0 */
-  int32_t threads;                   /* as requested; 0 if ONNX Runtime chose */
+  int32_t threads;                   /* as requested; 0 for the default */
   int32_t precision;                 /* vmoe_precision */
   int32_t probabilities;             /* vmoe_probabilities of logits */
   const char* preprocessing;         /* official steps, such as "resize_small(256)|central_crop(224)" */

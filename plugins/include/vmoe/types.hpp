@@ -16,7 +16,7 @@
 namespace vmoe {
 
 struct LoadOptions {
-  int threads = 0;          // per call; 0 leaves the choice to ONNX Runtime
+  int threads = 0;          // per call; 0 for the default, see vmoe_load_options
   bool verify = true;       // compare the SHA-256 of every file
   std::string profile;      // for calls that pass no setting; empty: the first stored one
   std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
@@ -117,7 +117,7 @@ struct Info {
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
-  int threads = 0;                       // as requested; 0 if ONNX Runtime chose
+  int threads = 0;                       // as requested; 0 for the default
   vmoe_precision precision = VMOE_FP32;  // of the large products
   std::vector<std::string> class_names;  // one for each class, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT

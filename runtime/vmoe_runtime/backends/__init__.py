@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
+from vmoe_runtime.processors import usable_processors
 from vmoe_runtime.profiles import Profile
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -56,8 +56,7 @@ class Parallelism:
 
     def check(self) -> None:
         """Raises BackendError for what is no whole number from 1 on, or far above the number of CPUs."""
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        most = max(64, 4 * cpus)  # starting hundreds on a few CPUs takes minutes
+        most = max(64, 4 * usable_processors())  # starting hundreds on a few CPUs takes minutes
         for name, value in (("threads", self.threads), ("streams", self.streams)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
                 raise BackendError(f"{name} must be a whole number from 1 to {most} on this machine, not {shown(value)}")

@@ -17,6 +17,7 @@ from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError
+from vmoe_runtime.processors import processor_limit
 from vmoe_runtime.profiles import Profile
 
 _PREAMBLE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
@@ -31,7 +32,7 @@ class OnnxRuntimeBackend:
 
     Args:
         graph: to load.
-        threads: intra-op threads, or None for the runtime's own choice.
+        threads: intra-op threads, or None for the runtime's own choice within `processor_limit`.
         spin: whether they may go on looking for work after a call, which takes CPUs from all others of the process.
         library: the op library to register, or None.
         providers: execution providers with their options, the one to run on first.
@@ -58,8 +59,8 @@ class OnnxRuntimeBackend:
         options.inter_op_num_threads = 1
         if not spin:
             options.add_session_config_entry(_STOP_SPINNING, "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if (chosen := threads or processor_limit()) is not None:
+            options.intra_op_num_threads = chosen
         if library is not None:
             _register(options, library)
         try:

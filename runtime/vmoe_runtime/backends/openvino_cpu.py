@@ -16,6 +16,7 @@ from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import BackendError, UnsuitedError
+from vmoe_runtime.processors import processor_limit
 from vmoe_runtime.profiles import Profile
 
 # The first import of openvino loads a package that looks up a host and writes into the home folder, on threads that a forked
@@ -39,7 +40,7 @@ class OpenVinoBackend:
 
     Args:
         graph: to load.
-        threads: threads per call, or None for the runtime's own choice.
+        threads: threads per call, or None for the runtime's own choice within `processor_limit`.
         streams: calls that run at once, each on threads of its own; None for the runtime's own choice. It makes no more
             of them than there are cores.
 
@@ -51,8 +52,9 @@ class OpenVinoBackend:
         # Its default precision on CPUs with bfloat16 changes which tokens are routed where.
         # By itself it rounds what is multiplied with int4 to int8 in groups of its own.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads * (streams or 1)  # of all streams together
+        # Of all streams together.
+        if (count := processor_limit() if threads is None else threads * (streams or 1)) is not None:
+            settings["INFERENCE_NUM_THREADS"] = count
         if streams is not None:
             settings["NUM_STREAMS"] = streams
         # It takes weights only from beside a file. Whether that was the one that was checked is known afterwards.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -17,6 +16,7 @@ import ray
 
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.classes import Array, likeliest, probabilities_of
+from vmoe_runtime.processors import usable_processors
 from vmoe_serve.batch.addresses import BatchError, Location
 from vmoe_serve.batch.inputs import Part
 from vmoe_serve.batch.job import Job, manifest_digest
@@ -46,7 +46,7 @@ class Classifier:
         if manifest_digest(bundle) != job.bundle:
             raise BatchError(f"{bundle} was changed since the job began")
         self._names = self._engine.class_names or [str(index) for index in range(self._engine.manifest.outputs)]
-        self._decoders = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "vmoe-decoder")
+        self._decoders = ThreadPoolExecutor(threads or usable_processors(), "vmoe-decoder")
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Answers a block.
