@@ -110,8 +110,8 @@ def test_triton_s_own_protobuf_reads_the_configurations(
 ) -> None:
     odd = '/opt/a "b" \\ ü/lib.so'
     monkeypatch.setattr(command, "library_path", lambda: odd)
-    options = ("--name", "m", "--backend", "both", "--batch-size", 48, "--instances", 2, "--profile", "c0.3-k1")
-    write(mnist_image_bundle, tmp_path / "r", *options)
+    options = ("--name", "m", "--backend", "both", "--batch-size", 48, "--profile", "c0.3-k1")
+    write(mnist_image_bundle, tmp_path / "r", *options, "--instances", 2, "--threads", 1)
     for kind in KINDS:
         write(shutil.copytree(BUNDLES / kind, tmp_path / kind), tmp_path / f"{kind}-repo", "--name", "m")
     common = {
@@ -121,20 +121,25 @@ def test_triton_s_own_protobuf_reads_the_configurations(
         "instance_group": [{"count": 2, "kind": "KIND_CPU"}],
     }
     logits = {"name": "logits", "data_type": "TYPE_FP32", "dims": ["10"]}
-    softmax = {"probabilities": {"string_value": "softmax"}}
+    softmax, one = {"probabilities": {"string_value": "softmax"}}, {"string_value": "1"}
     names = [tmp_path / "r" / "m", tmp_path / "r" / "m-c0.3-k1", *(tmp_path / f"{kind}-repo" / "m" for kind in KINDS)]
     on_engine, on_runtime, *of_kinds = read_configs(*(name / "config.pbtxt" for name in names))
     assert on_engine == common | {
         "name": "m",
         "backend": "python",
         "output": [logits, {"name": "setting", "data_type": "TYPE_STRING", "dims": ["1"]}],
-        "parameters": {"backend": {"string_value": "auto"}, "profile": {"string_value": "c0.3-k1"}, **softmax},
+        "parameters": {
+            "backend": {"string_value": "auto"},
+            "profile": {"string_value": "c0.3-k1"},
+            "threads": one,
+            **softmax,
+        },
     }
     assert on_runtime == common | {
         "name": "m-c0.3-k1",
         "backend": "onnxruntime",
         "output": [logits],
-        "parameters": softmax,
+        "parameters": {"intra_op_thread_count": one, **softmax},
         "model_operations": {"op_library_filename": [odd]},
     }
     for kind, config in zip(KINDS, of_kinds, strict=True):

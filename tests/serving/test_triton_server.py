@@ -49,7 +49,7 @@ def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPa
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Path:
     """Models `mnist`, for which Triton waits for more requests, and those of OTHERS."""
     repository = tmp_path_factory.mktemp("triton") / "repository"
-    options = ["--name", "mnist", "--batch-size", "256", "-q"]
+    options = ["--name", "mnist", "--batch-size", "256", "--threads", "1", "-q"]
     assert main(["serve", "triton", str(mnist_image_bundle), str(repository), *options]) == 0
     other = repository.with_name("other")
     for name in OTHERS:

@@ -14,8 +14,17 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
 from vmoe_serve.command import name_option
 from vmoe_serve.settings import model_name
+from vmoe_serve.triton.model_config import Scheduling
 from vmoe_serve.triton.repository import REPOSITORY, Model, onnxruntime_model, python_model, write_repository
-from vmoe_tools.options import CONTEXT, bundle_argument, count_option, errors_only_option, profiles_option, verbose_option
+from vmoe_tools.options import (
+    CONTEXT,
+    bundle_argument,
+    count_option,
+    errors_only_option,
+    profiles_option,
+    threads_option,
+    verbose_option,
+)
 
 _USUAL_BATCH = 32
 
@@ -35,6 +44,7 @@ _USUAL_BATCH = 32
     "each profile, without Python.",
 )
 @count_option("--instances", most=1024, default=1, help="Instances of each model, which run in parallel.")
+@threads_option
 @click.option("--force", is_flag=True, help="Replace a repository that this command wrote.")
 @errors_only_option
 @verbose_option
@@ -62,14 +72,14 @@ def _models(path: Path, options: dict[str, Any]) -> list[Model]:
     with Bundle.open(path) as bundle:
         manifest = bundle.manifest
         profiles = _profiles(manifest, options["profiles"])
-        scheduling = (_batch_size(manifest, options["batch_size"]), options["instances"])
+        scheduling = Scheduling(_batch_size(manifest, options["batch_size"]), options["instances"], options["threads"])
         name = options["name"] or model_name(path)
-        models = [] if backend == "onnxruntime" else [python_model(bundle, name, *scheduling, profiles[0])]
+        models = [] if backend == "onnxruntime" else [python_model(bundle, name, scheduling, profiles[0])]
         if backend != "python":
             library = _library(manifest, path, backend)
             for profile in profiles:
                 of_profile = f"{name}-{profile.name if profile else 'onnxruntime'}"
-                models.append(onnxruntime_model(bundle, of_profile, *scheduling, profile, library))
+                models.append(onnxruntime_model(bundle, of_profile, scheduling, profile, library))
         bundle.verify_weights()
     return models
 

@@ -37,8 +37,9 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in json.loads(args["model_config"])["parameters"].items()}
         bundle = Path(args["model_repository"], args["model_version"], BUNDLE_FOLDER)
         try:
-            self._engine = Engine.load(bundle, parameters.get("profile"), parameters.get("backend", "auto"))
-        except VmoeError as error:
+            threads = int(parameters["threads"]) if "threads" in parameters else None
+            self._engine = Engine.load(bundle, parameters.get("profile"), parameters.get("backend", "auto"), threads)
+        except (VmoeError, ValueError) as error:
             raise triton.TritonModelException(str(error)) from None
         triton.Logger.log_info(f"{args['model_instance_name']}: {self._engine!r}")
 

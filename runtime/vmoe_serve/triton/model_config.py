@@ -5,20 +5,36 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vmoe_runtime.bundle.manifest import Manifest
 
 SETTING_OUTPUT = "setting"
 
+_THREADS = {"python": "threads", "onnxruntime": "intra_op_thread_count"}
+"""By backend the parameter that it reads the number of threads from."""
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
+
+
+class Scheduling(NamedTuple):
+    """How Triton runs a model.
+
+    Attributes:
+        batch_size: the most images of an execution, over all of its requests.
+        instances: of the model, which run side by side.
+        threads: of each instance; None for the runtime's own choice.
+    """
+
+    batch_size: int
+    instances: int
+    threads: int | None
 
 
 def model_config(
     name: str,
     backend: str,
     manifest: Manifest,
-    batch_size: int,
-    instances: int,
+    scheduling: Scheduling,
     *,
     parameters: Mapping[str, str] | None = None,
     library: Path | None = None,
@@ -29,8 +45,7 @@ def model_config(
         name: of the model.
         backend: Triton's name of it, "python" or "onnxruntime"; the former outputs the name of each image's setting as well.
         manifest: of its bundle.
-        batch_size: the most images of an execution, over all of its requests.
-        instances: of the model, which run side by side.
+        scheduling: how Triton runs it.
         parameters: what the model reads when it is loaded, for "python". Clients read how logits become probabilities.
         library: absolute path of the op library, for "onnxruntime".
     """
@@ -40,14 +55,15 @@ def model_config(
     lines = [
         f"name: {_quoted(name)}",
         f"backend: {_quoted(backend)}",
-        f"max_batch_size: {batch_size}",
+        f"max_batch_size: {scheduling.batch_size}",
         f"input [ {_tensor('image', _TYPES[manifest.input.dtype], manifest.input.size)} ]",
         f"output [ {', '.join(outputs)} ]",
         "dynamic_batching { }",
-        f"instance_group [ {{ count: {instances} kind: KIND_CPU }} ]",
+        f"instance_group [ {{ count: {scheduling.instances} kind: KIND_CPU }} ]",
     ]
     kind = {"probabilities": manifest.probabilities} if manifest.output == "logits" else {}
-    for key, value in {**(parameters or {}), **kind}.items():
+    threads = {} if scheduling.threads is None else {_THREADS[backend]: str(scheduling.threads)}
+    for key, value in {**(parameters or {}), **kind, **threads}.items():
         lines.append(f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}")
     if library is not None:
         lines.append(f"model_operations {{ op_library_filename: [ {_quoted(str(library))} ] }}")

@@ -12,7 +12,7 @@ import numpy as np
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile
-from vmoe_serve.triton.model_config import model_config
+from vmoe_serve.triton.model_config import Scheduling, model_config
 from vmoe_tools.output import FolderKind
 
 BUNDLE_FOLDER = "bundle.vmoe"
@@ -43,43 +43,39 @@ class Model:
     serves: str
 
 
-def python_model(bundle: Bundle, name: str, batch_size: int, instances: int, profile: Profile | None) -> Model:
+def python_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None) -> Model:
     """The model on the engine, with the whole bundle.
 
     Args:
         bundle: an open bundle.
         name: of the model.
-        batch_size: maximum number of images per execution.
-        instances: of the model.
+        scheduling: how Triton runs it.
         profile: default of requests; None if the bundle has no settings.
     """
     parameters = {"backend": "auto"} | ({} if profile is None else {"profile": profile.name})
     linked = {f"{BUNDLE_FOLDER}/{file}": bundle.path.absolute() / file for file in (MANIFEST_NAME, *bundle.manifest.files)}
     return Model(
         name,
-        model_config(name, "python", bundle.manifest, batch_size, instances, parameters=parameters),
+        model_config(name, "python", bundle.manifest, scheduling, parameters=parameters),
         {"model.py": _MODEL_PY.encode(), **linked},
         "on the engine" if profile is None else f"on the engine at the setting of each request, else {profile.name}",
     )
 
 
-def onnxruntime_model(
-    bundle: Bundle, name: str, batch_size: int, instances: int, profile: Profile | None, library: Path
-) -> Model:
+def onnxruntime_model(bundle: Bundle, name: str, scheduling: Scheduling, profile: Profile | None, library: Path) -> Model:
     """A plain model for ONNX Runtime, fixed to one profile.
 
     Args:
         bundle: an open bundle.
         name: of the model.
-        batch_size: maximum number of images per execution.
-        instances: of the model.
+        scheduling: how Triton runs it.
         profile: the profile; None if the bundle has no settings.
         library: the op library; an absolute path.
     """
     setting = {} if profile is None else profile.inputs
     return Model(
         name,
-        model_config(name, "onnxruntime", bundle.manifest, batch_size, instances, library=library),
+        model_config(name, "onnxruntime", bundle.manifest, scheduling, library=library),
         {
             "model.onnx": fixed_graph(bundle.graph(CANONICAL_GRAPH).data, bundle.manifest.answers, setting),
             WEIGHTS_NAME: bundle.path.absolute() / WEIGHTS_NAME,
