@@ -89,38 +89,46 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// 64 whole numbers of at most 127 as bytes; as unsigned ones, 128 more. Groups of the depth are side by side, or as
-// tiles.h says of 8 bytes.
+// Numbers of at most 127.5 as the nearest integers, and the farther of `away` and of how far they are off, without
+// signs.
+HWY_INLINE Integers round_and_see(Floats values, Floats& away) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  constexpr int kNearest = 8;          // without exceptions
+  constexpr int kLargerAbsolute = 11;  // without a sign
+  away = Floats{_mm512_range_ps(away.raw, _mm512_reduce_ps(values.raw, kNearest), kLargerAbsolute)};
+  return Integers{_mm512_cvtps_epi32(values.raw)};
+#else
+  const auto rounded = hn::Round(values);
+  away = hn::Max(away, hn::Abs(hn::Sub(values, rounded)));
+  return hn::ConvertTo(SignedTag(), rounded);
+#endif
+}
+
+// 64 integers of at most 127 as bytes; as unsigned ones, 128 more. Groups of the depth are side by side, or as tiles.h
+// says of 8 bytes.
 template <bool kUnsigned, size_t kGroupBytes>
-HWY_INLINE void store_int8_line(const Floats (&values)[kLineBytes / kLanes], char* line) {
-  const SignedTag di;
+HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], char* line) {
 #if HWY_TARGET == HWY_SCALAR
   for (size_t i = 0; i < kLineBytes; ++i) {
-    const auto whole = static_cast<uint32_t>(hn::GetLane(hn::ConvertTo(di, values[i])));
+    const auto whole = static_cast<uint32_t>(hn::GetLane(values[i]));
     line[i] = static_cast<char>(whole + (kUnsigned ? 128 : 0));
   }
 #else
   const hn::Repartition<int16_t, SignedTag> d16;
   const hn::Repartition<int8_t, SignedTag> d8;
-  const hn::Repartition<uint8_t, SignedTag> du8;
 #pragma GCC unroll 16
   for (size_t v = 0; v < kLineBytes / kLanes; v += 4) {
-    auto low = hn::OrderedDemote2To(d16, hn::ConvertTo(di, values[v]), hn::ConvertTo(di, values[v + 1]));
-    auto high = hn::OrderedDemote2To(d16, hn::ConvertTo(di, values[v + 2]), hn::ConvertTo(di, values[v + 3]));
-    if constexpr (kUnsigned) {
-      const auto shift = hn::Set(d16, 128);
-      const auto bytes = hn::OrderedDemote2To(du8, hn::Add(low, shift), hn::Add(high, shift));
-      hn::StoreU(bytes, du8, reinterpret_cast<uint8_t*>(line) + v * kLanes);
+    const auto low = hn::OrderedDemote2To(d16, values[v], values[v + 1]);
+    const auto high = hn::OrderedDemote2To(d16, values[v + 2], values[v + 3]);
+    auto bytes = hn::OrderedDemote2To(d8, low, high);
+    if constexpr (kUnsigned) bytes = hn::Xor(bytes, hn::Set(d8, -128));
+    if constexpr (kUnsigned || kGroupBytes == kLeastGroupBytes) {
+      hn::StoreU(bytes, d8, reinterpret_cast<int8_t*>(line) + v * kLanes);
     } else {
-      const auto bytes = hn::OrderedDemote2To(d8, low, high);
-      if constexpr (kGroupBytes == kLeastGroupBytes) {
-        hn::StoreU(bytes, d8, reinterpret_cast<int8_t*>(line) + v * kLanes);
-      } else {
-        const hn::Repartition<uint64_t, SignedTag> d64;
-        auto* group = reinterpret_cast<uint64_t*>(line + v / 2 * kRowsPerTile * kGroupBytes);
-        group[0] = hn::ExtractLane(hn::BitCast(d64, bytes), 0);
-        group[kRowsPerTile] = hn::ExtractLane(hn::BitCast(d64, bytes), 1);
-      }
+      const hn::Repartition<uint64_t, SignedTag> d64;
+      auto* group = reinterpret_cast<uint64_t*>(line + v / 2 * kRowsPerTile * kGroupBytes);
+      group[0] = hn::ExtractLane(hn::BitCast(d64, bytes), 0);
+      group[kRowsPerTile] = hn::ExtractLane(hn::BitCast(d64, bytes), 1);
     }
   }
 #endif
@@ -142,19 +150,17 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
   for (size_t i = 0; i < count; i += kLineBytes, line += weight_type(kType).tile_step_bytes) {
     // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
     // the last place: close to the middle of two integers it could go the other way, and the division is done.
-    Floats rounded[kVectors];
+    Integers rounded[kVectors];
     auto away = hn::Zero(d);
 #pragma GCC unroll 16
     for (size_t v = 0; v < kVectors; ++v) {
-      const auto quotient = hn::Mul(hn::LoadU(d, row + i + v * kLanes), reciprocal);
-      rounded[v] = hn::Round(quotient);
-      away = hn::Max(away, hn::Abs(hn::Sub(quotient, rounded[v])));
+      rounded[v] = round_and_see(hn::Mul(hn::LoadU(d, row + i + v * kLanes), reciprocal), away);
     }
     if (HWY_UNLIKELY(tiny || !hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) {
       const auto most_whole = hn::Set(d, 127.0f);
       for (size_t v = 0; v < kVectors; ++v) {
         const auto whole = hn::Round(hn::Div(hn::LoadU(d, row + i + v * kLanes), hn::Set(d, scale)));
-        rounded[v] = hn::Clamp(whole, hn::Neg(most_whole), most_whole);
+        rounded[v] = hn::ConvertTo(SignedTag(), hn::Clamp(whole, hn::Neg(most_whole), most_whole));
       }
     }
     store_int8_line<kUnsigned, kGroupBytes>(rounded, line);
@@ -162,8 +168,8 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       auto total = rounded[0];
 #pragma GCC unroll 16
       for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
-      const auto whole = hn::ConvertTo(SignedTag(), hn::Set(d, -kInt4Excess * hn::ReduceSum(d, total)));
-      const int32_t sum = hn::GetLane(whole);
+      // Unsigned, since integers that stand for NaN may be out of range together.
+      const auto sum = static_cast<uint32_t>(-kInt4Excess) * static_cast<uint32_t>(hn::ReduceSum(SignedTag(), total));
       std::memcpy(sums, &sum, sizeof(sum));
       sums += weight_type(kType).tile_step_bytes;
     }

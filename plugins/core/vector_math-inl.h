@@ -20,6 +20,7 @@ using BitsTag = hn::RebindToUnsigned<FloatTag>;
 using SignedTag = hn::RebindToSigned<FloatTag>;
 using Floats = hn::Vec<FloatTag>;
 using Bits = hn::Vec<BitsTag>;
+using Integers = hn::Vec<SignedTag>;
 
 constexpr size_t kLanes = HWY_LANES(float);
 
