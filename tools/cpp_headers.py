@@ -17,7 +17,7 @@ from vmoe_runtime import images, picture_files, pictures, precisions, preprocess
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SETTINGS, SettingRow
-from vmoe_serve import batcher_metrics, elastic, endpoints, openapi
+from vmoe_serve import elastic, endpoints, metrics, openapi
 from vmoe_tools import options
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -37,7 +37,7 @@ _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
 }
 """Modules by a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""
 _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
-    "(?!PICTURE)[A-Z].*": (endpoints, batcher_metrics),
+    "(?!PICTURE)[A-Z].*": (endpoints, metrics),
     "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
     "ROTATION": (preprocessing,),
 }
@@ -78,7 +78,7 @@ _BUNDLE_HEAD = """\
 namespace vmoe::sdk {
 """
 _SERVICE_HEAD = """\
-// What both HTTP services share, as endpoints.py and batcher_metrics.py in runtime/vmoe_serve declare it. Written by
+// What both HTTP services share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it. Written by
 //
 //   python tools/cpp_headers.py
 //
@@ -288,9 +288,9 @@ def service_table() -> str:
         if isinstance(refusal, endpoints.Refusal) and name not in _PYTHON_ONLY:
             lines.append(f"inline constexpr Refusal {_constant(name)}{{{refusal.status}, {json.dumps(refusal.message)}}};")
     for name in ("REQUEST_SECONDS", "SERVED", "UNTURNED"):
-        lines.append(f"inline constexpr Metric {_constant(name)}{{{_metric(getattr(batcher_metrics, name))}, nullptr}};")
+        lines.append(f"inline constexpr Metric {_constant(name)}{{{_metric(getattr(metrics, name))}, nullptr}};")
     counts = "[](const vmoe::BatcherLoad& load) {{ return static_cast<double>(load.{}); }}"
-    rows = [f"{{{_metric(metric)}, {counts.format(name)}}}" for name, (_, metric) in batcher_metrics.NUMBERS.items()]
+    rows = [f"{{{_metric(metric)}, {counts.format(name)}}}" for name, (_, metric) in metrics.NUMBERS.items()]
     lines += _array("Metric", "kNumbers", rows)
     rows = [_service_field(name, field) for name, fields in endpoints.OBJECTS.items() for field in fields]
     lines += ["", *_array("Field", "kFields", rows), ""]
@@ -313,18 +313,16 @@ def service_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _metric(metric: batcher_metrics.Metric) -> str:
+def _metric(metric: metrics.Metric) -> str:
     return f"{_texts((metric.name, metric.help))}, {json.dumps(metric.is_gauge)}"
 
 
 def batcher_load() -> str:
     """The text of plugins/include/vmoe/batcher_load.hpp."""
     types = {"int": "int64_t", "float": "double"}
-    numbers = "\n".join(
-        f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in batcher_metrics.NUMBERS.items()
-    )
+    numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
     return f"""\
-// The counts of a batcher, as runtime/vmoe_serve/batcher_metrics.py declares them. Written by
+// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
 //
 //   python tools/cpp_headers.py
 // clang-format off

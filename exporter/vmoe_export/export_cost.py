@@ -12,8 +12,7 @@ import numpy as np
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.parameters import stored_tensors
 from vmoe_export.precision import PRECISIONS
-from vmoe_export.weight_types.weight_type import STORED_BYTES
-from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES, Precision
+from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES, STORED_ELEMENTS, Precision
 
 GRAPH_IMAGES = 2
 """Random images that graphs are compared on, rounded up to whole routing groups."""
@@ -48,7 +47,7 @@ def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
     stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
     sizes = {name: math.prod(shape) for name, shape in plan.weight_shapes.items()}
     largest = max(sizes, key=lambda name: sizes[name])
-    memory = _START_BYTES + int(sizes[largest] * (4 + 1 + STORED_BYTES[stored[largest].dtype]))
+    memory = _START_BYTES + int(sizes[largest] * (4 + 1 + STORED_ELEMENTS[stored[largest].dtype].bytes))
     gigabytes = 4 * sum(sizes.values()) / 1e9
     seconds = _START_SECONDS + _SECONDS_PER_GB * gigabytes
     if not validate:

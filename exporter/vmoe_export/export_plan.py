@@ -26,10 +26,9 @@ from vmoe_export.model.position_embedding import resize_notes
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
-from vmoe_export.weight_types.weight_type import STORED_BYTES
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_runtime.bundle.manifest import InputSpec, Output
-from vmoe_runtime.precisions import Precision, TensorRtPrecision
+from vmoe_runtime.precisions import STORED_ELEMENTS, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
 from vmoe_runtime.profiles import Profile, Rules
 
@@ -156,7 +155,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
         raise OptionError(
             f"this is a dense ViT without experts, so precision {options.precision} does not apply; choose bf16 or int8"
         )
-    if model.moe and STORED_BYTES[numbers.experts.stored] < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
+    if model.moe and STORED_ELEMENTS[numbers.experts.stored].bytes < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
         raise OptionError(
             f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
         )

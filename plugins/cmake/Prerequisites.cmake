@@ -6,9 +6,12 @@
 # and enables C++ and CUDA where there are compilers.
 include(CheckLanguage)
 
-# The oldest ONNX Runtime that is supported: 1.N. Newer ones serve its API unchanged.
-file(STRINGS "${PROJECT_SOURCE_DIR}/../pyproject.toml" VMOE_OLDEST_ONNXRUNTIME REGEX "^cpu = .*onnxruntime>=" LIMIT_COUNT 1)
-string(REGEX REPLACE ".*onnxruntime>=1\\.([0-9]+).*" "\\1" VMOE_OLDEST_ONNXRUNTIME "${VMOE_OLDEST_ONNXRUNTIME}")
+# The oldest runtimes that are supported: ONNX Runtime 1.N, whose API newer ones serve unchanged, and TensorRT N.M.
+file(READ "${PROJECT_SOURCE_DIR}/../pyproject.toml" project)
+string(REGEX MATCH "onnxruntime>=1\\.([0-9]+)" found "${project}")
+set(VMOE_OLDEST_ONNXRUNTIME ${CMAKE_MATCH_1})
+string(REGEX MATCH "tensorrt>=([0-9]+)\\.([0-9]+)" found "${project}")
+set(VMOE_OLDEST_TENSORRT ${CMAKE_MATCH_1}.${CMAKE_MATCH_2})
 add_compile_definitions(VMOE_OLDEST_ONNXRUNTIME=${VMOE_OLDEST_ONNXRUNTIME})
 # Every card since the A100; PTX of the newest is what later ones compile at load.
 set(VMOE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120-real 120-virtual
@@ -71,6 +74,14 @@ if(CMAKE_SYSTEM_NAME MATCHES "^(Linux|Darwin)$")
   endif()
   if(NOT EXISTS "${TENSORRT_INCLUDE_DIR}/NvInferRuntime.h")
     lacks("TensorRT's headers (-DTENSORRT_INCLUDE_DIR=FOLDER with NvInferRuntime.h)" TENSORRT)
+  else()
+    file(STRINGS ${TENSORRT_INCLUDE_DIR}/NvInferVersion.h lines
+      REGEX "^#define (TRT|NV_TENSORRT)_(MAJOR|MINOR)(_ENTERPRISE)? +[0-9]+")
+    string(REGEX MATCHALL "[0-9]+" tensorrt "${lines}")
+    list(JOIN tensorrt "." tensorrt)
+    if(tensorrt VERSION_LESS VMOE_OLDEST_TENSORRT)
+      lacks("the headers of TensorRT ${VMOE_OLDEST_TENSORRT} or newer (it has ${tensorrt})" TENSORRT)
+    endif()
   endif()
 else()
   lacks("Linux or macOS (what the libraries are written for)" OP_LIBRARY SDK CUDA TENSORRT)

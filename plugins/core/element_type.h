@@ -11,11 +11,13 @@ enum class ElementType : int32_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt4, 
 struct ElementTypeSpec {
   const char* name;
   size_t bytes;  // int4 are stored two to a byte, and one of them has a byte where it is computed with
+  int32_t onnx;  // its number in ONNX and ONNX Runtime
 };
 
 // In the order of ElementType.
-inline constexpr ElementTypeSpec kElementTypes[] = {{"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"int8", 1},
-                                                    {"int4", 1},    {"int32", 4},   {"int64", 8}};
+inline constexpr ElementTypeSpec kElementTypes[] = {{"float32", 4, 1}, {"float16", 2, 10}, {"bfloat16", 2, 16},
+                                                    {"int8", 1, 3},    {"int4", 1, 22},    {"int32", 4, 6},
+                                                    {"int64", 8, 7}};
 
 constexpr size_t bytes_of(ElementType type) { return kElementTypes[static_cast<size_t>(type)].bytes; }
 constexpr const char* name_of(ElementType type) { return kElementTypes[static_cast<size_t>(type)].name; }

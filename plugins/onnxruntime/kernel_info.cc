@@ -12,17 +12,12 @@ namespace {
 
 using ops::OpError;
 
-// In the order of ElementType.
-constexpr ONNXTensorElementDataType kOnnxTypes[] = {
-    ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16,
-    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,  ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4,    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
-    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64};
-
 // Nothing for a type that no op takes.
 std::optional<ElementType> element_type_of(ONNXTensorElementDataType type) {
-  const auto* found = std::find(std::begin(kOnnxTypes), std::end(kOnnxTypes), type);
-  if (found == std::end(kOnnxTypes)) return std::nullopt;
-  return static_cast<ElementType>(found - kOnnxTypes);
+  const auto* found = std::find_if(std::begin(kElementTypes), std::end(kElementTypes),
+                                   [type](const ElementTypeSpec& spec) { return spec.onnx == type; });
+  if (found == std::end(kElementTypes)) return std::nullopt;
+  return static_cast<ElementType>(found - kElementTypes);
 }
 
 bool succeeds(const OrtApi& api, OrtStatus* status) {
@@ -96,7 +91,9 @@ Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
 
 }  // namespace
 
-ONNXTensorElementDataType onnx_type_of(ElementType type) { return kOnnxTypes[static_cast<size_t>(type)]; }
+ONNXTensorElementDataType onnx_type_of(ElementType type) {
+  return static_cast<ONNXTensorElementDataType>(kElementTypes[static_cast<size_t>(type)].onnx);
+}
 
 NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec)
     : api_(api),

@@ -26,6 +26,7 @@ constexpr int32_t kFailed = 1;
 // In the order of ElementType.
 constexpr DataType kDataTypes[] = {DataType::kFLOAT, DataType::kHALF,  DataType::kBF16, DataType::kINT8,
                                    DataType::kINT4,  DataType::kINT32, DataType::kINT64};
+static_assert(std::size(kDataTypes) == std::size(kElementTypes));
 
 // Nothing for a type that no op takes.
 std::optional<ElementType> element_type_of(DataType type) {

@@ -16,8 +16,6 @@
 
 namespace vmoe::tensorrt {
 
-static_assert(NV_TENSORRT_MAJOR * 100 + NV_TENSORRT_MINOR >= 1013, "TensorRT 10.13 or newer is needed");
-
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
 

@@ -31,11 +31,13 @@ __version__ = installed_version("vmoe-export") or "0+unknown"
 """Of the distribution; "0+unknown" where the sources are used without being installed."""
 
 
-def oldest_onnxruntime() -> str:
-    """The oldest version of ONNX Runtime that is supported, which pyproject.toml names; "0+unknown" as in `__version__`."""
+def oldest_supported(name: str) -> str:
+    """The oldest version of a distribution, such as "onnxruntime", that is supported: pyproject.toml names it. "0+unknown"
+    as in `__version__`.
+    """
     needed = requires("vmoe-export") if installed_version("vmoe-export") else None
-    found = (each.partition(";")[0].partition("onnxruntime>=") for each in needed or ())
-    return next((number for _, name, number in found if name), "0+unknown")
+    found = (each.partition(";")[0].strip().partition(">=") for each in needed or ())
+    return next((number for needed_name, _, number in found if needed_name == name), "0+unknown")
 
 
 class NotInstalledError(UnavailableError):

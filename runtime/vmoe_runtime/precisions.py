@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Precision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts"]
 """What the weights of the large products are stored in, and so what these are computed in: float32, bfloat16 or int8;
@@ -16,6 +16,25 @@ PRECISIONS = tuple(EXPERT_WEIGHT_BYTES)
 
 EXACTNESS: tuple[Precision, ...] = ("fp32", "bf16-experts", "bf16", "int8", "int4")
 """Precisions, the most exact one first."""
+
+StoredType = Literal["F32", "F16", "BF16", "I8", "U8"]
+"""Element type of a tensor in the weights file, as safetensors names it. In U8, two values along the last axis share one."""
+
+
+class StoredElement(NamedTuple):
+    """An element of such a tensor: its type as people call it, and the bytes that it takes."""
+
+    name: str
+    bytes: float
+
+
+STORED_ELEMENTS: Mapping[str, StoredElement] = {
+    "F32": StoredElement("float32", 4),
+    "BF16": StoredElement("bfloat16", 2),
+    "F16": StoredElement("float16", 2),
+    "I8": StoredElement("int8", 1),
+    "U8": StoredElement("int4", 0.5),
+}
 
 TensorRtPrecision = Literal["fp32", "fp16", "bf16"]
 """What the large products of the TensorRT graphs are computed in. Router, residual stream and head are float32."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
-from vmoe_serve.batcher_metrics import Load
 from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
+from vmoe_serve.metrics import Load
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from vmoe_runtime.images import unturned_pictures
 from vmoe_serve.batcher import Batcher
-from vmoe_serve.batcher_metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED, UNTURNED
+from vmoe_serve.metrics import NUMBERS, REQUEST_BUCKETS, REQUEST_SECONDS, SERVED, UNTURNED
 
 
 class Metrics(Collector):

@@ -32,7 +32,9 @@ class ReadPath(click.Path):
 
 
 def copied_first(command: F) -> F:
-    """A command that gets the paths of copies for its addresses; they are there until it ends."""
+    """A command that gets the paths of copies for its addresses; they are there until it ends. Once is enough for all."""
+    if hasattr(command, "copies"):
+        return command
 
     @wraps(command)
     def with_copies(**given: Any) -> Any:
@@ -49,6 +51,7 @@ def copied_first(command: F) -> F:
 
             return command(**{name: local(value) for name, value in given.items()})
 
+    cast(Any, with_copies).copies = True
     return cast(F, with_copies)
 
 

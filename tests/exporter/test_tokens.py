@@ -18,7 +18,7 @@ from variants import VARIANTS
 
 from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle, open_checkpoint
 from vmoe_export.export_plan import plan_export
-from vmoe_export.families.preprocessing import processor_steps
+from vmoe_export.families.image_processors import processor_steps
 from vmoe_export.validation.reference_model import ReferenceModel, Stream
 from vmoe_export.validation.reference_weights import official_weights
 from vmoe_runtime import Engine, RoutingError

@@ -24,7 +24,7 @@ from test_ort_versions import PROFILES, VERSIONS, assert_needs_the_c_and_cpp_run
 from wheels import onnxruntime_folder
 
 from vmoe_export.ops.table import OPS
-from vmoe_runtime.installation import find_native, oldest_onnxruntime
+from vmoe_runtime.installation import find_native, oldest_supported
 
 NAME = "libvmoe_onnxruntime_cuda.so"
 PLUGINS = ROOT / "plugins"
@@ -57,7 +57,7 @@ def emulated() -> Path:
     sources.append(ROOT / "tests" / "cpp" / "gpu_emulator.cc")
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden"]
     places = [f"-I{PLUGINS}", *(f"-isystem{folder}" for folder in headers)]
-    oldest = oldest_onnxruntime().partition(".")[2]
+    oldest = oldest_supported("onnxruntime").partition(".")[2]
     flags += ["-shared", "-DVMOE_ADAPTER", f"-DVMOE_OLDEST_ONNXRUNTIME={oldest}", "-Wl,--no-undefined", *places]
     return kept("libemulated_ops.so", "c++", *flags, *sources, "-lpthread")
 

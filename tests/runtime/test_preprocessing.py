@@ -14,7 +14,7 @@ from picture_file import picture_file
 from PIL import Image, ImageOps
 
 from vmoe_export import ConfigError, ExportOptions, OptionError, export_bundle
-from vmoe_export.families.preprocessing import processor_steps
+from vmoe_export.families.image_processors import processor_steps
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec

@@ -12,7 +12,7 @@ from vmoe_export.errors import ConfigError
 from vmoe_export.families import timm
 from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import CLIP_MEAN, CLIP_STD
+from vmoe_export.families.image_processors import CLIP_MEAN, CLIP_STD
 from vmoe_export.families.translation import Translation
 from vmoe_export.model.parameters import POSITION_EMBEDDING
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vmoe_export.families import hf_vit
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET
+from vmoe_export.families.image_processors import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vmoe_export.families import hf_vit
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET
+from vmoe_export.families.image_processors import IMAGENET
 from vmoe_export.families.translation import Translation
 
 _DISTILLATION = "embeddings.distillation_token"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vmoe_export.errors import ConfigError
 from vmoe_export.families.block_names import Block, Layer
 from vmoe_export.families.family import Family
-from vmoe_export.families.preprocessing import IMAGENET
+from vmoe_export.families.image_processors import IMAGENET
 from vmoe_export.families.translation import Translation
 
 

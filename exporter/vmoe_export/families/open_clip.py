@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.families.preprocessing import CLIP_MEAN, CLIP_STD
+from vmoe_export.families.image_processors import CLIP_MEAN, CLIP_STD
 from vmoe_export.model.model_facts import mapping
 from vmoe_runtime.errors import shown
 

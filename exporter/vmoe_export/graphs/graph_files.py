@@ -30,7 +30,7 @@ from vmoe_runtime.bundle.manifest import (
     MERGING_GRAPH,
     WEIGHTS_NAME,
 )
-from vmoe_runtime.installation import oldest_onnxruntime
+from vmoe_runtime.installation import oldest_supported
 from vmoe_runtime.precisions import TensorRtPrecision
 from vmoe_runtime.profiles import Profile, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES, TOKEN_OUTPUT
@@ -86,7 +86,7 @@ def write_graphs(
     if any(profile.merge for profile in profiles):
         kinds[MERGING_GRAPH] = StandardNodes
     merging = {name: np.array([row.default], np.int64) for name, row in ROWS.items() if row.merging} if model.merges else {}
-    oldest = oldest_onnxruntime()
+    oldest = oldest_supported("onnxruntime")
     for file, kind in kinds.items():
         settings = (profiles[0].inputs if profiles else {}) | merging
         if file == INLINED_GRAPH:
@@ -164,7 +164,7 @@ def tensorrt_graph(
     routes = model.config.moe is not None
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
-    others = f"and any ONNX Runtime from {oldest_onnxruntime()} on"
+    others = f"and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
     plugin = " from 10.7 on with the vmoe plugin" if routes else ""
     how = f"{fixed}For TensorRT{plugin}, {others}."
     return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)

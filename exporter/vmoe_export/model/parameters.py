@@ -11,7 +11,7 @@ from vmoe_export.errors import CheckpointError
 from vmoe_export.model.model_config import ModelConfig, Soft
 from vmoe_export.precision import ExportPrecision, weight_type
 from vmoe_export.weight_types import WeightType
-from vmoe_export.weight_types.weight_type import STORED_BYTES, StoredType
+from vmoe_runtime.precisions import STORED_ELEMENTS, StoredType
 
 Shape = tuple[int, ...]
 
@@ -53,7 +53,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        return int(STORED_BYTES[self.dtype] * math.prod(self.shape))
+        return int(STORED_ELEMENTS[self.dtype].bytes * math.prod(self.shape))
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+
+from vmoe_runtime.precisions import StoredType
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WeightName = Literal["float", "bf16", "i8", "i4"]
 """Element type of the weights of a product, as the table of ops names it."""
-
-StoredType = Literal["F32", "F16", "BF16", "I8", "U8"]
-"""Element type of a stored tensor, as safetensors names it. In U8 two values share a byte, along the last axis."""
-
-STORED_BYTES: Mapping[StoredType, float] = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 0.5}
 
 
 def stored_shape(shape: tuple[int, ...], dtype: StoredType) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-// The counts of a batcher, as runtime/vmoe_serve/batcher_metrics.py declares them. Written by
+// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
 //
 //   python tools/cpp_headers.py
 // clang-format off

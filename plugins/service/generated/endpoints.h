@@ -1,4 +1,4 @@
-// What both HTTP services share, as endpoints.py and batcher_metrics.py in runtime/vmoe_serve declare it. Written by
+// What both HTTP services share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it. Written by
 //
 //   python tools/cpp_headers.py
 //

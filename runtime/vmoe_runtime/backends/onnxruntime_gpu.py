@@ -28,7 +28,7 @@ from vmoe_runtime.backends.tensorrt.tensorrt_graph import exported_graphs, tenso
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
 from vmoe_runtime.errors import ImageError, UnavailableError
-from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path
+from vmoe_runtime.installation import TENSORRT_PLUGIN, TENSORRT_REGISTER, __version__, native_path, oldest_supported
 from vmoe_runtime.profiles import Profile
 
 _CUDA, _TENSORRT, _CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -177,6 +177,6 @@ def missing_library(provider: Path) -> str | None:
             major = name.rpartition(".")[2]
             return (
                 f"it needs TensorRT {major} ({name}); run pip install 'tensorrt=={major}.*', or take backend 'tensorrt', "
-                "which runs with any TensorRT from 10.13 on"
+                f"which runs with any TensorRT from {oldest_supported('tensorrt')} on"
             )
     return None

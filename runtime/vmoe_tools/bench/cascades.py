@@ -170,7 +170,8 @@ class CascadePoint:
         share = self._escalated / images
         assert first.flops_per_image is not None and then.flops_per_image is not None
         flops = round(first.flops_per_image + share * then.flops_per_image)
-        return Quality(None, None if self._right is None else self._right / images, images, flops, None), share
+        top1 = None if self._right is None else self._right / images
+        return Quality(images, top1=top1, flops_per_image=flops), share
 
     def __call__(self) -> None:
         """Answers the next batch."""

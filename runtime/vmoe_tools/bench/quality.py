@@ -24,21 +24,21 @@ class Quality:
     """What is left of the model at one point, over all whole batches of the images.
 
     Attributes:
+        images: how many there were.
         kept_pairs: share of the (token, choice) pairs of all MoE layers that got a slot, or with experts choice of the
             (token, expert) pairs; None for a dense model and a Soft MoE.
         top1: share of the labelled images whose largest logit is that of their class; None without labels.
-        images: how many there were.
         flops_per_image: of matrix products, those of the experts for the rows that they worked on; None where the manifest
             lacks the sizes.
         expert_bytes_per_call: bytes of the experts' weight matrices that a call reads, on average: those of every expert
             that has any row to work on. None for a dense model.
     """
 
-    kept_pairs: float | None
-    top1: float | None
     images: int
-    flops_per_image: int | None
-    expert_bytes_per_call: int | None
+    kept_pairs: float | None = None
+    top1: float | None = None
+    flops_per_image: int | None = None
+    expert_bytes_per_call: int | None = None
 
 
 class Assessment:
@@ -94,11 +94,11 @@ class Assessment:
         weight_bytes = EXPERT_WEIGHT_BYTES[manifest.precision]
         expert_bytes = 0 if shape is None else 2 * shape.width * shape.expert_mlp_dim * weight_bytes
         return Quality(
-            kept / pairs if pairs else None,
-            right / images if self._labelled else None,
             images,
-            None if shape is None else sparse_flops(shape, [layer / images for layer in rows], merge),
-            round(used / calls * expert_bytes) if shape is not None and rows else None,
+            kept_pairs=kept / pairs if pairs else None,
+            top1=right / images if self._labelled else None,
+            flops_per_image=None if shape is None else sparse_flops(shape, [layer / images for layer in rows], merge),
+            expert_bytes_per_call=round(used / calls * expert_bytes) if shape is not None and rows else None,
         )
 
 

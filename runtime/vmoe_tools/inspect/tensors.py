@@ -10,11 +10,10 @@ from typing import Any, BinaryIO, TypeGuard
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import BundleError
+from vmoe_runtime.precisions import STORED_ELEMENTS
 
 _MAX_HEADER_BYTES = 16 << 20
 _MAX_EXTENT = 2**53
-_DTYPES = {"F32": ("float32", 4), "BF16": ("bfloat16", 2), "F16": ("float16", 2), "I8": ("int8", 1), "U8": ("int4", 0.5)}
-"""Name, and bytes of an element, of the types that bundles have. U8 is two int4, of the last axis."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,11 @@ def _tensor(name: str, entry: Any) -> tuple[tuple[int, int], ListedTensor]:
     """Where the data of a tensor begins and ends, and the tensor."""
     fields = entry if isinstance(entry, dict) else {}
     code, shape, span = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
-    if not (isinstance(code, str) and code in _DTYPES and _are_extents(shape) and _are_extents(span) and len(span) == 2):
+    if not (
+        isinstance(code, str) and code in STORED_ELEMENTS and _are_extents(shape) and _are_extents(span) and len(span) == 2
+    ):
         raise ValueError(f"the entry of {name!r:.60} does not describe a tensor")
-    dtype, width = _DTYPES[code]
+    dtype, width = STORED_ELEMENTS[code]
     start, end = span
     if code == "U8":
         shape = [*shape[:-1], 2 * shape[-1]] if shape else [2]

@@ -7,6 +7,7 @@ Written against the documented API of TensorRT 10.13 and 11, which is the same i
 from __future__ import annotations
 
 import ctypes
+import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,13 +20,13 @@ import tensorrt
 from cuda.bindings import runtime as cuda
 
 from vmoe_runtime.errors import BackendError
+from vmoe_runtime.installation import oldest_supported
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
 Made = TypeVar("Made")
 
 INPUT = "image"
-_OLDEST = (10, 13)
 _DEVICE = 0  # as CUDA_VISIBLE_DEVICES numbers them
 _PLUGIN = ("VmoeRouteDispatch", "1", "vmoe")  # name, version and namespace of one creator in the plugin library
 _DTYPES: Mapping[str, type[np.generic]] = {"FLOAT": np.float32, "INT32": np.int32, "UINT8": np.uint8}
@@ -59,14 +60,19 @@ def version() -> str:
     return str(tensorrt.__version__)
 
 
+def _release(version: str) -> list[int]:
+    """Major and minor number; 0 for a version that is not known."""
+    return [int(number) for number in re.findall(r"\d+", version)[:2]]
+
+
 def start(kind: Callable[[Any], Made]) -> Made:
     """A builder or a runtime.
 
     Raises:
         BackendError: TensorRT is too old, or can't start.
     """
-    if tuple(int(part) for part in version().split(".")[:2]) < _OLDEST:
-        oldest = ".".join(map(str, _OLDEST))
+    oldest = oldest_supported("tensorrt")
+    if _release(version()) < _release(oldest):
         raise BackendError(f"TensorRT {version()} is too old; run pip install 'tensorrt>={oldest}'")
     log.errors.clear()
     try:
