@@ -42,6 +42,13 @@ _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "ROTATION": (preprocessing,),
 }
 _PYTHON_ONLY = ("EXACTNESS", "EXPERT_LIMIT", "ROUNDINGS", "TENSORRT_PRECISIONS", "TOKEN_OUTPUT", "MANY_BODIES")
+_CODES: Mapping[str, Sequence[str]] = {
+    "output": manifest.OUTPUTS,
+    "precision": precisions.PRECISIONS,
+    "probabilities": manifest.PROBABILITIES,
+    "routing_kind": routing_kinds.ROUTING_KINDS,
+}
+"""Texts of manifests for which engine.h has an enum: its name without vmoe."""
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
@@ -74,6 +81,7 @@ _BUNDLE_HEAD = """\
 #include <cstdint>
 
 #include "sdk/fields.h"
+#include "vmoe/engine.h"
 
 namespace vmoe::sdk {
 """
@@ -262,7 +270,10 @@ def bundle_rules() -> str:
     """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
     lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
-    lines += ["", f"enum : unsigned {{ {kinds} }};", ""]
+    lines += ["", f"enum : unsigned {{ {kinds}, kOfEnd = {1 << len(routing_kinds.SETTING_KINDS)} }};"]
+    routing = ", ".join(_constant(f"of-{kind}") for kind in routing_kinds.ROUTING_KINDS)
+    lines += [f"inline constexpr unsigned kOfRoutingKinds[] = {{{routing}}};", ""]
+    lines += ["// The same in engine.h.", *map(_codes, _CODES), ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
         fields: tuple[Field, ...] = getattr(manifest_fields, f"{name}_FIELDS")
         lines += [*_array("Field", f"k{name.capitalize()}Fields", [_field(field) for field in fields]), ""]
@@ -311,6 +322,11 @@ def service_table() -> str:
     lines += ["}  // namespace endpoints", *_array("Route", "kRoutes", rows)]
     lines += ["", f"inline constexpr char kOpenApi[] = {json.dumps(json.dumps(openapi.document('{model}')))};"]
     return "\n".join(lines) + "\n"
+
+
+def _codes(enum: str) -> str:
+    codes = ", ".join(f"VMOE_{text.upper().replace('-', '_')}" for text in _CODES[enum])
+    return f"inline constexpr vmoe_{enum} {_constant(enum)}Codes[] = {{{codes}}};"
 
 
 def _metric(metric: metrics.Metric) -> str:

@@ -20,7 +20,7 @@ struct Field {
   int64_t most;            // the largest whole number; the smallest is 1, and of a count 0
   bool optional;           // it may be missing or null, which is the same
   unsigned kinds;          // kOf* of those that have it; in others it must be missing or null
-  const char* choices[5];  // the texts that it may be; null for any
+  const char* choices[8];  // the texts that it may be; null for any
 };
 
 // Parses text as a manifest may be written. Refused beside what is no JSON: other encodings than UTF-8 and a byte order

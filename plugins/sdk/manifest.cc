@@ -16,11 +16,6 @@ namespace vmoe::sdk {
 
 namespace {
 
-constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES,
-                                        VMOE_TOKENS};  // in the order of kOutputs
-static_assert(std::size(kPrecisions) == VMOE_BF16_EXPERTS, "vmoe_precision is in the order of kPrecisions");
-static_assert(std::size(kProbabilities) == VMOE_SIGMOID, "vmoe_probabilities is in the order of kProbabilities");
-
 // Refuses what a part of the manifest says.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
@@ -47,13 +42,10 @@ int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
 unsigned kind_of(const Json& raw) {
   const Json* routing = optional_field(raw, "routing");
   if (routing == nullptr) return kOfDense;
-  switch (index_of(routing->at("kind"), kRoutingKinds)) {
-    case 1: return kOfExpertsChoice;
-    case 2: return kOfSoft;
-    default: break;
-  }
+  const unsigned kind = kOfRoutingKinds[index_of(routing->at("kind"), kRoutingKinds)];
   const Json* members = optional_field(*routing, "ensemble_size");
-  return members == nullptr || (members->is_number_integer() && *members == 1) ? kOfTopK : kOfEnsemble;
+  const bool has_members = members != nullptr && !(members->is_number_integer() && *members == 1);
+  return kind == kOfTopK && has_members ? kOfEnsemble : kind;
 }
 
 // Reads where the patches of an image are; 0 stays where the model description, which no reader insists on, doesn't
@@ -134,7 +126,7 @@ RoutingRules read_rules(const Json& raw, size_t layers) {
   if (rules.image_tokens > 0 && rules.group_tokens % rules.image_tokens != 0) {
     refuse("'image_tokens' is ", rules.image_tokens, ", which doesn't divide 'group_tokens'");
   }
-  rules.kind = static_cast<vmoe_routing_kind>(VMOE_TOP_K + index_of(routing["kind"], kRoutingKinds));
+  rules.kind = kRoutingKindCodes[index_of(routing["kind"], kRoutingKinds)];
   if (rules.kind == VMOE_SOFT) {
     rules.slots_per_expert = routing["slots_per_expert"];
     return rules;
@@ -295,8 +287,8 @@ Manifest read(const Json& raw) {
            "', which a model of this kind doesn't have");
   }
   const Json* probabilities = optional_field(raw, "probabilities");
-  info.probabilities = VMOE_SOFTMAX + (probabilities == nullptr ? 0 : index_of(*probabilities, kProbabilities));
-  info.precision = VMOE_FP32 + index_of(raw["precision"], kPrecisions);
+  info.probabilities = kProbabilitiesCodes[probabilities == nullptr ? 0 : index_of(*probabilities, kProbabilities)];
+  info.precision = kPrecisionCodes[index_of(raw["precision"], kPrecisions)];
   info.batch_multiple = raw["batch_multiple"];
   read_class_names(raw, manifest);
   if (kind != kOfDense) {

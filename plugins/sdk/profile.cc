@@ -1,6 +1,7 @@
 #include "sdk/profile.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "sdk/decimal.h"
 #include "sdk/error.h"
@@ -25,8 +26,9 @@ std::string listed(int set) {
 }  // namespace
 
 int RoutingRules::settings() const {
-  constexpr unsigned kKinds[] = {kOfDense, kOfTopK, kOfExpertsChoice, kOfSoft};  // in the order of vmoe_routing_kind
-  const unsigned bit = ensemble_size > 1 ? kOfEnsemble : kKinds[kind];
+  const auto* code = std::find(std::begin(kRoutingKindCodes), std::end(kRoutingKindCodes), kind);
+  const unsigned own_kind = code == std::end(kRoutingKindCodes) ? kOfDense : kOfRoutingKinds[code - kRoutingKindCodes];
+  const unsigned bit = ensemble_size > 1 ? kOfEnsemble : own_kind;
   int own = 0;
   for (const SettingRow& row : kSettingRows) {
     const bool has_it = (row.kinds & bit) != 0 && (image_tokens > 0 || !row.merging);

@@ -35,7 +35,7 @@ std::string range_text(const SettingRow& row) {
 
 // Whether models of a kind can have what a name says, and need no more than that.
 bool suits_a_kind(int said) {
-  for (unsigned kind = 1; kind <= kOfSoft; kind <<= 1) {
+  for (unsigned kind = 1; kind < kOfEnd; kind <<= 1) {
     int own = 0;
     for (const SettingRow& row : kSettingRows) own |= (row.kinds & kind) != 0 ? row.bit : 0;
     if ((said & ~own) == 0 && (needed_settings(kind) & ~said) == 0) return true;

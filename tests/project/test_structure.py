@@ -24,7 +24,7 @@ PYTHON = {
     "runtime/vmoe_measure": "vmoe_runtime aiohttp fsspec numpy",
     "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy pyarrow rich tensorrt",
     "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
-    "click fastapi numpy onnx prometheus_client psutil pyarrow pydantic ray starlette triton_python_backend_utils",
+    "click numpy onnx prometheus_client psutil pyarrow ray starlette triton_python_backend_utils",
 }
 """What each package may import besides itself and Python's own library; a module of a package stands with its name."""
 

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "sdk/fields.h"
+#include "vmoe/engine.h"
 
 namespace vmoe::sdk {
 
@@ -65,7 +66,14 @@ inline constexpr int64_t kMostLevels = 1024;
 inline constexpr int64_t kMostImages = 65536;
 inline constexpr double kLongestSeconds = 1000000.0;
 
-enum : unsigned { kOfDense = 1, kOfTopK = 2, kOfEnsemble = 4, kOfExpertsChoice = 8, kOfSoft = 16 };
+enum : unsigned { kOfDense = 1, kOfTopK = 2, kOfEnsemble = 4, kOfExpertsChoice = 8, kOfSoft = 16, kOfEnd = 32 };
+inline constexpr unsigned kOfRoutingKinds[] = {kOfTopK, kOfExpertsChoice, kOfSoft};
+
+// The same in engine.h.
+inline constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES, VMOE_TOKENS};
+inline constexpr vmoe_precision kPrecisionCodes[] = {VMOE_FP32, VMOE_BF16, VMOE_INT8, VMOE_INT4, VMOE_BF16_EXPERTS};
+inline constexpr vmoe_probabilities kProbabilitiesCodes[] = {VMOE_SOFTMAX, VMOE_SIGMOID};
+inline constexpr vmoe_routing_kind kRoutingKindCodes[] = {VMOE_TOP_K, VMOE_EXPERTS_CHOICE, VMOE_SOFT};
 
 inline constexpr Field kManifestFields[] = {
     {"", "model", FieldType::kObject, 0, false, ~0U, {}},
