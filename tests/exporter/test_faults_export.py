@@ -197,6 +197,11 @@ def test_a_bundle_is_kept_without_force(mnist_bundle: Path, tmp_path: Path, refu
     refuse_export(SPARSE, names=["x.vmoe", "--force"])
 
 
+def test_no_bundle_is_written_into_a_bundle(mnist_bundle: Path, tmp_path: Path, refuse_export: Refuse) -> None:
+    copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
+    refuse_export(SPARSE, "-o", tmp_path / "x.vmoe/in.vmoe", names=["in.vmoe would lie in the bundle"])
+
+
 @pytest.mark.parametrize(
     ("bias", "options", "names"),
     [

@@ -40,8 +40,8 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
         sources: files and folders that the export reads.
 
     Raises:
-        ExportError: the target exists and `force` is not given; or it is something else than a bundle, holds a file that
-            no bundle holds, or one of the sources.
+        ExportError: the target would lie in a bundle; it exists and `force` is not given; or it is something else than a
+            bundle, holds a file that no bundle holds, or one of the sources.
     """
     if "\0" in str(target):
         raise ExportError(f"{shown(str(target))} is not a path: it contains a zero byte")
@@ -53,8 +53,11 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
         raise ExportError(
             f"{target} is not text in UTF-8, which the libraries that write graphs need; choose another place"
         ) from None
-    if not target.absolute().parent.is_dir():
-        raise ExportError(f"{target.absolute().parent} is not a folder; make it first")
+    parent = target.absolute().parent
+    if not parent.is_dir():
+        raise ExportError(f"{parent} is not a folder; make it first")
+    if _files_of_bundle(parent) is not None:
+        raise ExportError(f"{target} would lie in the bundle {parent}; choose another place")
     if os.path.lexists(target):
         if not force:
             raise ExportError(f"{target} exists; --force replaces it")
