@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.checkpoint.base import naming
 from vmoe_export.checkpoint.new_head import NewHead
@@ -27,6 +29,7 @@ from vmoe_export.precision import PRECISIONS
 from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
+from vmoe_measure.head_inputs import head_inputs, is_sampled
 from vmoe_runtime.bundle.manifest import InputSpec, Output
 from vmoe_runtime.precisions import STORED_ELEMENTS, Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
@@ -150,15 +153,7 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     _check_class_names(options, model, output)
     if model.moe is None and (given := options.routing_options()):
         raise OptionError(f"this is a dense ViT without MoE layers, so it takes no {', '.join(given)}")
-    numbers = PRECISIONS[options.precision]
-    if model.moe is None and numbers.needs_experts:
-        raise OptionError(
-            f"this is a dense ViT without experts, so precision {options.precision} does not apply; choose bf16 or int8"
-        )
-    if model.moe and STORED_ELEMENTS[numbers.experts.stored].bytes < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
-        raise OptionError(
-            f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
-        )
+    _check_precision(options, model)
     grouping = parse_group(options.group or "image", model.num_tokens, options.batch_size, model.ensemble_size)
     exported = ExportedModel(model, grouping, output, layers=_layers(options, model))
     rules, settings = _rules(exported), options.profile_settings(trunk, model.moe.routing if model.moe else None)
@@ -166,6 +161,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     if options.tensorrt and (untaken := _not_for_tensorrt(model, profiles)):
         raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
     steps = _preprocessing(options, model)
+    if head is not None and head.fitted_to:
+        names = filter(is_sampled, stored_parameters(model, features=True))
+        sampled = ((name, np.asarray(trunk[name], np.float32).tobytes()) for name in names)
+        head.check_inputs(head_inputs(model.to_json(), steps, sampled))
     beside = trunk.config_file
     found = [f"the config is {beside}"] if options.config == beside != own_config else []
     told = (*trunk.notes, *found, *_notes(config, model, grouping, options, checkpoint), *_preset_notes(checkpoint, options))
@@ -245,6 +244,18 @@ def _check_class_names(options: ExportOptions, model: ModelConfig, output: Outpu
     size = model.feature_size if output == "features" else model.num_classes
     if options.class_names is not None and len(options.class_names) != size:
         raise OptionError(f"there are {len(options.class_names)} class names, but the model has {size or 'no'} outputs")
+
+
+def _check_precision(options: ExportOptions, model: ModelConfig) -> None:
+    numbers = PRECISIONS[options.precision]
+    if model.moe is None and numbers.needs_experts:
+        raise OptionError(
+            f"this is a dense ViT without experts, so precision {options.precision} does not apply; choose bf16 or int8"
+        )
+    if model.moe and STORED_ELEMENTS[numbers.experts.stored].bytes < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
+        raise OptionError(
+            f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
+        )
 
 
 def _layers(options: ExportOptions, model: ModelConfig) -> tuple[int, ...]:

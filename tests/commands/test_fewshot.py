@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from command_runs import Vmoe
 from picture_file import write_pictures
+from safetensors.numpy import load_file, save_file
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
@@ -63,6 +64,29 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     zebra = animals / "zebra" / "0.png"
     (answer,) = vmoe.json("run", tmp_path / "animals.vmoe", zebra)["images"]
     assert answer["classes"][0]["class"] == "zebra" and answer["classes"][0]["probability"] > 0.7
+
+
+def test_a_head_is_refused_by_a_model_with_other_features(
+    mnist_checkpoint: Path, features_bundle: Path, mnist_data: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
+    eighth, head, changed = tmp_path / "int8.vmoe", tmp_path / "head.npz", tmp_path / "changed.safetensors"
+    export_bundle(features_bundle, eighth, precision="int8", validate=False)
+    vmoe.run("fewshot", eighth, "--images", mnist_data, "-o", head)
+    # The same features, but for rounding and what a call may set: another precision, and no bundle at all.
+    for source, options in ((features_bundle, ()), (mnist_checkpoint, ("--precision", "bf16", "--exif", "--group", "8"))):
+        vmoe.run("export", source, "--head", head, *options, "--no-validate", "--force", "-o", tmp_path / "x.vmoe")
+    tensors = load_file(features_bundle / "weights.safetensors")
+    save_file(tensors | {"Encoder/encoder_norm/scale": tensors["Encoder/encoder_norm/scale"] + 0.5}, changed)
+    for source, options, what in (
+        (changed, (), "other weights"),
+        (mnist_checkpoint, ("--normalize",), "normalize not set, and here it is True"),
+        (mnist_checkpoint, ("--preprocess", "resize(28,28)|central_crop(28)"), "preprocessing 'resize(28)', and here it is"),
+    ):
+        words = ("export", source, "--head", head, *options, "-o", tmp_path / "y.vmoe")
+        assert f"{head}: it is fitted to the features of a model with {what}" in vmoe.complaint(2, *words)
+    with np.load(head) as arrays:
+        np.savez(tmp_path / "bare.npz", kernel=arrays["kernel"], bias=arrays["bias"])
+    vmoe.run("export", changed, "--head", tmp_path / "bare.npz", "--no-validate", "-o", tmp_path / "y.vmoe")
 
 
 @pytest.mark.parametrize(("images", "width"), [(40, 12), (12, 40)], ids=["more images", "more features"])

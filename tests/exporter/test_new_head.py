@@ -109,6 +109,8 @@ WRONG: dict[str, tuple[Head, str]] = {
     "more than float32 holds": (good(bias=np.full(3, 1e300)), "bias holds NaN or infinite"),
     "names of other classes": (good(class_names=np.array(["a"])), "class_names is <U1[1]"),
     "objects": (good(kernel=np.array([{}])), "Python objects"),
+    "features that are no JSON": (good(fitted_to=np.array("those of yesterday")), "fitted_to is no JSON object"),
+    "features as numbers": (good(fitted_to=np.zeros(2)), "fitted_to is no JSON object"),
 }
 
 

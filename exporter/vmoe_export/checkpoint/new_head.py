@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +14,15 @@ from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.plain_file import PlainFile
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError, OptionError
+from vmoe_measure.head_inputs import FITTED_TO
 from vmoe_measure.npz_file import opened_npz
-from vmoe_runtime.errors import ImageError
+from vmoe_runtime.bundle.strict_json import parse_json
+from vmoe_runtime.errors import ImageError, shown
 
 _EXPECTED = "expected are 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMES = "class_names"
-_KNOWN = (_NAMES, "kernel", "bias", "head/kernel", "head/bias")
+_KNOWN = (_NAMES, FITTED_TO, "kernel", "bias", "head/kernel", "head/bias")
 _FLOAT32 = np.dtype(np.float32)
 _ALWAYS_BYTES = 64 << 20
 _MOST_UNPACKED = 100
@@ -32,13 +35,15 @@ class NewHead(Checkpoint):
     Args:
         trunk: the checkpoint. Whoever opened it closes it.
         path: a .safetensors or else an npz file of `kernel` [D, classes] and `bias` [classes], or `head/kernel` and
-            `head/bias`: float16, bfloat16 (safetensors), float32 or float64. An npz file may have `class_names` [classes].
+            `head/bias`: float16, bfloat16 (safetensors), float32 or float64. An npz file may have `class_names` [classes]
+            and, from `vmoe fewshot`, the features that the head is fitted to.
 
     Its arrays are unpacked by `read`, once the shapes that it states are known to fit: a small file may unpack to more than
     the memory.
 
     Attributes:
         class_names: of the file; None where it has none.
+        fitted_to: what `vmoe_measure.head_inputs` says of the features that it is fitted to; None where the file doesn't.
 
     Raises:
         OptionError: the file can't be read, or states no such head.
@@ -57,6 +62,7 @@ class NewHead(Checkpoint):
                     f"{_NAMES} is {names.dtype}{list(names.shape)}, no name for each of {bias.shape[0]} classes"
                 )
             self.class_names = None if names is None else tuple(_arrays_of(path, [_NAMES])[_NAMES].tolist())
+            self.fitted_to = _fitted_to(path) if FITTED_TO in stated else None
         self._path, self._trunk, self._prefix = path, trunk, prefix
         self._head: dict[str, Array] = {}
         head = {"head/kernel": TensorInfo(kernel.shape, _FLOAT32), "head/bias": TensorInfo(bias.shape, _FLOAT32)}
@@ -75,6 +81,23 @@ class NewHead(Checkpoint):
             names = {f"head/{name}": f"{self._prefix}{name}" for name in ("kernel", "bias")}
             arrays = _arrays_of(self._path, list(names.values()))
             self._head = {name: _as_float32(stored, arrays[stored]) for name, stored in names.items()}
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Makes sure that it is fitted to a model's features, where its file says to which.
+
+        Args:
+            inputs: as `vmoe_measure.head_inputs` returns.
+
+        Raises:
+            OptionError: it is fitted to others.
+        """
+        with _of_head(self._path):
+            fitted = self.fitted_to or inputs
+            for name in (*inputs, *fitted):
+                own, theirs = (shown(each[name], 80) if name in each else "not set" for each in (fitted, inputs))
+                if own != theirs:
+                    what = "other weights" if name == "weights" else f"{name} {own}, and here it is {theirs}"
+                    raise OptionError(f"it is fitted to the features of a model with {what}; fit a head to this one")
 
     def _read(self, stored_name: str) -> Array:
         if stored_name in self._head:
@@ -123,6 +146,17 @@ def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
 def _arrays_of(path: Path, names: Sequence[str]) -> dict[str, Array]:
     with SafetensorsCheckpoint(path) if path.suffix == ".safetensors" else opened_npz(path, _EXPECTED) as arrays:
         return {name: arrays[name] for name in names}
+
+
+def _fitted_to(path: Path) -> dict[str, Any]:
+    text = _arrays_of(path, [FITTED_TO])[FITTED_TO]
+    try:
+        fitted = parse_json(text.item().encode()) if text.shape == () and text.dtype.kind == "U" else None
+    except ValueError:
+        fitted = None
+    if not isinstance(fitted, dict):
+        raise OptionError(f"{FITTED_TO} is no JSON object; leave it out, or fit the head again")
+    return fitted
 
 
 def _checked_type(name: str, stated: Mapping[str, TensorInfo]) -> TensorInfo:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -10,13 +12,17 @@ from typing import Any
 import click
 import numpy as np
 
+from vmoe_measure.head_inputs import FITTED_TO, head_inputs, is_sampled
 from vmoe_measure.image_source import ImageSource, open_images, pictures_of
 from vmoe_runtime import Engine, Setting
+from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
+from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.routing import Array
 from vmoe_tools import options
 from vmoe_tools.bench.quality import count_right
 from vmoe_tools.bench.result import share_interval
 from vmoe_tools.fewshot.ridge import fit_head
+from vmoe_tools.inspect.tensors import read_tensors
 from vmoe_tools.output import check_output_file, people_stream, write_json, write_large_file
 from vmoe_tools.program import complain, printable
 from vmoe_tools.terminal import Progress
@@ -66,7 +72,8 @@ def fewshot(
     head = fit_head(features[: len(chosen)], labels[chosen], labels.max() + 1)
     right = count_right(features[len(chosen) :] @ head.kernel + head.bias, labels[held_out])
     low, high = share_interval(right, len(held_out))
-    arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias} | ({"class_names": np.array(names)} if names else {})
+    arrays: dict[str, Any] = {"kernel": head.kernel, "bias": head.bias, FITTED_TO: np.array(_fitted_to(bundle))}
+    arrays |= {"class_names": np.array(names)} if names else {}
     write_large_file(out, lambda file: np.savez(file, **arrays))
     profile = engine.profile.name if engine.profile else None
     result = {
@@ -93,6 +100,17 @@ def fewshot(
             file=people_stream(json_target),
         )
     write_json(json_target, result)
+
+
+def _fitted_to(path: Path) -> str:
+    """The features of a bundle, as its heads' files say it."""
+    with Bundle.open(path, verify=False) as bundle, bundle.open_weights() as file:
+        manifest, sampled = bundle.manifest, []
+        for tensor in read_tensors(file, manifest.files[WEIGHTS_NAME].size):
+            data = file.read(tensor.bytes) if is_sampled(tensor.name) else file.seek(tensor.bytes, os.SEEK_CUR)
+            if isinstance(data, bytes):
+                sampled.append((tensor.name, data))
+    return json.dumps(head_inputs(manifest.model, manifest.input.steps, sampled))
 
 
 def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
