@@ -34,6 +34,9 @@ _MOST_COLUMNS = 5
 _MOST_NAMED_CLASSES = 40
 _MOST_TICKS = 11
 _LONGEST_NAME = 32
+_COLOURS, _MARKERS = 10, "o^sv"  # lines that share a colour have different marks
+_MOST_COVERED = 4  # lines of which a chart has names inside; more would cover the lines
+_NAME_WIDTH, _NAME_HEIGHT = 2.6, 0.19  # of a line's name below a chart
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def overview(points: Sequence[PointResult]) -> Figure:
     for axes, across in zip(panels, (CAPACITY, COMPUTE, TIME), strict=True):
         _draw_lines(axes, points, across, up)
         axes.label_outer()
+    _name_lines(figure)
     return figure
 
 
@@ -77,6 +81,7 @@ def line_chart(points: Sequence[PointResult], across: Scale, up: Scale) -> Figur
     """One chart of a measurement."""
     figure = Figure((5.4, 3.9), layout="constrained")
     _draw_lines(figure.subplots(), points, across, up)
+    _name_lines(figure)
     return figure
 
 
@@ -193,7 +198,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     """
     for number, (name, line) in enumerate(_lines(points).items()):
         # A line keeps its colour in all charts, also where one of them has none of its values.
-        colour, is_cascade = f"C{number}", line[0].then is not None
+        colour, is_cascade = f"C{number % _COLOURS}", line[0].then is not None
         known = [(x, y, p.pareto) for p in line if (x := across.value(p)) is not None and (y := up.value(p)) is not None]
         levels = [y for p in line if (y := up.value(p)) is not None]
         if across.ratios and not known and levels:
@@ -204,7 +209,7 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
         if known:
             xs, ys, front = zip(*known, strict=True)
             stars = [index for index, best in enumerate(front) if best]
-            marker, size = ("D", 9) if line[0].compared else ("o", 4)
+            marker, size = ("D", 9) if line[0].compared else (_MARKERS[number // _COLOURS % len(_MARKERS)], 4)
             axes.plot(xs, ys, "--" if is_cascade else "-", color=colour, marker=marker, markersize=size, label=name)
             axes.plot([xs[i] for i in stars], [ys[i] for i in stars], "*", color="black", markersize=9, label="_stars")
     axes.set(xlabel=across.label, ylabel=up.label)
@@ -212,13 +217,26 @@ def _draw_lines(axes: Axes, points: Sequence[PointResult], across: Scale, up: Sc
     if up.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     if up.from_zero:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])  # room for a star
     if across.ratios and (ratios := _ratios(points)):
         axes.set_xscale("log")
         axes.set_xticks(ratios, labels=[f"{ratio:g}" for ratio in ratios])
         axes.minorticks_off()
-    if len(axes.lines) > 2:
-        axes.legend(fontsize="small")
+
+
+def _name_lines(figure: Figure) -> None:
+    """Adds the names of several lines: inside each chart, or if they are many, below all of them."""
+    named = [(axes, *axes.get_legend_handles_labels()) for axes in figure.axes]
+    names = {name: handle for _, handles, labels in named for name, handle in zip(labels, handles, strict=True)}
+    if len(names) > _MOST_COVERED:
+        width, height = figure.get_size_inches()
+        columns = int(width / _NAME_WIDTH)
+        figure.set_size_inches(width, height + _NAME_HEIGHT * math.ceil(len(names) / columns))
+        figure.legend([*names.values()], [*names], loc="outside lower center", ncols=columns, fontsize="small")
+        return
+    for axes, handles, _ in named:
+        if len(names) > 1 and handles:
+            axes.legend(fontsize="small")
 
 
 def _ratios(points: Sequence[PointResult]) -> list[float]:

@@ -24,6 +24,7 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
 from vmoe_tools.bench.result import PointResult, mark, recommend
+from vmoe_tools.charts import ACCURACY, TIME, line_chart, overview
 from vmoe_tools.options import RatioRange, Share
 from vmoe_tools.output import check_drawing
 
@@ -138,6 +139,21 @@ def test_csv_and_plot_have_every_point(mnist_image_bundle: Path, mnist_digits: P
     drawn = picture.read_text()
     assert ">no pool<" in drawn and ">pool<" in drawn and ">capacity ratio C<" in drawn
     assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "points.svg"]
+
+
+def test_many_lines_of_a_chart_differ_and_their_names_cover_none() -> None:
+    points = [replace(SLOW, setting=SETTING | {"max_experts": m, "merge": r}) for m in range(1, 8) for r in (0, 8)]
+    chart, few = line_chart(points, TIME, ACCURACY), line_chart(points[:2], TIME, ACCURACY)
+    (legend,) = chart.legends
+    lines = [(line.get_color(), line.get_marker()) for line in legend.get_lines()]
+    assert len(lines) == len(set(lines)) == 14 and chart.axes[0].get_legend() is None
+    figures = (chart, overview(points))
+    for figure in figures:
+        figure.draw_without_rendering()
+        names = figure.legends[0].get_window_extent()
+        assert not any(names.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+        assert 0 <= names.xmin < names.xmax <= figure.bbox.width and names.ymin >= 0
+    assert not few.legends and few.axes[0].get_legend() is not None
 
 
 # What it recommends
