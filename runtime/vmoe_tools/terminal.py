@@ -103,7 +103,8 @@ def print_section(
         if not callable(part):
             contents.append(Text(part) if isinstance(part, str) else _rows(part))
             continue
-        table, left_out, headings = part(()), list[str](), iter(spare)
+        table, left_out = part(()), list[str]()
+        headings = iter([heading for heading in spare if heading in {column.header for column in table.columns}])
         while (needed := console.measure(table, options=unlimited).maximum + 2) > most and (heading := next(headings, "")):
             left_out.append(heading)
             table = part(left_out)

@@ -239,7 +239,7 @@ def test_a_terminal_without_room_loses_the_least_columns(
     monkeypatch.setenv("COLUMNS", str(columns))
     terminal = Terminal()
     shown = dict.fromkeys(("name", "two", "five\nsix", "four"), lambda item: item * 14)
-    print_section(terminal, "Table", table_of("ab", shown, ("name",)), spare=("four", "five\nsix"))
+    print_section(terminal, "Table", table_of("ab", shown, ("name",)), spare=("absent", "four", "five\nsix"))
     text = " ".join(terminal.getvalue().split())
     assert " ".join(["a" * 14] * kept + ["b" * 14] * kept) in text
     assert said in text and ("no room" in text) == bool(said)
