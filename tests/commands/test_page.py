@@ -152,6 +152,8 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         drop(shown, b"no picture")
         shown.get_by_text("This is no picture that the browser can read.").wait_for()
+        shown.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")  # of a text
+        assert shown.locator("#problem").inner_text() == "This is no picture that the browser can read."
         assert {*problems(shown)} <= NO_GPU
 
 

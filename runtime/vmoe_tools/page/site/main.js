@@ -47,6 +47,7 @@ function take(made) {
 }
 
 async function takeFile(file) {
+  if (!file) return; // a choice that was cancelled, or a text that was dropped
   byId("problem").textContent = "";
   try {
     const made = prepare(await decode(file, facts), facts.steps);
