@@ -54,7 +54,7 @@ class ImageSource:
             ImageError: there are fewer images, they don't fit the model, or a file can't be read.
         """
         if len(self) < size:
-            raise ImageError(f"a batch needs {size} images, and --images has {len(self)}")
+            raise ImageError(f"a batch needs {size} image{'' if size == 1 else 's'}, and --images has {len(self)}")
         return self.batch(0, size, spec)
 
     def batch(self, start: int, size: int, spec: InputSpec) -> Array:

@@ -22,8 +22,8 @@ from variants import Variant
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_tools.report.collect import find_fall
-from vmoe_tools.report.contents import Report
-from vmoe_tools.report.words import cascade
+from vmoe_tools.report.contents import Fall, Report
+from vmoe_tools.report.words import cascade, opening
 
 pytestmark = pytest.mark.long
 
@@ -173,6 +173,15 @@ def test_accuracy_falls_where_a_capacity_below_the_best_is_too_bad() -> None:
     fall = find_fall(points, range(6), 0.1)
     assert fall is not None and (fall.best, fall.last_good, fall.first_bad) == (4, 0, None)
     assert find_fall([replace(one, top1=None) for one in points], range(6), 0.01) is None
+
+
+def test_what_is_told_of_a_fall_does_not_contradict_itself() -> None:
+    parts: dict[str, Any] = dict.fromkeys(field.name for field in fields(Report))
+    points = [replace(point(f"p{index}", top1, 10), images=1) for index, top1 in enumerate((0.9696, 0.98))]
+    parts |= {"bundles": [SimpleNamespace(name="b", summary="V-MoE")], "points": points, "effective": [None, None]}
+    told = " ".join(opening(Report(**{**parts, "fall": Fall(1, 1, 0), "max_drop": 0.01}))).replace("\u00a0", " ")
+    assert "On 1 image its best accuracy" in told and "stays within 1 point of that" in told
+    assert told.endswith("it is 1.04 points lower.")
 
 
 def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(

@@ -19,14 +19,14 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "-" if share is None else f"{share * 100:.{digits}f}\u00a0%"
 
 
-def points_of(share: float) -> str:
+def points_of(share: float, digits: int = 1) -> str:
     """A difference of shares in percentage points.
 
     Examples:
         >>> [points_of(share).replace("\u00a0", " ") for share in (0.01, 0.0216)]
         ['1 point', '2.2 points']
     """
-    text = f"{share * 100:.1f}".removesuffix(".0")
+    text = f"{share * 100:.{digits}f}".removesuffix(".0")
     return f"{text}\u00a0point{'' if text == '1' else 's'}"
 
 
@@ -47,22 +47,23 @@ def opening(report: Report) -> list[str]:
     bundle = report.bundles[0]
     article = "an" if bundle.summary[:1] in "AEIO" else "a"
     sentences = [f"{bundle.name} is {article} {bundle.summary}."]
-    count, fall = f"{report.points[0].images:,}", report.fall
+    count, fall = _images(report.points[0].images), report.fall
     if fall is None:
         last = report.curves[0].points[-1]
         if report.same[last] is None:
-            return [*sentences, f"The curves show {count} images."]
+            return [*sentences, f"The curves show {count}."]
         reference = report.points[last].profile
-        text = f"The {count} images have no labels, so the curves show how often a setting agrees with {reference}"
+        text = f"Without labels of the {count}, the curves show how often a setting agrees with {reference}"
         return [*sentences, f"{text}, and no setting is recommended."]
     best = report.points[fall.best]
     lowest = f"{best.capacity_ratio:g}" if fall.last_good == fall.best else _ratio(report, fall.last_good)
-    most = f"On {count} images its best accuracy is {percent(best.top1)}, with {best.profile}"
+    most = f"On {count} its best accuracy is {percent(best.top1)}, with {best.profile}"
     sentences.append(f"{most} at capacity ratio {_ratio(report, fall.best)}.")
     within = f"Accuracy stays within {points_of(report.max_drop)} of that"
     if fall.first_bad is None:
         return [*sentences, f"{within} down to the lowest ratio that was measured, {lowest}."]
-    lost = points_of((best.top1 or 0.0) - (report.points[fall.first_bad].top1 or 0.0))
+    drop = (best.top1 or 0.0) - (report.points[fall.first_bad].top1 or 0.0)
+    lost = points_of(drop, 2 if points_of(drop) == points_of(report.max_drop) else 1)  # it is more than what it is within
     bad = _ratio(report, fall.first_bad)
     return [*sentences, f"{within} down to ratio {lowest} and begins to fall below it: at {bad} it is {lost} lower."]
 
@@ -101,7 +102,7 @@ def standard_error(report: Report) -> str | None:
     best = max(known, key=lambda point: point.top1 or 0.0)
     share = best.top1 or 0.0
     error = share_error(share, best.images) * 100
-    return f"The standard error of an accuracy of {percent(share)} on {best.images:,} images is {error:.1f}\u00a0points."
+    return f"The standard error of an accuracy of {percent(share)} on {_images(best.images)} is {error:.1f}\u00a0points."
 
 
 def whole_slots(report: Report) -> str | None:
@@ -192,6 +193,10 @@ def trend(
     curve = report.curves[0].title
     more = "".join(f"; {point.name} {value:.4g}" for point, value in others)
     return f"{text}: with {curve} {first:.4g} at {low.profile}, {last:.4g} at {high.profile}{more}"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _own(report: Report) -> set[str]:
