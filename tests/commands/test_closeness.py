@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_runs import Vmoe, npz
+from test_sweep import point
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_runtime.precisions import EXACTNESS, PRECISIONS
-from vmoe_tools.bench.closeness import Closeness
+from vmoe_tools.bench.closeness import Closeness, recommend_bundle
 
 
 def bundles_of(checkpoint: Path, folder: Path, *precisions: str, **options: object) -> list[Path]:
@@ -62,6 +64,18 @@ def test_one_bundle_of_several_is_recommended(
     out, _ = vmoe.run(*asked, "--min-agreement", "100%")
     assert out.splitlines()[-1].startswith("Recommended: ")
     assert "cosine" in out
+
+
+def test_the_recommended_bundle_is_as_much_faster_as_it_is_at_the_same_setting() -> None:
+    slow, fast = (replace(point(name, None, speed), bundle="fp32") for name, speed in (("low", 100), ("high", 50)))
+    fp32 = [replace(one, agreement=1.0) for one in (slow, fast)]
+    int8 = [
+        replace(one, bundle="int8", precision="int8", agreement=share) for one, share in zip(fp32, (0.9, 1), strict=True)
+    ]
+    int8[1] = replace(int8[1], images_per_second=110.0)
+    chosen, sentence = recommend_bundle([*fp32, *int8], {"fp32": 4, "int8": 1}, 0.99)
+    assert chosen == 3 and sentence.startswith("Recommended: int8 at high: 100.00% of 100 images")
+    assert sentence.endswith("with fp32, at 2.20 x its speed and 0.25 x its size.")
 
 
 def test_features_agree_by_their_neighbours(

@@ -108,11 +108,17 @@ def recommend_bundle(results: Sequence[PointResult], sizes: Mapping[str, int], l
     result = results[chosen]
     what = "have the same class" if by_class else "have the same nearest neighbour"
     size = sizes[result.bundle] / sizes[exact.bundle]
-    speed = (result.images_per_second or 0.0) / (exact.images_per_second or 1.0)
+    alike = next((other for other in results if other.bundle == exact.bundle and _how(other) == _how(result)), exact)
+    speed = (result.images_per_second or 0.0) / (alike.images_per_second or 1.0)
     why = f"{share_text(agreement(result))} of {result.images:,} images {what} as with {exact.bundle}"
     if result.bundle == exact.bundle:
         why = "no other bundle is faster and agrees with it often enough"
-    return chosen, f"Recommended: {result.bundle}: {why}, at {speed:.2f} x its speed and {size:.2f} x its size."
+    at = f" at {result.profile}" if len({other.profile for other in results}) > 1 else ""
+    return chosen, f"Recommended: {result.bundle}{at}: {why}, at {speed:.2f} x its speed and {size:.2f} x its size."
+
+
+def _how(result: PointResult) -> tuple[object, ...]:
+    return result.profile, result.backend, result.batch_size, result.concurrency
 
 
 def _normalized(outputs: Array) -> Array:
