@@ -18,6 +18,7 @@ from damaged_files import copied_bundle, put
 from terminal import ended_by
 
 from vmoe_runtime import VmoeError
+from vmoe_tools.inspect.display import print_summary
 from vmoe_tools.output import FolderKind, check_output_file, people_stream, write_json
 from vmoe_tools.program import main, printable
 from vmoe_tools.terminal import print_section, table_of
@@ -243,6 +244,15 @@ def test_a_terminal_without_room_loses_the_least_columns(
     text = " ".join(terminal.getvalue().split())
     assert " ".join(["a" * 14] * kept + ["b" * 14] * kept) in text
     assert said in text and ("no room" in text) == bool(said)
+
+
+def test_a_summary_of_80_columns_says_what_profiles_cost(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
+    monkeypatch.setenv("TERM", "dumb")  # of 80 columns, without bold
+    terminal, summary = Terminal(), vmoe.json("inspect", kept_bundle("fp32"))
+    print_summary(summary, terminal)
+    table = terminal.getvalue().partition("Profiles, the first is the default\n")[2].partition("Files\n")[0]
+    (first,) = (line.split() for line in table.splitlines() if line.split()[:1] == [summary["profiles"][0]["name"]])
+    assert first[-1] == f"{summary['profiles'][0]['of_dense']:.0%}" and "no room for max experts" in table
 
 
 def test_standard_output_is_for_the_json_alone(vmoe: Vmoe) -> None:

@@ -23,6 +23,8 @@ _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
 _WIDTH = 78  # of patches side by side
 _SIGNS = string.digits + string.ascii_letters + "+."  # of experts, of all others, and of a dropped patch
+_IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k")  # names of profiles say it, too
+_SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
 _LEGEND = "In each MoE layer, the expert of each patch (0-9, a-z, A-Z); a dot is a patch that was dropped."
 
 Summary = Mapping[str, Any]
@@ -43,7 +45,8 @@ def print_summary(summary: Summary, stream: TextIO, *, list_tensors: bool = Fals
             "FLOPs": lambda profile: _short(profile["flops_per_image"]),
             "of\ndense": lambda profile: number_text(profile["of_dense"], ".0%"),
         }
-        print_section(stream, "Profiles, the first is the default", table_of(summary["profiles"], columns, ("name",)))
+        table = table_of(summary["profiles"], columns, ("name",))
+        print_section(stream, "Profiles, the first is the default", table, spare=_IN_NAMES)
     files: dict[str, Callable[[Summary], str]] = {
         "name": lambda file: file["name"],
         "bytes": lambda file: f"{file['bytes']:,}",
@@ -115,7 +118,7 @@ def print_images(report: ImageReport, stream: TextIO, pictures: Sequence[Path] =
             "entropy\nof load": lambda layer: number_text(layer[1].load_entropy, ".3f"),
             "entropy\nof gates": lambda layer: number_text(layer[1].gate_entropy, ".3f"),
         }
-        print_section(stream, "MoE layers", table_of(report.layers.items(), columns, ("block",)))
+        print_section(stream, "MoE layers", table_of(report.layers.items(), columns, ("block",)), spare=_SPARE)
     for name, layer in report.layers.items():
         print_section(stream, name, table_of(range(len(layer.load)), _experts(layer, report.class_names), ("most for",)))
     if report.others:
