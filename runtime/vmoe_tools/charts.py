@@ -66,11 +66,15 @@ KEPT_PAIRS = Scale("kept pairs", lambda point: point.kept_pairs, percent=True)
 
 
 def overview(points: Sequence[PointResult]) -> Figure:
-    """Accuracy over capacity, FLOPs and time of an image; without labels the share of kept pairs stands for the accuracy."""
+    """Accuracy over capacity, FLOPs and time of an image; without labels the share of kept pairs stands for the accuracy.
+
+    A model without a capacity has one line, of the tokens that it merges, and no chart over capacity.
+    """
     figure = Figure((14.0, 4.4), layout="constrained")
     up = ACCURACY if any(point.top1 is not None for point in points) else KEPT_PAIRS
-    panels = figure.subplots(1, 3, sharey=True)
-    for axes, across in zip(panels, (CAPACITY, COMPUTE, TIME), strict=True):
+    scales = [CAPACITY, COMPUTE, TIME] if any(CAPACITY.value(point) for point in points) else [COMPUTE, TIME]
+    panels = figure.subplots(1, len(scales), sharey=True)
+    for axes, across in zip(panels, scales, strict=True):
         _draw_lines(axes, points, across, up)
         axes.label_outer()
     _name_lines(figure)
@@ -263,7 +267,7 @@ def _lines(points: Sequence[PointResult]) -> dict[str, list[PointResult]]:
             "concurrency": f"{point.concurrency} calls",
             "cascade": "cascades" if point.then else None,
         }
-        for point, alone in ((point, point.compared or point.then is not None) for point in points)
+        for point, alone in ((p, p.compared or p.then is not None or p.capacity_ratio is None) for p in points)
     ]
     differ = [key for key in parts[0] if len({part[key] for part in parts} - {None}) > 1 or key == "cascade"]
     lines: dict[str, list[PointResult]] = {}

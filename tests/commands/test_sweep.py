@@ -156,6 +156,15 @@ def test_many_lines_of_a_chart_differ_and_their_names_cover_none() -> None:
     assert not few.legends and few.axes[0].get_legend() is not None
 
 
+def test_a_model_without_a_capacity_is_one_line_of_what_it_merges(tmp_path: Path, vmoe: Vmoe) -> None:
+    merged = [replace(SLOW, profile=f"r{r}", setting=dict.fromkeys(SETTING) | {"merge": r}) for r in (0, 4, 8)]
+    figure = overview(merged)
+    assert [axes.get_xlabel() for axes in figure.axes] == ["MFLOP per image", "milliseconds per image"]
+    assert [len(axes.lines[0].get_xdata()) for axes in figure.axes] == [3, 3]
+    words = ("bench", kept_bundle("dense"), "--plot", tmp_path / "x.png")
+    assert "--plot draws accuracy or kept pairs" in vmoe.complaint(2, *words)
+
+
 # What it recommends
 
 

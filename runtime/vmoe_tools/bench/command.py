@@ -125,6 +125,7 @@ def bench(bundles: tuple[Path, ...], compared: tuple[Path, ...], **given: Any) -
         for note in dict.fromkeys(chain(*notes)) if not quiet else ():
             complain(note)
         source = _images(points, given)
+        _check_drawable(points, source, given["plot"])
         unmerged = given["add_profile"] and MERGING_GRAPH not in points[0].engine.manifest.files
         if unmerged:
             _check_unmerged(bundles[0], points)
@@ -284,6 +285,13 @@ def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
         if note is not None and not given["quiet"]:
             complain(note)
     return source
+
+
+def _check_drawable(points: Sequence[Point], source: ImageSource, plot: Path | None) -> None:
+    """Refuses a picture in which nothing would be."""
+    kinds = {point.engine.manifest.rules.kind for point in points}
+    if plot is not None and source.labels is None and kinds <= {"dense", "soft"}:
+        raise click.UsageError("--plot draws accuracy or kept pairs, and this model has no pairs: add --images with labels")
 
 
 def _add(bundle: Path, profile: Profile | None, *, quiet: bool) -> None:
