@@ -33,6 +33,7 @@ _ELEMENTS: Mapping[ElementType, str] = {
 _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "[A-Z].*|.*_PATTERN": (manifest, precisions, manifest_fields, preprocessing, routing_kinds, strict_json, external_data),
     "MAX_.*|_SMALL_GROUP": (profiles,),
+    "_LARGEST_FLOAT": (images,),
     ".*": (elastic,),
 }
 """Modules by a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""

@@ -167,6 +167,13 @@ vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_pic
   });
 }
 
+vmoe_status* vmoe_engine_check_images(const vmoe_engine* engine, const vmoe_images* images) {
+  return guarded([&] {
+    const Call call = read_call(engine, images, nullptr);
+    check_images(call.images, engine->manifest());
+  });
+}
+
 vmoe_status* vmoe_engine_run(const vmoe_engine* engine, const vmoe_images* images, const vmoe_setting* setting,
                              float* output, size_t output_size) {
   return vmoe_engine_run_cancellable(engine, images, setting, nullptr, output, output_size);

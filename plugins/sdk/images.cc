@@ -7,8 +7,11 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <numeric>
 
+#include "sdk/decimal.h"
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 #include "sdk/log.h"
 #include "sdk/resampling.h"
 
@@ -68,6 +71,29 @@ void check_data(const vmoe_images& images) {
          "] have another number");
   }
   check_memory(images.data, images.dtype, "the images' data");
+}
+
+// As in Python: pixels 0..255 that were not scaled would get a wrong answer.
+void check_values(const vmoe_images& images) {
+  if (images.dtype != VMOE_FLOAT32) return;
+  const auto* values = static_cast<const float*>(images.data);
+  const size_t count = images.data_bytes / sizeof(float);
+  const auto* end = values + count;
+  int is_beyond = 0, is_nan = 0;  // without a branch, several values at a time
+  for (const auto* value = values; value != end; ++value) {
+    is_beyond |= std::fabs(*value) > static_cast<float>(kLargestFloat) ? 1 : 0;
+    is_nan |= std::isnan(*value) ? 1 : 0;
+  }
+  if (is_beyond != 0) {
+    const auto extreme = [&](auto choose) { return rounded(std::accumulate(values, end, *values, choose)); };
+    fail(VMOE_IMAGE_ERROR, "float images go from ", extreme([](float a, float b) { return std::fmin(a, b); }), " to ",
+         extreme([](float a, float b) { return std::fmax(a, b); }),
+         ", and the model takes float32 in [-1, 1]; pass pixels 0..255 as uint8, or scale them: pixels / 255 * 2 - 1");
+  }
+  static std::atomic_flag is_told = ATOMIC_FLAG_INIT;
+  if (is_nan != 0 && is_logged(VMOE_LOG_WARNING) && !is_told.test_and_set()) {
+    log(VMOE_LOG_WARNING, "the images have NaN pixels, which make NaN of the answers");
+  }
 }
 
 void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
@@ -188,12 +214,17 @@ void check_count(int64_t count, const Manifest& manifest) {
   }
 }
 
-Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
-  const vmoe_info& info = manifest.info;
-  check_shape(images, info);
+void check_images(const vmoe_images& images, const Manifest& manifest) {
+  check_shape(images, manifest.info);
   check_count(images.count, manifest);
-  check_dtype(images, info);
+  check_dtype(images, manifest.info);
   check_data(images);
+  check_values(images);
+}
+
+Batch make_batch(const vmoe_images& images, const Manifest& manifest) {
+  check_images(images, manifest);
+  const vmoe_info& info = manifest.info;
   Batch batch{
       {"image",
        info.input_dtype == VMOE_UINT8 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,

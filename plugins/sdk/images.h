@@ -18,7 +18,10 @@ struct Batch {
 // Throws VMOE_IMAGE_ERROR: the model can't be run with so many images.
 void check_count(int64_t count, const Manifest& manifest);
 
-// Throws VMOE_IMAGE_ERROR, naming what was given and what is needed: shape, dtype, number of images or bytes.
+// Throws VMOE_IMAGE_ERROR, naming what was given and what is needed: shape, dtype, number of images or bytes, values.
+void check_images(const vmoe_images& images, const Manifest& manifest);
+
+// The same checks come first.
 Batch make_batch(const vmoe_images& images, const Manifest& manifest);
 
 // See vmoe_engine_prepare_image. Throws VMOE_IMAGE_ERROR, or VMOE_ARGUMENT_ERROR where the memory doesn't suit.

@@ -151,6 +151,8 @@ void print_refusals(const Model& model, const vmoe::TimedLevels& timed) {
   print_refusal(batcher->submit(model.images(0, 0)));
   print_refusal(batcher->submit(model.images(0, kMostImages + 1)));
   print_refusal(batcher->submit(odd));
+  std::vector<float> unscaled(model.pixels.begin(), model.pixels.end());
+  print_refusal(batcher->submit({unscaled.data(), VMOE_FLOAT32, 1, odd.height, odd.width - 1, odd.channels}));
   print_refusal(batcher->submit(model.images(0, 1), "fastest"));
   print_refusal(batcher->submit(model.images(0, 1), "", nullptr));
   batcher->close();

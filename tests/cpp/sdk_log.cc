@@ -2,12 +2,14 @@
 //
 //   sdk_log BUNDLE ONNXRUNTIME all LEVEL     loads the bundle twice, and runs it
 //   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads it, and runs it without a callback, with one and without again
+//   sdk_log BUNDLE ONNXRUNTIME nan LEVEL     loads it, and runs images with NaN twice
 //   sdk_log BUNDLE ONNXRUNTIME calls LEVEL   a callback that calls the library, replaces itself and throws
 //
 // A level of -1 is no callback. A line "failed<tab>SENTENCE" stands for each call that failed.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -40,6 +42,14 @@ std::optional<vmoe::Engine> load(char** argv) {
 
 void run(const vmoe::Engine& engine) { print_failure(engine.warm_up(engine.info().batch_multiple)); }
 
+void run_nan(const vmoe::Engine& engine) {
+  const vmoe::Info& info = engine.info();
+  const std::vector<float> pixels(info.batch_multiple * info.image_bytes() / sizeof(float),
+                                  std::numeric_limits<float>::quiet_NaN());
+  print_failure(
+      engine.run(vmoe::Images::float32(pixels.data(), info.batch_multiple, info.height, info.width, info.channels)));
+}
+
 // Calls the library in every way that a callback may, and once in one that it may not.
 class Caller {
  public:
@@ -71,6 +81,11 @@ int main(int argc, char** argv) {
     listen(level);
     const auto engine = load(argv), other = load(argv);
     if (engine) run(*engine);
+  } else if (mode == "nan") {
+    const auto engine = load(argv);
+    if (!engine) return 1;
+    listen(level);
+    for (int call = 0; call < 2; ++call) run_nan(*engine);
   } else if (mode == "runs") {
     const auto engine = load(argv);
     if (!engine) return 1;

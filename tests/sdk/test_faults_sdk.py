@@ -41,6 +41,12 @@ class Call:
         target = self.output.ctypes.data if output else None
         call("vmoe_engine_run", self.engine, byref(self.images(**fields)), byref(given), target, room)
 
+    def run_value(self, value: float, function: str = "vmoe_engine_run") -> None:
+        pixels = self.pixels.copy()
+        pixels.flat[-1] = value
+        rest = () if function == "vmoe_engine_check_images" else (None, self.output.ctypes.data, 160)
+        call(function, self.engine, byref(self.images(data=pixels.ctypes.data)), *rest)
+
     def set(self, **setting: Any) -> None:
         self.run(setting=setting)
 
@@ -122,6 +128,16 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
     "a negative width": (IMAGE, "(16, 28, -28, 1)", lambda c: c.run(width=-28)),
     "a dtype of 0": (IMAGE, "dtype 0", lambda c: c.run(dtype=0)),
     "data that is not aligned": (ARGUMENT, "not aligned", lambda c: c.run(data=c.pixels.ctypes.data + 1)),
+    "pixels that were not scaled": (IMAGE, "float images go from 0 to 255", lambda c: c.run_value(255)),
+    "a value just beyond -2": (IMAGE, "go from -2 to 0", lambda c: c.run_value(np.nextafter(-2, -3, dtype="f"))),
+    "an infinite value": (IMAGE, "float images go from 0 to inf", lambda c: c.run_value(math.inf)),
+    "checked pixels that were not scaled": (
+        IMAGE, "pass pixels 0..255 as uint8", lambda c: c.run_value(255, "vmoe_engine_check_images"),
+    ),
+    "check without an engine": (ARGUMENT, "engine is", lambda c: call("vmoe_engine_check_images", None, None)),
+    "check no images": (
+        IMAGE, "there are no images", lambda c: call("vmoe_engine_check_images", c.engine, byref(c.images(count=0))),
+    ),
     "a ratio of 0": (ROUTING, "not 0.0", lambda c: c.set(set=RATIO)),
     "a negative ratio": (ROUTING, "not -0.3", lambda c: c.set(set=RATIO, capacity_ratio=-0.3)),
     "a ratio that is no number": (ROUTING, "not nan", lambda c: c.set(set=RATIO, capacity_ratio=math.nan)),
@@ -203,6 +219,12 @@ def test_a_bad_call_gives_a_status_and_leaves_nothing_behind(name: str, good: Ca
     assert refused.value.code == code
     assert_one_sentence(str(refused.value), words)
     good.run()
+
+
+@pytest.mark.parametrize("value", [-2, 2, math.nan])
+def test_somewhat_larger_values_and_nan_are_taken_as_in_python(value: float, good: Call) -> None:
+    good.run_value(value, "vmoe_engine_check_images")
+    good.run_value(value)
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ PUBLIC = {
     "vmoe_cancellation_cancel", "vmoe_cancellation_create", "vmoe_cancellation_free",
     "vmoe_elastic_create", "vmoe_elastic_decide", "vmoe_elastic_free", "vmoe_elastic_served",
     "vmoe_engine_class_name", "vmoe_engine_free", "vmoe_engine_info", "vmoe_engine_load", "vmoe_engine_moe_layer",
-    "vmoe_engine_output", "vmoe_engine_run_outputs",
+    "vmoe_engine_check_images", "vmoe_engine_output", "vmoe_engine_run_outputs",
     "vmoe_engine_prepare_image", "vmoe_engine_profile", "vmoe_engine_routing", "vmoe_engine_run",
     "vmoe_engine_run_cancellable", "vmoe_engine_setting", "vmoe_engine_warm_up",
     "vmoe_routing_free", "vmoe_routing_layer", "vmoe_routing_num_layers", "vmoe_set_log", "vmoe_status_code",

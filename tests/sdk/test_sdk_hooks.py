@@ -149,6 +149,11 @@ def test_a_session_logs_its_runs_at_the_level_of_their_time(mnist_bundle: Path, 
     assert_one_sentence(messages[3][1], ORT, "missing_row")
 
 
+def test_nan_in_images_is_a_warning_once(mnist_bundle: Path) -> None:
+    messages = logged(sdk_build.prefixes().whole, mnist_bundle, WARNING, mode="nan")
+    assert messages == [(str(WARNING), "the images have NaN pixels, which make NaN of the answers")]
+
+
 def test_a_callback_may_call_the_library_replace_itself_and_throw(prefix: Path, mnist_bundle: Path) -> None:
     first, info, refusal, *later = logged(prefix, mnist_bundle, INFO, mode="calls")
     assert first[0] == str(INFO) and "was loaded" in first[1]

@@ -23,6 +23,7 @@ _FUNCTIONS = {  # what each takes; all of them return a status
     "vmoe_engine_profile": "pqppn",
     "vmoe_engine_setting": "ppppn",
     "vmoe_engine_prepare_image": "pppn",
+    "vmoe_engine_check_images": "pp",
     "vmoe_engine_run": "ppppn",
     "vmoe_engine_run_cancellable": "pppppn",
     "vmoe_engine_warm_up": "pqp",

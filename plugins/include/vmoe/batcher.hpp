@@ -419,18 +419,13 @@ class Batcher {
   // VMOE_ARGUMENT_ERROR if `done` is empty.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
     if (!done) return Error{VMOE_ARGUMENT_ERROR, "there must be a callback for the answer"};
-    const Info& info = queue_->engine().info();
     if (images.count < 1 || images.count > queue_->most_images()) {
       return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(queue_->most_images()) + " images, not " +
                                          std::to_string(images.count)};
     }
-    if (images.data == nullptr || images.height != info.height || images.width != info.width ||
-        images.channels != info.channels || (images.dtype != VMOE_UINT8 && images.dtype != info.input_dtype)) {
-      return Error{VMOE_IMAGE_ERROR, "images must be " +
-                                         std::string(info.input_dtype == VMOE_UINT8 ? "" : "float32 or ") +
-                                         "uint8 [N," + std::to_string(info.height) + "," + std::to_string(info.width) +
-                                         "," + std::to_string(info.channels) + "]"};
-    }
+    // Here, where they fail no other request.
+    const vmoe_images c_images = internal::c_images(images);
+    if (auto* status = vmoe_engine_check_images(queue_->engine().handle(), &c_images)) return internal::take(status);
     std::string name;
     if (!setting.empty()) {
       auto profile = named(queue_->engine(), setting);

@@ -42,7 +42,7 @@ typedef enum vmoe_code {
   VMOE_ARGUMENT_ERROR = 1, /* a null pointer, a buffer that is too small, an index out of range */
   VMOE_BUNDLE_ERROR = 2,   /* a bundle that is missing, damaged, changed after export, or of another format version */
   VMOE_ROUTING_ERROR = 3,  /* a profile or a setting that the model can't be run with */
-  VMOE_IMAGE_ERROR = 4,    /* images of a shape, number or dtype that the model can't be run with */
+  VMOE_IMAGE_ERROR = 4,    /* images that the model can't be run with: see vmoe_engine_check_images */
   VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
   VMOE_MEMORY_ERROR = 6,   /* out of memory */
   VMOE_CANCELLED = 7,      /* a call that was cancelled, or a request of vmoe::Batcher that was */
@@ -70,7 +70,8 @@ typedef enum vmoe_log_level {
   VMOE_LOG_DEBUG = 0,   /* what ONNX Runtime calls INFO: some hundred messages per load */
   VMOE_LOG_INFO = 1,    /* a bundle was loaded: path, time, profile, runtime, and whether it shares a session */
   VMOE_LOG_WARNING = 2, /* an op library that is missing or can't be loaded (once per process), a bundle that was
-                           replaced while it was loaded, an ONNX Runtime that prints, and ONNX Runtime's warnings */
+                           replaced while it was loaded, NaN in images (once per process), an ONNX Runtime that prints,
+                           and ONNX Runtime's warnings */
   VMOE_LOG_ERROR = 3    /* ONNX Runtime's errors, which are also in the status of the call */
 } vmoe_log_level;
 
@@ -244,8 +245,9 @@ VMOE_API vmoe_status* vmoe_engine_setting(const vmoe_engine* engine, const vmoe_
 /* ---- Running ---- */
 
 /* dtype[N,H,W,C], contiguous, N >= 1: float32 in [-1, 1], or uint8 in 0..255. uint8 images for a float32 bundle are
- * scaled to pixel / 255 * 2 - 1; a uint8 bundle does not accept float32 images. The data is only read, and only during
- * the call. */
+ * scaled to pixel / 255 * 2 - 1; a uint8 bundle does not accept float32 images. A NaN makes NaN of the answers of its
+ * own image (with a bundle that routes images in groups, it can change the others). The data is only read, and only
+ * during the call. */
 typedef struct vmoe_images {
   size_t struct_size;
   const void* data;
@@ -279,6 +281,10 @@ typedef struct vmoe_picture {
  */
 VMOE_API vmoe_status* vmoe_engine_prepare_image(const vmoe_engine* engine, const vmoe_picture* picture, void* image,
                                                 size_t image_bytes);
+
+/* Checks a batch as every call that takes one does: VMOE_IMAGE_ERROR for another shape, dtype, number of images or of
+ * bytes than the model takes, and for float32 values beyond [-2, 2], as pixels 0..255 have that were not scaled. */
+VMOE_API vmoe_status* vmoe_engine_check_images(const vmoe_engine* engine, const vmoe_images* images);
 
 /* Logits, or features or tokens, of a batch: the first output.
  *

@@ -53,6 +53,7 @@ inline constexpr int64_t kMaxOpset = 1000;
 inline constexpr int64_t kMaxByteDigits = 18;
 inline constexpr int64_t kMaxMassTokens = 131071;
 inline constexpr int64_t kSmallGroup = 128;
+inline constexpr int64_t kLargestFloat = 2;
 inline constexpr double kSafetyMargin = 0.75;
 inline constexpr double kUtilizationLimit = 0.95;
 inline constexpr double kHeadroom = 0.8;
