@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
+#include <charconv>
 #include <iterator>
 #include <memory>
 #include <new>
@@ -53,6 +55,25 @@ Response parse_error(const error_code& error, size_t most_body) {
   if (error == http::error::body_limit) return refusal(kTooLarge, most_body >> 20);
   if (error == http::error::header_limit || error == http::error::buffer_overflow) return refusal(kLongHead, kMostHead);
   return refusal(kNoHttp, error.message());
+}
+
+// A target without a scheme and a host before it, as proxies get (RFC 9112, 3.2.2), and without the encoding of
+// characters that need none (RFC 3986, 6.2.2.2).
+std::string normalized(std::string_view target) {
+  if (const size_t host = target.find("://") + 3; boost::beast::iequals(target.substr(0, host), "http://") ||
+                                                  boost::beast::iequals(target.substr(0, host), "https://")) {
+    target.remove_prefix(std::min(target.find_first_of("/?", host), target.size()));
+  }
+  std::string found(target);
+  for (size_t i = 0; (i = found.find('%', i)) != std::string::npos; ++i) {
+    uint8_t byte = 0;
+    const std::string digits = found.substr(i + 1, 2);
+    if (std::from_chars(digits.data(), digits.data() + digits.size(), byte, 16).ptr != digits.data() + 2) continue;
+    if (std::isalnum(byte) != 0 || std::string_view("-._~").find(byte) != std::string_view::npos) {
+      found.replace(i, 3, 1, static_cast<char>(byte));
+    }
+  }
+  return found;
 }
 
 // Closing a connection with unread bytes would discard an answer that the client has not read.
@@ -303,6 +324,7 @@ std::optional<Response> HttpServer::receive(Stream& stream, boost::beast::flat_b
   }
   if (!error) http::read_header(stream, buffer, parser, error);
   if (!error) {
+    parser.get().target(normalized(parser.get().target()));
     if (auto refusal = check_head(parser.get())) return refusal;
     const auto fields = std::distance(parser.get().begin(), parser.get().end());
     if (boost::beast::iequals(parser.get()[http::field::expect], "100-continue") && buffer.size() == 0) {

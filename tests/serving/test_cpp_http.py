@@ -128,6 +128,39 @@ def test_what_is_refused_is_no_begin_of_a_next_request(server: CppServer, sent: 
     assert message in refusal(status, answer.split(b"\r\n\r\n", 1)[1])
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"http://x:1/v2/models/mnist",
+        b"HTTPS://[::1]/v2/models/mnist?x",
+        b"/v2/%6Dodels/mni%73t",
+        b"http://x/v2/models/%6d%6eist",
+    ],
+)
+def test_a_target_may_have_a_host_before_it_and_letters_that_are_encoded(server: CppServer, target: bytes) -> None:
+    answer = exchanged(server.port, b"GET " + target + HOST + b"Connection: close\r\n\r\n")
+    assert json.loads(answer.split(b"\r\n\r\n")[1])["name"] == "mnist", answer
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"http://x",
+        b"http://",
+        b"http://x?/v2",
+        b"ftp://x/v2",
+        b"/v2%",
+        b"/v2%0",
+        b"/v2%00",
+        b"/v2%2Fmodels%2Fmnist",
+        b"/v2%253F",
+    ],
+)
+def test_other_targets_are_not_found(server: CppServer, target: bytes) -> None:
+    answer = exchanged(server.port, b"GET " + target + HOST + b"Connection: close\r\n\r\n")
+    assert "there is nothing at" in refusal(404, answer.split(b"\r\n\r\n", 1)[1]), answer
+
+
 def test_a_refused_request_without_a_body_keeps_its_connection(server: CppServer) -> None:
     answer = exchanged(server.port, b"GET /nowhere" + HOST + b"\r\n", LAST)
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")] == [b"", b"404", b"200"]
