@@ -219,6 +219,7 @@ vmoe_status* vmoe_engine_run_outputs(const vmoe_engine* engine, const vmoe_image
     check_pointer(names, "names");
     check_pointer(outputs, "outputs");
     check_pointer(output_sizes, "output_sizes");
+    if (count < 1) fail(VMOE_ARGUMENT_ERROR, "there must be an output: the count is 0");
     std::vector<OutputRoom> rooms;
     for (size_t i = 0; i < count; ++i) {
       check_pointer(names[i], "names");

@@ -46,13 +46,23 @@ void check_size(const Struct* given, const char* name) {
        " or more is needed");
 }
 
+// What a struct's gap has, which later versions may use; 0 for a struct without.
+template <typename Struct>
+auto reserved_of(const Struct& given, int /*preferred*/) -> decltype(given.reserved) {
+  return given.reserved;
+}
+template <typename Struct>
+int32_t reserved_of(const Struct& /*given*/, int64_t /*otherwise*/) {
+  return 0;
+}
+
 // A copy of a caller's struct, which may be of a later version, as this version knows it.
 template <typename Struct>
 Struct read_struct(const Struct* given, const char* name) {
   check_size(given, name);
   const size_t size = given->struct_size;
   const auto* bytes = reinterpret_cast<const unsigned char*>(given);
-  if (size > sizeof(Struct) + 4096 ||
+  if (size > sizeof(Struct) + 4096 || reserved_of(*given, 0) != 0 ||
       (size > sizeof(Struct) && std::any_of(bytes + sizeof(Struct), bytes + size, [](auto b) { return b != 0; }))) {
     fail(VMOE_ARGUMENT_ERROR, name, " uses fields that this version of the library doesn't know");
   }

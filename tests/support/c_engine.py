@@ -26,6 +26,7 @@ _FUNCTIONS = {  # what each takes; all of them return a status
     "vmoe_engine_check_images": "pp",
     "vmoe_engine_run": "ppppn",
     "vmoe_engine_run_cancellable": "pppppn",
+    "vmoe_engine_run_outputs": "pppppppn",
     "vmoe_engine_warm_up": "pqp",
     "vmoe_engine_routing": "pppp",
     "vmoe_routing_layer": "pqp",
