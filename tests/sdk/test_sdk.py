@@ -308,6 +308,21 @@ def test_pkg_config_finds_it_wherever_it_lies(prefix: Path, mnist_bundle: Path, 
     assert_loads(program, mnist_bundle, LD_LIBRARY_PATH=str(moved / "lib"))
 
 
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config is not installed")
+@pytest.mark.parametrize("folder", ["lib64", "lib/x86_64-linux-gnu"])
+def test_the_libraries_may_have_another_folder_in_the_prefix(folder: str, mnist_bundle: Path, tmp_path: Path) -> None:
+    build, moved = tmp_path / "build", tmp_path / "prefix"
+    options = ["-DVMOE_GPU=OFF", f"-DCMAKE_INSTALL_LIBDIR={folder}"]
+    sdk_build.built("cmake", "-S", sdk_build.ROOT / "plugins", "-B", build, *sdk_build.generator(), *options)
+    shutil.copy2(sdk_build.prefixes().whole / "lib" / "libvmoe_engine.so", build / "sdk")
+    sdk_build.built("cmake", "--install", build, "--component", "sdk", "--prefix", moved)
+    package = moved / folder / "pkgconfig"
+    flags = sdk_build.built("pkg-config", "--cflags", "--libs", "vmoe", PKG_CONFIG_PATH=str(package))
+    program = tmp_path / "c_only"
+    sdk_build.built("cc", sdk_build.SOURCES / "sdk_c_only.c", *flags.split(), "-o", program)
+    assert_loads(program, mnist_bundle, LD_LIBRARY_PATH=str(moved / folder))
+
+
 SAMPLES = sdk_build.ROOT / "samples"
 
 
