@@ -52,25 +52,25 @@ void check_room(const vmoe_images& images, int64_t output_size, size_t room) {
        output_size, " each");
 }
 
-void copy_output(const vmoe_images& images, const Manifest& manifest, const OutputTensor& found,
-                 const OutputRoom& room) {
-  const GraphOutput& output = manifest.find_output(room.name);
+// The floats of an output, which are what the manifest says.
+std::pair<const float*, size_t> checked_output(const vmoe_images& images, const GraphOutput& output,
+                                               const OutputTensor& found) {
   std::vector<int64_t> shape, expected{images.count};
   expected.insert(expected.end(), output.shape.begin(), output.shape.end());
-  const void* data = found.data(shape);
+  const auto* data = static_cast<const float*>(found.data(shape));
   if (shape != expected) {
-    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(room.name),
+    fail(VMOE_RUNTIME_ERROR, "the graph's output ", in_quotes(output.name),
          " has another shape than the manifest says: ", images.count, " images of ", output.floats(), " floats");
   }
   const auto size = static_cast<size_t>(images.count * output.floats());
-  std::memcpy(room.data, data, size * sizeof(float));
   const bool is_float = images.dtype == VMOE_FLOAT32;
-  if (!are_finite(room.data, size) &&
+  if (!are_finite(data, size) &&
       (!is_float || are_finite(static_cast<const float*>(images.data), images.data_bytes / sizeof(float)))) {
-    fail(VMOE_RUNTIME_ERROR, "the model's ", room.name,
+    fail(VMOE_RUNTIME_ERROR, "the model's ", output.name,
          " of finite images are not all finite numbers: its weights are damaged, or its precision has no room for its "
          "values");
   }
+  return {data, size};
 }
 
 std::string profile_names(const Manifest& manifest) {
@@ -251,7 +251,15 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
   check_process();
   if (cancellation != nullptr) cancellation->check();  // before images are scaled
   const auto results = run_graph(images, this->setting(setting), names, cancellation);
-  for (size_t i = 0; i < outputs.size(); ++i) copy_output(images, manifest(), results[i], outputs[i]);
+  // A call that fails writes nothing.
+  std::vector<std::pair<const float*, size_t>> found;
+  found.reserve(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    found.push_back(checked_output(images, manifest().find_output(names[i]), results[i]));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    std::memcpy(outputs[i].data, found[i].first, found[i].second * sizeof(float));
+  }
 }
 
 std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_setting& setting) const {

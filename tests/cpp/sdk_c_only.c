@@ -1,5 +1,5 @@
-/* The C header compiles as C, and the library answers from C: prints the version and what becomes of a bundle. Exit code
- * 3 where a bundle that was loaded was not logged, or doesn't run. */
+/* The C header compiles as C, and the library answers from C: prints the version and what becomes of a bundle. Exit
+ * code 3 where a bundle that was loaded was not logged, or doesn't run. */
 #include <stdio.h>
 
 #include "vmoe/elastic.h"
@@ -12,10 +12,9 @@ static void count_message(void* user, vmoe_log_level level, const char* message)
 
 /* Warms an engine up, and is cancelled. */
 static int uses(const vmoe_engine* engine) {
-  vmoe_info info;
+  vmoe_info info = VMOE_INFO_INIT;
   vmoe_cancellation* cancellation = NULL;
   vmoe_status* status;
-  info.struct_size = sizeof info;
   status = vmoe_engine_info(engine, &info);
   int is_right = status == NULL && vmoe_engine_warm_up(engine, info.batch_multiple, NULL) == NULL &&
                  vmoe_cancellation_create(&cancellation) == NULL;

@@ -291,6 +291,14 @@ def test_weights_that_make_no_finite_answer_are_told(programs: Path, mnist_bundl
     runner.close()
 
 
+def test_a_call_that_fails_writes_nothing(mnist_bundle: Path, tmp_path: Path) -> None:
+    bundle = with_nan_weights(mnist_bundle, tmp_path / "x.vmoe")
+    call = Call(c_engine.load(bytes(bundle), verify=0), bundle)
+    with pytest.raises(c_engine.RefusedError, match="not all finite"):
+        call.run()
+    assert not call.output.any()
+
+
 def test_weights_changed_after_a_load_are_found_by_the_next_one(programs: Path, mnist_bundle: Path, tmp_path: Path) -> None:
     bundle = copied_bundle(mnist_bundle, tmp_path / "x.vmoe")
     assert status(programs, bundle)[0] == 0

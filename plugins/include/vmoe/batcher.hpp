@@ -416,7 +416,7 @@ class Batcher {
   // The latency that the plan's target limits begins here, without the time to read and decode pictures.
   //
   // Fails with VMOE_BUSY if too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR, and with
-  // VMOE_ARGUMENT_ERROR if `done` is empty.
+  // VMOE_ARGUMENT_ERROR if `done` is empty, or the images' data is a null pointer or not aligned.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
     if (!done) return Error{VMOE_ARGUMENT_ERROR, "there must be a callback for the answer"};
     if (images.count < 1 || images.count > queue_->most_images()) {

@@ -205,7 +205,10 @@ typedef struct vmoe_info {
   int64_t num_outputs;               /* `output` and those of --layers: see vmoe_engine_output */
 } vmoe_info;
 
-/* Fills `info`, up to its struct_size. */
+#define VMOE_INFO_INIT \
+  {sizeof(vmoe_info), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0}
+
+/* Fills `info`. */
 VMOE_API vmoe_status* vmoe_engine_info(const vmoe_engine* engine, vmoe_info* info);
 
 /* An output of a bundle, float32[N, rows, columns], or [N, columns] if rows are 0. */

@@ -1,4 +1,5 @@
-// C++17 wrapper of the C API in engine.h: header only, errors as values, nothing to free by hand.
+// C++17 wrapper of the C API in engine.h: header only, errors as values, nothing to free by hand. Only std::bad_alloc
+// is thrown, if there is no memory for what a function returns.
 //
 //   auto engine = vmoe::Engine::load("b16.vmoe");
 //   if (!engine) return fail(engine.error().message);
@@ -258,8 +259,7 @@ class Engine {
   }
 
   vmoe_status* read_metadata() {
-    vmoe_info c{};
-    c.struct_size = sizeof(c);
+    vmoe_info c = VMOE_INFO_INIT;
     if (auto* status = vmoe_engine_info(handle_.get(), &c)) return status;
     info_ = {c.height,
              c.width,
