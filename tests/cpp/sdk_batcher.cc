@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <future>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -142,6 +143,10 @@ void print_refusals(const Model& model, const vmoe::TimedLevels& timed) {
   start([](auto& options) { options.levels.pop_back(); });
   start([](auto& options) { options.levels[0] = "fastest"; });
   start([](auto& options) { options.plan.target = 0; });
+  start([](auto& options) {
+    options = {};
+    options.most_images = options.most_waiting = std::numeric_limits<int64_t>::max();
+  });
   print_refusal(vmoe::time_levels(model.engine, {"fastest"}, 1));
   print_refusal(vmoe::time_levels(model.engine, timed.names, 0));
 

@@ -13,6 +13,7 @@ SENTENCES = [
     "1 there must be as many levels in the plan as names of levels",
     "3 there is no profile 'fastest'; the bundle has",
     "1 target must be more than 0",
+    "5 the batcher can't start: ",
     "3 there is no profile 'fastest'; the bundle has",
     "1 most_images must be 1 to 65536",
     "4 a request takes 1 to 8 images, not 0",

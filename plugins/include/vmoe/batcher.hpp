@@ -359,13 +359,13 @@ class Batcher {
     if (queue_ != nullptr) queue_->close(true);
   }
 
-  // Starts the thread that calls the engine, which must outlive the batcher and all tickets.
+  // Starts the thread that calls the engine, which must outlive the batcher and all tickets, and must not be moved.
   //
   // options: `most_images` replaces `plan.most_images`, which is not read.
   //
   // Fails with VMOE_ROUTING_ERROR if the bundle routes images in groups, so that an answer would depend on the images
   // of other requests, or has no such levels; with VMOE_ARGUMENT_ERROR if an option is invalid; with VMOE_RUNTIME_ERROR
-  // if no thread can be started.
+  // if there is no thread or memory for it.
   static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
     const Info& info = engine.info();
     if (info.batch_multiple != 1) {
@@ -402,7 +402,7 @@ class Batcher {
       return Batcher(
           std::make_shared<internal::BatchQueue>(engine, std::move(options), std::move(elastic), std::move(fixed)));
     } catch (const std::exception& error) {
-      return Error{VMOE_RUNTIME_ERROR, std::string("no thread can be started: ") + error.what()};
+      return Error{VMOE_RUNTIME_ERROR, std::string("the batcher can't start: ") + error.what()};
     }
   }
 
