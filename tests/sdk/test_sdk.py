@@ -314,13 +314,28 @@ def test_the_libraries_may_have_another_folder_in_the_prefix(folder: str, mnist_
     build, moved = tmp_path / "build", tmp_path / "prefix"
     options = ["-DVMOE_GPU=OFF", f"-DCMAKE_INSTALL_LIBDIR={folder}"]
     sdk_build.built("cmake", "-S", sdk_build.ROOT / "plugins", "-B", build, *sdk_build.generator(), *options)
-    shutil.copy2(sdk_build.prefixes().whole / "lib" / "libvmoe_engine.so", build / "sdk")
+    (build / "lib").mkdir(exist_ok=True)
+    shutil.copy2(sdk_build.prefixes().whole / "lib" / "libvmoe_engine.so", build / "lib")
     sdk_build.built("cmake", "--install", build, "--component", "sdk", "--prefix", moved)
     package = moved / folder / "pkgconfig"
     flags = sdk_build.built("pkg-config", "--cflags", "--libs", "vmoe", PKG_CONFIG_PATH=str(package))
     program = tmp_path / "c_only"
     sdk_build.built("cc", sdk_build.SOURCES / "sdk_c_only.c", *flags.split(), "-o", program)
     assert_loads(program, mnist_bundle, LD_LIBRARY_PATH=str(moved / folder))
+
+
+def test_a_project_that_builds_the_sources_has_the_op_library_beside_the_sdk(tmp_path: Path) -> None:
+    if not (sdk_build.prefixes().whole / "lib" / sdk_build.OP_LIBRARY).is_file():
+        pytest.skip("the op library was not built here")
+    (tmp_path / "CMakeLists.txt").write_text(f"""
+cmake_minimum_required(VERSION 3.22)
+project(host LANGUAGES CXX)
+add_subdirectory({sdk_build.ROOT}/plugins vmoe)
+file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FILE_DIR:vmoe_onnxruntime>)
+""")
+    build = tmp_path / "build"
+    sdk_build.built("cmake", "-S", tmp_path, "-B", build, *sdk_build.generator(), "-DVMOE_GPU=OFF")
+    assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
 
 
 SAMPLES = sdk_build.ROOT / "samples"
