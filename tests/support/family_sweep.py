@@ -439,6 +439,12 @@ def timm_cases() -> Iterator[tuple[str, Make]]:
             yield f"timm {name}, no config, {count} options", partial(timm_model, name, ARGS, options)
         mean = ARGS | {"global_pool": "avg", "fc_norm": False}
         yield f"timm {name}, no config, avg", partial(timm_model, name, mean, known | {"pooling": "avg"})
+        del known["pooling"]
+        yield f"timm {name}, no config, avgmax", partial(timm_model, name, ARGS | {"global_pool": "avgmax"}, known)
+        yield f"timm {name}, no config, no class token", partial(timm_model, name, mean | {"class_token": False}, known)
+        for pool, told in (("avgmax", {}), ("avg", {"pooling": "avg"})):
+            options = {"architecture": name, **told}
+            yield f"timm {name}, architecture, {pool}", partial(timm_model, name, {"global_pool": pool}, options)
         yield f"timm {name}, architecture", partial(timm_model, name, {}, {"architecture": name})
         yield f"timm {name}, narrow architecture", partial(timm_model, name, ARGS, {"architecture": name})
 

@@ -213,14 +213,17 @@ def _activation(name: str) -> str:
 
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
     """The input of the head, as a value of `ModelConfig.classifier`."""
-    said = args.get("global_pool", model.config.get("global_pool"))
+    has_norm = model.has("fc_norm.weight")
+    # A norm that the architecture has elsewhere is of another pooling, which may be avg, max, or both.
+    is_own = model.config.get("fc_norm", has_norm) == has_norm
+    said = args.get("global_pool", model.config.get("global_pool") if is_own else None)
     if said not in (None, "token", "avg", "map"):
         raise ConfigError(f"the config says global_pool {said!r:.40}, and only token, avg and map can be exported")
     if model.has("attn_pool.latent"):
         usual = "map"
     else:
-        usual = "token" if model.has("cls_token") and not model.has("fc_norm.weight") else "avg"
-        is_told = model.has("dist_token") or (not args.get("fc_norm") and (bool(name) or usual == "avg"))
+        usual = "token" if model.has("cls_token") and not has_norm else "avg"
+        is_told = model.has("dist_token") or (is_own and bool(name) and not args.get("fc_norm"))
         said = model.choose("pooling", said, "the config says global_pool", usual if is_told else None)
     pooling = str(said or usual)
     wanted = {"token": "cls_token", "map": "attn_pool.latent"}.get(pooling)
@@ -316,6 +319,7 @@ def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "dei
         "patch_size": [*model.patch_embed.proj.kernel_size],
         "num_features": model.num_features,
         "pre_norm": "norm_pre.weight" in model.state_dict(),
+        "fc_norm": "fc_norm.weight" in model.state_dict(),
         "depth": len(model.blocks),
         "num_prefix_tokens": model.num_prefix_tokens,
         # Tensors don't show how an Eva pools.
