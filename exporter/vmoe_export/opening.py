@@ -24,8 +24,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
             - `PREFIX` or `PREFIX.index` of the official format of 2022,
             - an Orbax folder: of steps (the newest finished one is read), of one step, or its `state`,
-            - a `.safetensors` file, or the index of several (`model.safetensors.index.json`),
-            - a torch `.pt`, `.pth` or `.bin` file,
+            - a `.safetensors` file, or a torch `.pt`, `.pth` or `.bin` file,
+            - the index of several (`model.safetensors.index.json`, `pytorch_model.bin.index.json`),
             - a Hugging Face model folder,
             - another folder that contains exactly one of these,
             - a float32 bundle.
@@ -69,17 +69,11 @@ def _reader(path: Path) -> Checkpoint:
     if path.name == WEIGHTS_NAME and is_bundle(path.parent):
         raise CheckpointError(f"{path} contains the weights of a bundle; pass the bundle, {path.parent}")
     if path.name.endswith(SHARDS) and path.is_file():
-        return ShardedCheckpoint(path)
+        return ShardedCheckpoint(path, SafetensorsCheckpoint if path.name.endswith(SHARDS[0]) else _torch)
     if path.suffix == ".safetensors" and path.is_file():
         return SafetensorsCheckpoint(path)
     if path.suffix in {*TORCH_SUFFIXES, ".ckpt"} and path.is_file():  # Lightning writes .ckpt
-        try:
-            from vmoe_export.checkpoint.torch_file import TorchCheckpoint
-        except ModuleNotFoundError:
-            raise CheckpointError(
-                f"{path} is a torch file, and torch is not installed; pip install 'vmoe-export[torch]'"
-            ) from None
-        return TorchCheckpoint(path)
+        return _torch(path)
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     if Path(f"{prefix}.index").is_file():
         return OfficialCheckpoint(prefix)
@@ -89,6 +83,16 @@ def _reader(path: Path) -> Checkpoint:
     may_be_remote = len(path.parts) == 2 and not path.parent.exists()
     hint = f"; hf://{path} is the model of that name on Hugging Face" if may_be_remote else ""
     raise CheckpointError(f"{path} is not a checkpoint: neither it nor {prefix}.index is there{hint}")
+
+
+def _torch(path: Path) -> Checkpoint:
+    try:
+        from vmoe_export.checkpoint.torch_file import TorchCheckpoint
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f"{path} is a torch file, and torch is not installed; pip install 'vmoe-export[torch]'"
+        ) from None
+    return TorchCheckpoint(path)
 
 
 def _orbax(path: Path, item: Path, notes: tuple[str, ...]) -> Checkpoint:

@@ -395,7 +395,10 @@ def test_a_signal_during_a_transfer_leaves_nothing(copies: Path, local: Path) ->
 
 @pytest.mark.parametrize(
     ("layout", "file"),
-    [("sharded", ""), ("sharded", "/model.safetensors.index.json"), ("safetensors", "/model.safetensors"), ("pth", "")],
+    [
+        *(("sharded", ""), ("sharded", "/model.safetensors.index.json"), ("safetensors", "/model.safetensors")),
+        *(("sharded_bin", ""), ("sharded_bin", "/pytorch_model.bin.index.json"), ("pth", "")),
+    ],
 )
 def test_a_model_of_another_library_is_copied_with_its_settings_and_parts(
     layout: Layout, file: str, memory: fsspec.AbstractFileSystem, tmp_path: Path

@@ -114,7 +114,7 @@ def test_tokens_merge_but_for_those_in_front(merge: int, tmp_path: Path) -> None
     assert np.abs(library - Engine.load(result.path)(images, merge=0)).max() > 1e-4
 
 
-@pytest.mark.parametrize("layout", ["sharded", "bin", "pth"])
+@pytest.mark.parametrize("layout", ["sharded", "bin", "sharded_bin", "pth"])
 @pytest.mark.parametrize("name", ["vit", "clip", "timm_layer_scale"])
 def test_other_files_hold_the_same_model(name: str, layout: Layout, tmp_path: Path) -> None:
     family = families()[name]

@@ -15,7 +15,7 @@ import torch
 
 DATA = Path(__file__).parents[1] / "data"
 
-Layout = Literal["safetensors", "sharded", "bin", "pth"]
+Layout = Literal["safetensors", "sharded", "bin", "sharded_bin", "pth"]
 Size = Literal["size", "other_size"]
 Tensors = dict[str, np.ndarray]
 
@@ -58,8 +58,8 @@ class Family:
 def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, layout: Layout = "safetensors") -> None:
     """Makes the folder with config.json, where there is one, and the tensors.
 
-    They lie in model.safetensors; in two such files and their index; in pytorch_model.bin, as `torch.save` writes a state
-    dict; or in checkpoint.pth, as timm's training does: below "model", with the names that DistributedDataParallel gives.
+    They lie in model.safetensors or pytorch_model.bin, as `torch.save` writes a state dict; in two such files and their
+    index; or in checkpoint.pth, as timm's training does: below "model", with the names that DistributedDataParallel gives.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config is not None:
@@ -67,12 +67,16 @@ def write_files(folder: Path, config: dict[str, Any] | None, tensors: Tensors, l
     states = {name: torch.from_numpy(value) for name, value in tensors.items()}
     if layout == "safetensors":
         safetensors.numpy.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    elif layout == "sharded":
-        places = {name: f"model-0000{i % 2 + 1}-of-00002.safetensors" for i, name in enumerate(tensors)}
+    elif layout in ("sharded", "sharded_bin"):
+        stem, suffix = ("model", "safetensors") if layout == "sharded" else ("pytorch_model", "bin")
+        places = {name: f"{stem}-0000{i % 2 + 1}-of-00002.{suffix}" for i, name in enumerate(tensors)}
         for file in set(places.values()):
             part = {name: value for name, value in tensors.items() if places[name] == file}
-            safetensors.numpy.save_file(part, folder / file, {"format": "pt"})
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+            if layout == "sharded":
+                safetensors.numpy.save_file(part, folder / file, {"format": "pt"})
+            else:
+                torch.save({name: states[name] for name in part}, folder / file)
+        (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     elif layout == "bin":
         torch.save(states, folder / "pytorch_model.bin")
     else:

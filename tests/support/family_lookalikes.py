@@ -84,19 +84,30 @@ class _Command:
         return Path.touch, (Path("ran"),)
 
 
-def pickle_a_command(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"vit.layernorm.bias": _Command()}))
+def pickle_a_command(file: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / file).write_bytes(pickle.dumps({"vit.layernorm.bias": _Command()}))
+
+
+def name_parts(old: str, new: str) -> Callable[[Path], object]:
+    """Has the index name other files."""
+
+    def change(folder: Path) -> None:
+        (index,) = folder.glob("*.index.json")
+        places = json.loads(index.read_text())["weight_map"]
+        index.write_text(json.dumps({"weight_map": {name: file.replace(old, new) for name, file in places.items()}}))
+
+    return change
 
 
 def move_a_part(folder: Path) -> None:
     """Into the folder above, where the index says that it is."""
-    index, part = folder / "model.safetensors.index.json", "model-00002-of-00002.safetensors"
-    (folder / part).rename(folder.parent / part)
-    places = json.loads(index.read_text())["weight_map"]
-    index.write_text(json.dumps({"weight_map": {name: file.replace(part, f"../{part}") for name, file in places.items()}}))
+    (part,) = folder.glob("*-00002-of-00002.*")
+    part.rename(folder.parent / part.name)
+    name_parts(part.name, f"../{part.name}")(folder)
 
 
 _QUERY, _DENSE = "vit.encoder.layer.1.attention.attention.query.weight", "vit.encoder.layer.1.output.dense.bias"
+_PART = "pytorch_model-00001-of-00002.bin"
 _FC1, _FC2, _PATCH = "blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc2.weight", "patch_embed.proj.weight"
 _META = (rename("reg_token", "storage_tokens"), rename(r"gamma_(\d)", r"ls\1.gamma"))
 _MODELS: dict[str, list[tuple[Any, ...]]] = {
@@ -301,6 +312,10 @@ LOOKALIKES = [
     *(Lookalike(name, base, words, tuple(changes)) for base in _MODELS for name, words, *changes in _MODELS[base]),
     Lookalike("half a file", "vit", "model.safetensors", damage=half("model.safetensors")),
     Lookalike("half a config", "vit", "config.json", damage=half("config.json")),
-    Lookalike("a pickled command", "vit", "pytorch_model.bin", layout="bin", damage=pickle_a_command),
+    Lookalike("a pickled command", "vit", "pytorch_model.bin", layout="bin", damage=pickle_a_command("pytorch_model.bin")),
     Lookalike("a part elsewhere", "vit", "model-00002-of-00002 ../", layout="sharded", damage=move_a_part),
+    Lookalike("a torch part elsewhere", "vit", "model-00002-of-00002 ../", layout="sharded_bin", damage=move_a_part),
+    Lookalike("a pickled command in a part", "vit", _PART, layout="sharded_bin", damage=pickle_a_command(_PART)),
+    Lookalike("half a torch part", "vit", _PART, layout="sharded_bin", damage=half(_PART)),
+    Lookalike("tensors elsewhere", "vit", "holds tensor", layout="sharded_bin", damage=name_parts("-00002-", "-00001-")),
 ]

@@ -7,8 +7,11 @@ __all__ = ["Array", "BundleCheckpoint", "Checkpoint", "TensorInfo"]
 
 TORCH_SUFFIXES = {".pt", ".pth", ".bin", ".tar"}  # timm's training writes .pth.tar
 ONE_FILE_SUFFIXES = {".safetensors", *TORCH_SUFFIXES}
-SHARDS = ".safetensors.index.json"
-_MODEL_FILES = ("model.safetensors", f"model{SHARDS}", "pytorch_model.bin")
+SHARDS = (".safetensors.index.json", ".bin.index.json")
+_MODEL_FILES = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 MODEL_FILES = (*_MODEL_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
 PROCESSOR, PICTURES = "processor_config.json", "preprocessor_config.json"
