@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 import zlib
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -30,6 +31,8 @@ from vmoe_serve.http.requests import RequestError
 from vmoe_serve.prometheus_text import Metrics
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way, and of unpacked ones until their replies
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -176,6 +179,11 @@ class Service:
             except VmoeError as error:
                 known = (status for kind, status in _STATUSES.items() if isinstance(error, kind))
                 reply = _error(error.status if isinstance(error, RequestError) else next(known, 400), str(error))
+            except ClientDisconnect:
+                raise
+            except Exception as error:
+                _log.exception("%s", request.url.path)
+                reply = _error(500, " ".join(f"{type(error).__name__}: {error}".split())[:300])
             finally:
                 self._arriving -= getattr(request.state, "unpacked", 0)
             if endpoint.label:

@@ -18,6 +18,7 @@ from vmoe_runtime import Engine
 
 pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
+from starlette.requests import ClientDisconnect  # noqa: E402
 
 from vmoe_serve.batcher import Batcher  # noqa: E402
 from vmoe_serve.service import Service  # noqa: E402
@@ -118,3 +119,32 @@ def test_small_bodies_that_unpack_to_large_ones_are_limited(service: Service) ->
     errors = {reply.content["error"] for reply in asyncio.run(asked()) if reply.status == 503}
     assert "too many large requests arrive at once" in errors
     assert asyncio.run(answered(service, "POST", INFER, body, content_encoding="gzip")).status == 200
+
+
+def test_an_error_that_no_one_foresaw_is_500_counted_and_logged(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("no such\nluck")
+
+    service = served(engine)
+    monkeypatch.setattr(service.engine, "outputs", fail)
+    reply = asyncio.run(answered(service, "POST", INFER, encoded(inputs())))
+    service.close()
+    assert (reply.status, reply.content) == (500, {"error": "ZeroDivisionError: no such luck"})
+    assert b'vmoe_request_seconds_count{model="mnist",request="infer",status="500"} 1.0' in service.metrics.text()
+    assert "in fail" in caplog.text
+
+
+def test_of_a_client_that_disconnects_nothing_is_counted(service: Service) -> None:
+    async def leave() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        scope = {"type": "http", "method": "POST", "path": INFER, "query_string": b"", "headers": []}
+        await service.app(scope, receive, lambda message: asyncio.sleep(0))
+
+    before = service.metrics.text()
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(leave())
+    assert service.metrics.text() == before
