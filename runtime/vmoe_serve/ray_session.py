@@ -34,6 +34,8 @@ GRACE_SECONDS = 60
 _TOO_SLOW = re.compile(r"timed out|never ran", re.IGNORECASE)
 """In Ray's errors, if its processes or replicas did not start in time, which says nothing of the bundle."""
 
+_FOLDERS = "; set the variables HOME and RAY_TMPDIR (default: /tmp) to folders that Ray may write to"
+
 _KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
 
 
@@ -79,7 +81,10 @@ def connected_ray(
         signal.raise_signal(signal.SIGTERM)
         raise
     except Exception as error:  # Ray raises whatever its parts raise
-        raise VmoeError(advised(f"Ray can't be started: {reason(error)}", instead)) from None
+        told = advised(f"Ray can't be started: {reason(error)}", instead)
+        if getattr(error, "filename", None) or "home directory" in told:  # as pathlib says if there is none
+            told += _FOLDERS
+        raise VmoeError(told) from None
     try:
         # Ray has installed handlers of its own.
         for number, handler in handlers.items():

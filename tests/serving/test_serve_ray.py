@@ -298,6 +298,17 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("variable", ["HOME", "RAY_TMPDIR"])
+def test_a_folder_that_ray_may_not_write_to_is_named_with_its_variable(variable: str, mnist_image_bundle: Path) -> None:
+    command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", mnist_image_bundle, "--port", free_port()]
+    process = started(command, RAY_ADDRESS="", RAY_AUTH_MODE="token", **{variable: "/proc/none"})
+    _, errors = process.communicate(timeout=PATIENCE)
+    advice = "set the variables HOME and RAY_TMPDIR (default: /tmp) to folders that Ray may write to"
+    assert process.returncode == 1 and re.fullmatch(
+        rf"vmoe: starting Ray and its replicas\nvmoe: Ray can't be started: .*/proc/none.*; {re.escape(advice)}\n", errors
+    ), errors
+
+
 def test_a_port_that_is_taken_is_one_line(mnist_image_bundle: Path, vmoe: Vmoe) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
