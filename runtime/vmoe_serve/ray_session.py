@@ -36,6 +36,9 @@ _TOO_SLOW = re.compile(r"timed out|never ran", re.IGNORECASE)
 
 _FOLDERS = "; set the variables HOME and RAY_TMPDIR (default: /tmp) to folders that Ray may write to"
 
+_RETRIES = re.compile(r"To change retry attempts|Failed to apply UDF transform after ")
+_FILE = re.compile(r"Failed to read fragment (.*) after \d+/\d+ attempts")
+_ABSENT = re.compile(r"^FileNotFoundError: (?!\[Errno)(.*)")
 _KIND = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception)(?:\(\w+\))?: ")
 
 
@@ -157,14 +160,20 @@ def silenced() -> Iterator[TextIO]:
 
 
 def reason(error: object) -> str:
-    """The last line of an error, which has the reason; the others have the stack.
+    """The last line of an error, which has the reason; the others have the stack, or what Ray Data says of its retries.
 
     Examples:
         >>> reason("Traceback ...\\nvmoe_runtime.errors.BackendError: TensorRT is not installed")
         'TensorRT is not installed'
+        >>> reason("OSError: Corrupt data.\\nFailed to read fragment a.parquet after 1/10 attempts (total backoff 0.0s).")
+        "a.parquet can't be read: Corrupt data."
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return _KIND.sub("", lines[-1] if lines else type(error).__name__)[:500]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not _RETRIES.match(line)]
+    told, file = lines[-1] if lines else type(error).__name__, ""
+    if len(lines) > 1 and (read := _FILE.match(told)):
+        told, file = lines[-2], f"{read[1]} can't be read: "
+    told = _ABSENT.sub(r"\1 is not there", told)
+    return (file + _KIND.sub("", told))[:500]
 
 
 def advised(told: str, instead: str = "") -> str:

@@ -145,6 +145,18 @@ def test_parquet_in_and_logits_out_from_two_replicas(
                 assert np.array(row["logits"], np.float32).tobytes() == engine(picture, "c0.5-k2")[0].tobytes()
 
 
+def test_a_damaged_parquet_file_is_named_when_it_is_read(
+    tmp_path: Path, mnist_image_bundle: Path, cluster: dict[str, str]
+) -> None:
+    pq.write_table(pa.table({"image": [bytes(1000)]}), tmp_path / "a.parquet")
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[40:60] = bytes(20)  # compressed pictures
+    (tmp_path / "a.parquet").write_bytes(content)
+    code, _, errors = run(cluster, mnist_image_bundle, tmp_path / "a.parquet", tmp_path / "out", "--column", "image")
+    assert code == 1 and errors.count("\n") == 1
+    assert errors.startswith(f"vmoe: the job stopped: {tmp_path}/a.parquet can't be read: "), errors
+
+
 def test_a_job_that_is_killed_on_s3_has_each_row_once(
     tmp_path: Path, mnist_image_bundle: Path, mnist_checkpoint: Path, cluster: dict[str, str]
 ) -> None:
@@ -193,6 +205,8 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{bundle}", "{picture}", "{new}", "--column", "image"), 1, "is not a readable Parquet file"),
     (("{bundle}", "{parquet}", "{new}", "--column", "picture"), 1, "has no column 'picture', only id, image"),
     (("{bundle}", "{parquet}", "{new}", "--column", "id"), 1, "column 'id' is int64, and pictures are binary"),
+    (("{bundle}", "{twice}", "{new}", "--column", "image"), 1, "has several columns 'image'"),
+    (("{bundle}", "{twice}", "{new}", "--column", "path"), 1, "Ray Data has a column 'path' of its own"),
     (("{bundle}", "{none}", "{new}", "--column", "image"), 1, "has no rows"),
     (("{bundle}", "{input}", "{input}/out"), 1, "it is, has or lies in"),
     (("{bundle}", "{input}", "{bundle}/out"), 1, "it is, has or lies in"),
@@ -219,11 +233,16 @@ def mistaken(
     folder = tmp_path_factory.mktemp("mistakes")
     pq.write_table(pa.table({"id": [1], "image": [b"a"]}), folder / "a.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), folder / "none.parquet")
+    image = pa.array([b"a"])
+    pq.write_table(pa.table([image] * 3, ["image", "image", "path"]), folder / "twice.parquet")
     for name, file in (("foreign", "notes.txt"), ("newline", "a\nb.png")):
         (folder / name).mkdir()
         (folder / name / file).write_text("mine")
     flipped("weights.safetensors")(copied_bundle(mnist_image_bundle, folder / "damaged"))
-    made = {name: folder / name for name in ("a.parquet", "none.parquet", "foreign", "newline", "damaged", "new")}
+    made = {
+        name: folder / name
+        for name in ("a.parquet", "none.parquet", "twice.parquet", "foreign", "newline", "damaged", "new")
+    }
     named = {path.stem: path for path in made.values()} | {"parquet": made["a.parquet"], "done": finished}
     bundles = {"bundle": mnist_image_bundle, "dense": DENSE}
     return named | bundles | {"input": digits, "more": digits / "more", "picture": digits / "00 a#b%41.png"}

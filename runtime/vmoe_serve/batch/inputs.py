@@ -149,8 +149,12 @@ def _row_counts(source: Location, found: Sequence[Any], column: str) -> list[int
 
 
 def _check_column(schema: Any, column: str, path: str) -> None:
-    if schema.names.count(column) != 1:
+    if column not in schema.names:
         raise BatchError(f"{path} has no column '{column}', only {', '.join(schema.names)[:200]}")
+    if schema.names.count(column) > 1:
+        raise BatchError(f"{path} has several columns '{column}': rename all but one")
+    if column == "path":
+        raise BatchError(f"{path}: Ray Data has a column 'path' of its own, so pictures can't be in one: rename it")
     kind = schema.field(column).type
     if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
