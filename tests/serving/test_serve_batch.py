@@ -331,3 +331,12 @@ def test_only_the_process_that_began_last_writes(tmp_path: Path) -> None:
         write(first, PARTS[0])
     write(second, PARTS[0], errors=1)
     assert [each.errors for each in second.parts(PARTS)] == [1]
+
+
+def test_an_output_that_can_no_longer_be_written_is_named(tmp_path: Path) -> None:
+    output = Output(Location.of(str(tmp_path / "out")), JOB)
+    output.begin(force=False)
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    for action in (lambda: write(output, PARTS[0]), lambda: output.finish({})):
+        with pytest.raises(BatchError, match=f"{tmp_path}/out can't be written: it is not there"):
+            action()

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class Output:
         Raises:
             BatchError: the folder can't be written, or it holds another job, or files that no job wrote.
         """
-        try:
+        with self._writing():
             _ = self._location.kind  # ends where no server answers
             if isinstance(self._fs, fs.LocalFileSystem | fs.PyFileSystem):  # pyarrow's object stores have no folders
                 self._fs.create_dir(self._location.path, recursive=True)
@@ -134,10 +135,6 @@ class Output:
             self._put(WRITER_NAME, self._token.encode())
             self._put(JOB_NAME, self._job.text.encode())
             self._remove(name for name in names if self._is_left_over(name))
-        except VmoeError:
-            raise
-        except Exception as error:  # packages of fsspec raise their own
-            raise BatchError(f"{self._location.text} can't be written: {reason_of(error, self._location.text)}") from None
 
     def parts(self, parts: Sequence[Part]) -> list[Written]:
         """The parts that have been written."""
@@ -158,24 +155,33 @@ class Output:
         """Writes the answers of a part.
 
         Raises:
-            BatchError: another process now writes to the folder.
-            OSError: it can't be written.
+            BatchError: another process now writes to the folder, or it can't be written.
         """
         sink = pa.BufferOutputStream()
         self._format.write(sink, table, written.errors, written.runtimes, self._values)
-        self._check_writer()
-        self._put(self._name(part), sink.getvalue())
+        with self._writing():
+            self._check_writer()
+            self._put(self._name(part), sink.getvalue())
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Removes leftover files and marks the job as finished.
 
         Raises:
-            BatchError: another process now writes to the folder.
-            OSError: it can't be written.
+            BatchError: another process now writes to the folder, or it can't be written.
         """
-        self._check_writer()
-        self._remove(name for name in self._names() if self._is_left_over(name))
-        self._put(SUCCESS_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+        with self._writing():
+            self._check_writer()
+            self._remove(name for name in self._names() if self._is_left_over(name))
+            self._put(SUCCESS_NAME, (json.dumps(summary, indent=1) + "\n").encode())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except VmoeError:
+            raise
+        except Exception as error:  # packages of fsspec raise their own
+            raise BatchError(f"{self._location.text} can't be written: {reason_of(error, self._location.text)}") from None
 
     def _check_job(self, names: Sequence[str], *, force: bool) -> None:
         if foreign := [name for name in names if not _OURS.fullmatch(name)]:
