@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -102,6 +103,13 @@ def test_files_are_copied_where_they_cannot_be_linked_to(
     for file in bundle.iterdir():
         copy = tmp_path / "repo" / "small" / "1" / "bundle.vmoe" / file.name
         assert copy.read_bytes() == file.read_bytes() and not copy.samefile(file)
+
+
+def test_a_bundle_at_an_address_is_named_by_it(bundle: Path, tmp_path: Path, vmoe: Vmoe) -> None:
+    fsspec.filesystem("memory").put(str(bundle), "/zoo.vmoe", recursive=True)
+    assert "files of memory://zoo.vmoe: " in vmoe.run("serve", "triton", "memory://zoo.vmoe", tmp_path / "repo")[0]
+    with Bundle.open(tmp_path / "repo" / "zoo" / "1" / "bundle.vmoe") as linked:
+        linked.verify_weights()
 
 
 @needs_client

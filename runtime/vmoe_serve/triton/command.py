@@ -25,6 +25,7 @@ from vmoe_tools.options import (
     threads_option,
     verbose_option,
 )
+from vmoe_tools.program import printable
 
 _USUAL_BATCH = 32
 
@@ -62,8 +63,8 @@ def triton(bundle: Path, repository: Path, force: bool, quiet: bool, **options: 
     for model in models:
         click.echo(f"{model.name:<{width}}  {model.serves}")
     how = f"{copied / 1e6:.1f} MB copied, as the repository can't link to them" if copied else "hard links"
-    click.echo(f"files of {bundle}: {how}")
-    click.echo(f"tritonserver --model-repository={repository.absolute()}")
+    click.echo(f"files of {printable(str(bundle))}: {how}")
+    click.echo(f"tritonserver --model-repository={printable(str(repository.absolute()))}")
 
 
 def _models(path: Path, options: dict[str, Any]) -> list[Model]:
