@@ -219,6 +219,8 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("{bundle}", "{input}", "{new}", "--top", "1", "--output-logits"), 2, "--top"),
     (("{bundle}", "{input}", "{new}", "--part-size", "0"), 2, "--part-size"),
     (("{bundle}", "{input}", "{new}", "--json", "{new}/summary.json"), 2, "there is no folder"),
+    (("{bundle}", "{input}", "{done}", "--json", "{done}/summary.json"), 2, "holds only the files of the job"),
+    (("{bundle}", "{parquet}", "{new}", "--column", "image", "--json", "{parquet}"), 2, "is used by this command"),
     (("{bundle}", "{input}", "{done}"), 1, "has a job with part size 10 and not 1024;"),
     (("{bundle}", "{input}", "{done}", "--part-size", "10", "--top", "3"), 1, "has a job with top 5 and not 3;"),
     (("{bundle}", "{more}", "{done}", "--part-size", "10"), 1, "has a job with another list of inputs, pictures 60"),

@@ -23,7 +23,7 @@ from vmoe_serve.batch.job import Job, Output, Written, manifest_digest
 from vmoe_serve.batch.part_files import PART_FORMATS
 from vmoe_serve.settings import served_manifest
 from vmoe_tools import options
-from vmoe_tools.output import WAIT_SECONDS, check_output_file, people_stream, regular_lines, write_json
+from vmoe_tools.output import STANDARD_OUTPUT, WAIT_SECONDS, check_output_file, people_stream, regular_lines, write_json
 
 _USUAL_TOP = 5
 _LINE_SECONDS = WAIT_SECONDS / 4  # between two lines about pictures
@@ -72,11 +72,13 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **giv
     or CSV files. Both are paths, or URIs such as s3://bucket/folder. The job runs on this machine, or on the Ray cluster
     that RAY_ADDRESS names. If it is stopped or killed, run the same command again to resume it.
     """
-    check_output_file(json_target, [bundle])
+    check_output_file(json_target, [bundle, Path(source)])
     where, place = Location.of(source), Location.of(target)
     for other in (where, Location.of(str(bundle))):
         if place.overlaps(other):
             raise click.ClickException(f"{target} can't be the output: it is, has or lies in {other.text}")
+    if json_target not in (None, STANDARD_OUTPUT) and place.overlaps(Location.of(str(json_target))):
+        raise click.UsageError(f"{json_target} can't be written: {target} holds only the files of the job")
     if not os.environ.get("RAY_ADDRESS"):
         Parallelism(given["threads"]).check()  # Ray would wait for so many CPUs
     manifest = served_manifest(bundle)
