@@ -116,6 +116,11 @@ void collect(std::string_view bytes, Message message, int depth, std::vector<Ext
     }
   }
   if (entries.empty()) return;
+  for (const auto& entry : entries) {
+    // By others, such as prepacked_0, ONNX Runtime reads more of the file.
+    const bool is_known = entry.first == "location" || entry.first == "offset" || entry.first == "length";
+    if (!is_known) unreadable("external data with " + in_quotes(entry.first));
+  }
   found.push_back({std::string(value_of(entries, "location", "")), bytes_of(value_of(entries, "offset", "0")),
                    bytes_of(value_of(entries, "length", "0"))});
 }

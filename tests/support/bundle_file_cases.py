@@ -197,6 +197,8 @@ bad("data at an offset with underscores", reads(offset="1_0"), INLINED, "'1_0'")
 bad("data at an offset with a space", reads(offset=" 1"), INLINED, "' 1'")
 bad("data at an offset of Arabic digits", reads(offset="\u0661"), INLINED, "number of bytes")
 bad("data of 10^19 bytes", reads(length="9" * 19), INLINED, "number of bytes")
+for _key in ("prepacked_0", "checksum", ""):
+    bad(f"data with the key {_key!r}", reads(**{_key: "MatMul+1|0;4;0"}), INLINED, f"external data with '{_key}'")
 good("data at the first byte", reads())
 good("data at the last byte", lambda b: reads(offset=str((b / WEIGHTS).stat().st_size - 4))(b))
 

@@ -32,7 +32,7 @@ MAX_OPSET = 1000
 
 MAX_BYTE_DIGITS = 18
 """Of an offset or a length: what fits 64 bits whatever the digits are."""
-
+_KEYS = {b"location", b"offset", b"length"}  # by others, such as prepacked_0, ONNX Runtime reads more of the file
 
 ExternalData = tuple[str, int, int]
 """Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes, 0 if not given."""
@@ -71,6 +71,8 @@ def _collect(buffer: memoryview, message: str, depth: int, references: list[Exte
         elif child is not None:
             _collect(value, child, depth + 1, references)
     if entries:
+        if unknown := entries.keys() - _KEYS:
+            raise ValueError(f"external data with {min(unknown).decode(errors='replace')!r:.60}")
         offset, length = (_bytes(entries.get(key, b"0")) for key in (b"offset", b"length"))
         references.append((entries.get(b"location", b"").decode(errors="replace"), offset, length))
 
