@@ -121,6 +121,9 @@ def nested(levels: int) -> Any:
 
 CYCLE: dict[str, object] = {}
 CYCLE["again"] = CYCLE
+LEVELS: dict[str, object] = {}
+for _ in range(60):
+    LEVELS = {"a": LEVELS, "b": LEVELS}
 KERNEL, BIAS = "embedding/kernel", "encoder_norm/bias"
 INDEX, SAFETENSORS, TORCH = "ckpt.index", "ckpt.safetensors", "ckpt.pt"
 STRANGE_CHUNK = [[msgpack.ExtType(42, b"..")], msgpack.ExtType(6, b"..")]
@@ -179,6 +182,7 @@ FAULTS: dict[str, tuple[Build, Names]] = {
     "pt with a negative offset": (saved({KERNEL: Described(-3, (6,), (1,))}), (TORCH, "not a readable torch file")),
     "pt with too many strides": (saved({KERNEL: Described(0, (6,), (1, 1))}), (TORCH, "not a readable torch file")),
     "pt with a sparse tensor": (saved({KERNEL: torch.eye(3).to_sparse()}), (TORCH, "sparse")),
+    "pt of few mappings that have 2^60 paths": (saved(LEVELS), (TORCH, "16 MiB")),
     "pt whose mapping holds itself": (saved(CYCLE), (TORCH, "nested too deeply")),
 }  # fmt: skip
 

@@ -44,7 +44,7 @@ class TorchCheckpoint(Checkpoint):
                     kind = "tensor" if isinstance(loaded, torch.Tensor) else type(loaded).__name__
                     raise CheckpointError(f"it holds a {kind}, not a mapping of names to tensors")
                 self._tensors: dict[str, torch.Tensor] = {}
-                for name, tensor in _flatten(loaded, ""):
+                for name, tensor in _flatten(loaded):
                     if self._tensors.setdefault(name, tensor) is not tensor:
                         raise CheckpointError(f"it holds '{name[:80]}' twice")
                 stored = {name: self._info(name, tensor) for name, tensor in self._tensors.items()}
@@ -174,12 +174,21 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 
-def _flatten(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if prefix.count("/") > MAX_TREE_DEPTH:
-        raise CheckpointError("its tree of names is nested too deeply")
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, torch.Tensor):
+def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    size = 0  # a mapping may be in many others, at no cost to the file
+
+    def walk(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+        nonlocal size
+        if prefix.count("/") > MAX_TREE_DEPTH:
+            raise CheckpointError("its tree of names is nested too deeply")
+        for key, value in tree.items():
             name = f"{prefix}{key}"
-            yield (name.replace(".", "/") if prefix else name), value
+            size += len(name) + 1
+            if size > _MAX_PICKLE_BYTES:
+                raise CheckpointError(f"its names have more than {_MAX_PICKLE_BYTES >> 20} MiB")
+            if isinstance(value, Mapping):
+                yield from walk(value, f"{name}/")
+            elif isinstance(value, torch.Tensor):
+                yield (name.replace(".", "/") if prefix else name), value
+
+    return walk(tree, "")
