@@ -101,7 +101,7 @@ def print_section(
     contents: list[Table | Text] = []
     for part in parts:
         if not callable(part):
-            contents.append(Text(part) if isinstance(part, str) else _rows(part))
+            contents.append(Text(printable(part)) if isinstance(part, str) else _rows(part))
             continue
         table, left_out = part(()), list[str]()
         headings = iter([heading for heading in spare if heading in {column.header for column in table.columns}])

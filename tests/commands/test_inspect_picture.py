@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_runs import Vmoe, kept_bundle
+from damaged_files import copied_bundle, put
 from golden import FOLDER
 from matplotlib.colors import to_rgb
 from named_bundles import ODD_NAMES, with_odd_names
@@ -69,6 +70,9 @@ def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
     named = with_odd_names(mnist_image_bundle, tmp_path)
     out = vmoe.run("inspect", named, nine, *two)[0]
     assert "Every setting answers nine" in out and "c1-k2-pool" in out and out.count("\x1b") == 0
+    named = copied_bundle(mnist_image_bundle, tmp_path / "steering.vmoe", put("class_names", ["\x1b[2J\x9b\u202e"] * 10))
+    out = vmoe.run("inspect", named, nine)[0]
+    assert r"flips from \x1b[2J\x9b\u202e to" in " ".join(out.split()) and not {*"\x1b\x9b\u202e"} & {*out}
     many = [word for ratio in range(1, 9) for word in ("--profile", f"c{ratio}-k1-vanilla-pool")]
     out = vmoe.run("inspect", mnist_image_bundle, nine, *many)[0]
     assert max(map(len, out.splitlines()[1:])) < 80 and len(re.findall("c8-k1-vanilla-pool", out)) > 5
