@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,30}"  # without a limit, a long word would take time by its square
 _ADDRESS = re.compile(rf"(?:{_SCHEME}::)*{_SCHEME}://[^\s'\")]")
 _WEB = re.compile(rf"(?:{_SCHEME}::)*https?:/", re.IGNORECASE)
 # As a path, an address keeps one of its slashes. Marks at its end are the sentence's.
-_IN_TEXT = re.compile(rf"{_SCHEME}:/\S+?(?=[.,:;'\")\]>]*(?:\s|$))")
+_IN_TEXT = re.compile(rf"{_SCHEME}:/\S*[^\s.,:;'\")\]>]")
 # A password with a slash, as keys of S3 have, is no part of an address by the standard; but what is no port is one here.
 _USER = re.compile(r"(?<=:/)(/?)([^/?#]*@|[^/?#@:]*:(?!:|\d*(?:[/?#]|$)).*@)")
 

@@ -29,6 +29,7 @@ from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_measure import remote_files
 from vmoe_measure.remote_files import RemoteError, RemoteFiles
 from vmoe_runtime import BundleError, Engine, VmoeError
+from vmoe_runtime.addresses import without_secrets
 from vmoe_tools import remote_sources
 from vmoe_tools.program import main
 
@@ -409,3 +410,8 @@ def test_a_model_of_another_library_is_copied_with_its_settings_and_parts(
         export_bundle(place, tmp_path / name, validate=False)
     here, there = (folder_bytes(tmp_path / name) for name in ("here", "there"))
     assert here["weights.safetensors"] == there["weights.safetensors"] and here["model.onnx"] == there["model.onnx"]
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "s3://" + "," * 10**6 + " ", "a:/" * 10**6], ids=lambda text: text[:5])
+def test_a_long_text_takes_no_time_by_its_square(text: str) -> None:
+    assert len(text) - 2 <= len(without_secrets(text)) <= len(text)

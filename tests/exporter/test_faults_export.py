@@ -18,7 +18,7 @@ import pytest
 from command_runs import Refuse, npz
 from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_bundle, read_tensors, written
 
-from vmoe_export import ExportError, export, export_bundle
+from vmoe_export import ConfigError, ExportError, export, export_bundle
 
 USAGE, FAILURE = 2, 1
 COMMAND = [Path(sys.executable).with_name("vmoe-export")]
@@ -138,6 +138,24 @@ def test_export_refuses_a_config(config: Any, name: str, tmp_path: Path, refuse_
     if config is not None:
         path.write_bytes(config if isinstance(config, bytes) else json.dumps(config).encode())
     refuse_export(SPARSE, "--config", path, names=[name])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"classifier": "x" * 10**6},
+        {"encoder": {"position_emb": {"name": "x" * 10**6}}},
+        *(moe(name=name) for name in ("x" * 10**6, "x" * 10**6 + "SoftRouter")),
+        moe(num_selected_experts="x" * 10**6),
+        moe(dispatcher={"capacity_ceil_or_round": "x" * 10**6}),
+        moe(dispatcher={"capacity_multiple_of": "x" * 10**6}),
+    ],
+    ids=lambda config: str(config)[:40],
+)
+def test_a_sentence_repeats_the_beginning_of_a_long_text_alone(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        export_bundle(SPARSE, tmp_path / "x.vmoe", config=config, validate=False)
+    assert len(str(refused.value)) < 400
 
 
 def folder_with(name: str, text: str) -> Callable[[Path], Path]:

@@ -28,4 +28,4 @@ def dtype_from_name(name: object) -> np.dtype[Any]:
             dtype: np.dtype[Any] = np.dtype(text)
             if dtype.kind in "biufc" and dtype.isnative:
                 return dtype
-    raise CheckpointError(f"unknown dtype {text!r}")
+    raise CheckpointError(f"unknown dtype {text!r:.60}")

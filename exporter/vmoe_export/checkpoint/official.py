@@ -215,10 +215,10 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     # Without a version (before 2022-06-22) ids follow the order of the saved object, which for plain parameters is the same.
     version = root.get("version", _VERSION)
     if version != _VERSION:
-        raise CheckpointError(f"index version {version!r} is not known; {_VERSION} and none are")
+        raise CheckpointError(f"index version {version!r:.60} is not known; {_VERSION} and none are")
     shard_count = root.get("shard_count")
     if not isinstance(shard_count, int) or not 1 <= shard_count <= _MAX_SHARDS:
-        raise CheckpointError(f"its shard_count is {shard_count!r}")
+        raise CheckpointError(f"its shard_count is {shard_count!r:.60}")
     arrays: dict[str, _ArrayIndex] = {}
     num_chunks = 0
     for rank, (name, leaf) in enumerate(_leaves(root["index"], "")):
@@ -234,7 +234,7 @@ def _leaves(tree: dict[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         raise CheckpointError("its tree of names is nested too deeply")
     for key in sorted(tree, key=str):
         if not isinstance(key, str):
-            raise CheckpointError(f"it has a key that is not text: {key!r}")
+            raise CheckpointError(f"it has a key that is not text: {key!r:.60}")
         value = tree[key]
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}/")

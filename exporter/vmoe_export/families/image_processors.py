@@ -102,7 +102,7 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
 def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
     """The steps of an image processor, and (height, width) of their images."""
     if not math.isclose(number(config, "rescale_factor", 1), 1 / 255, rel_tol=1e-6):
-        raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r}")
+        raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r:.60}")
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))

@@ -66,9 +66,9 @@ _READ = {"num_heads", "act_layer", "final_norm"}
 def _translate(model: Translation) -> None:
     args, name = read_model_args(model, IMPLIED | _READ), str(model.config.get("architecture", ""))
     if name and not name.startswith(("vit_", "deit", "flexivit")):
-        raise ConfigError(f"the architecture {name} is not one of timm's vision_transformer or deit")
+        raise ConfigError(f"the architecture {name:.60} is not one of timm's vision_transformer or deit")
     if other := next((what for word, what in _OTHER_BLOCKS.items() if word in name), None):
-        raise ConfigError(f"the architecture {name} has {other}, which can't be exported")
+        raise ConfigError(f"the architecture {name:.60} has {other}, which can't be exported")
     if not (name or "final_norm" in args or model.has("norm.weight") or model.has("fc_norm.weight")):
         raise OptionError("a model without a last norm may be an InternViT or a PE-Spatial; pass --architecture NAME")
     if not name and model.has("norm_pre.weight"):

@@ -99,7 +99,7 @@ def _told(facts: ModelFacts, field: str, default: Any) -> Any:
         return number(facts.config, field, default)
     choices, value = ACTIVATIONS if field == "activation" else (default, not default), facts.config.get(field, default)
     if value not in choices:
-        raise ConfigError(f"the config's {field!r} is {value!r}, not one of {', '.join(map(str, choices))}")
+        raise ConfigError(f"the config's {field!r} is {value!r:.60}, not one of {', '.join(map(str, choices))}")
     if field in facts.flags:
         facts.note("flag", field)
         return facts.flags[field]
@@ -133,10 +133,10 @@ def _classifier(facts: ModelFacts) -> Classifier:
     inferred = None if fitting[0] == "gap" else fitting[0]
     given = facts.config.get("classifier")
     if given is not None and given not in get_args(Classifier):
-        raise ConfigError(f"classifier {given!r} is not known; {', '.join(get_args(Classifier))} are")
+        raise ConfigError(f"classifier {given!r:.60} is not known; {', '.join(get_args(Classifier))} are")
     if given not in (None, *fitting):
         why = f"the tensors are those of {inferred!r}" if inferred else "its tensors are not in the checkpoint"
-        raise ConfigError(f"the config says classifier {given!r}, but {why}")
+        raise ConfigError(f"the config says classifier {given!r:.60}, but {why}")
     facts.note("inferred" if inferred else "config" if given else "default", "classifier")
     return cast(Classifier, given or fitting[0])
 
@@ -147,13 +147,13 @@ def _position_emb(facts: ModelFacts) -> tuple[PositionEmbedding, float]:
     temperature = number(given, "temperature", 10_000.0)
     if "Encoder/posembed_input/pos_embedding" in facts.shapes:
         if name not in (None, "learned"):
-            raise ConfigError(f"the config says position_emb {name!r}, but the checkpoint has a learned one")
+            raise ConfigError(f"the config says position_emb {name!r:.60}, but the checkpoint has a learned one")
         facts.note("inferred", "position_emb")
         return "learned", temperature
     if name == "learned":
         raise ConfigError("the config says position_emb 'learned', but the checkpoint has none")
     if name not in (None, "sincos2d", "none"):
-        raise ConfigError(f"position_emb {name!r} is not known; learned, sincos2d and none are")
+        raise ConfigError(f"position_emb {name!r:.60} is not known; learned, sincos2d and none are")
     facts.note("config" if name else "default", "position_emb")
     return cast(PositionEmbedding, name or "sincos2d"), temperature
 

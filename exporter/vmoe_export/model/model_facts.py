@@ -66,7 +66,7 @@ def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"the config's {key!r} must be an object, not {value!r}")
+        raise ConfigError(f"the config's {key!r} must be an object, not {value!r:.60}")
     return value
 
 
@@ -74,5 +74,5 @@ def number(parent: Mapping[str, Any], key: str, default: float) -> float:
     """A number of a config. Raises ConfigError for what is no positive finite one."""
     value = parent.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"the config's {key!r} must be a positive number, not {value!r}")
+        raise ConfigError(f"the config's {key!r} must be a positive number, not {value!r:.60}")
     return float(value)

@@ -48,7 +48,7 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
         experts, routing = read(facts, [f"{router}/dense/kernel" for router in routers], given, dispatcher)
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", False)
     if bf16 not in (True, False):
-        raise ConfigError(f"bfloat16 is {bf16!r}, not true or false")
+        raise ConfigError(f"bfloat16 is {bf16!r:.60}, not true or false")
     return MoeConfig(experts, mlp_dim, layers, bool(bf16), routing)
 
 
@@ -57,13 +57,13 @@ def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKi
     name = router.get("name")
     named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
     if name is not None and named is None:
-        raise ConfigError(f"the router {name!r} is not supported; {', '.join(_KINDS)} are")
+        raise ConfigError(f"the router {name!r:.60} is not supported; {', '.join(_KINDS)} are")
     is_soft, flag = f"{first}/mu" in facts.shapes, facts.flags.get("router")
     if is_soft and flag:
         raise OptionError(f"--router {flag} doesn't fit: the routers' tensors are those of a Soft MoE")
     if named is not None and (named == "soft") != is_soft:
         are = "are" if is_soft else "are not"
-        raise ConfigError(f"the config names the router {name!r}, but the tensors {are} those of a Soft MoE")
+        raise ConfigError(f"the config names the router {name!r:.60}, but the tensors {are} those of a Soft MoE")
     facts.note("inferred" if is_soft else "flag" if flag else "config" if named else "default", "kind")
     return "soft" if is_soft else cast(RoutingKind, flag or named or "top-k")
 
@@ -77,7 +77,9 @@ def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -
     slots = facts.shape(f"{routers[0]}/mu", 3)[2]
     slots_in_config = mapping(given, "router").get("num_slots")
     if slots_in_config is not None and slots_in_config != slots:
-        raise ConfigError(f"the config says num_slots {slots_in_config!r}, but the checkpoint has {slots} slots per expert")
+        raise ConfigError(
+            f"the config says num_slots {slots_in_config!r:.60}, but the checkpoint has {slots} slots per expert"
+        )
     facts.note("inferred", "slots_per_expert")
     return experts, Soft(slots)
 
@@ -92,7 +94,7 @@ def _top_k(
     k = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most))
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
-        raise ConfigError(f"num_selected_experts is {k!r}, but {of} has {most} experts")
+        raise ConfigError(f"num_selected_experts is {k!r:.60}, but {of} has {most} experts")
     normalize = bool(router_config.get("normalize_weights"))
     return experts, TopK(k, *_capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO), members, normalize)
 
@@ -114,9 +116,9 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
     rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", DEFAULT_ROUNDING)
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
     if rounding not in ROUNDINGS:
-        raise ConfigError(f"capacity_ceil_or_round is {rounding!r}, not 'ceil' or 'round'")
+        raise ConfigError(f"capacity_ceil_or_round is {rounding!r:.60}, not 'ceil' or 'round'")
     if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 0:
-        raise ConfigError(f"capacity_multiple_of is {multiple!r}, not an integer")
+        raise ConfigError(f"capacity_multiple_of is {multiple!r:.60}, not an integer")
     return number({"capacity_factor": ratio}, "capacity_factor", 0.0), cast(Rounding, rounding), max(multiple, 1)
 
 
@@ -133,7 +135,7 @@ def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1 or any(e % members for e in experts):
         whole = by_layer(experts)
-        raise ConfigError(f"the ensemble size is {members!r}, which is not an integer that divides {whole} experts")
+        raise ConfigError(f"the ensemble size is {members!r:.60}, which is not an integer that divides {whole} experts")
     if len(shape) == 3:
         if members != shape[1]:
             raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")
