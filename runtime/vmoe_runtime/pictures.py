@@ -136,11 +136,13 @@ def _opened(file: bytes, name: str) -> tuple[Image, int]:
 
     with _explained(name):
         try:
-            # Pillow warns of large pictures; what is taken here is smaller.
+            # Pillow warns of large pictures, and of each of up to 65,535 damaged tags.
             with _filters, warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                warnings.simplefilter("ignore")
                 Image.init()
                 image = Image.open(io.BytesIO(file), formats=[name for name in FORMATS if name in Image.OPEN])
+                if image.format == "TIFF":
+                    image.getexif()  # now, as Pillow does it again to decode it
         except Image.DecompressionBombError:
             raise ImageError(f"{name} has more than {_MOST_PIXELS:,} pixels; scale it down") from None
         except UnidentifiedImageError:

@@ -80,6 +80,26 @@ assert prepared(Image.new("L", (80_000_000, 1), 7), 80_000_000, 1, 28, 1)
 print("done")
 """
 
+OVERLAPPING = """
+import struct, zlib
+
+def directory(entries, size):
+    tags = [*entries, *((tag, 7, size, 0) for tag in range(40_000, 42_000))]
+    packed = b"".join(struct.pack("<2H2L", *tag) for tag in tags)
+    return (b"II*\\0" + struct.pack("<LH", 8, len(tags)) + packed + bytes(4)).ljust(size, b"\\0")
+
+def chunk(kind, content):
+    return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+size = 2_000_000
+png = encoded(Image.new("RGB", (28, 28)), "PNG")
+exif = png[:33] + chunk(b"eXIf", directory([(274, 3, 1, 6)], size)) + png[33:]
+header = [(256, 4, 1, 28), (257, 4, 1, 28), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 1_000_000)]
+tiff = directory([*header, (277, 3, 1, 1), (278, 4, 1, 28), (279, 4, 1, 784)], size)
+prepared(encoded(Image.new("L", (9, 9)), "TIFF"), 81, 1, 28, 3)  # Pillow's decoder is loaded once
+print(prepared(exif, 28 * 28, 3, 28, 3), prepared(tiff, 28 * 28, 1, 28, 3))
+"""
+
 
 def run(script: str) -> str:
     return sdk_build.built(sys.executable, "-c", PROGRAM + script, OPENBLAS_NUM_THREADS="1").strip()
@@ -91,6 +111,12 @@ def test_200_odd_pictures_stay_within_their_memory() -> None:
 
 def test_a_picture_of_one_row_or_column_stays_within_its_memory() -> None:
     assert run(LONG) == "done"
+
+
+def test_tags_that_share_their_data_take_the_memory_of_one_and_no_warnings() -> None:
+    program = PROGRAM + "import warnings; warnings.showwarning = lambda text, *_, **__: print(text)\n" + OVERLAPPING
+    said = sdk_build.built(sys.executable, "-c", program, OPENBLAS_NUM_THREADS="1").splitlines()
+    assert [line for line in said if "EXIF orientation" not in line] == ["True True"]
 
 
 def png_that_says(width: int, height: int) -> bytes:
