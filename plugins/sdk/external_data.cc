@@ -5,6 +5,8 @@
 #include <iterator>
 #include <map>
 #include <optional>
+#include <set>
+#include <utility>
 
 #include "sdk/error.h"
 #include "sdk/generated/bundle_rules.h"
@@ -98,21 +100,55 @@ std::string_view value_of(const Entries& entries, std::string_view key, std::str
   return entry == entries.end() ? missing : entry->second;
 }
 
-// Appends the references of one message and of all that it contains.
-void collect(std::string_view bytes, Message message, int depth, std::vector<ExternalData>& found) {
+// A function: its name, and the types of the ops that it calls.
+struct Function {
+  std::string_view name;
+  std::set<std::string_view> called;
+
+  bool calls_one_of(const std::set<std::string_view>& names) const {
+    return std::any_of(called.begin(), called.end(), [&](std::string_view type) { return names.count(type) != 0; });
+  }
+};
+
+// Refuses a function that calls one that calls another: without a limit, the stack of a runtime would be exhausted.
+void check_calls(const std::vector<Function>& functions) {
+  std::set<std::string_view> names, callers;
+  for (const Function& function : functions) names.insert(function.name);
+  for (const Function& function : functions) {
+    if (function.calls_one_of(names)) callers.insert(function.name);
+  }
+  for (const Function& function : functions) {
+    if (function.calls_one_of(callers)) unreadable("functions that call one another too deeply");
+  }
+}
+
+struct Found {
+  std::vector<ExternalData> references;
+  std::vector<Function> functions;
+};
+
+// Appends the references and functions of a message and of all that it contains; `function` is the one that it is in.
+void collect(std::string_view bytes, Message message, int depth, Found& found, Function& function) {
   if (depth > kMaxGraphDepth) unreadable("nested too deeply");
   Entries entries;
   for (FieldReader field(bytes); field.next();) {
     if (message == Message::kOpset && field.number == 2 && field.value.value_or(0) > kMaxOpset) {
       unreadable("an operator set of a version above " + std::to_string(kMaxOpset));
     }
+    if (!field.payload) continue;
+    if (message == Message::kNode && field.number == 4) function.called.insert(*field.payload);
+    if (message == Message::kFunction && field.number == 1) function.name = *field.payload;
     const auto is_child = [&](const ChildMessage& c) { return c.parent == message && c.field == field.number; };
     const auto child = std::find_if(std::begin(kChildMessages), std::end(kChildMessages), is_child);
-    if (child == std::end(kChildMessages) || !field.payload) continue;
+    if (child == std::end(kChildMessages)) continue;
     if (child->message == Message::kEntry) {
       read_entry(*field.payload, entries);
+    } else if (child->message == Message::kFunction) {
+      Function inner;
+      collect(*field.payload, child->message, depth + 1, found, inner);
+      found.functions.push_back(std::move(inner));
     } else {
-      collect(*field.payload, child->message, depth + 1, found);
+      collect(*field.payload, child->message, depth + 1, found, function);
     }
   }
   if (entries.empty()) return;
@@ -121,16 +157,18 @@ void collect(std::string_view bytes, Message message, int depth, std::vector<Ext
     const bool is_known = entry.first == "location" || entry.first == "offset" || entry.first == "length";
     if (!is_known) unreadable("external data with " + in_quotes(entry.first));
   }
-  found.push_back({std::string(value_of(entries, "location", "")), bytes_of(value_of(entries, "offset", "0")),
-                   bytes_of(value_of(entries, "length", "0"))});
+  found.references.push_back({std::string(value_of(entries, "location", "")),
+                              bytes_of(value_of(entries, "offset", "0")), bytes_of(value_of(entries, "length", "0"))});
 }
 
 }  // namespace
 
 std::vector<ExternalData> external_data(std::string_view graph) {
-  std::vector<ExternalData> found;
-  collect(graph, Message::kModel, 0, found);
-  return found;
+  Found found;
+  Function none;
+  collect(graph, Message::kModel, 0, found, none);
+  check_calls(found.functions);
+  return found.references;
 }
 
 }  // namespace vmoe::sdk

@@ -18,7 +18,7 @@ struct ExternalData {
   int64_t length = 0;
 };
 
-// Every external-data reference of a serialized ONNX model.
+// Every external-data reference of a serialized ONNX model, of which no function calls one that calls another.
 // Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (why)".
 std::vector<ExternalData> external_data(std::string_view graph);
 

@@ -214,6 +214,20 @@ def opset(importer: onnx.ModelProto | onnx.FunctionProto, version: int) -> None:
     importer.opset_import[0].version = version
 
 
+def calling(*calls: str, inside: bool = False) -> Edit:
+    """Functions that call one another: "ab" is a, which calls b, or does in a branch."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        for name, called in calls:
+            node = helper.make_node(called, ["x"], ["y"], domain="vmoe")
+            branch = helper.make_graph([node], "branch", [], [helper.make_empty_tensor_value_info("y")])
+            chosen = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+            body = [chosen if inside else node]
+            model.functions.append(helper.make_function("vmoe", name, ["x"], ["y"], body, model.opset_import))
+
+    return edit
+
+
 def two_locations(model: onnx.ModelProto) -> None:
     tensor = outside()
     tensor.external_data.add(key="location", value=WEIGHTS)

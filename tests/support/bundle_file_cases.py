@@ -19,6 +19,7 @@ from bundle_changes import (
     Cases,
     appended,
     both,
+    calling,
     chunk,
     field,
     flipped,
@@ -238,6 +239,12 @@ good("a second graph without anything", appended(chunk(7, b"")))
 for _version in (1001, 2**31 - 1, -1):
     bad(f"operator set {_version}", graph(lambda m, v=_version: opset(m, v)), CANONICAL, "above 1000")
     bad(f"a function's opset {_version}", graph(lambda m, v=_version: opset(m.functions[-1], v)), CANONICAL, "above 1000")
+
+good("a function that calls another one", graph(calling("ab", "cb", "bd")))
+for _calls in (["aa"], ["ab", "ba"], ["ab", "bc", "cd"], ["cd", "bc", "ab"]):
+    for _inside in (False, True):
+        _words = f"functions {' '.join(_calls)}{' in branches' * _inside}"
+        bad(_words, graph(calling(*_calls, inside=_inside)), CANONICAL, "call one another too deeply")
 
 # ---- graphs: their inputs and outputs against the manifest, which is compared once a runtime has loaded them
 

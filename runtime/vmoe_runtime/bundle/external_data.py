@@ -7,6 +7,7 @@ checked before any runtime sees the graph. Field numbers are those of onnx.proto
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from vmoe_runtime.errors import BundleError
 
@@ -38,22 +39,47 @@ ExternalData = tuple[str, int, int]
 """Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes, 0 if not given."""
 
 
+@dataclass
+class _Function:
+    """Its name, and the types of the ops that it calls."""
+
+    name: bytes = b""
+    called: set[bytes] = field(default_factory=set)
+
+
 def external_data(graph: bytes) -> list[ExternalData]:
     """Every external-data reference of a serialized ONNX model.
 
     Raises:
-        BundleError: the bytes are not a readable ONNX model.
+        BundleError: the bytes are not a readable ONNX model, or its functions call one another too deeply.
     """
+    references: list[ExternalData] = []
+    functions: list[_Function] = []
     try:
-        references: list[ExternalData] = []
-        _collect(memoryview(graph), "model", 0, references)
-        return references
+        _collect(memoryview(graph), "model", 0, references, functions, _Function())
+        _check_calls(functions)
     except (IndexError, ValueError) as error:
         raise BundleError(f"not a readable ONNX model ({error})") from None
+    return references
 
 
-def _collect(buffer: memoryview, message: str, depth: int, references: list[ExternalData]) -> None:
-    """Appends the references of one message and of all that it contains."""
+def _check_calls(functions: list[_Function]) -> None:
+    """Refuses a function that calls one that calls another: without a limit, the stack of a runtime would be exhausted."""
+    names = {function.name for function in functions}
+    callers = {function.name for function in functions if function.called & names}
+    if any(function.called & callers for function in functions):
+        raise ValueError("functions that call one another too deeply")
+
+
+def _collect(
+    buffer: memoryview,
+    message: str,
+    depth: int,
+    references: list[ExternalData],
+    functions: list[_Function],
+    function: _Function,
+) -> None:
+    """Appends the references and functions of a message and of all that it contains; `function` is the one that it is in."""
     if depth > MAX_GRAPH_DEPTH:
         raise ValueError("nested too deeply")
     children = MESSAGES[message]
@@ -65,16 +91,27 @@ def _collect(buffer: memoryview, message: str, depth: int, references: list[Exte
             continue
         child = children.get(number)
         if child == "entry":
-            pair = {n: bytes(v) for n, v in fields(value) if isinstance(v, memoryview)}
-            if entries.setdefault(pair.get(1, b""), pair.get(2, b"")) != pair.get(2, b""):
-                raise ValueError("external data that contradicts itself")
+            _add_entry(value, entries)
         elif child is not None:
-            _collect(value, child, depth + 1, references)
+            inner = function
+            if child == "function":
+                functions.append(inner := _Function())
+            _collect(value, child, depth + 1, references, functions, inner)
+        elif (message, number) == ("node", 4):
+            function.called.add(bytes(value))
+        elif (message, number) == ("function", 1):
+            function.name = bytes(value)
     if entries:
         if unknown := entries.keys() - _KEYS:
             raise ValueError(f"external data with {min(unknown).decode(errors='replace')!r:.60}")
         offset, length = (_bytes(entries.get(key, b"0")) for key in (b"offset", b"length"))
         references.append((entries.get(b"location", b"").decode(errors="replace"), offset, length))
+
+
+def _add_entry(buffer: memoryview, entries: dict[bytes, bytes]) -> None:
+    pair = {number: bytes(value) for number, value in fields(buffer) if isinstance(value, memoryview)}
+    if entries.setdefault(pair.get(1, b""), pair.get(2, b"")) != pair.get(2, b""):
+        raise ValueError("external data that contradicts itself")
 
 
 def _bytes(text: bytes) -> int:
