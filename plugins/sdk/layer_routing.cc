@@ -1,5 +1,6 @@
 #include "sdk/layer_routing.h"
 
+#include <algorithm>
 #include <functional>
 #include <numeric>
 #include <string_view>
@@ -77,6 +78,14 @@ void read(const OutputTensor& output, const char* name, const RoutingRules& rule
   values = reinterpret_cast<const T*>(copy.data());
 }
 
+// Refuses numbers of experts or tokens that callers would read past the end of their arrays by.
+void check_range(const int32_t* values, int64_t count, int64_t limit, const std::string& layer) {
+  const auto is_outside = [&](int32_t value) { return value < 0 || value >= limit; };
+  if (values != nullptr && std::any_of(values, values + count, is_outside)) {
+    fail(VMOE_RUNTIME_ERROR, "the graph's outputs of ", layer, " name an expert or a token that isn't there");
+  }
+}
+
 }  // namespace
 
 std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges) {
@@ -101,6 +110,12 @@ std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs,
     vmoe_layer_routing& routing = layer.routing;
     for_each_output(routing, merges,
                     [&](const char* name, auto& values) { read(*output++, name, rules, layer, values); });
+    const int64_t tokens = routing.groups * routing.tokens;
+    check_range(routing.expert, tokens * routing.choices, routing.experts, layer.name);
+    if (routing.token != nullptr && tokens > 0) {
+      const int64_t images = routing.groups * (rules.group_tokens / rules.image_tokens);
+      check_range(routing.token, images * rules.image_tokens, tokens / images, layer.name);
+    }
     if (!merges && rules.image_tokens > 0) {  // every token is where it was
       const auto count = static_cast<size_t>(routing.groups * rules.group_tokens);
       auto& bytes = layer.values.emplace_back(count * sizeof(int32_t));

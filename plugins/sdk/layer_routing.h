@@ -22,7 +22,7 @@ struct LayerRouting {
 std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges);
 
 // Reads the values of these outputs. Throws VMOE_RUNTIME_ERROR: an output has another shape than the manifest and the
-// other outputs say.
+// other outputs say, or names an expert or a token that isn't there.
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vmoe_runtime.bundle.manifest import Manifest
-from vmoe_runtime.errors import RoutingError
+from vmoe_runtime.errors import BackendError, RoutingError
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import LAYER_OUTPUTS, TOKEN_OUTPUT, ModelKind
 
@@ -99,7 +99,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> TokenLayout | None:
-        """The layout of a manifest's model description, or None where that has none."""
+        """The layout of a manifest's model description, or None where that has none, or one that its groups contradict."""
         patch, image = manifest.model.get("patch_size"), manifest.input
         if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
             return None
@@ -107,6 +107,8 @@ class TokenLayout:
         if not rows or not columns:
             return None
         tokens = rows * columns + front_tokens(manifest.model)
+        if manifest.batch_multiple * tokens * manifest.ensemble_size % (manifest.rules.group_tokens or 1):
+            return None
         return cls(tokens, manifest.ensemble_size, rows, columns)
 
 
@@ -153,10 +155,29 @@ def layer_routings(
         profile: what the graph ran with.
         names: of `layer_outputs`.
         values: of each layer in turn, in that order.
+
+    Raises:
+        BackendError: outputs of a layer contradict one another, or name an expert or a token that isn't there.
     """
     rules, layout = manifest.rules, TokenLayout.of(manifest)
-    layers = zip(manifest.moe_layers, rules.experts, layer_fields(names, values, profile), strict=True)
+    layers = list(zip(manifest.moe_layers, rules.experts, layer_fields(names, values, profile), strict=True))
+    for name, experts, fields in layers:
+        _check_fields(name, experts, fields)
     return {name: Routing(rules.kind, layout, experts, **fields) for name, experts, fields in layers}
+
+
+def _check_fields(layer: str, experts: int, fields: Mapping[str, Array]) -> None:
+    shapes = {values.shape for name, values in fields.items() if name != TOKEN_OUTPUT}
+    groups, tokens, *_ = next(iter(shapes))
+    images = len(fields.get(TOKEN_OUTPUT, ())) or 1
+    # Graphs for TensorRT have -1 for a dropped choice.
+    limits = {"expert": (-1, experts), TOKEN_OUTPUT: (0, groups * tokens // images)}
+    named = [(fields[name], *limits[name]) for name in limits if name in fields]
+    inside = all(low <= values.min(initial=0) and values.max(initial=0) < high for values, low, high in named)
+    if len(shapes) > 1 or groups * tokens % images or not inside:
+        raise BackendError(
+            f"the graph's outputs of {layer} contradict one another, or name an expert or a token that isn't there"
+        )
 
 
 def layer_fields(names: Sequence[str], values: Sequence[Array], profile: Profile | None) -> list[dict[str, Array]]:

@@ -122,6 +122,14 @@ def test_models_of_other_kinds_are_shown_and_drawn(kind: str, nine: Path, tmp_pa
             assert numbers == {4} if kind == "soft" else 0 in numbers
 
 
+@pytest.mark.parametrize("kind", ["soft", "choice", "plain"])
+def test_a_model_description_of_other_tokens_leaves_nothing_to_draw(
+    kind: str, nine: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
+    bundle = copied_bundle(kept_bundle(kind), tmp_path / "other.vmoe", put("model/patch_size", [6, 6]))
+    assert vmoe.json("inspect", bundle, nine)["on_picture"]["grid"] is None
+
+
 def test_a_dense_model_has_an_answer_and_nothing_to_draw(dense_bundle: Path, nine: Path, vmoe: Vmoe) -> None:
     out = vmoe.run("inspect", dense_bundle, nine)[0]
     assert f"{dense_bundle.name} " in out and "A dense ViT has no routers" in out and "the expert of each patch" not in out

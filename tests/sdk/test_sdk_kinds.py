@@ -9,10 +9,12 @@ from typing import Any
 import golden
 import pytest
 import sdk_build
+from bundle_changes import adds, graph
+from damaged_files import copied_bundle
 from sdk_build import setting_fields
 from test_sdk import assert_same_routing, python_engine
 
-from vmoe_runtime import RoutingError
+from vmoe_runtime import BackendError, RoutingError
 
 MODELS: dict[str, dict[str, Any]] = {
     "g7": {"capacity": [0.5, 1.0]},
@@ -94,6 +96,19 @@ def test_on_standard_ops_only_a_bundle_with_the_graph_for_it_merges(runners: Any
     with pytest.raises(AssertionError) as refused:
         runner.logits(images, merge=3)
     assert refused.value.args == (["3", str(expected.value)],)
+
+
+@pytest.mark.parametrize("output", ["expert", "token"])
+@pytest.mark.parametrize("number", [-100, 1_000_000])
+def test_a_graph_that_names_what_is_not_there_is_refused(output: str, number: int, runners: Any, tmp_path: Path) -> None:
+    bundle = copied_bundle(bundle_of("g1 that merges"), tmp_path / "x.vmoe")
+    graph(adds(f"encoderblock_1/{output}", number))(bundle)
+    prefix, images = sdk_build.prefixes().whole, golden.arrays("g1")["images"][:4]
+    words = "outputs of encoderblock_1 .*name an expert or a token that isn't there"
+    with pytest.raises(BackendError, match=words):
+        python_engine(bundle, prefix).routing(images, merge=3)
+    with pytest.raises(AssertionError, match=words):
+        runners(prefix, bundle).routing(images, merge=3)
 
 
 @pytest.mark.parametrize("model", [*MODELS, "g1 with fewer experts", "g5 with fewer experts"])

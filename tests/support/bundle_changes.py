@@ -228,6 +228,19 @@ def calling(*calls: str, inside: bool = False) -> Edit:
     return edit
 
 
+def adds(output: str, number: int) -> Edit:
+    """An output in int32 has that number added, after all others that read it did."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [f"{name} before" if name == output else name for name in names]
+        model.graph.initializer.append(helper.make_tensor("number", TensorProto.INT32, [], [number]))
+        model.graph.node.append(helper.make_node("Add", [f"{output} before", "number"], [output]))
+
+    return edit
+
+
 def two_locations(model: onnx.ModelProto) -> None:
     tensor = outside()
     tensor.external_data.add(key="location", value=WEIGHTS)
