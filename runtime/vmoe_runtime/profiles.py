@@ -188,7 +188,7 @@ class Rules:
         setting = parse_profile_name(name)
         if setting is None or any((key in setting.values) != (key in self.settings) for key in NEEDED):
             has = f"the bundle has {', '.join(stored)}, and " if stored else ""
-            raise RoutingError(f"there is no profile '{name}'; {has}{self._name_examples()}")
+            raise RoutingError(f"there is no profile '{name:.100}'; {has}{self._name_examples()}")
         return self.profile_of(setting)
 
     def check_names(self, names: Collection[str]) -> None:

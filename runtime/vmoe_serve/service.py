@@ -195,7 +195,7 @@ class Service:
     async def _refused(self, request: Request, error: Exception) -> Response:
         """What the routes refuse by themselves, in the words of everything else."""
         assert isinstance(error, HTTPException)
-        path = request.url.path[:200]
+        path = request.scope["path"][:200]  # a query that is not UTF-8 would make request.url raise
         known = {404: self._no_path(path), 405: RequestError(endpoints.NO_METHOD, request.method, path)}
         message = str(known.get(error.status_code, error.detail))
         return JSONResponse({"error": message}, error.status_code, error.headers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ async def answered(service: Service, method: str, path: str, body: bytes = b"", 
         sent.append(message)
 
     encoded_headers = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": encoded_headers}
+    scope = {"type": "http", "method": method, "path": path, "query_string": os.fsencode(query), "headers": encoded_headers}
     await service.app(scope, receive, send)
     found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return Reply(sent[0]["status"], found, b"".join(message.get("body", b"") for message in sent[1:]))
@@ -148,3 +149,14 @@ def test_of_a_client_that_disconnects_nothing_is_counted(service: Service) -> No
     with pytest.raises(ClientDisconnect):
         asyncio.run(leave())
     assert service.metrics.text() == before
+
+
+def test_a_long_setting_is_refused_in_a_short_sentence(service: Service) -> None:
+    body = json.dumps(inputs() | {"parameters": {"setting": "a" * 900_000}}).encode()
+    reply = asyncio.run(answered(service, "POST", INFER, body))
+    assert reply.status == 400 and "there is no profile 'aaa" in reply.content["error"] and len(reply.body) < 400
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nowhere?\udcff", 404), ("/v1/classify?\udcff", 405)])
+def test_a_query_that_is_not_utf_8_changes_no_refusal(path: str, status: int, service: Service) -> None:
+    assert asyncio.run(answered(service, "GET", path)).status == status
