@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import subprocess
 from pathlib import Path
 
 import cpu_paths
-import fuzz_models
 import pytest
+from fuzz_models import write_models
+from random_calls import Fuzzer
 from sanitized_build import MEMORY, THREADS, sanitized
-from sdk_build import onnxruntime_library, run, scratch_folder
+from sdk_build import onnxruntime_library, run
 
 from vmoe_export import export_bundle
 from vmoe_runtime.op_library import find_library
@@ -27,7 +27,7 @@ PATHS = cpu_paths.supported_paths() if find_library() else ()
 HOOKS = {"log_threads": "150", "cancel_threads": "15" if AT_LENGTH else "8"}  # callbacks, and cancelled calls
 THREAD_ROUNDS, BATCHER_ROUNDS = ("3", "8") if AT_LENGTH else ("1", "2")
 TARGETS = {
-    MEMORY: ("vmoe_onnxruntime", "op_fuzz"),
+    MEMORY: ("vmoe_onnxruntime", "op_calls"),
     THREADS: ("vmoe_onnxruntime", "vmoe_engine", "core_threads", "engine_threads", "session_threads", "sdk_batcher", *HOOKS),
 }
 # Exceptions leave address sanitizer's copies of stack frames behind; looking for a free one then takes all the time.
@@ -52,37 +52,19 @@ def watched(program: str, *words: str | Path, **options: str) -> str:
     return checked(run(build(THREADS) / "tests" / program, *words, **{"TSAN_OPTIONS": TSAN_OPTIONS, **options}))
 
 
-@functools.cache
-def models(step: int) -> Path:
-    """A folder with one in `step` of the models."""
-    folder = scratch_folder()
-    fuzz_models.write_models(folder, step)
-    return folder
-
-
 @pytest.mark.parametrize("path", PATHS or ("any",))
-def test_random_op_calls_touch_no_memory_but_their_own(path: str) -> None:
-    folder = build(MEMORY)
-    is_first = path == PATHS[0]
-    calls = CALLS if is_first else CALLS_ON_OTHER_PATHS
-    done = run(
-        folder / "tests" / "op_fuzz",
-        onnxruntime_library(),
-        folder / "lib" / "libvmoe_onnxruntime.so",
-        models(1 if is_first or AT_LENGTH else 3),
-        str(calls),
-        str(1 + PATHS.index(path)),
-        VMOE_CPU_PATH=path,
-        ASAN_OPTIONS=ASAN_OPTIONS,
-        UBSAN_OPTIONS="print_stacktrace=1",
-    )
-    numbers = re.fullmatch(r"calls (\d+) refused (\d+) loads (\d+) refused (\d+) messages (\d+)\n", checked(done))
-    assert numbers
-    made, refused, loads, refused_loads, messages = map(int, numbers.groups())
-    assert made == calls
-    assert 0.1 < refused / made < 0.5
-    assert 0 < refused_loads < loads
-    assert messages >= 250 or not is_first
+def test_random_op_calls_touch_no_memory_but_their_own(path: str, tmp_path: Path) -> None:
+    folder, is_first = build(MEMORY), path == PATHS[0]
+    command = (folder / "tests" / "op_calls", onnxruntime_library(), folder / "lib" / "libvmoe_onnxruntime.so")
+    options = {"VMOE_CPU_PATH": path, "ASAN_OPTIONS": ASAN_OPTIONS, "UBSAN_OPTIONS": "print_stacktrace=1"}
+    models = write_models(tmp_path, 1 if is_first or AT_LENGTH else 3)
+    fuzzer = Fuzzer(command, models, 1 + PATHS.index(path), **options)
+    while fuzzer.calls < (CALLS if is_first else CALLS_ON_OTHER_PATHS):
+        fuzzer.step()
+    assert fuzzer.close() == ""
+    assert 0.1 < fuzzer.refused / fuzzer.calls < 0.5
+    assert 0 < fuzzer.refused_loads < fuzzer.loads
+    assert len(fuzzer.messages) >= 250 or not is_first
 
 
 def test_kernels_on_many_threads_have_no_races() -> None:

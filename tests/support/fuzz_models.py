@@ -1,4 +1,4 @@
-"""The one-node models that tests/cpp/op_fuzz.cc calls, and the plan that tells it what they take."""
+"""The one-node models of the ops that `random_calls` calls: every op as it may and may not be written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +21,7 @@ from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_
 from vmoe_export.ops.table import ATTRIBUTE_RULES, DOMAIN, ELEMENT_TYPES, OPS, POLICIES, ElementType, Op, Value
 
 ONNX_TYPES = onnx_lines.ONNX_TYPES | {"scale": TensorProto.FLOAT}
-"""By the types of the plan, which knows scales of int8 weights as a type of their own."""
+"""By the types of ports, of which scales of int8 weights are one of their own."""
 SETTINGS = ("capacity", "k", "bpr")
 WEIGHTS: tuple[ElementType, ...] = ("float", "bf16", "i8")
 FIXED = (
@@ -194,22 +195,39 @@ def _settings_as_attributes(name: str) -> Iterator[Model]:
         yield Model(name, "never-loads", attributes=attributes)
 
 
-def write_models(folder: Path, step: int = 1) -> None:
-    """Writes the models, or one in `step` of them, and plan.txt into a folder."""
-    plan: list[str] = []
-    for number, model in enumerate(itertools.islice(models(), None, None, step)):
-        plan += [f"model {number}.onnx {model.op} {model.expected}", *_write(model, folder / f"{number}.onnx"), "end"]
-    (folder / "plan.txt").write_text("\n".join(plan) + "\n")
+class Port(NamedTuple):
+    """What a model is fed or gives: one of `ONNX_TYPES`, and a letter for each dimension."""
+
+    type: str
+    dims: str
 
 
-def _write(model: Model, file: Path) -> list[str]:
-    """Writes one model; returns its lines of the plan."""
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A model in a file: what it is fed and gives, by name and in order, and the sizes that its constants fix.
+
+    The output "in_place" is the first one again, of the same node where it writes over its input.
+    """
+
+    model: Model
+    file: Path
+    inputs: dict[str, Port]
+    outputs: dict[str, Port]
+    fixed: dict[str, int]
+
+
+def write_models(folder: Path, step: int = 1) -> list[Written]:
+    """Writes the models, or one in `step` of them, into a folder."""
+    chosen = enumerate(itertools.islice(models(), None, None, step))
+    return [_write(model, folder / f"{number}.onnx") for number, model in chosen]
+
+
+def _write(model: Model, file: Path) -> Written:
     op = OPS[model.op]
     inputs = [value for value in op.inputs if _is_given(model, value)]
     constants = [
         value for value in weights_of(op, model.more) if model.fixed and value in inputs and value.name not in model.fed
     ]
-    fed = [value for value in inputs if value not in constants]
     outputs = [value for value in op.outputs if _is_given(model, value)]
     named = (node_names(values, [v.name for v in given]) for values, given in ((op.inputs, inputs), (op.outputs, outputs)))
     node = helper.make_node(op.name, *named, domain=DOMAIN)
@@ -217,22 +235,17 @@ def _write(model: Model, file: Path) -> list[str]:
     nodes, between = _also_in_place(node, op) if model.in_place else ([node], [])
     if model.in_place:
         outputs.append(dataclasses.replace(op.outputs[0], name="in_place"))
-    graph = helper.make_graph(
-        nodes,
-        op.name,
-        [helper.make_tensor_value_info(value.name, ONNX_TYPES[_type(model, value)], None) for value in fed],
-        [helper.make_tensor_value_info(value.name, ONNX_TYPES[_type(model, value)], None) for value in outputs],
-        [_constant(model, value) for value in constants],
-        value_info=between,
+    fed, given = (
+        {value.name: Port(_type(model, value), "".join(value.dims)) for value in values if value not in constants}
+        for values in (inputs, outputs)
     )
-    file.write_bytes(model_bytes(graph))
-    sizes = {dim: (model.fixed or {})[dim] for value in constants for dim in value.dims}
-    return [
-        *(f"input {value.name} {_type(model, value)} {''.join(value.dims) or '-'}" for value in fed),
-        *(f"output {value.name} {_type(model, value)} {''.join(value.dims)}" for value in outputs),
-        *(f"size {dim} {size}" for dim, size in sizes.items()),
-        *(f"attribute {name} {int(number)}" for name, number in model.attributes.items()),
-    ]
+    ports = (
+        [helper.make_tensor_value_info(name, ONNX_TYPES[port.type], None) for name, port in each.items()]
+        for each in (fed, given)
+    )
+    weights = [_constant(model, value) for value in constants]
+    file.write_bytes(model_bytes(helper.make_graph(nodes, op.name, *ports, weights, value_info=between)))
+    return Written(model, file, fed, given, {dim: (model.fixed or {})[dim] for value in constants for dim in value.dims})
 
 
 def _is_given(model: Model, value: Value) -> bool:
