@@ -1,4 +1,7 @@
-"""Gated MLPs, RMS norms, and norms inside of layers: on every implementation and CPU path, in every type of weights."""
+"""MLPs and attention blocks with each set of optional inputs, on every implementation and CPU path, in every weight type.
+
+MLPs are plain or gated, norms are layer or RMS norms or lie inside of layers, queries and keys are rotated, tokens merged.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,21 @@ import pytest
 from cpu_paths import outputs_of, run_calls, supported_paths
 from op_models import OP_LIBRARY, RUNNERS, USUAL, given_inputs, node_call, normal, run_exact, runner, typed_weights
 
-from vmoe_export.ops.body_options import GATE_INPUTS, HIDDEN_NORM_INPUTS, MIXED_NORM_INPUTS
+from vmoe_export.ops.body_options import (
+    GATE_INPUTS,
+    HIDDEN_NORM_INPUTS,
+    MERGING_INPUTS,
+    MIXED_NORM_INPUTS,
+    ROTATION_INPUTS,
+)
 from vmoe_export.ops.table import ACTIVATIONS, OPS, ElementType
 
 Inputs = dict[str, np.ndarray]
 
 SILU = ACTIVATIONS.index("silu")
 HEADS = 3
-SIZES = {"N": 2, "D": 96, "F": 150}
+MERGED = 4
+SIZES = {"N": 2, "D": 96, "F": 150, "O": 21, "C": 2, "A": 96 // HEADS // 2, "1": 1}
 MLP_SETS = [
     frozenset(itertools.chain(USUAL if has_bias else (), *inputs))
     for has_bias in (True, False)
@@ -28,7 +38,10 @@ CALLS = [
     *(
         (op, frozenset(given), {"num_heads": HEADS})
         for op in ("VmoeAttentionBlock", "VmoeClassAttentionBlock")
-        for given in ((), MIXED_NORM_INPUTS, ("ln_bias", *MIXED_NORM_INPUTS))
+        for given in (
+            *((), USUAL, MIXED_NORM_INPUTS, (*USUAL, *MIXED_NORM_INPUTS)),
+            *((*USUAL, *ROTATION_INPUTS), (*USUAL, *ROTATION_INPUTS, *MERGING_INPUTS)),
+        )
     ),
 ]
 IDS = ["-".join((op, *sorted(given))) for op, given, _ in CALLS]
@@ -48,12 +61,16 @@ def made(op: str, weights: ElementType, given: frozenset[str], tokens: int) -> I
             (array,), scales = typed_weights([array / np.float32(array.shape[0] ** 0.5)], weights)
             inputs |= {f"{value.name}_scale": scale for scale in scales}
         inputs[value.name] = 1 + array / 4 if value.name.endswith("ln_scale") else array
-    return inputs
+    whole = {
+        "sizes": rng.integers(1, 4, (SIZES["N"], tokens)).astype(np.float32),
+        "token": np.tile(np.arange(SIZES["O"], dtype=np.int32) % tokens, (SIZES["N"], 1)),
+        "merge": np.array([MERGED], np.int64),
+    }
+    return inputs | {name: array for name, array in whole.items() if name in inputs}
 
 
-def exact(op: str, inputs: Inputs, attributes: dict[str, int]) -> np.ndarray:
-    (expected,) = run_exact(OPS[op], *(inputs.get(value.name) for value in OPS[op].inputs), **attributes)
-    return expected
+def exact(op: str, inputs: Inputs, attributes: dict[str, int]) -> list[np.ndarray]:
+    return run_exact(OPS[op], *(inputs.get(value.name) for value in OPS[op].inputs), **attributes)
 
 
 @EVERY_TYPE
@@ -62,10 +79,11 @@ def exact(op: str, inputs: Inputs, attributes: dict[str, int]) -> np.ndarray:
 def test_every_implementation_computes_it(
     name: str, op: str, given: frozenset[str], attributes: dict[str, int], weights: ElementType
 ) -> None:
-    inputs = made(op, weights, given, 9)
+    inputs = made(op, weights, given, 21)
     values = given_inputs(OPS[op], weights, given)
-    (found,) = runner(name, op, weights, given=given, **attributes)(*(inputs[value.name] for value in values))
-    np.testing.assert_allclose(found, exact(op, inputs, attributes), rtol=0, atol=NEAR[weights])
+    outputs = runner(name, op, weights, given=given, **attributes)(*(inputs[value.name] for value in values))
+    for found, expected in zip(outputs, exact(op, inputs, attributes), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR[weights])
 
 
 @pytest.mark.skipif(OP_LIBRARY not in RUNNERS, reason="the op library is not built")
@@ -74,13 +92,16 @@ def test_every_implementation_computes_it(
 def test_every_path_computes_rows_without_regard_to_others(path: str, weights: ElementType) -> None:
     calls, wanted = [], []
     for op, given, attributes in CALLS:
+        if "merge" in given:
+            continue  # which near ties decide
         for tokens in (1, 37, 150):
             inputs = made(op, weights, given, tokens)
             names = tuple(value.name for value in OPS[op].inputs if value.type == "W" or value.scale_of)
             constants = [name for name in names if name in inputs]
-            halves = [inputs | {"x": inputs["x"][image : image + 1]} for image in range(2)]
+            of_image = [value.name for value in OPS[op].inputs if value.dims[0] == "N" and value.name in inputs]
+            halves = [inputs | {name: inputs[name][image : image + 1] for name in of_image} for image in range(2)]
             calls += [node_call(op, each, attributes, constants=constants) for each in (inputs, *halves)]
-            wanted.append(exact(op, inputs, attributes))
+            wanted += exact(op, inputs, attributes)
     found = [outputs[0] for outputs in outputs_of(run_calls(calls, path))]
     for number, expected in enumerate(wanted):
         together, *alone = found[3 * number : 3 * number + 3]
