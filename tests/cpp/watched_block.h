@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <numeric>
 #include <random>
 #include <string>
@@ -115,7 +116,10 @@ class Machine {
   uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
   void report(const std::string& what) const { shared_.report(what); }
 
-  std::string fault() const { return shared_.fault.empty() ? device_.fault : shared_.fault; }
+  // The first fault of shared memory, or else of device memory, if there is any.
+  void tell(char* fault, size_t fault_bytes) const {
+    std::snprintf(fault, fault_bytes, "%s", (shared_.fault.empty() ? device_ : shared_).fault.c_str());
+  }
   int64_t phases() const { return phases_; }
   bool loses_exchanges_at(uint32_t distance) const { return distance == lost_distance_; }
 

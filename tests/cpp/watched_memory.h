@@ -74,13 +74,12 @@ class Array {
     values_[index] = value;
   }
 
-  bool copy_to(T* values) const {
-    bool all = true;
+  // All values, each of which must have been written.
+  void copy_to(T* values) {
     for (size_t i = 0; i < values_.size(); ++i) {
       values[i] = values_[i];
-      all = all && marks_[i].is_set;
+      if (!marks_[i].is_set) report(i, "was not written");
     }
-    return all;
   }
 
  private:
