@@ -46,7 +46,29 @@ ARGS = {
 }
 NO_CLASS = {"class_token": False, "global_pool": "avg"}
 
-TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str]] = {
+TOWERS = {
+    **{"embed_dim": 20, "image_resolution": 32, "vision_layers": 3, "vision_width": 128, "vision_patch_size": 8},
+    **{"transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1, "vocab_size": 20, "context_length": 6},
+}
+OPENAI = ("input_resolution", "context_length", "vocab_size")
+"""Numbers in OpenAI's own files, which tell them from those of others; the model without experts has them."""
+ONE_SIZE = ("aimv2", "aimv2_both")
+"""Of models of transformers that know no other size."""
+CLIP_MOE = "CLIP-MoE"
+Case = tuple[str, dict[str, Any], str]
+
+
+def of_timm(architecture: str, more: dict[str, Any], output: str = "logits") -> Case:
+    """With arguments besides `ARGS`."""
+    return architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else output
+
+
+def clip_moe(experts: list[Any] | None) -> Case:
+    """With these numbers of experts and of those that a token selects, dropout, and number of last blocks with experts."""
+    return CLIP_MOE, TOWERS | {"MoE_args": experts}, "image_embeds"
+
+
+CASES: dict[str, Case] = {
     "vit": (VIT, HEAD, "logits"),
     "vit_pooler": ("ViTModel", TOWER | {"hidden_size": 40, "num_attention_heads": 2}, "pooler_output"),
     "vit_tanh": (VIT, HEAD | {"hidden_size": 36, "layer_norm_eps": 1e-6, "hidden_act": "gelu_new"}, "logits"),
@@ -61,60 +83,42 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "clip_short_config": ("CLIPVisionModel", TOWER | {"num_attention_heads": 12, "patch_size": 16}, "pooler_output"),
     "siglip": ("SiglipModel", BOTH, "pooler_output"),
     "siglip_vision": ("SiglipVisionModel", TOWER | {"num_attention_heads": 4}, "pooler_output"),
-}
-"""By name the class, its config, and the output that is recorded."""
-
-TIMM: dict[str, tuple[str, dict[str, Any]]] = {
-    "timm_token": ("vit_tiny_patch16_224", {}),
-    "timm_avg": ("vit_tiny_patch16_224", {"global_pool": "avg"}),
-    "timm_avg_norm_first": ("vit_tiny_patch16_224", NO_CLASS | {"fc_norm": False, "depth": 3}),
-    "timm_map": ("vit_tiny_patch16_224", {"class_token": False, "global_pool": "map", "embed_dim": 40, "num_heads": 2}),
-    "timm_registers": ("vit_base_patch14_reg4_dinov2", {"init_values": 1e-5}),
-    "timm_registers_with_positions": ("vit_tiny_patch16_224", NO_CLASS | {"class_token": True, "reg_tokens": 3}),
-    "timm_layer_scale": ("vit_tiny_patch16_224", {"init_values": 1e-5, "embed_dim": 36}),
-    "timm_qk_norm": ("vit_tiny_patch16_224", {"qk_norm": True}),
-    "timm_clip_quick": ("vit_base_patch16_clip_quickgelu_224", {}),
-    "timm_clip": ("vit_base_patch16_clip_224", {}),
-    "timm_no_qkv_bias": ("vit_tiny_patch16_224", {"qkv_bias": False}),
-    "timm_siglip": ("vit_base_patch32_siglip_256", {"num_classes": 0}),
-    "timm_siglip_mean": ("vit_base_patch32_siglip_gap_256", {}),
-    "timm_no_head": ("vit_tiny_patch16_224", {"num_classes": 0}),
-    "timm_wide": ("vit_tiny_patch16_224", {"img_size": (24, 40)}),
-    "deit": ("deit_tiny_patch16_224", {}),
-    "deit_distilled": ("deit_tiny_distilled_patch16_224", {}),
-}
-"""By name the architecture and what its arguments are besides `ARGS`."""
-
-CLIP_MOE: dict[str, Any] = {"clipmoe": [4, 2, 0.1, 2], "clipmoe_top1": [3, 1, 0.1, 3], "clipmoe_dense": None}
-"""By name the numbers of experts and of those that a token selects, dropout, and the number of last blocks with experts."""
-TOWERS = {
-    **{"embed_dim": 20, "image_resolution": 32, "vision_layers": 3, "vision_width": 128, "vision_patch_size": 8},
-    **{"transformer_width": 16, "transformer_heads": 2, "transformer_layers": 1, "vocab_size": 20, "context_length": 6},
-}
-OPENAI = ("input_resolution", "context_length", "vocab_size")
-"""Numbers in OpenAI's own files, which tell them from those of others; the model without experts has them."""
-
-DEIT: dict[str, tuple[str, dict[str, Any], str]] = {
+    "timm_token": of_timm("vit_tiny_patch16_224", {}),
+    "timm_avg": of_timm("vit_tiny_patch16_224", {"global_pool": "avg"}),
+    "timm_avg_norm_first": of_timm("vit_tiny_patch16_224", NO_CLASS | {"fc_norm": False, "depth": 3}),
+    "timm_map": of_timm(
+        "vit_tiny_patch16_224", {"class_token": False, "global_pool": "map", "embed_dim": 40, "num_heads": 2}
+    ),
+    "timm_registers": of_timm("vit_base_patch14_reg4_dinov2", {"init_values": 1e-5}),
+    "timm_registers_with_positions": of_timm("vit_tiny_patch16_224", NO_CLASS | {"class_token": True, "reg_tokens": 3}),
+    "timm_layer_scale": of_timm("vit_tiny_patch16_224", {"init_values": 1e-5, "embed_dim": 36}),
+    "timm_qk_norm": of_timm("vit_tiny_patch16_224", {"qk_norm": True}),
+    "timm_clip_quick": of_timm("vit_base_patch16_clip_quickgelu_224", {}),
+    "timm_clip": of_timm("vit_base_patch16_clip_224", {}),
+    "timm_no_qkv_bias": of_timm("vit_tiny_patch16_224", {"qkv_bias": False}),
+    "timm_siglip": of_timm("vit_base_patch32_siglip_256", {"num_classes": 0}),
+    "timm_siglip_mean": of_timm("vit_base_patch32_siglip_gap_256", {}),
+    "timm_no_head": of_timm("vit_tiny_patch16_224", {"num_classes": 0}),
+    "timm_wide": of_timm("vit_tiny_patch16_224", {"img_size": (24, 40)}),
+    "deit": of_timm("deit_tiny_patch16_224", {}),
+    "deit_distilled": of_timm("deit_tiny_distilled_patch16_224", {}),
+    "clipmoe": clip_moe([4, 2, 0.1, 2]),
+    "clipmoe_top1": clip_moe([3, 1, 0.1, 3]),
+    "clipmoe_dense": clip_moe(None),
     "hf_deit": ("DeiTForImageClassification", HEAD, "logits"),
     "hf_deit_distilled": ("DeiTForImageClassificationWithTeacher", HEAD | {"hidden_size": 36}, "logits"),
     "hf_deit_pooler": ("DeiTModel", TOWER | {"pooler_output_size": 24}, "pooler_output"),
-}
-ROTARY: dict[str, tuple[str, dict[str, Any], str]] = {
     "dinov3": ("DINOv3ViTModel", TOWER | {"num_register_tokens": 3}, "pooler_output"),
     "dinov3_key_bias": (
         "DINOv3ViTModel",
         TOWER | {"hidden_size": 64, "num_attention_heads": 2, "key_bias": True},
         "pooler_output",
     ),
-}
-TIMM_ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
-    "timm_dinov3": ("vit_small_patch16_dinov3", {"num_classes": 0, "global_pool": "avg"}),
-    "timm_dinov3_token": (
+    "timm_dinov3": of_timm("vit_small_patch16_dinov3", {"num_classes": 0, "global_pool": "avg"}),
+    "timm_dinov3_token": of_timm(
         "vit_base_patch16_dinov3",
         {"num_classes": 0, "global_pool": "token", "embed_dim": 64, "num_heads": 2},
     ),
-}
-GATED: dict[str, tuple[str, dict[str, Any], str]] = {
     "dinov3_gated": (
         "DINOv3ViTModel",
         TOWER | {"num_register_tokens": 2, "use_gated_mlp": True, "hidden_act": "silu", "proj_bias": False},
@@ -125,47 +129,26 @@ GATED: dict[str, tuple[str, dict[str, Any], str]] = {
     "aimv2": ("Aimv2VisionModel", TOWER | {"num_attention_heads": 4}, "pooler_output"),
     "aimv2_both": ("Aimv2Model", BOTH | {"projection_dim": 24}, "image_embeds"),
     "aimv2_native": ("Aimv2VisionModel", TOWER | {"is_native": True, "mlp_bias": True}, "pooler_output"),
-}
-TIMM_GATED: dict[str, tuple[str, dict[str, Any]]] = {
-    "timm_dinov3_gated": ("vit_small_plus_patch16_dinov3_qkvb", {"num_classes": 0, "global_pool": "avg"}),
-    "timm_dinov2_gated": ("vit_giant_patch14_reg4_dinov2", {"num_classes": 0}),
-    "timm_aimv2": ("aimv2_large_patch14_224", {}),
-}
-TIMM_EVA: dict[str, tuple[str, dict[str, Any]]] = {
-    "timm_eva02": ("eva02_tiny_patch14_224", {}),
-    "timm_eva02_split": ("eva02_base_patch14_224", {"num_classes": 0}),
-    "timm_eva02_clip": ("eva02_base_patch16_clip_224", {"global_pool": "token"}),
-    "timm_eva": ("eva_giant_patch14_224", {}),
-    "timm_rotary_registers": ("vit_medium_patch16_rope_reg1_gap_256", {"num_heads": 2}),
-    "timm_pe_core": ("vit_pe_core_tiny_patch16_384", {"global_pool": "map", "attn_pool_mlp_ratio": 1.5}),
-    "timm_pe_core_gigantic": (
+    "timm_dinov3_gated": of_timm("vit_small_plus_patch16_dinov3_qkvb", {"num_classes": 0, "global_pool": "avg"}),
+    "timm_dinov2_gated": of_timm("vit_giant_patch14_reg4_dinov2", {"num_classes": 0}),
+    "timm_aimv2": of_timm("aimv2_large_patch14_224", {}, "pre_logits"),
+    "timm_eva02": of_timm("eva02_tiny_patch14_224", {}),
+    "timm_eva02_split": of_timm("eva02_base_patch14_224", {"num_classes": 0}),
+    "timm_eva02_clip": of_timm("eva02_base_patch16_clip_224", {"global_pool": "token"}),
+    "timm_eva": of_timm("eva_giant_patch14_224", {}),
+    "timm_rotary_registers": of_timm("vit_medium_patch16_rope_reg1_gap_256", {"num_heads": 2}),
+    "timm_pe_core": of_timm("vit_pe_core_tiny_patch16_384", {"global_pool": "map", "attn_pool_mlp_ratio": 1.5}),
+    "timm_pe_core_gigantic": of_timm(
         "vit_pe_core_gigantic_patch14_448",
         {"global_pool": "map", "attn_pool_mlp_ratio": 2.0, "num_heads": 2, "img_size": (24, 40)},
     ),
-    "timm_pe_spatial": ("vit_pe_spatial_tiny_patch16_512", {"num_classes": 0}),
-    "timm_pe_lang": ("vit_pe_lang_gigantic_patch14_448", {"num_heads": 2}),
-    "timm_clip_map": ("vit_base_patch16_clip_224", {"global_pool": "map"}),
+    "timm_pe_spatial": of_timm("vit_pe_spatial_tiny_patch16_512", {"num_classes": 0}),
+    "timm_pe_lang": of_timm("vit_pe_lang_gigantic_patch14_448", {"num_heads": 2}),
+    "timm_clip_map": of_timm("vit_base_patch16_clip_224", {"global_pool": "map"}),
 }
-ONE_SIZE = ("aimv2", "aimv2_both")
-"""Of models of transformers that know no other size."""
-CASES = (
-    TRANSFORMERS
-    | {
-        name: (architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else "logits")
-        for name, (architecture, more) in TIMM.items()
-    }
-    | {name: ("CLIP-MoE", TOWERS | {"MoE_args": args}, "image_embeds") for name, args in CLIP_MOE.items()}
-    | DEIT
-    | ROTARY
-    | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_ROTARY.items()}
-    | GATED
-    | {name: (made_by, ARGS | more, "pre_logits") for name, (made_by, more) in TIMM_GATED.items()}
-    | {
-        name: (architecture, ARGS | more, "pre_logits" if more.get("num_classes") == 0 else "logits")
-        for name, (architecture, more) in TIMM_EVA.items()
-    }
-)
-OF_TIMM = TIMM | TIMM_ROTARY | TIMM_GATED | TIMM_EVA
+"""By name a class of transformers or an architecture of timm, its config, and the output that is recorded. New cases come
+last, as their places are their seeds.
+"""
 
 SQUASH = {"size": {"height": 32, "width": 32}}
 CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}, "resample": 3}
@@ -186,11 +169,11 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
 def save(name: str, folder: Path) -> None:
     """Writes what the library does of that model, before it has its weights."""
     made_by, settings, _ = CASES[name]
-    if name in OF_TIMM:
+    if timm.is_model(made_by):
         model = timm.create_model(made_by, **settings)
         timm.models.save_for_hf(model, folder, model_args=settings, safe_serialization=True)
         return
-    if name in CLIP_MOE:
+    if made_by == CLIP_MOE:
         states = CLIP(**copy.deepcopy(settings), load_from_clip=False).state_dict()
         if settings["MoE_args"] is None:
             states |= {number: torch.tensor(1.0) for number in OPENAI}
@@ -210,12 +193,12 @@ def run(name: str, folder: Path, images: torch.Tensor) -> np.ndarray:
     """[2,outputs] in the images' type, of the model in that folder."""
     made_by, settings, output = CASES[name]
     size = tuple(images.shape[2:])
-    if name in OF_TIMM:
+    if timm.is_model(made_by):
         model = timm.create_model(made_by, **settings)
         model.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         model.set_input_size(size)
         return model.eval().to(images.dtype)(images).numpy()
-    if name in CLIP_MOE:
+    if made_by == CLIP_MOE:
         model = CLIP(**copy.deepcopy(settings), load_from_clip=False)
         states = safetensors.torch.load_file(folder / "model.safetensors")
         model.load_state_dict({name: value for name, value in states.items() if name not in OPENAI})
@@ -239,9 +222,9 @@ def record(name: str, seed: int, folder: Path) -> tuple[dict[str, Any], dict[str
     safetensors.numpy.save_file(tensors(shapes, seed), weights, {"format": "pt"})
     written = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))}
     grid, patch = ((5, 3), (3, 7), (2, 8))[seed % 3], given.get("patch_size", 8)
-    if name in CLIP_MOE:
+    if made_by == CLIP_MOE:
         written = {"config": {}, "arguments": given}
-    if name in (*CLIP_MOE, *ONE_SIZE):
+    if made_by == CLIP_MOE or name in ONE_SIZE:
         grid = 4, 4
     sizes = {"size": given.get("img_size", (32, 32)), "other_size": (grid[0] * patch, grid[1] * patch)}
     arrays = {}
