@@ -1,9 +1,11 @@
-// Reads manifests, graphs and bundles of any content with the SDK's own readers: one line of stdout for each.
+// Reads manifests, graphs and bundles of any content, and prepares pictures of any size, with the SDK's own code: one
+// line of stdout for each.
 //
-// stdin: a kind, the size as uint32, and the bytes, again and again. Kinds are 'm' for a manifest; 'g' for a graph; 'n'
-// for the name of a profile, with the size of a manifest as uint32 and the manifest before it; and 'b' for the path of
-// a bundle, of which all is checked that is checked before a runtime sees it. stdout: "ok" or "refused<tab>SENTENCE";
-// "ok<tab>PROFILE" for a name.
+// stdin: a kind, the size as uint32, and the bytes, again and again. Kinds are 'm' for a manifest; 'g' for a graph; 'b'
+// for the path of a bundle, of which all is checked that is checked before a runtime sees it; and, behind a manifest
+// and its size as uint32, 'n' for the name of a profile, and 'p' for a picture: height, width, channels and EXIF
+// orientation as int64, and uint8 pixels. stdout: "ok" or "refused<tab>SENTENCE"; "ok<tab>PROFILE" for a name, and
+// "ok<tab>IMAGE" in hexadecimal for a picture.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -16,10 +18,12 @@
 #include "sdk/error.h"
 #include "sdk/external_data.h"
 #include "sdk/generated/setting_rows.h"
+#include "sdk/images.h"
 #include "sdk/manifest.h"
 
 namespace {
 
+using vmoe::sdk::Manifest;
 using vmoe::sdk::Profile;
 
 // The name, the effective ratio, the value of every setting, and each layer's slots; "none" where it names no profile.
@@ -36,16 +40,39 @@ std::string described(const std::optional<Profile>& profile) {
   return text;
 }
 
+// The image that a model takes of a picture, in hexadecimal.
+std::string prepared(const Manifest& manifest, const std::string& bytes) {
+  int64_t numbers[4];
+  std::memcpy(numbers, bytes.data(), sizeof(numbers));
+  const std::string pixels = bytes.substr(sizeof(numbers));  // in memory of their size
+  vmoe_picture picture = VMOE_PICTURE_INIT;
+  picture.height = numbers[0];
+  picture.width = numbers[1];
+  picture.channels = numbers[2];
+  picture.orientation = static_cast<int32_t>(numbers[3]);
+  picture.data = reinterpret_cast<const uint8_t*>(pixels.data());
+  picture.data_bytes = pixels.size();
+  const vmoe_info& info = manifest.info;
+  const size_t item = info.input_dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float);
+  std::string image(static_cast<size_t>(info.height * info.width * info.channels) * item, '\0');
+  vmoe::sdk::prepare_image(picture, manifest, image.data(), image.size());
+  std::string text;
+  for (const unsigned char byte : image) text += {"0123456789abcdef"[byte >> 4], "0123456789abcdef"[byte & 15]};
+  return text;
+}
+
 // What is to be printed of it.
 std::string read(char kind, const std::string& bytes) {
   switch (kind) {
     case 'm': vmoe::sdk::parse_manifest(bytes); return "ok";
     case 'b': vmoe::sdk::Bundle(bytes, true).verify_weights(); return "ok";
-    case 'n': {
+    case 'n':
+    case 'p': {
       uint32_t size = 0;
       std::memcpy(&size, bytes.data(), sizeof(size));
       const auto manifest = vmoe::sdk::parse_manifest(bytes.substr(sizeof(size), size));
-      return "ok\t" + described(manifest.rules.named_profile(bytes.substr(sizeof(size) + size)));
+      const std::string rest = bytes.substr(sizeof(size) + size);
+      return "ok\t" + (kind == 'n' ? described(manifest.rules.named_profile(rest)) : prepared(manifest, rest));
     }
     default: vmoe::sdk::external_data(bytes); return "ok";
   }

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import sdk_build
+from bundle_verdicts import cpp_answers, with_manifest
 from damaged_files import copied_bundle, put
 from PIL import Image
-from sanitized_build import MEMORY, sanitized
 
 from vmoe_export.preprocessing_steps import parse_steps
 from vmoe_runtime import BundleError, ImageError
@@ -35,21 +35,10 @@ def manifest(preprocessing: Any, height: int, width: int, channels: int = 3, dty
 
 def ask(pairs: Iterable[tuple[bytes, np.ndarray]], orientation: int = 0) -> list[bytes | str]:
     """For each manifest and uint8[H,W,C]: the bytes of the image, or the sentence that refuses it."""
-    given = b"".join(
-        struct.pack("I", len(text)) + text + struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()
-        for text, pixels in pairs
-    )
-    program = sanitized(MEMORY, "sdk_readers", "sdk_pictures") / "tests" / "sdk_pictures"
-    done = subprocess.run([program], input=given, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
-    answers: list[bytes | str] = []
-    rest = done.stdout
-    while rest:
-        verdict, size = struct.unpack_from("=BI", rest)
-        bytes_of_it = rest[5 : 5 + size]
-        answers.append(bytes_of_it.decode() if verdict else bytes_of_it)
-        rest = rest[5 + size :]
-    return answers
+    pictures = [
+        with_manifest(text, struct.pack("4q", *pixels.shape, orientation) + pixels.tobytes()) for text, pixels in pairs
+    ]
+    return [bytes.fromhex(rest) if word == "ok" else rest for word, rest in cpp_answers("picture", pictures)]
 
 
 def python(text: bytes, pixels: np.ndarray, orientation: int = 0) -> bytes | str:

@@ -14,9 +14,9 @@ from sanitized_build import MEMORY, sanitized
 from vmoe_runtime import BundleError
 from vmoe_runtime.bundle.reader import Bundle
 
-Kind = Literal["manifest", "graph", "bundle", "name"]
-"""What is read; of a bundle the path is given, and all is checked that is checked before a runtime sees it; of the name of
-a profile `with_manifest`."""
+Kind = Literal["manifest", "graph", "bundle", "name", "picture"]
+"""What is read; of a bundle the path is given, and all is checked that is checked before a runtime sees it; the name of a
+profile and a picture come `with_manifest`."""
 
 
 def python_verdict(read: Callable[[bytes], object], data: bytes) -> str | None:
@@ -39,7 +39,7 @@ def cpp_verdicts(kind: Kind, items: Sequence[bytes]) -> list[str | None]:
 
 
 def with_manifest(manifest: bytes, item: bytes) -> bytes:
-    """A name of a profile of the bundle that has this manifest."""
+    """A name of a profile, or a picture, for the bundle that has this manifest."""
     return len(manifest).to_bytes(4, "little") + manifest + item
 
 
@@ -49,7 +49,7 @@ def cpp_answers(kind: Kind, items: Sequence[bytes]) -> list[tuple[str, str]]:
         for item in items:
             stream.write(kind[0].encode() + struct.pack("=I", len(item)) + item)
         stream.seek(0)
-        program = sanitized(MEMORY, "sdk_readers", "sdk_pictures") / "tests" / "sdk_readers"
+        program = sanitized(MEMORY, "sdk_readers") / "tests" / "sdk_readers"
         done = subprocess.run([program], stdin=stream, capture_output=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
     lines = [line.partition("\t") for line in done.stdout.decode().splitlines()]
