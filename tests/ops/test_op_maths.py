@@ -10,6 +10,8 @@ import onnx
 import onnx.parser
 import pytest
 from op_models import (
+    MERGING,
+    OP_LIBRARY,
     RUNNERS,
     USUAL,
     WITH_POLICIES,
@@ -30,22 +32,28 @@ EVERY_RUNNER = pytest.mark.parametrize("name", RUNNERS)
 WIDTH, EXPERTS, HIDDEN = 16, 4, 32
 
 
-@pytest.mark.parametrize("given", [USUAL, WITH_POLICIES], ids=["official", "policies"])
+@pytest.mark.parametrize("name", [name for name in RUNNERS if name in ("onnxruntime-inlined", OP_LIBRARY)])
+@pytest.mark.parametrize("given", [USUAL, WITH_POLICIES, MERGING], ids=["official", "policies", "merging"])
 @pytest.mark.parametrize("op", OPS.values(), ids=OPS)
-def test_no_groups_give_empty_outputs_in_standard_ops(op: Op, given: frozenset[str]) -> None:
+def test_no_groups_give_empty_outputs(op: Op, given: frozenset[str], name: str) -> None:
     sizes = {"G": 0, "N": 0, "M": 0, "S": 7, "T": 7, "Q": 7, "D": 6, "E": 4, "F": 6, "K": 2, "P": 3, "O": 9}
     sizes |= {"1": 1, "C": 2, "A": 3}
-    dtypes = {"i32": np.int32, "i64": np.int64}
-    values = given_inputs(op, given=given)
-    inputs = [np.full([sizes[dim] for dim in value.dims], 2, dtypes.get(value.type, np.float32)) for value in values]
-    if op.name in ("VmoeMerge", "VmoeRotate"):
+    dtypes, numbers = {"i32": np.int32, "i64": np.int64}, {"bpr": 1, "pool": 1}
+    inputs = {
+        value.name: np.full(
+            [sizes[dim] for dim in value.dims], numbers.get(value.name, 2), dtypes.get(value.type, np.float32)
+        )
+        for value in given_inputs(op, given=given)
+    }
+    if ("merge" in inputs or op.name == "VmoeRotate") and name != OP_LIBRARY:
         pytest.skip("ONNX Runtime makes one Reshape of several that can't tell no images, which no engine asks for")
-    found = runner("onnxruntime-inlined", op.name, given=given)(*inputs)
+    found = runner(name, op.name, given=given)(*inputs.values())
     # Of a pool nothing is in the one slot that is left, and each expert takes all tokens in its ranking.
     one_slot = {"M": 1 if given == WITH_POLICIES and op.name in ("VmoeRoute", "VmoeRouterBlock") else 0}
     choices = sizes | one_slot | ({"K": 4} if op.name == "VmoeChooseTokens" else {})
-    choices["U"] = 7  # nothing is merged
-    assert [output.shape for output in found] == [tuple(choices[dim] for dim in value.dims) for value in made_outputs(op)]
+    choices["U"] = 5 if "merge" in inputs else 7
+    made = made_outputs(op, given)
+    assert [output.shape for output in found] == [tuple(choices[dim] for dim in value.dims) for value in made]
 
 
 @EVERY_RUNNER

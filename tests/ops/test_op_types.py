@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from op_models import NUMPY_TYPES, RUNNERS, run_reference, runner, settings
+from moe_calls import moe_calls, same_values
+from op_models import NUMPY_TYPES, RUNNERS, run_reference, runner
 
 from vmoe_export.ops.table import OPS, ElementType
 
@@ -59,34 +58,13 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
 @pytest.mark.parametrize("tokens", ("float", *SHORT))
 def test_route_dispatch_is_route_and_dispatch(tokens: ElementType, name: str) -> None:
     run = runner(name, "VmoeRouteDispatch", tokens=tokens)
-    for number in range(40):
-        rng = np.random.default_rng(number)
-        values, setting = _routing_case(rng, number)
-        x = rng.standard_normal((*values.shape[:2], 5)).astype(NUMPY_TYPES[tokens])
-        expected = run_reference(OPS["VmoeRouteDispatch"], values, x, *setting)
-        _assert_same(run(values, x, *setting), expected)
-        slot, weight, src, _ = run_reference(OPS["VmoeRoute"], values, *setting)
-        _assert_same(expected, [slot, weight, *run_reference(OPS["VmoeDispatch"], x, src)])
-
-
-def _assert_same(found: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        np.testing.assert_array_equal(ours.astype(np.float64), theirs.astype(np.float64))
-
-
-def _routing_case(rng: np.random.Generator, number: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    groups, tokens, experts = (int(rng.integers(1, high)) for high in (4, 33, 10))
-    values = rng.dirichlet(np.ones(experts), (groups, tokens))
-    if number % 4 == 1:
-        values[rng.random(values.shape) < 0.2] = np.nan
-    elif number % 4 == 2:
-        values[rng.random(values.shape) < 0.2] *= -1
-        values[rng.random(values.shape) < 0.1] = np.inf
-    elif number % 4 == 3:
-        values = np.round(values * 4) / 4
-    k = int(rng.integers(1, min(experts, 4) + 1))
-    return values.astype(np.float32), settings(int(rng.integers(1, 9)), k, bool(number % 2))
+    for call in moe_calls(7, 40):
+        if (call.op, call.tokens) == ("VmoeRouteDispatch", tokens):
+            gates, x, *setting = (*call.inputs.values(), *(np.array([number]) for number in call.attributes.values()))
+            slot, weight, src, _ = run_reference(OPS["VmoeRoute"], gates, *setting)
+            expected = [slot, weight, *run_reference(OPS["VmoeDispatch"], x, src)]
+            assert same_values(run(gates, x, *setting), expected), call
+            assert same_values(run_reference(OPS["VmoeRouteDispatch"], gates, x, *setting), expected), call
 
 
 def _half_spacing(exact: np.ndarray, tokens: ElementType) -> np.ndarray:
