@@ -37,15 +37,6 @@ def test_tokens_are_merged_as_one_by_one(name: str, tokens: int, merge: int, pre
 
 
 @pytest.mark.parametrize("name", RUNNERS)
-def test_a_key_that_is_no_number_is_the_least_like(name: str) -> None:
-    x, keys, sizes, token, merge = inputs_of(9, 2)
-    keys[:, 4] = np.nan
-    expected = run_reference(MERGE, x, keys, sizes, token, merge, num_heads=2, prefix=1)
-    found = runner(name, MERGE.name, num_heads=2, prefix=1)(x, keys, sizes, token, merge)
-    np.testing.assert_array_equal(found[2], expected[2])
-
-
-@pytest.mark.parametrize("name", RUNNERS)
 def test_an_image_is_merged_alike_beside_any_others(name: str) -> None:
     inputs = inputs_of(50, 8)
     run = runner(name, MERGE.name, num_heads=2, prefix=1)
