@@ -77,7 +77,7 @@ def test_slots_may_be_rounded_up_beyond_the_pairs_as_in_the_official_code() -> N
 
 
 def test_numpy_numbers_make_the_same_profile() -> None:
-    assert RULES.profile(capacity=np.float64(0.3), k=np.int64(1), bpr=True) == RULES.profile(capacity=0.3, k=1)
+    assert RULES.profile(capacity=np.float64(0.3), k=np.int64(1), bpr=np.bool_(True)) == RULES.profile(capacity=0.3, k=1)
 
 
 @given(st.floats(1e-7, 1000), st.integers(1, 999_999), st.booleans(), st.booleans(), st.none() | st.integers(1, 65_535))

@@ -16,7 +16,7 @@ from picture_file import picture_file
 from PIL import Image
 
 from vmoe_measure.image_source import open_images
-from vmoe_runtime import Engine, ImageError, RoutingError
+from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import ImageWarning, scale_pixels, to_batch
 from vmoe_runtime.preprocessing import squash
@@ -34,14 +34,16 @@ def engine() -> Engine:
     return Engine.load(BUNDLE, backend="onnxruntime")
 
 
-def test_one_image_answers_one_row(engine: Engine) -> None:
+def test_one_image_answers_one_row(engine: Engine, tmp_path: Path) -> None:
     expected = engine(PIXELS[None])
     assert expected.shape == (1, 7)
     floats = PIXELS.astype(np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
     file = picture_file(PIXELS)
-    ways = [PIXELS, floats, torch.from_numpy(PIXELS), torch.from_numpy(floats), Image.fromarray(PIXELS), file]
-    for given in (*ways, bytearray(file), memoryview(file), io.BytesIO(file)):
-        np.testing.assert_array_equal(engine(given), expected)
+    (path := tmp_path / "x.png").write_bytes(file)
+    ways = [PIXELS, floats, torch.from_numpy(PIXELS), torch.from_numpy(floats), Image.fromarray(PIXELS), file, path]
+    with path.open("rb") as opened:
+        for given in (*ways, str(path), opened, bytearray(file), memoryview(file), io.BytesIO(file)):
+            np.testing.assert_array_equal(engine(given), expected)
     np.testing.assert_array_equal(engine(ways), np.concatenate([expected] * len(ways)))
     np.testing.assert_array_equal(engine([ways[2:4], ways[:2]]), np.concatenate([expected] * 4))
 
@@ -67,6 +69,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "takes (N, 12, 12, 3) or (12, 12, 3); pictures of any size are taken as",
     ),
     "grey": (np.zeros((12, 12), np.uint8), "shape (12, 12), and the model takes"),
+    "an empty batch": (np.zeros((0, 12, 12, 3), np.float32), "empty"),
+    "an empty list": ([], "empty"),
+    "one number": (np.zeros((), np.float32), "()"),
+    "int64": (PIXELS.astype(np.int64), "int64"),
+    "bool": (PIXELS.astype(bool), "bool"),
+    "objects": (PIXELS.astype(object), "object"),
+    "in another byte order": (PIXELS.astype(">f4"), ">f4"),
+    "nothing": (None, "NoneType"),
+    "numbers in a list": ([0.5, 0.5], "float"),
     "pixels as floats": (PIXELS.astype(np.float32), "pass pixels 0..255 as uint8, or scale them"),
     "infinite": (np.full((1, 12, 12, 3), -np.inf, np.float32), "go from -inf to -inf"),
     "infinite beside NaN": (np.array([np.nan, np.inf] * 216, np.float32).reshape(12, 12, 3), "go from inf to inf"),
@@ -78,6 +89,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an image of no height": (Image.new("RGB", (5, 0)), "has no pixels: it is 0x5"),
     "bytes of no picture": (b"none", "not a readable image (none of AVIF, BMP"),
     "no bytes": (b"", "not a readable image"),
+    "a damaged AVIF": (picture_file(Image.new("L", (40, 40)), "AVIF")[:-20] + bytes(20), "not a readable image"),
+    "a file of text": (__file__, "test_image_inputs.py is not a readable image"),
     "cut bytes": (picture_file(PIXELS)[:200], "not a readable image"),
     "a text file object": (io.StringIO("none"), "not a readable image"),
     "16 bits": (Image.fromarray(np.zeros((12, 12), np.uint16)), "more than 8 bits per channel"),
@@ -154,22 +167,3 @@ def test_images_that_a_model_was_trained_on_are_not_warned_of(engine: Engine) ->
     ):
         assert not warned(engine, given)
     assert len(warned(engine, [floats, bright], floats)) == 1
-
-
-def test_routing_arguments_that_are_arrays_work_or_are_refused_in_a_sentence(engine: Engine) -> None:
-    assert engine.setting(bpr=np.bool_(False)) == engine.setting(bpr=False)  # type: ignore[arg-type]
-    assert engine.setting(k=np.int64(1), capacity=np.float32(0.5)) == engine.setting(k=1, capacity=0.5)  # type: ignore[arg-type]
-    bad: list[dict[str, Any]] = [
-        {"bpr": np.array([1, 0])},
-        {"bpr": torch.tensor([True, False])},
-        {"bpr": np.array([[1], [0]])},
-        {"k": np.array([1, 2])},
-        {"k": np.zeros((3, 3))},
-        {"capacity": np.array([0.3, 0.4])},
-        {"capacity": np.zeros((9, 9))},
-        {"profile": np.array(["a", "b"])},
-    ]
-    for arguments in bad:
-        with pytest.raises(RoutingError) as refused:
-            engine.setting(**arguments)
-        assert "\n" not in str(refused.value), arguments

@@ -45,18 +45,6 @@ def test_a_picture_becomes_what_the_official_code_makes_of_it(case: str) -> None
         assert np.abs(found - expected).max() <= 8.001 * LEVEL
 
 
-@pytest.mark.parametrize("case", OFFICIAL)
-def test_file_bytes_file_object_and_pil_image_give_the_same_bits(case: str) -> None:
-    name, _, steps = case.partition("|")
-    spec = spec_of(steps, *OFFICIAL[case].shape[:2])
-    content = (DATA / name).read_bytes()
-    expected = to_batch(str(DATA / name), spec)
-    for given in (DATA / name, content, bytearray(content), io.BytesIO(content), Image.open(DATA / name), [content]):
-        np.testing.assert_array_equal(to_batch(given, spec), expected)
-    with (DATA / name).open("rb") as file:
-        np.testing.assert_array_equal(to_batch(file, spec), expected)
-
-
 @pytest.mark.parametrize("case", [case for case in OFFICIAL if ".png" in case])
 def test_a_uint8_model_gets_whole_pixels_rounded_half_to_even(case: str) -> None:
     name, _, steps = case.partition("|")
