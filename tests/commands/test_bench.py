@@ -219,20 +219,6 @@ def test_openvino_has_the_requested_streams() -> None:
             np.testing.assert_array_equal(engine(images), expected)
 
 
-# Mistakes
-
-
-def test_a_backend_that_is_not_installed_is_one_line_and_code_1(
-    mnist_bundle: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
-) -> None:
-    import sys
-
-    monkeypatch.delitem(sys.modules, "vmoe_runtime.backends.openvino_cpu", raising=False)
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    complaint = vmoe.complaint(1, "bench", mnist_bundle, "--backend", "openvino")
-    assert "pip install 'vmoe-export[openvino]'" in complaint
-
-
 def test_an_image_takes_as_many_flops_in_any_batch_whatever_is_merged(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:

@@ -86,9 +86,3 @@ def test_features_agree_by_their_neighbours(
     found = vmoe.json("bench", *bundles, "--images", images, "--duration", 1, "--threads", 1, "--min-agreement", "1%")
     assert {point["agreement"] for point in found["points"]} == {None} and "recommended" in found
     assert all(point["same_neighbour"] > 0.5 for point in found["points"])
-
-
-def test_the_limit_is_for_several_bundles(mnist_bundle: Path, vmoe: Vmoe) -> None:
-    assert "--min-agreement chooses among several bundles" in vmoe.complaint(
-        2, "bench", mnist_bundle, "--min-agreement", "99%"
-    )

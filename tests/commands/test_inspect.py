@@ -316,9 +316,6 @@ def test_an_engine_that_was_built_is_found(tensorrt: Any, vmoe: Vmoe) -> None:
     assert state["description"] == "TensorRT 10.13.0.35 on NVIDIA H100 80GB HBM3, bf16, batches of 2 to 32"
 
 
-# Mistakes
-
-
 # On images
 
 

@@ -6,16 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 from command_runs import Vmoe, kept_bundle
 from damaged_files import copied_bundle, put
-from golden import FOLDER
 from matplotlib.colors import to_rgb
 from named_bundles import ODD_NAMES, with_odd_names
 from PIL import Image
 
-from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_runtime.images import to_batch
 from vmoe_tools.inspect.one_picture import PictureReport, SettingAnswer
@@ -101,14 +100,6 @@ def test_the_drawing_has_the_expert_of_each_patch_and_marks_other_answers(
     assert titles[0].get_color() != titles[1].get_color() == titles[3].get_color()
 
 
-@pytest.fixture(scope="module")
-def dense_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense ViT with classes."""
-    target = tmp_path_factory.mktemp("dense") / "dense.vmoe"
-    export_bundle(FOLDER / "g4", target, config=FOLDER / "g4.json", validate=False)
-    return target
-
-
 @pytest.mark.parametrize("kind", ["soft", "choice"])
 def test_models_of_other_kinds_are_shown_and_drawn(kind: str, nine: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     drawn, out = tmp_path / "drawn.svg", tmp_path / "found.json"
@@ -130,7 +121,8 @@ def test_a_model_description_of_other_tokens_leaves_nothing_to_draw(
     assert vmoe.json("inspect", bundle, nine)["on_picture"]["grid"] is None
 
 
-def test_a_dense_model_has_an_answer_and_nothing_to_draw(dense_bundle: Path, nine: Path, vmoe: Vmoe) -> None:
-    out = vmoe.run("inspect", dense_bundle, nine)[0]
-    assert f"{dense_bundle.name} " in out and "A dense ViT has no routers" in out and "the expert of each patch" not in out
-    assert "a dense ViT has none" in vmoe.complaint(2, "inspect", dense_bundle, nine, "-o", "x.png")
+def test_a_dense_model_has_an_answer_and_nothing_to_draw(nine: Path, tmp_path: Path, vmoe: Vmoe) -> None:
+    bundle = golden.bundle("g4", tmp_path / "dense.vmoe")
+    out = vmoe.run("inspect", bundle, nine)[0]
+    assert "dense.vmoe " in out and "A dense ViT has no routers" in out and "the expert of each patch" not in out
+    assert "a dense ViT has none" in vmoe.complaint(2, "inspect", bundle, nine, "-o", "x.png")

@@ -65,6 +65,7 @@ BENCH = [
     ("bench GROUPED --batch-size 24", 2, "--batch-size 24 doesn't fit: the bundle routes in groups (16)"),
     ("bench GROUPED --profile fast", 2, "there is no profile 'fast'"),
     ("bench GROUPED --profile c0.3-k9", 2, "k must be between 1 and the number of experts"),
+    ("bench GROUPED --min-agreement 99%", 2, "--min-agreement chooses among several bundles"),
     ("bench DENSE --profile c0.3-k1", 2, "has nothing to set"),
     ("bench DENSE --merge 8", 2, "tokens can't be merged"),
     ("bench DENSE --sweep 0.1:2.0", 2, "has no capacity, k or order to choose"),
