@@ -111,28 +111,19 @@ def simulate(
     return trace
 
 
-def evenly(rates: Sequence[tuple[float, float]]) -> list[float]:
-    """Arrivals of so many images a second for so many seconds, one after another."""
-    arrivals, time, end = [], 0.0, 0.0
+def evenly(rates: Sequence[tuple[float, float]], pause: Callable[[float], float] = lambda rate: 1 / rate) -> list[float]:
+    """Arrivals of so many images a second for so many seconds, one after another; `pause` is that between two at a rate."""
+    arrivals, end = [], 0.0
     for rate, seconds in rates:
-        end += seconds
-        while time < end:
+        time, end = end, end + seconds
+        while (time := time + pause(rate)) < end:
             arrivals.append(time)
-            time += 1 / rate
     return arrivals
 
 
 def at_random(rates: Sequence[tuple[float, float]], seed: int) -> list[float]:
     """The same as a Poisson process."""
-    source, arrivals, time, end = random.Random(seed), [], 0.0, 0.0
-    for rate, seconds in rates:
-        time, end = end, end + seconds
-        while True:
-            time += source.expovariate(rate)
-            if time >= end:
-                break
-            arrivals.append(time)
-    return arrivals
+    return evenly(rates, random.Random(seed).expovariate)
 
 
 def capacity_of(plan: Elastic, level: int) -> float:

@@ -17,6 +17,7 @@ import pytest
 import triton_server
 from bundle_changes import BUNDLES, flipped
 from command_runs import Vmoe
+from damaged_files import everything
 from triton_server import MISSING, run_client
 
 from vmoe_runtime import BackendError, Engine, library_path
@@ -31,10 +32,6 @@ needs_client = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 def write(*arguments: object, code: int = 0) -> None:
     assert main(["serve", "triton", *map(str, arguments)]) == code
-
-
-def files_below(folder: Path) -> dict[str, Path]:
-    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def read_configs(*paths: Path) -> list[dict[str, Any]]:
@@ -66,11 +63,11 @@ def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPa
 
 def test_the_files_of_the_repository(mnist_image_bundle: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     profiles = ["--profile", "c0.3-k1", "--profile", "c1.05-k2"]
-    words = (mnist_image_bundle, tmp_path / "repo", "--backend", "both", *profiles, "--name", "digits")
+    repo = tmp_path / "repo"
+    words = (mnist_image_bundle, repo, "--backend", "both", *profiles, "--name", "digits")
     out, _ = vmoe.run("serve", "triton", *words)
-    files = files_below(tmp_path / "repo")
     of_bundle = [path.name for path in mnist_image_bundle.iterdir() if path.name != "README.md"]
-    assert sorted(files) == sorted(
+    assert sorted(str(path.relative_to(repo)) for path in repo.rglob("*") if path.is_file()) == sorted(
         [
             "digits/config.pbtxt",
             "digits/1/model.py",
@@ -84,11 +81,12 @@ def test_the_files_of_the_repository(mnist_image_bundle: Path, tmp_path: Path, v
         ]
     )
     for name in of_bundle:
-        assert files[f"digits/1/bundle.vmoe/{name}"].samefile(mnist_image_bundle / name)
-    assert files["digits-c0.3-k1/1/weights.safetensors"].samefile(mnist_image_bundle / "weights.safetensors")
-    with Bundle.open(tmp_path / "repo" / "digits" / "1" / "bundle.vmoe") as linked:
+        assert (repo / "digits" / "1" / "bundle.vmoe" / name).samefile(mnist_image_bundle / name)
+    weights = repo / "digits-c0.3-k1" / "1" / "weights.safetensors"
+    assert weights.samefile(mnist_image_bundle / "weights.safetensors")
+    with Bundle.open(repo / "digits" / "1" / "bundle.vmoe") as linked:
         linked.verify_weights()
-    assert f"tritonserver --model-repository={tmp_path / 'repo'}" in out
+    assert f"tritonserver --model-repository={repo}" in out
     assert [path.name for path in tmp_path.iterdir()] == ["repo"]
 
 
@@ -229,7 +227,7 @@ def test_what_was_there_stays_where_the_new_one_fails(
 ) -> None:
     repo = tmp_path / "repo"
     write(bundle, repo)
-    before = {name: path.read_bytes() for name, path in files_below(repo).items()}
+    before = everything(repo)
     real = Path.rename
 
     def failing_once(self: Path, to: Path) -> Path:
@@ -242,7 +240,7 @@ def test_what_was_there_stays_where_the_new_one_fails(
     monkeypatch.setattr(Path, "rename", failing_once)
     code = 130 if isinstance(error, KeyboardInterrupt) else 1
     write(bundle, repo, "--force", "--name", "new", code=code)
-    assert {name: path.read_bytes() for name, path in files_below(repo).items()} == before
+    assert everything(repo) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repo", "small.vmoe"]
 
 

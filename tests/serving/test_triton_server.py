@@ -40,17 +40,13 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.fixture(scope="module")
-def mnist_image_bundle(mnist_image_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any."""
-    return Path(shutil.copytree(mnist_image_bundle, tmp_path_factory.mktemp("own") / mnist_image_bundle.name))
-
-
-@pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, mnist_image_bundle: Path) -> Path:
     """Models `mnist`, for which Triton waits for more requests, and those of OTHERS."""
     repository = tmp_path_factory.mktemp("triton") / "repository"
     options = ["--name", "mnist", "--batch-size", "256", "--threads", "1", "-q"]
-    assert main(["serve", "triton", str(mnist_image_bundle), str(repository), *options]) == 0
+    # A copy: repositories hold hard links to a bundle, and onnx's checker refuses one that has any.
+    mnist = shutil.copytree(mnist_image_bundle, repository.with_name("own"))
+    assert main(["serve", "triton", str(mnist), str(repository), *options]) == 0
     other = repository.with_name("other")
     for name in OTHERS:
         bundle = shutil.copytree(BUNDLES / name, repository.with_name(name))
