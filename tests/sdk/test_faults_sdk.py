@@ -20,7 +20,7 @@ from damaged_files import GRAPH_FAULTS, Edit, assert_one_sentence, copied_bundle
 
 ARGUMENT, BUNDLE, ROUTING, IMAGE, RUNTIME, MEMORY = 1, 2, 3, 4, 5, 6
 NOWHERE = byref(ctypes.c_void_p())  # where a call that succeeds would put what it makes
-RATIO, K, BPR, POOL, MAX_EXPERTS = 1, 2, 4, 8, 16  # VMOE_SET_*
+RATIO, BPR, POOL = 1, 4, 8  # VMOE_SET_*
 
 
 class Call:
@@ -58,11 +58,11 @@ class Call:
     def warm_up(self, count: int, **setting: Any) -> None:
         call("vmoe_engine_warm_up", self.engine, count, byref(_replaced(c_engine.Setting(), setting)))
 
-    def elastic(self, levels: int = 2, **fields: Any) -> ctypes.c_void_p:
+    def elastic(self, **fields: Any) -> ctypes.c_void_p:
         created = ctypes.c_void_p()
         options = _replaced(c_engine.ElasticOptions(0.1, 16, 16, 0.0), fields)
         values = (ctypes.c_double * 4)(0.001, 0.001, 0.001, 0.002)
-        call("vmoe_elastic_create", byref(options), values, levels, byref(created))
+        call("vmoe_elastic_create", byref(options), values, 2, byref(created))
         return created
 
 
@@ -147,20 +147,9 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
         IMAGE, "there are no images", lambda c: call("vmoe_engine_check_images", c.engine, byref(c.images(count=0))),
     ),
     "a ratio of 0": (ROUTING, "not 0.0", lambda c: c.set(set=RATIO)),
-    "a negative ratio": (ROUTING, "not -0.3", lambda c: c.set(set=RATIO, capacity_ratio=-0.3)),
-    "a ratio that is no number": (ROUTING, "not nan", lambda c: c.set(set=RATIO, capacity_ratio=math.nan)),
-    "an infinite ratio": (ROUTING, "ratio inf is larger", lambda c: c.set(set=RATIO, capacity_ratio=math.inf)),
-    "a ratio of 1e308": (ROUTING, "1e+308", lambda c: c.set(set=RATIO, capacity_ratio=1e308)),
-    "a k of 0": (ROUTING, "k must be between 1 and the number of experts, 8, not 0", lambda c: c.set(set=K)),
-    "the largest k": (ROUTING, "not 9223372036854775807", lambda c: c.set(set=K, k=2**63 - 1)),
     "a bpr of 2": (ROUTING, "bpr must be 0 or 1, not 2", lambda c: c.set(set=BPR, bpr=2)),
     "a pool of 2": (ROUTING, "pool must be 0 or 1, not 2", lambda c: c.set(set=POOL, pool=2)),
-    "a limit of -1 experts": (ROUTING, "at least 1, not -1", lambda c: c.set(set=MAX_EXPERTS, max_experts=-1)),
     "an unknown field": (ARGUMENT, "'set' is 64", lambda c: c.set(set=64)),
-    "an unknown profile": (ROUTING, "there is no profile 'fastest'", lambda c: c.set(profile=b"fastest")),
-    "a profile without a name": (ROUTING, "there is no profile ''", lambda c: c.set(profile=b"")),
-    "a profile of ratio 1e999": (ROUTING, "inf", lambda c: c.set(profile=b"c1e999-k1")),
-    "a profile of ratio 1e-999": (ROUTING, "not 0.0", lambda c: c.set(profile=b"c1e-999-k1")),
     "a profile with a line break": (ROUTING, "there is no profile 'c0.3-k1 '", lambda c: c.set(profile=b"c0.3-k1\n")),
     "a profile of 100,000 digits": (ROUTING, "there is no profile 'c", lambda c: c.set(profile=b"c" + b"1" * 100_000)),
     "cancellable without an engine": (
@@ -196,9 +185,7 @@ CALLS: dict[str, tuple[int, str, Callable[[Call], object]]] = {
         ARGUMENT, "options is",
         lambda c: call("vmoe_elastic_create", None, None, 1, NOWHERE),
     ),
-    "elastic capacity of no levels": (ARGUMENT, "1 to 1024 levels, not 0", lambda c: c.elastic(0)),
     "elastic capacity of no size": (ARGUMENT, "options has struct_size 0", lambda c: c.elastic(struct_size=0)),
-    "elastic capacity without a target": (ARGUMENT, "target must be more than 0", lambda c: c.elastic(target=0)),
     "elastic capacity at no time": (ARGUMENT, "time is no finite number", lambda c: c.elastic(time=math.nan)),
     "a decision of nothing": (ARGUMENT, "elastic is", lambda c: call("vmoe_elastic_decide", None, None, None)),
     "a decision on nothing": (
@@ -250,17 +237,7 @@ def status(programs: Path, bundle: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "weights with one bit changed",
-        "weights cut short",
-        "a graph behind a link",
-        "a manifest that is missing",
-        "a pipe as manifest",
-        "100,000 lists",
-        "an output of 2^24 + 1 floats",
-        "a profile of k 9",
-        "tensorrt of no graphs",
-    ],
+    ["weights with one bit changed", "a graph behind a link", "a pipe as manifest", "100,000 lists", "a profile of k 9"],
 )
 def test_a_bundle_is_refused(name: str, programs: Path, tmp_path: Path) -> None:
     # Each is on the list that both readers are held to.

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import sdk_build
 from PIL import Image
-from sdk_build import Runner, setting_fields
+from sdk_build import Runner
 from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
-from vmoe_runtime import RoutingError, op_library
+from vmoe_runtime import op_library
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine import Engine
@@ -185,17 +185,6 @@ def test_golden_configs_have_the_bits_of_the_python_engine(config: GoldenConfig,
         np.testing.assert_allclose(found, case.logits, rtol=0, atol=3e-3 if case.bfloat16 else 1e-5)
 
 
-def test_a_dense_model_has_neither_profiles_nor_routing(prefix: Path, runners: Any) -> None:
-    (dense,) = (config for config in GOLDEN if config[0] == "g4")
-    runner = runners(prefix, golden_bundle(dense))
-    assert runner.ask("profiles") == []
-    assert runner.routing(golden.arrays("g4")["images"][:2]) == {}
-    with pytest.raises(RoutingError) as python:
-        python_engine(golden_bundle(dense), prefix).setting(capacity=0.3)
-    with pytest.raises(AssertionError, match=str(python.value)):
-        runner.ask("setting", *setting_fields(capacity=0.3))
-
-
 def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: Any, mnist_bundle: Path) -> None:
     manifest = Bundle.open(mnist_bundle).manifest
     runner = runners(prefix, mnist_bundle, threads=2)
@@ -213,20 +202,14 @@ def test_profiles_and_metadata_are_those_of_the_manifest(prefix: Path, runners: 
     }  # fmt: skip
 
 
-def test_class_names_are_read(prefix: Path, runners: Any, mnist_checkpoint: Path, tmp_path: Path) -> None:
-    names = [f"Ziffer {i} \u2013 \u6570" for i in range(10)]
-    path = tmp_path / "named.vmoe"
-    export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], class_names=names, validate=False)
-    assert runners(prefix, path).info()["class_names"] == "".join(f"{name}," for name in names)
-
-
 @pytest.mark.parametrize(("code", "precision"), [*enumerate(PRECISIONS, 1)])
-def test_a_precision_has_its_code(
+def test_class_names_and_the_code_of_a_precision_are_read(
     code: int, precision: Any, prefix: Path, runners: Any, mnist_checkpoint: Path, tmp_path: Path
 ) -> None:
-    path = tmp_path / "x.vmoe"
-    export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], precision=precision, validate=False)
-    assert runners(prefix, path).info()["precision"] == str(code)
+    path, names = tmp_path / "x.vmoe", [f"Ziffer {i} \u2013 \u6570" for i in range(10)]
+    options: dict[str, Any] = {"precision": precision, "class_names": names, "validate": False}
+    found = runners(prefix, export_bundle(mnist_checkpoint, path, capacity=[0.3], k=[1], **options).path).info()
+    assert (found["precision"], found["class_names"]) == (str(code), "".join(f"{name}," for name in names))
 
 
 def described(profile: Any) -> str:
@@ -275,10 +258,6 @@ def assert_loads(program: Path, bundle: Path, **environment: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "0.1.0 0 \n", "")
 
 
-def test_the_header_is_c(prefix: Path, mnist_bundle: Path) -> None:
-    assert_loads(sdk_build.program(prefix, "sdk_c_only"), mnist_bundle)
-
-
 def test_only_the_public_functions_are_exported(prefix: Path) -> None:
     listing = sdk_build.built("nm", "-D", "--defined-only", prefix / "lib" / "libvmoe_engine.so")
     assert {line.split()[-1] for line in listing.splitlines()} == PUBLIC
@@ -288,7 +267,7 @@ def test_the_engine_library_links_no_onnxruntime(prefix: Path) -> None:
     assert "onnxruntime" not in sdk_build.built("readelf", "-d", prefix / "lib" / "libvmoe_engine.so")
 
 
-def test_the_cmake_package_works_after_its_folder_was_moved(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> None:
+def test_the_cmake_package_works_in_c_after_its_folder_was_moved(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(prefix, moved)
     folder = sdk_build.programs(moved, "sdk_c_only")
@@ -298,17 +277,19 @@ def test_the_cmake_package_works_after_its_folder_was_moved(prefix: Path, mnist_
     assert str(sdk_build.ROOT) not in (moved / "lib" / "cmake" / "vmoe" / "vmoeTargets.cmake").read_text()
 
 
-@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config is not installed")
+def assert_pkg_config_finds(libraries: Path, bundle: Path, folder: Path) -> None:
+    if not shutil.which("pkg-config"):
+        pytest.skip("pkg-config is not installed")
+    flags = sdk_build.built("pkg-config", "--cflags", "--libs", "vmoe", PKG_CONFIG_PATH=str(libraries / "pkgconfig"))
+    sdk_build.built("cc", sdk_build.SOURCES / "sdk_c_only.c", *flags.split(), "-o", folder / "c_only")
+    assert_loads(folder / "c_only", bundle, LD_LIBRARY_PATH=str(libraries))
+
+
 def test_pkg_config_finds_it_wherever_it_lies(prefix: Path, mnist_bundle: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "elsewhere"
-    shutil.copytree(prefix, moved)
-    flags = sdk_build.built("pkg-config", "--cflags", "--libs", "vmoe", PKG_CONFIG_PATH=str(moved / "lib" / "pkgconfig"))
-    program = tmp_path / "c_only"
-    sdk_build.built("cc", sdk_build.SOURCES / "sdk_c_only.c", *flags.split(), "-o", program)
-    assert_loads(program, mnist_bundle, LD_LIBRARY_PATH=str(moved / "lib"))
+    moved = shutil.copytree(prefix, tmp_path / "elsewhere")
+    assert_pkg_config_finds(moved / "lib", mnist_bundle, tmp_path)
 
 
-@pytest.mark.skipif(not shutil.which("pkg-config"), reason="pkg-config is not installed")
 @pytest.mark.parametrize("folder", ["lib64", "lib/x86_64-linux-gnu"])
 def test_the_libraries_may_have_another_folder_in_the_prefix(folder: str, mnist_bundle: Path, tmp_path: Path) -> None:
     build, moved = tmp_path / "build", tmp_path / "prefix"
@@ -317,11 +298,7 @@ def test_the_libraries_may_have_another_folder_in_the_prefix(folder: str, mnist_
     (build / "lib").mkdir(exist_ok=True)
     shutil.copy2(sdk_build.prefixes().whole / "lib" / "libvmoe_engine.so", build / "lib")
     sdk_build.built("cmake", "--install", build, "--component", "sdk", "--prefix", moved)
-    package = moved / folder / "pkgconfig"
-    flags = sdk_build.built("pkg-config", "--cflags", "--libs", "vmoe", PKG_CONFIG_PATH=str(package))
-    program = tmp_path / "c_only"
-    sdk_build.built("cc", sdk_build.SOURCES / "sdk_c_only.c", *flags.split(), "-o", program)
-    assert_loads(program, mnist_bundle, LD_LIBRARY_PATH=str(moved / folder))
+    assert_pkg_config_finds(moved / folder, mnist_bundle, tmp_path)
 
 
 def test_a_project_that_builds_the_sources_has_the_op_library_beside_the_sdk(tmp_path: Path) -> None:

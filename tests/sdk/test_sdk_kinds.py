@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "g6": {},
     "g5": {"capacity": [1.05], "k": [1], "output": "members"},
     "g1": {"capacity": [0.3], "k": [1]},
+    "g4": {},
 }
-"""Official models of experts choice, of Soft MoE, an ensemble (E3) and top-k, and how they are exported."""
+"""Official models of experts choice, of Soft MoE, an ensemble (E3), top-k and a dense ViT, and how they are exported."""
 
 
 @functools.cache
@@ -55,6 +57,7 @@ def bundle_of(name: str) -> Path:
         ("g6 that merges", {"merge": 3}),
         ("g6 that merges", {"merge": 0}),
         ("g7 that merges", {"profile": "c1.0-r4"}),
+        ("g4", {}),
     ],
     ids=str,
 )
@@ -64,6 +67,7 @@ def test_each_kind_answers_and_routes_with_the_bits_of_the_python_engine(
     runner, engine = runners(prefix, bundle_of(model)), python_engine(bundle_of(model), prefix)
     images = golden.arrays(model.partition(" ")[0])["images"][:4]
     assert runner.logits(images, **setting).tobytes() == engine(images, **setting).tobytes()
+    assert [profile.partition(" ")[0] for profile in runner.ask("profiles")] == list(engine.profiles)
     expected, found = engine.routing(images, **setting), runner.routing(images, **setting)
     assert list(found) == list(expected)
     for layer, routing in found.items():
@@ -115,22 +119,15 @@ def test_a_graph_that_names_what_is_not_there_is_refused(output: str, number: in
 @pytest.mark.parametrize(
     "setting",
     [
-        {"k": 1},
+        *({"capacity": ratio} for ratio in (0.0, -0.3, 0.5, 99.0, 1e308, math.inf, math.nan)),
+        *({"k": k} for k in (0, 1, 2**63 - 1)),
+        *({"max_experts": limit} for limit in (-1, 0)),
+        *({"merge": count} for count in (-1, 70_000)),
+        *({"profile": name} for name in ("c1.0", "c0.5-k1", "c0.5-k1-pool", "c1.0-m2", "r8", "large", "")),
+        *({"profile": name} for name in ("c1e999-k1", "c1e-999-k1")),
         {"k": 9, "bpr": True},
-        {"capacity": 0.5},
-        {"capacity": 99.0},
-        {"capacity": float("nan")},
         {"pool": True},
         {"pool": False, "max_experts": 4},
-        {"max_experts": 0},
-        {"profile": "c1.0"},
-        {"profile": "c0.5-k1"},
-        {"profile": "c0.5-k1-pool"},
-        {"profile": "c1.0-m2"},
-        {"merge": -1},
-        {"merge": 70_000},
-        {"profile": "r8"},
-        {"profile": "large"},
         {"profile": "c1.0", "k": 1},
     ],
     ids=str,
@@ -152,9 +149,8 @@ def test_each_kind_takes_and_refuses_settings_as_the_python_engine_does(
         assert runner.ask("setting", *setting_fields(**setting))[0].split(" ")[0] == expected.name
 
 
-def test_a_soft_moe_has_neither_profiles_nor_a_setting(runners: Any) -> None:
+def test_a_soft_moe_has_no_setting(runners: Any) -> None:
     runner = runners(sdk_build.prefixes().standard_ops, bundle_of("g6"))
-    assert runner.ask("profiles") == []
     assert runner.info()["routing_kind"] == "3"
     with pytest.raises(AssertionError, match="Soft MoE has nothing to set: it has no profile"):
         runner.ask("setting", *setting_fields())
