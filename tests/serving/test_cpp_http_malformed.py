@@ -9,7 +9,7 @@ import cpp_http
 import pytest
 from cpp_http import CppServer
 from http_client import HttpClient, exchanged, free_port, nginx
-from test_cpp_http import CHUNKED, HEALTH, HOST, POST, REFUSED
+from test_cpp_http import CHUNKED, HEALTH, HOST, POST, REFUSED, refusal
 
 pytestmark = pytest.mark.long
 
@@ -87,8 +87,7 @@ HEADS = [
     *(GET + b"X: y" + bytes([byte]) + b"z\r\n\r\n" for byte in b"\0\x01\x08\n\x0b\x0c\r\x1b\x7f"),
     *(b"GET /healthz HTTP/1.1\r\n" + hosts + b"\r\n\r\n" for hosts in each(HOSTS)),
 ]
-MALFORMED = [(sent, status) for sent, status, _ in REFUSED]
-MALFORMED += [(sent, 400) for sent in (*WHITESPACE, *LENGTHS, *ENCODINGS, *CHUNKS, *HEADS)]
+MALFORMED = [*REFUSED, *((sent, 400, "") for sent in (*WHITESPACE, *LENGTHS, *ENCODINGS, *CHUNKS, *HEADS))]
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +99,11 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
 
 def test_malformed_requests_get_their_status_and_no_second_answer(server: CppServer) -> None:
     assert len(MALFORMED) >= 240
-    for sent, status in MALFORMED:
-        answer = exchanged(server.port, sent + HEALTH)
-        assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1, (sent, answer)
+    for sent, status, message in MALFORMED:
+        for parts in ((sent + HEALTH,), (sent, HEALTH)):
+            answer = exchanged(server.port, *parts)
+            assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1, (sent, answer)
+            assert message in refusal(status, answer.split(b"\r\n\r\n", 1)[1]), sent
     assert server.ask("GET", "/healthz")[0] == 200
 
 

@@ -120,7 +120,7 @@ def test_a_picture_with_a_flipped_bit_or_without_its_end_is_answered_by_nobody(m
             flipped[position // 8] ^= 1 << position % 8
             damaged.append(bytes(flipped))
     for whole in (png(8, 2), jpeg(slope()), jpeg(slope(), progressive=True)):
-        damaged += [whole[:size] for size in range(1, len(whole) - 1, len(whole) // 10)]
+        damaged += [whole[:size] for size in [*range(1, len(whole) - 4, len(whole) // 40), *range(-4, 0)]]
     with readers(mnist_image_bundle) as four:
         for reader, found in four.read(damaged).items():
             assert not [verdict for verdict in found if verdict is not None], reader

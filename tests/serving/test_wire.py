@@ -151,12 +151,6 @@ def test_of_a_client_that_disconnects_nothing_is_counted(service: Service) -> No
     assert service.metrics.text() == before
 
 
-def test_a_long_setting_is_refused_in_a_short_sentence(service: Service) -> None:
-    body = json.dumps(inputs() | {"parameters": {"setting": "a" * 900_000}}).encode()
-    reply = asyncio.run(answered(service, "POST", INFER, body))
-    assert reply.status == 400 and "there is no profile 'aaa" in reply.content["error"] and len(reply.body) < 400
-
-
 @pytest.mark.parametrize(("path", "status"), [("/nowhere?\udcff", 404), ("/v1/classify?\udcff", 405)])
 def test_a_query_that_is_not_utf_8_changes_no_refusal(path: str, status: int, service: Service) -> None:
     assert asyncio.run(answered(service, "GET", path)).status == status

@@ -101,6 +101,7 @@ BAD_INFER: list[tuple[dict[str, Any] | bytes, bytes, str]] = [
     (inputs(datatype="UINT8", data=[256] * 784), b"", "whole numbers from 0 to 255"),
     ({**inputs(), "parameters": []}, b"", "'parameters' must be an object"),
     ({**inputs(), "parameters": {"setting": "fastest"}}, b"", "no profile 'fastest'"),
+    ({**inputs(), "parameters": {"setting": "a" * 900_000}}, b"", "there is no profile 'aaa"),
     ({**inputs(), "parameters": {"setting": ["c0.3-k1"]}}, b"", "'parameters.setting' must be a text"),
     ({**inputs(), "parameters": {"priority": 1}}, b"", "'parameters.priority'; setting, binary_data_output are known"),
     (inputs(parameters={"shared_memory_region": "a"}), b"", "'inputs.0.parameters.shared_memory"),

@@ -114,6 +114,10 @@ def _pngs() -> dict[str, bytes]:
         pixels = _RNG.integers(0, 256, (SIDE, SIDE, {0: 1, 2: 3, 6: 4}[color])).astype(dtype)
         lines = b"".join(b"\0" + line.tobytes() for x, y, across, down in passes for line in pixels[y::down, x::across])
         found[f"interlaced {color} {dtype}"] = png(8 * pixels.itemsize, color, rows=lines, methods=b"\0\0\1")
+    for width, height in ((1, 1), (1, 3000), (3000, 1), (7, 5), (1000, 999)):
+        for depth, color, bits in ((1, 0, 1), (8, 2, 24), (16, 0, 16), (16, 6, 64)):
+            same = (b"\0" + _RNG.bytes((bits * width + 7) // 8)) * height
+            found[f"{width}x{height}, {depth} bits of {color}"] = png(depth, color, rows=same, size=(width, height))
     return found
 
 
@@ -127,10 +131,12 @@ def _jpegs() -> dict[str, bytes]:
         f"{mode} {kind}": jpeg(slope().convert(mode), progressive=kind) for mode in ("L", "CMYK") for kind in (True, False)
     }
     sizes = [(1, 1), (61, 47), (32, 33), (64, 200), (100, 33), (300, 301), (129, 64), (40, 250), (65, 63), (160, 160)]
+    sizes += [(1, 3000), (3000, 1), (1000, 999)]
     found |= {
-        f"size {size} {ratio}": jpeg(slope(*size), quality=95, subsampling=ratio)
+        f"size {size} {ratio} {kind}": jpeg(slope(*size), quality=95, subsampling=ratio, progressive=kind)
         for size in sizes
         for ratio in ("4:4:4", "4:2:0", "4:2:2")
+        for kind in (True, False)
     }
     found |= {f"size {size}, PNG's": picture_file(slope(*size).convert("LA")) for size in sizes}
     exif = Image.Exif()
