@@ -304,5 +304,6 @@ def equally_fast(points: Sequence[PointResult], among: Sequence[int]) -> list[in
 
 def why(points: Sequence[PointResult], equal: Sequence[int]) -> str:
     """A sentence on the points that `recommend` returned, behind the first one."""
-    others = ", ".join(points[i].name for i in equal[1:]) or "no other setting"
-    return f"Also accurate enough, and as fast within timing noise: {others}."
+    if len(equal) == 1:
+        return "No other setting is accurate enough and as fast within timing noise."
+    return f"Also accurate enough, and as fast within timing noise: {', '.join(points[i].name for i in equal[1:])}."
