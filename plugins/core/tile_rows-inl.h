@@ -89,9 +89,8 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// Numbers of at most 127.5 as the nearest integers, and the farther of `away` and of how far they are off, without
-// signs.
-HWY_INLINE Integers round_and_see(Floats values, Floats& away) {
+// The integers nearest to values of at most 127.5. `away` becomes the largest distance to one so far.
+HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions
   constexpr int kLargerAbsolute = 11;  // without a sign
@@ -154,7 +153,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
     auto away = hn::Zero(d);
 #pragma GCC unroll 16
     for (size_t v = 0; v < kVectors; ++v) {
-      rounded[v] = round_and_see(hn::Mul(hn::LoadU(d, row + i + v * kLanes), reciprocal), away);
+      rounded[v] = nearest_integers(hn::Mul(hn::LoadU(d, row + i + v * kLanes), reciprocal), away);
     }
     if (HWY_UNLIKELY(tiny || !hn::AllFalse(d, hn::Gt(away, hn::Set(d, 0.4999f))))) {
       const auto most_whole = hn::Set(d, 127.0f);

@@ -182,7 +182,7 @@ class Service:
             except ClientDisconnect:
                 raise
             except Exception as error:
-                _log.exception("%s", request.url.path)
+                _log.exception("%r", request.scope["path"][:200])
                 reply = _error(500, " ".join(f"{type(error).__name__}: {error}".split())[:300])
             finally:
                 self._arriving -= getattr(request.state, "unpacked", 0)

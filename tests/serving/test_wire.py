@@ -130,7 +130,7 @@ def test_an_error_that_no_one_foresaw_is_500_counted_and_logged(
 
     service = served(engine)
     monkeypatch.setattr(service.engine, "outputs", fail)
-    reply = asyncio.run(answered(service, "POST", INFER, encoded(inputs())))
+    reply = asyncio.run(answered(service, "POST", f"{INFER}?\udcff", encoded(inputs())))
     service.close()
     assert (reply.status, reply.content) == (500, {"error": "ZeroDivisionError: no such luck"})
     assert b'vmoe_request_seconds_count{model="mnist",request="infer",status="500"} 1.0' in service.metrics.text()
