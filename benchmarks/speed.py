@@ -1,7 +1,7 @@
 """How fast this engine is on a CPU, beside a dense ViT and the same V-MoE in other runtimes, interleaved in one run.
 
     python benchmarks/speed.py [--models b16 s32] [--experts 8] [--batch 1 8 32] [--threads 1 2]
-                               [--settings c0.3-k1 c0.3-k1-pool-r8 ...]
+                               [--settings c0.3-k1 c0.3-k1-pool-r8 r8 ...]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [--table]
                                [-o DIR]
 
@@ -38,7 +38,7 @@ from vmoe_tools.machine import cpu_model
 _FOLDER = Path("build") / "speed"
 _CAPACITIES = ["c0.1-k1", "c0.3-k1", "c0.5-k1", "c1.05-k1", "c1.05-k2"]
 _FULL = {"models": ["b16", "s32"], "batch": [1, 8, 32], "threads": [1, 2], "settings": _CAPACITIES, "rounds": 15}
-_TINY = ["c0.3-k1", "c1.05-k2", "c0.3-k1-pool-r1"]
+_TINY = ["c0.3-k1", "c1.05-k2", "c0.3-k1-pool-r1", "r1"]
 _TABLE: dict[str, Any] = {
     "models": ["b16"],
     "batch": [1, 8],
@@ -62,7 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--experts", nargs="+", type=count, default=[8], metavar="N", help="of each MoE layer (default: 8)")
     parser.add_argument("--batch", nargs="+", type=count, metavar="N")
     parser.add_argument("--threads", nargs="+", type=count, metavar="N")
-    parser.add_argument("--settings", nargs="+", metavar="SETTING", help="of the V-MoE, such as c0.3-k1-pool-r8")
+    parser.add_argument("--settings", nargs="+", metavar="SETTING", help="such as c0.3-k1-pool-r8; r8 is the dense ViT's")
     parser.add_argument("--rounds", type=count, metavar="N", help="how often each call is timed (default: 15)")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="who is timed")
     parser.add_argument("--quick", action="store_true", help="a tiny model and three rounds, to see that it works")
@@ -82,7 +82,7 @@ def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
     print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")
     for size, experts, threads, batch in itertools.product(given.models, given.experts, given.threads, given.batch):
         model = prepare(size, given.output / "work", experts)
-        cell = Cell(model, batch, threads, {setting: model.profile(setting) for setting in given.settings})
+        cell = Cell(model, batch, threads, model.profiles(given.settings))
         measured, share = measure(cell, names, given.rounds)
         if not given.table:
             print(f"\n## {cell}\n\n{tables(measured)}\n\nOther processes took {share:.0%} of the machine.", flush=True)

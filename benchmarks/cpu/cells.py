@@ -57,20 +57,21 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
 
 def settings_of(cell: Cell, run: str) -> list[str | None]:
     """What a run is timed at; the peers' graphs merge no tokens."""
-    if RUNS[run].kind == "dense":
-        return [None]
-    return [name for name, profile in cell.profiles.items() if run.startswith("engine-") or not profile.merge]
+    of_kind = cell.profiles[RUNS[run].kind]
+    return [name for name, profile in of_kind.items() if run.startswith("engine-") or not (profile and profile.merge)]
 
 
 def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
-    """Of the float32 engine by setting, None for the dense model: logits, and pairs with a slot."""
-    images, options = cell.model.images(cell.batch), {"backend": "onnxruntime", "threads": cell.threads}
-    with Engine.load(cell.model.bundle("dense"), **options) as dense:
-        logits, kept = {None: dense(images)}, {None: None}
-    with Engine.load(cell.model.bundle("sparse"), **options) as sparse:
-        for setting, profile in cell.profiles.items():
-            logits[setting], routes = sparse.logits_and_routing(images, profile)
-            kept[setting] = sum(int(route.kept.sum()) for route in routes.values())
+    """Of the float32 engine by setting: logits, and pairs with a slot, None for the dense model."""
+    images = cell.model.images(cell.batch)
+    options: dict[str, Any] = {"backend": "onnxruntime", "threads": cell.threads}
+    logits: dict[str | None, Array] = {}
+    kept: dict[str | None, int | None] = {}
+    for kind, profiles in cell.profiles.items():
+        with Engine.load(cell.model.bundle(kind), **options) as engine:
+            for setting, profile in profiles.items():
+                logits[setting], routes = engine.logits_and_routing(images, profile)
+                kept[setting] = sum(int(route.kept.sum()) for route in routes.values()) if routes else None
     return logits, kept
 
 
@@ -104,16 +105,18 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
 def ratios_of(points: Sequence[Point]) -> list[Point]:
     """Images/s of this engine's runs over those of others of a cell in the same precision, from medians.
 
-    The V-MoE is compared with every dense model, and with others of its kind at the same setting; the dense model with other
-    dense ones.
+    The V-MoE is compared with every dense model that merges as many tokens or none, and with others of its kind at the same
+    setting; the dense model with other dense ones.
     """
     ratios = []
     for own in (p for p in points if p["run"].startswith("engine-")):
         for other in points:
             same_precision = own["run"].rpartition("-")[2] == other["run"].rpartition("-")[2]
-            if same_precision and own["run"] != other["run"] and other["setting"] in (None, own["setting"]):
+            same_setting = own["setting"] == other["setting"] or str(own["setting"]).endswith(f"-{other['setting']}")
+            if same_precision and own["run"] != other["run"] and (same_setting or other["setting"] is None):
                 ratio = other["ms"] / own["ms"]
-                ratios.append({"run": own["run"], "over": other["run"], "setting": own["setting"], "ratio": ratio})
+                over = other["run"] if other["setting"] in (None, own["setting"]) else f"{other['run']} {other['setting']}"
+                ratios.append({"run": own["run"], "over": over, "setting": own["setting"], "ratio": ratio})
     return ratios
 
 

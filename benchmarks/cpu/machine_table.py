@@ -20,9 +20,11 @@ SETTING = "c0.3-k1-pool"
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
 ROWS: tuple[tuple[str, str, str | None], ...] = (
     ("**V-MoE, this engine**", "engine-sparse", SETTING),
-    ("**8 tokens merged in each block**", "engine-sparse", f"{SETTING}-r8"),
-    ("**13 tokens merged in each block**", "engine-sparse", f"{SETTING}-r13"),
+    ("**V-MoE, 8 tokens merged in each block**", "engine-sparse", f"{SETTING}-r8"),
+    ("**V-MoE, 13 tokens merged in each block**", "engine-sparse", f"{SETTING}-r13"),
     ("**dense, this engine**", "engine-dense", None),
+    ("**dense, 8 tokens merged in each block**", "engine-dense", "r8"),
+    ("**dense, 13 tokens merged in each block**", "engine-dense", "r13"),
     ("dense, OpenVINO (int8: NNCF, other ops in bfloat16)", "dense-openvino", None),
     ("dense, ONNX Runtime (int8: `quantize_dynamic`)", "dense-ort", None),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,9 +84,14 @@ class Model:
         config = self.configs["sparse"]
         return noise(batch, *config.image_size, config.channels)
 
-    def profile(self, setting: str) -> Profile:
-        """The profile of a systematic name."""
-        return Bundle.open(self.bundle("sparse"), verify=False).manifest.rules.named(setting)
+    def profiles(self, settings: Sequence[str]) -> dict[Kind, dict[str | None, Profile | None]]:
+        """Of systematic names, such as "c0.3-k1" of the V-MoE and "r8" of the dense ViT, which also runs without any."""
+        rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
+        found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
+        for setting in settings:
+            kind: Kind = "dense" if setting.startswith("r") else "sparse"
+            found[kind][setting] = rules[kind].named(setting)
+        return found
 
 
 def prepare(

@@ -31,12 +31,12 @@ _FORM_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """What is timed together: a model, batch size and number of threads, and settings by name."""
+    """What is timed together: a model, batch size and number of threads, and the settings of either kind by name."""
 
     model: Model
     batch: int
     threads: int
-    profiles: Mapping[str, Profile]
+    profiles: Mapping[Kind, Mapping[str | None, Profile | None]]
 
     def __str__(self) -> str:
         """Such as `b16, batch 8, 2 threads`."""
@@ -49,7 +49,7 @@ class Run:
 
     Attributes:
         title: what stands in the table.
-        kind: of the model; a sparse one is timed at every setting.
+        kind: of the model, which is timed at every setting of that kind.
         precision: of its large products.
         load: from the cell that it will be timed in.
     """
@@ -126,7 +126,7 @@ def load_inlined(cell: Cell, precision: str) -> Loaded:
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
     call, names = in_openvino(model, cell.threads, precision), {port.get_any_name() for port in model.inputs}
-    settings = {setting: profile.inputs.items() for setting, profile in cell.profiles.items()}
+    settings = {setting: profile.inputs.items() for setting, profile in cell.profiles["sparse"].items() if profile}
     feeds = {setting: {name: array for name, array in given if name in names} for setting, given in settings.items()}
     return lambda images, setting: call({"image": images, **feeds[setting]}), _OPENVINO
 
