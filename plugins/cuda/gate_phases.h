@@ -39,7 +39,7 @@ VMOE_HOST_DEVICE float multiply_add(float a, float b, float c) {
 }
 
 // exp(x) of an x that is not above 0, or NaN, within two units of the last place; what would be below 2^-125 is 0.
-// Nothing in here is rounded otherwise on a CPU.
+// Nothing in here is rounded otherwise on a CPU: every product is fused with its sum, so no compiler may choose.
 VMOE_HOST_DEVICE float exp_of_negative(float x) {
   if (x < -86.6f) return 0.0f;
   if (x != x) return x;
@@ -47,9 +47,8 @@ VMOE_HOST_DEVICE float exp_of_negative(float x) {
   constexpr float kWholeOnly = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
   constexpr float kLn2 = 0.693359375f;       // whose products with exponents are exact; kLn2 - kLn2Excess is ln 2
   constexpr float kLn2Excess = 2.12194440e-4f;
-  const float shifted = x * kLog2OfE + kWholeOnly;
-  const float exponent = shifted - kWholeOnly;
-  const float rest = (x - exponent * kLn2) + exponent * kLn2Excess;
+  const float exponent = multiply_add(x, kLog2OfE, kWholeOnly) - kWholeOnly;
+  const float rest = multiply_add(exponent, kLn2Excess, multiply_add(exponent, -kLn2, x));
   constexpr float kInverseFactorials[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
   float power = 1.0f / 5040;
   VMOE_UNROLL for (const float term : kInverseFactorials) power = multiply_add(power, rest, term);

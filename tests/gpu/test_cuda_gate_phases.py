@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 
 import numpy as np
 import pytest
@@ -24,10 +25,14 @@ class GatesCall(ctypes.Structure):
     )
 
 
+def compiled(name: str, *more: str) -> ctypes.CDLL:
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *more]
+    return ctypes.CDLL(str(kept(name, "c++", *flags, f"-I{ROOT / 'plugins'}", SOURCE)))
+
+
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    return ctypes.CDLL(str(kept("gate_phases.so", "c++", *flags, f"-I{ROOT / 'plugins'}", SOURCE)))
+    return compiled("gate_phases.so", "-ffp-contract=off")
 
 
 def gates_of(
@@ -123,6 +128,15 @@ def test_exponentials_of_the_whole_range(library: ctypes.CDLL) -> None:
     ends = np.array([0.0, -0.0, -87, -1e30, -np.inf, np.nan], np.float32)
     library.gates_exp(pointer(ends), ctypes.c_int64(ends.size), pointer(y))
     np.testing.assert_array_equal(y[: ends.size], [1, 1, 0, 0, 0, np.nan])
+
+
+def test_a_compiler_that_fuses_products_and_sums_where_it_may_gives_the_same_bits(library: ctypes.CDLL) -> None:
+    fusing = compiled("fused_gate_phases.so", "-ffp-contract=fast", *["-mfma"] * (platform.machine() == "x86_64"))
+    x = -np.linspace(0, 87, 500_001).astype(np.float32)
+    apart, fused = np.zeros_like(x), np.ones_like(x)
+    for program, y in ((library, apart), (fusing, fused)):
+        program.gates_exp(pointer(x), ctypes.c_int64(x.size), pointer(y))
+    assert fused.tobytes() == apart.tobytes()
 
 
 @pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
