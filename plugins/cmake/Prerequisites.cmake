@@ -13,8 +13,9 @@ set(VMOE_OLDEST_ONNXRUNTIME ${CMAKE_MATCH_1})
 string(REGEX MATCH "tensorrt>=([0-9]+)\\.([0-9]+)" found "${project}")
 set(VMOE_OLDEST_TENSORRT ${CMAKE_MATCH_1}.${CMAKE_MATCH_2})
 add_compile_definitions(VMOE_OLDEST_ONNXRUNTIME=${VMOE_OLDEST_ONNXRUNTIME})
-# Every card since the A100; PTX of the newest is what later ones compile at load.
-set(VMOE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120-real 120-virtual
+# Every GPU since the A100. What has no machine code here compiles the oldest one's PTX at load: later GPUs, and Jetsons
+# (8.7, 11.0), on which machine code for a card doesn't run.
+set(VMOE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120-real 80-virtual
     CACHE STRING "CUDA architectures to compile for, in CMake's form")
 
 macro(lacks what)

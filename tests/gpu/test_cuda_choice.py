@@ -34,7 +34,8 @@ from vmoe_runtime.errors import UnavailableError, UnsuitedError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 from vmoe_tools.machine import availability, chosen_by_auto
 
-BUILT = "80-real 90-real 120-real 120-virtual"
+LISTED = re.search(r"set\(VMOE_CUDA_ARCHITECTURES ([^\n]*)", (ROOT / "plugins/cmake/Prerequisites.cmake").read_text())
+BUILT = "" if LISTED is None else LISTED[1]
 PROFILE = "c0.3-k1"
 REAL_LIBRARY = find_native("lib", CUDA_OP_LIBRARY)
 
@@ -54,8 +55,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) -> 
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     """Makes this machine one with a GPU, as far as it can be asked, and an op library for CUDA."""
 
-    def setup(capability: str = "9.0", cuda: tuple[int, int] = (13, 0), library: bool = True) -> None:
-        found = fake_gpu.op_library(tmp_path, BUILT, 13000) if library else None
+    def setup(
+        capability: str = "9.0", cuda: tuple[int, int] = (13, 0), library: bool = True, built_with: int = 13000
+    ) -> None:
+        found = fake_gpu.op_library(tmp_path, BUILT, built_with) if library else None
         monkeypatch.setattr(cuda_library, "find_native", lambda *_: found)
         monkeypatch.setattr(nvidia_gpu, "_DRIVER", str(fake_gpu.driver(tmp_path, capability, cuda)))
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -97,17 +100,29 @@ def test_a_gpu_that_the_op_library_has_no_code_for_is_passed_over(bundle: Path, 
     assert_passed_over(bundle, UnavailableError, *says, backend=backend)
 
 
-def test_a_driver_that_is_too_old_for_the_op_library_is_passed_over(bundle: Path, machine: Setup) -> None:
-    machine(cuda=(12, 8))
-    says = ("op library needs a driver for CUDA 13", "the one on this machine is for CUDA 12.8", "update the driver")
+@pytest.mark.parametrize(
+    ("built_with", "needed", "cuda", "found"), [(13000, "13", (12, 8), "12.8"), (12080, "12.4", (12, 2), "12.2")]
+)
+def test_a_driver_that_is_too_old_for_the_op_library_is_passed_over(
+    bundle: Path, machine: Setup, built_with: int, needed: str, cuda: tuple[int, int], found: str
+) -> None:
+    machine(cuda=cuda, built_with=built_with)
+    says = (
+        f"op library needs a driver for CUDA {needed},",
+        f"the one on this machine is for CUDA {found};",
+        "update the driver",
+    )
     assert_passed_over(bundle, UnavailableError, *says)
 
 
-@pytest.mark.parametrize(("capability", "cuda"), [("8.0", (13, 0)), ("12.1", (14, 0))])
+@pytest.mark.parametrize(
+    ("capability", "cuda", "built_with"),
+    [("8.0", (13, 0), 13000), ("8.9", (12, 4), 12080), ("11.0", (13, 0), 13000), ("12.1", (14, 0), 13000)],
+)
 def test_a_gpu_and_a_driver_that_will_do_are_taken(
-    bundle: Path, machine: Setup, capability: str, cuda: tuple[int, int]
+    bundle: Path, machine: Setup, capability: str, cuda: tuple[int, int], built_with: int
 ) -> None:
-    machine(capability, cuda)
+    machine(capability, cuda, built_with=built_with)
     found = availability("cuda", Bundle.open(bundle), None)
     assert isinstance(found, str)
     assert found.endswith(f" CUDA on {fake_gpu.NAME}, vmoe CUDA op library")
