@@ -11,6 +11,7 @@ from vmoe_runtime.backends.nvidia_gpu import Gpu
 from vmoe_runtime.errors import BackendError, UnavailableError
 from vmoe_runtime.installation import CUDA_OP_LIBRARY, find_native
 
+_UNPACKING_DRIVER = 12, 4  # the first that unpacks machine code as plugins/cuda/CMakeLists.txt has it packed
 _ARCHITECTURE = re.compile(r"([0-9]+)([0-9])(-real|-virtual)?")
 
 
@@ -38,8 +39,8 @@ def usable_cuda_library(gpu: Gpu, part: str) -> Path | None:
         raise BackendError(f"the CUDA op library {library} can't be loaded: {failure}; install vmoe-export again")
     loaded = ctypes.CDLL(str(library))
     loaded.vmoe_cuda_architectures.restype = ctypes.c_char_p
-    # A driver for a major version of CUDA runs what any minor one built.
-    gpu.check_driver(f"the {part}", loaded.vmoe_cuda_version() // 1000)
+    # A driver for a major version of CUDA runs what any minor one built, if it can unpack it.
+    gpu.check_driver(f"the {part}", max(_UNPACKING_DRIVER, (loaded.vmoe_cuda_version() // 1000,)))
     architectures = loaded.vmoe_cuda_architectures().decode()
     if not runs_on(architectures, gpu.compute_capability):
         raise UnavailableError(

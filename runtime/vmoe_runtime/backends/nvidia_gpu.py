@@ -27,11 +27,11 @@ class Gpu:
     compute_capability: str
     cuda: tuple[int, int]
 
-    def check_driver(self, part: str, cuda: int) -> None:
-        """Raises UnavailableError where the driver is older than the major version of CUDA that a part was built for."""
-        if self.cuda[0] < cuda:
+    def check_driver(self, part: str, cuda: tuple[int, ...]) -> None:
+        """Raises UnavailableError where the driver is older than the CUDA that a part needs: (major,) or (major, minor)."""
+        if self.cuda < cuda:
             raise UnavailableError(
-                f"{part} needs a driver for CUDA {cuda}, and the one on this machine is for CUDA "
+                f"{part} needs a driver for CUDA {'.'.join(map(str, cuda))}, and the one on this machine is for CUDA "
                 f"{'.'.join(map(str, self.cuda))}; update the driver"
             )
 

@@ -146,7 +146,7 @@ def _require(provider: str, library: str) -> Gpu:
     gpu = find_gpu()
     built_for = str(getattr(onnxruntime, "cuda_version", "")).partition(".")[0]
     if built_for.isdecimal():
-        gpu.check_driver(_RUNTIME, int(built_for))
+        gpu.check_driver(_RUNTIME, (int(built_for),))
     missing = missing_library(Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{library}.so")
     if missing is not None:
         raise UnavailableError(f"{_RUNTIME} can't use its {provider}: {missing}")
