@@ -256,10 +256,18 @@ def test_a_gpu_without_memory_is_one_sentence_and_all_of_it_is_freed(
         assert engine(mnist_images["images"][:2]).shape == (2, 10)
 
 
-def test_a_dense_model_has_one_engine(tmp_path: Path, tensorrt: FakeTensorRt, vmoe: Vmoe) -> None:
+def test_a_dense_model_has_one_engine_which_needs_no_plugin(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+) -> None:
+    for module in (installation, trtexec):
+        monkeypatch.setattr(module, "find_native", lambda *_: None)
+    fake_tensorrt.install(monkeypatch)
     case = golden.Case("g4", golden.settings("g4")["cases"][1])
     dense = tmp_path / "dense.vmoe"
     export_bundle(golden.FOLDER / "g4", dense, tensorrt=True, validate=False)
+    assert "lugin" not in "".join(vmoe.run("build", dense, "--print-trtexec"))
+    with pytest.raises(BackendError, match="no engine was built for TensorRT"):
+        Engine.load(dense, backend="tensorrt")
     assert build(dense, "-q") == 0
     with Engine.load(dense, backend="tensorrt") as engine:
         np.testing.assert_allclose(engine(case.images), case.logits, rtol=0, atol=1e-5)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import fake_gpu
+import golden
 import numpy as np
 import pytest
 from damaged_files import refusal
 
+from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError
 from vmoe_runtime.backends import onnxruntime_gpu
 from vmoe_runtime.backends.nvidia_gpu import Gpu
@@ -56,6 +58,14 @@ def test_the_engine_is_built_for_all_batches_up_to_the_largest(
         with refusal(ImageError, "built for 1 to 32 images, and the batch has 33", "VMOE_MAX_BATCH=33"):
             engine(images)
     assert shapes(requested[0]) == ["image:1x28x28x1", "image:32x28x28x1", "image:32x28x28x1"]
+
+
+def test_a_dense_model_needs_no_plugin(tmp_path: Path, requested: list[Any], plugin: Path) -> None:
+    plugin.unlink()
+    export_bundle(golden.FOLDER / "g4", tmp_path / "dense.vmoe", tensorrt=True, validate=False)
+    with Engine.load(tmp_path / "dense.vmoe", backend="ort-tensorrt") as engine:
+        assert engine.backend_description.endswith(f" TensorRT on {fake_gpu.NAME}, batches of 1 to 32")
+    assert "trt_extra_plugin_lib_paths" not in provider_options(requested[0])
 
 
 @pytest.mark.parametrize(("value", "largest"), [(None, 24), ("1", 12), ("40", 36), ("60", 60)])

@@ -85,18 +85,20 @@ def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) ->
     """
     graph = tensorrt_graph_name(bundle, profile)
     gpu = _require(_TENSORRT, "tensorrt")
-    plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
+    ops, plugin_hash, plugin_options = "", "", dict[str, str]()  # standard ops alone need no plugin
     if bundle.manifest.moe_layers:
+        plugin = native_path("TensorRT plugin", TENSORRT_PLUGIN, "lib", TENSORRT_REGISTER)
         usable_cuda_library(gpu, "TensorRT plugin")
+        plugin_hash = sha256(plugin.with_name(TENSORRT_PLUGIN).read_bytes()).hexdigest()
+        ops, plugin_options = ", vmoe plugin", {"trt_extra_plugin_lib_paths": str(plugin)}
     # The TensorRT provider checks the nodes in a model without functions, so their ops must be known some other way.
     library = find_cuda_library() or op_library.find_library()
     if library is None and bundle.manifest.moe_layers:
         raise UnavailableError("ONNX Runtime's TensorRT provider needs an op library, and this installation has none")
     batches = range_from_environment(bundle.manifest)
-    description = f"{_RUNTIME} TensorRT on {gpu.name}, vmoe plugin, batches of {batches.smallest} to {batches.largest}"
+    description = f"{_RUNTIME} TensorRT on {gpu.name}{ops}, batches of {batches.smallest} to {batches.largest}"
     # The provider tells graphs that were not read from a file apart by little more than their names, and knows no plugins.
-    plugin_bytes = plugin.with_name(TENSORRT_PLUGIN).read_bytes()
-    versions = [onnxruntime.__version__, __version__, sha256(plugin_bytes).hexdigest()]
+    versions = [onnxruntime.__version__, __version__, plugin_hash]
     digest = digest_of([*versions, bundle.identity, graph, batches.largest])
 
     def check_batch(feeds: Mapping[str, Array]) -> None:
@@ -114,7 +116,7 @@ def prepare_tensorrt(bundle: Bundle, profile: Profile | None, _: Parallelism) ->
         # Without shapes it builds the engine in the first call, and again in each call of a size that it hasn't seen.
         shapes = zip(("min", "opt", "max"), batches.shapes(bundle.manifest), strict=True)
         options = {
-            "trt_extra_plugin_lib_paths": str(plugin),
+            **plugin_options,
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": cache,
             "trt_timing_cache_enable": "1",

@@ -81,7 +81,7 @@ def build_engine(
     cached = None if force else load_engine(key)
     if cached is not None and replace(cached[1], sha256="", size=0) == record:
         return BuiltEngine(cached[1])
-    plugin = plugin_library()
+    plugin = plugin_library() if plugin_inside or bundle.manifest.moe_layers else None
     bundle.verify_weights()
     timing = private_folder() / f"timing-{digest_of([key.tensorrt, key.gpu, key.compute_capability])}.cache"
     say("running the bundle on the CPU")

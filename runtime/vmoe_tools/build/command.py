@@ -77,7 +77,9 @@ def build(
     if print_trtexec:
         engine = Path(f"{opened.path.resolve().stem}.{chosen.name if chosen else 'dense'}.engine")
         shapes = batches.shapes(opened.manifest)
-        click.echo(trtexec_command(graph, engine, shapes, given["workspace"], given["plugin_inside"]))
+        inside = given["plugin_inside"]
+        with_plugin = inside or bool(opened.manifest.moe_layers)
+        click.echo(trtexec_command(graph, engine, shapes, given["workspace"], with_plugin, inside))
         return
 
     def say(text: str) -> None:

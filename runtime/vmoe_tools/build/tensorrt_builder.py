@@ -14,7 +14,7 @@ from vmoe_runtime.errors import BackendError
 
 def serialized_engine(
     graph: BundleGraph,
-    plugin: Path,
+    plugin: Path | None,
     shapes: Sequence[Shape],
     *,
     workspace: int | None,
@@ -26,7 +26,7 @@ def serialized_engine(
 
     Args:
         graph: what to build from.
-        plugin: the plugin library.
+        plugin: the plugin library; None where the graph needs none.
         shapes: of the input `image`: smallest, tuned for, largest.
         workspace: limit of scratch memory in bytes; None for all memory of the GPU.
         plugin_inside: store the plugin library in the engine.
@@ -42,7 +42,8 @@ def serialized_engine(
     log.listener = listener
     try:
         builder = start(tensorrt.Builder)
-        load_plugin(builder.get_plugin_registry(), plugin)
+        if plugin is not None:
+            load_plugin(builder.get_plugin_registry(), plugin)
         # Version 11 has only strongly typed networks, and ignores the flag.
         network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = tensorrt.OnnxParser(network, log)

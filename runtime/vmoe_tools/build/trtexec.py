@@ -12,17 +12,19 @@ from vmoe_runtime.installation import TENSORRT_PLUGIN, find_native
 
 
 def trtexec_command(
-    graph: Path, engine: Path, shapes: list[tuple[int, ...]], workspace: int | None, plugin_inside: bool
+    graph: Path, engine: Path, shapes: list[tuple[int, ...]], workspace: int | None, with_plugin: bool, plugin_inside: bool
 ) -> str:
     """The command line with which the trtexec of TensorRT 10 and 11 builds the same engine, for a POSIX shell."""
     plugin = find_native("lib", TENSORRT_PLUGIN)
-    if plugin is None:
+    if plugin is None and with_plugin:
         click.echo(f"vmoe: this installation has no {TENSORRT_PLUGIN}; insert its path into the line", err=True)
     words = ["trtexec", f"--onnx={graph}"]
     for option, shape in zip(("--minShapes", "--optShapes", "--maxShapes"), shapes, strict=True):
         words.append(f"{option}={IMAGE_INPUT}:{'x'.join(map(str, shape))}")
     # TensorRT 11 has only strongly typed networks, and accepts the option without effect.
-    words += ["--stronglyTyped", "--noTF32", f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}"]
+    words += ["--stronglyTyped", "--noTF32"]
+    if with_plugin:
+        words.append(f"--dynamicPlugins={plugin or TENSORRT_PLUGIN}")
     if plugin_inside:
         words.append(f"--setPluginsToSerialize={plugin or TENSORRT_PLUGIN}")
     if workspace is not None:

@@ -97,18 +97,18 @@ class LoadedEngine:
 
     Args:
         engine: as TensorRT serialised it.
-        plugin: the plugin library; None where it is stored in the engine.
+        plugin: the plugin library; None where it is stored in the engine, or not needed.
+        plugin_inside: whether it is stored in the engine.
 
     Raises:
         BackendError: TensorRT can't load it.
     """
 
-    def __init__(self, engine: bytes, plugin: Path | None) -> None:
+    def __init__(self, engine: bytes, plugin: Path | None, plugin_inside: bool) -> None:
         with _on_device():
             self._runtime = start(tensorrt.Runtime)
-            if plugin is None:
-                self._runtime.engine_host_code_allowed = True
-            else:
+            self._runtime.engine_host_code_allowed = plugin_inside
+            if plugin is not None:
                 load_plugin(self._runtime.get_plugin_registry(), plugin)
             self.engine = self._runtime.deserialize_cuda_engine(engine)
         if self.engine is None:

@@ -29,7 +29,7 @@ class TensorRtBackend:
     Args:
         engine: as TensorRT serialised it.
         record: what the engine was built from and for.
-        plugin: the plugin library; None where it is stored in the engine.
+        plugin: the plugin library; None where it is stored in the engine, or not needed.
 
     Raises:
         BackendError: TensorRT can't load the engine.
@@ -38,7 +38,7 @@ class TensorRtBackend:
     def __init__(self, engine: bytes, record: EngineRecord, plugin: Path | None) -> None:
         self._record = record
         self.description = _description(record)
-        self._loaded = tensorrt_api.LoadedEngine(engine, plugin)
+        self._loaded = tensorrt_api.LoadedEngine(engine, plugin, record.plugin_inside)
         self._lanes: LifoQueue[tensorrt_api.Lane | None] = LifoQueue()  # those that exist are on top
         for _ in range(_LANES):
             self._lanes.put(None)  # made when it is needed
@@ -78,7 +78,7 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
     """The engine that was built for a bundle at a profile, on this GPU by this TensorRT.
 
     Raises:
-        UnavailableError: there is no GPU, or this installation has no plugin.
+        UnavailableError: there is no GPU, or this installation has no plugin, which MoE layers need.
         BackendError: no such engine was built, or it must not be trusted.
     """
     key = engine_key(bundle, profile)
@@ -87,12 +87,14 @@ def prepare(bundle: Bundle, profile: Profile | None, _: Parallelism) -> Prepared
         cached = load_engine(key)
     except EngineCacheError as error:
         raise EngineCacheError(f"{error}; run {command} --force") from None
+    moe = bool(bundle.manifest.moe_layers)
     if cached is None:
-        plugin_library()  # without it none can be built either
+        if moe:
+            plugin_library()  # without it none can be built either
         of_profile = f"profile {profile.name} with " if profile else ""
         raise BackendError(f"no engine was built for {of_profile}TensorRT {key.tensorrt} on {key.gpu}; run {command}")
     engine, record = cached
-    plugin = None if record.plugin_inside else plugin_library()
+    plugin = plugin_library() if moe and not record.plugin_inside else None
     # An engine may be built again while the old one is still in use.
     return PreparedBackend(_description(record), lambda: TensorRtBackend(engine, record, plugin), (key, record.sha256))
 
