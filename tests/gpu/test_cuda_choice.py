@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fake_gpu
+import golden
 import numpy as np
 import onnxruntime
 import pytest
@@ -134,6 +135,13 @@ def test_without_an_op_library_standard_ops_run_on_any_gpu(bundle: Path, machine
     found = availability("cuda", Bundle.open(bundle), None)
     assert isinstance(found, str)
     assert found.endswith(", standard ops")
+
+
+def test_a_dense_model_runs_on_any_gpu(tmp_path: Path, machine: Setup) -> None:
+    export_bundle(golden.FOLDER / "g4", tmp_path / "dense.vmoe", tensorrt=True, validate=False)
+    machine("7.5", (12, 8))
+    for backend in ("cuda", "cuda-fixed"):
+        assert isinstance(availability(backend, Bundle.open(tmp_path / "dense.vmoe"), None), str)
 
 
 def test_a_damaged_library_is_one_sentence(

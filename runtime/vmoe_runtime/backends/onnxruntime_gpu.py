@@ -46,7 +46,8 @@ def prepare_cuda(bundle: Bundle, profile: Profile | None, _: Parallelism, fixed_
     """
     check_routing(bundle, profile)
     gpu = _require(_CUDA, "cuda")
-    library = usable_cuda_library(gpu, "CUDA op library")
+    # A dense ViT uses none of its kernels.
+    library = usable_cuda_library(gpu, "CUDA op library") if bundle.manifest.moe_layers else find_cuda_library()
     graph = fixed_graph or (None if library is None else CANONICAL_GRAPH)
     precision = f", {exported_graphs(bundle).precision}" if fixed_graph else ""
     ops = "standard ops" if library is None else "vmoe CUDA op library"
