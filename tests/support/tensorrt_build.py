@@ -84,4 +84,4 @@ def build(sanitizers: str = "") -> Build:
         if missing.is_file() and PLUGIN in missing.read_text():
             pytest.skip(f"the plugin can't be built here: {missing.read_text()}")
         built("cmake", "--build", tree, "--parallel", "2", "--target", "tensorrt_tests")
-    return Build(version, tree, tree / ("lib" if sanitizers else "tensorrt"))
+    return Build(version, tree, tree / "lib")
