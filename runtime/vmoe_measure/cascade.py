@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vmoe_runtime.classes import margins_of
+from vmoe_runtime.errors import ClassifyError
 from vmoe_runtime.routing import Array
 
 ESCALATE_ALL = 2.0
@@ -22,9 +23,17 @@ def calibrated_margin(first: Array, then: Array, labels: Array | None = None, lo
 
     Returns:
         0 if nothing needs to be escalated, up to `ESCALATE_ALL`.
+
+    Raises:
+        ClassifyError: logits or labels of other shapes, or labels that are no numbers.
     """
-    answers = then.argmax(axis=1)
-    truth = answers if labels is None else labels
+    answers = then.argmax(axis=-1)
+    truth = answers if labels is None else np.asarray(labels)
+    if then.ndim != 2 or first.shape != then.shape or truth.shape != then.shape[:1] or truth.dtype.kind not in "iuf":
+        raise ClassifyError(
+            f"a margin needs logits [N, classes] twice and numbers [N] as labels, not {first.shape}, {then.shape} and "
+            f"{truth.dtype} {truth.shape}"
+        )
     gain = (answers == truth).astype(int) - (first.argmax(axis=1) == truth)
     return margin_of_gains(margins_of(first), gain, lost)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damaged_files import refusal
 from image_parts import in_parts
 
 from vmoe_measure.cascade import ESCALATE_ALL, calibrated_margin
@@ -139,6 +140,22 @@ def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     # Escalating one image gains it; escalating two loses the other again, which the second setting alone loses, too.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "words"),
+    [
+        (3, [[0], [0], [0]], "(3, 1)"),
+        (3, [0], "(1,)"),
+        (3, ["0", "0", "0"], "<U1"),
+        (1, [0, 0, 0], "(1, 2), (3, 2)"),
+    ],
+    ids=["a column of labels", "one label", "labels as text", "logits of one image"],
+)
+def test_a_margin_is_calibrated_only_on_a_label_for_each_image(rows: int, labels: list[Any], words: str) -> None:
+    low, high = answers((1, 0.1), (0, 0.2), (0, 0.3)), answers(*[(0, 0.9)] * 3)
+    with refusal(ClassifyError, words):
+        calibrated_margin(low[:rows], high, np.array(labels))
 
 
 @pytest.mark.parametrize("margin", [-0.1, float("nan"), "0.5", None, True])
