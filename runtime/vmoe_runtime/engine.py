@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
 
 import numpy as np
 
@@ -264,6 +264,10 @@ class Engine:
         """
         base, rules = self.profile, self.manifest.rules
         if isinstance(setting, Profile):
+            if setting.rules is None:
+                raise RoutingError(
+                    f"profile '{setting.name}' was not made by an engine; change one as in engine.setting(profile, k=2)"
+                )
             if setting.rules != rules:
                 raise RoutingError(f"profile '{setting.name}' was made for another model")
             base, setting = setting, None
@@ -290,6 +294,12 @@ class Engine:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an engine can't be pickled or copied; load it in each process that uses it. Engines of one process on the same "
+            "bundle share one copy of the weights"
+        )
 
     def __repr__(self) -> str:
         profile = "" if self.profile is None else f", profile {self.profile.name}"

@@ -49,14 +49,15 @@ class Profile(Setting):
     Attributes:
         slots: of an expert in a group, one integer per MoE layer.
         effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
-        rules: of the model that it was made for.
+        rules: of the model that it was made for; None if it was not made by rules, but by hand.
 
     The others are those of `Setting`; `max_experts` is E if there is no limit.
     """
 
     slots: tuple[int, ...] = ()
     effective_ratio: float | None = None
-    rules: Rules | None = field(default=None, compare=False, repr=False)
+    # Not an argument: `dataclasses.replace` would hand it on to values whose slots are of others.
+    rules: Rules | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -234,7 +235,9 @@ class Rules:
         slots = self._slots(values)
         pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
         ratio = float(sum(map(operator.mul, slots, self.experts))) / float(pairs) if slots else None
-        return Profile(profile_name(Setting.of(named)), **values, slots=slots, effective_ratio=ratio, rules=self)
+        profile = Profile(profile_name(Setting.of(named)), **values, slots=slots, effective_ratio=ratio)
+        object.__setattr__(profile, "rules", self)
+        return profile
 
     def _name_examples(self) -> str:
         if "k" in self.settings:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +104,19 @@ def test_a_profile_of_another_model_is_refused(engine: Engine, mnist_bundle: Pat
             engine(mnist_images["images"][:1], grouped.profile)
     with Engine.load(mnist_bundle) as again:
         assert again(mnist_images["images"][:16], grouped.profile).shape == (16, 10)
+
+
+def test_a_profile_that_was_changed_by_hand_is_refused_as_its_slots_are_not_those_of_its_values(engine: Engine) -> None:
+    assert engine.profile is not None
+    with pytest.raises(RoutingError, match=r"was not made by an engine; change one as in engine\.setting\(profile, k=2\)"):
+        engine.setting(replace(engine.profile, capacity=1.05))
+    assert engine.setting(pickle.loads(pickle.dumps(engine.profile))) == engine.profile
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_an_engine_is_not_copied_to_another_process(engine: Engine, copied: Callable[[Engine], object]) -> None:
+    with pytest.raises(TypeError, match="an engine can't be pickled or copied; load it in each process that uses it"):
+        copied(engine)
 
 
 @pytest.mark.parametrize("setting", [0.3, ("c0.3-k1", 0.3), b"c0.3-k1"])
