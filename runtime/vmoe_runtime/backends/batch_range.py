@@ -31,7 +31,7 @@ def default_largest(multiple: int) -> int:
 
 
 def range_from_environment(manifest: Manifest) -> BatchRange:
-    """The batches of an engine that is built when it is loaded, tuned for the largest: see VMOE_MAX_BATCH in the README.
+    """The batches of an engine that is built when it is loaded, tuned for the largest: see VMOE_MAX_BATCH in docs/gpu.md.
 
     Raises:
         BackendError: the variable is no number of images.
