@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,7 +20,14 @@ from vmoe_runtime.resampling import Array, resampled
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OneImage: TypeAlias = "Array | Image | str | os.PathLike[str] | bytes | bytearray | BinaryIO"
+
+class Tensor(Protocol):
+    """What becomes an array, such as a torch CPU tensor."""
+
+    def __array__(self) -> Any: ...
+
+
+OneImage: TypeAlias = "Array | Tensor | Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 Images: TypeAlias = "OneImage | Sequence[OneImage]"
 
 TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"
@@ -93,7 +100,8 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
     """dtype[N,H,W,C] of each of what may be a list; those that came as floats join `floats`."""
-    if not isinstance(images, np.ndarray) and hasattr(images, "__array__") and not _is_pil(images):
+    # A path that comes out of an array has `__array__`, too.
+    if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
     if isinstance(images, np.ndarray):
         array = _from_array(images, spec)

@@ -29,7 +29,10 @@ _MOST_PIXELS = 1 << 25  # half of them where they have 16 bits per channel: deco
 
 _ORIENTATION = 0x0112
 
-_filters = threading.Lock()
+_filters = threading.RLock()
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    # A forked process lacks the thread that would release it.
+    os.register_at_fork(before=_filters.acquire, after_in_parent=_filters.release, after_in_child=_filters.release)
 
 
 def check_takes_pictures(channels: int) -> None:
@@ -157,7 +160,10 @@ def _open(file: BinaryIO, name: str, transparent: bool) -> Image:
     with _explained(name):
         with suppress(AttributeError, io.UnsupportedOperation):
             file.seek(0)
-        content = checked_picture(file.read(_MOST_FILE), name, transparent)
+        content = file.read(_MOST_FILE)
+        if not isinstance(content, bytes | bytearray):  # of a text file, or of a web framework's upload
+            raise ImageError(f"{name} is not a readable image (read() returns a {type(content).__name__}, not bytes)")
+        content = checked_picture(content, name, transparent)
     return _opened(content, name)[0]
 
 

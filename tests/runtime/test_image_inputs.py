@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,16 @@ def test_one_image_answers_one_row(engine: Engine, tmp_path: Path) -> None:
     (path := tmp_path / "x.png").write_bytes(file)
     ways = [PIXELS, floats, torch.from_numpy(PIXELS), torch.from_numpy(floats), Image.fromarray(PIXELS), file, path]
     with path.open("rb") as opened:
-        for given in (*ways, str(path), opened, bytearray(file), memoryview(file), io.BytesIO(file)):
+        for given in (
+            *ways,
+            str(path),
+            np.str_(path),
+            np.bytes_(file),
+            opened,
+            bytearray(file),
+            memoryview(file),
+            io.BytesIO(file),
+        ):
             np.testing.assert_array_equal(engine(given), expected)
     np.testing.assert_array_equal(engine(ways), np.concatenate([expected] * len(ways)))
     np.testing.assert_array_equal(engine([ways[2:4], ways[:2]]), np.concatenate([expected] * 4))
@@ -92,7 +104,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a damaged AVIF": (picture_file(Image.new("L", (40, 40)), "AVIF")[:-20] + bytes(20), "not a readable image"),
     "a file of text": (__file__, "test_image_inputs.py is not a readable image"),
     "cut bytes": (picture_file(PIXELS)[:200], "not a readable image"),
-    "a text file object": (io.StringIO("none"), "not a readable image"),
+    "a text file object": (io.StringIO("none"), "read() returns a str, not bytes"),
     "16 bits": (Image.fromarray(np.zeros((12, 12), np.uint16)), "more than 8 bits per channel"),
     "a number": (3, "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"),
     "a path with a null character": ("a\0.png", "null"),
@@ -128,6 +140,27 @@ def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
         to_batch(pipe, RGB)
     with pytest.raises(ImageError, match=r"pipe\.png is a device or pipe"):
         open_images(pipe, None, None)
+
+
+def test_a_process_that_is_forked_while_a_picture_is_opened_opens_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    file, is_opening, may_open, init = picture_file(PIXELS), threading.Event(), threading.Event(), Image.init
+
+    def slow_init() -> None:
+        is_opening.set()
+        may_open.wait(0.5)
+        init()
+
+    monkeypatch.setattr(Image, "init", slow_init)
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(to_batch, file, RGB)
+        is_opening.wait()
+        child = multiprocessing.get_context("fork").Process(target=to_batch, args=(file, RGB))
+        child.start()
+        may_open.set()
+        opened.result()
+    child.join(20)
+    child.kill()
+    assert child.exitcode == 0
 
 
 def warned(engine: Engine, *batches: Any) -> list[warnings.WarningMessage]:
