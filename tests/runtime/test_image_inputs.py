@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from damaged_files import refusal
 from picture_file import picture_file
 from PIL import Image
 
+import vmoe_runtime
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
@@ -65,6 +68,30 @@ def test_one_grey_image_may_leave_out_its_channel() -> None:
     expected = to_batch(pixels[None, :, :, None], GREY)
     for given in (pixels, pixels[None], pixels[..., None], torch.from_numpy(pixels.copy()), [pixels]):
         np.testing.assert_array_equal(to_batch(given, GREY), expected)
+
+
+TYPED = """
+from typing import Any
+from vmoe_runtime import Engine
+
+class Tensor:
+    def __array__(self, dtype: object = None) -> Any: ...
+
+def call(engine: Engine, tensor: Tensor, file: memoryview) -> None:
+    engine(tensor), engine([tensor, file])
+"""
+
+
+def test_a_program_may_pass_tensors_and_memory_by_its_types(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--strict", "--cache-dir", str(tmp_path), "-c", TYPED]
+    found = subprocess.run(
+        command,
+        env=os.environ | {"MYPYPATH": str(Path(vmoe_runtime.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def with_itself() -> list[Any]:
