@@ -29,7 +29,10 @@ if(CMAKE_SYSTEM_NAME MATCHES "^(Linux|Darwin)$")
     unset(CMAKE_CXX_COMPILER CACHE) # it may have been installed since the last time
   endif()
   check_language(CXX)
-  if(CMAKE_CXX_COMPILER)
+  # Where there is a compiler that can't compile, or a named one that isn't there, this stops with CMake's reason: the flags or
+  # the launcher of the environment may be at fault. Not on macOS, whose c++ is there without the rest of the compiler.
+  find_program(VMOE_ANY_CXX NAMES c++ g++ clang++ NO_CMAKE_SYSTEM_PATH)
+  if(CMAKE_CXX_COMPILER OR (CMAKE_SYSTEM_NAME STREQUAL "Linux" AND (VMOE_ANY_CXX OR NOT "$ENV{CXX}" STREQUAL "")))
     enable_language(CXX)
   endif()
   if(NOT "cxx_std_17" IN_LIST CMAKE_CXX_COMPILE_FEATURES)

@@ -17,7 +17,7 @@ import sdk_build
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
-NO_COMPILER = {"CXX": "/nonexistent/c++"}
+NO_COMPILER = {"PATH": str(Path(sys.executable).parent), "CXX": ""}
 
 
 def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -33,9 +33,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
-def pip_wheel(source: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def pip_wheel(source: Path, target: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = ("-m", "pip", "wheel", source, "--no-deps", "--no-build-isolation", "-w", target, "-q", *options)
-    return run(*command, **NO_COMPILER)
+    return run(*command, **(environment or NO_COMPILER))
 
 
 def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) -> None:
@@ -68,6 +68,15 @@ def test_requiring_every_library_fails_the_build_where_one_is_left_out(sdist: Pa
     done = pip_wheel(sdist, tmp_path, "-Ccmake.define.VMOE_REQUIRE_ALL=ON")
     assert done.returncode != 0
     assert "a C++17 compiler (Debian package g++)" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("CXX", "/no/c++"), ("CXXFLAGS", "--no-flag"), ("CMAKE_CXX_COMPILER_LAUNCHER", "/no/ccache")]
+)
+def test_a_compiler_that_cannot_compile_fails_the_build(variable: str, value: str, sdist: Path, tmp_path: Path) -> None:
+    done = pip_wheel(sdist, tmp_path, **{variable: value})
+    assert done.returncode != 0 and value in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("packages", "extra"), [(["numpy"], "cpu"), (["numpy", "onnxruntime"], "images")])
