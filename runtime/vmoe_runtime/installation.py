@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
@@ -38,6 +39,12 @@ def oldest_supported(name: str) -> str:
     needed = requires("vmoe-export") if installed_version("vmoe-export") else None
     found = (each.partition(";")[0].strip().partition(">=") for each in needed or ())
     return next((number for needed_name, _, number in found if needed_name == name), "0+unknown")
+
+
+def too_old(name: str, version: str) -> bool:
+    """Whether a version of a distribution is older than the oldest one that is supported, by major and minor number."""
+    release, oldest = ([int(n) for n in re.findall(r"\d+", each)[:2]] for each in (version, oldest_supported(name)))
+    return release < oldest
 
 
 class NotInstalledError(UnavailableError):

@@ -151,6 +151,14 @@ def test_weights_that_make_no_finite_answer_are_told_from_images_that_do(tmp_pat
         assert np.isnan(engine(images)).any()
 
 
+def test_an_openvino_that_computes_other_numbers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, mnist_image_bundle: Path
+) -> None:
+    monkeypatch.setattr("openvino.__version__", "2024.6.0-17404-4c0f47d2335-releases/2024/6")
+    with refusal(BackendError, "OpenVINO 2024.6.0", "is too old; run pip install 'openvino>="):
+        Engine.load(mnist_image_bundle, backend="openvino")
+
+
 def test_openvino_refuses_groups_that_overflow_its_integers(mnist_bundle: Path) -> None:
     bundle = Bundle.open(mnist_bundle)
     rules = replace(bundle.manifest.rules, group_tokens=46_341)

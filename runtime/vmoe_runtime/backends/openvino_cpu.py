@@ -15,7 +15,8 @@ from vmoe_runtime.backends import Array, Backend, Parallelism, PreparedBackend
 from vmoe_runtime.backends.merging import StandardBackend
 from vmoe_runtime.bundle.graph_interface import Port, check_interface
 from vmoe_runtime.bundle.reader import Bundle, BundleGraph
-from vmoe_runtime.errors import BackendError, UnsuitedError
+from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError
+from vmoe_runtime.installation import oldest_supported, too_old
 from vmoe_runtime.processors import processor_limit
 from vmoe_runtime.profiles import Profile
 
@@ -97,8 +98,12 @@ def prepare(bundle: Bundle, _profile: Profile | None, cpu: Parallelism) -> Prepa
     """The inlined graph of a bundle.
 
     Raises:
+        UnavailableError: OpenVINO is older than what is supported.
         UnsuitedError: the groups' sort keys don't fit into OpenVINO's numbers.
     """
+    if too_old("openvino", openvino.__version__):
+        oldest = oldest_supported("openvino")
+        raise UnavailableError(f"OpenVINO {openvino.__version__} is too old; run pip install 'openvino>={oldest}'")
     rules = bundle.manifest.rules
     # Soft MoE puts nothing in order.
     if rules.kind != "soft" and rules.group_tokens > _MAX_GROUP_TOKENS:

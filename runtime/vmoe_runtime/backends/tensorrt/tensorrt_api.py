@@ -7,7 +7,6 @@ Written against the documented API of TensorRT 10.13 and 11, which is the same i
 from __future__ import annotations
 
 import ctypes
-import re
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import tensorrt
 from cuda.bindings import runtime as cuda
 
 from vmoe_runtime.errors import BackendError
-from vmoe_runtime.installation import oldest_supported
+from vmoe_runtime.installation import oldest_supported, too_old
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
@@ -60,20 +59,14 @@ def version() -> str:
     return str(tensorrt.__version__)
 
 
-def _release(version: str) -> list[int]:
-    """Major and minor number; 0 for a version that is not known."""
-    return [int(number) for number in re.findall(r"\d+", version)[:2]]
-
-
 def start(kind: Callable[[Any], Made]) -> Made:
     """A builder or a runtime.
 
     Raises:
         BackendError: TensorRT is too old, or can't start.
     """
-    oldest = oldest_supported("tensorrt")
-    if _release(version()) < _release(oldest):
-        raise BackendError(f"TensorRT {version()} is too old; run pip install 'tensorrt>={oldest}'")
+    if too_old("tensorrt", version()):
+        raise BackendError(f"TensorRT {version()} is too old; run pip install 'tensorrt>={oldest_supported('tensorrt')}'")
     log.errors.clear()
     try:
         return kind(log)
