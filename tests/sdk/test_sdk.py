@@ -313,6 +313,8 @@ file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FI
     build = tmp_path / "build"
     sdk_build.built("cmake", "-S", tmp_path, "-B", build, *sdk_build.generator(), "-DVMOE_GPU=OFF")
     assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
+    # What it installs tells CMake where the library is: under the name of its build type, which is none.
+    assert "-noconfig.cmake" in (build / "vmoe" / "sdk" / "cmake_install.cmake").read_text()
 
 
 SAMPLES = sdk_build.ROOT / "samples"
