@@ -59,6 +59,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.fast
+def test_builds_by_hand_keep_out_of_the_folder_that_pip_builds_in() -> None:
+    """Its cache names another generator, or a ninja that is gone: the second of both builds would fail."""
+    assert [page_name(page) for page in PAGES if re.search("cmake .*build/native", page.read_text())] == []
+
+
+@pytest.mark.fast
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert re.search(r"^\$ make test ", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == "make test"
