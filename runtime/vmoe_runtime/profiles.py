@@ -83,7 +83,9 @@ class Profile(Setting):
     @property
     def route_arguments(self) -> dict[str, Any]:
         """What routing by top-k takes beside gates and slots, by name: `k`, `bpr`, and the policies of the model."""
-        return {name: value for name, value in self.values.items() if name in (*OFFICIAL_SETTINGS[1:], *POLICIES)}
+        # Not of `values`: torch's compiler can't enter the lock that cached properties have before Python 3.12.
+        names = (*OFFICIAL_SETTINGS[1:], *POLICIES)
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def named_values(self) -> dict[str, SettingValue]:
