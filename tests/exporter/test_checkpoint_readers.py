@@ -15,11 +15,11 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from damaged_files import assert_holds
+from damaged_files import assert_holds, refusal
 from official_writer import nest
 from reader_mutations import KINDS
 
-from vmoe_export import open_checkpoint
+from vmoe_export import CheckpointError, open_checkpoint
 
 pytestmark = pytest.mark.fast
 
@@ -70,6 +70,7 @@ ARRANGEMENTS: dict[str, Callable[[Tensors], Any]] = {
     "nested under params": nested("params"),
     "nested under target": nested("target"),
     "nested under state_dict": nested("state_dict", epoch=3),
+    "nested under model_state_dict": nested("model_state_dict", epoch=3),
     "flat with dots inside params": lambda tensors: {"params": flat(".")(tensors)},
     "a train state": nested("params", step=7, opt_state=MOMENTS, rngs={"dropout": torch.zeros(2)}),
     "a train state with a tuple of optimisers": nested("params", step=torch.tensor(7), opt_state=(MOMENTS, None)),
@@ -83,6 +84,20 @@ def test_torch_files_give_the_official_names(tmp_path: Path, arrangement: Callab
     torch.save(arrangement(parameters()), tmp_path / "ckpt.pt", _use_new_zipfile_serialization=zipped)
     assert ((tmp_path / "ckpt.pt").read_bytes()[:2] == b"PK") == zipped
     assert_holds(tmp_path / "ckpt.pt", "torch", parameters())
+
+
+def test_what_a_training_program_saves_beside_the_model_is_told_and_never_chosen(tmp_path: Path) -> None:
+    path, model = tmp_path / "ckpt.pt", flat(".")(parameters())
+    state = {"epoch": 3, "model": model, "model_ema": flat(".")(parameters()), "optimizer": {"exp_avg": torch.ones(3)}}
+    torch.save(state, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.notes == ("ignored, as not part of the model: model_ema, optimizer",)
+    torch.save(state | {"module": model}, path)
+    with refusal(CheckpointError, "ckpt.pt", "two models", "'model/embedding/kernel' and 'module/embedding/kernel'"):
+        open_checkpoint(path)
+    torch.save({"state_dict": flat(".", "net.")(parameters())}, path)
+    with refusal(CheckpointError, "ckpt.pt", "'state_dict/net/embedding/kernel'", "save the tree"):
+        open_checkpoint(path)
 
 
 @pytest.mark.parametrize("separator", ["/", "."])

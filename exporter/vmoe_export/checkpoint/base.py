@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,9 @@ from vmoe_export.errors import CheckpointError, ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_ROOT_WORDS = {"params", "target", "model", "module", "_orig_mod", "state_dict"}
+WRAPPERS = {"model", "module", "_orig_mod", "state_dict", "model_state_dict"}
+"""Prefixes that training programs add to all names."""
+_ROOT_WORDS = WRAPPERS | {"params", "target"}
 _LANDMARK = "embedding/kernel"
 
 MAX_TREE_DEPTH = 64  # levels that a reader follows; the official tree has 7, a train state a few more
@@ -62,13 +65,15 @@ class Checkpoint(Mapping[str, Array]):
         self.info: Mapping[str, TensorInfo] = {name: stored[name] for name in self._stored_names}
 
     def use_official_names(self) -> None:
-        """Renames the parameters to the official names, and drops everything beside them.
+        """Renames the parameters to the official names, and drops everything beside them, which a note lists.
 
         Raises:
-            CheckpointError: there is no official parameter tree.
+            CheckpointError: there is no official parameter tree, or more than one.
         """
         with naming(self.path):
             self._stored_names = parameter_names(self.info)
+        if beside := {re.split("[./]", name)[0] for name in self.info.keys() - self._stored_names.values()}:
+            self.notes = (*self.notes, f"ignored, as not part of the model: {', '.join(sorted(beside))[:200]}")
         self.info = {name: self.info[self._stored_names[name]] for name in sorted(self._stored_names)}
 
     def __getitem__(self, name: str) -> Array:
@@ -138,7 +143,8 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
     be joined by `/` or by `.`.
 
     Raises:
-        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree; or one name twice.
+        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree; or one name or tree
+            twice.
 
     Examples:
         >>> parameter_names(["params/embedding/kernel", "step"])
@@ -149,19 +155,21 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
         path = name if "/" in name else name.replace(".", "/")
         if by_path.setdefault(path, name) != name:
             raise CheckpointError(f"it holds '{path[:80]}' twice, joined by '/' and by '.'")
-    prefixes = sorted(
-        (
-            path[: -len(_LANDMARK)]
-            for path in by_path
-            if path.endswith(_LANDMARK) and set(path[: -len(_LANDMARK)].split("/")) <= _ROOT_WORDS | {""}
-        ),
-        key=len,
-    )
+    landmarks = [path for path in by_path if f"/{path}".endswith(f"/{_LANDMARK}")]
+    prefixes = [path[: -len(_LANDMARK)] for path in landmarks]
+    prefixes = [prefix for prefix in prefixes if set(prefix.split("/")) <= _ROOT_WORDS | {""}]
     if not prefixes:
+        if landmarks:
+            found = landmarks[0][:80]
+            raise CheckpointError(
+                f"it holds no '{_LANDMARK}' at its root, but '{found}'; save the tree below that prefix alone"
+            )
         some = ", ".join(name[:80] for name in sorted(by_path.values())[:3]) or "nothing"
         raise CheckpointError(
             f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree, and none of vmoe export --families "
             f"(it holds {some})"
         )
-    root = prefixes[0]
+    root, *others = prefixes
+    if others:
+        raise CheckpointError(f"it holds two models: '{root}{_LANDMARK}' and '{others[0]}{_LANDMARK}'; keep one of them")
     return {path[len(root) :]: name for path, name in by_path.items() if path.startswith(root)}

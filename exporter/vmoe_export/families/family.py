@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vmoe_export.checkpoint.base import WRAPPERS
 from vmoe_export.families.translation import Translation
 
-WRAPPERS = {"model", "module", "_orig_mod", "state_dict"}
-"""Prefixes that training programs add to all names."""
 _SAVED = {
     r"^(vit\.|deit\.|)layers\.(\d+)\.mlp\.fc1\.": r"\1encoder.layer.\2.intermediate.dense.",
     r"^(vit\.|deit\.|)layers\.(\d+)\.mlp\.fc2\.": r"\1encoder.layer.\2.output.dense.",
