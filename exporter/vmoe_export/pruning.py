@@ -71,7 +71,7 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
         moe: the MoE layers of both.
 
     Raises:
-        CheckpointError: it isn't of that model, or has the same routers.
+        CheckpointError: it isn't of that model, or has the same routers, or a router holds NaN or infinite values.
     """
     growth = []
     for layer, experts in zip(moe.layers, moe.experts, strict=True):
@@ -81,6 +81,8 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
             raise CheckpointError(f"{before.path} has no tensor {name} of the shape that {checkpoint.path} has")
         norm, before_norm = (np.linalg.norm(router.reshape(-1, experts), axis=0) for router in (now, then))
         growth.append(norm - before_norm)
+        if not np.isfinite(growth[-1]).all():
+            raise CheckpointError(f"{before.path} or {checkpoint.path}: tensor {name} holds NaN or infinite values")
     if not any(map(np.any, growth)):
         raise CheckpointError(f"{before.path} and {checkpoint.path} have equal routers, so their experts cannot be ranked")
     return growth

@@ -143,6 +143,11 @@ REFUSED: dict[str, tuple[int, list[Any], str]] = {
     "a Soft MoE": (2, [golden.FOLDER / "g6", "--experts", 4, "--before", CKPT], "Soft MoE"),
     "another suffix": (2, [CKPT, "--experts", 4, "--before", "BEFORE", "-o", "few.npz"], ".safetensors"),
     "its own source": (2, ["BEFORE", "--experts", 4, "--before", CKPT, "-o", "BEFORE"], "is used by this command"),
+    "a router with NaN": (
+        1,
+        ["NAN", "--experts", 4, "--before", CKPT],
+        "Encoder/encoderblock_2/Moe/Router/dense/kernel holds NaN",
+    ),
     "experts of other tensors": (1, ["ODD", "--experts", 4, "--before", CKPT], "of 7 experts"),
 }
 
@@ -154,6 +159,7 @@ def test_what_can_not_be_pruned_is_refused_and_nothing_is_written(
     tensors = read_tensors(CKPT)
     files = {"BEFORE": saved(tmp_path / "before.safetensors", before(tensors))}
     files["ODD"] = saved(tmp_path / "odd.safetensors", {**tensors, router(2): tensors[router(2)][:, :7]})
+    files["NAN"] = saved(tmp_path / "nan.safetensors", {**tensors, router(2): tensors[router(2)] + [0, np.nan] * 4})
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     content = files["BEFORE"].read_bytes()
@@ -216,6 +222,14 @@ def test_a_bundle_with_fewer_experts_is_described_measured_and_exported_again(
     vmoe.run("report", pruned, "--images", mnist_digits, "--duration", "0.01", "-o", tmp_path / "report.html", "-q")
     again = vmoe.json("export", pruned, "--precision", "bf16", "--no-validate", "-o", tmp_path / "bf16.vmoe")
     assert again["model"]["moe"]["layer_experts"] == list(COUNTS)
+
+
+def test_one_expert_in_each_layer_is_exported_by_default_without_drops(tmp_path: Path, vmoe: Vmoe) -> None:
+    tensors = read_tensors(MNIST / "vmoe_mnist")
+    for block in range(len(COUNTS)):
+        keep_first(tensors, block, 1)
+    found = vmoe.json("export", saved(tmp_path / "one.safetensors", tensors), "--dry-run")
+    assert [profile["name"] for profile in found["profiles"]] == ["c1-k1"]
 
 
 def test_the_config_of_the_whole_model_suits_a_pruned_one(tmp_path: Path, vmoe: Vmoe) -> None:

@@ -95,8 +95,9 @@ def _top_k(
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
         raise ConfigError(f"num_selected_experts is {k!r:.60}, but {of} has {most} experts")
+    ratio = min(_DEFAULT_CAPACITY_RATIO, max(experts))  # of one expert, more than 1 is refused
     normalize = bool(router_config.get("normalize_weights"))
-    return experts, TopK(k, *_capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO), members, normalize)
+    return experts, TopK(k, *_capacity(facts, dispatcher, ratio), members, normalize)
 
 
 def _experts_choice(
