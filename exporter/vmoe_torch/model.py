@@ -84,11 +84,13 @@ class Vmoe(nn.Module):
     def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
         """Runs the model on float32[N,H,W,C] in [-1, 1], with a setting as in `setting`.
 
+        Images of another float type are converted to that of the parameters.
+
         Returns:
             logits[N, classes], members[N, M, classes] or features[N, size], as `output` says.
 
         Raises:
-            ImageError: images of another size or type, or so many that groups can't be formed.
+            ImageError: no images, or images of another size or type, or so many that groups can't be formed.
             RoutingError: a setting that the model can't be run with.
         """
         return self.logits_and_routing(images, profile, **fields)[0]
@@ -133,6 +135,8 @@ class Vmoe(nn.Module):
         if images.dim() != 4 or images.shape[1:] != shape or not images.is_floating_point():
             is_ = f"{str(images.dtype).removeprefix('torch.')}{list(images.shape)}"
             raise ImageError(f"images must be float32[N, {', '.join(map(str, shape))}] in [-1, 1], not {is_}")
+        if not len(images):
+            raise ImageError("there are no images: the batch is empty")
         tokens = config.num_tokens * config.ensemble_size
         if config.moe and len(images) * tokens % self.group_tokens:
             multiple = self.group_tokens // math.gcd(self.group_tokens, tokens)
@@ -173,7 +177,7 @@ class Vmoe(nn.Module):
         return F.layer_norm(x, x.shape[-1:], self._p(f"{path}.scale"), self._p(f"{path}.bias"), LAYER_NORM_EPSILON)
 
     def _embed(self, image: Tensor) -> Tensor:
-        config = self.config
+        config, image = self.config, image.to(self._p("embedding.kernel").dtype)
         (rows, columns), (height, width) = config.grid, config.patch_size
         if (rows * height, columns * width) != config.image_size:
             image = image[:, : rows * height, : columns * width]

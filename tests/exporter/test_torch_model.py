@@ -105,8 +105,10 @@ def test_a_model_may_be_turned_to_bfloat16(model: str) -> None:
     network = golden.torch_model(model, "image", False, "logits")
     images = torch.from_numpy(golden.arrays(model)["images"][:2])
     exact = network(images)
-    rounded = network.bfloat16()(images.bfloat16())
+    assert torch.equal(network(images.double()), exact)
+    rounded = network.bfloat16()(images)
     assert rounded.dtype == torch.bfloat16
+    assert torch.equal(network(images.bfloat16()), rounded)
     torch.testing.assert_close(rounded.float(), exact, rtol=0, atol=0.1)
 
 
@@ -138,6 +140,8 @@ def test_mistakes_are_one_message(mnist_checkpoint: Path, mnist: Vmoe, digits: t
         ImageError, match=r"^images must be float32\[N, 28, 28, 1\] in \[-1, 1\], not uint8\[32, 28, 28, 1\]$"
     ):
         mnist(digits.byte())
+    with pytest.raises(ImageError, match=r"^there are no images: the batch is empty$"):
+        mnist(digits[:0])
     with pytest.raises(ImageError, match=r"not float32\[32, 14, 28, 1\]$"):
         mnist(digits[:, :14])
     with pytest.raises(ImageError, match=r"^20 images can't be cut into routing groups, which need a multiple of 16$"):
