@@ -83,13 +83,14 @@ def test_the_old_names_and_the_old_number_of_classes_are_not_those_of_the_new_he
     assert sources[0] != sources[1]  # the head is a part of what was exported
 
 
+@pytest.mark.parametrize("separator", "/.")
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64], ids=["float16", "bfloat16", "float64"])
-def test_a_head_may_be_of_any_float_and_under_its_official_names(dtype: Any, tmp_path: Path) -> None:
-    head = random_head(40, dtype, "head/")
+def test_a_head_may_be_of_any_float_and_under_its_official_names(dtype: Any, separator: str, tmp_path: Path) -> None:
+    head = random_head(40, dtype, f"head{separator}")
     save_file({**head, "step": np.zeros(1)}, tmp_path / "head.safetensors")
     bundle = export_bundle(SPARSE, tmp_path / "x.vmoe", head=tmp_path / "head.safetensors", validate=False).path
     for name, values in head.items():
-        np.testing.assert_array_equal(weights(bundle)[name], values.astype(np.float32))
+        np.testing.assert_array_equal(weights(bundle)[name.replace(".", "/")], values.astype(np.float32))
 
 
 def good(**changes: Any) -> Head:
@@ -97,7 +98,10 @@ def good(**changes: Any) -> Head:
 
 
 WRONG: dict[str, tuple[Head, str]] = {
-    "no kernel": (good(kernel=None, weight=np.zeros((CLASSES, 40), np.float32)), "no array 'kernel'"),
+    "no kernel": (
+        good(kernel=None, weight=np.zeros((CLASSES, 40), np.float32)),
+        "no array 'kernel'; expected is a .safetensors",
+    ),
     "no bias": (good(bias=None), "no array 'bias'"),
     "half of it under the official name": (good(**{"head/kernel": np.zeros((40, 3))}), "no array 'head/bias'"),
     "a kernel for other features": (random_head(64), "takes 64 features, and the model has 40"),

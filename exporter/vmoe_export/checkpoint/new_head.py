@@ -19,10 +19,13 @@ from vmoe_measure.npz_file import opened_npz
 from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import ImageError, shown
 
-_EXPECTED = "expected are 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
+_EXPECTED = (
+    "expected is a .safetensors or npz file of 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
+)
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMES = "class_names"
-_KNOWN = (_NAMES, FITTED_TO, "kernel", "bias", "head/kernel", "head/bias")
+_PREFIXES = ("head/", "head.", "")  # the second in a state dict
+_KNOWN = (_NAMES, FITTED_TO, *(f"{prefix}{name}" for prefix in _PREFIXES for name in ("kernel", "bias")))
 _FLOAT32 = np.dtype(np.float32)
 _ALWAYS_BYTES = 64 << 20
 _MOST_UNPACKED = 100
@@ -52,7 +55,7 @@ class NewHead(Checkpoint):
     def __init__(self, trunk: Checkpoint, path: Path) -> None:
         with _of_head(path):
             stated = _stated_arrays(path)
-            prefix = "head/" if "head/kernel" in stated else ""
+            prefix = next((each for each in _PREFIXES if f"{each}kernel" in stated), "")
             kernel, bias = (_checked_type(f"{prefix}{name}", stated) for name in ("kernel", "bias"))
             if len(kernel.shape) != 2 or bias.shape != kernel.shape[1:] or not math.prod(kernel.shape):
                 raise OptionError(f"{prefix}kernel has shape {kernel.shape} and {prefix}bias {bias.shape}; {_EXPECTED}")
