@@ -67,8 +67,10 @@ def load_model(
     """
     if unknown := fields.keys() - ModelFields.__annotations__.keys():
         raise TypeError(f"load_model has no argument {min(unknown)}")
-    if num_classes is not None and (isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1):
-        raise OptionError(f"num_classes is {num_classes!r:.40}, but must be a number of classes")
+    if num_classes is not None:
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
+            raise OptionError(f"num_classes is {num_classes!r:.40}, but must be a number of classes")
+        num_classes = int(num_classes)
     options = ExportOptions(
         capacity=None if capacity is None else [capacity],
         k=None if k is None else [k],

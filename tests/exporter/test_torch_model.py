@@ -115,13 +115,14 @@ def test_a_model_may_be_turned_to_bfloat16(model: str) -> None:
 def test_a_new_head_is_zero_and_trains_alone_from_the_first_step(
     mnist_checkpoint: Path, mnist: Vmoe, digits: torch.Tensor, tmp_path: Path
 ) -> None:
-    network = load_model(mnist_checkpoint, num_classes=3)
+    labels = np.arange(32) % 3
+    network = load_model(mnist_checkpoint, num_classes=labels.max() + 1)
     logits = network(digits)
     assert logits.shape == (32, 3) and not logits.any()
     export_bundle(mnist_checkpoint, tmp_path / "features.vmoe", output="features", validate=False)
     for output in (None, "logits"):
         assert load_model(tmp_path / "features.vmoe", num_classes=3, output=output)(digits).shape == (32, 3)
-    torch.nn.functional.cross_entropy(logits, torch.arange(32) % 3).backward()
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
     assert network.get_parameter("head.kernel").grad.any()
     with torch.no_grad():
         network.get_parameter("head.kernel").add_(network.get_parameter("head.kernel").grad, alpha=-1)
