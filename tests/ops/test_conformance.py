@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from op_models import run_graph, run_reference
 from score import onnxruntime_sessions, score, vectors
 from sdk_build import run
 
-from vmoe_export.ops.table import ATTRIBUTE_RULES, OPS
+from vmoe_export.ops.table import ACTIVATIONS, ATTRIBUTE_RULES, OPS
 from vmoe_export.validation import reference_ops
 from vmoe_export.weight_types import bfloat16, int4, int8
 from vmoe_runtime.op_library import find_library
@@ -120,6 +121,15 @@ def test_every_op_of_the_domain_has_a_model() -> None:
     assert {op.name for op, _ in OP_ROWS.values()} == set(OPS)
     loaded = onnx.backend.test.loader.load_model_tests(data_dir=str(FOLDER), kind="ops")
     assert {case.name for case in loaded} == set(OP_ROWS)
+
+
+def test_the_rules_name_every_input_that_may_be_left_out_and_every_value_of_an_activation() -> None:
+    rules = (FOLDER / "README.md").read_text()
+    optional = {value.name for op in OPS.values() for value in op.inputs if value.optional and not value.scale_of}
+    activations = {f"{number}: " for number in range(len(ACTIVATIONS))}
+    row = next(line for line in rules.splitlines() if line.startswith("| `VmoeExpertMlp` |"))
+    assert {name for name in optional if not re.search(rf"\b{name}\b", rules)} == set()
+    assert {value for value in activations if value not in row} == set()
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
