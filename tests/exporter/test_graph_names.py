@@ -12,6 +12,7 @@ import pytest
 
 import vmoe_runtime
 from vmoe_export import export_bundle
+from vmoe_runtime.installation import oldest_supported
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 SPARSE = GOLDEN / "g1"  # 8 experts in blocks 1 and 3
@@ -64,6 +65,18 @@ def test_a_graph_says_what_it_is_and_how_it_is_run(graphs: Mapping[str, onnx.Mod
         }
         for part in (facts["model"], facts["input"], facts["output"], "weights.safetensors", "vmoe-export"):
             assert part in model.doc_string
+
+
+@pytest.mark.parametrize("name", ["g4", "g1"])
+def test_a_graph_names_the_runtimes_that_run_it(name: str, tmp_path: Path) -> None:
+    options = {} if name == "g4" else {"capacity": [1.05], "k": [2]}
+    export_bundle(GOLDEN / name, tmp_path / "x.vmoe", tensorrt=True, precision="bf16", validate=False, **options)
+    texts = {path.name: onnx.load(path, load_external_data=False).doc_string for path in tmp_path.glob("x.vmoe/*.onnx")}
+    (fixed,) = (text for file, text in texts.items() if "tensorrt" in file)
+    tensorrt = "TensorRT" if name == "g4" else f"TensorRT from {oldest_supported('tensorrt')} on with the vmoe plugin"
+    assert f"For {tensorrt}. " in fixed  # no ONNX Runtime multiplies bfloat16 on a CPU
+    settings = "merge" if name == "g4" else "capacity, k, bpr, pool, max_experts, merge"
+    assert f"Its settings are inputs that have default values: {settings}. " in texts["model.onnx"]
 
 
 def test_nothing_of_the_exporting_machine_is_in_a_graph_and_it_is_the_same_every_time(tmp_path: Path) -> None:

@@ -101,10 +101,10 @@ def write_graphs(
             for name, numbers in settings.items():
                 graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers.tolist()))
             functions = _called(graph, nodes.functions)
-            values = "have defaults"
+            values = "have default values"
             how = f"Any ONNX Runtime from {oldest} on runs it; vmoe_runtime and its op library make it fast."
         if settings:
-            how = f"Inputs {', '.join(settings)} choose the routing and {values}. {how}"
+            how = f"Its settings are inputs that {values}: {', '.join(settings)}. {how}"
         opset, default = max(OPSET, PRECISIONS[model.precision].experts.opset), profiles[0] if profiles else None
         _write(folder / file, _model(graph, model, default, model.precision, how, functions, opset))
         written.append(WrittenGraph(file, tuple(nodes.cuts)))
@@ -164,9 +164,10 @@ def tensorrt_graph(
     routes = model.config.moe is not None
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
-    others = f"and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
-    plugin = " from 10.7 on with the vmoe plugin" if routes else ""
-    how = f"{fixed}For TensorRT{plugin}, {others}."
+    plugin = f" from {oldest_supported('tensorrt')} on with the vmoe plugin" if routes else ""
+    # ONNX Runtime multiplies no bfloat16 on a CPU.
+    others = "" if precision == "bf16" else f", and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
+    how = f"{fixed}For TensorRT{plugin}{others}."
     return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)
 
 
