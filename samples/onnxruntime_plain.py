@@ -51,12 +51,12 @@ def main() -> None:
     # The routing setting is data: one session serves every profile, whose entry has each of these inputs under its name.
     # `capacity` are the slots per expert, by MoE layer. A dense model may have no profile.
     setting = {}
-    if given.profile:
-        profiles = {profile["name"]: profile for profile in manifest["profiles"]}
-        if given.profile not in profiles:
-            sys.exit(f"error: there is no profile '{given.profile}', but {', '.join(profiles) or 'none'}")
-        names = [each.name for each in session.get_overridable_initializers() if each.name in profiles[given.profile]]
-        setting = {name: np.array(profiles[given.profile][name], np.int64).reshape(-1) for name in names}
+    profiles = {profile["name"]: profile for profile in manifest["profiles"]}
+    if name := given.profile or next(iter(profiles), None):
+        if name not in profiles:
+            sys.exit(f"error: there is no profile '{name}', but {', '.join(profiles) or 'none'}")
+        names = [each.name for each in session.get_overridable_initializers() if each.name in profiles[name]]
+        setting = {each: np.array(profiles[name][each], np.int64).reshape(-1) for each in names}
 
     routing = manifest["routing"]
     layers = routing["layers"] if routing and routing["kind"] != "soft" else []  # a Soft MoE drops nothing

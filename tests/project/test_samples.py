@@ -145,6 +145,15 @@ def test_plain_onnxruntime_gives_the_accuracy_of_the_engine(
     assert finished.stdout == f"top-1 accuracy: {accuracy:.2f} % of 512 images\nkept pairs: {kept:.2f} %\n"
 
 
+def test_plain_onnxruntime_merges_as_the_first_profile_says(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> None:
+    digits, bundle = npz(tmp_path / "digits.npz", images=mnist_images["images"][:64]), tmp_path / "m.vmoe"
+    export_bundle(SAMPLES / "mnist" / "vmoe_mnist", bundle, capacity=[0.3], k=[1], merge=16, validate=False)
+    by_default = run_plain(bundle, digits, blocked=tmp_path)
+    named = run_plain(bundle, digits, "--profile", "c0.3-k1-r16", blocked=tmp_path)
+    assert (by_default.stdout, by_default.stderr) == (named.stdout, "")
+    assert b"By default it merges no tokens." in (bundle / "model.onnx").read_bytes()
+
+
 def test_plain_onnxruntime_runs_a_soft_moe_and_takes_no_features_for_classes(tmp_path: Path) -> None:
     images = noise(tmp_path / "images.npz")
     finished = run_plain(kept_bundle("soft"), images, blocked=tmp_path)

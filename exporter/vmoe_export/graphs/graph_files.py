@@ -73,7 +73,7 @@ def write_graphs(
         folder: where the weights lie.
         model: what the graphs compute.
         weights: where each parameter lies in the weights file.
-        profiles: those of the bundle; the settings of the first become the default values of `model.onnx`.
+        profiles: those of the bundle; the settings of the first but `merge` become the default values of `model.onnx`.
 
     Returns:
         The graphs, in that order.
@@ -103,6 +103,8 @@ def write_graphs(
             functions = _called(graph, nodes.functions)
             values = "have default values"
             how = f"Any ONNX Runtime from {oldest} on runs it; vmoe_runtime and its op library make it fast."
+            if profiles and profiles[0].merge:
+                how = f"By default it merges no tokens. {how}"
         if settings:
             how = f"Its settings are inputs that {values}: {', '.join(settings)}. {how}"
         opset, default = max(OPSET, PRECISIONS[model.precision].experts.opset), profiles[0] if profiles else None
