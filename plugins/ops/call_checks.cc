@@ -102,7 +102,13 @@ std::vector<size_t> needed_settings(const OpSpec& spec) {
 
 Settings read_settings(const OpSpec& spec, const ReadAttribute& read) {
   Settings settings;
-  for (const size_t setting : needed_settings(spec)) settings[setting] = read(kSettings[setting].name);
+  for (const ValueSpec& input : spec.inputs) {
+    if (!input.is_setting()) continue;
+    settings[input.setting] = read(input.name);
+    if (input.presence == Presence::kOptional && settings[input.setting]) {
+      throw OpError(std::string(input.name) + " must be an input, not an attribute");
+    }
+  }
   settings.check();
   return settings;
 }

@@ -173,6 +173,12 @@ def int8_faults(op: Op) -> Iterator[Fault]:
             yield Fault(op.name, f"hidden_chunk 64, constant {constants}", says, good, {"hidden_chunk": 64}, constants)
 
 
+def optional_setting_faults(op: Op) -> Iterator[Fault]:
+    """Settings as attributes that may be inputs alone."""
+    for name in (value.name for value in op.inputs if value.type == "i64" and value.optional):
+        yield Fault(op.name, f"attribute {name}", (name, "must be an input"), {name: None}, {name: 1})
+
+
 def setting_faults() -> Iterator[Fault]:
     most = LARGEST // (SIZES["G"] * SIZES["E"])
     settings = {
@@ -253,7 +259,7 @@ def value_faults() -> Iterator[Fault]:
 FAULTS = {
     str(fault): fault
     for op in OPS.values()
-    for fault in (*shape_faults(op), *scale_faults(op), *int8_faults(op), *int4_faults(op))
+    for fault in (*shape_faults(op), *scale_faults(op), *int8_faults(op), *int4_faults(op), *optional_setting_faults(op))
 }
 FAULTS |= {str(fault): fault for fault in (*setting_faults(), *policy_faults(), *value_faults())}
 
