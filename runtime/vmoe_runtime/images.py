@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.pictures import arranged, opened, orientation_of
+from vmoe_runtime.pictures import arranged, forkable_lock, opened, orientation_of
 from vmoe_runtime.resampling import Array, resampled
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ _MOST_NESTED = 4
 _LARGEST_FLOAT = 2  # somewhat beyond [-1, 1]: a model may have been trained with other scaling
 
 
-_counting = threading.Lock()
+_counting = forkable_lock()
 _taken = Counter[str]()
 
 

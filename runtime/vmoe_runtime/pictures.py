@@ -29,10 +29,16 @@ _MOST_PIXELS = 1 << 25  # half of them where they have 16 bits per channel: deco
 
 _ORIENTATION = 0x0112
 
-_filters = threading.RLock()
-if hasattr(os, "register_at_fork"):  # Windows has no fork
-    # A forked process lacks the thread that would release it.
-    os.register_at_fork(before=_filters.acquire, after_in_parent=_filters.release, after_in_child=_filters.release)
+
+def forkable_lock() -> threading.RLock:
+    """A lock that is free in a forked process, which lacks the thread that would release it."""
+    lock = threading.RLock()
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+
+
+_filters = forkable_lock()
 
 
 def check_takes_pictures(channels: int) -> None:

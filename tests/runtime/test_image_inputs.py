@@ -11,6 +11,7 @@ import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image
 
 import vmoe_runtime
 from vmoe_measure.image_source import open_images
-from vmoe_runtime import Engine, ImageError
+from vmoe_runtime import Engine, ImageError, images
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import ImageWarning, scale_pixels, to_batch
 from vmoe_runtime.preprocessing import squash
@@ -169,15 +170,21 @@ def test_a_pipe_is_no_image_and_nobody_waits_for_it(tmp_path: Path) -> None:
         open_images(pipe, None, None)
 
 
-def test_a_process_that_is_forked_while_a_picture_is_opened_opens_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    file, is_opening, may_open, init = picture_file(PIXELS), threading.Event(), threading.Event(), Image.init
+@pytest.mark.filterwarnings("ignore::vmoe_runtime.images.ImageWarning")
+@pytest.mark.parametrize(("module", "step"), [(Image, "init"), (images, "unturned_pictures")])
+def test_a_process_that_is_forked_while_a_picture_is_opened_opens_pictures(
+    module: ModuleType, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_opening, may_open, take_step = threading.Event(), threading.Event(), getattr(module, step)
+    (exif := Image.Exif())[0x0112] = 3
+    file = picture_file(PIXELS, exif=exif)
 
-    def slow_init() -> None:
+    def take_step_slowly() -> object:
         is_opening.set()
         may_open.wait(0.5)
-        init()
+        return take_step()
 
-    monkeypatch.setattr(Image, "init", slow_init)
+    monkeypatch.setattr(module, step, take_step_slowly)
     with ThreadPoolExecutor(1) as pool:
         opened = pool.submit(to_batch, file, RGB)
         is_opening.wait()
