@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 import numpy as np
 
@@ -16,15 +16,11 @@ from vmoe_runtime.backends import BACKENDS, Array, Backend, Parallelism, open_ba
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_runtime.bundle.reader import Bundle, while_unchanged
 from vmoe_runtime.classes import likeliest, margins_of, probabilities_of
-from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, shown
+from vmoe_runtime.errors import BackendError, ClassifyError, ImageError, RoutingError, UsageError, shown
 from vmoe_runtime.images import Images, to_batch
-from vmoe_runtime.profiles import Profile
+from vmoe_runtime.profiles import Profile, SettingLike
 from vmoe_runtime.routing import Routing, layer_outputs, layer_routings, layer_rows
-from vmoe_runtime.settings import Setting
-
-if TYPE_CHECKING:
-    from vmoe_runtime.profiles import SettingLike
-    from vmoe_runtime.settings import SettingFields
+from vmoe_runtime.settings import Setting, SettingFields, as_whole, checked_flag
 
 
 class Engine:
@@ -36,8 +32,7 @@ class Engine:
         manifest: the bundle's checked manifest.
         backend: the name of the backend that runs.
         backend_description: its runtime with the version, and whether the op library is used.
-        profile: the setting of calls that name none; None for a dense ViT or a Soft MoE without profiles.
-        only_profile: that profile; None with other backends.
+        only_profile: the `profile` that it was loaded for; None with other backends.
 
     Examples:
         >>> with Engine.load(bundle, profile="c0.3-k1") as engine:
@@ -50,7 +45,7 @@ class Engine:
     def __init__(self, manifest: Manifest) -> None:
         """An engine without a backend; `load` makes one that answers."""
         self.manifest = manifest
-        self.profile = next(iter(manifest.profiles.values()), None)
+        self._profile = next(iter(manifest.profiles.values()), None)
         self.only_profile: Profile | None = None
         self.backend = self.backend_description = ""
         self._backend: Backend | None = None
@@ -91,13 +86,16 @@ class Engine:
             BundleError: the bundle is missing, damaged or was changed.
             RoutingError: the model can't be run with the profile.
             BackendError: the backend is missing, can't load the graph, or has none for the profile.
+            UsageError: `spin`, `verify` or `exif` is neither True nor False.
         """
+        spin, verify = checked_flag("spin", spin, UsageError), checked_flag("verify", verify, UsageError)
+        rotates = None if exif is None else checked_flag("exif", exif, UsageError)
 
         def load_once() -> Engine:
             cpu = Parallelism(threads, streams, spin)
             with Bundle.open_once(path, verify=verify) as bundle:
-                engine = cls(bundle.manifest if exif is None else bundle.manifest.with_exif(exif))
-                engine.profile = engine.setting(profile)
+                engine = cls(bundle.manifest if rotates is None else bundle.manifest.with_exif(rotates))
+                engine._profile = engine.setting(profile)
                 # The weights are hashed while the backend loads them: neither waits for the other.
                 with ThreadPoolExecutor(1) as pool:
                     weights = pool.submit(bundle.verify_weights if verify else lambda: None)
@@ -111,6 +109,11 @@ class Engine:
                 return engine
 
         return while_unchanged(load_once)
+
+    @property
+    def profile(self) -> Profile | None:
+        """The setting of calls that name none; None for a dense ViT or a Soft MoE without profiles."""
+        return self._profile
 
     @property
     def profiles(self) -> Mapping[str, Profile]:
@@ -200,14 +203,14 @@ class Engine:
             raise ClassifyError(f"this bundle outputs {output}, which have no classes; call the engine for them")
         if self.manifest.output == "members":
             raise ClassifyError("this bundle outputs each member's logits; call the engine for them, or export with logits")
-        if isinstance(top, bool) or not isinstance(top, int | np.integer) or top < 1:
+        if (count := as_whole(top)) is None or count < 1:
             raise ClassifyError(f"top must be a whole number from 1 on, not {top!r:.40}")
         logits = self.outputs(images, setting, **fields)[output]
         names: Sequence[str | int] = self.class_names or range(self.manifest.outputs)
         probabilities = probabilities_of(logits, self.manifest.probabilities)
         return [
             [(names[index], float(shares[index])) for index in best]
-            for best, shares in zip(likeliest(logits, int(top)), probabilities, strict=True)
+            for best, shares in zip(likeliest(logits, count), probabilities, strict=True)
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:

@@ -18,6 +18,8 @@ from vmoe_runtime.resampling import Array, resampled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+else:
+    Image = Any  # so that hints can be evaluated without Pillow
 
 
 class Tensor(Protocol):
@@ -26,8 +28,8 @@ class Tensor(Protocol):
     def __array__(self) -> Any: ...
 
 
-OneImage: TypeAlias = "Array | Tensor | Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
-Images: TypeAlias = "OneImage | Sequence[OneImage]"
+OneImage: TypeAlias = Array | Tensor | Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+Images: TypeAlias = OneImage | Sequence[OneImage]
 
 TAKEN = "arrays, torch tensors, PIL images, file paths, the bytes of files, file objects, or a list of these"
 

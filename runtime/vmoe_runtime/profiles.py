@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from vmoe_runtime.settings import SettingFields
 
-    SettingLike: TypeAlias = "Profile | Setting | str | None"
-
 MAX_MASS_TOKENS = 131_071
 """Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
 
@@ -111,6 +109,9 @@ class Profile(Setting):
         """Its entry in a manifest, in which `capacity` are the slots, as the graph input is."""
         ratio = {"effective_ratio": self.effective_ratio}
         return {"name": self.name, **self.stored(), "capacity": self.slots or None, **ratio}
+
+
+SettingLike: TypeAlias = Profile | Setting | str | None
 
 
 def by_layer(experts: Sequence[int]) -> str:

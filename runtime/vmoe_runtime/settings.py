@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal, Self, TypedDict
 
-from vmoe_runtime.errors import RoutingError, shown
+from vmoe_runtime.errors import RoutingError, VmoeError, shown
 from vmoe_runtime.routing_kinds import SETTING_KINDS, SettingKind
 
 SettingValue = float | int | bool
@@ -84,8 +84,9 @@ class SettingRow:
         if self.type == "ratio":
             return _number(self.name, value)
         if self.type == "flag":
-            return _flag(self.name, value)
-        number = _whole(self.name, value)
+            return checked_flag(self.name, value)
+        if (number := as_whole(value)) is None:
+            raise RoutingError(f"{self.name} must be a whole number, not {shown(value)}")
         if self.range is not None and not self.range[0] <= number <= self.range[1]:
             raise RoutingError(f"{self.name} must be {_range_text(*self.range)}, not {shown(number)}")
         return number
@@ -340,22 +341,22 @@ def _number(name: str, value: Any) -> float:
         raise RoutingError(f"{name} must be a number, not {shown(value)}") from None
 
 
-def _whole(name: str, value: Any) -> int:
+def as_whole(value: Any) -> int | None:
+    """An integer of Python, numpy or another library as Python's; None for anything else, a bool too."""
     try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
+        return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        raise RoutingError(f"{name} must be a whole number, not {shown(value)}") from None
+        return None
 
 
-def _flag(name: str, value: Any) -> bool:
+def checked_flag(name: str, value: Any, error: type[VmoeError] = RoutingError) -> bool:
+    """A flag of what equals True or False, such as numpy's; raises `error` for anything else."""
     try:
         if value in (True, False):
             return bool(value)
     except Exception:  # an array of several, which other libraries refuse in their own ways
         pass
-    raise RoutingError(f"{name} must be True or False, not {shown(value)}")
+    raise error(f"{name} must be True or False, not {shown(value)}")
 
 
 def _range_text(least: int, most: int) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vmoe_runtime.errors import ElasticError, shown
+from vmoe_runtime.settings import as_whole
 
 SAFETY_MARGIN = 0.75
 """Share of the target that predicted times may use; the rest is for what they do not include."""
@@ -72,9 +73,11 @@ class Elastic:
                 f"target must be more than 0 and at most {_LONGEST_SECONDS:.0f} seconds, not {shown(self.target)}"
             )
         for name in ("multiple", "most_images"):
-            images = getattr(self, name)
-            if isinstance(images, bool) or not isinstance(images, int) or not 1 <= images <= _MOST_IMAGES:
-                raise ElasticError(f"{name} must be a whole number from 1 to {_MOST_IMAGES}, not {shown(images)}")
+            images = as_whole(getattr(self, name))
+            if images is None or not 1 <= images <= _MOST_IMAGES:
+                value = shown(getattr(self, name))
+                raise ElasticError(f"{name} must be a whole number from 1 to {_MOST_IMAGES}, not {value}")
+            object.__setattr__(self, name, images)
         if self.most_images % self.multiple:
             raise ElasticError(f"most_images must be a multiple of {self.multiple}, not {self.most_images}")
         for level in self.levels:

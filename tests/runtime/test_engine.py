@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import re
+import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import pytest
 from command_runs import kept_bundle
 
+import vmoe_runtime
 from vmoe_runtime import Engine, RoutingError, Setting, op_library
 
 BACKENDS = ("onnxruntime", "openvino")
@@ -111,6 +115,31 @@ def test_a_profile_that_was_changed_by_hand_is_refused_as_its_slots_are_not_thos
     with pytest.raises(RoutingError, match=r"was not made by an engine; change one as in engine\.setting\(profile, k=2\)"):
         engine.setting(replace(engine.profile, capacity=1.05))
     assert engine.setting(pickle.loads(pickle.dumps(engine.profile))) == engine.profile
+
+
+def test_the_profile_of_an_engine_stays(engine: Engine) -> None:
+    with pytest.raises(AttributeError):
+        engine.profile = "c0.3-k1"  # type: ignore[assignment, misc]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_numbers_and_flags_may_be_those_of_numpy(backend: str, mnist_image_bundle: Path, mnist_images: Images) -> None:
+    flags: dict[str, Any] = dict.fromkeys(("spin", "verify", "exif"), np.True_)
+    numbers: dict[str, Any] = {"threads": np.int64(1), "streams": np.uint8(1)}
+    with Engine.load(mnist_image_bundle, backend=backend, **numbers, **flags) as engine:
+        images = mnist_images["images"][:2]
+        assert engine.classify(images, np.int8(3)) == engine.classify(images, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [name for name in vmoe_runtime.__all__ if callable(getattr(vmoe_runtime, name))])
+def test_hints_of_public_names_can_be_evaluated(name: str) -> None:
+    public = getattr(vmoe_runtime, name)
+    for member in (public, *(vars(public).values() if isinstance(public, type) else ())):
+        function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)
+        if isinstance(function, type | FunctionType):
+            typing.get_type_hints(function)
+        if isinstance(function, FunctionType):
+            inspect.signature(function, eval_str=True)
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])

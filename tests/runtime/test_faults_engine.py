@@ -16,6 +16,7 @@ from damaged_files import GRAPH_FAULTS, Edit, copied_bundle, edited_graph, refus
 from vmoe_runtime import BackendError, Engine, ImageError, RoutingError, op_library
 from vmoe_runtime.backends import prepare_backend
 from vmoe_runtime.bundle.reader import Bundle
+from vmoe_runtime.errors import UsageError
 
 BATCH = np.zeros((16, 28, 28, 1), np.float32)  # the bundle routes in groups of 16 images
 
@@ -112,6 +113,10 @@ LOADING: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a thousand threads": ({"threads": 1024}, BackendError, "on this machine"),
     "threads as text": ({"threads": "all"}, BackendError, "'all'"),
     "threads as a flag": ({"threads": True}, BackendError, "not True"),
+    "threads as a fraction": ({"threads": np.float64(1)}, BackendError, "threads must be a whole number"),
+    "verify as text": ({"verify": "false"}, UsageError, "verify must be True or False, not 'false'"),
+    "spin as text": ({"spin": "no"}, UsageError, "spin must be True or False, not 'no'"),
+    "exif as text": ({"exif": "no"}, UsageError, "exif must be True or False, not 'no'"),
     "a list of backends": ({"backend": ["onnxruntime"]}, BackendError, "['onnxruntime'] is not known"),
     "unknown profile": ({"profile": "fastest"}, RoutingError, "'fastest'"),
     "profile of too many experts": ({"profile": "c0.3-k9"}, RoutingError, "k must be"),

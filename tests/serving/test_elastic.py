@@ -338,6 +338,14 @@ def test_a_plan_that_makes_no_sense_is_one_line_in_both(changes: dict[str, Any],
     assert in_c.value.code == 1 and message in str(in_c.value)
 
 
+def test_numbers_of_images_may_be_those_of_numpy() -> None:
+    plan = Elastic(LEVELS, 0.1, np.int64(32), np.uint8(2))  # type: ignore[arg-type]
+    assert plan == Elastic(LEVELS, 0.1, 32, 2) and type(plan.most_images) is type(plan.multiple) is int
+    for wrong in (True, 32.0):
+        with refusal(ElasticError, "most_images must be a whole number"):
+            Elastic(LEVELS, 0.1, wrong)  # type: ignore[arg-type]
+
+
 def test_cpp_refuses_what_no_queue_is() -> None:
     elastic = CElastic([Level("x", 0.001, 0.001)], target=0.1, most_images=8, multiple=1)
     wrong = [(math.nan, 1, 0.0, 1), (math.inf, 1, 0.0, 1), (1.0, 1, -1.0, 1), (1.0, 1, math.nan, 1), (1.0, -1, 0.0, 1)]

@@ -17,6 +17,7 @@ from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
 from vmoe_runtime.processors import usable_processors
 from vmoe_runtime.profiles import Profile
+from vmoe_runtime.settings import as_whole
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -54,12 +55,18 @@ class Parallelism:
     streams: int | None = None
     spin: bool = False
 
-    def check(self) -> None:
-        """Raises BackendError for what is no whole number from 1 on, or far above the number of CPUs."""
+    def checked(self) -> Parallelism:
+        """The same with integers of Python.
+
+        Raises:
+            BackendError: a number is no whole one from 1 on, or far above the number of CPUs.
+        """
         most = max(64, 4 * usable_processors())  # starting hundreds on a few CPUs takes minutes
-        for name, value in (("threads", self.threads), ("streams", self.streams)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+        numbers = {name: as_whole(getattr(self, name)) for name in ("threads", "streams")}
+        for name, number in numbers.items():
+            if (value := getattr(self, name)) is not None and (number is None or not 1 <= number <= most):
                 raise BackendError(f"{name} must be a whole number from 1 to {most} on this machine, not {shown(value)}")
+        return Parallelism(**numbers, spin=self.spin)
 
 
 class PreparedBackend(NamedTuple):
@@ -154,7 +161,7 @@ def open_backend(name: str, bundle: Bundle, parallelism: Parallelism, profile: P
     Raises:
         BackendError: no such backend, it is not installed, or it can't load the graph.
     """
-    parallelism.check()
+    parallelism = parallelism.checked()
     if name != "auto" and (not isinstance(name, str) or name not in BACKENDS):
         raise BackendError(f"backend {shown(name)} is not known; {', '.join(BACKENDS)} and auto are")
     unsuited: UnsuitedError | None = None

@@ -80,7 +80,7 @@ def batch(bundle: Path, source: str, target: str, json_target: str | None, **giv
     if json_target not in (None, STANDARD_OUTPUT) and place.overlaps(Location.of(str(json_target))):
         raise click.UsageError(f"{json_target} can't be written: {target} holds only the files of the job")
     if not os.environ.get("RAY_ADDRESS"):
-        Parallelism(given["threads"]).check()  # Ray would wait for so many CPUs
+        Parallelism(given["threads"]).checked()  # Ray would wait for so many CPUs
     manifest = served_manifest(bundle)
     digest = manifest_digest(bundle)  # before the input is listed, which may take minutes
     check_takes_pictures(manifest.input.channels)
