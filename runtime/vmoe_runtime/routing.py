@@ -19,7 +19,7 @@ Element = Literal["bool", "int32", "float32"]
 _ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": "bool", TOKEN_OUTPUT: "int32"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays can't be compared by ==
 class Routing:
     """Where one MoE layer sent the tokens of a batch: G groups of S tokens. Fields that its kind doesn't have are None.
 

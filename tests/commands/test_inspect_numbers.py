@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from bundle_changes import BUNDLES
 from command_runs import kept_bundle
+from damaged_files import refusal
 
 from vmoe_export import export_bundle
 from vmoe_runtime import Engine, Routing, RoutingError
@@ -189,6 +191,41 @@ def test_a_soft_moe_has_shares_in_place_of_pairs() -> None:
     assert np.isnan(found.class_weight[6:]).all()
     assert (found.requested, found.pairs_dropped, found.patches_dropped) == (None, None, 0)
     assert (found.gates_kept.sum(), found.gates_dropped.sum()) == (240, 0)
+
+
+MISCOUNTED: dict[str, tuple[Any, Any, str]] = {
+    "half of the images": (8, None, "not that of 8 images"),
+    "twice the images": (32, None, "not that of 32 images"),
+    "no images": (0, None, "not that of 0 images"),
+    "images as text": ("16", None, "not that of '16' images"),
+    "a column": (16, np.zeros((16, 1), int), "labels must be 16 whole numbers from 0 to 9, not array"),
+    "too few": (16, [1] * 15, "labels must be 16 whole numbers"),
+    "fractions": (16, [1.5] * 16, "labels must be 16 whole numbers"),
+    "flags": (16, [True] * 16, "labels must be 16 whole numbers"),
+    "a ragged list": (16, [[1], [1, 2]], "labels must be 16 whole numbers"),
+    "a label too large": (16, [10] * 16, "labels must be 16 whole numbers from 0 to 9, not [10, 10"),
+    "a label below 0": (16, [-1] * 16, "labels must be 16 whole numbers"),
+}
+
+
+@pytest.mark.parametrize("setting", ["c0.3-k1", "c0.3-k1-r4"])
+@pytest.mark.parametrize(("images", "labels", "words"), MISCOUNTED.values(), ids=MISCOUNTED)
+def test_images_and_labels_that_are_not_those_of_the_routing_are_refused(
+    images: Any, labels: Any, words: str, setting: str, engine: Engine, mnist_images: dict[str, np.ndarray]
+) -> None:
+    statistics, routing = RoutingStatistics(CLASSES), engine.routing(mnist_images["images"][:16], setting)
+    with refusal(RoutingError, words):
+        statistics.add(routing, images, labels)
+    assert statistics.layers() == {}
+    statistics.add(routing, np.int64(16), [1] * 16)  # type: ignore[arg-type]
+    statistics.add(routing, 16)
+    for layer in statistics.layers().values():
+        assert layer.images == 32 and layer.class_images is not None and layer.class_images.tolist() == [0, 16, *[0] * 8]
+
+
+def test_routings_are_compared_and_hashed_as_what_they_are(engine: Engine, mnist_images: dict[str, np.ndarray]) -> None:
+    one, other = (engine.routing(mnist_images["images"][:2])["encoderblock_1"] for _ in range(2))
+    assert one != other and len({one, other, one}) == 2
 
 
 # Neighbours

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from vmoe_runtime import Routing, RoutingError
+from vmoe_runtime.errors import shown
 from vmoe_runtime.routing import Array
 from vmoe_runtime.routing_kinds import ModelKind
+from vmoe_runtime.settings import as_whole
 
 BINS = 20
 """Bins of a gate histogram, of equal width from 0 to 1; the last one includes 1."""
@@ -118,26 +120,29 @@ class RoutingStatistics:
         self._sums: dict[str, dict[str, Any]] = {}
         self._kinds: dict[str, ModelKind] = {}
 
-    def add(self, routing: Mapping[str, Routing], images: int, labels: Array | None = None) -> None:
+    def add(self, routing: Mapping[str, Routing], images: int, labels: Array | Sequence[int] | None = None) -> None:
         """Adds a batch.
 
         Args:
             routing: from `Engine.routing`, by MoE layer.
             images: number of images of the batch.
-            labels: integers[images], 0 to num_classes - 1; None, for all batches, if there are none.
+            labels: integers[images], 0 to num_classes - 1; None if there are none.
+
+        Raises:
+            RoutingError: the routing is not that of so many images, or there are no such labels; nothing is added then.
         """
-        for name, layer in routing.items():
-            counts = _count(layer, images, labels, self._num_classes)
+        added = {name: _count(layer, images, labels, self._num_classes) for name, layer in routing.items()}
+        for name, counts in added.items():
             sums = self._sums.get(name)
             self._sums[name] = counts if sums is None else {key: sums[key] + count for key, count in counts.items()}
-            self._kinds[name] = layer.kind
+            self._kinds[name] = routing[name].kind
 
     def layers(self) -> dict[str, LayerStatistics]:
         """The statistics of each MoE layer by its name; empty before the first batch, and for a dense ViT."""
         return {name: _statistics(self._kinds[name], sums) for name, sums in self._sums.items()}
 
 
-def _count(routing: Routing, images: int, labels: Array | None, num_classes: int | None) -> dict[str, Any]:
+def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, num_classes: int | None) -> dict[str, Any]:
     """What a batch adds to the sums of one layer."""
     choices, experts = choices_of(routing), routing.experts
     kept_expert, kept_weight = choices.expert[choices.kept], choices.weight[choices.kept]
@@ -145,15 +150,19 @@ def _count(routing: Routing, images: int, labels: Array | None, num_classes: int
         patches = routing.patch_mask()
     except RoutingError:
         patches = np.zeros(0, bool)
-    by_class: Array = np.zeros((0, experts))
-    class_images: Array = np.zeros(0, np.int64)
+    count, known = as_whole(images) or 0, [patches, patches if routing.token is None else routing.token]
+    # Where neither says how many images there are, all have as many tokens.
+    if count < 1 or len(choices.kept) % count or any(len(values) not in (0, count) for values in known):
+        raise RoutingError(f"the routing is not that of {shown(images)} images")
+    by_class: Array = np.zeros((num_classes or 0, experts))
+    class_images: Array = np.zeros(num_classes or 0, np.int64)
     if labels is not None and num_classes:
-        labels = labels.astype(np.int64)
-        cells = (np.repeat(labels, len(choices.kept) // images)[:, None] * experts + choices.expert)[choices.kept]
+        labels = _checked_labels(labels, count, num_classes)
+        cells = (np.repeat(labels, len(choices.kept) // count)[:, None] * experts + choices.expert)[choices.kept]
         by_class = np.bincount(cells, kept_weight, num_classes * experts).reshape(num_classes, experts)
         class_images = np.bincount(labels, minlength=num_classes)
     return {
-        "images": images,
+        "images": count,
         "pairs": choices.kept.size,
         "load": np.bincount(kept_expert, kept_weight if routing.kind == "soft" else None, experts).astype(np.float64),
         "requested": np.bincount(np.maximum(choices.expert, 0).ravel(), minlength=experts),
@@ -168,6 +177,17 @@ def _count(routing: Routing, images: int, labels: Array | None, num_classes: int
         "by_class": by_class,
         "class_images": class_images,
     }
+
+
+def _checked_labels(labels: Any, images: int, num_classes: int) -> Array:
+    """i64[images] of labels, a list or an array."""
+    try:
+        found = np.asarray(labels)
+        if found.shape == (images,) and found.dtype.kind in "iu" and found.min() >= 0 and found.max() < num_classes:
+            return found.astype(np.int64)
+    except ValueError:  # lists of other lengths in a list
+        pass
+    raise RoutingError(f"labels must be {images} whole numbers from 0 to {num_classes - 1}, not {shown(labels)}")
 
 
 def _statistics(kind: ModelKind, sums: Mapping[str, Any]) -> LayerStatistics:
