@@ -14,6 +14,8 @@ A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib
 import itertools
 import sys
 import warnings
@@ -106,12 +108,18 @@ def load_ort(cell: Cell, precision: str) -> Call:
     return in_ort(quantize_for_ort(graph, ("Attention", "Conv")) if precision == "int8" else graph, cell.threads)
 
 
-def load_compiled(cell: Cell, precision: str) -> Call:
-    """torch.compile with weights as constants, and products in bfloat16 by autocast."""
-    compiled = torch.compile(cell.network, options={"freezing": True})
+def load_compiled(cell: Cell, precision: str, backend: str = "inductor") -> Call:
+    """torch.compile of the module in float32 or bfloat16, where torch's own compiler takes weights as constants."""
+    network, options = cell.network, {"freezing": True}
+    if precision == "bf16":
+        network = copy.deepcopy(network).to(torch.bfloat16)
+    if backend != "inductor":
+        importlib.import_module(backend)
+        options = {}
+    compiled = torch.compile(network, backend=backend, options=options)
 
     def call(images: Array) -> Array:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with torch.no_grad():
             return np.asarray(compiled(torch.from_numpy(images)).float())
 
     return call
@@ -126,9 +134,11 @@ RUNS: dict[str, tuple[str, Callable[[Cell], Call], Sequence[str]]] = {
     "ort-fp32": ("ONNX Runtime, fp32", partial(load_ort, precision="fp32"), ("onnxscript",)),
     "ort-int8": ("ONNX Runtime, int8 by quantize_dynamic", partial(load_ort, precision="int8"), ("onnxscript",)),
     "compile-fp32": ("torch.compile, fp32", partial(load_compiled, precision="fp32"), ()),
-    "compile-bf16": ("torch.compile, bf16 by autocast", partial(load_compiled, precision="bf16"), ()),
+    "compile-bf16": ("torch.compile, bf16", partial(load_compiled, precision="bf16"), ()),
+    "zentorch-bf16": ("zentorch, bf16", partial(load_compiled, precision="bf16", backend="zentorch"), ("zentorch",)),
 }
 """By name the title, how it is loaded, and the packages that it needs besides transformers."""
+_USUAL_RUNS = [name for name in RUNS if not name.startswith("zentorch")]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -139,7 +149,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[name for name in MODELS if name != "tiny"])
     parser.add_argument("--batch", nargs="+", type=count, default=[1, 8], metavar="N")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help=", ".join(RUNS))
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=_USUAL_RUNS, metavar="RUN", help=", ".join(RUNS))
     parser.add_argument("--merge", nargs="+", type=count, default=[], metavar="R", help="tokens that blocks merge as well")
     parser.add_argument("--rounds", type=count, default=11, metavar="N", help="how often each call is timed (default: 11)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "families"), metavar="DIR")

@@ -38,7 +38,7 @@ class Network(torch.nn.Module):
         """What the class says."""
         if self.mean != _HALF:
             image = (image * 0.5 + 0.5 - torch.tensor(self.mean)) / torch.tensor(self.std)
-        pixels = image.permute(0, 3, 1, 2)
+        pixels = image.permute(0, 3, 1, 2).to(next(self.model.parameters()).dtype)
         output: torch.Tensor = self.model(pixel_values=pixels)[self.output] if self.output else self.model(pixels)
         return output
 
