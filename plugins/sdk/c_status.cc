@@ -1,5 +1,6 @@
 #include "sdk/c_status.h"
 
+#include <new>
 #include <string>
 
 struct vmoe_status {
@@ -10,7 +11,9 @@ struct vmoe_status {
 namespace vmoe::sdk {
 
 vmoe_status* out_of_memory() {
-  static auto& status = *new vmoe_status{VMOE_MEMORY_ERROR, "out of memory"};
+  // Allocates nothing: the message fits into the string itself.
+  alignas(vmoe_status) static unsigned char memory[sizeof(vmoe_status)];
+  static auto& status = *new (memory) vmoe_status{VMOE_MEMORY_ERROR, "out of memory"};
   return &status;
 }
 

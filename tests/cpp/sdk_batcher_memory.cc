@@ -1,6 +1,7 @@
 // A batcher whose thread has no memory: the first of its allocations for a call fails, then the second one of another
 // call, and so on. Only the header's own ones: ONNX Runtime ends the process in some places. Every request must have
-// one answer, and the call after it must succeed. Exit code 0 where all have.
+// one answer, and the call after it must succeed. A C function for which every allocation fails must return a status.
+// Exit code 0 where all have.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //
@@ -23,10 +24,11 @@ namespace {
 constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
 thread_local int left = kPlenty;  // allocations of this thread before the one that fails
+thread_local bool none = false;   // every allocation of this thread fails, those of the library as well
 
 void* allocate(size_t size, const void* caller) {
   const bool own = caller >= &__executable_start && caller < &etext;
-  if (own && left >= 0 && left-- == 0) throw std::bad_alloc();
+  if (none || (own && left >= 0 && left-- == 0)) throw std::bad_alloc();
   void* memory = std::malloc(size == 0 ? 1 : size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
@@ -45,6 +47,12 @@ NOT_INLINED void operator delete[](void* memory, size_t) noexcept { std::free(me
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
+  none = true;
+  vmoe_status* const status = vmoe_engine_load("absent.vmoe", nullptr, nullptr);
+  const vmoe_code code = vmoe_status_code(status);
+  vmoe_status_free(status);
+  none = false;
+  if (code != VMOE_MEMORY_ERROR) return 4;
   const auto engine = load_engine(argv);
   if (!engine) return 2;
   auto batcher = vmoe::Batcher::start(*engine, {});
