@@ -36,9 +36,7 @@ OpLibrary load(const std::string& path) {
   return {path, cpu_path == nullptr ? "unknown path" : cpu_path(), {}};
 }
 
-}  // namespace
-
-std::filesystem::path own_folder() {
+std::filesystem::path find_own_folder() {
   // Any address of this library tells where it was loaded from.
   static const char anchor = 0;
   Dl_info info{};
@@ -47,9 +45,20 @@ std::filesystem::path own_folder() {
   return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
 
+// When this library is loaded: its path may be relative, and the process may change its folder afterwards.
+__attribute__((constructor)) void find_own_folder_early() { own_folder(); }
+
+}  // namespace
+
+const std::filesystem::path& own_folder() {
+  // Never destroyed.
+  static const auto& folder = *new std::filesystem::path(find_own_folder());
+  return folder;
+}
+
 const OpLibrary& find_op_library() {
   static const OpLibrary found = [] {
-    const std::filesystem::path folder = own_folder();
+    const std::filesystem::path& folder = own_folder();
     const std::string path = folder / kName;
     std::error_code error;
     if (!folder.empty() && std::filesystem::is_regular_file(path, error)) return load(path);

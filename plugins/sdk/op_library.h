@@ -7,7 +7,7 @@
 namespace vmoe::sdk {
 
 // Where this library was loaded from; empty if that can't be told.
-std::filesystem::path own_folder();
+const std::filesystem::path& own_folder();
 
 struct OpLibrary {
   std::string path;      // empty where there is none, or none that can be loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,22 @@ def test_the_libraries_may_have_another_folder_in_the_prefix(folder: str, mnist_
     shutil.copy2(sdk_build.prefixes().whole / "lib" / "libvmoe_engine.so", build / "lib")
     sdk_build.built("cmake", "--install", build, "--component", "sdk", "--prefix", moved)
     assert_pkg_config_finds(moved / folder, mnist_bundle, tmp_path)
+
+
+_FROM_ANOTHER_FOLDER = """
+import ctypes, os, sys
+sdk = ctypes.CDLL("lib/libvmoe_engine.so")
+os.chdir("/")
+log = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)(lambda _user, _, text: print(text.decode()))
+sdk.vmoe_set_log(1, log, None, None)
+sdk.vmoe_engine_load(os.fsencode(sys.argv[1]), None, ctypes.byref(ctypes.c_void_p()))
+"""
+
+
+def test_a_relative_path_of_the_libraries_holds_after_the_process_changed_folder(prefix: Path, mnist_bundle: Path) -> None:
+    variables = {"VMOE_ONNXRUNTIME": str(sdk_build.onnxruntime_library())}
+    said = sdk_build.built(sys.executable, "-c", _FROM_ANOTHER_FOLDER, mnist_bundle, folder=prefix, **variables)
+    assert f"CPU, {next(words for words, folder in sdk_build.prefixes().all.items() if folder == prefix)}" in said
 
 
 def test_a_project_that_builds_the_sources_has_the_op_library_beside_the_sdk(tmp_path: Path) -> None:
