@@ -501,6 +501,8 @@ namespace internal {{
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
+  // The C API would read only what stands before the zero byte.
+  if (setting.profile && setting.profile->find('\\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
     if (!value) return;
     c.set |= flag;

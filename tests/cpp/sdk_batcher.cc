@@ -159,6 +159,7 @@ void print_refusals(const Model& model, const vmoe::TimedLevels& timed) {
   std::vector<float> unscaled(model.pixels.begin(), model.pixels.end());
   print_refusal(batcher->submit({unscaled.data(), VMOE_FLOAT32, 1, odd.height, odd.width - 1, odd.channels}));
   print_refusal(batcher->submit(model.images(0, 1), "fastest"));
+  print_refusal(batcher->submit(model.images(0, 1), std::string("c0.3-k1\0-r9", 11)));
   print_refusal(batcher->submit(model.images(0, 1), "", nullptr));
   batcher->close();
   print_refusal(batcher->submit(model.images(0, 1)));

@@ -21,6 +21,7 @@ SENTENCES = [
     "4 images have shape (1, 28, 29, 1), and the model takes (N, 28, 28, 1)",
     "4 float images go from 0 to 255, and the model takes float32 in [-1, 1]",
     "3 there is no profile 'fastest'; the bundle has",
+    "3 there is no profile 'a name with a zero byte'; the bundle has",
     "1 there must be a callback for the answer",
     "9 the server is shutting down",
 ]
