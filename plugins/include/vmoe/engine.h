@@ -43,7 +43,8 @@ typedef enum vmoe_code {
   VMOE_BUNDLE_ERROR = 2,   /* a bundle that is missing, damaged, changed after export, or of another format version */
   VMOE_ROUTING_ERROR = 3,  /* a profile or a setting that the model can't be run with */
   VMOE_IMAGE_ERROR = 4,    /* images that the model can't be run with: see vmoe_engine_check_images */
-  VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed */
+  VMOE_RUNTIME_ERROR = 5,  /* ONNX Runtime is missing or too old, or it failed; a number of threads out of range, an
+                              engine of the process before a fork, answers to finite images that are not finite */
   VMOE_MEMORY_ERROR = 6,   /* out of memory */
   VMOE_CANCELLED = 7,      /* a call that was cancelled, or a request of vmoe::Batcher that was */
   VMOE_BUSY = 8,           /* vmoe::Batcher: the queue is full */
