@@ -246,11 +246,12 @@ def test_a_terminal_without_room_loses_the_least_columns(
     assert said in text and ("no room" in text) == bool(said)
 
 
-def test_a_summary_of_80_columns_says_what_profiles_cost(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
-    monkeypatch.setenv("TERM", "dumb")  # of 80 columns, without bold
+@pytest.mark.parametrize("columns", [38, 80])
+def test_a_summary_says_what_profiles_cost(columns: int, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     terminal, summary = Terminal(), vmoe.json("inspect", kept_bundle("fp32"))
     print_summary(summary, terminal)
-    table = terminal.getvalue().partition("Profiles, the first is the default\n")[2].partition("Files\n")[0]
+    table = click.unstyle(terminal.getvalue()).partition("Profiles, the first is the default\n")[2].partition("Files\n")[0]
     (first,) = (line.split() for line in table.splitlines() if line.split()[:1] == [summary["profiles"][0]["name"]])
     assert first[-1] == f"{summary['profiles'][0]['of_dense']:.0%}" and "no room for max experts" in table
 

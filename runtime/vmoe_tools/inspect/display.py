@@ -23,7 +23,8 @@ _CLASSES_OF_AN_EXPERT = 3
 _LONGEST_NAME = 32
 _WIDTH = 78  # of patches side by side
 _SIGNS = string.digits + string.ascii_letters + "+."  # of experts, of all others, and of a dropped patch
-_IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k")  # names of profiles say it, too
+_IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
+"""What names of profiles say, too, and slots."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
 _LEGEND = "In each MoE layer, the expert of each patch (0-9, a-z, A-Z); a dot is a patch that was dropped."
 
