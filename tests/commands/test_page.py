@@ -150,6 +150,7 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         until_answered(shown)
         assert state(shown)["problem"] == ""
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
+        assert shown.locator(".drops").is_visible() == (kind not in ("dense", "soft"))
         drop(shown, b"no picture")
         shown.get_by_text("This is no picture that the browser can read.").wait_for()
         shown.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")  # of a text
@@ -194,6 +195,11 @@ def test_slots_names_and_flops_are_those_of_the_engine(mnist_image_bundle: Path,
     }"""
     found = opened.evaluate(script, [case[:2] for case in cases])
     assert found == [expected for _, _, expected in cases]
+
+
+def test_a_long_name_is_cut_between_characters(opened: Page) -> None:
+    script = "name => import('./side.js').then(({ nameOfClass }) => nameOfClass({ class_names: [name] }, 0))"
+    assert opened.evaluate(script, "\U0001f408" * 61) == "\U0001f408" * 60 + "..."
 
 
 def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:

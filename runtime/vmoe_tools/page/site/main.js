@@ -82,7 +82,8 @@ const sides = [["Setting A", {}], ["Setting B", facts.controls.capacity && { cap
 document.title = byId("title").textContent = `What capacity does in ${facts.name}`;
 byId("summary").textContent = facts.summary;
 byId("legend").append(makeLegend(facts.colours));
-const shown = { draws: input.shape[3] === 1, routes: facts.layout && facts.layers.length, several: hasSettings };
+const drops = facts.layer_outputs.includes("kept"), routes = facts.layout && facts.layers.length;
+const shown = { draws: input.shape[3] === 1, drops, routes, several: hasSettings };
 for (const [name, isShown] of Object.entries(shown)) {
   document.querySelectorAll(`.${name}`).forEach((each) => { each.hidden = !isShown; });
 }

@@ -10,6 +10,12 @@ import { inputsOf, makeControls, nameOf, slotsOf } from "./settings.js";
 const MOST_CLASSES = 5;
 const MOST_NAME = 60;
 
+/** The name of a class; a long one is cut between two characters. */
+export function nameOfClass({ class_names: names }, index) {
+  const letters = [...(names?.[index] ?? `class ${index}`)];
+  return letters.length > MOST_NAME ? `${letters.slice(0, MOST_NAME).join("")}...` : letters.join("");
+}
+
 /** FLOPs of an image, for the rows that experts work on in each MoE layer. */
 export function flopsOf({ flops }, rows, merge = 0) {
   return rows.reduce((sum, count) => sum + count * flops.of_row, flops.by_merge[merge]);
@@ -30,9 +36,9 @@ export function makeSide(place, title, facts, start, ask) {
     const shares = probabilitiesOf(logits, facts.probabilities);
     const best = shares.map((_, index) => index).sort((a, b) => logits[b] - logits[a] || a - b).slice(0, MOST_CLASSES);
     part("classes").replaceChildren(...best.map((index) => {
-      const bar = element("span", { className: "bar" }), name = facts.class_names?.[index] ?? `class ${index}`;
+      const bar = element("span", { className: "bar" });
       bar.style.width = `${shares[index] * 100}%`;
-      return element("li", {}, element("span", {}, name.slice(0, MOST_NAME)), element("b", {}, percent(shares[index])), bar);
+      return element("li", {}, element("span", {}, nameOfClass(facts, index)), element("b", {}, percent(shares[index])), bar);
     }));
   }
 
