@@ -211,7 +211,24 @@ def test_neighbours_count_where_images_share_a_group(mnist_bundle: Path, images:
     assert "Images compete for slots here" in text
 
 
+def test_too_few_images_to_exchange_neighbours_are_not_said_to_be_routed_alone(
+    mnist_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe
+) -> None:
+    with np.load(images) as data:
+        group = npz(tmp_path / "group.npz", **{name: each[:16] for name, each in data.items()})
+    page, report = report_of(vmoe, tmp_path / "r.html", mnist_bundle, "--images", group, *capacities(0.5), "--bpr")
+    assert report["interference"] is None and "takes at least 32 images" in Elements(page).text
+
+
 # The page
+
+
+def test_patches_lie_over_the_pixels_that_they_are_made_of(mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe) -> None:
+    bundle, images = tmp_path / "b.vmoe", npz(tmp_path / "images.npz", images=np.zeros((2, 31, 31), np.uint8))
+    export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], image_size=(31, 31), validate=False)
+    page, report = report_of(vmoe, tmp_path / "r.html", bundle, "--images", images, *capacities(0.5), "--bpr")
+    (style, *_) = (attributes["style"] for tag, attributes in Elements(page).tags if tag == "canvas")
+    assert report["grid"] == [7, 7] and style == f"height: {28 / 31:.4%}; width: {28 / 31:.4%}"
 
 
 def test_the_page_is_one_file_that_loads_nothing(made: tuple[str, dict[str, Any], list[str]]) -> None:

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def page(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path, mnist_bundle: Path, mnist_data: Path) -> Path:
     """A report with all curves, another model, and names that are no HTML."""
     folder = tmp_path_factory.mktemp("page")
-    names = [*HOSTILE[:5], "a class with a name that is long", "W" * 60, *"789"]
+    names = [*HOSTILE[:5], "a class with a name that is long", "W" * 60, "\u05d0 7", *"89"]
     bundle = folder / "a bundle with a long name, <b>.vmoe"
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], class_names=names, validate=False)
     with np.load(mnist_data) as data:
@@ -100,6 +100,24 @@ def test_layer_order_and_colours_can_be_chosen(page: Path, browser: Browser) -> 
     shown.click("#tint")
     assert [each for each in problems(shown) if "readback" not in each] == []  # which the test itself does
     assert shown.evaluate("document.querySelector('.sample canvas').getContext('2d').getImageData(0, 0, 7, 7).data[3]") > 0
+
+
+def test_a_name_from_right_to_left_keeps_its_share_behind_it(page: Path, browser: Browser) -> None:
+    shown = show(browser, page.as_uri(), 1440)
+    name, share = shown.evaluate("""[...document.querySelectorAll('.answered')].filter(text =>
+      text.textContent.includes('\u05d0')).map(({ childNodes: nodes }) => [nodes[1], nodes[2]].map(part => {
+        const range = document.createRange();
+        range.selectNodeContents(part);
+        return range.getClientRects()[0].left;
+      }))[0]""")
+    assert name < share
+
+
+def test_paper_cuts_no_chart(page: Path, browser: Browser) -> None:
+    shown = show(browser, page.as_uri(), 1440)
+    shown.emulate_media(media="print")
+    script = "[...document.querySelectorAll('.chart')].map(part => getComputedStyle(part).breakInside)"
+    assert set(shown.evaluate(script)) == {"avoid"}
 
 
 def choose(page: Page, curve: int) -> None:

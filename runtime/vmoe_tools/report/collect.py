@@ -134,6 +134,7 @@ class Collection:
             recommended=self.equal[0] if self.equal else None,
             equally_fast=self.equal,
             start=self.start,
+            batch_multiple=manifest.batch_multiple,
             experts=experts,
             layers=manifest.moe_layers,
             grid=None if layout is None else (layout.rows, layout.columns),

@@ -115,6 +115,7 @@ class Report:
         recommended: index of the recommended setting among the points.
         equally_fast: indices of the settings that are as fast within the noise of the timing, the recommended one first.
         start: index of the point that the page begins with: the recommended setting, or the first curve's largest capacity.
+        batch_multiple: images that are routed together; 1 if each is routed alone.
         experts: E.
         layers: names of the MoE layers.
         grid: rows and columns of patches.
@@ -145,6 +146,7 @@ class Report:
     recommended: int | None
     equally_fast: list[int]
     start: int
+    batch_multiple: int
     experts: int
     layers: tuple[str, ...]
     grid: tuple[int, int] | None

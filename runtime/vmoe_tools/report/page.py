@@ -60,6 +60,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         data=plain(_data(report)),
         curves=list(_curve_charts(report)),
         experts=list(_expert_charts(collected, class_names)),
+        covered=_covered(collected),
         start=report.points[report.start],
         ratios_to=ratios_to(report.points),
         setting_heads=["setting", "bundle", "effective ratio", "same answers", *numbers],
@@ -88,6 +89,15 @@ def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> di
     if layers:
         figures["experts"] = charts.chart_classes(layers, class_names) if report.labelled else charts.chart_loads(layers)
     return figures
+
+
+def _covered(collected: Collected) -> str:
+    """The part of a sample that its patches cover, as CSS; pixels at the right and at the bottom may be in no patch."""
+    grid, samples = collected.report.grid, collected.samples
+    if grid is None or samples is None:
+        return ""
+    sizes = zip(("height", "width"), grid, samples.patch_size, samples.pixels.shape[1:3], strict=True)
+    return "; ".join(f"{name}: {count * side / pixels:.4%}" for name, count, side, pixels in sizes)
 
 
 def _margin(pair: PointResult) -> str:
@@ -137,7 +147,7 @@ def _expert_charts(collected: Collected, class_names: tuple[str, ...] | None) ->
     dropped = "If more tokens choose an expert than fit, the rest are dropped."
     pictures = [
         ("Load of each expert", dropped, charts.chart_loads(layers)),
-        ("Gates in each MoE layer", "Number of pairs of a layer by their gate.", charts.chart_gates(layers)),
+        ("Gates in each MoE layer", "Share of the pairs of a layer by their gate.", charts.chart_gates(layers)),
     ]
     if report.labelled:
         caption = "Mean routing weight: gates of kept pairs per token of the images of a class."

@@ -39,7 +39,8 @@
   function showSample(figure, index, now, patches) {
     const [answer, share, correct] = now.answers[index] ?? [];
     const text = figure.querySelector(".answered");
-    text.textContent = answer === undefined ? "" : `${correct === false ? "wrong: " : ""}${answer}, ${percent(share, share < 0.1 ? 1 : 0)}`;
+    const said = [correct === false ? "wrong: " : "", element("bdi", answer), `, ${percent(share, share < 0.1 ? 1 : 0)}`];
+    text.replaceChildren(...(answer === undefined ? [] : said));
     text.className = `answered ${correct === true ? "correct" : correct === false ? "wrong" : ""}`;
     const canvas = figure.querySelector("canvas");
     if (!canvas || !patches) return;
