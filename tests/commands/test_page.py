@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,13 @@ def test_slots_names_and_flops_are_those_of_the_engine(mnist_image_bundle: Path,
     }"""
     found = opened.evaluate(script, [case[:2] for case in cases])
     assert found == [expected for _, _, expected in cases]
+
+
+def test_every_control_has_a_name(opened: Page) -> None:
+    side = opened.get_by_role("region", name="Setting A")
+    sliders = side.get_by_role("slider", name=re.compile("[a-z] [0-9.]+$")).all()
+    assert [each.get_attribute("data-setting") for each in sliders] == ["capacity", "k", "max_experts", "merge"]
+    assert side.get_by_role("checkbox", name=re.compile("[a-z]")).count() == 2
 
 
 def test_a_long_name_is_cut_between_characters(opened: Page) -> None:

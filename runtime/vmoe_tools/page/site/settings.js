@@ -9,7 +9,7 @@ export const firstOf = ({ controls }) => Object.fromEntries(Object.entries(contr
 export function makeControls(place, { controls }, start, changed) {
   const setting = { ...start }, isBox = ({ values }) => typeof values[0] === "boolean";
   for (const [name, control] of Object.entries(controls).sort(([, a], [, b]) => isBox(a) - isBox(b))) {
-    const { label, values } = control, isFlag = isBox(control), shown = element("output"), text = element("span", {}, `${label} `, shown);
+    const { label, values } = control, isFlag = isBox(control), shown = element("b"), text = element("span", {}, `${label} `, shown);
     const input = element("input", { type: isFlag ? "checkbox" : "range", max: values.length - 1, checked: setting[name] === true });
     input.value = values.indexOf(setting[name]);
     input.dataset.setting = name;
