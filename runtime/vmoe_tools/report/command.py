@@ -77,7 +77,7 @@ def report(bundles: tuple[Path, ...], out: Path, json_target: str | None, quiet:
     found = collected.report
     write_json(json_target, found.record())
     if not quiet:
-        text = [*words.opening(found), words.recommendation(found), words.standard_error(found), *found.notes]
+        text = [*words.opening(found), words.recommendation(found), words.certainty(found), *found.notes]
         stream = people_stream(json_target)
         print(printable(" ".join(sentence for sentence in text if sentence).replace("\u00a0", " ")), file=stream)
         written = [out, *(paths[name] for name in figures)]

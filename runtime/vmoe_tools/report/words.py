@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vmoe_tools.bench.result import ROUNDING, PointResult, comparison, equally_fast, share_error, why
+from vmoe_tools.bench.result import ROUNDING, PointResult, comparison, equally_fast, share_interval, why
 from vmoe_tools.program import printable
 from vmoe_tools.report.contents import Report
 
@@ -94,15 +94,16 @@ def recommendation(report: Report) -> str | None:
     return " ".join(filter(None, [*sentences, comparison(point, report.points, percent)]))
 
 
-def standard_error(report: Report) -> str | None:
-    """The standard error of the best accuracy; None without labels."""
+def certainty(report: Report) -> str | None:
+    """How sure the best accuracy is; None without labels."""
     known = [point for point in report.points if point.top1 is not None]
     if not known:
         return None
     best = max(known, key=lambda point: point.top1 or 0.0)
     share = best.top1 or 0.0
-    error = share_error(share, best.images) * 100
-    return f"The standard error of an accuracy of {percent(share)} on {_images(best.images)} is {error:.1f}\u00a0points."
+    low, high = share_interval(round(share * best.images), best.images)
+    interval = f"a 95\u00a0% confidence interval of {percent(low)} to {percent(high)}"
+    return f"An accuracy of {percent(share)} on {_images(best.images)} has {interval}."
 
 
 def whole_slots(report: Report) -> str | None:
