@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vmoe_runtime.bundle.manifest import layer_output
+from vmoe_runtime.capacity import count_merged
 from vmoe_runtime.errors import BundleError
 from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing import front_tokens
@@ -156,9 +157,9 @@ def tokens_of_blocks(shape: ModelShape, merge: int) -> list[int]:
         >>> tokens_of_blocks(shape, 8), tokens_of_blocks(shape, 100)
         ([50, 42, 34, 26], [50, 26, 14, 8])
     """
-    tokens, first = [shape.tokens], shape.tokens - shape.patches
+    tokens, prefix = [shape.tokens], max(shape.tokens - shape.patches, int(shape.reads_class_token))
     for _ in range(shape.num_layers):
-        tokens.append(tokens[-1] - min(merge, (tokens[-1] - first) // 2))
+        tokens.append(tokens[-1] - count_merged(tokens[-1], merge, prefix))
     return tokens
 
 

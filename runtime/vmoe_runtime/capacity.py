@@ -1,4 +1,4 @@
-"""Capacity arithmetic: how many slots every expert has in one group of tokens.
+"""Capacity arithmetic: how many slots every expert has in one group of tokens, and how many tokens a block merges.
 
 Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), section 2.3, and `compute_capacity` in the
 official `vmoe/moe.py`. The integer is computed in double precision and in the official order of operations, because
@@ -57,3 +57,19 @@ def compute_slots(
             f"on {num_experts} experts with rounding 'round'; use a larger ratio"
         )
     return slots + -slots % multiple_of
+
+
+def count_merged(tokens: int, merge: int, prefix: int) -> int:
+    """Tokens of an image that a block merges.
+
+    Args:
+        tokens: of the image, that the block gets.
+        merge: tokens that each block may merge.
+        prefix: tokens in front that are never merged. Every second token behind them may join one of the others.
+
+    Examples:
+        >>> count_merged(50, 100, 1), count_merged(9, 100, 2), count_merged(4, 100, 3)
+        (24, 4, 0)
+    """
+    first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
+    return min(merge, tokens // 2, len(range(first, tokens, 2))) if joined < tokens else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import transformers
 from command_runs import Vmoe
 from family_files import Family, Layout, Size, families, write_files
 from family_lookalikes import LOOKALIKES, Lookalike
+from plain_graph import plain_graph
 
 from vmoe_export import ExportError, OptionError, export_bundle, open_checkpoint
 from vmoe_export.export import ExportResult
@@ -23,6 +25,7 @@ from vmoe_export.families import clip_moe
 from vmoe_export.families.image_processors import processor_steps
 from vmoe_export.pruning import prunable_moe
 from vmoe_runtime import Engine
+from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME
 from vmoe_runtime.errors import VmoeError
 from vmoe_runtime.op_library import usable_library
@@ -112,6 +115,16 @@ def test_tokens_merge_but_for_those_in_front(merge: int, tmp_path: Path) -> None
     library, standard = (run(result, images, library=library)[0] for library in (True, False))
     np.testing.assert_allclose(library, standard, rtol=0, atol=5e-5)
     assert np.abs(library - Engine.load(result.path)(images, merge=0)).max() > 1e-4
+
+
+def test_a_graph_for_tensorrt_merges_as_many_tokens_behind_several_in_front(tmp_path: Path) -> None:
+    family = families()["timm_registers"]
+    third = {name.replace(".1.", ".2."): shape for name, shape in family.shapes.items() if "blocks.1." in name}
+    config = family.config | {"model_args": family.config["model_args"] | {"depth": 3}}
+    result = exported(replace(family, shapes=family.shapes | third, config=config), tmp_path, merge=7, tensorrt=True)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    graph = OnnxRuntimeBackend(plain_graph(result.path / "r7.tensorrt.onnx"))
+    np.testing.assert_allclose(graph.run({"image": images}, ["logits"])[0], run(result, images)[0], rtol=0, atol=5e-5)
 
 
 @pytest.mark.parametrize("layout", ["sharded", "bin", "sharded_bin", "pth"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops
+from vmoe_export.validation.reference_ops import merged_places
+from vmoe_measure.flops import ModelShape, rows_of_all_slots, sparse_flops, tokens_of_blocks
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 
@@ -67,6 +69,17 @@ def test_fewer_rows_of_experts_cost_less(mnist_image_bundle: Path) -> None:
     shape = ModelShape.of(Bundle.open(mnist_image_bundle).manifest.model)
     none, some = sparse_flops(shape, [0.0] * 5), sparse_flops(shape, [10.0, 0, 0, 0, 2.5])
     assert some - none == 12.5 * 4 * 64 * 128
+
+
+@pytest.mark.parametrize(("front", "reads_class_token"), [(0, False), (0, True), (1, True), (2, False), (5, True)])
+def test_blocks_merge_as_many_tokens_as_are_counted(front: int, reads_class_token: bool, mnist_image_bundle: Path) -> None:
+    shape = ModelShape.of(Bundle.open(mnist_image_bundle).manifest.model)
+    shape = replace(shape, tokens=16 + front, patches=16, num_layers=4, reads_class_token=reads_class_token)
+    for merge in range(10):
+        *begin, _ = counted = tokens_of_blocks(shape, merge)
+        keys = [np.zeros((1, tokens, 1), np.float32) for tokens in begin]
+        prefix = front or int(reads_class_token)
+        assert counted[1:] == [merged_places(key, merge, prefix=prefix).max() + 1 for key in keys]
 
 
 @pytest.mark.parametrize(

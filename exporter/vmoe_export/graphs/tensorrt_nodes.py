@@ -32,6 +32,7 @@ from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.ops.table import DOMAIN, LAYER_NORM_EPSILON, PLUGIN_ATTRIBUTES, SIGMOID_SLOPES, ElementType
+from vmoe_runtime.capacity import count_merged
 from vmoe_runtime.precisions import TensorRtPrecision
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.settings import MERGE
@@ -128,7 +129,7 @@ class TensorRtNodes(ModelNodes):
             case "VmoeMerge":
                 found = self._expand(self.functions[op], inputs, outputs, attributes)
                 assert self._profile is not None
-                self._tokens -= min(self._profile.merge or 0, (self._tokens - attributes["prefix"]) // 2)
+                self._tokens -= count_merged(self._tokens, self._profile.merge or 0, attributes["prefix"])
                 return found
             case _:
                 return self._expand(self.functions[op], inputs, outputs, attributes)
