@@ -198,7 +198,8 @@ class Vmoe(nn.Module):
         added, keys = self._attention(path, normed, normed, merged.sizes if merged else None)
         if merged is None:
             return x + added, None
-        return merge_tokens(x + added, keys, merged, merge, heads, self.config.prefix_tokens)
+        with ops.full_precision(x):
+            return merge_tokens(x + added, keys, merged, merge, heads, self.config.prefix_tokens)
 
     def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], and the keys as they enter it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,15 @@ from torch import Tensor
 from vmoe_export.ops.table import SIGMOID_SLOPES, SOFT_EPSILON, Activation
 
 
-def router_logits(x: Tensor, router: Tensor) -> Tensor:
-    """x[G,S,D], router[D,E] -> float32[G,S,E]. For the router of an E3, [D,M,E/M], they are [G,M,S/M,E/M].
-
-    In a short type, autocast's for one, tokens would go to other experts.
-    """
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Without autocast, in whose short type tokens would go to other experts, and merge with others."""
     device = x.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def router_logits(x: Tensor, router: Tensor) -> Tensor:
+    """x[G,S,D], router[D,E] -> float32[G,S,E]. For the router of an E3, [D,M,E/M], they are [G,M,S/M,E/M]."""
+    with full_precision(x):
         if router.dim() == 2:
             return x.float() @ router.float()
         by_member = x.float().reshape(len(x), -1, router.shape[1], x.shape[2]).transpose(1, 2)

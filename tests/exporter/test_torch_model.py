@@ -100,6 +100,16 @@ def test_autocast_computes_in_bfloat16_and_routes_in_float32(mnist: Vmoe, digits
     mnist.zero_grad()
 
 
+def test_autocast_merges_tokens_in_float32(mnist: Vmoe, digits: torch.Tensor) -> None:
+    with torch.no_grad():
+        exact, routes = mnist.logits_and_routing(digits, merge=8)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded, others = mnist.logits_and_routing(digits, merge=8)
+    alike = (others["encoderblock_0"]["token"] == routes["encoderblock_0"]["token"]).all(dim=1)
+    assert alike.float().mean() >= 0.9
+    assert (rounded.argmax(dim=1) == exact.argmax(dim=1)).float().mean() >= 0.9
+
+
 @pytest.mark.parametrize("model", ["g2", "g6"])
 def test_a_model_may_be_turned_to_bfloat16(model: str) -> None:
     network = golden.torch_model(model, "image", False, "logits")
