@@ -131,7 +131,7 @@ def validation_lines(result: ExportResult) -> Iterator[str]:
     if result.limits:
         yield _compared("ONNX Runtime against the reference", output, result.comparisons, result.limits)
     if result.tensorrt_limits:
-        how = "emulated in float32" if result.plan.tensorrt_precision == "bf16" else "run by ONNX Runtime"
+        how = "run by ONNX Runtime" if result.plan.tensorrt_precision == "fp32" else "emulated in float32"
         what = f"TensorRT graphs in {result.plan.options.precision}, {how}"
         yield _compared(what, output, result.tensorrt_comparisons, result.tensorrt_limits)
     for each in result.distances:

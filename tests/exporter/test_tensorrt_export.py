@@ -26,7 +26,7 @@ from vmoe_export.errors import ExportError
 from vmoe_export.graphs import graph_files
 from vmoe_export.graphs.graph_files import tensorrt_graph
 from vmoe_export.ops.table import DOMAIN
-from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
+from vmoe_export.validation.short_emulation import emulate_short
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.op_library import find_library
 from vmoe_runtime.precisions import TensorRtPrecision
@@ -211,7 +211,7 @@ def test_a_bfloat16_file_is_close_when_it_is_emulated(case: golden.Case) -> None
     path, graph = graph_of(case, "bf16")
     with pytest.raises(Exception, match="MatMul"):
         session(path)  # ONNX Runtime's CPU has no such product
-    path.write_bytes(emulate_bfloat16(graph).SerializeToString())
+    path.write_bytes(emulate_short(graph).SerializeToString())
     logits, *routes = session(path).run(None, {"image": case.images})
     assert np.abs(logits - case.logits).max() > 1e-4
     # In such small models one token that goes elsewhere moves an image's logits by a tenth.
@@ -259,8 +259,8 @@ def test_mnist_predictions_are_nearly_all_official(
         for profile, graph in Bundle.open(bundles[precision]).manifest.raw["tensorrt"]["graphs"].items():
             ratio, k = profile.removeprefix("c").split("-k")
             path = bundles[precision] / graph
-            if precision == "bf16":
-                emulated = emulate_bfloat16(onnx.load(path, load_external_data=False))
+            if precision != "fp32":
+                emulated = emulate_short(onnx.load(path, load_external_data=False))
                 path = tmp_path / graph
                 path.write_bytes(emulated.SerializeToString())
                 (tmp_path / "weights.safetensors").unlink(missing_ok=True)
@@ -311,11 +311,21 @@ def test_the_manifest_names_the_graphs_and_how_they_were_compared(
 # What is refused.
 
 
-def test_a_model_that_float16_has_no_room_for_is_refused(tmp_path: Path, refuse_export: Refuse) -> None:
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"SelfAttention/value/kernel": 1e6, "SelfAttention/value/bias": 1e6, "SelfAttention/out/kernel": 1e-6},
+        {"LayerNorm_1/scale": 1e-6, "LayerNorm_1/bias": 1e-6, "Mlp/Dense_0/kernel": 1e6},  # only the weights are too large
+        {"LayerNorm_1/scale": 1e6, "LayerNorm_1/bias": 1e6, "Mlp/Dense_0/kernel": 1e-6},  # only what enters a product is
+    ],
+)
+def test_a_model_that_float16_has_no_room_for_is_refused(
+    factors: Mapping[str, float], tmp_path: Path, refuse_export: Refuse
+) -> None:
     tensors = dict(read_tensors())
-    attention = "Encoder/encoderblock_0/SelfAttention"
-    for name, factor in (("value/kernel", 1e6), ("value/bias", 1e6), ("out/kernel", 1e-6)):
-        tensors[f"{attention}/{name}"] = (tensors[f"{attention}/{name}"] * factor).astype(np.float32)
+    for part, factor in factors.items():
+        name = f"Encoder/encoderblock_0/{part}"
+        tensors[name] = (tensors[name] * factor).astype(np.float32)
     words = (written(tmp_path, tensors), "--tensorrt", "--precision", "fp16")
     refuse_export(*words, names=["c1.05-k2.tensorrt.onnx", "not finite", "--precision"])
 

@@ -12,9 +12,9 @@ from onnx import helper, utils
 
 from vmoe_export.graphs.graph_files import WrittenGraph
 from vmoe_export.model.exported_model import ExportedModel
-from vmoe_export.validation.bfloat16_emulation import emulate_bfloat16
 from vmoe_export.validation.limits import invalid
 from vmoe_export.validation.reference_model import Array, Stream
+from vmoe_export.validation.short_emulation import emulate_short
 from vmoe_runtime.backends.onnxruntime_cpu import first_line
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, IMAGE_INPUT
 from vmoe_runtime.op_library import usable_library
@@ -31,14 +31,14 @@ class GraphParts:
         folder: where the graph lies, and the weights that it points into.
         graph: from `write_graphs` or `write_tensorrt_graphs`.
         model: what it computes.
-        emulate_bf16: compute bfloat16 in float32 with every result rounded, where no CPU multiplies it.
+        emulate: compute float16 and bfloat16 in float32 with every result rounded, which no CPU does by itself.
     """
 
-    def __init__(self, folder: Path, graph: WrittenGraph, model: ExportedModel, *, emulate_bf16: bool = False) -> None:
+    def __init__(self, folder: Path, graph: WrittenGraph, model: ExportedModel, *, emulate: bool = False) -> None:
         self.written = graph
         self._folder, self._model = folder, model
         whole = onnx.load(folder / graph.file, load_external_data=False)
-        self._proto = emulate_bfloat16(whole) if emulate_bf16 else whole
+        self._proto = emulate_short(whole) if emulate else whole
         self._proto.graph.value_info.extend(info for cut in graph.cuts for info in _stream_infos(cut))
         # What an engine runs: with the op library, where it is.
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None

@@ -58,7 +58,7 @@ def prove(
     of_tensorrt = tensorrt_limits(model, products, options.atol) if products else None
     held = [(GraphParts(folder, graph, model), limits) for graph in graphs]
     if of_tensorrt:
-        held += [(GraphParts(folder, graph, model, emulate_bf16=products == "bf16"), of_tensorrt) for graph in tensorrt]
+        held += [(GraphParts(folder, graph, model, emulate=products != "fp32"), of_tensorrt) for graph in tensorrt]
     images, runs = validation_images(model, plan.grouping.batch_multiple, GRAPH_IMAGES), merging_alike(plan.profiles)
     with progress("comparing the graphs with the reference", len(runs) * len(model.parts)) as advance:
         found = [each for profiles in runs for each in PartValidation(stored, held, profiles, images, advance).run()]

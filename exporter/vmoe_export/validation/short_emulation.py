@@ -1,0 +1,50 @@
+"""A float16 or bfloat16 graph in float32, each result rounded: what a GPU computes can be seen on a CPU.
+
+ONNX Runtime's CPU has no bfloat16 products, and it computes those of float16 in float32 without rounding what enters them.
+Products of two such values are exact in float32 and are added up in float32, as GPUs do; only the order of the sums differs.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+from vmoe_export.ops.functions import fixed_function_bodies
+
+_SHORT = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def emulate_short(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every short value widened to float32 and every short result rounded and widened again.
+
+    Args:
+        graph: what `tensorrt_graph` gives for the precision fp16 or bf16.
+    """
+    inferred = onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
+    short = {name: element for name, element in types.items() if element in _SHORT}
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    del model.graph.node[:], model.functions[:]
+    nodes = model.graph.node
+    stored = {tensor.name for tensor in graph.graph.initializer if tensor.data_type in _SHORT}
+    nodes.extend(_cast(name, f"{name}/wide", TensorProto.FLOAT) for name in sorted(stored))
+    for node in graph.graph.node:
+        copy = nodes.add()
+        copy.CopyFrom(node)
+        copy.input[:] = [f"{name}/wide" if name in stored else name for name in node.input]
+        results = [name for name in node.output if name in short]
+        copy.output[:] = [f"{name}/exact" if name in short else name for name in node.output]
+        if node.op_type == "Cast" and results:
+            del copy.attribute[:]
+            copy.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+        for name in results:
+            nodes.append(_cast(f"{name}/exact", f"{name}/rounded", short[name]))
+            nodes.append(_cast(f"{name}/rounded", name, TensorProto.FLOAT))
+    if graph.functions:
+        model.functions.extend(fixed_function_bodies(dispatched="float", combined="float"))
+    return model
+
+
+def _cast(source: str, target: str, element: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], f"{target}/cast", to=element)
