@@ -20,7 +20,7 @@ from vmoe_export.calibration import round_for_inputs
 from vmoe_export.export import ExportResult
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation.limits import distance_limit
-from vmoe_export.weight_types import BFLOAT16, FLOAT32, INT8
+from vmoe_export.weight_types import BFLOAT16, FLOAT32, INT4, INT8, WeightType
 from vmoe_export.weight_types.int4 import quantize_groups, spread_groups
 from vmoe_export.weight_types.int8 import quantize_columns
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
@@ -120,6 +120,15 @@ def test_a_column_of_zeros_has_the_scale_1() -> None:
     assert scales[1, 2] == 1 and not steps[1, :, 2].any()
     steps, scales = quantize_groups(weights[1])
     assert scales[0, 2] == 1 and not steps[:, 2].any()
+
+
+@pytest.mark.parametrize("kind", [INT8, INT4], ids=lambda kind: kind.name)
+def test_columns_of_denormal_weights_are_read_back(kind: WeightType) -> None:
+    weights = np.random.default_rng(0).standard_normal((1, 8, 6)).astype(np.float32)
+    weights *= np.array([1e-45, 1e-43, 2.5e-43, 5e-42, 1e-38, 1], np.float32)  # decay that never ends stops near 7e-42
+    stored, scales = kind.encode(weights)
+    assert scales is not None and (scales > 0).all()
+    assert kind.is_nearest(weights[0], kind.decode(stored, weights.shape)[0], scales[0], calibrated=False)
 
 
 def test_int4_rounded_for_the_inputs_leaves_the_outputs_closer() -> None:

@@ -15,8 +15,8 @@ _EXACT_DEPTH = 1024  # so many products of int8 stay below 2**24, where float32 
 def quantize_columns(weights: Array) -> tuple[Array, Array]:
     """Weights float32[..., inputs, outputs] as int8, and the float32 scale of each output.
 
-    The scale is the largest absolute weight of the column / 127, and 1 for a column of zeros; weights are rounded to
-    nearest, ties to even.
+    The scale is the largest absolute weight of the column / 127, and 1 where that is zero; weights are rounded to nearest,
+    ties to even.
     """
     quantized = np.empty(weights.shape, np.int8)
     scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
@@ -79,9 +79,10 @@ class _Int8(WeightType):
         return quantize_columns(weights)
 
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
-        largest = np.abs(official).max(axis=0)
-        wanted = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST_INT8))
-        off = np.abs(official / scales - found)  # in steps; float32 has 2**-17 of one at 127
+        wanted = np.abs(official).max(axis=0) / np.float32(LARGEST_INT8)
+        wanted[wanted == 0] = 1
+        # In steps, of which float32 has 2**-17 at 127. A denormal scale may be so far off that weights are clipped.
+        off = np.abs(np.clip(official / scales, -LARGEST_INT8, LARGEST_INT8) - found)
         same = scales is not None and np.array_equal(scales, wanted)
         return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)
 
