@@ -15,6 +15,7 @@ import numpy as np
 from vmoe_export.bundle.weights_file import Span
 from vmoe_export.export_plan import ExportPlan
 from vmoe_export.model.exported_model import ExportedModel
+from vmoe_export.validation.precision_distance import user_batches
 from vmoe_export.validation.reference_model import Array, ReferenceModel
 from vmoe_export.validation.reference_run import run_reference
 from vmoe_export.validation.reference_weights import Weights, official_weights
@@ -38,14 +39,13 @@ def calibrate(
         path: from `write_weights`; its int4 weights are replaced.
         spans: where its tensors lie.
         plan: of the export.
-        source: images that fill at least one routing group.
+        source: the user's images.
         advance: called with 1 after each part of the model.
 
     Raises:
-        ImageError: the images don't fit the model.
+        ImageError: the images don't fit the model, or are fewer than a routing group.
     """
-    multiple = plan.grouping.batch_multiple
-    images, _ = next(iter(source.whole_batches(max(1, _IMAGES // multiple) * multiple, plan.input_spec)))
+    images, _ = next(iter(user_batches(source, plan.grouping.batch_multiple, plan.input_spec, 1, _IMAGES)))
     profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the one whose experts get the most
     weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
     run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles, lambda part, steps: advance(1))

@@ -219,12 +219,14 @@ def test_the_users_images_show_how_many_answers_change(
         assert found == pytest.approx(expected.mean(), abs=2 / 160)
 
 
-@pytest.mark.parametrize("output", ["logits", "features"])
-def test_pictures_have_answers_and_features_none(output: str, tmp_path: Path, mnist_images: dict[str, np.ndarray]) -> None:
+@pytest.mark.parametrize(("output", "precision"), [("logits", "bf16"), ("features", "bf16"), ("logits", "int4")])
+def test_pictures_have_answers_and_features_none(
+    output: str, precision: str, tmp_path: Path, mnist_images: dict[str, np.ndarray]
+) -> None:
     write_pictures(tmp_path / "pictures", mnist_images["images"][:5])
     result = export_bundle(
-        MNIST / "vmoe_mnist", tmp_path / "x.vmoe", capacity=[1.05], k=[1], precision="bf16", images=tmp_path / "pictures",
-        output=output,
+        MNIST / "vmoe_mnist", tmp_path / "x.vmoe", capacity=[1.05], k=[1], precision=precision,
+        images=tmp_path / "pictures", output=output,
     )  # fmt: skip
     (distance,) = result.distances
     assert (distance.images, distance.same_top1, distance.top1) == (5, 1.0 if output == "logits" else None, None)

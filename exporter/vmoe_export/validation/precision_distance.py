@@ -87,9 +87,10 @@ def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit
 
 
 def user_batches(
-    source: ImageSource, batch_multiple: int, spec: InputSpec, profiles: int
+    source: ImageSource, batch_multiple: int, spec: InputSpec, profiles: int, most: int = _BATCH
 ) -> Iterable[tuple[Array, Array | None]]:
-    """The user's images as far as they fill whole routing groups, with their labels; few at a time for many profiles.
+    """The user's images as far as they fill whole routing groups, with their labels; `most` at a time, or one group, and
+    fewer for many profiles.
 
     Raises:
         ImageError: there are too few.
@@ -97,7 +98,7 @@ def user_batches(
     groups = len(source) // batch_multiple
     if not groups:
         raise ImageError(f"--images has {len(source)} images, but the model routes in groups of {batch_multiple}")
-    return source.whole_batches(batch_multiple * min(groups, max(1, _BATCH // (batch_multiple * max(1, profiles)))), spec)
+    return source.whole_batches(batch_multiple * min(groups, max(1, most // (batch_multiple * max(1, profiles)))), spec)
 
 
 @dataclass
