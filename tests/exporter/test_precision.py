@@ -17,6 +17,7 @@ from variants import Variant
 
 from vmoe_export import export_bundle
 from vmoe_export.calibration import round_for_inputs
+from vmoe_export.errors import ExportError
 from vmoe_export.export import ExportResult
 from vmoe_export.precision import hidden_chunk
 from vmoe_export.validation.limits import distance_limit
@@ -24,6 +25,7 @@ from vmoe_export.weight_types import BFLOAT16, FLOAT32, INT4, INT8, WeightType
 from vmoe_export.weight_types.int4 import quantize_groups, spread_groups
 from vmoe_export.weight_types.int8 import quantize_columns
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.images import ImageWarning
 
 pytestmark = pytest.mark.long
 
@@ -217,6 +219,14 @@ def test_the_users_images_show_how_many_answers_change(
         (distance.top1_float32, exact == labels[:160]),
     ):
         assert found == pytest.approx(expected.mean(), abs=2 / 160)
+
+
+def test_parts_are_compared_on_every_image(tmp_path: Path, images: np.ndarray) -> None:
+    some = images[:40].copy()
+    some[39, 0, 0] = np.nan  # far behind the first batch; from the embedding on, nothing is a number
+    options = {"capacity": [1.05], "k": [1], "images": npz(tmp_path / "some.npz", images=some)}
+    with pytest.raises(ExportError, match=r"output of embedding at .* is nan%"), pytest.warns(ImageWarning):
+        export_bundle(MNIST / "vmoe_mnist", tmp_path / "x.vmoe", precision="bf16", **options)
 
 
 @pytest.mark.parametrize(("output", "precision"), [("logits", "bf16"), ("features", "bf16"), ("logits", "int4")])

@@ -54,11 +54,12 @@ def distance_from_float32(
         rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), profiles or (None,))
         found = split_stream(rounded, len(distinct)) * (len(steps) // len(distinct))
         for tally, step, whole in zip(tallies, steps, found, strict=True):
-            if not (difference := step.distance(whole)) <= tally.worst[0]:
+            worst, difference = tally.worst[0], step.distance(whole)
+            if not (difference <= worst or np.isnan(worst)):  # NaN is the worst
                 tally.worst = (difference, part)
 
-    for number, (images, labels) in enumerate(batches):
-        expected = run_reference(exact, images, profiles, tell if number else round_part)
+    for images, labels in batches:
+        expected = run_reference(exact, images, profiles, round_part)
         for tally, of_profile, found in zip(tallies, expected, run_reference(stored, images, profiles, tell), strict=True):
             tally.add(of_profile, found, labels)
     moe = model.config.moe
@@ -98,7 +99,11 @@ def user_batches(
     groups = len(source) // batch_multiple
     if not groups:
         raise ImageError(f"--images has {len(source)} images, but the model routes in groups of {batch_multiple}")
-    return source.whole_batches(batch_multiple * min(groups, max(1, most // (batch_multiple * max(1, profiles)))), spec)
+    size = batch_multiple * min(groups, max(1, most // (batch_multiple * max(1, profiles))))
+    for start in range(0, groups * batch_multiple, size):
+        count = min(size, groups * batch_multiple - start)
+        labels = None if source.labels is None else source.labels[start : start + count]
+        yield source.batch(start, count, spec), labels
 
 
 @dataclass
