@@ -120,7 +120,9 @@ def write_bundle(
     needed = plan.weight_bytes + _GRAPH_BYTES * (2 if products else 1)
     with new_bundle(target, force=force, needed_bytes=needed, sources=sources) as folder:
         with progress("writing the weights", plan.weight_bytes) as advance:
-            spans = write_weights(folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, advance, stored)
+            spans = write_weights(
+                folder / WEIGHTS_NAME, plan.checkpoint, plan.model, plan.weight_shapes, advance, plan.options.precision
+            )
         if images is not None and PRECISIONS[stored].is_calibrated:
             with progress("rounding the experts for the images", len(model.parts)) as advance:
                 calibrate(folder / WEIGHTS_NAME, spans, plan, images, advance)

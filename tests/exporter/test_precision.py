@@ -251,10 +251,10 @@ def test_a_dense_model_has_no_experts_to_store_short(precision: str, tmp_path: P
     refuse_export(DENSE, "--precision", precision, names=names, code=2)
 
 
-@pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4")])
+@pytest.mark.parametrize(("precision", "what"), [("bf16-experts", "bfloat16"), ("int4", "int4"), ("fp16", "float16")])
 def test_an_expert_weight_beyond_a_type_is_refused(precision: str, what: str, tmp_path: Path, refuse_export: Refuse) -> None:
     tensors = read_tensors()
     name = next(name for name in tensors if is_short(name, "bf16-experts"))
     tensors[name].flat[0] = np.finfo(np.float32).max  # rounds to infinity
-    words = (written(tmp_path, tensors), "--precision", precision)
+    words = (written(tmp_path, tensors), "--precision", precision, *(["--tensorrt"] * (precision == "fp16")))
     refuse_export(*words, names=[name, f"too large for {what}"])

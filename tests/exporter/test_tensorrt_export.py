@@ -314,8 +314,7 @@ def test_the_manifest_names_the_graphs_and_how_they_were_compared(
 @pytest.mark.parametrize(
     "factors",
     [
-        {"SelfAttention/value/kernel": 1e6, "SelfAttention/value/bias": 1e6, "SelfAttention/out/kernel": 1e-6},
-        {"LayerNorm_1/scale": 1e-6, "LayerNorm_1/bias": 1e-6, "Mlp/Dense_0/kernel": 1e6},  # only the weights are too large
+        {"SelfAttention/value/kernel": 1e5, "SelfAttention/value/bias": 1e5, "SelfAttention/out/kernel": 1e-5},
         {"LayerNorm_1/scale": 1e6, "LayerNorm_1/bias": 1e6, "Mlp/Dense_0/kernel": 1e-6},  # only what enters a product is
     ],
 )

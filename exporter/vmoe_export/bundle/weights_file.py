@@ -19,11 +19,12 @@ from vmoe_export.model.parameters import POSITION_EMBEDDING, StoredTensor, graph
 from vmoe_export.model.position_embedding import resize_position_embedding, sincos2d_position_embedding
 from vmoe_export.ops.onnx_lines import ONNX_TYPES
 from vmoe_export.precision import ExportPrecision, weight_type
-from vmoe_export.weight_types import WEIGHT_TYPES
+from vmoe_export.weight_types import BFLOAT16, WEIGHT_TYPES
 from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 _ELEMENTS = {kind.stored: ONNX_TYPES[kind.name] for kind in WEIGHT_TYPES.values()} | {"F16": ONNX_TYPES["fp16"]}
+_TOO_LARGE_FOR_FP16 = 65520  # rounds to infinity
 _ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
 
 
@@ -50,7 +51,7 @@ def write_weights(
         config: decides how the position embedding is made.
         shapes: shape of each tensor in the checkpoint.
         advance: called with the bytes of each tensor after it was written.
-        precision: what the weights of products are stored in.
+        precision: what the weights of products are stored in; of fp16, graphs for TensorRT round them.
 
     Returns:
         The span of each tensor.
@@ -65,7 +66,10 @@ def write_weights(
         # In the order of the file; scales are written with their kernels, wherever they lie.
         for name in (name for name in spans if name in shapes):
             array = official_tensor(name, checkpoint, config)
+            is_rounded = precision == "fp16" and weight_type(name, "bf16") is BFLOAT16
             try:
+                if is_rounded and np.abs(array).max(initial=0) >= _TOO_LARGE_FOR_FP16:
+                    raise OverflowError("holds values too large for float16; use --precision fp32")
                 data, scales = weight_type(name, precision).encode(array.reshape(graph_shape(name, array.shape)))
             except OverflowError as error:
                 raise CheckpointError(f"{checkpoint.path}: tensor {name} {error}") from None
