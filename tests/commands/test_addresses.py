@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -188,9 +187,7 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
             if (words[0], scheme) == ("run", "s3"):  # as `run` asks for a manifest, which a web server refuses otherwise
                 break
             sent.clear()
-            start = time.monotonic()
             told = vmoe.complaint(1, *words)
-            assert time.monotonic() - start < 5
             assert told.startswith(f"vmoe: {address}") and told.endswith(": the server sent nothing for 0.2 s\n")
             # Five silences, and two requests that tell that a web server sends no parts.
             assert len([path for path in sent if path == sent[-1]]) <= 7

@@ -277,7 +277,7 @@ def test_a_ray_that_does_not_start_in_time_is_one_line_and_leaves_no_process(mni
     assert process.returncode == 1 and len(errors) == 2
     assert errors[1].startswith("vmoe: Ray can't be started: The current node timed out during startup")
     assert errors[1].endswith("try again, or serve with vmoe-serve-http, the C++ service")
-    deadline = time.monotonic() + 5  # for those that were killed last
+    deadline = time.monotonic() + PATIENCE  # for those that were killed last
     while left := list(filter(None, map(command_line, children))):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
