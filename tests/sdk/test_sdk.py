@@ -291,6 +291,13 @@ def test_pkg_config_finds_it_wherever_it_lies(prefix: Path, mnist_bundle: Path, 
     assert_pkg_config_finds(moved / "lib", mnist_bundle, tmp_path)
 
 
+@pytest.mark.parametrize("header", ["engine.hpp", "levels.hpp", "elastic.hpp"])
+def test_programs_without_exceptions_can_include(header: str) -> None:
+    options = ["-std=c++17", "-fno-exceptions", "-fno-rtti", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fsyntax-only"]
+    include = sdk_build.ROOT / "plugins" / "include"
+    sdk_build.built("c++", *options, f"-I{include}", "-x", "c++", "-include", f"vmoe/{header}", "/dev/null")
+
+
 @pytest.mark.parametrize("folder", ["lib64", "lib/x86_64-linux-gnu"])
 def test_the_libraries_may_have_another_folder_in_the_prefix(folder: str, mnist_bundle: Path, tmp_path: Path) -> None:
     build, moved = tmp_path / "build", tmp_path / "prefix"

@@ -1,5 +1,5 @@
 // C++17 wrapper of the C API in engine.h: header only, errors as values, nothing to free by hand. Only std::bad_alloc
-// is thrown, if there is no memory for what a function returns.
+// is thrown, if there is no memory for what a function returns; with -fno-exceptions, that ends the process.
 //
 //   auto engine = vmoe::Engine::load("b16.vmoe");
 //   if (!engine) return fail(engine.error().message);
@@ -77,11 +77,15 @@ struct Free {
 };
 
 inline void call_log(void* callback, vmoe_log_level level, const char* message) {
+#if defined(__cpp_exceptions)
   try {
     (*static_cast<LogCallback*>(callback))(level, message);
   } catch (...) {
     // C in between knows no exceptions.
   }
+#else
+  (*static_cast<LogCallback*>(callback))(level, message);
+#endif
 }
 inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback); }
 
