@@ -45,12 +45,15 @@ def check_takes_pictures(channels: int) -> None:
     """Checks that pictures can be decoded here for a model of so many channels.
 
     Raises:
-        ImageError: Pillow is missing, or the model takes something else than grey or colours.
+        ImageError: Pillow is missing or can't be loaded, or the model takes something else than grey or colours.
     """
+    needs = "PIL images, files and their bytes need pillow"
     try:
         import PIL.Image  # noqa: F401
-    except ImportError:
-        raise ImageError("PIL images, files and their bytes need pillow: pip install 'vmoe-export[images]'") from None
+    except ModuleNotFoundError:
+        raise ImageError(f"{needs}: pip install 'vmoe-export[images]'") from None
+    except ImportError as error:
+        raise ImageError(f"{needs}, which is installed and can't be loaded: {error}") from None
     if channels not in MODES:
         raise ImageError(f"the model takes {channels} channels, so images must be arrays")
 

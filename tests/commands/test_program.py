@@ -76,6 +76,18 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe
     assert "pip install 'vmoe-export[bench]'" in complaint and "rich" in complaint
 
 
+@pytest.mark.parametrize("package", ["numpy", "PIL"])
+def test_a_package_that_lacks_a_system_library_is_not_said_to_be_missing(
+    package: str, mnist_image_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise ImportError('libgone.so.5: cannot open shared object file')")
+    paths = os.pathsep.join((str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])))
+    done = sdk_build.run(sys.executable, "-m", "vmoe_tools", "run", mnist_image_bundle, SEVEN, PYTHONPATH=paths)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "libgone.so.5: cannot open" in done.stderr and "need pillow: pip" not in done.stderr
+
+
 # Errors
 
 
