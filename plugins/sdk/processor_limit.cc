@@ -1,10 +1,12 @@
 #include "sdk/processor_limit.h"
 
+#include <sched.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <string>
-#include <thread>
 
 namespace vmoe::sdk {
 namespace {
@@ -14,6 +16,15 @@ std::string first_line(const char* path) {
   std::ifstream file(path);
   std::getline(file, line);
   return line;
+}
+
+// Of the machine's, those that this process may run on.
+int usable_processors([[maybe_unused]] int online) {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+#endif
+  return online;
 }
 
 }  // namespace
@@ -27,7 +38,10 @@ int processor_limit() {
   char* rest = nullptr;
   const double quota = std::strtod(text.c_str(), &rest), period = std::strtod(rest, nullptr);
   const double limit = period > 0 ? std::ceil(quota / period) : 0;
-  return limit > 0 && limit < std::thread::hardware_concurrency() ? static_cast<int>(limit) : 0;
+  const auto online = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  const int usable = usable_processors(online);
+  if (limit > 0 && limit < usable) return static_cast<int>(limit);
+  return usable < online ? usable : 0;
 }
 
 }  // namespace vmoe::sdk

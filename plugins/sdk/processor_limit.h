@@ -1,9 +1,9 @@
-// CPUs whose time the control group of a container grants.
+// CPUs that this process may run on, or fewer if the control group of a container grants less time.
 #pragma once
 
 namespace vmoe::sdk {
 
-// Rounded up; 0 if those that this process may run on are no more. As vmoe_runtime/processors.py.
+// 0 if those are all of the machine. As vmoe_runtime/processors.py.
 int processor_limit();
 
 }  // namespace vmoe::sdk

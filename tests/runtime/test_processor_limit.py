@@ -1,7 +1,10 @@
-"""A container's limit on CPU time limits the threads that an engine starts if no number is asked for, in Python and C++."""
+"""The CPUs of a process, and a container's limit on CPU time, limit the threads that an engine starts if no number is asked
+for, in Python and C++.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +82,9 @@ def test_an_engine_starts_no_more_threads_than_the_control_group_has_time_for(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert threads_of_engines(mnist_image_bundle, threads, tmp_path) == (unlimited if started is None else started)
+
+
+@pytest.mark.skipif(usable_processors() < 2, reason="two CPUs are needed")
+def test_an_engine_leaves_the_cpus_alone_that_its_process_may_not_use(mnist_image_bundle: Path) -> None:
+    command = ("taskset", "-c", str(min(os.sched_getaffinity(0))), "env", f"PYTHONPATH={SUPPORT}", sys.executable, "-c")
+    assert built(*command, THREADS_OF_ENGINE, mnist_image_bundle, "default").split() == ["0", "0"]

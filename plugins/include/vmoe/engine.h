@@ -111,8 +111,8 @@ typedef struct vmoe_engine vmoe_engine;
 
 typedef struct vmoe_load_options {
   size_t struct_size;
-  /* Threads per call, up to 64 or four for each CPU; 0 leaves the choice to ONNX Runtime, but takes no more than a
-   * container's limit on CPU time grants. */
+  /* Threads per call, up to 64 or four for each CPU; 0 leaves the choice to ONNX Runtime, but takes no more than the
+   * CPUs that the calling thread may run on, and than a container's limit on CPU time grants. */
   int32_t threads;
   /* 1 compares the SHA-256 of every file; 0 skips this, and only this. */
   int32_t verify;
