@@ -97,6 +97,8 @@ class _Commands(LazyCommands):
         try:
             return super().get_command(ctx, cmd_name)
         except ImportError as error:
+            if error.name == "fcntl":
+                raise click.ClickException(f"vmoe {cmd_name} needs file locks, and so Linux or macOS") from None
             why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
             extra = self.entries[cmd_name].extra
             raise click.ClickException(f"{why}; pip install 'vmoe-export[{extra}]'") from None

@@ -76,6 +76,13 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe
     assert "pip install 'vmoe-export[bench]'" in complaint and "rich" in complaint
 
 
+@pytest.mark.parametrize("command", ["export", "zeroshot", "prune"])
+def test_what_writes_bundles_says_that_windows_lacks_locks(command: str) -> None:
+    script = "import sys; sys.modules['fcntl'] = None; from vmoe_tools.program import main; main([sys.argv[1]])"
+    said = sdk_build.run(sys.executable, "-c", script, command).stderr
+    assert said == f"vmoe: vmoe {command} needs file locks, and so Linux or macOS\n"
+
+
 @pytest.mark.parametrize("package", ["numpy", "PIL"])
 def test_a_package_that_lacks_a_system_library_is_not_said_to_be_missing(
     package: str, mnist_image_bundle: Path, tmp_path: Path
