@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import sys
 import warnings
@@ -335,7 +336,10 @@ add_subdirectory({sdk_build.ROOT}/plugins vmoe)
 file(GENERATE OUTPUT folders CONTENT $<TARGET_FILE_DIR:vmoe::engine>|$<TARGET_FILE_DIR:vmoe_onnxruntime>)
 """)
     build = tmp_path / "build"
-    sdk_build.built("cmake", "-S", tmp_path, "-B", build, *sdk_build.generator(), "-DVMOE_GPU=OFF")
+    options = ["-DVMOE_GPU=OFF", "-DCMAKE_CXX_FLAGS=-ffast-math", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    sdk_build.built("cmake", "-S", tmp_path, "-B", build, *sdk_build.generator(), *options)
+    for compiled in json.loads((build / "compile_commands.json").read_text()):
+        assert compiled["command"].rindex("-fno-fast-math") > compiled["command"].rindex("-ffast-math")
     assert (build / "folders").read_text() == f"{build}/vmoe/lib|{build}/vmoe/lib"
     # What it installs tells CMake where the library is: under the name of its build type, which is none.
     assert "-noconfig.cmake" in (build / "vmoe" / "sdk" / "cmake_install.cmake").read_text()
