@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import prefork_server
@@ -14,6 +16,7 @@ from bundle_changes import BUNDLES
 from damaged_files import assert_one_sentence
 
 from vmoe_runtime import Engine
+from vmoe_runtime.backends.sharing import SharedLoads
 
 
 @pytest.mark.parametrize("before", ["nothing", "import", "engine"])
@@ -36,3 +39,22 @@ def test_four_forked_workers_answer_and_end(backend: str, before: str) -> None:
         np.testing.assert_array_equal(np.float32(answer["logits"]), expected)
         if before == "engine":
             assert_one_sentence(answer["refusal"], "loaded before this process was forked", "load it in each process")
+
+
+def test_a_fork_waits_for_a_load_that_runs() -> None:
+    began, never, running, loads = threading.Event(), threading.Event(), [], SharedLoads()
+
+    def load() -> threading.Event:
+        running.append("a load")
+        began.set()
+        never.wait(0.3)
+        running.clear()
+        return never
+
+    loading = threading.Thread(target=loads.get, args=("key", load))
+    loading.start()
+    assert began.wait(60)
+    if (child := os.fork()) == 0:
+        os._exit(len(running) or loads.get("key", lambda: loads) is not loads)
+    assert os.waitpid(child, 0)[1] == 0
+    loading.join()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
+from vmoe_runtime.pictures import forkable_lock
+
 
 class SharedLoads:
-    """Loaded graphs by key, each for as long as somebody holds it; one is loaded at a time."""
+    """Loaded graphs by key, each for as long as somebody holds it; one is loaded at a time.
+
+    A fork waits for a running load: the child would wait forever for the locks that native code holds meanwhile.
+    """
 
     def __init__(self) -> None:
-        self._start()
+        self._lock = forkable_lock()
+        self._loaded: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         if hasattr(os, "register_at_fork"):  # Windows has no fork
             os.register_at_fork(after_in_child=self._abandon)
 
@@ -30,8 +35,4 @@ class SharedLoads:
         """A forked process has none of the threads that a loaded graph runs on: it can't be shared, nor even freed."""
         for loaded in self._loaded.values():
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(loaded))
-        self._start()
-
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._loaded: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
+        self._loaded = WeakValueDictionary()
