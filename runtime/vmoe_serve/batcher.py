@@ -202,8 +202,8 @@ class Batcher:
 
     def _answer(self, requests: Sequence[_Request], setting: str | None) -> None:
         start = time.monotonic()
-        images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
         try:
+            images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
             outputs = self._engine.outputs(images, setting)
         except Exception as error:  # whatever it is, the clients must hear of it
             for request in requests:

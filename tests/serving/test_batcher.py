@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_an_error_of_a_call_reaches_all_of_its_requests_and_nobody_else(engine: 
             with pytest.raises(BackendError, match="out of order"):
                 answer_of(future)
         np.testing.assert_array_equal(answer_of(fine).logits, engine(images[:1], HIGH))
+
+
+def test_memory_that_lacks_for_a_batch_ends_its_requests_and_not_the_batcher(
+    engine: Engine, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with held(engine, images) as (gate, batcher):
+        failing = [batcher.submit(images[:1], LOW) for _ in range(2)]
+        with monkeypatch.context() as patch:
+            patch.setattr(np, "concatenate", Mock(side_effect=MemoryError))
+            gate.let_through.release(1000)
+            for future in failing:
+                assert isinstance(future.exception(timeout=60), MemoryError)
+        assert answer_of(batcher.submit(images[:1], HIGH)).batch_size == 1
 
 
 def test_a_rush_is_served_at_the_low_level_and_requests_for_the_high_one_get_it(engine: Engine, images: Images) -> None:
