@@ -118,11 +118,10 @@ class HttpServer::DeadlineSocket {
     return socket_.write_some(buffers);
   }
 
-  // A client that shuts down its sending side counts as gone, too.
+  // A client that shuts down its sending side counts as gone, too, whatever it sent before.
   bool has_gone() const {
-    char byte = 0;
-    const ssize_t size = ::recv(socket_.native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR);
+    pollfd polled{socket_.native_handle(), POLLRDHUP, 0};
+    return poll(&polled, 1, 0) > 0;  // also at an error, or once both sides are shut down
   }
 
  private:

@@ -192,6 +192,19 @@ def test_a_full_queue_is_503_and_clients_that_disconnect_leave_it(
     assert short.stop() == (0, "")
 
 
+def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_image_bundle: Path) -> None:
+    patient = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS, "--max-waiting", "800")
+    request = infer_request("mnist", np.zeros((8, 28, 28, 1), np.float32), "c2-k2")
+    for _ in range(100):
+        with connected(patient.port) as connection:
+            connection.sendall(request + bytes(70000))  # more than the server reads before it answers
+    deadline = time.monotonic() + PATIENCE
+    while json.loads(patient.ask("GET", "/healthz")[1])["waiting"]:
+        assert time.monotonic() < deadline
+    assert b'vmoe_requests_cancelled_total{model="mnist"} 0\n' not in patient.ask("GET", "/metrics")[1]
+    assert patient.stop() == (0, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
     """Requests of new connections and of known ones, which nobody has read when the signal comes."""
