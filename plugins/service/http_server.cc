@@ -8,6 +8,7 @@
 #include <cctype>
 #include <cerrno>
 #include <charconv>
+#include <csignal>
 #include <iterator>
 #include <memory>
 #include <new>
@@ -175,6 +176,9 @@ std::string HttpServer::bind(const std::string& host, uint16_t port) {
     acceptor_.listen();
     signals_.add(SIGINT);
     signals_.add(SIGTERM);
+    struct sigaction hangup{};
+    sigaction(SIGHUP, nullptr, &hangup);
+    if (hangup.sa_handler != SIG_IGN) signals_.add(SIGHUP);  // as it is under nohup
   } catch (const boost::system::system_error& error) {
     throw std::runtime_error("can't serve at " + host + ":" + std::to_string(port) + ": " + error.code().message());
   }

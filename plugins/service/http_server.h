@@ -57,7 +57,7 @@ class HttpServer {
   void use_tls(const std::string& certificate, const std::string& key);
 
   // Listens, and returns http://HOST:PORT; port 0 takes a free one. Throws std::runtime_error if it can't.
-  // From now on SIGTERM and SIGINT stop serve(), even before it is called.
+  // From now on SIGTERM, SIGINT and SIGHUP stop serve(), even before it is called.
   std::string bind(const std::string& host, uint16_t port);
 
   // Serves until a signal arrives and all requests that have arrived by then are answered.

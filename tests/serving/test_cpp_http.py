@@ -205,7 +205,7 @@ def test_a_client_that_has_sent_more_and_disconnects_leaves_the_queue(mnist_imag
     assert patient.stop() == (0, "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_answers_what_has_arrived_and_ends(number: int, mnist_image_bundle: Path, engine: Engine) -> None:
     """Requests of new connections and of known ones, which nobody has read when the signal comes."""
     server = CppServer(cpp_http.program(), mnist_image_bundle, *OPTIONS)
