@@ -177,6 +177,8 @@ def test_a_file_has_the_classes_or_features_of_each_image(
     assert names[:3] == [answer[0][0] for answer in answers]
     np.testing.assert_array_equal(np.array(shares[:3], float), [answer[0][1] for answer in answers])
     assert run(vmoe, features, *digits[:3], "-o", out, "-q") == ([], [])
+    if suffix == ".parquet":
+        assert pyarrow.parquet.read_schema(out).field("error").type == "string"  # although no image has one
     found = read_columns(out)
     rows = [[float(found[f"features_{i}"][row]) for i in range(1, 65)] for row in range(3)] if is_csv else found["features"]
     with Engine.load(features, threads=1) as engine:

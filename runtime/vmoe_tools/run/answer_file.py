@@ -106,7 +106,7 @@ def _write_parquet(file: IO[bytes], table: Table) -> None:
     import pyarrow.parquet as pq
 
     columns = {name: list(column) if column.ndim > 1 else column for name, column in table.items()}
-    columns["error"] = [text or None for text in table["error"]]
+    columns["error"] = pa.array([text or None for text in table["error"]], pa.string())  # also where all are null
     pq.write_table(pa.table(columns), file)
 
 
