@@ -113,8 +113,8 @@ def export(
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
     CKPT is PREFIX or PREFIX.index of the official format, an Orbax folder, a .safetensors file, a torch .pt, .pth or .bin
-    file, or a float32 bundle, which keeps its settings and takes no --preset. It may also be the folder or a file of a ViT
-    of another library (see --families), or an address, such as gs://BUCKET/PREFIX.
+    file, or a float32 bundle, whose settings replace the defaults below; it takes no --preset. It may also be the folder or
+    a file of a ViT of another library (see --families), or an address, such as gs://BUCKET/PREFIX.
 
     Example: vmoe export vmoe_b16 --capacity 0.3 --k 1
     """
