@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -75,22 +74,19 @@ def example_folder(tmp_path_factory: pytest.TempPathFactory, mnist_bundle: Path,
     """Where the examples run: the bundles that the pages name, and the samples."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "samples").symlink_to(ROOT / "samples")
-    for name, bundle in {"mnist": mnist_image_bundle, "mnist-alone": mnist_image_bundle, "mnist-16": mnist_bundle}.items():
+    for name, bundle in {"mnist": mnist_image_bundle, "mnist-16": mnist_bundle}.items():
         (folder / f"{name}.vmoe").symlink_to(bundle)
     return folder
 
 
 @pytest.mark.parametrize("page", [page for page in OWN if blocks(page, "python")], ids=page_name)
-def test_python_runs(
-    page: Path, example_folder: Path, mnist_images: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_runs(page: Path, example_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block alone, as a reader copies it into a file."""
     monkeypatch.chdir(example_folder)
-    images = mnist_images["images"][:32, ..., None].astype(np.float32) / 255 * 2 - 1
     for text in blocks(page, "python"):
-        names: dict[str, Any] = {"images": images, "known": images, "labels": mnist_images["labels"][:32]}
         code = compile(text, page_name(page), "exec")
         if page_name(page) not in NOT_RUN:
-            exec(code, names)
+            exec(code, {})
 
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_digits: Path) -> None:
