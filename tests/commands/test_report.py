@@ -299,6 +299,17 @@ def test_default_ratios_end_at_the_number_of_experts(tmp_path: Path, vmoe: Vmoe)
     assert {one["profile"] for one in report["points"] if one["profile"]} > {"c0.1-k1", "c0.85-k1"}
 
 
+def test_default_ratios_begin_where_there_are_slots(tmp_path: Path, vmoe: Vmoe) -> None:
+    checkpoint = Variant("many", "gap", "learned", (3, 3), (12, 12), moe=(1,), experts=12).write(tmp_path)
+    bundle = tmp_path / "many.vmoe"
+    export_bundle(checkpoint, bundle, router="experts-choice", rounding="round", capacity=[1], validate=False)
+    report = report_of(vmoe, tmp_path / "r.html", bundle, "--images", noise(tmp_path / "images.npz"))[1]
+    assert min(one["capacity_ratio"] for one in report["points"]) == 0.85
+    words = (bundle, "--capacity", 0.1, "--images", tmp_path / "images.npz", "-o", tmp_path / "x.html")
+    says = vmoe.complaint(2, "report", *words)
+    assert "the capacity ratio 0.1 leaves no slot" in says
+
+
 def test_curves_are_chosen(tmp_path: Path, vmoe: Vmoe) -> None:
     words = (kept_bundle("fp32"), "--images", noise(tmp_path / "images.npz"))
     axes = (*capacities(0.3, 1), "--k", 1, "--k", 2, "--no-bpr", "--pool", "--max-experts", 4)

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from vmoe_runtime import Engine
+from vmoe_runtime import Engine, RoutingError
 from vmoe_runtime.profiles import Profile, Rules
 from vmoe_runtime.routing import TokenLayout
 from vmoe_runtime.routing_kinds import KIND_NAMES
-from vmoe_runtime.settings import MERGE, ROWS, SettingValue
+from vmoe_runtime.settings import MERGE, ROWS, Setting, SettingValue
 from vmoe_tools.bench.points import Point, named_profiles, plan_points
 from vmoe_tools.bench.sweep import Axes, sweep_profiles
 from vmoe_tools.engines import LoadedBundle
@@ -121,13 +121,29 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
             if any(value != ROWS[name].default for name, value in lacking.items()):
                 continue
         name = _curve_name(chosen, {name for name in varied if len(varied[name]) > 1})
-        ratios = axes.get("capacity", tuple(ratio for ratio in _DEFAULT_RATIOS if ratio <= rules.num_experts))
+        ratios = axes.get("capacity") or _default_ratios(rules, base, chosen)
         one = {**{key: (value,) for key, value in chosen.items()}, "capacity": ratios}
         curves[name], found = sweep_profiles(rules, base, one)
         notes += found
     if not curves:
         raise click.UsageError("the bundle can't be run with any of the requested curves: ensembles (E3) have no pool")
     return curves, notes
+
+
+def _default_ratios(rules: Rules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
+    """The default ratios that the model can be run with; all of them if there is none, whose refusal says why.
+
+    Ratios above the number of experts are refused, as are those that leave no slot: many experts rounded by "round".
+    """
+
+    def runs(ratio: float) -> bool:
+        try:
+            rules.profile_of(Setting.of({**chosen, "capacity": ratio}), base)
+        except RoutingError:
+            return False
+        return True
+
+    return tuple(filter(runs, _DEFAULT_RATIOS)) or _DEFAULT_RATIOS
 
 
 def _curve_name(chosen: Mapping[str, SettingValue], several: Set[str]) -> tuple[str, str]:
