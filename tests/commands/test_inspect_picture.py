@@ -105,7 +105,7 @@ def test_models_of_other_kinds_are_shown_and_drawn(kind: str, nine: Path, tmp_pa
     drawn, out = tmp_path / "drawn.svg", tmp_path / "found.json"
     text = vmoe.run("inspect", kept_bundle(kind), nine, "-o", drawn, "--json", out)[0]
     assert "Every setting answers" in text or "The answer flips" in text
-    assert drawn.exists()
+    assert drawn.exists() and "of several, the one with the largest gate, or share in a Soft MoE" in " ".join(text.split())
     for setting in json.loads(out.read_text())["on_picture"]["settings"]:
         assert len(setting["experts"]) == 1
         for layer in setting["experts"].values():

@@ -26,7 +26,10 @@ _SIGNS = string.digits + string.ascii_letters + "+."  # of experts, of all other
 _IN_NAMES = ("max\nexperts", "merge", "requested\nratio", "pool", "bpr", "k", "effective\nratio")
 """What names of profiles say, too, and slots."""
 _SPARE = ("entropy\nof gates", "smallest\nload", "entropy\nof load", "largest load,\nof mean")
-_LEGEND = "In each MoE layer, the expert of each patch (0-9, a-z, A-Z); a dot is a patch that was dropped."
+_LEGEND = (
+    "In each MoE layer, the expert of each patch (0-9, a-z, A-Z): of several, the one with the largest gate, or share in a "
+    "Soft MoE. A dot is a patch that was dropped."
+)
 
 Summary = Mapping[str, Any]
 
