@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import sdk_build
 from command_runs import Vmoe
 from damaged_files import DENSE, SPARSE, assert_one_sentence, copied_checkpoint
 from export_plans import planned
+from variants import Variant
 
 from vmoe_export import ExportError, ExportOptions, OptionError, export_bundle
 from vmoe_export.summary import profile_notes
@@ -139,6 +141,18 @@ def test_pixels_that_no_patch_covers_are_named(size: tuple[int, int], whole: str
 def test_fields_that_no_official_config_has_are_named(config: dict[str, Any], told: str, mnist_checkpoint: Path) -> None:
     (note,) = (note for note in planned(mnist_checkpoint, config=config).notes if "no official one has" in note)
     assert note.endswith(told)
+
+
+@pytest.mark.parametrize("classifier", ["map", "gap"])
+def test_where_all_blocks_have_experts_these_may_be_of_another_size_than_an_mlp(classifier: Any, tmp_path: Path) -> None:
+    variant = Variant("sizes", classifier, "learned", (2, 2), (8, 8), moe=(0, 1))
+    head = "MapHead/Mlp/Dense_"
+    cuts = {f"{head}0/kernel": np.s_[:, :20], f"{head}0/bias": np.s_[:20], f"{head}1/kernel": np.s_[:20]}
+    tensors = {name: values[cuts.get(name, ...)].copy() for name, values in variant.parameters().items()}
+    safetensors.numpy.save_file(tensors, tmp_path / "ckpt.safetensors")
+    config = {"classifier": classifier, "encoder": {"mlp_dim": 20, "moe": {"mlp_dim": 48}}}
+    model = export_bundle(tmp_path / "ckpt.safetensors", tmp_path / "x.vmoe", config=config).plan.model
+    assert model.moe and (model.mlp_dim, model.moe.mlp_dim) == (20 if classifier == "map" else 48, 48)
 
 
 def test_a_path_that_is_no_text(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "whose capacity factor is text": (moe(dispatcher={"capacity_factor": "1.05"}), "capacity_factor"),
     "whose capacity factor is below 0": (moe(dispatcher={"capacity_factor": -1}), "capacity_factor"),
     "with an unknown rounding": (moe(dispatcher={"capacity_ceil_or_round": "up"}), "capacity_ceil_or_round"),
+    "with experts of another size": ({"encoder": {"moe": {"mlp_dim": 7}}}, "encoder.moe.mlp_dim 7"),
     "whose capacity multiple is text": (moe(dispatcher={"capacity_multiple_of": "4"}), "capacity_multiple_of"),
 }
 

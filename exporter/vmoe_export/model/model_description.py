@@ -117,10 +117,13 @@ def count_layers(facts: ModelFacts) -> int:
 
 
 def _mlp_dim(facts: ModelFacts, num_layers: int, moe: MoeConfig | None) -> int:
-    """The hidden size of the dense MLPs; that of the experts where every block has experts."""
+    """The hidden size of the dense MLPs; where every block has experts, that of the map head or else of the experts."""
     for i in range(num_layers):
         if moe is None or i not in moe.layers:
             return facts.shape(f"Encoder/encoderblock_{i}/Mlp/Dense_0/kernel", 2)[1]
+    of_map_head = "MapHead/Mlp/Dense_0/kernel"
+    if of_map_head in facts.shapes:
+        return facts.shape(of_map_head, 2)[1]
     return moe.mlp_dim if moe else 0
 
 
@@ -192,14 +195,18 @@ def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
     experts = moe.get("num_experts")
     if model.moe and isinstance(experts, int) and experts > model.moe.num_experts:
         experts = None  # the model was pruned since
+    mlp_dim = facts.encoder.get("mlp_dim")
+    if moe.get("mlp_dim") is not None and not any("/Mlp/" in name and "/Moe/" not in name for name in facts.shapes):
+        mlp_dim = None  # no tensor has this size
     claims: list[tuple[str, Any, Any]] = [
         ("patch_size", facts.config.get("patch_size"), model.patch_size),
         ("hidden_size", facts.config.get("hidden_size"), model.hidden_size),
         ("encoder.num_layers", facts.encoder.get("num_layers"), model.num_layers),
-        ("encoder.mlp_dim", facts.encoder.get("mlp_dim"), model.mlp_dim),
+        ("encoder.mlp_dim", mlp_dim, model.mlp_dim),
         ("encoder.num_heads", facts.encoder.get("num_heads"), model.num_heads),
         ("encoder.attention_qk_norm", facts.encoder.get("attention_qk_norm"), model.attention_qk_norm),
         ("encoder.moe.num_experts", experts, model.moe and model.moe.num_experts),
+        ("encoder.moe.mlp_dim", moe.get("mlp_dim"), model.moe and model.moe.mlp_dim),
         ("encoder.moe.layers", moe.get("layers"), model.moe and model.moe.layers),
         ("num_classes", facts.config.get("num_classes") or None, model.num_classes),
     ]
