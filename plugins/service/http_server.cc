@@ -30,6 +30,11 @@ constexpr auto kLook = std::chrono::milliseconds(50);  // between checks whether
 constexpr uint32_t kMostHead = 16384;                  // bytes of a request's first line and headers
 constexpr size_t kMostBuffered = 65536;                // bytes per connection, in addition to the body
 constexpr size_t kRefusing = 8, kMostRefused = 256;    // threads for clients above the limit, and such clients
+#if defined(POLLRDHUP)
+constexpr short kPeerClosed = POLLRDHUP;
+#else
+constexpr short kPeerClosed = POLLHUP;
+#endif
 
 bool is_ready(const tcp::socket& socket, short events, Clock::time_point end) {
   pollfd polled{const_cast<tcp::socket&>(socket).native_handle(), events, 0};
@@ -121,7 +126,7 @@ class HttpServer::DeadlineSocket {
 
   // A client that shuts down its sending side counts as gone, too, whatever it sent before.
   bool has_gone() const {
-    pollfd polled{socket_.native_handle(), POLLRDHUP, 0};
+    pollfd polled{socket_.native_handle(), kPeerClosed, 0};
     return poll(&polled, 1, 0) > 0;  // also at an error, or once both sides are shut down
   }
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
-from vmoe_runtime.pictures import arranged, forkable_lock, opened, orientation_of
+from vmoe_runtime.forkable_lock import forkable_lock
+from vmoe_runtime.pictures import arranged, opened, orientation_of
 from vmoe_runtime.resampling import Array, resampled
 
 if TYPE_CHECKING:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import os
 import stat
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vmoe_runtime.errors import ImageError
+from vmoe_runtime.forkable_lock import forkable_lock
 from vmoe_runtime.picture_files import checked_picture
 from vmoe_runtime.preprocessing import Preprocessing, Window
 from vmoe_runtime.resampling import MODES, read_pixels
@@ -28,14 +28,6 @@ _MOST_FILE = 1 << 29  # bytes; a file that is cut off there is refused
 _MOST_PIXELS = 1 << 25  # half of them where they have 16 bits per channel: decoders need up to 8 bytes for each
 
 _ORIENTATION = 0x0112
-
-
-def forkable_lock() -> threading.RLock:
-    """A lock that is free in a forked process, which lacks the thread that would release it."""
-    lock = threading.RLock()
-    if hasattr(os, "register_at_fork"):  # Windows has no fork
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-    return lock
 
 
 _filters = forkable_lock()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakValueDictionary
 
-from vmoe_runtime.pictures import forkable_lock
+from vmoe_runtime.forkable_lock import forkable_lock
 
 
 class SharedLoads:
