@@ -46,15 +46,10 @@ def margin_of_gains(margins: Array, gain: Array, lost: int = 0) -> float:
         gain: i64[N], 1 for an image that only the second setting answers right, -1 for one that only the first does, else 0.
         lost: right answers that may be lost.
     """
-    always = int(np.count_nonzero(np.isnan(margins)))  # escalated at any margin
-    margins = np.where(np.isnan(margins), -1.0, margins)
-    order = np.argsort(margins, kind="stable")
-    # right[n]: answers that are right beyond those of the first setting when the n least sure images are escalated.
-    right = np.concatenate([[0], np.cumsum(gain[order])])
+    ranked = np.where(np.isnan(margins), -1.0, margins)  # NaN is escalated at any margin
+    order = np.argsort(ranked)
+    candidates = np.unique([0.0, *ranked[ranked > 0], ESCALATE_ALL])
+    # right[n]: answers that are right beyond those of the first setting at a margin of candidates[n].
+    right = np.concatenate([[0], np.cumsum(gain[order])])[np.searchsorted(ranked[order], candidates)]
     short = np.flatnonzero(right < right[-1] - lost)
-    count = min(int(short[-1]) + 1, len(order)) if len(short) else 0
-    if count <= always:
-        return 0.0
-    ranked = margins[order]
-    larger = np.flatnonzero(ranked > ranked[count - 1])  # an image as sure as one that is escalated is escalated, too
-    return float(ranked[larger[0]]) if len(larger) else ESCALATE_ALL
+    return float(candidates[min(short[-1] + 1, len(candidates) - 1) if len(short) else 0])

@@ -57,7 +57,7 @@ def test_settings_are_found_on_one_half_and_tested_on_the_other(
     # On standard ops this bundle can't merge, and every backend must run what is added.
     assert "no setting that merges tokens is tried" in notes and not any("-r" in str(one) for one in tuned["results"])
     assert any("-r" in str(one) for one in vmoe.json(*words[:-1])["tuned"]["results"])
-    shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]:.4f}'
+    shown = f'first="{cascade["profile"]}", then="{cascade["then"]}", margin={cascade["margin"]!r}'
     assert f"cascade({shown})".replace(" ", "") in "".join(text.split())  # a line may end within it
     search, test = ({name: array[which::2] for name, array in images.items()} for which in (0, 1))
     with Engine.load(bundle, threads=1) as engine:

@@ -140,6 +140,8 @@ def test_the_second_step_may_be_wrong_where_the_first_is_right() -> None:
     # Escalating one image gains it; escalating two loses the other again, which the second setting alone loses, too.
     assert np.mean(margins_of(low) < calibrated_margin(low, high, np.zeros(3, np.int64))) == 0
     assert calibrated_margin(low, high, np.zeros(3, np.int64), lost=-1) == ESCALATE_ALL
+    low, high = answers((0, 0.2), (1, 0.2)), answers((1, 0.9), (0, 0.9))  # equally sure: both are escalated or none
+    assert calibrated_margin(low, high, np.zeros(2, np.int64)) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def print_tuned(content: dict[str, Any], path: object, stream: TextIO) -> None:
         cost = f"{one['flops_of_dense']:.0%} of the dense FLOPs, {number_text(one['p50_ms'], '.2f')} ms a call"
         rows.append((one["role"], f"{name}: top-1 {share_text(one['top1'])} ({interval}), {cost}"))
         if one["then"]:
-            steps = f'first="{one["profile"]}", then="{one["then"]}", margin={one["margin"]:.4f}'
+            steps = f'first="{one["profile"]}", then="{one["then"]}", margin={one["margin"]!r}'
             load = f'The cascade: Engine.load("{path}").cascade({steps})'
     notes = (
         f"{content['tried']} settings were tried on {content['searched_images']:,} images; "
