@@ -21,7 +21,7 @@ from vmoe_export.families.recognition import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
 from vmoe_export.model.exported_model import ExportedModel
 from vmoe_export.model.grouping import Grouping, parse_group
-from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, pixels
+from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, TopK, pixels
 from vmoe_export.model.model_description import FLAGS, describe_model
 from vmoe_export.model.parameters import POSITION_EMBEDDING, check_parameters, stored_parameters, stored_tensors
 from vmoe_export.model.position_embedding import resize_notes
@@ -313,7 +313,8 @@ def _notes(
     if model.moe is None:
         return tuple(notes)
     moe = (config.get("encoder") or {}).get("moe") or {}
-    dispatcher = (moe.get("router") or {}).get("dispatcher") or {}
+    router = moe.get("router") or {}
+    dispatcher = router.get("dispatcher") or {}
     if moe.get("group_size") not in (None, grouping.tokens):
         notes.append(
             f"the config's group_size of {moe['group_size']} tokens is not followed: groups are {grouping.name} "
@@ -321,6 +322,9 @@ def _notes(
         )
     if moe.get("num_experts") not in (None, *model.moe.experts):
         notes.append(f"the config's num_experts of {moe['num_experts']} is not followed: the checkpoint has fewer")
+    k = router.get("num_selected_experts")
+    if isinstance(model.moe.routing, TopK) and k not in (None, model.moe.routing.k):
+        notes.append(f"the config's num_selected_experts of {k} is not followed: a layer has fewer experts")
     if dispatcher.get("batch_priority") not in (None, options.bpr is not False):
         flag = "--bpr" if dispatcher["batch_priority"] else "--no-bpr"
         notes.append(f"the config's batch_priority {dispatcher['batch_priority']} is not followed: {flag} follows it")

@@ -228,8 +228,12 @@ def test_one_expert_in_each_layer_is_exported_by_default_without_drops(tmp_path:
     tensors = read_tensors(MNIST / "vmoe_mnist")
     for block in range(len(COUNTS)):
         keep_first(tensors, block, 1)
-    found = vmoe.json("export", saved(tmp_path / "one.safetensors", tensors), "--dry-run")
-    assert [profile["name"] for profile in found["profiles"]] == ["c1-k1"]
+    one = saved(tmp_path / "one.safetensors", tensors)
+    for config in ((), ("--config", MNIST / "config.json")):  # that of the whole model, with k of 2
+        found = vmoe.json("export", one, "--dry-run", *config)
+        assert [profile["name"] for profile in found["profiles"]] == ["c1-k1"]
+        assert found["model"]["moe"]["routing"]["k"] == 1
+    assert any("num_selected_experts of 2 is not" in note for note in found["notes"])
 
 
 def test_the_config_of_the_whole_model_suits_a_pruned_one(tmp_path: Path, vmoe: Vmoe) -> None:

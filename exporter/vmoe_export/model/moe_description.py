@@ -91,13 +91,17 @@ def _top_k(
     experts, members = _experts(facts, routers, given)
     most = min(experts) // members
     router_config = mapping(given, "router")
-    k = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most))
+    k, whole = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most)), given.get("num_experts")
+    if isinstance(k, int) and isinstance(whole, int) and whole > min(experts) and most < k <= whole:
+        k = most  # the model was pruned since
+        facts.note("inferred", "k")
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
         raise ConfigError(f"num_selected_experts is {k!r:.60}, but {of} has {most} experts")
-    ratio = min(_DEFAULT_CAPACITY_RATIO, max(experts))  # of one expert, more than 1 is refused
+    ratio, rounding, multiple = _capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO)
+    ratio = min(ratio, float(max(experts)))  # of one expert, more than 1 is refused
     normalize = bool(router_config.get("normalize_weights"))
-    return experts, TopK(k, *_capacity(facts, dispatcher, ratio), members, normalize)
+    return experts, TopK(k, ratio, rounding, multiple, members, normalize)
 
 
 def _experts_choice(
