@@ -55,11 +55,12 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
                 continue
             names = "" if class_names else ", and the bundle has no class names"
             raise ImageError(f"{path}, line {number}: {shown(row[1])} is not the name or index of one class{names}")
-        if row[0] in labels:
+        picture = str(Path(row[0]))  # ./a.png and a.png are one
+        if picture in labels:
             raise ImageError(f"{path}, line {number}: {shown(row[0])} has a label already")
         if Path(row[0]).is_absolute() or ".." in Path(row[0]).parts:
             raise ImageError(f"{path}, line {number}: {shown(row[0])} is no path inside the folder of pictures")
-        labels[row[0]] = label
+        labels[picture] = label
     if not labels:
         raise ImageError(f"{path} has no labels")
     return labels
@@ -67,7 +68,7 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
 
 def class_index(text: str, index_of: Mapping[str, int]) -> int | None:
     """The class that a text names, or whose index it is; None where it is neither. The index may be of no class."""
-    text = text.strip()
+    text = text if text in index_of else text.strip()
     if text in index_of:
         return index_of[text]
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None

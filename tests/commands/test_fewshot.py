@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +58,12 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     found = vmoe.json("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)
     # Of the three ants one is held out.
     assert (found["fitted_images"], found["held_out_images"], found["accuracy"]) == (5 + 2, 5, 1.0)
+    (animals / "bee").mkdir()
     words = (features_bundle, "--head", tmp_path / "head.npz", "--group", "image", "-o", tmp_path / "animals.vmoe")
     vmoe.run("export", *words)
     said = vmoe.run("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)[1]
     assert "vmoe: classes with at most 5 images: 1; one image of each is held out, the others are fitted to" in said
+    assert "vmoe: subfolders without pictures are no classes: bee" in said
     zebra = animals / "zebra" / "0.png"
     (answer,) = vmoe.json("run", tmp_path / "animals.vmoe", zebra)["images"]
     assert answer["classes"][0]["class"] == "zebra" and answer["classes"][0]["probability"] > 0.7
@@ -123,6 +126,8 @@ def test_what_has_no_classes_or_no_features_is_refused(
     (animals.parent / "one" / "ant").mkdir(parents=True)
     (animals / "ant" / "0.png").rename(animals.parent / "one" / "ant" / "0.png")
     (animals / "ant" / "1.png").unlink()
+    shutil.copytree(animals, animals.parent / "loose")
+    shutil.copy(animals / "zebra" / "0.png", animals.parent / "loose" / "a.png")
     np.savez(tmp_path / "bare.npz", images=np.zeros((4, 28, 28), np.uint8))
     np.savez(tmp_path / "gap.npz", images=np.zeros((4, 28, 28), np.uint8), labels=np.array([0, 0, 2, 2]))
     head = tmp_path / "head.npz"
@@ -130,8 +135,9 @@ def test_what_has_no_classes_or_no_features_is_refused(
         (mnist_bundle, mnist_digits, head, 1, "returns logits"),
         (features_bundle, tmp_path / "bare.npz", head, 1, "'labels' beside 'images'"),
         (features_bundle, animals.parent / "one", head, 1, "a subfolder of pictures for each class"),
-        (features_bundle, animals, head, 1, "class ant has 1 images"),
-        (features_bundle, tmp_path / "gap.npz", head, 1, "class 1 has 0 images"),
+        (features_bundle, animals, head, 1, "class ant has 1 image,"),
+        (features_bundle, animals.parent / "loose", head, 1, "a.png is in no subfolder"),
+        (features_bundle, tmp_path / "gap.npz", head, 1, "class 1 has no images"),
         (features_bundle, mnist_digits, tmp_path / "head.pt", 2, "must end in .npz"),
         (features_bundle, mnist_digits, mnist_digits, 2, "is used by this command"),
     ):

@@ -186,13 +186,13 @@ def test_a_picture_that_cannot_be_read_is_named(pictures: Path, manifest: Manife
     [
         ("file,label\na.png,one\nb/c.png,1\n", {"a.png": 1, "b/c.png": 1}),
         ('a.png,0\r\n\r\n"b,c.png", two \n', {"a.png": 0, "b,c.png": 2}),
-        ("\ufeffa.png,2\n", {"a.png": 2}),
+        ("\ufeffa.png,2\nb.png, x\n", {"a.png": 2, "b.png": 3}),
     ],
     ids=repr,
 )
 def test_labels_are_names_or_indices(text: str, labels: dict[str, int], tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
-    assert read_labels(tmp_path / "labels.csv", ("zero", "one", "two"), tmp_path) == labels
+    assert read_labels(tmp_path / "labels.csv", ("zero", "one", "two", " x"), tmp_path) == labels
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,7 @@ def test_labels_are_names_or_indices(text: str, labels: dict[str, int], tmp_path
         ("a.png,1\nb.png,drei\n", "line 2: 'drei' is not the name or index of one class"),
         ("labels.csv,onee\na.png,1\n", "line 1: 'onee' is not the name or index of one class"),
         ("a.png,1\na.png,2\n", "has a label already"),
+        ("a.png,1\n./a.png,2\n", "has a label already"),
         ("a.png,1\n../b.png,1\n", "no path inside the folder"),
         ("/etc/passwd,1\n", "no path inside the folder"),
         ("a.png,-1\n0,-1\n", "line 2: "),

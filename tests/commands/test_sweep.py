@@ -23,6 +23,8 @@ from vmoe_runtime import Engine
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BundleError
 from vmoe_tools.bench.bundle_profiles import add_profile
+from vmoe_tools.bench.cascades import CascadeAnswers
+from vmoe_tools.bench.quality import count_right
 from vmoe_tools.bench.result import PointResult, mark, recommend
 from vmoe_tools.charts import ACCURACY, TIME, line_chart, overview
 from vmoe_tools.options import RatioRange, Share
@@ -244,6 +246,12 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     page = ("-o", tmp_path / "r.html")
     assert any(sentence in note for note in vmoe.json("report", *words, odd, *page)["notes"])
     assert "near chance" not in vmoe.run("bench", *words, right)[0]
+
+
+def test_logits_that_are_no_numbers_are_right_for_no_class() -> None:
+    logits, answers = np.array([[np.nan, 0], [1, 0], [np.inf, 0]]), CascadeAnswers()
+    answers(logits, {}, None)
+    assert answers.classes.tolist() == [-1, 0, -1] and count_right(logits, np.zeros(3, int)) == 1
 
 
 def test_a_limit_that_nothing_meets_says_what_the_fastest_takes() -> None:

@@ -29,11 +29,12 @@ class CascadeAnswers:
 
     def __call__(self, logits: Array, routing: object, labels: Array | None) -> None:
         """Takes the answers of a batch."""
-        self._parts.append((logits.argmax(axis=1), margins_of(logits)))
+        margins = margins_of(logits)
+        self._parts.append((np.where(np.isnan(margins), -1, logits.argmax(axis=1)), margins))
 
     @property
     def classes(self) -> Array:
-        """i64[N], of the largest logit."""
+        """i64[N], of the largest logit; -1 where the logits are no finite numbers."""
         return np.concatenate([classes for classes, _ in self._parts])
 
     @property

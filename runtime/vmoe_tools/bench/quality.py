@@ -103,8 +103,8 @@ class Assessment:
 
 
 def count_right(logits: Array, labels: Array) -> int:
-    """How many rows of logits [N, classes] are largest at their label [N]."""
-    return int(np.count_nonzero(logits.argmax(axis=1) == labels))
+    """How many rows of logits [N, classes] are largest at their label [N]; of no class where that is no finite number."""
+    return int(np.count_nonzero((logits.argmax(axis=1) == labels) & np.isfinite(logits.max(axis=1))))
 
 
 def computed_pairs(routing: Mapping[str, Routing], shape: ModelShape | None) -> dict[str, Routing]:

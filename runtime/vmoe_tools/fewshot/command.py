@@ -86,6 +86,10 @@ def fewshot(
         "accuracy": right / len(held_out),
         "accuracy_95": [low, high],
     }
+    folders = [each.name for each in images.iterdir() if each.is_dir() and not each.name.startswith(".")] if names else []
+    empty = sorted(set(folders) - set(names or ()))
+    if empty and not quiet:
+        complain(f"subfolders without pictures are no classes: {', '.join(empty)}")
     few = int((np.bincount(labels) <= per_class).sum())
     if few and not quiet:
         complain(f"classes with at most {per_class} images: {few}; one image of each is held out, the others are fitted to")
@@ -115,7 +119,10 @@ def _fitted_to(path: Path) -> str:
 
 def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
     """The images, their labels i64[N], and the names of the classes where subfolders name them."""
-    names = tuple(sorted(pictures_of(path)[1])) if path.is_dir() else None
+    loose, by_class = pictures_of(path) if path.is_dir() else ([], {})
+    if loose and by_class:
+        raise click.ClickException(f"{loose[0]} is in no subfolder, so it has no class; move it into one, or out of {path}")
+    names = tuple(sorted(by_class)) if path.is_dir() else None
     source = open_images(path, names, len(names) if names else _MOST_CLASSES)
     if source.labels is None or not len(source) or source.labels.max() < 1:
         needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' beside 'images'"
@@ -131,9 +138,8 @@ def _pick(labels: Array, names: tuple[str, ...] | None, per_class: int, seed: in
         of_class = generator.permutation(np.flatnonzero(labels == index))
         if len(of_class) < 2:
             name = names[index] if names else index
-            raise click.ClickException(
-                f"class {name} has {len(of_class)} images, and needs at least 2: one to fit to, and one to hold out"
-            )
+            count = "1 image" if len(of_class) else "no images"
+            raise click.ClickException(f"class {name} has {count}, and needs at least 2: one to fit to, and one to hold out")
         chosen.append(of_class[: min(per_class, len(of_class) - 1)])
     # Mixed, as images that share a routing group would be of one class.
     picked = generator.permutation(np.concatenate(chosen))
