@@ -246,6 +246,9 @@ def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     page = ("-o", tmp_path / "r.html")
     assert any(sentence in note for note in vmoe.json("report", *words, odd, *page)["notes"])
     assert "near chance" not in vmoe.run("bench", *words, right)[0]
+    # Of 50 images in batches of 32, the first 32 are measured.
+    found = vmoe.json("bench", *words, odd, "--batch-size", 32, "--batch-size", 50)["points"]
+    assert {one["chance"] for one in found} == {np.bincount(shuffled[:count]).max() / count for count in (32, 50)}
 
 
 def test_logits_that_are_no_numbers_are_right_for_no_class() -> None:

@@ -176,7 +176,6 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
         points: results.
         labels: i64[N] of the images; None where they are not known.
     """
-    chance = None if labels is None else float(np.bincount(labels).max() / len(labels))
     known = [(p.images_per_second, p.top1) for p in points if p.images_per_second is not None and p.top1 is not None]
 
     def on_front(point: PointResult) -> bool | None:
@@ -191,6 +190,8 @@ def mark(points: Sequence[PointResult], labels: Array | None = None) -> list[Poi
         speed, flops = (
             _ratio(getattr(point, name), getattr(other, name, None)) for name in ("images_per_second", "flops_per_image")
         )
+        # Of the images that the accuracy is of: what fills no whole batch has no part in it.
+        chance = None if labels is None else float(np.bincount(labels[: point.images]).max() / point.images)
         marked.append(replace(point, pareto=on_front(point), chance=chance, speed_ratio=speed, flops_ratio=flops))
     return marked
 
