@@ -230,6 +230,8 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
         raise OptionError("--normalize is for the embedding of an image, and this bundle would return tokens; omit it")
     if output == "tokens" and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) has the tokens of each member; choose logits or members")
+    if model.ensemble_size > 1 and not model.num_classes:
+        raise OptionError("an ensemble (E3) exposes no features, and this one has no head; pass one with --head")
     output = output if model.num_classes or output == "tokens" else "features"
     if output == "members" and model.ensemble_size == 1:
         raise OptionError("this is not an ensemble (E3), so it has no members; choose logits or features")

@@ -174,6 +174,16 @@ def test_it_is_refused_in_a_sentence(name: str) -> None:
         planned(checkpoint, **options)
 
 
+def test_one_without_a_head_needs_one(tmp_path: Path) -> None:
+    tensors = read_tensors(FINE_TUNED)
+    head = {"kernel": tensors.pop("head/kernel"), "bias": tensors.pop("head/bias")}
+    safetensors.numpy.save_file(tensors, tmp_path / "trunk.safetensors")
+    with refusal(OptionError, "has no head; pass one with --head"):
+        planned(tmp_path / "trunk.safetensors")
+    np.savez(tmp_path / "head.npz", **head)
+    assert planned(tmp_path / "trunk.safetensors", head=tmp_path / "head.npz").output == "logits"
+
+
 def test_an_engine_refuses_a_k_above_a_members_experts(members: Path, images: np.ndarray) -> None:
     with Engine.load(members) as engine, pytest.raises(RoutingError, match="of a member, 4, not 5"):
         engine(images, k=5)

@@ -185,6 +185,9 @@ def test_a_folder_without_what_it_needs_is_refused_by_name(clip: Zeroshot, tmp_p
         assert f"--template '{template}'" in complaint(clip.folder, "--class-names", names, "--template", template, code=2)
     names.write_text("cat\n\ndog")
     assert "class name 2 of 3 is empty" in complaint(clip.folder, "--class-names", names, code=2)
+    names.write_text(f"{'a' * 200}cat\n{'a' * 200}dog\n{'a' * 200}cat")
+    told = "can't tell class names 1 and 2 apart: 'aaaaaaaa"
+    assert told in complaint(clip.folder, "--class-names", names, code=2)
     names = labels(tmp_path)
     assert "is an address" in complaint("gs://bucket/clip", "--class-names", names, code=2)
     for file in ("vocab.json", "merges.txt", "tokenizer_config.json"):

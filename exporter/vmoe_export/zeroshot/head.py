@@ -19,6 +19,7 @@ from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"
+_ROUNDING = 1e-7  # of the cosine of two embeddings of the same tokens, in batches of other sizes
 
 
 def export_zeroshot(
@@ -64,7 +65,7 @@ def zeroshot_head(
 
     Raises:
         CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
-        OptionError: names or templates are none, or the library is not installed.
+        OptionError: names or templates are none, the library is not installed, or two names have one embedding.
     """
     _check_texts(class_names, templates)
     if is_address(os.fspath(checkpoint)):
@@ -75,6 +76,7 @@ def zeroshot_head(
     texts = [template.replace(_PLACE, name) for name in class_names for template in templates]
     by_class = _normalized(tower.encode(texts)).reshape(len(class_names), len(templates), -1)
     labels = _normalized(by_class.mean(axis=1))
+    _check_apart(class_names, labels)
     with tempfile.TemporaryDirectory(prefix="vmoe-zeroshot-") as folder:
         head = Path(folder, "labels.npz")
         np.savez(head, kernel=(labels.T * tower.scale).astype(np.float32), bias=np.full(len(labels), tower.bias, np.float32))
@@ -102,6 +104,17 @@ def _check_texts(class_names: Sequence[str], templates: Sequence[str]) -> None:
         raise OptionError(f"class name {empty} of {len(class_names)} is empty")
     if wrong := next((template for template in templates if template.count(_PLACE) != 1), None):
         raise OptionError(f"--template {wrong!r:.60} must have one {_PLACE}, where the name of the class goes")
+
+
+def _check_apart(class_names: Sequence[str], labels: Array) -> None:
+    """Refuses different names with one embedding: those that differ behind the most tokens of a text, or in case alone."""
+    for index, label in enumerate(labels):
+        for other in (index + 1 + np.flatnonzero(labels[index + 1 :] @ label > 1 - _ROUNDING)).tolist():
+            one, two = class_names[index], class_names[other]
+            if one != two:
+                raise OptionError(
+                    f"the text tower can't tell class names {index + 1} and {other + 1} apart: {one!r:.60} and {two!r:.60}"
+                )
 
 
 def _normalized(embeddings: Array) -> Array:

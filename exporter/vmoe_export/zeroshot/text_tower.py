@@ -89,11 +89,13 @@ def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
 
 
 def installed(library: str) -> Any:
-    """A library of the extra `zeroshot`. Raises OptionError: it is not installed."""
+    """A library of the extra `zeroshot`. Raises OptionError: it is not installed, or can't be loaded."""
     try:
         return import_module(library)
-    except ImportError:
+    except ModuleNotFoundError:
         raise OptionError(f"{library} is not installed; pip install 'vmoe-export[zeroshot]'") from None
+    except ImportError as error:
+        raise OptionError(f"{library} is installed and can't be loaded: {error}") from None
 
 
 def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:

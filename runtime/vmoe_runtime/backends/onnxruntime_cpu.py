@@ -132,10 +132,9 @@ def _register(options: onnxruntime.SessionOptions, library: Path) -> None:
     try:
         options.register_custom_ops_library(str(library))
     except Exception as error:
-        raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}; run "
-            "pip install --upgrade onnxruntime, or install vmoe-export again"
-        ) from None
+        reason = f"ONNX Runtime {onnxruntime.__version__} can't use the op library {library}: {first_line(error)}"
+        advice = "; run pip install --upgrade onnxruntime, or install vmoe-export again"
+        raise BackendError(reason if "VMOE_CPU_PATH" in reason else reason + advice) from None
 
 
 def first_line(error: Exception) -> str:

@@ -98,7 +98,10 @@ def inspect(
     setting = Setting(*profiles, **changes)
     if given["images"] is None:
         if setting != Setting() or any(given[name] != default for name, default in _DEFAULTS.items()):
-            raise click.UsageError("options for a run on images need --images NPZ|DIR")
+            raise click.UsageError(
+                "options for a run on images need --images NPZ|DIR; settings, --backend, --threads and --out also go with a "
+                "PICTURE"
+            )
         summary = _summary(bundle, verify=verify)
         if not quiet:
             print_summary(summary, people_stream(json_target), list_tensors=list_tensors)
