@@ -22,6 +22,9 @@ def web_server(
     ended = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
+        def guess_type(self, path: Any) -> str:
+            return "application/octet-stream" if str(path).endswith(".mjs") else super().guess_type(path)  # as of nginx
+
         def send_head(self) -> Any:
             if silent_after == -1:
                 ended.wait()

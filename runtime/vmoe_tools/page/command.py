@@ -43,9 +43,9 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
     facts, graph = while_unchanged(lambda: _verified(bundle))
     web, origin = web_files(web_folder)
     sizes = {build: sum(len(web[name]) for name in names) for build, names in BUILDS.items()}
-    facts["builds"] = {build: {"module": names[0], "bytes": sizes[build]} for build, names in BUILDS.items()}
+    facts["builds"] = {build: {"module": _served(names[0]), "bytes": sizes[build]} for build, names in BUILDS.items()}
     contents: dict[str, bytes | Path] = {path.name: path.read_bytes() for path in sorted(_SITE.iterdir())}
-    contents |= {f"onnxruntime-web/{name}": content for name, content in web.items()}
+    contents |= {f"onnxruntime-web/{_served(name)}": content for name, content in web.items()}
     contents |= {CANONICAL_GRAPH: graph, WEIGHTS_NAME: bundle.absolute() / WEIGHTS_NAME}
     PAGE.write(out, contents, facts, force=force)
     if not quiet:
@@ -53,6 +53,11 @@ def page(bundle: Path, out: Path, web_folder: Path | None, force: bool, quiet: b
         model = sum(facts["bytes"].values()) / 1e6
         click.echo(f"onnxruntime-web {printable(origin)}: {wasm} MB, or {webgpu} MB with WebGPU; the model: {model:,.1f} MB")
         click.echo(f"python3 -m http.server --directory {printable(str(out))}")
+
+
+def _served(name: str) -> str:
+    """The name that a file of onnxruntime-web has in a page: web servers such as nginx don't know that .mjs is a script."""
+    return name.replace(".mjs", ".js")
 
 
 def _verified(path: Path) -> tuple[dict[str, Any], bytes]:
