@@ -36,6 +36,11 @@ export function makePad(canvas, { height, width }, changed) {
       draw([[event.offsetX / canvas.clientWidth, event.offsetY / canvas.clientHeight]], false);
     });
   }
+  function show(image) {
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  }
+
   const redraw = (points) => { last = null; draw(points, true); };
-  return { clear: () => redraw([]), seven: () => redraw(SEVEN), show: (image) => context.drawImage(image, 0, 0, canvas.width, canvas.height) };
+  return { clear: () => redraw([]), seven: () => redraw(SEVEN), show };
 }

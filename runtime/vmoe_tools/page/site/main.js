@@ -12,7 +12,7 @@ const LARGE = 5e7; // bytes of weights; a smaller model waits longer for a GPU t
 const LOW_RATIO = 0.1; // that the second setting starts with
 const byId = (id) => document.getElementById(id);
 const facts = await (await fetch("page.json")).json(), { input } = facts;
-let image = null, isReady = false, isRunning = false, began = 0, runsOn = "";
+let image = null, opening = null, isReady = false, isRunning = false, began = 0, runsOn = "";
 
 /** Says what it does, and shows a bar while it waits: `done` is a share, or true if that is not known. */
 function say(text, done) {
@@ -41,20 +41,25 @@ async function update() {
 }
 
 function take(made) {
+  if (isReady && !image) began = performance.now(); // only now, as the model waited for a picture
   image = made;
+  opening = null;
+  byId("problem").textContent = "";
   sides.forEach((side) => { side.isStale = true; });
   update();
 }
 
 async function takeFile(file) {
   if (!file) return; // a choice that was cancelled, or a text that was dropped
+  opening = file;
   byId("problem").textContent = "";
   try {
     const made = prepare(await decode(file, facts), facts.steps);
+    if (file !== opening) return; // there is a later picture
     pad.show(made);
     take(made);
   } catch (error) {
-    byId("problem").textContent = error.message;
+    if (file === opening) byId("problem").textContent = error.message;
   }
 }
 
@@ -94,6 +99,7 @@ showSecond();
 both.addEventListener("change", showSecond);
 byId("clear").addEventListener("click", pad.clear);
 byId("seven").addEventListener("click", pad.seven);
+byId("file").addEventListener("click", () => { byId("file").value = ""; }); // so that the same file can be chosen again
 byId("file").addEventListener("change", () => takeFile(byId("file").files[0]));
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {

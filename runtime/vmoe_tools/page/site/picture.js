@@ -1,7 +1,18 @@
 /** Pictures of any size to canvases of the model's size, by the steps of the bundle as well as a canvas can do them. */
 
-function redraw(picture, width, height, left = 0, top = 0, fromWidth = picture.width, fromHeight = picture.height) {
+/** What draws on a new canvas. Browsers give one that is too large, too, but nothing can be drawn on it. */
+function contextOf(width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.fillRect(0, 0, 1, 1);
+  if (!context.getImageData(0, 0, 1, 1).data[3]) {
+    throw new Error(`The picture is too large or too narrow: this browser can't draw ${width}x${height} pixels. Crop it first.`);
+  }
+  context.clearRect(0, 0, 1, 1);
+  return context;
+}
+
+function redraw(picture, width, height, left = 0, top = 0, fromWidth = picture.width, fromHeight = picture.height) {
+  const context = contextOf(width, height);
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, left, top, fromWidth, fromHeight, 0, 0, width, height);
   return context.canvas;
@@ -11,11 +22,12 @@ function doStep(picture, [name, height, width, keepsShape]) {
   const [lostHeight, lostWidth] = [picture.height - height, picture.width - width];
   if (name.endsWith("crop")) {
     if (Math.min(lostHeight, lostWidth) < 0) throw new Error(`The picture is too small: the model takes ${width}x${height} pixels of it.`);
-    return redraw(picture, width, height, lostWidth >> 1, lostHeight >> 1, width, height);
+    const before = (lost) => (name.startsWith("round") && lost % 4 === 3 ? lost + 1 : lost) >> 1;
+    return redraw(picture, width, height, before(lostWidth), before(lostHeight), width, height);
   }
   if (!keepsShape) return redraw(picture, width, height);
-  const scale = height / Math.min(picture.height, picture.width);
-  return redraw(picture, Math.round(picture.width * scale), Math.round(picture.height * scale));
+  const short = Math.min(picture.height, picture.width), rounded = name.startsWith("pillow") ? Math.floor : Math.round;
+  return redraw(picture, rounded((picture.width * height) / short), rounded((picture.height * height) / short));
 }
 
 /** The canvas that steps make of a picture: [name, height, width, whether the shape is kept] of each. */
@@ -44,7 +56,7 @@ export async function decode(file, { rotates, background }) {
     throw new Error("This is no picture that the browser can read.");
   });
   if (!background) return picture;
-  const context = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+  const context = contextOf(picture.width, picture.height);
   context.fillStyle = `rgb(${background})`;
   context.fillRect(0, 0, picture.width, picture.height);
   context.drawImage(picture, 0, 0);
