@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 import time
@@ -280,6 +281,8 @@ def test_nothing_is_wrong_with_it(width: int, dark: bool, page: Path, browser: B
         requests = [request.url for request in shown.requests()]
         assert [asked for asked in requests if not asked.startswith((address, "data:", "blob:"))] == []
         assert any(asked.endswith(".wasm") for asked in requests)  # so that workers are seen
+        weights = hashlib.sha256((page / "weights.safetensors").read_bytes()).hexdigest()
+        assert f"{address}/weights.safetensors?{weights}" in requests  # and not one that a cache has of an earlier page
         assert faults_of(shown, width) == [] and {*problems(shown)} <= NO_GPU
         assert shown.locator("img").count() == 0
 

@@ -64,6 +64,7 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "flops": _flops(manifest, values["merge"]),
         "colours": expert_colours(manifest.rules.num_experts),
         "bytes": {name: manifest.files[name].size for name in (CANONICAL_GRAPH, WEIGHTS_NAME)},
+        "versions": {name: manifest.files[name].sha256 for name in (CANONICAL_GRAPH, WEIGHTS_NAME)},
     }
 
 

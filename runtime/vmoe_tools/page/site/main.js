@@ -11,7 +11,7 @@ import { makeSide } from "./side.js";
 const LARGE = 5e7; // bytes of weights; a smaller model waits longer for a GPU than it computes
 const LOW_RATIO = 0.1; // that the second setting starts with
 const byId = (id) => document.getElementById(id);
-const facts = await (await fetch("page.json")).json(), { input } = facts;
+const facts = await (await fetch("page.json", { cache: "no-cache" })).json(), { input } = facts;
 let image = null, opening = null, isReady = false, isRunning = false, began = 0, runsOn = "";
 
 /** Says what it does, and shows a bar while it waits: `done` is a share, or true if that is not known. */

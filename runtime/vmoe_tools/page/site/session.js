@@ -19,11 +19,14 @@ function rejectAll(why) {
   waiting.clear();
 }
 
-/** A file: `bytes`, in one piece that is there but once, as a large model hardly fits a browser twice; `filled`, how many have come. */
-function download(name, size, tell, signal) {
+/**
+ * A file: `bytes`, in one piece that is there but once, as a large model hardly fits a browser twice; `filled`, how many
+ * have come. Its address has its version, so that no cache answers with the file of a page that was here before.
+ */
+function download(name, version, size, tell, signal) {
   const bytes = new Uint8Array(new Memory(size)), filled = new Int32Array(new Memory(4));
   const fill = async () => {
-    const response = await fetch(name, { signal });
+    const response = await fetch(`${name}?${version}`, { signal });
     if (!response.ok) throw new Error(`${name} is missing: the server answers ${response.status}.`);
     const reader = response.body.getReader(INTO_BUFFER);
     for (let part, buffer = new ArrayBuffer(PART); !(part = await reader.read(new Uint8Array(buffer))).done; ) {
@@ -63,7 +66,7 @@ export async function open(facts, device, tell) {
     told = performance.now();
     tell(come, all);
   };
-  const [graph, weights] = Object.entries(facts.bytes).map(([name, size]) => download(name, size, count, signal));
+  const [graph, weights] = Object.entries(facts.bytes).map(([name, size]) => download(name, facts.versions[name], size, count, signal));
   const load = { facts, device, graph: graph.bytes, weights: weights.bytes, filled: weights.filled };
   const loadWhen = async (...files) => {
     await Promise.all(files);
