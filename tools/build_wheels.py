@@ -30,8 +30,8 @@ ARCHITECTURES = ("x86_64", "aarch64")
 MACOS = "macos"
 ANY = "any"
 TARGETS = (*ARCHITECTURES, MACOS, ANY)
-COMPILED_IN = ("libhwy-dev", "nlohmann-json3-dev", "libonnxruntime-dev")
-"""Debian packages whose headers become part of the libraries."""
+COMPILED_IN = {"libhwy-dev": "Apache-2.0", "nlohmann-json3-dev": "MIT", "libonnxruntime-dev": "MIT"}
+"""Debian packages whose headers become part of the libraries, and the SPDX expressions of their licences."""
 GLIBC = (2, 28)
 MACOS_PLATFORM = "macosx_13_0_arm64"
 
@@ -99,9 +99,9 @@ def native_options(source: Path, arch: str) -> list[str]:
 
 
 def compiled_in_licences() -> str:
-    """The licences of what stands in the libraries besides our own code: headers of Debian packages, and libc++."""
+    """The licences of what stands in the libraries besides our own code: headers of Debian packages, and zig's libraries."""
     files = [Path("/usr/share/doc", package, "copyright") for package in COMPILED_IN]
-    files.append(zig().parent / "lib" / "libcxx" / "LICENSE.TXT")
+    files += [zig().parent / "LICENSE", zig().parent / "lib" / "libcxx" / "LICENSE.TXT"]
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
         raise BuildError(f"the licences of what is compiled in are not there: {', '.join(missing)}")

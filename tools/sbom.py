@@ -43,11 +43,16 @@ def compiled_in() -> list[dict[str, Any]]:
     """Components: the Debian packages whose headers, and the compiler whose C++ library, are part of the libraries."""
     query = ["dpkg-query", "-W", "-f", DEBIAN_FIELDS + "\n", *COMPILED_IN]
     rows = [line.split("\t") for line in run(query, "dpkg-query doesn't know the headers' packages").splitlines()]
-    components = [(source, upstream, f"pkg:deb/debian/{package}@{whole}") for source, upstream, package, whole in rows]
-    components.append(("libc++ of zig", version("ziglang"), f"pkg:pypi/ziglang@{version('ziglang')}"))
+    components = [
+        (source, upstream, f"pkg:deb/debian/{package}@{whole}", COMPILED_IN[package])
+        for source, upstream, package, whole in rows
+    ]
+    zig = version("ziglang")
+    components.append(("libc++ of zig", zig, f"pkg:pypi/ziglang@{zig}", "Apache-2.0 WITH LLVM-exception AND MIT"))
     return [
         {"type": "library", "bom-ref": purl, "name": name, "version": number, "purl": purl}
-        for name, number, purl in sorted(components)
+        | {"licenses": [{"expression": licence}]}
+        for name, number, purl, licence in sorted(components)
     ]
 
 

@@ -104,6 +104,7 @@ def test_the_bill_of_materials_names_what_runs_and_what_is_compiled_in() -> None
     assert (bill["bomFormat"], root["name"], root["version"]) == ("CycloneDX", "vmoe-export", VERSION)
     assert {"numpy", "onnxruntime", "click"} <= {part["name"] for part in bill["components"]}
     assert {part["name"] for part in root["components"]} == {"highway", "nlohmann-json3", "onnxruntime", "libc++ of zig"}
+    assert all(part["licenses"] for part in root["components"])
     assert str(ROOT) not in json.dumps(bill)
 
 
