@@ -20,6 +20,10 @@ RUN cmake -S /source/plugins/service -B /build/service -G Ninja -DCMAKE_BUILD_TY
     -DCMAKE_INSTALL_RPATH=/vmoe/lib \
     && cmake --build /build/service \
     && cmake --install /build/service --prefix /vmoe --strip
+COPY LICENSE /vmoe/licences/
+RUN cd /packages && cp --parents onnxruntime/LICENSE onnxruntime/ThirdPartyNotices.txt /vmoe/licences/ \
+    && cd /usr/share/doc && cp --parents libonnxruntime-dev/copyright libhwy-dev/copyright nlohmann-json3-dev/copyright \
+    libcli11-dev/copyright libstb-dev/copyright /vmoe/licences/
 
 FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends libssl3t64 libstdc++6 zlib1g && rm -rf /var/lib/apt/lists/*

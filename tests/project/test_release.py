@@ -138,6 +138,7 @@ def test_the_image_of_the_dockerfile_answers_a_request(tmp_path: Path, mnist_ima
         status, body, _ = container.ask("POST", "/v1/classify?top=1", picture)
         assert status == 200 and json.loads(body)["predictions"][0][0]["class"] == "7"
         assert container.inside("id", "-u").strip() == "65534"
+        assert "University of Cincinnati" in container.inside("cat", "/vmoe/licences/libcli11-dev/copyright")
         assert list(container.config["ExposedPorts"]) == ["8000/tcp"]
         _, *check = container.config["Healthcheck"]["Test"]
         container.inside(*(word.replace("8000", str(container.port)) for word in check))
