@@ -19,7 +19,7 @@ from sdk_build import Runner
 from wheels import onnxruntime_folder
 
 from vmoe_export import export_bundle
-from vmoe_runtime import op_library
+from vmoe_runtime import __version__, op_library
 from vmoe_runtime.bundle.manifest import Output
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.engine import Engine
@@ -257,7 +257,7 @@ def test_onnxruntime_is_found_by_the_environment_variable(prefix: Path, mnist_bu
 def assert_loads(program: Path, bundle: Path, **environment: str) -> None:
     """What `sdk_c_only` prints: the version, and a status of no sentence."""
     done = sdk_build.run(program, bundle, sdk_build.onnxruntime_library(), **environment)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0.1.0 0 \n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{__version__} 0 \n", "")
 
 
 def test_only_the_public_functions_are_exported(prefix: Path) -> None:
