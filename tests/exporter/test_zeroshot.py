@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,8 @@ def test_a_folder_without_what_it_needs_is_refused_by_name(clip: Zeroshot, tmp_p
     settings = siglip / "tokenizer_config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "left"}))
     assert "siglip: the tokenizer pads on the left" in complaint(siglip, "--class-names", names)
+    (siglip / "tokenizer.json").write_text("{")
+    assert f"transformers {version('transformers')} can't load its text tower: " in complaint(siglip, "--class-names", names)
     assert "exclude each other" in complaint(
         clip.folder, "--class-names", names, "--template", "{}", "--templates", "openai", code=2
     )

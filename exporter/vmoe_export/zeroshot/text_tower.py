@@ -194,6 +194,7 @@ def _loading(path: Path, library: str) -> Iterator[None]:
         yield
     except Exception as error:  # both libraries raise many kinds
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path}: {library} can't load its text tower: {reason}") from None
+        version = import_module(library).__version__
+        raise CheckpointError(f"{path}: {library} {version} can't load its text tower: {reason}") from None
     finally:
         hub.HF_HUB_OFFLINE = before
