@@ -342,7 +342,8 @@ Manifest parse_manifest(std::string_view text) {
   const Json version = raw.value("format_version", Json());
   if (!version.is_number_integer() || version != kFormatVersion) {
     fail(VMOE_BUNDLE_ERROR, "the bundle has format version ", one_line(version.dump().substr(0, 40)),
-         ", and this version of the library reads ", kFormatVersion, " only; export it again");
+         ", and this version of the library reads ", kFormatVersion,
+         " only; export it again with this version, or read it with the one that wrote it");
   }
   try {
     return read(raw);

@@ -22,7 +22,9 @@ for _field in (
 
 bad_values("format", ("zip", ["vmoe-bundle"]), "not the manifest")
 bad("no format", says(drop("format")), "not the manifest")
-bad_values("format_version", (4, 2, 1, 0, -1, 2**64, "3", True, 3.0, None), "format version", "export it again")
+bad_values(
+    "format_version", (4, 2, 1, 0, -1, 2**64, "3", True, 3.0, None), "format version", "export it again", "or read it with"
+)
 bad("a format version of 3e0", swap(b'"format_version": 3', b'"format_version": 3e0'), "export it again")
 bad("no format version", says(drop("format_version")), "export it again")
 bad("an unknown precision", says(put("precision", "int2")), "'precision'", "'int2'")

@@ -49,7 +49,7 @@ def parse_manifest(text: bytes) -> Manifest:
     if type(version) is not int or version != FORMAT_VERSION:
         raise BundleError(
             f"the bundle has format version {version!s:.40}, and this version of vmoe-export reads {FORMAT_VERSION} only; "
-            "export it again"
+            "export it again with this version, or read it with the one that wrote it"
         )
     try:
         tables.check_fields(raw, tables.KIND_FIELDS, "top-k")
