@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,6 +128,19 @@ def write_json(target: str | None, content: Mapping[str, Any]) -> None:
     """
     if target is not None:
         write_file(Path(target), json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def class_records(classes: Iterable[tuple[int, float]], names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Classes with their probabilities, as JSON has them.
+
+    Args:
+        classes: index and probability of each.
+        names: of all classes; None where the bundle has none.
+    """
+    return [
+        {"class": names[index] if names else str(index), "index": index, "probability": probability}
+        for index, probability in classes
+    ]
 
 
 def write_file(path: Path, text: str) -> None:

@@ -35,21 +35,22 @@ def test_every_setting_has_its_answer_and_the_experts_of_each_token(
     nine: Path, mnist_image_bundle: Path, vmoe: Vmoe
 ) -> None:
     found = vmoe.json("inspect", mnist_image_bundle, nine)["on_picture"]
-    flops = [setting["flops"] for setting in found["settings"]]
+    flops = [setting["flops_per_image"] for setting in found["settings"]]
     assert sorted(setting["name"] for setting in found["settings"]) == sorted(PROFILES) and flops == sorted(flops)
     assert (found["picture"], found["grid"]) == (str(nine), [7, 7])
     with Engine.load(mnist_image_bundle) as engine:
         for setting in found["settings"]:
             logits, routing = engine.logits_and_routing(nine, setting["name"])
-            assert [index for index, _ in setting["classes"]] == np.argsort(-logits[0]).tolist()
-            assert setting["classes"][:1] == [list(engine.classify(nine, 1, profile=setting["name"])[0][0])]
+            assert [found["index"] for found in setting["classes"]] == np.argsort(-logits[0]).tolist()
+            (run,) = vmoe.json("run", mnist_image_bundle, nine, "--profile", setting["name"], "--top", 10)["images"]
+            assert setting["classes"] == run["classes"]
             for name, layer in routing.items():
                 kept = [layer.expert[0, token][layer.kept[0, token]].tolist() for token in range(50)]
                 assert setting["experts"][name] == kept and setting["tokens"][name] == list(range(50))
         merged = engine.routing(nine, "c0.3-k1-r8")
     (setting,) = vmoe.json("inspect", mnist_image_bundle, nine, "--profile", "c0.3-k1-r8")["on_picture"]["settings"]
     assert setting["tokens"] == {name: layer.token[0].tolist() for name, layer in merged.items()}
-    assert [setting["classes"][0][0] for setting in found["settings"]] == [7, 9, 9, 9] and found["flips"] == [1]
+    assert [setting["classes"][0]["index"] for setting in found["settings"]] == [7, 9, 9, 9] and found["flips"] == [1]
 
 
 def test_the_text_says_where_the_answer_flips_and_fits_80_columns(
@@ -85,6 +86,8 @@ def test_the_drawing_has_the_expert_of_each_patch_and_marks_other_answers(
     raw = vmoe.json("inspect", mnist_image_bundle, nine, "-o", out)["on_picture"]
     with Image.open(out) as picture:
         assert picture.width > 800 and picture.height > 800
+    for setting in raw["settings"]:
+        setting["classes"] = tuple((found["index"], found["probability"]) for found in setting["classes"])
     settings = tuple(SettingAnswer(**setting) for setting in raw["settings"])
     report = PictureReport(**{**raw, "settings": settings, "grid": tuple(raw["grid"])})
     with Engine.load(mnist_image_bundle) as engine:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,7 @@ def inspect(
             print_picture(compared, people_stream(json_target))
             if given["out"] is not None:
                 print(printable(f"Wrote {given['out']}"), file=people_stream(json_target))
-        write_json(json_target, {"on_picture": asdict(compared)})
+        write_json(json_target, {"on_picture": compared.record()})
         return
     if len(profiles) > 1:
         raise click.UsageError("several --profile need a PICTURE on which to compare them")

@@ -140,7 +140,7 @@ def print_picture(report: PictureReport, stream: TextIO) -> None:
 
     columns: dict[str, Callable[[SettingAnswer], str]] = {
         "setting": lambda setting: setting.name,
-        "MFLOP": lambda setting: number_text(setting.flops, ",.1f", 1e-6),
+        "MFLOP": lambda setting: number_text(setting.flops_per_image, ",.1f", 1e-6),
         "answer": lambda setting: answer(setting, 0),
         "next": lambda setting: answer(setting, 1) if len(setting.classes) > 1 else "-",
     }

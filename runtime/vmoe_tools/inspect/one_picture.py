@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from vmoe_runtime.routing import Array, TokenLayout
 from vmoe_tools.bench.points import Point
 from vmoe_tools.bench.quality import Assessment
 from vmoe_tools.inspect.statistics import choices_of, class_name
+from vmoe_tools.output import class_records
 
 _LONGEST_NAME = 18
 
@@ -23,7 +25,7 @@ class SettingAnswer:
 
     Attributes:
         name: of the setting, or of the bundle where it has nothing to set.
-        flops: of the matrix products for this picture; None where the manifest lacks the sizes.
+        flops_per_image: of the matrix products for this picture; None where the manifest lacks the sizes.
         classes: index and probability of all classes, likeliest first.
         experts: of each MoE layer, for each token the experts that processed it, heaviest first; none where it was dropped.
             The classifier token is the first one where there is one, then come patches row by row.
@@ -31,7 +33,7 @@ class SettingAnswer:
     """
 
     name: str
-    flops: int | None
+    flops_per_image: int | None
     classes: tuple[tuple[int, float], ...]
     experts: Mapping[str, list[list[int]]]
     tokens: Mapping[str, list[int]]
@@ -61,6 +63,11 @@ class PictureReport:
     grid: tuple[int, int] | None
     settings: tuple[SettingAnswer, ...]
     flips: tuple[int, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The keys and values of the JSON; its classes are those of `vmoe run`."""
+        settings = [{**asdict(each), "classes": class_records(each.classes, self.class_names)} for each in self.settings]
+        return {**asdict(self), "settings": settings}
 
     def named(self, index: int) -> str:
         """A class for people."""
@@ -92,7 +99,7 @@ def compare_settings(points: Sequence[Point], batch: Array, picture: str) -> Pic
     """
     manifest = points[0].engine.manifest
     layout = TokenLayout.of(manifest)
-    answers = sorted((_answer(point, batch) for point in points), key=lambda setting: setting.flops or 0)
+    answers = sorted((_answer(point, batch) for point in points), key=lambda setting: setting.flops_per_image or 0)
     return PictureReport(
         bundle=points[0].loaded.name,
         picture=picture,
@@ -113,7 +120,7 @@ def _answer(point: Point, batch: Array) -> SettingAnswer:
     experts = {name: _experts(layer) for name, layer in routing.items()}
     return SettingAnswer(
         name=point.loaded.name if point.profile is None else point.profile.name,
-        flops=quality.flops_per_image,
+        flops_per_image=quality.flops_per_image,
         classes=tuple((index, float(shares[index])) for index in likeliest(logits, len(shares))[0].tolist()),
         experts=experts,
         tokens={

@@ -12,7 +12,7 @@ from vmoe_measure.image_source import pictures_of
 from vmoe_runtime import Engine, Setting
 from vmoe_runtime.bundle.manifest import Manifest
 from vmoe_tools import options
-from vmoe_tools.output import check_output_file, people_stream, write_json
+from vmoe_tools.output import check_output_file, class_records, people_stream, write_json
 from vmoe_tools.program import FAILURE, complain, printable
 from vmoe_tools.run.answer_file import check_answer_file, write_answers
 from vmoe_tools.run.answers import Answer, answer
@@ -125,11 +125,4 @@ def _lines(each: Answer, engine: Engine, width: int) -> Iterator[str]:
 
 
 def _entry(each: Answer, names: Sequence[str] | None) -> dict[str, Any]:
-    return {
-        "image": str(each.image),
-        "error": each.error,
-        "classes": [
-            {"class": names[index] if names else str(index), "index": index, "probability": probability}
-            for index, probability in each.classes
-        ],
-    }
+    return {"image": str(each.image), "error": each.error, "classes": class_records(each.classes, names)}
