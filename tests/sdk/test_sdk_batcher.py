@@ -7,6 +7,9 @@ from pathlib import Path
 
 import sdk_build
 
+from vmoe_serve.endpoints import OPTIONS
+
+BATCHER = Path(__file__).parents[2] / "plugins" / "include" / "vmoe" / "batcher.hpp"
 SENTENCES = [
     "1 most_images must be 1 or more, and most_waiting no less",
     "1 most_images must be 1 or more, and most_waiting no less",
@@ -55,3 +58,8 @@ def test_a_thread_without_memory_answers_every_request(mnist_image_bundle: Path)
     assert (done.returncode, done.stderr) == (0, "")
     found = re.fullmatch(r"right (\d+) memory (\d+) other 0\n", done.stdout)
     assert found and int(found[1]) > 0 and int(found[2]) > 0 and int(found[1]) + int(found[2]) == 300
+
+
+def test_its_defaults_are_those_of_the_services() -> None:
+    found = re.findall(r"int64_t most_(?:images|waiting) = (\d+);", BATCHER.read_text())
+    assert found == [str(option.default) for option in OPTIONS if option.name in ("batch_size", "max_waiting")]

@@ -40,7 +40,7 @@
 namespace vmoe {
 
 struct BatcherOptions {
-  int64_t most_images = 32;    // of a call, and of a request
+  int64_t most_images = 16;    // of a call, and of a request
   int64_t most_waiting = 256;  // images in the queue; further requests are refused
   // For requests that name no setting: names of profiles, the least accurate first, and the plan of elastic.hpp with as
   // many levels, in that order. Empty: the engine's profile at any load.

@@ -5,7 +5,8 @@
  * vmoe_set_log to receive messages for a log.
  *
  * Structs start with `struct_size`, which the caller sets to sizeof the struct (the VMOE_*_INIT macros do). Later
- * versions add fields at the end only; a field that this library doesn't know must be zero.
+ * versions add fields at the end only; a field that this library doesn't know must be zero. They may also add values to
+ * enums: have a default for codes, precisions and kinds that you don't know.
  *
  * Strings are UTF-8 and end with a zero byte. A `const char*` from an engine lives as long as the engine.
  *
