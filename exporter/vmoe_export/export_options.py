@@ -27,7 +27,7 @@ FOREIGN = ("heads", "activation", "pooling", "architecture")
 """The options that say of another library's model what its tensors don't."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions(Choices):
     """The options of an export. A field that is None has the value of the bundle (if the checkpoint is one), or else of the
     preset or config, or else the default.

@@ -2,10 +2,20 @@
 
 import os
 
-from vmoe_runtime.engine import Engine
-from vmoe_runtime.errors import BackendError, BundleError, ClassifyError, ImageError, RoutingError, VmoeError
+from vmoe_runtime.engine import Cascade, Engine
+from vmoe_runtime.errors import (
+    BackendError,
+    BundleError,
+    ClassifyError,
+    ElasticError,
+    ImageError,
+    RoutingError,
+    UsageError,
+    VmoeError,
+)
 from vmoe_runtime.installation import __version__
 from vmoe_runtime.op_library import library_path
+from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing import Routing
 from vmoe_runtime.settings import Setting
 
@@ -16,12 +26,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = [
     "BackendError",
     "BundleError",
+    "Cascade",
     "ClassifyError",
+    "ElasticError",
     "Engine",
     "ImageError",
+    "Profile",
     "Routing",
     "RoutingError",
     "Setting",
+    "UsageError",
     "VmoeError",
     "__version__",
     "library_path",

@@ -105,7 +105,7 @@ class SettingRow:
 
 
 def _declared(**row: Any) -> Any:
-    return field(default=None, metadata={"row": SettingRow(**row)})
+    return field(default=None, kw_only=True, metadata={"row": SettingRow(**row)})
 
 
 @dataclass(frozen=True, kw_only=True)

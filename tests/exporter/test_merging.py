@@ -102,7 +102,8 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
 
         def run(images: np.ndarray, fields: dict[str, Any]) -> Answer:
             ratio, k, bpr, _, merge = fields.values()
-            options = ExportOptions([ratio], [k], bpr=bpr, merge=merge, config=MNIST / "config.json", tensorrt=True)
+            config = MNIST / "config.json"
+            options = ExportOptions(capacity=[ratio], k=[k], bpr=bpr, merge=merge, config=config, tensorrt=True)
             (profile,) = export_bundle(MNIST / "vmoe_mnist", folder, options, validate=False, force=True).plan.profiles
             own = layer_outputs(manifest, fixed=profile)
             asked = [f"{layer}/{output}" for layer in manifest.moe_layers for output in own]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.util
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import numpy as np
@@ -130,6 +133,22 @@ def test_the_page_of_the_python_api_has_every_public_name() -> None:
         for name in {*vmoe_runtime.__all__, *vmoe_export.__all__, *vmoe_torch.__all__} - {"__version__"}
         if name not in page
     ] == []
+
+
+@pytest.mark.parametrize("package", [vmoe_runtime, vmoe_export, vmoe_torch])
+def test_every_error_that_public_docstrings_name_is_public(package: ModuleType) -> None:
+    public = [getattr(package, name) for name in package.__all__ if name != "__version__"]
+    members = [member for each in public for member in (each, *(vars(each).values() if isinstance(each, type) else ()))]
+    named = {name for member in members for name in re.findall(r"\b[A-Z]\w+Error\b", inspect.getdoc(member) or "")}
+    assert named - {*vmoe_runtime.__all__, *vmoe_export.__all__, *dir(builtins)} == set()
+
+
+@pytest.mark.parametrize(
+    ("public", "values"), [(vmoe_runtime.Setting, ("c0.3-k1", 0.5)), (vmoe_export.ExportOptions, ([0.3],))]
+)
+def test_fields_that_may_become_more_have_no_positions(public: type, values: tuple[object, ...]) -> None:
+    with pytest.raises(TypeError, match="positional argument"):
+        public(*values)
 
 
 def test_the_page_of_the_commands_has_every_command() -> None:
