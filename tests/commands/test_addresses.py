@@ -15,8 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import fsspec
+import numpy as np
 import pytest
-from command_runs import QUICK, Vmoe
+from command_runs import QUICK, Vmoe, npz
 from cutting_proxy import cutting_proxy
 from damaged_files import copied_checkpoint, folder_bytes
 from family_files import Layout, families
@@ -34,7 +35,7 @@ from vmoe_tools.program import main
 
 pytest.importorskip("s3fs", reason="s3fs is not installed")
 pytest.importorskip("moto", reason="moto, an S3 server, is not installed")
-from ray_cluster import s3_server
+from ray_cluster import ray_cluster, s3_server
 
 ROOT = Path(__file__).parents[2]
 MNIST = ROOT / "samples" / "mnist"
@@ -62,6 +63,13 @@ def s3() -> Iterator[str]:
     """The address of an S3 server's bucket on the web, where whatever is public can be read."""
     with s3_server(BUCKET):
         yield f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: str) -> Iterator[dict[str, str]]:
+    """For batch jobs."""
+    with ray_cluster() as variables:
+        yield variables | {"RAY_AUTH_MODE": "disabled"}
 
 
 @pytest.fixture
@@ -308,11 +316,21 @@ WITH_SECRETS = (
 
 @pytest.mark.parametrize("address", WITH_SECRETS)
 def test_no_command_shows_what_is_secret_in_an_address(
-    address: str, s3: str, local: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
+    address: str,
+    s3: str,
+    cluster: dict[str, str],
+    local: Path,
+    checkpoint: Path,
+    mnist_images: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vmoe: Vmoe,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, value in cluster.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("HF_ENDPOINT", s3)
-    shutil.copy(MNIST / "test_data.npz", checkpoint / "x.npz")
+    npz(checkpoint / "x.npz", **{name: array[:32] for name, array in mnist_images.items()})
     with web_server(checkpoint) as server:
         address = address.format(web="http", host=server.partition("://")[2])
         digits = MNIST / "seven.png"
