@@ -140,7 +140,8 @@ def test_a_replica_that_is_killed_loses_no_answer(server: Server, engine: Engine
 
 @pytest.mark.parametrize(("length", "status"), [(10_000_000_000, b"413"), (1000, b"408")])
 def test_bodies_that_are_too_large_or_too_slow_are_refused(server: Server, length: int, status: bytes) -> None:
-    answer = exchanged(server.port, http_request("/v1/classify", b"x").replace(b"gth: 1", f"gth: {length}".encode()))
+    request = http_request("/v1/classify", b"x", "Connection: close")
+    answer = exchanged(server.port, request.replace(b"gth: 1", f"gth: {length}".encode()))
     assert answer.startswith(b"HTTP/1.1 " + status) and b'{"error":' in answer
 
 
@@ -312,7 +313,7 @@ def test_a_cluster_with_cpus_for_some_of_the_replicas_serves_with_these(mnist_im
 def test_a_cluster_whose_ray_serve_answers_no_http_is_refused_and_keeps_nothing(mnist_image_bundle: Path) -> None:
     started_without = "import ray; from ray import serve; ray.init(); serve.start(http_options={'location': 'NoServer'})"
     applications = "import ray; from ray import serve; ray.init(); print('left:', [*serve.status().applications])"
-    command = [sys.executable, "-m", "vmoe_tools", "serve", "ray", mnist_image_bundle, "--port", str(free_port())]
+    command = [sys.executable, "-c", IMPATIENT, "serve", "ray", mnist_image_bundle, "--port", str(free_port())]
     with ray_cluster() as cluster:
         variables = {**cluster, "RAY_AUTH_MODE": "disabled"}
         sdk_build.built(sys.executable, "-c", started_without, **variables)
