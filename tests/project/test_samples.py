@@ -13,7 +13,7 @@ import pytest
 import sdk_build
 from bundle_changes import says
 from command_runs import kept_bundle, noise, npz
-from damaged_files import copied_bundle, put
+from damaged_files import copied_bundle, folder_bytes, put
 
 from vmoe_export import export_bundle, open_checkpoint
 from vmoe_export.model.config_file import load_config
@@ -29,10 +29,6 @@ def tiny(writer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The writer with an S/32 of 12 blocks that is a few kB small."""
     monkeypatch.setitem(writer.VARIANTS, "S/32", writer.Variant(16, 12, 24, 2, 8))
     return writer
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_written_checkpoint_reads_back_bit_equal(tiny: ModuleType, tmp_path: Path) -> None:
@@ -87,7 +83,7 @@ def test_a_mistake_in_the_call_is_one_sentence_and_exit_code_2(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not contents(tmp_path)
+    assert not folder_bytes(tmp_path)
 
 
 def test_an_existing_checkpoint_is_replaced_by_force_only(
@@ -95,18 +91,18 @@ def test_an_existing_checkpoint_is_replaced_by_force_only(
 ) -> None:
     command = [str(tmp_path / "x"), "--variant", "S/32", "--seed"]
     assert tiny.main([*command, "4"]) == 0
-    before = contents(tmp_path)
+    before = folder_bytes(tmp_path)
     assert sorted(before) == ["x.json", "x.safetensors"]
     assert tiny.main([*command, "2"]) == 1
     assert "--force replaces it" in capsys.readouterr().err
-    assert contents(tmp_path) == before
+    assert folder_bytes(tmp_path) == before
     assert tiny.main([*command, "2", "--force"]) == 0
-    assert contents(tmp_path)["x.safetensors"] != before["x.safetensors"]
+    assert folder_bytes(tmp_path)["x.safetensors"] != before["x.safetensors"]
 
 
 def test_a_name_with_the_suffix_is_that_of_the_file(tiny: ModuleType, tmp_path: Path) -> None:
     assert tiny.main([str(tmp_path / "x.safetensors"), "--variant", "S/32"]) == 0
-    assert sorted(contents(tmp_path)) == ["x.json", "x.safetensors"]
+    assert sorted(folder_bytes(tmp_path)) == ["x.json", "x.safetensors"]
 
 
 @pytest.mark.parametrize("options", [["--experts", "5", "--layers", "Last 2"], ["--dense"]])
