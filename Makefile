@@ -1,7 +1,8 @@
 # make demo     installs what it needs and shows the whole path on a trained checkpoint
 # make report-pictures  makes the pictures of docs/report.md again, by way of a headless Chromium
 # make check    lints what has changed, and runs the tests that take seconds
-# make test     sets up and runs every check
+# make test     sets up, lints, and runs the tests of every module, in minutes
+# make test-all runs the slow kinds of tests, too, which CONTRIBUTING.md lists, and measures coverage
 # make hostile  does to ops, readers and exports what an attacker, a bad disk or an impatient user would, at length
 # make gpu-test checks and times the GPU kernels on this machine's NVIDIA GPU; needs nvcc, PYTHON with a CUDA torch, no network
 # make library  builds the native libraries again, as far as their sources changed
@@ -15,6 +16,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check --no-compile
 TOOLS := $(VENV)/.tools-done
 NATIVE := $(VENV)/.native-done
+PACKAGES := $(VENV)/.packages-done
 SETUP := $(VENV)/.setup-done
 NATIVE_SOURCES := $(shell find plugins -type f)
 CXX_FILES := $(shell find plugins samples tests/cpp tests/on_gpu benchmarks \( -name '*.cc' -o -name '*.cu' -o -name '*.h' -o -name '*.hpp' -o -name '*.cpp' \) 2>/dev/null)
@@ -25,10 +27,12 @@ NATIVE_OPTIONS := $(if $(TENSORRT_INCLUDE_DIR),-Ccmake.define.TENSORRT_INCLUDE_D
 
 # What the native libraries need, and the Debian packages that have it.
 HEADERS := onnxruntime/onnxruntime_c_api.h hwy/highway.h nlohmann/json.hpp
-PACKAGES := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
-# What the tests use besides: libraries of the C++ samples, and a compiler and an emulator of 64-bit ARM.
+NATIVE_DEBIAN := g++ libonnxruntime-dev libhwy-dev nlohmann-json3-dev
+# What the tests need in addition: libraries of the C++ samples, and a web server.
 TEST_HEADERS := boost/beast.hpp CLI/CLI.hpp openssl/ssl.h stb/stb_image.h zlib.h
-TEST_PACKAGES := libboost-dev libcli11-dev libssl-dev libstb-dev zlib1g-dev g++-aarch64-linux-gnu qemu-user nginx-light
+TEST_DEBIAN := libboost-dev libcli11-dev libssl-dev libstb-dev zlib1g-dev nginx-light
+# What the slow tests need in addition: a compiler and an emulator for 64-bit ARM.
+ARM_DEBIAN := g++-aarch64-linux-gnu qemu-user
 # What makes the roots and the image that a release is tested in, and what its wheels are.
 RELEASE_PROGRAMS := mmdebstrap buildah qemu-aarch64 aarch64-linux-gnu-g++
 # Every build by the same CMake: another one would compile everything again.
@@ -50,9 +54,20 @@ INSTALL_VENV := { $(APT_GET) update -q && $(APT_GET) install -q -y python3-venv;
 
 setup: $(SETUP)
 
-# What the checks need besides.
-$(SETUP): pyproject.toml | $(NATIVE)
-	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[dev]'
+# Packages download while the libraries compile.
+.PHONY: parallel
+parallel:
+	@$(MAKE) -s $(TOOLS)
+	@$(MAKE) -j $(words $(WANTED)) $(WANTED)
+
+# The packages that the checks need.
+$(SETUP): $(TOOLS) pyproject.toml
+	$(BIN)/python tools/list_requirements.py dev | $(PIP_INSTALL) -r /dev/stdin
+	touch $@ $(PACKAGES)
+
+# The packages that exporting, running and reporting need: all that `make demo` installs.
+$(PACKAGES): $(TOOLS) pyproject.toml
+	$(BIN)/python tools/list_requirements.py export cpu images bench | $(PIP_INSTALL) -r /dev/stdin
 	touch $@
 
 $(TOOLS): pyproject.toml
@@ -62,11 +77,12 @@ $(TOOLS): pyproject.toml
 	$(PIP_INSTALL) $(BUILD_TOOLS)
 	touch $@
 
-.PHONY: install-native-packages install-test-packages install-release-packages
-install-native-packages: WANTED = $(PACKAGES)
-install-test-packages: WANTED = $(TEST_PACKAGES)
-install-release-packages: WANTED = mmdebstrap buildah $(TEST_PACKAGES)
-install-native-packages install-test-packages install-release-packages:
+.PHONY: install-native-packages install-test-packages install-arm-packages install-release-packages
+install-native-packages: WANTED = $(NATIVE_DEBIAN)
+install-test-packages: WANTED = $(TEST_DEBIAN)
+install-arm-packages: WANTED = $(ARM_DEBIAN)
+install-release-packages: WANTED = mmdebstrap buildah $(TEST_DEBIAN) $(ARM_DEBIAN)
+install-native-packages install-test-packages install-arm-packages install-release-packages:
 	@if command -v apt-get >/dev/null; then \
 		$(APT_GET) update -q; \
 		for package in $(WANTED); do \
@@ -76,11 +92,12 @@ install-native-packages install-test-packages install-release-packages:
 		echo "make: no apt-get here to install $(WANTED); going on without"; \
 	fi
 
-library: $(SETUP) $(NATIVE)
+library: WANTED = $(SETUP) $(NATIVE)
+library: parallel
 
-# The package and what it needs to export, run and report, which is all that `make demo` installs.
+# The package itself, with the native libraries.
 $(NATIVE): $(TOOLS) $(NATIVE_SOURCES)
-	$(PIP_INSTALL) --no-build-isolation $(NATIVE_OPTIONS) -e '.[export,cpu,images,bench]'
+	$(PIP_INSTALL) --no-deps --no-build-isolation $(NATIVE_OPTIONS) -e .
 	touch $@
 
 wheel: $(WHEEL_VENV)/.done $(SETUP) $(NATIVE)
@@ -123,7 +140,8 @@ $(TRITON_VENV)/.done: tests/triton_requirements.txt | $(SETUP)
 docs: $(SETUP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-demo: $(NATIVE)
+demo: WANTED = $(NATIVE) $(PACKAGES)
+demo: parallel
 	mkdir -p demo
 	$(BIN)/vmoe export samples/mnist/vmoe_mnist --config samples/mnist/config.json --group 16 \
 		--capacity 0.1 --capacity 0.2 --capacity 0.3 --capacity 0.5 --capacity 1.05 --capacity 2.0 --k 1 --k 2 \
@@ -133,7 +151,7 @@ demo: $(NATIVE)
 		-o demo/report.html
 
 # The page as a phone and a screen show it, and the pictures beside it.
-report-pictures: $(NATIVE)
+report-pictures: $(NATIVE) $(SETUP)
 	mkdir -p demo
 	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o demo/digits.vmoe --force -q
 	$(BIN)/vmoe report demo/digits.vmoe --bpr --no-bpr --pool --no-pool --images samples/mnist/test_data.npz -o demo/digits.html
@@ -148,24 +166,36 @@ check-report: $(SETUP) $(NATIVE)
 	npm install --silent --no-audit --no-fund --prefix build/axe axe-core
 	$(BIN)/python -m pytest tests/commands/test_report.py tests/commands/test_report_page.py
 
-# Two processes of tests share the CPUs already: threads of torch and numpy on top would wait for one another. A third fills the
-# waits for servers to start, but not where there is much to compile meanwhile. What they compile of the tests is kept, also where
-# a machine is set up not to.
-TEST_PROCESSES := $(if $(wildcard build/tsan),3,2)
-PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+# The processes of the tests share the CPUs already: threads of torch and numpy on top would wait for one another. One process
+# more than CPUs fills the waits for servers to start. What is compiled of the tests is kept, even if the machine's default differs.
+PYTEST := PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 COVERAGE := build/coverage
 
-check: $(NATIVE) lint
-	$(PYTEST) -m fast
+# Only modules with fast tests are read: the others import much.
+check: WANTED = $(NATIVE) lint-python lint-native
+check: parallel
+	$(PYTEST) -m fast $(shell grep -lr 'mark\.fast' tests)
 
-test: $(NATIVE) lint $(CLIENT_VENV)/.done
-	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-test-packages
-	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
+test: WANTED = $(NATIVE) lint test-packages
+test: parallel
+	$(PYTEST) -m "not slow"
+
+test-all: WANTED = $(NATIVE) lint test-packages arm-packages $(CLIENT_VENV)/.done triton
+test-all: parallel
+	@$(MAKE) -s tidy
 	rm -rf $(COVERAGE)
 	VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
 	@$(BIN)/python -m coverage combine -q --data-file $(COVERAGE)/all
 	@$(BIN)/python -m coverage report --data-file $(COVERAGE)/all --fail-under 90 >$(COVERAGE)/table.txt; \
 		status=$$?; grep TOTAL $(COVERAGE)/table.txt; exit $$status
+
+.PHONY: test-packages arm-packages triton
+test-packages:
+	@ls $(TEST_HEADERS:%=/usr/include/%) >/dev/null 2>&1 && command -v nginx >/dev/null || $(MAKE) -s install-test-packages
+arm-packages: | test-packages
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || $(MAKE) -s install-arm-packages
+triton:
+	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
 
 hostile: $(SETUP) $(NATIVE)
 	mkdir -p build/hostile

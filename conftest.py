@@ -20,7 +20,7 @@ from vmoe_runtime import Engine
 
 MNIST = Path(__file__).parent / "samples" / "mnist"
 
-pytest_plugins = ["crash_scheduling", "command_runs", "sdk_build"]
+pytest_plugins = ["crash_scheduling", "sampled_grids", "command_runs", "sdk_build"]
 
 # Programs for the Python that Triton's client is installed for.
 collect_ignore = [f"tests/support/{name}.py" for name in ("protocol_clients", "triton_client", "triton_config_check")]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -20,7 +22,7 @@ from terminal import ended_by
 from vmoe_runtime import VmoeError
 from vmoe_tools.inspect.display import print_summary
 from vmoe_tools.output import FolderKind, check_output_file, people_stream, write_json
-from vmoe_tools.program import main, printable
+from vmoe_tools.program import main, printable, program
 from vmoe_tools.terminal import print_section, table_of
 
 VMOE = Path(sys.executable).with_name("vmoe")
@@ -62,9 +64,21 @@ def test_the_version_is_that_of_the_package(vmoe: Vmoe) -> None:
     assert vmoe.run("export", "--version")[0] == f"vmoe, version {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "inspect", "fewshot", "report", "page"])
-def test_every_command_explains_itself(command: str, vmoe: Vmoe) -> None:
-    assert vmoe.run(command, "--help")[0].startswith(f"Usage: vmoe {command} [OPTIONS] BUNDLE")
+def leaves(group: click.Group, *words: str) -> Iterator[tuple[str, ...]]:
+    """The words of each command, those of `vmoe serve` included."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield from leaves(command, *words, name) if isinstance(command, click.Group) else [(*words, name)]
+
+
+@pytest.mark.parametrize("words", [*leaves(program)], ids=" ".join)
+def test_every_command_explains_itself_and_its_options(words: tuple[str, ...], vmoe: Vmoe) -> None:
+    usage, _, rest = vmoe.run(*words, "--help")[0].partition("\n\n")
+    text, _, options = rest.partition("Options:\n")
+    assert re.fullmatch(rf"Usage: vmoe {' '.join(words)} \[OPTIONS\]( \[?[A-Z|_]+\]?(\.\.\.)?)+", usage) and text.strip()
+    for option in re.split(r"\n(?=  -)", options):
+        assert re.search(r"\S(  +|\n +)\S", option), option  # a name, then what it does
 
 
 def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:

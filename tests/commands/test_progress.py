@@ -33,9 +33,9 @@ def images(mnist_images: dict[str, np.ndarray], tmp_path: Path) -> Path:
     ("command", "steps"),
     [
         ("export", ("comparing the graphs with the reference", "comparing with float32")),
-        ("bench", ("search of at most 100 settings", "accuracy and routing")),
+        pytest.param("bench", ("search of at most 100 settings", "accuracy and routing"), marks=pytest.mark.slow),
         ("fewshot", ("features",)),
-        ("report", ("accuracy and routing",)),
+        pytest.param("report", ("accuracy and routing",), marks=pytest.mark.slow),
     ],
 )
 def test_lines_in_a_file_are_all_new_and_say_the_time_left(

@@ -184,6 +184,7 @@ def test_what_is_told_of_a_fall_does_not_contradict_itself() -> None:
     assert told.endswith("it is 1.04 points lower.")
 
 
+@pytest.mark.slow
 def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     mnist_checkpoint: Path, images: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
@@ -199,6 +200,7 @@ def test_the_effective_ratio_is_told_where_it_is_far_from_the_requested_one(
     assert "at capacity ratio 1 (effectively 1.28)." in Elements(page).text and report["merged"]
 
 
+@pytest.mark.slow
 def test_neighbours_count_where_images_share_a_group(mnist_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     words = ("report", mnist_bundle, "--images", images, *capacities(0.2), "--bpr", *QUICK)
     out, _ = vmoe.run(*words, "-o", tmp_path / "r.html", "--json", tmp_path / "r.json")
@@ -211,6 +213,7 @@ def test_neighbours_count_where_images_share_a_group(mnist_bundle: Path, images:
     assert "Images compete for slots here" in text
 
 
+@pytest.mark.slow
 def test_too_few_images_to_exchange_neighbours_are_not_said_to_be_routed_alone(
     mnist_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:
@@ -223,6 +226,7 @@ def test_too_few_images_to_exchange_neighbours_are_not_said_to_be_routed_alone(
 # The page
 
 
+@pytest.mark.slow
 def test_patches_lie_over_the_pixels_that_they_are_made_of(mnist_checkpoint: Path, tmp_path: Path, vmoe: Vmoe) -> None:
     bundle, images = tmp_path / "b.vmoe", npz(tmp_path / "images.npz", images=np.zeros((2, 31, 31), np.uint8))
     export_bundle(mnist_checkpoint, bundle, capacity=[0.3], k=[1], image_size=(31, 31), validate=False)
@@ -285,6 +289,7 @@ def test_merged_patches_are_those_of_the_engine(
         np.testing.assert_array_equal(tokens, layer.token[:, 1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ensemble", "choice"])
 def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, vmoe: Vmoe) -> None:
     words = (kept_bundle(kind), "--images", noise(tmp_path / "images.npz"), *capacities(0.3, 1))
@@ -292,6 +297,7 @@ def test_bundles_of_every_kind_have_a_page(kind: str, tmp_path: Path, vmoe: Vmoe
     assert len(data["ratios"]) == 2 and all(setting["patches"] for curve in data["curves"] for setting in curve)
 
 
+@pytest.mark.slow
 def test_default_ratios_end_at_the_number_of_experts(tmp_path: Path, vmoe: Vmoe) -> None:
     checkpoint = Variant("one", "gap", "learned", (3, 3), (12, 12), moe=(1,), experts=1).write(tmp_path)
     bundle = export_bundle(checkpoint, tmp_path / "one.vmoe", capacity=[1], k=[1], validate=False).path
@@ -299,6 +305,7 @@ def test_default_ratios_end_at_the_number_of_experts(tmp_path: Path, vmoe: Vmoe)
     assert {one["profile"] for one in report["points"] if one["profile"]} > {"c0.1-k1", "c0.85-k1"}
 
 
+@pytest.mark.slow
 def test_default_ratios_begin_where_there_are_slots(tmp_path: Path, vmoe: Vmoe) -> None:
     checkpoint = Variant("many", "gap", "learned", (3, 3), (12, 12), moe=(1,), experts=12).write(tmp_path)
     bundle = tmp_path / "many.vmoe"

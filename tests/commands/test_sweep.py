@@ -214,6 +214,7 @@ def test_of_settings_within_the_noise_of_the_timing_the_one_with_the_fewest_flop
     assert recommended([fastest, replace(cheap, top1=0.8)], None, target_ms) == ["a"]
 
 
+@pytest.mark.slow
 def test_bench_and_report_recommend_by_the_same_rule_and_say_how_sure_the_timing_is(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:
@@ -233,6 +234,7 @@ def test_bench_and_report_recommend_by_the_same_rule_and_say_how_sure_the_timing
     assert "95 % interval" in out and re.search(r"Recommended: .* ms a call \([0-9.]+ - [0-9.]+\)", out)
 
 
+@pytest.mark.slow
 def test_accuracy_that_always_one_class_would_have_is_called_near_chance(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:

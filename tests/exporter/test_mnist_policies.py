@@ -41,6 +41,7 @@ def engine_of(mnist_image_bundle: Path, mnist_bundle: Path) -> EngineOf:
     return load
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("backend", "group", "count", "setting", "percent"),
     [

@@ -197,6 +197,7 @@ def test_a_dense_model_may_be_short_too(tmp_path: Path) -> None:
     assert 1e-4 < distance.relative_difference < distance_limit("int8", None)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_the_users_images_show_how_many_answers_change(
     precision: str, tmp_path: Path, mnist_bundle: Path, images: np.ndarray, mnist_images: dict[str, np.ndarray]

@@ -73,6 +73,7 @@ def graph_of(case: golden.Case, precision: TensorRtPrecision = "fp32") -> tuple[
     return path, graph
 
 
+@pytest.mark.sample(60)
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_logits_and_kept_pairs_of_an_unchanged_float32_file_are_the_official_ones(case: golden.Case, library: str) -> None:
@@ -250,6 +251,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, mnist_checkpoint: Path) ->
     return {precision: folder / f"{precision}.vmoe" for precision in PRECISIONS}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 511), ("fp16", 509), ("bf16", 505)])
 def test_mnist_predictions_are_nearly_all_official(
     precision: str, least: int, bundles: Mapping[str, Path], mnist_images: dict[str, np.ndarray], tmp_path: Path
@@ -271,6 +273,7 @@ def test_mnist_predictions_are_nearly_all_official(
             assert (logits.argmax(axis=1) == official).sum() >= least, profile
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_every_kind_of_model_passes_its_validation(variant: Variant, tmp_path: Path) -> None:
     source, options = variant.write(tmp_path), replace(variant, settings=variant.settings[-1:]).export_options

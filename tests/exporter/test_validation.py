@@ -23,6 +23,7 @@ pytestmark = pytest.mark.long
 DEEP = replace(WIDE, name="deep", hidden=96, layers=40, moe=tuple(range(1, 40, 2)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4", "bf16-experts"])
 def test_a_deep_model_passes_in_every_precision(precision: Any, tmp_path: Path) -> None:
     result = exported(DEEP, tmp_path, precision=precision)
@@ -32,6 +33,7 @@ def test_a_deep_model_passes_in_every_precision(precision: Any, tmp_path: Path) 
         assert found.output_difference < 0.2 and 0 <= found.images_alike <= found.images
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_sound_models_pass(precision: Any, seed: int, tmp_path: Path) -> None:
@@ -39,6 +41,7 @@ def test_sound_models_pass(precision: Any, seed: int, tmp_path: Path) -> None:
     exported(WIDE, tmp_path, seed, precision=precision, **kinds[seed % 4])
 
 
+@pytest.mark.slow
 def test_an_option_that_loosens_refuses_nothing_that_passed(tmp_path: Path) -> None:
     usual = exported(DEEP, tmp_path, precision="bf16")
     largest = max(found.max_difference for found in usual.comparisons)
@@ -47,6 +50,7 @@ def test_an_option_that_loosens_refuses_nothing_that_passed(tmp_path: Path) -> N
         exported(DEEP, tmp_path, precision="bf16", atol=largest / 2)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("layer_scale", [1e-6, 1e-4, 1e-2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_sound_models_of_small_layer_scale_pass(precision: Any, layer_scale: float, tmp_path: Path) -> None:

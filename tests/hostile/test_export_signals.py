@@ -15,6 +15,7 @@ pytestmark = pytest.mark.long
 HARNESS = Path(__file__).parents[1] / "support" / "export_kills.py"
 
 
+@pytest.mark.slow
 def test_kills_and_signals_at_random_moments() -> None:
     command = [sys.executable, HARNESS, "--kills", "6", "--signals", "9"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=default_signals)

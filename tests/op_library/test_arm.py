@@ -25,7 +25,7 @@ from vmoe_export.precision import ExportPrecision
 from vmoe_export.validation.limits import graph_limits
 from vmoe_runtime import Engine
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 need_op_library()
 

@@ -48,6 +48,7 @@ class Layer:
     hidden: int = 0
 
 
+@pytest.mark.sample(6)
 @EVERY_PATH
 @EVERY_SHORT_TYPE
 def test_every_layer_has_the_bits_of_its_function(weights: ElementType, path: str) -> None:

@@ -13,7 +13,7 @@ from wheels import onnxruntime_folder
 
 from vmoe_runtime import Engine, library_path
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 need_op_library()
 

@@ -17,7 +17,7 @@ from sdk_build import onnxruntime_library, run
 from vmoe_export import export_bundle
 from vmoe_runtime.op_library import find_library
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 AT_LENGTH = "VMOE_RANDOM_CALLS" in os.environ
 CALLS = int(os.environ.get("VMOE_RANDOM_CALLS", "2500"))

@@ -21,6 +21,6 @@ def test_a_crash_fails_one_test_and_the_others_run(tmp_path: Path) -> None:
     for name in ("test_one.py", "test_two.py"):
         (tmp_path / name).write_text(TESTS)
     plugins = ["-p", "xdist.plugin", "-p", "crash_scheduling", "-p", "no:faulthandler"]
-    command = (sys.executable, "-m", "pytest", *plugins, "-n", "2", "--dist", "loadfile")
+    command = (sys.executable, "-m", "pytest", *plugins, "-n", "2", "--dist", "loadgroup")
     done = sdk_build.run(*command, folder=tmp_path, PYTHONPATH=str(SUPPORT), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert done.returncode == 1 and "2 failed, 4 passed" in done.stdout.splitlines()[-1], done.stdout + done.stderr

@@ -38,6 +38,7 @@ def pip_wheel(source: Path, target: Path, *options: str, **environment: str) -> 
     return run(*command, **(environment or NO_COMPILER))
 
 
+@pytest.mark.slow
 def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
@@ -47,6 +48,7 @@ def test_the_source_archive_holds_what_is_needed_to_build_and_test(sdist: Path) 
     assert not [name for name in held if re.match(r"build/|\.venv|demo/|shared/", name)]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_package_runs_and_says_what_to_install(
     sdist: Path, tmp_path: Path, mnist_image_bundle: Path
 ) -> None:
@@ -64,12 +66,14 @@ def test_without_a_compiler_the_package_runs_and_says_what_to_install(
     assert "standard ops" in run("-S", "-c", program, folder=installed, **environment).stdout
 
 
+@pytest.mark.slow
 def test_requiring_every_library_fails_the_build_where_one_is_left_out(sdist: Path, tmp_path: Path) -> None:
     done = pip_wheel(sdist, tmp_path, "-Ccmake.define.VMOE_REQUIRE_ALL=ON")
     assert done.returncode != 0
     assert "a C++17 compiler (Debian package g++)" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value"), [("CXX", "/no/c++"), ("CXXFLAGS", "--no-flag"), ("CMAKE_CXX_COMPILER_LAUNCHER", "/no/ccache")]
 )

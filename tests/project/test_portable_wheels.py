@@ -31,7 +31,11 @@ from vmoe_runtime.installation import OP_LIBRARY, SDK_LIBRARY
 WHEELS = os.environ.get("VMOE_WHEELS", "")
 """The folder that they are in."""
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(not WHEELS, reason="make wheel builds wheels and runs these tests")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not WHEELS, reason="make wheel builds wheels and runs these tests"),
+    pytest.mark.slow,
+]
 
 SYSTEM = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
 LIBRARIES = {f"vmoe_runtime/lib/{name}" for name in (OP_LIBRARY, SDK_LIBRARY)}

@@ -25,7 +25,11 @@ from sdk_build import ROOT, built, onnxruntime_library
 RELEASE = os.environ.get("VMOE_RELEASE", "")
 """The folder that they are in."""
 
-pytestmark = [pytest.mark.long, pytest.mark.skipif(not RELEASE, reason="make release builds a release and runs these tests")]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not RELEASE, reason="make release builds a release and runs these tests"),
+    pytest.mark.slow,
+]
 
 VERSION = version("vmoe-export")
 NAMES = {

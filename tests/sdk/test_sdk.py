@@ -76,6 +76,7 @@ def assert_same_bits(runner: Runner, engine: Engine, images: np.ndarray, **setti
     assert bits(runner.logits(images, **setting)) == bits(engine(images, **setting)), setting
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("bundle", ["mnist_bundle", "mnist_image_bundle"])
 def test_all_mnist_images_have_the_bits_of_the_python_engine(
     bundle: str, prefix: Path, runners: Any, mnist_images: dict[str, np.ndarray], request: pytest.FixtureRequest
@@ -173,6 +174,7 @@ def golden_bundle(config: GoldenConfig) -> Path:
     return golden.bundle(model, sdk_build.scratch_folder() / "golden.vmoe", **options)
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("config", GOLDEN, ids=lambda config: "-".join(map(str, config)))
 def test_golden_configs_have_the_bits_of_the_python_engine(config: GoldenConfig, prefix: Path, runners: Any) -> None:
     path = golden_bundle(config)

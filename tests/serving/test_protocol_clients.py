@@ -18,7 +18,7 @@ from sdk_build import built
 
 from vmoe_runtime import Engine
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 pytest.importorskip("ray", reason="Ray is not installed")
 
 from test_serve_ray import STOPS, Server  # noqa: E402

@@ -1,7 +1,8 @@
-"""A plugin of pytest: a test that crashes its process fails once, and the tests behind it run in another process.
+"""A pytest plugin that schedules whole modules, and survives tests that crash their process.
 
-With `--dist loadfile`, pytest-xdist alone runs the crashed test again in every process that replaces one, and fails if two
-processes are replaced at a time.
+With `--dist loadgroup`, modules that share an `xdist_group` run one after the other in one process; every other module is
+scheduled by itself. A test that crashes its process fails once, and the tests after it run in another process; pytest-xdist alone
+would run it again in each process that replaces one, and fail if two processes were replaced at a time.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The scheduler of `--dist loadfile`; None for other distributions, which pytest-xdist schedules."""
-    if config.getoption("dist") != "loadfile":
+    """Return the scheduler of `--dist loadgroup`, or None for others, which pytest-xdist schedules."""
+    if config.getoption("dist") != "loadgroup":
         return None
-    from xdist.scheduler import LoadFileScheduling
+    from xdist.scheduler import LoadGroupScheduling
 
-    class CrashScheduling(LoadFileScheduling):
+    class CrashScheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            scope: str = super()._split_scope(nodeid)
+            return scope.partition("::")[0]
+
         def remove_node(self, node: Any) -> str | None:
             """Takes out a process that has ended; returns the test that it ran, if it crashed."""
             crashed, workload = None, self.assigned_work[node]

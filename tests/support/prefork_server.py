@@ -1,6 +1,6 @@
 """A server whose workers are forked before they load, as gunicorn's are: answers one image each, and ends at SIGTERM.
 
-    python tests/runtime/prefork_server.py BUNDLE BACKEND BEFORE
+    python tests/support/prefork_server.py BUNDLE BACKEND BEFORE
 
 BEFORE says what the parent does before it forks: "nothing", "import" (of the backend) or "engine" (loads one).
 Prints a line of JSON once every worker has answered over its socket, and after SIGTERM one with how the workers ended.
