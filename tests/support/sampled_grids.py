@@ -1,0 +1,49 @@
+"""A pytest plugin: of a test with many cases, `make test` runs a sample, and `make test-all` runs them all.
+
+`@pytest.mark.sample(8)` marks all cases of a test function `slow` except 8, which are spread evenly over the list. It keeps more
+if the 8 lack a value of a parameter that several cases share.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+import pytest
+
+Values = frozenset[tuple[str, int]]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for of_function in cases.values():
+        marker = of_function[0].get_closest_marker("sample")
+        assert marker
+        kept = sampled([frozenset(item.callspec.indices.items()) for item in of_function], *marker.args)  # type: ignore[attr-defined]
+        for index, item in enumerate(of_function):
+            if index not in kept:
+                item.add_marker("slow")
+
+
+def sampled(cases: list[Values], count: int) -> set[int]:
+    """Return indices of at least `count` cases.
+
+    Args:
+        cases: the parameters of each case by name, and the index of each one's value.
+    """
+    kept = {round(i * (len(cases) - 1) / max(count - 1, 1)) for i in range(min(count, len(cases)))}
+    uses = Counter(value for case in cases for value in case)
+    missing = {value for value, number in uses.items() if number > 1} - _values(cases[index] for index in kept)
+    while missing:
+        best = max(range(len(cases)), key=lambda index: len(cases[index] & missing))
+        kept.add(best)
+        missing -= cases[best]
+    return kept
+
+
+def _values(cases: Iterable[Values]) -> Values:
+    return frozenset().union(*cases)

@@ -1,0 +1,26 @@
+"""Print the requirements of extras in pyproject.toml, one per line, so that pip can install them without the package.
+
+Usage: python tools/requirements.py EXTRA...
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+
+
+def requirements(extras: Iterable[str]) -> Iterator[str]:
+    """Yield the requirements of the extras, including those of extras that they name."""
+    for extra in extras:
+        for requirement in PROJECT["optional-dependencies"][extra]:
+            own = re.fullmatch(rf"{PROJECT['name']}\[(.*)\]", requirement)
+            yield from requirements(own[1].split(",")) if own else [requirement]
+
+
+if __name__ == "__main__":
+    print(*PROJECT["dependencies"], *requirements(sys.argv[1:]), sep="\n")
