@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cpp_http
@@ -101,9 +102,10 @@ def server(mnist_image_bundle: Path) -> Iterator[CppServer]:
 
 def test_malformed_requests_get_their_status_and_no_second_answer(server: CppServer) -> None:
     assert len(MALFORMED) >= 240
-    for sent, status, message in MALFORMED:
-        for parts in ((sent + HEALTH,), (sent, HEALTH)):
-            answer = exchanged(server.port, *parts)
+    sends = [(case, parts) for case in MALFORMED for parts in ((case[0] + HEALTH,), (case[0], HEALTH))]
+    with ThreadPoolExecutor(16) as clients:  # some refusals take the server seconds
+        answers = clients.map(lambda send: exchanged(server.port, *send[1]), sends)
+        for ((sent, status, message), _), answer in zip(sends, answers, strict=True):
             assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1, (sent, answer)
             assert message in refusal(status, answer.split(b"\r\n\r\n", 1)[1]), sent
     assert server.ask("GET", "/healthz")[0] == 200

@@ -1,8 +1,8 @@
 """A pytest plugin that schedules whole modules, and survives tests that crash their process.
 
 With `--dist loadgroup`, modules that share an `xdist_group` run one after the other in one process; every other module is
-scheduled by itself. A test that crashes its process fails once, and the tests after it run in another process; pytest-xdist alone
-would run it again in each process that replaces one, and fail if two processes were replaced at a time.
+scheduled by itself. A test that crashes its process fails once, and the tests after it run in another process. pytest-xdist
+alone would run it again in each process that replaces one, and fail if two processes were replaced at a time.
 """
 
 from __future__ import annotations
