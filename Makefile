@@ -184,7 +184,7 @@ test-all: WANTED = $(NATIVE) lint test-packages arm-packages $(CLIENT_VENV)/.don
 test-all: parallel
 	@$(MAKE) -s tidy
 	rm -rf $(COVERAGE)
-	VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
+	VMOE_TEST_SANITIZED=1 VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
 	@$(BIN)/python -m coverage combine -q --data-file $(COVERAGE)/all
 	@$(BIN)/python -m coverage report --data-file $(COVERAGE)/all --fail-under 90 >$(COVERAGE)/table.txt; \
 		status=$$?; grep TOTAL $(COVERAGE)/table.txt; exit $$status
@@ -197,6 +197,7 @@ arm-packages: | test-packages
 triton:
 	@$(MAKE) -s triton-server || echo "make: no Triton server here; going on without what needs it"
 
+hostile: export VMOE_TEST_SANITIZED = 1
 hostile: $(SETUP) $(NATIVE)
 	mkdir -p build/hostile
 	$(BIN)/vmoe export samples/mnist/vmoe_mnist --capacity 0.3 --k 1 -o build/hostile/mnist.vmoe --force -q

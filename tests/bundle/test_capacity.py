@@ -33,6 +33,7 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden" / "capacity.j
 RULES = Rules("top-k", experts=(8, 8, 8), group_tokens=50)
 
 
+@pytest.mark.sample(60)
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
 def test_every_golden_row_gives_the_official_integer(row: list[Any]) -> None:
     num_pairs, num_experts, ratio, rounding, multiple_of, official = row

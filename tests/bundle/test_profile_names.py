@@ -89,6 +89,7 @@ def python_answer(rules: Rules, name: str) -> tuple[str, str]:
         return ("ok", "none") if str(error).startswith("there is no profile") else ("refused", str(error))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("model", MODELS)
 def test_both_readers_take_a_name_alike(model: str, tmp_path: Path) -> None:
     base, change = MODELS[model]

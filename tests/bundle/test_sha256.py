@@ -27,6 +27,7 @@ def test_every_method_of_this_processor_is_right() -> None:
     assert methods[-1] == "portable"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no compiler for 64-bit ARM")
 @pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="no emulator of 64-bit ARM")
 def test_the_instructions_of_64_bit_arm_are_right() -> None:

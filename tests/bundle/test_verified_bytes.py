@@ -208,6 +208,7 @@ def test_a_load_leaves_no_descriptor_open(bundle: Path, other: Path, tmp_path: P
     assert not descriptors(tmp_path), refused
 
 
+@pytest.mark.slow
 def test_swaps_at_any_moment_give_no_wrong_answer(bundle: Path) -> None:
     report = swap(bundle, 60, 40, engine_load("onnxruntime"))
     assert report.failures == [] and min(report.endings["files: right"], report.endings["folders: right"]) > 0

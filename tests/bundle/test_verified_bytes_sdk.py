@@ -70,6 +70,7 @@ def test_what_is_exchanged_only_while_the_session_is_made_is_noticed(
         load(3)
 
 
+@pytest.mark.slow
 def test_swaps_at_any_moment_give_no_wrong_answer(program: Path, own: Path, tmp_path: Path) -> None:
     report = swap(own, 30, 20, sdk_load(program, sdk_build.onnxruntime_library(), tmp_path))
     assert report.failures == [] and min(report.endings["files: right"], report.endings["folders: right"]) > 0

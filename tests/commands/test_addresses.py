@@ -148,6 +148,7 @@ def test_only_what_an_export_needs_is_read(memory: fsspec.AbstractFileSystem, ch
     assert told[-1] == (needed, needed)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("scheme", ["s3", "http"])
 def test_thirty_cut_connections_change_nothing(
     scheme: str, s3: str, checkpoint: Path, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe
@@ -201,6 +202,7 @@ def test_a_server_that_is_or_falls_silent_ends_the_command_after_five_tries(
             assert len([path for path in sent if path == sent[-1]]) <= 7
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("scheme", ["memory", "s3", "http"])
 def test_bundles_and_pictures_give_the_same_answers(
     scheme: str, s3: str, memory: fsspec.AbstractFileSystem, local: Path, tmp_path: Path, vmoe: Vmoe
@@ -314,6 +316,7 @@ WITH_SECRETS = (
 )
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("address", WITH_SECRETS)
 def test_no_command_shows_what_is_secret_in_an_address(
     address: str,
@@ -409,6 +412,7 @@ def test_a_signal_during_a_transfer_leaves_nothing(copies: Path, local: Path) ->
     assert (process.returncode, told) == (130, "vmoe: interrupted\n")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("layout", "file"),
     [
@@ -427,6 +431,7 @@ def test_a_model_of_another_library_is_copied_with_its_settings_and_parts(
     assert here["weights.safetensors"] == there["weights.safetensors"] and here["model.onnx"] == there["model.onnx"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("text", ["a" * 10**6, "s3://" + "," * 10**6 + " ", "a:/" * 10**6], ids=lambda text: text[:5])
 def test_a_long_text_takes_no_time_by_its_square(text: str) -> None:
     assert len(text) - 2 <= len(without_secrets(text)) <= len(text)

@@ -44,6 +44,7 @@ def test_numbers_are_those_of_their_definition() -> None:
     assert found.same_neighbour == np.mean(np.equal(*nearest)) < 1
 
 
+@pytest.mark.slow
 def test_one_bundle_of_several_is_recommended(
     mnist_checkpoint: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:

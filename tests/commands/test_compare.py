@@ -32,6 +32,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_bundle(variant.write(path.parent), path, validate=False, **variant.export_options).path
 
 
+@pytest.mark.slow
 def test_a_dense_model_of_another_size_is_a_row_a_mark_and_a_sentence(
     mnist_image_bundle: Path, dense: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path, vmoe: Vmoe
 ) -> None:

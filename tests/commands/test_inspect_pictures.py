@@ -22,6 +22,7 @@ from vmoe_tools.program import main
 LAYERS = [f"encoderblock_{i}" for i in range(5)]
 
 
+@pytest.mark.slow
 def test_pictures_are_written_whole_and_replaced(
     mnist_image_bundle: Path, mnist_images: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def exported(checkpoint: Path, bundle: Path, activation: Activation, precision: 
     return bundle
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "int4"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_graphs_say_the_activation_where_it_is_not_the_first(

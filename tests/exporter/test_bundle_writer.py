@@ -213,6 +213,7 @@ def test_an_old_bundle_whose_replacement_was_killed_comes_back(bundle: Path) -> 
 # The model card.
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("output", ["logits", "features"])
 def test_the_hub_reads_the_model_card(output: str, tmp_path: Path, mnist_checkpoint: Path, mnist_data: Path) -> None:
     from huggingface_hub import ModelCard

@@ -76,6 +76,7 @@ def exported(family: Family, folder: Path, **options: Any) -> ExportResult:
     return export_bundle(family.write(folder / "model"), folder / "model.vmoe", validate=False, **options)
 
 
+@pytest.mark.sample(40)
 @pytest.mark.parametrize(("family", "size"), CASES)
 def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp_path: Path) -> None:
     moe = (family.arguments or {}).get("MoE_args") or [0, 0]
@@ -90,6 +91,7 @@ def test_a_bundle_computes_what_the_library_does(family: Family, size: Size, tmp
             np.testing.assert_allclose(found, family.expected(size, dtype), rtol=0, atol=5e-5)
 
 
+@pytest.mark.sample(20)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("family", families().values(), ids=lambda family: family.name)
 def test_validation_accepts_every_precision(family: Family, precision: Any, tmp_path: Path) -> None:

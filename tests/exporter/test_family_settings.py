@@ -162,12 +162,14 @@ def _cases() -> dict[str, Make]:
     return dict(cases())
 
 
+@pytest.mark.sample(30)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_model_is_what_its_library_computes_or_is_refused(name: str) -> None:
     kind, why = verdict(_cases()[name])
     assert (kind, SAMPLES[name] in why) == ("refused" if SAMPLES[name] else "right", True), why
 
 
+@pytest.mark.sample(25)
 @pytest.mark.parametrize("config", ["", ", no config"], ids=["config", "no config"])
 @pytest.mark.parametrize("name", LOOKALIKES)
 def test_a_lookalike_is_never_computed_as_another_model(name: str, config: str) -> None:

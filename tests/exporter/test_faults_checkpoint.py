@@ -217,6 +217,7 @@ def test_an_index_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> N
         open_checkpoint(prefix)
 
 
+@pytest.mark.slow
 def test_a_shard_that_lists_no_end_of_chunks_is_left_early(tmp_path: Path) -> None:
     prefix = index_of(tmp_path, array_entry([2]))
     entries = b"".join(msgpack.packb(str(number)) + b"\x90" for number in range(250_000))

@@ -127,6 +127,7 @@ def run_of(bundle: Path) -> Callable[[str], Run]:
     return lambda name: others[name]() if name in others else engine(name)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", RUNNERS)
 def test_the_recorded_cases(name: str, run_of: Callable[[str], Run], mnist_images: dict[str, np.ndarray]) -> None:
     pixels, run = mnist_images["images"][:IMAGES], run_of(name)
@@ -168,6 +169,7 @@ def test_the_bits_depend_on_no_neighbour_and_no_thread(
         np.testing.assert_array_equal(two(images), np.concatenate([one(images[i : i + 1]) for i in range(6)]))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_models_of_every_kind_merge_alike_in_every_runtime(tmp_path: Path, variant: Variant, precision: Any) -> None:

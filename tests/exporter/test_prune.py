@@ -210,6 +210,7 @@ def test_other_kinds_with_layers_of_different_experts_are_those_of_the_reference
                 np.testing.assert_array_equal(other[name].kept, layer.kept)
 
 
+@pytest.mark.slow
 def test_a_bundle_with_fewer_experts_is_described_measured_and_exported_again(
     pruned: Path, mnist_digits: Path, tmp_path: Path, vmoe: Vmoe
 ) -> None:

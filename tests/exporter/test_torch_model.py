@@ -38,6 +38,7 @@ def digits(mnist_images: dict[str, np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(mnist_images["images"][:32, ..., None].astype(np.float32) / 127.5 - 1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("model", MODELS)
 def test_what_it_saves_exports_to_the_same_weights_and_loads_again(model: str, tmp_path: Path) -> None:
     network = golden.torch_model(model, "image", False, "logits")

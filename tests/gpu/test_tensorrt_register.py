@@ -91,6 +91,7 @@ def test_another_major_version_is_not_touched(made: Build) -> None:
     assert opened(made, made.fake("fake_unknown"), made.register) == (NONE, f"{NOT_REGISTERED}{says}\n")
 
 
+@pytest.mark.slow
 def test_under_sanitizers() -> None:
     made = build("address,undefined")
     assert opened(made, made.fake(), made.register) == (ALL, "")

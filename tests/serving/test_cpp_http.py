@@ -324,6 +324,7 @@ def test_a_system_that_does_not_start_all_threads_is_one_message(mnist_image_bun
     assert process.returncode == 1 and errors.count("\n") == 1 and "can't start 136 threads: " in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_the_sanitizers_find_nothing_under_load(
     sanitizers: str, mnist_image_bundle: Path, engine: Engine, mnist_images: dict[str, Any]

@@ -207,6 +207,7 @@ def assert_cpp_decides_the_same(plan: Elastic, trace: Trace) -> None:
             other.served(*what)  # type: ignore[misc]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("part", range(2))
 def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
     changes = events = 0
@@ -221,6 +222,7 @@ def test_no_trace_leaves_its_bounds_and_cpp_decides_the_same(part: int) -> None:
     assert events > 100 * TRACES
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("part", range(2))
 def test_after_a_step_of_the_load_the_level_settles_and_stays(part: int) -> None:
     tried = 0

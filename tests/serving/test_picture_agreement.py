@@ -88,6 +88,7 @@ def readers(bundle: Path) -> Iterator[Readers]:
     assert (code, told.count("EXIF orientation")) == (0, told.count("\n")) and told.count("\n") <= 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("first", ["", "exif|background(200,30,90)|"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_odd_pictures_get_the_same_answer_everywhere_or_a_refusal(

@@ -119,6 +119,7 @@ def test_every_picture_is_answered_once_as_the_engine_does(finished: Path, digit
     assert summary["runtimes"] == [engine.backend_description]
 
 
+@pytest.mark.slow
 def test_parquet_in_and_logits_out_from_two_replicas(
     tmp_path: Path, mnist_image_bundle: Path, mnist_images: dict[str, Any], engine: Engine, cluster: dict[str, str]
 ) -> None:
@@ -174,6 +175,7 @@ def test_a_job_that_is_killed_on_s3_has_each_row_once(
     assert sum(count for ending, count in report.endings.items() if ending.startswith("killed")) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_stops_it_and_what_is_written_stays(
     tmp_path: Path, mnist_image_bundle: Path, digits: Path, cluster: dict[str, str]
 ) -> None:
@@ -342,6 +344,7 @@ def test_only_the_process_that_began_last_writes(tmp_path: Path) -> None:
     assert [each.errors for each in second.parts(PARTS)] == [1]
 
 
+@pytest.mark.slow
 def test_an_output_that_can_no_longer_be_written_is_named(tmp_path: Path) -> None:
     output = Output(Location.of(str(tmp_path / "out")), JOB)
     output.begin(force=False)

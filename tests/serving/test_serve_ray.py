@@ -204,6 +204,7 @@ def test_sigterm_answers_what_is_there_and_ends(server: Server, engine: Engine, 
     assert {"answered"} <= set(outcomes) <= {"answered", "refused", "closed"}
 
 
+@pytest.mark.slow
 def test_a_bundle_that_a_replica_can_not_load_is_one_line(mnist_image_bundle: Path) -> None:
     failed = Server(mnist_image_bundle, "--backend", "tensorrt")
     code, errors = failed.ended()
