@@ -56,6 +56,7 @@ class Kernel:
         return copied + gates, copied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", KERNELS)
 def test_kernels_fit_spill_nothing_and_move_whole_words(source: str) -> None:
     kernels = list(compile_kernels(source))

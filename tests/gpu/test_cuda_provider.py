@@ -68,6 +68,7 @@ def load(bundle: Path, backend: str, libraries: Path) -> tuple[str, Counter[str]
     return done.stdout.removesuffix("\n"), on_cuda, on_cpu
 
 
+@pytest.mark.sample(1)
 def test_a_fixed_graph_is_on_the_gpu_but_for_one_shape_and_copies_nothing_back(bundle: Path, nvidia: Path) -> None:
     said, on_cuda, on_cpu = load(bundle, "cuda-fixed", nvidia)
     description = f"ONNX Runtime 1.31.1 CUDA on {fake_gpu.NAME}, {bundle.stem}, vmoe CUDA op library"

@@ -63,6 +63,7 @@ def test_wrong_bits_fail_the_run(emulator: Path, small_plan: None, tmp_path: Pat
     assert any(failure.startswith(f"named cases: {wrong}") for failure in report.failures)
 
 
+@pytest.mark.slow
 def test_the_kernels_compile_by_the_benchmark_s_own_line_and_without_a_gpu_cuda_says_why() -> None:
     *command, _, _ = library_command(nvcc(), "sm_90", Path("libkernel_calls.so"))
     library = Library(kept("libkernel_calls.so", *command))

@@ -116,6 +116,7 @@ def without_ops(bundle: Bundle, precision: TensorRtPrecision, rounds: bool) -> t
     return cut, shapes
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("precision", "options"),
     [

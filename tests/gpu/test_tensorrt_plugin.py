@@ -162,6 +162,7 @@ def test_another_major_version_of_tensorrt_is_refused(made: Build) -> None:
     assert done.stderr.startswith(f'vmoe: VmoeGates "node": {says}')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None or shutil.which("ldd") is None, reason="there is no nm or ldd")
 def test_libraries_export_what_tensorrt_calls_and_need_no_nvidia_library() -> None:
     made = build()

@@ -29,6 +29,7 @@ def test_every_cpu_path_of_this_machine_is_right() -> None:
     assert all(line.endswith((": right", ": used")) for line in lines)
 
 
+@pytest.mark.slow
 @on_this_machine
 def test_a_call_reads_no_byte_of_an_expert_without_rows() -> None:
     program = _program("expert_bytes")

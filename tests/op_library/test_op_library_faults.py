@@ -269,6 +269,7 @@ def test_the_good_calls_are_good() -> None:
     assert [result for result in results if isinstance(result, str)] == []
 
 
+@pytest.mark.sample(300)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_bad_call_is_an_error_that_says_what_is_wrong(name: str) -> None:
     fault, message = FAULTS[name], messages()[name]

@@ -14,6 +14,7 @@ need_op_library()
 CASES = [*golden.cases(), *golden.ensemble_cases(), *golden.kind_cases()]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("path", supported_paths())
 def test_logits_and_kept_pairs_are_the_official_ones(path: str) -> None:
     found, close = answers(path), list[bool]()

@@ -69,6 +69,7 @@ def test_soft_moe_gives_the_official_answer_and_its_shares(bundles: dict[str, Pa
         assert all(layer.patch_mask().all() and layer.kept is None for layer in routing.values())
 
 
+@pytest.mark.sample(4)
 @BACKENDS
 @pytest.mark.parametrize("name", MODELS)
 def test_an_image_alone_gives_the_same_bits_as_among_others(bundles: dict[str, Path], name: str, backend: str) -> None:

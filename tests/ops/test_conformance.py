@@ -139,6 +139,7 @@ def test_an_implementation_passes(name: str) -> None:
     assert [(vector.name, wrong) for vector, wrong in score(IMPLEMENTATIONS[name], chosen) if wrong] == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.skipif(not find_library(), reason="there is no op library")
 @pytest.mark.parametrize("path", supported_paths() if find_library() else [])
 def test_the_op_library_passes_on_every_cpu_path(path: str) -> None:

@@ -73,6 +73,7 @@ def exact(op: str, inputs: Inputs, attributes: dict[str, int]) -> list[np.ndarra
     return run_exact(OPS[op], *(inputs.get(value.name) for value in OPS[op].inputs), **attributes)
 
 
+@pytest.mark.sample(100)
 @EVERY_TYPE
 @EVERY_CALL
 @pytest.mark.parametrize("name", RUNNERS)
@@ -86,6 +87,7 @@ def test_every_implementation_computes_it(
         np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR[weights])
 
 
+@pytest.mark.sample(5)
 @pytest.mark.skipif(OP_LIBRARY not in RUNNERS, reason="the op library is not built")
 @EVERY_TYPE
 @pytest.mark.parametrize("path", supported_paths())

@@ -76,6 +76,7 @@ def test_there_is_one_function_per_op_and_no_other() -> None:
     assert [function.name for function in function_bodies(BodyOptions())] == list(OPS)
 
 
+@pytest.mark.sample(100)
 @EVERY_WEIGHT
 @EVERY_SET
 @pytest.mark.parametrize("dispatch_bf16", [False, True])

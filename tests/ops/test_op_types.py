@@ -54,6 +54,7 @@ def test_combine_adds_in_float32_and_rounds_once(tokens: ElementType, name: str)
     assert (twice != expected).mean() > 10 * different.mean()
 
 
+@pytest.mark.sample(4)
 @EVERY_RUNNER
 @pytest.mark.parametrize("tokens", ("float", *SHORT))
 def test_route_dispatch_is_route_and_dispatch(tokens: ElementType, name: str) -> None:
