@@ -1,5 +1,5 @@
-// Micro-batches: requests from any number of threads wait in one bounded queue, and calls of one engine answer them
-// together, at a setting that meets a latency target. Header only; C++17.
+// Micro-batches: requests from any number of threads wait in one bounded queue. Calls of one engine answer them in
+// batches, at a setting that meets a latency target. Header only; C++17.
 //
 //   auto batcher = vmoe::Batcher::start(*engine, {});
 //   if (!batcher) return fail(batcher.error().message);
@@ -7,8 +7,8 @@
 //   if (!pending) return busy(pending.error().message);
 //   auto answer = pending->wait();
 //
-// Requests are served in the order they came. A call takes the first one and those behind it with the same setting and
-// dtype; a request is never split. Requests that arrive during a call form the next one: nobody waits for a
+// Requests are served in order of arrival. A call takes the first request and later ones with the same setting and
+// dtype. A request is never split. Requests that arrive during a call form the next one, so no request waits for a
 // timer.
 #ifndef VMOE_BATCHER_HPP_
 #define VMOE_BATCHER_HPP_
@@ -40,24 +40,24 @@
 namespace vmoe {
 
 struct BatcherOptions {
-  int64_t most_images = 16;    // of a call, and of a request
-  int64_t most_waiting = 256;  // images in the queue; further requests are refused
-  // For requests that name no setting: names of profiles, the least accurate first, and the plan of elastic.hpp with as
-  // many levels, in that order. Empty: the engine's profile at any load.
+  int64_t most_images = 16;    // maximum number of images per call and per request
+  int64_t most_waiting = 256;  // maximum number of images in the queue; further requests are refused
+  // The settings for requests that name none: profile names, the least accurate first. `plan` has one level for each,
+  // in the same order. Empty: the engine's profile at any load.
   std::vector<std::string> levels;
   ElasticPlan plan;
 };
 
 struct Answer {
-  std::vector<float> output;  // f32[N, Info::output_size]: the first of Info::outputs, of the request's images
-  std::string setting;        // the profile that served them; empty for a model that has none
-  double waited = 0;          // seconds in the queue, from `submit` on
-  double seconds = 0;         // of the call
-  int64_t together = 0;       // images of the call, including those of other requests
-  std::map<std::string, std::vector<float>> layers;  // the others of Info::outputs, by name
+  std::vector<float> output;  // float32[N, Info::output_size]: the first of Info::outputs
+  std::string setting;        // the profile that served the request; empty for a model without profiles
+  double waited = 0;          // seconds in the queue, since `submit`
+  double seconds = 0;         // seconds of the call
+  int64_t together = 0;       // batch size of the call, including images of other requests
+  std::map<std::string, std::vector<float>> layers;  // the other Info::outputs, by name
 };
 
-// Receives the answer of a request, or the reason why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the
+// Receives the answer to a request, or the reason why there is none: VMOE_CANCELLED, VMOE_CLOSED, or the error of the
 // call.
 using AnswerCallback = std::function<void(Result<Answer>)>;
 
@@ -67,14 +67,14 @@ using BatcherClock = std::chrono::steady_clock;
 
 struct BatchRequest {
   Images images;
-  std::string setting;  // empty: elastic
+  std::string setting;  // empty: chosen by elastic capacity
   BatcherClock::time_point came;
   AnswerCallback done;
 };
 
 using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 
-// The queue and the thread that serves it; what Batcher and Ticket share.
+// The queue and the thread that serves it; shared by Batcher and Ticket.
 class BatchQueue {
  public:
   BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::string fixed)
@@ -139,7 +139,7 @@ class BatchQueue {
       changed_.notify_one();
     }
     for (const auto& request : dropped) finish(*request, failed(VMOE_CLOSED, "the server is shutting down"));
-    if (std::this_thread::get_id() == thread_id_) return;  // a callback can't wait for the thread that runs it
+    if (std::this_thread::get_id() == thread_id_) return;  // in a callback: a thread can't join itself
     const std::lock_guard joining(join_mutex_);
     if (thread_.joinable()) thread_.join();
   }
@@ -156,18 +156,19 @@ class BatchQueue {
 
   const std::string& level_name() const { return elastic_ ? options_.levels[level_] : fixed_; }
 
-  // Counts a request that is in the queue no more.
+  // Updates the counts for a request that has left the queue.
   void leave(const BatchRequest& request) {
     load_.waiting -= request.images.count;
     if (request.setting.empty()) elastic_waiting_ -= request.images.count;
   }
 
-  // Tells a request's outcome, once.
+  // Calls a request's callback. Must be called once per request.
   static void finish(BatchRequest& request, Result<Answer> result) {
     std::exchange(request.done, nullptr)(std::move(result));
   }
 
-  // A reason for someone who must hear of one: without its sentence where there is no memory even for that.
+  // Makes an error result. If there is no memory for the message, the message is empty: the callback must be called in
+  // any case.
   static Result<Answer> failed(vmoe_code code, const char* sentence) noexcept {
     try {
       return Error{code, sentence};
@@ -198,7 +199,7 @@ class BatchQueue {
     }
   }
 
-  // Moves to the level of the next call, and says how many images that takes.
+  // Chooses the level of the next call. Returns the maximum number of images of that call.
   int64_t decide() {
     if (!elastic_) return options_.most_images;
     const auto now = BatcherClock::now();
@@ -212,7 +213,8 @@ class BatchQueue {
     return images_per_call_;
   }
 
-  // Moves the first request and those behind it that fit into a call with it to `taken_`, which has room for them.
+  // Moves the first request, and those behind it that fit into the same call, to `taken_`. `taken_` has reserved
+  // capacity for them.
   void take(int64_t most) {
     const BatchRequestPointer first = queue_.front();
     int64_t room = most;
@@ -248,7 +250,7 @@ class BatchQueue {
       ++load_.calls;
       load_.busy += seconds_taken;
     }
-    int64_t first = 0;  // image
+    int64_t first = 0;  // index of the request's first image
     for (const auto& request : taken_) {
       Answer answer{{}, setting, seconds(start - request->came), seconds_taken, images.count, {}};
       for (const OutputShape& shape : engine_.info().outputs) {
@@ -259,14 +261,15 @@ class BatchQueue {
       first += request->images.count;
       finish(*request, std::move(answer));
     }
-    // What the next call waits for is more than the engine: the batch is put together, and answers are given out.
+    // Elastic capacity counts the whole time until the next call can start, including assembling the batch and
+    // delivering the answers.
     if (elastic_ && taken_.front()->setting.empty()) {
       const std::lock_guard lock(mutex_);
       (void)elastic_->served(level_, images.count, seconds(BatcherClock::now() - start));
     }
   }
 
-  // The images of all requests in `taken_`, beside each other.
+  // Returns the images of all requests in `taken_` as one contiguous batch.
   Images together() {
     Images all = taken_.front()->images;
     if (taken_.size() == 1) return all;
@@ -285,10 +288,10 @@ class BatchQueue {
   const Engine& engine_;
   const BatcherOptions options_;
   std::optional<Elastic> elastic_;
-  const std::string fixed_;      // the profile without elastic capacity
-  std::set<std::string> named_;  // the profiles that are counted by name
+  const std::string fixed_;      // the profile if there is no elastic capacity
+  std::set<std::string> named_;  // profiles counted by name; the others count as "other"
 
-  mutable std::mutex mutex_;  // of all that follows, but for taken_ and batch_, which are the thread's
+  mutable std::mutex mutex_;  // guards the members from here to load_
   std::condition_variable changed_;
   std::deque<BatchRequestPointer> queue_;
   bool open_ = true;
@@ -306,11 +309,11 @@ class BatchQueue {
 
 }  // namespace internal
 
-// A request that was submitted.
+// A submitted request.
 class Ticket {
  public:
-  // Removes the request from the queue: its callback gets VMOE_CANCELLED before this returns. False if a call runs with
-  // it already, or it was answered.
+  // Removes the request from the queue; its callback receives VMOE_CANCELLED before this returns. Returns false if a
+  // call already runs with it, or it was already answered.
   bool cancel() { return queue_->cancel(request_); }
 
  private:
@@ -322,8 +325,8 @@ class Ticket {
   internal::BatchRequestPointer request_;
 };
 
-// A future answer. Its destructor cancels the request, or waits for the call that runs with it; after that, its images
-// are no longer needed.
+// An answer to wait for. The destructor cancels the request or, if a call already runs with it, waits for that call.
+// After that, the images are no longer needed.
 class Pending : public Ticket {
  public:
   Pending(Pending&&) = default;
@@ -334,10 +337,10 @@ class Pending : public Ticket {
     answer_.wait();
   }
 
-  // Blocks until the answer is there; once.
+  // Blocks until the answer arrives. May be called once.
   Result<Answer> wait() { return answer_.get(); }
 
-  // Blocks for at most this long; true if the answer is there.
+  // Blocks for at most `duration`. Returns true if the answer has arrived.
   template <typename Rep, typename Period>
   bool wait_for(std::chrono::duration<Rep, Period> duration) const {
     return answer_.wait_for(duration) == std::future_status::ready;
@@ -350,7 +353,7 @@ class Pending : public Ticket {
   std::future<Result<Answer>> answer_;
 };
 
-// Answers requests by calls of one engine, one call at a time. For any number of threads.
+// Answers requests with calls of one engine, one call at a time. Any number of threads may use it.
 class Batcher {
  public:
   Batcher(Batcher&&) = default;
@@ -359,13 +362,16 @@ class Batcher {
     if (queue_ != nullptr) queue_->close(true);
   }
 
-  // Starts the thread that calls the engine, which must outlive the batcher and all tickets, and must not be moved.
+  // Starts the thread that calls the engine. The engine must outlive the batcher and all tickets, and must not be
+  // moved.
   //
-  // options: `most_images` replaces `plan.most_images`, which is not read.
+  // options: most_images also applies to the plan; plan.most_images is ignored.
   //
-  // Fails with VMOE_ROUTING_ERROR if the bundle routes images in groups, so that an answer would depend on the images
-  // of other requests, or has no such levels; with VMOE_ARGUMENT_ERROR if an option is invalid; with VMOE_RUNTIME_ERROR
-  // if there is no thread or memory for it.
+  // Fails with:
+  // - VMOE_ROUTING_ERROR if the bundle routes images in groups, because an answer would then depend on other requests,
+  //   or if the model does not support a level;
+  // - VMOE_ARGUMENT_ERROR if an option is invalid;
+  // - VMOE_RUNTIME_ERROR if the thread can't be started or there is no memory for it.
   static Result<Batcher> start(const Engine& engine, BatcherOptions options) {
     const Info& info = engine.info();
     if (info.batch_multiple != 1) {
@@ -406,24 +412,28 @@ class Batcher {
     }
   }
 
-  // Puts a request into the queue.
+  // Adds a request to the queue. The latency that plan.target limits starts here; it excludes the time to read and
+  // decode pictures.
   //
-  // images: 1 to most_images of them; they must stay until the answer.
-  // setting: name of a profile, stored or systematic, for this request at any load; if empty, the load decides.
-  // done: called once per accepted request, on the batcher's thread, or on that of `cancel` or `close` if these end it.
-  // It must not throw or destroy the batcher, and should be quick: the next call waits for it.
+  // images: 1 to most_images images; their data must stay valid until the answer.
+  // setting: name of a profile, stored or systematic, to use at any load. If empty, the load decides.
+  // done: called once per accepted request, on the batcher's thread, or on the thread of `cancel` or `close` if one of
+  //   these ends the request. It must not throw or destroy the batcher. It should be quick, because the next call waits
+  //   for it.
   //
-  // The latency that the plan's target limits begins here, without the time to read and decode pictures.
-  //
-  // Fails with VMOE_BUSY if too many wait, VMOE_CLOSED after close(), VMOE_IMAGE_ERROR and VMOE_ROUTING_ERROR, and with
-  // VMOE_ARGUMENT_ERROR if `done` is empty, or the images' data is a null pointer or not aligned.
+  // Fails with:
+  // - VMOE_BUSY if the queue has no room for the images;
+  // - VMOE_CLOSED after close();
+  // - VMOE_IMAGE_ERROR if the model does not accept the images, or there are more than most_images;
+  // - VMOE_ROUTING_ERROR if the model does not support the setting;
+  // - VMOE_ARGUMENT_ERROR if `done` is empty, or the images' data is null or not aligned.
   Result<Ticket> submit(const Images& images, const std::string& setting, AnswerCallback done) {
     if (!done) return Error{VMOE_ARGUMENT_ERROR, "there must be a callback for the answer"};
     if (images.count < 1 || images.count > queue_->most_images()) {
       return Error{VMOE_IMAGE_ERROR, "a request takes 1 to " + std::to_string(queue_->most_images()) + " images, not " +
                                          std::to_string(images.count)};
     }
-    // Here, where they fail no other request.
+    // Invalid images must not fail the other requests of a call, so they are refused here.
     const vmoe_images c_images = internal::c_images(images);
     if (auto* status = vmoe_engine_check_images(queue_->engine().handle(), &c_images)) return internal::take(status);
     std::string name;
@@ -437,7 +447,7 @@ class Batcher {
     return Ticket(queue_, std::move(*request));
   }
 
-  // The same, with an answer to wait for.
+  // As above, but returns an answer to wait for.
   Result<Pending> submit(const Images& images, const std::string& setting = {}) {
     auto promise = std::make_shared<std::promise<Result<Answer>>>();
     auto answer = promise->get_future();
@@ -446,12 +456,12 @@ class Batcher {
     return Pending(std::move(*ticket), std::move(answer));
   }
 
-  // The queue and the counts so far.
+  // Returns the state of the queue and the counts so far.
   BatcherLoad load() const { return queue_->load(); }
 
-  // Accepts no further requests, and returns when the last call has ended. drain: answer those that wait; otherwise
-  // they get VMOE_CLOSED. The destructor drains. Inside a callback on the batcher's thread, it doesn't wait for that
-  // call and those that follow.
+  // Refuses further requests, and returns when the last call has ended. With `drain`, the requests in the queue are
+  // answered first; otherwise they receive VMOE_CLOSED. The destructor drains. If called inside a callback on the
+  // batcher's thread, this does not wait for that call or the ones after it.
   void close(bool drain = true) { queue_->close(drain); }
 
  private:

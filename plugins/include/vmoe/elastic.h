@@ -1,7 +1,7 @@
-/* C API of elastic capacity: which of several settings the next call runs with, so that answers keep to a latency
- * target. docs/elastic.md says how it decides. The Python package's vmoe_serve.elastic decides the same.
+/* C API of elastic capacity. It chooses the setting of the next call so that answers meet a latency target.
+ * docs/elastic.md explains the rules. The Python module vmoe_serve.elastic makes the same decisions.
  *
- * Conventions are those of engine.h, but for threads: one vmoe_elastic is used by one thread at a time.
+ * The conventions are those of engine.h, except for threads: only one thread may use a vmoe_elastic at a time.
  */
 #ifndef VMOE_ELASTIC_H_
 #define VMOE_ELASTIC_H_
@@ -16,7 +16,7 @@ extern "C" {
 
 typedef struct vmoe_elastic vmoe_elastic;
 
-/* A setting whose calls take fixed + each * images seconds. This struct will not grow. */
+/* A setting whose calls take fixed + each * images seconds. This struct will never grow. */
 typedef struct vmoe_elastic_level {
   double fixed; /* 0 or more */
   double each;  /* more than 0 */
@@ -25,47 +25,52 @@ typedef struct vmoe_elastic_level {
 typedef struct vmoe_elastic_options {
   size_t struct_size;
   double target;       /* seconds from a request's arrival to its answer */
-  int64_t most_images; /* of a call; a multiple of `multiple` */
-  int64_t multiple;    /* calls take a multiple of so many images: vmoe_info.batch_multiple */
-  double time;         /* now: seconds of a clock that never goes back, that of all later times */
+  int64_t most_images; /* maximum number of images per call, a multiple of `multiple` */
+  int64_t multiple;    /* the number of images of a call is a multiple of this: vmoe_info.batch_multiple */
+  double time;         /* the current time, in seconds of a monotonic clock; later times use the same clock */
 } vmoe_elastic_options;
 
 #define VMOE_ELASTIC_OPTIONS_INIT {sizeof(vmoe_elastic_options), 0.0, 1, 1, 0.0}
 
-/* levels: 1 to 1024, the cheapest first: a full call of each takes longer than one of the level before.
- * elastic: receives what decides, to be freed with vmoe_elastic_free; NULL on failure. It starts at the highest level.
+/* Creates a controller, which starts at the highest level.
+ *
+ * levels: 1 to 1024 levels, the cheapest first. A call of most_images must take longer at each level than at the one
+ *   before.
+ * elastic: receives the controller; free it with vmoe_elastic_free. NULL on failure.
  */
 VMOE_API vmoe_status* vmoe_elastic_create(const vmoe_elastic_options* options, const vmoe_elastic_level* levels,
                                           size_t num_levels, vmoe_elastic** elastic);
 
-/* Frees it; NULL is fine. */
+/* Frees a controller; NULL is fine. */
 VMOE_API void vmoe_elastic_free(vmoe_elastic* elastic);
 
+/* The state of the queue. */
 typedef struct vmoe_elastic_seen {
   size_t struct_size;
-  double time;     /* now */
+  double time;     /* the current time, in seconds of the clock of vmoe_elastic_options.time */
   int64_t waiting; /* images in the queue */
-  double oldest;   /* seconds for which the first of them has waited */
-  int64_t arrived; /* images that came since the last decision */
+  double oldest;   /* seconds that the oldest of them has waited */
+  int64_t arrived; /* images that arrived since the last decision */
 } vmoe_elastic_seen;
 
 #define VMOE_ELASTIC_SEEN_INIT {sizeof(vmoe_elastic_seen), 0.0, 0, 0.0, 0}
 
+/* The setting and size of the next call. */
 typedef struct vmoe_elastic_decision {
   size_t struct_size;
-  int64_t level;  /* index among the levels, of the next call */
-  int64_t images; /* the most that this call takes */
-  double load;    /* seconds of such calls that the images of one second need */
+  int64_t level;  /* index of the level */
+  int64_t images; /* maximum number of images of the call */
+  double load;    /* utilization: seconds of such calls needed for the images that arrive in one second */
 } vmoe_elastic_decision;
 
 #define VMOE_ELASTIC_DECISION_INIT {sizeof(vmoe_elastic_decision), 0, 0, 0.0}
 
-/* Decides, when a call is about to be made. */
+/* Decides on the next call. Call this just before it. */
 VMOE_API vmoe_status* vmoe_elastic_decide(vmoe_elastic* elastic, const vmoe_elastic_seen* seen,
                                           vmoe_elastic_decision* decision);
 
-/* Learns that a call of `images` images at a level took so many seconds; what is no positive number of them is ignored.
- */
+/* Records that a call with `images` images took `seconds` at a level. Ignores `seconds` if it is not a positive finite
+ * number. */
 VMOE_API vmoe_status* vmoe_elastic_served(vmoe_elastic* elastic, int64_t level, int64_t images, double seconds);
 
 #ifdef __cplusplus

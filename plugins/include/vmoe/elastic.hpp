@@ -1,4 +1,4 @@
-// C++17 wrapper of elastic.h: header only, errors as values.
+// C++17 wrapper of elastic.h. It is header only and returns errors as values.
 //
 //   vmoe::ElasticPlan plan;
 //   plan.levels = {{0.001, 0.0002}, {0.001, 0.0005}};  // the times of two settings, the cheaper one first
@@ -6,10 +6,10 @@
 //   auto elastic = vmoe::Elastic::create(plan, now);
 //   if (!elastic) return fail(elastic.error().message);
 //   auto next = elastic->decide({now, waiting, oldest, arrived});
-//   engine.run(images, settings[next->level], ...);  // of next->images at most
+//   engine.run(images, settings[next->level], ...);  // at most next->images images
 //   elastic->served(next->level, count, seconds);
 //
-// One object is used by one thread at a time.
+// Only one thread may use an object at a time.
 #ifndef VMOE_ELASTIC_HPP_
 #define VMOE_ELASTIC_HPP_
 
@@ -26,32 +26,32 @@ namespace vmoe {
 // A setting whose calls take `fixed + each * images` seconds.
 using ElasticLevel = vmoe_elastic_level;
 
-// What the decisions keep to.
+// The levels and limits of the decisions.
 struct ElasticPlan {
   std::vector<ElasticLevel> levels;  // the cheapest first
   double target = 0;                 // seconds from a request's arrival to its answer
-  int64_t most_images = 1;           // of a call; a multiple of `multiple`
+  int64_t most_images = 1;           // maximum number of images per call, a multiple of `multiple`
   int64_t multiple = 1;              // Info::batch_multiple
 };
 
-// What is known when a call is about to be made.
+// The state of the queue just before a call.
 struct ElasticSeen {
-  double time = 0;      // seconds, of a clock that never goes back
+  double time = 0;      // the current time, in seconds of a monotonic clock
   int64_t waiting = 0;  // images in the queue
-  double oldest = 0;    // seconds for which the first of them has waited
-  int64_t arrived = 0;  // images that came since the last decision
+  double oldest = 0;    // seconds that the oldest of them has waited
+  int64_t arrived = 0;  // images that arrived since the last decision
 };
 
-// What the next call is.
+// The setting and size of the next call.
 struct ElasticDecision {
-  size_t level = 0;    // index among the levels
-  int64_t images = 0;  // the most that it takes
-  double load = 0;     // seconds of such calls that the images of one second need
+  size_t level = 0;    // index of the level
+  int64_t images = 0;  // maximum number of images of the call
+  double load = 0;     // utilization: seconds of such calls needed for the images that arrive in one second
 };
 
 class Elastic {
  public:
-  // time: now. It starts at the highest level.
+  // Starts at the highest level. `time` is the current time.
   static Result<Elastic> create(const ElasticPlan& plan, double time) {
     const vmoe_elastic_options options{sizeof(options), plan.target, plan.most_images, plan.multiple, time};
     vmoe_elastic* handle = nullptr;
@@ -63,6 +63,7 @@ class Elastic {
     return Elastic(handle);
   }
 
+  // Decides on the next call. Call this just before it.
   Result<ElasticDecision> decide(const ElasticSeen& seen) {
     const vmoe_elastic_seen c{sizeof(c), seen.time, seen.waiting, seen.oldest, seen.arrived};
     vmoe_elastic_decision next = VMOE_ELASTIC_DECISION_INIT;
@@ -70,7 +71,7 @@ class Elastic {
     return ElasticDecision{static_cast<size_t>(next.level), next.images, next.load};
   }
 
-  // Learns what a call took. Returns the level.
+  // Records the number of images and the seconds of a call. Returns `level`.
   Result<size_t> served(size_t level, int64_t images, double seconds) {
     if (auto* status = vmoe_elastic_served(handle_.get(), static_cast<int64_t>(level), images, seconds)) {
       return internal::take(status);

@@ -1,5 +1,6 @@
-// C++17 wrapper of the C API in engine.h: header only, errors as values, nothing to free by hand. Only std::bad_alloc
-// is thrown, if there is no memory for what a function returns; with -fno-exceptions, that ends the process.
+// C++17 wrapper of the C API in engine.h. It is header only, returns errors as values, and leaves nothing to free by
+// hand. The only exception it throws is std::bad_alloc, if there is no memory for a function's result; with
+// -fno-exceptions, the process ends instead.
 //
 //   auto engine = vmoe::Engine::load("b16.vmoe");
 //   if (!engine) return fail(engine.error().message);
@@ -7,7 +8,7 @@
 //   setting.capacity_ratio = 0.5;
 //   auto logits = engine->run(vmoe::Images::uint8(pixels.data(), 8, 224, 224, 3), setting);
 //
-// An Engine may be used from many threads at once. Shapes use the letters of engine.h.
+// Many threads may use an Engine at once. Shapes use the letters of engine.h.
 #ifndef VMOE_ENGINE_HPP_
 #define VMOE_ENGINE_HPP_
 
@@ -25,7 +26,7 @@
 
 namespace vmoe {
 
-// Receives a level and a message of one line, from any thread: see vmoe_log_callback.
+// Receives a level and a one-line message. Any thread may call it: see vmoe_log_callback.
 using LogCallback = std::function<void(vmoe_log_level, const std::string&)>;
 
 namespace internal {
@@ -41,7 +42,7 @@ inline vmoe_images c_images(const Images& images) {
           images.count,        images.height, images.width,   images.channels};
 }
 
-// A copy of what the C API points to; empty for a null pointer.
+// Copies an array of the C API; returns an empty vector for a null pointer.
 template <typename T>
 std::vector<T> copy(const T* values, int64_t size) {
   return values == nullptr ? std::vector<T>() : std::vector<T>(values, values + size);
@@ -67,7 +68,7 @@ inline LayerRouting layer_routing(const vmoe_layer_routing& c, const PatchGrid& 
   return layer;
 }
 
-// Owns an object of the C API, which kFree frees.
+// A deleter for objects of the C API.
 template <auto kFree>
 struct Free {
   template <typename T>
@@ -81,7 +82,7 @@ inline void call_log(void* callback, vmoe_log_level level, const char* message) 
   try {
     (*static_cast<LogCallback*>(callback))(level, message);
   } catch (...) {
-    // C in between knows no exceptions.
+    // An exception must not pass through the C functions in between.
   }
 #else
   (*static_cast<LogCallback*>(callback))(level, message);
@@ -91,9 +92,9 @@ inline void free_log(void* callback) { delete static_cast<LogCallback*>(callback
 
 }  // namespace internal
 
-// Sets the callback for the messages of this process, an empty function for none: see vmoe_set_log. Exceptions of the
-// callback are dropped. When this returns, the previous callback isn't running any more and is destroyed, unless a
-// callback called this. Returns the level.
+// Sets the log callback of this process; an empty function removes it. See vmoe_set_log. Exceptions that the callback
+// throws are dropped. When this returns, the previous callback has been destroyed and no thread runs it any more,
+// unless this is called inside a callback. Returns `least_level`.
 inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback callback) {
   auto owned = callback ? std::make_unique<LogCallback>(std::move(callback)) : nullptr;
   auto* const call = owned ? internal::call_log : nullptr;
@@ -102,7 +103,7 @@ inline Result<vmoe_log_level> set_log(vmoe_log_level least_level, LogCallback ca
   return least_level;
 }
 
-// Ends running calls from another thread. It may serve any number of calls, and outlives them.
+// Ends running calls from another thread. It serves any number of calls and must outlive them.
 class Cancellation {
  public:
   static Result<Cancellation> create() {
@@ -111,10 +112,11 @@ class Cancellation {
     return Cancellation(handle);
   }
 
-  // Cancels for good: calls with it end between two ops with VMOE_CANCELLED, and later ones before they begin.
+  // Cancels permanently. Running calls that use this object end before the next op with VMOE_CANCELLED; later calls
+  // fail at once.
   void cancel() const { vmoe_cancellation_cancel(handle_.get()); }
 
-  // For calls of the C API; stays owned by this object.
+  // The handle for the C API; this object still owns it.
   vmoe_cancellation* handle() const { return handle_.get(); }
 
  private:
@@ -124,9 +126,11 @@ class Cancellation {
   std::unique_ptr<vmoe_cancellation, internal::Free<vmoe_cancellation_free>> handle_;
 };
 
-// A loaded bundle. One session serves every profile, from any number of threads.
+// A loaded bundle. One session serves every profile and any number of threads.
 class Engine {
  public:
+  // Loads a bundle: see vmoe_engine_load.
+  //
   // path: the NAME.vmoe folder.
   static Result<Engine> load(const std::string& path, const LoadOptions& options = {}) {
     vmoe_load_options c = VMOE_LOAD_OPTIONS_INIT;
@@ -145,11 +149,10 @@ class Engine {
 
   const Info& info() const { return info_; }
 
-  // The stored profiles, in the order of the export; none for a dense ViT and
-  // Soft MoE.
+  // The stored profiles, in export order. A dense ViT and Soft MoE have none.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
-  // The profile that a call with this setting runs with.
+  // Returns the profile that a call with this setting uses.
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;
@@ -160,8 +163,9 @@ class Engine {
     return internal::profile(found, std::move(slots));
   }
 
-  // Makes one image, input_dtype[height,width,channels], from a picture of any size, by the steps info().preprocessing.
-  // `size` bytes of room, info().image_bytes() or more. Returns the number of bytes written.
+  // Prepares one image, input_dtype[height,width,channels], from a picture of any size, with the steps in
+  // info().preprocessing. `size` is the number of bytes that `image` can hold, at least info().image_bytes(). Returns
+  // the number of bytes written.
   Result<size_t> prepare_image(const Picture& picture, void* image, size_t size) const {
     const Images pixels = Images::uint8(picture.data, 1, picture.height, picture.width, picture.channels);
     const vmoe_picture c{sizeof(vmoe_picture), picture.data,     pixels.bytes(),      picture.height,
@@ -170,13 +174,14 @@ class Engine {
     return info_.image_bytes();
   }
 
-  // Logits, or features or tokens, f32[N, output_size], into the caller's memory; `size` floats of room, N *
-  // output_size or more. Returns the number of floats written.
+  // Runs a batch and writes its first output, float32[N, output_size], to the caller's memory. `size` is the number of
+  // floats that `output` can hold, at least N * output_size. Returns the number of floats written.
   Result<size_t> run(const Images& images, const Setting& setting, float* output, size_t size) const {
     return run(images, setting, Cancellation(nullptr), output, size);
   }
 
-  // The same, but `cancellation` can end the call with VMOE_CANCELLED, which leaves `output` unchanged.
+  // As above, but `cancellation` can end the call. The call then fails with VMOE_CANCELLED and leaves `output`
+  // unchanged.
   Result<size_t> run(const Images& images, const Setting& setting, const Cancellation& cancellation, float* output,
                      size_t size) const {
     const vmoe_images c_images = internal::c_images(images);
@@ -187,12 +192,12 @@ class Engine {
     return static_cast<size_t>(images.count * info_.output_size);
   }
 
-  // Logits, or features or tokens, f32[N, output_size].
+  // Runs a batch and returns its first output, float32[N, output_size].
   Result<std::vector<float>> run(const Images& images, const Setting& setting = {}) const {
     return run(images, setting, Cancellation(nullptr));
   }
 
-  // The same, but `cancellation` can end the call with VMOE_CANCELLED.
+  // As above, but `cancellation` can end the call. The call then fails with VMOE_CANCELLED.
   Result<std::vector<float>> run(const Images& images, const Setting& setting, const Cancellation& cancellation) const {
     std::vector<float> output(static_cast<size_t>(rows_of(images) * info_.output_size));
     auto written = run(images, setting, cancellation, output.data(), output.size());
@@ -200,7 +205,7 @@ class Engine {
     return output;
   }
 
-  // All outputs, info().outputs, by name, each f32[N, floats()].
+  // Runs a batch once and returns all of info().outputs by name, each float32[N, floats()].
   Result<std::map<std::string, std::vector<float>>> run_outputs(const Images& images,
                                                                 const Setting& setting = {}) const {
     std::map<std::string, std::vector<float>> found;
@@ -222,15 +227,15 @@ class Engine {
     return found;
   }
 
-  // Runs `count` images of zeros, so that the first call of as many images at this setting is fast: see
-  // vmoe_engine_warm_up. Returns the count.
+  // Runs a batch of `count` zero images, so that the first call with this setting and number of images is fast: see
+  // vmoe_engine_warm_up. Returns `count`.
   Result<int64_t> warm_up(int64_t count, const Setting& setting = {}) const {
     const vmoe_setting c_setting = internal::c_setting(setting);
     if (auto* status = vmoe_engine_warm_up(handle_.get(), count, &c_setting)) return internal::take(status);
     return count;
   }
 
-  // Where each MoE layer sends the tokens of a batch; empty for a dense ViT.
+  // Runs a batch and returns how each MoE layer routed its tokens; empty for a dense ViT.
   Result<std::vector<LayerRouting>> routing(const Images& images, const Setting& setting = {}) const {
     const vmoe_images c_images = internal::c_images(images);
     const vmoe_setting c_setting = internal::c_setting(setting);
@@ -249,7 +254,7 @@ class Engine {
     return layers;
   }
 
-  // For calls of the C API; stays owned by this object.
+  // The handle for the C API; this object still owns it.
   const vmoe_engine* handle() const { return handle_.get(); }
 
  private:
@@ -257,7 +262,7 @@ class Engine {
 
   Engine() = default;
 
-  // Images to allocate for: not for a count that the model refuses.
+  // The number of images to allocate memory for; 0 if the model refuses the batch anyway.
   static int64_t rows_of(const Images& images) {
     return images.data != nullptr && images.count > 0 && images.count <= kMaxImages ? images.count : 0;
   }

@@ -1,4 +1,4 @@
-// The levels of elastic capacity (elastic.hpp), timed on the machine that serves. Header only; C++17.
+// Times the levels of elastic capacity (elastic.hpp) on the machine that serves. Header only; C++17.
 //
 //   auto timed = vmoe::time_levels(*engine, {"c0.2-k1", "c0.5-k1", "c1.05-k2"}, 32);
 //   vmoe::BatcherOptions options;
@@ -21,14 +21,14 @@
 namespace vmoe {
 
 struct TimedLevels {
-  std::vector<std::string> names;     // of profiles, the cheapest first
-  std::vector<ElasticLevel> levels;   // as many
-  std::vector<std::string> left_out;  // a message for each setting that is no faster than a more accurate one
+  std::vector<std::string> names;     // profile names, the cheapest first
+  std::vector<ElasticLevel> levels;   // the times of each
+  std::vector<std::string> left_out;  // a message for each profile that is no faster than a more accurate one
 };
 
 namespace internal {
 
-// Seconds of one call.
+// Returns the seconds that one call takes.
 inline Result<double> timed_call(const Engine& engine, const Images& images, const std::string& profile) {
   Setting setting;
   setting.profile = profile;
@@ -42,7 +42,7 @@ inline double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// The line through the times of calls of one image and of `most`.
+// Fits a line through the times of a call with one image and a call with `most` images.
 inline ElasticLevel fitted_level(double one, double full, int64_t most) {
   const double each = most > 1 ? (full - one) / static_cast<double>(most - 1) : one, fixed = one - each;
   if (each <= 0 || fixed < 0) return {0, full / static_cast<double>(most)};
@@ -51,15 +51,18 @@ inline ElasticLevel fitted_level(double one, double full, int64_t most) {
 
 }  // namespace internal
 
-// Times calls of one image and of most_images at each profile, interleaved, so that a slow phase of the machine affects
-// all of them.
+// Times calls with one image and with most_images images at each profile. Profiles are interleaved, so that a slow
+// phase of the machine affects all of them.
 //
 // profiles: names, stored or systematic, the least accurate first.
-// most_images: of a call, 1 to 65536.
+// most_images: maximum number of images per call, 1 to 65536.
 //
-// Fails with VMOE_ROUTING_ERROR if the bundle routes images in groups, so that there are no calls of one image, or the
-// model can't be run with a profile; with VMOE_ARGUMENT_ERROR for most_images, VMOE_MEMORY_ERROR, and
-// VMOE_RUNTIME_ERROR if a call fails.
+// Fails with:
+// - VMOE_ROUTING_ERROR if the bundle routes images in groups, because a call with one image is then impossible, or if
+//   the model does not support a profile;
+// - VMOE_ARGUMENT_ERROR if most_images is out of range;
+// - VMOE_MEMORY_ERROR if there is no memory for the images;
+// - VMOE_RUNTIME_ERROR if a call fails.
 inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<std::string>& profiles,
                                        int64_t most_images) {
   constexpr int kRounds = 5;
@@ -82,13 +85,13 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
       if (!first) return first.error();
       const auto second = internal::timed_call(engine, batch(most_images), profiles[i]);
       if (!second) return second.error();
-      if (round == 0) continue;  // warms up
+      if (round == 0) continue;  // warm-up
       one[i].push_back(*first);
       full[i].push_back(*second);
     }
   }
   TimedLevels timed;
-  double cheapest = 0;  // of the levels after this one
+  double cheapest = 0;  // full-call time of the cheapest level so far
   for (size_t i = profiles.size(); i-- > 0;) {
     const ElasticLevel level = internal::fitted_level(internal::median(one[i]), internal::median(full[i]), most_images);
     const double whole = level.fixed + level.each * static_cast<double>(most_images);

@@ -1,4 +1,4 @@
-// The result of a call that can fail: its value, or an error.
+// The result of a call that can fail: a value or an error.
 #ifndef VMOE_RESULT_HPP_
 #define VMOE_RESULT_HPP_
 
@@ -11,13 +11,12 @@
 
 namespace vmoe {
 
-// Why a call failed, in one message.
+// The reason why a call failed.
 struct Error {
   vmoe_code code = VMOE_OK;
   std::string message;
 };
 
-// A value or an error.
 template <typename T>
 class [[nodiscard]] Result {
  public:
@@ -27,7 +26,7 @@ class [[nodiscard]] Result {
   bool ok() const { return content_.index() == 0; }
   explicit operator bool() const { return ok(); }
 
-  // The value; only if ok().
+  // The value. Requires ok().
   T& value() & { return *checked(std::get_if<0>(&content_)); }
   const T& value() const& { return *checked(std::get_if<0>(&content_)); }
   T&& value() && { return std::move(*checked(std::get_if<0>(&content_))); }
@@ -37,7 +36,7 @@ class [[nodiscard]] Result {
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
-  // The error; only if not ok().
+  // The error. Requires !ok().
   const Error& error() const { return *checked(std::get_if<1>(&content_)); }
 
  private:

@@ -1,4 +1,4 @@
-// What goes into an engine's calls and comes out of them, as plain C++ values. Shapes use the letters of engine.h.
+// The inputs and results of an engine's calls, as plain C++ values. Shapes use the letters of engine.h.
 #ifndef VMOE_TYPES_HPP_
 #define VMOE_TYPES_HPP_
 
@@ -16,14 +16,14 @@
 namespace vmoe {
 
 struct LoadOptions {
-  int threads = 0;          // per call; 0 for the default, see vmoe_load_options
+  int threads = 0;          // per call; 0 for the default: see vmoe_load_options
   bool verify = true;       // compare the SHA-256 of every file
-  std::string profile;      // for calls that pass no setting; empty: the first stored one
-  std::string onnxruntime;  // path of the ONNX Runtime library; empty: see vmoe_load_options
-  bool spin = false;        // let threads spin for a while after a call: see vmoe_load_options
+  std::string profile;      // for calls that pass no setting; empty: the first stored profile
+  std::string onnxruntime;  // path of the ONNX Runtime library; empty: search for it, see vmoe_load_options
+  bool spin = false;        // let threads spin after a call: see vmoe_load_options
 };
 
-// dtype[N,H,W,C], contiguous, not owned: float32 in [-1, 1], or uint8 in 0..255.
+// A batch: dtype[N,H,W,C], contiguous, not owned; float32 in [-1, 1], or uint8 in 0..255.
 struct Images {
   const void* data = nullptr;
   vmoe_dtype dtype = VMOE_FLOAT32;
@@ -36,48 +36,50 @@ struct Images {
     return {data, VMOE_UINT8, count, height, width, channels};
   }
 
-  // Of the data.
+  // The size of the data in bytes.
   size_t bytes() const {
     return static_cast<size_t>(count) * static_cast<size_t>(height) * static_cast<size_t>(width) *
            static_cast<size_t>(channels) * (dtype == VMOE_UINT8 ? sizeof(uint8_t) : sizeof(float));
   }
 };
 
-// uint8[height,width,channels], contiguous, not owned: one decoded picture of any size, see vmoe_picture.
+// One decoded picture of any size: uint8[height,width,channels], contiguous, not owned. See vmoe_picture.
 struct Picture {
   const uint8_t* data = nullptr;
   int64_t height = 0, width = 0, channels = 0;
   int32_t orientation = 0;
 };
 
-// The order of a batch's tokens in a routing: image by image, and for each token the members of an ensemble (E3).
+// The order of a batch's tokens in a LayerRouting: image by image, and within an image token by token, with one entry
+// for each ensemble member (E3).
 struct PatchGrid {
   int64_t images = 0;        // N
   int64_t members = 1;       // M
-  int64_t rows = 0;          // h; 0 if the bundle doesn't say
+  int64_t rows = 0;          // h; 0 if unknown
   int64_t columns = 0;       // w
   int32_t front_tokens = 0;  // before the patches
 };
 
-// Where one MoE layer sent its tokens. Fields that the kind doesn't have are empty.
+// How one MoE layer routed its tokens. Fields that the routing kind doesn't have are empty.
 struct LayerRouting {
   std::string layer;                            // such as "encoderblock_1"
   int64_t groups = 0, tokens = 0, choices = 0;  // G, S and K; K is E for experts choice
-  std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, dropped ones included
+  std::vector<float> weight;  // [G,S,K], top-k and experts choice: raw gate of each choice, including dropped ones
   vmoe_routing_kind kind = VMOE_TOP_K;
-  std::vector<int32_t> expert;  // [G,S,K], top-k: of each choice, dropped ones included
-  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1, or 0 if the choice was dropped
+  std::vector<int32_t> expert;  // [G,S,K], top-k: expert of each choice, including dropped ones
+  std::vector<uint8_t> kept;    // [G,S,K], top-k and experts choice: 1 if the choice was computed, 0 if dropped
   int64_t experts = 0;          // E of this layer
   int64_t slots = 0;            // P, Soft MoE
   std::vector<float> dispatch;  // [G,S,E,P], Soft MoE: share of each token in each slot
   std::vector<float> combine;   // [G,S,E,P], Soft MoE: share of each slot in the output of each token
   PatchGrid grid;
-  // [N,T], the position of each original token among those of its image; empty if nothing can be merged.
+  // [N,T]: the position that each original token has among the merged tokens of its image; empty if the bundle can't
+  // merge tokens.
   std::vector<int32_t> token;
 
-  // 1 for each patch with a kept choice of any member, and 0 for the others: [N,h,w]. A merged patch has the value of
-  // its token. Tokens before the patches are left out. All 1 for Soft MoE, which drops nothing. Empty if the bundle
-  // doesn't say how many patches an image has.
+  // Returns u8[N,h,w]: 1 for each patch for which any ensemble member kept a choice, and 0 for the others. A merged
+  // patch has the value of its token. Tokens before the patches are omitted. For Soft MoE, which drops nothing, every
+  // value is 1. Empty if the bundle doesn't say how many patches an image has.
   std::vector<uint8_t> patch_mask() const {
     const int64_t patches = grid.rows * grid.columns, before = grid.front_tokens;
     const int64_t all = before + patches,
@@ -86,7 +88,7 @@ struct LayerRouting {
     if (!token.empty() && token.size() != static_cast<size_t>(grid.images * all)) return {};
     std::vector<uint8_t> mask(static_cast<size_t>(grid.images * patches), 1);
     if (kept.empty()) return mask;
-    const int64_t size = grid.members * choices;  // of a token
+    const int64_t size = grid.members * choices;  // per token
     for (int64_t i = 0; i < grid.images * patches; ++i) {
       const int64_t image = i / patches, place = before + i % patches;
       const int64_t now = token.empty() ? place : token[static_cast<size_t>(image * all + place)];
@@ -97,42 +99,42 @@ struct LayerRouting {
   }
 };
 
-// An output of a bundle, f32[N, rows, columns], or [N, columns] if rows are 0: see vmoe_output_shape.
+// An output of a bundle: float32[N, rows, columns], or float32[N, columns] if `rows` is 0. See vmoe_output_shape.
 struct OutputShape {
   std::string name;
   int64_t rows = 0, columns = 0;
 
-  // Per image.
+  // The number of floats per image.
   int64_t floats() const { return std::max<int64_t>(rows, 1) * columns; }
 };
 
-// What a bundle is and what runs it.
+// Metadata of a bundle and of the runtime that runs it.
 struct Info {
   int64_t height = 0, width = 0, channels = 0;
   vmoe_dtype input_dtype = VMOE_FLOAT32;
   vmoe_output output = VMOE_LOGITS;
-  int64_t output_size = 0;                    // floats per image
-  int64_t batch_multiple = 1;                 // batches must be a multiple of this many images
-  int64_t num_experts = 0, group_tokens = 0;  // E, the largest one if layers differ, and S; 0 for a dense ViT
+  int64_t output_size = 0;                    // floats per image of `output`
+  int64_t batch_multiple = 1;                 // the number of images in a batch must be a multiple of this
+  int64_t num_experts = 0, group_tokens = 0;  // E, the largest if layers differ, and S; 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
   std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
   bool uses_op_library = false;
   int threads = 0;                       // as requested; 0 for the default
   vmoe_precision precision = VMOE_FP32;  // of the large products
-  std::vector<std::string> class_names;  // one for each class, or none
+  std::vector<std::string> class_names;  // one per class, or none
   std::vector<std::string> moe_layers;   // none for a dense ViT
   std::string preprocessing;             // official steps, such as "resize_small(256)|central_crop(224)"
   int64_t ensemble_size = 1;             // M, the members of an ensemble of experts (E3)
   vmoe_routing_kind routing_kind = VMOE_DENSE;
   int32_t front_tokens = 0;                         // tokens before the patches of an image: class token, registers
-  int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 if the bundle doesn't say
+  int64_t patch_rows = 0, patch_columns = 0;        // patches of an image; 0 if unknown
   vmoe_probabilities probabilities = VMOE_SOFTMAX;  // how logits become probabilities
-  std::vector<OutputShape> outputs;                 // `output`, then those of blocks, such as "layer3"
+  std::vector<OutputShape> outputs;                 // `output`, then outputs of blocks, such as "layer3"
 
-  // Bytes of one image, input_dtype[height,width,channels].
+  // The size in bytes of one image, input_dtype[height,width,channels].
   size_t image_bytes() const { return Images{nullptr, input_dtype, 1, height, width, channels}.bytes(); }
 
-  // The probability of each class, of the logits [output_size] of one image.
+  // Returns the probability of each class, [output_size], for the logits [output_size] of one image.
   std::vector<double> probabilities_of(const float* logits) const {
     std::vector<double> shares(logits, logits + output_size);
     if (probabilities == VMOE_SIGMOID) {
