@@ -1,4 +1,4 @@
-// Opens a bundle folder and proves that every file in it is the one that was exported.
+// Opens a bundle folder and checks that every file in it is the exported one.
 #pragma once
 
 #include <map>
@@ -10,34 +10,36 @@
 
 namespace vmoe::sdk {
 
-// A graph whose bytes were checked.
+// A graph whose bytes have been checked.
 struct BundleGraph {
-  std::string path;    // of the file, for people
-  std::string bytes;   // what was read from it, and checked
-  std::string folder;  // where a runtime finds the weights, under their name
+  std::string path;    // of the file, for messages
+  std::string bytes;   // the content that was read and checked
+  std::string folder;  // the folder of the weights file
 };
 
 class Bundle {
  public:
-  // Reads the manifest of a NAME.vmoe folder. Checks kind and size of every file and that no graph reads outside the
-  // weights, and with `verify` the SHA-256 of every file but the weights.
+  // Reads the manifest of a NAME.vmoe folder. Checks the kind and size of every file, and that no graph reads data
+  // outside the weights file. With `verify`, also compares the SHA-256 of every file except the weights.
   //
-  // Throws VMOE_BUNDLE_ERROR: the folder is no bundle, or a file is missing, was changed, or reaches outside the
-  // bundle. Throws ChangedError: it was replaced meanwhile.
+  // Throws:
+  // - VMOE_BUNDLE_ERROR if the folder is not a bundle, or if a file is missing, was changed or refers to data outside
+  //   the bundle;
+  // - ChangedError if the bundle is replaced meanwhile.
   Bundle(const std::string& path, bool verify);
 
   const Manifest& manifest() const { return manifest_; }
 
-  // The graph kCanonicalGraph, kInlinedGraph or, where there is one, kMergingGraph.
+  // Returns the graph kCanonicalGraph, kInlinedGraph or, if the bundle has it, kMergingGraph.
   BundleGraph graph(const std::string& name) const;
 
-  // Equal for bundles that were opened on the same, unchanged files.
+  // Returns a key that is equal for bundles opened on the same, unchanged files.
   std::string content_key() const;
 
-  // Compares the SHA-256 of the weights; may run beside a load. Throws VMOE_BUNDLE_ERROR: they were changed.
+  // Compares the SHA-256 of the weights. May run in parallel with a load. Throws VMOE_BUNDLE_ERROR if it differs.
   void verify_weights() const;
 
-  // To be called when a load is done. Throws ChangedError: the bundle isn't as it was opened.
+  // Throws ChangedError if the bundle has changed since it was opened. Call this when a load is done.
   void check_unchanged() const;
 
  private:
@@ -46,10 +48,10 @@ class Bundle {
   void check_graph(const std::string& name, const std::string& bytes) const;
 
   std::string path_;
-  std::unique_ptr<WatchedFolder> folder_;  // verify_weights opens a file in it
+  std::unique_ptr<WatchedFolder> folder_;  // a pointer, because verify_weights is const but opens a file
   std::string manifest_text_;
   Manifest manifest_;
-  std::map<std::string, std::string> graphs_;  // bytes of those for this library
+  std::map<std::string, std::string> graphs_;  // bytes of the graphs that this library runs
 };
 
 }  // namespace vmoe::sdk

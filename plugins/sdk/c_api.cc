@@ -1,4 +1,3 @@
-// The C API of engine.h.
 #include <algorithm>
 #include <cstddef>
 #include <string>
@@ -13,7 +12,7 @@
 #include "sdk/log.h"
 #include "vmoe/engine.h"
 
-using namespace vmoe::sdk;  // all but the C API's own names
+using namespace vmoe::sdk;  // the C API itself is declared outside any namespace
 
 struct vmoe_engine : Engine {
   using Engine::Engine;
@@ -38,7 +37,7 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots,
          " MoE layers");
   }
   vmoe_profile c = VMOE_PROFILE_INIT;
-  // Shorter than the array for every double and k.
+  // The name fits for every double and k.
   profile.name.copy(c.name, sizeof(c.name) - 1);
   c.effective_ratio = profile.effective_ratio;
   for_each_setting([&](const SettingRow&, auto from, auto to) { c.*to = profile.values.*from; });
@@ -57,7 +56,7 @@ Call read_call(const vmoe_engine* engine, const vmoe_images* images, const vmoe_
   return {read_struct(images, "images"), read_setting(setting)};
 }
 
-// One of the names that a manifest lists.
+// Gets one of the names in a list of the manifest.
 void write_name(const vmoe_engine* engine, std::vector<std::string> Manifest::* list, int64_t index, const char* what,
                 const char** name) {
   check_pointer(engine, "engine");

@@ -1,5 +1,4 @@
-// What the C functions have in common: they check what C callers can get wrong, and turn what the library throws into a
-// status.
+// Shared code of the C functions: checks of what C callers can get wrong, and the conversion of exceptions to a status.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +12,12 @@
 
 namespace vmoe::sdk {
 
-// Returned when there is no memory for a status either; never freed.
+// Returns a static status that is never freed, for when there is no memory for a new one.
 vmoe_status* out_of_memory();
 
 vmoe_status* make_status(vmoe_code code, const char* message) noexcept;
 
+// Runs `call` and converts what it throws to a status; returns null on success.
 template <typename Call>
 vmoe_status* guarded(const Call& call) noexcept {
   try {
@@ -46,7 +46,7 @@ void check_size(const Struct* given, const char* name) {
        " or more is needed");
 }
 
-// What a struct's gap has, which later versions may use; 0 for a struct without.
+// Returns the value of a struct's reserved field, which later versions may use; 0 if the struct has none.
 template <typename Struct>
 auto reserved_of(const Struct& given, int /*preferred*/) -> decltype(given.reserved) {
   return given.reserved;
@@ -56,7 +56,8 @@ int32_t reserved_of(const Struct& /*given*/, int64_t /*otherwise*/) {
   return 0;
 }
 
-// A copy of a caller's struct, which may be of a later version, as this version knows it.
+// Copies a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if it is too
+// small or sets fields that this version doesn't know.
 template <typename Struct>
 Struct read_struct(const Struct* given, const char* name) {
   check_size(given, name);
@@ -69,7 +70,8 @@ Struct read_struct(const Struct* given, const char* name) {
   return *given;
 }
 
-// Fills a caller's struct, which may be of a later version.
+// Fills a caller's struct, which may come from a later version of the header. Throws VMOE_ARGUMENT_ERROR if it is too
+// small.
 template <typename Struct>
 void write_struct(Struct* target, Struct source, const char* name) {
   check_size(target, name);

@@ -9,7 +9,7 @@ void Cancellation::cancel() {
   const std::lock_guard lock(mutex_);
   cancelled_ = true;
   for (const RunOptions* run : running_) {
-    // Can't fail.
+    // This never fails.
     run->api_.ReleaseStatus(run->api_.RunOptionsSetTerminate(run->options_.get()));
   }
 }

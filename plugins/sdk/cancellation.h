@@ -1,4 +1,3 @@
-// Ends calls that are running, from any thread.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -12,10 +11,10 @@ namespace vmoe::sdk {
 
 class RunOptions;
 
-// Serves any number of calls.
+// Ends calls from another thread. One object serves any number of calls.
 class Cancellation {
  public:
-  // Ends the calls that run with it, between two ops, and those to come.
+  // Ends the calls that use it before their next op, and makes later calls fail.
   void cancel();
 
   // Throws VMOE_CANCELLED if it is cancelled.
@@ -24,17 +23,17 @@ class Cancellation {
  private:
   friend class RunOptions;
 
-  std::mutex mutex_;  // of running_
+  std::mutex mutex_;  // guards running_
   std::atomic<bool> cancelled_{false};
   std::set<const RunOptions*> running_;
 };
 
-// Options of one run of ONNX Runtime, which a cancellation ends during their life.
+// The options of one ONNX Runtime run. While they exist, the cancellation can end the run.
 class RunOptions {
  public:
-  // cancellation: null for a run that nobody ends; outlives the options.
+  // cancellation: null for a run that cannot be cancelled; must outlive the options.
   //
-  // Throws VMOE_CANCELLED if it is cancelled.
+  // Throws VMOE_CANCELLED if it is already cancelled.
   RunOptions(const OrtApi& api, Cancellation* cancellation);
   ~RunOptions();
   RunOptions(const RunOptions&) = delete;

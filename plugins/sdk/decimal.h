@@ -1,4 +1,4 @@
-// Doubles as text, the same in every locale and the same as in Python.
+// Conversion of numbers to and from text, the same in every locale and the same as in Python.
 #pragma once
 
 #include <cstdint>
@@ -6,16 +6,17 @@
 
 namespace vmoe::sdk {
 
-// The shortest text that reads back as the same double: `repr(value)` of Python, such as "0.3", "1.0" or "1e-06".
+// Returns the shortest text that reads back as the same double, like Python's `repr`: "0.3", "1.0" or "1e-06".
 std::string shortest(double value);
 
-// Six significant digits: "%g" of C.
+// Returns the number with six significant digits, like "%g" of C.
 std::string rounded(double value);
 
-// "131,072".
+// Returns the number with thousands separators, such as "131,072".
 std::string in_thousands(int64_t number);
 
-// The double nearest to digits like "0.3" or "1e-6"; infinity where it is too large and 0 where it is too small.
+// Returns the double nearest to a decimal number such as "0.3" or "1e-6"; infinity if it is too large and 0 if it is
+// too small.
 double parse_decimal(const std::string& text);
 
 }  // namespace vmoe::sdk

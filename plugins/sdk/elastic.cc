@@ -1,8 +1,7 @@
-// Elastic capacity, and its C API: which of several settings the next call runs with, so that answers keep to a latency
-// target.
+// Elastic capacity and its C API: chooses the setting of the next call so that answers meet a latency target.
 //
-// docs/elastic.md derives the rules. They are plain double arithmetic in the order of the Python package's
-// vmoe_serve/elastic.py, so that both decide the same.
+// docs/elastic.md derives the rules. The arithmetic is plain doubles, in the same order as vmoe_serve/elastic.py, so
+// that both make the same decisions.
 #include "vmoe/elastic.h"
 
 #include <algorithm>
@@ -44,10 +43,10 @@ void check(const vmoe_elastic_options& plan, const std::vector<vmoe_elastic_leve
   }
 }
 
-// The decisions, and what they remember.
+// Makes the decisions, and holds their state.
 class Elastic {
  public:
-  // levels: one at least, the cheapest first. Throws VMOE_ARGUMENT_ERROR: they or the options make no sense.
+  // levels: at least one, the cheapest first. Throws VMOE_ARGUMENT_ERROR if a level or option is invalid.
   Elastic(const vmoe_elastic_options& options, std::vector<vmoe_elastic_level> levels)
       : plan_(options),
         levels_(std::move(levels)),
@@ -58,9 +57,9 @@ class Elastic {
     check(plan_, levels_);
   }
 
-  // Decides on the level of the next call. Down at once and as far as needed, where the queue would not be served in
-  // time or the load is too much; up after a while in which a higher level was affordable, and then as far as is
-  // affordable.
+  // Chooses the level of the next call. Goes down at once, and as far as needed, if the queue would not be served in
+  // time or the load is too high. Goes up only after a higher level has been affordable for a while, and then as far as
+  // is affordable.
   void decide(const vmoe_elastic_seen& seen) {
     count_arrivals(seen);
     size_t level = level_;
@@ -82,14 +81,15 @@ class Elastic {
     affordable_since_.reset();
   }
 
-  // Learns what a call took; what is no positive number of seconds is ignored.
+  // Records the time of a call; ignores it if it is not a positive finite number.
   void served(size_t level, int64_t images, double seconds) {
     if (!(seconds > 0 && std::isfinite(seconds))) return;
     const double old = scales_[level];
     const double ratio = seconds / (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
-    // One call that was held up says little.
+    // A single slow call says little, so it counts at most double.
     const double now = std::clamp(old + (std::min(ratio, 2 * old) - old) * kLearned, kLeastScale, kMostScale);
-    // What slowed this level down may have slowed down the others; and what held them up once may be over.
+    // Whatever slowed this level down may also slow the others. Conversely, whatever once slowed the others may be
+    // over.
     for (double& scale : scales_) scale += (now - scale) * kDrift;
     scales_[level] = now;
   }
@@ -97,17 +97,17 @@ class Elastic {
   size_t level() const { return level_; }
   size_t num_levels() const { return levels_.size(); }
 
-  // The most images that a call at a level takes.
+  // Returns the maximum number of images of a call at a level.
   int64_t images_per_call(size_t level) const {
     const vmoe_elastic_level& at = levels_[level];
-    // An image may wait for one such call before it is in the next one.
+    // An image may wait for one whole call before its own call starts, so each gets half of the time.
     const double images = (plan_.target * kSafetyMargin / (2 * scales_[level]) - at.fixed) / at.each;
     if (images >= static_cast<double>(plan_.most_images)) return plan_.most_images;
     if (images < static_cast<double>(plan_.multiple)) return plan_.multiple;
     return static_cast<int64_t>(images) / plan_.multiple * plan_.multiple;
   }
 
-  // Seconds of calls at a level that the images of one second need.
+  // Returns the seconds of calls at a level that are needed for the images of one second.
   double load(size_t level) const {
     const int64_t images = images_per_call(level);
     return rate_ * seconds(level, images) / static_cast<double>(images);
@@ -118,7 +118,7 @@ class Elastic {
     arrived_ += static_cast<double>(seen.arrived);
     const double elapsed = seen.time - time_;
     if (!(elapsed > 0)) return;
-    // At first the mean of what there was.
+    // At first, the span is the time since the start, so that the rate is the mean of all arrivals so far.
     const double span = std::min(kMemory * plan_.target + elapsed, seen.time - began_);
     rate_ = rate_ + (arrived_ / elapsed - rate_) * (elapsed / span);
     arrived_ = 0;
@@ -129,7 +129,7 @@ class Elastic {
     return scales_[level] * (levels_[level].fixed + levels_[level].each * static_cast<double>(images));
   }
 
-  // Whether the first of the queue and its last are answered in time, if nothing changes.
+  // Whether the first and the last image of the queue would be answered in time, if nothing changes.
   bool in_time(size_t level, const vmoe_elastic_seen& seen) const {
     const double limit = plan_.target * kSafetyMargin;
     const int64_t images = images_per_call(level), calls = seen.waiting / images, rest = seen.waiting % images;
@@ -145,17 +145,17 @@ class Elastic {
   vmoe_elastic_options plan_;
   std::vector<vmoe_elastic_level> levels_;
   size_t level_;
-  std::vector<double> scales_;  // of each level: what its calls took over what the plan says
-  double rate_ = 0;             // images per second that arrive
-  double arrived_ = 0;          // since the last decision that any time had gone by at
-  double began_, time_;         // a target before the start, and the time of that decision
+  std::vector<double> scales_;  // per level: measured time of its calls divided by the plan's
+  double rate_ = 0;             // arriving images per second
+  double arrived_ = 0;          // images since time_
+  double began_, time_;         // `target` before the start; the last decision that advanced the clock
   std::optional<double> affordable_since_;
 };
 
 }  // namespace
 }  // namespace vmoe::sdk
 
-using namespace vmoe::sdk;  // all but the C API's own names
+using namespace vmoe::sdk;  // the C API itself is declared outside any namespace
 
 struct vmoe_elastic : Elastic {
   using Elastic::Elastic;

@@ -36,7 +36,7 @@ bool are_finite(const float* values, size_t count) {
 }
 
 void check_threads(int threads) {
-  // As in Python: starting hundreds of threads on a few CPUs takes minutes.
+  // Starting hundreds of threads on a few CPUs takes minutes. Python has the same limit.
   const int most = std::max(64, 4 * static_cast<int>(std::thread::hardware_concurrency()));
   if (threads < 0 || threads > most) {
     fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", most, " on this machine, or 0, not ",
@@ -45,14 +45,15 @@ void check_threads(int threads) {
 }
 
 void check_room(const vmoe_images& images, int64_t output_size, size_t room) {
-  // Counts below 1 and a null pointer are the images' fault.
+  // Counts below 1 and null pointers are reported as errors of the images later.
   if (images.data == nullptr || images.count < 1) return;
   if (static_cast<WideInt>(images.count) * output_size <= static_cast<WideInt>(room)) return;
   fail(VMOE_ARGUMENT_ERROR, "the output has room for ", room, " floats, and ", images.count, " images give ",
        output_size, " each");
 }
 
-// The floats of an output, which are what the manifest says.
+// Returns the values and size of an output. Throws VMOE_RUNTIME_ERROR if its shape differs from the manifest's, or if
+// finite images gave values that are not finite.
 std::pair<const float*, size_t> checked_output(const vmoe_images& images, const GraphOutput& output,
                                                const OutputTensor& found) {
   std::vector<int64_t> shape, expected{images.count};
@@ -79,7 +80,8 @@ std::string profile_names(const Manifest& manifest) {
   return names;
 }
 
-// Once in a process and somebody who listens, and once more for the precisions that standard ops make slower.
+// Warns once per process, as soon as a log callback is set, and once more for the precisions that are slower than fp32
+// on standard ops.
 void warn_of_standard_ops(const std::string& failure, int32_t precision) {
   static std::array<std::atomic_flag, 2> warned = {};
   const bool is_short = precision != VMOE_FP32;
@@ -95,7 +97,7 @@ void warn_of_standard_ops(const std::string& failure, int32_t precision) {
 Engine::Engine(const std::string& path, const vmoe_load_options& options)
     : process_(getpid()), threads_(options.threads) {
   if (in_log_callback()) fail(VMOE_ARGUMENT_ERROR, "a log callback can't load a bundle: a load may be waiting for it");
-  // A bundle may be replaced by a new export at any time.
+  // A new export may replace the bundle at any time.
   for (int attempt = 1;; ++attempt) {
     try {
       load(path, options);
@@ -108,7 +110,7 @@ Engine::Engine(const std::string& path, const vmoe_load_options& options)
 }
 
 Engine::~Engine() {
-  // A forked process has none of the threads that the sessions would wait for: they are never freed there.
+  // A forked process has none of the threads that freeing a session would wait for, so the sessions are leaked there.
   if (getpid() != process_) (void)new (std::nothrow) std::pair(std::move(session_), std::move(merging_session_));
 }
 
@@ -122,7 +124,7 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   try {
     shares = load_sessions(bundle, options);
   } catch (const Error&) {
-    bundle.check_unchanged();  // the better explanation
+    bundle.check_unchanged();  // if the bundle changed, that explains the failure better
     throw;
   }
   bundle.check_unchanged();
@@ -136,16 +138,16 @@ void Engine::load(const std::string& path, const vmoe_load_options& options) {
   }
 }
 
-// Whether other engines had loaded them already.
+// Returns true if other engines had already loaded the sessions.
 bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& options) {
   const OnnxRuntime& runtime = find_onnxruntime(options.onnxruntime != nullptr ? options.onnxruntime : "");
   const OpLibrary& op_library = find_op_library();
-  // A forked process shares none of its parent's sessions.
+  // The key holds the process, because a forked process can't use its parent's sessions.
   const std::string key = std::to_string(process_) + ' ' + std::to_string(threads_) + ' ' +
                           std::to_string(options.spin) + ' ' + runtime.version + ' ' +
                           std::to_string(reinterpret_cast<uintptr_t>(runtime.api)) + ' ' + op_library.path + ' ' +
                           bundle.content_key();
-  // The weights are hashed while the runtime loads them: neither waits for the other.
+  // The weights are hashed while ONNX Runtime loads them, so that neither waits for the other.
   auto weights = std::async(std::launch::async, [&] {
     if (options.verify != 0) bundle.verify_weights();
   });
@@ -167,7 +169,7 @@ bool Engine::load_sessions(const Bundle& bundle, const vmoe_load_options& option
   } catch (...) {
     failure = std::current_exception();
   }
-  weights.get();  // changed weights are the better explanation of whatever else went wrong
+  weights.get();  // throws first: changed weights explain any other failure
   if (failure != nullptr) std::rethrow_exception(failure);
   return shares;
 }
@@ -214,7 +216,7 @@ std::vector<OutputTensor> Engine::run_graph(const vmoe_images& images, const std
          "--merge R, or run it on the op library");
   }
   std::vector<InputTensor> inputs{batch.image};
-  std::deque<std::vector<int64_t>> integers;  // that inputs point into
+  std::deque<std::vector<int64_t>> integers;  // the inputs point to these
   const int own = profile ? manifest().rules.settings() : 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {
     if ((own & row.bit) == 0 || (row.merging && !merges(profile))) return;
@@ -249,9 +251,9 @@ void Engine::run(const vmoe_images& images, const vmoe_setting& setting, Cancell
     names.push_back(room.name);
   }
   check_process();
-  if (cancellation != nullptr) cancellation->check();  // before images are scaled
+  if (cancellation != nullptr) cancellation->check();  // before the images are scaled, which takes time
   const auto results = run_graph(images, this->setting(setting), names, cancellation);
-  // A call that fails writes nothing.
+  // All outputs are checked before any is written, because a failed call must write nothing.
   std::vector<std::pair<const float*, size_t>> found;
   found.reserve(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -267,7 +269,7 @@ std::vector<LayerRouting> Engine::routing(const vmoe_images& images, const vmoe_
   const auto profile = this->setting(setting);
   std::vector<std::string> names;
   for (const auto& [name, port] : layer_ports(manifest(), merges(profile))) names.push_back(name);
-  // A graph must have an output to compute.
+  // ONNX Runtime needs at least one output to compute.
   if (names.empty()) names.emplace_back(manifest().output_name());
   return read_routing(run_graph(images, profile, names, nullptr), manifest(), merges(profile));
 }

@@ -1,4 +1,4 @@
-// A loaded bundle that answers at any capacity; what the C API hands out.
+// A loaded bundle that runs at any capacity; the object behind a vmoe_engine.
 #pragma once
 
 #include <sys/types.h>
@@ -16,16 +16,17 @@
 
 namespace vmoe::sdk {
 
-// An output that a call asks for, and the caller's memory for it.
+// An output that a call requests, and the caller's memory for it.
 struct OutputRoom {
   std::string name;
   float* data;
-  size_t size;  // floats that it has room for
+  size_t size;  // floats that `data` can hold
 };
 
 class Engine {
  public:
-  // See vmoe_engine_load. Throws VMOE_BUNDLE_ERROR, VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR.
+  // Loads a bundle: see vmoe_engine_load. Throws VMOE_ARGUMENT_ERROR inside a log callback, VMOE_BUNDLE_ERROR,
+  // VMOE_ROUTING_ERROR or VMOE_RUNTIME_ERROR.
   Engine(const std::string& path, const vmoe_load_options& options);
   ~Engine();
   Engine(const Engine&) = delete;
@@ -36,12 +37,14 @@ class Engine {
   bool uses_op_library() const { return session_->uses_op_library(); }
   int threads() const { return threads_; }
 
-  // The profile that a call with this setting runs with; none for a dense ViT and Soft MoE. Throws VMOE_ROUTING_ERROR.
+  // Returns the profile that a call with this setting uses; none for a dense ViT or Soft MoE that merges no tokens.
+  // Throws VMOE_ARGUMENT_ERROR if the setting sets unknown fields, or VMOE_ROUTING_ERROR if the model does not support
+  // it.
   std::optional<Profile> setting(const vmoe_setting& setting) const;
 
   // See vmoe_engine_warm_up, vmoe_engine_run and vmoe_engine_routing.
   void warm_up(int64_t count, const vmoe_setting& setting) const;
-  // cancellation: null for a call that nobody ends.
+  // cancellation: null for a call that cannot be cancelled.
   void run(const vmoe_images& images, const vmoe_setting& setting, Cancellation* cancellation,
            const std::vector<OutputRoom>& outputs) const;
   std::vector<LayerRouting> routing(const vmoe_images& images, const vmoe_setting& setting) const;
@@ -53,17 +56,18 @@ class Engine {
   std::vector<OutputTensor> run_graph(const vmoe_images& images, const std::optional<Profile>& profile,
                                       const std::vector<std::string>& outputs, Cancellation* cancellation) const;
   void check_process() const;
-  // Whether a call's graph is one that can merge tokens: on standard ops, only if it shall.
+  // Whether the graph for this profile can merge tokens. With the op library it always can; on standard ops, only the
+  // merging graph can, and only calls that merge use it.
   bool merges(const std::optional<Profile>& profile) const {
     return uses_op_library() || (profile && profile->values.merge > 0);
   }
 
   Manifest manifest_;
-  pid_t process_;  // that loaded it
+  pid_t process_;  // the process that loaded the bundle
   int threads_;
-  std::optional<Profile> profile_;  // for calls that name none
+  std::optional<Profile> profile_;  // for calls that pass no setting
   std::shared_ptr<Session> session_;
-  std::shared_ptr<Session> merging_session_;  // on standard ops, where the bundle has its graph
+  std::shared_ptr<Session> merging_session_;  // on standard ops, if the bundle has the merging graph
   std::string runtime_;
 };
 

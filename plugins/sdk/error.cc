@@ -20,7 +20,7 @@ void append(std::string& sentence, double part) { sentence += shortest(part); }
 
 std::string one_line(std::string_view text) {
   using Json = nlohmann::json;
-  // As JSON text that is no UTF-8 can be replaced, and every such text be read again.
+  // The JSON library replaces invalid UTF-8 when it writes text, and can always read the result again.
   std::string line = Json::parse(Json(text).dump(-1, ' ', false, Json::error_handler_t::replace)).get<std::string>();
   const auto is_control = [](char c) { return (c >= 0 && c < 0x20) || c == 0x7F; };
   std::replace_if(line.begin(), line.end(), is_control, ' ');
@@ -30,7 +30,7 @@ std::string one_line(std::string_view text) {
 std::string in_quotes(std::string_view text) {
   if (text.size() <= kMaxQuoted) return "'" + one_line(text) + "'";
   size_t end = kMaxQuoted;
-  // A character of several bytes is kept whole or left out.
+  // Cuts between characters, not inside one of several bytes.
   while (end > 0 && is_continuation(text[end])) --end;
   return "'" + one_line(text.substr(0, end)) + "...'";
 }

@@ -1,4 +1,5 @@
-// The one exception inside the library, and the pieces of its sentence. The C API turns it into a vmoe_status.
+// The only exception type inside the library, and functions that build its message. The C API turns it into a
+// vmoe_status.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ class Error : public std::runtime_error {
   vmoe_code code_;
 };
 
-// A bundle was written to, renamed or replaced while it was being loaded.
+// A bundle that was written to, renamed or replaced while it was being loaded.
 class ChangedError : public Error {
  public:
   explicit ChangedError(const std::string& sentence) : Error(VMOE_BUNDLE_ERROR, sentence) {}
@@ -35,7 +36,7 @@ void append(std::string& sentence, T part) {
 
 void append(std::string& sentence, double part);
 
-// Throws an Error whose message is the parts one after another: text and numbers.
+// Throws an Error whose message consists of the parts: text and numbers.
 template <typename... Parts>
 [[noreturn]] void fail(vmoe_code code, const Parts&... parts) {
   std::string sentence;
@@ -43,13 +44,13 @@ template <typename... Parts>
   throw Error(code, sentence);
 }
 
-// Text from outside between quotes: one line, at most 80 bytes.
+// Puts external text in quotes, as one line of at most 80 bytes.
 std::string in_quotes(std::string_view text);
 
-// The text as UTF-8 without line breaks and other control characters; U+FFFD stands for what is no text.
+// Returns the text as UTF-8 on one line: each control character becomes a space, and each invalid byte U+FFFD.
 std::string one_line(std::string_view text);
 
-// The system's words for an errno.
+// Returns the system's message for an errno.
 std::string system_error(int error_number);
 
 }  // namespace vmoe::sdk

@@ -16,7 +16,7 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr int kVarintBits = 70;
-constexpr int kLastShift = 63;  // of which one bit is left
+constexpr int kLastShift = 63;  // only one bit is left at this position
 
 using Entries = std::map<std::string_view, std::string_view>;
 
@@ -24,16 +24,16 @@ using Entries = std::map<std::string_view, std::string_view>;
   fail(VMOE_BUNDLE_ERROR, "not a readable ONNX model (", why, ")");
 }
 
-// Goes through the fields of one protobuf message, in order: as much of the wire format as ONNX graphs need.
+// Reads the fields of one protobuf message in order. Supports only the part of the wire format that ONNX graphs use.
 class FieldReader {
  public:
   explicit FieldReader(std::string_view bytes) : bytes_(bytes) {}
 
-  // Goes to the next field; false at the end.
+  // Moves to the next field; returns false at the end.
   bool next() {
     if (position_ == bytes_.size()) return false;
     const uint64_t key = varint();
-    // Runtimes drop the bits above, and would see another field than the one checked here.
+    // Runtimes drop the higher bits, so they would see a different field from the one checked here.
     if (key >> 32 != 0) unreadable("a field number of more than 29 bits");
     number = static_cast<uint32_t>(key) >> 3;
     payload.reset();
@@ -49,8 +49,8 @@ class FieldReader {
   }
 
   uint32_t number = 0;
-  std::optional<std::string_view> payload;  // of a field that is length-delimited
-  std::optional<uint64_t> value;            // of a varint
+  std::optional<std::string_view> payload;  // set for a length-delimited field
+  std::optional<uint64_t> value;            // set for a varint
 
  private:
   uint64_t varint() {
@@ -77,7 +77,7 @@ class FieldReader {
 };
 
 int64_t bytes_of(std::string_view text) {
-  // A sign or a space would be read otherwise by a runtime.
+  // A runtime may parse signs and spaces differently.
   const bool digits = std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
   if (text.empty() || text.size() > kMaxByteDigits || !digits)
     unreadable(in_quotes(text) + " is not a number of bytes");
@@ -100,7 +100,7 @@ std::string_view value_of(const Entries& entries, std::string_view key, std::str
   return entry == entries.end() ? missing : entry->second;
 }
 
-// A function: its name, and the types of the ops that it calls.
+// A function: its name, and the op types that it calls.
 struct Function {
   std::string_view name;
   std::set<std::string_view> called;
@@ -110,7 +110,8 @@ struct Function {
   }
 };
 
-// Refuses a function that calls one that calls another: without a limit, the stack of a runtime would be exhausted.
+// Refuses a function that calls one that itself calls a function. Without a limit, deep calls would exhaust the stack
+// of a runtime.
 void check_calls(const std::vector<Function>& functions) {
   std::set<std::string_view> names, callers;
   for (const Function& function : functions) names.insert(function.name);
@@ -127,7 +128,8 @@ struct Found {
   std::vector<Function> functions;
 };
 
-// Appends the references and functions of a message and of all that it contains; `function` is the one that it is in.
+// Collects the references and functions of a message and of everything inside it. `function` is the function that the
+// message belongs to.
 void collect(std::string_view bytes, Message message, int depth, Found& found, Function& function) {
   if (depth > kMaxGraphDepth) unreadable("nested too deeply");
   Entries entries;
@@ -153,7 +155,7 @@ void collect(std::string_view bytes, Message message, int depth, Found& found, F
   }
   if (entries.empty()) return;
   for (const auto& entry : entries) {
-    // By others, such as prepacked_0, ONNX Runtime reads more of the file.
+    // With other keys, such as prepacked_0, ONNX Runtime reads further parts of the file.
     const bool is_known = entry.first == "location" || entry.first == "offset" || entry.first == "length";
     if (!is_known) unreadable("external data with " + in_quotes(entry.first));
   }

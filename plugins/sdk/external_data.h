@@ -1,7 +1,7 @@
-// Which files an ONNX graph would open, read from its bytes without onnx.
+// Finds the files that an ONNX graph would open. Reads them from the graph's bytes, without the onnx library.
 //
-// A runtime opens whatever external-data location a graph names. A bundle may come from anywhere, so every location is
-// checked before any runtime sees the graph.
+// A runtime opens whatever external-data location a graph names. Bundles may come from untrusted sources, so every
+// location is checked before a runtime sees the graph.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +11,17 @@
 
 namespace vmoe::sdk {
 
-// Where the data of one tensor lies: a file name as written in the graph, offset and length in bytes (0 if not given).
+// The external data of one tensor: the file name in the graph, and offset and length in bytes (0 if not given).
 struct ExternalData {
   std::string location;
   int64_t offset = 0;
   int64_t length = 0;
 };
 
-// Every external-data reference of a serialized ONNX model, of which no function calls one that calls another.
-// Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (why)".
+// Returns every external-data reference of a serialized ONNX model.
+//
+// Throws VMOE_BUNDLE_ERROR, "not a readable ONNX model (reason)", if the bytes can't be read, or if a function calls
+// one that itself calls a function.
 std::vector<ExternalData> external_data(std::string_view graph);
 
 }  // namespace vmoe::sdk

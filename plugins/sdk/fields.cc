@@ -31,7 +31,7 @@ void check_value(const Json* value, const Field& field) {
   if (value == nullptr || !is_of(*value, field.type)) {
     fail(VMOE_BUNDLE_ERROR, "'", field.key, "' is missing or of the wrong type");
   }
-  // Compared as what it is: numbers above 63 bits are unsigned.
+  // Compares JSON numbers, because those above 63 bits are unsigned.
   const int least = field.type == FieldType::kWhole ? 1 : 0;
   const bool is_whole = field.type == FieldType::kWhole || field.type == FieldType::kCount;
   if (is_whole && (*value < least || *value > field.most)) {
@@ -58,13 +58,13 @@ const char* name_of(unsigned kind) {
 }  // namespace
 
 Json parse_json(std::string_view text) {
-  // The parser takes a zero byte for the end, and would believe a text that goes on after it. It skips a mark.
+  // The parser takes a zero byte for the end and would ignore any text after it. It also skips a byte order mark.
   if (text.find('\0') != std::string_view::npos || text.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
     fail(VMOE_BUNDLE_ERROR, kManifestName, " is not readable JSON");
   }
   bool too_deep = false;
   std::optional<std::string> twice;
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  std::vector<std::set<std::string>> keys;  // the keys so far of each open object
   const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
     using Event = Json::parse_event_t;
     const bool opens = event == Event::object_start || event == Event::array_start;

@@ -1,4 +1,4 @@
-// Fields of a JSON object: what they may hold, and the check of a whole object against a table of them.
+// The fields of a JSON object: their allowed values, and a check of an object against a table of fields.
 #pragma once
 
 #include <cstddef>
@@ -12,24 +12,27 @@ using Json = nlohmann::json;
 
 enum class FieldType { kObject, kList, kText, kNumber, kFlag, kWhole, kCount };
 
-// As vmoe_runtime/bundle/manifest_fields.py declares it.
+// A row of the tables that vmoe_runtime/bundle/manifest_fields.py declares.
 struct Field {
-  const char* parent;  // key of the object that it is in; empty for the whole object
+  const char* parent;  // key of the object that holds it; empty for the top level
   const char* key;
   FieldType type;
-  int64_t most;            // the largest whole number; the smallest is 1, and of a count 0
-  bool optional;           // it may be missing or null, which is the same
-  unsigned kinds;          // kOf* of those that have it; in others it must be missing or null
-  const char* choices[8];  // the texts that it may be; null for any
+  int64_t most;            // largest whole number; the smallest is 1, or 0 for a count
+  bool optional;           // it may be missing or null, which are equivalent
+  unsigned kinds;          // kOf* bits of the kinds that have it; for others it must be missing or null
+  const char* choices[8];  // the allowed texts; null if any is allowed
 };
 
-// Parses text as a manifest may be written. Refused beside what is no JSON: other encodings than UTF-8 and a byte order
-// mark; a key that an object has twice; NaN, Infinity and numbers that a double has no room for; escapes that are half
-// a character; more than kMaxJsonDepth lists and objects inside each other. Throws VMOE_BUNDLE_ERROR and nothing else.
+// Parses the JSON of a manifest. Besides invalid JSON, it refuses:
+// - encodings other than UTF-8, and a byte order mark;
+// - duplicate keys in an object;
+// - NaN, Infinity and numbers beyond the range of a double;
+// - escapes of half a surrogate pair;
+// - more than kMaxJsonDepth nested lists and objects.
+// Throws only VMOE_BUNDLE_ERROR.
 Json parse_json(std::string_view text);
 
-// Refuses an object whose fields are not what a table says; `kind` is one of kOf*. Throws VMOE_BUNDLE_ERROR with the
-// key.
+// Checks the fields of an object against a table. `kind` is one kOf* bit. Throws VMOE_BUNDLE_ERROR, naming the key.
 void check_fields(const Json& content, const Field* fields, size_t count, unsigned kind);
 
 template <size_t kCount>
@@ -37,7 +40,7 @@ void check_fields(const Json& content, const Field (&fields)[kCount], unsigned k
   check_fields(content, fields, kCount, kind);
 }
 
-// The field, or null where it is missing or null.
+// Returns the field; null if it is missing or null.
 const Json* optional_field(const Json& object, const char* key);
 
 }  // namespace vmoe::sdk

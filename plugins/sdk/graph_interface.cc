@@ -29,7 +29,7 @@ std::string words(const Port& port) {
   return type_name(port.type) + "[" + shape + "]";
 }
 
-// Whether type, rank and each extent that both know are the same.
+// Whether type, rank and each extent that both define are equal.
 bool suits(const Port& found, const Port& expected) {
   bool same = found.type == expected.type && found.shape.size() == expected.shape.size();
   for (size_t i = 0; same && i < found.shape.size(); ++i) {

@@ -1,6 +1,6 @@
-// Whether a loaded graph is the one that the manifest describes: its inputs and outputs, as ONNX Runtime reports them.
+// Checks that a loaded graph has the inputs and outputs that the manifest describes, as ONNX Runtime reports them.
 //
-// A manifest that contradicts a graph would be noticed in the first call, or never.
+// Otherwise a manifest that contradicts its graph would be noticed only in the first call, or never.
 #pragma once
 
 #include <string>
@@ -10,8 +10,10 @@
 
 namespace vmoe::sdk {
 
-// graph: its path, for people; `merges` says whether it is one that can merge tokens. Throws VMOE_BUNDLE_ERROR, naming
-// the graph and what differs.
+// graph: its path, for messages.
+// merges: whether it is a graph that can merge tokens.
+//
+// Throws VMOE_BUNDLE_ERROR with the graph and the difference.
 void check_interface(const std::string& graph, const Session& session, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

@@ -1,4 +1,4 @@
-// Turns a caller's images into the batch that a graph takes.
+// Converts a caller's images to the batch that a graph takes.
 #pragma once
 
 #include <vector>
@@ -9,22 +9,24 @@
 
 namespace vmoe::sdk {
 
-// dtype[N,H,W,C] for the graph input `image`; refers to the caller's data, or to `scaled`.
+// The graph input `image`, dtype[N,H,W,C]. It points to the caller's data or to `scaled`.
 struct Batch {
   InputTensor image;
   std::vector<float> scaled;
 };
 
-// Throws VMOE_IMAGE_ERROR: the model can't be run with so many images.
+// Throws VMOE_IMAGE_ERROR if the model can't run a batch of `count` images.
 void check_count(int64_t count, const Manifest& manifest);
 
-// Throws VMOE_IMAGE_ERROR, naming what was given and what is needed: shape, dtype, number of images or bytes, values.
+// Checks the shape, dtype, number, size in bytes and values of images. Throws VMOE_IMAGE_ERROR with the actual and the
+// required ones, or VMOE_ARGUMENT_ERROR if the data is null or not aligned.
 void check_images(const vmoe_images& images, const Manifest& manifest);
 
-// The same checks come first.
+// Checks images as check_images does, and makes a batch of them.
 Batch make_batch(const vmoe_images& images, const Manifest& manifest);
 
-// See vmoe_engine_prepare_image. Throws VMOE_IMAGE_ERROR, or VMOE_ARGUMENT_ERROR where the memory doesn't suit.
+// Prepares an image: see vmoe_engine_prepare_image. Throws VMOE_IMAGE_ERROR, or VMOE_ARGUMENT_ERROR if the memory is
+// null, too small or not aligned.
 void prepare_image(const vmoe_picture& picture, const Manifest& manifest, void* image, size_t image_bytes);
 
 }  // namespace vmoe::sdk

@@ -15,8 +15,8 @@ constexpr ONNXTensorElementDataType dtype_of(const int32_t*) { return ONNX_TENSO
 constexpr ONNXTensorElementDataType dtype_of(const uint8_t*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL; }
 constexpr ONNXTensorElementDataType dtype_of(const float*) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT; }
 
-// Calls `visit` with each output that the kind has of a layer: its name behind the layer's own, and where its values
-// go.
+// Calls `visit` for each output that a layer of this kind has: with its name, which is the part after the layer's name,
+// and with the pointer to set.
 template <typename Visit>
 void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visit) {
   switch (routing.kind) {
@@ -34,7 +34,7 @@ void for_each_output(vmoe_layer_routing& routing, bool merges, const Visit& visi
   if (merges && routing.image_tokens > 0) visit("token", routing.token);
 }
 
-// The routing of a layer as far as the manifest says: groups, and top-k's choices, vary, which is -1.
+// Returns what the manifest says about a layer's routing. Variable sizes are -1: groups, and the choices of top-k.
 vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges) {
   const RoutingRules& rules = manifest.rules;
   vmoe_layer_routing routing = VMOE_LAYER_ROUTING_INIT;
@@ -48,7 +48,7 @@ vmoe_layer_routing layer_of(const Manifest& manifest, size_t index, bool merges)
   return routing;
 }
 
-// Of an output by its name; negative for what varies.
+// Returns the shape of an output; variable extents are negative.
 std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_view name, const RoutingRules& rules) {
   if (name == "token") {
     return {routing.groups * (rules.group_tokens / rules.image_tokens), routing.image_tokens};
@@ -57,7 +57,7 @@ std::vector<int64_t> shape_of(const vmoe_layer_routing& routing, std::string_vie
   return {routing.groups, routing.tokens, routing.experts, routing.slots};
 }
 
-// Copies the values of an output of a layer, and sets the pointer to them and the sizes that were not known yet.
+// Copies the values of a layer's output. Sets the pointer to them, and the sizes that were not known before.
 template <typename T>
 void read(const OutputTensor& output, const char* name, const RoutingRules& rules, LayerRouting& layer,
           const T*& values) {
@@ -78,7 +78,7 @@ void read(const OutputTensor& output, const char* name, const RoutingRules& rule
   values = reinterpret_cast<const T*>(copy.data());
 }
 
-// Refuses numbers of experts or tokens that callers would read past the end of their arrays by.
+// Refuses indices of experts or tokens with which a caller would read out of bounds.
 void check_range(const int32_t* values, int64_t count, int64_t limit, const std::string& layer) {
   const auto is_outside = [&](int32_t value) { return value < 0 || value >= limit; };
   if (values != nullptr && std::any_of(values, values + count, is_outside)) {
@@ -116,7 +116,7 @@ std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs,
       const int64_t images = routing.groups * (rules.group_tokens / rules.image_tokens);
       check_range(routing.token, images * rules.image_tokens, tokens / images, layer.name);
     }
-    if (!merges && rules.image_tokens > 0) {  // every token is where it was
+    if (!merges && rules.image_tokens > 0) {  // without merging, every token keeps its position
       const auto count = static_cast<size_t>(routing.groups * rules.group_tokens);
       auto& bytes = layer.values.emplace_back(count * sizeof(int32_t));
       auto* token = reinterpret_cast<int32_t*>(bytes.data());

@@ -1,4 +1,4 @@
-// Where a MoE layer sent its tokens: what a graph outputs of each layer, and what callers get of it.
+// The routing of a MoE layer: which outputs a graph has for it, and how the C API returns them.
 #pragma once
 
 #include <string>
@@ -10,19 +10,19 @@
 
 namespace vmoe::sdk {
 
-// A layer as the C API gives it, but for its name, and the memory that this points into.
+// A layer as in the C API, except that the name is separate. `values` owns the memory that `routing` points to.
 struct LayerRouting {
   std::string name;
   vmoe_layer_routing routing = VMOE_LAYER_ROUTING_INIT;
   std::vector<std::vector<unsigned char>> values;
 };
 
-// The outputs that say where the tokens went, layer by layer, of a graph that can merge some or not; none for a dense
-// ViT.
+// Returns the routing outputs of a graph, layer by layer; none for a dense ViT. `merges` says whether the graph can
+// merge tokens.
 std::vector<std::pair<std::string, Port>> layer_ports(const Manifest& manifest, bool merges);
 
-// Reads the values of these outputs. Throws VMOE_RUNTIME_ERROR: an output has another shape than the manifest and the
-// other outputs say, or names an expert or a token that isn't there.
+// Reads the values of these outputs. Throws VMOE_RUNTIME_ERROR if an output's shape contradicts the manifest or the
+// other outputs, or if its values name an expert or token that does not exist.
 std::vector<LayerRouting> read_routing(const std::vector<OutputTensor>& outputs, const Manifest& manifest, bool merges);
 
 }  // namespace vmoe::sdk

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int32_t kNothing = VMOE_LOG_ERROR + 1;
 
-// A callback, for as long as it is set or running; the last one to drop it releases it.
+// A callback that is set or running. Its destructor releases the callback.
 struct Hook {
   int32_t least_level;
   vmoe_log_callback callback;
@@ -29,12 +29,12 @@ struct Hook {
 
 struct Log {
   std::mutex mutex;
-  std::shared_ptr<Hook> hook;  // null: nobody listens; each running call has one, too
+  std::shared_ptr<Hook> hook;  // null if no callback is set; running calls hold references too
   std::condition_variable dropped;
   std::atomic<int32_t> least_level{kNothing};
 };
 
-// Never destroyed: threads of the runtime may outlive every static object.
+// Never destroyed, because threads of ONNX Runtime may outlive every static object.
 Log& the_log() {
   static auto& log = *new Log;
   return log;
@@ -48,7 +48,7 @@ std::shared_ptr<Hook> begin_call(vmoe_log_level level) {
   return hook != nullptr && level >= hook->least_level ? hook : nullptr;
 }
 
-// The last one is released without the lock, which `release` could need.
+// Drops a reference. If it is the last one, it is released without the lock, because `release` may need it.
 void drop(std::shared_ptr<Hook> hook) {
   {
     const std::lock_guard lock(the_log().mutex);
@@ -64,12 +64,13 @@ void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (
     fail(VMOE_ARGUMENT_ERROR, "there is no log level ", least_level, "; there are 0 to 3");
   }
   Log& log = the_log();
-  // NOLINTNEXTLINE(modernize-make-shared): it makes no aggregates
+  // NOLINTNEXTLINE(modernize-make-shared): it can't construct aggregates
   auto hook = callback == nullptr ? nullptr : std::shared_ptr<Hook>(new Hook{least_level, callback, user, release});
   std::unique_lock lock(log.mutex);
   log.least_level = callback == nullptr ? kNothing : least_level;
   std::swap(log.hook, hook);
-  // Calls that a forked process took over from its parent never end, and a callback would wait for itself.
+  // Doesn't wait in a forked process, where calls inherited from the parent never end, nor in a callback, which would
+  // wait for itself.
   if (hook != nullptr && hook->process == getpid() && !inside) {
     log.dropped.wait(lock, [&] { return hook.use_count() == 1; });
   }

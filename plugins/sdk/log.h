@@ -1,5 +1,5 @@
-// What an operator wants to know, for the callback of vmoe_set_log. To be called without a lock that a callback could
-// need, but for what ONNX Runtime says during a load.
+// Log messages for the callback of vmoe_set_log. Don't log while holding a lock that a callback could need. The
+// exception is ONNX Runtime's messages during a load.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +10,20 @@
 
 namespace vmoe::sdk {
 
-// See vmoe_set_log. Throws VMOE_ARGUMENT_ERROR: there is no such level.
+// Sets the callback: see vmoe_set_log. Throws VMOE_ARGUMENT_ERROR if there is no such level.
 void set_log(int32_t least_level, vmoe_log_callback callback, void* user, void (*release)(void*));
 
-// Whether a message of that level would reach a callback.
+// Whether a message of this level would reach a callback.
 bool is_logged(vmoe_log_level level) noexcept;
 
 // Whether this thread is inside the callback.
 bool in_log_callback() noexcept;
 
-// Hands the callback a message, in one line. One that there is no memory for is lost.
+// Passes a message to the callback, as one line. If there is no memory for it, the message is lost.
 void log_message(vmoe_log_level level, const char* message) noexcept;
 
-// What is logged goes on where there is no memory for a message, or a callback throws.
+// Runs `step` and ignores what it throws. Logging must not disturb its caller if there is no memory or a callback
+// throws.
 template <typename Step>
 void ignoring_failures(const Step& step) noexcept {
   try {
@@ -31,7 +32,7 @@ void ignoring_failures(const Step& step) noexcept {
   }
 }
 
-// A message of parts, as for `fail`.
+// Logs a message that consists of parts, as in `fail`.
 template <typename... Parts>
 void log(vmoe_log_level level, const Parts&... parts) noexcept {
   if (!is_logged(level)) return;

@@ -16,7 +16,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Refuses what a part of the manifest says.
+// Throws VMOE_BUNDLE_ERROR for a part of the manifest.
 template <typename... Parts>
 [[noreturn]] void refuse(const Parts&... parts) {
   fail(VMOE_BUNDLE_ERROR, parts...);
@@ -25,12 +25,12 @@ template <typename... Parts>
 template <const char* kPattern>
 bool matches(const Json& text) {
   static const std::regex pattern(kPattern);
-  // Longer texts match none of the patterns, and could exhaust the stack.
+  // Longer texts match none of the patterns, and could exhaust std::regex's stack.
   if (!text.is_string() || text.get_ref<const std::string&>().size() > kMaxName) return false;
   return std::regex_match(text.get_ref<const std::string&>(), pattern);
 }
 
-// The index of a text that is among those it may be.
+// Returns the index of a text that is one of `choices`.
 template <size_t kCount>
 int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   int32_t index = 0;
@@ -38,7 +38,7 @@ int32_t index_of(const Json& text, const char* const (&choices)[kCount]) {
   return index;
 }
 
-// kOf* of a manifest whose kKindFields were checked.
+// Returns the kOf* bit of a manifest whose kKindFields have been checked.
 unsigned kind_of(const Json& raw) {
   const Json* routing = optional_field(raw, "routing");
   if (routing == nullptr) return kOfDense;
@@ -48,8 +48,7 @@ unsigned kind_of(const Json& raw) {
   return kind == kOfTopK && has_members ? kOfEnsemble : kind;
 }
 
-// Reads where the patches of an image are; 0 stays where the model description, which no reader insists on, doesn't
-// say.
+// Reads the grid of patches. It stays 0 if the model description does not give it, which is not an error.
 void read_patches(const Json& model, vmoe_info& info) {
   const Json* size = optional_field(model, "patch_size");
   const auto fits = [](const Json& side, int64_t whole) {
@@ -86,7 +85,8 @@ std::vector<std::string> read_layers(const Json& layers) {
   return names;
 }
 
-// "image", "batch", a number of images or "tokens:S", and no other number than the rest of the manifest says.
+// Reads the routing group: "image", "batch", a number of images or "tokens:S". A number in it must agree with the rest
+// of the manifest.
 std::string read_group(const Json& raw) {
   const Json& routing = raw["routing"];
   const auto group = routing["group"].get<std::string>();
@@ -102,7 +102,7 @@ std::string read_group(const Json& raw) {
   return group;
 }
 
-// E of each MoE layer.
+// Returns E of each MoE layer.
 std::vector<int64_t> read_experts(const Json& routing, size_t layers) {
   const int64_t largest = routing["num_experts"];
   const Json* given = optional_field(routing, "layer_experts");
@@ -143,7 +143,7 @@ RoutingRules read_rules(const Json& raw, size_t layers) {
   return rules;
 }
 
-// Adds an output of the tokens of an image.
+// Adds an output that has a row for each token.
 void add_token_output(std::string name, const Json& tokens, const Json& size, std::vector<GraphOutput>& outputs) {
   outputs.push_back({std::move(name), {tokens, size}});
   if (outputs.back().floats() > kMaxOutputSize) refuse("'tokens' times 'size' is more than ", kMaxOutputSize);
@@ -179,7 +179,7 @@ std::vector<GraphOutput> read_outputs(const Json& raw, const Manifest& manifest)
   return outputs;
 }
 
-// Whether a list is these whole numbers; 1.0 and true are none.
+// Whether a list consists of these whole numbers; 1.0 and true are not whole numbers.
 bool is_list_of(const Json& list, const std::vector<int64_t>& numbers) {
   return std::equal(list.begin(), list.end(), numbers.begin(), numbers.end(),
                     [](const Json& item, int64_t number) { return item.is_number_integer() && item == number; });

@@ -1,4 +1,4 @@
-// The manifest of a bundle: what it must say, and nothing believed that was not checked.
+// The manifest of a bundle. Nothing in it is trusted before it has been checked.
 #pragma once
 
 #include <cstdint>
@@ -14,46 +14,45 @@
 
 namespace vmoe::sdk {
 
-// SHA-256 (hex) and size in bytes of one file of the bundle.
+// The SHA-256 (hex) and size in bytes of one file of the bundle.
 struct FileRecord {
   std::string sha256;
   int64_t size = 0;
 };
 
-// An output of the graphs beside the routing.
+// An output of the graphs other than the routing.
 struct GraphOutput {
   std::string name;
-  std::vector<int64_t> shape;  // of an image: [size], or [M, size] for members and [tokens, size] for tokens
+  std::vector<int64_t> shape;  // per image: [size]; [M, size] for members; [tokens, size] for tokens
 
-  int64_t floats() const;  // of an image
+  int64_t floats() const;  // per image
 };
 
 struct Manifest {
-  vmoe_info info{};                  // as the C API gives it, but for texts and how many of each list there are
-  Preprocessing preprocessing;       // how a picture of another size becomes an image
-  std::vector<GraphOutput> outputs;  // that of `info`, then those of blocks, such as "layer3"
+  vmoe_info info{};                  // as in the C API, but without texts and the lengths of lists
+  Preprocessing preprocessing;       // how a picture of any size becomes an image
+  std::vector<GraphOutput> outputs;  // the one in `info`, then outputs of blocks, such as "layer3"
   RoutingRules rules;
   std::vector<std::string> moe_layers;      // such as "encoderblock_1"; empty for a dense ViT
   std::string group;                        // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  std::vector<Profile> profiles;            // in the order of the export, the first the default; none in Soft MoE
-  std::vector<std::string> class_names;     // one for each class, or none
-  std::map<std::string, FileRecord> files;  // every other file of the bundle
+  std::vector<Profile> profiles;            // in export order; the first is the default
+  std::vector<std::string> class_names;     // one per class, or none
+  std::map<std::string, FileRecord> files;  // every file of the bundle except the manifest
 
-  // The name of the graph's output: "logits", "members", "features" or "tokens".
+  // Returns the name of the first output: "logits", "members", "features" or "tokens".
   const std::string& output_name() const { return outputs.front().name; }
 
-  // The output of that name. Throws VMOE_ARGUMENT_ERROR.
+  // Returns the output with this name. Throws VMOE_ARGUMENT_ERROR if there is none.
   const GraphOutput& find_output(std::string_view name) const;
 
-  // The stored profile of that name, or null.
+  // Returns the stored profile with this name, or null.
   const Profile* find_profile(std::string_view name) const;
 };
 
-// Whether a file is a graph, by its name.
+// Whether a file is a graph, according to its name.
 bool is_graph(std::string_view file);
 
-// Reads a manifest. Throws VMOE_BUNDLE_ERROR: it is not JSON, of another format version, or says something that can't
-// be.
+// Reads a manifest. Throws VMOE_BUNDLE_ERROR if it is not JSON, has another format version, or is inconsistent.
 Manifest parse_manifest(std::string_view text);
 
 }  // namespace vmoe::sdk

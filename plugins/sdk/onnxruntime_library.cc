@@ -35,7 +35,7 @@ constexpr size_t kMaxMessage = 300;
 
 using GetApiBase = const OrtApiBase*(ORT_API_CALL*)();
 
-// The entry point, and the library in words.
+// The entry point of a library, and the library's name for messages.
 struct Found {
   GetApiBase entry = nullptr;
   std::string name;
@@ -43,8 +43,9 @@ struct Found {
 
 GetApiBase entry_point(void* library) { return reinterpret_cast<GetApiBase>(dlsym(library, kEntryPoint)); }
 
-// ONNX Runtime reads it when it is loaded. With telemetry, versions from 1.29 on look up a host and write files by
-// themselves, and a process that is forked afterwards never ends. A value that is there stays.
+// Disables telemetry, unless the variable is already set. ONNX Runtime reads the variable when it is loaded. With
+// telemetry, versions from 1.29 on look up a host and write files without being asked, and a process that is forked
+// afterwards never ends.
 void disable_telemetry() { setenv(kNoTelemetry, "1", 0); }
 
 Found open_given(const std::string& path, const std::string& source) {
@@ -70,7 +71,7 @@ Found find_loaded() {
   return open_first({std::begin(kNames), std::end(kNames)}, RTLD_NOLOAD);
 }
 
-// Where a library is looked for that nobody named: beside the Python package that holds this one, then on the library
+// The paths to try if no path was requested: next to the Python package that holds this library, then on the library
 // path.
 std::vector<std::string> candidates() {
   std::vector<std::string> paths;
@@ -97,7 +98,7 @@ Found find(const std::string& path) {
        " on the library path; give its path in the load options or in ", kVariable);
 }
 
-// What can't be read is left to GetApi.
+// Whether a version is too old. GetApi decides on versions that can't be parsed.
 bool is_old(const char* version) {
   int major = 0, minor = 0;
   if (std::sscanf(version, "%d.%d", &major, &minor) != 2) return false;  // NOLINT(*-string-to-number-conversion)
@@ -106,7 +107,7 @@ bool is_old(const char* version) {
 
 std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& base) {
   const char* version = base.GetVersionString();
-  // Asking an old library for a newer API prints, so the version is looked at first.
+  // An old library prints if asked for a newer API, so the version is checked first.
   const OrtApi* api = is_old(version) ? nullptr : base.GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
     fail(VMOE_RUNTIME_ERROR, "ONNX Runtime ", version, " (", found.name, ") is too old; 1.", VMOE_OLDEST_ONNXRUNTIME,
@@ -121,7 +122,8 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   }
   OrtEnv* env = nullptr;
   const OrtLoggingLevel severity = onnxruntime_severity();
-  // The process has one environment, and the rest of it logs there, too: its messages are not taken unasked.
+  // A process has only one environment, and its other users log there too. Without a callback, this library leaves
+  // their messages alone.
   check(*api,
         severity == ORT_LOGGING_LEVEL_FATAL
             ? api->CreateEnv(severity, "vmoe", &env)
@@ -130,12 +132,14 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   return std::make_unique<OnnxRuntime>(OnnxRuntime{api, env, version});
 }
 
-// Settings are graph inputs with default values by design: this warning is for those who made the graph by accident.
+// Whether a message warns about settings. They are graph inputs with default values on purpose; the warning is for
+// graphs that have such inputs by accident.
 bool is_about_settings(std::string_view message) {
   return message.find("appears in graph inputs and will not be treated as constant") != std::string_view::npos;
 }
 
-// A load has some hundred messages of the severity INFO, which say nothing of what was loaded.
+// Returns the level of a severity. INFO becomes DEBUG: a load has hundreds of such messages, and none says what was
+// loaded.
 vmoe_log_level level_of(OrtLoggingLevel severity) {
   if (severity >= ORT_LOGGING_LEVEL_ERROR) return VMOE_LOG_ERROR;
   return severity == ORT_LOGGING_LEVEL_WARNING ? VMOE_LOG_WARNING : VMOE_LOG_DEBUG;
@@ -144,7 +148,7 @@ vmoe_log_level level_of(OrtLoggingLevel severity) {
 }  // namespace
 
 const OnnxRuntime& find_onnxruntime(const std::string& path) {
-  // Never destroyed: threads of the runtime may outlive every static object.
+  // Never destroyed, because threads of ONNX Runtime may outlive every static object.
   static auto& mutex = *new std::mutex;
   static auto& runtimes = *new std::map<const OrtApiBase*, std::unique_ptr<OnnxRuntime>>;
   const std::lock_guard lock(mutex);
@@ -172,7 +176,7 @@ void check(const OrtApi& api, OrtStatus* status, const std::string& what) {
   if (status == nullptr) return;
   const std::unique_ptr<OrtStatus, void(ORT_API_CALL*)(OrtStatus*)> owner(status, api.ReleaseStatus);
   std::string_view message = api.GetErrorMessage(status);
-  // It names a path that stands in `what` anyway.
+  // This prefix of the message repeats the path that is in `what`.
   constexpr std::string_view kPrefix = "Load model from ", kEnd = " failed:";
   if (message.substr(0, kPrefix.size()) == kPrefix) {
     if (const size_t end = message.find(kEnd); end != std::string_view::npos) message.remove_prefix(end + kEnd.size());

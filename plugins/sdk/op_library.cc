@@ -12,7 +12,7 @@ namespace {
 
 constexpr char kName[] = "libvmoe_onnxruntime" VMOE_LIBRARY_SUFFIX;
 
-// What the machine that built the libraries lacked for it, as the build wrote it down.
+// Returns why the op library is missing and what to do. The build recorded what its machine lacked in missing.txt.
 std::string why_missing(const std::filesystem::path& folder) {
   std::ifstream record(folder / "missing.txt");
   const std::string start = std::string(kName) + ": ";
@@ -37,7 +37,7 @@ OpLibrary load(const std::string& path) {
 }
 
 std::filesystem::path find_own_folder() {
-  // Any address of this library tells where it was loaded from.
+  // The address of any object in this library identifies the file that it was loaded from.
   static const char anchor = 0;
   Dl_info info{};
   if (dladdr(&anchor, &info) == 0 || info.dli_fname == nullptr) return {};
@@ -45,13 +45,13 @@ std::filesystem::path find_own_folder() {
   return std::filesystem::canonical(info.dli_fname, error).parent_path();
 }
 
-// When this library is loaded: its path may be relative, and the process may change its folder afterwards.
+// Runs when this library is loaded. Its path may be relative, and the process may change its working directory later.
 __attribute__((constructor)) void find_own_folder_early() { own_folder(); }
 
 }  // namespace
 
 const std::filesystem::path& own_folder() {
-  // Never destroyed.
+  // Never destroyed, because it may be used at exit.
   static const auto& folder = *new std::filesystem::path(find_own_folder());
   return folder;
 }

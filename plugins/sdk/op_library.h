@@ -1,4 +1,4 @@
-// The op library that was installed with this one.
+// The op library installed next to this library.
 #pragma once
 
 #include <filesystem>
@@ -6,16 +6,16 @@
 
 namespace vmoe::sdk {
 
-// Where this library was loaded from; empty if that can't be told.
+// Returns the folder that this library was loaded from; empty if unknown.
 const std::filesystem::path& own_folder();
 
 struct OpLibrary {
-  std::string path;      // empty where there is none, or none that can be loaded
-  std::string cpu_path;  // the instruction set that its kernels take, such as "amx"
-  std::string failure;   // why there is none, in words, and what to do; empty otherwise
+  std::string path;      // empty if there is none that can be loaded
+  std::string cpu_path;  // the instruction set that its kernels use, such as "amx"
+  std::string failure;   // if there is none: a message with the reason and the remedy
 };
 
-// libvmoe_onnxruntime.so beside this library. Looked for once.
+// Finds libvmoe_onnxruntime.so next to this library. The first call searches; later calls return the same result.
 const OpLibrary& find_op_library();
 
 }  // namespace vmoe::sdk

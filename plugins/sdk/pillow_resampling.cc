@@ -1,6 +1,6 @@
-// Once along rows and once down columns, with a filter that is stretched where a picture shrinks, so that every pixel
-// counts. Coefficients are doubles rounded to fixed point, and both passes round to 8 bits. Compiled without fused
-// multiply-adds, which would round otherwise.
+// Pillow's resampling: one pass along rows and one down columns. When a picture shrinks, the filter is stretched so
+// that every pixel counts. Coefficients are doubles rounded to fixed point, and both passes round to 8 bits. This file
+// is compiled without fused multiply-adds, which would round differently.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -13,7 +13,8 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Of a coefficient: what 32 bits leave beside a pixel's 8, and 2 for the sign and sums beyond the brightest pixel.
+// Fraction bits of a coefficient: 32 bits less the 8 of a pixel, and less 2 for the sign and for sums above the
+// brightest pixel.
 constexpr int kFractionBits = 22;
 constexpr int32_t kOne = 1 << kFractionBits;
 
@@ -29,10 +30,11 @@ double cubic(double distance) {
 
 struct Filter {
   double (*weight)(double distance);
-  double reach;  // beyond which the weight is 0
+  double reach;  // the weight is 0 beyond this distance
 };
 
-// What one pixel of a resized axis takes: the first pixel, and the fixed-point coefficients of it and those after it.
+// The source pixels of one pixel of a resized axis: the first of them, and the fixed-point coefficients of it and its
+// successors.
 struct Taps {
   int64_t first = 0;
   std::vector<int32_t> coefficients;
@@ -40,7 +42,7 @@ struct Taps {
   int64_t end() const { return first + static_cast<int64_t>(coefficients.size()); }
 };
 
-// For the positions `start` on, of `size` along one axis.
+// Returns the taps of `count` positions from `start` on, for an axis resized from `source` to `size` pixels.
 std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, int64_t start, int64_t count) {
   const double scale = static_cast<double>(source) / static_cast<double>(size);
   const double stretch = std::max(scale, 1.0), reach = filter.reach * stretch;
@@ -63,10 +65,11 @@ std::vector<Taps> all_taps(const Filter& filter, int64_t size, int64_t source, i
   return found;
 }
 
-// Of a sum that began at one half. Negative ones shift down, too.
+// Converts a fixed-point sum, which started at one half, to a pixel. Negative sums round the same way and are clamped
+// to 0.
 uint8_t whole(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kFractionBits, 0, 255)); }
 
-// One row, of so many channels, resized along itself.
+// Resizes one row along its length.
 void resize_row(const uint8_t* row, int64_t channels, const std::vector<Taps>& columns, uint8_t* out) {
   for (const Taps& column : columns) {
     for (int64_t c = 0; c < channels; ++c) {
@@ -92,7 +95,7 @@ void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const Ta
   const auto count = static_cast<size_t>((geometry.down_first ? source.width : target.width) * pixels.channels);
   std::vector<uint8_t> across(static_cast<size_t>(target.width * pixels.channels)), down(count);
   std::vector<float> result(across.size());
-  std::deque<std::vector<int32_t>> sums;  // of the rows that have begun and not ended, the first of them `done`
+  std::deque<std::vector<int32_t>> sums;  // of unfinished result rows, starting with row `done`
   size_t done = 0;
   for (int64_t y = rows[0].first; done < rows.size(); ++y) {
     while (done + sums.size() < rows.size() && rows[done + sums.size()].first <= y) sums.emplace_back(count, kOne / 2);

@@ -24,7 +24,7 @@ std::string step_text(const Step& step) {
   return step.name + "(" + std::to_string(step.height) + second + ")";
 }
 
-// A step, or nothing where the text is none.
+// Parses a step; none if the text is not one.
 std::optional<Step> parse_step(const std::string& text) {
   static const std::regex pattern(kStepPattern);
   std::smatch parts;
@@ -44,7 +44,7 @@ Step read_step(const std::string& text) {
   return *step;
 }
 
-// Reads a step that comes before those that crop and resize; false where the text is none.
+// Reads a step that precedes cropping and resizing; returns false if the text is not one.
 bool read_first_step(const std::string& text, Preprocessing& preprocessing) {
   static const std::regex pattern(kBackgroundPattern);
   std::smatch colours;
@@ -73,19 +73,20 @@ Size resized_by(const Step& step, int64_t height, int64_t width) {
   if (!step.keeps_shape()) return {step.height, step.width};
   const int64_t small = std::min(height, width);
   if (by_pillow(step.method())) return {step.height * height / small, step.height * width / small};
-  // Each operation is rounded to float32, as in the official code.
+  // Rounds each operation to float32, as the official code does.
   const float ratio = static_cast<float>(step.height) / static_cast<float>(small);
   return {static_cast<int64_t>(std::nearbyint(static_cast<float>(height) * ratio)),
           static_cast<int64_t>(std::nearbyint(static_cast<float>(width) * ratio))};
 }
 
-// Since Pillow 13, where the height loses more than twice the pixels of the width.
+// Whether Pillow resizes down columns first. Since version 13 it does so if the height loses more than twice as many
+// pixels as the width.
 bool is_down_first(const Window& source, Size resized) {
   const int64_t lost = source.height - resized.first;
   return lost > 0 && lost > 2 * (source.width - resized.second);
 }
 
-// Whether Pillow holds more to resize so than is allowed: the results of both passes, and coefficients.
+// Whether the memory of Pillow's resizing, for the results of both passes and the coefficients, exceeds the limit.
 bool too_much_for_pillow(const Window& source, Size resized) {
   const int64_t first = is_down_first(source, resized) ? resized.first * source.width : source.height * resized.second;
   return first + resized.first * resized.second + 8 * (source.height + source.width) > kMaxPillowPixels;
@@ -93,7 +94,7 @@ bool too_much_for_pillow(const Window& source, Size resized) {
 
 Window cropped_by(const Step& step, const Window& window) {
   const auto offset = [&](int64_t left_over) {
-    const bool up = step.name == "round_central_crop" && left_over % 4 == 3;  // to the even one
+    const bool up = step.name == "round_central_crop" && left_over % 4 == 3;  // rounds half to even
     return left_over / 2 + static_cast<int64_t>(up);
   };
   return {window.top + offset(window.height - step.height), window.left + offset(window.width - step.width),
@@ -101,8 +102,8 @@ Window cropped_by(const Step& step, const Window& window) {
 }
 
 void check_size(const Preprocessing& preprocessing, int64_t height, int64_t width) {
-  std::optional<Size> size;   // where it is the same for every picture
-  std::optional<Size> least;  // what every picture has at this point
+  std::optional<Size> size;   // the size, if it is the same for every picture
+  std::optional<Size> least;  // the minimum size of every picture at this point
   for (const Step& step : preprocessing.steps) {
     if (step.keeps_shape()) {
       if (size) size = resized_by(step, size->first, size->second);

@@ -1,4 +1,4 @@
-// The preprocessing steps: how a picture of any size becomes an image of the model's size.
+// Preprocessing steps, which turn a picture of any size into an image of the model's size.
 #pragma once
 
 #include <array>
@@ -17,36 +17,38 @@ struct Window {
 
 enum class Method { kNone, kArea, kBilinear, kPillowBilinear, kPillowBicubic };
 
-// What the steps do to a picture of one size.
+// The effect of the steps on a picture of one size.
 struct Geometry {
-  Window source;                  // what is used of the picture
+  Window source;                  // the part of the picture that is used
   Method method = Method::kNone;  // how it is resized
-  int64_t height = 0, width = 0;  // what it is resized to
-  Window target;                  // what is kept of that
+  int64_t height = 0, width = 0;  // the size that `source` is resized to
+  Window target;                  // the part of the resized picture that is kept
   bool down_first = false;        // whether Pillow resizes down columns before along rows
 };
 
-// One step, in pixels; one that keeps the shape has the short side in both.
+// One step, with sizes in pixels. A step that keeps the aspect ratio has the length of the short side in both.
 struct Step {
   std::string name;
   int64_t height = 0, width = 0;
 
   Method method() const;     // kNone for a crop
-  bool keeps_shape() const;  // whether it makes the short side of a picture so long
+  bool keeps_shape() const;  // whether it resizes by the short side and keeps the aspect ratio
 };
 
 struct Preprocessing {
-  std::vector<Step> steps;  // those that crop and resize
-  bool rotates = false;     // whether a picture is first turned as its EXIF orientation says
-  // Red, green and blue behind what is transparent; none for the colours that are stored there.
+  std::vector<Step> steps;  // the steps that crop and resize
+  bool rotates = false;     // whether pictures are first turned according to their EXIF orientation
+  // The colour (red, green, blue) behind transparent pixels; if none, transparent pixels keep their stored colours.
   std::optional<std::array<uint8_t, 3>> background;
   std::string text;  // such as "exif|resize_small(256)|central_crop(224)"
 
-  // Throws VMOE_IMAGE_ERROR: the picture is empty, too small to be cropped, or too long and narrow to be resized.
+  // Returns the geometry for a picture of this size. Throws VMOE_IMAGE_ERROR if the picture is empty, too small to
+  // crop, or too long and narrow to resize.
   Geometry geometry(int64_t height, int64_t width) const;
 };
 
-// Reads the steps of a manifest. Throws VMOE_BUNDLE_ERROR: they are none, or don't end in images of height x width.
+// Reads the steps in a manifest. Throws VMOE_BUNDLE_ERROR if the text is invalid, or if the steps don't produce images
+// of height x width.
 Preprocessing read_steps(std::string_view text, int64_t height, int64_t width);
 
 }  // namespace vmoe::sdk

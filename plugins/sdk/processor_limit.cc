@@ -18,7 +18,7 @@ std::string first_line(const char* path) {
   return line;
 }
 
-// Of the machine's, those that this process may run on.
+// Returns the number of online CPUs that this process may run on.
 int usable_processors([[maybe_unused]] int online) {
 #if defined(__linux__)
   cpu_set_t set;
@@ -30,7 +30,8 @@ int usable_processors([[maybe_unused]] int online) {
 }  // namespace
 
 int processor_limit() {
-  // Version 2 writes both into one file, and "max" for no limit; version 1 has -1.
+  // Cgroups version 2 has quota and period in one file, with "max" for no limit. Version 1 has a file for each, with -1
+  // for no limit.
   std::string text = first_line("/sys/fs/cgroup/cpu.max");
   if (text.empty()) {
     text = first_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") + ' ' + first_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us");

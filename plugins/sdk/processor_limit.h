@@ -1,9 +1,10 @@
-// CPUs that this process may run on, or fewer if the control group of a container grants less time.
+// The number of CPUs that this process may use.
 #pragma once
 
 namespace vmoe::sdk {
 
-// 0 if those are all of the machine. As vmoe_runtime/processors.py.
+// Returns the number of CPUs that this process may run on, or a container's CPU limit if that is lower; 0 if neither is
+// below the machine's number. vmoe_runtime/processors.py does the same.
 int processor_limit();
 
 }  // namespace vmoe::sdk

@@ -1,4 +1,4 @@
-// Profiles: named routing settings of one model, and the rule that turns a setting into slots per expert.
+// Profiles, which are the named routing settings of a model, and the rule that turns a setting into slots per expert.
 #pragma once
 
 #include <algorithm>
@@ -13,22 +13,22 @@
 
 namespace vmoe::sdk {
 
-// Sums over the layers of a hostile manifest, and bytes of hostile batches, may pass 64 bits.
+// Sums over the layers of a hostile manifest, and sizes of hostile batches, may exceed 64 bits.
 using WideInt = __int128;
 
-// A complete setting that a model can be run with. What its kind doesn't have is 0, and not in `values.set`.
+// A complete setting that a model supports. Values that its kind doesn't have are 0, and not in `values.set`.
 struct Profile {
-  std::string
-      name;  // such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" with experts choice; "r8" of merging alone
+  // Such as "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; "c1.0" for experts choice; "r8" if the model only merges.
+  std::string name;
   double effective_ratio = 0;               // C after rounding to whole slots
   vmoe_setting values = VMOE_SETTING_INIT;  // max_experts is E if there is no limit
   std::vector<int64_t> slots;               // slots per expert and group, of each MoE layer
 };
 
-// How a model routes, and what turns a requested setting into a profile.
+// How a model routes. Turns a requested setting into a profile.
 struct RoutingRules {
   vmoe_routing_kind kind = VMOE_DENSE;
-  int64_t ensemble_size = 1;     // M, the members of an E3, which have E / M experts each
+  int64_t ensemble_size = 1;     // M, the members of an ensemble (E3), with E / M experts each
   int64_t slots_per_expert = 0;  // P, Soft MoE only
   int64_t image_tokens = 0;      // T, if blocks can merge tokens; else 0
   std::vector<int64_t> experts;  // E of each MoE layer
@@ -36,32 +36,32 @@ struct RoutingRules {
   Rounding rounding = Rounding::kCeil;
   int64_t capacity_multiple_of = 1;
 
-  // What a call may set, VMOE_SET_* together.
+  // Returns the VMOE_SET_* bits that a call may set.
   int settings() const;
 
-  // E; the largest one where the layers differ.
+  // Returns E, the largest if layers differ.
   int64_t num_experts() const { return experts.empty() ? 0 : *std::max_element(experts.begin(), experts.end()); }
 
-  // The profile of a setting; what it doesn't set has its default. Throws VMOE_ROUTING_ERROR: a setting that this model
-  // can't be run with.
+  // Returns the profile of a setting; fields that it doesn't set have their defaults. Throws VMOE_ROUTING_ERROR if the
+  // model does not support the setting.
   Profile profile(const vmoe_setting& setting) const;
 
-  // The profile that a systematic name stands for, or nothing if it isn't one of this kind's. Throws as above.
+  // Returns the profile with a systematic name; none if the name is not one of this kind's. Throws as `profile`.
   std::optional<Profile> named_profile(std::string_view name) const;
 
-  // How this kind's names are made, for people: "any name like c1.0 works".
+  // Returns a message with examples of this kind's names, such as "any name like c1.0 works".
   const char* name_examples() const;
 
  private:
-  // Throw VMOE_ROUTING_ERROR for settings, VMOE_SET_* together, that it doesn't have, and for values that it can't be
-  // run with.
+  // These throw VMOE_ROUTING_ERROR for settings (VMOE_SET_* bits) that the model doesn't have, and for values that it
+  // does not support.
   void check_settings(int set) const;
   void check_k(int64_t k) const;
   void limit_experts(int64_t& max_experts) const;
   void count_slots(Profile& profile) const;
 
-  // Slots of each of so many experts of a layer. From a ratio of their number on, which drops nothing, there are no
-  // more.
+  // Returns the slots per expert of a layer with `count` experts. The ratio is limited to `count`, at which every
+  // expert has a slot for every pair and no token is dropped.
   int64_t slots(int64_t pairs, int64_t count, double ratio) const;
 };
 

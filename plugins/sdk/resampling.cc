@@ -1,5 +1,5 @@
-// Every operation is one float32 operation of TensorFlow's kernels, in their order: along rows first, then down
-// columns. Compiled without fused multiply-adds, which would round otherwise.
+// Resampling as in TensorFlow's kernels. Each operation is one of their float32 operations, in the same order: along
+// rows first, then down columns. This file is compiled without fused multiply-adds, which would round differently.
 #include "sdk/resampling.h"
 
 #include <algorithm>
@@ -11,10 +11,10 @@ namespace vmoe::sdk {
 
 namespace {
 
-// The two pixels along one axis that a position lies between.
+// The two pixels along one axis on either side of a position.
 struct Neighbours {
   int64_t low = 0, high = 0;
-  float share = 0;  // of the second
+  float share = 0;  // weight of `high`
 };
 
 std::vector<Neighbours> neighbours(int64_t size, int64_t source, int64_t start, int64_t count) {
@@ -54,7 +54,7 @@ void bilinear(const Pixels& pixels, const Geometry& geometry, const TakeRow& tak
   }
 }
 
-// What one cell of a resized axis covers of the pixels: the first, and how much of it and those after it.
+// The source pixels that one cell of a resized axis covers: the first pixel, and how much of it and of its successors.
 struct Overlap {
   int64_t first = 0;
   std::vector<float> weights;
@@ -78,7 +78,7 @@ Overlap overlap(float scale, int64_t cell) {
   return found;
 }
 
-// What each cell that is kept of a resized axis covers.
+// Returns the overlaps of the `count` cells from `start` on.
 std::vector<Overlap> overlaps(float scale, int64_t start, int64_t count) {
   std::vector<Overlap> found;
   for (int64_t i = start; i < start + count; ++i) found.push_back(overlap(scale, i));
@@ -93,7 +93,7 @@ void by_area(const Pixels& pixels, const Geometry& geometry, const TakeRow& take
   const float whole = 1.0F / (down * across);
   const std::vector<Overlap> columns = overlaps(across, target.left, target.width);
   std::vector<float> sum(static_cast<size_t>(target.width * pixels.channels));
-  // sum += weight * one row of the picture, narrowed to the target's width.
+  // Adds `weight` times one row of the picture, resized to the target's width, to `sum`.
   const auto add = [&](int64_t row, float weight) {
     const int64_t y = source.top + std::min(row, source.height - 1);
     float* out = sum.data();

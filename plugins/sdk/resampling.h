@@ -1,4 +1,4 @@
-// Resizes pictures as the steps say, bit for bit, and holds no more of one than a few rows.
+// Resizes pictures according to the steps, bit for bit. Holds only a few rows of a picture at a time.
 #pragma once
 
 #include <cstdint>
@@ -18,11 +18,11 @@ struct Pixels {
 
 using TakeRow = std::function<void(const float* row)>;
 
-// Gives the target of a geometry row by row from the top: float32[width * channels] of what is kept, in 0..255 and not
-// rounded. The row lives until the call returns.
+// Passes the target window of a geometry to `take` row by row from the top, each as float32[width * channels] in
+// 0..255, not rounded. A row is valid until `take` returns.
 void resample(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
-// The same by Pillow's methods, to its grey level; the values are whole.
+// As above, with Pillow's methods; equal to Pillow's results, whose values are whole numbers.
 void resample_as_pillow(const Pixels& pixels, const Geometry& geometry, const TakeRow& take);
 
 }  // namespace vmoe::sdk

@@ -1,4 +1,4 @@
-// One loaded graph on the CPU, for any number of threads.
+// A graph that is loaded on the CPU. Any number of threads may run it.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace vmoe::sdk {
 
-// What a graph takes or outputs: element type and extents, -1 where one varies.
+// An input or output of a graph: its element type and extents; -1 for a variable extent.
 struct Port {
   ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
   std::vector<int64_t> shape;
@@ -22,10 +22,10 @@ struct Port {
 
 using Ports = std::map<std::string, Port>;
 
-// "capacity, image"; "nothing" of none.
+// Lists the names of the ports, such as "capacity, image"; "nothing" if there are none.
 std::string names(const Ports& ports);
 
-// A graph input, not owned: `data` is read during the call only.
+// A graph input; `data` is not owned, and is read only during the call.
 struct InputTensor {
   const char* name;
   ONNXTensorElementDataType dtype;
@@ -34,12 +34,12 @@ struct InputTensor {
   std::vector<int64_t> shape;
 };
 
-// A graph output, owned.
+// A graph output, which owns its data.
 class OutputTensor {
  public:
   OutputTensor(const OrtApi& api, OrtValue* value) : value_(value, api.ReleaseValue), api_(&api) {}
 
-  // The data, of the type that the session reports. Sets `shape`.
+  // Returns the data, whose type the session reports, and sets `shape`.
   const void* data(std::vector<int64_t>& shape) const;
 
  private:
@@ -49,28 +49,30 @@ class OutputTensor {
 
 class Session {
  public:
-  // graph: of a bundle; its bytes are not needed afterwards.
-  // threads: intra-op threads, or 0 for the runtime's own choice.
-  // spin: whether they may go on looking for work after a call.
-  // op_library: the one to register, if it has a path.
+  // Loads a graph.
   //
-  // Throws VMOE_RUNTIME_ERROR: ONNX Runtime can't load the graph or the op library.
+  // graph: its bytes are not needed after the constructor returns.
+  // threads: intra-op threads, or 0 for the default: ONNX Runtime's choice, limited by processor_limit().
+  // spin: whether threads spin after a call, waiting for work.
+  // op_library: registered if it has a path.
+  //
+  // Throws VMOE_RUNTIME_ERROR if ONNX Runtime can't load the graph or the op library.
   Session(const OnnxRuntime& runtime, const BundleGraph& graph, int threads, bool spin, const OpLibrary& op_library);
 
-  // Values of the outputs that are named, in order.
+  // Runs the graph and returns the named outputs in order.
   //
-  // cancellation: null for a call that nobody ends.
+  // cancellation: null for a call that cannot be cancelled.
   //
-  // Throws VMOE_RUNTIME_ERROR: the runtime failed. Throws VMOE_CANCELLED.
+  // Throws VMOE_RUNTIME_ERROR if ONNX Runtime fails, and VMOE_CANCELLED.
   std::vector<OutputTensor> run(const std::vector<InputTensor>& inputs, const std::vector<std::string>& outputs,
                                 Cancellation* cancellation) const;
 
-  // Runtime and version, and whether the op library is used.
+  // Describes the runtime, its version, and the op library or standard ops.
   std::string description() const;
 
   bool uses_op_library() const { return !op_library_.path.empty(); }
 
-  // Also those with default values, which must not stand in for a setting.
+  // All inputs of the graph, including those with default values: a call must pass every setting explicitly.
   const Ports& inputs() const { return inputs_; }
   const Ports& outputs() const { return outputs_; }
 

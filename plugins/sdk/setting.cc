@@ -13,7 +13,7 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Of the name of a profile behind a dash. Each setting has a group: for its value, or for a flag's whole part.
+// Matches a dash followed by a profile name. Each setting has one group: its value, or the whole part for a flag.
 const std::regex& name_pattern() {
   static const std::regex pattern = [] {
     std::string text;
@@ -33,7 +33,7 @@ std::string range_text(const SettingRow& row) {
   return "between " + std::to_string(row.least) + " and " + in_thousands(row.most);
 }
 
-// Whether models of a kind can have what a name says, and need no more than that.
+// Whether some routing kind has all settings in a name, and needs no others.
 bool suits_a_kind(int said) {
   for (unsigned kind = 1; kind < kOfEnd; kind <<= 1) {
     int own = 0;
@@ -79,7 +79,7 @@ std::string profile_name(const vmoe_setting& setting) {
     name += row.suffix;
     if constexpr (std::is_floating_point_v<decltype(value)>) {
       std::string ratio = shortest(value);
-      // That of experts choice keeps its point, which nothing else tells from a whole number.
+      // A ratio alone, as for experts choice, keeps its ".0": nothing else distinguishes it from a whole number.
       const bool is_whole = ratio.size() > 2 && ratio.compare(ratio.size() - 2, 2, ".0") == 0;
       if (is_whole && (setting.set & VMOE_SET_K) != 0) ratio.resize(ratio.size() - 2);
       name += ratio;

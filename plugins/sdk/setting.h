@@ -1,5 +1,6 @@
-// What is declared of a setting of a call, and what follows from it for all settings alike: which a kind has, their
-// defaults and ranges, and the names of profiles. What a setting does is in profile.cc and in the kernels.
+// The declarations of a call's settings, and everything that follows from them alone: which routing kinds have a
+// setting, its default and range, and the names of profiles. The effect of a setting is in profile.cc and in the
+// kernels.
 #pragma once
 
 #include <cstdint>
@@ -14,35 +15,35 @@ namespace vmoe::sdk {
 enum class SettingType { kRatio, kWhole, kFlag };
 
 struct SettingRow {
-  const char* name;    // as an input of graphs and for people
-  const char* stored;  // its key in manifests
-  const char* suffix;  // what names of profiles have before its value; of a flag, the whole part
+  const char* name;    // the graph input, and the name in messages
+  const char* stored;  // the key in manifests
+  const char* suffix;  // the text before the value in profile names; for a flag, the whole part
   SettingType type;
   int bit;         // VMOE_SET_*
-  unsigned kinds;  // kOf* together
-  bool is_needed;  // a profile must say it: there is no default
+  unsigned kinds;  // kOf* bits
+  bool is_needed;  // every profile must set it: there is no default
   int64_t fallback;
   int64_t least, most;  // both 0 if the range depends on the model
   bool merging;         // only for models whose blocks can merge tokens
 };
 
-// Every field at its default, with nothing in `set`.
+// Returns a setting with every field at its default and nothing in `set`.
 vmoe_setting default_setting();
 
-// Those fields of `base` that `changes` sets are replaced.
+// Returns `base` with the fields that `changes` sets replaced.
 vmoe_setting replaced(vmoe_setting base, const vmoe_setting& changes);
 
-// Throws VMOE_ROUTING_ERROR for a value that no model could run with.
+// Throws VMOE_ROUTING_ERROR if a value is outside the range that holds for all models.
 void check_ranges(const vmoe_setting& setting);
 
-// The systematic name of what a setting sets: a part for each value that is not the default, and at least one.
-// "c0.3-k1", "c1.05-k2-vanilla-pool-m4-r8"; "c1.0" of a ratio alone, and "r0" of merging alone.
+// Returns the systematic name of a setting, which has a part for each value that is not the default, and at least one
+// part: "c0.3-k1", "c1.05-k2-vanilla-pool-m4-r8"; "c1.0" for a ratio alone, and "r0" for merging alone.
 std::string profile_name(const vmoe_setting& setting);
 
-// The setting that a systematic name stands for, which sets just what it says; or nothing if it is not one.
+// Parses a systematic name. The result sets only the values in the name; none if it is not a systematic name.
 std::optional<vmoe_setting> parse_profile_name(std::string_view name);
 
-// VMOE_SET_* of the settings without a default that models of kinds, kOf* together, have.
+// Returns the VMOE_SET_* bits of the settings without a default for the kinds in `kinds`, a set of kOf* bits.
 int needed_settings(unsigned kinds);
 
 }  // namespace vmoe::sdk

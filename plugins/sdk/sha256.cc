@@ -146,7 +146,7 @@ __attribute__((target("+sha2"))) void add_blocks_armv8(uint32_t* state, const un
 
 bool has_instructions() {
 #if defined(__APPLE__)
-  return true;  // every processor of Apple's has them
+  return true;  // all Apple processors have them
 #else
   constexpr unsigned long kSha2 = 1UL << 6;  // HWCAP_SHA2
   return (getauxval(AT_HWCAP) & kSha2) != 0;
@@ -183,7 +183,7 @@ std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha25
     bytes += end;
     if (end == kChunkBytes) method.add_blocks(state, chunk.data(), kChunkBytes / kBlockBytes);
   }
-  // A one bit, zeros up to the last 8 bytes of a block, and the length in bits there.
+  // Padding: a one bit, then zeros up to the last 8 bytes of a block, then the length in bits.
   chunk[end++] = 0x80;
   while (end % kBlockBytes != kBlockBytes - kLengthBytes) chunk[end++] = 0;
   for (size_t i = 0; i < kLengthBytes; ++i) chunk[end++] = static_cast<unsigned char>(bytes * 8 >> (56 - 8 * i));

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), by the instructions of this processor where it has them.
+// SHA-256 (FIPS 180-4). Uses the processor's SHA instructions if it has them.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +11,15 @@ namespace vmoe::sdk {
 
 struct Sha256Method {
   const char* name;  // "sha-ni", "armv8" or "portable"
-  // Takes `count` blocks of 64 bytes into the eight words of `state`.
+  // Updates the eight words of `state` with `count` blocks of 64 bytes.
   void (*add_blocks)(uint32_t* state, const unsigned char* blocks, size_t count);
 };
 
-// Those of this processor, the fastest first.
+// Returns the methods that this processor supports, the fastest first.
 std::vector<Sha256Method> sha256_methods();
 
-// 64 lower-case hex digits of what `read` gives: as many bytes as it is called for, and fewer at the end only.
+// Returns the SHA-256 of the data from `read`, as 64 lower-case hex digits. `read` must return as many bytes as
+// requested, and fewer only at the end.
 std::string sha256(const std::function<size_t(char*, size_t)>& read, const Sha256Method& method);
 std::string sha256(const std::function<size_t(char*, size_t)>& read);
 

@@ -7,14 +7,14 @@ namespace vmoe::sdk {
 
 namespace {
 
-// A session that is loaded or shared. Lives as long as somebody loads it or holds it.
+// A session that is being loaded or shared. It exists as long as anyone loads or holds it.
 struct Slot {
-  std::mutex turn;  // held during the load
+  std::mutex turn;  // locked during the load
   std::shared_ptr<Session> session;
 };
 
 std::shared_ptr<Slot> slot_of(const std::string& key) {
-  // Never destroyed: an engine may be freed by a static object of the caller.
+  // Never destroyed, because a static object of the caller may free an engine at exit.
   static auto& mutex = *new std::mutex;
   static auto& slots = *new std::map<std::string, std::weak_ptr<Slot>>;
   const std::lock_guard lock(mutex);

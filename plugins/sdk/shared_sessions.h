@@ -1,4 +1,4 @@
-// Engines of one process that load the same bundle in the same way share one session.
+// Sessions that engines of one process share if they load the same bundle with the same options.
 #pragma once
 
 #include <functional>
@@ -9,8 +9,8 @@
 
 namespace vmoe::sdk {
 
-// The session that somebody still holds under that key, or else what `load` makes; threads that want the same session
-// wait for its load.
+// Returns the session with this key if an engine still holds it, or else the one that `load` creates. If several
+// threads request the same session, one loads it and the others wait.
 std::shared_ptr<Session> find_or_load_session(const std::string& key,
                                               const std::function<std::shared_ptr<Session>()>& load);
 

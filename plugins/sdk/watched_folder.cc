@@ -16,7 +16,7 @@ namespace vmoe::sdk {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-// Clocks of file systems advance in steps, of 10 ms at most; a second change within a step leaves no trace.
+// The clocks of file systems advance in steps of at most 10 ms. A second change within the same step leaves no trace.
 constexpr int64_t kStep = 20'000'000;
 constexpr size_t kChunkBytes = size_t{1} << 20;
 
@@ -61,7 +61,7 @@ OpenFile WatchedFolder::open(const std::string& name) {
   }
   const auto known = states_.find(name);
   const FileState state = known == states_.end() ? states_[name] = state_of(found) : known->second;
-  // A link that took the place of the file is not followed, a pipe is not waited for.
+  // Doesn't follow a link or wait for a pipe that has replaced the file.
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
   if (descriptor < 0) fail_system(name);
   OpenFile file(fdopen(descriptor, "rb"), std::fclose);
