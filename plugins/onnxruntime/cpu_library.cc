@@ -17,7 +17,8 @@ OpList library_ops() {
 
 }  // namespace vmoe::ort
 
-// Name of the CPU path that the kernels take in this process, such as "amx"; it lives as long as the library.
+// Returns the name of the CPU path that the kernels use in this process, such as "amx". The string lives as long as the
+// library.
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cpu_path() {
   return vmoe::cpu_path_name(vmoe::chosen_cpu_path().path);
 }

@@ -5,10 +5,10 @@
 
 namespace vmoe::ort {
 
-// Each op for the GPU and for the CPU: what a library registers hides the model's own function of that name, and a
-// session without the CUDA provider, or a node that the provider leaves, would find no kernel. The other ops of the
-// model aren't here for the same reason turned round: without a kernel, ONNX Runtime inlines their functions, and the
-// standard ops in there run on the GPU.
+// Registers each op for the GPU and for the CPU. An op that a library registers hides the model's own function of the
+// same name, so without a CPU kernel, a session without the CUDA provider, or a node not assigned to it, would have no
+// kernel. The model's other ops are not registered for the opposite reason: ONNX Runtime then inlines their functions,
+// whose standard ops run on the GPU.
 OpList library_ops() {
   OpList list;
   add_cuda_ops(list, kCudaProvider);
@@ -19,8 +19,9 @@ OpList library_ops() {
 
 }  // namespace vmoe::ort
 
-// What the kernels need of a machine, so that it can be told before they run. The architectures that they were compiled
-// for, in CMake's form ("80-real 120-virtual"), and the CUDA that they were built with, such as 13000.
+// The requirements of the kernels, so that callers can check a machine before running them: the architectures that they
+// were compiled for, in CMake's form ("80-real 120-virtual"), and the CUDA version that they were built with, such as
+// 13000.
 extern "C" __attribute__((visibility("default"))) const char* vmoe_cuda_architectures() {
   return VMOE_CUDA_ARCHITECTURES;
 }

@@ -16,7 +16,7 @@ void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw StatusError(std::string("CUDA says: ") + cudaGetErrorString(error));
 }
 
-// Where the first input is: on the device that the kernel runs on.
+// Returns the memory of the first input, which is on the kernel's device.
 const OrtMemoryInfo* device_memory(const Call& call) {
   const OrtValue* value = nullptr;
   const OrtMemoryInfo* memory = nullptr;
@@ -25,7 +25,8 @@ const OrtMemoryInfo* device_memory(const Call& call) {
   return memory;
 }
 
-// A call's stream, its device made the current one: the CUDA runtime in this library is another than ONNX Runtime's.
+// Returns a call's stream and makes its device the current one. This must be done here because this library has its own
+// CUDA runtime, separate from ONNX Runtime's.
 cudaStream_t stream_of(const Call& call) {
   int device = 0;
   check(call.api(), call.api().MemoryInfoGetId(device_memory(call), &device));
@@ -35,8 +36,8 @@ cudaStream_t stream_of(const Call& call) {
   return static_cast<cudaStream_t>(stream);
 }
 
-// Device memory for the kernels of one call, from ONNX Runtime's arena. It goes back as soon as they are in the stream:
-// what the arena gives out next is used behind them, in the same stream.
+// Device memory from ONNX Runtime's arena for the kernels of one call. It is freed as soon as the kernels are in the
+// stream: the arena reuses it only for later work in the same stream.
 class Scratch {
  public:
   // Throws StatusError if there isn't enough memory. `bytes` may be 0.
@@ -48,7 +49,7 @@ class Scratch {
     if (stream != nullptr) {
       status = api_.KernelContext_GetScratchBuffer(call.context(), memory, bytes, &data_);
     } else {
-      data_ = allocator_->Alloc(allocator_, bytes);  // a scratch buffer is one of a stream
+      data_ = allocator_->Alloc(allocator_, bytes);  // scratch buffers need a stream
     }
     if (status == nullptr && data_ != nullptr) return;
     api_.ReleaseAllocator(allocator_);
@@ -71,7 +72,7 @@ class Scratch {
   void* data_ = nullptr;
 };
 
-// The sizes of a call of VmoeGates. Throws OpError for those that a GPU can't do.
+// Returns the sizes of a VmoeGates call. Throws OpError if the GPU kernels don't support them.
 cuda::GateShape gate_shape_of(const Call& call) {
   const ops::Sizes& sizes = call.sizes();
   const size_t tokens = sizes['G'] * sizes['S'];
@@ -80,7 +81,7 @@ cuda::GateShape gate_shape_of(const Call& call) {
   return {static_cast<uint32_t>(tokens), static_cast<uint32_t>(sizes['D']), static_cast<uint32_t>(sizes['E'])};
 }
 
-// Puts an op on the call's stream.
+// Launches an op on the call's stream.
 template <cudaError_t (*kPut)(const cuda::OpCall&), size_t (*kWorkspaceBytes)(const RoutingShape&) = nullptr>
 void compute(const Call& call) {
   size_t bytes = 0;

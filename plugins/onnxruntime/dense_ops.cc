@@ -1,4 +1,4 @@
-// Layers without routing: linear layers, MLPs and attention, and the blocks of an encoder that are made of them.
+// Layers without routing: linear layers, MLPs and attention, and the encoder blocks made of them.
 #include <algorithm>
 #include <optional>
 
@@ -19,7 +19,7 @@ Kernel make_linear(const NodeInfo& node) {
   };
 }
 
-// An MLP with the gate and the norm that dense layers may have.
+// An MLP with the optional gate and norm of dense layers.
 template <class Input, class Attribute>
 class NodeDenseMlp {
  public:
@@ -70,7 +70,7 @@ Kernel make_attention(const NodeInfo& node) {
   };
 }
 
-// The rotation that a call asks for, of heads with so many columns.
+// Reads the rotation of a call's queries and keys, which have `heads` heads.
 template <class Input>
 Rotation read_rotation(const Call& call, size_t heads) {
   Rotation rotation{call.data<float>(Input::kCoordinates), call.data<float>(Input::kFrequencies), call.sizes()['C']};
@@ -94,7 +94,7 @@ Kernel make_rotate(const NodeInfo& node) {
   };
 }
 
-// The merging that a call asks for, with a prefix; T and O are known.
+// Fills in the merging of a call. `merging.prefix` must be set; T and O are known.
 template <class Input, class Output>
 void fill_merging(const Call& call, Merging& merging) {
   const std::optional<int64_t> merge = call.setting(ops::Setting::kMerge);
@@ -145,7 +145,7 @@ Kernel make_merge(const NodeInfo& node) {
   };
 }
 
-// For all tokens, or for those of the class token alone.
+// Makes an attention block that computes all tokens, or only the class token.
 template <bool kClassToken>
 Kernel make_attention_block(const NodeInfo& node) {
   using Attribute = ops::AttentionBlockAttribute;

@@ -12,7 +12,7 @@ namespace {
 
 using ops::OpError;
 
-// Nothing for a type that no op takes.
+// Returns none for a type that no op takes.
 std::optional<ElementType> element_type_of(ONNXTensorElementDataType type) {
   const auto* found = std::find_if(std::begin(kElementTypes), std::end(kElementTypes),
                                    [type](const ElementTypeSpec& spec) { return spec.onnx == type; });
@@ -26,7 +26,8 @@ bool succeeds(const OrtApi& api, OrtStatus* status) {
   return false;
 }
 
-// The status of a failed read doesn't say whether the attribute is missing or of another type.
+// Whether an attribute exists with another type. The status of a failed read doesn't tell this apart from a missing
+// attribute.
 bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
   float number = 0;
   size_t size = 0;
@@ -36,12 +37,13 @@ bool has_other_type(const OrtApi& api, const OrtKernelInfo* info, const char* na
          succeeds(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &size));
 }
 
-// One parallel_for. The thread sanitizer doesn't see how ONNX Runtime's pool orders its threads, so it is told: what
-// the caller did comes before every task, and every task before what the caller does next. Tasks stay unordered.
+// One parallel_for. The thread sanitizer can't see how ONNX Runtime's pool synchronizes its threads, so this tells it:
+// the caller's earlier work happens before every task, and every task before the caller's later work. Tasks stay
+// unordered.
 struct Job {
   TaskRunner::Task task;
   void* context;
-  size_t begin = 0, end = 0;  // only their addresses count
+  size_t begin = 0, end = 0;  // only their addresses matter
 };
 
 void run_task(void* data, size_t index) {
@@ -51,7 +53,7 @@ void run_task(void* data, size_t index) {
   release(&job->end);
 }
 
-// "float64"
+// Returns the name of a type in messages, such as "float64".
 const char* name_of(ONNXTensorElementDataType type) {
   if (const std::optional<ElementType> known = element_type_of(type)) return vmoe::name_of(*known);
   switch (type) {
@@ -62,7 +64,7 @@ const char* name_of(ONNXTensorElementDataType type) {
   }
 }
 
-// Throws OpError for a value that is no tensor of a type that ops take.
+// Reads a tensor. Throws OpError if the value is not a tensor, or if no op takes its type.
 Tensor read_tensor(const OrtApi& api, const OrtValue* value, const char* name) {
   int is_tensor = 0;
   check(api, api.IsTensor(value, &is_tensor));
@@ -111,7 +113,7 @@ NodeInfo::NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSp
   }
   ops::check_inputs(spec, node_.types, [this](size_t input) { return is_given(input); });
   node_.attributes.check(node_.types);
-  ops::Sizes sizes;  // those that the constants have
+  ops::Sizes sizes;  // from the constant inputs
   for (size_t i = 0; i < spec.inputs.size(); ++i) {
     if (const std::optional<Tensor> constant = constant_input(i))
       sizes.add(spec.inputs[i], constant->shape, constant->type);
@@ -129,7 +131,7 @@ std::optional<int64_t> NodeInfo::read_attribute(const char* name) const {
 
 bool NodeInfo::is_given(size_t input) const {
   if (input >= input_count_) return false;
-  size_t size = 0;  // of the name with its end; an input that is left out has none
+  size_t size = 0;  // length of the name with its terminator; an omitted input has an empty name
   return succeeds(api_, api_.KernelInfo_GetInputName(info_, input, nullptr, &size)) && size > 1;
 }
 
@@ -167,7 +169,7 @@ Call::Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node)
     inputs_[i] = read_tensor(api_, value, spec.name);
     types_.add(spec, inputs_[i].type);
     sizes_.add(spec, inputs_[i].shape, inputs_[i].type);
-    // An input wins over an attribute.
+    // An input overrides an attribute.
     if (spec.is_setting()) settings_[spec.setting] = *data<int64_t>(i);
   }
   routing_ = ops::check_call(node, settings_, sizes_);
@@ -178,7 +180,7 @@ TaskRunner Call::runner() const {
             const auto* call = static_cast<const Call*>(pool);
             Job job{task, context};
             release(&job.begin);
-            // One batch per task: threads take them in turn, however long each is.
+            // One batch per task, so that threads take the next task when they are free, however long each takes.
             OrtStatus* status = call->api_.KernelContext_ParallelFor(call->context_, run_task, count, count, &job);
             acquire(&job.end);
             if (status == nullptr) return;

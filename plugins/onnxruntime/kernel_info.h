@@ -1,4 +1,4 @@
-// What ONNX Runtime tells a kernel when it is made and when it runs, held against the declaration of its op.
+// The node and call data that ONNX Runtime passes to a kernel, checked against the declaration of its op.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -16,9 +16,9 @@
 
 namespace vmoe::ort {
 
-// A tensor's memory, where the kernel runs; not owned.
+// A tensor, not owned. Its memory is on the device that the kernel runs on.
 struct Tensor {
-  const void* data = nullptr;  // null: left out
+  const void* data = nullptr;  // null if omitted
   ElementType type = ElementType::kFloat32;
   ops::Shape shape;
 
@@ -30,17 +30,17 @@ struct Tensor {
 
 ONNXTensorElementDataType onnx_type_of(ElementType type);
 
-// A node, while its kernel is made.
+// A node, as known when its kernel is created.
 class NodeInfo {
  public:
-  // Throws OpError for a node that no call could run: its attributes, the types of its inputs, inputs left out, and the
-  // shapes of constants.
+  // Throws OpError for a node that no call could run, because of its attributes, the types of its inputs, omitted
+  // inputs, or the shapes of constants.
   NodeInfo(const OrtApi& api, const OrtKernelInfo* info, const ops::OpSpec& spec);
 
   const ops::Node& node() const { return node_; }
   int64_t attribute(size_t index) const { return node_.attributes[index]; }
 
-  // Input `index` if it is known at load, or nothing. Its shape is the op's.
+  // Returns input `index` if it is a constant; its shape has been checked.
   std::optional<Tensor> constant_input(size_t index) const;
 
  private:
@@ -54,51 +54,51 @@ class NodeInfo {
   std::optional<ONNXTensorElementDataType> type_of(size_t input) const;
 };
 
-// A node, while it runs: its inputs, whose types, shapes and settings are the op's.
+// One call of a node. The types, shapes and settings of its inputs have been checked.
 class Call {
  public:
-  // Throws OpError for inputs that the op doesn't take.
+  // Throws OpError if the op doesn't take the inputs.
   Call(const OrtApi& api, OrtKernelContext* context, const ops::Node& node);
 
   const ops::OpSpec& spec() const { return *node_.spec; }
 
   const Tensor& input(size_t index) const { return inputs_[index]; }
 
-  // The values of an input; null where it is left out.
+  // Returns the values of an input; null if it is omitted.
   template <class T>
   const T* data(size_t index) const {
     return inputs_[index].as<T>();
   }
 
-  // The values of an int32 input, each of which must be -1 or the number of one of `count` things, such as "tokens".
-  // Throws OpError where one is not.
+  // Returns the values of an int32 input. Throws OpError if one is neither -1 nor an index of one of `count` things,
+  // such as "tokens".
   const int32_t* indices(size_t index, size_t count, const char* things) const;
 
-  // The scales of input `weights`, which are there where it is quantized, else null.
+  // Returns the scales of input `weights`; null if it is not quantized.
   const void* scales(size_t weights) const {
     const size_t input = node_.spec->inputs[weights].scale;
     return input == ops::kNoScale ? nullptr : inputs_[input].data;
   }
 
-  // All dimensions of the op; with an op that routes K as well, and M as it is without a pool.
+  // Returns all dimensions of the op. For an op that routes, they include K, and M for separate slots per expert.
   const ops::Sizes& sizes() const { return sizes_; }
 
-  // The value of a setting; nothing where it is left out.
+  // Returns the value of a setting; none if it is omitted.
   std::optional<int64_t> setting(size_t setting) const { return settings_[setting]; }
 
   const ops::Types& types() const { return types_; }
 
-  // Of an op that routes.
+  // Returns the routing of an op that routes.
   const RoutingShape& routing() const { return routing_; }
 
-  // Makes output `index`; null for one that the node leaves out.
+  // Creates output `index`; returns null if the node omits it.
   template <class T>
   T* output(size_t index) const {
     return static_cast<T*>(raw_output(index, sizes_));
   }
 
-  // Makes output `index`, whose size of one dimension is known only now; null for one that the node leaves out. Throws
-  // OpError for more slots than are numbered.
+  // Creates output `index`, of which one dimension becomes known only during the call; returns null if the node omits
+  // it. Throws OpError if there are more slots than 32-bit indices.
   template <class T>
   T* output(size_t index, char dim, size_t size) const {
     ops::Sizes sizes = sizes_;
@@ -107,7 +107,7 @@ class Call {
     return static_cast<T*>(raw_output(index, sizes));
   }
 
-  // ONNX Runtime's own threads; valid while the call runs.
+  // Returns a runner on ONNX Runtime's own threads, valid during the call.
   TaskRunner runner() const;
 
   const OrtApi& api() const { return api_; }

@@ -1,7 +1,8 @@
-// Ops for ONNX Runtime: each is its declaration in the op table and a function that makes the kernel of a node.
+// Ops for ONNX Runtime. Each consists of its declaration in the op table and a function that makes the kernel of a
+// node.
 //
-// What a node has and what a call gives is checked against the declaration before either is called. Both may throw
-// OpError; ONNX Runtime gets a status that begins with the op's name.
+// Nodes are checked against the declaration before `make`, and calls before the kernel. Both may throw OpError, which
+// becomes a status that begins with the op's name.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -14,26 +15,25 @@
 
 namespace vmoe::ort {
 
-// The kernel of one node: called from many threads at once.
+// The kernel of one node. Many threads may call it at once.
 using Kernel = std::function<void(const Call&)>;
 
 struct Op {
   const ops::OpSpec& spec;
   Kernel (*make)(const NodeInfo& node);
-  bool in_place = false;  // output 0 may be where input 0 is
+  bool in_place = false;  // output 0 may use the memory of input 0
 };
 
-// For ops whose kernel needs nothing of its node but what a call has.
+// Makes a kernel that needs nothing from its node.
 template <void (*kCompute)(const Call&)>
 Kernel without_state(const NodeInfo&) {
   return kCompute;
 }
 
-// The ops of a library, in the order of registration. They live as long as the process.
+// The ops of a library, in order of registration. They live as long as the process.
 using OpList = std::vector<const OrtCustomOp*>;
 
-// Adds the op for each type of tokens that it takes, run by an execution provider; null: the
-// CPU's.
+// Adds an op for each token type that it supports, for an execution provider; null is the CPU.
 void add_op(OpList& list, const Op& op, const char* provider = nullptr);
 
 // The kernels for the CPU, by subject.
@@ -42,7 +42,7 @@ void add_expert_ops(OpList& list);
 void add_dense_ops(OpList& list);
 void add_soft_ops(OpList& list);
 
-// All ops of this library: each library has its own. Throws OpError if this process can't run them.
+// Returns all ops of this library; each library defines its own. Throws OpError if this process can't run them.
 OpList library_ops();
 
 }  // namespace vmoe::ort

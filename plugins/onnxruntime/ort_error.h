@@ -1,4 +1,4 @@
-// How errors travel: thrown inside the library, a status at its edge.
+// Errors are exceptions inside the library and statuses at its boundary.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -12,7 +12,7 @@
 
 namespace vmoe::ort {
 
-// What ONNX Runtime or CUDA says, with the status code that it becomes.
+// An error of ONNX Runtime or CUDA, with the status code that it becomes.
 class StatusError : public std::runtime_error {
  public:
   explicit StatusError(const std::string& message, OrtErrorCode code = ORT_FAIL)
@@ -23,7 +23,7 @@ class StatusError : public std::runtime_error {
   OrtErrorCode code_;
 };
 
-// Throws what a status says, and releases it.
+// Throws StatusError if a status is an error, and releases the status.
 inline void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
   const StatusError error(api.GetErrorMessage(status), api.GetErrorCode(status));
@@ -31,7 +31,7 @@ inline void check(const OrtApi& api, OrtStatus* status) {
   throw error;
 }
 
-// Runs `body` and turns what it throws into a status that begins with `name`.
+// Runs `body` and converts an exception to a status whose message begins with `name`.
 template <class Body>
 OrtStatus* as_status(const OrtApi& api, const std::string& name, Body&& body) noexcept {
   try {

@@ -1,4 +1,4 @@
-// The ops as ONNX Runtime sees them, and the entry point, which adds the domain `vmoe` to a session's options.
+// Registers the ops with ONNX Runtime. The entry point adds the domain `vmoe` to a session's options.
 #include <onnxruntime_c_api.h>
 
 #include <iterator>
@@ -74,7 +74,7 @@ class CustomOp : public OrtCustomOp {
   static const ops::OpSpec& spec_of(const OrtCustomOp* op) { return of(op).op_.spec; }
 
   ONNXTensorElementDataType type_of(const ops::ValueSpec& value) const {
-    // Weights may be of any type, which NodeInfo checks; ONNX Runtime counts none of less than a byte as any.
+    // Weights may have any type, which NodeInfo checks. ONNX Runtime's "any" excludes types of less than a byte.
     return value.type == ops::ValueType::kW && weight_type(types_[value.type]).bits >= 8
                ? ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
                : onnx_type_of(types_[value.type]);
@@ -85,7 +85,8 @@ class CustomOp : public OrtCustomOp {
   }
 };
 
-// The domain of one ONNX Runtime; a process may hold several. Sessions refer to it for as long as the process lives.
+// Returns the domain for one ONNX Runtime, of which a process may hold several. It lives as long as the process,
+// because sessions refer to it.
 OrtCustomOpDomain* domain_of(const OrtApi& api) {
   static std::mutex mutex;
   static const auto* const ops = new OpList(library_ops());
@@ -104,7 +105,7 @@ OrtCustomOpDomain* domain_of(const OrtApi& api) {
 }  // namespace
 
 void add_op(OpList& list, const Op& op, const char* provider) {
-  // Choices that differ in the type of weights alone are one, as far as that has the same scales.
+  // Type choices that differ only in W need one op, as long as the scales have the same type.
   std::set<std::pair<ElementType, ElementType>> added;
   for (size_t i = 0; i < std::size(ops::kTypeChoices); ++i) {
     const ops::TypeChoice& choice = ops::kTypeChoices[i];
@@ -122,7 +123,7 @@ extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL Regist
   using vmoe::ort::check;
   const OrtApi* api = base->GetApi(VMOE_OLDEST_ONNXRUNTIME);
   if (api == nullptr) {
-    // Of every version's OrtApi, the first entry makes a status.
+    // The first entry of OrtApi creates a status in every version.
     api = base->GetApi(1);
     if (api == nullptr) return nullptr;
     const std::string version = base->GetVersionString();

@@ -1,4 +1,4 @@
-// VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine on the CPU, which the library for GPUs has as well.
+// VmoeRoute, VmoeDispatch, VmoeRouteDispatch and VmoeCombine on the CPU. The GPU library contains them too.
 #include "core/dispatch.h"
 #include "core/routing.h"
 #include "onnxruntime/op.h"

@@ -1,4 +1,4 @@
-// Soft MoE: its router, and the mixtures that experts and tokens get.
+// Soft MoE: its router, dispatch and combine.
 #include <memory>
 #include <optional>
 
@@ -13,7 +13,7 @@ SoftShape soft_shape_of(const ops::Sizes& sizes) {
   return {sizes['G'], sizes['S'], sizes['D'], sizes['E'], sizes['P']};
 }
 
-// Of mu [D, E, P].
+// Packs mu, [D, E, P].
 std::shared_ptr<const PackedWeights> slots_of(const Tensor& mu) {
   const auto size = [&](size_t dim) { return static_cast<size_t>(mu.shape.sizes[dim]); };
   return pack_slots(process_kernels(), mu.as<float>(), size(0), size(1) * size(2));

@@ -1,4 +1,4 @@
-// The weights of a node's layers: packed at load where they are constant, else at each call.
+// The weights of a node's layers. Constant weights are packed at load, others in each call.
 #pragma once
 
 #include <cstddef>
@@ -11,20 +11,21 @@
 
 namespace vmoe::ort {
 
-// The kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names one that isn't there.
+// Returns the kernels of this process's CPU path. Throws OpError if VMOE_CPU_PATH names an unavailable path.
 const Kernels& process_kernels();
 
-// Input w of a node, [depth, columns] or [matrices, depth, columns], the bias that follows it, and w's scales.
+// A linear layer of a node: input w, [depth, columns] or [matrices, depth, columns], the bias that follows it, and the
+// scales of w.
 class NodeLinear {
  public:
-  // `input` is the index of w; for depth_chunk see StoredWeights. Where w is known at load it is packed, and its mapped
-  // pages are given back to the system: nothing reads the original again.
+  // `input` is the index of w; for depth_chunk see StoredWeights. A constant w is packed, and its mapped pages are
+  // returned to the system, because nothing reads the original again.
   NodeLinear(const NodeInfo& node, size_t input, size_t depth_chunk = 0);
 
-  // The weights of one call; valid as long as the call.
+  // Returns the weights for one call, valid during the call.
   LinearWeights read(const Call& call) const;
 
-  // w alone, for inputs without a bias.
+  // Returns only w, for layers without a bias.
   std::shared_ptr<const PackedWeights> packed(const Call& call) const;
 
  private:
@@ -34,11 +35,11 @@ class NodeLinear {
   std::shared_ptr<const PackedWeights> constant_;
 };
 
-// Inputs w1, b1, w2, b2 of a node, in this order: an MLP, or those of all experts.
+// An MLP, or the MLPs of all experts: inputs w1, b1, w2, b2 of a node, in this order.
 class NodeMlp {
  public:
-  // `input` is the index of w1; Attribute has those of the op. Throws OpError for a hidden_chunk that kernels don't
-  // have.
+  // `input` is the index of w1; Attribute lists the attributes of the op. Throws OpError if the kernels don't support
+  // its hidden_chunk.
   template <class Attribute>
   NodeMlp(const NodeInfo& node, size_t input, Attribute)
       : NodeMlp(node, input, node.attribute(Attribute::kHiddenChunk),
@@ -56,10 +57,11 @@ class NodeMlp {
   NodeLinear first_, second_;
 };
 
-// Two inputs that come together, a matrix or scale and its bias. Throws OpError if only one is given.
+// Whether two inputs that belong together are given, such as a matrix or scale and its bias. Throws OpError if only one
+// is.
 bool is_pair_given(const Call& call, size_t first);
 
-// A norm whose scale is an input, followed by its bias; none where both are left out.
+// Returns the norm with input `scale` and the bias that follows it; an empty norm if both are omitted.
 LayerNorm read_norm(const Call& call, size_t scale);
 
 }  // namespace vmoe::ort

@@ -11,9 +11,9 @@ namespace vmoe::ops {
 
 namespace {
 
-// Slots and pairs of a token and an expert are numbered in int32. Factors are not negative.
+// Checks that slots, and pairs of a token and an expert, can be numbered in int32. Factors are not negative.
 void check_product(const char* what, std::initializer_list<std::pair<const char*, int64_t>> factors) {
-  double count = 1;  // exact as far as it matters
+  double count = 1;  // exact up to the limit
   for (const auto& factor : factors) count *= static_cast<double>(factor.second);
   if (count <= INT32_MAX) return;
   std::string names, values;
@@ -29,7 +29,7 @@ int64_t size_of(const Sizes& sizes, char dim) { return static_cast<int64_t>(size
 constexpr char kSlots[] = "slots";
 constexpr char kChoices[] = "choices of tokens";
 
-// Sets M of an op whose slots are P for each group.
+// Sets M to G * P, for an op with P slots per group.
 void check_slots(Sizes& sizes) {
   const auto slots = static_cast<int64_t>(sizes['G'] * sizes['P']);
   if (sizes.has('M') && static_cast<int64_t>(sizes['M']) != slots) {
@@ -165,7 +165,7 @@ RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes) {
   const int64_t experts = size_of(sizes, 'E');
   if (experts < 1) throw OpError("there are no experts");
   if (experts_choose(*node.spec)) {
-    // To a routing, every expert is a choice of each token.
+    // In the routing, every expert is a choice of each token.
     settings[Setting::kK] = experts;
     settings[Setting::kBpr] = 0;
   }

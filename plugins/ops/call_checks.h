@@ -1,5 +1,4 @@
-// What is known of a node before it runs, its attributes, settings and types, and what each of its calls is held
-// against.
+// The checks of a node before it runs (attributes, settings, types) and of each of its calls.
 #pragma once
 
 #include <array>
@@ -18,24 +17,24 @@
 
 namespace vmoe::ops {
 
-// The value that a node has for an attribute, or nothing where it has none.
+// Returns a node's value of an attribute; none if it has none.
 using ReadAttribute = std::function<std::optional<int64_t>(const char* name)>;
 
-// Throws OpError unless minimum <= value <= maximum; kNoMaximum is no bound.
+// Throws OpError unless minimum <= value <= maximum; kNoMaximum means no upper bound.
 void check_range(const std::string& name, int64_t value, int64_t minimum, int64_t maximum);
 
-// The INT attributes of a node, but for those of its routing.
+// The INT attributes of a node, except settings.
 class Attributes {
  public:
-  // Throws OpError for a value out of range.
+  // Throws OpError if a value is out of range.
   Attributes(const OpSpec& spec, const ReadAttribute& read);
 
   int64_t operator[](size_t index) const { return values_[index]; }
 
-  // Throws OpError for an attribute that these types don't have.
+  // Throws OpError if an attribute requires quantized weights and these types are not quantized.
   void check(const Types& types) const;
 
-  // Throws OpError for an attribute that doesn't divide the size that it should. Sizes may be unknown.
+  // Throws OpError if an attribute doesn't divide its dimension. Unknown sizes are not checked.
   void check(const Sizes& sizes) const;
 
  private:
@@ -43,54 +42,56 @@ class Attributes {
   std::vector<int64_t> values_;
 };
 
-// The settings of a call, such as its capacity: inputs of a node or, unless they are optional, INT attributes.
+// The settings of a call, such as its capacity. Each is an input of the node or, unless it is optional, an INT
+// attribute.
 //
-// Values by setting, such as settings[Setting::kPool]; nothing for what is left out or not known yet.
+// Indexed by setting, as in settings[Setting::kPool]; none if omitted or not known yet.
 class Settings {
  public:
   std::optional<int64_t>& operator[](size_t setting) { return values_[setting]; }
   const std::optional<int64_t>& operator[](size_t setting) const { return values_[setting]; }
 
-  // Throws OpError for one that isn't known.
+  // Throws OpError if the setting isn't known.
   int64_t known(size_t setting) const;
 
-  // Throws OpError for a value that no sizes could run with.
+  // Throws OpError if a value is invalid for any sizes.
   void check() const;
 
  private:
   std::array<std::optional<int64_t>, std::size(kSettings)> values_;
 };
 
-// Whether the op routes tokens to experts, and whether experts choose their tokens then, instead of tokens k experts.
+// Whether the op routes tokens to experts; and if so, whether experts choose tokens rather than tokens choosing k
+// experts.
 inline bool routes(const OpSpec& spec) { return spec.takes(Setting::kCapacity); }
 inline bool experts_choose(const OpSpec& spec) { return routes(spec) && !spec.takes(Setting::kK); }
 
-// The settings that every node of the op has, as an input or as an attribute.
+// Returns the settings that every node of the op has, as an input or as an attribute.
 std::vector<size_t> needed_settings(const OpSpec& spec);
 
-// The settings that a node has as attributes. Throws OpError as check.
+// Returns the settings that a node has as attributes. Throws OpError if one is out of range or must be an input.
 Settings read_settings(const OpSpec& spec, const ReadAttribute& read);
 
 struct Node {
   const OpSpec* spec;
   Attributes attributes;
-  Settings settings;  // those that are attributes
+  Settings settings;  // only those that are attributes
   Types types;        // of all inputs
 };
 
-// Throws OpError where an input that the op needs is left out, or scales are given for weights that have none. `types`
-// are those of the inputs that are given.
+// Throws OpError if a required input is omitted, or if the scales don't match the weights: they must be given exactly
+// if the weights are quantized. `types` has the types of the given inputs.
 void check_inputs(const OpSpec& spec, const Types& types, const std::function<bool(size_t input)>& is_given);
 
-// Throws OpError where the slots, E * M, or the choices of all tokens, G * S * K, are too many for 32 bits.
+// Throws OpError if there are too many slots, E * M, or choices of tokens, G * S * K, for 32-bit indices.
 void check_numbering(const Sizes& sizes);
 
-// Throws OpError where scales of groups are not one for each group of the depth.
+// Throws OpError if there isn't one scale for each group of the depth.
 void check_groups(const Sizes& sizes);
 
-// The last check of a call, when `sizes` has the shapes of all its inputs: its attributes and numbers. With an op that
-// routes it sets K, and M to what it is without a pool, and returns the routing. Throws OpError, also for a setting
-// that is out of range or missing.
+// Checks the attributes and sizes of a call, after `sizes` has received the shapes of all inputs. For an op that
+// routes, sets K, and M for separate slots per expert, and returns the routing. Throws OpError, also if a setting is
+// missing or out of range.
 RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes);
 
 }  // namespace vmoe::ops

@@ -1,4 +1,5 @@
-// What an op takes and gives, which op_table.h says of every op, and how ops refuse something else.
+// The types that op_table.h uses to declare each op's inputs, outputs and attributes, and the error for invalid nodes
+// and calls.
 #pragma once
 
 #include <cstddef>
@@ -9,17 +10,17 @@
 
 namespace vmoe::ops {
 
-// A sentence for the user, or the end of one that begins with the op's name.
+// A message for the user, or the end of one that begins with the op's name.
 class OpError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The type of an input or output: an element type, or one of the type variables W, Q and T. All values of a
-// variable have the same element type. In the order of ELEMENT_TYPES in exporter/vmoe_export/ops/table.py.
+// The type of an input or output: an element type, or one of the type variables W, Q and T. All values of a variable
+// have the same element type. The order is that of ELEMENT_TYPES in exporter/vmoe_export/ops/table.py.
 enum class ValueType : uint8_t { kFloat32, kInt32, kInt64, kW, kQ, kT };
 inline constexpr size_t kValueTypes = 6;
 
-// The element type of each type of values; a choice is what type variables stand for.
+// The element type of each ValueType. A choice assigns one to each type variable.
 struct TypeChoice {
   ElementType types[kValueTypes];
 
@@ -30,31 +31,35 @@ enum class Presence : uint8_t {
   kRequired,
   kOptional,
   kSetting,  // a setting that is not optional: an input or an INT attribute
-  kScale,    // of weights: there where they are quantized, and only then
+  kScale,    // scales of weights: given exactly if the weights are quantized
 };
 
 inline constexpr size_t kNoScale = SIZE_MAX;
 inline constexpr size_t kNoSetting = SIZE_MAX;
 
-// An input or output. `dims` has one letter per dimension: G groups, S tokens per group, D hidden, E experts, F expert
-// hidden, K experts per token, M = G * capacity slots, N images, T tokens and Q queries per image, P outputs of a
-// dense layer; in Soft MoE P slots per expert and group, and M = G * P; H = ceil(D / 64), J = ceil(F / 64); 1 is
-// itself.
+// An input or output. `dims` has one letter per dimension:
+// - G groups, S tokens per group, D hidden, E experts, F expert hidden, K experts per token;
+// - M = G * capacity slots;
+// - N images, T tokens and Q queries per image;
+// - P outputs of a dense layer; in Soft MoE, P slots per expert and group, and M = G * P;
+// - H = ceil(D / 64), J = ceil(F / 64);
+// - 1 is a dimension of size 1.
 struct ValueSpec {
   const char* name;
   ValueType type;
   const char* dims;
   Presence presence = Presence::kRequired;
-  size_t scale = kNoScale;             // of weights: the input that holds their scales
-  const char* grouped_dims = nullptr;  // of scales: what `dims` are where they are those of groups, and float16
-  size_t setting = kNoSetting;         // the setting that it is: a number that the host reads wherever the kernel runs
+  size_t scale = kNoScale;             // for weights: the input that holds their scales
+  const char* grouped_dims = nullptr;  // for float16 scales, one per group: replaces `dims`
+  size_t setting =
+      kNoSetting;  // the setting, if it is one: a number that the host reads even if the kernel runs on a GPU
 
   constexpr bool is_setting() const { return setting != kNoSetting; }
 };
 
 inline constexpr int64_t kNoMaximum = INT64_MAX;
 
-// A setting of a call, and the values that some sizes could run with.
+// A setting of a call, and the range of its values for any sizes.
 struct SettingSpec {
   const char* name;
   int64_t minimum, maximum;  // kNoMaximum: none
@@ -63,10 +68,10 @@ struct SettingSpec {
 // An INT attribute.
 struct AttributeSpec {
   const char* name;
-  int64_t otherwise;         // what a node without it has
+  int64_t otherwise;         // the value if a node omits it
   int64_t minimum, maximum;  // kNoMaximum: none
-  char divides;              // the dimension that it divides where it isn't 0, or 0
-  bool only_quantized;       // 0 with weights that are not quantized
+  char divides;              // the dimension that it must divide unless it is 0; or 0 for none
+  bool only_quantized;       // must be 0 if weights are not quantized
 };
 
 // An array that lives as long as the process.
@@ -92,7 +97,7 @@ struct OpSpec {
   Table<ValueSpec> inputs;
   Table<ValueSpec> outputs;
   Table<AttributeSpec> attributes;
-  uint64_t choices;  // bit i: kTypeChoices[i] of op_table.h
+  uint64_t choices;  // bit i: the op supports kTypeChoices[i] of op_table.h
 
   constexpr bool takes(size_t setting) const {
     for (const ValueSpec& input : inputs) {
@@ -101,7 +106,7 @@ struct OpSpec {
     return false;
   }
 
-  // The outputs that every node has: those before the first optional one.
+  // Returns the number of outputs that every node has: those before the first optional one.
   constexpr size_t needed_outputs() const {
     size_t count = 0;
     while (count < outputs.size() && outputs[count].presence != Presence::kOptional) ++count;

@@ -1,4 +1,4 @@
-// The shapes of a node's inputs, held against its op and against each other.
+// The shapes of a node's inputs, checked against its op and against each other.
 #pragma once
 
 #include <array>
@@ -14,7 +14,7 @@ struct Shape {
   static constexpr size_t kMaxRank = 8;
 
   std::array<int64_t, kMaxRank> sizes{};
-  int64_t rank = 0;  // of more than kMaxRank dimensions the first are kept
+  int64_t rank = 0;  // if it exceeds kMaxRank, `sizes` has only the first dimensions
 
   size_t elements() const {
     size_t count = 1;
@@ -23,16 +23,16 @@ struct Shape {
   }
 };
 
-// "[2, 3]"
+// Formats a shape, such as "[2, 3]".
 std::string shape_text(const Shape& shape);
 
-// The sizes of an op's dimensions, gathered from its inputs.
+// The sizes of an op's dimensions, collected from its inputs.
 class Sizes {
  public:
   Sizes() { sizes_.fill(kUnknown); }
 
-  // Throws OpError where the rank isn't the specification's, a size is negative, or one contradicts a size that is
-  // known.
+  // Adds the sizes of an input's dimensions. Throws OpError if the rank differs from the specification's, a size is
+  // negative, or a size contradicts a known one.
   void add(const ValueSpec& value, const Shape& shape, ElementType type = ElementType::kFloat32);
 
   void set(char dim, int64_t size) { sizes_[index_of(dim)] = size; }
@@ -40,7 +40,7 @@ class Sizes {
   bool has(char dim) const { return sizes_[index_of(dim)] != kUnknown; }
   size_t operator[](char dim) const { return static_cast<size_t>(sizes_[index_of(dim)]); }
 
-  // Of a value whose dimensions are all known.
+  // Returns the shape of a value whose dimensions are all known.
   Shape shape_of(const ValueSpec& value) const;
 
  private:

@@ -1,4 +1,4 @@
-// The element types of a node's inputs and outputs, held against the choices of its op.
+// The element types of a node's inputs and outputs, checked against the type choices of its op.
 #pragma once
 
 #include <array>
@@ -9,26 +9,26 @@
 
 namespace vmoe::ops {
 
-// The choices of types that are left, the more values are known the fewer.
+// The type choices that remain possible. Each added value can only reduce them.
 class Types {
  public:
   explicit Types(const OpSpec& spec) : left_(spec.choices) {}
 
-  // Whether `value` may have `type`, with the values that were added.
+  // Whether `value` may have `type`, considering the values added so far.
   bool takes(const ValueSpec& value, ElementType type) const { return choices_left(value, type) != 0; }
 
-  // Throws OpError for a type that `value` may not have.
+  // Adds a value. Throws OpError if it may not have `type`.
   void add(const ValueSpec& value, ElementType type);
 
-  // The error for a value whose type has this name.
+  // Returns the error for a value of a type that it may not have; `given` names that type.
   OpError refusal(const ValueSpec& value, const std::string& given) const;
 
-  // The element type that the values of `type` have; of a type variable, a value must have been added.
+  // Returns the element type of a ValueType. For a type variable, one of its values must have been added.
   ElementType operator[](ValueType type) const;
 
  private:
   uint64_t left_;                                 // bit i: kTypeChoices[i]
-  std::array<const char*, kValueTypes> first_{};  // of each type, the first value that was added, or null
+  std::array<const char*, kValueTypes> first_{};  // per ValueType: the first value that was added, or null
 
   uint64_t choices_left(const ValueSpec& value, ElementType type) const;
 };
