@@ -1,20 +1,20 @@
-# What the libraries need, looked for on this machine. Sets
+# Finds the prerequisites of the libraries on this machine. Sets
 #   VMOE_OP_LIBRARY_LACKS, VMOE_SDK_LACKS, VMOE_CUDA_LACKS, VMOE_TENSORRT_LACKS
-#                     what this machine lacks for them; empty where they can be built
-#   VMOE_CAN_BUILD    whether any can
+#                     what this machine lacks for each; empty if it can be built
+#   VMOE_CAN_BUILD    whether any of them can be built
 #   ONNXRUNTIME_INCLUDE_DIR, HIGHWAY_INCLUDE_DIR
-# and enables C++ and CUDA where there are compilers.
+# and enables C++ and CUDA if there are compilers.
 include(CheckLanguage)
 
-# The oldest runtimes that are supported: ONNX Runtime 1.N, whose API newer ones serve unchanged, and TensorRT N.M.
+# The oldest supported runtimes: ONNX Runtime 1.N, whose API newer versions also provide, and TensorRT N.M.
 file(READ "${PROJECT_SOURCE_DIR}/../pyproject.toml" project)
 string(REGEX MATCH "onnxruntime>=1\\.([0-9]+)" found "${project}")
 set(VMOE_OLDEST_ONNXRUNTIME ${CMAKE_MATCH_1})
 string(REGEX MATCH "tensorrt>=([0-9]+)\\.([0-9]+)" found "${project}")
 set(VMOE_OLDEST_TENSORRT ${CMAKE_MATCH_1}.${CMAKE_MATCH_2})
 add_compile_definitions(VMOE_OLDEST_ONNXRUNTIME=${VMOE_OLDEST_ONNXRUNTIME})
-# Every GPU since the A100. What has no machine code here compiles the oldest one's PTX at load: later GPUs, and Jetsons
-# (8.7, 11.0), on which machine code for a card doesn't run.
+# Every GPU since the A100. GPUs without machine code here compile the oldest PTX at load: later GPUs, and Jetsons (8.7,
+# 11.0), which can't run the machine code of discrete GPUs.
 set(VMOE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120-real 80-virtual
     CACHE STRING "CUDA architectures to compile for, in CMake's form")
 
@@ -29,8 +29,9 @@ if(CMAKE_SYSTEM_NAME MATCHES "^(Linux|Darwin)$")
     unset(CMAKE_CXX_COMPILER CACHE) # it may have been installed since the last time
   endif()
   check_language(CXX)
-  # Where there is a compiler that can't compile, or a named one that isn't there, this stops with CMake's reason: the flags or
-  # the launcher of the environment may be at fault. Not on macOS, whose c++ is there without the rest of the compiler.
+  # If there is a compiler that can't compile, or CXX names one that doesn't exist, this stops with CMake's reason: the
+  # flags or the launcher in the environment may be at fault. macOS is excluded, because its c++ exists even if the rest
+  # of the compiler is missing.
   find_program(VMOE_ANY_CXX NAMES c++ g++ clang++ NO_CMAKE_SYSTEM_PATH)
   if(CMAKE_CXX_COMPILER OR (CMAKE_SYSTEM_NAME STREQUAL "Linux" AND (VMOE_ANY_CXX OR NOT "$ENV{CXX}" STREQUAL "")))
     enable_language(CXX)
@@ -91,7 +92,8 @@ else()
   lacks("Linux or macOS (what the libraries are written for)" OP_LIBRARY SDK CUDA TENSORRT)
 endif()
 
-# A cross compiler that is given /usr/include takes this machine's C library from there: only what is wanted, by links.
+# A cross compiler with /usr/include on its path would use this machine's C library headers. Links provide only the
+# headers that are needed.
 set(libraries HIGHWAY NLOHMANN_JSON)
 set(folders hwy nlohmann)
 foreach(library folder IN ZIP_LISTS libraries folders)
@@ -102,8 +104,8 @@ foreach(library folder IN ZIP_LISTS libraries folders)
   endif()
 endforeach()
 
-# One line for each library that is left out: its name and what it lacks. Libraries for a GPU are required by VMOE_GPU=ON
-# (the plugin where its headers are named), the others by VMOE_REQUIRE_ALL.
+# One line for each library that is not built: its name and what it lacks. VMOE_GPU=ON requires the libraries for a GPU
+# (the plugin only if TENSORRT_INCLUDE_DIR is set); VMOE_REQUIRE_ALL requires the others.
 set(VMOE_CAN_BUILD OFF)
 set(missing "")
 set(missing_required "")
@@ -130,14 +132,15 @@ endforeach()
 if(missing_required)
   message(FATAL_ERROR "This machine lacks what these need:\n${missing_required}")
 endif()
-# In a package, tried first for the sake of its name: it is for any machine where no library is in it.
+# A Python package is built with VMOE_WITHOUT_LIBRARIES=OFF first, and with ON if no library can be built: a package
+# without libraries has a name that makes it installable on any machine.
 if(VMOE_WITHOUT_LIBRARIES STREQUAL "OFF" AND NOT VMOE_CAN_BUILD)
   message(FATAL_ERROR "No native library can be built here:\n${missing}Trying again without any.")
 elseif(VMOE_WITHOUT_LIBRARIES AND VMOE_CAN_BUILD)
-  message(FATAL_ERROR "The native libraries failed to build; the reason stands above.")
+  message(FATAL_ERROR "The native libraries failed to build; see the reason above.")
 endif()
 if(missing)
-  message(STATUS "Left out, for want of:\n${missing}")
+  message(STATUS "Not built, because this machine lacks:\n${missing}")
   file(WRITE ${CMAKE_BINARY_DIR}/missing.txt "${missing}")
   install(FILES ${CMAKE_BINARY_DIR}/missing.txt DESTINATION ${CMAKE_INSTALL_LIBDIR})
 endif()

@@ -1,4 +1,4 @@
-# CMake toolchain file: libraries for x86-64 or 64-bit ARM that run where glibc 2.28 or newer is, compiled by zig on any Linux.
+# CMake toolchain file: libraries for x86-64 or 64-bit ARM with glibc 2.28 or newer, compiled by zig on any Linux.
 #   -DVMOE_ARCH=x86_64 or aarch64
 #   -DVMOE_ZIG: see zig.cmake
 set(VMOE_GLIBC 2.28)

@@ -1,2 +1,2 @@
-# zig compiles again only what changed, in a new build folder as well, unless it is to write a list of headers.
+# zig caches compilations, even across build folders, unless it must write dependency files.
 set(CMAKE_DEPFILE_FLAGS_CXX "")

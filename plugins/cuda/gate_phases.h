@@ -1,6 +1,6 @@
-// The gates of a router, softmax(x . router), as one phase of teams: a team of lanes has a few tokens, and does the
-// sums of all of them with a few experts at once. Every sum has one order, whichever tokens stand beside it: each lane
-// adds up its share of the depth, and exchanges of lanes add up the shares.
+// The gates of a router, softmax(x . router), as one phase of teams. A team of lanes has a few tokens, and computes
+// their logits for a few experts at a time. Every sum has a fixed order, independent of the other tokens in the batch:
+// each lane sums its share of the depth, and exchanges between lanes add up the shares.
 #pragma once
 
 #include <cmath>
@@ -15,13 +15,13 @@
 namespace vmoe::cuda {
 
 inline constexpr uint32_t kGateLanes = 32;
-inline constexpr uint32_t kGateTokens = 4;   // of a team
-inline constexpr uint32_t kGateExperts = 8;  // whose logits it does in one round: in the end one pair for each lane
-inline constexpr uint32_t kGateDepth = 4;    // numbers of a token that a lane takes at once
+inline constexpr uint32_t kGateTokens = 4;   // per team
+inline constexpr uint32_t kGateExperts = 8;  // per round, so that each lane ends with one (token, expert) pair
+inline constexpr uint32_t kGateDepth = 4;    // values of a token that a lane reads at once
 inline constexpr uint32_t kGatePairs = kGateTokens * kGateExperts;
 static_assert(kGatePairs == kGateLanes);
 
-// Rounds of as many experts as there may be.
+// Rounds needed for the maximum number of experts.
 inline constexpr uint32_t kMostGateRounds = kMostExperts / kGateExperts;
 
 struct GateShape {
@@ -38,14 +38,14 @@ VMOE_HOST_DEVICE float multiply_add(float a, float b, float c) {
 #endif
 }
 
-// exp(x) of an x that is not above 0, or NaN, within two units of the last place; what would be below 2^-125 is 0.
-// Nothing in here is rounded otherwise on a CPU: every product is fused with its sum, so no compiler may choose.
+// Returns exp(x) for x <= 0 or NaN, within two units in the last place; results below 2^-125 become 0. The CPU rounds
+// exactly the same way: every product is explicitly fused with its sum, so compilers have no choice.
 VMOE_HOST_DEVICE float exp_of_negative(float x) {
   if (x < -86.6f) return 0.0f;
   if (x != x) return x;
   constexpr float kLog2OfE = 1.44269504f;
-  constexpr float kWholeOnly = 12582912.0f;  // 1.5 * 2^23: what is added to it loses its fraction
-  constexpr float kLn2 = 0.693359375f;       // whose products with exponents are exact; kLn2 - kLn2Excess is ln 2
+  constexpr float kWholeOnly = 12582912.0f;  // 1.5 * 2^23: adding this to a number removes its fraction
+  constexpr float kLn2 = 0.693359375f;       // its products with exponents are exact; ln 2 is kLn2 - kLn2Excess
   constexpr float kLn2Excess = 2.12194440e-4f;
   const float exponent = multiply_add(x, kLog2OfE, kWholeOnly) - kWholeOnly;
   const float rest = multiply_add(exponent, kLn2Excess, multiply_add(exponent, -kLn2, x));
@@ -59,14 +59,14 @@ VMOE_HOST_DEVICE float exp_of_negative(float x) {
   return power;
 }
 
-// A lane's share of the sums of all pairs of a round: token * kGateExperts + expert.
+// A lane's share of the sums of all pairs in a round; the index is token * kGateExperts + expert.
 struct PairSums {
   float at[kGatePairs];
 };
 
-// Adds up the products of this lane's share of the depth: of every kGateLanes * kGateDepth numbers the kGateDepth from
-// lane * kGateDepth on. So the sums have the same bits whether a word is one number or four. What is no token or no
-// expert adds zeros.
+// Sums the products of this lane's share of the depth: from every kGateLanes * kGateDepth values, the kGateDepth values
+// that start at lane * kGateDepth. This assignment gives the same bits whether a word holds one number or four. Tokens
+// and experts past the end add zeros.
 template <class X, class Router>
 VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t first_token, uint32_t first_expert,
                                    const X& x, const Router& router, PairSums* sums) {
@@ -106,8 +106,8 @@ VMOE_HOST_DEVICE void add_products(uint32_t lane, const GateShape& shape, size_t
   }
 }
 
-// Leaves the sum of the team's shares of pair p with lane p, as at[0]. With each exchange a lane keeps half of the
-// pairs that it has, of the first 2 * kHalf, and gives away the others.
+// Adds up the lanes' shares, so that lane p ends with the total of pair p in at[0]. In each exchange, a lane keeps half
+// of its first 2 * kHalf pairs and sends the other half away.
 template <uint32_t kHalf, class Team, class Shares, class Values>
 VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given, Values& taken) {
   VMOE_UNROLL for (uint32_t i = 0; i < kHalf; ++i) {
@@ -125,9 +125,10 @@ VMOE_HOST_DEVICE void add_shares(const Team& team, Shares& shares, Values& given
   if constexpr (kHalf > 1) add_shares<kHalf / 2>(team, shares, given, taken);
 }
 
-// The phase. The team's tokens are the kGateTokens from `first_token`, of which there may be none: all teams of a block
-// exchange alike. There are at most kRounds * kGateExperts experts. Rows of x and of the router are whole words, of one
-// number or kGateDepth. Reads x[tokens,D], router[D,E]. Writes gates[tokens,E], its own.
+// Computes the gates of a team's kGateTokens tokens from `first_token` on. Some or all of these may not exist, but
+// every team of a block must take part in the exchanges. There are at most kRounds * kGateExperts experts. Rows of x
+// and of the router must consist of whole words, of one number or kGateDepth numbers. Reads x[tokens,D] and
+// router[D,E]. Writes this team's gates[tokens,E].
 template <uint32_t kRounds, class Team, class X, class Router, class Gates>
 VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, size_t first_token, const X& x,
                                     const Router& router, const Gates& gates) {
@@ -150,7 +151,7 @@ VMOE_HOST_DEVICE void compute_gates(const Team& team, const GateShape& shape, si
       VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) logits[lane].at[r] = r == round ? logit : logits[lane].at[r];
     });
   }
-  // The largest logit of a token, then the sum of the exponentials of what is left.
+  // Finds the largest logit of each token, then sums the exponentials of the differences from it.
   team.for_each_lane([&](uint32_t lane) {
     mine[lane] = kNone;
     VMOE_UNROLL for (uint32_t r = 0; r < kRounds; ++r) {

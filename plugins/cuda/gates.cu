@@ -6,10 +6,10 @@
 namespace vmoe::cuda {
 namespace {
 
-// Rounds of 32 experts: a lane keeps few logits.
+// Rounds for up to 32 experts, in which each lane holds few logits.
 constexpr uint32_t kFewGateRounds = 4;
 
-// A block is one team, so that few tokens are spread over the GPU, too.
+// One team per block, so that even few tokens are spread over the whole GPU.
 template <uint32_t kRounds, class Word>
 __global__ void __launch_bounds__(kGateLanes) gates_kernel(GateShape shape, const Word* __restrict__ x,
                                                            const Word* __restrict__ router, float* __restrict__ gates) {

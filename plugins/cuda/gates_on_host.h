@@ -1,4 +1,4 @@
-// The GPU's program for gates on a CPU, its lanes in turn: the same bits.
+// Runs the GPU's program for gates on a CPU, one lane after another. The results have the same bits.
 #pragma once
 
 #include <array>
@@ -34,7 +34,7 @@ class HostTeam {
   }
 };
 
-// x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E].
+// Computes gates f32[tokens,E] from x f32[tokens,D] and router f32[D,E].
 inline void compute_gates_on_host(const GateShape& shape, const float* x, const float* router, float* gates,
                                   const TaskRunner& runner) {
   const size_t teams = (size_t{shape.tokens} + kGateTokens - 1) / kGateTokens;

@@ -1,4 +1,4 @@
-// A block of threads on a GPU, as programs of phases take it.
+// The GPU implementation of the Block and Team that route_program.h describes.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,11 @@
 
 namespace vmoe::cuda {
 
-// The lane that this thread is of a team. Its warp is whole, and all of it does the same exchanges in turn.
+// A team of lanes; each object represents one lane, which is this thread. All threads of the warp must be active and
+// must call the same exchanges in the same order.
 class GpuTeam {
  public:
-  // What this lane holds.
+  // The value that this lane holds.
   template <class T>
   class Lanes {
    public:

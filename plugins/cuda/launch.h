@@ -1,4 +1,4 @@
-// What the launches of all kernels share.
+// Launch parameters that all kernels share.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,16 +8,16 @@
 
 namespace vmoe::cuda {
 
-// Of a grid's second dimension; more rows or groups are done in a loop.
+// The limit of a grid's second dimension; kernels loop over further groups.
 inline constexpr size_t kMaxGridY = 65535;
 
-// Rows as blocks of threads see them: x is the lane within a row, y the row within a block.
+// The division of rows among blocks of threads: x is the lane within a row, y the row within a block.
 struct RowLaunch {
   dim3 block;
   unsigned grid;
 };
 
-// Each lane has about `words_per_lane` of a row's words.
+// Plans a launch in which each lane has about `words_per_lane` words of a row.
 inline RowLaunch plan_rows(size_t rows, size_t words, size_t words_per_lane) {
   constexpr size_t kThreads = 256;
   constexpr size_t kWarp = 32;

@@ -1,4 +1,4 @@
-// Which routings the GPU kernels do, and what workspace they need. Nothing here needs CUDA.
+// The routings that the GPU kernels support, and the workspace that they need. This header does not need CUDA.
 #pragma once
 
 #include <cstddef>
@@ -11,15 +11,15 @@ inline constexpr size_t kMostTokens = 65536;  // S, per group
 inline constexpr size_t kMostExperts = 256;   // E
 inline constexpr size_t kMostChoices = 8;     // K
 
-// Why route and route_dispatch can't do this routing, as the end of a sentence such as "k must be ..."; null if they
-// can. The text lives as long as the process.
+// Returns why route and route_dispatch don't support this routing, as a phrase such as "k must be ..."; null if they
+// do. The text lives as long as the process.
 const char* routing_refusal(const RoutingShape& shape);
 
-// Why compute_gates can't do gates [tokens,E] of x [tokens,D]; null if it can.
+// Returns why compute_gates doesn't support gates [tokens,E] of x [tokens,D]; null if it does.
 const char* gates_refusal(size_t tokens, size_t hidden, size_t experts);
 
-// Bytes of workspace, 256-byte aligned, for a shape that is not refused; 0 for small groups (S * K <= 2048). The
-// workspace of more groups serves fewer of them, too.
+// Returns the bytes of workspace that a supported shape needs, 256-byte aligned; 0 for small groups (S * K <= 2048). A
+// workspace for more groups also serves fewer.
 size_t route_workspace_bytes(const RoutingShape& shape);
 size_t route_dispatch_workspace_bytes(const RoutingShape& shape);
 

@@ -1,5 +1,5 @@
-// How a phase reads and writes memory. On the GPU a Memory is a pointer; the tests have one that watches who reads what
-// whom has written, so phases do everything through it.
+// The access of phases to memory. On the GPU, a Memory is a pointer. The tests have one that checks which thread reads
+// what another has written, so phases access memory only through this interface.
 #pragma once
 
 #include <cstddef>
@@ -16,12 +16,12 @@ struct Memory {
   T* data;
 
   VMOE_HOST_DEVICE Value load(size_t index) const { return data[index]; }
-  // One of the floats that values consist of, numbered through all of them.
+  // Loads one float; `index` counts the floats in all values.
   VMOE_HOST_DEVICE float load_float(size_t index) const { return reinterpret_cast<const float*>(data)[index]; }
   VMOE_HOST_DEVICE void store(size_t index, T value) const { data[index] = value; }
 };
 
-// An output that may not be wanted: then `data` is null.
+// An optional output; `data` is null if it is not requested.
 template <class T>
 struct OptionalMemory {
   using Value = T;

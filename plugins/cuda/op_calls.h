@@ -1,4 +1,4 @@
-// What each op puts on a stream, for the adapters.
+// Puts ops on a stream, for the adapters.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,10 +13,10 @@
 
 namespace vmoe::cuda {
 
-// One run of an op, which was checked. Inputs and outputs have the indices of its declaration; those that are left out,
-// and inputs that are settings, are null.
+// One checked call of an op. Inputs and outputs are indexed as in its declaration. Omitted ones are null, and so are
+// inputs that are settings.
 struct OpCall {
-  const RoutingShape& routing;  // of ops that route
+  const RoutingShape& routing;  // for ops that route
   const ops::Sizes& sizes;
   ElementType tokens;  // T
   std::array<const void*, ops::kMaxInputs> inputs;
@@ -38,10 +38,10 @@ struct OpCall {
 
 cudaError_t put_gates(const OpCall& call);
 cudaError_t put_route(const OpCall& call);
-// A src that is no token can't be told without waiting for the GPU; its row is zeros.
+// Invalid tokens in src give rows of zeros: refusing them would mean waiting for the GPU.
 cudaError_t put_dispatch(const OpCall& call);
 cudaError_t put_route_dispatch(const OpCall& call);
-// Slots can't be checked without waiting for the GPU; those past the last one add nothing.
+// Slots past the last one add nothing: refusing them would mean waiting for the GPU.
 cudaError_t put_combine(const OpCall& call);
 
 }  // namespace vmoe::cuda

@@ -1,9 +1,9 @@
-// Gates, routing, dispatch and combine on a GPU. Every call only puts work on its stream: no allocation, no
-// synchronisation, and the same launches each time, so that it may be captured in a CUDA graph. Slots, sources and
-// weights have the bits of core/routing.h; so has combine in float32, of core/dispatch.h.
+// Gates, routing, dispatch and combine on a GPU. A call only puts work on its stream. It does not allocate or
+// synchronize, and makes the same launches each time, so it may be captured in a CUDA graph. Slots, sources and weights
+// have the same bits as in core/routing.h, and float32 combine has those of core/dispatch.h.
 //
-// Pointers are device memory; tensors are dense and row-major. A call on a machine without a usable device returns
-// CUDA's error and does nothing else.
+// Pointers are device memory; tensors are dense and row-major. Without a usable device, a call returns CUDA's error and
+// does nothing else.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,29 +16,29 @@
 
 namespace vmoe::cuda {
 
-// The op VmoeGates: x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E], softmax(x . router), whose bits depend on
-// the token and the router alone. cudaErrorInvalidValue for more than kMostExperts experts.
+// VmoeGates: x f32[tokens,D], router f32[D,E] -> gates f32[tokens,E] = softmax(x . router). The bits depend only on the
+// token and the router. Returns cudaErrorInvalidValue if gates_refusal refuses the sizes.
 cudaError_t compute_gates(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                           float* gates, cudaStream_t stream);
 
-// The op VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K],
-// which may be null. cudaErrorInvalidValue for a shape that is refused, as those with policies are.
+// VmoeRoute: gates f32[G,S,E] -> slot i32[G,S,K], weight f32[G,S,K], src i32[E,M], expert i32[G,S,K] (may be null).
+// Returns cudaErrorInvalidValue if routing_refusal refuses the shape, for example because it has policies.
 cudaError_t route(const RoutingShape& shape, const float* gates, int32_t* slot, float* weight, int32_t* src,
                   int32_t* expert, void* workspace, cudaStream_t stream);
 
-// The op VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D], zero rows where src is -1 or no token. A row is
-// D * bytes_of(type) bytes.
+// VmoeDispatch: x [tokens,D], src i32[slots] -> buf [slots,D]. Rows are zero if src is -1 or not a token. `row_bytes`
+// is D * bytes_of(type).
 cudaError_t dispatch(const void* x, size_t tokens, const int32_t* src, size_t slots, size_t row_bytes, void* buf,
                      cudaStream_t stream);
 
-// The op VmoeRouteDispatch, VmoeRoute and VmoeDispatch in one: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K],
-// weight f32[G,S,K], buf [E,M,D].
+// VmoeRouteDispatch, which is VmoeRoute and VmoeDispatch in one: gates f32[G,S,E], x [G,S,D] -> slot i32[G,S,K], weight
+// f32[G,S,K], buf [E,M,D].
 cudaError_t route_dispatch(const RoutingShape& shape, const float* gates, const void* x, size_t row_bytes,
                            int32_t* slot, float* weight, void* buf, void* workspace, cudaStream_t stream);
 
-// The op VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`, the
-// sum over k of weight * out[slot] in float32, rounded once; pairs with slot -1 add nothing, and so do slots past
-// `slots`.
+// VmoeCombine: out [slots,D] of `type`, slot i32[tokens,K], weight f32[tokens,K] -> y [tokens,D] of `type`. y is the
+// sum over k of weight * out[slot], computed in float32 and rounded once. Pairs add nothing if their slot is -1 or past
+// the last of `slots`.
 cudaError_t combine(ElementType type, const void* out, size_t slots, const int32_t* slot, const float* weight,
                     size_t tokens, size_t choices, size_t hidden, void* y, cudaStream_t stream);
 

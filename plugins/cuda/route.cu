@@ -10,7 +10,7 @@
 namespace vmoe::cuda {
 namespace {
 
-extern __shared__ Key shared_keys[];  // as tile_shared_bytes says
+extern __shared__ Key shared_keys[];  // layout: see tile_shared_bytes
 
 __device__ TileMemory<Memory<Key>, Memory<uint32_t>> shared_tile(const Groups& groups) {
   const uint32_t stride = groups.tile_stride();
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kTileThreads, kBlocksPerProcessor)
                      Memory<int32_t>{slot}, words, Memory<const Word>{x}, Memory<Word>{buf}, shared_tile(groups));
 }
 
-// launch(gates as words), which are 16 bytes where a token's gates are whole ones, else single gates.
+// Calls `launch` with the gates as 16-byte words if a token's gates fill whole words, or else as single gates.
 template <class Launch>
 cudaError_t with_gate_words(size_t experts, const float* gates, const Launch& launch) {
   if (are_words(gates, experts * sizeof(float))) return launch(reinterpret_cast<const Word16*>(gates));
@@ -81,7 +81,8 @@ cudaError_t launch_route(const RoutingShape& shape, const GateWord* gates, int32
   return cudaGetLastError();
 }
 
-// Blocks that share a group: as many as fill the GPU, but none without a row for each of its warps.
+// Sets `parts` to the number of blocks that share a group: enough to fill the GPU, but no more than have a row for each
+// of their warps.
 cudaError_t parts_of_group(const RoutingShape& shape, const RoutePlan& plan, unsigned* parts) {
   int device = 0;
   int processors = 0;

@@ -1,15 +1,16 @@
-// Routing, as phases between barriers: each is a function of one thread, and no thread may read what another one wrote
-// before the next barrier; but for phase 1, which is one of a team of lanes. A phase's comment lists what it reads and
-// writes; the test that runs phases on the CPU, with their threads in any order, fails where that is not so.
+// Routing, as phases between barriers. Each phase is a function of one thread, except phase 1, which is a function of a
+// team of lanes. A thread may read what another thread has written only after the next barrier. The comment of a phase
+// lists what it reads and writes. A test runs the phases on the CPU, with the threads in any order, and fails if a
+// comment is wrong.
 //
-// Every chosen pair of a group gets a key. All keys differ, and their order is the order in which an expert serves its
-// pairs, so a pair's position is the number of smaller keys with its expert:
+// Every chosen (token, expert) pair of a group gets a key. All keys differ, and their order is the order in which an
+// expert serves its pairs. So a pair's position is the number of smaller keys with the same expert:
 //
 //   expert (8 bits) | choice (3) | best gate of the token, descending (32; 0 in vanilla order) | token (16)
 //
-// A tile, some tokens of a group, is sorted by one block. Where the group is one tile, positions can be read off;
-// otherwise each pair looks itself up in every tile of its group. No atomics, so nothing depends on the order of
-// threads.
+// A tile consists of some tokens of a group and is sorted by one block. If the group is one tile, positions follow
+// directly from the sorted order; otherwise each pair is looked up in every tile of its group. There are no atomics, so
+// nothing depends on the order of threads.
 #pragma once
 
 #include <cstddef>
@@ -31,40 +32,41 @@ VMOE_HOST_DEVICE uint32_t key_expert(Key key) { return static_cast<uint32_t>(key
 VMOE_HOST_DEVICE uint32_t key_choice(Key key) { return static_cast<uint32_t>(key >> 48) & 7u; }
 VMOE_HOST_DEVICE uint32_t key_token(Key key) { return static_cast<uint32_t>(key) & 0xffffu; }
 
-// One tile of one group, and the numbers of its routing.
+// One tile of one group, and the parameters of its routing.
 struct Tile {
   uint32_t group;
-  uint32_t first;           // of its tokens, in the group
-  uint32_t tokens;          // in the tile
+  uint32_t first;           // its first token, within the group
+  uint32_t tokens;          // tokens in the tile
   uint32_t group_tokens;    // S
   uint32_t experts;         // E
   uint32_t choices;         // K
   uint32_t capacity;        // c
   uint32_t slots;           // M
   uint32_t batch_priority;  // 1, or 0 for vanilla order
-  uint32_t lanes;           // that choose a token's experts
+  uint32_t lanes;           // lanes that choose a token's experts
 
   VMOE_HOST_DEVICE uint32_t pairs() const { return tokens * choices; }
-  // Of a pair of the group among all tokens' pairs.
+  // The index of a pair among the pairs of all tokens.
   VMOE_HOST_DEVICE size_t pair_index(uint32_t token, uint32_t choice) const {
     return (static_cast<size_t>(group) * group_tokens + token) * choices + choice;
   }
-  // The group's slots of all experts, E * c.
+  // The number of slots in the group, E * c.
   VMOE_HOST_DEVICE uint32_t group_slots() const { return experts * capacity; }
-  // Of a slot among those of all groups.
+  // The index of a slot among the slots of all groups.
   VMOE_HOST_DEVICE size_t slot_index(uint32_t expert, uint32_t position) const {
     return static_cast<size_t>(expert) * slots + static_cast<size_t>(group) * capacity + position;
   }
 };
 
-// Keys of one chunk are ranked against each other; wider runs are merged, a few at a time.
+// Keys within a chunk are ranked against each other. The sorted chunks are then merged into longer runs, kMergedRuns at
+// a time.
 inline constexpr uint32_t kChunk = 32;
 inline constexpr uint32_t kMergedRuns = 4;
 
-// Gates of a token that a lane holds, at most.
+// Maximum number of a token's gates that a lane holds.
 inline constexpr uint32_t kLaneGates = 16;
 
-// Number of keys in sorted keys[begin, end) that are smaller than `key`.
+// Returns the number of keys in the sorted range keys[begin, end) that are smaller than `key`.
 template <class Keys>
 VMOE_HOST_DEVICE uint32_t count_smaller(const Keys& keys, size_t begin, size_t end, Key key) {
   size_t low = begin;
@@ -79,14 +81,14 @@ VMOE_HOST_DEVICE uint32_t count_smaller(const Keys& keys, size_t begin, size_t e
   return static_cast<uint32_t>(low - begin);
 }
 
-// Number of keys in sorted runs of `width`, a power of two, that are smaller than `key`. Run r begins at begins[r];
-// there are no keys from `end` on.
+// Returns the number of keys in sorted runs of `width`, a power of two, that are smaller than `key`. Run r begins at
+// begins[r]; `end` is the end of all keys.
 template <uint32_t kRuns, class Keys>
 VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t (&begins)[kRuns], uint32_t width,
                                                 uint32_t end, Key key) {
   uint32_t smaller[kRuns] = {};
-  // Steps of width / 2, width / 4 and so on to 1, and 1 again; in all runs at once, so that their ways to memory and
-  // back overlap.
+  // Steps by width / 2, width / 4 and so on to 1, and by 1 again. All runs advance together, so that their memory
+  // latencies overlap.
   for (uint32_t rest = width; rest > 0; rest /= 2) {
     VMOE_UNROLL for (uint32_t r = 0; r < kRuns; ++r) {
       const uint32_t further = smaller[r] + (rest + 1) / 2;
@@ -98,14 +100,14 @@ VMOE_HOST_DEVICE uint32_t count_smaller_in_runs(const Keys& keys, const uint32_t
   return sum;
 }
 
-// What a lane holds of a token's row of gates, as the bits of their order in registers: words lane, lane + lanes and so
-// on. Experts ascend with the index. Where few experts leave the second half empty, it is not searched.
+// A lane's part of a token's row of gates: words lane, lane + lanes and so on, held in registers as order-preserving
+// bits. Experts ascend with the index. If there are so few experts that the second half is empty, it is not searched.
 template <class Word>
 class LaneGates {
  public:
   using Parts = Elements<float, Word>;
 
-  // Reads the words of the row at `first_word`, of which there may be none.
+  // Reads the lane's part of the row at `first_word`, which has `words` words; 0 if there is no row.
   template <class Gates>
   VMOE_HOST_DEVICE void read_row(const Gates& gates, size_t first_word, uint32_t words, uint32_t lane, uint32_t lanes) {
     first_ = lane * Parts::kCount;
@@ -128,7 +130,8 @@ class LaneGates {
     }
   }
 
-  // The first of those left in the order (gate descending, expert ascending), as descending_bits(gate) << 32 | expert.
+  // Finds the first remaining gate in the order (gate descending, expert ascending). Returns descending_bits(gate) <<
+  // 32 | expert.
   VMOE_HOST_DEVICE uint64_t find_least() {
     uint32_t bits = kGone;
     least_ = 0;
@@ -142,7 +145,7 @@ class LaneGates {
     return static_cast<uint64_t>(bits) << 32 | least_expert();
   }
 
-  // Takes out what find_least found, if it is this expert.
+  // Removes the gate that find_least found, if it is this expert's. Returns whether it was.
   VMOE_HOST_DEVICE bool take(uint32_t expert) {
     if (least_expert() != expert) return false;
     VMOE_UNROLL for (uint32_t i = 0; i < kLaneGates; ++i) bits_[i] = i == least_ ? kGone : bits_[i];
@@ -151,9 +154,9 @@ class LaneGates {
 
  private:
   static constexpr uint32_t kWords = kLaneGates / Parts::kCount;
-  static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // words that are on their way at once
+  static constexpr uint32_t kBatch = kWords < 8 ? kWords : 8;  // words that are loaded at once
   static constexpr uint32_t kHalf = kLaneGates / 2;
-  static constexpr uint32_t kGone = 0xffffffff;  // behind the bits of every gate
+  static constexpr uint32_t kGone = 0xffffffff;  // sorts after the bits of every gate
 
   uint32_t bits_[kLaneGates] = {};
   uint32_t first_ = 0;
@@ -166,11 +169,16 @@ class LaneGates {
   }
 };
 
-// Phase 1. Each token chooses its K best experts, the lower one first on ties: a team of lanes for each token. Of a
-// team, Lanes<T> has a T for every lane, which no other lane sees; for_each_lane(f) calls f(lane) for every lane; and
-// exchange(of, distance, other) copies of[lane ^ distance] to other[lane]. All teams of a block call the same in turn,
-// also those that have no token. The words of `gates` are whole rows of it.
-// Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and where `writes_choices`, weight[G,S,K] and
+// Phase 1. Each token chooses its K best experts, with one team of lanes per token. On ties, the lower expert wins.
+//
+// A team provides:
+// - Lanes<T>, which has a T for every lane that no other lane sees;
+// - for_each_lane(f), which calls f(lane) for every lane;
+// - exchange(of, distance, other), which copies of[lane ^ distance] to other[lane].
+// All teams of a block make the same calls in the same order, even teams without a token. Each row of `gates` consists
+// of whole words.
+//
+// Reads gates[G,S,E]. Writes keys[pairs of the tile], its own; and if `writes_choices`, weight[G,S,K] and
 // expert_of[G,S,K], its own.
 template <class Team, class Gates, class Weights, class Experts, class Keys>
 VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const Gates& gates, bool writes_choices,
@@ -192,7 +200,7 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
     });
     for (uint32_t choice = 0; choice < tile.choices; ++choice) {
       team.for_each_lane([&](uint32_t lane) { least[lane] = held[lane].find_least(); });
-      // Each exchange doubles how many lanes' least every lane knows, until it is that of the team.
+      // Each exchange doubles the number of lanes whose minimum every lane knows, until it is the minimum of the team.
       for (uint32_t distance = tile.lanes / 2; distance > 0; distance /= 2) {
         team.exchange(least, distance, other);
         team.for_each_lane([&](uint32_t lane) { least[lane] = other[lane] < least[lane] ? other[lane] : least[lane]; });
@@ -211,8 +219,8 @@ VMOE_HOST_DEVICE void choose_experts(const Team& team, const Tile& tile, const G
   }
 }
 
-// Phase 2. Sorts chunks of 32 keys: a key's position is the number of smaller ones.
-// Reads keys, of its whole chunk. Writes sorted, one for each own key.
+// Phase 2. Sorts chunks of 32 keys: the position of a key is the number of smaller keys in its chunk. Reads all keys of
+// its chunk. Writes one element of `sorted` for each own key.
 template <class Keys>
 VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t count, const Keys& keys,
                                   const Keys& sorted) {
@@ -226,8 +234,8 @@ VMOE_HOST_DEVICE void sort_chunks(uint32_t thread, uint32_t threads, uint32_t co
   }
 }
 
-// Phases 3. Merges every kMergedRuns neighbouring sorted runs of `width` keys.
-// Reads keys, of its run's neighbours. Writes merged, one for each own key.
+// Phase 3, repeated. Merges each kMergedRuns neighbouring sorted runs of `width` keys. Reads all keys of the
+// neighbouring runs. Writes one element of `merged` for each own key.
 template <class Keys>
 VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t count, uint32_t width, const Keys& keys,
                                  const Keys& merged) {
@@ -240,9 +248,8 @@ VMOE_HOST_DEVICE void merge_runs(uint32_t thread, uint32_t threads, uint32_t cou
   }
 }
 
-// Along with the last of phases 3, when there are at most kMergedRuns runs. Where each expert's keys begin once they
-// are merged; offsets[E] is where the last one's end.
-// Reads keys, all. Writes offsets[E+1], its own.
+// Runs with the last phase 3, when at most kMergedRuns runs are left. Finds where each expert's keys will begin after
+// merging; offsets[E] is the end of the last expert's keys. Reads all keys. Writes offsets[E+1], its own.
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile& tile, uint32_t width,
                                    const Keys& keys, const Offsets& offsets) {
@@ -252,14 +259,14 @@ VMOE_HOST_DEVICE void find_experts(uint32_t thread, uint32_t threads, const Tile
   }
 }
 
-// The slot of a pair from its position among its expert's pairs, or -1.
+// Returns the slot of a pair from its position among its expert's pairs, or -1.
 VMOE_HOST_DEVICE int32_t slot_at(const Tile& tile, uint32_t expert, uint32_t position) {
   if (position >= tile.capacity) return -1;
   return static_cast<int32_t>(tile.slot_index(expert, position));
 }
 
-// Phase 4, where the tile is the whole group. Every pair's slot.
-// Reads keys and offsets[E+1]. Writes slot[G,S,K], one for each own key.
+// Phase 4, if the tile is the whole group. Writes every pair's slot. Reads keys and offsets[E+1]. Writes slot[G,S,K],
+// one for each own key.
 template <class Keys, class Offsets, class Slots>
 VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                  const Offsets& offsets, const Slots& slot) {
@@ -270,7 +277,7 @@ VMOE_HOST_DEVICE void give_slots(uint32_t thread, uint32_t threads, const Tile& 
   }
 }
 
-// The flat token at an expert's slot, or -1, where the tile is the whole group.
+// Returns the token at an expert's slot, counted through all groups, or -1. Requires that the tile is the whole group.
 // Reads keys and offsets[E+1].
 template <class Keys, class Offsets>
 VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, const Offsets& offsets, uint32_t expert,
@@ -280,8 +287,8 @@ VMOE_HOST_DEVICE int32_t source_of_slot(const Tile& tile, const Keys& keys, cons
   return static_cast<int32_t>(tile.group * tile.group_tokens + key_token(keys.load(begin + position)));
 }
 
-// Phase 4, where the tile is the whole group, along with give_slots. What each slot of the group holds.
-// Reads keys and offsets[E+1]. Writes src[E,M], its own.
+// Phase 4, if the tile is the whole group; runs with give_slots. Writes the token in each slot of the group. Reads keys
+// and offsets[E+1]. Writes src[E,M], its own.
 template <class Keys, class Offsets, class Sources>
 VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, const Sources& src) {
@@ -292,8 +299,8 @@ VMOE_HOST_DEVICE void give_sources(uint32_t thread, uint32_t threads, const Tile
   }
 }
 
-// Phase 4, where the group has several tiles. Hands the sorted tile to the next launch.
-// Reads keys and offsets[E+1]. Writes tile_keys and tile_offsets, its own of this tile.
+// Phase 4, if the group has several tiles. Passes the sorted tile to the next launch. Reads keys and offsets[E+1].
+// Writes tile_keys and tile_offsets, its own part of this tile.
 template <class Keys, class Offsets, class TileKeys, class TileOffsets>
 VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile& tile, const Keys& keys,
                                    const Offsets& offsets, size_t first_key, const TileKeys& tile_keys,
@@ -302,8 +309,7 @@ VMOE_HOST_DEVICE void publish_tile(uint32_t thread, uint32_t threads, const Tile
   for (uint32_t e = thread; e <= tile.experts; e += threads) tile_offsets.store(first_offset + e, offsets.load(e));
 }
 
-// Phase 4, along with publish_tile. Empties the group's slots; this tile does its share of them.
-// Writes src[E,M], its own.
+// Phase 4; runs with publish_tile. Empties this tile's share of the group's slots. Writes src[E,M], its own.
 template <class Sources>
 VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile& tile, size_t tile_index,
                                   size_t tile_count, const Sources& src) {
@@ -313,9 +319,8 @@ VMOE_HOST_DEVICE void empty_slots(uint32_t thread, uint32_t threads, const Tile&
   }
 }
 
-// The next launch. A pair counts the smaller keys of its expert in every tile of its group.
-// Reads tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes slot[G,S,K] and src[E,M], those of its
-// pair.
+// The next launch. Ranks a pair by counting the smaller keys of its expert in every tile of its group. Reads
+// tile_keys[G, tiles, tile_stride] and tile_offsets[G, tiles, E+1]. Writes slot[G,S,K] and src[E,M], those of its pair.
 template <class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pair(const Tile& tile, uint32_t tile_count, uint32_t tile_stride, uint32_t pair,
                                 const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,

@@ -1,4 +1,4 @@
-// How a routing is cut into tiles and launches.
+// Divides a routing into tiles and launches.
 #pragma once
 
 #include <cstddef>
@@ -9,36 +9,37 @@
 
 namespace vmoe::cuda {
 
-// Pairs that one block sorts: two buffers of keys and the offsets of 256 experts fit 48 KiB, what every GPU gives a
-// block.
+// Maximum number of pairs that one block sorts. Two buffers of that many keys and the offsets of 256 experts fit into
+// 48 KiB, the shared memory that every GPU gives a block.
 inline constexpr uint32_t kTilePairs = 2048;
 
-// Threads of a block that sorts a tile, at most, and blocks that a multiprocessor holds at once: 64 registers a thread.
+// Maximum number of threads of a block that sorts a tile, and blocks that a multiprocessor holds at once. Together they
+// leave 64 registers per thread.
 inline constexpr unsigned kTileThreads = 512;
 inline constexpr unsigned kBlocksPerProcessor = 2;
 
-// Threads of a block that ranks pairs across tiles.
+// Number of threads of a block that ranks pairs across tiles.
 inline constexpr unsigned kRankThreads = 256;
 
 struct RoutePlan {
-  Groups groups;     // what a launch tells its blocks
-  unsigned threads;  // of a block that sorts a tile
+  Groups groups;     // parameters that a launch passes to its blocks
+  unsigned threads;  // per block that sorts a tile
 
   bool single_tile() const { return groups.tiles == 1; }
 };
 
 RoutePlan plan_route(const RoutingShape& shape);
 
-// Bytes of a tile's shared memory: keys u64[2, stride], then offsets u32[E+1].
+// Returns the bytes of a tile's shared memory: keys u64[2, stride], then offsets u32[E+1].
 size_t tile_shared_bytes(const Groups& groups);
 
-// The workspace of a routing with several tiles: keys u64[G, tiles, stride], offsets u32[G, tiles, E+1], and for
-// route_dispatch src i32[E,M].
+// The layout of the workspace of a routing with several tiles: keys u64[G, tiles, stride], offsets u32[G, tiles, E+1],
+// and for route_dispatch src i32[E,M]. All fields are in bytes.
 struct RouteWorkspace {
-  size_t keys;  // where each begins, in bytes
+  size_t keys;  // the start of each part
   size_t offsets;
   size_t src;
-  size_t bytes;
+  size_t bytes;  // the total size
 };
 
 RouteWorkspace plan_workspace(const RoutePlan& plan, bool with_src);

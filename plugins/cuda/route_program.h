@@ -1,6 +1,7 @@
-// What the blocks of each launch do: phases, with a barrier after each. The GPU and the tests run these same programs.
-// A Block has run_phase(f), which calls f(thread, threads) for every thread and then waits for all of them, and
-// run_team_phase(lanes, f), which calls f(team) for every team of that many threads and then waits as well.
+// The programs that the blocks of each launch run: phases, with a barrier after each. The GPU and the tests run the
+// same programs. A Block provides:
+// - run_phase(f), which calls f(thread, threads) for every thread and then waits for all of them;
+// - run_team_phase(lanes, f), which calls f(team) for every team of `lanes` threads and then waits for all of them.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +14,18 @@
 
 namespace vmoe::cuda {
 
-// The routing of a launch.
+// The parameters of a launch's routing.
 struct Groups {
   uint32_t count;        // G
-  uint32_t tiles;        // of a group
-  uint32_t tile_tokens;  // in a tile, but for the last of a group
+  uint32_t tiles;        // per group
+  uint32_t tile_tokens;  // per tile; the last tile of a group may have fewer
   uint32_t tokens;       // S
   uint32_t experts;      // E
   uint32_t choices;      // K
   uint32_t capacity;     // c
   uint32_t slots;        // M
   uint32_t batch_priority;
-  uint32_t lanes;  // that choose a token's experts: a power of two, at most 32
+  uint32_t lanes;  // lanes that choose a token's experts: a power of two, at most 32
 
   VMOE_HOST_DEVICE uint32_t tile_stride() const { return tile_tokens * choices; }
 
@@ -36,7 +37,7 @@ struct Groups {
   }
 };
 
-// Where a block stands in its grid. y counts groups, of which a block does every grid_y-th.
+// The position of a block in its grid. y counts groups: a block processes every grid_y-th group.
 struct BlockPlace {
   uint32_t x;
   uint32_t y;
@@ -52,7 +53,7 @@ struct TileMemory {
   Offsets offsets;
 };
 
-// Phases 1 to 3. Leaves the sorted keys and the offsets in shared memory; returns where the keys are.
+// Phases 1 to 3. Leaves the sorted keys and the offsets in shared memory. Returns the buffer with the keys.
 template <class Block, class Gates, class Weights, class Experts, class Keys, class Offsets>
 VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gates& gates, bool writes_choices,
                                 const Weights& weight, const Experts& expert_of,
@@ -77,7 +78,7 @@ VMOE_HOST_DEVICE Keys sort_tile(const Block& block, const Tile& tile, const Gate
   return sorted;
 }
 
-// route, where a group is one tile; one block a group.
+// route, if a group is one tile; one block per group.
 template <class Block, class Gates, class Weights, class Experts, class Slots, class Sources, class Shared>
 VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, const Groups& groups, const Gates& gates,
                                   const Weights& weight, const Experts& expert_of, const Slots& slot,
@@ -90,7 +91,7 @@ VMOE_HOST_DEVICE void route_group(const Block& block, const BlockPlace& place, c
   });
 }
 
-// route, the first launch where a group has several tiles. Block x sorts tile x: tile_keys[G, tiles, stride],
+// route, first launch, if a group has several tiles. Block x sorts tile x and writes tile_keys[G, tiles, stride] and
 // tile_offsets[G, tiles, E+1].
 template <class Block, class Gates, class Weights, class Experts, class Sources, class TileKeys, class TileOffsets,
           class Shared>
@@ -109,13 +110,13 @@ VMOE_HOST_DEVICE void sort_tiles(const Block& block, const BlockPlace& place, co
   }
 }
 
-// route, the second launch: each thread finds the position of one pair.
+// route, second launch: each thread finds the position of one pair.
 template <class Block, class TileKeys, class TileOffsets, class Slots, class Sources>
 VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, const Groups& groups,
                                  const TileKeys& tile_keys, const TileOffsets& tile_offsets, const Slots& slot,
                                  const Sources& src) {
   block.run_phase([&](uint32_t thread, uint32_t threads) {
-    // Only a group's last tile may be short, so its keys lie without gaps.
+    // Only a group's last tile may be short, so its keys have no gaps.
     const uint32_t pair = place.x * threads + thread;
     if (pair >= groups.tokens * groups.choices) return;
     for (uint32_t group = place.y; group < groups.count; group += place.grid_y) {
@@ -124,8 +125,8 @@ VMOE_HOST_DEVICE void rank_pairs(const Block& block, const BlockPlace& place, co
   });
 }
 
-// route_dispatch, where a group is one tile. Each block of a group sorts it for itself, which costs less than waiting
-// for another launch, and copies its share of the rows, one row a warp.
+// route_dispatch, if a group is one tile. Each block of a group sorts the whole group by itself, which costs less than
+// waiting for another launch. It then copies its share of the rows, one row per warp.
 template <class Block, class Gates, class Weights, class Slots, class In, class Out, class Shared>
 VMOE_HOST_DEVICE void route_and_dispatch(const Block& block, const BlockPlace& place, const Groups& groups,
                                          const Gates& gates, const Weights& weight, const Slots& slot, size_t words,

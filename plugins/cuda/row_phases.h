@@ -1,5 +1,5 @@
-// Dispatch and combine, for one row at a time: its lanes take the row's words in turn. No lane reads what another one
-// writes, so there is no barrier.
+// Dispatch and combine of one row. The lanes take the words of the row in turn. No lane reads what another writes, so
+// no barrier is needed.
 #pragma once
 
 #include <cstddef>
@@ -12,12 +12,12 @@
 
 namespace vmoe::cuda {
 
-// Words that a lane reads before it writes the first of them, so that their ways to memory and back overlap.
+// Number of words that a lane reads before it writes the first, so that their memory latencies overlap.
 inline constexpr uint32_t kCopyBatch = 4;
 inline constexpr uint32_t kCombineBatch = 2;
 
-// Copies row `source` of x to row `target` of buf, or zeros where source is negative.
-// Reads x[tokens, words]. Writes buf[slots, words], its own.
+// Copies row `source` of x to row `target` of buf, or zeros if `source` is negative. Reads x[tokens, words]. Writes
+// buf[slots, words], its own.
 template <class In, class Out>
 VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int32_t source, size_t target, const In& x,
                                const Out& buf) {
@@ -35,8 +35,8 @@ VMOE_HOST_DEVICE void copy_row(uint32_t lane, uint32_t lanes, size_t words, int3
   }
 }
 
-// One slot of dispatch: the row of its source, or zeros where that is no token.
-// Reads src[slots], x[tokens, words]. Writes buf[slots, words], its own.
+// Dispatches one slot: copies the row of its source, or zeros if the source is not a token. Reads src[slots] and
+// x[tokens, words]. Writes buf[slots, words], its own.
 template <class Sources, class In, class Out>
 VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, size_t tokens, size_t index,
                                    const Sources& src, const In& x, const Out& buf) {
@@ -45,9 +45,9 @@ VMOE_HOST_DEVICE void dispatch_row(uint32_t lane, uint32_t lanes, size_t words, 
   copy_row(lane, lanes, words, is_token ? source : -1, index, x, buf);
 }
 
-// One token of combine: y = the sum over k of weight * out[slot]. As on the CPU, the first pair's product is the sum so
-// far, not added to zero. Slots that are none add nothing.
-// Reads out[slots, words], slot[tokens,K], weight[tokens,K]. Writes y[tokens, words], its own.
+// Combines one token: y is the sum over k of weight * out[slot]. As on the CPU, the sum starts with the first product
+// rather than with zero. Invalid slots add nothing. Reads out[slots, words], slot[tokens,K] and weight[tokens,K].
+// Writes y[tokens, words], its own.
 template <class T, class Out, class Slots, class Weights, class Sums>
 VMOE_HOST_DEVICE void combine_row(uint32_t lane, uint32_t lanes, size_t words, size_t token, uint32_t choices,
                                   size_t slots, const Out& out, const Slots& slot, const Weights& weight,

@@ -1,4 +1,4 @@
-// What rows of tensors are read and written as.
+// The words in which kernels read and write rows of tensors.
 #pragma once
 
 #include <cstddef>
@@ -6,17 +6,18 @@
 
 namespace vmoe::cuda {
 
-// What one access to memory moves where rows and pointers allow; elsewhere it is one element.
+// The largest unit of one memory access, used if rows and pointers are aligned to it. Otherwise each access moves one
+// element.
 struct alignas(16) Word16 {
   uint32_t part[4];
 };
 
-// Whether rows of so many bytes, one after the other, are whole words.
+// Whether contiguous rows of `row_bytes` bytes consist of whole words.
 inline bool are_words(const void* rows, size_t row_bytes) {
   return row_bytes % sizeof(Word16) == 0 && reinterpret_cast<uintptr_t>(rows) % sizeof(Word16) == 0;
 }
 
-// A word as elements: one, where it is of their type.
+// A word as its elements; it is a single element if Word and T have the same size.
 template <class T, class Word>
 struct Elements {
   static constexpr uint32_t kCount = sizeof(Word) / sizeof(T);  // NOLINT(bugprone-sizeof-expression)

@@ -1,4 +1,4 @@
-// What `-z nodelete` is to other linkers: a library that holds itself open is never unloaded.
+// Replaces the linker option `-z nodelete`, which macOS lacks: a library that opens itself is never unloaded.
 #include <dlfcn.h>
 
 namespace {

@@ -16,7 +16,7 @@ bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 
 
 }  // namespace
 
-void append(std::string& sentence, double part) { sentence += shortest(part); }
+void append(std::string& message, double part) { message += shortest(part); }
 
 std::string one_line(std::string_view text) {
   using Json = nlohmann::json;

@@ -14,7 +14,7 @@ namespace vmoe::sdk {
 
 class Error : public std::runtime_error {
  public:
-  Error(vmoe_code code, const std::string& sentence) : std::runtime_error(sentence), code_(code) {}
+  Error(vmoe_code code, const std::string& message) : std::runtime_error(message), code_(code) {}
   vmoe_code code() const { return code_; }
 
  private:
@@ -24,24 +24,24 @@ class Error : public std::runtime_error {
 // A bundle that was written to, renamed or replaced while it was being loaded.
 class ChangedError : public Error {
  public:
-  explicit ChangedError(const std::string& sentence) : Error(VMOE_BUNDLE_ERROR, sentence) {}
+  explicit ChangedError(const std::string& message) : Error(VMOE_BUNDLE_ERROR, message) {}
 };
 
-inline void append(std::string& sentence, std::string_view part) { sentence += part; }
+inline void append(std::string& message, std::string_view part) { message += part; }
 
 template <typename T, std::enable_if_t<std::is_integral_v<T>, int> = 0>
-void append(std::string& sentence, T part) {
-  sentence += std::to_string(part);
+void append(std::string& message, T part) {
+  message += std::to_string(part);
 }
 
-void append(std::string& sentence, double part);
+void append(std::string& message, double part);
 
 // Throws an Error whose message consists of the parts: text and numbers.
 template <typename... Parts>
 [[noreturn]] void fail(vmoe_code code, const Parts&... parts) {
-  std::string sentence;
-  (append(sentence, parts), ...);
-  throw Error(code, sentence);
+  std::string message;
+  (append(message, parts), ...);
+  throw Error(code, message);
 }
 
 // Puts external text in quotes, as one line of at most 80 bytes.

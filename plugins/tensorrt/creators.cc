@@ -1,5 +1,5 @@
-// The library's two functions, which TensorRT calls when it loads the library, and what makes a plugin of a node's
-// fields.
+// The two functions that TensorRT calls when it loads the library, and the creators that make plugins from the fields
+// of nodes.
 #include <NvInferRuntime.h>
 
 #include <algorithm>
@@ -46,8 +46,8 @@ int32_t read_int32(const nvinfer1::PluginField& field) {
   return value;
 }
 
-// capacity, k and bpr of an op that routes, each once, as one INT32; for other ops no field at all. Throws OpError for
-// anything else, and for a value out of range.
+// Reads the fields: capacity, k and bpr of an op that routes, each once, as one INT32; other ops have no fields. Throws
+// OpError for any other field, and for a value out of range.
 Settings read_fields(const nvinfer1::PluginFieldCollection* fields, const ops::OpSpec& spec) {
   const int32_t count = fields ? fields->nbFields : 0;
   if (count < 0 || (count > 0 && !fields->fields)) throw OpError("the collection of fields is damaged");
@@ -85,10 +85,10 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
     field_names_.nbFields = static_cast<int32_t>(fields_.size());
     field_names_.fields = fields_.data();
   }
-  Creator(const Creator&) = delete;  // it points into itself
+  Creator(const Creator&) = delete;  // fields_ and field_names_ point to its own members
   Creator& operator=(const Creator&) = delete;
 
-  // The phase makes no difference: an engine stores the same fields that a network is built with.
+  // The phase makes no difference, because an engine stores the same fields that a network is built with.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase) noexcept override {
     char message[512];

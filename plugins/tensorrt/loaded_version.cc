@@ -14,7 +14,8 @@ namespace {
 
 std::atomic<int32_t> loaded_by{NV_TENSORRT_MAJOR};
 
-// The major version of the library that `object`'s virtual table lies in, or else of the program's; 0 for none.
+// Returns the major version of the library that contains the virtual table of `object`, or else of the program; 0 if
+// unknown.
 int32_t major_behind(void* object) {
   Dl_info info{};
   void* library = nullptr;
@@ -31,7 +32,7 @@ int32_t major_behind(void* object) {
 
 bool loaded_by_known_major(void* object) noexcept {
   const int32_t major = object ? major_behind(object) : NV_TENSORRT_MAJOR;
-  loaded_by = major == 0 ? NV_TENSORRT_MAJOR : major;  // of a library that doesn't say, messages go to stderr
+  loaded_by = major == 0 ? NV_TENSORRT_MAJOR : major;  // if unknown, plugins work, but messages go to stderr
   return major == NV_TENSORRT_MAJOR;
 }
 

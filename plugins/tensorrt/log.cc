@@ -10,7 +10,7 @@ namespace {
 
 std::atomic<nvinfer1::ILoggerFinder*> logger_finder{nullptr};
 
-// False where there is no logger, or where it throws.
+// Returns false if there is no logger, or if it throws.
 bool give_to_logger(const char* line) noexcept {
   try {
     nvinfer1::ILoggerFinder* finder = logger_finder;

@@ -28,7 +28,7 @@ constexpr DataType kDataTypes[] = {DataType::kFLOAT, DataType::kHALF,  DataType:
                                    DataType::kINT4,  DataType::kINT32, DataType::kINT64};
 static_assert(std::size(kDataTypes) == std::size(kElementTypes));
 
-// Nothing for a type that no op takes.
+// Returns none for a type that no op takes.
 std::optional<ElementType> element_type_of(DataType type) {
   const auto* found = std::find(std::begin(kDataTypes), std::end(kDataTypes), type);
   if (found == std::end(kDataTypes)) return std::nullopt;
@@ -44,7 +44,8 @@ ops::Shape to_shape(const Dims& dims) {
   return shape;
 }
 
-// Names the op and its settings: what a node's timing depends on besides its shapes and types.
+// Returns a name with the op and its settings, which is everything that a node's timing depends on besides shapes and
+// types.
 std::string describe(const ops::OpSpec& spec, const ops::Settings& settings) {
   std::string text = std::string(kNamespace) + "-" + spec.name + "-" + kVersion;
   for (const size_t setting : ops::needed_settings(spec)) {
@@ -68,7 +69,7 @@ const IDimensionExpr* known(const IDimensionExpr* expression) {
 
 }  // namespace
 
-// Only settings are fields here: other attributes have the values of a node without them.
+// Only settings are fields here; other attributes have their defaults.
 Plugin::Plugin(const Op& op, const ops::Settings& settings)
     : op_(op),
       node_{&op.spec, ops::Attributes(op.spec, [](const char*) { return std::nullopt; }), settings,
@@ -207,7 +208,7 @@ int32_t Plugin::getOutputShapes(const DimsExprs* inputs, int32_t in_count, const
       for (const char* dim = op_.spec.outputs[i].dims; *dim; ++dim) {
         const IDimensionExpr* size = input_size(*dim);
         if (!size && *dim == 'K') size = builder.constant(node_.settings.known(ops::Setting::kK));
-        if (!size && *dim == 'M') {  // the integer itself: a ratio of sizes would round otherwise than the exporter
+        if (!size && *dim == 'M') {  // not a ratio of sizes, which would round differently from the exporter
           const IDimensionExpr* capacity = known(builder.constant(node_.settings.known(ops::Setting::kCapacity)));
           size = builder.operation(nvinfer1::DimensionOperation::kPROD, *known(input_size('G')), *capacity);
         }

@@ -1,5 +1,4 @@
-// A node of one of the ops, as TensorRT's IPluginV3. No function throws; what goes wrong is a logged message and a
-// status.
+// A node of one of the ops, as TensorRT's IPluginV3. No function throws; errors become a logged message and a status.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -19,11 +18,12 @@ namespace vmoe::tensorrt {
 inline constexpr char kNamespace[] = "vmoe";
 inline constexpr char kVersion[] = "1";
 
-// An op: its declaration, from which shapes, types, formats, limits and errors follow, and what puts it on a stream.
+// An op: its declaration, which determines shapes, types, formats, limits and errors, and the function that puts it on
+// a stream.
 struct Op {
   const ops::OpSpec& spec;
   cudaError_t (*put)(const cuda::OpCall& call);
-  // Bytes for a shape that is not refused. Null for ops that do not route: they need no workspace.
+  // Returns the bytes of workspace for a supported shape. Null for ops that do not route, which need no workspace.
   size_t (*workspace_bytes)(const RoutingShape& shape) = nullptr;
 };
 
@@ -34,7 +34,7 @@ class Plugin final : public nvinfer1::IPluginV3,
  public:
   // Throws std::bad_alloc.
   Plugin(const Op& op, const ops::Settings& settings);
-  Plugin(const Plugin&) = delete;  // it points into itself
+  Plugin(const Plugin&) = delete;  // fields_ and field_collection_ point to its own members
   Plugin& operator=(const Plugin&) = delete;
 
   // IPluginV3
@@ -72,32 +72,32 @@ class Plugin final : public nvinfer1::IPluginV3,
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override { return &field_collection_; }
 
  private:
-  // body(), or `failed` where it throws: the message is then logged, and recorded with the context's errors.
+  // Returns body(), or `failed` if it throws. The message is then logged, and reported to the context's error recorder.
   template <class Result, class Body>
   Result guarded(Result failed, Body body) const noexcept;
 
   void check_counts(int32_t in_count, int32_t out_count) const;
 
-  // The declaration of the value at `position`, inputs first and then outputs.
+  // Returns the declaration of the value at `position`; positions count inputs first, then outputs.
   const ops::ValueSpec& value_spec(size_t position) const;
 
-  // Sizes of all the op's dimensions, held against its limits, and the routing of an op that routes. `shape_of(i)` is
-  // the i-th input's shape. Throws OpError.
+  // Reads the sizes of all the op's dimensions and checks them against its limits. Returns the routing of an op that
+  // routes. `shape_of(i)` is the shape of input i. Throws OpError.
   template <class ShapeOf>
   RoutingShape read_sizes(ShapeOf shape_of, ops::Sizes& sizes) const;
 
-  // Throws OpError for a type that an input may not have.
+  // Reads the types of the inputs. Throws OpError if an input may not have its type.
   template <class TypeOf>
   ops::Types read_types(TypeOf type_of) const;
 
   const Op& op_;
   const ops::Node node_;
-  const std::vector<size_t> inputs_;  // those that are tensors here: not settings
+  const std::vector<size_t> inputs_;  // the inputs that are tensors, not settings
   const std::string description_;
   std::array<int32_t, std::size(ops::kSettings)> field_values_{};
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection field_collection_;
-  nvinfer1::IPluginResourceContext* context_ = nullptr;  // set where this plugin is attached to one
+  nvinfer1::IPluginResourceContext* context_ = nullptr;  // set if this plugin is attached to one
 };
 
 }  // namespace vmoe::tensorrt

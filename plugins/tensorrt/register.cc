@@ -1,5 +1,5 @@
-// Registers the plugin's creators with TensorRT when this library is loaded, for programs that only dlopen a plugin
-// library. It has no function to call: all of it is one constructor, which does its work or says on stderr why not.
+// Registers the plugin's creators with TensorRT when this library is loaded, for programs that can only dlopen a plugin
+// library. It exports no function. Its only code is a constructor, which prints the reason to stderr if it fails.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
 
@@ -26,8 +26,8 @@ Function* find_function(void* library, const char* name, const std::string& owne
   return reinterpret_cast<Function*>(function);
 }
 
-// The TensorRT that this process has already, as a library or in the program itself, or else the one that the dynamic
-// loader finds. It stays loaded, as creators are registered with it.
+// Finds the registry of the TensorRT that this process already has, as a library or in the program itself, or else of
+// the one that the dynamic loader finds. TensorRT stays loaded, because creators are registered with it.
 nvinfer1::IPluginRegistry& find_registry() {
   std::string name = "libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR);
   void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_NOLOAD);

@@ -1,9 +1,10 @@
-// A service with an Ort::Session of its own, and what it takes to run a bundle in it: register the op library, load
-// model.onnx, and give each request the integers of the profile that it may spend.
+// A service that runs a bundle in its own Ort::Session. It registers the op library, loads model.onnx, and passes each
+// request the integers of a profile.
 //
 //   service BUNDLE IMAGES [PROFILE...]
 //
-// IMAGES holds raw uint8 pixels of one batch. Prints one line for each profile: its name and the class of each image.
+// IMAGES contains the raw uint8 pixels of one batch. Prints one line for each profile: its name and the class of each
+// image.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -18,8 +19,8 @@
 
 using Integers = std::vector<int64_t>;
 
-// Graph inputs by name: "capacity", slots per expert and group of each MoE layer, and one number for each other setting
-// of the model, such as "k", experts per token.
+// Graph inputs by name: "capacity", the slots per expert and group of each MoE layer; and one number for each other
+// setting of the model, such as "k", the experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -27,7 +28,7 @@ struct Model {
   std::map<std::string, Profile> profiles;
 };
 
-// What the service needs from the bundle's manifest.
+// Reads the parts of the bundle's manifest that the service needs.
 Model read_model(const std::string& bundle) {
   const auto manifest = nlohmann::json::parse(std::ifstream(bundle + "/manifest.json"));
   const auto& input = manifest.at("input");
@@ -35,7 +36,7 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    // All integers and flags of a profile are inputs; its ratios and its name are for people.
+    // All integers and flags of a profile are inputs. Its ratios and its name are for people.
     for (const auto& [name, value] : profile.items()) {
       if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
@@ -51,7 +52,7 @@ std::vector<float> read_images(const std::string& path) {
   for (std::istreambuf_iterator<char> byte(stream), end; byte != end; ++byte) {
     images.push_back(static_cast<float>(static_cast<unsigned char>(*byte)) / 255.0F * 2.0F - 1.0F);
   }
-  if (images.empty()) throw std::runtime_error(path + " holds no images");
+  if (images.empty()) throw std::runtime_error(path + " contains no images");
   return images;
 }
 
@@ -61,7 +62,7 @@ Ort::Value tensor(std::vector<T>& values, const std::vector<int64_t>& shape) {
   return Ort::Value::CreateTensor<T>(memory, values.data(), values.size(), shape.data(), shape.size());
 }
 
-// Class of each image of a batch, f32[N,H,W,C], at one profile.
+// Returns the class of each image in a batch, f32[N,H,W,C], at one profile.
 std::vector<int64_t> classify(Ort::Session& session, const Model& model, std::vector<float>& images, Profile profile) {
   const int64_t count = static_cast<int64_t>(images.size()) / (model.shape[0] * model.shape[1] * model.shape[2]);
   std::vector<const char*> names = {"image"};
@@ -90,7 +91,8 @@ int main(int argc, char** argv) try {
 
   const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "service");
   Ort::SessionOptions options;
-  // Kernels for the ops of the domain `vmoe`; without it the same file runs on standard ops, and slower.
+  // Registers kernels for the ops of the domain `vmoe`. Without them, the same file runs on standard ops, but more
+  // slowly.
   options.RegisterCustomOpsLibrary(VMOE_OP_LIBRARY);
   Ort::Session session(env, (bundle + "/model.onnx").c_str(), options);
 
