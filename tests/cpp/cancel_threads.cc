@@ -1,10 +1,10 @@
-// Cancels calls before, during and after they run, from other threads. Exit code 0 where all is as it should be;
-// otherwise the first thing that isn't is printed.
+// Cancels calls from other threads, before, during and after they run. Exits with 0 if all is as expected; otherwise
+// prints the first deviation.
 //
 //   cancel_threads BUNDLE ONNXRUNTIME MOMENTS
 //
-// Prints how many calls of MOMENTS were cancelled and how many gave their results, and the answers of calls that nobody
-// cancels beside them that were right, and those that were asked for.
+// Prints how many of MOMENTS calls were cancelled and how many returned results. Then prints how many of the calls that
+// ran at the same time without being cancelled were right, and how many there were.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -39,7 +39,7 @@ vmoe::Cancellation make_cancellation() {
   return *std::move(cancellation);
 }
 
-// An engine, a batch, and its results.
+// An engine, a batch, and its expected results.
 class Calls {
  public:
   Calls(const vmoe::Engine& engine, int64_t count) : engine_(engine), noise_(engine.info(), count) {
@@ -57,9 +57,9 @@ class Calls {
   bool is_right(const Answer& answer) const { return answer && *answer == expected_; }
   Answer run() const { return engine_.run(noise_.images); }
   Answer run(const vmoe::Cancellation& cancellation) const { return engine_.run(noise_.images, {}, cancellation); }
-  double seconds() const { return seconds_; }  // that a call takes
+  double seconds() const { return seconds_; }  // the duration of a call
 
-  // Whether it was cancelled; then its output must be as it was, and otherwise right.
+  // Runs a call and returns whether it was cancelled. If so, its output must be unchanged; otherwise it must be right.
   bool is_cancelled(const vmoe::Cancellation& cancellation) const {
     std::vector<float> output(expected_.size(), kUntouched);
     const auto written = engine_.run(noise_.images, {}, cancellation, output.data(), output.size());
@@ -93,7 +93,7 @@ void cancel_before_and_after(const Calls& calls) {
   expect(calls.is_right(calls.run()), "other calls go on");
 }
 
-// Several threads call until one cancellation ends them all.
+// Runs calls on several threads until one cancellation ends them all.
 void cancel_many(const Calls& calls) {
   const vmoe::Cancellation cancellation = make_cancellation();
   std::vector<std::thread> threads;
@@ -107,7 +107,7 @@ void cancel_many(const Calls& calls) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// How many of so many calls were cancelled, each at some moment from its start until after its end.
+// Cancels `moments` calls, each at a random time up to twice the duration of a call. Returns how many were cancelled.
 int cancel_at_random(const Calls& calls, int moments) {
   std::mt19937 random(2);
   std::uniform_real_distribution<double> moment(0, 2 * calls.seconds());

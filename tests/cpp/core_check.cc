@@ -1,6 +1,6 @@
-// Holds every layer of the core, on every CPU path that this machine has, to the path in plain C++, which
-// tests/op_library/test_op_library_maths.py holds to numpy. Prints one line per path, and which one is used unless
-// another is asked for. May be told how many sizes to take.
+// Compares every layer of the core, on every CPU path that this machine has, with the path in plain C++;
+// tests/op_library/test_op_library_maths.py compares that path with numpy. Prints one line per path, and the path that
+// is used by default. An optional argument sets the number of sizes.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -21,14 +21,14 @@ void require(bool holds, const std::string& what, CpuPath path) {
   std::exit(1);
 }
 
-// Sums have another order on another path. Where they are rounded again, some round to neighbours: in int8 by a 127th
-// of the largest value of a row.
+// Paths sum in different orders. If sums are rounded again, some round to a neighbouring value: in int8, one step is
+// 1/127 of a row's largest value.
 double tolerance_of(Answer::Kind kind, ElementType type) {
   if (kind == Answer::kExact) return 0;
   return kind == Answer::kFloat32 ? 4e-6 : type == ElementType::kBfloat16 ? 1e-2 : 2.5e-2;
 }
 
-// A path whose answers have the same bits; itself where there is none.
+// Returns a path with the same bits in its results; the path itself if there is none.
 CpuPath twin_of(CpuPath path) {
   switch (path) {
     case CpuPath::kNeonDot:
@@ -67,7 +67,7 @@ void check_layers(const Kernels& kernels, ElementType type, unsigned number) {
 }
 
 #if defined(__x86_64__) && defined(__linux__)
-// As instructions, so that no compiler needs to know them.
+// Written as instruction bytes, so that the compiler need not support them.
 vmoe::TileConfiguration tile_registers() {
   vmoe::TileConfiguration configuration;
   asm volatile("sttilecfg %0" : "=m"(configuration));
@@ -90,8 +90,8 @@ vmoe::TileConfiguration eight_tiles(uint8_t rows, uint16_t line_bytes) {
   return configuration;
 }
 
-// Layers on this thread find its tile registers in any configuration, such as that of ONNX Runtime's own products, and
-// leave them in that.
+// Layers must work with any configuration of the thread's tile registers, such as that of ONNX Runtime's own products,
+// and must restore it.
 void check_tile_configuration(const Kernels& kernels) {
   if (!kernels.needs_tile_configuration) return;
   for (const vmoe::TileConfiguration& before : {vmoe::TileConfiguration{}, eight_tiles(16, 64), eight_tiles(5, 20)}) {

@@ -1,4 +1,4 @@
-// Every layer of the core, computed in turn on made-up tokens and weights of a type, whose sizes follow from a number.
+// Computes every layer of the core in turn, on generated tokens and weights of a type. A number determines the sizes.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ using Floats = std::vector<float>;
 inline constexpr ElementType kTypes[] = {ElementType::kFloat32, ElementType::kBfloat16, ElementType::kInt8,
                                          ElementType::kInt4};
 
-// The CPU paths that this machine has.
+// Returns the CPU paths that this machine has.
 inline std::vector<vmoe::CpuPath> supported_paths() {
   std::vector<vmoe::CpuPath> paths;
   for (size_t i = 0; i < std::size(vmoe::kCpuPathNames); ++i) {
@@ -36,7 +36,7 @@ inline std::vector<vmoe::CpuPath> supported_paths() {
   return paths;
 }
 
-// From -0.5 to 0.5.
+// Returns pseudo-random numbers from -0.5 to 0.5.
 inline Floats make_numbers(size_t count, unsigned seed) {
   Floats numbers(count);
   for (float& number : numbers) {
@@ -46,7 +46,7 @@ inline Floats make_numbers(size_t count, unsigned seed) {
   return numbers;
 }
 
-// A weight matrix for each expert, or one, with what belongs to its columns.
+// A weight matrix, or one per expert, with the data of its columns.
 struct Layer {
   std::shared_ptr<const vmoe::PackedWeights> packed;
   Floats bias, scale;
@@ -54,12 +54,12 @@ struct Layer {
   vmoe::LinearWeights weights() const { return {packed, bias.data(), scale.data()}; }
 };
 
-// `form` says how many matrices there are of what size, and how they are packed. All callers bring the same weights, so
-// that they share, pack and free them at once.
+// Makes a layer. `form` gives the number and size of the matrices and how they are packed. All callers use the same
+// weights, so they share, pack and free them at the same time.
 inline Layer make_layer(const Kernels& kernels, ElementType type, StoredWeights form, unsigned seed) {
   const Floats values = make_numbers(form.elements(), seed);
   std::vector<vmoe::Bf16> narrow;
-  std::vector<int8_t> whole;  // for int4 twice as many as needed
+  std::vector<int8_t> whole;  // twice as many as needed for int4
   const size_t groups = vmoe::divide_up(form.depth, 64);
   const std::vector<uint16_t> group_scale(form.matrices * groups * form.columns, 0x2bff);  // nearly 1 / 16
   form.scale = group_scale.data();
@@ -87,7 +87,8 @@ inline StoredWeights make_form(size_t matrices, size_t depth, size_t columns) {
   return form;
 }
 
-// What one layer gives: with products in float32 alone, or with others; numbers of tokens and slots are exact.
+// The result of one layer. It is kFloat32 if all products are in float32, kRounded if some are not, and kExact for
+// indices of tokens and slots.
 struct Answer {
   enum Kind : uint8_t { kExact, kFloat32, kRounded };
   std::string layer;
@@ -126,7 +127,7 @@ class Layers {
  private:
   const Kernels& kernels_;
   ElementType type_;
-  bool rounds_;  // to bfloat16 on the way to the experts
+  bool rounds_;  // whether dispatch rounds to bfloat16
   vmoe::Activation activation_;
   TaskRunner runner_;
   size_t heads_, hidden_, expert_hidden_;
@@ -139,7 +140,7 @@ class Layers {
   Answer::Kind kind(bool rounds) const {
     return rounds || type_ != ElementType::kFloat32 ? Answer::kRounded : Answer::kFloat32;
   }
-  // Room for what a layer gives.
+  // Returns memory for the result of a layer.
   float* give(const char* layer, size_t count, Answer::Kind kind) {
     answers_.push_back({layer, kind, Floats(count)});
     return answers_.back().values.data();
@@ -148,7 +149,7 @@ class Layers {
     answers_.push_back({layer, Answer::kExact, Floats(numbers.begin(), numbers.end())});
   }
 
-  // Both layers of an MLP, or of those of many experts.
+  // Makes both layers of an MLP, or of the MLPs of several experts.
   std::pair<Layer, Layer> make_mlp(size_t experts) const {
     StoredWeights second = make_form(experts, expert_hidden_, hidden_);
     second.depth_chunk = chunk();
@@ -157,7 +158,7 @@ class Layers {
   }
   size_t chunk() const { return is_quantized() && heads_ > 1 ? 64 : 0; }
   bool is_quantized() const { return type_ == ElementType::kInt8 || type_ == ElementType::kInt4; }
-  // int4 weights are those of MLPs alone.
+  // Only MLPs have int4 weights.
   ElementType linear_type() const { return type_ == ElementType::kInt4 ? ElementType::kInt8 : type_; }
   vmoe::MlpWeights mlp_weights(const std::pair<Layer, Layer>& mlp) const {
     return {mlp.first.weights(), mlp.second.weights(), chunk(), activation_};
@@ -199,13 +200,13 @@ class Layers {
                 value = make_layer(kernels_, linear_type(), form, 56),
                 out = make_layer(kernels_, linear_type(), form, 59);
     float* y = give("an attention block", x_.size(), kind(false));
-    std::copy(x_.begin(), x_.end(), y);  // it works in place
+    std::copy(x_.begin(), x_.end(), y);  // the block works in place
     vmoe::compute_attention_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_},
                                   shape_.groups, shape_.tokens, shape_.tokens, y, {}, y, runner_);
     run_merging_block({query.weights(), key.weights(), value.weights(), out.weights(), norm(), heads_, {}, norm()});
   }
 
-  // The same where tokens have sizes and some are merged.
+  // As above, with token sizes and merging.
   void run_merging_block(const vmoe::AttentionBlockWeights& weights) {
     const size_t tokens = shape_.tokens, images = shape_.groups, count = vmoe::count_merged(tokens, 3, 1);
     std::vector<float> sizes(images * tokens);
@@ -218,7 +219,7 @@ class Layers {
                                   give("a merging block", images * (tokens - count) * hidden_, kind(false)), runner_);
   }
 
-  // The halves of an encoder block with an MLP, dense and sparse, each in place.
+  // The MLP halves of an encoder block, dense and sparse, each in place.
   void run_blocks() {
     float* y = give("a dense block", x_.size(), kind(false));
     std::copy(x_.begin(), x_.end(), y);
@@ -260,7 +261,7 @@ class Layers {
     give_numbers("sources of experts that choose", src);
   }
 
-  // The slots go back to their tokens as they are.
+  // Combines the slots into their tokens unchanged.
   void run_soft_experts() {
     constexpr size_t kSlots = 7;
     const vmoe::SoftShape shape{shape_.groups, shape_.tokens, hidden_, shape_.experts, kSlots};

@@ -1,10 +1,10 @@
-// The layers by themselves: 8 callers at once, each with workers of its own, on shared weights of every type. Answers
-// must be those of a single thread, bit for bit; the thread sanitizer sees every access, as nothing here is foreign
-// code.
+// Runs the layers without ONNX Runtime: 8 callers at once, each with its own workers, on shared weights of every type.
+// Results must have the same bits as on a single thread. The thread sanitizer sees every access, because all code is
+// compiled with it.
 //
 //   core_threads [race]
 //
-// With `race` the callers also write one variable without a lock: what a sanitizer that works must report.
+// With `race`, the callers also write one variable without a lock, which a working sanitizer must report.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -18,7 +18,7 @@ namespace {
 
 constexpr size_t kCallers = 8, kWorkers = 3, kRounds = 6;
 
-// Runs the tasks of one parallel_for on new threads.
+// Returns a runner that runs the tasks of each parallel_for on new threads.
 TaskRunner threads_runner() {
   return {nullptr, [](void*, size_t count, TaskRunner::Task task, void* context) {
             std::atomic<size_t> next{0};
@@ -53,7 +53,7 @@ int main(int argc, char** argv) {
     callers.emplace_back([&, caller] {
       for (unsigned round = 0; round < kRounds; ++round) {
         const ElementType type = kTypes[(caller / 4 + round) % std::size(kTypes)];
-        // Four have the same sizes at once, and so the same weights.
+        // Four callers at a time have the same sizes, and so the same weights.
         const unsigned number = 10 + caller / 4 * 3 + round;
         const auto alone = Layers(kernels, type, number, vmoe::serial_runner()).compute();
         equal += same_bits(alone, Layers(kernels, type, number, threads_runner()).compute()) ? 1 : 0;

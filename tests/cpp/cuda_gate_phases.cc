@@ -1,4 +1,4 @@
-// Runs the program of the kernel that computes gates on the CPU, on watched memory. Called from Python.
+// Runs the program of the gates kernel on the CPU, with watched memory. Called from Python.
 #include <cstdint>
 
 #include "cuda/gate_phases.h"
@@ -7,10 +7,10 @@
 
 struct GatesCall {
   int64_t tokens, hidden, experts;
-  int64_t wide;           // words of 16 bytes instead of single numbers
-  int64_t few;            // the program for at most 32 experts
-  int64_t seed;           // of the order of lanes and blocks
-  int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
+  int64_t wide;           // use 16-byte words instead of single numbers
+  int64_t few;            // use the program for at most 32 experts
+  int64_t seed;           // seed of the order of lanes and blocks
+  int64_t lost_distance;  // exchanges at this distance return each lane's own value; 0: none
   const void* x;
   const void* router;
   float* gates;
@@ -57,14 +57,14 @@ void run_words(const GatesCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call. The first fault, if any, goes to `fault`.
+// Runs one call. Writes the first fault, if any, to `fault`.
 void gates_run(const GatesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), -1, call->lost_distance);
   call->wide != 0 ? run_words<vmoe::cuda::Word16>(*call, machine) : run_words<float>(*call, machine);
   machine.tell(fault, fault_bytes);
 }
 
-// The exponentials of `count` numbers that are not above 0.
+// Computes the exponentials of `count` numbers <= 0.
 void gates_exp(const float* x, int64_t count, float* y) {
   for (int64_t i = 0; i < count; ++i) y[i] = vmoe::cuda::exp_of_negative(x[i]);
 }

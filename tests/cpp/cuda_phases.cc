@@ -1,5 +1,5 @@
-// Runs the programs of the kernels that route, dispatch and combine on the CPU: threads, blocks and launches as the GPU
-// has them, on watched memory. Called from Python.
+// Runs the programs of the kernels for routing, dispatch and combine on the CPU, with the same threads, blocks and
+// launches as on the GPU, and with watched memory. Called from Python.
 #include <cstdint>
 
 #include "cuda/limits.h"
@@ -12,11 +12,11 @@ struct PhasesCall {
   int64_t groups, tokens, experts, choices, capacity, batch_priority;
   int64_t fused;          // route_dispatch instead of route; single-tile groups only
   int64_t parts;          // blocks that share a group in the fused program
-  int64_t rows;           // of a grid with a row for each group, or fewer: each does every rows-th group
-  int64_t words;          // of a row, 16 bytes each
-  int64_t seed;           // of the order of threads and blocks
-  int64_t lost_barrier;   // the barrier after this phase is left out; -1: none
-  int64_t lost_distance;  // exchanges of lanes so far apart bring every lane its own; 0: none
+  int64_t rows;           // rows of the grid, at most one per group; each processes every rows-th group
+  int64_t words;          // 16-byte words per row
+  int64_t seed;           // seed of the order of threads and blocks
+  int64_t lost_barrier;   // the phase after which the barrier is omitted; -1: none
+  int64_t lost_distance;  // exchanges at this distance return each lane's own value; 0: none
   const float* gates;
   const void* x;
   int32_t* slot;
@@ -126,7 +126,7 @@ void run_as(const PhasesCall& call, const RoutingShape& shape, Machine& machine)
   weight.copy_to(call.weight);
 }
 
-// As the launches do: words of 16 bytes where a token's gates are whole ones, else single gates.
+// As the launches do, uses 16-byte words if a token's gates fill whole words, or else single gates.
 void run(const PhasesCall& call, Machine& machine) {
   const RoutingShape shape{static_cast<size_t>(call.groups),   static_cast<size_t>(call.tokens),
                            static_cast<size_t>(call.experts),  static_cast<size_t>(call.choices),
@@ -163,7 +163,7 @@ void combine_as(const CombineCall& call, Machine& machine) {
 
 extern "C" {
 
-// Runs one call. Returns the number of phases that were run; the first fault, if any, goes to `fault`.
+// Runs one call. Returns the number of phases. Writes the first fault, if any, to `fault`.
 int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), call->lost_barrier, call->lost_distance);
   run(*call, machine);
@@ -171,7 +171,7 @@ int64_t phases_run(const PhasesCall* call, char* fault, size_t fault_bytes) {
   return machine.phases();
 }
 
-// Combine, a row at a time in any order. Words are 16 bytes if `wide`, else elements.
+// Combines rows in a random order. Words are 16 bytes if `wide` is set, otherwise single elements.
 void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(call->seed), -1, 0);
   const auto combine = call->type == 0   ? combine_as<float>
@@ -181,7 +181,7 @@ void phases_combine(const CombineCall* call, char* fault, size_t fault_bytes) {
   machine.tell(fault, fault_bytes);
 }
 
-// Dispatch, a row at a time in any order.
+// Dispatches rows in a random order.
 void phases_dispatch(const void* x, int64_t tokens, const int32_t* src, int64_t slots, int64_t words, void* buf,
                      int64_t seed, char* fault, size_t fault_bytes) {
   Machine machine(static_cast<uint64_t>(seed), -1, 0);

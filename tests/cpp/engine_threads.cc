@@ -1,11 +1,11 @@
-// 8 threads on one engine, each with a setting of its own, while other engines of the same bundle come and go: each
-// thread loads one that stays and, halfway, one that goes. Answers must be those of a single thread, bit for bit; exit
-// code 0 where all are.
+// Runs 8 threads on one engine, each with its own setting, while other engines of the same bundle are loaded and freed:
+// each thread loads one that it keeps and, halfway, one that it frees. Results must have the same bits as on a single
+// thread. Exits with 0 if all do.
 //
 //   engine_threads BUNDLE ONNXRUNTIME ROUNDS [race]
 //
-// Prints the answers that are right and all of them, the engines that the threads loaded, the number of profiles and
-// the runtime. With `race` the threads also write one variable without a lock: what a sanitizer that works must report.
+// Prints the number of right results, of all results, of engines that the threads loaded, and of profiles, and then the
+// runtime. With `race`, the threads also write one variable without a lock, which a working sanitizer must report.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, i] {
-      if (race) ++unguarded;  // first of all: whatever takes a lock would put the threads in order
+      if (race) ++unguarded;  // comes first, because any lock would synchronize the threads
       engines[i] = load(i);
       for (int round = 0; round < rounds; ++round) {
         ask(*shared, i);

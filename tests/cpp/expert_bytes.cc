@@ -1,13 +1,13 @@
-// Runs the experts' MLP while the memory of experts without rows can't be read, on every CPU path and in every type of
-// weights: a call that read a byte of it would end the process.
+// Runs the experts' MLP while the weights of experts without rows are unreadable, on every CPU path and in every weight
+// type. A call that reads one byte of them ends the process.
 //
 //   expert_bytes used|unused
 //
-// "unused": experts 0 and 5 of 6 have rows, and what experts 1 to 4 have can't be read. Prints "PATH TYPE WIDTH: right"
-// if the outputs have the bits that they have when everything can be read. "used": expert 2 has rows as well, so that
-// the process ends by a signal.
+// "unused": experts 0 and 5 of 6 have rows, and the weights of experts 1 to 4 are unreadable. Prints "PATH TYPE WIDTH:
+// right" if the outputs have the same bits as when everything is readable. "used": expert 2 has rows as well, so a
+// signal ends the process.
 //
-// Reading ahead raises no signal, so the kernels for float32 are asked where they would.
+// Prefetching raises no signal, so the float32 kernels are wrapped to check what they would prefetch.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,11 +29,11 @@ using vmoe::PackedWeights;
 constexpr size_t kExperts = 6;
 constexpr size_t kFirstUnused = 1;
 constexpr size_t kEndUnused = 5;
-constexpr size_t kRows = 5;  // of each expert that is used
+constexpr size_t kRows = 5;  // per expert that is used
 
 using Range = std::pair<const char*, const char*>;
 
-// Where the kernels must not read ahead, and those that would do the work.
+// The ranges that kernels must not prefetch, the wrapped kernel, and whether it was asked to prefetch in one of them.
 std::vector<Range> g_forbidden;                          // NOLINT: kernels are plain functions
 void (*g_product)(const vmoe::PanelProduct&) = nullptr;  // NOLINT
 bool g_read_ahead = false;                               // NOLINT
@@ -44,7 +44,7 @@ void watched_product(const vmoe::PanelProduct& product) {
   g_product(product);
 }
 
-// f32[E, columns] in pages of its own.
+// float32[E, columns] in its own pages.
 class GuardedFloats {
  public:
   explicit GuardedFloats(size_t columns) : columns_(columns), bytes_(kExperts * columns * sizeof(float)) {
@@ -73,7 +73,7 @@ Range unused_panels(const PackedWeights& weights) {
   return {weights.panel_at(kFirstUnused, 0), weights.panel_at(kEndUnused, 0)};
 }
 
-// The whole pages of a range.
+// Protects the whole pages in a range.
 void protect(const Range& range, int protection) {
   const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.first) + page - 1) / page * page;
@@ -114,7 +114,7 @@ int main(int argc, char** argv) {
   bool right = true;
   for (vmoe::CpuPath path : supported_paths()) {
     for (const ElementType type : kTypes) {
-      // Whole panels, and columns that are padded to some.
+      // One width fills whole panels; the other needs padding.
       for (const size_t width : {size_t{1024}, size_t{1000}}) {
         const bool is_right = gives_right_bits(vmoe::kernels_for(path), type, width, width + 512, uses_all);
         std::printf("%s %s %zu: %s\n", cpu_path_name(path), vmoe::name_of(type), width, is_right ? "right" : "wrong");

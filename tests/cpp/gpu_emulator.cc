@@ -1,9 +1,9 @@
-// A GPU emulator: the kernels' C++ interface on the CPU's memory, and the few functions of the CUDA runtime that their
-// callers need: the GPU benchmark's own C++, and with VMOE_ADAPTER the op library for ONNX Runtime's CUDA provider,
-// whose ops then run as ops for the CPU. So what calls the kernels can be checked where there is no GPU; the kernels
-// can't.
+// A GPU emulator: the C++ interface of the kernels on the CPU's memory, and the few CUDA runtime functions that their
+// callers need. The callers are the C++ code of the GPU benchmark and, with VMOE_ADAPTER, the op library for ONNX
+// Runtime's CUDA provider, whose ops then run as CPU ops. This tests the code that calls the kernels on machines
+// without a GPU; it can't test the kernels.
 //
-// With the environment variable VMOE_EMULATOR_FAULT a bit of what dispatch writes is wrong.
+// If the environment variable VMOE_EMULATOR_FAULT is set, one bit of what dispatch writes is wrong.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -23,7 +23,7 @@ namespace {
 bool g_counting = false;
 size_t g_nodes = 0;
 
-// Whether CUDA refuses a call: with VMOE_ADAPTER those on rows of 13 numbers of 4 bytes.
+// Whether CUDA refuses a call. With VMOE_ADAPTER, it refuses rows of 13 numbers of 4 bytes.
 bool refuses([[maybe_unused]] size_t row_bytes) {
 #ifdef VMOE_ADAPTER
   return row_bytes == 52;
@@ -32,13 +32,14 @@ bool refuses([[maybe_unused]] size_t row_bytes) {
 #endif
 }
 
-// Whether these launches are counted instead of run.
+// Counts launches instead of running them if requested; returns whether it did.
 bool count_instead(size_t launches) {
   if (g_counting) g_nodes += launches;
   return g_counting;
 }
 
-// Null where the kernels may run: they may use all of their workspace.
+// Returns null if the kernels may run, otherwise why not. Overwrites the whole workspace, because kernels may use all
+// of it.
 const char* refusal(const vmoe::RoutingShape& shape, void* workspace, size_t bytes) {
   if (bytes > 0 && workspace == nullptr) return "no workspace";
   if (const char* refused = vmoe::cuda::routing_refusal(shape)) return refused;

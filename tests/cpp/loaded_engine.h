@@ -1,4 +1,4 @@
-// An engine of what a program is told, and images for it.
+// Loads the engine that a test program's arguments name, and makes images for it.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 #include "vmoe/engine.hpp"
 
-// Of a program that is told BUNDLE and ONNXRUNTIME first.
+// For a program whose first arguments are BUNDLE and ONNXRUNTIME.
 inline vmoe::Result<vmoe::Engine> load_engine(char** argv, int threads = 1, bool verify = true) {
   vmoe::LoadOptions options;
   options.onnxruntime = argv[2];
@@ -17,7 +17,7 @@ inline vmoe::Result<vmoe::Engine> load_engine(char** argv, int threads = 1, bool
   return vmoe::Engine::load(argv[1], options);
 }
 
-// Images of noise.
+// A batch of noise images.
 struct Noise {
   std::vector<uint8_t> pixels;
   vmoe::Images images;

@@ -1,11 +1,11 @@
-// 4 threads load and run a bundle while the log callback is replaced again and again: each callback writes, without a
-// lock, to a listener of its own, which is freed as soon as vmoe_set_log has returned. Answers must be those of a
-// single thread, bit for bit; exit code 0 where all are.
+// Loads and runs a bundle on 4 threads while the log callback is replaced repeatedly. Each callback writes to its own
+// listener without a lock; the listener is freed as soon as vmoe_set_log has returned. Results must have the same bits
+// as on a single thread. Exits with 0 if all do.
 //
 //   log_threads BUNDLE ONNXRUNTIME REPLACEMENTS
 //
-// Prints the answers that are right and those that were asked for, the callbacks that were set, those of them that
-// received something, and the messages of a level below the callback's.
+// Prints the number of right results, of all results, of callbacks that were set, of callbacks that received a message,
+// and of messages below the callback's level.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
     };
     if (!vmoe::set_log(next->level, callback)) return 2;
     ++set;
-    listener = std::move(next);  // frees the one before
+    listener = std::move(next);  // frees the previous one
     while (set < replacements && listener->messages == 0) std::this_thread::yield();
     heard += listener->messages != 0 ? 1 : 0;
     below += listener->below;

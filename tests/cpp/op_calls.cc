@@ -1,17 +1,17 @@
-// Runs calls of the op library in heap buffers of exactly their size, so that the address sanitizer sees what goes past
-// an end.
+// Runs ops of the op library on heap buffers of exactly their size, so that the address sanitizer detects accesses past
+// their ends.
 //
 //   op_calls ONNXRUNTIME OP_LIBRARY
 //
-// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64;
-// texts and data have their size before them, lists their length.
+// tests/support/random_calls.py writes commands to stdin, and reads an answer to each from stdout. Numbers are int64.
+// Texts and data are preceded by their size, lists by their length.
 //
 //   l MODEL FILE THREADS      loads a model under a number; answer: the error, or nothing
 //   f MODEL                   frees it; answer: nothing
 //   r MODEL INPUTS OUTPUTS    runs it; answer: the error, or nothing, and shape and data of each output
 //
-// An input is name, ONNX type, shape and data. An output is name, ONNX type, shape and size, or -1 for int32 that the
-// op makes itself. It is full of 0x7fa5 where nothing was written.
+// An input is name, ONNX type, shape and data. An output is name, ONNX type, shape and size, or -1 for an int32 output
+// that the op allocates itself. Elements that were not written contain 0x7fa5.
 #define ORT_API_MANUAL_INIT
 #include <dlfcn.h>
 #include <onnxruntime_cxx_api.h>
@@ -60,7 +60,7 @@ void write_shape(const Shape& shape) {
   for (const int64_t size : shape) write_number(size);
 }
 
-// An input or output in a buffer of its own, and without one where the op makes it.
+// An input or output in its own buffer; without a buffer if the op allocates it.
 struct Tensor {
   std::string name = read_text();
   ONNXTensorElementDataType type = static_cast<ONNXTensorElementDataType>(read_number());
@@ -129,7 +129,7 @@ class Runner {
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::map<int64_t, Ort::Session> sessions_;
 
-  // Writes the error of what is done, or nothing; whether there was none.
+  // Runs a function and writes its error, or nothing. Returns whether it succeeded.
   template <class Function>
   bool answer(const Function& function) {
     std::string error;

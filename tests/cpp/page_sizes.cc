@@ -1,5 +1,5 @@
-// Buffers on a system with pages of another size, which the program is told: sysconf, mmap and munmap are those of such
-// a system. Prints what it finds.
+// Tests buffers on a system with another page size, which is an argument: sysconf, mmap and munmap behave as on such a
+// system. Prints the results.
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>

@@ -1,11 +1,12 @@
-// A batcher under many threads: 8 ask at settings of their own, elastic ones among them, cancel and let go of requests,
-// while the queue is short enough to be full now and then; then it is closed, drained or not. Every request must have
-// one answer, and every answer the bits that the engine gives its images alone. Exit code 0 where all have.
+// Tests a batcher with many threads. 8 threads submit requests with their own settings, some elastic, and cancel or
+// drop some; the queue is short enough to fill up at times. Then the batcher is closed, with or without draining. Every
+// request must have exactly one answer, with the same bits that the engine gives its images alone. Exits with 0 if all
+// have.
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
-// Prints "right N cancelled N busy N closed N together N", the largest call last, and then a line for each mistake that
-// must be refused: its code and sentence.
+// Prints "right N cancelled N busy N closed N together N", where the last is the largest batch size. Then prints the
+// code and message of each error that the batcher must refuse, one per line.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -36,7 +37,7 @@ struct Counts {
 
 struct Model {
   const vmoe::Engine& engine;
-  std::vector<uint8_t> pixels;  // of kMostImages images
+  std::vector<uint8_t> pixels;  // pixels of kMostImages images
 
   vmoe::Images images(int64_t first, int64_t count) const {
     const vmoe::Info& info = engine.info();
@@ -69,10 +70,10 @@ void count_answer(const Model& model, const vmoe::Images& images, const vmoe::Re
 void ask(const Model& model, vmoe::Batcher& batcher, int thread, int rounds, Counts& counts) {
   for (int round = 0; round < rounds; ++round) {
     const std::string& setting = kSettings[static_cast<size_t>(thread + round) % kSettings.size()];
-    // Two requests at once, of which some are taken back or let go of.
+    // Submits two requests at once, and cancels or drops some of them.
     const auto one = model.images(thread, 1), many = model.images(0, 1 + round % kMostImages);
     auto first = batcher.submit(one, setting), second = batcher.submit(many, setting);
-    if (batcher.load().calls < 0) ++counts.other;  // whoever asks for the load reads what the batcher counts
+    if (batcher.load().calls < 0) ++counts.other;  // load() reads what the batcher's thread writes
     if (first && round % 5 == 0) first->cancel();
     if (second && round % 7 == 0)
       (void)vmoe::Pending(std::move(*second));
@@ -92,7 +93,7 @@ vmoe::BatcherOptions make_options(const vmoe::TimedLevels& timed) {
   return options;
 }
 
-// A callback that closes the batcher hears of its own request and of those that wait, and nothing waits for itself.
+// Closes the batcher in a callback. Its own request and the waiting ones must be answered, without a deadlock.
 bool closes_in_a_callback(const Model& model) {
   auto batcher = vmoe::Batcher::start(model.engine, {});
   if (!batcher) return false;
@@ -113,7 +114,7 @@ bool closes_in_a_callback(const Model& model) {
   return answered == 1 && closed == 1;
 }
 
-// What clients ask for adds no names to what is counted.
+// Profiles that only clients name must be counted together as "other".
 bool counts_others_together(const Model& model, const vmoe::TimedLevels& timed) {
   auto batcher = vmoe::Batcher::start(model.engine, make_options(timed));
   if (!batcher) return false;
@@ -187,7 +188,7 @@ int main(int argc, char** argv) {
       threads.emplace_back([&, thread] { ask(model, *batcher, thread, std::atoi(argv[3]), counts); });
     }
     for (auto& thread : threads) thread.join();
-    // What waits when it is closed: by callbacks, the batcher gone before the answers are looked at.
+    // Closes a batcher with waiting requests, which have callbacks; it is destroyed before the answers are checked.
     const auto one = model.images(0, 1);
     std::vector<std::optional<vmoe::Result<vmoe::Answer>>> answers(20);
     int submitted = 0;

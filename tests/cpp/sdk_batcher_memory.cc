@@ -1,11 +1,11 @@
-// A batcher whose thread has no memory: the first of its allocations for a call fails, then the second one of another
-// call, and so on. Only the header's own ones: ONNX Runtime ends the process in some places. Every request must have
-// one answer, and the call after it must succeed. A C function for which every allocation fails must return a status.
-// Exit code 0 where all have.
+// Tests a batcher whose thread runs out of memory: the first allocation for one call fails, then the second allocation
+// for another call, and so on. Only allocations by the header itself fail, because in some places ONNX Runtime ends the
+// process. Every request must have exactly one answer, and the call after it must succeed. A C function for which every
+// allocation fails must return a status. Exits with 0 if all this holds.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //
-// Prints "right N memory N other N", the answers by their kind.
+// Prints "right N memory N other N", the number of answers of each kind.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -17,14 +17,14 @@
 #include "loaded_engine.h"
 #include "vmoe/batcher.hpp"
 
-extern "C" const char __executable_start, etext;  // the program's code, by the linker
+extern "C" const char __executable_start, etext;  // the range of the program's code, defined by the linker
 
 namespace {
 
 constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
-thread_local int left = kPlenty;  // allocations of this thread before the one that fails
-thread_local bool none = false;   // every allocation of this thread fails, those of the library as well
+thread_local int left = kPlenty;  // allocations of this thread until one fails
+thread_local bool none = false;   // if true, every allocation of this thread fails, also in the library
 
 void* allocate(size_t size, const void* caller) {
   const bool own = caller >= &__executable_start && caller < &etext;
@@ -36,7 +36,8 @@ void* allocate(size_t size, const void* caller) {
 
 }  // namespace
 
-// Not inlined: the caller is what asks for memory, and a compiler that sees both sides warns of new and free.
+// Not inlined, so that the return address is in the code that allocates, and because a compiler that sees both sides
+// warns about new and free.
 #define NOT_INLINED __attribute__((noinline))
 NOT_INLINED void* operator new(size_t size) { return allocate(size, __builtin_return_address(0)); }
 NOT_INLINED void* operator new[](size_t size) { return allocate(size, __builtin_return_address(0)); }
@@ -65,7 +66,7 @@ int main(int argc, char** argv) {
   for (int allocations = 0; allocations < kMostAllocations; ++allocations) {
     std::promise<void> all;
     std::atomic<int> open{kRequests};
-    // The requests of the next call, submitted on the batcher's thread so that it finds them together.
+    // Submits the requests of the next call on the batcher's thread, so that one call takes them all.
     const auto submit = [&](const vmoe::Result<vmoe::Answer>&) {
       for (int request = 0; request < kRequests; ++request) {
         auto ticket = batcher->submit(noise.images, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {

@@ -1,5 +1,5 @@
-/* The C header compiles as C, and the library answers from C: prints the version and what becomes of a bundle. Exit
- * code 3 where a bundle that was loaded was not logged, or doesn't run. */
+/* Tests that the C header compiles as C and that the library works from C. Prints the version and the result of loading
+ * a bundle. Exits with 3 if a loaded bundle was not logged or does not run. */
 #include <stdio.h>
 
 #include "vmoe/elastic.h"
@@ -10,7 +10,7 @@ static void count_message(void* user, vmoe_log_level level, const char* message)
   *messages += level == VMOE_LOG_INFO && message[0] != '\0';
 }
 
-/* Warms an engine up, and is cancelled. */
+/* Warms up an engine, then cancels a call. */
 static int uses(const vmoe_engine* engine) {
   vmoe_info info = VMOE_INFO_INIT;
   vmoe_cancellation* cancellation = NULL;

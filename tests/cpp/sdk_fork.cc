@@ -1,5 +1,5 @@
-// Loads an engine, forks, and in the child runs the parent's engine, which is refused, and one of its own; all are
-// freed.
+// Loads an engine and forks. The child runs the parent's engine, which must be refused, and an engine of its own. All
+// engines are freed.
 //
 //   sdk_fork BUNDLE ONNXRUNTIME
 #include <sys/wait.h>
@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
   const Answer expected = answer(*engine);
   if (!expected) return 1;
   const pid_t forked = fork();
-  if (forked == 0) return child(*engine, *expected, argv);  // frees the parent's engine, too
+  if (forked == 0) return child(*engine, *expected, argv);  // also frees the parent's engine
   int status = 0;
   if (waitpid(forked, &status, 0) != forked) return 1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;

@@ -1,11 +1,11 @@
-// Prints what the log callback receives, a line "LEVEL<tab>MESSAGE" each.
+// Prints each message that the log callback receives as a line "LEVEL<tab>MESSAGE".
 //
 //   sdk_log BUNDLE ONNXRUNTIME all LEVEL     loads the bundle twice, and runs it
-//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads it, and runs it without a callback, with one and without again
+//   sdk_log BUNDLE ONNXRUNTIME runs LEVEL    loads it, and runs it without a callback, with one, and without again
 //   sdk_log BUNDLE ONNXRUNTIME nan LEVEL     loads it, and runs images with NaN twice
-//   sdk_log BUNDLE ONNXRUNTIME calls LEVEL   a callback that calls the library, replaces itself and throws
+//   sdk_log BUNDLE ONNXRUNTIME calls LEVEL   sets a callback that calls the library, replaces itself and throws
 //
-// A level of -1 is no callback. A line "failed<tab>SENTENCE" stands for each call that failed.
+// A LEVEL of -1 means no callback. Each call that fails prints a line "failed<tab>MESSAGE".
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -50,7 +50,7 @@ void run_nan(const vmoe::Engine& engine) {
       engine.run(vmoe::Images::float32(pixels.data(), info.batch_multiple, info.height, info.width, info.channels)));
 }
 
-// Calls the library in every way that a callback may, and once in one that it may not.
+// Calls the library in every way that is allowed in a callback, and once in a way that is not.
 class Caller {
  public:
   Caller(const vmoe::Engine& engine, char** argv) : engine_(engine), argv_(argv) {}

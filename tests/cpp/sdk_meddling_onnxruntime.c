@@ -1,5 +1,5 @@
-/* ONNX Runtime of the library at MEDDLE_LIBRARY, but that the paths MEDDLE_ONE and MEDDLE_OTHER are exchanged before it
- * makes a session from bytes, and exchanged back afterwards; MEDDLE_TIMES times. */
+/* Wraps the ONNX Runtime at MEDDLE_LIBRARY. Exchanges the paths MEDDLE_ONE and MEDDLE_OTHER before it creates a session
+ * from bytes, and exchanges them back afterwards, MEDDLE_TIMES times. */
 #include <dlfcn.h>
 #include <onnxruntime_c_api.h>
 #include <stdio.h>
@@ -49,7 +49,7 @@ static const char* ORT_API_CALL get_version(void) { return real_base->GetVersion
 
 const OrtApiBase* ORT_API_CALL OrtGetApiBase(void) {
   static const OrtApiBase base = {get_api, get_version};
-  if (real_base != NULL) return &base; /* each load asks for it */
+  if (real_base != NULL) return &base; /* every load requests it */
   void* library = dlopen(getenv("MEDDLE_LIBRARY"), RTLD_NOW | RTLD_LOCAL);
   if (library == NULL) abort();
   real_base = ((const OrtApiBase* (*)(void))dlsym(library, "OrtGetApiBase"))();

@@ -1,4 +1,4 @@
-/* A library that says of itself that it is ONNX Runtime 1.20.2, and ends the process when it is asked for an API. */
+/* A library that reports that it is ONNX Runtime 1.20.2, and ends the process if it is asked for an API. */
 #include <stdint.h>
 #include <stdlib.h>
 

@@ -1,8 +1,9 @@
-// Prepares one picture through the public API, with hardly more memory than it has by then.
+// Prepares one picture with the public API, with little memory besides what it has already allocated.
 //
 //   sdk_prepare BUNDLE ONNXRUNTIME HEIGHT WIDTH CHANNELS PIXELS IMAGE
 //
-// PIXELS holds raw uint8 pixels, or is "-" for black ones. Prints the steps, or the sentence that refuses the picture.
+// PIXELS is a file with raw uint8 pixels, or "-" for black ones. Prints the steps, or the message that refuses the
+// picture.
 #include <sys/resource.h>
 #include <unistd.h>
 

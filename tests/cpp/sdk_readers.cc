@@ -1,11 +1,15 @@
-// Reads manifests, graphs and bundles of any content, and prepares pictures of any size, with the SDK's own code: one
-// line of stdout for each.
+// Reads arbitrary manifests, graphs and bundles, and prepares pictures of any size, with the SDK's own code. Prints one
+// line to stdout for each.
 //
-// stdin: a kind, the size as uint32, and the bytes, again and again. Kinds are 'm' for a manifest; 'g' for a graph; 'b'
-// for the path of a bundle, of which all is checked that is checked before a runtime sees it; and, behind a manifest
-// and its size as uint32, 'n' for the name of a profile, and 'p' for a picture: height, width, channels and EXIF
-// orientation as int64, and uint8 pixels. stdout: "ok" or "refused<tab>SENTENCE"; "ok<tab>PROFILE" for a name, and
-// "ok<tab>IMAGE" in hexadecimal for a picture.
+// stdin is a sequence of inputs: a kind, the size as uint32, and the bytes. The kinds are:
+// - 'm': a manifest;
+// - 'g': a graph;
+// - 'b': the path of a bundle, with all checks that precede a runtime;
+// - 'n': a manifest's size as uint32, the manifest, and the name of a profile;
+// - 'p': a manifest's size as uint32, the manifest, and a picture: height, width, channels and EXIF orientation as
+//   int64, and uint8 pixels.
+// stdout is "ok" or "refused<tab>MESSAGE"; "ok<tab>PROFILE" for a name, and "ok<tab>IMAGE" in hexadecimal for a
+// picture.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -26,7 +30,8 @@ namespace {
 using vmoe::sdk::Manifest;
 using vmoe::sdk::Profile;
 
-// The name, the effective ratio, the value of every setting, and each layer's slots; "none" where it names no profile.
+// Formats a profile: its name, effective ratio, the value of every setting, and the slots of each layer; "none" if
+// there is no profile.
 std::string described(const std::optional<Profile>& profile) {
   if (!profile) return "none";
   std::string text = profile->name + " " + vmoe::sdk::shortest(profile->effective_ratio);
@@ -40,11 +45,12 @@ std::string described(const std::optional<Profile>& profile) {
   return text;
 }
 
-// The image that a model takes of a picture, in hexadecimal.
+// Returns the image that a model makes from a picture, in hexadecimal.
 std::string prepared(const Manifest& manifest, const std::string& bytes) {
   int64_t numbers[4];
   std::memcpy(numbers, bytes.data(), sizeof(numbers));
-  const std::string pixels = bytes.substr(sizeof(numbers));  // in memory of their size
+  const std::string pixels =
+      bytes.substr(sizeof(numbers));  // a copy of exactly their size, so that overruns are detected
   vmoe_picture picture = VMOE_PICTURE_INIT;
   picture.height = numbers[0];
   picture.width = numbers[1];
@@ -61,7 +67,7 @@ std::string prepared(const Manifest& manifest, const std::string& bytes) {
   return text;
 }
 
-// What is to be printed of it.
+// Reads one input and returns the text to print.
 std::string read(char kind, const std::string& bytes) {
   switch (kind) {
     case 'm': vmoe::sdk::parse_manifest(bytes); return "ok";

@@ -1,18 +1,18 @@
-// Loads a bundle through the C++ SDK and answers one command per line of stdin with one line of stdout.
+// Loads a bundle with the C++ SDK. Answers each line of stdin, which is one command, with one line of stdout.
 //
 //   sdk_runner BUNDLE ONNXRUNTIME THREADS
 //
-// Commands are fields between tabs; SETTING is seven of them, profile, capacity ratio, k, bpr, pool, max_experts and
-// merge, each "-" where not given.
+// The fields of a command are separated by tabs. SETTING is seven fields: profile, capacity ratio, k, bpr, pool,
+// max_experts and merge, each "-" if not given.
 //   info
 //   profiles
 //   setting SETTING
 //   warm_up SETTING COUNT
 //   run SETTING DTYPE COUNT IMAGES OUTPUT          raw images from one file, raw float32 to another
-//   outputs SETTING DTYPE COUNT IMAGES OUTPUT      the same of all outputs; says name, rows and columns of each
+//   outputs SETTING DTYPE COUNT IMAGES OUTPUT      the same for all outputs; prints name, rows and columns of each
 //   routing SETTING DTYPE COUNT IMAGES OUTPUT      for each layer its kind, G, S, K, E, P, h and w as int64, then
 //                                                  expert, kept, weight, dispatch, combine, token and the patch
-//                                                  mask, each with its size as int64 before it
+//                                                  mask, each preceded by its size as int64
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
@@ -74,7 +74,7 @@ void print_info(const vmoe::Info& info) {
   std::printf("\n");
 }
 
-// Keeps the bytes that its images point to.
+// Owns the bytes that its images point to.
 struct ImageFile {
   std::string bytes;
   vmoe::Images images;

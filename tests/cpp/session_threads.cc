@@ -1,5 +1,5 @@
-// 8 threads that find, load and give back sessions under a few keys. While one is held, nobody loads another under its
-// key. Prints how many times that was so, of how many; exit code 0 where always.
+// Finds, loads and releases sessions under a few keys on 8 threads. While a session is held, no thread may load another
+// under the same key. Prints how often this held, and of how many times. Exits with 0 if always.
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr int kThreads = 8, kRounds = 500, kKeys = 3;
 
-// No session is needed to share one.
-std::shared_ptr<vmoe::sdk::Session> stand_in() {
+// Returns a fake session; sharing does not need a real one.
+std::shared_ptr<vmoe::sdk::Session> fake_session() {
   auto held = std::make_shared<char>();
   return {held, reinterpret_cast<vmoe::sdk::Session*>(held.get())};
 }
@@ -28,8 +28,8 @@ int main() {
     threads.emplace_back([&equal, i] {
       for (int round = 0; round < kRounds; ++round) {
         const std::string key = "key " + std::to_string((i + round) % kKeys);
-        const auto session = vmoe::sdk::find_or_load_session(key, stand_in);
-        if (vmoe::sdk::find_or_load_session(key, stand_in) == session) ++equal;
+        const auto session = vmoe::sdk::find_or_load_session(key, fake_session);
+        if (vmoe::sdk::find_or_load_session(key, fake_session) == session) ++equal;
       }
     });
   }

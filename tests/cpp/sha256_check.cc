@@ -1,5 +1,5 @@
-// Hashes the beginnings of standard input by every method of this processor. Arguments: the number of bytes of each
-// beginning. Prints "METHOD BYTES DIGEST" lines.
+// Hashes prefixes of standard input with every method of this processor. The arguments are the lengths of the prefixes
+// in bytes. Prints lines "METHOD BYTES DIGEST".
 #include <cstdio>
 #include <cstdlib>
 #include <string>

@@ -1,4 +1,4 @@
-// What the fake TensorRT of the tests exports besides TensorRT's own functions.
+// The functions that the tests' fake TensorRT exports in addition to TensorRT's own.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -7,11 +7,11 @@
 
 extern "C" {
 
-// "namespace::name::version" of every creator in the registry, space separated, in order; the text lives until the next
-// call.
+// Returns "namespace::name::version" of every creator in the registry, in order, separated by spaces; the text is valid
+// until the next call.
 const char* fakeCreators() noexcept;
 
-// A finder whose logger keeps every message, and the messages since the last call, one a line.
+// Returns a finder whose logger keeps every message; fakeMessages returns those since its last call, one per line.
 nvinfer1::ILoggerFinder* fakeLoggerFinder() noexcept;
 const char* fakeMessages() noexcept;
 }

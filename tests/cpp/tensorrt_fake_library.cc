@@ -1,8 +1,8 @@
-// A TensorRT that has a plugin registry and a logger, and nothing else. Built with the headers of a version, it lays
-// its objects out as that version does.
+// A fake TensorRT that has only a plugin registry and a logger. Built with the headers of a version, its objects have
+// the memory layout of that version.
 //
-// FAKE_MAJOR is the version it says it is. FAKE_TENSORRT in the environment makes it misbehave: "refuses" every
-// creator, or has "no_registry".
+// FAKE_MAJOR is the version that it reports. The environment variable FAKE_TENSORRT makes it misbehave: "refuses"
+// refuses every creator, and "no_registry" returns no registry.
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -59,7 +59,7 @@ class Registry final : public nvinfer1::IPluginRegistry {
   }
   int32_t releasePluginResource(const char*) noexcept override { return 0; }
 
-  // Of some versions only: they override there, and are functions of this class elsewhere.
+  // These exist only in some versions: there they override virtual functions, and elsewhere they are plain members.
   virtual bool registerCreator(nvinfer1::IPluginCreator&, const char*) noexcept { return false; }
   virtual nvinfer1::IPluginCreator* const* getPluginCreatorList(int32_t*) const noexcept { return nullptr; }
   virtual nvinfer1::IPluginCreator* getPluginCreator(const char*, const char*, const char*) noexcept { return nullptr; }

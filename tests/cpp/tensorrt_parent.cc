@@ -1,5 +1,5 @@
-// A program that opens the libraries that it is called with, in their order, and then prints the creators of each fake
-// TensorRT among them, a line each.
+// Opens the libraries in its arguments in order, then prints the creators of each fake TensorRT among them, one line
+// each.
 #include <dlfcn.h>
 
 #include <cstdio>

@@ -1,12 +1,14 @@
-// Does with the plugin library what TensorRT does, without TensorRT: tensorrt_plugin_check PLUGIN FAKE_TENSORRT.
+// Uses the plugin library as TensorRT does, without TensorRT: tensorrt_plugin_check PLUGIN FAKE_TENSORRT.
 //
-// Reads a command a line and answers each with a line: COMMAND OP FIELD... SHAPE... FIELD is name:type:length:value, in
-// the numbers of PluginFieldType; SHAPE is 2,3,4. Where no plugin is made of the fields the answer is refused MESSAGE.
+// Reads commands from stdin, one per line, and answers each with one line: COMMAND OP FIELD... SHAPE... FIELD is
+// name:type:length:value, with the numbers of PluginFieldType; SHAPE is 2,3,4. If no plugin can be made of the fields,
+// the answer is refused MESSAGE.
 //
 //   fields    the fields of the op's creator
-//   create    what the plugin serialises, from a copy of what was made anew of that; and its timing cache id
+//   create    what the plugin serializes, from a clone of a plugin that was recreated from its serialized fields; and
+//   its timing cache id
 //   shapes    output shapes for input shapes; a size that is known when the network is built is written #2
-//   types     whether the plugin takes these types of its inputs and outputs, which stand as one shape
+//   types     whether the plugin accepts these types of its inputs and outputs, given as one shape
 //   limits    workspace BYTES, or refused MESSAGE, for input shapes
 //   enqueue   the MESSAGE of a run on memory that no device has
 #include <NvInferRuntime.h>
@@ -74,7 +76,7 @@ class Builder final : public IExprBuilder, public apiv::VExprBuilder {
   std::deque<std::unique_ptr<Expression>> expressions_;
 };
 
-// Fields as TensorRT hands them over; the texts and numbers live as long as this does.
+// Fields as TensorRT passes them. Owns their texts and numbers.
 class Fields {
  public:
   void add(const std::string& text) {
@@ -108,10 +110,10 @@ std::string to_text(const PluginFieldCollection& fields) {
   return text;
 }
 
-// The messages of the plugin since the last call, on one line.
+// Returns the plugin's messages since the last call, on one line.
 std::string (*read_messages)() = nullptr;
 
-// A plugin, its two capabilities that matter, and what is asked of it.
+// A plugin, the two of its capabilities that are tested, and the commands.
 class Node {
  public:
   Node(IPluginV3* plugin, std::vector<Dims> shapes) : plugin_(plugin), shapes_(std::move(shapes)) {
@@ -179,7 +181,7 @@ class Node {
     std::vector<PluginTensorDesc> fixed(shapes_.size());
     for (size_t i = 0; i < shapes_.size(); ++i) {
       dynamic[i].max = fixed[i].dims = shapes_[i];
-      // What is not the maximum may be unknown, and must not be read.
+      // Sizes other than the maximum may be unknown and must not be read.
       dynamic[i].desc.dims = dynamic[i].min = dynamic[i].opt =
           Dims{shapes_[i].nbDims, {-1, -1, -1, -1, -1, -1, -1, -1}};
     }

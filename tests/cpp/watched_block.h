@@ -1,5 +1,5 @@
-// A grid of blocks on the CPU, as programs of GPU kernels take it: threads of a phase, lanes of a team and blocks of a
-// launch run in an order drawn from a seed, and a barrier or an exchange may be left out.
+// A grid of blocks on the CPU, as programs of GPU kernels use it. Threads of a phase, lanes of a team and blocks of a
+// launch run in a seeded random order. A barrier or an exchange may be omitted.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +19,10 @@ using vmoe::cuda::BlockPlace;
 
 class Machine;
 
-// The lanes of a team, which run in any order between two exchanges.
+// The lanes of a team, which run in random order between two exchanges.
 class Team {
  public:
-  // What each lane holds; a lane that sees another's is a fault.
+  // The value of each lane. Access by another lane is a fault.
   template <class T>
   class Lanes {
    public:
@@ -71,7 +71,7 @@ class Machine {
   Clock& shared_clock() { return shared_; }
   Clock& device_clock() { return device_; }
 
-  // Every block of a grid in any order; `run_block(block, place)`.
+  // Calls run_block(block, place) for every block of a grid, in random order.
   template <class RunBlock>
   void launch(uint32_t grid_x, uint32_t grid_y, uint32_t threads, const RunBlock& run_block) {
     threads_ = threads;
@@ -101,14 +101,14 @@ class Machine {
       function(team);
       exchanges[index] = team.exchanges();
     }
-    // Lanes exchange across a whole warp, so none of its teams may stay away.
+    // Lanes exchange across a whole warp, so all of its teams must take part.
     for (const uint32_t done : exchanges) {
       if (done != exchanges[0]) report("some teams of a block exchange more often than others");
     }
     pass_barrier();
   }
 
-  // From here on this thread of the block runs.
+  // Makes `thread` the running thread of the block.
   void act(uint32_t thread) const {
     shared_.actor = thread;
     device_.actor = block_ * threads_ + thread;
@@ -116,7 +116,7 @@ class Machine {
   uint32_t draw(uint32_t end) const { return static_cast<uint32_t>(random_() % end); }
   void report(const std::string& what) const { shared_.report(what); }
 
-  // The first fault of shared memory, or else of device memory, if there is any.
+  // Writes the first fault of shared memory, or else of device memory, if there is one.
   void tell(char* fault, size_t fault_bytes) const {
     std::snprintf(fault, fault_bytes, "%s", (shared_.fault.empty() ? device_ : shared_).fault.c_str());
   }

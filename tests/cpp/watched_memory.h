@@ -1,9 +1,9 @@
-// Memory that watches its readers and writers: what the phases of GPU kernels are run with on the CPU.
+// Memory that checks its readers and writers. The tests run the phases of GPU kernels with it on the CPU.
 //
-// A barrier begins a new period. Within one, an element that somebody writes may be touched by no one else. For shared
-// memory a period is a phase and somebody a thread of the block; for device memory, where no barrier reaches other
-// blocks, it is a launch and any thread of it. Reads of what was never written and accesses out of bounds are faults as
-// well.
+// A barrier begins a new period. Within a period, an element that one actor writes must not be touched by any other.
+// For shared memory, a period is a phase and an actor is a thread of the block. For device memory, where barriers don't
+// synchronize blocks, a period is a launch and an actor is any of its threads. Reads of unwritten elements and accesses
+// out of bounds are faults as well.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace watched {
 
-// Who runs now, and the first fault.
+// The running actor, and the first fault.
 struct Clock {
   uint32_t period = 1;
   uint32_t actor = 0;
@@ -36,7 +36,7 @@ class Array {
     for (Mark& mark : marks_) mark.is_set = true;
   }
 
-  // Forgets all values, as the shared memory of a new block has none.
+  // Forgets all values, like the shared memory of a new block.
   void forget() {
     for (Mark& mark : marks_) mark = {};
     for (T& value : values_) value = garbage();
@@ -74,7 +74,7 @@ class Array {
     values_[index] = value;
   }
 
-  // All values, each of which must have been written.
+  // Copies all values, each of which must have been written.
   void copy_to(T* values) {
     for (size_t i = 0; i < values_.size(); ++i) {
       values[i] = values_[i];
@@ -88,7 +88,7 @@ class Array {
     uint32_t writer = 0;
     uint32_t read = 0;
     uint32_t reader = 0;
-    bool has_readers = false;  // more than one in the period of the last read
+    bool has_readers = false;  // several actors read it in the period of the last read
     bool is_set = false;
   };
 
@@ -116,7 +116,7 @@ class Array {
   }
 };
 
-// What phases take for memory.
+// The Memory type for phases.
 template <class T>
 struct Memory {
   using Value = T;
