@@ -1,1 +1,1 @@
-"""The kernels called on a GPU, and what only a GPU can show to be right or wrong; `benchmarks/gpu.py` runs it."""
+"""Checks of the kernels that need a GPU; `benchmarks/gpu.py` runs them."""

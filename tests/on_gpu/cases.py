@@ -1,4 +1,4 @@
-"""What the kernels are checked on: gates that make routing hard, and tokens."""
+"""Test cases for the kernels: gates that make routing hard, and tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SMALL = Shape(3, 197, 8, 2, 30, hidden=64)
 
 @dataclass(frozen=True)
 class Case:
-    """One routing and the tokens that it moves: gates of a kind, and tokens misaligned by so many bytes."""
+    """One routing and the tokens that it moves: a kind of gates, and tokens misaligned by `offset` bytes."""
 
     shape: Shape
     kind: str
@@ -27,13 +27,13 @@ class Case:
     offset: int = 0
 
     def __str__(self) -> str:
-        """Such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
+        """Describe the case, such as `1 x 197, E 8, K 2, c 30, D 64, fp32, random gates, seed 7`."""
         offset = f", {self.offset} bytes off" if self.offset else ""
         return f"{self.shape}, {self.kind} gates, seed {self.seed}{offset}"
 
 
 def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.Generator) -> Tensor:
-    """Gates f32[G,S,E]: softmax outputs, and what no softmax would give but an op must route all the same."""
+    """Make gates f32[G,S,E]: softmax outputs, or values that no softmax returns but an op must still route."""
     shape = groups, tokens, experts
     if kind == "equal":
         return torch.full(shape, 1 / experts)
@@ -54,13 +54,13 @@ def make_gates(kind: str, groups: int, tokens: int, experts: int, source: torch.
 
 
 def make_bits(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Any bits at all, NaNs too: what is only copied must stay what it is."""
+    """Make elements of random bits, including NaN: ops that only copy must keep every bit."""
     size = (*shape[:-1], shape[-1] * TYPE_BYTES[type])
     return torch.randint(0, 256, size, dtype=torch.uint8, generator=source).view(TORCH_TYPES[type])
 
 
 def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) -> Tensor:
-    """Numbers of both signs and many sizes, zeros, and some that are lost when they are scaled."""
+    """Make numbers of both signs and many magnitudes, zeros, and some that lose bits when scaled."""
     numbers = torch.randn(shape, generator=source) * 10.0 ** torch.randint(-3, 3, shape, generator=source)
     for odd in (-0.0, 6e4, 1e-40):
         numbers[torch.rand(shape, generator=source) < 0.02] = odd
@@ -68,7 +68,7 @@ def make_numbers(shape: tuple[int, ...], type: Type, source: torch.Generator) ->
 
 
 def make_inputs(case: Case) -> dict[str, Tensor]:
-    """The case's `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]."""
+    """Make the case's `gates` [G,S,E], `x` [G,S,D] and `out` [E,M,D]."""
     source, shape = torch.Generator().manual_seed(case.seed), case.shape
     gates = make_gates(case.kind, shape.groups, shape.tokens, shape.experts, source)
     x = make_bits((shape.groups, shape.tokens, shape.hidden), shape.type, source)
@@ -77,7 +77,7 @@ def make_inputs(case: Case) -> dict[str, Tensor]:
 
 
 def named_cases(seed: int) -> Iterator[Case]:
-    """Every kind of gates in every type and order; then the ends of every size."""
+    """Yield every kind of gates in every type and order, then the extremes of every size."""
     for kind in GATE_KINDS:
         for type in TYPES:
             for bpr in (True, False):
@@ -85,7 +85,7 @@ def named_cases(seed: int) -> Iterator[Case]:
                 yield Case(shape, kind, seed)
                 yield Case(replace(shape, capacity=1), kind, seed)
                 yield Case(replace(shape, tokens=1500, choices=2, hidden=8), kind, seed)  # more than one tile
-    for type in ("fp16", "bf16"):  # as exported graphs have them
+    for type in ("fp16", "bf16"):  # as in exported graphs
         yield Case(replace(_SMALL, type=type, hidden=768), "random", seed)
     for type in TYPES:  # rows that no 16-byte access fits
         yield Case(replace(_SMALL, type=type, hidden=5), "random", seed)
@@ -104,7 +104,7 @@ def named_cases(seed: int) -> Iterator[Case]:
 
 
 def random_cases(seed: int, count: int) -> Iterator[Case]:
-    """Cases of any sizes, types and kinds; large ones are rare."""
+    """Yield random cases of any size, type and kind; large ones are rare."""
     for index in range(count):
         draw = random.Random(f"{seed} {index}")
         experts = draw.choice([1, 2, 3, 7, 8, 16, 32, 33, 64, 128, 256])

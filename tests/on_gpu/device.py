@@ -1,4 +1,4 @@
-"""The GPU: what it is, its streams, its graphs and its clock. Everything that only a GPU can run is in this file."""
+"""The GPU: its properties, streams, graphs and clock. All code that only a GPU can run is in this file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from command_line import BenchmarkError
 
 Work = Callable[[], object]
 
-_LARGEST_L2_BYTES = 128 << 20  # of any GPU; taken where torch doesn't say
+_LARGEST_L2_BYTES = 128 << 20  # of any GPU; used if torch doesn't report it
 
 
 class Device:
     """The first GPU that torch sees.
 
     Attributes:
-        torch_device: where tensors are.
+        torch_device: the device of tensors.
         name, architecture: such as "NVIDIA H100 80GB HBM3" and "sm_90".
-        l2_bytes: of its second-level cache.
-        facts: more about it, for the report.
+        l2_bytes: size of the second-level cache.
+        facts: further properties, for the report.
     """
 
     def __init__(self) -> None:
         """Raises:
-        BenchmarkError: torch isn't installed, can't use a GPU, or finds none.
+        BenchmarkError: torch isn't installed, was built without CUDA, or finds no GPU.
         """
         try:
             import torch
@@ -43,15 +43,15 @@ class Device:
         self.facts |= {"torch": torch.__version__, "cuda_of_torch": torch.version.cuda}
 
     def stream(self) -> int:
-        """Handle of the current stream."""
+        """Return the handle of the current stream."""
         return int(self._cuda.current_stream().cuda_stream)
 
     def synchronize(self) -> None:
-        """Waits for all work; raises on an error of the GPU."""
+        """Wait for all work; raise on a GPU error."""
         self._cuda.synchronize()
 
     def on_streams(self, works: Sequence[Work]) -> None:
-        """Puts each work on a stream of its own, side by side, and waits for all of them."""
+        """Run each work on its own stream, all at once, and wait for them."""
         self.synchronize()
         for work in works:
             with self._cuda.stream(self._cuda.Stream()):
@@ -59,7 +59,7 @@ class Device:
         self.synchronize()
 
     def capture(self, work: Work) -> Work:
-        """A CUDA graph of what `work` puts on the current stream; calling it runs the graph. Runs `work` once to warm up."""
+        """Capture `work` on the current stream in a CUDA graph, and return a function that runs it. Warm up with one run."""
         self.on_streams([work])
         graph = self._cuda.CUDAGraph()
         with self._cuda.graph(graph):
@@ -67,7 +67,7 @@ class Device:
         return graph.replay
 
     def milliseconds(self, work: Work) -> float:
-        """How long the GPU takes for what `work` puts on the current stream."""
+        """Measure the GPU time of `work` on the current stream, in milliseconds."""
         start, end = (self._cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
@@ -76,5 +76,5 @@ class Device:
         return float(start.elapsed_time(end))
 
     def release(self) -> None:
-        """Gives back memory that nothing uses any more."""
+        """Release unused memory."""
         self._cuda.empty_cache()

@@ -6,7 +6,7 @@ __global__ void do_nothing() {}
 
 }  // namespace
 
-// A kernel that does nothing: what a launch costs.
+// Launches a kernel that does nothing, to measure the cost of a launch.
 extern "C" int vmoe_gpu_empty(void* stream) {
   do_nothing<<<1, 32, 0, static_cast<cudaStream_t>(stream)>>>();
   return cudaGetLastError();

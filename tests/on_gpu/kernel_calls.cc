@@ -1,6 +1,6 @@
-// The GPU kernels for callers without C++: every function but two returns 0 or CUDA's error code. A shape is groups,
-// tokens, experts, choices, slots per expert and group, and whether Batch Priority Routing serves them; types are 0
-// float32, 1 float16, 2 bfloat16; pointers are device memory; a stream is CUDA's handle.
+// The GPU kernels for callers without C++. Every function except the first two returns 0 or CUDA's error code. A shape
+// is groups, tokens, experts, choices, slots per expert and group, and 1 for Batch Priority Routing. Types are 0
+// float32, 1 float16, 2 bfloat16. Pointers are device memory. A stream is CUDA's handle.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -32,7 +32,7 @@ int vmoe_gpu_gates(const float* x, const float* router, size_t tokens, size_t hi
   return vmoe::cuda::compute_gates(x, router, tokens, hidden, experts, gates, as_stream(stream));
 }
 
-// The same on the CPU, and its memory.
+// As vmoe_gpu_gates, but on the CPU and its memory.
 int vmoe_gpu_gates_on_host(const float* x, const float* router, size_t tokens, size_t hidden, size_t experts,
                            float* gates) {
   const vmoe::cuda::GateShape shape{static_cast<uint32_t>(tokens), static_cast<uint32_t>(hidden),
@@ -70,8 +70,8 @@ int vmoe_gpu_copy(void* to, const void* from, size_t bytes) { return cudaMemcpy(
 
 int vmoe_gpu_synchronize() { return cudaDeviceSynchronize(); }
 
-// What is put on the stream in between is not run but counted: the nodes of its CUDA graph. Anything that allocates or
-// synchronises in between is an error. Not for the default stream.
+// Between these two calls, work put on the stream is counted, as the nodes of its CUDA graph, and not run. Allocating
+// or synchronizing in between is an error. Not for the default stream.
 int vmoe_gpu_begin_count(void* stream) {
   return cudaStreamBeginCapture(as_stream(stream), cudaStreamCaptureModeThreadLocal);
 }

@@ -38,11 +38,11 @@ class Problem:
         self.tensors = {name: self.allocate(name, *size) for name, size in sizes.items()}
 
     def allocate(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The tensor of a name, with anything in it."""
+        """Allocate the tensor with this name, uninitialized."""
         return torch.empty(sizes, dtype=dtype, device=self.device.torch_device)
 
     def run(self, *kernels: str) -> None:
-        """Puts kernels, by their names in `gpu.floors.KERNELS`, on the current stream."""
+        """Put kernels, named as in `library.KERNELS`, on the current stream."""
         at = {name: tensor.data_ptr() for name, tensor in self.tensors.items()}
         for kernel in kernels:
             self.kernels.launch(kernel, self.shape, at, self.device.stream())

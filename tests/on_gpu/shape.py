@@ -1,4 +1,4 @@
-"""What a kernel is run on: sizes and element types."""
+"""The sizes and element types that a kernel runs on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of one MoE layer's routing: G, S, E, K, slots per expert and group, D; type of tokens; the order of service."""
+    """Sizes of one MoE layer's routing (G, S, E, K, slots per expert and group, D), token type and order of service."""
 
     groups: int
     tokens: int
@@ -25,17 +25,17 @@ class Shape:
 
     @property
     def all_tokens(self) -> int:
-        """Tokens of all groups, G * S."""
+        """Number of tokens in all groups, G * S."""
         return self.groups * self.tokens
 
     @property
     def pairs(self) -> int:
-        """(token, expert) pairs, G * S * K."""
+        """Number of (token, expert) pairs, G * S * K."""
         return self.all_tokens * self.choices
 
     @property
     def all_slots(self) -> int:
-        """Slots of all experts, E * M = E * G * c."""
+        """Number of slots of all experts, E * M = E * G * c."""
         return self.experts * self.groups * self.capacity
 
     @property
@@ -44,7 +44,7 @@ class Shape:
         return self.hidden * TYPE_BYTES[self.type]
 
     def __str__(self) -> str:
-        """Such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
+        """Describe the shape, such as `64 x 197, E 8, K 2, c 52, D 768, fp32`."""
         hidden = f", D {self.hidden}" if self.hidden else ""
         sizes = f"{self.groups} x {self.tokens}, E {self.experts}, K {self.choices}, c {self.capacity}"
         return f"{sizes}{hidden}, {self.type}{'' if self.bpr else ', vanilla'}"
