@@ -54,7 +54,7 @@ class Scratch {
     if (status == nullptr && data_ != nullptr) return;
     api_.ReleaseAllocator(allocator_);
     check(api_, status);
-    throw StatusError("there is no room for " + std::to_string(bytes) + " bytes of workspace");
+    throw StatusError("not enough memory for " + std::to_string(bytes) + " bytes of workspace");
   }
   ~Scratch() {
     if (allocator_ == nullptr) return;

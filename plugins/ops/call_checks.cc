@@ -61,7 +61,7 @@ void Attributes::check(const Types& types) const {
   const ElementType weights = types[ValueType::kW];
   for (size_t i = 0; i < values_.size(); ++i) {
     if (specs_[i].only_quantized && values_[i] != 0 && !weight_type(weights).quantized()) {
-      throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 where weights are " + name_of(weights) +
+      throw OpError(std::string("attribute ") + specs_[i].name + " must be 0 if weights are " + name_of(weights) +
                     ", not " + std::to_string(values_[i]));
     }
   }
@@ -165,7 +165,7 @@ RoutingShape check_call(const Node& node, Settings settings, Sizes& sizes) {
   const int64_t experts = size_of(sizes, 'E');
   if (experts < 1) throw OpError("there are no experts");
   if (experts_choose(*node.spec)) {
-    // In the routing, every expert is a choice of each token.
+    // With experts choice, every expert is a choice of each token.
     settings[Setting::kK] = experts;
     settings[Setting::kBpr] = 0;
   }

@@ -39,7 +39,7 @@ OpError Types::refusal(const ValueSpec& value, const std::string& given) const {
     if (const char* first = first_[static_cast<size_t>(value.type)]) return OpError{text + ", the type of " + first};
     for (const ValueType other : {ValueType::kW, ValueType::kQ, ValueType::kT}) {
       if (const char* first = first_[static_cast<size_t>(other)])
-        text += std::string(" beside ") + first + " in " + name_of((*this)[other]);
+        text += std::string(" with ") + first + " in " + name_of((*this)[other]);
     }
   }
   return OpError{text};

@@ -66,9 +66,8 @@ void check_memory(const void* memory, int32_t dtype, const char* what) {
 
 void check_data(const vmoe_images& images) {
   if (bytes_of(images.dtype, {images.count, images.height, images.width, images.channels}) != images.data_bytes) {
-    fail(VMOE_IMAGE_ERROR, "the images' data has ", images.data_bytes, " bytes, and ", images.count, " images of ",
-         dtype_name(images.dtype), "[", images.height, ",", images.width, ",", images.channels,
-         "] have another number");
+    fail(VMOE_IMAGE_ERROR, "the images' data has ", images.data_bytes, " bytes, which does not match ", images.count,
+         " images of ", dtype_name(images.dtype), "[", images.height, ",", images.width, ",", images.channels, "]");
   }
   check_memory(images.data, images.dtype, "the images' data");
 }
@@ -108,8 +107,8 @@ void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
     fail(VMOE_IMAGE_ERROR, "the picture has ", picture.height, "x", picture.width, " pixels, which no picture has");
   }
   if (bytes_of(VMOE_UINT8, {picture.height, picture.width, picture.channels}) != picture.data_bytes) {
-    fail(VMOE_IMAGE_ERROR, "the picture's data has ", picture.data_bytes, " bytes, and uint8[", picture.height, ",",
-         picture.width, ",", picture.channels, "] has another number");
+    fail(VMOE_IMAGE_ERROR, "the picture's data has ", picture.data_bytes, " bytes, which does not match uint8[",
+         picture.height, ",", picture.width, ",", picture.channels, "]");
   }
   check_memory(picture.data, VMOE_UINT8, "the picture's data");
 }

@@ -115,9 +115,8 @@ std::unique_ptr<OnnxRuntime> open_runtime(const Found& found, const OrtApiBase& 
   }
   if (dlopen(kSharedOnnx, RTLD_LAZY | RTLD_NOLOAD) != nullptr) {
     log(VMOE_LOG_WARNING, "ONNX Runtime ", version, " (", found.name, ") registers its ops in ", kSharedOnnx,
-        ", which has them already: each is a line \"Schema error\" on stderr, and harmless. Another build, such as "
-        "that in "
-        "pip's onnxruntime, has none: give its path in ",
+        ", which has them already: each prints a harmless line \"Schema error\" to stderr. Another build, such as that "
+        "in pip's onnxruntime, prints none: give its path in ",
         kVariable);
   }
   OrtEnv* env = nullptr;
@@ -154,7 +153,7 @@ const OnnxRuntime& find_onnxruntime(const std::string& path) {
   const std::lock_guard lock(mutex);
   const Found found = find(path);
   const OrtApiBase* base = found.entry();
-  if (base == nullptr) fail(VMOE_RUNTIME_ERROR, found.name, " gives no API of ONNX Runtime");
+  if (base == nullptr) fail(VMOE_RUNTIME_ERROR, found.name, " provides no API of ONNX Runtime");
   auto& runtime = runtimes[base];
   if (runtime == nullptr) runtime = open_runtime(found, *base);
   return *runtime;
