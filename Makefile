@@ -182,7 +182,7 @@ test: parallel
 
 test-all: WANTED = $(NATIVE) lint test-packages arm-packages $(CLIENT_VENV)/.done triton
 test-all: parallel
-	@$(MAKE) -s tidy
+	@$(MAKE) -s -j 2 tidy
 	rm -rf $(COVERAGE)
 	VMOE_TEST_SANITIZED=1 VMOE_TEST_COVERAGE=$(COVERAGE)/all $(PYTEST)
 	@$(BIN)/python -m coverage combine -q --data-file $(COVERAGE)/all
@@ -226,13 +226,19 @@ lint-python: $(SETUP)
 lint-native: $(SETUP) $(NATIVE)
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 	@test -f $(COMMANDS) || echo "make: no native library was built, so clang-tidy has nothing to check"
-	@$(MAKE) -s -j 2 tidy
+	@$(MAKE) -s tidy-changed
 
-# clang-tidy reads what the compiler was called with, so it sees the libraries that were built. CUDA is nvcc's to read. Each
-# file leaves a stamp, and is read again when it or a header has changed.
+# clang-tidy reads the compiler's command lines, so it checks the libraries that were built. CUDA is nvcc's to check. Each file
+# leaves a stamp, and is checked again when it or a header has changed. `make tidy` checks all files, and lint those that differ
+# from TIDY_SINCE.
 COMMANDS := build/native/compile_commands.json
-.PHONY: tidy
+TIDY_SINCE ?= origin/main
+.PHONY: tidy tidy-changed
 tidy: $(shell sed -n 's|.*"file": "$(CURDIR)/plugins/\(.*\)\.cc".*|build/tidy/\1.ok|p' $(COMMANDS) 2>/dev/null)
+tidy-changed:
+	@$(MAKE) -s -j 2 $$($(BIN)/python tools/changed_sources.py build/native $(TIDY_SINCE) | sed 's|plugins/|build/tidy/|g; s|\.cc|.ok|g') nothing
+.PHONY: nothing
+nothing: ;
 
 build/tidy/%.ok: plugins/%.cc $(CXX_HEADERS) .clang-tidy
 	@mkdir -p $(@D)

@@ -1,6 +1,6 @@
 """Both HTTP services, on Ray and in C++, answer Triton's and KServe's clients, and keep what /openapi.json says.
 
-The clients live in an environment of their own, which `make test` makes in build/clients/venv.
+The clients live in an environment of their own, which `make test-all` makes in build/clients/venv.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 CHECKS += "response_schema_conformance,negative_data_rejection,unsupported_method"
 
 if not ENVIRONMENT.exists():
-    pytest.skip("the clients are not installed; make test does it", allow_module_level=True)
+    pytest.skip("the clients are not installed; make test-all does it", allow_module_level=True)
 
 
 @pytest.fixture(scope="module", params=["Ray", "C++"])
