@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def output(*command: str | Path) -> str:
+    """Return the standard output of a command; empty if it fails."""
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
 
 
