@@ -16,14 +16,16 @@ pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[2]
 
 PYTHON = {
-    "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
+    "exporter/vmoe_export": "vmoe_measure vmoe_remote vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "vmoe_tools.remote_sources vmoe_tools.terminal click ml_dtypes msgpack numpy onnx onnxruntime open_clip rich "
     "safetensors tensorstore timm torch yaml",
     "exporter/vmoe_torch": "vmoe_export vmoe_runtime numpy torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
-    "runtime/vmoe_measure": "vmoe_runtime aiohttp fsspec numpy",
-    "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy pyarrow rich tensorrt",
-    "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
+    "runtime/vmoe_measure": "vmoe_runtime numpy",
+    "runtime/vmoe_remote": "vmoe_runtime aiohttp fsspec",
+    "runtime/vmoe_tools": "vmoe_measure vmoe_remote vmoe_runtime "
+    "PIL click jinja2 markupsafe matplotlib numpy pyarrow rich tensorrt",
+    "runtime/vmoe_serve": "vmoe_measure vmoe_remote vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "click numpy onnx prometheus_client psutil pyarrow ray starlette triton_python_backend_utils",
 }
 """What each package may import besides itself and Python's own library; a module of a package stands with its name."""
