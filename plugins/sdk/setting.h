@@ -1,8 +1,7 @@
-// What is declared of a setting of a call, and what follows from it for all settings alike: which a kind has, their
-// defaults and ranges, and the names of profiles. What a setting does is in profile.cc and in the kernels.
+// What follows for all settings alike from their rows: which a kind has, their defaults and ranges, and the names of
+// profiles. What a setting does is in profile.cc and in the kernels.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,21 +9,6 @@
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {
-
-enum class SettingType { kRatio, kWhole, kFlag };
-
-struct SettingRow {
-  const char* name;    // as an input of graphs and for people
-  const char* stored;  // its key in manifests
-  const char* suffix;  // what names of profiles have before its value; of a flag, the whole part
-  SettingType type;
-  int bit;         // VMOE_SET_*
-  unsigned kinds;  // kOf* together
-  bool is_needed;  // a profile must say it: there is no default
-  int64_t fallback;
-  int64_t least, most;  // both 0 if the range depends on the model
-  bool merging;         // only for models whose blocks can merge tokens
-};
 
 // Every field at its default, with nothing in `set`.
 vmoe_setting default_setting();
