@@ -11,7 +11,7 @@ namespace vmoe::sdk {
 struct OnnxRuntime {
   const OrtApi* api;
   OrtEnv* env;
-  std::string version;  // such as "1.21.0"
+  std::string version;  // such as "1.32.0"
 };
 
 // The library at `path`, or if it is empty the first of: one that is loaded already, the path in the environment
