@@ -81,7 +81,7 @@ _BUNDLE_HEAD = """\
 #include <cstddef>
 #include <cstdint>
 
-#include "sdk/fields.h"
+#include "sdk/field_row.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {
@@ -135,7 +135,7 @@ _ROWS_HEAD = f"""\
 // clang-format off
 #pragma once
 
-#include "sdk/setting.h"
+#include "sdk/setting_row.h"
 #include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {{

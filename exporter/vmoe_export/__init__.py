@@ -2,8 +2,8 @@
 
 from vmoe_export.errors import CheckpointError, ConfigError, ExportError, OptionError
 from vmoe_export.export import ExportResult, export_bundle
-from vmoe_export.export_options import ExportOptions
 from vmoe_export.opening import open_checkpoint
+from vmoe_export.options.export_options import ExportOptions
 from vmoe_export.zeroshot.head import export_zeroshot
 from vmoe_runtime import __version__
 

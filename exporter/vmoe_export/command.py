@@ -20,9 +20,9 @@ from vmoe_export.class_names import CLASS_LISTS, names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.export import ExportResult, write_bundle
 from vmoe_export.export_cost import ExportCost, export_cost
-from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
-from vmoe_export.field_options import field_options
+from vmoe_export.options.command_line import field_options
+from vmoe_export.options.export_options import ExportOptions
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.remote_checkpoint import checkpoint_at
 from vmoe_export.small_file import read_small

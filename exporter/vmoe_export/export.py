@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vmoe_export.bundle.bundle_writer import CARD_NAME, new_bundle, write_manifest
+from vmoe_export.bundle.manifest import manifest_of
 from vmoe_export.bundle.model_card import model_card
-from vmoe_export.bundle_manifest import manifest_of
 from vmoe_export.errors import OptionError
-from vmoe_export.export_options import ExportOptions
 from vmoe_export.export_plan import ExportPlan, plan_export
+from vmoe_export.options.export_options import ExportOptions
 from vmoe_export.precision import PRECISIONS
 from vmoe_export.progress import ProgressHook, untold
 from vmoe_export.remote_checkpoint import checkpoint_at

@@ -15,7 +15,6 @@ from vmoe_export.checkpoint import Checkpoint
 from vmoe_export.checkpoint.base import naming
 from vmoe_export.checkpoint.new_head import NewHead
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.export_options import FOREIGN, ExportOptions
 from vmoe_export.families.family_checkpoint import FamilyCheckpoint
 from vmoe_export.families.recognition import family_of
 from vmoe_export.model.config_file import FIELDS, load_config, unknown_fields
@@ -25,8 +24,9 @@ from vmoe_export.model.model_config import ExpertsChoice, ModelConfig, Soft, Top
 from vmoe_export.model.model_description import FLAGS, describe_model
 from vmoe_export.model.parameters import POSITION_EMBEDDING, check_parameters, stored_parameters, stored_tensors
 from vmoe_export.model.position_embedding import resize_notes
+from vmoe_export.options.export_options import FOREIGN, ExportOptions
+from vmoe_export.options.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.precision import PRECISIONS
-from vmoe_export.preprocessing_steps import default_steps, parse_steps
 from vmoe_export.presets import PRESETS, Preset, preset_in
 from vmoe_measure.flops import ModelShape, dense_flops, rows_of_all_slots, sparse_flops
 from vmoe_measure.head_inputs import head_inputs, is_sampled

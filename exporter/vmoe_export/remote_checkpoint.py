@@ -13,7 +13,7 @@ from vmoe_export.checkpoint.official import open_index
 from vmoe_export.checkpoint.sharded_files import weight_map
 from vmoe_export.errors import CheckpointError
 from vmoe_export.opening import open_checkpoint
-from vmoe_measure.remote_files import RemoteFiles
+from vmoe_remote.remote_files import RemoteFiles
 from vmoe_runtime.addresses import is_address
 from vmoe_runtime.errors import VmoeError
 

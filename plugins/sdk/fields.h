@@ -2,26 +2,14 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string_view>
+
+#include "sdk/field_row.h"
 
 namespace vmoe::sdk {
 
 using Json = nlohmann::json;
-
-enum class FieldType { kObject, kList, kText, kNumber, kFlag, kWhole, kCount };
-
-// A row of the tables that vmoe_runtime/bundle/manifest_fields.py declares.
-struct Field {
-  const char* parent;  // key of the object that holds it; empty for the top level
-  const char* key;
-  FieldType type;
-  int64_t most;            // largest whole number; the smallest is 1, or 0 for a count
-  bool optional;           // it may be missing or null, which are equivalent
-  unsigned kinds;          // kOf* bits of the kinds that have it; for others it must be missing or null
-  const char* choices[8];  // the allowed texts; null if any is allowed
-};
 
 // Parses the JSON of a manifest. Besides invalid JSON, it refuses:
 // - encodings other than UTF-8, and a byte order mark;

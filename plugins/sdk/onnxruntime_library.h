@@ -11,7 +11,7 @@ namespace vmoe::sdk {
 struct OnnxRuntime {
   const OrtApi* api;
   OrtEnv* env;
-  std::string version;  // such as "1.21.0"
+  std::string version;  // such as "1.32.0"
 };
 
 // Finds and loads ONNX Runtime. If `path` is empty, takes the first of:

@@ -1,9 +1,7 @@
-// The declarations of a call's settings, and everything that follows from them alone: which routing kinds have a
-// setting, its default and range, and the names of profiles. The effect of a setting is in profile.cc and in the
-// kernels.
+// Everything that follows from the declarations of a call's settings alone: which routing kinds have a setting, its
+// default and range, and the names of profiles. The effect of a setting is in profile.cc and in the kernels.
 #pragma once
 
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,21 +9,6 @@
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {
-
-enum class SettingType { kRatio, kWhole, kFlag };
-
-struct SettingRow {
-  const char* name;    // the graph input, and the name in messages
-  const char* stored;  // the key in manifests
-  const char* suffix;  // the text before the value in profile names; for a flag, the whole part
-  SettingType type;
-  int bit;         // VMOE_SET_*
-  unsigned kinds;  // kOf* bits
-  bool is_needed;  // every profile must set it: there is no default
-  int64_t fallback;
-  int64_t least, most;  // both 0 if the range depends on the model
-  bool merging;         // only for models whose blocks can merge tokens
-};
 
 // Returns a setting with every field at its default and nothing in `set`.
 vmoe_setting default_setting();

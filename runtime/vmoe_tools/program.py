@@ -45,7 +45,7 @@ class Entry:
 _ENTRIES = {
     "export": Entry("vmoe_export.command", "Convert a V-MoE checkpoint into a bundle.", "export"),
     "zeroshot": Entry("vmoe_export.zeroshot.command", "Export a CLIP or SigLIP for classes that you name.", "export"),
-    "prune": Entry("vmoe_export.prune_command", "Write a checkpoint with fewer experts.", "export"),
+    "prune": Entry("vmoe_export.pruning.command", "Write a checkpoint with fewer experts.", "export"),
     "run": Entry("vmoe_tools.run.command", "Classify image files.", "images"),
     "bench": Entry("vmoe_tools.bench.command", "Measure accuracy, speed and FLOPs over capacity.", "bench"),
     "inspect": Entry("vmoe_tools.inspect.command", "Describe a bundle, or the routing of images.", "bench"),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from vmoe_measure.remote_files import RemoteFiles
+from vmoe_remote.remote_files import RemoteFiles
 from vmoe_runtime.addresses import is_address, public_address
 from vmoe_tools.output import LINE_SECONDS
 from vmoe_tools.program import ADDRESSES, printable

@@ -26,8 +26,8 @@ from web_server import web_server
 
 from vmoe_export import export_bundle
 from vmoe_export.remote_checkpoint import checkpoint_at
-from vmoe_measure import remote_files
-from vmoe_measure.remote_files import RemoteError, RemoteFiles
+from vmoe_remote import remote_files
+from vmoe_remote.remote_files import RemoteError, RemoteFiles
 from vmoe_runtime import BundleError, Engine, VmoeError
 from vmoe_runtime.addresses import without_secrets
 from vmoe_tools import remote_sources

@@ -260,7 +260,7 @@ def test_the_summary_says_what_an_engine_would_run_on(mnist_image_bundle: Path, 
 
 
 def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch, vmoe: Vmoe) -> None:
-    for module in ("onnxruntime_cpu", "onnxruntime_gpu", "openvino_cpu"):
+    for module in ("onnxruntime_cpu", "onnxruntime_cuda", "tensorrt.onnxruntime_provider", "openvino_cpu"):
         monkeypatch.setitem(sys.modules, f"vmoe_runtime.backends.{module}", None)
     states = vmoe.json("inspect", kept_bundle("bf16"))["machine"]["backends"]
     assert [state["runs"] for state in states] == [False] * len(BACKENDS)

@@ -23,6 +23,7 @@ from vmoe_export import export_bundle
 from vmoe_runtime import Engine
 from vmoe_tools.report.collect import find_fall
 from vmoe_tools.report.contents import Fall, Report
+from vmoe_tools.report.page import inlined
 from vmoe_tools.report.words import cascade, opening
 
 pytestmark = pytest.mark.long
@@ -247,6 +248,31 @@ def test_the_page_is_one_file_that_loads_nothing(made: tuple[str, dict[str, Any]
     assert "default-src 'none'" in page
     charts = [attributes for tag, attributes in tags if tag == "img" and str(attributes["src"]).startswith("data:image/svg")]
     assert len(charts) == 9 and all(attributes["alt"] for attributes in charts)
+
+
+def test_an_inlined_module_loses_its_exports_and_no_other_word() -> None:
+    exported = (
+        "export const TEXT = 'export const it'; // export function\n"
+        "export let count = 1;\n"
+        "export class Export {}\n"
+        "export function f() {\n  return `export ${TEXT}`;\n}\n"
+        "export async function g() {}\n"
+        "/* what others\nexport as a module */\n"
+    )
+    assert inlined(exported) == (
+        "const TEXT = 'export const it'; // export function\n"
+        "let count = 1;\n"
+        "class Export {}\n"
+        "function f() {\n  return `export ${TEXT}`;\n}\n"
+        "async function g() {}\n"
+        "/* what others\nexport as a module */\n"
+    )
+
+
+def test_the_script_of_the_page_imports_and_exports_nothing(made: tuple[str, dict[str, Any], list[str]]) -> None:
+    script = re.search(r'<script type="module">(.*?)</script>', made[0], re.DOTALL)
+    assert script and "function paintPatches(" in script[1]
+    assert re.findall(r"^\s*(?:import|export)\b.*", script[1], re.MULTILINE) == []
 
 
 def test_hostile_names_are_text(mnist_image_bundle: Path, images: Path, tmp_path: Path, vmoe: Vmoe) -> None:

@@ -23,7 +23,7 @@ from vmoe_export import ExportError, OptionError, export_bundle, open_checkpoint
 from vmoe_export.export import ExportResult
 from vmoe_export.families import clip_moe
 from vmoe_export.families.image_processors import processor_steps
-from vmoe_export.pruning import prunable_moe
+from vmoe_export.pruning.experts import prunable_moe
 from vmoe_runtime import Engine
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME

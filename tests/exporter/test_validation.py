@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +18,9 @@ from planted_faults import DENSE, WIDE, Case, cases, exported, refusal, saved
 
 from vmoe_export.errors import ExportError
 from vmoe_export.model.parameters import parameter_shapes
+from vmoe_export.validation import proof
+from vmoe_export.validation.part_validation import PartValidation
+from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH
 
 pytestmark = pytest.mark.long
 
@@ -60,6 +64,20 @@ def test_sound_models_of_small_layer_scale_pass(precision: Any, layer_scale: flo
 @pytest.mark.parametrize("case", [*cases()][::12], ids=str)
 def test_a_planted_fault_is_found(case: Case, tmp_path: Path) -> None:
     assert refusal(case, tmp_path).endswith("no bundle was written")
+
+
+def test_a_part_is_refused_with_its_own_share_of_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class AfterAWorsePart(PartValidation):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            for watch in self._watched:
+                watch.found.agreement = 0.0
+
+    case = Case(WIDE, 1.0, "fp32", "another weight", "Router/dense/kernel", CANONICAL_GRAPH)
+    alone = refusal(case, tmp_path)
+    assert re.search(r"/Moe of model\.onnx at .* routes \d+\.\d\d% of the pairs as the reference does", alone)
+    monkeypatch.setattr(proof, "PartValidation", AfterAWorsePart)
+    assert refusal(case, tmp_path) == alone
 
 
 def test_an_export_needs_no_torch_and_a_torch_file_names_the_extra(tmp_path: Path) -> None:

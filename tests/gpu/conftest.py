@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from vmoe_export import export_bundle
-from vmoe_runtime.backends import onnxruntime_gpu
+from vmoe_runtime.backends import onnxruntime_cuda
 from vmoe_runtime.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from vmoe_runtime.backends.tensorrt import onnxruntime_provider
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,8 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked.append(options)
         return OnnxRuntimeBackend(graph, **(options | {"providers": [("CPUExecutionProvider", {})]}))
 
-    monkeypatch.setattr(onnxruntime_gpu, "OnnxRuntimeBackend", session)
+    monkeypatch.setattr(onnxruntime_cuda, "OnnxRuntimeBackend", session)
+    monkeypatch.setattr(onnxruntime_provider, "OnnxRuntimeBackend", session)
     return asked
 
 

@@ -26,7 +26,7 @@ from vmoe_runtime.backends import (
     cuda_library,
     cuda_routing,
     nvidia_gpu,
-    onnxruntime_gpu,
+    onnxruntime_cuda,
     open_backend,
 )
 from vmoe_runtime.backends.cuda_library import runs_on
@@ -64,7 +64,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
         monkeypatch.setattr(nvidia_gpu, "_DRIVER", str(fake_gpu.driver(tmp_path, capability, cuda)))
         providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-        monkeypatch.setattr(onnxruntime_gpu, "missing_library", lambda _: None)
+        monkeypatch.setattr(onnxruntime_cuda, "missing_library", lambda _: None)
         monkeypatch.setattr(onnxruntime, "cuda_version", "12.8", raising=False)
 
     return setup

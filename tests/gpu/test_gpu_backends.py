@@ -19,7 +19,7 @@ from wheels import wheel_folder
 import vmoe_runtime
 from vmoe_runtime import BackendError, Engine
 from vmoe_runtime.__main__ import main
-from vmoe_runtime.backends import BACKENDS, nvidia_gpu, onnxruntime_gpu
+from vmoe_runtime.backends import BACKENDS, nvidia_gpu, onnxruntime_cuda
 from vmoe_runtime.backends.nvidia_gpu import find_gpu
 from vmoe_runtime.errors import UnavailableError
 from vmoe_runtime.installation import find_native
@@ -64,7 +64,7 @@ except BackendError as error:
 def test_an_onnxruntime_for_cpus_says_what_to_install_for_a_gpu(
     bundle: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnxruntime_gpu, "has_driver", lambda: True)
+    monkeypatch.setattr(onnxruntime_cuda, "has_driver", lambda: True)
     with refusal(UnavailableError, "has no ", "ExecutionProvider", "pip install 'vmoe-export[gpu]'"):
         Engine.load(bundle, backend=backend)
 
@@ -87,7 +87,7 @@ def test_an_onnxruntime_for_gpus_without_a_driver_is_one_sentence_and_prints_not
 MISSING = """
 import sys
 from pathlib import Path
-from vmoe_runtime.backends.onnxruntime_gpu import missing_library
+from vmoe_runtime.backends.onnxruntime_cuda import missing_library
 print(missing_library(Path(sys.argv[1])))
 """
 

@@ -13,8 +13,8 @@ from damaged_files import refusal
 
 from vmoe_export import export_bundle
 from vmoe_runtime import BackendError, Engine, ImageError
-from vmoe_runtime.backends import onnxruntime_gpu
 from vmoe_runtime.backends.nvidia_gpu import Gpu
+from vmoe_runtime.backends.tensorrt import onnxruntime_provider
 
 Images = dict[str, np.ndarray]
 
@@ -29,8 +29,8 @@ def plugin(tmp_path: Path) -> Path:
 @pytest.fixture
 def requested(cache: Path, plugin: Path, on_cpu: list[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What every session is asked for, on a machine that seems to have all that it needs."""
-    monkeypatch.setattr(onnxruntime_gpu, "_require", lambda *_: Gpu(fake_gpu.NAME, "9.0", (13, 0)))
-    monkeypatch.setattr(onnxruntime_gpu, "native_path", lambda *_: plugin.with_name("libvmoe_tensorrt_register.so"))
+    monkeypatch.setattr(onnxruntime_provider, "require_provider", lambda *_: Gpu(fake_gpu.NAME, "9.0", (13, 0)))
+    monkeypatch.setattr(onnxruntime_provider, "native_path", lambda *_: plugin.with_name("libvmoe_tensorrt_register.so"))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     monkeypatch.delenv("VMOE_MAX_BATCH", raising=False)
     return on_cpu

@@ -1,4 +1,4 @@
-"""One binary of the op library under every ONNX Runtime from 1.21 on, and what it asks of the system."""
+"""One binary of the op library under every ONNX Runtime that is supported, and what it asks of the system."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from cpu_paths import Call, Outputs, need_op_library, outputs_of, refusal, run_calls
 from sdk_build import built
-from wheels import onnxruntime_folder
+from wheels import OLDEST_ONNXRUNTIME, onnxruntime_folder
 
 from vmoe_runtime import Engine, library_path
+from vmoe_runtime.installation import oldest_supported
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 need_op_library()
 
-VERSIONS = ("1.21.1", "1.24.4")
+VERSIONS = (OLDEST_ONNXRUNTIME, "1.24.4")
 TOO_OLD = "1.20.1"
 PROFILES = ("c0.1-k1", "c0.3-k2", "c0.5-k1-vanilla", "c1.05-k2")
 SYSTEM_LIBRARIES = {"libc", "libm", "libstdc++", "libgcc_s", "libpthread", "libdl", "ld-linux-x86-64", "ld-linux-aarch64"}
@@ -48,7 +49,8 @@ def test_the_bundle_gives_the_same_places_and_logits(version: str, calls: list[C
 
 def test_an_older_one_is_refused_by_name() -> None:
     message = refusal(Path(library_path()), packages=onnxruntime_folder(TOO_OLD))
-    assert "the vmoe op library needs ONNX Runtime 1.21 or newer, this is 1.20.1" in message
+    oldest = oldest_supported("onnxruntime")
+    assert f"the vmoe op library needs ONNX Runtime {oldest} or newer, this is {TOO_OLD}" in message
 
 
 def test_the_library_exports_its_entry_point_and_its_path_alone() -> None:

@@ -1,4 +1,4 @@
-"""Which folder may import what, and that no modules import each other in a circle."""
+"""Which folder may import what, and that no modules of Python, C++ and JavaScript need each other in a circle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections.abc import Mapping
+from os.path import normpath
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,16 @@ pytestmark = pytest.mark.fast
 ROOT = Path(__file__).parents[2]
 
 PYTHON = {
-    "exporter/vmoe_export": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
+    "exporter/vmoe_export": "vmoe_measure vmoe_remote vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "vmoe_tools.remote_sources vmoe_tools.terminal click ml_dtypes msgpack numpy onnx onnxruntime open_clip rich "
     "safetensors tensorstore timm torch yaml",
     "exporter/vmoe_torch": "vmoe_export vmoe_runtime numpy torch",
     "runtime/vmoe_runtime": "PIL cuda numpy onnxruntime openvino tensorrt",
-    "runtime/vmoe_measure": "vmoe_runtime aiohttp fsspec numpy",
-    "runtime/vmoe_tools": "vmoe_measure vmoe_runtime PIL click jinja2 markupsafe matplotlib numpy pyarrow rich tensorrt",
-    "runtime/vmoe_serve": "vmoe_measure vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
+    "runtime/vmoe_measure": "vmoe_runtime numpy",
+    "runtime/vmoe_remote": "vmoe_runtime aiohttp fsspec",
+    "runtime/vmoe_tools": "vmoe_measure vmoe_remote vmoe_runtime "
+    "PIL click jinja2 markupsafe matplotlib numpy pyarrow rich tensorrt",
+    "runtime/vmoe_serve": "vmoe_measure vmoe_remote vmoe_runtime vmoe_tools.options vmoe_tools.output vmoe_tools.program "
     "click numpy onnx prometheus_client psutil pyarrow ray starlette triton_python_backend_utils",
 }
 """What each package may import besides itself and Python's own library; a module of a package stands with its name."""
@@ -41,6 +44,9 @@ NATIVE = {
 """Of which folders each folder of plugins/ may include headers besides its own."""
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s+["<]((?:[\w.-]+/)+)[\w.-]+[">]', re.MULTILINE)
+_INCLUDED = re.compile(r'^\s*#\s*include\s+["<]([\w./-]+)[">]', re.MULTILINE)
+_INCLUDE_FOLDERS = (Path("plugins"), Path("plugins/include"), Path("plugins/service"))
+_LOADED = re.compile(r"""(?:\bfrom\s*|\bimport\s*\(?\s*|\bnew URL\(\s*)["']([\w./-]+\.js)["']""")
 
 
 def tracked(*folders: str, endings: tuple[str, ...]) -> list[Path]:
@@ -81,6 +87,33 @@ def imports_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
     return {
         module: {name if name in sources else name.rpartition(".")[0] for name in found} & sources.keys()
         for module, found in names.items()
+    }
+
+
+def included_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of these C and C++ files each of them includes. A header stands for the files that implement it as well: for the
+    .c, .cc or .cu file of the same name, and for the -inl.h file of that name if it includes the header.
+    """
+
+    def module(name: str) -> str:
+        header = re.sub(r"(-inl\.h|\.cc?|\.cu)$", ".h", name)
+        implements = not name.endswith("-inl.h") or f'"{header.partition("/")[2]}"' in sources[name]
+        return header if header in sources and implements else name
+
+    graph: dict[str, set[str]] = {module(name): set() for name in sources}
+    for name, source in sources.items():
+        for path in _INCLUDED.findall(source):
+            folders = (Path(name).parent, *_INCLUDE_FOLDERS)
+            found = next((each for folder in folders if (each := normpath(folder / path)) in sources), name)
+            graph[module(name)] |= {module(found)} - {module(name)}
+    return graph
+
+
+def scripts_among(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Which of these JavaScript files each of them imports, or starts as a worker."""
+    return {
+        name: {normpath(Path(name).parent / path) for path in _LOADED.findall(source)} & sources.keys()
+        for name, source in sources.items()
     }
 
 
@@ -125,6 +158,20 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert circles(imports_among(modules())) == []
 
 
+def test_no_native_files_include_each_other_in_a_circle() -> None:
+    files = tracked("plugins", "samples", "tests/cpp", endings=(".c", ".cc", ".cu", ".h", ".hpp"))
+    graph = included_among({path.relative_to(ROOT).as_posix(): path.read_text() for path in files})
+    assert {"plugins/sdk/decimal.h", "plugins/include/vmoe/engine.h"} <= graph["plugins/sdk/setting.h"]
+    assert circles(graph) == []
+
+
+def test_no_scripts_import_each_other_in_a_circle() -> None:
+    graph = scripts_among({path.relative_to(ROOT).as_posix(): path.read_text() for path in tracked(endings=(".js",))})
+    site = "runtime/vmoe_tools/page/site"
+    assert {f"{site}/settings.js", f"{site}/session.js"} <= graph[f"{site}/side.js"]
+    assert circles(graph) == []
+
+
 def test_what_breaks_a_rule_is_found() -> None:
     source = (
         "import os\ndef f():\n    from torch.nn import functional\n    import onnx.helper\nfrom a.b.c import d\nimport e.f"
@@ -142,3 +189,32 @@ def test_a_circle_is_found_wherever_its_imports_are() -> None:
         "p.e": "from p import e",
     }
     assert sorted(map(sorted, circles(imports_among(sources)))) == [["p.a", "p.b", "p.c"], ["p.e"]]
+
+
+def test_a_circle_of_includes_is_found_through_what_implements_a_header() -> None:
+    sources = {
+        "plugins/sdk/a.h": "",
+        "plugins/sdk/a.cc": '#include "sdk/a.h"\n#include "sdk/b.h"',
+        "plugins/sdk/b.h": '#include "sdk/a.h"',
+        "plugins/core/c.h": "",
+        "plugins/core/c-inl.h": '#include "core/c.h"',
+        "plugins/core/c.cc": '#include "core/c-inl.h"\n#include "core/d-inl.h"',
+        "plugins/core/d.h": '#include "core/c.h"',
+        "plugins/core/d-inl.h": "",
+        "plugins/service/routes/e.cc": '#include "f.h"\n#include <string>',
+        "plugins/service/f.h": '# include "routes/e.cc"',
+    }
+    assert sorted(map(sorted, circles(included_among(sources)))) == [
+        ["plugins/sdk/a.h", "plugins/sdk/b.h"],
+        ["plugins/service/f.h", "plugins/service/routes/e.cc"],
+    ]
+
+
+def test_a_circle_of_scripts_is_found_however_they_are_loaded() -> None:
+    sources = {
+        "a/main.js": 'import {\n  f,\n} from "./part.js";\nimport "./other.js";',
+        "a/part.js": 'new Worker(new URL("worker.js", import.meta.url));',
+        "a/worker.js": 'await import("../a/main.js");',
+        "a/other.js": 'import { g } from "./part.js";',
+    }
+    assert sorted(map(sorted, circles(scripts_among(sources)))) == [["a/main.js", "a/other.js", "a/part.js", "a/worker.js"]]

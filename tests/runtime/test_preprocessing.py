@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from vmoe_export import ConfigError, ExportOptions, OptionError, export_bundle
 from vmoe_export.families.image_processors import processor_steps
-from vmoe_export.preprocessing_steps import default_steps, parse_steps
+from vmoe_export.options.preprocessing_steps import default_steps, parse_steps
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch, unturned_pictures

@@ -16,7 +16,7 @@ import pytest
 import sdk_build
 from PIL import Image
 from sdk_build import Runner
-from wheels import onnxruntime_folder
+from wheels import OLDEST_ONNXRUNTIME, onnxruntime_folder
 
 from vmoe_export import export_bundle
 from vmoe_runtime import __version__, op_library
@@ -29,7 +29,6 @@ from vmoe_runtime.routing_kinds import ROUTING_KINDS
 
 pytestmark = pytest.mark.long
 
-OLDEST = "1.21.1"
 ROUTED: list[dict[str, Any]] = [
     {},
     {"profile": "c0.1-k2"},
@@ -240,9 +239,9 @@ def test_the_same_binary_runs_with_the_oldest_onnxruntime(
     prefix: Path, runners: Any, mnist_bundle: Path, mnist_images: dict[str, np.ndarray]
 ) -> None:
     images = mnist_images["images"][:256, ..., None]
-    library = sdk_build.onnxruntime_library(onnxruntime_folder(OLDEST) / "onnxruntime")
+    library = sdk_build.onnxruntime_library(onnxruntime_folder(OLDEST_ONNXRUNTIME) / "onnxruntime")
     runner = runners(prefix, mnist_bundle, library=library)
-    assert f"ONNX Runtime {OLDEST} CPU" in runner.info()["runtime"]
+    assert f"ONNX Runtime {OLDEST_ONNXRUNTIME} CPU" in runner.info()["runtime"]
     expected = python_engine(mnist_bundle, prefix)(images)
     np.testing.assert_allclose(runner.logits(images), expected, rtol=0, atol=1e-5)
 

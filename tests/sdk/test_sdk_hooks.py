@@ -14,7 +14,7 @@ import sdk_build
 from bundle_changes import INLINED
 from damaged_files import assert_one_sentence, copied_bundle, edited_graph
 from sdk_build import setting_fields
-from wheels import onnxruntime_folder
+from wheels import OLDEST_ONNXRUNTIME, onnxruntime_folder
 
 from vmoe_export import export_bundle
 
@@ -74,7 +74,7 @@ def test_a_load_says_nothing_below_the_level_and_without_a_callback(level: int, 
 
 
 def test_the_oldest_onnxruntime_logs_as_the_newest(prefix: Path, mnist_bundle: Path) -> None:
-    library = sdk_build.onnxruntime_library(onnxruntime_folder("1.21.1") / "onnxruntime")
+    library = sdk_build.onnxruntime_library(onnxruntime_folder(OLDEST_ONNXRUNTIME) / "onnxruntime")
     assert [level for level, _ in logged(prefix, mnist_bundle, INFO, library)] == [str(INFO)] * 2
     assert any(message.startswith(ORT) for _, message in logged(prefix, mnist_bundle, DEBUG, library))
 

@@ -16,7 +16,7 @@ from bundle_verdicts import cpp_answers, with_manifest
 from damaged_files import copied_bundle, put
 from PIL import Image
 
-from vmoe_export.preprocessing_steps import parse_steps
+from vmoe_export.options.preprocessing_steps import parse_steps
 from vmoe_runtime import BundleError, ImageError
 from vmoe_runtime.bundle.manifest_reader import parse_manifest
 from vmoe_runtime.images import to_batch

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from sdk_build import locked
 
+OLDEST_ONNXRUNTIME = "1.21.1"
+"""The newest release of the oldest minor version that is supported."""
+
 _CACHE = Path(tempfile.gettempdir()) / f"vmoe-tests-{os.getuid()}"
 _OPTIONS = ("-q", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--retries", "1", "--timeout", "15")
 

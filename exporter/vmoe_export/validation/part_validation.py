@@ -94,19 +94,16 @@ class PartValidation:
         # The same of what the graph's own parts made of the images.
         watch.own, own_routes = (found, routes) if part == "embedding" else run(watch.own, self._images, watch.profile)
         watch.routes += own_routes
-        same, is_misrouted = None, False
+        same = alike = None
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
             # By image: there may be more than were to be compared, and more rows where each has members.
             rows = self._images if self._model.config.ensemble_size > 1 else step.before.x
             expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
-            for pairs in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
-                same = self._tokens_alike(pairs, step.before.x.shape[1])[:, : found.x.shape[1]]
-                watch.found.agreement = min(watch.found.agreement, float(pairs.mean()))
-                most = max(_FEW_PAIRS, (1 - watch.limits.agreement) * pairs.size)
-                is_misrouted |= bool(np.count_nonzero(~pairs) > most)
-        self._judge(watch, part, step, found, same, is_misrouted=is_misrouted)
+            for alike in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
+                same = self._tokens_alike(alike, step.before.x.shape[1])[:, : found.x.shape[1]]
+        self._judge(watch, part, step, found, same, alike)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
         """bool[rows, T], the tokens whose pairs[images, T * members * choices] are all true."""
@@ -114,7 +111,17 @@ class PartValidation:
         by_token: Array = np.all(pairs.reshape(len(pairs), tokens, config.ensemble_size, -1), axis=3)
         return by_token.swapaxes(1, 2).reshape(-1, tokens)
 
-    def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None, *, is_misrouted: bool) -> None:
+    def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None, pairs: Array | None) -> None:
+        """Records how far a part is from the reference, and refuses what is beyond the limits.
+
+        Args:
+            watch: the graph and the profile.
+            part: its name.
+            step: what the reference gives.
+            found: what the graph's part gives.
+            same: bool[rows, T], the tokens that both route alike; None if the part routes nothing.
+            pairs: bool[images, pairs], the pairs that both route alike; None likewise.
+        """
         # Where no class token is routed alike, the share of pairs judges alone.
         relative = step.distance(found, same) if same is None or same.any() else 0.0
         apart = np.abs(found.x - step.as_merged(found).x)
@@ -123,6 +130,8 @@ class PartValidation:
         if not relative <= worst.relative_difference:
             worst.relative_difference, worst.part = relative, part
         worst.max_difference = max(worst.max_difference, largest)
+        agreement = 1.0 if pairs is None else float(pairs.mean())
+        worst.agreement = min(worst.agreement, agreement)
         limits, where = watch.limits, f"{part} of {worst.graph}"
         if watch.profile:
             where += f" at {watch.profile.name}"
@@ -130,12 +139,12 @@ class PartValidation:
             raise invalid(
                 f"{where} gives values that are not finite: they are too large for its type; choose another --precision"
             )
-        if (alike := step.merged_alike(found, self._model.config)) < _MERGED_ALIKE:
+        if (merged := step.merged_alike(found, self._model.config)) < _MERGED_ALIKE:
             least = f"less than {_MERGED_ALIKE:.0%}"
-            raise invalid(f"{where} agrees with the reference on {alike:.2%} of the merged tokens, {least}")
-        if is_misrouted:
+            raise invalid(f"{where} agrees with the reference on {merged:.2%} of the merged tokens, {least}")
+        if pairs is not None and np.count_nonzero(~pairs) > max(_FEW_PAIRS, (1 - limits.agreement) * pairs.size):
             least = f"less than {limits.agreement:.0%}"
-            raise invalid(f"{where} routes {worst.agreement:.2%} of the pairs as the reference does, {least}")
+            raise invalid(f"{where} routes {agreement:.2%} of the pairs as the reference does, {least}")
         if limits.difference is None and not relative <= limits.relative:
             raise invalid(
                 f"{where} differs from the reference by {relative:.2g} of its size, but rounding explains only "

@@ -9,7 +9,7 @@ import click
 
 from vmoe_export.bundle.bundle_writer import check_target
 from vmoe_export.command import class_names_of, default_target, export
-from vmoe_export.field_options import FIELD_HELP
+from vmoe_export.options.command_line import FIELD_HELP
 from vmoe_export.zeroshot.head import DEFAULT_TEMPLATES, openai_templates, zeroshot_head
 from vmoe_tools.options import CONTEXT
 

@@ -220,7 +220,7 @@ typedef struct vmoe_info {
   int64_t num_experts;               /* E, the largest if layers differ; 0 for a dense ViT */
   int64_t group_tokens;              /* S; 0 for a dense ViT */
   const char* group;                 /* "image", "batch", a number of images or "tokens:S"; NULL for a dense ViT */
-  const char* runtime;               /* such as "ONNX Runtime 1.21.0 CPU, vmoe op library" */
+  const char* runtime;               /* such as "ONNX Runtime 1.32.0 CPU, vmoe op library" */
   int32_t uses_op_library;           /* 1 or 0 */
   int32_t threads;                   /* as requested; 0 for the default */
   int32_t precision;                 /* vmoe_precision */

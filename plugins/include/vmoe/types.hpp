@@ -117,7 +117,7 @@ struct Info {
   int64_t batch_multiple = 1;                 // the number of images in a batch must be a multiple of this
   int64_t num_experts = 0, group_tokens = 0;  // E, the largest if layers differ, and S; 0 for a dense ViT
   std::string group;    // "image", "batch", a number of images or "tokens:S"; empty for a dense ViT
-  std::string runtime;  // such as "ONNX Runtime 1.21.0 CPU, vmoe op library"
+  std::string runtime;  // such as "ONNX Runtime 1.32.0 CPU, vmoe op library"
   bool uses_op_library = false;
   int threads = 0;                       // as requested; 0 for the default
   vmoe_precision precision = VMOE_FP32;  // of the large products

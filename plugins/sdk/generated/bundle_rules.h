@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "sdk/fields.h"
+#include "sdk/field_row.h"
 #include "vmoe/engine.h"
 
 namespace vmoe::sdk {

@@ -4,7 +4,7 @@
 // clang-format off
 #pragma once
 
-#include "sdk/setting.h"
+#include "sdk/setting_row.h"
 #include "sdk/generated/bundle_rules.h"
 
 namespace vmoe::sdk {

@@ -107,9 +107,9 @@ class BackendKind:
 BACKENDS: Mapping[str, BackendKind] = {
     "onnxruntime": BackendKind("onnxruntime_cpu", "prepare", "cpu"),
     "openvino": BackendKind("openvino_cpu", "prepare", "openvino", has_streams=True),
-    "cuda": BackendKind("onnxruntime_gpu", "prepare_cuda", "gpu", on_gpu=True),
-    "cuda-fixed": BackendKind("onnxruntime_gpu", "prepare_fixed_cuda", "gpu", on_gpu=True, one_profile=True),
-    "ort-tensorrt": BackendKind("onnxruntime_gpu", "prepare_tensorrt", "gpu", on_gpu=True, one_profile=True),
+    "cuda": BackendKind("onnxruntime_cuda", "prepare_cuda", "gpu", on_gpu=True),
+    "cuda-fixed": BackendKind("onnxruntime_cuda", "prepare_fixed_cuda", "gpu", on_gpu=True, one_profile=True),
+    "ort-tensorrt": BackendKind("tensorrt.onnxruntime_provider", "prepare", "gpu", on_gpu=True, one_profile=True),
     "tensorrt": BackendKind("tensorrt.tensorrt_engine", "prepare", "tensorrt", on_gpu=True, one_profile=True),
 }
 

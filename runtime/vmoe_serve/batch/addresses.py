@@ -11,7 +11,7 @@ from typing import Any, Self
 import pyarrow as pa
 from pyarrow import fs
 
-from vmoe_measure.remote_files import TRIES, answer_of, open_filesystem, reason_of
+from vmoe_remote.remote_files import TRIES, answer_of, open_filesystem, reason_of
 from vmoe_runtime import VmoeError
 
 

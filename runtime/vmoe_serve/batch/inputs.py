@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vmoe_measure.image_source import PICTURE_SUFFIXES, find_files
-from vmoe_measure.remote_files import reason_of
+from vmoe_remote.remote_files import reason_of
 from vmoe_runtime.addresses import is_web
 from vmoe_serve.batch.addresses import BatchError, Location
 

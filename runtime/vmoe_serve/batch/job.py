@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from vmoe_measure.remote_files import reason_of
+from vmoe_remote.remote_files import reason_of
 from vmoe_runtime import VmoeError, __version__
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME
 from vmoe_serve.batch.addresses import BatchError, Location

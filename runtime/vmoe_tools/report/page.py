@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SITE = Path(__file__).parents[1] / "page/site"
 _STYLES = (_SITE / "base.css", _TEMPLATES / "page.css")
 _SCRIPTS = (_SITE / "patches.js", _TEMPLATES / "page.js")
+_EXPORT = re.compile(r"^export (?=(?:async|class|const|function|let) )", re.MULTILINE)
 _SPEED = Scale("images per second", lambda point: point.images_per_second, from_zero=True)
 
 
@@ -56,7 +58,7 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
         words=words,
         version=__version__,
         style=Markup("".join(path.read_text(encoding="utf-8") for path in _STYLES)),
-        script=Markup("".join(path.read_text(encoding="utf-8").replace("export ", "") for path in _SCRIPTS)),
+        script=Markup("".join(inlined(path.read_text(encoding="utf-8")) for path in _SCRIPTS)),
         data=plain(_data(report)),
         curves=list(_curve_charts(report)),
         experts=list(_expert_charts(collected, class_names)),
@@ -78,6 +80,16 @@ def render_page(collected: Collected, class_names: tuple[str, ...] | None) -> st
     )
     # Names may contain unpaired surrogates, which cannot be encoded.
     return html.encode("utf-8", "backslashreplace").decode()
+
+
+def inlined(module: str) -> str:
+    """The source of a JavaScript module as the beginning of another script: its statements without the keyword `export`.
+
+    Examples:
+        >>> inlined('export const TEXT = "export it"; // for export \\n')
+        'const TEXT = "export it"; // for export \\n'
+    """
+    return _EXPORT.sub("", module)
 
 
 def pictures_of(collected: Collected, class_names: tuple[str, ...] | None) -> dict[str, Figure]:

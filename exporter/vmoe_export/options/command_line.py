@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from vmoe_export.class_names import CLASS_LISTS
-from vmoe_export.export_options import FIELD_TYPES, FIELD_VALUES, ExportOptions
+from vmoe_export.options.export_options import FIELD_TYPES, FIELD_VALUES, ExportOptions
 from vmoe_export.precision import PRECISIONS
 from vmoe_runtime.capacity import DEFAULT_ROUNDING
 from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES

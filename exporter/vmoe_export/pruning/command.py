@@ -9,10 +9,10 @@ import click
 import numpy as np
 
 from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
-from vmoe_export.field_options import field_option
 from vmoe_export.model.model_config import MoeConfig
 from vmoe_export.opening import open_checkpoint
-from vmoe_export.pruning import choose_experts, class_token_use, prunable_moe, router_growth, write_pruned
+from vmoe_export.options.command_line import field_option
+from vmoe_export.pruning.experts import choose_experts, class_token_use, prunable_moe, router_growth, write_pruned
 from vmoe_measure.image_source import open_images
 from vmoe_runtime import Engine
 from vmoe_tools.options import CONTEXT, images_option, out_option, result_options

@@ -15,8 +15,8 @@ from vmoe_export.checkpoint import BundleCheckpoint, Checkpoint
 from vmoe_export.class_names import names_of
 from vmoe_export.errors import OptionError
 from vmoe_export.model.model_config import RoutingConfig
+from vmoe_export.options.preprocessing_steps import default_steps
 from vmoe_export.precision import PRECISIONS, ExportPrecision
-from vmoe_export.preprocessing_steps import default_steps
 from vmoe_export.presets import PRESETS
 from vmoe_runtime.bundle.manifest import Output, Probabilities
 from vmoe_runtime.capacity import Rounding

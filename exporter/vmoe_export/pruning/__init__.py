@@ -1,0 +1,1 @@
+"""Pruning: which experts a model can lose, and a checkpoint without them."""

@@ -1,0 +1,23 @@
+// A row of generated/setting_rows.h, which declares the settings of a call.
+#pragma once
+
+#include <cstdint>
+
+namespace vmoe::sdk {
+
+enum class SettingType { kRatio, kWhole, kFlag };
+
+struct SettingRow {
+  const char* name;    // the graph input, and the name in messages
+  const char* stored;  // the key in manifests
+  const char* suffix;  // the text before the value in profile names; for a flag, the whole part
+  SettingType type;
+  int bit;         // VMOE_SET_*
+  unsigned kinds;  // kOf* bits
+  bool is_needed;  // every profile must set it: there is no default
+  int64_t fallback;
+  int64_t least, most;  // both 0 if the range depends on the model
+  bool merging;         // only for models whose blocks can merge tokens
+};
+
+}  // namespace vmoe::sdk
