@@ -149,7 +149,8 @@ class Engine {
   // Soft MoE.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
-  // The profile that a call with this setting runs with.
+  // The profile that a call with this setting runs with. Calls that share a setting are faster with its setting(),
+  // which has values instead of a name.
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;
