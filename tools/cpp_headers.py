@@ -13,7 +13,18 @@ from types import ModuleType
 from typing import Any
 
 from vmoe_export.ops.table import ATTRIBUTE_RULES, ELEMENT_TYPES, OPS, ElementType, Op, Value, ValueType
-from vmoe_runtime import images, picture_files, pictures, precisions, preprocessing, profiles, routing_kinds
+from vmoe_runtime import (
+    images,
+    picture_files,
+    pictures,
+    precisions,
+    preprocessing,
+    processors,
+    profiles,
+    resampling,
+    routing_kinds,
+    settings,
+)
 from vmoe_runtime.bundle import external_data, manifest, manifest_fields, strict_json
 from vmoe_runtime.bundle.manifest_fields import Field
 from vmoe_runtime.settings import EXPERT_LIMIT, ROWS, SETTINGS, SettingRow
@@ -32,15 +43,15 @@ _ELEMENTS: Mapping[ElementType, str] = {
 }
 _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "[A-Z].*|.*_PATTERN": (manifest, precisions, manifest_fields, preprocessing, routing_kinds, strict_json, external_data),
-    "MAX_.*|_SMALL_GROUP": (profiles,),
-    "_LARGEST_FLOAT": (images,),
+    "MAX_.*|_SMALL_GROUP": (profiles, processors),
+    "_LARGEST_FLOAT|GREY_WEIGHTS|PROFILE_PATTERN": (images, resampling, settings),
     ".*": (elastic,),
 }
 """Modules by a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""
 _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "(?!PICTURE)[A-Z].*": (endpoints, metrics),
     "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
-    "ROTATION": (preprocessing,),
+    "ROTATION|GREY_WEIGHTS": (preprocessing, resampling),
 }
 _PYTHON_ONLY = ("EXACTNESS", "EXPERT_LIMIT", "ROUNDINGS", "TENSORRT_PRECISIONS", "TOKEN_OUTPUT", "MANY_BODIES")
 _CODES: Mapping[str, Sequence[str]] = {
@@ -459,11 +470,13 @@ typedef struct vmoe_setting {{
 typedef struct vmoe_profile {{
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
+  int32_t set; /* VMOE_SET_* of the settings that its kind has */
+  int32_t reserved; /* 0 */
   double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
 {profile}
 }} vmoe_profile;
 
-#define VMOE_PROFILE_INIT {{sizeof(vmoe_profile), {{0}}, 0{zeros}}}
+#define VMOE_PROFILE_INIT {{sizeof(vmoe_profile), {{0}}, 0, 0, 0{zeros}}}
 
 /* NOLINTEND(modernize-*) */
 
@@ -478,6 +491,7 @@ def settings_cpp() -> str:
     setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)
     profile = "\n".join(f"  {values[row.type]} {row.stored} = {{}}; // {_lowered(row.title)}" for row in rows)
     given = "\n".join(f"  set(setting.{row.stored}, {_flag(row)}, c.{row.stored});" for row in rows)
+    own = "\n".join(f"    if ((set & {_flag(row)}) != 0) setting.{row.stored} = {row.stored};" for row in rows)
     taken = "\n".join(f"  profile.{row.stored} = c.{row.stored}{' != 0' if row.type == 'flag' else ''};" for row in rows)
     return f"""{_CPP_HEAD}
 // A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
@@ -492,7 +506,15 @@ struct Profile {{
   std::string name;
   double effective_ratio = 0; // C after rounding to whole slots
   std::vector<int64_t> slots; // slots per expert and group, of each MoE layer
+  int32_t set = 0; // VMOE_SET_* of the settings that its kind has
 {profile}
+
+  // Its values as the setting of a call, which then reads no name.
+  Setting setting() const {{
+    Setting setting;
+{own}
+    return setting;
+  }}
 }};
 
 namespace internal {{
@@ -517,6 +539,7 @@ inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {{
   profile.name = c.name;
   profile.effective_ratio = c.effective_ratio;
   profile.slots = std::move(slots);
+  profile.set = c.set;
 {taken}
   return profile;
 }}

@@ -39,6 +39,7 @@ void write_profile(const Profile& profile, vmoe_profile* target, int64_t* slots,
   vmoe_profile c = VMOE_PROFILE_INIT;
   // The name fits for every double and k.
   profile.name.copy(c.name, sizeof(c.name) - 1);
+  c.set = profile.values.set;
   c.effective_ratio = profile.effective_ratio;
   for_each_setting([&](const SettingRow&, auto from, auto to) { c.*to = profile.values.*from; });
   write_struct(target, c, "profile");

@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "sdk/error.h"
+#include "sdk/generated/bundle_rules.h"
 #include "sdk/generated/setting_rows.h"
 #include "sdk/graph_interface.h"
 #include "sdk/images.h"
@@ -37,7 +38,7 @@ bool are_finite(const float* values, size_t count) {
 
 void check_threads(int threads) {
   // Starting hundreds of threads on a few CPUs takes minutes. Python has the same limit.
-  const int most = std::max(64, 4 * static_cast<int>(std::thread::hardware_concurrency()));
+  const int64_t most = std::max(kMaxThreads, kMaxThreadsPerProcessor * std::thread::hardware_concurrency());
   if (threads < 0 || threads > most) {
     fail(VMOE_RUNTIME_ERROR, "threads must be a whole number from 1 to ", most, " on this machine, or 0, not ",
          threads);

@@ -117,7 +117,8 @@ void check_picture(const vmoe_picture& picture, const vmoe_info& info) {
 std::vector<uint8_t> opaque(const vmoe_picture& picture, const std::optional<std::array<uint8_t, 3>>& background) {
   const auto channels = static_cast<size_t>(picture.channels - 1);
   const auto [red, green, blue] = background.value_or(std::array<uint8_t, 3>{});
-  const auto grey = static_cast<uint8_t>((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
+  const auto grey =
+      static_cast<uint8_t>((red * kGreyWeights[0] + green * kGreyWeights[1] + blue * kGreyWeights[2] + 0x8000) >> 16);
   const std::array<uint8_t, 3> behind = channels == 3 ? std::array{red, green, blue} : std::array{grey, grey, grey};
   std::vector<uint8_t> pixels(picture.data_bytes / (channels + 1) * channels);
   const uint8_t* source = picture.data;

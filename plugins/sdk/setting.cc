@@ -13,20 +13,6 @@ namespace vmoe::sdk {
 
 namespace {
 
-// Matches a dash followed by a profile name. Each setting has one group: its value, or the whole part for a flag.
-const std::regex& name_pattern() {
-  static const std::regex pattern = [] {
-    std::string text;
-    for (const SettingRow& row : kSettingRows) {
-      const std::string start = std::string("-") + row.suffix;
-      const char* value = row.type == SettingType::kRatio ? "[0-9]+(?:\\.[0-9]+)?(?:e-?[0-9]+)?" : "[0-9]{1,6}";
-      text += row.type == SettingType::kFlag ? "(" + start + ")?" : "(?:" + start + "(" + value + "))?";
-    }
-    return std::regex(text);
-  }();
-  return pattern;
-}
-
 std::string range_text(const SettingRow& row) {
   if (row.type == SettingType::kFlag) return "0 or 1";
   if (row.most == std::numeric_limits<int64_t>::max()) return "at least " + std::to_string(row.least);
@@ -91,9 +77,10 @@ std::string profile_name(const vmoe_setting& setting) {
 }
 
 std::optional<vmoe_setting> parse_profile_name(std::string_view name) {
+  static const std::regex pattern(kProfilePattern);
   const std::string whole = "-" + std::string(name);
   std::smatch parts;
-  if (!std::regex_match(whole, parts, name_pattern())) return std::nullopt;
+  if (!std::regex_match(whole, parts, pattern)) return std::nullopt;
   vmoe_setting setting = default_setting();
   size_t group = 0;
   for_each_setting([&](const SettingRow& row, auto field, auto) {

@@ -47,7 +47,8 @@ namespace {
 
 // Grey of red, green and blue, as Pillow computes it.
 uint8_t grey(const uint8_t* color) {
-  return static_cast<uint8_t>((color[0] * 19595 + color[1] * 38470 + color[2] * 7471 + 0x8000) >> 16);
+  return static_cast<uint8_t>(
+      (color[0] * kGreyWeights[0] + color[1] * kGreyWeights[1] + color[2] * kGreyWeights[2] + 0x8000) >> 16);
 }
 
 const stbi_uc* bytes_of(std::string_view file) { return reinterpret_cast<const stbi_uc*>(file.data()); }

@@ -1,4 +1,4 @@
-"""Compares two runs of one model on the same images: how far outputs and routing are apart."""
+"""Compares the outputs and the routing of two runs of one model on the same images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def smooth_images(count: int, height: int, width: int, channels: int) -> Array:
     """Random images with the smooth shading of photographs, the same every time.
 
     Returns:
-        uint8[count, height, width, channels]. Fewer images are the first of more.
+        uint8[count, height, width, channels]. A smaller count gives the first of these images.
     """
     rng = np.random.default_rng(_SEED)
     images = np.empty((count, height, width, channels), np.uint8)
@@ -38,8 +38,8 @@ class Run:
 
     Attributes:
         output: number[images, ...]: logits, members or features.
-        kept: of each MoE layer with top-K routing i32[images, pairs], the expert that kept the pair, -1 where it was
-            dropped; with experts choice bool[images, pairs], whether the expert chose the token; none of a Soft MoE.
+        kept: for each MoE layer with top-K routing i32[images, pairs], the expert that kept the pair, or -1 if the pair was
+            dropped; with experts choice bool[images, pairs], whether the expert chose the token; empty for a Soft MoE.
     """
 
     output: Array
@@ -47,12 +47,12 @@ class Run:
 
     @classmethod
     def of(cls, names: Sequence[str], values: Sequence[Array], profile: Profile | None, *, by_token: bool = False) -> Self:
-        """From the outputs of a graph: its own, then those of each MoE layer, which are called `names`.
+        """The run with these outputs of a graph: first the model's output, then for each MoE layer the outputs `names`.
 
-        With `by_token` the pairs are those of the tokens that an image began with, where some were merged.
+        With `by_token`, pairs belong to the original tokens of an image, even if some were merged.
         """
         output = values[0]
-        # Groups may cut images, so pairs are put back in the order of the images.
+        # Groups may cut images, so pairs are put back into the order of the images.
         layers = [fields for fields in layer_fields(names, values[1:], profile) if "kept" in fields]
         kept = [np.where(each["kept"], each["expert"], -1) if "expert" in each else each["kept"] for each in layers]
         if by_token:
@@ -71,13 +71,13 @@ class Run:
         return cls(np.concatenate([run.output for run in runs]), [np.concatenate(layer) for layer in layers])
 
     def of_images(self, chosen: slice | Array) -> Run:
-        """The same of some of the images, by their index in the batch."""
+        """The run of some of the images, by their index in the batch."""
         return Run(self.output[chosen], [layer[chosen] for layer in self.kept])
 
 
 @dataclass(frozen=True)
 class RunDifferences:
-    """How far two runs are apart.
+    """The differences between two runs.
 
     A rounding difference of one unit in the last place may decide between two tokens with nearly the same gate. From there
     on an image takes another path, and its output says nothing about the numbers: hence the images whose routing agrees, and

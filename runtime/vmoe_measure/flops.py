@@ -18,20 +18,20 @@ class ModelShape:
     """The sizes of a model that its products have.
 
     Attributes:
-        patches, patch_values: patches of an image, and numbers in each.
-        tokens: T, the patches and perhaps a classifier token.
+        patches, patch_values: patches of an image, and values in each.
+        tokens: T, the patches and a classifier token, if there is one.
         width: D.
         num_layers: encoder blocks.
         mlp_dim: width of a dense MLP's hidden layer.
-        moe_layers: which blocks have experts; empty for a dense ViT.
+        moe_layers: indices of the blocks with experts; empty for a dense ViT.
         expert_mlp_dim: width of an expert's hidden layer.
         members: M of an ensemble (E3), whose tokens are repeated in the first MoE layer; 1 otherwise.
         router_products: products of all tokens with all experts, or with all slots of a Soft MoE, in a MoE layer.
         router_columns: of each MoE layer, its experts, or the slots of all of them.
         has_map_head: whether attention pools the tokens.
-        reads_class_token: whether the head reads one token alone, so that the last block computes no other that it needn't.
-        representation_size, classes: of the head; 0 where it has no such layer.
-        pooled_tokens: features of so many tokens stand side by side in what the head gets.
+        reads_class_token: whether the head reads only one token, so that the last block can leave out work for the others.
+        representation_size, classes: of the head; 0 if it has no such layer.
+        pooled_tokens: number of tokens whose features are concatenated as the input of the head.
         has_gate: whether dense MLPs have a third product.
         has_bare_map_head: whether the map head projects no query, and has no MLP.
     """
@@ -57,7 +57,7 @@ class ModelShape:
 
     @property
     def ends_in_class_pairs(self) -> bool:
-        """Whether the last MoE layer computes the pairs of the class tokens alone."""
+        """Whether the last MoE layer computes only the pairs of the class tokens."""
         ends_in_pairs = self.num_layers - 1 in self.moe_layers and self.router_products == self.members == 1
         return self.reads_class_token and ends_in_pairs
 
@@ -67,11 +67,11 @@ class ModelShape:
 
         Args:
             model: as `vmoe-export` writes it.
-            features: of a bundle that outputs features, without the layer of the classes.
-            outputs: names of the bundle's outputs, of which that of the last block needs all of its tokens.
+            features: whether the bundle outputs features, and so lacks the layer of the classes.
+            outputs: names of the bundle's outputs; with that of the last block, the block computes all of its tokens.
 
         Raises:
-            BundleError: it lacks some, as nobody else reads them.
+            BundleError: the description lacks a size; the reader of bundles doesn't check it.
         """
         try:
             (height, width), (patch_height, patch_width) = model["image_size"], model["patch_size"]
@@ -91,7 +91,7 @@ class ModelShape:
                 moe_layers=layers,
                 expert_mlp_dim=moe.get("mlp_dim", 0),
                 members=routing.get("ensemble_size", 1),
-                router_products=3 if is_soft else 1,  # beside the logits, dispatch and combine
+                router_products=3 if is_soft else 1,  # for the logits, dispatch and combine
                 router_columns=tuple(count * slots for count in experts),
                 has_map_head=model["classifier"] == "map",
                 reads_class_token=model["classifier"] in ("token", "0")
@@ -110,7 +110,7 @@ class ModelShape:
 
 
 def dense_flops(shape: ModelShape) -> int:
-    """FLOPs per image of the dense ViT of the same size: every MoE layer an MLP that each token visits once."""
+    """FLOPs per image of the dense ViT of the same size, in which every MoE layer is an MLP that runs once per token."""
     return sparse_flops(replace(shape, moe_layers=(), router_columns=(), members=1), ())
 
 
@@ -119,14 +119,14 @@ def sparse_flops(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0
 
     Args:
         shape: of the model.
-        expert_rows: of each MoE layer, the rows that all experts together work on for an image.
-        merge: tokens that each block merges; finding them is not counted.
+        expert_rows: for each MoE layer, the rows per image that its experts compute in total.
+        merge: tokens that each block merges; the cost of selecting them is not counted.
     """
     return round(sum(flops_by_kind(shape, expert_rows, merge).values()))
 
 
 def flops_by_kind(shape: ModelShape, expert_rows: Sequence[float], merge: int = 0) -> dict[str, float]:
-    """The same by kind of product: attention's `projections` and its products of tokens with `tokens`, `dense` MLPs,
+    """FLOPs per image by kind of product: attention's `projections` and its products of tokens with `tokens`, `dense` MLPs,
     `experts`, and the `others`.
     """
     tokens, width, members = tokens_of_blocks(shape, merge), shape.width, 1

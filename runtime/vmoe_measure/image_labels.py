@@ -1,4 +1,4 @@
-"""Labels of pictures: which class a name stands for, and files that list them."""
+"""Labels of pictures: the class of a name, and files that list labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_BYTES = 256 << 20
 
 
 def unambiguous(class_names: tuple[str, ...]) -> dict[str, int]:
-    """Index by class name; names that two classes share (ImageNet has two cranes) are left out."""
+    """Index by class name, without names that two classes share (ImageNet has two cranes)."""
     times = Counter(class_names)
     return {name: index for index, name in enumerate(class_names) if times[name] == 1}
 
@@ -22,13 +22,13 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None, folder: Path) -
     """Index of the class by picture, in the order of a CSV file.
 
     Args:
-        path: a CSV file in UTF-8. On each line stand the path of a picture inside its folder, and the name or index of its
-            class. A first line that has neither is a heading.
-        class_names: of the model, or None where only indices are known.
-        folder: that of the pictures.
+        path: a CSV file in UTF-8. Each line has the path of a picture inside the folder, and the name or index of its
+            class. A first line without these is a heading.
+        class_names: of the model; None if it has only indices.
+        folder: of the pictures.
 
     Raises:
-        ImageError: it can't be read, or a line has no label.
+        ImageError: the file can't be read, or a line has no label.
     """
     try:
         if not path.is_file():

@@ -24,14 +24,14 @@ PICTURE_SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", 
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images, and their classes where these are known.
+    """Images, and their classes if these are known.
 
     Attributes:
         images: uint8 or float32 [N,H,W,C] of the model's size, or the paths of N picture files, which are
             read batch by batch.
-        labels: i64[N], index of the class of each image; None where it is not known.
-        note: why there are no labels although some could be expected, or which pictures are left out; None otherwise.
-        of_sizes: other images than these, by the (height, width, channels) of the models that are to have them.
+        labels: i64[N], index of the class of each image; None if they are unknown.
+        note: why expected labels are missing, or which pictures are left out; None otherwise.
+        of_sizes: replacements of the images for models of other sizes, by (height, width, channels).
     """
 
     images: Array | tuple[Path, ...]
@@ -43,12 +43,12 @@ class ImageSource:
         return len(self.images)
 
     def chosen(self, indices: Array) -> ImageSource:
-        """Those at the indices i64[M], in their order."""
+        """The images at the indices i64[M], in this order."""
         images = self.images[indices] if isinstance(self.images, np.ndarray) else tuple(self.images[i] for i in indices)
         return ImageSource(images, None if self.labels is None else self.labels[indices])
 
     def first_batch(self, size: int, spec: InputSpec) -> Array:
-        """The first `size` images as the graph takes them: spec.dtype[size,H,W,C].
+        """The first `size` images as input of the graph, spec.dtype[size,H,W,C].
 
         Raises:
             ImageError: there are fewer images, they don't fit the model, or a file can't be read.
@@ -66,7 +66,7 @@ class ImageSource:
         return to_batch(self.of_sizes.get(spec.size, self.images)[start : start + size], spec)
 
     def whole_batches(self, size: int, spec: InputSpec) -> Iterator[tuple[Array, Array | None]]:
-        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); what is left over is skipped.
+        """Every whole batch: (spec.dtype[size,H,W,C], i64[size] or None); skips the remaining images.
 
         Raises:
             ImageError: the images don't fit the model, or a file can't be read.

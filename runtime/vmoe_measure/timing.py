@@ -73,22 +73,21 @@ def time_interleaved(
     into: list[list[float]] | None = None,
     settle: Sequence[Callable[[], object]] = (),
 ) -> list[list[float]]:
-    """Times every call once per round, so that a machine that gets slower does so for all of them.
+    """Times every call once per round, so that a slow phase of the machine affects all of them.
 
-    Two rounds of warm-up come first and count for nothing. Rounds are never cut short, so all calls are timed
-    equally often.
+    Two rounds of warm-up come first and are not counted. Rounds are never cut short, so all calls are timed equally often.
 
     Args:
-        calls: what to time.
-        duration: seconds for all calls together; `MINIMUM_ROUNDS` rounds are run however long they take.
+        calls: the functions to time.
+        duration: seconds of the whole measurement; at least `MINIMUM_ROUNDS` rounds are run, however long they take.
         clock: returns seconds.
-        after_round: called after each round, also those of warm-up, with its share of the whole, 0 to 1.
-        into: where the seconds go as they are measured, a list per call, for callers that are interrupted.
-        settle: for each call an untimed one of the same session, made where the call before had another one: caches are the
-            other session's until then, and its threads may still look for work.
+        after_round: called after each round, also after warm-up, with the round's share of the whole, 0 to 1.
+        into: a list per call that receives the seconds as they are measured, for callers that are interrupted.
+        settle: for each call, an untimed one of the same session that is made if the previous call was of another session:
+            the caches still hold that session's data, and its threads may still spin.
 
     Returns:
-        Per call the seconds of each round.
+        The seconds of each round, per call.
     """
     first = begin = clock()
     done = 0.0

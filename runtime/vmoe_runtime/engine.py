@@ -42,13 +42,19 @@ class Engine:
         ((16, 10), (16, 10))
     """
 
-    def __init__(self, manifest: Manifest) -> None:
-        """An engine without a backend; `load` makes one that answers."""
-        self.manifest = manifest
-        self._profile = next(iter(manifest.profiles.values()), None)
-        self.only_profile: Profile | None = None
-        self.backend = self.backend_description = ""
-        self._backend: Backend | None = None
+    def __init__(self, manifest: Manifest, profile: Profile | None, backend: str, loaded: Backend) -> None:
+        """An engine of a loaded backend; `load` makes one from a bundle.
+
+        Args:
+            manifest: of the bundle.
+            profile: the setting of calls that name none.
+            backend: name of the backend.
+            loaded: the backend, with the bundle's graph.
+        """
+        self.manifest, self._profile = manifest, profile
+        self.backend, self.backend_description = backend, loaded.description
+        self.only_profile = profile if BACKENDS[backend].one_profile else None
+        self._backend: Backend | None = loaded  # None once the engine is closed
         self._process = os.getpid()
         self._warned: set[str] = set()
 
@@ -94,19 +100,17 @@ class Engine:
         def load_once() -> Engine:
             cpu = Parallelism(threads, streams, spin)
             with Bundle.open_once(path, verify=verify) as bundle:
-                engine = cls(bundle.manifest if rotates is None else bundle.manifest.with_exif(rotates))
-                engine._profile = engine.setting(profile)
+                manifest = bundle.manifest if rotates is None else bundle.manifest.with_exif(rotates)
+                chosen = _profile_of(manifest, next(iter(manifest.profiles.values()), None), profile, {})
                 # The weights are hashed while the backend loads them: neither waits for the other.
                 with ThreadPoolExecutor(1) as pool:
                     weights = pool.submit(bundle.verify_weights if verify else lambda: None)
                     try:
-                        engine.backend, loaded = open_backend(backend, bundle, cpu, engine.profile)
+                        name, loaded = open_backend(backend, bundle, cpu, chosen)
                     finally:
-                        # Changed weights are the better explanation of whatever else went wrong.
+                        # If the weights have changed, say that: it explains every other error.
                         weights.result()
-                engine._backend, engine.backend_description = loaded, loaded.description
-                engine.only_profile = engine.profile if BACKENDS[engine.backend].one_profile else None
-                return engine
+                return cls(manifest, chosen, name, loaded)
 
         return while_unchanged(load_once)
 
@@ -148,20 +152,20 @@ class Engine:
         return found if len(found) > 1 else found[self.manifest.output]
 
     def outputs(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Array]:
-        """All outputs of a batch of images by name, however many there are; arguments and errors as for a call.
+        """All outputs of a batch of images by name; arguments and errors as for a call.
 
         Returns:
-            What a call returns without `--layers`, under the name `manifest.output`; and of each block N that the bundle was
-            exported for, "layerN", float32[N, tokens, hidden size]: the residual stream behind it, before any norm.
+            `manifest.output` is the output of a call without `--layers`. "layerB" is the residual stream after block B,
+            before any norm, float32[N, tokens, hidden size], for each block that the bundle was exported for.
         """
         names = [*self.manifest.answers]
         return dict(zip(names, self._run(images, names, setting, fields), strict=True))
 
     def batch(self, images: Images) -> Array:
-        """The images as the array that the graph takes, for callers that run the same ones more than once.
+        """Converts images to the input of the graph, for callers that run the same images more than once.
 
         Returns:
-            float32 or uint8 [N,H,W,C], as the graph takes it; a call takes it as it is.
+            float32 or uint8 [N,H,W,C]; a call uses it without another conversion.
 
         Raises:
             ImageError: as for a call.
@@ -214,10 +218,10 @@ class Engine:
         ]
 
     def routing(self, images: Images, setting: SettingLike = None, **fields: Unpack[SettingFields]) -> dict[str, Routing]:
-        """Where each MoE layer sends the tokens of a batch; arguments as for a call.
+        """The routing of a batch in each MoE layer; arguments as for a call.
 
         Returns:
-            By name of the MoE block, such as "encoderblock_1"; empty for a dense ViT.
+            Routings by the name of the MoE block, such as "encoderblock_1"; empty for a dense ViT.
         """
         return self._routed(images, self.setting(setting, **fields), [])[1]
 
@@ -265,25 +269,7 @@ class Engine:
         Raises:
             RoutingError: a setting that the model can't be run with.
         """
-        base, rules = self.profile, self.manifest.rules
-        if isinstance(setting, Profile):
-            if setting.rules is None:
-                raise RoutingError(
-                    f"profile '{setting.name}' was not made by an engine; change one as in engine.setting(profile, k=2)"
-                )
-            if setting.rules != rules:
-                raise RoutingError(f"profile '{setting.name}' was made for another model")
-            base, setting = setting, None
-        elif isinstance(setting, str):
-            base, setting = self.manifest.profile_named(setting), None
-        if setting is None and not fields:
-            return base
-        if not isinstance(setting, Setting | None):
-            raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
-        requested = setting if setting and not fields else replace(setting or Setting(), **fields)
-        if requested.profile is not None:
-            base = self.manifest.profile_named(requested.profile)
-        return rules.profile_of(requested, base) if requested.values else base
+        return _profile_of(self.manifest, self.profile, setting, fields)
 
     def close(self) -> None:
         """Releases the session; later calls raise BackendError.
@@ -375,15 +361,15 @@ class Cascade:
         """Logits of a batch of images; see `Engine.__call__`.
 
         Returns:
-            float32[N, classes]: of each image those of its last step.
+            float32[N, classes]: the logits of each image from its last step.
         """
         return self.answers(images)[0]
 
     def answers(self, images: Images) -> tuple[Array, Array]:
         """The logits, and which images were escalated.
 
-        If groups are larger than one image, whole groups are escalated: the images with the lowest confidence, and as many
-        more as fill the last group. The answers of the second step then depend on which images those are.
+        If groups are larger than one image, whole groups are escalated: the images with the lowest confidence, and enough
+        further ones to fill the last group. The answers of the second step then depend on the choice of these images.
 
         Returns:
             float32[N, classes] and bool[N].
@@ -396,7 +382,7 @@ class Cascade:
         margins = margins_of(logits)
         count = int(np.count_nonzero(~(margins >= self.margin)))
         count += -count % self.engine.manifest.batch_multiple
-        # Not a number is the least sure of all.
+        # NaN counts as the lowest confidence.
         order = np.argsort(np.where(np.isnan(margins), -1.0, margins), kind="stable")
         chosen = np.sort(order[:count])
         escalated = np.zeros(len(batch), bool)
@@ -408,8 +394,30 @@ class Cascade:
         return logits, escalated
 
 
+def _profile_of(manifest: Manifest, base: Profile | None, setting: SettingLike, fields: SettingFields) -> Profile | None:
+    """The profile of a setting and its fields, as `Engine.setting`; `base` is the profile if they name none."""
+    if isinstance(setting, Profile):
+        if setting.rules is None:
+            raise RoutingError(
+                f"profile '{setting.name}' was not made by an engine; change one as in engine.setting(profile, k=2)"
+            )
+        if setting.rules != manifest.rules:
+            raise RoutingError(f"profile '{setting.name}' was made for another model")
+        base, setting = setting, None
+    elif isinstance(setting, str):
+        base, setting = manifest.profile_named(setting), None
+    if setting is None and not fields:
+        return base
+    if not isinstance(setting, Setting | None):
+        raise RoutingError(f"a setting is a Setting, a Profile or the name of a profile, not {shown(setting)}")
+    requested = setting if setting and not fields else replace(setting or Setting(), **fields)
+    if requested.profile is not None:
+        base = manifest.profile_named(requested.profile)
+    return manifest.rules.profile_of(requested, base) if requested.values else base
+
+
 def _check_rows(manifest: Manifest, images: int, outputs: Sequence[str], results: Sequence[Array]) -> None:
-    """Checks that a runtime has an answer for each of so many images, and routes for each of their groups."""
+    """Checks that the results have a row for each image, and for each of their routing groups."""
     for name, values in zip(outputs, results, strict=True):
         expected = (images, *manifest.answers.get(name, ()))
         if name not in manifest.answers:

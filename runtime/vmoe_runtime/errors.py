@@ -1,4 +1,4 @@
-"""The errors that vmoe_runtime raises. Each carries one sentence for the person who made the call."""
+"""The errors that vmoe_runtime raises. Each has a message for the person who made the call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from vmoe_runtime.addresses import without_secrets
 
 
 class VmoeError(Exception):
-    """Base of every error that vmoe_runtime and vmoe_export raise on purpose. What it says has no secrets of addresses."""
+    """Base of all errors that vmoe_runtime and vmoe_export raise on purpose. Its message hides the secrets of addresses."""
 
     def __str__(self) -> str:
         return without_secrets(super().__str__())
@@ -33,11 +33,11 @@ class ImageError(VmoeError, ValueError):
 
 
 class ClassifyError(VmoeError, ValueError):
-    """Classes that a bundle doesn't have: it outputs no logits, or their number is none."""
+    """The bundle outputs no logits, or can't return this number of classes."""
 
 
 class ElasticError(VmoeError, ValueError):
-    """Levels or a latency target that no decision can keep to."""
+    """Levels or a latency target that elastic capacity can't work with."""
 
 
 class BackendError(VmoeError, RuntimeError):
@@ -45,7 +45,7 @@ class BackendError(VmoeError, RuntimeError):
 
 
 class UnsuitedError(BackendError):
-    """A backend that can't run this bundle exactly, where another one can."""
+    """A backend that can't run this bundle exactly, although another backend can."""
 
 
 class UnavailableError(BackendError):
@@ -53,7 +53,7 @@ class UnavailableError(BackendError):
 
 
 def shown(value: object, most: int = 40) -> str:
-    """A value as it may stand in a sentence: on one line, not without end, and without a space where it is cut.
+    """A value as text for a message: on one line, of at most `most` characters, without a space at the end.
 
     Examples:
         >>> shown([1, 2, 3], 4)

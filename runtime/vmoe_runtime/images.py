@@ -1,4 +1,4 @@
-"""Turns what callers have - arrays, tensors, PIL images, files, bytes - into the batch that a graph takes."""
+"""Turns the images of callers (arrays, tensors, PIL images, files, bytes) into the batch that a graph takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ else:
 
 
 class Tensor(Protocol):
-    """What becomes an array, such as a torch CPU tensor."""
+    """An object that numpy converts to an array, such as a torch CPU tensor."""
 
     def __array__(self) -> Any: ...
 
@@ -44,7 +44,7 @@ _taken = Counter[str]()
 
 
 class ImageWarning(UserWarning):
-    """Images that a model takes, and hardly anybody means."""
+    """Images that a model accepts, but that are probably a mistake."""
 
 
 def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) -> Array:
@@ -53,15 +53,15 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
     Args:
         images: an array or torch CPU tensor [N,H,W,C], [H,W,C], or for one channel [N,H,W] or [H,W], of the model's size:
             float32 in [-1, 1], or uint8 in 0..255. Or a PIL image, the path of a picture, its bytes or an open file, of any
-            size: `spec.steps` are done to it. Or a sequence of these.
-        spec: what the graph takes.
-        warned: what was warned of already and is not again; None warns each time.
+            size, which `spec.steps` prepare. Or a sequence of these.
+        spec: of the graph's input.
+        warned: kinds of warnings that were given already and are not repeated; None repeats them.
 
     Returns:
         spec.dtype[N,H,W,C], contiguous.
 
     Raises:
-        ImageError: naming what was given and what is needed.
+        ImageError: the model can't take the images; the message says what it needs.
 
     Warns:
         ImageWarning: float images that are all within [0, 1], or have NaN; the first picture of a process with an EXIF
@@ -77,7 +77,7 @@ def to_batch(images: Images, spec: InputSpec, warned: set[str] | None = None) ->
 
 
 def unturned_pictures() -> int:
-    """The pictures of this process so far that have an EXIF orientation and were taken as they are stored."""
+    """Number of pictures of this process so far whose EXIF orientation was ignored."""
     return _taken["unturned"]
 
 
@@ -88,9 +88,9 @@ def scale_pixels(pixels: Array) -> Array:
 
 
 def _is_usual(array: Array, spec: InputSpec) -> bool:
-    """Whether an array is what the graph takes as it stands, with values that no warning is about.
+    """Whether the graph can take an array unchanged, and its values need no warning.
 
-    A shortcut for the checks below, which take a good part of a small model's call.
+    A shortcut: the checks below take a good part of a small model's call.
     """
     if array.dtype != spec.numpy_dtype or array.shape[1:] != spec.size or not array.flags.c_contiguous:
         return False
@@ -101,8 +101,8 @@ def _is_usual(array: Array, spec: InputSpec) -> bool:
 
 
 def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> list[Array]:
-    """dtype[N,H,W,C] of each of what may be a list; those that came as floats join `floats`."""
-    # A path that comes out of an array has `__array__`, too.
+    """Batches dtype[N,H,W,C] of an image, an array or a list of them; adds those that were floats to `floats`."""
+    # A path from an array of paths has `__array__`, too.
     if not isinstance(images, np.ndarray | str | bytes) and hasattr(images, "__array__") and not _is_pil(images):
         images = _as_array(images)
     if isinstance(images, np.ndarray):
@@ -122,7 +122,7 @@ def _parts(images: Any, spec: InputSpec, floats: list[Array], depth: int) -> lis
 
 
 def _as_array(tensor: Any) -> Array:
-    """What a torch tensor or another library's array holds; torch itself is never imported."""
+    """The array of a torch tensor or of another library's array; torch itself is never imported."""
     try:
         return np.asarray(tensor)
     except Exception as error:  # whatever another library raises
@@ -163,7 +163,7 @@ def _wrong_shape(given: tuple[int, ...], spec: InputSpec) -> str:
 
 
 def _check_values(floats: list[Array], warned: set[str]) -> None:
-    """Refuses or warns of floats that were scaled in another way."""
+    """Refuses floats, or warns of them, if they were scaled in another way."""
     if any(np.isnan(part.min()) for part in floats):
         _warn("nan", "the images have NaN pixels, which make NaN of the answers", warned)
     low = float(np.fmin.reduce([np.fmin.reduce(part, None) for part in floats]))
@@ -173,7 +173,7 @@ def _check_values(floats: list[Array], warned: set[str]) -> None:
             f"float images go from {low:g} to {high:g}, and the model takes float32 in [-1, 1]; pass pixels 0..255 as "
             "uint8, or scale them: pixels / 255 * 2 - 1"
         )
-    # What was decoded and scaled to [-1, 1] is k / 255 * 2 - 1: an odd multiple of 1 / 255.
+    # Decoded pixels that were scaled to [-1, 1] are k / 255 * 2 - 1: odd multiples of 1 / 255.
     if low >= 0 and high <= 1 and not all(np.all(np.rint(part * 255) % 2 == 1) for part in floats):
         _warn(
             "unit",
@@ -191,7 +191,7 @@ def _warn(kind: str, text: str, warned: set[str]) -> None:
 
 
 def _warn_caller(text: str) -> None:
-    # The caller's line is the one to look at.
+    # Warnings name the line of the caller.
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("vmoe_"):
         level, frame = level + 1, frame.f_back
@@ -203,7 +203,7 @@ def _is_pil(value: object) -> bool:
 
 
 def _from_picture(picture: Any, spec: InputSpec) -> Array:
-    """dtype[H,W,C] of one picture, by the steps of the model."""
+    """One picture after the steps of the model, dtype[H,W,C]."""
     steps = spec.steps
     with opened(picture, spec.channels, steps.background is not None) as (stored, name):
         if not steps.rotates and (orientation := orientation_of(stored)) > 1:
@@ -212,7 +212,7 @@ def _from_picture(picture: Any, spec: InputSpec) -> Array:
         geometry = steps.geometry(image.height, image.width, name)
         pixels = resampled(image, spec.channels, geometry)
     if geometry.method == "bilinear":
-        pixels = np.floor(pixels)  # the official step gives uint8 again, and the cast cuts off
+        pixels = np.floor(pixels)  # the official step returns uint8 again, by a cast that truncates
     return np.rint(pixels).clip(0, 255).astype(np.uint8) if spec.dtype == "uint8" else scale_pixels(pixels)
 
 

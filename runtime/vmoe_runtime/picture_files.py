@@ -1,6 +1,6 @@
-"""Checks PNG and JPEG files as a whole, which decoders don't: what is damaged must not get an answer.
+"""Checks whole PNG and JPEG files, since a damaged picture must not get an answer and decoders accept many of them.
 
-The rules are those of `plugins/service/picture_files.cc`.
+`plugins/service/picture_files.cc` has the same rules.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _BAD_MARKER = "a marker is damaged, or of a kind that is not read"
 
 
 def checked_picture(file: bytes, name: str, transparent: bool = False) -> bytes:
-    """A PNG or JPEG without what its pixels don't need, which some decoders stumble over; other files as they are.
+    """A PNG without the chunks that its pixels don't need, some of which break decoders; other files unchanged.
 
     Args:
-        file: the whole of it.
-        name: that messages call it by.
-        transparent: whether it is needed which colours are transparent.
+        file: its bytes.
+        name: of the file in messages.
+        transparent: whether to keep the chunk that says which colours are transparent.
 
     Raises:
-        ImageError: it is cut off, a checksum of a PNG is wrong, or a marker of a JPEG is damaged.
+        ImageError: the file is cut off, a checksum of a PNG is wrong, or a marker of a JPEG is damaged.
     """
     try:
         return (

@@ -34,10 +34,10 @@ _filters = forkable_lock()
 
 
 def check_takes_pictures(channels: int) -> None:
-    """Checks that pictures can be decoded here for a model of so many channels.
+    """Checks that this installation can decode pictures for a model with this number of channels.
 
     Raises:
-        ImageError: Pillow is missing or can't be loaded, or the model takes something else than grey or colours.
+        ImageError: Pillow is missing or can't be loaded, or the model takes neither grey nor RGB.
     """
     needs = "PIL images, files and their bytes need pillow"
     try:
@@ -52,17 +52,17 @@ def check_takes_pictures(channels: int) -> None:
 
 @contextmanager
 def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[tuple[Image, str]]:
-    """A decoded PIL image of 8 bits per channel, and what messages call it.
+    """A decoded PIL image of 8 bits per channel, and its name in messages.
 
     Args:
         picture: a PIL image, a path, the bytes of a file, or a binary file object.
         channels: of the model.
-        transparent: whether it is needed which colours are transparent.
+        transparent: whether the steps read which colours are transparent.
 
     Raises:
-        ImageError: it can't be opened, is no picture, or has more pixels or bits than are taken. Where the operating system
-            has refused to open or read a file, its cause is an OSError with a number.
-        MemoryError: there is not enough for its pixels.
+        ImageError: it can't be opened, is not a picture, or has too many pixels or bits. If the operating system refused to
+            open or read the file, the cause is an OSError with a number.
+        MemoryError: its pixels don't fit into memory.
     """
     check_takes_pictures(channels)
     from PIL import Image
@@ -80,7 +80,7 @@ def opened(picture: Any, channels: int, transparent: bool = False) -> Iterator[t
 
 
 def orientation_of(image: Image) -> int:
-    """How a picture is to be turned, as EXIF's `Orientation` counts from 1 to 8; 1 (not at all) if nothing readable says."""
+    """The `Orientation` in a picture's EXIF, 1 to 8; 1 (not turned) if it has none that is readable."""
     try:
         with _filters, warnings.catch_warnings():  # Pillow warns of damaged EXIF
             warnings.simplefilter("ignore")
@@ -91,7 +91,7 @@ def orientation_of(image: Image) -> int:
 
 
 def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
-    """A decoded picture, turned and on its background if the steps say so."""
+    """A decoded picture, after the steps that turn it and fill its background."""
     from PIL import Image, ImageOps
 
     if steps.rotates and orientation_of(image) > 1:
@@ -104,11 +104,11 @@ def arranged(image: Image, steps: Preprocessing, channels: int) -> Image:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """A regular file for reading; others may have no end, or wait for somebody to write.
+    """Opens a regular file for reading; other files may have no end, or wait for a writer.
 
     Raises:
         OSError, ValueError: it can't be opened.
-        ImageError: it is something else.
+        ImageError: it is not a regular file.
     """
     flags = sum(getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))  # each where the system has it
     descriptor = os.open(path, os.O_RDONLY | flags)
@@ -121,21 +121,29 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """A path as text that can be printed, whatever bytes it has."""
+    """A path as printable text, whatever bytes it has."""
     return os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
 
 
-def pixels_of(file: bytes) -> int:
-    """How many pixels a picture has by its header, counted twice where they have 16 bits per channel.
+def open_picture(file: bytes, transparent: bool = False) -> tuple[Image, int]:
+    """Opens a picture file without decoding it.
+
+    Args:
+        file: its bytes.
+        transparent: see `opened`, which takes the picture without a second check.
+
+    Returns:
+        The picture, and its pixels according to its header, counted twice if they have 16 bits per channel.
 
     Raises:
-        ImageError: it is no picture, is damaged, or has more than are taken.
+        ImageError: it is no picture, is damaged, or has more pixels than are taken.
     """
-    return _opened(checked_picture(file, "the image"), "the image")[1]
+    name = "the image"
+    return _opened(checked_picture(file, name, transparent), name)
 
 
 def _opened(file: bytes, name: str) -> tuple[Image, int]:
-    """A picture that is not decoded yet, and `pixels_of` it."""
+    """As `open_picture`, of a file that is checked."""
     from PIL import Image, UnidentifiedImageError
 
     with _explained(name):
@@ -186,12 +194,12 @@ def _decode(image: Image, channels: int, name: str) -> None:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Makes an ImageError of whatever a system, a file object or, where a file is damaged, a decoder raises."""
+    """Turns every exception of the system, of a file object or of a decoder into an ImageError."""
     try:
         yield
     except (ImageError, MemoryError):
         raise
     except Exception as error:
-        # A path that can't be printed would stand in an OSError's text, too.
+        # The text of an OSError contains the path, which may not be printable.
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         raise ImageError(f"{name} is not a readable image ({' '.join(reason.split())})") from error

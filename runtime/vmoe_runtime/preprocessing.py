@@ -1,7 +1,7 @@
 """The preprocessing steps: how a picture of any size becomes an image of the model's size.
 
-`resize_small`, `central_crop` and `resize` are the official ones of V-MoE; the others are what timm, torchvision and
-transformers do. `exif` turns a picture as its file says, and `background` fills what is transparent; both come first. A
+`resize_small`, `central_crop` and `resize` are the official steps of V-MoE; the others are those of timm, torchvision and
+transformers. `exif` turns a picture by its EXIF orientation, and `background` fills transparent pixels; both come first. A
 picture is decoded to 8 bits per channel before the steps and scaled to [-1, 1] after them.
 """
 
@@ -16,9 +16,9 @@ from vmoe_runtime.errors import ImageError
 
 MAX_STEPS = 6
 MAX_SIDE = 65_536
-# Positions are float32, as in the official code; beyond, neighbours would fall on the same one.
+# Positions are float32, as in the official code; on a longer side, neighbours would get the same position.
 MAX_RESIZED_SIDE = 1 << 23
-# Of 4 bytes each: what Pillow holds beside a picture to resize it.
+# Pillow's extra memory to resize a picture, 4 bytes per pixel.
 MAX_PILLOW_PIXELS = 1 << 24
 
 _STEP_PATTERN = re.compile(
@@ -43,7 +43,7 @@ class Window:
     width: int
 
     def center(self, height: int, width: int, *, to_even: bool) -> Window:
-        """The rectangle of that size in the middle, with halves rounded to the even offset or towards the top left."""
+        """The rectangle of this size in the middle. Half offsets are rounded to even, or else towards the top left."""
         top, left = self.height - height, self.width - width
         if to_even:
             top, left = top + (top % 4 == 3), left + (left % 4 == 3)
@@ -52,7 +52,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: `height` and `width` in pixels; one that keeps the shape has the short side in both."""
+    """One step, with `height` and `width` in pixels; both are the short side if the step keeps the shape."""
 
     name: str
     height: int
@@ -60,7 +60,7 @@ class Step:
 
     @property
     def method(self) -> str | None:
-        """How it resizes, see `Geometry`; None for a crop."""
+        """The method of resizing, see `Geometry`; None for a crop."""
         if self.name.endswith("central_crop"):
             return None
         return {"resize_small": "area", "resize": "bilinear"}.get(self.name, self.name.removesuffix("_small"))
@@ -72,7 +72,7 @@ class Step:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether it makes the short side of a picture so long."""
+        """Whether it sets only the short side of a picture, and keeps its aspect ratio."""
         return self.name.endswith("_small")
 
     def __str__(self) -> str:
@@ -82,13 +82,13 @@ class Step:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the steps do to a picture of one size.
+    """The effect of the steps on pictures of one size.
 
     Attributes:
-        source: what is used of the picture.
-        method: how it is resized: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None for not at all.
-        height, width: what it is resized to.
-        target: what is kept of that.
+        source: the part of the picture that is used.
+        method: of resizing: "area", "bilinear", "pillow_bilinear" or "pillow_bicubic"; None for no resizing.
+        height, width: the size after resizing.
+        target: the part of the resized picture that is kept.
     """
 
     source: Window
@@ -100,12 +100,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Checked steps; `str` gives them in the form that a manifest holds.
+    """Checked steps; `str` writes them as in a manifest.
 
     Attributes:
-        steps: those that crop and resize.
-        rotates: whether a picture is first turned as its EXIF orientation says.
-        background: red, green and blue behind what is transparent, 0 to 255; None for the colours that are stored there.
+        steps: the steps that crop and resize.
+        rotates: whether a picture is first turned by its EXIF orientation.
+        background: red, green and blue behind transparent pixels, 0 to 255; None for the colours stored in these pixels.
 
     Examples:
         >>> str(read_steps("exif|resize_small(256)|central_crop(224,224)"))
@@ -123,10 +123,10 @@ class Preprocessing:
         return "|".join([*first, *map(str, self.steps)])
 
     def check_size(self, height: int, width: int) -> None:
-        """Makes sure that the steps end in images of the model's size, whatever they are given.
+        """Checks that the steps turn pictures of any size into images of the model's size.
 
         Raises:
-            ValueError: in one sentence.
+            ValueError: they don't; the message says why.
         """
         size: tuple[int, int] | None = None  # where it is the same for every picture
         least: tuple[int, int] | None = None  # what every picture has at this point

@@ -1,6 +1,6 @@
-"""Profiles: complete settings of one model, and the rules that make them of what a call requests.
+"""Profiles: complete settings of one model, and the rules that complete the setting of a call.
 
-What a routing kind can be set is declared in `settings`; nothing else in the runtime tests the kind to learn that.
+`settings` declares the settings of each routing kind; nothing else in the runtime tests the kind to find them.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from vmoe_runtime.settings import SettingFields
 
 MAX_MASS_TOKENS = 131_071
-"""Tokens of a group whose masses, up to 2^14 each, are sure to fit an int32."""
+"""The most tokens of a group whose masses, up to 2^14 each, always fit an int32."""
 
-_SMALL_GROUP = 128  # slots that do no harm however few pairs there are
+_SMALL_GROUP = 128  # slots that are always allowed, even if there are fewer pairs
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Profile(Setting):
     Attributes:
         slots: of an expert in a group, one integer per MoE layer.
         effective_ratio: C after rounding to whole slots: c * E / (S * K), the mean over the MoE layers.
-        rules: of the model that it was made for; None if it was not made by rules, but by hand.
+        rules: of its model; None for a profile that was made by hand.
 
     The others are those of `Setting`; `max_experts` is E if there is no limit.
     """
 
     slots: tuple[int, ...] = ()
     effective_ratio: float | None = None
-    # Not an argument: `dataclasses.replace` would hand it on to values whose slots are of others.
+    # Not an argument: `dataclasses.replace` would keep the rules for values that the slots don't belong to.
     rules: Rules | None = field(default=None, init=False, compare=False, repr=False)
 
     @property
@@ -71,23 +71,23 @@ class Profile(Setting):
 
     @cached_property
     def inputs(self) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
-        """The graph inputs that select this setting: `capacity` i64[MoE layers], the slots, if there is one, and i64[1] of
-        every other setting that is not None.
+        """The graph inputs that select this setting: `capacity` i64[MoE layers], which are the slots, and i64[1] for every
+        other setting that is not None.
         """
-        # Most calls have the profile of the call before, and making these takes 2 % of a small model's call.
+        # Most calls have the profile of the previous call, and building these takes 2 % of a small model's call.
         values = {name: self.slots if name == "capacity" else [value] for name, value in self.values.items()}
         return {name: np.array(value, np.int64) for name, value in values.items()}
 
     @property
     def route_arguments(self) -> dict[str, Any]:
-        """What routing by top-k takes beside gates and slots, by name: `k`, `bpr`, and the policies of the model."""
+        """The arguments of top-k routing besides gates and slots, by name: `k`, `bpr`, and the policies of the model."""
         # Not of `values`: torch's compiler can't enter the lock that cached properties have before Python 3.12.
         names = (*OFFICIAL_SETTINGS[1:], *POLICIES)
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def named_values(self) -> dict[str, SettingValue]:
-        """The values that its name says: those that are not the default."""
+        """The values in its name, which are not the default."""
         said = parse_profile_name(self.name)
         return {} if said is None else said.values
 
@@ -98,7 +98,9 @@ class Profile(Setting):
 
     @cached_property
     def effect(self) -> Profile:
-        """What all profiles share that do the same: it lacks the name and the ratios, which may differ where slots don't."""
+        """The profile without its name and ratios, which may differ between profiles with the same slots: equal for all
+        profiles that route alike.
+        """
         return replace(self, profile=None, capacity=None, effective_ratio=None)
 
     def stored(self) -> dict[str, SettingValue | None]:
@@ -115,7 +117,7 @@ SettingLike: TypeAlias = Profile | Setting | str | None
 
 
 def by_layer(experts: Sequence[int]) -> str:
-    """E of the MoE layers for people, of each in their order where they differ.
+    """E of the MoE layers as text: of each layer, in order, if they differ.
 
     Examples:
         >>> by_layer((8, 8)), by_layer((8, 5, 8))
@@ -125,7 +127,7 @@ def by_layer(experts: Sequence[int]) -> str:
 
 
 def slots_range(slots: Sequence[int]) -> str:
-    """The slots of the MoE layers for people, from the fewest to the most.
+    """The slots of the MoE layers as text, from the fewest to the most.
 
     Examples:
         >>> slots_range((7, 7)), slots_range((7, 11, 9))
@@ -136,7 +138,7 @@ def slots_range(slots: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Rules:
-    """How a model routes, and what makes a profile of a requested setting.
+    """How a model routes. Turns a requested setting into a profile.
 
     Attributes:
         kind: "top-k": each token chooses its k best experts, and an expert takes what fits its slots; "experts-choice": each
@@ -145,7 +147,7 @@ class Rules:
         experts: E of each MoE layer.
         group_tokens: S, tokens per routing group; 0 for a dense ViT.
         image_tokens: T, tokens of an image, if blocks can merge some; else None.
-        rounding: of slots to whole ones, "ceil" or "round".
+        rounding: of slots to a whole number, "ceil" or "round".
         capacity_multiple_of: slots are rounded up to a multiple of this.
         ensemble_size: M, the members of an ensemble (E3), which have E / M experts each; 1 for every other model.
         slots_per_expert: P, Soft MoE only.
@@ -167,12 +169,12 @@ class Rules:
 
     @property
     def setting_kind(self) -> SettingKind:
-        """The kind, by what can be set."""
+        """The kind that determines the settings."""
         return "ensemble" if self.ensemble_size > 1 else self.kind
 
     @cached_property
     def settings(self) -> tuple[str, ...]:
-        """What a call may set, in the order of the graph's inputs."""
+        """The settings of a call, in the order of the graph's inputs."""
         return tuple(
             name
             for name, row in ROWS.items()
@@ -187,7 +189,7 @@ class Rules:
             stored: names that a bundle has, for the message.
 
         Raises:
-            RoutingError: it is no such name, or not one of this kind.
+            RoutingError: the name is not systematic, or belongs to another kind.
         """
         setting = parse_profile_name(name)
         if setting is None or any((key in setting.values) != (key in self.settings) for key in NEEDED):
@@ -196,10 +198,10 @@ class Rules:
         return self.profile_of(setting)
 
     def check_names(self, names: Collection[str]) -> None:
-        """Refuses settings that the kind doesn't have.
+        """Checks that the kind has these settings.
 
         Raises:
-            RoutingError: with their names, and why.
+            RoutingError: it doesn't; the message names them and says why.
         """
         if refused := [name for name in SETTINGS if name in names and name not in self.settings]:
             if refused == [MERGE]:
@@ -220,11 +222,11 @@ class Rules:
         """The profile of a setting.
 
         Args:
-            setting: what is requested; its `profile` is not read.
-            base: where the other values come from; if there is none, they are the defaults.
+            setting: the requested values; its `profile` is not read.
+            base: the profile with the other values; None for their defaults.
 
         Raises:
-            RoutingError: a setting that the model can't be run with, or that it doesn't have.
+            RoutingError: the model doesn't have one of the settings, or can't be run with its value.
         """
         requested = setting.values
         self.check_names(requested.keys())
@@ -233,7 +235,7 @@ class Rules:
         self._check(values)
         named = dict(values)
         if "max_experts" in values and values["max_experts"] >= self.num_experts:
-            # No limit, which names leave out.
+            # There is no limit, so the name leaves it out.
             named["max_experts"], values["max_experts"] = ROWS["max_experts"].default, self.num_experts
         slots = self._slots(values)
         pairs = self.group_tokens * (values.get("k") or 1) * len(slots)
@@ -264,7 +266,7 @@ class Rules:
         return f"ensembles (E3) are routed officially: they take no {names}"
 
     def _check(self, values: dict[str, Any]) -> None:
-        """Refuses complete values, checked one by one, that the model can't be run with."""
+        """Raises RoutingError if the model can't be run with these complete values, each of which is valid by itself."""
         if "k" in values:
             k, most = values["k"], min(self.experts) // self.ensemble_size
             if not 1 <= k <= most:
@@ -282,25 +284,19 @@ class Rules:
             )
 
     def _slots(self, values: dict[str, Any]) -> tuple[int, ...]:
-        """Of an expert in a group, one integer per MoE layer; none if the kind has no capacity."""
+        """Slots per expert and group, one integer per MoE layer; empty if the kind has no capacity."""
         if "capacity" not in values:
             return ()
         ratio, pairs = values["capacity"], self.group_tokens * (values.get("k") or 1)
-        # From a ratio of its experts on, a layer drops nothing, and gets no more slots.
+        # With a ratio of E a layer drops nothing, so a larger one gives it no more slots.
         slots = {
             experts: compute_slots(pairs, experts, min(ratio, experts), self.rounding, self.capacity_multiple_of)
             for experts in dict.fromkeys(self.experts)
         }
-        # An expert can't get more than all pairs; a multiple far above would only cost memory.
+        # An expert can't receive more than all pairs; rounding far above them would only waste memory.
         if (most := max(slots.values())) > max(2 * pairs, _SMALL_GROUP):
             raise RoutingError(
                 f"rounding up to a multiple of {self.capacity_multiple_of} gives {most} slots per expert, "
                 f"where a group has {pairs} token-expert pairs"
             )
         return tuple(slots[experts] for experts in self.experts)
-
-
-@lru_cache(maxsize=1024)
-def profile_named(rules: Rules, name: str, stored: tuple[str, ...]) -> Profile:
-    """As `rules.named`, for calls that repeat a name: reading one takes a tenth of a small model's call."""
-    return rules.named(name, stored)

@@ -23,6 +23,9 @@ _BAND = 256  # rows that are taken from Pillow at once
 MODES = {1: "L", 3: "RGB"}
 """Pillow's names of grey and colours, by the channels of a model."""
 
+GREY_WEIGHTS = (19595, 38470, 7471)
+"""Of red, green and blue: Pillow's grey is their weighted sum, rounded, in units of 1 / 65536 (ITU-R 601-2)."""
+
 
 def read_pixels(image: Image, window: Window, channels: int) -> Array:
     """uint8[height, width, channels] of a rectangle of a decoded PIL image: grey for one channel, RGB for three."""

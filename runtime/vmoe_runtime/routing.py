@@ -1,4 +1,4 @@
-"""Where the tokens of a batch went: the outputs of a graph for each MoE layer, and how they are read."""
+"""The routing of a batch: reads the outputs of a graph for each MoE layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ELEMENTS: Mapping[str, Element] = {"expert": "int32", "slot": "int32", "kept": 
 
 @dataclass(frozen=True, eq=False)  # arrays can't be compared by ==
 class Routing:
-    """Where one MoE layer sent the tokens of a batch: G groups of S tokens. Fields that its kind doesn't have are None.
+    """The routing of a batch in one MoE layer: G groups of S tokens. Fields that its kind doesn't have are None.
 
     Tokens are in the order of their groups: image by image, first the classifier token if there is one, then patches row by
     row, unless some were merged. In an ensemble (E3), the members of a token follow one another.
@@ -34,8 +34,8 @@ class Routing:
         expert: top-k: i32[G,S,K], the expert of each choice, the best first. Graphs for TensorRT have -1 for a dropped one.
         dispatch: soft: f32[G,S,E,P], the share of each token in each slot of an expert.
         combine: soft: f32[G,S,E,P], the share of each slot in the output of a token.
-        token: i32[N,T], the position of each original token among those of its image; merged tokens share one. None if the
-            model can't merge.
+        token: i32[N,T], the position of each original token among the remaining tokens of its image; merged tokens share a
+            position. None if the model can't merge.
     """
 
     kind: ModelKind
@@ -49,7 +49,7 @@ class Routing:
     token: Array | None = None
 
     def by_token(self) -> Routing:
-        """The same for each original token of the images, [N,T,..]: a merged one has the value of its token."""
+        """The routing of each original token of the images, [N,T,..]; a merged token has the values of the joint token."""
         if self.token is None:
             return self
         images, fields = len(self.token), ("kept", "weight", "expert", "dispatch", "combine")
@@ -62,9 +62,9 @@ class Routing:
         return replace(self, token=None, **spread)
 
     def patch_mask(self) -> Array:
-        """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All of them in Soft MoE.
+        """Which patches went through the layer, bool[N,h,w]: any choice of any member was kept. All patches in Soft MoE.
 
-        A merged patch has the value of its token. The classifier token is left out.
+        A merged patch has the value of the joint token. The classifier token is left out.
 
         Raises:
             RoutingError: the bundle's manifest doesn't say where patches are.
@@ -83,14 +83,14 @@ class Routing:
 
 
 def front_tokens(model: Mapping[str, Any]) -> int:
-    """Tokens that stand in front of the patches of an image, by a manifest's model description."""
+    """Number of tokens before the patches of an image, by a manifest's model description."""
     extra = model.get("extra_tokens", 0)
     return str(model.get("classifier")).startswith("token") + (extra if type(extra) is int and extra > 0 else 0)
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The tokens of an image: `tokens` of them, each once for each of the `members`, the last rows x columns are patches."""
+    """The tokens of an image: `tokens` for each of the `members`, of which the last rows x columns are patches."""
 
     tokens: int
     members: int
@@ -99,7 +99,7 @@ class TokenLayout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> TokenLayout | None:
-        """The layout of a manifest's model description, or None where that has none, or one that its groups contradict."""
+        """The layout in a manifest's model description; None if it has none, or if the routing groups contradict it."""
         patch, image = manifest.model.get("patch_size"), manifest.input
         if not (isinstance(patch, list) and len(patch) == 2 and all(type(size) is int and size > 0 for size in patch)):
             return None
@@ -115,7 +115,7 @@ class TokenLayout:
 def layer_outputs(
     manifest: Manifest, experts: int | None = None, *, fixed: Profile | None = None
 ) -> dict[str, tuple[Element, tuple[int | None, ...]]]:
-    """What a graph returns of each MoE layer, behind the name of the layer and a slash: element type and shape.
+    """The outputs of a graph for each MoE layer, by the part of their names after the slash: element type and shape.
 
     Args:
         manifest: of the bundle.

@@ -1,4 +1,4 @@
-"""The routing kinds: what they are called, and what their graphs return of each MoE layer."""
+"""The routing kinds: their names, and the outputs of their graphs for each MoE layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 RoutingKind = Literal["top-k", "experts-choice", "soft"]
 ModelKind = Literal["dense", RoutingKind]
 SettingKind = Literal["dense", "top-k", "ensemble", "experts-choice", "soft"]
-"""The kinds that differ in what a call can set: an ensemble (E3) routes by top-k, and takes fewer settings."""
+"""The kinds that differ in their settings: an ensemble (E3) routes by top-k, but has fewer settings."""
 
 ROUTING_KINDS: tuple[RoutingKind, ...] = ("top-k", "experts-choice", "soft")
 SETTING_KINDS: tuple[SettingKind, ...] = ("dense", "top-k", "ensemble", "experts-choice", "soft")
@@ -19,7 +19,7 @@ KIND_NAMES: Mapping[ModelKind, str] = {
     "experts-choice": "V-MoE of experts choice",
     "soft": "Soft MoE",
 }
-"""What a model of the kind is called."""
+"""The name of a model of the kind."""
 
 LAYER_OUTPUTS: Mapping[ModelKind, tuple[str, ...]] = {
     "dense": (),
@@ -27,7 +27,7 @@ LAYER_OUTPUTS: Mapping[ModelKind, tuple[str, ...]] = {
     "experts-choice": ("kept", "weight"),
     "soft": ("dispatch", "combine"),
 }
-"""What a graph returns of each MoE layer, behind the layer's name and a slash."""
+"""The outputs of a graph for each MoE layer: their names after the layer's name and a slash."""
 
 TOKEN_OUTPUT = "token"
-"""What it returns beside them if it merges tokens."""
+"""A further output, if the graph merges tokens."""

@@ -37,19 +37,20 @@ class SettingRow:
     """What is declared of a setting.
 
     Attributes:
-        place: where it stands among the inputs of a graph, in names of profiles and in tables, from 0.
+        place: its position among the inputs of a graph, in names of profiles and in tables, from 0.
         type: a capacity ratio, a whole number, or true or false.
         kinds: the routing kinds that have it.
-        suffix: what stands before its value in names of profiles, such as `k` in `c0.3-k1`; of a flag, the whole part, which
-            names have if it differs from its default.
+        suffix: the letters before its value in names of profiles, such as `k` in `c0.3-k1`; the whole part for a flag, which
+            a name has only if the flag differs from its default.
         title: what it is, as controls and the help of options say it; of a flag, what True does.
         label: a value in legends and columns, such as `K={:g}`; of a flag, its label if it is True.
         off_title, off_label: the same of a flag for False.
         metavar: of its option; empty for a flag.
         default: its value in a profile that doesn't say it; None if a profile must say it.
         range: the least and the largest whole number; None if it depends on the model.
-        routing: whether ops that route need it, may be given it as a policy beside the official routing, or don't take it.
-        merging: whether only models have it whose blocks can merge tokens.
+        routing: "official" if ops that route need it, "policy" if they accept it as an addition to the official routing, ""
+            if they don't accept it.
+        merging: whether a model has it only if its blocks can merge tokens.
         stored: its key in manifests and results, and its field in the C API; its name, if not given.
         name: of the field, the keyword argument, the graph input and the parameter of requests.
     """
@@ -110,7 +111,7 @@ def _declared(**row: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What a call can set beside capacity ratio and k, and an export stores in all profiles. None leaves it as it is.
+    """The settings of a call except capacity ratio and k. An export stores them in all profiles. None changes nothing.
 
     Attributes:
         bpr: True for Batch Priority Routing, False for vanilla order.
@@ -226,7 +227,7 @@ class Setting(Choices):
 
     @cached_property
     def values(self) -> dict[str, SettingValue]:
-        """What it sets, by name and in the order of `SETTINGS`; nothing for what is None."""
+        """The values that are not None, by name and in the order of `SETTINGS`."""
         return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
 
 
@@ -266,12 +267,12 @@ NEEDED = frozenset(name for name, row in ROWS.items() if row.default is None)
 """The settings without a default: a profile of a kind that has one must say it."""
 
 OFFICIAL_SETTINGS = tuple(name for name, row in ROWS.items() if row.routing == "official")
-"""Those that ops which route need."""
+"""The settings that ops need to route."""
 
 POLICIES = tuple(name for name, row in ROWS.items() if row.routing == "policy")
-"""Those that ops which route may be given; without them, routing is official."""
+"""The settings that ops accept to route in another way than the official one."""
 
-_NAME = re.compile(
+PROFILE_PATTERN = re.compile(
     "".join(
         f"(?P<{row.name}>-{row.suffix})?"
         if row.type == "flag"
@@ -279,12 +280,14 @@ _NAME = re.compile(
         for row in ROWS.values()
     )
 )
+"""A systematic name behind a dash: a group for each setting, with its value, or the whole part of a flag."""
+
 _READ: Mapping[str, Any] = {"ratio": float, "whole": int}
 
 
 def profile_name(setting: Setting) -> str:
-    """The systematic name of a setting: a part for each value that is not the default. A model that has nothing else to set
-    says `merge` even if it is 0.
+    """The systematic name of a setting: a part for each value that is not the default. If `merge` is the only setting of a
+    model, it is part of the name even if it is 0.
 
     Examples:
         >>> profile_name(Setting(capacity=0.3, k=1)), profile_name(Setting(capacity=1.05, k=2, bpr=False))
@@ -306,7 +309,7 @@ def profile_name(setting: Setting) -> str:
 
 
 def parse_profile_name(name: str) -> Setting | None:
-    """The setting that a systematic name stands for, with what it says alone; None if it is no such name.
+    """The setting of a systematic name, with only the values in the name; None if the name is not systematic.
 
     Examples:
         >>> parse_profile_name("c0.2-k1-pool-m4-r8").values
@@ -314,7 +317,7 @@ def parse_profile_name(name: str) -> Setting | None:
         >>> parse_profile_name("c1.0").values, parse_profile_name("r8").values, parse_profile_name("k1")
         ({'capacity': 1.0}, {'merge': 8}, None)
     """
-    match = _NAME.fullmatch(f"-{name}")
+    match = PROFILE_PATTERN.fullmatch(f"-{name}")
     if match is None:
         return None
     said = {name: text for name, text in match.groupdict().items() if text}

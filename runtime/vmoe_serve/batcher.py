@@ -14,6 +14,7 @@ import numpy as np
 
 from vmoe_runtime import Engine
 from vmoe_runtime.errors import VmoeError
+from vmoe_runtime.profiles import Profile
 from vmoe_serve.elastic import Elastic, Seen, decide, images_per_call, served
 from vmoe_serve.metrics import Load
 
@@ -23,11 +24,11 @@ _OTHER = "other"
 
 
 class QueueFullError(VmoeError):
-    """The queue is full; a later request may be answered."""
+    """The queue is full; try again later."""
 
 
 class ClosedError(VmoeError):
-    """The batcher takes no more requests."""
+    """The batcher accepts no more requests."""
 
 
 @dataclass(frozen=True)
@@ -35,41 +36,41 @@ class Answer:
     """The answer to a request.
 
     Attributes:
-        outputs: float32[N, ...] by name, what the engine outputs for the request's images.
-        setting: name of the setting that served them; None for a model that has none.
+        outputs: float32[N, ...] by name, the engine's outputs for the request's images.
+        setting: the setting that served them; None for a model that has none.
         waited: seconds in the queue, from `submit` on.
-        seconds: that the call took.
-        batch_size: images of the call, those of other requests included.
+        seconds: duration of the call.
+        batch_size: images of the call, including those of other requests.
     """
 
     outputs: Mapping[str, Array]
-    setting: str | None
+    setting: Profile | None
     waited: float
     seconds: float
     batch_size: int
 
     @property
     def logits(self) -> Array:
-        """The first output: logits, or what the model outputs instead."""
+        """The first output: logits, or features or tokens of a model without them."""
         return next(iter(self.outputs.values()))
 
 
 @dataclass(frozen=True)
 class _Request:
     images: Array
-    setting: str | None
-    came: float
+    setting: Profile | None  # None: the batcher chooses
+    arrived: float
     answer: Future[Answer]
 
 
 class Batcher:
     """Answers requests from any number of threads with calls of one engine, one call at a time.
 
-    Requests are served in order of arrival. A call takes the first one and those after it with the same setting; a request
-    is never split. Requests that name no setting are elastic: see `vmoe_serve.elastic`.
+    Requests are served in order of arrival. A call takes the first request and later ones with the same setting; it never
+    splits a request. Requests that name no setting are elastic: see `vmoe_serve.elastic`.
 
     Attributes:
-        most_images: of a call, and of a request.
+        most_images: maximum number of images of a call, and of a request.
         most_waiting: maximum number of images in the queue.
     """
 
@@ -79,7 +80,7 @@ class Batcher:
         Args:
             engine: its bundle must route every image alone, so that no answer depends on other requests.
             plan: for requests that name no setting; None serves them at the engine's profile.
-            most_images, most_waiting: see above; further requests are refused.
+            most_images, most_waiting: see above.
         """
         self._engine, self._plan = engine, plan
         self.most_images, self.most_waiting = most_images, most_waiting
@@ -87,38 +88,35 @@ class Batcher:
         self._queue: deque[_Request] = deque()
         self._load = Load()
         self._elastic_waiting = self._elastic_arrived = 0
-        own = engine.setting()
-        self._named = {"", *engine.manifest.profiles, *(() if own is None else (own.name,))}
-        if plan is not None:
-            self._named |= {level.profile for level in plan.levels}
+        levels = () if plan is None else plan.levels
+        # Of requests that name no setting, by level.
+        self._settings = [engine.setting(level.profile) for level in levels] or [engine.setting()]
+        self._named = {*engine.manifest.profiles, *map(_name, [engine.setting(), *self._settings])}
         self._open = True
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._serve, name="vmoe-batcher", daemon=True)
         self._thread.start()
 
-    def submit(self, images: Array, setting: str | None = None) -> Future[Answer]:
-        """Puts a request into the queue.
+    def submit(self, images: Array, setting: Profile | str | None = None) -> Future[Answer]:
+        """Adds a request to the queue.
 
         Args:
             images: a batch as `Engine.batch` makes it, of 1 to `most_images` images.
-            setting: name of the profile to serve it at; None leaves the choice to the batcher.
+            setting: the profile to serve it at, or its name; None leaves the choice to the batcher.
 
         Returns:
-            The future answer, or error of the call. Cancelling it takes the request out of the queue.
+            The future answer, or the error of the call. To remove the request from the queue, cancel it.
 
         Raises:
-            VmoeError: more images than a call takes, or none; a setting that the model can't be run with.
-            QueueFullError: too many wait.
+            VmoeError: there are no images, or more than a call takes; or the model can't be run with the setting.
+            QueueFullError: too many images wait.
             ClosedError: `close` was called.
         """
         count = len(images)
         if not 1 <= count <= self.most_images:
             raise VmoeError(f"a request takes 1 to {self.most_images} images, not {count}")
-        if setting is not None:
-            found = self._engine.setting(setting)
-            assert found is not None
-            setting = found.name
-        request = _Request(images, setting, time.monotonic(), Future())
+        profile = None if setting is None else self._engine.setting(setting)
+        request = _Request(images, profile, time.monotonic(), Future())
         with self._changed:
             if not self._open:
                 raise ClosedError("the server is shutting down")
@@ -127,29 +125,26 @@ class Batcher:
                 raise QueueFullError(f"{self._load.waiting} images wait already, and at most {self.most_waiting} may")
             self._queue.append(request)
             self._load.waiting += count
-            if setting is None:
+            if profile is None:
                 self._elastic_waiting += count
                 self._elastic_arrived += count
             self._changed.notify()
         return request.answer
 
     def load(self) -> Load:
-        """The state of the queue, and counts so far."""
+        """The state of the queue, and the counts so far."""
         with self._changed:
-            return replace(self._load, level=self._level_name(), served=self._load.served.copy())
+            return replace(self._load, level=_name(self._level_setting()) or None, served=self._load.served.copy())
 
     def close(self) -> None:
-        """Takes no more requests, and returns when the queue is empty."""
+        """Accepts no more requests, and returns when all have been answered."""
         with self._changed:
             self._open = False
             self._changed.notify()
         self._thread.join()
 
-    def _level_name(self) -> str | None:
-        if self._plan is None or self._state is None:
-            profile = self._engine.setting()
-            return None if profile is None else profile.name
-        return self._plan.levels[self._state.level].profile
+    def _level_setting(self) -> Profile | None:
+        return self._settings[0 if self._state is None else self._state.level]
 
     def _serve(self) -> None:
         while True:
@@ -163,21 +158,21 @@ class Batcher:
             if requests:
                 self._answer(requests, setting)
 
-    def _next_setting(self) -> tuple[str | None, int]:
-        """The setting of the next call, which is that of the first request, and its maximum number of images."""
+    def _next_setting(self) -> tuple[Profile | None, int]:
+        """The setting of the next call, which the first request determines, and its maximum number of images."""
         requested = self._queue[0].setting
         if requested is not None:
             return requested, self.most_images
         if self._plan is None or self._state is None:
-            return self._level_name(), self.most_images
+            return self._level_setting(), self.most_images
         now = time.monotonic()
-        seen = Seen(now, self._elastic_waiting, now - self._queue[0].came, self._elastic_arrived)
+        seen = Seen(now, self._elastic_waiting, now - self._queue[0].arrived, self._elastic_arrived)
         self._elastic_arrived = 0
         self._state = decide(self._plan, self._state, seen)
-        return self._level_name(), images_per_call(self._plan, self._state, self._state.level)
+        return self._level_setting(), images_per_call(self._plan, self._state, self._state.level)
 
-    def _take(self, requested: str | None, most: int) -> list[_Request]:
-        """The next requests for the same setting, as many as fit into a call; at least one, unless all were cancelled."""
+    def _take(self, requested: Profile | None, most: int) -> list[_Request]:
+        """Removes the requests of the next call from the queue: at least one, unless all were cancelled."""
         taken: list[_Request] = []
         space, left = most, deque[_Request]()
         while self._queue:
@@ -200,28 +195,32 @@ class Batcher:
         self._queue.extendleft(reversed(left))
         return taken
 
-    def _answer(self, requests: Sequence[_Request], setting: str | None) -> None:
+    def _answer(self, requests: Sequence[_Request], setting: Profile | None) -> None:
         start = time.monotonic()
         try:
             images = requests[0].images if len(requests) == 1 else np.concatenate([request.images for request in requests])
             outputs = self._engine.outputs(images, setting)
-        except Exception as error:  # whatever it is, the clients must hear of it
+        except Exception as error:  # the clients must learn of every error
             for request in requests:
                 request.answer.set_exception(error)
             return
         seconds = time.monotonic() - start
         with self._changed:
-            name = setting or ""
+            name = _name(setting)
             self._load.served[name if name in self._named else _OTHER] += len(images)
             self._load.calls += 1
             self._load.busy += seconds
         first = 0
         for request in requests:
             last = first + len(request.images)
-            waited = start - request.came
+            waited = start - request.arrived
             own = {name: values[first:last] for name, values in outputs.items()}
             request.answer.set_result(Answer(own, setting, waited, seconds, len(images)))
             first = last
         if self._plan is not None and self._state is not None and requests[0].setting is None:
             # The next call also waits until the batch is built and the answers are handed out.
             self._state = served(self._plan, self._state, self._state.level, len(images), time.monotonic() - start)
+
+
+def _name(setting: Profile | None) -> str:
+    return "" if setting is None else setting.name

@@ -37,7 +37,7 @@ class Level:
 
     Attributes:
         profile: name of the setting.
-        fixed: seconds of a call besides those of its images, 0 or more.
+        fixed: seconds of a call that don't depend on the number of images, 0 or more.
         each: seconds per image, more than 0.
     """
 
@@ -97,10 +97,10 @@ class Elastic:
                 )
 
     def start(self, time: float = 0.0) -> State:
-        """The state before the first decision: the highest level, nothing known of the load.
+        """The state before the first decision: the highest level, and no load.
 
         Args:
-            time: seconds of a clock that never goes back.
+            time: seconds of a monotonic clock.
         """
         top = len(self.levels) - 1
         return State(top, (1.0,) * len(self.levels), 0.0, 0.0, time - self.target, time, None)
@@ -111,11 +111,11 @@ class State(NamedTuple):
 
     Attributes:
         level: index of the level that the next call runs with.
-        scales: measured over predicted time of the calls of each level; 1 at first.
-        rate: images per second that arrive, on average.
-        arrived: images since the last decision at a later time than the one before.
-        began: a target before the start, as if nothing had arrived in it.
-        time: of that decision.
+        scales: for each level, the ratio of measured to predicted time of its calls; 1 at first.
+        rate: average number of images that arrive per second.
+        arrived: images since `time`.
+        began: the start minus one target, as if a target without arrivals had come before the start.
+        time: of the last decision that was later than the one before it.
         affordable_since: time since which a higher level has been affordable; None if none is.
     """
 
@@ -134,7 +134,7 @@ class Seen(NamedTuple):
     Attributes:
         time: seconds of the clock of `Elastic.start`.
         waiting: images in the queue.
-        oldest: seconds that the first of them has waited.
+        oldest: seconds that the first image has waited.
         arrived: images since the last decision.
     """
 
@@ -145,10 +145,10 @@ class Seen(NamedTuple):
 
 
 def decide(plan: Elastic, state: State, seen: Seen) -> State:
-    """The state for the next call, which has its `level`, and up to `images_per_call` images.
+    """The state for the next call: its `level` is that of the call, which has up to `images_per_call` images.
 
-    The level goes down at once and as far as needed if the queue would not be served in time or the load is above
-    UTILIZATION_LIMIT. It goes up to the highest affordable level once a higher one has been affordable for COOLDOWN targets.
+    If the queue would not be served in time or the load is above UTILIZATION_LIMIT, the level goes down at once, as far as
+    needed. It goes up to the highest affordable level once a higher one has been affordable for COOLDOWN targets.
     """
     state = _with_arrivals(plan, state, seen)
     level = state.level
@@ -181,9 +181,9 @@ def served(plan: Elastic, state: State, level: int, images: int, seconds: float)
         return state
     old = state.scales[level]
     ratio = seconds / (plan.levels[level].fixed + plan.levels[level].each * images)
-    # One call that was delayed says little.
+    # One delayed call says little.
     new = min(max(old + (min(ratio, 2 * old) - old) * _LEARNED, _LEAST_SCALE), _MOST_SCALE)
-    # What slowed this level down may slow down the others; and what delayed them once may be over.
+    # A cause that slows this level down may slow down the others, and one that delayed them may be over.
     scales = [scale + (new - scale) * _DRIFT for scale in state.scales]
     scales[level] = new
     return state._replace(scales=tuple(scales))
@@ -199,7 +199,7 @@ def images_per_call(plan: Elastic, state: State, level: int) -> int:
 
 
 def load(plan: Elastic, state: State, level: int) -> float:
-    """Seconds of full calls at a level for the images of one second: from 1 on the queue grows."""
+    """Seconds of full calls at a level for the images that arrive in a second; from 1 on, the queue grows."""
     images = images_per_call(plan, state, level)
     return state.rate * _seconds(plan, state, level, images) / images
 
@@ -208,7 +208,7 @@ def _with_arrivals(plan: Elastic, state: State, seen: Seen) -> State:
     arrived, elapsed = state.arrived + seen.arrived, seen.time - state.time
     if not elapsed > 0:
         return state._replace(arrived=arrived)
-    # At first the mean over the time since the start.
+    # At first, this is the mean over the time since the start.
     span = min(MEMORY * plan.target + elapsed, seen.time - state.began)
     rate = state.rate + (arrived / elapsed - state.rate) * (elapsed / span)
     return state._replace(rate=rate, arrived=0.0, time=seen.time)
@@ -237,15 +237,15 @@ def fitted_level(profile: str, times: Sequence[tuple[int, float]]) -> Level:
         times: images and seconds of at least one call; if all have one size, the time is proportional to the images.
 
     Raises:
-        ElasticError: there are no times, or they are no positive numbers.
+        ElasticError: there are no times, or they are not positive numbers.
     """
     if not times or not all(images > 0 and 0 < seconds < math.inf for images, seconds in times):
         raise ElasticError(f"{profile}: a level needs the times of calls, which are positive numbers")
     images_mean = sum(images for images, _ in times) / len(times)
     seconds_mean = sum(seconds for _, seconds in times) / len(times)
     spread = sum((images - images_mean) ** 2 for images, _ in times)
-    together = sum((images - images_mean) * (seconds - seconds_mean) for images, seconds in times)
-    each = together / spread if spread else 0.0
+    covariance = sum((images - images_mean) * (seconds - seconds_mean) for images, seconds in times)
+    each = covariance / spread if spread else 0.0
     fixed = seconds_mean - each * images_mean
     if each <= 0 or fixed < 0:
         return Level(profile, 0.0, seconds_mean / images_mean)

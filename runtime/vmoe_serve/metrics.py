@@ -1,7 +1,7 @@
-"""What both services count for Prometheus. C++ has the rows and the numbers of `Load` in headers.
+"""The metrics of both services for Prometheus. The generated headers have their rows for C++.
 
-A new metric that is one number is a field of `Load` with its row; after that, `python tools/cpp_headers.py`. What counts
-it: `vmoe_serve.batcher`, and in C++ `vmoe/batcher.hpp`.
+To add a metric that is one number, add a field with its row to `Load` and run `python tools/cpp_headers.py`. Count it in
+`vmoe_serve.batcher`, and in C++ in `vmoe/batcher.hpp`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Metric:
 
     Attributes:
         name: of the metric.
-        help: what is counted.
+        help: its description.
         is_gauge: whether it is a state, not a sum.
     """
 
@@ -33,14 +33,14 @@ def _number(name: str, help: str, *, is_gauge: bool = False) -> Any:
 
 @dataclass
 class Load:
-    """What a batcher has to do and has done.
+    """The queue of a batcher, and its counts so far.
 
     Attributes:
-        level: name of the setting that requests without one get now; None for a model that has none.
-        served: images so far, by the name of the setting: those of the bundle and the plan by name, all other ones as
-            "other"; "" for a model that has none.
+        level: name of the current setting of requests that name none; None for a model that has no settings.
+        served: answered images, by the name of their setting if the bundle or the plan has it, otherwise as "other"; as ""
+            for a model that has no settings.
 
-    The others are numbers, each with the row of its metric.
+    The other fields are numbers, each with the row of its metric.
     """
 
     level: str | None = None

@@ -19,11 +19,11 @@ class Metrics(Collector):
     """The metrics of one served model: replies by status and time, and the counts of its batcher."""
 
     def __init__(self, model: str, batcher: Batcher) -> None:
-        """Metrics without any counts yet.
+        """Metrics without counts.
 
         Args:
-            model: its name, a label of everything.
-            batcher: the source of the load.
+            model: its name, a label of all metrics.
+            batcher: has the load.
         """
         self._registry = CollectorRegistry()
         self._model, self._batcher = model, batcher
@@ -51,7 +51,7 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Any]:
-        """The batcher's counts and that of pictures, for the registry."""
+        """The counts of the batcher and of pictures, for the registry."""
         load = self._batcher.load()
         served = CounterMetricFamily(SERVED.name, SERVED.help, labels=["model", "setting"])
         for setting, images in sorted(load.served.items()):

@@ -23,8 +23,9 @@ from starlette.routing import Route
 from vmoe_runtime import BackendError, Engine, VmoeError
 from vmoe_runtime.classes import Array
 from vmoe_runtime.errors import shown
-from vmoe_runtime.pictures import pixels_of
+from vmoe_runtime.pictures import open_picture
 from vmoe_runtime.processors import usable_processors
+from vmoe_runtime.profiles import Profile
 from vmoe_serve import endpoints
 from vmoe_serve.batcher import Answer, Batcher, ClosedError, QueueFullError
 from vmoe_serve.http.requests import RequestError
@@ -34,9 +35,9 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_MOST_ARRIVING = 1 << 27  # bytes of all bodies that are on their way, and of unpacked ones until their replies
+_MOST_ARRIVING = 1 << 27  # bytes of all bodies that are arriving, and of unpacked ones until they are answered
 _WINDOWS = {"identity": None, "gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
-"""What zlib takes to unpack a body, by its encoding."""
+"""The argument of zlib that unpacks a body, by its encoding."""
 _STATUSES = {BackendError: 500, QueueFullError: 503, ClosedError: 503}
 
 
@@ -47,24 +48,24 @@ class Service:
         app: the application.
         engine, batcher, name: of the model.
         metrics: counts of its replies.
-        seconds: for the body of a request to arrive, and then for its pictures to be decoded.
-        tensors, pictures, large_pictures: threads that read and decode; `infer` waits for no picture, and a small picture
-            for no large one.
+        seconds: time limit for the body of a request to arrive, and then for its pictures to be decoded.
+        tensors, pictures, large_pictures: threads that read and decode. They are separate so that `infer` doesn't wait for
+            pictures, nor a small picture for a large one.
     """
 
     def __init__(self, engine: Engine, batcher: Batcher, name: str, *, max_body: int, seconds: float) -> None:
         """Serves an engine by a batcher.
 
         Args:
-            engine: the batcher's.
-            batcher: what answers.
+            engine: of the batcher.
+            batcher: answers the requests.
             name: of the model, in addresses.
-            max_body: megabytes of a request's body.
+            max_body: maximum size of a request's body, in megabytes.
             seconds: see above.
         """
         self.engine, self.batcher, self.name = engine, batcher, name
         self._most_body, self.seconds = max_body << 20, seconds
-        self._arriving = 0  # bytes of the bodies that have not arrived as a whole, and of unpacked ones
+        self._arriving = 0  # bytes of the bodies that are still arriving, and of unpacked ones
         threads = usable_processors()
         self.tensors = ThreadPoolExecutor(threads, "vmoe-tensors")
         self.pictures = ThreadPoolExecutor(threads, "vmoe-pictures")
@@ -76,19 +77,19 @@ class Service:
             for path in row.paths
         ]
         self.app = Starlette(routes=routes, exception_handlers={HTTPException: self._refused})
-        self.app.router.redirect_slashes = False  # to the address that a proxy knows, which is not the client's
+        self.app.router.redirect_slashes = False  # it would redirect to the proxy's address, which no client knows
 
     def close(self) -> None:
-        """Answers what waits, and ends."""
+        """Answers the waiting requests, then ends all threads."""
         self.batcher.close()
         for executor in (self.tensors, self.pictures, self.large_pictures):
             executor.shutdown()
 
     async def body(self, request: Request) -> bytes:
-        """The body of a request, unpacked; no more of it is kept than it may have.
+        """The body of a request, unpacked. Keeps no more of it than the limit.
 
         Raises:
-            RequestError: it is too large or too slow, it can't be unpacked, or too many arrive.
+            RequestError: it is too large or too slow, it can't be unpacked, or too many arrive at once.
         """
         encoding = request.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in _WINDOWS:
@@ -114,7 +115,7 @@ class Service:
             body = await run(self.tensors, unpacking.decompress, body, self._most_body + 1)
         except zlib.error:
             raise RequestError(endpoints.NO_BODY_ENCODING, encoding) from None
-        # A client pays for what it sends, but not for what that unpacks to.
+        # Sending a body costs its client something; that it unpacks to a large one doesn't.
         request.state.unpacked = len(body)
         self._arriving += len(body)
         self._check_size(len(body))
@@ -123,34 +124,38 @@ class Service:
         return body
 
     def _check_size(self, size: int) -> None:
-        """Refuses a body of so many bytes that is larger than it may be, or one too many."""
+        """Refuses a body of this size if it is too large, or if too many bodies arrive."""
         if size > self._most_body:
             raise RequestError(endpoints.TOO_LARGE, self._most_body >> 20)
         if self._arriving > max(_MOST_ARRIVING, self._most_body):
             raise RequestError(endpoints.MANY_BODIES)
 
     async def decoded(self, pictures: Sequence[Any]) -> Array:
-        """Picture files as the graph takes them, dtype[N,H,W,C].
+        """Decodes picture files to the input of the graph, dtype[N,H,W,C].
 
         Raises:
             RequestError: other pictures took too long.
-            ImageError: one can't be read.
+            ImageError: a picture can't be read.
         """
-        batches = []
         try:
             async with asyncio.timeout(self.seconds):
-                for picture in pictures:
-                    is_large = await run(self.pictures, pixels_of, picture) > endpoints.LARGE_PICTURE
-                    batches.append(await run(self.large_pictures if is_large else self.pictures, self.engine.batch, picture))
+                return np.concatenate([await self._decoded(picture) for picture in pictures])
         except TimeoutError:
             raise RequestError(endpoints.DECODING, f"{self.seconds:g}") from None
-        return np.concatenate(batches)
+
+    async def _decoded(self, picture: bytes) -> Array:
+        """Decodes one picture file, to dtype[1,H,W,C]."""
+        needs_transparency = self.engine.manifest.input.steps.background is not None
+        image, pixels = await run(self.pictures, open_picture, picture, needs_transparency)
+        return await run(
+            self.large_pictures if pixels > endpoints.LARGE_PICTURE else self.pictures, self.engine.batch, image
+        )
 
     async def answer(self, batch: Array, setting: str | None) -> Answer:
-        """The answer to a batch as `Engine.batch` makes it; more images than a call takes are served one call after another.
+        """Answers a batch that `Engine.batch` made; with several calls if it has more images than a call takes.
 
         Raises:
-            RequestError: a setting is named, and the model has none; no images, or more than may wait.
+            RequestError: it names a setting and the model has none; there are no images, or more than may wait.
             VmoeError: as for `Batcher.submit` and a call of the engine.
         """
         if setting is not None and self.engine.setting() is None:
@@ -159,15 +164,16 @@ class Service:
         if not 1 <= len(batch) <= limit:
             raise RequestError(endpoints.WRONG_IMAGE_COUNT, limit, len(batch))
         answers = list[Answer]()
+        requested: Profile | str | None = setting
         for start in range(0, len(batch), most):
-            # If the client disconnects, this is cancelled, which takes the request out of the queue.
-            answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], setting)))
-            setting = answers[0].setting  # all images have the setting that was chosen for the first ones
+            # If the client disconnects, this is cancelled, which removes the request from the queue.
+            answers.append(await asyncio.wrap_future(self.batcher.submit(batch[start : start + most], requested)))
+            requested = answers[0].setting  # the setting that was chosen for the first images serves all of them
         outputs = {name: np.concatenate([each.outputs[name] for each in answers]) for name in answers[0].outputs}
         return replace(answers[0], outputs=outputs)
 
     def _replying(self, endpoint: endpoints.Endpoint) -> Callable[[Request], Awaitable[Response]]:
-        """What answers at an endpoint: its function, whose errors become a status and a message, and whose replies count."""
+        """The handler of an endpoint: calls its function, turns errors into a status and a message, and counts replies."""
         function = getattr(import_module(f"vmoe_serve.http.{endpoint.module}"), endpoint.name)
 
         async def reply_to(request: Request) -> Response:
@@ -193,9 +199,9 @@ class Service:
         return reply_to
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        """What the routes refuse by themselves, in the words of everything else."""
+        """A reply to a request that no route accepts, in the same words as other refusals."""
         assert isinstance(error, HTTPException)
-        path = request.scope["path"][:200]  # a query that is not UTF-8 would make request.url raise
+        path = request.scope["path"][:200]  # request.url raises if the query is not UTF-8
         known = {404: self._no_path(path), 405: RequestError(endpoints.NO_METHOD, request.method, path)}
         message = str(known.get(error.status_code, error.detail))
         return JSONResponse({"error": message}, error.status_code, error.headers)
@@ -210,7 +216,7 @@ class Service:
 
 
 def run(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> Awaitable[T]:
-    """What a function returns that runs in a thread."""
+    """Runs a function in a thread, and returns its result."""
     return asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
 

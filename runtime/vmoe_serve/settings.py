@@ -1,4 +1,4 @@
-"""The settings that a server chooses between, and their times on the machine that serves."""
+"""The settings that a server chooses between, and the times of their calls on the machine that serves."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
 
     Args:
         manifest: of the bundle.
-        ratios: capacity ratios, rising; empty for none.
-        profiles: names, the least accurate first; with `ratios` the one that has the other fields of the settings. Empty for
-            the stored ones, in the order of their capacity.
+        ratios: capacity ratios, in rising order; may be empty.
+        profiles: names, the least accurate first; with `ratios`, only the profile with the other fields of the settings.
+            Empty for the stored profiles, in the order of their capacity.
 
     Raises:
-        click.UsageError: the bundle has no settings to choose between, or not these.
+        click.UsageError: the bundle has no settings to choose between, or can't run these.
         RoutingError: the model can't be run with one of the profiles.
     """
     chosen = [manifest.profile_named(name) for name in profiles]
@@ -53,10 +53,10 @@ def levels(manifest: Manifest, ratios: Sequence[float], profiles: Sequence[str])
 
 
 def served_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle whose every byte is checked, and whose answers do not depend on which images share a call.
+    """The manifest of a bundle, after a check of all its bytes. Its answers don't depend on which images share a call.
 
     Raises:
-        BundleError: the bundle is damaged, or none.
+        BundleError: the bundle is damaged, or not a bundle.
         click.ClickException: it routes images in groups.
     """
     with Bundle.open(bundle) as opened:
@@ -71,7 +71,7 @@ def served_manifest(bundle: Path) -> Manifest:
 
 
 def model_name(bundle: Path) -> str:
-    """The name of a bundle's model in addresses: its folder's, without the characters that no name has."""
+    """The name of a bundle's model in addresses: the name of its folder, without the characters that are not allowed."""
     stem = bundle.resolve().name.removesuffix(".vmoe")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:MAX_NAME] or "model"
 
@@ -120,21 +120,21 @@ def cheaper_ones(levels: Sequence[Level], most_images: int) -> tuple[list[Level]
 
 
 def _timed_levels(engine: Engine, profiles: Sequence[Profile], most_images: int) -> list[Level]:
-    """The times of calls of one image, and of as many as a call may have.
+    """The levels of settings, from the times of calls of one image and of `most_images`.
 
-    The settings take turns, so that what slows the machine down for a while slows down all of them.
+    The settings take turns, so that a slow phase of the machine affects all of them.
     """
     sizes = sorted({1, most_images})
     source = synthetic_images(most_images, engine.manifest.input)
     batches = {size: source.first_batch(size, engine.manifest.input) for size in sizes}
-    taken: dict[tuple[str, int], list[float]] = {(profile.name, size): [] for profile in profiles for size in sizes}
+    taken: dict[tuple[Profile, int], list[float]] = {(profile, size): [] for profile in profiles for size in sizes}
     for _ in range(1 + _ROUNDS):
-        for (name, size), times in taken.items():
+        for (profile, size), times in taken.items():
             start = time.perf_counter()
-            engine(batches[size], name)
+            engine(batches[size], profile)
             times.append(time.perf_counter() - start)
     return [
         # The first round warms up.
-        fitted_level(profile.name, [(size, float(np.median(taken[profile.name, size][1:]))) for size in sizes])
+        fitted_level(profile.name, [(size, float(np.median(taken[profile, size][1:]))) for size in sizes])
         for profile in profiles
     ]

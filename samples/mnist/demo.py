@@ -40,14 +40,14 @@ def main() -> None:
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
     """Accuracy at each (capacity ratio, k, bpr), printed beside that of the official model."""
     settings = [engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS]
-    times = time_interleaved([partial(engine, images[:256], setting.name) for setting in settings], duration=0)
+    times = time_interleaved([partial(engine, images[:256], setting) for setting in settings], duration=0)
     table = Table()
     for column in ("profile", "accuracy", "official", "same answers", "images/s"):
         table.add_column(column, justify="left" if column == "profile" else "right")
     accuracy: Result = {}
     with np.load(HERE / "reference.npz") as reference:
         for setting, seconds in zip(settings, times, strict=True):
-            answers = engine(images, setting.name).argmax(axis=1)
+            answers = engine(images, setting).argmax(axis=1)
             order = "bpr" if setting.bpr else "vanilla"
             official = reference[f"pred_K{setting.k}_C{setting.capacity_ratio}_{order}"]
             accuracy[setting.capacity_ratio, setting.k, setting.bpr] = float((answers == labels).mean())

@@ -28,6 +28,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch
 from vmoe_runtime.preprocessing import read_steps
+from vmoe_runtime.resampling import GREY_WEIGHTS
 from vmoe_runtime.settings import Setting
 from vmoe_tools.bench.quality import model_shape
 from vmoe_tools.inspect.patches import layer_patches
@@ -231,9 +232,11 @@ def test_a_picture_is_prepared_by_the_steps(opened: Page) -> None:
         listed = [[step.name, step.height, step.width, step.keeps_shape] for step in spec.steps.steps]
         script = """async ([file, facts, channels]) => {
           const { decode, pixelsOf, prepare } = await import('./picture.js');
-          return [...pixelsOf(prepare(await decode(new Blob([new Uint8Array(file)]), facts), facts.steps), channels)];
+          const picture = await decode(new Blob([new Uint8Array(file)]), facts);
+          return [...pixelsOf(prepare(picture, facts.steps), channels, facts.grey_weights)];
         }"""
         facts = {"steps": listed, "rotates": spec.steps.rotates, "background": spec.steps.background}
+        facts["grey_weights"] = GREY_WEIGHTS
         made = opened.evaluate(script, [list(file), facts, channels])
         off = np.abs(np.array(made) - to_batch(file, spec).ravel().astype(int))
         assert off.max() <= (0 if steps in exact and file is files[0] else 8), steps

@@ -5,7 +5,7 @@
 //
 //   sdk_batcher BUNDLE ONNXRUNTIME ROUNDS
 //
-// Prints "right N cancelled N busy N closed N together N", where the last is the largest batch size. Then prints the
+// Prints "right N cancelled N busy N closed N batch_size N", where the last is the largest batch size. Then prints the
 // code and message of each error that the batcher must refuse, one per line.
 #include <atomic>
 #include <chrono>
@@ -16,6 +16,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -32,7 +33,7 @@ const std::vector<std::string> kSettings = {"", "c0.3-k1", "", "c1.05-k2-vanilla
 
 struct Counts {
   std::atomic<int> right{0}, wrong{0}, cancelled{0}, busy{0}, closed{0}, other{0};
-  std::atomic<int64_t> together{0};
+  std::atomic<int64_t> batch_size{0};
 };
 
 struct Model {
@@ -62,8 +63,8 @@ void count_answer(const Model& model, const vmoe::Images& images, const vmoe::Re
   const bool same = alone && alone->size() == answer->output.size() &&
                     std::memcmp(alone->data(), answer->output.data(), alone->size() * sizeof(float)) == 0;
   ++(same ? counts.right : counts.wrong);
-  int64_t most = counts.together;
-  while (answer->together > most && !counts.together.compare_exchange_weak(most, answer->together)) {
+  int64_t most = counts.batch_size;
+  while (answer->batch_size > most && !counts.batch_size.compare_exchange_weak(most, answer->batch_size)) {
   }
 }
 
@@ -112,6 +113,30 @@ bool closes_in_a_callback(const Model& model) {
   done.get_future().wait();
   batcher->close();
   return answered == 1 && closed == 1;
+}
+
+// A callback that throws changes no answer of the other requests of its call.
+bool outlives_a_callback_that_throws(const Model& model) {
+  auto batcher = vmoe::Batcher::start(model.engine, {});
+  if (!batcher) return false;
+  const auto image = model.images(0, 1);
+  std::promise<void> done;
+  int answered = 0;  // on the batcher's thread
+  // Submitted on the batcher's thread, so that one call has all of them.
+  const auto submit_three = [&](const vmoe::Result<vmoe::Answer>&) {
+    for (int request = 0; request < 3; ++request) {
+      const auto ticket = batcher->submit(image, "", [&, request](const vmoe::Result<vmoe::Answer>& answer) {
+        if (answer && answer->batch_size == 3) ++answered;
+        if (request == 2) done.set_value();
+        throw std::runtime_error("a callback's own mistake");
+      });
+      if (!ticket) std::abort();
+    }
+  };
+  if (!batcher->submit(image, "", submit_three)) return false;
+  done.get_future().wait();
+  batcher->close();
+  return answered == 3;
 }
 
 // Profiles that only clients name must be counted together as "other".
@@ -206,8 +231,9 @@ int main(int argc, char** argv) {
   }
   if (!closes_in_a_callback(model)) return 4;
   if (!counts_others_together(model, *timed)) return 5;
-  std::printf("right %d cancelled %d busy %d closed %d together %d\n", counts.right.load(), counts.cancelled.load(),
-              counts.busy.load(), counts.closed.load(), static_cast<int>(counts.together.load()));
+  if (!outlives_a_callback_that_throws(model)) return 6;
+  std::printf("right %d cancelled %d busy %d closed %d batch_size %d\n", counts.right.load(), counts.cancelled.load(),
+              counts.busy.load(), counts.closed.load(), static_cast<int>(counts.batch_size.load()));
   print_refusals(model, *timed);
   return counts.wrong == 0 && counts.other == 0 ? 0 : 1;
 }

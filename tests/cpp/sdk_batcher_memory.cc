@@ -1,16 +1,19 @@
-// Tests a batcher whose thread runs out of memory: the first allocation for one call fails, then the second allocation
-// for another call, and so on. Only allocations by the header itself fail, because in some places ONNX Runtime ends the
-// process. Every request must have exactly one answer, and the call after it must succeed. A C function for which every
-// allocation fails must return a status. Exits with 0 if all this holds.
+// Tests a batcher whose thread fails: the first allocation for one call fails, then the second allocation for another
+// call, and so on; once for lack of memory, and once with another error. Only allocations by the header itself fail,
+// because in some places ONNX Runtime ends the process. Every request must have exactly one answer, a failure must say
+// what it is, and the call after it must succeed. A C function for which every allocation fails must return a status.
+// Exits with 0 if all this holds.
 //
 //   sdk_batcher_memory BUNDLE ONNXRUNTIME
 //
-// Prints "right N memory N other N", the number of answers of each kind.
+// Prints "right N memory N runtime N other N spared N": the number of answers of each kind, and of the right ones after
+// another request of their call has failed.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <future>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -25,10 +28,16 @@ constexpr int kRequests = 3, kMostAllocations = 100;
 constexpr int kPlenty = -1;
 thread_local int left = kPlenty;  // allocations of this thread until one fails
 thread_local bool none = false;   // if true, every allocation of this thread fails, also in the library
+bool lacks_memory = true;         // how the header's allocations fail
+constexpr char kOtherFailure[] = "no allocation today";
 
 void* allocate(size_t size, const void* caller) {
   const bool own = caller >= &__executable_start && caller < &etext;
-  if (none || (own && left >= 0 && left-- == 0)) throw std::bad_alloc();
+  if (none) throw std::bad_alloc();
+  if (own && left >= 0 && left-- == 0) {
+    if (lacks_memory) throw std::bad_alloc();
+    throw std::runtime_error(kOtherFailure);
+  }
   void* memory = std::malloc(size == 0 ? 1 : size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
@@ -62,28 +71,39 @@ int main(int argc, char** argv) {
   const Noise noise(info, 1);
   const std::string setting = "c1.05-k2-vanilla";
 
-  std::atomic<int> right{0}, memory{0}, other{0};
-  for (int allocations = 0; allocations < kMostAllocations; ++allocations) {
+  std::atomic<int> right{0}, memory{0}, runtime{0}, other{0}, spared{0};
+  for (int round = 0; round < 2 * kMostAllocations; ++round) {
+    lacks_memory = round < kMostAllocations;
     std::promise<void> all;
     std::atomic<int> open{kRequests};
+    std::atomic<bool> has_failed{false};
     // Submits the requests of the next call on the batcher's thread, so that one call takes them all.
     const auto submit = [&](const vmoe::Result<vmoe::Answer>&) {
       for (int request = 0; request < kRequests; ++request) {
         auto ticket = batcher->submit(noise.images, setting, [&](const vmoe::Result<vmoe::Answer>& answer) {
           left = kPlenty;
-          auto& count = answer ? right : answer.error().code == VMOE_MEMORY_ERROR ? memory : other;
-          ++count;
+          if (answer) {
+            ++right;
+            if (has_failed) ++spared;
+          } else {
+            const vmoe::Error& error = answer.error();
+            const bool is_memory = error.code == VMOE_MEMORY_ERROR && error.message == "out of memory";
+            const bool is_runtime = error.code == VMOE_RUNTIME_ERROR && error.message == kOtherFailure;
+            ++(is_memory && lacks_memory ? memory : is_runtime && !lacks_memory ? runtime : other);
+            has_failed = true;
+          }
           if (--open == 0) all.set_value();
         });
         if (!ticket) std::abort();
       }
-      left = allocations;
+      left = round % kMostAllocations;
     };
     if (!batcher->submit(noise.images, "", submit)) return 2;
     all.get_future().wait();
     const auto next = batcher->submit(noise.images, setting)->wait();
     if (!next || next->output.size() != static_cast<size_t>(info.output_size)) return 3;
   }
-  std::printf("right %d memory %d other %d\n", right.load(), memory.load(), other.load());
+  std::printf("right %d memory %d runtime %d other %d spared %d\n", right.load(), memory.load(), runtime.load(),
+              other.load(), spared.load());
   return 0;
 }

@@ -19,6 +19,7 @@ from vmoe_export.options.preprocessing_steps import default_steps, parse_steps
 from vmoe_runtime import Engine, ImageError
 from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.images import to_batch, unturned_pictures
+from vmoe_runtime.resampling import GREY_WEIGHTS
 
 pytestmark = pytest.mark.fast
 
@@ -89,6 +90,12 @@ def test_a_background_is_what_pillow_pastes_on(mode: str) -> None:
     expected.paste(colours.convert("RGB"), mask=colours.getchannel("A"))
     found = to_batch(picture, spec_of("background(255,9,30)|resize(16)", 16, 16))
     np.testing.assert_array_equal(found, to_batch(expected, spec_of("resize(16)", 16, 16)))
+
+
+def test_the_weights_of_grey_are_those_of_pillow() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (1000, 1000, 3), np.uint8)
+    grey = (pixels @ np.array(GREY_WEIGHTS) + (1 << 15)) >> 16
+    np.testing.assert_array_equal(grey, Image.fromarray(pixels).convert("L"))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])

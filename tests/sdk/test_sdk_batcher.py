@@ -40,7 +40,7 @@ def batcher(bundle: Path, rounds: int) -> tuple[int, list[str]]:
 def test_every_request_has_one_answer_with_the_bits_of_the_engine(mnist_image_bundle: Path) -> None:
     code, (counts, *refusals) = batcher(mnist_image_bundle, 200)
     assert code == 0
-    found = re.fullmatch(r"right (\d+) cancelled (\d+) busy (\d+) closed (\d+) together (\d+)", counts)
+    found = re.fullmatch(r"right (\d+) cancelled (\d+) busy (\d+) closed (\d+) batch_size (\d+)", counts)
     assert found and all(int(count) > 0 for count in found.groups()[:4]) and 2 <= int(found[5]) <= 8
     assert len(refusals) == len(SENTENCES)
     for refusal, sentence in zip(refusals, SENTENCES, strict=True):
@@ -52,12 +52,14 @@ def test_a_bundle_that_routes_images_together_is_refused(mnist_bundle: Path) -> 
     assert code == 2
 
 
-def test_a_thread_without_memory_answers_every_request(mnist_image_bundle: Path) -> None:
+def test_each_failure_of_its_thread_is_told_to_the_requests_that_it_concerns(mnist_image_bundle: Path) -> None:
     program = sdk_build.program(sdk_build.prefixes().whole, "sdk_batcher_memory")
     done = sdk_build.run(program, mnist_image_bundle, sdk_build.onnxruntime_library())
     assert (done.returncode, done.stderr) == (0, "")
-    found = re.fullmatch(r"right (\d+) memory (\d+) other 0\n", done.stdout)
-    assert found and int(found[1]) > 0 and int(found[2]) > 0 and int(found[1]) + int(found[2]) == 300
+    found = re.fullmatch(r"right (\d+) memory (\d+) runtime (\d+) other 0 spared (\d+)\n", done.stdout)
+    assert found, done.stdout
+    right, memory, runtime, spared = map(int, found.groups())
+    assert min(right, memory, runtime, spared) > 0 and right + memory + runtime == 600
 
 
 def test_its_defaults_are_those_of_the_services() -> None:

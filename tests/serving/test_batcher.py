@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vmoe_runtime import BackendError, Engine, RoutingError, VmoeError
+from vmoe_runtime.profiles import Profile
 from vmoe_serve.batcher import Answer, Batcher
 from vmoe_serve.elastic import Elastic, Level
 from vmoe_serve.settings import cheaper_ones, elastic_plan
@@ -37,8 +38,8 @@ class Gate:
         self.began, self.let_through = threading.Semaphore(0), threading.Semaphore(0)
         self.error: Exception | None = None
 
-    def outputs(self, images: Images, setting: str | None) -> Any:
-        self.calls.append((len(images), setting))
+    def outputs(self, images: Images, setting: Profile | None) -> Any:
+        self.calls.append((len(images), setting and setting.name))
         self.began.release()
         assert self.let_through.acquire(timeout=60)
         if self.error is not None:
@@ -125,8 +126,8 @@ def test_a_rush_is_served_at_the_low_level_and_requests_for_the_high_one_get_it(
         own = batcher.submit(images[:1], HIGH)
         gate.let_through.release(1000)
         answers = [answer_of(future) for future in rush]
-        assert answer_of(own).setting == HIGH
-        assert {answer.setting for answer in answers} == {LOW}
+        assert answer_of(own).setting == engine.setting(HIGH)
+        assert {answer.setting for answer in answers} == {engine.setting(LOW)}
         for index, answer in enumerate(answers):
             np.testing.assert_array_equal(answer.logits, engine(images[index : index + 1], LOW))
         assert batcher.load().level == LOW

@@ -9,13 +9,14 @@ import os
 import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from bad_requests import SEVEN, encoded, inputs
 from picture_file import picture_file
 
-from vmoe_runtime import Engine
+from vmoe_runtime import Engine, pictures, profiles
 
 pytestmark = pytest.mark.fast
 pytest.importorskip("ray.serve", reason="Ray is not installed")
@@ -89,6 +90,20 @@ def test_large_pictures_delay_nobody_and_wait_for_no_longer_than_they_may(
     assert (refused.status, refused.headers["retry-after"]) == (503, "1")
     assert "other pictures were decoded" in refused.content["error"]
     assert [reply.status for reply in replies] == [200] * 3
+
+
+def test_a_picture_is_checked_once_and_a_name_is_read_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, read = Mock(wraps=pictures.checked_picture), Mock(wraps=profiles.parse_profile_name)
+    monkeypatch.setattr(pictures, "checked_picture", checked)
+    monkeypatch.setattr(profiles, "parse_profile_name", read)
+    reply = asyncio.run(answered(service, "POST", "/v1/classify?setting=c0.37-k1", SEVEN.read_bytes()))
+    assert (reply.status, reply.content["setting"]) == (200, "c0.37-k1")
+    assert (checked.call_count, read.call_count) == (1, 1)
+    # Of two calls, as one takes 8 images.
+    content = inputs(shape=[16, 28, 28, 1], data=[0.5] * 784 * 16) | {"parameters": {"setting": "c0.41-k1"}}
+    reply = asyncio.run(answered(service, "POST", INFER, encoded(content)))
+    assert (reply.status, reply.content["parameters"]["setting"]) == (200, "c0.41-k1")
+    assert read.call_count == 2
 
 
 def test_a_full_queue_and_a_closed_one_are_503(engine: Engine) -> None:

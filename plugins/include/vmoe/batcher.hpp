@@ -53,7 +53,7 @@ struct Answer {
   std::string setting;        // the profile that served the request; empty for a model without profiles
   double waited = 0;          // seconds in the queue, since `submit`
   double seconds = 0;         // seconds of the call
-  int64_t together = 0;       // batch size of the call, including images of other requests
+  int64_t batch_size = 0;     // images of the call, including those of other requests
   std::map<std::string, std::vector<float>> layers;  // the other Info::outputs, by name
 };
 
@@ -67,9 +67,11 @@ using BatcherClock = std::chrono::steady_clock;
 
 struct BatchRequest {
   Images images;
-  std::string setting;  // empty: chosen by elastic capacity
+  Profile setting;  // without a name: chosen by elastic capacity
   BatcherClock::time_point came;
   AnswerCallback done;
+
+  bool is_elastic() const { return setting.name.empty(); }
 };
 
 using BatchRequestPointer = std::shared_ptr<BatchRequest>;
@@ -77,13 +79,14 @@ using BatchRequestPointer = std::shared_ptr<BatchRequest>;
 // The queue and the thread that serves it; shared by Batcher and Ticket.
 class BatchQueue {
  public:
-  BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::string fixed)
-      : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), fixed_(std::move(fixed)) {
-    if (elastic_) level_ = options_.levels.size() - 1;
+  // levels: the settings of `elastic`; without it, the one of the requests that name none.
+  BatchQueue(const Engine& engine, BatcherOptions options, std::optional<Elastic> elastic, std::vector<Profile> levels)
+      : engine_(engine), options_(std::move(options)), elastic_(std::move(elastic)), levels_(std::move(levels)) {
+    level_ = levels_.size() - 1;
     images_per_call_ = options_.most_images;
     for (const Profile& profile : engine.profiles()) named_.insert(profile.name);
-    named_.insert(options_.levels.begin(), options_.levels.end());
-    named_.insert(fixed_);
+    for (const Profile& level : levels_) named_.insert(level.name);
+    if (const auto own = engine.setting()) named_.insert(own->name);
     taken_.reserve(static_cast<size_t>(std::min(options_.most_images, options_.most_waiting)));
     thread_ = std::thread([this] { serve(); });
     thread_id_ = thread_.get_id();
@@ -94,7 +97,7 @@ class BatchQueue {
   const Engine& engine() const { return engine_; }
   int64_t most_images() const { return options_.most_images; }
 
-  Result<BatchRequestPointer> submit(const Images& images, std::string setting, AnswerCallback done) {
+  Result<BatchRequestPointer> submit(const Images& images, Profile setting, AnswerCallback done) {
     auto request =
         std::make_shared<BatchRequest>(BatchRequest{images, std::move(setting), BatcherClock::now(), std::move(done)});
     const std::lock_guard lock(mutex_);
@@ -106,7 +109,7 @@ class BatchQueue {
     }
     queue_.push_back(request);
     load_.waiting += images.count;
-    if (request->setting.empty()) {
+    if (request->is_elastic()) {
       elastic_waiting_ += images.count;
       elastic_arrived_ += images.count;
     }
@@ -147,52 +150,66 @@ class BatchQueue {
   BatcherLoad load() const {
     const std::lock_guard lock(mutex_);
     BatcherLoad load = load_;
-    load.level = level_name();
+    load.level = levels_[level_].name;
     return load;
   }
 
  private:
   static double seconds(BatcherClock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
-  const std::string& level_name() const { return elastic_ ? options_.levels[level_] : fixed_; }
-
   // Updates the counts for a request that has left the queue.
   void leave(const BatchRequest& request) {
     load_.waiting -= request.images.count;
-    if (request.setting.empty()) elastic_waiting_ -= request.images.count;
+    if (request.is_elastic()) elastic_waiting_ -= request.images.count;
   }
 
   // Calls a request's callback. Must be called once per request.
   static void finish(BatchRequest& request, Result<Answer> result) {
-    std::exchange(request.done, nullptr)(std::move(result));
+    const AnswerCallback done = std::exchange(request.done, nullptr);
+    try {
+      done(std::move(result));
+    } catch (const std::exception&) {
+      // A callback's failure must reach no other request.
+    }
   }
 
   // Makes an error result. If there is no memory for the message, the message is empty: the callback must be called in
   // any case.
-  static Result<Answer> failed(vmoe_code code, const char* sentence) noexcept {
+  static Result<Answer> failed(vmoe_code code, const char* message) noexcept {
     try {
-      return Error{code, sentence};
+      return Error{code, message};
     } catch (const std::bad_alloc&) {
       return Error{code, {}};
+    }
+  }
+
+  // The error of the exception that is being handled.
+  static Result<Answer> caught() noexcept {
+    try {
+      throw;
+    } catch (const std::bad_alloc&) {
+      return failed(VMOE_MEMORY_ERROR, "out of memory");
+    } catch (const std::exception& error) {
+      return failed(VMOE_RUNTIME_ERROR, error.what());
     }
   }
 
   void serve() {
     for (;;) {
       try {
-        const std::string* setting = nullptr;
+        const Profile* setting = nullptr;
         {
           std::unique_lock lock(mutex_);
           changed_.wait(lock, [this] { return !open_ || !queue_.empty(); });
           if (queue_.empty()) return;
-          const bool elastic = queue_.front()->setting.empty();
+          const bool elastic = queue_.front()->is_elastic();
           take(elastic ? decide() : options_.most_images);
-          setting = elastic ? &level_name() : &taken_.front()->setting;
+          setting = elastic ? &levels_[level_] : &taken_.front()->setting;
         }
         answer(*setting);
       } catch (const std::exception&) {
         for (const auto& request : taken_) {
-          if (request->done) finish(*request, failed(VMOE_MEMORY_ERROR, "out of memory"));
+          if (request->done) finish(*request, caught());
         }
       }
       taken_.clear();
@@ -220,7 +237,7 @@ class BatchQueue {
     int64_t room = most;
     for (auto next = queue_.begin(); next != queue_.end();) {
       BatchRequest& request = **next;
-      if (request.setting != first->setting || request.images.dtype != first->images.dtype) {
+      if (request.setting.name != first->setting.name || request.images.dtype != first->images.dtype) {
         ++next;
         continue;
       }
@@ -233,12 +250,10 @@ class BatchQueue {
   }
 
   // Runs the requests in `taken_` in one call.
-  void answer(const std::string& setting) {
+  void answer(const Profile& setting) {
     const auto start = BatcherClock::now();
-    const Images images = together();
-    Setting asked;
-    if (!setting.empty()) asked.profile = setting;
-    auto outputs = engine_.run_outputs(images, asked);
+    const Images images = joined_images();
+    const auto outputs = engine_.run_outputs(images, setting.setting());
     const double seconds_taken = seconds(BatcherClock::now() - start);
     if (!outputs) {
       for (const auto& request : taken_) finish(*request, outputs.error());
@@ -246,31 +261,35 @@ class BatchQueue {
     }
     {
       const std::lock_guard lock(mutex_);
-      load_.served[named_.count(setting) != 0 ? setting : "other"] += images.count;
+      load_.served[named_.count(setting.name) != 0 ? setting.name : "other"] += images.count;
       ++load_.calls;
       load_.busy += seconds_taken;
     }
     int64_t first = 0;  // index of the request's first image
     for (const auto& request : taken_) {
-      Answer answer{{}, setting, seconds(start - request->came), seconds_taken, images.count, {}};
-      for (const OutputShape& shape : engine_.info().outputs) {
-        const auto begin = outputs->at(shape.name).cbegin() + first * shape.floats();
-        auto& own = &shape == engine_.info().outputs.data() ? answer.output : answer.layers[shape.name];
-        own.assign(begin, begin + request->images.count * shape.floats());
+      try {
+        Answer answer{{}, setting.name, seconds(start - request->came), seconds_taken, images.count, {}};
+        for (const OutputShape& shape : engine_.info().outputs) {
+          const auto begin = outputs->at(shape.name).cbegin() + first * shape.floats();
+          auto& own = &shape == engine_.info().outputs.data() ? answer.output : answer.layers[shape.name];
+          own.assign(begin, begin + request->images.count * shape.floats());
+        }
+        finish(*request, std::move(answer));
+      } catch (const std::exception&) {
+        finish(*request, caught());
       }
       first += request->images.count;
-      finish(*request, std::move(answer));
     }
     // Elastic capacity counts the whole time until the next call can start, including assembling the batch and
     // delivering the answers.
-    if (elastic_ && taken_.front()->setting.empty()) {
+    if (elastic_ && taken_.front()->is_elastic()) {
       const std::lock_guard lock(mutex_);
       (void)elastic_->served(level_, images.count, seconds(BatcherClock::now() - start));
     }
   }
 
   // Returns the images of all requests in `taken_` as one contiguous batch.
-  Images together() {
+  Images joined_images() {
     Images all = taken_.front()->images;
     if (taken_.size() == 1) return all;
     all.count = 0;
@@ -288,7 +307,7 @@ class BatchQueue {
   const Engine& engine_;
   const BatcherOptions options_;
   std::optional<Elastic> elastic_;
-  const std::string fixed_;      // the profile if there is no elastic capacity
+  const std::vector<Profile> levels_;
   std::set<std::string> named_;  // profiles counted by name; the others count as "other"
 
   mutable std::mutex mutex_;  // guards the members from here to load_
@@ -386,27 +405,25 @@ class Batcher {
       return Error{VMOE_ARGUMENT_ERROR, "there must be as many levels in the plan as names of levels"};
     }
     std::optional<Elastic> elastic;
+    std::vector<Profile> levels;
     if (!options.levels.empty()) {
-      for (std::string& level : options.levels) {
+      for (const std::string& level : options.levels) {
         auto profile = named(engine, level);
         if (!profile) return profile.error();
-        level = std::move(profile->name);
+        levels.push_back(std::move(*profile));
       }
       options.plan.most_images = options.most_images;
       const auto now = internal::BatcherClock::now().time_since_epoch();
       auto created = Elastic::create(options.plan, std::chrono::duration<double>(now).count());
       if (!created) return created.error();
       elastic.emplace(std::move(*created));
-    }
-    std::string fixed;
-    if (!engine.profiles().empty()) {
-      auto profile = engine.setting();
-      if (!profile) return profile.error();
-      fixed = profile->name;
+    } else {
+      auto own = engine.setting();
+      levels.push_back(own ? std::move(*own) : Profile());  // of a model with nothing to set
     }
     try {
       return Batcher(
-          std::make_shared<internal::BatchQueue>(engine, std::move(options), std::move(elastic), std::move(fixed)));
+          std::make_shared<internal::BatchQueue>(engine, std::move(options), std::move(elastic), std::move(levels)));
     } catch (const std::exception& error) {
       return Error{VMOE_RUNTIME_ERROR, std::string("the batcher can't start: ") + error.what()};
     }
@@ -418,8 +435,8 @@ class Batcher {
   // images: 1 to most_images images; their data must stay valid until the answer.
   // setting: name of a profile, stored or systematic, to use at any load. If empty, the load decides.
   // done: called once per accepted request, on the batcher's thread, or on the thread of `cancel` or `close` if one of
-  //   these ends the request. It must not throw or destroy the batcher. It should be quick, because the next call waits
-  //   for it.
+  //   these ends the request. It must not destroy the batcher. It should be quick, because the next call waits for it.
+  //   Exceptions that it throws are ignored.
   //
   // Fails with:
   // - VMOE_BUSY if the queue has no room for the images;
@@ -436,13 +453,13 @@ class Batcher {
     // Invalid images must not fail the other requests of a call, so they are refused here.
     const vmoe_images c_images = internal::c_images(images);
     if (auto* status = vmoe_engine_check_images(queue_->engine().handle(), &c_images)) return internal::take(status);
-    std::string name;
+    Profile profile;
     if (!setting.empty()) {
-      auto profile = named(queue_->engine(), setting);
-      if (!profile) return profile.error();
-      name = profile->name;
+      auto found = named(queue_->engine(), setting);
+      if (!found) return found.error();
+      profile = std::move(*found);
     }
-    auto request = queue_->submit(images, std::move(name), std::move(done));
+    auto request = queue_->submit(images, std::move(profile), std::move(done));
     if (!request) return request.error();
     return Ticket(queue_, std::move(*request));
   }

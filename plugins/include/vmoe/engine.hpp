@@ -152,7 +152,8 @@ class Engine {
   // The stored profiles, in export order. A dense ViT and Soft MoE have none.
   const std::vector<Profile>& profiles() const { return profiles_; }
 
-  // Returns the profile that a call with this setting uses.
+  // Returns the profile that a call with this setting uses. Calls that share a setting are faster with the profile's
+  // setting(), which has values instead of a name.
   Result<Profile> setting(const Setting& setting = {}) const {
     const vmoe_setting c = internal::c_setting(setting);
     vmoe_profile found = VMOE_PROFILE_INIT;

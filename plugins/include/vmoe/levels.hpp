@@ -29,9 +29,7 @@ struct TimedLevels {
 namespace internal {
 
 // Returns the seconds that one call takes.
-inline Result<double> timed_call(const Engine& engine, const Images& images, const std::string& profile) {
-  Setting setting;
-  setting.profile = profile;
+inline Result<double> timed_call(const Engine& engine, const Images& images, const Setting& setting) {
   const auto start = std::chrono::steady_clock::now();
   if (auto output = engine.run(images, setting); !output) return output.error();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -72,6 +70,14 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
                                          "), and levels are timed by calls of one image; export it with --group image"};
   }
   if (most_images < 1 || most_images > 65536) return Error{VMOE_ARGUMENT_ERROR, "most_images must be 1 to 65536"};
+  std::vector<Setting> settings;
+  for (const std::string& name : profiles) {
+    Setting named;
+    named.profile = name;
+    const auto profile = engine.setting(named);
+    if (!profile) return profile.error();
+    settings.push_back(profile->setting());
+  }
   std::vector<uint8_t> pixels(static_cast<size_t>(most_images * info.height * info.width * info.channels));
   std::minstd_rand noise(1);  // the same in every run
   std::generate(pixels.begin(), pixels.end(), [&noise] { return static_cast<uint8_t>(noise() >> 16); });
@@ -81,9 +87,9 @@ inline Result<TimedLevels> time_levels(const Engine& engine, const std::vector<s
   std::vector<std::vector<double>> one(profiles.size()), full(profiles.size());
   for (int round = 0; round <= kRounds; ++round) {
     for (size_t i = 0; i < profiles.size(); ++i) {
-      const auto first = internal::timed_call(engine, batch(1), profiles[i]);
+      const auto first = internal::timed_call(engine, batch(1), settings[i]);
       if (!first) return first.error();
-      const auto second = internal::timed_call(engine, batch(most_images), profiles[i]);
+      const auto second = internal::timed_call(engine, batch(most_images), settings[i]);
       if (!second) return second.error();
       if (round == 0) continue;  // warm-up
       one[i].push_back(*first);

@@ -41,6 +41,8 @@ typedef struct vmoe_setting {
 typedef struct vmoe_profile {
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
+  int32_t set; /* VMOE_SET_* of the settings that its kind has */
+  int32_t reserved; /* 0 */
   double effective_ratio; /* C after rounding to whole slots, the mean over the MoE layers */
   double capacity_ratio; /* capacity ratio */
   int64_t k; /* experts per token */
@@ -50,7 +52,7 @@ typedef struct vmoe_profile {
   int64_t merge; /* tokens merged per block */
 } vmoe_profile;
 
-#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0, 0}
+#define VMOE_PROFILE_INIT {sizeof(vmoe_profile), {0}, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 /* NOLINTEND(modernize-*) */
 

@@ -32,12 +32,25 @@ struct Profile {
   std::string name;
   double effective_ratio = 0; // C after rounding to whole slots
   std::vector<int64_t> slots; // slots per expert and group, of each MoE layer
+  int32_t set = 0; // VMOE_SET_* of the settings that its kind has
   double capacity_ratio = {}; // capacity ratio
   int64_t k = {}; // experts per token
   bool bpr = {}; // Batch Priority Routing
   bool pool = {}; // one pool of slots per group
   int64_t max_experts = {}; // most experts per group
   int64_t merge = {}; // tokens merged per block
+
+  // Its values as the setting of a call, which then reads no name.
+  Setting setting() const {
+    Setting setting;
+    if ((set & VMOE_SET_CAPACITY_RATIO) != 0) setting.capacity_ratio = capacity_ratio;
+    if ((set & VMOE_SET_K) != 0) setting.k = k;
+    if ((set & VMOE_SET_BPR) != 0) setting.bpr = bpr;
+    if ((set & VMOE_SET_POOL) != 0) setting.pool = pool;
+    if ((set & VMOE_SET_MAX_EXPERTS) != 0) setting.max_experts = max_experts;
+    if ((set & VMOE_SET_MERGE) != 0) setting.merge = merge;
+    return setting;
+  }
 };
 
 namespace internal {
@@ -67,6 +80,7 @@ inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {
   profile.name = c.name;
   profile.effective_ratio = c.effective_ratio;
   profile.slots = std::move(slots);
+  profile.set = c.set;
   profile.capacity_ratio = c.capacity_ratio;
   profile.k = c.k;
   profile.bpr = c.bpr != 0;

@@ -57,7 +57,7 @@ Response reply(const char* name, Json content, const vmoe::Answer& answer) {
                         {"setting", answer.setting.empty() ? Json() : Json(answer.setting)},
                         {"waited_ms", rounded_ms(answer.waited)},
                         {"call_ms", rounded_ms(answer.seconds)},
-                        {"images_of_call", answer.together}});
+                        {"images_of_call", answer.batch_size}});
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ inline constexpr int64_t kLargestFloat = 2;
 inline constexpr int64_t kSteps = 8;
 inline constexpr int64_t kMostSteps = 1000;
 inline constexpr char kRotation[] = "exif";
+inline constexpr int64_t kGreyWeights[] = {19595, 38470, 7471};
 
 inline constexpr Refusal kNoModel{404, "there is no model '{}'; '{}' is served here"};
 inline constexpr Refusal kNoVersion{404, "there is no version '{}' of the model; the only one is '{}'"};

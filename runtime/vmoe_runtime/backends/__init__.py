@@ -15,7 +15,7 @@ from vmoe_runtime.backends.sharing import SharedLoads
 from vmoe_runtime.backends.tensorrt.tensorrt_graph import tensorrt_graph_name
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.errors import BackendError, UnavailableError, UnsuitedError, shown
-from vmoe_runtime.processors import usable_processors
+from vmoe_runtime.processors import max_threads
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.settings import as_whole
 
@@ -26,7 +26,7 @@ class Backend(Protocol):
     """A loaded graph. `run` may be called from many threads at once.
 
     Attributes:
-        description: what runs the model, in words: runtime, version, and whether the op library is used.
+        description: the runtime, its version, and whether the op library is used.
     """
 
     description: str
@@ -43,12 +43,12 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How a backend on the CPU spreads its work; None is the runtime's own choice.
+    """How a backend on the CPU divides its work; None leaves a number to the runtime.
 
     Attributes:
         threads: CPU threads per call.
-        streams: calls that run at once, each on threads of its own.
-        spin: whether threads of ONNX Runtime look for work for a while after a call, instead of sleeping at once.
+        streams: maximum number of concurrent calls, each on threads of its own.
+        spin: whether threads of ONNX Runtime spin for a while after a call, instead of sleeping at once.
     """
 
     threads: int | None = None
@@ -56,12 +56,12 @@ class Parallelism:
     spin: bool = False
 
     def checked(self) -> Parallelism:
-        """The same with integers of Python.
+        """The same with Python integers.
 
         Raises:
-            BackendError: a number is no whole one from 1 on, or far above the number of CPUs.
+            BackendError: a number is not a whole number from 1 on, or is far above the number of CPUs.
         """
-        most = max(64, 4 * usable_processors())  # starting hundreds on a few CPUs takes minutes
+        most = max_threads()
         numbers = {name: as_whole(getattr(self, name)) for name in ("threads", "streams")}
         for name, number in numbers.items():
             if (value := getattr(self, name)) is not None and (number is None or not 1 <= number <= most):
@@ -75,7 +75,7 @@ class PreparedBackend(NamedTuple):
     Attributes:
         description: what runs the model, in words: runtime, version, and whether the op library is used.
         load: loads the graph.
-        key: all that it depends on beside the bundle.
+        key: everything that it depends on, except the bundle.
     """
 
     description: str

@@ -12,7 +12,7 @@ import numpy as np
 from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.precisions import Precision, TensorRtPrecision
 from vmoe_runtime.preprocessing import Preprocessing
-from vmoe_runtime.profiles import Profile, Rules, by_layer, profile_named
+from vmoe_runtime.profiles import Profile, Rules, by_layer
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
 FORMAT = "vmoe-bundle"
@@ -28,8 +28,8 @@ MERGING_GRAPH = "model.merging.onnx"
 IMAGE_INPUT = "image"
 
 Output = Literal["logits", "members", "features", "tokens"]
-"""What a graph outputs for an image: logits; each member's logits, of an ensemble (E3); what the head would get; or all
-tokens behind the last block and its norm."""
+"""The output of a graph for an image: logits; the logits of each member of an ensemble (E3); features, which are the
+input of the head; or all tokens after the last block and its norm."""
 
 OUTPUTS: tuple[Output, ...] = ("logits", "members", "features", "tokens")
 
@@ -42,7 +42,7 @@ LAYER_PREFIX = "layer"
 
 
 def layer_output(block: int) -> str:
-    """The name of the output that is the residual stream behind a block, float32[N, tokens, hidden size], before any norm.
+    """The name of the output with the residual stream after a block, float32[N, tokens, hidden size], before any norm.
 
     Examples:
         >>> layer_output(3)
@@ -52,14 +52,14 @@ def layer_output(block: int) -> str:
 
 
 DENSE_GRAPH_KEY = "model"
-"""Stands in for a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
+"""Replaces a profile's name among the TensorRT graphs of a dense ViT, which has no profiles."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the graph input `image` takes: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
+    """The graph input `image`: dtype[N, height, width, channels], float32 in [-1, 1] or uint8.
 
-    `steps` say how a picture of another size becomes such an image.
+    `steps` turn a picture of any size into such an image.
     """
 
     dtype: Literal["float32", "uint8"]
@@ -89,7 +89,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class TensorRtGraphs:
-    """What was exported for TensorRT.
+    """The graphs for TensorRT.
 
     Attributes:
         precision: the type of the large products.
@@ -106,24 +106,24 @@ class Manifest:
 
     Attributes:
         model: the model description, as `vmoe-export` wrote it (field names of the official configs).
-        input: what the graph takes.
+        input: of the graph.
         output: "logits", "members", "features" or "tokens".
         outputs: size of the last dimension of the output.
-        answers: what the graph returns beside the routing: the shape of an image's part by the name of the output; first
-            that of `output`, (classes,), (members, classes), (feature size,) or (tokens, hidden size), then those of blocks,
-            see `layer_output`.
+        answers: the outputs of the graph except routing, by name, with their shapes per image: first that of `output`,
+            (classes,), (members, classes), (feature size,) or (tokens, hidden size), then those of blocks, see
+            `layer_output`.
         probabilities: how logits become probabilities; see `Probabilities`.
         moe_layers: names of the MoE blocks, such as "encoderblock_1"; empty for a dense ViT.
         rules: how settings become profiles.
         group: the routing group that was requested: "image", "batch", a number of images or "tokens:S".
-        precision: what the large products are computed in; see `Precision`.
+        precision: of the large products; see `Precision`.
         batch_multiple: batches must be a multiple of this many images.
         profiles: the stored settings by name, in the order of the export; the first is the default. Dense ViTs and
-            Soft MoEs have some only where they were exported with `--merge`.
+            Soft MoEs have some only if they were exported with `--merge`.
         class_names: names of the classes, or None.
-        tensorrt: the graphs for TensorRT, or None where the bundle was exported without.
+        tensorrt: the graphs for TensorRT, or None if the bundle was exported without them.
         files: every other file of the bundle.
-        raw: the whole manifest as read.
+        raw: the whole manifest as it was read.
     """
 
     model: Mapping[str, Any]
@@ -144,21 +144,21 @@ class Manifest:
     raw: Mapping[str, Any]
 
     def with_exif(self, rotates: bool) -> Manifest:
-        """The same, but pictures are turned as their EXIF orientation says, or they aren't."""
+        """The same manifest, with pictures turned by their EXIF orientation or not."""
         return replace(self, input=replace(self.input, steps=replace(self.input.steps, rotates=rotates)))
 
     def profile_named(self, name: str) -> Profile:
-        """The stored profile of a name, or the one that a systematic name describes.
+        """The stored profile of this name, or the profile that a systematic name describes.
 
         Raises:
-            RoutingError: the model can't be run with it, or it is no name of a profile.
+            RoutingError: the model can't be run with it, or it is not the name of a profile.
         """
         if not isinstance(name, str):
             raise RoutingError(f"a profile is given by its name, not by {shown(name)}")
-        return self.profiles.get(name) or profile_named(self.rules, name, tuple(self.profiles))
+        return self.profiles.get(name) or self.rules.named(name, self.profiles)
 
     def misfit(self, images: int) -> str | None:
-        """Why so many images don't fill whole routing groups, after "the"; None where they do."""
+        """Why this number of images doesn't fill whole routing groups, as text after "the"; None if it does."""
         if images % self.batch_multiple == 0:
             return None
         return f"bundle routes in groups ({self.group}) that need a multiple of {self.batch_multiple}"

@@ -61,7 +61,7 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def _manifest(raw: dict[str, Any], kind: SettingKind) -> Manifest:
-    """The manifest whose fields were checked one by one: what is left is how they fit together."""
+    """The manifest, after checking that its fields, each of which is valid by itself, fit together."""
     image, output = raw["input"], raw["output"]
     try:
         steps = read_steps(raw["preprocessing"]["steps"])

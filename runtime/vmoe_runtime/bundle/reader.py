@@ -1,4 +1,4 @@
-"""Opens a bundle folder and proves that every file in it is the one that was exported."""
+"""Opens a bundle folder and checks that its files are unchanged since the export."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class BundleGraph:
     """A graph whose bytes were checked.
 
     Attributes:
-        path: of the file, for people.
-        data: what was read from it, and checked.
-        folder: where a runtime finds the weights, under their name.
-        manifest: what the graph must keep to; None for one of no bundle.
+        path: of the file, for messages.
+        data: its checked bytes.
+        folder: the folder in which a runtime finds the weights.
+        manifest: of the bundle, which the graph must agree with; None for a graph outside a bundle.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class BundleGraph:
 class Bundle:
     """A checked bundle: its folder, and its manifest.
 
-    What is loaded in a `with` block was loaded from the bundle as it was opened, or the block ends in a ChangedError.
+    Load in a `with` block: it ends in a ChangedError if the bundle was changed after it was opened.
     """
 
     path: Path
@@ -63,23 +63,23 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """Reads the manifest and checks every file against it, but for the SHA-256 of the weights.
+        """Reads the manifest and checks every file against it, except the SHA-256 of the weights.
 
         The weights are by far the largest file; `verify_weights` may run while a backend loads the graphs. Load in a
-        `with` block, or call `check_unchanged` when that is done.
+        `with` block, or call `check_unchanged` afterwards.
 
         Args:
             path: the `NAME.vmoe` folder.
-            verify: compare SHA-256s. Without it only names, sizes and external-data references are checked.
+            verify: compare SHA-256s. Otherwise, only names, sizes and external-data references are checked.
 
         Raises:
-            BundleError: the folder is no bundle, or a file is missing, changed, or reaches outside the bundle.
+            BundleError: the folder is not a bundle, or a file is missing, changed, or refers to a file outside the bundle.
         """
         return while_unchanged(lambda: cls.open_once(path, verify=verify))
 
     @classmethod
     def open_once(cls, path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
-        """As `open`, for a caller that itself tries again if the bundle is replaced meanwhile.
+        """As `open`, but without further attempts if the bundle is replaced meanwhile.
 
         Raises:
             ChangedError: a file was changed while it was checked.

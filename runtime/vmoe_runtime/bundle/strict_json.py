@@ -1,4 +1,4 @@
-"""JSON as a manifest may be written: what other parsers would read otherwise, or not at all, is refused."""
+"""A strict JSON reader for manifests: it refuses everything that other parsers read differently or not at all."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ MAX_JSON_DEPTH = 64
 def parse_json(text: bytes) -> Any:
     """The value of a JSON text.
 
-    Refused beside what is no JSON: other encodings than UTF-8 and a byte order mark; a key that an object has twice; NaN,
-    Infinity and numbers that a double has no room for; escapes that are half a character; more than MAX_JSON_DEPTH levels.
-
     Raises:
-        ValueError: with what is wrong, in a few words.
+        ValueError: the text is not JSON, or has one of the following; the message says which.
+            - an encoding other than UTF-8, or a byte order mark
+            - a key that an object has twice
+            - NaN, Infinity or a number too large for a double
+            - an escape that is half a character
+            - more than MAX_JSON_DEPTH levels
     """
     try:
         value = json.loads(

@@ -40,7 +40,7 @@ async def infer(service: Service, request: Request) -> Response:
             binary += after
     reply: dict[str, Any] = {"model_name": service.name, "model_version": endpoints.VERSION, "outputs": tensors}
     if answer.setting is not None:
-        reply["parameters"] = {"setting": answer.setting}
+        reply["parameters"] = {"setting": answer.setting.name}
     if content["id"] is not None:
         reply["id"] = content["id"]
     text = json.dumps(reply, allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""What the server and its model are, as the Open Inference Protocol says it, and what the server is doing."""
+"""Descriptions of the server and its model for the Open Inference Protocol, and the state of the server."""
 
 from __future__ import annotations
 

@@ -68,7 +68,8 @@ def _read(body: bytes, content_type: str, query: Mapping[str, str], most_images:
 
 def _call(answer: Answer) -> dict[str, Any]:
     times = {"waited_ms": round(answer.waited * 1e3, 3), "call_ms": round(answer.seconds * 1e3, 3)}
-    return {"setting": answer.setting, "images_of_call": answer.batch_size} | times
+    setting = None if answer.setting is None else answer.setting.name
+    return {"setting": setting, "images_of_call": answer.batch_size} | times
 
 
 def _finite(number: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Requests, checked against the table of fields, and the error that refuses one."""
+"""Checks requests against the table of fields; the error of a refused request."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vmoe_serve.endpoints import Field, Refusal
 
 
 class RequestError(VmoeError):
-    """A request that is refused.
+    """A refused request.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status of the reply.
     """
 
     def __init__(self, refusal: Refusal, *facts: object) -> None:
@@ -31,7 +31,7 @@ def read_json(body: bytes) -> dict[str, Any]:
     """The fields of a JSON object that are not null.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the body is not a JSON object.
     """
     try:
         values = json.loads(body)
@@ -43,10 +43,10 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 
 def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of an object of OBJECTS that the query of an address has.
+    """The fields of an object of OBJECTS in the query of an address.
 
     Raises:
-        RequestError: the query has something else.
+        RequestError: the query has another field.
     """
     fields = {field.name: field for field in endpoints.OBJECTS[name] if field.in_query}
     _check_known(query, fields)
@@ -57,13 +57,13 @@ def read_query(name: str, query: Mapping[str, str]) -> dict[str, Any]:
 def read_object(
     name: str, values: Mapping[str, Any], where: str = "", most_items: int = endpoints.MAX_WHOLE
 ) -> dict[str, Any]:
-    """The fields of an object of OBJECTS, with defaults for those that are left out.
+    """The fields of an object of OBJECTS, with defaults for missing ones.
 
     Args:
         name: in OBJECTS.
-        values: as the client sent them.
+        values: from the client.
         where: the path of the object in the request, for messages.
-        most_items: of its lists, if the table allows more.
+        most_items: maximum length of its lists, if the table allows longer ones.
 
     Raises:
         RequestError: a field is missing, wrong or unknown.
@@ -94,7 +94,7 @@ def _value(field: Field, value: Any, where: str, most_items: int) -> Any:
 
 
 def _is_text(field: Field, value: str) -> bool:
-    """Whether a text is one that the field takes: no half of a character either, which no answer could repeat."""
+    """Whether the field accepts a text. It never accepts half of a surrogate pair, which no answer could repeat."""
     return len(value) >= field.minimum and value in (field.choices or (value,)) and not re.search("[\ud800-\udfff]", value)
 
 

@@ -64,7 +64,7 @@ def _batch(engine: Engine, images: Array) -> Array:
 def _answer(engine: Engine, setting: Profile | None, batch: Mapping[int, Array]) -> dict[int, Answer | VmoeError]:
     name = None if setting is None else setting.name
     try:
-        outputs = engine.outputs(np.concatenate(list(batch.values())), name)
+        outputs = engine.outputs(np.concatenate(list(batch.values())), setting)
     except VmoeError as error:
         return dict.fromkeys(batch, error)
     ends = np.cumsum([len(images) for images in batch.values()])

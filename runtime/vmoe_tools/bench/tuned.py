@@ -81,9 +81,9 @@ def tune(
     # Every other batch, from the first one and from the second one on.
     halves = (np.flatnonzero(np.arange(len(source)) // size % 2 == which) for which in (0, 1))
     search_half, test_half = map(source.chosen, halves)
-    together = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
+    batch_size = max(1, min(_IMAGES_PER_CALL, len(search_half) // _LEAST_CALLS) // size) * size
     with progress.step(f"search of at most {MOST_TRIALS} settings", MOST_TRIALS) as advance:
-        search = Search(replace(point, batch_size=together), shape, search_half, max_drop, advance, unmerged=unmerged)
+        search = Search(replace(point, batch_size=batch_size), shape, search_half, max_drop, advance, unmerged=unmerged)
         single, cascade = search.run()
     profiles = dict.fromkeys([full, single, *([cascade.first, cascade.then] if cascade else [])])
     index = {profile: number for number, profile in enumerate(profiles)}

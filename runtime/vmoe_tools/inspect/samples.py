@@ -111,7 +111,7 @@ def _settings(engine: Engine, profile: Profile | None) -> Sequence[Profile | Non
 
 def _frame(engine: Engine, batch: Array, count: int, profile: Profile | None) -> Frame:
     name = None if profile is None else profile.name
-    outputs, routing = engine.logits_and_routing(batch, name)
+    outputs, routing = engine.logits_and_routing(batch, profile)
     answers = outputs[:count].argmax(axis=1) if engine.manifest.output == "logits" else None
     patches = {name: experts_and_tokens(layer)[:, :count] for name, layer in routing.items()}
     return Frame(name, None if profile is None else profile.effective_ratio, answers, patches)

@@ -11,7 +11,7 @@ from vmoe_runtime.bundle.external_data import fields
 from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, WEIGHTS_NAME, Manifest
 from vmoe_runtime.bundle.reader import Bundle
 from vmoe_runtime.profiles import Profile, Rules
-from vmoe_runtime.resampling import MODES
+from vmoe_runtime.resampling import GREY_WEIGHTS, MODES
 from vmoe_runtime.routing import TokenLayout, layer_outputs
 from vmoe_runtime.settings import MERGE, ROWS, SETTINGS, Setting, SettingValue
 from vmoe_tools.bench.quality import model_shape
@@ -44,6 +44,7 @@ def page_facts(bundle: Bundle) -> dict[str, Any]:
         "input": {"dtype": image.dtype, "shape": [1, *image.size], "height": image.height, "width": image.width},
         "rotates": image.steps.rotates,
         "background": image.steps.background,
+        "grey_weights": GREY_WEIGHTS,
         "steps": [[step.name, step.height, step.width, step.keeps_shape] for step in image.steps.steps],
         "class_names": manifest.class_names,
         "probabilities": manifest.probabilities,

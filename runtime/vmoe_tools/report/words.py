@@ -139,11 +139,11 @@ def cascade(report: Report) -> str | None:
 
 def neighbours(report: Report) -> str:
     """Whether an image's answer depends on the others of its batch."""
-    found, together = report.interference, report.batch_multiple
-    if found is None and together > 1:
+    found, multiple = report.interference, report.batch_multiple
+    if found is None and multiple > 1:
         return (
-            f"Images compete for slots here: {together} are routed together. Measuring how much an output changes with its "
-            f"neighbours takes at least {2 * together} images."
+            f"Images compete for slots here: {multiple} are routed together. Measuring how much an output changes with its "
+            f"neighbours takes at least {2 * multiple} images."
         )
     if found is None:
         return "Every image is routed alone here, so its answer doesn't depend on the others of its batch."

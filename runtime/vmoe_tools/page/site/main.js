@@ -32,7 +32,7 @@ async function update() {
   for (let side; isReady && (side = sides.find((each) => each.isStale && !each.panel.hidden)); ) {
     side.isStale = false;
     if (began !== null) say(`${runsOn} Computing an answer ...`, true);
-    await side.answer(toInput(pixelsOf(image, input.shape[3]), input.dtype), image);
+    await side.answer(toInput(pixelsOf(image, input.shape[3], facts.grey_weights), input.dtype), image);
     if (!isReady) break;
     if (began !== null) say(`${runsOn} The first answer took ${number((performance.now() - began) / 1000)} s.`);
     began = null;

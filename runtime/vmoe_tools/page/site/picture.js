@@ -63,12 +63,12 @@ export async function decode(file, { rotates, background }) {
   return context.canvas;
 }
 
-/** The pixels of a canvas from 0 to 255, row by row; grey as Pillow makes it of colours. */
-export function pixelsOf(canvas, channels) {
+/** The pixels of a canvas from 0 to 255, row by row; grey as Pillow computes it, with the weights of red, green and blue. */
+export function pixelsOf(canvas, channels, [red, green, blue]) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   if (channels === 3) return data.filter((_, index) => index % 4 < 3);
   return Uint8Array.from({ length: data.length / 4 }, (_, i) =>
-    (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 32768) >> 16);
+    (data[4 * i] * red + data[4 * i + 1] * green + data[4 * i + 2] * blue + 32768) >> 16);
 }
 
 /** What the graph takes of pixels: these, or float32 from -1 to 1. */
