@@ -14,7 +14,7 @@ namespace vmoe {
 #if defined(__x86_64__) && defined(__linux__)
 namespace {
 
-// arch_prctl(2): a process asks for the large state of the tile registers.
+// arch_prctl(2): requests permission to use the large state of the tile registers.
 constexpr int kRequestStatePermission = 0x1023;
 constexpr int kTileData = 18;
 
@@ -28,7 +28,7 @@ TileConfiguration sixteen_lines() {
   return configuration;
 }
 
-// As instructions, so that no compiler needs to know them.
+// Assembly, so that no compiler needs to know the instructions.
 void load_configuration(const TileConfiguration& configuration) { asm volatile("ldtilecfg %0" : : "m"(configuration)); }
 void store_configuration(TileConfiguration& configuration) { asm volatile("sttilecfg %0" : "=m"(configuration)); }
 void release_tiles() { asm volatile("tilerelease"); }

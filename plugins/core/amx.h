@@ -5,10 +5,10 @@
 
 namespace vmoe {
 
-// Whether the processor has AMX with bfloat16 and int8 and the system lets this process use it. Asked once.
+// Whether the processor has AMX with bfloat16 and int8, and the system lets this process use it. Decided once.
 bool amx_usable();
 
-// What a thread's tile registers are set to; the layout is the processor's own.
+// The configuration of a thread's tile registers, in the processor's layout.
 struct alignas(64) TileConfiguration {
   uint8_t palette = 0;
   uint8_t start_row = 0;
@@ -17,8 +17,8 @@ struct alignas(64) TileConfiguration {
   uint8_t rows[16] = {};
 };
 
-// While it lives, the calling thread's eight tile registers have 16 lines of 64 bytes. Threads are shared with other
-// libraries that set the registers once and rely on that, so what was set before is set again afterwards.
+// During its lifetime, the calling thread's eight tile registers have 16 lines of 64 bytes. It restores the previous
+// configuration, since other libraries on the same threads set theirs once and rely on it.
 class TileConfigurationScope {
  public:
   explicit TileConfigurationScope(bool needed);
@@ -27,7 +27,7 @@ class TileConfigurationScope {
   TileConfigurationScope& operator=(const TileConfigurationScope&) = delete;
 
  private:
-  // On processors that may have a matrix unit:
+  // Used on processors that may have a matrix unit.
   [[maybe_unused]] bool restores_ = false;
   [[maybe_unused]] TileConfiguration before_;
 };

@@ -10,7 +10,7 @@
 namespace vmoe {
 namespace {
 
-constexpr size_t kScoreRows = 8;    // rows whose scores are held at once
+constexpr size_t kScoreRows = 8;    // rows whose scores are in memory at a time
 constexpr size_t kScoreAlign = 16;  // scores of a row: whole vectors
 
 // One head of one image: keys and values as packed panels.
@@ -25,7 +25,7 @@ class Head {
     by_size_ = workspace_.take<float>(score_stride_);
   }
 
-  // q, k, v and y at the head's first column of the image's first row, and the sizes of its keys, or none.
+  // q, k, v and y begin at the head's first column of the image's first row. `sizes` of its keys, or none.
   void run(const float* q, const float* k, const float* v, const float* sizes, float* y) const {
     prefetch(k, shape_.tokens);
     prefetch(v, shape_.tokens);
@@ -69,7 +69,7 @@ class Head {
   float* by_size_ = nullptr;  // [S]
   Workspace workspace_;
 
-  // Asks for the head's columns of some rows: they lie too far apart for the processor to foresee.
+  // Prefetches the head's columns of some rows, which are too far apart for the processor to predict.
   void prefetch(const float* rows, size_t count) const {
     constexpr size_t kPerLine = 64 / sizeof(float);
     for (size_t row = 0; row < count; ++row) {
@@ -115,7 +115,7 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
   for (size_t first = 0; first < images; first += at_once) {
     const size_t count = std::min(at_once, images - first), rows = count * tokens, asking = count * queries;
     const float* from = x + first * tokens * width;
-    // The rows [N,T,D] of the tokens that ask, one after another: all of them, or a copy.
+    // The rows of the queries among rows [N,T,D]: all of these, or a copy without the others.
     const auto queried = [&](const float* rows_of_all, float* to) {
       if (queries == tokens) return rows_of_all;
       for (size_t image = 0; image < count; ++image) {
@@ -132,8 +132,14 @@ void compute_attention_block(const AttentionBlockWeights& weights, size_t images
       table.rotate_columns(kernels, q + image * queries * width, first + image, queries, width, column, size);
       table.rotate_columns(kernels, k + image * tokens * width, first + image, tokens, width, column, size);
     };
-    const float* sizes = merging.sizes == nullptr ? nullptr : merging.sizes + first * tokens;
-    compute_attention(kernels, {count, queries, tokens, width, weights.heads, sizes}, q, k, v, mixed, runner, rotate);
+    AttentionShape shape;
+    shape.images = count;
+    shape.queries = queries;
+    shape.tokens = tokens;
+    shape.hidden = width;
+    shape.heads = weights.heads;
+    if (merging.sizes != nullptr) shape.sizes = merging.sizes + first * tokens;
+    compute_attention(kernels, shape, q, k, v, mixed, runner, rotate);
     if (weights.mixed_norm) normalize_rows(kernels, weights.mixed_norm, mixed, asking, width, mixed, runner);
     compute_linear(weights.out, mixed, asking, normed, runner);
     float* to = y + first * (queries - merging.count) * width;

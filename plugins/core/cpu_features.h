@@ -1,4 +1,4 @@
-// What the processor has and the operating system saves, as far as kernels need it.
+// The instructions that kernels need, if the processor has them and the operating system saves their registers.
 #pragma once
 
 namespace vmoe {
@@ -9,15 +9,15 @@ struct CpuFeatures {
   bool avx_vnni = false;  // VNNI on 256-bit vectors
   bool avx512 = false;    // F, BW, CD, DQ, VL
   bool avx512_vnni = false;
-  bool avx512_bf16 = false;  // with what else came with it: VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
+  bool avx512_bf16 = false;  // with VBMI, VBMI2, BITALG, VPOPCNTDQ, GFNI, VAES, VPCLMULQDQ
   bool amx = false;          // tiles of bfloat16 and int8
   // 64-bit ARM.
   bool dot_product = false;  // SDOT
   bool int8_matrix = false;  // SMMLA
-  bool bf16_matrix = false;  // BFMMLA, with its plain rounding
+  bool bf16_matrix = false;  // BFMMLA with its default rounding
 };
 
-// All false on other processors than x86-64 and 64-bit ARM.
+// All false on processors other than x86-64 and 64-bit ARM.
 const CpuFeatures& get_cpu_features();
 
 }  // namespace vmoe

@@ -1,4 +1,4 @@
-// Which instruction set the kernels use.
+// CPU paths: the instruction sets that the kernels can use.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace vmoe {
 
-// The emulated ones compute what kAmx and kNeonBf16 do, bit for bit, on machines without such instructions: slowly, to
-// check it there. In the order of kCpuPathNames.
+// In the order of kCpuPathNames. The emulated paths compute the same bits as kAmx and kNeonBf16 on machines without
+// these instructions. They are slow, and used in checks.
 enum class CpuPath {
   kScalar,
   kNeon,
@@ -33,7 +33,7 @@ inline constexpr const char* kCpuPathNames[] = {
 
 constexpr const char* cpu_path_name(CpuPath path) { return kCpuPathNames[static_cast<size_t>(path)]; }
 
-// The paths of this build that a processor can run, the best first.
+// The paths of this build that a processor can run, fastest first; emulated paths come last.
 std::vector<CpuPath> cpu_paths_of(const CpuFeatures& has);
 
 // Whether this build has the path and this machine can run it.
@@ -41,10 +41,10 @@ bool cpu_path_supported(CpuPath path);
 
 struct ChosenCpuPath {
   CpuPath path = CpuPath::kScalar;
-  std::string error;  // a sentence where the environment variable VMOE_CPU_PATH names none that this machine has
+  std::string error;  // a message if the environment variable VMOE_CPU_PATH names a path that this machine lacks
 };
 
-// The path that this process uses: the best supported one, or the one that VMOE_CPU_PATH names. Decided once.
+// The path that this process uses: the one that VMOE_CPU_PATH names, or else the first supported one. Decided once.
 const ChosenCpuPath& chosen_cpu_path();
 
 }  // namespace vmoe

@@ -1,4 +1,4 @@
-// The types of elements that tensors have.
+// The element types of tensors.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ enum class ElementType : int32_t { kFloat32, kFloat16, kBfloat16, kInt8, kInt4, 
 
 struct ElementTypeSpec {
   const char* name;
-  size_t bytes;  // int4 are stored two to a byte, and one of them has a byte where it is computed with
+  size_t bytes;  // of an element while it is computed with: 1 for int4, although two of them are stored in a byte
   int32_t onnx;  // its number in ONNX and ONNX Runtime
 };
 

@@ -1,4 +1,4 @@
-// The sparse half of an encoder block: the experts with a routing.
+// The sparse half of an encoder block: experts on routed tokens.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 
 namespace vmoe {
 
-// What one routing op gives; see VmoeRoute.
+// The outputs of a routing op; see VmoeRoute.
 struct RoutedTokens {
   size_t tokens = 0;              // G * S
   size_t choices = 0;             // K
@@ -20,7 +20,7 @@ struct RoutedTokens {
   const int32_t* src = nullptr;   // i32[E,M], -1 or a token
 };
 
-// The first slot of a pair that has no token, or null.
+// The first slot in `slot` that has no token in `src`, or null.
 const int32_t* slot_without_token(const RoutedTokens& routing);
 
 // The op VmoeExpertBlock, the sparse second half of an encoder block: y = x + combine(experts(dispatch(norm(x)))), x

@@ -26,7 +26,7 @@ inline float from_fp16(Fp16 value) {
   return result;
 }
 
-// The nearest half, ties to even; what is too large becomes infinity, and a NaN stays a NaN.
+// The nearest half, ties to even. Values that are too large become infinity, and a NaN stays a NaN.
 inline Fp16 to_fp16(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -37,7 +37,7 @@ inline Fp16 to_fp16(float value) {
   if (bits >= 0x38800000u) {                                          // 2^-14: the smallest that is normal
     return static_cast<Fp16>(sign | ((bits - (112u << 23) + 0xfffu + ((bits >> 13) & 1u)) >> 13));
   }
-  // A sum near 0.5 has the spacing of halves that are not normal, 2^-24, and is rounded by the addition.
+  // Subnormal halves have the spacing of float32 near 0.5, 2^-24, so adding 0.5 rounds to them.
   float magnitude;
   std::memcpy(&magnitude, &bits, sizeof(magnitude));
   magnitude += 0.5f;

@@ -1,4 +1,4 @@
-// Functions that run on the CPU and, where a CUDA compiler reads them, on a GPU as well.
+// Functions that run on the CPU, and if a CUDA compiler compiles them, also on a GPU.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -7,7 +7,7 @@
 #define VMOE_HOST_DEVICE inline
 #endif
 
-// Before a loop whose count the compiler knows: a GPU keeps its arrays in registers then.
+// Before a loop with a constant count: unrolled, so that a GPU keeps its arrays in registers.
 #if defined(__CUDA_ARCH__)
 #define VMOE_UNROLL _Pragma("unroll")
 #else

@@ -1,7 +1,7 @@
 // The inner loops, once per instruction set: products of rows with panels of weights, softmax, rounding.
 //
-// A product accumulates each output over the depth in one fixed order, so its bits depend on its own row and on the
-// panel alone: not on the other rows, their number, or the threads.
+// A product adds up each output over the depth in one fixed order. The bits of an output depend on its own row and on
+// the panel alone, not on the other rows, their number, or the threads.
 #pragma once
 
 #include <algorithm>
@@ -14,12 +14,12 @@
 
 namespace vmoe {
 
-// What a product does with its sums before it stores them.
+// What a product does with its sums before it stores them, in the order of the fields.
 struct Epilogue {
   const float* bias = nullptr;  // f32[columns], or none
   Activation activation = Activation::kNone;
-  // With an activation: what it is multiplied with, at the first row and column, in rows as far apart as those of the
-  // output, which it may be; or none.
+  // With an activation: multiplies it. The first row and column, with the stride of the output; may be the output. Or
+  // none.
   const float* factor = nullptr;
   bool round_bf16 = false;  // store float32 rounded to bfloat16
 };
@@ -33,7 +33,7 @@ struct PanelProduct {
   size_t depth = 0;
   const float* panel = nullptr;  // packed as pack_panel does
   size_t columns = 0;            // 1 to panel_columns
-  // The panel that is likely to be used next, read ahead from memory; or none.
+  // The panel that is likely to be used next, to be prefetched; or none.
   const void* next_panel = nullptr;
   size_t next_panel_bytes = 0;
   Epilogue epilogue;
@@ -45,7 +45,7 @@ struct Kernels {
   CpuPath path;
   size_t lanes;          // float32 values of a vector
   size_t panel_columns;  // columns of a full panel
-  size_t tile_rows;      // rows that a product takes at once
+  size_t tile_rows;      // rows of a block of sums in registers
 
   void (*product_f32)(const PanelProduct& product);
 
@@ -55,45 +55,46 @@ struct Kernels {
   // In place: values[i] = exp(values[i] - max) / sum.
   void (*softmax)(float* values, size_t count);
 
-  // In place: scores[i] = exp(scale * (scores[i] - max)) / sum, powers below 2^-126 taken as that. Faster; `scores` is
-  // aligned to 64 bytes and has room for whole vectors of 16.
+  // In place: scores[i] = exp(scale * (scores[i] - max)) / sum. Faster than `softmax`, with powers below 2^-126 raised
+  // to 2^-126. `scores` is aligned to 64 bytes and has room for whole vectors of 16.
   void (*attention_softmax)(float* scores, size_t count, float scale);
 
   // Nearest bfloat16, ties to even.
   void (*round_bf16)(const float* from, size_t count, float* to);
 
-  // Normalization of one row, which may be done in place, as LayerNorm says: f32[count] each.
+  // Normalizes one row as LayerNorm says, possibly in place; f32[count] each.
   void (*normalize)(const float* row, const float* scale, const float* bias, size_t count, float* out);
 
-  // One token's row of a RotationTable: cosines and sines of its angles, each twice and the first sine negative,
-  // f32[2 * pairs]; and a row rotated by it, which may be done in place.
+  // One token's row of a RotationTable: the cosines and sines of its angles, f32[2 * pairs]. Each occurs twice, and the
+  // first of two sines is negated.
   void (*angles_to_table)(const float* coordinates, size_t count, const float* frequencies, size_t pairs,
                           float* cosines, float* sines);
+  // Rotates a row by a row of the table, possibly in place.
   void (*rotate_row)(const float* row, const float* cosines, const float* sines, size_t count, float* out);
 
-  // In tiles.
-  void (*multiply)(const TileProduct& product);
+  // Products of weights in tiles, a kernel for each mode; see tile_kernels.h.
+  void (*multiply_to_float_rows)(const TileProduct& product, const FloatRows& to);
+  void (*multiply_to_hidden_rows)(const TileProduct& product, const HiddenRows& to);
+  void (*multiply_to_hidden_lines)(const TileProduct& product, const HiddenLines& to);
+  void (*multiply_to_head_lines)(const TileProduct& product, const HeadLines& to);
   void (*pack_rows)(const TileRows& rows);
   void (*attend)(const TileHead& head);
-  // Around those of one thread: whether the matrix unit's registers need to be set. Never nested.
+  // Whether a thread has to configure the matrix unit's registers before it runs these; never nested.
   bool needs_tile_configuration;
-  // Whether rows for weights with scales of columns are stored as unsigned, 128 more than they are; see
+  // Whether rows are stored as unsigned, 128 more than their values, for weights with scales of columns; see
   // TileProduct::column_excess.
   bool unsigned_rows;
-  // Bytes of the depth that stand side by side in tiles of weights; see tiles.h.
-  size_t int8_group;  // and of int4, before two share a byte
-  size_t bf16_group;
-
-  size_t group_bytes(ElementType type) const { return type == ElementType::kBfloat16 ? bf16_group : int8_group; }
+  // Bytes of a group of the depth in tiles of weights (int4: before two values share a byte); see tiles.h.
+  size_t (*group_bytes)(ElementType weights);
 };
 
-// The kernels of a path that is supported; see cpu_path_supported.
+// The kernels of a supported path; see cpu_path_supported.
 const Kernels& kernels_for(CpuPath path);
 
-// Elements of a packed panel: `depth` rows of `columns` padded to whole vectors.
+// Elements of a packed panel: `depth` rows of `columns`, padded to whole vectors.
 size_t panel_elements(const Kernels& kernels, size_t depth, size_t columns);
 
-// Those of all panels of a [depth, columns] matrix.
+// Elements of all packed panels of a [depth, columns] matrix.
 size_t packed_elements(const Kernels& kernels, size_t depth, size_t columns);
 
 // Calls visit(first column, columns, first element) for each of these panels.

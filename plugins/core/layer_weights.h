@@ -1,4 +1,4 @@
-// The weights of layers, and the row groups that are multiplied with those in tiles.
+// The weights of layers, and the row groups that weights in tiles are multiplied with.
 #pragma once
 
 #include <cstddef>
@@ -11,15 +11,15 @@
 
 namespace vmoe {
 
-// Activations of a product with weights in tiles, and the scale of each row where they are quantized; not owned.
+// Activations of a product with weights in tiles, and if they are quantized, the scale of each row; not owned.
 struct PackedRows {
   char* tiles = nullptr;
   float* scale = nullptr;
 };
 
-// A weight matrix [1, D, P] or [E, D, P] packed, with what belongs to its columns as an op gets it (not owned): bias,
-// and scale where columns have one, f32[P] or f32[E, P]. What enters a product is rounded to bfloat16 with bfloat16
-// weights and quantized with those that have scales; sums and biases are float32.
+// A packed weight matrix [1, D, P] or [E, D, P] with its bias and, if columns have scales, its scale: f32[P] or
+// f32[E, P]. Bias and scale are an op's inputs, not owned. Activations are rounded to bfloat16 for bfloat16 weights,
+// and quantized for weights with scales. Sums and biases are float32.
 struct LinearWeights {
   std::shared_ptr<const PackedWeights> matrix;
   const float* bias = nullptr;
@@ -31,21 +31,21 @@ struct LinearWeights {
   bool quantized() const { return weight_type(type()).quantized(); }
   bool has_column_scale() const { return weight_type(type()).scales == Scales::kColumns; }
 
-  // The same with bias and scale as wide as whole panels, in `memory`. With `first` [matrices + 1], those of a matrix m
-  // without rows, first[m] to first[m + 1], are not read and are zero.
+  // The same with bias and scale padded to whole panels, in `memory`. `first` [matrices + 1] may give the rows of each
+  // matrix m, first[m] to first[m + 1]. Bias and scale of a matrix without rows are then not read, and are zero.
   LinearWeights with_padding(Workspace& memory, const size_t* first = nullptr) const;
 
-  // In tiles: bytes from one row tile of what it is multiplied with to the next.
+  // In tiles: bytes from one row tile of the activations to the next.
   size_t row_tile_stride() const { return matrix->steps() * weight_type(type()).tile_step_bytes; }
 
-  // In tiles: room for so many rows to be packed for a product.
+  // In tiles: memory for the packed rows of a product.
   PackedRows take_rows(Workspace& memory, size_t count) const;
 
-  // In tiles: f32[count, D] to be packed for a product.
+  // In tiles: the arguments that pack rows f32[count, D] for a product.
   TileRows make_rows(const float* rows, size_t count, const PackedRows& packed) const;
 
-  // With padding, in tiles: `count` rows times some panels over the whole depth, or over some steps of it. Offsets and
-  // what becomes of the sums are the caller's to fill in.
+  // With padding, in tiles: `count` rows times some panels, over the whole depth or some steps of it. The caller
+  // chooses the mode.
   TileProduct make_product(const PackedRows& rows, size_t count, size_t index, size_t first_panel,
                            size_t panels) const {
     return make_product(rows, count, index, first_panel, panels, 0, matrix->steps());
@@ -57,27 +57,27 @@ struct LinearWeights {
   const float* widened(const float* values, const size_t* first, Workspace& memory) const;
 };
 
-// An MLP, w2 . norm(activation(w1 . x + b1)) + b2, or those of E experts; all matrices are of one type. With a gate the
-// hidden values are activation(gate . x) * (w1 . x + b1).
+// An MLP, w2 . norm(activation(w1 . x + b1)) + b2, or the MLPs of E experts. All matrices have the same type. With a
+// gate, the hidden values are activation(gate . x) * (w1 . x + b1).
 struct MlpWeights {
   LinearWeights first;   // [E, D, F]
   LinearWeights second;  // [E, F, D]
-  // Quantized: what of the hidden values shares a scale, a multiple of 64 that divides F; 0 is all of it. The same
-  // number that the second matrix was packed with.
+  // Quantized: the number of hidden values that share a scale, a multiple of 64 that divides F, or 0 for all. Equal to
+  // the depth_chunk of the second matrix.
   size_t hidden_chunk = 0;
   Activation activation = Activation::kGeluTanh;
   LinearWeights gate = {};     // [1, D, F] of a dense layer, or none
-  LayerNorm hidden_norm = {};  // of the same, or none
+  LayerNorm hidden_norm = {};  // of a dense layer, or none
 
   size_t experts() const { return first.matrix->matrices(); }
   size_t hidden() const { return first.matrix->depth(); }           // D
   size_t expert_hidden() const { return first.matrix->columns(); }  // F
 };
 
-// The row tiles `first_tile` to `end_tile` of what `rows` describes; scratch is taken here. Throws std::bad_alloc.
+// Packs the row tiles `first_tile` to `end_tile` of `rows`; takes the scratch memory. Throws std::bad_alloc.
 void pack_tiles(const Kernels& kernels, TileRows rows, size_t first_tile, size_t end_tile);
 
-// Some consecutive rows that one matrix is multiplied with.
+// Consecutive rows for the same matrix.
 struct RowGroup {
   size_t matrix = 0;
   size_t begin = 0;
@@ -86,11 +86,11 @@ struct RowGroup {
   size_t count() const { return end - begin; }
 };
 
-// Rows of a group whose activations stay in this processor's second-level cache, beside a panel.
+// The most rows of a group: their activations and a panel fit into a core's second-level cache.
 size_t most_rows_of_group();
 
-// Cuts the rows first[m] to first[m + 1] of each matrix m into groups: few enough rows to stay in a core's cache, and
-// as many groups for each thread where that leaves them with enough rows. The largest come first.
+// Cuts the rows first[m] to first[m + 1] of each matrix m into groups of at most most_rows_of_group(). Each thread gets
+// the same number of groups, unless groups would become too small. The largest groups come first.
 std::vector<RowGroup> group_rows(const size_t* first, size_t matrices);
 
 // Most rows of a group.

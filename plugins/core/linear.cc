@@ -22,17 +22,20 @@ void compute_in_tiles(const LinearWeights& w, const float* x, size_t rows, float
   for (size_t row = 0; row < most_rows; ++row) offset[row] = row * columns * sizeof(float);
 
   const size_t row_tiles = divide_up(most_rows, kRowsPerTile);
-  const Stage pack{row_tiles, 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
-                     const float* rows_of_group = x + groups[group].begin * w.matrix->depth();
-                     pack_tiles(kernels, w.make_rows(rows_of_group, groups[group].count(), slots[slot]), begin, end);
-                   }};
-  const Stage multiply{padded.matrix->panels(), 1, [&](size_t group, size_t slot, size_t begin, size_t end) {
-                         TileProduct product =
-                             padded.make_product(slots[slot], groups[group].count(), 0, begin, end - begin);
-                         product.offset = offset;
-                         product.out = y + groups[group].begin * columns + begin * kPanelColumns;
-                         kernels.multiply(product);
-                       }};
+  Stage pack, multiply;
+  pack.items = row_tiles;
+  pack.run = [&](size_t group, size_t slot, size_t begin, size_t end) {
+    const float* rows_of_group = x + groups[group].begin * w.matrix->depth();
+    pack_tiles(kernels, w.make_rows(rows_of_group, groups[group].count(), slots[slot]), begin, end);
+  };
+  multiply.items = padded.matrix->panels();
+  multiply.run = [&](size_t group, size_t slot, size_t begin, size_t end) {
+    const TileProduct product = padded.make_product(slots[slot], groups[group].count(), 0, begin, end - begin);
+    FloatRows to;
+    to.out = y + groups[group].begin * columns + begin * kPanelColumns;
+    to.offset = offset;
+    kernels.multiply_to_float_rows(product, to);
+  };
   run_stages(runner, groups.size(), {pack, multiply}, kernels.needs_tile_configuration);
 }
 

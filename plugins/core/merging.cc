@@ -10,19 +10,19 @@ namespace vmoe {
 namespace {
 
 constexpr float kEpsilon = 1e-12f;  // under the root of a key's length
-constexpr size_t kScoreRows = 16;   // whose scores are held at once
+constexpr size_t kScoreRows = 16;   // rows whose scores are in memory at a time
 constexpr size_t kKeysAtOnce = 8;
 constexpr float kNoScore = -std::numeric_limits<float>::infinity();
 
 size_t every_second(size_t first, size_t tokens) { return tokens > first ? (tokens - first + 1) / 2 : 0; }
 
-// The tokens that may join another, and those that may be joined: every second one from these on. A classifier's token
-// counts as token 0; a longer prefix is left out of the count.
+// The first candidate, and the first token that may be joined; from them on, every second token. A prefix of one token,
+// the class token, counts as token 0. A longer prefix is not counted.
 size_t first_joining(size_t prefix) { return prefix == 1 ? 2 : prefix; }
 size_t first_joined(size_t prefix) { return prefix == 1 ? 1 : prefix + 1; }
 
-// The means of some tokens' keys over the heads, as unit vectors. The sums of their squares, each a chain of additions,
-// are taken side by side.
+// The mean of some tokens' keys over the heads, as unit vectors. Each sum of squares is a chain of additions, so those
+// of several tokens are computed side by side.
 void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   const float share = 1.0f / static_cast<float>(keys.heads);
   float squares[kKeysAtOnce] = {};
@@ -44,7 +44,7 @@ void unit_keys(const MergingKeys& keys, size_t first, size_t count, float* to) {
   }
 }
 
-// Of scores that are not NaN, or kNoScore: side by side, as one chain of comparisons would take their latency.
+// The largest score that is not NaN, or kNoScore. Several chains of comparisons run side by side to hide their latency.
 float largest_of(const float* scores, size_t count) {
   constexpr size_t kChains = 16;
   float largest[kChains];
@@ -57,7 +57,7 @@ float largest_of(const float* scores, size_t count) {
   return *std::max_element(largest, largest + kChains);
 }
 
-// For each token that may join one the likest that may be joined, and how like it is.
+// For each candidate, the most similar token that it may join, and the similarity.
 void find_likest(const Kernels& kernels, const MergingKeys& keys, size_t prefix, size_t tokens, uint32_t* likest,
                  float* likeness) {
   const size_t first = first_joining(prefix), joined = first_joined(prefix);
@@ -148,7 +148,7 @@ bool ImageMerging::joins(size_t token) const {
 
 void ImageMerging::join_rows(const float* joining, size_t columns, float* to) const {
   const auto row = [&](size_t token) { return to + place(token) * columns; };
-  // What is joined becomes a sum before the first token is added to it, and a mean after the last.
+  // A joined token becomes a sum before the first row is added to it, and a mean after the last.
   for (size_t token = joined_; token < tokens_; token += 2) {
     if (total_[place_[token]] == sizes_[token]) continue;
     for (size_t i = 0; i < columns; ++i) row(token)[i] *= sizes_[token];
@@ -181,7 +181,12 @@ void merge_tokens(const Kernels& kernels, const Merging& merging, size_t first, 
   parallel_for(runner, images, [&](size_t image) {
     Workspace workspace;
     ImageMerging merged(merging, tokens, workspace);
-    merged.find(kernels, first + image, {k + image * tokens * width, width, heads, width / heads});
+    MergingKeys keys;
+    keys.values = k + image * tokens * width;
+    keys.token_stride = width;
+    keys.heads = heads;
+    keys.size = width / heads;
+    merged.find(kernels, first + image, keys);
     merged.merge_rows(x + image * tokens * width, width, y + image * (tokens - merging.count) * width);
   });
 }

@@ -1,5 +1,20 @@
-// Blocks of a product by ARM's dot products (SDOT) and products of small matrices (SMMLA, BFMMLA), which Highway
-// doesn't have. kernels.cc compiles this once per instruction set.
+// Blocks of a product with ARM's dot products (SDOT) and products of small matrices (SMMLA, BFMMLA), which Highway
+// does not have. kernels.cc compiles this file once per instruction set.
+//
+// No ARM processor was at hand. These are multiply-adds per cycle of the innermost loops as llvm-mca 19 computes them,
+// an upper bound (prototypes of these loops; the first row is commit 3a691498):
+//
+// | | Neoverse N1 | Neoverse V1 |
+// |---|---|---|
+// | bfloat16 and int8 in Highway's vectors, before this file | 6.23 and 2.92 | 12.39 and 6.1 |
+// | SDOT, 4 rows x 16 columns (Dots) | 31.95 | 63.8 |
+// | SMMLA, 8 x 8, rows packed in pairs (SmallMatrices) | - | 127 |
+// | BFMMLA, 8 x 8 | - | 50.9 |
+// | BFMMLA, 12 rows x 8 columns (SmallMatrices) | - | 63.3 |
+//
+// kInt8Units and kBf16Units follow from that. BFMMLA has a latency of 5 cycles on V1: the 16 sums of 8 x 8 are too few
+// to hide it, the 24 of 12 x 8 are enough. kStepsAtOnce was chosen by size, not measured: the operands of a block stay
+// in the first-level cache.
 
 #if defined(VMOE_CORE_NEON_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_NEON_BLOCK_INL_H_
@@ -26,8 +41,8 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Functions that may use these instructions. Compilers use none of them unasked, so a path that asks for SDOT alone
-// runs where there is nothing else.
+// For functions that use these instructions. Compilers use them only for their intrinsics, so a path with SDOT alone
+// also runs on processors without the others.
 #define VMOE_PRODUCTS_ATTR __attribute__((target("+dotprod+i8mm+bf16")))
 
 constexpr size_t kVectorBytes = 16;
@@ -44,9 +59,9 @@ HWY_INLINE int8x16_t unpack_int4(int8x16_t both) {
   return vandq_s8(both, vdupq_n_s8(0xf));
 }
 
-// ---- What one instruction adds to sums
+// ---- Products of one instruction
 
-// Rows times 16 columns: a row's 4 bytes at a time with those of each column.
+// Rows times 16 columns. An instruction multiplies 4 bytes of a row by 4 bytes of each of 4 columns.
 template <class Instruction>
 struct Dots {
   using Sums = typename Instruction::Sums;
@@ -91,8 +106,9 @@ struct Dots {
   }
 };
 
-// Pairs of rows times 8 columns, a vector of sums being 2 x 2 of them: 8 bytes of a row at a time with those of each
-// column. Both lie so that a vector is an operand: [8 groups of 8 bytes][16 columns, or the rows][8 B].
+// Pairs of rows times 8 columns. An instruction multiplies 8 bytes of 2 rows by 8 bytes of 2 columns, and a vector of
+// sums is 2 x 2 outputs. The layout of both operands, [8 groups of 8 bytes][16 columns, or the rows][8 B], makes each
+// vector an operand.
 template <class Instruction>
 struct SmallMatrices {
   using Sums = typename Instruction::Sums;
@@ -105,7 +121,7 @@ struct SmallMatrices {
     return vcombine_s32(vdup_lane_s32(pair, 0), vdup_lane_s32(pair, 1));
   }
 
-  // Two vectors of 2 x 2 sums become one of each row, and those the former again.
+  // Turns two vectors of 2 x 2 sums into one vector for each row, and back.
   template <size_t kUnits>
   static HWY_INLINE void swap(Sums (&sums)[kUnits][kVectorsOfUnit]) {
 #pragma GCC unroll 8
@@ -160,7 +176,7 @@ struct SignedDot {
   }
 };
 
-// bfloat16 that were widened to float32.
+// bfloat16, widened to float32.
 struct FloatProduct {
   using Sums = float32x4_t;
   template <int kLane>
@@ -183,8 +199,8 @@ struct Bf16Matrix {
   }
 };
 
-// The same in plain C++, bit for bit: for machines that don't have it. Two products and their sum, and that and what it
-// is added to, are each rounded to odd; subnormal numbers count as zero, going in and coming out.
+// The same in plain C++, bit for bit, for machines without BFMMLA. The sum of two products is rounded to odd, and so is
+// its sum with the accumulator. Subnormal numbers become zero, as inputs and as outputs.
 struct EmulatedBf16Matrix {
   using Sums = float32x4_t;
   static Sums add(Sums sums, int8x16_t rows, int8x16_t columns) {
@@ -208,14 +224,15 @@ struct EmulatedBf16Matrix {
   static float flushed(float value) {
     return std::fpclassify(value) == FP_SUBNORMAL ? std::copysign(0.0f, value) : value;
   }
-  // Exact, unless it leaves float32's range.
+  // Exact within the range of float32.
   static float product(Bf16 a, Bf16 b) { return flushed(flushed(from_bf16(a)) * flushed(from_bf16(b))); }
 
-  // Towards zero, and where that is not exact, with the last bit set: of a double first, which makes no difference.
+  // The sum, rounded towards zero; if that is not exact, the last bit is set. Rounding to a double first gives the
+  // same.
   static float add_to_odd(float a, float b) {
     double sum = double{a} + b;
     const double rest = sum - a;
-    const double error = (a - (sum - rest)) + (b - rest);  // what the sum of two doubles lacks is a double
+    const double error = (a - (sum - rest)) + (b - rest);  // exact: the rounding error of a sum is a double
     uint64_t bits;
     std::memcpy(&bits, &sum, sizeof(bits));
     if (std::isfinite(sum) && error != 0 && bits % 2 == 0) (error > 0) == (sum > 0) ? ++bits : --bits;
@@ -230,14 +247,14 @@ struct EmulatedBf16Matrix {
 // ---- Passes over a panel
 
 struct NeonPass {
-  const char* rows;       // the first of the pass
-  size_t group_stride;    // bytes from one group of 8 bytes of the depth to the next, of rows that are small matrices
-  size_t step_stride;     // to the next step
-  const int32_t* excess;  // int4: of the first row
-  const char* panel;      // at the pass's first column
+  const char* rows;             // the first row of the pass
+  size_t group_stride;          // of SmallMatrices: bytes from one group of the rows to the next
+  size_t step_stride;           // bytes from one step of the rows to the next
+  const int32_t* excess;        // int4: of the first row
+  const char* panel;            // at the first column of the pass
   const hwy::float16_t* scale;  // int4: of its columns
   size_t steps;
-  bool goes_on;  // begins with the sums that `out` holds
+  bool goes_on;  // adds to the sums that `out` holds
   float* out;    // [rows, kPanelColumns], of int32 for int8
 };
 
@@ -307,7 +324,7 @@ constexpr auto neon_passes(std::index_sequence<kUnits...>) {
   return std::array{run_neon_pass<Products, kType, kUnits + 1>...};
 }
 
-// Some rows, which lie one unit behind the other, times some columns of a panel: in passes of at most kMostUnits.
+// Rows in consecutive units times some columns of a panel, in passes of at most kMostUnits.
 template <class Products, ElementType kType, size_t kMostUnits>
 HWY_INLINE void run_neon_passes(const NeonPass& rows, size_t row_count, size_t columns, LinesAhead& lines) {
   static constexpr auto kPasses = neon_passes<Products, kType>(std::make_index_sequence<kMostUnits>());
@@ -331,15 +348,17 @@ HWY_INLINE void run_neon_passes(const NeonPass& rows, size_t row_count, size_t c
 
 // ---- Blocks
 
-// Sums of row tiles times one panel. PortableInt8 is VectorBlock's.
+// Row tiles times one panel. With PortableInt8, VectorBlock multiplies int8 and int4.
 template <class Bf16, class Int8>
 struct NeonBlock {
   using Vectors = VectorBlock<WidenedBf16, PortableInt8>;
   static constexpr bool kUnsignedRows = false;
   static constexpr size_t kStreamBytes = Vectors::kStreamBytes;
   static constexpr size_t kRows = Vectors::kRows;
-  static constexpr size_t kInt8Group = Int8::kGroupBytes;
-  static constexpr size_t kBf16Group = Bf16::kGroupBytes;
+  static constexpr bool kNeedsTileConfiguration = false;
+  static constexpr size_t group_bytes(ElementType type) {
+    return type == ElementType::kBfloat16 ? Bf16::kGroupBytes : Int8::kGroupBytes;
+  }
 
   template <ElementType kType, size_t kRowTiles, class Beside>
   static HWY_INLINE void multiply(const TileOperand& rows, const char* panel, size_t steps, float* sums,
@@ -353,14 +372,14 @@ struct NeonBlock {
       pass.panel = panel;
       pass.steps = steps;
       pass.out = sums;
-      // Every pass over the panel asks for its share of what comes next, so that none waits for all of it.
+      // Each pass over the panel prefetches its share of the next lines, so that no pass waits for all of them.
       LinesAhead lines = beside.lines;
       if constexpr (kType == ElementType::kBfloat16) {
         lines.rate /= divide_up(count, Bf16::kRowsOfUnit * kBf16Units);
         multiply_bf16<kRowTiles>(rows, pass, count, lines);
       } else {
         lines.rate /= divide_up(count, Int8::kRowsOfUnit * kInt8Units);
-        pass.group_stride = kRowsPerTile * kInt8Group;
+        pass.group_stride = kRowsPerTile * Int8::kGroupBytes;
         pass.step_stride = weight_type(kType).tile_step_bytes;
         pass.scale = reinterpret_cast<const hwy::float16_t*>(panel + kTileBytes);
         for (size_t row = 0; row < count; row += kRowsPerTile, pass.out += kRowsPerTile * kPanelColumns) {
@@ -374,12 +393,12 @@ struct NeonBlock {
   }
 
  private:
-  // Operands of bfloat16 are made of a few steps' lines at a time: they stay in the first-level cache.
+  // Operands of bfloat16 are made from a few steps' lines at a time, so that they stay in the first-level cache.
   static constexpr bool kWidens = std::is_same_v<Bf16, Dots<FloatProduct>>;
-  static constexpr size_t kWidth = kWidens ? 2 : 1;  // of an element, and with it of the number of steps
+  static constexpr size_t kWidth = kWidens ? 2 : 1;  // widened elements take twice the bytes, and thereby the steps
   static constexpr size_t kStepsAtOnce = 8 / kWidth;
   static constexpr size_t kInt8Units = 4;
-  static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // as many sums as it takes for none to wait for the one before
+  static constexpr size_t kBf16Units = kWidens ? 4 : 6;  // enough sums that no instruction waits for the previous one
 
   template <size_t kRowTiles>
   static HWY_INLINE void multiply_bf16(const TileOperand& rows, NeonPass pass, size_t count, LinesAhead& lines) {
@@ -389,7 +408,7 @@ struct NeonBlock {
     const size_t steps = pass.steps;
     pass.rows = operands;
     pass.step_stride = kRowTiles * kTileBytes;
-    pass.group_stride = kRowTiles * kRowsPerTile * kBf16Group;
+    pass.group_stride = kRowTiles * kRowsPerTile * Bf16::kGroupBytes;
     for (size_t step = 0; step < steps; step += kStepsAtOnce, panel += kStepsAtOnce * kPanelStepBytes) {
       const size_t here = std::min(kStepsAtOnce, steps - step);
       for (size_t row = 0; row < count; row += Bf16::kRowsOfUnit) {
@@ -409,7 +428,7 @@ struct NeonBlock {
     }
   }
 
-  // Two lines of one step, as groups of 8 bytes side by side.
+  // Interleaves two lines of one step by groups of 8 bytes.
   static HWY_INLINE void pair_rows(const char* from, char* to, size_t group_stride) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < kLineBytes; i += kVectorBytes, to += 2 * group_stride) {
@@ -419,7 +438,7 @@ struct NeonBlock {
     }
   }
 
-  // A line of 32 bfloat16, as two of 16 float32.
+  // Widens a line of 32 bfloat16 to two lines of 16 float32.
   static HWY_INLINE void widen_row(const char* from, char* to, size_t step_stride) {
 #pragma GCC unroll 4
     for (size_t i = 0; i < kLineBytes; i += kVectorBytes) {
@@ -430,7 +449,7 @@ struct NeonBlock {
     }
   }
 
-  // The lines of a step, pairs of bfloat16, as those of two steps of float32.
+  // Widens the lines of a step, pairs of bfloat16, to the lines of two steps of float32.
   static HWY_INLINE void widen_weights(const char* from, char* to) {
     for (size_t line = 0; line < 2 * kRowsPerTile; ++line, from += kLineBytes) {
       const size_t tile = line / kRowsPerTile, depth = line % kRowsPerTile * 2;

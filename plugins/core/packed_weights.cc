@@ -50,7 +50,7 @@ void pack_int4(const StoredWeights& weights, size_t matrix, size_t panel, size_t
       const size_t group = i / group_bytes;
       char* columns = to + group / 2 * group_bytes * kRowsPerTile + i % group_bytes;
       for (size_t c = 0; c < count; ++c) {
-        // Two's complement of four bits, and 8 more than that, differ in one bit.
+        // Adding 8 to a two's complement number of four bits flips one bit.
         const int value = (data[(first + c) / 2] >> (first + c) % 2 * 4 & 0xf) ^ kInt4Excess;
         char& byte = columns[c / kRowsPerTile * (kTileBytes / 2) + c % kRowsPerTile * group_bytes];
         byte = static_cast<char>(group % 2 == 0 ? (byte & 0xf0) | value : (byte & 0xf) | value << 4);
@@ -82,7 +82,7 @@ void column_excess_of_panel(const char* panel, size_t steps, int32_t* excess) {
   for (size_t column = 0; column < kPanelColumns; ++column) excess[column] *= 128;
 }
 
-// Tells most weights apart by a few of their values; what it can't tell apart is compared in full.
+// A hash of a few values, which differs for most weights. Weights with the same hash are compared in full.
 uint64_t sample(const StoredWeights& weights) {
   constexpr size_t kSamples = 256;
   const size_t bytes = weights.bytes();
@@ -153,7 +153,7 @@ PackedWeights::PackedWeights(const Kernels& kernels, const StoredWeights& weight
 std::shared_ptr<const PackedWeights> PackedWeights::share(const Kernels& kernels, const StoredWeights& weights) {
   const Key key = key_of(weights);
   Registry& registry = get_registry();
-  // Held while packing: of two sessions that load at once, the second waits and then shares.
+  // Held while packing: if two sessions load at once, the second waits and then shares.
   const std::lock_guard<std::mutex> lock(registry.mutex);
   const auto [first, last] = registry.packed.equal_range(key);
   for (auto entry = first; entry != last;) {

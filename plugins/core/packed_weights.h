@@ -1,4 +1,5 @@
-// Weight matrices in the order that the kernels read them, packed once and shared by everyone who brings the same ones.
+// Weight matrices in the order in which the kernels read them. They are packed once, and shared if the weights are
+// equal.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,7 @@ struct StoredWeights {
   size_t matrices = 0;
   size_t depth = 0;
   size_t columns = 0;
-  // With scales of columns: what is summed up at once, in elements of the depth, a multiple of 64; 0 is all of it.
+  // With scales of columns: the elements of the depth that are summed up at once, a multiple of 64, or 0 for all.
   size_t depth_chunk = 0;
   const void* scale = nullptr;  // with scales of groups: float16[matrices, groups of the depth, columns]
 
@@ -29,15 +30,15 @@ struct StoredWeights {
   size_t bytes() const { return divide_up(elements() * weight_type(type).bits, 8); }
 };
 
-// Immutable; any number of threads may read it. float32 lies in panels as wide as the path's tiles of registers,
-// all else in panels of tiles (tiles.h).
+// Immutable; any number of threads may read it. float32 weights are in panels as wide as the path's blocks of sums, all
+// others in panels of tiles (tiles.h).
 class PackedWeights {
  public:
   // Throws std::bad_alloc.
   PackedWeights(const Kernels& kernels, const StoredWeights& weights);
 
-  // The packed form of these weights. If the process holds one already, bit for bit the same, that one.
-  // Throws std::bad_alloc.
+  // The packed form of these weights: the same object as before if the process has one with the same bits. Throws
+  // std::bad_alloc.
   static std::shared_ptr<const PackedWeights> share(const Kernels& kernels, const StoredWeights& weights);
 
   const Kernels& kernels() const { return kernels_; }
@@ -49,7 +50,7 @@ class PackedWeights {
   // Column panels of each matrix, and their columns.
   size_t panels() const { return panels_; }
   size_t padded_columns() const { return panels_ * panel_columns_; }
-  // Steps of the depth, of weights in tiles.
+  // Steps of the depth, for weights in tiles.
   size_t steps() const;
 
   size_t columns_of_panel(size_t panel) const;
@@ -58,8 +59,8 @@ class PackedWeights {
   size_t panel_stride() const { return panel_bytes_; }
   const char* panel_at(size_t matrix, size_t panel) const;
 
-  // With scales of columns, on paths that read rows as unsigned: 128 times the sum of each column over the chunk of the
-  // depth that begins with a step, i32[padded_columns]; else null.
+  // TileProduct::column_excess for the chunk of the depth that begins with a step, i32[padded_columns]. Null without
+  // scales of columns, and on paths that read rows as signed.
   const int32_t* column_excess(size_t matrix, size_t first_step) const;
 
  private:

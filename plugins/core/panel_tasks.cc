@@ -7,7 +7,7 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-// A task is one panel and up to so many rows, that both stay in the cache of its core.
+// Most rows of a task. A task has one panel, so both stay in the cache of its core. Chosen by size, not measured.
 constexpr size_t kRowsPerTask = 128;
 
 }  // namespace
@@ -20,7 +20,7 @@ size_t padded_stride(size_t columns) {
 void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                   const TaskRunner& runner) {
   size_t most_rows = 0;
-  std::vector<size_t> used;  // matrices that have rows: no byte of others is read
+  std::vector<size_t> used;  // matrices with rows; the others are not read
   used.reserve(weights.matrices());
   for (size_t matrix = 0; matrix < weights.matrices(); ++matrix) {
     const size_t rows = first[matrix + 1] - first[matrix];
@@ -32,7 +32,7 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
   parallel_for(runner, used.size() * panels * chunks, [&](size_t task) {
     const size_t turn = task / (panels * chunks);
     const size_t matrix = used[turn];
-    // All panels of a chunk of rows, then the next chunk: the rows stay in the cache.
+    // All panels for a chunk of rows, then the next chunk, so that the rows stay in the cache.
     const size_t chunk = task / panels % chunks;
     const size_t panel = task % panels;
     // Chunks of whole tiles.
@@ -51,7 +51,7 @@ void multiply_all(const PackedWeights& weights, const size_t* first, const Panel
     }
     mine.panel = reinterpret_cast<const float*>(weights.panel_at(matrix, panel));
     mine.columns = weights.columns_of_panel(panel);
-    // Tasks are taken in turn, so the next panel is the next task's.
+    // Threads take tasks in turn, so the next panel is that of the next task.
     const size_t next = panel + 1 < panels ? panel + 1 : 0;
     const size_t next_turn = next > 0 || chunk + 1 < chunks ? turn : turn + 1;
     if (next_turn < used.size()) {

@@ -1,4 +1,4 @@
-// Products of many rows with whole packed float32 matrices, cut into tasks.
+// Products of many rows and whole packed float32 matrices, split into tasks.
 #pragma once
 
 #include <cstddef>
@@ -8,18 +8,19 @@
 
 namespace vmoe {
 
-// Layers of float32 weights work on so many rows at once, which bounds what they hold beside the residual stream.
+// Rows that layers with float32 weights process at a time, which bounds their memory. A batch of 128 images then takes
+// 1.2 to 1.4 MB more an image, instead of 10 (commit 9eb692e4).
 inline constexpr size_t kFloat32Rows = 2048;
 
-// Row strides that are powers of two would put the rows of a tile into the same few cache lines; one line more, and
-// they don't. Elements of float32.
+// A row stride in elements of float32, one cache line longer than `columns`. With a power of two, the rows of a tile
+// would compete for the same few lines of the cache.
 size_t padded_stride(size_t columns);
 
 // out[r] = epilogue(rows[r] x matrix e) for the rows first[e] <= r < first[e + 1] of each matrix e of `weights`.
 //
-// `product` says where the rows are, their depth, the epilogue and the output; rows, bias and output are those of the
-// first row, matrix 0 and column 0. `bias` of the epilogue is f32[matrices, columns]. Nothing is read of a matrix
-// without rows, nor of its bias. Throws std::bad_alloc.
+// `product` has the rows, their depth, the epilogue and the output. Its rows, bias and output begin at the first row,
+// matrix 0 and column 0. The bias of the epilogue is f32[matrices, columns]. Matrices without rows, and their biases,
+// are not read. Throws std::bad_alloc.
 void multiply_all(const PackedWeights& weights, const size_t* first, const PanelProduct& product,
                   const TaskRunner& runner);
 

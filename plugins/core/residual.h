@@ -1,4 +1,4 @@
-// The residual stream: the normalization of what layers take of it, and the addition of what they give.
+// The residual stream: normalizes the inputs of layers, and adds their outputs.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@
 
 namespace vmoe {
 
-// Layer normalization, epsilon 1e-6. What normalized rows are multiplied with and what is added, f32[D] each. Without a
-// bias no mean is taken off: rows are divided by the root of their mean square. Both null: rows are taken as they are.
+// Layer normalization with epsilon 1e-6, scale and bias f32[D]. Without a bias, it is an RMS norm: the mean is not
+// subtracted, and rows are divided by the root of their mean square. If both are null, rows are not changed.
 struct LayerNorm {
   const float* scale = nullptr;
   const float* bias = nullptr;

@@ -1,4 +1,5 @@
-// Rotary positions, once per instruction set: the tables of angles, and rows that are rotated by them.
+// Rotary positions: tables of angles, and the rotation of rows by them. kernels.cc compiles this file once per
+// instruction set.
 
 #if defined(VMOE_CORE_ROTATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_ROTATION_INL_H_
@@ -18,7 +19,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Pairs of columns side by side: (a, b) becomes (a cos - b sin, b cos + a sin), with (cos, cos) and (-sin, sin).
+// Rotates pairs of adjacent columns: (a, b) becomes (a cos - b sin, b cos + a sin), given (cos, cos) and (-sin, sin).
 HWY_INLINE Floats rotate_pairs(Floats values, Floats cosines, [[maybe_unused]] Floats sines) {
 #if HWY_TARGET == HWY_SCALAR
   return hn::Mul(values, cosines);  // never called: a vector has no pair

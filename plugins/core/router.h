@@ -1,4 +1,4 @@
-// Routers: the gates of tokens.
+// Routers, which compute the gates of tokens.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace vmoe {
 
-// gates f32[tokens,E] = softmax(norm(x) . router) of x f32[tokens,D], with the router [1, D, E] float32 packed. Throws
+// gates f32[tokens,E] = softmax(norm(x) . router) of x f32[tokens,D], with the packed float32 router [1, D, E]. Throws
 // std::bad_alloc.
 void compute_gates(const PackedWeights& router, const LayerNorm& norm, const float* x, size_t tokens, float* gates,
                    const TaskRunner& runner);

@@ -12,7 +12,7 @@ namespace vmoe {
 namespace {
 
 constexpr size_t kTokensPerTask = 64;
-constexpr float kUnitsOfOne = 1 << 14;  // in which the gates of an expert's mass are counted
+constexpr float kUnitsOfOne = 1 << 14;  // the mass of an expert counts gates in units of 1 / kUnitsOfOne
 
 // The tokens of a group in serving order, for batch_priority: order[turn] has the token in its low 32 bits.
 void serving_order(const RoutingShape& shape, const float* priority, uint64_t* order) {
@@ -36,7 +36,7 @@ void serve_in_order(const RoutingShape& shape, const int32_t* expert, const floa
   }
 }
 
-// How many pairs each expert may keep in a group, i32[E]: none of those that the group may not use.
+// How many pairs each expert may keep in a group, i32[E]: 0 for the experts that the group may not use.
 void limit_experts(const RoutingShape& shape, const int32_t* expert, const float* priority, int64_t* mass,
                    int32_t* ranking, int32_t* limit) {
   const int32_t most = shape.pool ? INT32_MAX : static_cast<int32_t>(std::min<size_t>(shape.capacity, INT32_MAX));
@@ -56,7 +56,7 @@ void limit_experts(const RoutingShape& shape, const int32_t* expert, const float
   for (size_t i = 0; i < shape.max_experts; ++i) limit[ranking[i]] = most;
 }
 
-// Which pairs a group keeps: slot is the number of a kept pair among those of its expert and group, or -1.
+// Which pairs a group keeps: slot numbers the kept pairs of each expert and group, and is -1 for the others.
 void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* priority, const int32_t* limit,
                 int32_t* slot, int32_t* kept, uint64_t* order) {
   std::fill(kept, kept + shape.experts, 0);
@@ -71,8 +71,8 @@ void keep_pairs(const RoutingShape& shape, const int32_t* expert, const float* p
   });
 }
 
-// From the pairs that each group keeps, kept i32[G,E]: the slots of each expert, and the first that a group has,
-// i32[G,E].
+// Returns the number of slots of each expert, given the pairs that each group keeps, kept i32[G,E]. Writes the first
+// slot of each group, first i32[G,E].
 size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* first) {
   size_t most = 1;
   for (size_t e = 0; e < shape.experts; ++e) {
@@ -86,14 +86,14 @@ size_t reserve_slots(const RoutingShape& shape, const int32_t* kept, int32_t* fi
   return shape.pool ? most : shape.slots();
 }
 
-// The K best experts of one token: the lower expert first on ties, NaN ranks as 0. expert i32[K], weight f32[K]: the
-// raw gates. Returns the best gate as it ranks.
+// The K best experts of one token: expert i32[K], and their gates weight f32[K]. On ties, the lower expert comes first.
+// NaN ranks as 0. Returns the best gate, with 0 for NaN.
 float choose_experts(const float* gates, size_t experts, size_t choices, int32_t* expert, float* weight) {
   float best = 0;
   size_t chosen = 0;
   for (size_t e = 0; e < experts; ++e) {
     const float rank = std::isnan(gates[e]) ? 0.0f : gates[e];
-    // Behind all that rank as high, so that the lower expert stays first.
+    // Behind all experts of the same rank, so that the lower expert stays first.
     size_t place = chosen;
     while (place > 0) {
       const float other = gates[expert[place - 1]];
@@ -160,7 +160,7 @@ void route(const RoutingShape& shape, const float* gates, int32_t* slot, float* 
     keep_pairs(shape, expert + first_pair, priority + first, limit + cell, slot + first_pair, kept + cell,
                order + first);
   });
-  int32_t* const first_slot = ranking;  // which is done with
+  int32_t* const first_slot = ranking;  // no longer needed
   const size_t slots = reserve_slots(shape, kept, first_slot);
   int32_t* const src = make_src(slots);
   std::fill(src, src + shape.experts * slots, -1);

@@ -1,4 +1,4 @@
-// The numbers of a routing.
+// The sizes and settings of a routing.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +13,11 @@ struct RoutingShape {
   size_t choices = 0;   // K, 1 to E
   size_t capacity = 0;  // c, slots per expert and group, at least 1; E * G * c fits an int32
   bool batch_priority = true;
-  bool pool = false;              // the slots of a group are for any expert
-  size_t max_experts = SIZE_MAX;  // that a group may use, at least 1
+  bool pool = false;              // the experts of a group share its slots
+  size_t max_experts = SIZE_MAX;  // experts that a group may use, at least 1
 
   bool has_policies() const { return pool || max_experts < experts; }
-  size_t slots() const { return groups * capacity; }  // M, of each expert where there is no pool
+  size_t slots() const { return groups * capacity; }  // M, slots of each expert without a pool
 };
 
 }  // namespace vmoe

@@ -1,4 +1,4 @@
-// What the sanitizers can't see by themselves, told to them; nothing at all in other builds.
+// Tells the sanitizers what they cannot see by themselves. Does nothing in other builds.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +22,14 @@
 
 namespace vmoe {
 
-// Between parts of one buffer, so that what runs over the end of a part is seen.
+// Bytes between the parts of a buffer, so that sanitizers see an access beyond the end of a part.
 #ifdef VMOE_ADDRESS_SANITIZER
 inline constexpr size_t kGuardBytes = 64;
 #else
 inline constexpr size_t kGuardBytes = 0;
 #endif
 
-// Memory that is ours and not in use: an access is an error.
+// Makes each access to this memory an error.
 inline void forbid_access([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   ASAN_POISON_MEMORY_REGION(data, bytes);
@@ -42,7 +42,7 @@ inline void allow_access([[maybe_unused]] void* data, [[maybe_unused]] size_t by
 #endif
 }
 
-// The same for values that the caller must write before it reads them: they are NaN until then.
+// Allows access to values that must be written before they are read: they are NaN until then.
 inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef VMOE_ADDRESS_SANITIZER
   allow_access(data, bytes);
@@ -50,8 +50,8 @@ inline void allow_uninitialised([[maybe_unused]] void* data, [[maybe_unused]] si
 #endif
 }
 
-// For threads that are ordered by a library that isn't instrumented: what comes before release(object) happens before
-// what comes after an acquire(object) that follows it in time.
+// For threads that are synchronized by a library without instrumentation: everything before a release(object) happens
+// before everything after a later acquire(object).
 inline void release([[maybe_unused]] void* object) {
 #ifdef VMOE_THREAD_SANITIZER
   __tsan_release(object);

@@ -11,9 +11,9 @@ namespace vmoe {
 namespace {
 
 constexpr float kEpsilon = 1e-6f;
-constexpr size_t kSlotsPerTask = 16;    // whose shares of the tokens are taken at once
-constexpr size_t kTokensPerTask = 128;  // that are combined at once
-constexpr size_t kSums = 16;            // of a length, side by side
+constexpr size_t kSlotsPerTask = 16;    // slots whose softmax over the tokens is one task
+constexpr size_t kTokensPerTask = 128;  // tokens that one task combines
+constexpr size_t kSums = 16;            // partial sums of a length, side by side
 
 float length_from_square(float square) { return std::sqrt(square + kEpsilon); }
 

@@ -1,6 +1,6 @@
-// Soft MoE (arXiv 2308.00951): experts work on slots, each a mixture of all tokens of a group.
+// Soft MoE (arXiv 2308.00951): experts process slots, each a mixture of all tokens of a group.
 //
-// All in float32, and groups never meet: a result depends on its own group's tokens alone.
+// All products are float32. A result depends only on the tokens of its own group.
 #pragma once
 
 #include <cstddef>
@@ -23,24 +23,24 @@ struct SoftShape {
   size_t expert_slots() const { return groups * slots; }  // M
 };
 
-// The slots that tokens are held against: mu f32[D, all_slots] with each column over its length, packed as one matrix.
-// mu is read here only. Throws std::bad_alloc.
+// The parameters of the slots, mu f32[D, all_slots], with each column divided by its length, packed as one matrix. The
+// result does not refer to mu. Throws std::bad_alloc.
 std::shared_ptr<const PackedWeights> pack_slots(const Kernels& kernels, const float* mu, size_t hidden,
                                                 size_t all_slots);
 
-// The op VmoeSoftRouter, with slots as pack_slots gives them: x f32[G,S,D] -> dispatch f32[G,S,E,P], the softmax over
-// the tokens of a group of scale * cosine(token, slot), and combine f32[G,S,E,P], that over the slots of all experts.
-// Throws std::bad_alloc.
+// The op VmoeSoftRouter, with slots from pack_slots: x f32[G,S,D] -> dispatch f32[G,S,E,P], the softmax of
+// scale * cosine(token, slot) over the tokens of a group, and combine f32[G,S,E,P], its softmax over the slots of all
+// experts. Throws std::bad_alloc.
 void compute_soft_router(const PackedWeights& slots, float scale, const SoftShape& shape, const float* x,
                          float* dispatch, float* combine, const TaskRunner& runner);
 
-// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D], slot p of group g at g * P + p, the
-// sum over the group's tokens of dispatch * x. With `round_bf16` of x rounded to bfloat16. Throws std::bad_alloc.
+// The op VmoeSoftDispatch: x f32[G,S,D], dispatch f32[G,S,E,P] -> buf f32[E,M,D], the sum over the group's tokens of
+// dispatch * x. Slot p of group g is at g * P + p. With `round_bf16`, x is rounded to bfloat16. Throws std::bad_alloc.
 void soft_dispatch(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* x,
                    const float* dispatch, float* buf, const TaskRunner& runner);
 
 // The op VmoeSoftCombine: out f32[E,M,D], combine f32[G,S,E,P] -> y f32[G,S,D], the sum over the group's slots of
-// combine * out. With `round_bf16` of out rounded to bfloat16. Throws std::bad_alloc.
+// combine * out. With `round_bf16`, out is rounded to bfloat16. Throws std::bad_alloc.
 void soft_combine(const Kernels& kernels, const SoftShape& shape, bool round_bf16, const float* out,
                   const float* combine, float* y, const TaskRunner& runner);
 

@@ -1,4 +1,7 @@
-// One head of attention in tiles; kernels.cc compiles this file once per instruction set.
+// One head of attention in tiles. kernels.cc compiles this file once per instruction set.
+//
+// Both products are blocks of bfloat16, whose cost is in kernels.cc. The scores of one block are in scratch memory at a
+// time, so that they stay in the second-level cache.
 
 #if defined(VMOE_CORE_TILE_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ATTENTION_INL_H_
@@ -23,7 +26,7 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Keys as weights, [panel of 32 tokens][line]: their lines turned upright.
+// Packs keys as weights, [panel of 32 tokens][line], by transposing their lines.
 template <size_t kGroupBytes>
 HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   constexpr size_t kGroups = kLineBytes / sizeof(float);
@@ -48,7 +51,7 @@ HWY_ATTR void pack_keys(const TileHead& head, char* keys) {
   }
 }
 
-// The lines of 32 values of a group's tokens as one of each of two tiles: the group's side by side.
+// Interleaves the lines of 32 values of a group's tokens into a line of each of two tiles.
 template <size_t kTokens>
 HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to) {
   const auto place = [to](size_t i) {
@@ -72,7 +75,7 @@ HWY_ATTR void interleave_lines(const uint16_t* const (&lines)[kTokens], char* to
 #endif
 }
 
-// Values as weights, [line][step of 32 tokens]: groups of tokens side by side.
+// Packs values as weights, [line][step of 32 tokens], with the tokens of a group side by side.
 template <size_t kGroupBytes>
 HWY_ATTR void pack_values(const TileHead& head, char* values) {
   constexpr size_t kTokens = kGroupBytes / sizeof(uint16_t);
@@ -91,8 +94,8 @@ HWY_ATTR void pack_values(const TileHead& head, char* values) {
   }
 }
 
-// exp(scale * (score - max)) of one row, as lines of bfloat16 `kTileBytes` apart; returns their sum before rounding.
-// The scores of a panel of 32 tokens are `stride` floats from those of the next. `added` may be none.
+// Stores exp(scale * (score - max)) of one row as lines of bfloat16, `kTileBytes` apart. Returns the sum before
+// rounding. Panels of 32 tokens are `stride` floats apart in `scores`. `added` may be null.
 HWY_INLINE float softmax_to_lines(float* scores, size_t stride, size_t tokens, const float* added, float scale,
                                   char* line) {
   const FloatTag d;
@@ -141,8 +144,9 @@ HWY_ATTR void attend(const TileHead& head) {
   auto* scores = reinterpret_cast<float*>(shares + kMostRowTiles * panels * kTileBytes);
   HWY_ALIGN float sums[kSumsOfBlock] = {};  // a narrow last line leaves some out
   float total[kMostRowTiles * kRowsPerTile];
-  pack_keys<Block::kBf16Group>(head, keys);
-  pack_values<Block::kBf16Group>(head, values);
+  constexpr size_t kGroup = Block::group_bytes(ElementType::kBfloat16);
+  pack_keys<kGroup>(head, keys);
+  pack_values<kGroup>(head, values);
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   NothingBeside nothing;
   const size_t columns = head.size - (head.lines - 1) * kPanelColumns;  // of the last line
@@ -150,19 +154,28 @@ HWY_ATTR void attend(const TileHead& head) {
     const size_t count = row_tiles_of_block(row_tiles - tile);
     const size_t first_row = tile * kRowsPerTile;
     const size_t rows = std::min(count * kRowsPerTile, head.queries - first_row);
+    TileOperand queries;
+    queries.tiles = head.q + tile * kTileBytes;
+    queries.row_tile_stride = kTileBytes;
+    queries.step_stride = head.q_step_stride;
+    queries.row_count = rows;
+    queries.last_lines = divide_up(columns, 2);
     for (size_t panel = 0; panel < panels; ++panel) {
-      multiply_block<Block, ElementType::kBfloat16>(
-          count, {head.q + tile * kTileBytes, kTileBytes, head.q_step_stride, rows, divide_up(columns, 2)},
-          keys + panel * head.lines * kPanelStepBytes, head.lines, scores + panel * kSumsOfBlock, nothing);
+      multiply_block<Block, ElementType::kBfloat16>(count, queries, keys + panel * head.lines * kPanelStepBytes,
+                                                    head.lines, scores + panel * kSumsOfBlock, nothing);
     }
     for (size_t row = 0; row < rows; ++row) {
       total[row] = softmax_to_lines(scores + row * kPanelColumns, kSumsOfBlock, head.tokens, head.added, scale,
                                     shares + line_offset(row, panels * kTileBytes));
     }
+    TileOperand powers;
+    powers.tiles = shares;
+    powers.row_tile_stride = panels * kTileBytes;
+    powers.step_stride = kTileBytes;
+    powers.row_count = rows;
     for (size_t line = 0; line < head.lines; ++line) {
-      const TileOperand operand{shares, panels * kTileBytes, kTileBytes,
-                                rows,   kRowsPerTile,        line + 1 < head.lines ? kPanelColumns : columns};
-      multiply_block<Block, ElementType::kBfloat16>(count, operand, values + line * panels * kPanelStepBytes, panels,
+      powers.columns = line + 1 < head.lines ? kPanelColumns : columns;
+      multiply_block<Block, ElementType::kBfloat16>(count, powers, values + line * panels * kPanelStepBytes, panels,
                                                     sums, nothing);
       for (size_t row = 0; row < rows; ++row) {
         const auto divisor = hn::Set(d, total[row]);

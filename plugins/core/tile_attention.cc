@@ -9,24 +9,24 @@
 namespace vmoe {
 namespace {
 
-// One head of one image, whose queries, keys and values lie as lines: 32 columns of a token in 64 bytes. Scratch is
-// taken here. Throws std::bad_alloc.
+// Attention of one head of one image, whose queries, keys and values are lines: 32 columns of a token in 64 bytes.
+// Takes the scratch memory. Throws std::bad_alloc.
 void attend_head(const Kernels& kernels, TileHead head) {
   Workspace scratch;
   head.scratch = scratch.take<char>(tile_head_bytes(head.tokens, head.lines));
   kernels.attend(head);
 }
 
-// What TileHead::added is for keys that stand for `sizes` tokens each, f32[tokens]: written to `memory`, f32[tokens in
-// whole panels], or none where there is nothing to add. `sizes` may be none.
+// TileHead::added for keys that represent `sizes` tokens each, f32[tokens] or none. Writes it to `memory`, f32[tokens
+// in whole panels]. Null if there is nothing to add.
 const float* added_to_scores(const float* sizes, const TileHead& head, float* memory) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(head.size));
   const size_t padded = round_up(head.tokens, kPanelColumns);
   return sizes != nullptr && size_scores(sizes, head.tokens, padded, scale, memory) ? memory : nullptr;
 }
 
-// Packs the columns of one head of some tokens as lines of bfloat16; those of the same 32 columns stand together, as a
-// product writes them.
+// Packs one head's columns of some tokens as lines of bfloat16. Lines of the same 32 columns are together, as a product
+// writes them.
 void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t tokens, size_t size, char* to) {
   const size_t tiles = divide_up(tokens, kRowsPerTile);
   TileRows rows;
@@ -41,7 +41,7 @@ void pack_head(const Kernels& kernels, const float* from, size_t stride, size_t 
   }
 }
 
-// q, k, v and y are those of all images.
+// Attention of head `number` of one image. q, k, v and y begin at the first image.
 void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t image, size_t number, const float* q,
                   const float* k, const float* v, float* y) {
   TileHead head;
@@ -73,10 +73,10 @@ void compute_head(const Kernels& kernels, const AttentionShape& shape, size_t im
   attend_head(kernels, head);
 }
 
-// Columns out of lines of bfloat16, 32 columns of a token in 64 bytes, that begin within a line.
-// `size` columns from `column` on become lines of their own with zeros behind. Lines of so many tokens stand together,
-// those of the next 32 columns `stride` bytes further, in both. kBytes, of which all columns are multiples, are copied
-// at once.
+// Copies `size` columns from `column` on, which may begin within a line, to the beginning of new lines, padded with
+// zeros. Lines have 32 columns of a token in 64 bytes. In both, the lines of all tokens are together, and the lines of
+// the next 32 columns are `stride` bytes further. kBytes are copied at once; the bytes in front of `column` and those
+// of `size` columns are multiples of it.
 template <size_t kBytes>
 void cut_columns(const char* from, size_t stride, size_t column, size_t size, size_t tokens, char* to) {
   for (size_t byte = 0; byte < round_up(2 * size, kLineBytes); byte += kBytes) {
@@ -133,23 +133,22 @@ class Block {
   }
 
  private:
-  // What a slot's group has in memory between its stages.
+  // A slot's memory between the stages of its group.
   struct Slot {
-    PackedRows rows;        // activations of the projections
-    PackedRows asking;      // those of the tokens that ask
+    PackedRows rows;        // activations of the key and value projections
+    PackedRows asking;      // activations of the query projection
     char* query = nullptr;  // [image][head][line] of row tiles
     char* key = nullptr;    // [image][head][line] of lines
     char* value = nullptr;
-    PackedRows mixed;        // activations of the output's projection
-    float* exact = nullptr;  // where it packs(): f32[rows, D] before that
-    // Where tokens are merged: keys before they are rounded, f32[rows, lines * 32], or the sums of each row's heads,
-    // f32[rows, D / H]; what becomes of an image's tokens; rows f32[D] of those that join others, by image; and where
-    // each row of what the block gives is.
-    float* exact_key = nullptr;
-    bool sums_keys = false;
-    std::vector<ImageMerging> merging;
-    float* joining = nullptr;
-    float** out_row = nullptr;
+    PackedRows mixed;        // activations of the output projection
+    float* exact = nullptr;  // if it packs(): the output of attention, f32[rows, D]
+    // If tokens are merged:
+    float* exact_key =
+        nullptr;             // keys before rounding, f32[rows, lines * 32], or their sums over heads, f32[rows, D / H]
+    bool sums_keys = false;  // whether these are sums
+    std::vector<ImageMerging> merging;  // of each image
+    float* joining = nullptr;           // rows f32[D] of the tokens that join others, by image
+    float** out_row = nullptr;          // where each output row begins
   };
 
   const LayerNorm norm_, mixed_norm_;
@@ -169,31 +168,31 @@ class Block {
   size_t* mixed_offset_ = nullptr;
   size_t* query_offset_ = nullptr;
   size_t* token_offset_ = nullptr;
-  int32_t* asking_ = nullptr;        // the rows of a group that ask
-  size_t* whole_column_ = nullptr;   // of exact keys by panel: as they are
-  size_t* summed_column_ = nullptr;  // and where heads are summed
-  size_t* rotation_offset_[2] = {};  // of all rows that ask, and of all rows
-  mutable std::vector<Slot> slots_;  // stages of a group leave there what later ones need
+  int32_t* asking_ = nullptr;        // the rows of a group that are queries
+  size_t* whole_column_ = nullptr;   // of exact keys by panel, without sums
+  size_t* summed_column_ = nullptr;  // the same with sums over heads
+  size_t* rotation_offset_[2] = {};  // of all queries, and of all rows
+  mutable std::vector<Slot> slots_;  // results that stages leave for later stages of their group
   Workspace workspace_;
   const RotationTable rotation_;
 
-  // Whether what attention gives is float32 that becomes lines afterwards, and not lines at once.
+  // Whether attention writes float32, which is packed afterwards, instead of lines.
   bool packs() const { return quantized_ || cut_ || mixed_norm_; }
   bool merges() const { return merging_.count > 0; }
   size_t key_stride(bool summed) const { return summed ? width_ / heads_ : lines() * kPanelColumns; }
-  // Of all heads.
+  // Lines of a token, with all heads.
   size_t lines() const { return query_.matrix->panels(); }
   size_t images_of(size_t group) const { return std::min(images_of_group_, images_ - group * images_of_group_); }
   size_t rows_of(size_t group) const { return images_of(group) * tokens_; }
   size_t asking_of(size_t group) const { return images_of(group) * queries_; }
   size_t first_row(size_t group) const { return group * images_of_group_ * tokens_; }
   size_t first_asking(size_t group) const { return group * images_of_group_ * queries_; }
-  // Whether not all tokens ask.
+  // Whether some tokens are not queries.
   bool some_ask() const { return queries_ < tokens_; }
-  // Bytes of 32 columns of an image's queries.
+  // Bytes from 32 columns of an image's queries to the next 32.
   size_t query_stride() const { return divide_up(queries_, kRowsPerTile) * kTileBytes; }
 
-  // Scratch for every slot, and the weights with padding.
+  // Takes the memory of every slot, and pads the weights.
   void take_memory(const AttentionBlockWeights& weights) {
     const size_t rows = images_of_group_ * tokens_;
     const size_t asking = images_of_group_ * queries_;
@@ -225,7 +224,7 @@ class Block {
     }
   }
 
-  // Where each row of a group begins in what the stages write.
+  // Computes where each row of a group begins in the outputs of stages.
   void compute_offsets() {
     for (size_t row = 0; row < images_of_group_ * queries_; ++row) {
       const size_t image = row / queries_;
@@ -262,58 +261,71 @@ class Block {
     rows.tiles = slots_[slot].asking.tiles;
     rows.scale = slots_[slot].asking.scale;
     pack_tiles(kernels_, rows, 0, divide_up(rows.row_count, kRowsPerTile));
-    for (size_t row = 0; row < rows.row_count; ++row) {  // what project_out adds to
+    for (size_t row = 0; row < rows.row_count; ++row) {  // project_out adds to these
       std::copy_n(rows.rows + static_cast<size_t>(asking_[row]) * width_, width_,
                   y_ + (first_asking(group) + row) * width_);
     }
   }
 
-  // Panels of the query's, the key's and the value's projection, one after the other.
+  // Some panels of the query, key and value projections, counted one after the other.
   void project(size_t group, size_t slot, size_t begin, size_t end) const {
     Slot& memory = slots_[slot];
-    // A thread that projects all panels sums the keys of heads as it does, which then stay in its cache.
+    // A thread that projects all panels also sums the keys over heads, so that they stay in its cache.
     const bool sums_keys = !cut_ && end - begin == 3 * lines();
     if (begin == 0) memory.sums_keys = sums_keys;
+    HeadLines query, key, value;
+    query.out = memory.query;
+    query.offset = query_offset_;
+    query.line_stride = query_stride();
+    key.out = memory.key;
+    value.out = memory.value;
+    key.offset = value.offset = token_offset_;
+    key.line_stride = value.line_stride = tokens_ * kLineBytes;
+    if (rotation_) {
+      query.rotation = rotation_of(rotation_offset_[0] + first_asking(group));
+      key.rotation = rotation_of(rotation_offset_[1] + first_row(group));
+    }
+    if (merges()) {
+      key.exact.emplace();
+      key.exact->out = memory.exact_key;
+      key.exact->stride = key_stride(sums_keys);
+      key.exact->column = sums_keys ? summed_column_ : whole_column_;
+      key.exact->first_added_panel = sums_keys ? lines() / heads_ : lines();
+    }
     const struct {
       const LinearWeights& weights;
       const PackedRows& rows;
       size_t count;
-      char* to;
-      const size_t* offset;
-      size_t line_stride;
+      HeadLines& to;
     } projections[] = {
-        {query_, memory.asking, asking_of(group), memory.query, query_offset_, query_stride()},
-        {key_, memory.rows, rows_of(group), memory.key, token_offset_, tokens_ * kLineBytes},
-        {value_, memory.rows, rows_of(group), memory.value, token_offset_, tokens_ * kLineBytes},
+        {query_, memory.asking, asking_of(group), query},
+        {key_, memory.rows, rows_of(group), key},
+        {value_, memory.rows, rows_of(group), value},
     };
     for (size_t i = 0; i < 3; ++i) {
       const size_t first = std::max(begin, i * lines()), last = std::min(end, (i + 1) * lines());
       if (first >= last) continue;
       const auto& mine = projections[i];
       const size_t panel = first - i * lines();
-      TileProduct product = mine.weights.make_product(mine.rows, mine.count, 0, panel, last - first);
-      product.lines = true;
-      product.offset = mine.offset;
-      product.line_stride = mine.line_stride;
-      product.out = mine.to + panel * mine.line_stride;
-      if (rotation_ && i < 2) {
-        product.cosines = rotation_.cosines();
-        product.sines = rotation_.sines();
-        product.rotation_offset = rotation_offset_[i] + (i == 0 ? first_asking(group) : first_row(group));
-        product.rotation_period = rotation_.period();
-        product.rotation_column = panel * kPanelColumns;
-      }
-      if (i == 1 && merges()) {
-        product.exact = memory.exact_key;
-        product.exact_stride = key_stride(sums_keys);
-        product.exact_column = (sums_keys ? summed_column_ : whole_column_) + panel;
-        product.exact_fresh = sums_keys ? lines() / heads_ : lines();
-      }
-      kernels_.multiply(product);
+      mine.to.out += panel * mine.to.line_stride;
+      if (mine.to.rotation) mine.to.rotation->first_column = panel * kPanelColumns;
+      if (mine.to.exact) mine.to.exact->column += panel;
+      kernels_.multiply_to_head_lines(mine.weights.make_product(mine.rows, mine.count, 0, panel, last - first),
+                                      mine.to);
     }
   }
 
-  // Heads of the group's images, one after the other, and then for each image where its tokens go.
+  // The rotation of rows whose places in the table begin at `offset`.
+  LineRotation rotation_of(const size_t* offset) const {
+    LineRotation rotation;
+    rotation.cosines = rotation_.cosines();
+    rotation.sines = rotation_.sines();
+    rotation.offset = offset;
+    rotation.period = rotation_.period();
+    return rotation;
+  }
+
+  // First the heads of the group's images, one after the other; then, for each image, where its tokens go.
   void mix_and_find_merging(size_t group, size_t slot, size_t begin, size_t end) const {
     const size_t heads = images_of_group_ * heads_;
     if (begin < heads) mix(group, slot, begin, std::min(end, heads));
@@ -326,8 +338,13 @@ class Block {
     for (size_t i = begin; i < std::min(end, images_of(group)); ++i) {
       const size_t image = group * images_of_group_ + i;
       ImageMerging& merging = memory.merging[i];
-      merging.find(kernels_, image,
-                   {memory.exact_key + i * tokens_ * stride, stride, heads_, width_ / heads_, memory.sums_keys});
+      MergingKeys keys;
+      keys.values = memory.exact_key + i * tokens_ * stride;
+      keys.token_stride = stride;
+      keys.heads = heads_;
+      keys.size = width_ / heads_;
+      keys.summed = memory.sums_keys;
+      merging.find(kernels_, image, keys);
       float* joining = memory.joining + i * count * width_;
       float* y = y_ + image * (tokens_ - count) * width_;
       for (size_t token = 0; token < tokens_; ++token) {
@@ -392,14 +409,14 @@ class Block {
 
   void project_out(size_t group, size_t slot, size_t begin, size_t end) const {
     const Slot& memory = slots_[slot];
-    TileProduct product = out_.make_product(memory.mixed, asking_of(group), 0, begin, end - begin);
-    product.offset = row_offset_;
+    const TileProduct product = out_.make_product(memory.mixed, asking_of(group), 0, begin, end - begin);
     const size_t place = first_asking(group) * width_ + begin * kPanelColumns;
-    product.addend = (some_ask() ? y_ : x_) + place;
-    product.out = y_ + place;
-    product.out_row = memory.out_row;
-    product.out_column = begin * kPanelColumns;
-    kernels_.multiply(product);
+    FloatRows to;
+    to.out = y_ + place;
+    to.offset = row_offset_;
+    to.addend = (some_ask() ? y_ : x_) + place;
+    if (merges()) to.scattered = ScatteredRows{memory.out_row, begin * kPanelColumns};
+    kernels_.multiply_to_float_rows(product, to);
   }
 
   void join(size_t group, size_t slot, size_t begin, size_t end) const {

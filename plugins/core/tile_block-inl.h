@@ -1,7 +1,11 @@
-// Blocks of a product: up to three row tiles times a panel. kernels.cc compiles this once per instruction set.
+// Blocks of a product: up to three row tiles times a panel. kernels.cc compiles this file once per instruction set.
 //
-// How a block is multiplied is what differs between processors: vector_block-inl.h does it in vectors,
-// matrix_unit_block-inl.h in tile registers.
+// Processors differ in how they multiply a block: vector_block-inl.h uses vectors, neon_block-inl.h ARM's dot products
+// and matrix products, and matrix_unit_block-inl.h the tile registers of AMX. The costs are compared in kernels.cc.
+//
+// kMostRowTiles = 3 by counting, not by a measurement: the 197 tokens of a ViT are 13 row tiles. Three at the end read
+// the panel once; two and one would read it twice. More do not fit a matrix unit: the sums of three take six of its
+// eight registers.
 
 #if defined(VMOE_CORE_TILE_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_BLOCK_INL_H_
@@ -23,25 +27,25 @@ namespace HWY_NAMESPACE {
 constexpr size_t kMostRowTiles = 3;  // of a block
 constexpr size_t kSumsOfBlock = kMostRowTiles * kRowsPerTile * kPanelColumns;
 
-// Row tiles of a block: where the first one begins, how far apart they and their steps are, and the number of rows. Of
-// the panel's last step, and of its columns, vectors read no more lines and columns than these.
+// The row tiles of a block. Strides are bytes.
 struct TileOperand {
-  const char* tiles;
-  size_t row_tile_stride;
-  size_t step_stride;
-  size_t row_count;
+  const char* tiles = nullptr;  // the first row tile
+  size_t row_tile_stride = 0;
+  size_t step_stride = 0;
+  size_t row_count = 0;
+  // Vectors read only this many lines of the panel's last step, and only the first `columns` of the panel.
   size_t last_lines = kRowsPerTile;
   size_t columns = kPanelColumns;
 };
 
-// Row tiles of the next block: two, but three at an odd end, which read a panel once less than two and one.
+// Row tiles of the next block: two, or three if just three are left.
 constexpr size_t row_tiles_of_block(size_t left) { return left == 3 ? 3 : left < 2 ? left : 2; }
 
-// Multiply for a number of row tiles that is known only now.
+// Calls the `multiply` for a number of row tiles that is known only at run time.
 template <class Block, ElementType kType, class Beside>
 HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const char* panel, size_t steps, float* sums,
                                Beside& beside) {
-  // Tile registers are read and written behind the compiler's back.
+  // The compiler does not see what tile registers read and write.
   asm volatile("" : : : "memory");
   switch (row_tiles) {
     case 1: Block::template multiply<kType, 1>(rows, panel, steps, sums, beside); break;
@@ -51,8 +55,8 @@ HWY_INLINE void multiply_block(size_t row_tiles, const TileOperand& rows, const 
   asm volatile("" : : : "memory");
 }
 
-// Lines of memory that are asked for at a steady rate before they are needed, into the second-level cache: it waits for
-// more of them at once than the first one.
+// Lines of memory to prefetch at a steady rate, into the second-level cache: it can wait for more lines at once than
+// the first-level cache.
 struct LinesAhead {
   const char* next = nullptr;
   size_t rate = 0;  // lines per step, times 256
@@ -66,7 +70,7 @@ struct LinesAhead {
   }
 };
 
-// For multiply_block where there is nothing else to do.
+// For multiply_block if there is nothing else to do.
 struct NothingBeside {
   LinesAhead lines;
 

@@ -1,5 +1,9 @@
-// Products of tiles, block by block, and what becomes of their sums: the same on every processor, in the same order.
-// kernels.cc compiles this file once per instruction set.
+// Products of tiles, block by block, and the modes that finish their sums (see tile_kernels.h). All processors do this
+// in the same order. kernels.cc compiles this file once per instruction set.
+//
+// Rows are finished while the next block multiplies (PendingRows), as far as a block allows it. On a matrix unit, this
+// fills vector units that would be idle. It does not hide a GELU completely: on a Xeon with AMX, 512-bit instructions
+// run at half their rate while tile products run, and a GELU takes about 31 of them for each product (commit 722d4896).
 
 #if defined(VMOE_CORE_TILE_PRODUCT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_PRODUCT_INL_H_
@@ -22,9 +26,9 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// ---- What becomes of sums
+// ---- Finishing rows
 
-// Two vectors of 16 floats' worth as 32 bfloat16.
+// Stores the float32 values of a row and a panel as a line of 32 bfloat16.
 HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], char* line) {
   const BitsTag du;
 #if HWY_TARGET <= HWY_AVX3_ZEN4 && HWY_ARCH_X86
@@ -40,90 +44,131 @@ HWY_INLINE void store_bf16_line(const Floats (&values)[kPanelColumns / kLanes], 
 #endif
 }
 
-template <ElementType kType, bool kActivates, bool kLines>
-struct Finish {
-  const TileProduct& product;
+using RowValues = Floats[kPanelColumns / kLanes];  // of one row, the columns of a panel
 
-  HWY_INLINE void rotate(size_t row, size_t column, Floats (&values)[kPanelColumns / kLanes]) const {
-    const size_t place = product.rotation_offset[row] + (product.rotation_column + column) % product.rotation_period;
-    HWY_ALIGN float line[kPanelColumns];
-    for (size_t v = 0; v < kPanelColumns / kLanes; ++v) hn::Store(values[v], FloatTag(), line + v * kLanes);
-    rotate_row(line, product.cosines + place, product.sines + place, kPanelColumns, line);
-    for (size_t v = 0; v < kPanelColumns / kLanes; ++v) values[v] = hn::Load(FloatTag(), line + v * kLanes);
-  }
-
-  HWY_INLINE void finish_row(const float* sums, size_t row, size_t panel) const {
-    const FloatTag d;
-    constexpr size_t kVectors = kPanelColumns / kLanes;
-    const size_t column = panel * kPanelColumns;
-    Floats values[kVectors];
+// Sums of a row as float32.
+template <ElementType kType>
+HWY_INLINE void scale_sums(const TileProduct& product, const float* sums, size_t row, size_t column,
+                           RowValues& values) {
+  const FloatTag d;
 #pragma GCC unroll 16
-    for (size_t v = 0; v < kVectors; ++v) {
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    const auto sum = hn::Load(d, sums + v * kLanes);
+    if constexpr (kType == ElementType::kInt8) {
+      const SignedTag di;
       const size_t place = column + v * kLanes;
-      if constexpr (kType == ElementType::kInt8) {
-        const SignedTag di;
-        auto whole = hn::BitCast(di, hn::Load(d, sums + v * kLanes));
-        if (product.column_excess != nullptr) whole = hn::Sub(whole, hn::LoadU(di, product.column_excess + place));
-        const auto scale = hn::Mul(hn::Set(d, product.row_scale[row]), hn::LoadU(d, product.column_scale + place));
-        values[v] = hn::Mul(hn::ConvertTo(d, whole), scale);
-      } else if constexpr (kType == ElementType::kInt4) {
-        values[v] = hn::Mul(hn::Load(d, sums + v * kLanes), hn::Set(d, product.row_scale[row]));
-      } else {
-        values[v] = hn::Load(d, sums + v * kLanes);
-      }
-      if constexpr (kActivates || kLines) {
-        if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + place));
-      }
-      if constexpr (kActivates) {
-        values[v] = fast_activate(product.activation, values[v]);
-        if (product.factor != nullptr) {
-          values[v] = hn::Mul(values[v], hn::LoadU(d, product.factor + row * product.panels * kPanelColumns + place));
-        }
-      }
-    }
-    const size_t offset = product.offset[row];
-    if constexpr (kLines) {
-      if (product.cosines != nullptr) rotate(row, column, values);
-      if (product.exact != nullptr) {
-        float* exact = product.exact + row * product.exact_stride + product.exact_column[panel];
-        const bool adds = panel >= product.exact_fresh;
-        for (size_t v = 0; v < kVectors; ++v) {
-          float* to = exact + v * kLanes;
-          hn::StoreU(adds ? hn::Add(hn::LoadU(d, to), values[v]) : values[v], d, to);
-        }
-      }
-      store_bf16_line(values, static_cast<char*>(product.out) + offset + panel * product.line_stride);
+      auto whole = hn::BitCast(di, sum);
+      if (product.column_excess != nullptr) whole = hn::Sub(whole, hn::LoadU(di, product.column_excess + place));
+      const auto scale = hn::Mul(hn::Set(d, product.row_scale[row]), hn::LoadU(d, product.column_scale + place));
+      values[v] = hn::Mul(hn::ConvertTo(d, whole), scale);
+    } else if constexpr (kType == ElementType::kInt4) {
+      values[v] = hn::Mul(sum, hn::Set(d, product.row_scale[row]));
     } else {
-      float* out = product.out_row == nullptr
-                       ? reinterpret_cast<float*>(static_cast<char*>(product.out) + offset) + column
-                       : product.out_row[row] + product.out_column + column;
-      const auto* addend =
-          product.addend == nullptr
-              ? nullptr
-              : reinterpret_cast<const float*>(reinterpret_cast<const char*>(product.addend) + offset) + column;
-      const float* bias = kActivates || product.bias == nullptr ? nullptr : product.bias + column;
-      const size_t left = product.columns - column;
-#pragma GCC unroll 16
-      for (size_t v = 0; v < kVectors; ++v) {
-        const size_t i = v * kLanes;
-        if (left >= i + kLanes) {
-          if (addend != nullptr) values[v] = hn::Add(hn::LoadU(d, addend + i), values[v]);
-          if (bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, bias + i));
-          hn::StoreU(values[v], d, out + i);
-        } else if (left > i) {
-          if (addend != nullptr) values[v] = hn::Add(hn::LoadN(d, addend + i, left - i), values[v]);
-          if (bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, bias + i));
-          hn::StoreN(values[v], d, out + i, left - i);
-        }
-      }
+      values[v] = sum;
     }
   }
-};
+}
 
-// The finished sums of one block, whose rows are dealt with while the next block multiplies.
-template <class Finish>
+// activation(value + bias) * factor, for both modes of hidden values.
+template <class Hidden>
+HWY_INLINE void activate_row(const TileProduct& product, const Hidden& to, size_t row, size_t column,
+                             RowValues& values) {
+  const FloatTag d;
+#pragma GCC unroll 16
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    const size_t place = column + v * kLanes;
+    if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + place));
+    values[v] = fast_activate(to.activation, values[v]);
+    if (to.factor != nullptr) {
+      values[v] = hn::Mul(values[v], hn::LoadU(d, to.factor + row * product.panels * kPanelColumns + place));
+    }
+  }
+}
+
+HWY_INLINE void finish_row(const TileProduct& product, const FloatRows& to, size_t row, size_t panel,
+                           RowValues& values) {
+  const FloatTag d;
+  const size_t column = panel * kPanelColumns, offset = to.offset[row], left = product.columns - column;
+  float* out = to.scattered ? to.scattered->row[row] + to.scattered->first_column + column
+                            : reinterpret_cast<float*>(reinterpret_cast<char*>(to.out) + offset) + column;
+  const auto* addend = to.addend == nullptr
+                           ? nullptr
+                           : reinterpret_cast<const float*>(reinterpret_cast<const char*>(to.addend) + offset) + column;
+  const float* bias = product.bias == nullptr ? nullptr : product.bias + column;
+#pragma GCC unroll 16
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    const size_t i = v * kLanes;
+    if (left >= i + kLanes) {
+      if (addend != nullptr) values[v] = hn::Add(hn::LoadU(d, addend + i), values[v]);
+      if (bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, bias + i));
+      hn::StoreU(values[v], d, out + i);
+    } else if (left > i) {
+      if (addend != nullptr) values[v] = hn::Add(hn::LoadN(d, addend + i, left - i), values[v]);
+      if (bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, bias + i));
+      hn::StoreN(values[v], d, out + i, left - i);
+    }
+  }
+}
+
+HWY_INLINE void finish_row(const TileProduct& product, const HiddenRows& to, size_t row, size_t panel,
+                           RowValues& values) {
+  const FloatTag d;
+  const size_t column = panel * kPanelColumns, left = product.columns - column;
+  activate_row(product, to, row, column, values);
+  float* out = reinterpret_cast<float*>(reinterpret_cast<char*>(to.out) + to.offset[row]) + column;
+#pragma GCC unroll 16
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    const size_t i = v * kLanes;
+    if (left >= i + kLanes) {
+      hn::StoreU(values[v], d, out + i);
+    } else if (left > i) {
+      hn::StoreN(values[v], d, out + i, left - i);
+    }
+  }
+}
+
+HWY_INLINE void finish_row(const TileProduct& product, const HiddenLines& to, size_t row, size_t panel,
+                           RowValues& values) {
+  activate_row(product, to, row, panel * kPanelColumns, values);
+  store_bf16_line(values, to.out + to.offset[row] + panel * to.line_stride);
+}
+
+HWY_INLINE void rotate_line(const LineRotation& rotation, size_t row, size_t column, RowValues& values) {
+  const size_t place = rotation.offset[row] + (rotation.first_column + column) % rotation.period;
+  HWY_ALIGN float line[kPanelColumns];
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) hn::Store(values[v], FloatTag(), line + v * kLanes);
+  rotate_row(line, rotation.cosines + place, rotation.sines + place, kPanelColumns, line);
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) values[v] = hn::Load(FloatTag(), line + v * kLanes);
+}
+
+HWY_INLINE void store_exact_line(const ExactLines& exact, size_t row, size_t panel, const RowValues& values) {
+  const FloatTag d;
+  float* out = exact.out + row * exact.stride + exact.column[panel];
+  const bool adds = panel >= exact.first_added_panel;
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    float* to = out + v * kLanes;
+    hn::StoreU(adds ? hn::Add(hn::LoadU(d, to), values[v]) : values[v], d, to);
+  }
+}
+
+HWY_INLINE void finish_row(const TileProduct& product, const HeadLines& to, size_t row, size_t panel,
+                           RowValues& values) {
+  const FloatTag d;
+  const size_t column = panel * kPanelColumns;
+#pragma GCC unroll 16
+  for (size_t v = 0; v < kPanelColumns / kLanes; ++v) {
+    if (product.bias != nullptr) values[v] = hn::Add(values[v], hn::LoadU(d, product.bias + column + v * kLanes));
+  }
+  if (to.rotation) rotate_line(*to.rotation, row, column, values);
+  if (to.exact) store_exact_line(*to.exact, row, panel, values);
+  store_bf16_line(values, to.out + to.offset[row] + panel * to.line_stride);
+}
+
+// The sums of one finished block, whose rows are written while the next block multiplies.
+template <ElementType kType, class Mode>
 struct PendingRows {
-  const Finish& finish;
+  const TileProduct& product;
+  const Mode& to;
   const float* sums = nullptr;
   size_t first_row = 0;
   size_t count = 0;
@@ -132,7 +177,9 @@ struct PendingRows {
 
   HWY_INLINE void finish_next() {
     if (done == count) return;
-    finish.finish_row(sums + done * kPanelColumns, first_row + done, panel);
+    RowValues values;
+    scale_sums<kType>(product, sums + done * kPanelColumns, first_row + done, panel * kPanelColumns, values);
+    finish_row(product, to, first_row + done, panel, values);
     ++done;
   }
   HWY_INLINE void finish_all() {
@@ -140,7 +187,7 @@ struct PendingRows {
   }
 };
 
-// What is done beside one step of a block: rows of the block before, and lines of memory to ask for.
+// Work during the steps of a block: it finishes rows of the block before, and prefetches lines.
 template <class Pending>
 struct BesideProducts {
   Pending& pending;
@@ -154,30 +201,31 @@ struct BesideProducts {
   HWY_INLINE void finish_rows() { pending.finish_all(); }
 };
 
-template <class Block, ElementType kType, bool kActivates, bool kLines>
-HWY_NOINLINE void multiply_panels(const TileProduct& product) {
-  using Rows = Finish<kType, kActivates, kLines>;
-  const Rows finish{product};
+template <class Block, ElementType kType, class Mode>
+HWY_NOINLINE void multiply_panels(const TileProduct& product, const Mode& to) {
   HWY_ALIGN float sums[2][kSumsOfBlock];
   size_t buffer = 0;
-  PendingRows<Rows> pending{finish};
+  PendingRows<kType, Mode> pending{product, to};
   const size_t row_tiles = divide_up(product.row_count, kRowsPerTile);
   const size_t rows_per_step = divide_up(kMostRowTiles * kRowsPerTile, std::max<size_t>(product.steps, 1));
   for (size_t panel = 0; panel < product.panels; ++panel) {
     const char* weights = product.panel + panel * product.panel_stride;
     const char* next = panel + 1 < product.panels ? weights + product.panel_stride : product.next_panel;
-    // Where a single pass does, the panel itself streams from memory. Else there is time to fetch the next one.
-    const char* ahead = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
+    LinesAhead lines;
+    // In a single pass, the panel itself streams from memory. In several, there is time to fetch the next panel.
+    lines.next = product.row_count <= Block::kRows || next == nullptr ? weights + Block::kStreamBytes : next;
     for (size_t tile = 0; tile < row_tiles;) {
       const size_t count = row_tiles_of_block(row_tiles - tile);
-      BesideProducts<PendingRows<Rows>> beside{
-          pending, rows_per_step, {ahead, weight_type(kType).panel_step_bytes / kLineBytes * 256 * count / row_tiles}};
       const size_t first_row = tile * kRowsPerTile;
-      multiply_block<Block, kType>(count,
-                                   {product.rows + tile * product.row_tile_stride, product.row_tile_stride,
-                                    weight_type(kType).tile_step_bytes, product.row_count - first_row},
-                                   weights, product.steps, sums[buffer], beside);
-      ahead = beside.lines.next;
+      lines.rate = weight_type(kType).panel_step_bytes / kLineBytes * 256 * count / row_tiles;
+      BesideProducts<PendingRows<kType, Mode>> beside{pending, rows_per_step, lines};
+      TileOperand rows;
+      rows.tiles = product.rows + tile * product.row_tile_stride;
+      rows.row_tile_stride = product.row_tile_stride;
+      rows.step_stride = weight_type(kType).tile_step_bytes;
+      rows.row_count = product.row_count - first_row;
+      multiply_block<Block, kType>(count, rows, weights, product.steps, sums[buffer], beside);
+      lines.next = beside.lines.next;
       pending.finish_all();
       pending.sums = sums[buffer];
       pending.first_row = first_row;
@@ -191,24 +239,30 @@ HWY_NOINLINE void multiply_panels(const TileProduct& product) {
   pending.finish_all();
 }
 
+// Multiplies by weights of one of kTypes, in a mode that has them.
+template <class Block, ElementType... kTypes, class Mode>
+void multiply_types(const TileProduct& product, const Mode& to) {
+  ((product.type == kTypes ? multiply_panels<Block, kTypes>(product, to) : void()), ...);
+}
+
 template <class Block>
-void multiply_tiles(const TileProduct& product) {
-  const bool int8 = product.type == ElementType::kInt8;
-  const bool activates = product.activation != Activation::kNone;
-  if (product.type == ElementType::kInt4) {
-    activates ? multiply_panels<Block, ElementType::kInt4, true, false>(product)
-              : multiply_panels<Block, ElementType::kInt4, false, false>(product);
-  } else if (activates) {
-    int8            ? multiply_panels<Block, ElementType::kInt8, true, false>(product)
-    : product.lines ? multiply_panels<Block, ElementType::kBfloat16, true, true>(product)
-                    : multiply_panels<Block, ElementType::kBfloat16, true, false>(product);
-  } else if (product.lines) {
-    int8 ? multiply_panels<Block, ElementType::kInt8, false, true>(product)
-         : multiply_panels<Block, ElementType::kBfloat16, false, true>(product);
-  } else {
-    int8 ? multiply_panels<Block, ElementType::kInt8, false, false>(product)
-         : multiply_panels<Block, ElementType::kBfloat16, false, false>(product);
-  }
+void multiply_to_float_rows(const TileProduct& product, const FloatRows& to) {
+  multiply_types<Block, ElementType::kBfloat16, ElementType::kInt8, ElementType::kInt4>(product, to);
+}
+
+template <class Block>
+void multiply_to_hidden_rows(const TileProduct& product, const HiddenRows& to) {
+  multiply_types<Block, ElementType::kBfloat16, ElementType::kInt8, ElementType::kInt4>(product, to);
+}
+
+template <class Block>
+void multiply_to_hidden_lines(const TileProduct& product, const HiddenLines& to) {
+  multiply_types<Block, ElementType::kBfloat16>(product, to);
+}
+
+template <class Block>
+void multiply_to_head_lines(const TileProduct& product, const HeadLines& to) {
+  multiply_types<Block, ElementType::kBfloat16, ElementType::kInt8>(product, to);
 }
 
 }  // namespace HWY_NAMESPACE

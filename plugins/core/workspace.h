@@ -1,4 +1,4 @@
-// Scratch memory that calls take in turns, so that a warm process allocates nothing per call.
+// Scratch memory that calls reuse, so that a warm process allocates nothing per call.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace vmoe {
 
-// Memory straight from the operating system, in large pages where it has them; not zeroed by us, but by the system.
+// Memory from the operating system, which zeroes it; in large pages if the system has them.
 class PageBuffer {
  public:
   PageBuffer() = default;
@@ -28,8 +28,8 @@ class PageBuffer {
   std::unique_ptr<void, Unmap> data_;
 };
 
-// One call's scratch: a bump allocator over a buffer that the next call uses again. What doesn't fit has a buffer of
-// its own, and the next call finds one that is large enough for all.
+// The scratch memory of one call: a bump allocator over a buffer that later calls reuse. Values that do not fit get
+// buffers of their own, and the next call gets a buffer that is large enough for all.
 class Workspace {
  public:
   // Takes an idle buffer of the process.
@@ -38,7 +38,7 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  // `count` uninitialised values at a 64-byte boundary, which live as long as the workspace. Throws std::bad_alloc.
+  // `count` uninitialised values at a 64-byte boundary. They live as long as the workspace. Throws std::bad_alloc.
   template <class T>
   T* take(size_t count) {
     return static_cast<T*>(take_bytes(count * sizeof(T)));
@@ -46,8 +46,8 @@ class Workspace {
 
  private:
   PageBuffer buffer_;
-  std::vector<PageBuffer> more_;  // of what didn't fit
-  size_t taken_ = 0;              // bytes, of all buffers
+  std::vector<PageBuffer> more_;  // of values that did not fit
+  size_t taken_ = 0;              // bytes, in all buffers
 
   void* take_bytes(size_t bytes);
 };
