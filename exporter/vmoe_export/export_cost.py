@@ -25,7 +25,7 @@ _GRAPH_RUNS = 5  # the reference, and two graphs, each run on the reference's ac
 _ROUNDED_RUNS = 3  # the stored weights from end to end, the stored weights part by part, and float32
 _SECONDS_PER_GB = 4.2  # to read, round, write and hash a GB of float32 weights
 _START_SECONDS, _START_BYTES = 3, 300_000_000
-_COPIES = 5  # arrays as large as the activations that are alive while a part is computed
+_COPIES = 5  # arrays of the activations' size that exist at once while a part is computed
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class ExportOptions(Choices):
                 # Check the type first: comparing an array with a tuple's items gives an array, not a bool.
                 if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
                     raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
-            # A string is a sequence of characters, but never meant as one here.
+            # A string is a sequence too, but never a valid one here.
             elif not isinstance(value, kinds) or (isinstance(value, str) and str not in kinds):
                 raise OptionError(f"{name} is {shown(value)}, but must be {_WORDS[name]}")
 

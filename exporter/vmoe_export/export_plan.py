@@ -223,7 +223,7 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
     """
     if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in checkpoint.path.name:
         raise ConfigError(
-            "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; pass "
+            "its name suggests an ensemble of experts (E3), whose tensors can look like those of a plain V-MoE; pass "
             "--ensemble-size M for an ensemble of M members (2 in the official ones, which have a --preset), or "
             "--ensemble-size 1 for a plain V-MoE"
         )

@@ -34,7 +34,7 @@ class BodyOptions:
         dispatch_bf16: the attribute `dispatch_bf16` of the ops, except those of Soft MoE.
         soft_bf16: the attribute `dispatch_bf16` of the ops of Soft MoE.
         dense_chunks: number of chunks into which `hidden_chunk` splits the hidden features of dense MLPs.
-        expert_chunks: number of chunks into which it splits those of experts.
+        expert_chunks: number of chunks into which `hidden_chunk` splits the hidden features of experts.
         tokens: the type T of the ops that have it.
         given: the optional inputs that the ops have, apart from scales.
         prefix: the attribute `prefix` of the ops.

@@ -53,7 +53,7 @@ class PrecisionDistance:
         same_top1: share of the images for which both models predict the same class; None if the images are random or the
             output is not logits.
         top1: top-1 accuracy of the stored model; None if the images have no labels.
-        top1_float32: the same of the float32 model.
+        top1_float32: top-1 accuracy of the float32 model; None if the images have no labels.
     """
 
     profile: str | None

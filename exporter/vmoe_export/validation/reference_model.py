@@ -66,7 +66,7 @@ class Stream:
         return Stream(*ops.merge_tokens(self.x, self.sizes, places), token, coordinates)
 
     def places(self, token: Array) -> Array:
-        """Return the new position of each token of this stream, i32[images, T], from those of the original tokens."""
+        """Return the new position of each token here, i32[images, T], given those of the original tokens."""
         assert self.sizes is not None and self.token is not None
         places = np.zeros(self.sizes.shape, np.int32)
         np.put_along_axis(places, self.token, token, axis=1)

@@ -22,7 +22,7 @@ of 1/12 of a squared step."""
 _FEW_VALUES = 16
 """Additional squared steps, in total, for errors of single values. They matter if there are few values."""
 _LARGE_STREAM = 64
-"""If the norm of the stream is more than this times that of what a part adds, the part is judged on a smaller stream."""
+"""A part is judged on a smaller stream if the norm of the stream is more than this many times the norm of what it adds."""
 _LEAST_VALUE = math.sqrt(LAYER_NORM_EPSILON)
 _NEAR = 1e-3
 """Rounding may swap the order of two similarities that differ by less than this."""

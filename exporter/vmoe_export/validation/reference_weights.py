@@ -20,7 +20,7 @@ from vmoe_export.weight_types import FLOAT32, WEIGHT_TYPES, weight_type_of
 _BY_STORED = {kind.stored: kind for kind in WEIGHT_TYPES.values()}
 
 Weights = Callable[[str], Array | None]
-"""Returns a tensor of the official tree in the shape that graphs use, or None if it does not exist, such as fp32 scales."""
+"""Returns a tensor of the official tree in the shape that graphs use, or None if there is none, such as fp32 scales."""
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
