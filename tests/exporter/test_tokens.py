@@ -174,7 +174,7 @@ MISTAKES = {
     "layers of an ensemble": (
         replace(VARIANTS[5], classes=7),
         {"layers": [0], "ensemble_size": 2},
-        "no outputs of layers; omit --layers",
+        "cannot return layers; omit --layers",
     ),
 }
 
