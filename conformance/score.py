@@ -1,10 +1,11 @@
-"""Scores an implementation of the vmoe ops on the vectors of this folder: anything that ONNX Runtime's sessions look like.
+"""Score an implementation of the vmoe ops on the test vectors of a folder. Its interface must be ONNX Runtime's sessions.
 
     python score.py [--session MODULE:CLASS] [--library FILE] [--only TEXT] [FOLDER]
 
-A session is opened by CLASS(path of a model) and asked by session.run(output names, {input name: array}). The default is
-ONNX Runtime, with the ops of a library where one is named, and else on the functions of standard ops in the models. Needs
-numpy and onnx. Prints what differs and a line for each op; exit code 1 if anything differs.
+CLASS(path of a model) opens a session, and session.run(output names, {input name: array}) runs it. The default is ONNX
+Runtime: with the ops of a library if there is --library, and otherwise with the functions of standard ops in the models.
+
+The script needs numpy and onnx. It prints every difference, and a line for each op. If anything differs, it exits with 1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4", "BOOL": "?"}
 
 @dataclass(frozen=True)
 class Vector:
-    """One call of an op, what it must give, and how near: output name -> {atol, rtol}."""
+    """One call of an op, its expected outputs, and their tolerances: output name -> {atol, rtol}."""
 
     name: str
     op: str
@@ -42,7 +43,7 @@ class Vector:
 
 
 def vectors(folder: Path = FOLDER) -> Iterator[Vector]:
-    """All vectors of the folder: those of vectors.json and routing.safetensors, then those of ops/."""
+    """Yield all vectors of the folder: first those with tensors in routing.safetensors, then those in ops/."""
     listed = json.loads((folder / "vectors.json").read_text())
     tensors = read_safetensors(folder / "routing.safetensors")
     for entry in (*listed["routing"], *listed["ops"]):
@@ -58,7 +59,7 @@ def vectors(folder: Path = FOLDER) -> Iterator[Vector]:
 
 
 def read_safetensors(path: Path) -> Arrays:
-    """The tensors of a file: eight bytes with the size of a JSON header, the header, the values."""
+    """Read the tensors of a safetensors file: eight bytes with the size of a JSON header, the header, the values."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     arrays = {}
@@ -76,7 +77,7 @@ def _read_pb(folder: Path, kind: str) -> Arrays:
 
 
 def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list[tuple[Vector, str]]:
-    """Each vector, and what differs or what the session says; empty where it passes."""
+    """Run the chosen vectors. Returns each with its differences or the session's error; "" if it passes."""
     sessions: dict[Path, Any] = {}
     results = []
     for vector in chosen:
@@ -94,7 +95,7 @@ def score(open_session: Callable[[Path], Any], chosen: Iterable[Vector]) -> list
 
 
 def difference(name: str, found: Any, vector: Vector) -> str:
-    """How an output differs from what it must be: empty if it doesn't. NaN equals NaN."""
+    """Describe how an output differs from the expected one; "" if it passes. NaN equals NaN."""
     found, expected = np.asarray(found), vector.outputs[name]
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{name} is {found.dtype}{list(found.shape)}, not {expected.dtype}{list(expected.shape)}"
@@ -106,7 +107,7 @@ def difference(name: str, found: Any, vector: Vector) -> str:
 
 
 def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
-    """Opens models in ONNX Runtime, with a library of custom ops if one is named."""
+    """Return a function that opens a model in ONNX Runtime, with a library of custom ops if there is one."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -117,8 +118,8 @@ def onnxruntime_sessions(library: str | None = None) -> Callable[[Path], Any]:
 
 
 def main() -> int:
-    """Runs the program."""
-    parser = argparse.ArgumentParser(description="Scores an implementation of the vmoe ops.")
+    """Run the program. Returns its exit code."""
+    parser = argparse.ArgumentParser(description="Score an implementation of the vmoe ops.")
     parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="folder with vectors.json")
     parser.add_argument("--session", help="MODULE:CLASS that opens a model; default: ONNX Runtime")
     parser.add_argument("--library", help="custom-op library for ONNX Runtime")

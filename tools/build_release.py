@@ -1,9 +1,12 @@
-"""Builds a release from this tree into a new folder: source archive, wheels, C++ SDK, documentation, SBOM, checksums.
+"""Build a release from this tree into a new folder: source archive, wheels, C++ SDK, documentation, SBOM, checksums.
 
     make release
 
-The same commit gives the same bytes, in whatever folder it is. Needs Debian, what tools/build_wheels.py needs, the site in
-build/site, and SOURCE_DATE_EPOCH, the time that every file is given; `make release` sees to both.
+The same commit gives the same bytes, in any folder. The build needs
+
+- Debian, and the requirements of tools/build_wheels.py,
+- the documentation site in build/site, which `make release` builds,
+- SOURCE_DATE_EPOCH, the modification time of every file, which `make release` sets.
 """
 
 from __future__ import annotations
@@ -24,9 +27,9 @@ SITE = ROOT / "build" / "site"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Builds and prints a line for each file; returns 1 with one sentence on stderr where that fails."""
-    parser = argparse.ArgumentParser(description="Builds a release, the same bytes each time.")
-    parser.add_argument("out", type=Path, help="folder for its files; there is none of that name yet")
+    """Build, and print a line for each file. Returns 1 after an error, with its message on stderr."""
+    parser = argparse.ArgumentParser(description="Build a release reproducibly.")
+    parser.add_argument("out", type=Path, help="folder to create for the release's files")
     out = parser.parse_args(argv).out.resolve()
     try:
         build(out)
@@ -37,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build(out: Path) -> None:
-    """Writes all files of a release."""
+    """Write all files of a release."""
     if not os.environ.get("SOURCE_DATE_EPOCH", "").isdigit():
-        raise BuildError("SOURCE_DATE_EPOCH is not set to a time; 'make release' takes that of the commit")
-    if changed := run(["git", "status", "--porcelain"], "this is no git checkout"):
+        raise BuildError("SOURCE_DATE_EPOCH is not set to a time; 'make release' sets it to the time of the commit")
+    if changed := run(["git", "status", "--porcelain"], "this is not a git checkout"):
         raise BuildError(f"a release is built from a commit, and these files differ from it:\n{changed}")
     out.mkdir(parents=True)
     if build_wheels.main([str(out)]) != 0:
-        raise BuildError("there are no wheels to go on with")
+        raise BuildError("the wheels could not be built")
     (sdist,) = out.glob("*.tar.gz")
     release = sdist.name.removesuffix(".tar.gz").partition("-")[2]
     for arch in build_wheels.ARCHITECTURES:

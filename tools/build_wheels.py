@@ -1,11 +1,14 @@
-"""Builds the source archive, and from it a wheel for each architecture that runs wherever glibc 2.28 or newer is, one for
-macOS on Apple silicon, and one without native libraries for every other machine.
+"""Build the source archive and, from it, the wheels:
+
+- one for each Linux architecture, for glibc 2.28 or newer,
+- one for macOS on Apple silicon,
+- one without native libraries for all other machines.
 
     python tools/build_wheels.py dist
 
-Needs Linux, what tools/requirements.txt lists, and the headers of ONNX Runtime, Highway and nlohmann/json. zig is the
-compiler. auditwheel has the last word on wheels for Linux: one that asks for more than it says is not kept, and the exit
-code is 1.
+This needs Linux, the packages in tools/requirements.txt, and the headers of ONNX Runtime, Highway and nlohmann/json. The
+compiler is zig. auditwheel checks the wheels for Linux. If a wheel needs a newer system than its name says, the build fails
+with exit code 1.
 """
 
 from __future__ import annotations
@@ -26,23 +29,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "wheel"
 ARCHITECTURES = ("x86_64", "aarch64")
-"""Of Linux."""
+"""The Linux architectures."""
 MACOS = "macos"
 ANY = "any"
 TARGETS = (*ARCHITECTURES, MACOS, ANY)
 COMPILED_IN = {"libhwy-dev": "Apache-2.0", "nlohmann-json3-dev": "MIT", "libonnxruntime-dev": "MIT"}
-"""Debian packages whose headers become part of the libraries, and the SPDX expressions of their licences."""
+"""Debian packages whose headers are compiled into the libraries, and the SPDX expressions of their licences."""
 GLIBC = (2, 28)
 MACOS_PLATFORM = "macosx_13_0_arm64"
 
 
 class BuildError(Exception):
-    """One sentence that says what is wrong."""
+    """A step of the build failed; the message says which."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Builds into a folder and prints a line for each file; returns 1 with one sentence on stderr where that fails."""
-    parser = argparse.ArgumentParser(description="Builds wheels for Linux with glibc 2.28 or newer, macOS, and any other.")
+    """Build into a folder, and print a line for each file. Returns 1 after an error, with its message on stderr."""
+    parser = argparse.ArgumentParser(description="Build wheels for Linux with glibc 2.28 or newer, macOS, and all others.")
     parser.add_argument("out", type=Path, help="folder for the source archive and the wheels")
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=TARGETS, help="default: all")
     arguments = parser.parse_args(argv)
@@ -52,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB", flush=True)
         for arch in arguments.arch:
             wheel = build_wheel(sdist, arch)
-            said = f"; auditwheel: {audited(wheel, arch)}" if arch in ARCHITECTURES else ""
+            audit = f"; auditwheel: {audited(wheel, arch)}" if arch in ARCHITECTURES else ""
             wheel = Path(shutil.move(wheel, arguments.out.resolve() / wheel.name))
-            print(described(wheel) + said, flush=True)
+            print(described(wheel) + audit, flush=True)
     except BuildError as error:
         print(f"build_wheels: {error}", file=sys.stderr)
         return 1
@@ -62,19 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_sdist(out: Path) -> Path:
-    """Writes the source archive of this tree and returns its path."""
+    """Write the source archive of this tree, and return its path."""
     build = f"from scikit_build_core.build import build_sdist; print(build_sdist({str(out)!r}))"
     return out / run([sys.executable, "-c", build], "scikit-build-core can't make the source archive").splitlines()[-1]
 
 
 def build_wheel(sdist: Path, arch: str) -> Path:
-    """Builds the wheel of one architecture from a source archive and returns its path, in a folder of its own."""
+    """Build the wheel of one architecture from a source archive, in its own folder, and return its path."""
     (source,) = unpacked(sdist).iterdir()
     options = ["wheel.cmake=false"] if arch == ANY else native_options(source, arch)
     if arch != ANY:
         (source / "LICENSE.compiled-in").write_text(compiled_in_licences(), encoding="utf-8")
     shutil.rmtree(WORK / arch, ignore_errors=True)
-    out = WORK / f"wheel-{arch}"  # that of the user may hold wheels of other versions
+    out = WORK / f"wheel-{arch}"  # the user's folder may contain wheels of other versions
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(out), str(source)]
     run([*command, *(f"-C{option}" for option in options)], f"the wheel for {arch} can't be built")
@@ -83,8 +86,8 @@ def build_wheel(sdist: Path, arch: str) -> Path:
 
 
 def native_options(source: Path, arch: str) -> list[str]:
-    """scikit-build-core's settings for a wheel with native libraries."""
-    # Nothing is left out but the GPU's.
+    """Return scikit-build-core's settings for a wheel with native libraries."""
+    # Build all libraries except those for GPUs.
     defines = {"VMOE_ZIG": str(zig()), "VMOE_REQUIRE_ALL": "ON", "VMOE_GPU": "OFF"}
     if arch in ARCHITECTURES:
         defines["VMOE_ARCH"] = arch
@@ -92,24 +95,27 @@ def native_options(source: Path, arch: str) -> list[str]:
     return [
         f"build-dir={WORK / arch}",
         f"wheel.tags=py3-none-{platform(arch)}",
-        "install.strip=false",  # the linker does, for every architecture
+        "install.strip=false",  # the linker strips, also when cross-compiling
         f"cmake.toolchain-file={source / 'plugins' / 'cmake' / toolchain}",
         *(f"cmake.define.{name}={value}" for name, value in defines.items()),
     ]
 
 
 def compiled_in_licences() -> str:
-    """The licences of what stands in the libraries besides our own code: headers of Debian packages, and zig's libraries."""
+    """Return the licences of foreign code in the libraries: headers of Debian packages, and zig's libraries."""
     files = [Path("/usr/share/doc", package, "copyright") for package in COMPILED_IN]
     files += [zig().parent / "LICENSE", zig().parent / "lib" / "libcxx" / "LICENSE.TXT"]
     missing = [str(path) for path in files if not path.is_file()]
     if missing:
-        raise BuildError(f"the licences of what is compiled in are not there: {', '.join(missing)}")
+        raise BuildError(f"licences of compiled-in code are missing: {', '.join(missing)}")
     return "\n".join(f"==== {path.parent.name}\n\n{path.read_text(encoding='utf-8')}" for path in files)
 
 
 def unpacked(sdist: Path) -> Path:
-    """The folder of a source archive's files. Those that didn't change stay the files they are: zig knows them by that."""
+    """Unpack a source archive into a folder, and return it.
+
+    Files with unchanged content are not replaced, so that zig's cache recognizes them.
+    """
     target, fresh = WORK / "source", WORK / "source-fresh"
     shutil.rmtree(fresh, ignore_errors=True)
     with tarfile.open(sdist) as archive:
@@ -123,7 +129,7 @@ def unpacked(sdist: Path) -> Path:
 
 
 def zig() -> Path:
-    """The zig program of the package ziglang."""
+    """Return the path of zig in the package ziglang."""
     found = importlib.util.find_spec("ziglang")
     if found is None or found.origin is None:
         raise BuildError("ziglang is not installed; run pip install -r tools/requirements.txt")
@@ -131,26 +137,26 @@ def zig() -> Path:
 
 
 def platform(arch: str) -> str:
-    """The platform that a wheel says it is for."""
+    """Return the platform tag of a wheel."""
     return MACOS_PLATFORM if arch == MACOS else f"manylinux_{GLIBC[0]}_{GLIBC[1]}_{arch}"
 
 
 def audited(wheel: Path, arch: str) -> str:
-    """What auditwheel says that a wheel runs on.
+    """Return the platform tag that auditwheel finds for a wheel.
 
     Raises:
-        BuildError: that is less than its name says.
+        BuildError: the wheel needs a newer system than its name says.
     """
     report = run([sys.executable, "-m", "auditwheel", "show", "--json", str(wheel)], "auditwheel can't read the wheel")
     tag = str(json.loads(report)["overall_tag"])
     found = re.fullmatch(rf"manylinux_(\d+)_(\d+)_{arch}", tag)
     if not found or (int(found[1]), int(found[2])) > GLIBC:
-        raise BuildError(f"auditwheel says {tag} of {wheel.name}, which was to be {platform(arch)}")
+        raise BuildError(f"auditwheel finds that {wheel.name} is {tag}, not {platform(arch)}")
     return tag
 
 
 def described(wheel: Path) -> str:
-    """Name and size of a wheel, and of the libraries in it."""
+    """Return the name and size of a wheel, and of the libraries in it."""
     with zipfile.ZipFile(wheel) as archive:
         libraries = [entry for entry in archive.infolist() if entry.filename.endswith((".so", ".dylib"))]
     sizes = ", ".join(f"{Path(entry.filename).name} {entry.file_size / 1e6:.2f} MB" for entry in libraries)
@@ -158,7 +164,7 @@ def described(wheel: Path) -> str:
 
 
 def run(command: list[str], what_failed: str) -> str:
-    """Runs a command in this tree and returns what it prints."""
+    """Run a command in this tree, and return its output."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         print((done.stdout + done.stderr)[-4000:], file=sys.stderr)

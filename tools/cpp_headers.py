@@ -1,6 +1,6 @@
-"""What Python and C++ must agree on, as C++ headers: the table of ops, and the rules that both readers of bundles keep to.
+"""Generate the C++ headers for what Python and C++ share: the op table, and the rules for bundles, settings and services.
 
-After a change of what they declare: `python tools/cpp_headers.py`, which writes what `headers` lists.
+Run `python tools/cpp_headers.py` after changing the Python declarations. It writes the files that `headers` lists.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "_LARGEST_FLOAT|GREY_WEIGHTS|PROFILE_PATTERN": (images, resampling, settings),
     ".*": (elastic,),
 }
-"""Modules by a pattern of the names in upper case that C++ has too: texts, numbers and tuples of these."""
+"""The Python constants that C++ shares: modules, by a pattern of names in upper case. The values are strings, numbers, or
+tuples of them."""
 _SERVICE_CONSTANTS: Mapping[str, tuple[ModuleType, ...]] = {
     "(?!PICTURE)[A-Z].*": (endpoints, metrics),
     "_MOST_(PIXELS|SCANS|PARTS)|_LARGEST_FLOAT|_STEPS|_MOST_STEPS": (pictures, picture_files, images, options),
@@ -60,14 +61,14 @@ _CODES: Mapping[str, Sequence[str]] = {
     "probabilities": manifest.PROBABILITIES,
     "routing_kind": routing_kinds.ROUTING_KINDS,
 }
-"""Texts of manifests for which engine.h has an enum: its name without vmoe."""
+"""The strings in manifests that have an enum in engine.h, by the enum's name without `vmoe_`."""
 _TYPES: Mapping[type, str] = {str: "char", re.Pattern: "char", int: "int64_t", float: "double"}
 _VARIABLES: tuple[ValueType, ...] = ("W", "Q", "T")
 _MOST_CHOICES = 64
-"""The bits in which C++ keeps the choices that are left."""
+"""The number of bits in the mask of type choices in C++."""
 
 _OP_HEAD = """\
-// The ops of the domain vmoe, as exporter/vmoe_export/ops/table.py declares them. Written by
+// The ops of the domain vmoe. Generated from exporter/vmoe_export/ops/table.py by
 //
 //   python tools/cpp_headers.py
 //
@@ -81,8 +82,7 @@ _OP_HEAD = """\
 namespace vmoe::ops {
 """
 _BUNDLE_HEAD = """\
-// What both readers of bundles, and elastic capacity in both languages, keep to, as vmoe_runtime and vmoe_serve declare
-// it. Written by
+// The rules of bundles and of elastic capacity that Python and C++ share. Generated from vmoe_runtime and vmoe_serve by
 //
 //   python tools/cpp_headers.py
 //
@@ -98,7 +98,7 @@ _BUNDLE_HEAD = """\
 namespace vmoe::sdk {
 """
 _SERVICE_HEAD = """\
-// What both HTTP services share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it. Written by
+// The endpoints and metrics of both HTTP services. Generated from endpoints.py and metrics.py in runtime/vmoe_serve by
 //
 //   python tools/cpp_headers.py
 //
@@ -111,10 +111,10 @@ _SERVICE_HEAD = """\
 """
 
 _C_TYPES = {"ratio": "double", "whole": "int64_t", "flag": "int32_t"}
-_WRITTEN = "vmoe_runtime/settings.py declares them. Written by\n{0}\n{0}   python tools/cpp_headers.py"
+_GENERATED = "Generated from vmoe_runtime/settings.py by\n{0}\n{0}   python tools/cpp_headers.py"
 
 _C_HEAD = f"""\
-/* The settings of a call, as {_WRITTEN.format(" *")}
+/* The settings of a call. {_GENERATED.format(" *")}
  */
 /* clang-format off */
 #ifndef VMOE_SETTINGS_H_
@@ -126,7 +126,7 @@ _C_HEAD = f"""\
 /* NOLINTBEGIN(modernize-*): this is C. */
 """
 _CPP_HEAD = f"""\
-// The settings of a call as plain C++ values, as {_WRITTEN.format("//")}
+// The settings of a call as plain C++ values. {_GENERATED.format("//")}
 // clang-format off
 #ifndef VMOE_SETTINGS_HPP_
 #define VMOE_SETTINGS_HPP_
@@ -142,7 +142,7 @@ _CPP_HEAD = f"""\
 namespace vmoe {{
 """
 _ROWS_HEAD = f"""\
-// The settings of a call, as {_WRITTEN.format("//")}
+// The settings of a call. {_GENERATED.format("//")}
 // clang-format off
 #pragma once
 
@@ -154,27 +154,29 @@ namespace vmoe::sdk {{
 
 
 def op_table() -> str:
-    """The text of plugins/ops/op_table.h: the settings, and for each op its specification and the indices of what it has.
+    """Return plugins/ops/op_table.h: the settings and, for each op, its specification and the indices of its inputs, outputs
+    and attributes.
 
-    Ops with the same inputs, outputs or attributes share these, under the name of the first.
+    Ops with the same inputs, outputs or attributes share one table, named after the first of them.
 
     Raises:
-        KeyError: an attribute without a rule.
-        ValueError: more choices of types than C++ counts, or an int64 input that is no setting.
+        KeyError: an attribute has no rule.
+        ValueError: there are more choices of types than fit in C++'s mask, or an int64 input is not a setting.
     """
     ops = list(OPS.values())
     lines = [_OP_HEAD, *_constants("Setting", SETTINGS), *_array("SettingSpec", "kSettings", [*map(_setting, SETTINGS)])]
     choices = list(dict.fromkeys(choice for op in ops for choice in _choices(op)))
     if len(choices) > _MOST_CHOICES:
-        raise ValueError(f"ops take {len(choices)} choices of types, and C++ counts {_MOST_CHOICES}")
-    lines += ["// What each type of values is, by choice of W, Q and T.", *_array("TypeChoice", "kTypeChoices", choices)]
+        raise ValueError(f"ops take {len(choices)} choices of types, and C++ has bits for {_MOST_CHOICES}")
+    lines += ["// The element type of each value type, for each choice of W, Q and T."]
+    lines += _array("TypeChoice", "kTypeChoices", choices)
     first_with: dict[tuple[str, ...], str] = {}
     for op in ops:
-        taken = sum(1 << choices.index(choice) for choice in _choices(op))
-        lines += _declaration(op, taken, first_with)
+        mask = sum(1 << choices.index(choice) for choice in _choices(op))
+        lines += _declaration(op, mask, first_with)
     lines += [
         "",
-        "// The most inputs and outputs that an op has.",
+        "// The largest number of inputs and of outputs of an op.",
         f"inline constexpr size_t kMaxInputs = {max(len(op.inputs) for op in ops)};",
         f"inline constexpr size_t kMaxOutputs = {max(len(op.outputs) for op in ops)};",
         "",
@@ -184,8 +186,12 @@ def op_table() -> str:
 
 
 def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -> Iterator[str]:
-    """The lines of an op; `choices` has a bit for each of its choices of types, `first_with` the first op with these inputs,
-    outputs or attributes.
+    """Yield the lines of an op.
+
+    Args:
+        op: the op.
+        choices: a mask with a bit for each choice of types that the op accepts.
+        first_with: the first op with these inputs, outputs or attributes; updated.
     """
     for value in op.inputs:
         if value.type == "i64" and value.name not in SETTINGS:
@@ -203,7 +209,7 @@ def _declaration(op: Op, choices: int, first_with: dict[tuple[str, ...], str]) -
             yield f"using {_short(op)}{kind} = {first}{kind};"
         elif rows:
             yield from _constants(first + kind, rows)
-            # Within a table inputs refer to each other; without the op's name, tables are compared.
+            # Inputs refer to each other in a table. Their op's name is added only now, so that equal tables compare equal.
             table = [row.replace("Input::", f"{first}Input::") for row in rows.values()]
             yield from _array("AttributeSpec" if kind == "Attribute" else "ValueSpec", f"k{first}{kind}s", table)
         fields.append(f"k{first}{kind}s" if rows else "{}")
@@ -237,7 +243,7 @@ def _value(value: Value, op: Op) -> str:
         f"Setting::{_constant(value.name)}" if is_setting else "kNoSetting",
     ]
     defaults = ["", "", "", "Presence::kRequired", "kNoScale", "nullptr", "kNoSetting"]
-    # Fields at the end that have their default are left out.
+    # Leave out trailing fields with default values.
     while fields[-1] == defaults[len(fields) - 1]:
         fields.pop()
     return f"{{{', '.join(fields)}}}"
@@ -245,7 +251,8 @@ def _value(value: Value, op: Op) -> str:
 
 def _setting(name: str) -> str:
     row = ROWS[name]
-    # The most depends on the sizes of a call. The number of slots, which `capacity` is here, and k are 1 or more.
+    # A maximum depends on the sizes of a call, except for a flag. `capacity` is the number of slots here; it and k are at
+    # least 1.
     least = 0 if row.type == "flag" else row.range[0] if row.range else 1
     return f'{{"{name}", {least}, {_maximum(1 if row.type == "flag" else None)}}}'
 
@@ -279,19 +286,19 @@ def _constant(name: str) -> str:
 
 
 def bundle_rules() -> str:
-    """The text of plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
+    """Return plugins/sdk/generated/bundle_rules.h: names, limits, fields of a manifest, constants of elastic.py."""
     lines = [_BUNDLE_HEAD, *_declared(_CONSTANTS)]
     kinds = ", ".join(f"{_constant(f'of-{kind}')} = {1 << i}" for i, kind in enumerate(routing_kinds.SETTING_KINDS))
     lines += ["", f"enum : unsigned {{ {kinds}, kOfEnd = {1 << len(routing_kinds.SETTING_KINDS)} }};"]
     routing = ", ".join(_constant(f"of-{kind}") for kind in routing_kinds.ROUTING_KINDS)
     lines += [f"inline constexpr unsigned kOfRoutingKinds[] = {{{routing}}};", ""]
-    lines += ["// The same in engine.h.", *map(_codes, _CODES), ""]
+    lines += ["// The enum values in engine.h, in the order of the names above.", *map(_codes, _CODES), ""]
     for name in ("MANIFEST", "KIND", "PROFILE", "FILE"):
         fields: tuple[Field, ...] = getattr(manifest_fields, f"{name}_FIELDS")
         lines += [*_array("Field", f"k{name.capitalize()}Fields", [_field(field) for field in fields]), ""]
     messages = external_data.MESSAGES
     lines += [
-        "// The messages of an ONNX model that lead to tensors and operator sets.",
+        "// The protobuf messages of an ONNX model that contain tensors or operator sets, directly or in child messages.",
         f"enum class Message {{ {', '.join(map(_constant, messages))} }};",
         "struct ChildMessage { Message parent; uint32_t field; Message message; };",
     ]
@@ -305,7 +312,7 @@ def bundle_rules() -> str:
 
 
 def service_table() -> str:
-    """The text of plugins/service/generated/endpoints.h: routes, fields of requests, refusals, options and constants."""
+    """Return plugins/service/generated/endpoints.h: routes, fields of requests, refusals, options and constants."""
     lines = [_SERVICE_HEAD, *_declared(_SERVICE_CONSTANTS), ""]
     for name, refusal in vars(endpoints).items():
         if isinstance(refusal, endpoints.Refusal) and name not in _PYTHON_ONLY:
@@ -346,11 +353,11 @@ def _metric(metric: metrics.Metric) -> str:
 
 
 def batcher_load() -> str:
-    """The text of plugins/include/vmoe/batcher_load.hpp."""
+    """Return plugins/include/vmoe/batcher_load.hpp: the counts of a batcher."""
     types = {"int": "int64_t", "float": "double"}
     numbers = "\n".join(f"  {types[kind]} {name} = 0; // {metric.help}" for name, (kind, metric) in metrics.NUMBERS.items())
     return f"""\
-// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
+// The counts of a batcher. Generated from runtime/vmoe_serve/metrics.py by
 //
 //   python tools/cpp_headers.py
 // clang-format off
@@ -363,10 +370,10 @@ def batcher_load() -> str:
 
 namespace vmoe {{
 
-// What a batcher has to do and has done.
+// The current load of a batcher, and its counts so far.
 struct BatcherLoad {{
-  std::string level; // the profile of requests that ask for none; empty for a model without
-  // Images so far, by profile: those of the bundle and the levels by name, all else that clients ask for as "other".
+  std::string level; // the profile of requests that name none; empty if the model has no profiles
+  // Images so far, by profile. Profiles that are neither in the bundle nor a level are counted as "other".
   std::map<std::string, int64_t> served;
 {numbers}
 }};
@@ -388,7 +395,7 @@ def _service_field(name: str, field: endpoints.Field) -> str:
 
 
 def _declared(constants: Mapping[str, tuple[ModuleType, ...]]) -> dict[str, None]:
-    lines = {}  # each once, as a module also has the names that it imports
+    lines = {}  # keys, so that a constant that another module imports appears once
     for names, modules in constants.items():
         for name, value in (item for module in modules for item in vars(module).items()):
             is_list = isinstance(value, tuple)
@@ -443,30 +450,30 @@ def _lowered(text: str) -> str:
 
 
 def settings_c() -> str:
-    """The text of plugins/include/vmoe/settings.h: flags, `vmoe_setting` and `vmoe_profile`."""
+    """Return plugins/include/vmoe/settings.h: flags, `vmoe_setting` and `vmoe_profile`."""
     rows = list(ROWS.values())
     zeros = ", 0" * len(rows)
     flags = ",\n".join(f"  {_flag(row)} = {1 << place}" for place, row in enumerate(rows))
-    setting = "\n".join(f"  {_setting_field(row)} /* {_range(row)}; of {', '.join(row.kinds)} */" for row in rows)
+    setting = "\n".join(f"  {_setting_field(row)} /* {_range(row)}; for {', '.join(row.kinds)} */" for row in rows)
     profile = "\n".join(f"  {_setting_field(row)} /* {_lowered(row.title)} */" for row in rows)
     return f"""{_C_HEAD}
 enum {{
 {flags}
 }};
 
-/* The routing setting of one call: a profile, and what to replace in it. A model has those settings that name its kind;
- * others are a VMOE_ROUTING_ERROR. No model merges tokens if groups cut an image. */
+/* The setting of one call: a profile, and values that replace some of the profile's. Each field lists the kinds of models
+ * that have it. For any other model, it is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
 typedef struct vmoe_setting {{
   size_t struct_size;
-  const char* profile; /* a stored or systematic name; NULL is the engine's */
-  int32_t set; /* VMOE_SET_* of the fields below that replace the profile's; others are not read */
+  const char* profile; /* a stored or systematic name; NULL for the engine's profile */
+  int32_t set; /* VMOE_SET_* flags of the fields below that replace the profile's values; the others are ignored */
   int32_t reserved; /* 0 */
 {setting}
 }} vmoe_setting;
 
 #define VMOE_SETTING_INIT {{sizeof(vmoe_setting), NULL, 0, 0{zeros}}}
 
-/* A complete setting of one model. What its kind does not have is 0. */
+/* A complete setting of one model. Fields that its kind does not have are 0. */
 typedef struct vmoe_profile {{
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */
@@ -485,7 +492,7 @@ typedef struct vmoe_profile {{
 
 
 def settings_cpp() -> str:
-    """The text of plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and what turns them into the structs of C."""
+    """Return plugins/include/vmoe/settings.hpp: `Setting`, `Profile`, and their conversions to and from the C structs."""
     rows = list(ROWS.values())
     values = {"ratio": "double", "whole": "int64_t", "flag": "bool"}
     setting = "\n".join(f"  std::optional<{values[row.type]}> {row.stored}; // {_lowered(row.title)}" for row in rows)
@@ -494,14 +501,14 @@ def settings_cpp() -> str:
     own = "\n".join(f"    if ((set & {_flag(row)}) != 0) setting.{row.stored} = {row.stored};" for row in rows)
     taken = "\n".join(f"  profile.{row.stored} = c.{row.stored}{' != 0' if row.type == 'flag' else ''};" for row in rows)
     return f"""{_CPP_HEAD}
-// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
-// says which models have which.
+// The setting of one call: a profile, and values that replace some of the profile's. If all are empty, the engine's profile
+// applies. vmoe_setting lists the kinds of models that have each value.
 struct Setting {{
   std::optional<std::string> profile;
 {setting}
 }};
 
-// A complete setting of one model. What its kind does not have is 0 or false.
+// A complete setting of one model. Fields that its kind does not have are 0 or false.
 struct Profile {{
   std::string name;
   double effective_ratio = 0; // C after rounding to whole slots
@@ -523,7 +530,7 @@ namespace internal {{
 inline vmoe_setting c_setting(const Setting& setting) {{
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would read only what stands before the zero byte.
+  // The C API would ignore everything after a zero byte, so pass a name that it refuses.
   if (setting.profile && setting.profile->find('\\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {{
     if (!value) return;
@@ -553,7 +560,7 @@ inline Profile profile(const vmoe_profile& c, std::vector<int64_t> slots) {{
 
 
 def setting_rows() -> str:
-    """The text of plugins/sdk/generated/setting_rows.h: the rows, and what visits them with their fields in the structs."""
+    """Return plugins/sdk/generated/setting_rows.h: the rows, and a visitor of each row with its fields in the structs."""
     rows = list(ROWS.values())
     table = "\n".join(f"  {_setting_row(row)}," for row in rows)
     visits = "\n".join(
@@ -587,7 +594,7 @@ def _setting_row(row: SettingRow) -> str:
 
 
 def headers() -> dict[Path, str]:
-    """The text of each header, by its path."""
+    """Return the text of each header, by its path."""
     public, internal = PLUGINS / "include" / "vmoe", PLUGINS / "sdk" / "generated"
     return {
         PLUGINS / "ops" / "op_table.h": op_table(),

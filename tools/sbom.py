@@ -1,4 +1,4 @@
-"""The bill of materials of a release in CycloneDX: what an installed wheel has beside it, and what is compiled into it."""
+"""Write a release's bill of materials in CycloneDX: the dependencies of a wheel, and the code compiled into it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ SCHEMA = "1.6"
 
 
 def write_sbom(wheels: Path, release: str, path: Path) -> None:
-    """Writes it of a release whose wheels are in a folder.
+    """Write the bill of materials of a release.
+
+    Args:
+        wheels: the folder of the release's wheels.
+        release: the version of the release.
+        path: the file to write.
 
     Raises:
-        BuildError: a package can't be installed, or what comes out is no CycloneDX.
+        BuildError: a package can't be installed, or the result is not valid CycloneDX.
     """
     installed = WORK / "installed"
     shutil.rmtree(installed, ignore_errors=True)
-    run([sys.executable, "-m", "venv", "--without-pip", str(installed)], "there is no venv")
+    run([sys.executable, "-m", "venv", "--without-pip", str(installed)], "the venv can't be created")
     pip = [sys.executable, "-m", "pip", f"--python={installed}", "install", "-q", "--no-compile", "--no-deps"]
     run([*pip, "-r", str(REQUIREMENTS)], f"{REQUIREMENTS} can't be installed")
     run([*pip, "--no-index", f"--find-links={wheels}", f"vmoe-export=={release}"], "the wheel can't be installed")
@@ -40,7 +45,7 @@ def write_sbom(wheels: Path, release: str, path: Path) -> None:
 
 
 def compiled_in() -> list[dict[str, Any]]:
-    """Components: the Debian packages whose headers, and the compiler whose C++ library, are part of the libraries."""
+    """Return the components compiled into the libraries: headers of Debian packages, and the C++ library of zig."""
     query = ["dpkg-query", "-W", "-f", DEBIAN_FIELDS + "\n", *COMPILED_IN]
     rows = [line.split("\t") for line in run(query, "dpkg-query doesn't know the headers' packages").splitlines()]
     components = [
@@ -57,10 +62,14 @@ def compiled_in() -> list[dict[str, Any]]:
 
 
 def check(text: str) -> None:
-    """Raises BuildError where a text is no CycloneDX, by the library's own schema."""
+    """Check a text against CycloneDX's schema.
+
+    Raises:
+        BuildError: the text is not valid CycloneDX.
+    """
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
     error = JsonStrictValidator(SchemaVersion.from_version(SCHEMA)).validate_str(text)
     if error is not None:
-        raise BuildError(f"the bill of materials is no CycloneDX: {error}")
+        raise BuildError(f"the bill of materials is not valid CycloneDX: {error}")

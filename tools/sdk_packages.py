@@ -1,4 +1,4 @@
-"""The C++ SDK of a wheel, with the op library, as a tar archive and as a Debian package: the same bytes each time."""
+"""Pack the C++ SDK and the op library of a wheel reproducibly, as a tar archive and a Debian package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from build_wheels import ROOT, WORK, run
 
 DEBIAN = {"x86_64": "amd64", "aarch64": "arm64"}
-"""What Debian calls each architecture."""
+"""Debian's name of each architecture."""
 
 CONTROL = """\
 Package: libvmoe-dev
@@ -24,13 +24,13 @@ Suggests: libonnxruntime-dev
 Installed-Size: {size}
 Description: C++ SDK for bundles of V-MoE models
  libvmoe_engine.so with its headers, CMake package and pkg-config file, and the
- op library libvmoe_onnxruntime.so. A program opens ONNX Runtime {oldest} or newer
- when it runs; VMOE_ONNXRUNTIME names the library to take.
+ op library libvmoe_onnxruntime.so. Programs load ONNX Runtime {oldest} or newer at
+ run time; VMOE_ONNXRUNTIME selects the library.
 """
 
 
 def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
-    """Writes `vmoe-sdk-VERSION-linux-ARCH.tar.gz` and `libvmoe-dev_VERSION_ARCH.deb` into a folder."""
+    """Write `vmoe-sdk-VERSION-linux-ARCH.tar.gz` and `libvmoe-dev_VERSION_ARCH.deb` to a folder."""
     name = f"vmoe-sdk-{version}-linux-{arch}"
     work = WORK / "sdk"
     shutil.rmtree(work, ignore_errors=True)
@@ -49,14 +49,14 @@ def write_sdk(wheel: Path, version: str, arch: str, out: Path) -> None:
     (root / "DEBIAN").mkdir()
     (oldest,) = {*re.findall(r"onnxruntime>=([0-9.]+)", (ROOT / "pyproject.toml").read_text())}
     (root / "DEBIAN" / "control").write_text(CONTROL.format(version=version, arch=DEBIAN[arch], size=size, oldest=oldest))
-    run(["chmod", "-R", "u=rwX,go=rX", str(root)], "the files of the Debian package can't be given their modes")
+    run(["chmod", "-R", "u=rwX,go=rX", str(root)], "the modes of the Debian package's files can't be set")
     package = out / f"libvmoe-dev_{version}_{DEBIAN[arch]}.deb"
     command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--threads-max=1", "--build", str(root), str(package)]
     run(command, "dpkg-deb can't build the Debian package")
 
 
 def unpack(wheel: Path, prefix: Path) -> None:
-    """Unpacks libraries, headers and build files below an install prefix, and the licences into it."""
+    """Unpack libraries, headers and build files into their folders in an install prefix, and licences into the prefix."""
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             parts = PurePosixPath(name).parts
@@ -71,7 +71,7 @@ def unpack(wheel: Path, prefix: Path) -> None:
 
 
 def write_archive(folder: Path, archive: Path) -> None:
-    """Packs a folder: names sorted, no owners, one time for all. SOURCE_DATE_EPOCH gives it."""
+    """Pack a folder reproducibly: sorted names, no owners, and SOURCE_DATE_EPOCH as the time of every file."""
     command = 'tar --sort=name --format=gnu --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner'
     command += ' --mode=u=rwX,go=rX -C "$1" -c "$2" | gzip -9n >"$3"'
     shell = ["bash", "-euo", "pipefail", "-c", command, "bash", str(folder.parent), folder.name, str(archive)]

@@ -1,7 +1,8 @@
-"""Rounds the int4 weights of experts for what these are given for a user's images, rather than each to its nearest value.
+"""Round the int4 weights of experts to minimize the error of their outputs on a user's images: GPTQ (arXiv 2210.17323).
 
-Format and scales stay as they are. A column is rounded from one end of the depth to the other, and what a weight is off by
-is taken from those behind it, as far as their inputs go together: GPTQ (arXiv 2210.17323).
+Plain rounding takes the nearest value of each weight. Here, each column is rounded from its first weight to its last. The
+rounding error of a weight is compensated by the weights after it, as far as their inputs are correlated. The format and the
+scales stay the same.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from vmoe_export.validation.reference_weights import Weights, official_weights
 from vmoe_export.weight_types.int4 import INT4, INT4_GROUP, LARGEST_INT4, pack_int4, quantize_groups, spread_groups
 from vmoe_measure.image_source import ImageSource
 
-_IMAGES = 128  # at most, or one routing group
-_DAMPING = 0.01  # of the mean square of the inputs
+_IMAGES = 128  # the most that are used, unless one routing group is larger
+_DAMPING = 0.01  # as a share of the inputs' mean square
 
 
 def calibrate(
@@ -33,45 +34,48 @@ def calibrate(
     source: ImageSource,
     advance: Callable[[float], None] = lambda parts: None,
 ) -> None:
-    """Rounds the int4 weights of a weights file again, for the first images of `source`.
+    """Round the int4 weights of a weights file again, for the first images of `source`.
 
     Args:
-        path: from `write_weights`; its int4 weights are replaced.
-        spans: where its tensors lie.
-        plan: of the export.
+        path: a file from `write_weights`; its int4 weights are replaced.
+        spans: the positions of its tensors.
+        plan: the plan of the export.
         source: the user's images.
         advance: called with 1 after each part of the model.
 
     Raises:
-        ImageError: the images don't fit the model, or are fewer than a routing group.
+        ImageError: the images don't fit the model, or do not fill a routing group.
     """
     images, _ = next(iter(user_batches(source, plan.grouping.batch_multiple, plan.input_spec, 1, _IMAGES)))
-    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the one whose experts get the most
+    profiles = sorted(plan.profiles, key=plan.flops)[-1:]  # the most expensive, whose experts process the most tokens
     weights = official_weights(plan.checkpoint, plan.model, plan.weight_shapes)
     run_reference(_Calibration(plan.exported, weights, path, spans), images, profiles, lambda part, steps: advance(1))
 
 
 def round_for_inputs(weights: Array, inputs: Array) -> Array:
-    """int4 weights, int8[depth, outputs], of float32[depth, outputs] for inputs f32[rows, depth]; with the usual scales."""
+    """Quantize weights f32[depth, outputs] to int4 values in int8[depth, outputs], for inputs f32[rows, depth].
+
+    The scales are those of plain rounding.
+    """
     depth = len(weights)
     scales = spread_groups(quantize_groups(weights)[1], depth)
-    together = inputs.T.astype(np.float64) @ inputs
-    together[np.diag_indices(depth)] += _DAMPING * np.trace(together) / depth or 1  # 1: an expert without rows
-    factor = np.linalg.cholesky(np.linalg.inv(together)).T
+    hessian = inputs.T.astype(np.float64) @ inputs
+    hessian[np.diag_indices(depth)] += _DAMPING * np.trace(hessian) / depth or 1  # 1 if the expert received no rows
+    factor = np.linalg.cholesky(np.linalg.inv(hessian)).T
     left, quantized = weights.astype(np.float64), np.empty(weights.shape, np.int8)
     for start in range(0, depth, INT4_GROUP):
         stop = min(start + INT4_GROUP, depth)
-        off = np.empty((stop - start, weights.shape[1]))
+        errors = np.empty((stop - start, weights.shape[1]))
         for i in range(start, stop):
             quantized[i] = np.clip(np.rint(left[i] / scales[i]), -LARGEST_INT4, LARGEST_INT4)
-            off[i - start] = (left[i] - quantized[i] * scales[i]) / factor[i, i]
-            left[i + 1 : stop] -= np.outer(factor[i, i + 1 : stop], off[i - start])
-        left[stop:] -= factor[start:stop, stop:].T @ off
+            errors[i - start] = (left[i] - quantized[i] * scales[i]) / factor[i, i]
+            left[i + 1 : stop] -= np.outer(factor[i, i + 1 : stop], errors[i - start])
+        left[stop:] -= factor[start:stop, stop:].T @ errors
     return quantized
 
 
 class _Calibration(ReferenceModel):
-    """The model in float32, which rounds the kernels of each expert when it comes to them."""
+    """The float32 reference, which quantizes each kernel of an expert when it reaches it, for the rows multiplied by it."""
 
     def __init__(self, model: ExportedModel, weights: Weights, path: Path, spans: Mapping[str, Span]) -> None:
         super().__init__(model, weights)

@@ -1,4 +1,4 @@
-"""`vmoe export`: its options, and what happens in which order."""
+"""Declare the command `vmoe export`: its options and the order of its steps."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _limit = partial(click.option, type=click.FloatRange(0, min_open=True), metavar=
 
 
 def default_target(source: str, precision: str) -> Path:
-    """The bundle to write where no other one was named."""
+    """Return the default path of the bundle."""
     checkpoint = Path(public_address(source) if is_address(source) else source)
     if checkpoint.suffix == ".vmoe":
         return Path(f"{checkpoint.stem}-{precision}.vmoe")
@@ -48,7 +48,7 @@ def default_target(source: str, precision: str) -> Path:
 
 
 def _print_families(context: click.Context, _: click.Parameter, given: bool) -> None:
-    """Ends the command with a list of the families."""
+    """Print the supported families and end the command."""
     if not given or context.resilient_parsing:
         return
     from vmoe_export.families.recognition import FAMILIES
@@ -108,7 +108,7 @@ def export(
     verbose: bool,
     quiet: bool,
     class_names: str | None,
-    **fields: Any,  # those of ExportOptions under their names
+    **fields: Any,  # the fields of ExportOptions, by name
 ) -> None:
     """Export the V-MoE checkpoint CKPT to a bundle that runs at the capacity you choose.
 
@@ -125,7 +125,7 @@ def export(
     chosen: dict[str, Any] = {name: None if value == () else value for name, value in fields.items()}
     options = ExportOptions(class_names=None if class_names is None else class_names_of(class_names), **chosen)
     validation = None if no_validate else ValidationOptions(atol, max_distance, images).checked(options.precision)
-    # Nothing of what is printed is markup: paths and names of groups may hold brackets.
+    # Markup is off: paths and names of groups may contain brackets.
     show = Console(file=people_stream(json_target), quiet=quiet, highlight=False, markup=False, emoji=False)
     target = out or default_target(checkpoint, options.precision)
     started = time.monotonic()
@@ -167,7 +167,7 @@ def _write(plan: ExportPlan, target: Path, show: Console, **settings: Any) -> Ex
 
 
 def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) -> str:
-    """What there is now, and what to type next; after a dry run what there would be, and at which cost."""
+    """Return the closing line: the bundle and the next command, or after a dry run the size and cost of the export."""
     target, plan = printable(str(result.path)), result.plan
     if cost:
         checks = ", ".join(f"{_duration(seconds)} in {name}" for name, seconds in cost.validation_seconds.items())
@@ -178,7 +178,7 @@ def _last_line(result: ExportResult, seconds: float, cost: ExportCost | None) ->
             f"{validation}"
         )
     size = sum(path.stat().st_size for path in result.path.iterdir())
-    # The program would take a path that begins with a dash for an option.
+    # Without ./, the program would read a path that begins with a dash as an option.
     path = f"./{target}" if target.startswith("-") else target
     alone = plan.output == "logits" and plan.grouping.batch_multiple == 1
     command = f"vmoe run {shlex.quote(path)} IMAGE" if alone else f"vmoe bench {shlex.quote(path)}"
@@ -190,7 +190,11 @@ def _duration(seconds: float) -> str:
 
 
 def class_names_of(source: str) -> Sequence[str]:
-    """The names in a file, one a line, or those of a built-in list. Raises OptionError: it can't be read."""
+    """Return class names from a file with one per line, or from a built-in list.
+
+    Raises:
+        OptionError: the file can't be read.
+    """
     if source in CLASS_LISTS:
         return names_of(source)
     try:

@@ -1,4 +1,4 @@
-"""The errors that vmoe_export raises. Each has one message for the caller."""
+"""The errors that vmoe_export raises. The message of each is meant for users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class CheckpointError(VmoeError):
 
 
 class ConfigError(VmoeError, ValueError):
-    """A model description contradicts the checkpoint, or the kind of model is not supported."""
+    """A model config contradicts the checkpoint, or describes an unsupported kind of model."""
 
 
 class OptionError(UsageError):

@@ -1,4 +1,4 @@
-"""Exports a checkpoint to a bundle: plan, write, validate."""
+"""Export a checkpoint to a bundle: plan, write, validate."""
 
 from __future__ import annotations
 
@@ -52,17 +52,18 @@ def export_bundle(
     force: bool = False,
     **fields: Any,
 ) -> ExportResult:
-    """Exports a checkpoint to a bundle.
+    """Export a checkpoint to a bundle.
 
     Args:
         checkpoint: a path for `open_checkpoint`, or an address such as gs://bucket/b16.
         path: the bundle's folder, such as `b16.vmoe`.
-        options: what to export; you can pass its fields as keyword arguments instead.
+        options: the options of the export. You can pass its fields as keyword arguments instead.
         validate: read the weights back, run each part of the written graphs in ONNX Runtime, and compare with a reference.
         atol: largest absolute difference between a part of a graph and the reference. Default: what rounding explains.
         max_distance: largest relative difference between a part and float32. Default: the limit of the precision.
-        images: an npz file or folder of pictures on which to measure the difference from float32; see
-            `vmoe_measure.image_source.open_images`. Default: a few random images.
+        images: an npz file or a folder of pictures, used to measure the difference from float32; see
+            `vmoe_measure.image_source.open_images`. The first 128 also optimize the rounding of int4 weights. Default: a few
+            random images.
         force: replace an existing bundle.
         fields: fields of ExportOptions, if `options` is None.
 
@@ -75,7 +76,7 @@ def export_bundle(
         ['c0.3-k1']
     """
     if options is not None and fields:
-        raise OptionError(f"{', '.join(fields)} can't be given beside options; put all fields into the ExportOptions")
+        raise OptionError(f"{', '.join(fields)} can't be combined with options; put all fields into the ExportOptions")
     if options is not None and not isinstance(options, ExportOptions):
         raise OptionError(f"options is {options!r:.40}, but must be an ExportOptions")
     if images is not None and not isinstance(images, str | os.PathLike):
@@ -94,21 +95,21 @@ def write_bundle(
     force: bool = False,
     progress: ProgressHook = untold,
 ) -> ExportResult:
-    """Writes the bundle of a plan. If anything fails, nothing is left.
+    """Write the bundle of a plan. If anything fails, leave nothing behind.
 
     Args:
         plan: from `plan_export`.
         target: the bundle's folder.
         validation: how to check the written graphs; None skips the check.
-        force: as in `export_bundle`.
-        progress: tells of each longer step.
+        force: replace an existing bundle.
+        progress: reports each longer step.
 
     Raises:
         ExportError: the bundle cannot be written, or validation failed.
         CheckpointError: the checkpoint is damaged.
         ImageError: the validation images cannot be read, or do not fit the model.
     """
-    # onnx takes a while to import; planning and its errors don't wait for it.
+    # Import onnx late: it is slow to import, and planning doesn't need it.
     from vmoe_export.bundle.weights_file import write_weights
     from vmoe_export.calibration import calibrate
     from vmoe_export.graphs.graph_files import write_graphs, write_tensorrt_graphs
@@ -133,13 +134,13 @@ def write_bundle(
         files = {graph.profile.name if graph.profile else DENSE_GRAPH_KEY: graph.file for graph in tensorrt}
         content = manifest_of(plan, files, findings)
         manifest = write_manifest(folder, content)
-        # Not in the manifest's list of files: people complete it, and no reader opens it.
+        # The manifest doesn't list the card, because users edit it and readers never open it.
         (folder / CARD_NAME).write_text(model_card(content, manifest), "utf-8")
     return ExportResult(path=target, plan=plan, tensorrt=files, **vars(findings))
 
 
 def _sources(plan: ExportPlan, validation: ValidationOptions | None) -> list[Path]:
-    """The paths that the export reads."""
+    """Return the paths that the export reads."""
     config, images = plan.options.config, validation.images if validation else None
     given = [path for path in (config, images) if isinstance(path, str | os.PathLike)]
     return [plan.checkpoint.path, *plan.checkpoint.files, *map(Path, given)]

@@ -1,4 +1,4 @@
-"""What an export will cost, said before it starts."""
+"""Estimate the time and memory of an export before it starts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ from vmoe_export.precision import PRECISIONS
 from vmoe_runtime.precisions import EXPERT_WEIGHT_BYTES, STORED_ELEMENTS, Precision
 
 GRAPH_IMAGES = 2
-"""Random images that graphs are compared on, rounded up to whole routing groups."""
+"""Random images on which graphs are compared with the reference, rounded up to whole routing groups."""
 ROUNDED_IMAGES = 4
-"""The same for the distance from float32."""
+"""Random images on which the distance from float32 is measured, rounded up to whole routing groups."""
 ROWS_AT_ONCE = 16
-"""Images whose hidden features the reference has in memory."""
+"""Images whose hidden features the reference holds in memory at once."""
 
-_GRAPH_RUNS = 5  # of each image: the reference, and two graphs on its activations and on their own
-_ROUNDED_RUNS = 3  # the model as stored, the same part by part, and in float32
-_SECONDS_PER_GB = 4.2  # of float32 weights: to read, round, write and hash them
+_GRAPH_RUNS = 5  # the reference, and two graphs, each run on the reference's activations and on its own
+_ROUNDED_RUNS = 3  # the stored weights from end to end, the stored weights part by part, and float32
+_SECONDS_PER_GB = 4.2  # to read, round, write and hash a GB of float32 weights
 _START_SECONDS, _START_BYTES = 3, 300_000_000
-_COPIES = 5  # of hidden features, while they are computed
+_COPIES = 5  # arrays of the activations' size that exist at once while a part is computed
 
 
 @dataclass(frozen=True)
 class ExportCost:
-    """An estimate for this machine: seconds, and bytes of memory at the most; and seconds of validation by precision."""
+    """An estimate for this machine.
+
+    Attributes:
+        seconds: duration of the export, with its validation.
+        memory_bytes: peak memory.
+        validation_seconds: the share of validation in each precision; empty if the export is not validated.
+    """
 
     seconds: float
     memory_bytes: int
@@ -38,11 +44,11 @@ class ExportCost:
 
 
 def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
-    """Estimates an export from names and shapes, and from how fast this machine multiplies matrices.
+    """Estimate the cost from the shapes of the tensors and from the speed of a matrix product on this machine.
 
     Args:
-        plan: of the export.
-        validate: whether it is validated, on random images.
+        plan: the plan of the export.
+        validate: whether the export is validated, on random images.
     """
     stored = stored_tensors(plan.weight_shapes, plan.stored_precision)
     sizes = {name: math.prod(shape) for name, shape in plan.weight_shapes.items()}
@@ -58,7 +64,7 @@ def export_cost(plan: ExportPlan, *, validate: bool) -> ExportCost:
     validation = {
         precision: PRECISIONS[precision].validation_seconds * gigabytes
         + run * (_GRAPH_RUNS * graphs + _ROUNDED_RUNS * rounded * (precision != "fp32"))
-        for precision in EXPERT_WEIGHT_BYTES  # all that bundles store
+        for precision in EXPERT_WEIGHT_BYTES  # every precision in which a bundle can store weights
         if model.moe or not PRECISIONS[precision].needs_experts
     }
     images = profiles * (graphs if plan.stored_precision == "fp32" else rounded)

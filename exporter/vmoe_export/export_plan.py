@@ -1,4 +1,4 @@
-"""Decides what an export will write, from the names and shapes of the checkpoint alone."""
+"""Plan what an export will write, using only the names and shapes of the checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from vmoe_runtime.profiles import Profile, Rules
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """Everything that is decided before a byte is written.
+    """All decisions made before the first byte is written.
 
-    There are no `profiles` of a dense ViT or a Soft MoE that merges no tokens.
+    A dense ViT or a Soft MoE has no `profiles` unless it merges tokens.
     """
 
     checkpoint: Checkpoint
@@ -55,12 +55,12 @@ class ExportPlan:
 
     @property
     def preset(self) -> Preset | None:
-        """The preset that the config comes from."""
+        """The preset that the config comes from, if any."""
         return PRESETS.get(self.options.preset or "")
 
     @property
     def input(self) -> Literal["float32", "uint8"]:
-        """The element type of the images that the graph takes."""
+        """The element type of the graph's image input."""
         return self.options.input or "float32"
 
     @property
@@ -80,7 +80,7 @@ class ExportPlan:
 
     @property
     def exported(self) -> ExportedModel:
-        """What the graphs compute."""
+        """The model that the graphs compute."""
         return ExportedModel(
             self.model,
             self.grouping,
@@ -92,12 +92,12 @@ class ExportPlan:
 
     @property
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Stored shape of each tensor of the bundle."""
+        """The stored shape of each tensor in the bundle."""
         return stored_parameters(self.model, features=self.output == "features")
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all tensors of the bundle."""
+        """The total size in bytes of all tensors in the bundle."""
         return sum(tensor.nbytes for tensor in stored_tensors(self.weight_shapes, self.stored_precision).values())
 
     @property
@@ -106,7 +106,7 @@ class ExportPlan:
         return dense_flops(self._shape)
 
     def flops(self, profile: Profile) -> int:
-        """FLOPs per image at a profile, with every slot of every expert filled."""
+        """Return the FLOPs per image at a profile, with every slot of every expert filled."""
         return sparse_flops(self._shape, rows_of_all_slots(self.rules, profile, self._shape), profile.merge or 0)
 
     @property
@@ -115,10 +115,12 @@ class ExportPlan:
 
 
 def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
-    """Plans an export, from names and shapes only.
+    """Plan an export, using only the names and shapes of the checkpoint's tensors.
 
     Raises:
-        CheckpointError, ConfigError, OptionError: something does not fit; the message names it.
+        CheckpointError: the tensors do not match the model.
+        ConfigError: the config contradicts the tensors, or describes an unsupported model.
+        OptionError: an option does not fit the model.
         RoutingError: the model cannot run with a capacity ratio or k.
     """
     checkpoint, options = _under_official_names(checkpoint, options)
@@ -144,10 +146,10 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
                 head.read(model.feature_size)
             check_parameters(checkpoint.info, model)
         except ConfigError as error:
-            sentence = _of_preset(str(error), preset)
-            if preset and preset.name not in sentence:
-                sentence = f"{sentence} (with preset {preset.name})"
-            raise ConfigError(sentence) from None
+            message = _of_preset(str(error), preset)
+            if preset and preset.name not in message:
+                message = f"{message} (with preset {preset.name})"
+            raise ConfigError(message) from None
     output = _output(options, model)
     model = model.for_output(output)
     _check_class_names(options, model, output)
@@ -158,26 +160,30 @@ def plan_export(checkpoint: Checkpoint, options: ExportOptions) -> ExportPlan:
     exported = ExportedModel(model, grouping, output, layers=_layers(options, model))
     rules, settings = _rules(exported), options.profile_settings(trunk, model.moe.routing if model.moe else None)
     profiles = tuple({profile.name: profile for profile in map(rules.profile_of, settings)}.values())
-    if options.tensorrt and (untaken := _not_for_tensorrt(model, profiles)):
-        raise OptionError(f"there are no TensorRT graphs of {untaken}; omit --tensorrt")
+    if options.tensorrt and (unsupported := _not_for_tensorrt(model, profiles)):
+        raise OptionError(f"there are no TensorRT graphs of {unsupported}; omit --tensorrt")
     steps = _preprocessing(options, model)
     if head is not None and head.fitted_to:
         names = filter(is_sampled, stored_parameters(model, features=True))
         sampled = ((name, np.asarray(trunk[name], np.float32).tobytes()) for name in names)
         head.check_inputs(head_inputs(model.to_json(), steps, sampled))
-    beside = trunk.config_file
-    found = [f"the config is {beside}"] if options.config == beside != own_config else []
-    told = (*trunk.notes, *found, *_notes(config, model, grouping, options, checkpoint), *_preset_notes(checkpoint, options))
-    notes = tuple(_of_preset(note, preset) for note in told)
+    config_file = trunk.config_file
+    found = [f"the config is {config_file}"] if options.config == config_file != own_config else []
+    unexpected = _notes(config, model, grouping, options, checkpoint)
+    notes = (*trunk.notes, *found, *unexpected, *_preset_notes(checkpoint, options))
+    notes = tuple(_of_preset(note, preset) for note in notes)
     return ExportPlan(checkpoint, options, model, output, grouping, rules, profiles, steps, notes)
 
 
 def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Checkpoint, ExportOptions]:
-    """The checkpoint with official names, and the options with what the files of another library's model say."""
+    """Translate another library's checkpoint to official names, and complete the options from that model's files.
+
+    An official checkpoint and its options stay the same.
+    """
     family = family_of(checkpoint.info)
     if family is None:
-        if told := next((name for name in FOREIGN if getattr(options, name) is not None), None):
-            raise OptionError(f"--{told} is for checkpoints of other libraries; omit --{told}")
+        if foreign := next((name for name in FOREIGN if getattr(options, name) is not None), None):
+            raise OptionError(f"--{foreign} is for checkpoints of other libraries; omit --{foreign}")
         return checkpoint, options
     if options.preset is not None:
         raise OptionError(f"--preset is for official checkpoints, and this is a {family.title}; omit it")
@@ -197,7 +203,7 @@ def _under_official_names(checkpoint: Checkpoint, options: ExportOptions) -> tup
 
 
 def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | None:
-    """What of the model or its routing the TensorRT graphs can't do."""
+    """Return the feature of the model or its profiles that TensorRT graphs do not support, or None."""
     kinds = {"experts-choice": "experts choice", "soft": "Soft MoEs"}
     if model.ensemble_size > 1:
         return "ensembles (E3)"
@@ -211,10 +217,13 @@ def _not_for_tensorrt(model: ModelConfig, profiles: Sequence[Profile]) -> str | 
 
 
 def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[str, Any]) -> None:
-    """A pre-trained E3 has the tensors of a plain V-MoE, and read as one it gives wrong answers without a sign."""
+    """Refuse a checkpoint that may be an E3 by its name, if nothing states its ensemble size.
+
+    A pre-trained E3 has the same tensors as a plain V-MoE. Read as a V-MoE, it would silently give wrong answers.
+    """
     if model.origins.get("ensemble_size") == "default" and not config.get("name") and "eee_" in checkpoint.path.name:
         raise ConfigError(
-            "by its name it may be an ensemble of experts (E3), whose tensors can be those of a plain V-MoE; pass "
+            "its name suggests an ensemble of experts (E3), whose tensors can look like those of a plain V-MoE; pass "
             "--ensemble-size M for an ensemble of M members (2 in the official ones, which have a --preset), or "
             "--ensemble-size 1 for a plain V-MoE"
         )
@@ -222,14 +231,14 @@ def _check_ensemble(checkpoint: Checkpoint, model: ModelConfig, config: Mapping[
 
 def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if not model.pools and options.output != "tokens":
-        raise OptionError("the model ends in its tokens and makes nothing of them; pass --output tokens")
+        raise OptionError("the model returns only its tokens; pass --output tokens")
     if options.output == "logits" and not model.num_classes:
         raise OptionError("the model has no head, so it returns no logits; omit --output logits")
     output = options.output or "logits"
     if output == "tokens" and options.normalize:
         raise OptionError("--normalize is for the embedding of an image, and this bundle would return tokens; omit it")
     if output == "tokens" and model.ensemble_size > 1:
-        raise OptionError("an ensemble (E3) has the tokens of each member; choose logits or members")
+        raise OptionError("an ensemble (E3) has separate tokens of each member; choose logits or members")
     if model.ensemble_size > 1 and not model.num_classes:
         raise OptionError("an ensemble (E3) exposes no features, and this one has no head; pass one with --head")
     output = output if model.num_classes or output == "tokens" else "features"
@@ -238,7 +247,7 @@ def _output(options: ExportOptions, model: ModelConfig) -> Output:
     if output == "features" and model.ensemble_size > 1:
         raise OptionError("an ensemble (E3) exposes no features; choose logits or members")
     if options.probabilities is not None and output != "logits":
-        raise OptionError(f"--probabilities are those of classes, and this bundle would return {output}; omit it")
+        raise OptionError(f"--probabilities applies to logits, and this bundle would return {output}; omit it")
     return output
 
 
@@ -256,15 +265,15 @@ def _check_precision(options: ExportOptions, model: ModelConfig) -> None:
         )
     if model.moe and STORED_ELEMENTS[numbers.experts.stored].bytes < 1 and (model.hidden_size % 2 or model.moe.mlp_dim % 2):
         raise OptionError(
-            f"precision {options.precision} stores two weights in a byte, and the sizes of the experts are odd; choose int8"
+            f"precision {options.precision} stores two weights per byte, but a size of the experts is odd; choose int8"
         )
 
 
 def _layers(options: ExportOptions, model: ModelConfig) -> tuple[int, ...]:
-    """The blocks whose tokens are outputs, too."""
+    """Return the blocks after which the residual stream is an output."""
     layers = tuple(options.layers or ())
     if layers and model.ensemble_size > 1:
-        raise OptionError("an ensemble (E3) has the tokens of each member, so it has no outputs of layers; omit --layers")
+        raise OptionError("an ensemble (E3) has separate tokens of each member, so it cannot return layers; omit --layers")
     if layers and layers[-1] >= model.num_layers:
         raise OptionError(f"there is no block {layers[-1]} for --layers: the model has 0 to {model.num_layers - 1}")
     return layers
@@ -294,11 +303,11 @@ def _rules(exported: ExportedModel) -> Rules:
 def _notes(
     config: Mapping[str, Any], model: ModelConfig, grouping: Grouping, options: ExportOptions, checkpoint: Checkpoint
 ) -> tuple[str, ...]:
-    """What a user might not expect: above all, settings of training that are not followed."""
+    """Return notes on what a user may not expect, above all training settings that the export ignores."""
     notes = []
     if unknown := [*unknown_fields(config)]:
-        told = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
-        notes.append(f"the config has fields that no official one has there, which change nothing: {told}")
+        listed = ", ".join(unknown[:3]) + (f" and {more} more" if (more := len(unknown[3:])) else "")
+        notes.append(f"the config has fields that official configs do not have there; they are ignored: {listed}")
     (rows, columns), patches = model.grid, math.prod(model.grid)
     if (
         model.position_emb == "learned"
@@ -306,12 +315,12 @@ def _notes(
         and rows != columns
         and math.isqrt(patches) ** 2 == patches
     ):
-        notes.append(f"the position embedding of {patches} patches is taken for a {rows}x{columns} grid, without resizing")
+        notes.append(f"the position embedding of {patches} patches is used for a {rows}x{columns} grid, without resizing")
     if model.position_emb == "learned" and (tokens := checkpoint.info[POSITION_EMBEDDING].shape[1]) != model.num_tokens:
         notes += resize_notes((math.isqrt(tokens),) * 2, model.grid)
     notes += _unseen_pixels(model)
     if options.normalize and options.head is None and options.returns_classes and model.num_classes:
-        notes.append("the model's own head takes normalized embeddings (--normalize), which it may not be trained for")
+        notes.append("with --normalize, the model's own head gets normalized embeddings, on which it may not be trained")
     if model.moe is None:
         return tuple(notes)
     moe = (config.get("encoder") or {}).get("moe") or {}
@@ -334,7 +343,7 @@ def _notes(
 
 
 def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
-    """The config; the user's own must have something to say."""
+    """Return the config. If the user passed it, it must have at least one known field."""
     config = options.config
     found = load_config(Path(config)) if isinstance(config, str | os.PathLike) else config or {}
     if is_own and found and not found.keys() & FIELDS["model"]:
@@ -343,7 +352,7 @@ def _config(options: ExportOptions, *, is_own: bool) -> Mapping[str, Any]:
 
 
 def _check_size(preset: Preset, model: ModelConfig) -> None:
-    """Resizing a position embedding is for the user to ask for."""
+    """Refuse a checkpoint of another image size than the preset's: only --image-size resizes a position embedding."""
     if preset.image_size != model.image_size:
         own = pixels(model.image_size)
         raise ConfigError(
@@ -352,13 +361,17 @@ def _check_size(preset: Preset, model: ModelConfig) -> None:
         )
 
 
-def _of_preset(sentence: str, preset: Preset | None) -> str:
-    """The sentence with the preset named, where that is what it is about."""
-    return sentence.replace("the config", f"preset {preset.name}") if preset else sentence
+def _of_preset(message: str, preset: Preset | None) -> str:
+    """Name the preset in a message about "the config", if the config comes from the preset."""
+    return message.replace("the config", f"preset {preset.name}") if preset else message
 
 
 def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
-    """Names are only a hint: several released checkpoints have tensors of the same names and shapes."""
+    """Return a note if the file name contains the name of a preset that is not used.
+
+    It is only a note, because the name proves nothing: several released checkpoints have tensors of the same names and
+    shapes.
+    """
     found = preset_in(checkpoint.path.name)
     if found is None or options.config is not None or options.preset == found.name:
         return []
@@ -369,7 +382,7 @@ def _preset_notes(checkpoint: Checkpoint, options: ExportOptions) -> list[str]:
 
 
 def _unseen_pixels(model: ModelConfig) -> list[str]:
-    """A note where the patches don't fill the image, whose rest is cut off."""
+    """Return a note if the patches do not cover the whole image, so that the rest is cut off."""
     (rows, columns), (height, width) = model.grid, model.patch_size
     whole = (rows * height, columns * width)
     if whole == model.image_size:

@@ -1,4 +1,4 @@
-"""Opens checkpoints: finds the reader of the files, and the library whose names the tensors have."""
+"""Open checkpoints: choose the reader by the files, and recognize the library by the names of the tensors."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a checkpoint for reading, one tensor at a time.
+    """Open a checkpoint for reading, one tensor at a time.
 
     Args:
         path: one of
 
             - `PREFIX` or `PREFIX.index` of the official format of 2022,
-            - an Orbax folder: of steps (the newest finished one is read), of one step, or its `state`,
+            - an Orbax folder: a folder of steps (the newest finished one is read), a step, or its `state`,
             - a `.safetensors` file, or a torch `.pt`, `.pth` or `.bin` file,
-            - the index of several (`model.safetensors.index.json`, `pytorch_model.bin.index.json`),
+            - the index of a model in several files (`model.safetensors.index.json`, `pytorch_model.bin.index.json`),
             - a Hugging Face model folder,
             - another folder that contains exactly one of these,
             - a float32 bundle.
 
     Returns:
-        A mapping of official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays. If the
-        model is another library's, `family_title` names its family, and the names are that library's.
+        A mapping from official parameter names (such as `Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel`) to arrays. If the
+        model is from another library, `family_title` names its family, and the names are that library's.
 
     Raises:
-        CheckpointError: the path is not a checkpoint, or the checkpoint is damaged.
+        CheckpointError: the path is not a checkpoint, the checkpoint is damaged, or its library is not installed.
         BundleError: the bundle is damaged.
 
     Examples:
@@ -111,5 +111,5 @@ def _only_checkpoint_in(folder: Path) -> Path:
     found = sorted(p for p in folder.iterdir() if p.suffix in {".index", *ONE_FILE_SUFFIXES})
     if len(found) != 1:
         names = ", ".join(p.name for p in found) or f"no {', '.join(MODEL_FILES)}, .index, .safetensors, .pt, .pth or .bin"
-        raise CheckpointError(f"{folder} must hold exactly one checkpoint to be given as a folder (found: {names})")
+        raise CheckpointError(f"{folder} must hold exactly one checkpoint (found: {names})")
     return found[0]

@@ -1,8 +1,8 @@
-"""What each precision stores and computes: the one table that parameters, weights file, graphs and validation read.
+"""The table of precisions, shared by the parameters, the weights file, the graphs and validation.
 
-A precision says in which type the weights of the large products are stored, and thereby in which numbers those products
-are computed; what a type means is in `weight_types`. Everything else is float32 in each of them: the router, the head, layer
-norms, softmax, biases, the residual stream.
+A precision chooses the type in which the weights of the large products are stored. The type also decides how these products
+are computed; see `weight_types`. Everything else is float32 in every precision: the router, the head, layer norms, softmax,
+biases, and the residual stream.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from vmoe_export.weight_types import BFLOAT16, FLOAT32, INT4, INT8, WeightType
 from vmoe_runtime.precisions import TensorRtPrecision
 
 ExportPrecision = Literal["fp32", "bf16", "int8", "int4", "bf16-experts", "fp16"]
-"""What `--precision` may say. fp16 is for the graphs that TensorRT runs, beside which all is stored in float32."""
+"""The values of `--precision`. fp16 is for TensorRT graphs only; the weights and all other graphs are float32 then."""
 
-_LONGEST_ROW = 1024  # hidden features that one scale of a row serves
+_LONGEST_ROW = 1024  # the most hidden features of a row that share one scale
 _LONGEST_CHUNK = 512
-_CHUNK_MULTIPLE = 64  # whole tiles of the CPUs that multiply int8 in tiles
+_CHUNK_MULTIPLE = 64  # the depth of an int8 tile on CPUs with matrix units
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a precision means.
+    """The types and limits of a precision.
 
     Attributes:
-        dense: type of the weights of linear layers, attention and MLPs, the embedding of the patches among them.
+        dense: type of the weights of linear layers, attention and MLPs, including the patch embedding.
         experts: type of the expert weights.
-        tensorrt: what the large products of TensorRT graphs are computed in, or None where there are no such graphs.
-        distance: largest relative difference of a part from float32. Rounding to bfloat16 moves what a part adds by less
-            than a percent, int8 by a few; one that moves by far more has weights or activations that the type has no room
-            for.
-        validation_seconds: for each GB of float32 weights, to read them back and to compare what was rounded part by part;
-            measured on a B/16 with two CPUs, for estimates.
-        words: what is stored, for people.
+        tensorrt: type of the large products in TensorRT graphs; None if there are no such graphs in this precision.
+        distance: largest relative difference of a part from float32. Rounding to bfloat16 changes what a part adds to the
+            residual stream by less than one percent, int8 by a few percent. A part that changes by far more has weights or
+            activations that the type cannot represent.
+        validation_seconds: estimated time per GB of float32 weights to read them back and to compare rounded parts with
+            float32; measured on a B/16 with two CPUs.
+        words: a description of the stored types for users.
     """
 
     dense: WeightType
@@ -47,17 +47,17 @@ class Numbers:
 
     @property
     def attention(self) -> WeightType:
-        """The type that what enters attention's own two products is rounded to."""
+        """The type to which the inputs of attention's two products are rounded."""
         return FLOAT32 if self.dense is FLOAT32 else BFLOAT16
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the experts' weights are rounded for images, where the user gives any."""
+        """Whether the rounding of the experts' weights is optimized for the user's images, if there are any."""
         return self.experts is INT4
 
     @property
     def needs_experts(self) -> bool:
-        """Whether it says something of experts that a model without any has no use for."""
+        """Whether the precision applies only to models with experts."""
         return self.experts is not self.dense
 
 
@@ -72,7 +72,7 @@ PRECISIONS: Mapping[ExportPrecision, Numbers] = {
 
 
 def weight_type(name: str, precision: ExportPrecision) -> WeightType:
-    """The type of a parameter of the official tree."""
+    """Return the type in which a parameter of the official tree is stored."""
     *parents, leaf = name.split("/")
     if leaf != "kernel" or parents[-1] in ("head", "pre_logits", "projection") or "Router" in parents:
         return FLOAT32
@@ -81,10 +81,10 @@ def weight_type(name: str, precision: ExportPrecision) -> WeightType:
 
 
 def hidden_chunk(hidden: int, weights: WeightType) -> int:
-    """Hidden features of an MLP that share one scale of their row, where rows have scales; 0 where the whole row does.
+    """Return how many hidden features of an MLP share one scale of their row, or 0 if the whole row has one scale or none.
 
-    A row of many features has outliers, so it is cut into equal chunks of at most 512. That also keeps the sums of a chunk
-    below 2**24, where they are exact in float32.
+    A long row is likely to have outliers, so it is split into equal chunks of at most 512. That also keeps the sums of a
+    chunk below 2**24, where they are exact in float32.
     """
     if weights.scales is None or hidden <= _LONGEST_ROW:
         return 0

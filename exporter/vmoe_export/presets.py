@@ -1,4 +1,4 @@
-"""Presets: what the tensors of the checkpoints that google-research/vmoe released can't say about them."""
+"""Presets of the checkpoints released by google-research/vmoe, for what their tensors do not determine."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Preset:
 
     Attributes:
         name: the prefix of its files.
-        description: what it is, in a few words, and what of this is assumed.
+        description: the model and its training data, and which of its values are assumed.
         config: its model config under the official field names.
         image_size: (height, width) in pixels.
-        class_names: a list of `class_names.CLASS_LISTS`; None where there is none.
+        class_names: a name in `class_names.CLASS_LISTS`; None if there is no list of its classes.
     """
 
     name: str
@@ -107,6 +107,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({
 
 
 def preset_in(file_name: str) -> Preset | None:
-    """The preset whose name is in a file's name; the longest where there are several."""
+    """Return the preset whose name occurs in a file name, the longest if there are several, or None."""
     found = [preset for name, preset in PRESETS.items() if name in file_name]
     return max(found, key=lambda preset: len(preset.name), default=None)

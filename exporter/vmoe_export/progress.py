@@ -1,4 +1,4 @@
-"""What an export tells of its longer steps while they run."""
+"""The hook through which an export reports its longer steps while they run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 ProgressHook = Callable[[str, float], AbstractContextManager[Callable[[float], None]]]
-"""Begins a step, of a description and a total; the step takes each amount of the total that is done, and ends its block."""
+"""Begins a step with a description and a total. The block's value is called with each amount of the total that is done, and
+the step ends with the block."""
 
 
 @contextmanager
 def untold(text: str, total: float) -> Iterator[Callable[[float], None]]:
-    """A `ProgressHook` that tells nobody."""
+    """Report nothing; a `ProgressHook`."""
     yield lambda amount: None

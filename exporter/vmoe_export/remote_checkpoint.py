@@ -1,4 +1,4 @@
-"""Checkpoints that have an address: what a reader needs of them is copied to a private folder first."""
+"""Open checkpoints at an address: the files that the reader needs are first copied to a private folder."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ _FINISHED = "commit_success.txt"
 def checkpoint_at(
     source: str | os.PathLike[str], tell: Callable[[int, int], object] = lambda done, total: None
 ) -> Iterator[Checkpoint]:
-    """Opens a checkpoint on a disk or at an address; the copy of the latter goes when the block ends.
+    """Open a checkpoint at a path or an address. A copy from an address is deleted when the block ends.
 
     Args:
-        source: what `open_checkpoint` takes, or its address, such as gs://bucket/b16.
-        tell: called with the bytes that are here and those that are needed, while they come.
+        source: a path for `open_checkpoint`, or an address, such as gs://bucket/b16.
+        tell: called during the copy with the number of bytes copied and the number needed.
 
     Raises:
-        VmoeError: as `open_checkpoint` does; errors of the block name the address, too.
-        RemoteError: it is not there, or can't be copied.
+        RemoteError: nothing is at the address, or it can't be copied.
+        VmoeError: any error of `open_checkpoint`. Its message, like that of any VmoeError in the block, has the address in
+            place of the copy's path.
     """
     if not isinstance(source, str) or not is_address(source):
         with open_checkpoint(source) as checkpoint:
             yield checkpoint
         return
-    # What a model of Hugging Face's is beside its tensors lies beside that file.
+    # The config and other settings of a Hugging Face model are in the same folder as its tensors.
     named = _MODEL_FILE.search(source)
     with RemoteFiles((_MODEL_FILE if named else _INDEX).sub("", source), tell) as files:
         try:
@@ -59,7 +60,7 @@ def checkpoint_at(
 
 
 def _copy(files: RemoteFiles) -> None:
-    """Copies what `open_checkpoint` would read."""
+    """Copy the files that `open_checkpoint` would read."""
     if files.path.suffix in ONE_FILE_SUFFIXES:
         files.copy([""])
     elif files.size(".index") is not None:
@@ -76,7 +77,7 @@ def _copy(files: RemoteFiles) -> None:
         elif _ORBAX & set(names):
             files.copy_below("")
         elif steps:
-            # The newest that is finished; where there is no object store, nothing may say so.
+            # Take the newest finished step. On a file system no step may have the marker file, so fall back to the newest.
             newest = [f"/{name}" for name in sorted(steps, key=lambda name: int(name.rpartition("_")[2]), reverse=True)]
             files.copy_below(next((step for step in newest if files.size(f"{step}/{_FINISHED}") is not None), newest[0]))
         else:

@@ -1,4 +1,4 @@
-"""Reads files that people write."""
+"""Read small files that users write."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ _MAX_BYTES = 16 << 20
 
 
 def read_small(path: Path) -> bytes:
-    """All of a file, or of a pipe, as a shell makes one of `<(...)`.
+    """Read a whole file, or a pipe such as the shell's `<(...)`.
 
     Raises:
         OSError: it can't be read.
-        ValueError: it has more than 16 MiB, or no end; or the path has a zero byte.
+        ValueError: it is larger than 16 MiB or endless, or the path contains a zero byte.
     """
     with path.open("rb") as file:
         data = file.read(_MAX_BYTES + 1)

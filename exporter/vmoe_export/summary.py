@@ -1,4 +1,4 @@
-"""What the user sees of an export: the model, its settings and where they come from, profiles, validation."""
+"""Show an export to the user: the model, its settings and their origins, its profiles, and the results of validation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vmoe_export.validation.limits import Limits
 from vmoe_runtime.profiles import Profile, by_layer, slots_range
 from vmoe_runtime.routing_kinds import KIND_NAMES
 
-_MUCH = 0.1  # of the requested ratio
+_MUCH = 0.1  # as a share of the requested ratio
 
 
 def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
-    """What the model is, and which values were assumed or not followed."""
+    """Return a table that describes the model and lists values that were assumed or ignored."""
     model, moe = plan.model, plan.model.moe
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
@@ -66,10 +66,10 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
         )
         table.add_row("Routing", f"{_routing(moe.routing)}; bfloat16 dispatcher: {'yes' if moe.dispatch_bf16 else 'no'}")
     table.add_row("Weights", _weights(plan))
-    # A mapping is what the files of a bundle or of another library's model say.
+    # The config is a mapping if it comes from a bundle or from the files of another library's model.
     given = "preset" if plan.preset else "model's files" if isinstance(plan.options.config, dict) else "config"
     origins = {"config": f"From the {given}", **_ORIGINS}
-    # The values of --capacity and --k are in the table of profiles.
+    # The table of profiles shows the values of --capacity and --k.
     chosen = {"capacity_ratio": plan.options.capacity, "k": plan.options.k}
     for origin in ("config", "flag", "default", "inferred") if verbose else ("default",):
         fields = sorted(name for name, source in model.origins.items() if source == origin and not chosen.get(name))
@@ -81,9 +81,9 @@ def model_table(plan: ExportPlan, *, verbose: bool = False) -> Table:
 
 
 def profile_table(plan: ExportPlan) -> Table:
-    """One row per profile: requested and effective ratio, slots, FLOPs against the dense ViT of the same size.
+    """Return a table with one row per profile: requested and effective ratio, slots, and FLOPs.
 
-    What else a profile sets is in its name.
+    FLOPs are also given relative to the dense ViT of the same size. The profile's name shows its other settings.
     """
     rows = [
         {
@@ -105,7 +105,7 @@ def profile_table(plan: ExportPlan) -> Table:
 
 
 def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
-    """One sentence for each kind of surprise: profiles that are the same, far from their ratio, or above a dense ViT."""
+    """Return notes on profiles that equal another, are far from their ratio, or cost more than the dense ViT."""
     notes = []
     by_setting: dict[object, list[Profile]] = {}
     for profile in plan.profiles:
@@ -126,7 +126,7 @@ def profile_notes(plan: ExportPlan) -> tuple[str, ...]:
 
 
 def validation_lines(result: ExportResult) -> Iterator[str]:
-    """What validation measured and what it accepts, in sentences; the numbers of each graph and profile are in the JSON."""
+    """Yield lines with the measurements of validation and their limits. The JSON has the numbers by graph and profile."""
     output = result.plan.output
     if result.limits:
         yield _compared("ONNX Runtime against the reference", output, result.comparisons, result.limits)
@@ -162,7 +162,7 @@ def _compared(what: str, output: str, comparisons: Sequence[Comparison], limits:
 
 
 def result_json(result: ExportResult, *, written: bool) -> dict[str, Any]:
-    """The same as JSON."""
+    """Return the plan and the results of an export as JSON."""
     plan = result.plan
     return {
         "bundle": str(result.path),

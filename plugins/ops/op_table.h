@@ -1,4 +1,4 @@
-// The ops of the domain vmoe, as exporter/vmoe_export/ops/table.py declares them. Written by
+// The ops of the domain vmoe. Generated from exporter/vmoe_export/ops/table.py by
 //
 //   python tools/cpp_headers.py
 //
@@ -20,7 +20,7 @@ inline constexpr SettingSpec kSettings[] = {
     {"max_experts", 1, kNoMaximum},
     {"merge", 0, kNoMaximum},
 };
-// What each type of values is, by choice of W, Q and T.
+// The element type of each value type, for each choice of W, Q and T.
 inline constexpr TypeChoice kTypeChoices[] = {
     {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat32}},
     {{ElementType::kFloat32, ElementType::kInt32, ElementType::kInt64, ElementType::kFloat32, ElementType::kFloat32, ElementType::kFloat16}},
@@ -339,7 +339,7 @@ using SoftCombineOutput = ExpertBlockOutput;
 using SoftCombineAttribute = SoftDispatchAttribute;
 inline constexpr OpSpec kSoftCombine{"VmoeSoftCombine", kSoftCombineInputs, kExpertBlockOutputs, kSoftDispatchAttributes, 0x1};
 
-// The most inputs and outputs that an op has.
+// The largest number of inputs and of outputs of an op.
 inline constexpr size_t kMaxInputs = 22;
 inline constexpr size_t kMaxOutputs = 4;
 

@@ -41,7 +41,7 @@ EXPORT = [
     (
         "export DENSE --probabilities sigmoid -o x.vmoe",
         2,
-        "--probabilities are those of classes, and this bundle would return",
+        "--probabilities applies to logits, and this bundle would return",
     ),
     ("export DENSE --probabilities odds -o x.vmoe", 2, "'odds' is not one of 'softmax', 'sigmoid'"),
     ("export google/vit -o x.vmoe", 1, "google/vit.index is there; hf://google/vit is the model of that name on"),

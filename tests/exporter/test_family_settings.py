@@ -305,7 +305,7 @@ def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) 
     make = _cases()["transformers internvl, plain"]
     (tmp_path / "model").mkdir()
     make(tmp_path / "model")
-    with pytest.raises(VmoeError, match="makes nothing of them; pass --output tokens"):
+    with pytest.raises(VmoeError, match="returns only its tokens; pass --output tokens"):
         export_bundle(tmp_path / "model", tmp_path / "model.vmoe")
     tokens = export_bundle(tmp_path / "model", tmp_path / "tokens.vmoe", output="tokens")
     assert tokens.plan.model.pools is False

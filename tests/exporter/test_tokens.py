@@ -148,7 +148,7 @@ def test_a_bundle_of_tokens_is_exported_again_as_such_only(tmp_path: Path) -> No
     assert manifest["output"] == {"name": "tokens", "size": 24, "tokens": 9}
     assert manifest["layers"] == {"blocks": [1], "tokens": 9, "size": 24}
     assert not [name for name in manifest["files"] if "Map" in name]
-    with pytest.raises(OptionError, match="makes nothing of them; pass --output tokens"):
+    with pytest.raises(OptionError, match="returns only its tokens; pass --output tokens"):
         export_bundle(first, tmp_path / "features.vmoe", output="features")
     with pytest.raises(OptionError, match="not tokens"):
         load_model(first)
@@ -175,7 +175,7 @@ MISTAKES = {
     "layers of an ensemble": (
         replace(VARIANTS[5], classes=7),
         {"layers": [0], "ensemble_size": 2},
-        "no outputs of layers; omit --layers",
+        "cannot return layers; omit --layers",
     ),
 }
 

@@ -28,8 +28,8 @@ TOLERANCES = {
     kind: {"atol": atol, "rtol": rtol, "why": why}
     for kind, atol, rtol, why in (
         ("exact", 0.0, 0.0, "integers, copied values, and sums of small whole numbers"),
-        ("sum", 2e-5, 2e-5, "float32 sums of at most 128 products in any order; exp, tanh or erf of them"),
-        ("fp16", 1e-5, 1e-3, "a float32 sum in any order, rounded to the 11 bits of float16"),
+        ("sum", 2e-5, 2e-5, "float32 sums of at most 128 products, in any order, and exp, tanh or erf of them"),
+        ("fp16", 1e-5, 1e-3, "a float32 sum, in any order, rounded to the 11 bits of float16"),
     )
 }
 RATIOS: list[tuple[int, int, float, Any, int]] = [
@@ -113,38 +113,38 @@ def _array(name: str, given: str, make: Any) -> np.ndarray:
 # Name | shape G x S x E and kind, or the rows of a group | settings (max_experts 0: no limit) | what it shows
 _TOP_K = """
 one_token | 1x1x4 | 1 2 1 0 0 | A group of one token.
-one_expert | 1x7x1 | 3 1 1 0 0 | One expert, which has no slot for most tokens.
+one_expert | 1x7x1 | 3 1 1 0 0 | One expert, without a slot for most tokens.
 k_is_e | 2x5x4 | 3 4 1 0 0 | Every token chooses every expert.
 experts_256 | 1x24x256 | 1 2 1 0 0 | 256 experts.
 b16 | 1x197x8 | 8 1 1 0 0 | One image of a B/16: 197 tokens, 8 experts, capacity ratio 0.3.
 vanilla | 2x12x3 | 2 1 0 0 0 | Tokens in the order of their group.
-bpr | 2x12x3 | 2 1 1 0 0 | Tokens by their largest gate.
-bpr_second_choices | 2x12x4 | 4 2 1 0 0 | The order of second choices is that of the largest gate, too.
-first_choices | .6 .4 / .3 .7 / .8 .2 | 2 2 0 0 0 | Expert 0 is full when token 1 comes with its second choice.
+bpr | 2x12x3 | 2 1 1 0 0 | Tokens in descending order of their largest gate.
+bpr_second_choices | 2x12x4 | 4 2 1 0 0 | The largest gate also orders second choices.
+first_choices | .6 .4 / .3 .7 / .8 .2 | 2 2 0 0 0 | Expert 0 is full before the second choice of token 1.
 raw_weights | .5 .25 .125 .125 | 1 2 1 0 0 | Weights are the gates, not divided by their sum.
-more_slots_than_pairs | 2x3x4 | 9 2 1 0 0 | Slots that stay empty.
-tied_experts | .25 .25 .25 .25 / .1 .4 .4 .1 / .1 .1 .4 .4 | 2 2 0 0 0 | Of equal gates that of the lower expert.
-tied_tokens | .75 .25 / .25 .75 / .75 .25 / .75 .25 | 2 1 1 0 0 | Of tokens with equal largest gates the lower comes first.
-all_tied | .25 .25 .25 .25 / .25 .25 .25 .25 / .25 .25 .25 .25 | 2 3 1 0 0 | Everything is equal.
+more_slots_than_pairs | 2x3x4 | 9 2 1 0 0 | Some slots stay empty.
+tied_experts | .25 .25 .25 .25 / .1 .4 .4 .1 / .1 .1 .4 .4 | 2 2 0 0 0 | Among equal gates, the lower expert first.
+tied_tokens | .75 .25 / .25 .75 / .75 .25 / .75 .25 | 2 1 1 0 0 | Among tokens with equal largest gates, the lower first.
+all_tied | .25 .25 .25 .25 / .25 .25 .25 .25 / .25 .25 .25 .25 | 2 3 1 0 0 | All gates are equal.
 eighths | 3x16x6 ties | 3 2 1 0 0 | Many ties.
-neighbours | .25 .25000003 .24999999 / .25000003 .25 .25 / .25 .25 .25000003 | 1 2 1 0 0 | Neighbours in float32 differ.
-zeros_and_denormals | -0 0 1e-44 / 0 -0 -1e-44 / 1e-44 0 1e-44 | 1 2 1 0 0 | 0 and -0 are equal, a denormal number is larger.
-nan_ranks_as_0 | -.5 nan .5 / nan -.25 nan / -1 -.5 -2 / 0 nan -0 | 2 2 1 0 0 | NaN is behind positive gates.
-nan_priority | -1 -2 / nan nan / .5 .25 / nan -3 | 2 1 1 0 0 | A token of NaN alone has the priority of 0.
-infinities | inf .5 -inf / -inf -inf -inf / .5 inf inf / nan -inf 3e38 | 2 2 1 0 0 | Infinities are the ends.
+neighbours | .25 .25000003 .24999999 / .25000003 .25 .25 / .25 .25 .25000003 | 1 2 1 0 0 | Adjacent float32 numbers differ.
+zeros_and_denormals | -0 0 1e-44 / 0 -0 -1e-44 / 1e-44 0 1e-44 | 1 2 1 0 0 | 0 and -0 are equal; a denormal is larger.
+nan_ranks_as_0 | -.5 nan .5 / nan -.25 nan / -1 -.5 -2 / 0 nan -0 | 2 2 1 0 0 | NaN ranks below positive gates.
+nan_priority | -1 -2 / nan nan / .5 .25 / nan -3 | 2 1 1 0 0 | A token with only NaN has priority 0.
+infinities | inf .5 -inf / -inf -inf -inf / .5 inf inf / nan -inf 3e38 | 2 2 1 0 0 | Infinities are largest and smallest.
 special | 2x20x5 special | 4 2 1 0 0 | NaN, infinities, zeros, denormals.
 pool | 1x16x4 | 2 1 1 1 0 | A pool keeps pairs that an expert alone would drop.
 pool_vanilla | 1x16x4 | 2 2 0 1 0 | A pool in vanilla order.
-pool_groups | 3x9x4 | 1 2 1 1 0 | The pools of three groups, side by side in the rows of an expert.
-pool_one_expert | .75 .25 / .75 .25 / .75 .25 / .75 .25 / .75 .25 | 2 1 1 1 0 | All choose one expert.
+pool_groups | 3x9x4 | 1 2 1 1 0 | The pools of three groups, consecutive in an expert's rows.
+pool_one_expert | .75 .25 / .75 .25 / .75 .25 / .75 .25 / .75 .25 | 2 1 1 1 0 | All tokens choose one expert.
 pool_not_full | 2x4x3 | 5 1 1 1 0 | A pool with more slots than pairs.
-limit | 2x14x5 | 3 2 1 0 2 | Two of five experts; pairs of the others take no slot.
-limit_pool | 2x14x5 | 1 2 1 1 2 | A pool that the allowed experts share.
-limit_tied | .25 .75 / .75 .25 / .25 .75 / .75 .25 | 2 1 1 0 1 | Of equal masses that of the lower expert.
-limit_floors | .5 .25 / .25 .50001526 / .5 .25 / .25 .50001526 | 4 1 0 0 1 | Floored masses are equal, sums of gates are not.
-limit_first_choices | .5 .48 .02 / .02 .48 .5 / .51 .49 0 | 3 2 1 0 2 | Second choices have no mass.
+limit | 2x14x5 | 3 2 1 0 2 | Two of five experts; pairs of the others get no slot.
+limit_pool | 2x14x5 | 1 2 1 1 2 | The allowed experts share a pool.
+limit_tied | .25 .75 / .75 .25 / .25 .75 / .75 .25 | 2 1 1 0 1 | Among equal masses, the lower expert.
+limit_floors | .5 .25 / .25 .50001526 / .5 .25 / .25 .50001526 | 4 1 0 0 1 | Floored masses are equal; sums of gates are not.
+limit_first_choices | .5 .48 .02 / .02 .48 .5 / .51 .49 0 | 3 2 1 0 2 | Second choices add no mass.
 limit_special | 2x18x4 special | 4 2 1 0 2 | Gates in masses are clipped to 0 and 1.
-ensemble | .6 .4 0 0 / 0 0 .3 .7 / .9 .1 0 0 / 0 0 .6 .4 / .7 .3 0 0 | 1 1 1 0 0 | E3 of two members, whose rows alternate.
+ensemble | .6 .4 0 0 / 0 0 .3 .7 / .9 .1 0 0 / 0 0 .6 .4 / .7 .3 0 0 | 1 1 1 0 0 | E3 with two members, whose rows alternate.
 mixed_1 | 2x23x7 | 3 2 0 1 3 | Vanilla order, a pool and a limit.
 mixed_2 | 3x17x9 ties | 2 3 1 1 4 | Ties, a pool and a limit.
 mixed_3 | 2x31x12 special | 5 4 1 0 7 | Special values and a limit.
@@ -154,7 +154,7 @@ mixed_5 | 2x19x6 ties | 4 2 0 0 3 | Ties in vanilla order and a limit.
 _CHOICE = """
 choice | 2x9x4 | 3 | Each expert takes its three best tokens of a group.
 choice_one_token | 1x1x4 | 1 | One token for every expert.
-choice_tied | .5 .25 / .5 .75 / .5 .75 / .5 .25 | 2 | Of equal gates that of the lower token.
+choice_tied | .5 .25 / .5 .75 / .5 .75 / .5 .25 | 2 | Among equal gates, the lower token first.
 choice_eighths | 2x16x5 ties | 4 | Many ties.
 choice_every_token | 1x5x3 | 5 | As many slots as tokens.
 choice_empty_slots | 2x3x2 | 5 | More slots than tokens.
@@ -163,10 +163,10 @@ choice_256 | 1x12x256 | 2 | 256 experts.
 """
 # Name | G x S x E x P | | what it shows
 _SOFT = """
-soft | 2x9x4x2 | | Shares of tokens in slots, and of slots in tokens.
-soft_one_token | 1x1x4x2 | | Every slot is the one token.
-soft_one_slot | 1x6x1x1 | | The one slot has a share of 1 in every token.
-soft_zero | 2x5x3x2 | | A token of zeros: the epsilon under the root.
+soft | 2x9x4x2 | | The shares of tokens in slots, and of slots in tokens.
+soft_one_token | 1x1x4x2 | | Every slot equals the only token.
+soft_one_slot | 1x6x1x1 | | The only slot has a share of 1 in every token.
+soft_zero | 2x5x3x2 | | A token of zeros, so that the epsilon under the root matters.
 """
 # Name | shape N x T x D of keys with two heads, or the keys of an image | merge | what it shows
 _MERGE_0 = """
@@ -174,12 +174,12 @@ merge | 2x12x8 | 3 | Three tokens join others; means are weighted by sizes.
 merge_half | 2x9x8 | 100 | At most half of the tokens.
 merge_one_token | 2x1x8 | 2 | There is nothing to merge.
 merge_two_tokens | 1x2x8 | 1 | Two tokens become one.
-merge_tied | 1 0 1 0 / 0 1 0 1 / 1 0 1 0 / 1 0 1 0 / 0 1 0 1 / 0 1 0 1 / 1 0 1 0 | 2 | Ties: the lower joins, and is joined.
+merge_tied | 1 0 1 0 / 0 1 0 1 / 1 0 1 0 / 1 0 1 0 / 0 1 0 1 / 0 1 0 1 / 1 0 1 0 | 2 | Ties go to the lower tokens.
 """
 _MERGE_1 = """
-merge_classifier | 2x13x8 | 3 | A classifier's token in front stays.
+merge_classifier | 2x13x8 | 3 | The class token in front stays.
 merge_nothing | 1x6x8 | 0 | Nothing changes.
-merge_nan | 1 0 1 0 / 1 0 1 0 / nan 0 0 0 / 1 0 1 0 / .75 .25 .75 .25 / 0 1 0 1 / 0 0 0 0 | 2 | A key with NaN is least like.
+merge_nan | 1 0 1 0 / 1 0 1 0 / nan 0 0 0 / 1 0 1 0 / .75 .25 .75 .25 / 0 1 0 1 / 0 0 0 0 | 2 | NaN is the least similar.
 """
 _TABLES = {
     "test_vmoe_route_policies": ("capacity k bpr pool max_experts", _TOP_K),

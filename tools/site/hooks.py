@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: the options of every command, and links that lead out of docs/."""
+"""MkDocs hooks: insert the options of each command, and replace links that lead out of docs/ by their text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MARK = re.compile(r"^<!-- options: (.*) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Puts in what is generated; leaves only the text of links to files that the site doesn't have."""
+    """Insert the generated text, and replace links to files outside the site by their text."""
     outside = re.escape("../" * (page.file.src_uri.count("/") + 1))
     markdown = re.sub(rf"\[([^\]]*)\]\({outside}[^)]*\)", r"\1", markdown)
     return _MARK.sub(lambda mark: command_markdown(mark[1]), markdown)
 
 
 def command_markdown(command: str) -> str:
-    """What `--help` of a command, such as "vmoe serve ray", says: the usage line, the description and a table of options."""
+    """Return the help of a command, such as "vmoe serve ray", in Markdown: usage, description, and a table of options."""
     first, *words = command.split()
     context = click.Context(program, info_name=first, max_content_width=10_000, terminal_width=10_000)
     for word in words:
@@ -39,5 +39,5 @@ def command_markdown(command: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Text in which Markdown finds nothing to mark up."""
+    """Escape the characters that Markdown would interpret."""
     return text.replace("<", "&lt;").replace("|", "&#124;").replace("*", r"\*")

@@ -1,1 +1,1 @@
-"""The folder of a bundle: where it may go, how it gets there whole or not at all, and its weights file."""
+"""The folder of a bundle, which is written whole or not at all, its weights file and its model card."""

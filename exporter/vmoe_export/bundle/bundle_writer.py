@@ -1,7 +1,7 @@
-"""Writes a bundle folder whole or not at all.
+"""Write a bundle folder whole or not at all.
 
-It is written in `.NAME.vmoe-export/new` beside its target, and takes the target's name at the end. The next export to the
-same target removes what a killed one left there.
+The bundle is written to `.NAME.vmoe-export/new` in the folder of its target, and renamed to the target at the end. If an
+export is killed, the next one to the same target deletes its files.
 """
 
 from __future__ import annotations
@@ -32,16 +32,21 @@ _NOT_OFFERED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
 
 
 def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> None:
-    """Refuses a target that can't become a bundle.
+    """Refuse a target that can't become a bundle.
 
     Args:
-        target: where the bundle will be.
-        force: it may replace a bundle.
+        target: the path of the bundle.
+        force: whether a bundle may be replaced.
         sources: files and folders that the export reads.
 
     Raises:
-        ExportError: the target would lie in a bundle; it exists and `force` is not given; or it is something else than a
-            bundle, holds a file that no bundle holds, or one of the sources.
+        ExportError: one of these:
+
+            - The path is not a valid name, or its parent folder does not exist.
+            - The target would be inside a bundle.
+            - The target exists, and `force` is false.
+            - The target exists and is not a bundle, or contains a file that is not part of one.
+            - The target contains the current folder or one of the sources.
     """
     if "\0" in str(target):
         raise ExportError(f"{shown(str(target))} is not a path: it contains a zero byte")
@@ -66,16 +71,16 @@ def check_target(target: Path, *, force: bool, sources: Iterable[Path] = ()) -> 
 
 @contextmanager
 def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Iterable[Path] = ()) -> Iterator[Path]:
-    """A temporary folder that takes the name `target` when the block ends well, and is removed when it doesn't.
+    """Make a temporary folder. Rename it to `target` when the block ends, or delete it if the block raises.
 
     Args:
-        target: where the bundle will be.
-        force: replace a bundle that is already there.
-        needed_bytes: about how large the bundle will be.
-        sources: files and folders that the export reads, and that must stay.
+        target: the path of the bundle.
+        force: replace an existing bundle.
+        needed_bytes: approximate size of the bundle.
+        sources: files and folders that the export reads, and that must not be replaced.
 
     Raises:
-        ExportError: the target exists, is no bundle, or can't be written.
+        ExportError: `check_target` refuses the target, there is too little space, or the folder can't be written.
     """
     sources = list(sources)
     check_target(target, force=force, sources=sources)
@@ -86,7 +91,7 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
             new = work / "new"
             new.mkdir()
             yield new
-            # Somebody else may have put something there meanwhile.
+            # Check again: another program may have created the target meanwhile.
             check_target(target, force=force, sources=sources)
             if not os.path.lexists(place):
                 new.rename(place)
@@ -102,10 +107,10 @@ def new_bundle(target: Path, *, force: bool, needed_bytes: int = 0, sources: Ite
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
-    """Writes `manifest.json` over the files that are in the folder, with their sizes and SHA-256s, and reads it.
+    """Write `manifest.json` with the sizes and SHA-256s of the files in the folder, and read it back.
 
     Raises:
-        ExportError: what is in the folder now is no bundle that a reader takes.
+        ExportError: the reader of bundles rejects the folder.
     """
     files = {}
     for path in sorted(folder.iterdir()):
@@ -117,12 +122,12 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> Manifest:
     try:
         return Bundle.open(folder, verify=False).manifest
     except BundleError as error:
-        raise ExportError(f"the export made a bundle that can't be loaded: {error}") from None
+        raise ExportError(f"the exported bundle can't be loaded: {error}") from None
 
 
 @contextmanager
 def _working_folder(place: Path) -> Iterator[Path]:
-    """The locked folder `.NAME.vmoe-export` beside a target, which is removed in the end."""
+    """Make and lock the folder `.NAME.vmoe-export` next to a target, and delete it when the block ends."""
     work = place.with_name(f".{place.name}.vmoe-export")
     work.mkdir(mode=0o700, exist_ok=True)
     lock = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -143,7 +148,7 @@ def _working_folder(place: Path) -> Iterator[Path]:
         finally:
             try:
                 shutil.rmtree(work, ignore_errors=True)
-            finally:  # once more, where a signal ended the first
+            finally:  # again, in case a signal interrupted the first attempt
                 shutil.rmtree(work, ignore_errors=True)
     finally:
         os.close(lock)
@@ -152,7 +157,7 @@ def _working_folder(place: Path) -> Iterator[Path]:
 def _check_room(parent: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
-        # Rounded apart, so that the two never read the same.
+        # Round down and up, so that the two numbers never look equal.
         raise ExportError(
             f"{parent} has {math.floor(free / 1e5) / 10:,.1f} MB free, and the bundle needs about "
             f"{math.ceil(needed_bytes / 1e5) / 10:,.1f} MB"
@@ -160,7 +165,7 @@ def _check_room(parent: Path, needed_bytes: int) -> None:
 
 
 def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
-    """Refuses to replace a folder that is more than a bundle, or that holds what the export reads."""
+    """Refuse to replace a folder that is not just a bundle, or that contains a source or the current folder."""
     files = None if target.is_symlink() else _files_of_bundle(target)
     if files is None:
         raise ExportError(f"{target} exists and is not a bundle, so it is not replaced")
@@ -181,9 +186,10 @@ def _check_replaceable(target: Path, sources: Iterable[Path]) -> None:
 
 
 def _files_of_bundle(folder: Path) -> set[str] | None:
-    """Names of the files that the manifest lists, its own and the model card's; None where there is no manifest of a bundle.
+    """Return the names of a bundle's files, or None if the folder has no manifest of a bundle.
 
-    Other programs write a manifest.json, too, and anybody may write one that lists what isn't the bundle's.
+    They are the manifest, the model card, and the files that the manifest lists. Of these, only names that a bundle can have
+    are returned: a manifest.json may be from another program, or list files that are not the bundle's.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -198,7 +204,7 @@ def _files_of_bundle(folder: Path) -> set[str] | None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Two names trade what they stand for, at once; False where the system or the file system doesn't offer that."""
+    """Swap two paths atomically. Returns False if the system or the file system does not support that."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError, TypeError):  # not Linux, or a C library from before 2018

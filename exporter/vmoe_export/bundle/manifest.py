@@ -1,4 +1,4 @@
-"""What the manifest of a bundle says of an export."""
+"""Compile the content of a bundle's `manifest.json` from an export."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vmoe_runtime.bundle.manifest import CANONICAL_GRAPH, FORMAT, FORMAT_VERSION
 
 
 def manifest_of(plan: ExportPlan, tensorrt: Mapping[str, str], findings: Findings) -> dict[str, Any]:
-    """All of `manifest.json` but its list of files.
+    """Return the content of `manifest.json`, except its list of files.
 
     Args:
-        plan: of the export.
-        tensorrt: graph files for TensorRT by profile, or by "model"; empty where there are none.
-        findings: of validation.
+        plan: the plan of the export.
+        tensorrt: the TensorRT graph file of each profile; the key of a dense ViT is "model". Empty without TensorRT graphs.
+        findings: the results of validation.
     """
     model, checkpoint = plan.model, plan.checkpoint
     height, width = model.image_size

@@ -1,4 +1,4 @@
-"""`README.md` of a bundle: what it is and how to run it, for people and for the Hugging Face Hub."""
+"""Write the model card, `README.md`: it describes a bundle and how to run it, for readers and for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ print(engine{call})
 
 
 def model_card(content: Mapping[str, Any], manifest: Manifest) -> str:
-    """The card, in Markdown with metadata in YAML. It says nothing that the manifest doesn't.
+    """Return the card in Markdown, with metadata in YAML. All of its facts come from the manifest.
 
     Args:
-        content: of `manifest.json`.
-        manifest: the same, as readers have it.
+        content: the content of `manifest.json`.
+        manifest: the same manifest, as the bundle reader returns it.
     """
     source, image, flops = content["source"], manifest.input, content["flops_per_image"]
-    # On one line, and without what ends code.
+    # Replace line breaks, and characters that end inline code or start HTML.
     name = "".join(c if c.isprintable() and c not in "`<>" else "_" for c in source["name"])
     measured = {each["profile"]: each for each in (content["validation"] or {}).get("distance_from_fp32", ())}
     settings = []
     for profile in content["profiles"] or [{"name": None}]:
         label, found = profile["name"], measured.get(profile["name"], {"top1": None})
-        # A Soft MoE has neither profiles nor the cost of a dense model.
+        # A Soft MoE may have no profiles, and its cost is not that of the dense model.
         cost = None if label is None and manifest.moe_layers else flops.get(label or "dense")
         cells = [f"`{label}`" if label else "-", *(profile.get(field, "-") for field in ("capacity_ratio", "k"))]
         cells += [profile.get("capacity", "-")[0], "-" if cost is None else f"{cost / 1e9:.3g}"]

@@ -1,4 +1,4 @@
-"""Writes `weights.safetensors` one tensor at a time, and says where in the file each tensor lies."""
+"""Write `weights.safetensors` one tensor at a time, and return the position of each tensor."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from vmoe_export.weight_types.weight_type import stored_shape
 from vmoe_runtime.bundle.manifest import WEIGHTS_NAME
 
 _ELEMENTS = {kind.stored: ONNX_TYPES[kind.name] for kind in WEIGHT_TYPES.values()} | {"F16": ONNX_TYPES["fp16"]}
-_TOO_LARGE_FOR_FP16 = 65520  # rounds to infinity
-_ALIGNMENT = 64  # bytes; runtimes map the tensors as they lie
+_TOO_LARGE_FOR_FP16 = 65520  # the smallest value that rounds to infinity
+_ALIGNMENT = 64  # bytes; runtimes map tensors directly from the file
 
 
 @dataclass(frozen=True)
 class Span(StoredTensor):
-    """A tensor of the file, and the offset in bytes at which it lies there."""
+    """A tensor in the file, and its offset in bytes."""
 
     offset: int
 
@@ -43,27 +43,27 @@ def write_weights(
     advance: Callable[[float], None] = lambda size: None,
     precision: ExportPrecision = "fp32",
 ) -> dict[str, Span]:
-    """Writes the tensors of `shapes`, reading each from the checkpoint when its turn comes.
+    """Write the tensors of `shapes`, with only one of them in memory at a time.
 
     Args:
         path: the file to write.
-        checkpoint: where the tensors come from; its shapes have been checked.
-        config: decides how the position embedding is made.
+        checkpoint: the source of the tensors; its shapes have been checked.
+        config: the model, which decides how the position embedding is resized or computed.
         shapes: shape of each tensor in the checkpoint.
         advance: called with the bytes of each tensor after it was written.
-        precision: what the weights of products are stored in; of fp16, graphs for TensorRT round them.
+        precision: the stored precision. With fp16, weights are stored in float32, and TensorRT graphs round them.
 
     Returns:
-        The span of each tensor.
+        The position of each tensor.
 
     Raises:
-        CheckpointError: a tensor holds NaN or infinite values, or values that their type has no room for.
+        CheckpointError: a tensor has NaN or infinite values, or values too large for their type.
         OSError: the file can't be written.
     """
     header, spans = layout(stored_tensors(shapes, precision))
     with path.open("wb") as file:
         file.write(header)
-        # In the order of the file; scales are written with their kernels, wherever they lie.
+        # In the order of the file, except that scales are written together with their kernels.
         for name in (name for name in spans if name in shapes):
             array = official_tensor(name, checkpoint, config)
             is_rounded = precision == "fp16" and weight_type(name, "bf16") is BFLOAT16
@@ -82,8 +82,8 @@ def write_weights(
 
 
 def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]:
-    """The header of a safetensors file of these tensors, and where each lies behind it, in that order without gaps."""
-    # Tensors whose length keeps the alignment come first, so that all of them are aligned.
+    """Return the header of a safetensors file, and the position of each tensor, in file order. There are no gaps."""
+    # Tensors whose length is a multiple of the alignment come first, so that each of them is aligned.
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, name))
     entries: dict[str, dict[str, Any]] = {}
     position = 0
@@ -99,13 +99,13 @@ def layout(tensors: Mapping[str, StoredTensor]) -> tuple[bytes, dict[str, Span]]
 
 
 def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> Array:
-    """A tensor as the model uses it, float32: read from the checkpoint, or computed where that has none.
+    """Return a tensor as the model uses it, in float32: read from the checkpoint, or computed if it is not stored there.
 
     Raises:
-        CheckpointError: it holds NaN or infinite values, or can't be read.
+        CheckpointError: it has NaN or infinite values, or can't be read.
     """
     token = config.classifier == "token"
-    # float64 values beyond float32 become infinite, and are refused as such
+    # float64 values beyond the range of float32 become infinite, and are refused below.
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         if name == POSITION_EMBEDDING and config.position_emb == "sincos2d":
             temperature = config.position_temperature
@@ -117,12 +117,12 @@ def official_tensor(name: str, checkpoint: Checkpoint, config: ModelConfig) -> A
     if name == POSITION_EMBEDDING and array.shape[1] != config.num_tokens:
         array = np.ascontiguousarray(resize_position_embedding(array, config.grid, token))
     if name.endswith("/Moe/Router/dense/kernel"):
-        array = array.reshape(len(array), -1)  # that of an E3 may have an axis for the members
+        array = array.reshape(len(array), -1)  # the router of an E3 may have an axis for the members
     return array
 
 
 def external_tensor(name: str, span: Span) -> TensorProto:
-    """A tensor that lies in the weights file."""
+    """Return an ONNX tensor whose data are in the weights file."""
     tensor = TensorProto(name=name, data_type=_ELEMENTS[span.dtype], dims=graph_shape(name, span.shape))
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", WEIGHTS_NAME), ("offset", span.offset), ("length", span.nbytes)):

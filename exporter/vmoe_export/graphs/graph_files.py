@@ -1,4 +1,7 @@
-"""Makes the graphs of a bundle, writes them without anything of this machine inside, and has ONNX check them."""
+"""Write the graphs of a bundle and check them with ONNX.
+
+The files contain nothing specific to this machine, such as paths.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,9 @@ class WrittenGraph:
     """A graph of a bundle.
 
     Attributes:
-        file: its name.
-        cuts: the values that go from one part of the model to the next, see `ModelNodes`.
-        profile: the one that it is fixed to; None where it takes its settings as inputs, or there are none.
+        file: the name of its file.
+        cuts: the values passed from each part of the model to the next, see `ModelNodes`.
+        profile: the profile that it is fixed to; None if its settings are inputs, or if it has none.
     """
 
     file: str
@@ -54,7 +57,7 @@ class WrittenGraph:
     profile: Profile | None = None
 
     def suits(self, profile: Profile | None) -> bool:
-        """Whether it is made to be run at a profile."""
+        """Return whether the graph is meant to run at a profile."""
         merges = bool(profile and profile.merge)
         in_standard_ops = {INLINED_GRAPH: not merges, MERGING_GRAPH: merges}
         return self.profile in (None, profile) and in_standard_ops.get(self.file, True)
@@ -63,23 +66,25 @@ class WrittenGraph:
 def write_graphs(
     folder: Path, model: ExportedModel, weights: Mapping[str, Span], profiles: Sequence[Profile]
 ) -> list[WrittenGraph]:
-    """Writes `model.onnx` and `model.inlined.onnx` beside the weights they point into.
+    """Write the graphs for CPUs next to the weights file that they reference.
 
-    The former has ops of the domain vmoe with their functions, and its inputs for the settings of the routing kind have
-    default values; the latter has standard ops alone, and the settings are plain inputs. It merges no tokens: where a
-    profile does, there is `model.merging.onnx` as well.
+    - `model.onnx` has ops of the domain vmoe, with their functions. The settings of the routing kind are inputs with default
+      values.
+    - `model.inlined.onnx` has standard ops only. The settings are inputs without default values. It does not merge tokens.
+    - `model.merging.onnx` is the same but merges tokens. It is written only if a profile merges tokens.
 
     Args:
-        folder: where the weights lie.
-        model: what the graphs compute.
-        weights: where each parameter lies in the weights file.
-        profiles: those of the bundle; the settings of the first but `merge` become the default values of `model.onnx`.
+        folder: the folder of the weights file.
+        model: the model that the graphs compute.
+        weights: the position of each parameter in the weights file.
+        profiles: the bundle's profiles. The settings of the first one, except `merge`, become the default values of
+            `model.onnx`.
 
     Returns:
         The graphs, in that order.
 
     Raises:
-        ExportError: ONNX's full checker or strict shape inference refuses a graph.
+        ExportError: ONNX's full checker or its strict shape inference rejects a graph.
     """
     written = []
     kinds: dict[str, type[ModelNodes]] = {CANONICAL_GRAPH: ModelNodes, INLINED_GRAPH: StandardNodes}
@@ -120,18 +125,18 @@ def write_tensorrt_graphs(
     profiles: Sequence[Profile],
     precision: TensorRtPrecision,
 ) -> list[WrittenGraph]:
-    """Writes `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` for a dense ViT.
+    """Write `PROFILE.tensorrt.onnx` for each profile, or `model.tensorrt.onnx` for a dense ViT.
 
     Args:
         folder, model, weights: as for `write_graphs`.
-        profiles: the profiles of the bundle; none for a dense ViT.
-        precision: what the large products are computed in.
+        profiles: the bundle's profiles; none for a dense ViT.
+        precision: type of the large products.
 
     Returns:
         The graphs in the order of the profiles.
 
     Raises:
-        ExportError: ONNX's full checker or strict shape inference refuses a graph.
+        ExportError: ONNX's full checker or its strict shape inference rejects a graph.
     """
     written = []
     for profile in profiles or (None,):
@@ -148,17 +153,20 @@ def tensorrt_graph(
     profile: Profile | None,
     precision: TensorRtPrecision,
 ) -> tuple[onnx.ModelProto, tuple[tuple[str, ...], ...]]:
-    """The graph of one profile for TensorRT.
+    """Build the graph of one profile for TensorRT.
 
     Args:
         model, weights: as for `write_graphs`.
-        profile: whose capacity, k, bpr and merge are fixed in it; None for a dense ViT that merges nothing.
-        precision: what the large products are computed in.
+        profile: the profile whose capacity, k, bpr and merge are fixed in the graph; None for a dense ViT that does not
+            merge tokens.
+        precision: type of the large products.
 
     Returns:
-        A model with the input `image`; the outputs of `model.answers`, always float32; and `<block>/slot` (int32) and
-        `<block>/weight` (float32) of each MoE layer, and `<block>/token` (int32) where the profile merges. Weights are
-        external data. And its cuts, see `ModelNodes`.
+        The graph, and its cuts, see `ModelNodes`. The weights are external data. Its input is `image`. Its outputs are
+
+        - those of `model.answers`, always float32,
+        - `<block>/slot` (int32) and `<block>/weight` (float32) of each MoE layer,
+        - `<block>/token` (int32) of each MoE layer, if the profile merges tokens.
     """
     nodes = TensorRtNodes(model, weights, profile, precision)
     nodes.write_model()
@@ -167,7 +175,7 @@ def tensorrt_graph(
     bodies = fixed_function_bodies(dispatched=nodes.dispatched, combined=nodes.product_type) if routes else []
     fixed = f"Fixed to profile {profile.name}. " if profile else ""
     plugin = f" from {oldest_supported('tensorrt')} on with the vmoe plugin" if routes else ""
-    # ONNX Runtime multiplies no bfloat16 on a CPU.
+    # On a CPU, ONNX Runtime has no bfloat16 products.
     others = "" if precision == "bf16" else f", and any ONNX Runtime from {oldest_supported('onnxruntime')} on"
     how = f"{fixed}For TensorRT{plugin}{others}."
     return _model(graph, model, profile, precision, how, bodies), tuple(nodes.cuts)
@@ -201,12 +209,12 @@ def _outputs(nodes: ModelNodes, choices: int | str) -> Iterator[onnx.ValueInfoPr
 
 
 def _groups(model: ExportedModel) -> str:
-    """The name of the number of groups: a group that is an image is counted as one."""
+    """Return the name of the dimension of groups: the batch dimension, if each group is one image."""
     return BATCH_DIM if model.grouping.tokens == model.config.num_tokens * model.config.ensemble_size else GROUP_DIM
 
 
 def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: bool) -> None:
-    """Declares the shapes around encoder blocks: a runtime that knows them computes in place, and fuses the head."""
+    """Declare the shapes between encoder blocks. With them, a runtime can compute in place and fuse the head."""
     config = nodes.model.config
     known = {value.name for value in (*graph.input, *graph.output)}
     rows, groups = BATCH_DIM, _groups(nodes.model)
@@ -220,7 +228,7 @@ def _name_block_shapes(graph: onnx.GraphProto, nodes: ModelNodes, *, merges: boo
 
     for number, (op, is_class_token, before, after) in enumerate(nodes.blocks):
         if op == "VmoeExpertBlock" and config.ensemble_size > 1:
-            rows = MEMBER_DIM  # from the first one on, each image is there once for each member
+            rows = MEMBER_DIM  # from the first MoE layer on, each image has one row per member
         if is_class_token:
             tokens = 1
         in_groups = op == "VmoeExpertBlock" and not is_class_token
@@ -240,16 +248,16 @@ def _model(
     functions: Sequence[onnx.FunctionProto] = (),
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """The graph as a model, with notes on what it is, in `metadata_props`, and on how it is run, in `doc_string`.
+    """Wrap a graph in a ModelProto. `metadata_props` describes the model, and `doc_string` also says how to run it.
 
     Args:
         graph: the graph.
         model: the model that it computes.
         profile: its default or only profile; None for a dense ViT.
-        precision: of its large products.
-        how: sentences on how it is run.
-        functions: that its nodes call.
-        opset: of ONNX.
+        precision: the precision of its large products.
+        how: sentences on how to run it.
+        functions: the functions that its nodes call.
+        opset: the ONNX opset version.
     """
     opsets = {"": opset} | ({DOMAIN: VERSION} if functions else {})
     proto = helper.make_model(
@@ -286,7 +294,7 @@ def _model(
 
 
 def _called(graph: onnx.GraphProto, functions: Mapping[str, onnx.FunctionProto]) -> list[onnx.FunctionProto]:
-    """The functions that the graph's nodes call, directly or through another."""
+    """Return the functions that the graph's nodes call, directly or through other functions."""
     names = {node.op_type for node in graph.node}
     while more := {node.op_type for name in names & functions.keys() for node in functions[name].node} - names:
         names |= more

@@ -1,4 +1,4 @@
-"""How a graph is written: nodes with their names, and the tensors that they take."""
+"""Collect the nodes of a graph, name them, and keep the tensors that they use."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ _BLOCKS = ("VmoeAttentionBlock", "VmoeMlpBlock", "VmoeExpertBlock")
 
 
 class GraphWriter:
-    """Nodes in the order of their computation, and the tensors that they take.
+    """The nodes of a graph in the order of computation, and the tensors that they use.
 
-    A node is named after the layer of the official tree that it belongs to and its op, such as
-    `encoderblock_0/SelfAttention/query/MatMul`, and what it computes after its op and number; weights go by their official
-    names.
+    - A node is named after its layer in the official parameter tree and its op, such as
+      `encoderblock_0/SelfAttention/query/MatMul`.
+    - A value is named after the op and the number of the node that computes it.
+    - A weight has its official name.
 
     Args:
-        weights: where each parameter lies in the weights file.
+        weights: the position of each parameter in the weights file.
 
     Attributes:
-        nodes: sorted by their inputs.
-        blocks: of each part of an encoder block that has a residual: op, whether it has class tokens alone, input, output.
+        nodes: the nodes; each comes after the nodes whose outputs it uses.
+        blocks: for each part of an encoder block with a residual, the op, whether it gets only class tokens, its input, and
+            its output.
     """
 
     def __init__(self, weights: Mapping[str, Span]) -> None:
@@ -38,24 +40,28 @@ class GraphWriter:
         self._tensors = {name: external_tensor(name, span) for name, span in weights.items()}
         self._taken: Counter[str] = Counter()
         self._place = "embedding"
-        self._is_class_token = False  # the residual stream has come down to it: x[N,1,D]
+        self._is_class_token = False  # only the class token is left in the residual stream: x[N,1,D]
         self.nodes: list[onnx.NodeProto] = []
         self.blocks: list[tuple[str, bool, str, str]] = []
 
     def initializers(self) -> list[onnx.TensorProto]:
-        """The weights, parts of weights and constants that the nodes take."""
+        """Return the weights, parts of weights and constants that the nodes use."""
         used = {name for node in self.nodes for name in node.input}
         return [tensor for name, tensor in self._tensors.items() if name in used]
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
-        """Writes an op of the table in the way of this graph; returns its outputs, with a name for each that is ""."""
+        """Write an op of the table in the form that this kind of graph needs.
+
+        Returns:
+            The names of its outputs; an output "" gets a name.
+        """
         named: dict[str, Any] = {**attributes, **PLUGIN_ATTRIBUTES}
         return self._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **named))
 
     def _expand(
         self, body: onnx.FunctionProto, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]
     ) -> list[str]:
-        """Writes the body of a function in place of a node that calls it."""
+        """Write the body of a function inline, in place of a node that calls it."""
         names = dict(zip(body.input, inputs, strict=True))
         names |= {name: given for name, given in zip(body.output, outputs, strict=True) if given}
         for inner in body.node:
@@ -78,7 +84,7 @@ class GraphWriter:
         return [names[name] for name in body.output]
 
     def _append(self, node: onnx.NodeProto) -> list[str]:
-        """Adds a node, with a name for it and for each of its outputs that has none; returns its outputs."""
+        """Add a node; name it, and name its unnamed outputs. Returns its outputs."""
         name = f"{self._place_of(node.input)}/{node.op_type}"
         node.name = f"{name}_{self._taken[name]}" if self._taken[name] else name
         self._taken[name] += 1
@@ -88,9 +94,9 @@ class GraphWriter:
         return list(node.output)
 
     def _place_of(self, inputs: Sequence[str]) -> str:
-        """The layer of the official tree whose weights are among the inputs; the current one where there are none."""
+        """Return the layer of the official tree whose weights are among the inputs, or the current one if there are none."""
         layers = [posixpath.dirname(name).removeprefix("Encoder/") or name for name in inputs if name in self._weights]
-        # A block is named after what follows its layer norm.
+        # A block is named after the layer behind its layer norm.
         layers = [layer for layer in layers if "LayerNorm" not in layer] or layers
         return (posixpath.commonpath(layers) or layers[0]) if layers else self._place
 
@@ -104,11 +110,11 @@ class GraphWriter:
         return written
 
     def _vmoe(self, op: str, *inputs: str, outputs: Sequence[str] = (), **attributes: int) -> str:
-        """Writes an op of the table; returns its first output."""
+        """Write an op of the table, and return its first output."""
         return self._op(op, inputs, outputs or [""] * len(OPS[op].outputs), attributes)[0]
 
     def _add(self, op: str, *inputs: str, outputs: Sequence[str] = ("",), **attributes: Any) -> str:
-        """Adds a node of ONNX; returns its first output."""
+        """Add a node of a standard op, and return its first output."""
         return self._append(helper.make_node(op, inputs, outputs, **attributes))[0]
 
     def _constant(self, name: str, values: Any, dtype: Any) -> str:
@@ -118,13 +124,13 @@ class GraphWriter:
         return name
 
     def _part(self, whole: str, name: str, number: int, *dims: int) -> str:
-        """The part of a weight with that number, as a tensor of its own over the same bytes; returns its name."""
+        """Declare part `number` of a weight as a separate tensor over the same bytes, and return its name."""
         part = replace(self._weights[whole], shape=dims)
         self._tensors[name] = external_tensor(name, replace(part, offset=part.offset + number * part.nbytes))
         return name
 
     def _integers(self, *values: int) -> str:
-        """int64[number of values], a shape or axes."""
+        """Return a constant int64[number of values], such as a shape or axes."""
         return self._constant(f"int64_{'_'.join(map(str, values))}", values, np.int64)
 
     def _reshape(self, x: str, *shape: int) -> str:
@@ -134,5 +140,5 @@ class GraphWriter:
         return self._add("Gather", x, self._integers(0) if keepdims else self._constant("first", 0, np.int64), axis=1)
 
     def _slice(self, x: str, first: int, last: int) -> str:
-        """Some tokens of x[N,T,..]; `last` may be beyond T."""
+        """Return tokens `first` to `last` (exclusive) of x[N,T,..]; `last` may exceed T."""
         return self._add("Slice", x, self._integers(first), self._integers(last), self._integers(1))

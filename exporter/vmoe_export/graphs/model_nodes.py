@@ -1,8 +1,11 @@
-"""The nodes of a model: what `ExportedModel` says, as ops of the domain vmoe and of ONNX.
+"""Write the nodes of a model that an `ExportedModel` describes, as ops of the domain vmoe and standard ONNX ops.
 
-There is one walk through the model for every graph of a bundle. It asks for an op of the table wherever one is needed, and
-each kind of graph has its own way to write that op: `ModelNodes` as a node of the domain vmoe, `StandardNodes` as nodes of
-ONNX, and `TensorRtNodes` as what TensorRT fuses best.
+All graphs of a bundle share the walk through the model in this module. The walk writes ops of the table, and each kind of
+graph has its own form for them:
+
+- `ModelNodes` writes a node of the domain vmoe,
+- `StandardNodes` writes standard ONNX nodes,
+- `TensorRtNodes` writes the nodes that TensorRT fuses best.
 """
 
 from __future__ import annotations
@@ -38,35 +41,36 @@ from vmoe_runtime.settings import MERGE, OFFICIAL_SETTINGS, POLICIES
 
 
 class ModelNodes(GraphWriter):
-    """The nodes of a model, which `write_model` writes; slots of a MoE layer go by `<block>/slot`.
+    """The nodes of a model, written by `write_model`. The slots of a MoE layer are named `<block>/slot`.
 
     Args:
-        model: says what to compute.
-        weights: where each parameter lies in the weights file.
-        settings: the names of the graph's inputs for the settings of the routing kind.
+        model: the model to compute.
+        weights: the position of each parameter in the weights file.
+        settings: the names of the graph's inputs for settings.
 
     Attributes:
-        model: the same.
-        functions: the bodies of all ops, written for the model, by op.
-        cuts: between `model.parts`, the values that go from one to the next: the residual stream, and where tokens are
-            merged their sizes and where each has gone.
+        model: the model to compute.
+        functions: the function of each op, written for this model, by op.
+        cuts: the values passed from each of `model.parts` to the next: the residual stream and, if tokens are merged, their
+            sizes, the position of each original token, and any rotary coordinates.
         outputs: the model's answers, then the outputs of each MoE layer.
-        left: where tokens are merged, how many a MoE layer's groups have left, or a name for that, by its block.
+        left: if tokens are merged, the number of tokens left in a group of each MoE layer, or a name for that number, by
+            block.
     """
 
     def __init__(self, model: ExportedModel, weights: Mapping[str, Span], settings: Sequence[str] = ()) -> None:
         super().__init__(weights)
         self.model, self._config, self._settings = model, model.config, settings
         self._merges = MERGE in settings
-        self._beside: dict[str, str] = {}  # what ops take of the tokens beside the residual stream, by the ops' names
-        self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # that give the class token alone
+        self._beside: dict[str, str] = {}  # values about the tokens that ops take besides the residual stream, by input name
+        self._class_parts = [f"Encoder/{part}" for part in model.class_token_parts]  # parts that return only the class token
         self.functions = {body.name: body for body in function_bodies(self._body_options())}
         self.cuts: list[tuple[str, ...]] = []
         self.outputs: list[str] = [*model.answers]
         self.left: dict[str, int | str] = {}
 
     def _body_options(self) -> BodyOptions:
-        """The types and chunks of the model, and what its ops take."""
+        """Return the types, chunks and optional inputs of the model's ops."""
         config, moe, numbers = self._config, self._config.moe, PRECISIONS[self.model.precision]
 
         def chunks(hidden: int, weights: WeightType) -> int:
@@ -95,7 +99,7 @@ class ModelNodes(GraphWriter):
         )
 
     def write_model(self) -> None:
-        """Writes the nodes of the whole model."""
+        """Write the nodes of the whole model."""
         moe = self._config.moe
         x = self._embed()
         if self._config.rotary:
@@ -122,24 +126,24 @@ class ModelNodes(GraphWriter):
         self.nodes[-1].output[0] = self.model.output
 
     def _layer_outputs(self) -> Sequence[str]:
-        """Names of the outputs of each MoE layer, without that of merging."""
+        """Return the names of each MoE layer's outputs, without the output of merging."""
         return [name for name in self.model.layer_outputs if name != TOKEN_OUTPUT]
 
     def _group_left(self) -> int | str:
-        """Tokens of a group that merging has left by now, or a name for that."""
+        """Return the number of tokens that merging has left in a group so far, or a name for that number."""
         return f"{self._place}_tokens"
 
     def _cut(self, x: str) -> str:
-        """Notes the residual stream, float32, as what goes from one part of the model to the next."""
+        """Record the float32 residual stream and its companions as a cut between two parts of the model."""
         self.cuts.append((x, *(self._beside[name] for name in self._carried())))
         return x
 
     def _carried(self) -> list[str]:
-        """What merging changes beside the residual stream, by the ops' names."""
+        """Return the names of the op inputs that merging changes, apart from the residual stream."""
         return [name for name in ("sizes", "token", "coordinates") if self._merges and name in self._beside]
 
     def _unmerged(self) -> dict[str, str]:
-        """The sizes of an image's tokens, and where each is, before any was merged."""
+        """Return the inputs of merging before any token is merged: sizes of 1, and each token at its own position."""
         tokens = self._config.num_tokens
         batch = self._add("Shape", IMAGE_INPUT, start=0, end=1)
         shape = self._add("Concat", batch, self._integers(tokens), axis=0)
@@ -149,10 +153,10 @@ class ModelNodes(GraphWriter):
         return {"sizes": sizes, "token": self._add("Expand", row, shape), MERGE: MERGE}
 
     def _capacities(self) -> Sequence[str]:
-        """The capacity of each MoE layer."""
+        """Return the capacity value of each MoE layer."""
         if "capacity" not in self._settings or not self._config.moe:
             return []
-        # One Split rather than a Slice for each layer, which a small model would notice.
+        # One Split is faster than a Slice for each layer, noticeably so in a small model.
         count = len(self._config.moe.layers)
         split = helper.make_node("Split", ["capacity"], [""] * count, axis=0, num_outputs=count)
         return self._append(split)
@@ -163,7 +167,7 @@ class ModelNodes(GraphWriter):
         return super()._op(op, inputs, outputs, {**attributes, **own})
 
     def _call(self, op: str, inputs: Mapping[str, str], outputs: Sequence[str] = ("",), **attributes: int) -> list[str]:
-        """Writes an op of the table that takes weights. The `inputs` go by their names there; it takes those that it has."""
+        """Write an op of the table that takes weights. The op takes those of `inputs` whose names it has in the table."""
         given = [inputs.get(value.name, "") for value in OPS[op].inputs]
         while not given[-1]:
             given.pop()
@@ -174,25 +178,25 @@ class ModelNodes(GraphWriter):
         return self._op(op, given, outputs, attributes)
 
     def _layer(self, path: str, which: str = "") -> dict[str, str]:
-        """The weights of a dense layer as ops name them: those of layer `which`, which may have scales."""
+        """Return the weights of a dense layer by op input: kernel, bias and any scales, with the suffix `which`."""
         kernel = f"{path}/kernel"
         scales = {f"w{which}_scale": scale_name(kernel)} if weight_type(kernel, self.model.precision).scales else {}
         return {f"w{which}": kernel, f"b{which}": f"{path}/bias", **scales}
 
     def _norm(self, path: str, which: str = "ln") -> dict[str, str]:
-        """Scale and bias of a norm as ops name them, or the scale alone."""
+        """Return the parameters of a norm by op input: scale and, if it has one, bias."""
         return {f"{which}_{leaf}": name for leaf in ("scale", "bias") if (name := f"{path}/{leaf}") in self._weights}
 
     def _linear(self, path: str, x: str) -> str:
-        """A dense layer of x[N,T,D]."""
+        """Write a dense layer of x[N,T,D]."""
         return self._call("VmoeLinear", {"x": x, **self._layer(path)})[0]
 
     def _dense(self, path: str, x: str) -> str:
-        """A dense layer of x[N,D], which is float32 in every precision."""
+        """Write a dense layer of x[N,D] that is float32 in every precision."""
         return self._add("Add", self._add("MatMul", x, f"{path}/kernel"), f"{path}/bias")
 
     def _layer_norm(self, path: str, x: str, *, rms: bool = False, epsilon: float = LAYER_NORM_EPSILON) -> str:
-        """The norm of x[...,D], which is that of the root of the mean square with `rms`."""
+        """Write a layer norm of x[...,D]; with `rms`, an RMS norm."""
         weights = self._norm(path).values()
         if not rms:
             return self._add("LayerNormalization", x, *weights, axis=-1, epsilon=epsilon)
@@ -201,7 +205,7 @@ class ModelNodes(GraphWriter):
         return self._add("Mul", self._add("Div", x, length), *weights)
 
     def _repeated(self, tensor: str, rows: str = IMAGE_INPUT) -> str:
-        """A parameter [1,R,D] once for each image, or for each row of another value: [N,R,D]."""
+        """Repeat a parameter [1,R,D] for each image, or for each row of another value: [N,R,D]."""
         shape = self._add("Concat", self._add("Shape", rows, start=0, end=1), self._integers(1, 1), axis=0)
         return self._add("Expand", tensor, shape)
 
@@ -215,7 +219,7 @@ class ModelNodes(GraphWriter):
         if (rows * height, columns * width) != config.image_size:
             ends = self._integers(rows * height, columns * width)
             image = self._add("Slice", image, self._integers(0, 0), ends, self._integers(1, 2))
-        # A convolution whose kernel is its stride is one product of flattened patches.
+        # If a convolution's kernel is as large as its stride, it is one product of flattened patches.
         patches = self._reshape(image, -1, rows, height, columns, width, config.channels)
         patches = self._add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
         x = self._linear("embedding", self._reshape(patches, -1, rows * columns, height * width * config.channels))
@@ -228,16 +232,16 @@ class ModelNodes(GraphWriter):
         return self._layer_norm("embedding_norm", x) if config.embedding_norm else x
 
     def _attention_block(self, block: str, x: str, token: str) -> str:
-        """Self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] where no other token matters.
+        """Write self-attention with its layer norm and residual: x[N,T,D], or [N,1,D] if only the class token matters.
 
-        Where tokens are merged it ends with that, and `token` says where they have gone.
+        If tokens are merged, the block ends with merging, and the output named `token` holds their new positions.
         """
         norm, path = f"{block}/LayerNorm_0", f"{block}/SelfAttention"
         self._is_class_token = class_token = path in self._class_parts
         if self._config.attention_qk_norm:
             normed = self._layer_norm(norm, x, rms=self._config.rms_norm)
-            x, asking = (self._first_token(each, keepdims=True) if class_token else each for each in (x, normed))
-            mixed, keys = self._attention(path, asking, normed)
+            x, queries = (self._first_token(each, keepdims=True) if class_token else each for each in (x, normed))
+            mixed, keys = self._attention(path, queries, normed)
             y = self._add("Add", x, mixed)
             if self._merges and not class_token:
                 y = self._merged("VmoeMerge", {"x": y, "k": keys}, token)
@@ -251,7 +255,7 @@ class ModelNodes(GraphWriter):
         return self._merged("VmoeAttentionBlock", inputs, token)
 
     def _merged(self, op: str, inputs: Mapping[str, str], token: str) -> str:
-        """An op whose tokens may be merged; `token` names where they have gone then."""
+        """Write an op that may merge tokens. If it does, `token` is the name of the output with their new positions."""
         carried, numbers = self._carried(), {"num_heads": self._config.num_heads, "prefix": self._config.prefix_tokens}
         outputs = ["", *(token if name == "token" else "" for name in carried)]
         y, *left = self._call(op, {**inputs, **self._beside}, outputs, **numbers)
@@ -259,7 +263,11 @@ class ModelNodes(GraphWriter):
         return y
 
     def _attention(self, path: str, queries: str, keys: str) -> tuple[str, str]:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D]; returns what it gives, and the keys as they enter it."""
+        """Write multi-head attention of queries[N,Q,D] over keys[N,T,D].
+
+        Returns:
+            Its output, and the projected keys.
+        """
         config, is_pool = self._config, path.startswith("MapHead")
         heads = config.heads_of(path)
 
@@ -277,8 +285,8 @@ class ModelNodes(GraphWriter):
         q, k, v = (project(name, x) for name, x in (("query", queries), ("key", keys), ("value", keys)))
         if config.rotary and not is_pool:
             coordinates, frequencies = (self._beside[name] for name in ROTATION_INPUTS)
-            asking = self._first_token(coordinates, keepdims=True) if self._is_class_token else coordinates
-            q = self._vmoe("VmoeRotate", q, asking, frequencies, num_heads=heads)
+            of_queries = self._first_token(coordinates, keepdims=True) if self._is_class_token else coordinates
+            q = self._vmoe("VmoeRotate", q, of_queries, frequencies, num_heads=heads)
             k = self._vmoe("VmoeRotate", k, coordinates, frequencies, num_heads=heads)
         bf16 = PRECISIONS[self.model.precision].attention is BFLOAT16
         sizes = [self._beside["sizes"]] if self._merges else []
@@ -288,26 +296,27 @@ class ModelNodes(GraphWriter):
         return self._linear(f"{path}/out", mixed), k
 
     def _mlp(self, path: str) -> dict[str, str]:
-        """The weights of an MLP as its ops name them."""
+        """Return the weights of an MLP by op input."""
         weights = self._layer(f"{path}/Dense_0", "1") | self._layer(f"{path}/Dense_1", "2")
         gate = self._layer(f"{path}/Gate", "g") if self._config.gated_mlp else {}
         return weights | gate | self._norm(f"{path}/LayerNorm", "hidden_ln")
 
     def _moe_block(self, block: str, moe: MoeConfig, x: str, capacity: str, *, is_first: bool) -> str:
-        """A MoE layer with its layer norm and residual, x[N,T,D], or [N * M,T,D] behind the first one of an ensemble.
+        """Write a MoE layer with its layer norm and residual: x[N,T,D], or [N * M,T,D] after the first one of an ensemble.
 
         Returns:
-            The same; or, in the last block of a model whose head reads no other token, the class token alone.
+            The new residual stream. In the last block of a model whose head reads only the class token, it has only that
+            token.
         """
         outputs = [f"{self._place}/{what}" for what in self._layer_outputs()]
         self.outputs += outputs
         if self._merges:
             self.outputs.append(f"{self._place}/{TOKEN_OUTPUT}")
             self.left[self._place] = self._group_left()
-        # In a group the members of a token stand one after another, and those of an image everywhere else.
+        # Inside a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of an image are.
         members, tokens, width = self._config.ensemble_size, self._config.num_tokens, self._config.hidden_size
         group = self.model.grouping.tokens
-        if members > 1 and is_first:  # what comes before is the same for all of them
+        if members > 1 and is_first:  # the layers before are the same for all members
             x = self._add("Unsqueeze", x, self._integers(1))
             x = self._add("Expand", x, self._integers(1, members, 1, 1))
         self._place = f"{self._place}/Moe"
@@ -332,13 +341,13 @@ class ModelNodes(GraphWriter):
         return y
 
     def _grouped(self, x: str, like: str, images: int) -> str:
-        """Tokens x[..,D] as groups of so many images each, which have as many tokens as those of like[N,T,D] have left."""
+        """Reshape tokens x[..,D] to groups of `images` images, each with the T tokens left in like[N,T,D]."""
         tokens = self._add("Mul", self._add("Shape", like, start=1, end=2), self._integers(images))
         shape = [self._integers(-1), tokens, self._integers(self._config.hidden_size)]
         return self._add("Reshape", x, self._add("Concat", *shape, axis=0))
 
     def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        """Write top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
         norm, router = f"{block}/LayerNorm_1", f"{block}/Moe/Router/dense/kernel"
         expert, kept, weight = outputs
         slot = expert.replace("/expert", "/slot")
@@ -359,7 +368,7 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, routes[:3], kept, expert)
 
     def _experts_choice(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """The same with experts that choose their tokens: each expert is a choice of each token, with its gate as weight."""
+        """Write the layer for experts choice: every expert is a choice of each token, with its gate as the weight."""
         kept, gates = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         scores = self._add("MatMul", normed, f"{block}/Moe/Router/dense/kernel")
@@ -369,18 +378,21 @@ class ModelNodes(GraphWriter):
         return self._expert_block(block, moe, x, (slot, gates, src), kept)
 
     def _soft(self, block: str, moe: MoeConfig, x: str, _: str, outputs: Sequence[str]) -> str:
-        """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
+        """Write the layer for a Soft MoE, whose experts work on mixtures of tokens and which has no settings."""
         dispatch, combine = outputs
         normed = self._layer_norm(f"{block}/LayerNorm_1", x)
         router, bf16 = f"{block}/Moe/Router", int(moe.dispatch_bf16)
         self._vmoe("VmoeSoftRouter", normed, f"{router}/mu", f"{router}/scale", outputs=outputs)
         mixtures = self._vmoe("VmoeSoftDispatch", normed, dispatch, dispatch_bf16=bf16)
-        # It is tokens and what the experts make that are rounded, not their mixtures.
+        # Round the tokens and the experts' outputs, not the mixtures.
         (out,) = self._call("VmoeExpertMlp", {"buf": mixtures, **self._mlp(f"{block}/Moe/Mlp")}, dispatch_bf16=0)
         return self._add("Add", x, self._vmoe("VmoeSoftCombine", out, combine, dispatch_bf16=bf16))
 
     def _expert_block(self, block: str, moe: MoeConfig, x: str, routes: Sequence[str], *kept: str) -> str:
-        """Dispatch, experts and combine; `kept`, and `expert` unless experts choose, say where the class tokens went."""
+        """Write dispatch, experts and combine.
+
+        `kept` holds the output names of "kept" and, unless experts choose, "expert". They route the class tokens.
+        """
         if f"{block}/Moe" in self._class_parts and self._config.ensemble_size == 1:
             self._is_class_token = True
             body = class_dispatch(moe.experts[-1], self._tokens_of_image(), experts_choose=len(kept) == 1)
@@ -390,7 +402,7 @@ class ModelNodes(GraphWriter):
         return self._call("VmoeExpertBlock", inputs, dispatch_bf16=int(moe.dispatch_bf16))[0]
 
     def _tokens_of_image(self) -> str:
-        """Lines for `tokens`, those of an image that is a part of its group, by which that is cut; none where it is all."""
+        """Return node lines for `tokens`, the number of tokens per image, to split groups; "" if each group is an image."""
         group, own = self.model.grouping.tokens, self._config.num_tokens
         if group == own:
             return ""
@@ -406,7 +418,10 @@ class ModelNodes(GraphWriter):
         self._add("GreaterOrEqual", slot, self._constant("no_slot_below", 0, np.int32), outputs=[kept])
 
     def _member_gates(self, x: str, router: str) -> str:
-        """Gates[G,S,E] of x[G,S,D], members of a token one after another: each member's are 0 but for its own experts."""
+        """Write the gates[G,S,E] of x[G,S,D], in which the members' copies of a token are adjacent.
+
+        The gates of a member are 0 for the experts of other members.
+        """
         members, experts, tokens = self._config.ensemble_size, self._weights[router].shape[1], self.model.grouping.tokens
         owner = np.arange(experts) // (experts // members)
         is_own = self._constant(f"is_own_expert_of_{experts}", owner == np.arange(members)[:, None], np.bool_)
@@ -417,7 +432,7 @@ class ModelNodes(GraphWriter):
     def _head(self, x: str) -> None:
         config, members = self._config, self._config.ensemble_size
         if self.model.output == "tokens":
-            if config.norm_after_pooling or not config.encoder_norm:  # tokens have no norm of their own
+            if config.norm_after_pooling or not config.encoder_norm:  # no norm applies to tokens
                 self._unscaled(x, self.model.output)
             else:
                 self._layer_norm("Encoder/encoder_norm", x, rms=config.rms_norm)
@@ -440,14 +455,14 @@ class ModelNodes(GraphWriter):
             self._add("Sub", total, self._constant("log_members", math.log(members), np.float32))
 
     def _unscaled(self, x: str, output: str = "") -> str:
-        """The residual stream x[...,D] of the size that it has in the model's own library, or an output of that name."""
+        """Undo the model's `stream_scale` on the residual stream x[...,D]; `output` names the result if it is an output."""
         if (scale := self._config.stream_scale) != 1:
             return self._add("Mul", x, self._constant("stream_size", 1 / scale, np.float32), outputs=[output])
         return self._add("Identity", x, outputs=[output]) if output else x
 
     def _normed_pool(self, x: str) -> str:
-        """The row [N,D] that the head takes of the residual stream x[N,T,D], with the last layer norm."""
-        if self._config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+        """Apply the last layer norm and pool x[N,T,D] to [N,D], the input of the head."""
+        if self._config.classifier in ("token", "0"):  # the norm of a token doesn't depend on other tokens
             x = self._first_token(x)
         if not self._config.encoder_norm:
             return self._pool(self._unscaled(x))
@@ -474,8 +489,8 @@ class ModelNodes(GraphWriter):
                 return x
 
     def _mean(self, x: str) -> str:
-        """The mean of the tokens behind those in front of the patches, [N,D]."""
-        # A mean as a product: runtimes add up a plain one in another order where there is but one image.
+        """Write the mean [N,D] of the patches' tokens, without the tokens in front of them."""
+        # The mean is a product, because for a batch of one image, runtimes add up a ReduceMean in another order.
         front, patches = self._config.front_tokens, math.prod(self._config.grid)
         if self._merges:
             behind = (x, self._beside["sizes"])

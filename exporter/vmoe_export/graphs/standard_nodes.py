@@ -1,7 +1,7 @@
-"""Writes the ops of a model as standard ops of ONNX, with one 2-D MatMul per expert.
+"""Write the ops of a model as standard ONNX ops, with one 2-D MatMul per expert.
 
-Runtimes keep a packed copy of constant 2-D weights; split out of a 3-D tensor inside the graph, the weights would exist
-twice. So each expert's weights are initializers of their own, which point into the stored tensor.
+Each expert's weights are separate initializers that reference a part of the stored 3-D tensor. Runtimes keep a packed copy
+of constant 2-D weights. If the graph split the 3-D tensor itself, the weights would be in memory twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 
 class StandardNodes(ModelNodes):
-    """The nodes of a model in standard ops: an op of the table is the body of its function."""
+    """The nodes of a model in standard ops: each op of the table is replaced by the body of its function."""
 
     def _write(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> list[str]:
         if op == "VmoeExpertMlp":
@@ -30,7 +30,7 @@ class StandardNodes(ModelNodes):
     def _by_expert(
         self, inputs: Sequence[str], *, dispatch_bf16: int, hidden_chunk: int, activation: int = 0
     ) -> tuple[onnx.FunctionProto, list[str]]:
-        """VmoeExpertMlp with its own weights for each expert and chunk: its body, and what that takes."""
+        """Return a body of VmoeExpertMlp with separate weights for each expert and chunk, and the inputs of that body."""
         buf, w1, b1, w2, b2, *scales = inputs
         kind = weight_type(w1, self.model.precision)
         count, hidden, width = self._weights[w2].shape

@@ -1,19 +1,21 @@
-"""Writes the ops of a model for strongly typed TensorRT networks, at one setting of the router.
+"""Write the ops of a model for strongly typed TensorRT networks, at one setting of the router.
 
-TensorRT takes plugins from the main graph only and their settings from attributes: VmoeGates, VmoeRouteDispatch and
-VmoeCombine are nodes with the settings of one profile, all else is in standard ops. These three are functions of standard
-ops as well, so that a stock runtime runs the same file. TensorRT's parser prefers a plugin over a function of its name from
-version 10.7 on; an older one takes the function even where the plugin is loaded.
+TensorRT accepts plugins only in the main graph, and takes their settings from attributes. So VmoeGates, VmoeRouteDispatch
+and VmoeCombine are nodes with the settings of one profile as attributes, and everything else is in standard ops. The file
+also has functions of standard ops for these three, so that a stock runtime can run it. From version 10.7 on, TensorRT's
+parser prefers a plugin over a function of the same name. An older parser uses the function even if the plugin is loaded.
 
-A strongly typed network computes in the types of the graph. The large products - linear layers, attention, MLPs and
-experts - are in the type of the chosen precision. What they are added to stays float32: the residual stream with its layer
-norms, and the head. So are the router and its gates, since a rounded gate may choose another expert. Every change of type is
-a Cast; weights are cast from where they lie in the weights file, which TensorRT does once, when it builds an engine. Softmax
-reads and writes the type of the products: casts around it would keep TensorRT from fusing attention, whose softmax is
-float32 inside.
+A strongly typed network computes in the types of the graph:
 
-Shapes are constants but for the batch, and of the shape operators only the few that give a batch its class tokens are left.
-All op types are on the list of TensorRT 10.1's ONNX parser, in the types used here.
+- The large products (linear layers, attention, MLPs and experts) are in the type of the chosen precision.
+- The residual stream, its layer norms and the head stay float32.
+- The router and its gates stay float32, because a rounded gate may choose another expert.
+- Every change of type is a Cast. TensorRT casts the stored weights once, when it builds an engine.
+- Softmax has the type of the products. Casts around it would prevent TensorRT from fusing attention, which computes softmax
+  in float32 internally.
+
+All dimensions except the batch are constants. The only shape operators left are the few that repeat the class tokens for the
+batch. TensorRT 10.1's ONNX parser supports all op types in the types used here.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ class TensorRtNodes(ModelNodes):
 
     Args:
         model, weights: as for `ModelNodes`.
-        profile: whose capacity, k and bpr become attributes; None for a dense ViT.
-        precision: what the large products are computed in.
+        profile: the profile whose capacity, k and bpr become attributes; None for a dense ViT.
+        precision: type of the large products.
 
     Attributes:
         product_type: the type of the large products.
-        dispatched: the type of the tokens that go to the experts.
+        dispatched: the type of the tokens sent to the experts.
     """
 
     def __init__(
@@ -59,14 +61,14 @@ class TensorRtNodes(ModelNodes):
         super().__init__(model, weights, [MERGE] if profile and profile.merge else [])
         self._profile = profile
         self.product_type = _PRODUCT_TYPES[precision]
-        # A dispatcher that rounds to bfloat16 may as well move bfloat16. Where products are in a shorter type than float32,
-        # what experts take and give is rounded to that type instead.
+        # If the dispatcher rounds to bfloat16, it can move bfloat16. If the products have a shorter type than float32, the
+        # inputs and outputs of experts are rounded to that type instead.
         moe = model.config.moe
         self._rounds = bool(moe and moe.dispatch_bf16 and self.product_type == "float")
         self.dispatched: ElementType = "bf16" if self._rounds else self.product_type
         self._types: dict[str, ElementType] = {name: "bf16" for name, span in weights.items() if span.dtype == "BF16"}
         self._casts: dict[tuple[str, ElementType], str] = {}
-        self._tokens = model.config.num_tokens  # of an image, that are left
+        self._tokens = model.config.num_tokens  # tokens left in an image so far
         self._numbers: dict[Any, str] = {}
 
     def _unmerged(self) -> dict[str, str]:
@@ -78,7 +80,7 @@ class TensorRtNodes(ModelNodes):
         return self._tokens * self.model.grouping.tokens // self._config.num_tokens
 
     def _layer_outputs(self) -> Sequence[str]:
-        return "slot", "weight"  # a plugin can't return the bools of "kept", and slots say both
+        return "slot", "weight"  # a plugin can't return the bools of "kept"; "kept" and "expert" follow from the slots
 
     def _capacities(self) -> Sequence[str]:
         return [str(slots) for slots in self._profile.slots] if self._profile else []
@@ -87,7 +89,7 @@ class TensorRtNodes(ModelNodes):
         return super()._cut(self._as(x, "float"))
 
     def _append(self, node: onnx.NodeProto) -> list[str]:
-        """Adds a standard op, which computes in float32; or what it gives, where that is a few numbers known by now."""
+        """Add a standard op that computes in float32, or its outputs as constants if they are small and already known."""
         known = self._known(node)
         if known is not None:
             keys = [(array.dtype, array.shape, array.tobytes()) for array in known]
@@ -97,7 +99,11 @@ class TensorRtNodes(ModelNodes):
         return super()._append(node)
 
     def _known(self, node: onnx.NodeProto) -> list[Any] | None:
-        """What a node gives: an extent of the tokens, or what follows from constants and is no larger than they are."""
+        """Return the outputs of a node if they are known, or None.
+
+        They are known if the node reads the shape of the tokens, or if all of its inputs are constants. Outputs with more
+        elements than an image has tokens stay nodes.
+        """
         if node.op_type == "Shape":
             start = next((attribute.i for attribute in node.attribute if attribute.name == "start"), 0)
             return [np.array([(self._tokens, self._config.hidden_size)[start - 1]])] if start else None
@@ -135,9 +141,9 @@ class TensorRtNodes(ModelNodes):
                 return self._expand(self.functions[op], inputs, outputs, attributes)
 
     def _heads(self, q: str, k: str, v: str, sizes: Sequence[str], heads: int, output: str) -> str:
-        """Multi-head attention, over keys of some sizes where tokens are merged."""
+        """Write multi-head attention; if tokens are merged, `sizes` has the sizes of the keys."""
         size = self._config.hidden_size // heads
-        # A zero copies a dimension, so that the batch is the only one that isn't a number.
+        # In a Reshape, 0 copies the dimension, so that only the batch is not a number.
         split, merge = self._integers(0, 0, heads, size), self._integers(0, 0, heads * size)
         orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         query, key, value = (
@@ -155,7 +161,7 @@ class TensorRtNodes(ModelNodes):
         return self._product("Reshape", by_token, merge, output=output)
 
     def _top_k(self, block: str, moe: MoeConfig, x: str, capacity: str, outputs: Sequence[str]) -> str:
-        """Top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
+        """Write top-K routing, dispatch, experts and combine for groups x[G,S,D], with layer norm and residual."""
         assert self._profile is not None and self._profile.k is not None and self._profile.bpr is not None
         setting = {"capacity": int(capacity), "k": self._profile.k, "bpr": int(self._profile.bpr)}
         router = f"{block}/Moe/Router/dense/kernel"
@@ -173,7 +179,7 @@ class TensorRtNodes(ModelNodes):
         return self._add("Add", x, y)
 
     def _linear_of(self, x: str, w: str, b: str, output: str = "") -> str:
-        """x . w + b in the type of the products, where w is an initializer."""
+        """Write x . w + b in the type of the products; w is an initializer."""
         product = self._product("MatMul", self._as(x, self.product_type), self._as(w, self.product_type))
         return self._product("Add", product, self._as(b, self.product_type), output=output)
 
@@ -184,7 +190,7 @@ class TensorRtNodes(ModelNodes):
         return self._product("Gelu", x, approximate="tanh" if self._config.activation == "gelu_tanh" else "none")
 
     def _by_expert(self, bias: str) -> str:
-        """A bias [E,D] as [E,1,D]: the same bytes."""
+        """Declare a bias [E,D] as [E,1,D], over the same bytes."""
         experts, width = self._weights[bias].shape
         return self._part(bias, f"{bias}/by_expert", 0, experts, 1, width)
 
@@ -195,13 +201,13 @@ class TensorRtNodes(ModelNodes):
         return super()._append(helper.make_node(op, inputs, outputs, domain=DOMAIN, **attributes))
 
     def _product(self, op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """Adds a node that computes in the type of the products."""
+        """Add a node that computes in the type of the products."""
         (made,) = super()._append(helper.make_node(op, inputs, [output], **attributes))
         self._types[made] = self.product_type
         return made
 
     def _as(self, value: str, wanted: ElementType) -> str:
-        """The value in that type: itself, or the one Cast of it."""
+        """Return a value in the wanted type: itself, or its Cast, which is added once and then reused."""
         if self._types.get(value, "float") == wanted:
             return value
         if (value, wanted) not in self._casts:

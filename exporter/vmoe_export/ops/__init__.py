@@ -1,1 +1,1 @@
-"""The vmoe ops: their table, and their ONNX functions."""
+"""The vmoe ops: their table and their ONNX functions."""

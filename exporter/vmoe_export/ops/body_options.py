@@ -1,4 +1,4 @@
-"""What the functions of one model are written for, and the inputs and attributes that its nodes have by that."""
+"""The options that the functions of one model are written for, and the resulting inputs and attributes of its nodes."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from vmoe_export.weight_types import FLOAT32, WeightType
 from vmoe_runtime.settings import MERGE, POLICIES
 
 MERGING_INPUTS = ("sizes", "token", MERGE)
-"""The inputs by which tokens are merged, of the ops that may do without."""
+"""The optional inputs for merging tokens."""
 ROTATION_INPUTS = ("coordinates", "frequencies")
-"""Those by which queries and keys are rotated."""
+"""The optional inputs for rotating queries and keys."""
 MIXED_NORM_INPUTS = ("mixed_ln_scale", "mixed_ln_bias")
-"""The norm of what attention gives."""
+"""The optional norm of attention's output, before the projection."""
 GATE_INPUTS = ("wg", "bg")
-"""The gate of an MLP."""
+"""The optional gate of an MLP."""
 HIDDEN_NORM_INPUTS = ("hidden_ln_scale", "hidden_ln_bias")
-"""The norm of an MLP's hidden features."""
+"""The optional norm of an MLP's hidden features."""
 USUAL_INPUTS = frozenset(("ln_bias", *POLICIES))
-"""The optional inputs that the ops of official models have, but for those of merging."""
+"""The optional inputs of the ops of an official model that does not merge tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BodyOptions:
-    """What the functions of one model are written for.
+    """The options that the functions of one model are written for.
 
     Attributes:
-        dense: the type W of the dense layers: of VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
-        experts: the type W of the experts: of VmoeExpertMlp and VmoeExpertBlock.
-        attention_bf16: what the `bf16` attribute of VmoeAttention nodes says. Default: 1 where `dense` is not float.
-        dispatch_bf16, soft_bf16: what the `dispatch_bf16` of the model's nodes says; the latter of those of Soft MoE.
-        dense_chunks, expert_chunks: chunks that the dense layers' and the experts' `hidden_chunk` cuts hidden features into.
-        tokens: the type T of the model, for the ops that have it.
-        given: the optional inputs that the ops have, scales aside.
-        prefix: what the `prefix` attribute of the model's nodes says.
-        activation: that of the MLPs.
+        dense: the type W of the dense layers: VmoeLinear, VmoeDenseMlp, VmoeMlpBlock and both attention blocks.
+        experts: the type W of the experts: VmoeExpertMlp and VmoeExpertBlock.
+        attention_bf16: the attribute `bf16` of VmoeAttention. Default: 1 if `dense` is not float.
+        dispatch_bf16: the attribute `dispatch_bf16` of the ops, except those of Soft MoE.
+        soft_bf16: the attribute `dispatch_bf16` of the ops of Soft MoE.
+        dense_chunks: number of chunks into which `hidden_chunk` splits the hidden features of dense MLPs.
+        expert_chunks: number of chunks into which `hidden_chunk` splits the hidden features of experts.
+        tokens: the type T of the ops that have it.
+        given: the optional inputs that the ops have, apart from scales.
+        prefix: the attribute `prefix` of the ops.
+        activation: the activation of the MLPs.
     """
 
     dense: WeightType = FLOAT32
@@ -53,8 +55,10 @@ class BodyOptions:
 
 
 def input_names(op: str, weights: WeightType, given: Collection[str] = USUAL_INPUTS) -> list[str]:
-    """The inputs that nodes of the op have: of the optional ones those that are `given`, scales of weights that have any,
-    and whatever stands before another one.
+    """Return the names of the inputs that nodes of an op have.
+
+    The list ends with the last input that is required, one of the `given`, or a scale of weights that have scales. Optional
+    inputs before it are always listed, because inputs go by position.
     """
     values = {value.name: value for value in OPS[op].inputs}
 
@@ -70,8 +74,9 @@ def input_names(op: str, weights: WeightType, given: Collection[str] = USUAL_INP
 
 
 def written_attributes(op: Op, activation: Activation) -> dict[str, int]:
-    """The attributes that nodes and functions of the op have, with their defaults: `activation` only where it isn't the
-    default.
+    """Return the attributes of the op's nodes and functions, with their defaults.
+
+    `activation` is left out if the model has the default activation.
     """
     default = activation == ACTIVATIONS[0]
     return {name: value for name, value in op.attributes.items() if name != "activation" or not default}

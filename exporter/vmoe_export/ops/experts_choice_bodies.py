@@ -1,4 +1,4 @@
-"""ONNX function body of the routing in which experts choose their tokens; written by the rules of `routing_bodies`."""
+"""The ONNX function body of experts choice. It follows the rules of `routing_bodies`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from vmoe_export.ops.onnx_lines import stable_sort
 
 
 def choose_tokens() -> str:
-    """VmoeChooseTokens."""
+    """Return the body of VmoeChooseTokens."""
     return _CHOOSE_TOKENS.format(sort_tokens=stable_sort("ranked", "gate", "token", 2))
 
 
-# Each expert ranks the tokens of a group; rank p takes slot p.
+# Each expert ranks the tokens of a group. The token of rank p takes slot p.
 _CHOOSE_TOKENS = """
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
@@ -50,7 +50,7 @@ _CHOOSE_TOKENS = """
     slot_i64 = Transpose <perm = [0, 2, 1]> (slot_by_expert)
     slot = Cast <to = 6> (slot_i64)
 
-    # The first c tokens of each expert; what a group doesn't have stays empty.
+    # The first c tokens of each expert. If a group has fewer, the remaining slots stay empty.
     token_base = Mul (group, tokens)
     flat_order = Add (token_base, order)
     empty_shape = Concat <axis = 0> (groups, experts, capacity)

@@ -1,4 +1,4 @@
-"""The vmoe ops as ONNX functions of standard ops, so that a stock runtime runs them with no library of ours."""
+"""Write the vmoe ops as ONNX functions of standard ops, so that a stock runtime can run them without the op library."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ _BODIES: Mapping[str, Callable[[BodyOptions], str]] = {
 
 
 def function_bodies(options: BodyOptions) -> list[onnx.FunctionProto]:
-    """The ONNX function of each op of the table, with the attributes of the table and TensorRT's plugin attributes."""
+    """Return the ONNX function of each op of the table, with the table's attributes and TensorRT's plugin attributes."""
     return [function_body(op, options) for op in OPS]
 
 
 def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
-    """The ONNX function of one op."""
+    """Return the ONNX function of one op."""
     inputs = input_names(op, options.experts if "Expert" in op else options.dense, options.given)
     outputs = [
-        value.name  # what merging changes is returned where tokens are merged
+        value.name  # the outputs of merging exist only if tokens are merged
         for value in OPS[op].outputs
         if not (value.optional and value.name.startswith("merged_"))
         or {MERGE, value.name.removeprefix("merged_")} <= {*options.given}
@@ -68,16 +68,17 @@ def function_body(op: str, options: BodyOptions) -> onnx.FunctionProto:
 
 
 def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> list[onnx.FunctionProto]:
-    """The functions of a graph whose routing settings are attributes: VmoeGates, VmoeRouteDispatch and VmoeCombine, and what
-    they call.
+    """Return the functions of a graph whose routing settings are attributes.
+
+    They are VmoeGates, VmoeRouteDispatch, VmoeCombine, and the functions that these call.
 
     Args:
-        dispatched: the type of the tokens that VmoeRouteDispatch takes; gates are float32.
-        combined: the type of the tokens that VmoeCombine takes.
+        dispatched: type of the tokens that VmoeRouteDispatch takes. Gates are float32.
+        combined: type of the tokens that VmoeCombine takes.
 
     Returns:
-        VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults; and
-        the others as `function_body` gives them.
+        VmoeRouteDispatch with the inputs gates and x and the attributes capacity, k and bpr, which have no defaults. The
+        other functions are those of `function_body`.
     """
     options = BodyOptions(tokens=dispatched, given=())
     return [
@@ -88,7 +89,7 @@ def fixed_function_bodies(*, dispatched: ElementType, combined: ElementType) -> 
 
 
 def _parse(text: str, attributes: Mapping[str, int], opset: int = OPSET) -> onnx.FunctionProto:
-    """A function with these attributes declared, and TensorRT's."""
+    """Parse a function, and declare these attributes and TensorRT's."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {opset}, "{DOMAIN}": {VERSION}]>'
     function = onnx.parser.parse_function(header + "\n".join(line.split("#")[0] for line in text.splitlines()))
     for attribute, default in {**attributes, **PLUGIN_ATTRIBUTES}.items():

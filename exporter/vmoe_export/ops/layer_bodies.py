@@ -1,7 +1,7 @@
-"""ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's own text format.
+"""ONNX function bodies of linear layers, MLPs, attention and the encoder blocks, in ONNX's text format.
 
-A body is written for the type of the weights of its products. It takes scales as inputs where that type has any, and else
-doesn't declare them: a node with fewer inputs than its function is refused. The same goes for the routing policies.
+Each body is written for one type of weights. It declares scales as inputs only if that type has scales, and routing policies
+only if the model uses them, because ONNX rejects a node with fewer inputs than its function.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vmoe_export.weight_types.bfloat16 import round_bf16_lines
 
 
 def linear(o: BodyOptions) -> str:
-    """VmoeLinear."""
+    """Return the body of VmoeLinear."""
     return f"""
     {o.dense.product_lines("x", "w", "product", "w_scale", 0)}
     y = Add (product, b)
@@ -31,7 +31,7 @@ def linear(o: BodyOptions) -> str:
 
 
 def dense_mlp(o: BodyOptions) -> str:
-    """VmoeDenseMlp, whose hidden features are quantized in chunks."""
+    """Return the body of VmoeDenseMlp, which quantizes hidden features in chunks."""
     norms = {*HIDDEN_NORM_INPUTS} <= {*o.given}
     features = "raw" if norms else "hidden"
     lines = activate(o.activation, "product1", "b1", features)
@@ -52,7 +52,7 @@ def dense_mlp(o: BodyOptions) -> str:
 
 
 def expert_mlp(o: BodyOptions) -> str:
-    """VmoeExpertMlp, whose hidden features are quantized in chunks."""
+    """Return the body of VmoeExpertMlp, which quantizes hidden features in chunks."""
     rows, scales = "", ("w1_scale", "w2_scale")
     if o.experts.scales and not o.experts.group:
         rows = "\n".join(f"{scale}_row = Unsqueeze ({scale}, one)" for scale in scales)
@@ -72,7 +72,7 @@ def expert_mlp(o: BodyOptions) -> str:
 
 
 def attention(o: BodyOptions) -> str:
-    """VmoeAttention; in bfloat16, what enters its two products is rounded."""
+    """Return the body of VmoeAttention. With bfloat16, it rounds the inputs of its two products."""
     score, by_size = ("alike", _BY_SIZE) if "sizes" in o.given else ("scores", "")
     products = _ATTENTION_FLOAT32.format(score=score, by_size=by_size)
     if o.dense is not FLOAT32 if o.attention_bf16 is None else o.attention_bf16:
@@ -88,17 +88,17 @@ def attention(o: BodyOptions) -> str:
 
 
 def attention_block(o: BodyOptions, class_token: bool) -> str:
-    """VmoeAttentionBlock, or VmoeClassAttentionBlock; attention is bfloat16 where weights are shorter than float32.
+    """Return the body of VmoeAttentionBlock, or with `class_token` of VmoeClassAttentionBlock.
 
-    With merging the former ends in VmoeMerge.
+    Attention is in bfloat16 if weights are shorter than float32. With merging, VmoeAttentionBlock ends with VmoeMerge.
     """
     merging, rotation = (inputs[0] in o.given for inputs in (MERGING_INPUTS, ROTATION_INPUTS))
     mixed = "raw" if MIXED_NORM_INPUTS[0] in o.given else "mixed"
     bf16 = int(o.dense is not FLOAT32)
-    x, asking = ("x_first", "normed_first") if class_token else ("x", "normed")
+    x, queries = ("x_first", "normed_first") if class_token else ("x", "normed")
     q, k = ("q_turned", "k_turned") if rotation else ("q", "k")
     own = "own_coordinates" if class_token else "coordinates"
-    turned = f"""
+    rotate = f"""
         {"own_coordinates = Gather <axis = 1> (coordinates, first)" if class_token else ""}
         q_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (q, {own}, frequencies)
         k_turned = vmoe.VmoeRotate <num_heads: int = @num_heads> (k, coordinates, frequencies)
@@ -117,10 +117,10 @@ def attention_block(o: BodyOptions, class_token: bool) -> str:
     return f"""
     {_block_norm(o)}
     {first if class_token else ""}
-    {_linear_node(asking, "q", o.dense)}
+    {_linear_node(queries, "q", o.dense)}
     {_linear_node("normed", "k", o.dense)}
     {_linear_node("normed", "v", o.dense)}
-    {turned if rotation else ""}
+    {rotate if rotation else ""}
     {mixed} =
         vmoe.VmoeAttention <num_heads: int = @num_heads, bf16 = {bf16}> ({q}, {k}, v{", sizes" if merging else ""})
     {norm_lines("raw", "mixed", *MIXED_NORM_INPUTS) if mixed == "raw" else ""}
@@ -130,7 +130,7 @@ def attention_block(o: BodyOptions, class_token: bool) -> str:
 
 
 def mlp_block(o: BodyOptions) -> str:
-    """VmoeMlpBlock."""
+    """Return the body of VmoeMlpBlock."""
     inputs = ", ".join(["normed", *input_names("VmoeDenseMlp", o.dense, o.given)[1:]])
     return f"""
     {_block_norm(o)}
@@ -140,7 +140,7 @@ def mlp_block(o: BodyOptions) -> str:
 
 
 def router_block(o: BodyOptions) -> str:
-    """VmoeRouterBlock, float32 always."""
+    """Return the body of VmoeRouterBlock, which is always float32."""
     return f"""
     {_block_norm(o)}
     logits = MatMul (normed, router)
@@ -150,7 +150,7 @@ def router_block(o: BodyOptions) -> str:
 
 
 def expert_block(o: BodyOptions) -> str:
-    """VmoeExpertBlock."""
+    """Return the body of VmoeExpertBlock."""
     inputs, lines = ", ".join(input_names("VmoeExpertMlp", o.experts)), ""
     if not o.experts.enters_functions:
         lines = "w1_same = Identity (w1)\nw2_same = Identity (w2)\n"
@@ -228,7 +228,7 @@ _BY_SIZE = """
     scores = Add (alike, counts_row)
 """
 
-# The sum of the softmax is that of the exponentials before they are rounded, and divides after the second product.
+# The softmax divides after the second product, by the sum of the unrounded exponentials.
 _ATTENTION_BF16 = """
     {round_q}
     {round_k}
@@ -257,5 +257,5 @@ def _linear_node(x: str, which: str, weights: WeightType) -> str:
 
 
 def _handed_on(op: str, o: BodyOptions) -> str:
-    """The attributes of a node of the op, as its caller has them."""
+    """Return the attributes of an inner node, each with the value of the caller's attribute of the same name."""
     return ", ".join(f"{name}: int = @{name}" for name in written_attributes(OPS[op], o.activation))

@@ -1,8 +1,8 @@
-"""ONNX function body of VmoeMerge, in ONNX's own text format.
+"""The ONNX function body of VmoeMerge, in ONNX's text format.
 
-It sorts nothing: how many are likelier tells a token's turn, exactly, in integers that every runtime counts alike. Tokens
-move by a product with a matrix of their sizes, which costs as much as one of attention's and keeps every bit where nothing
-is merged.
+It does not sort. The rank of a token is the number of tokens with a more similar partner, counted in integers, so that it is
+exact in every runtime. Tokens move to their new positions through a product with a matrix of their sizes. The product costs
+as much as one product of attention, and keeps every bit of tokens that are not merged.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from vmoe_export.ops.table import MERGE_EPSILON
 
 
 def merge(prefix: int, rotation: bool) -> str:
-    """VmoeMerge for a model with so many tokens in front that are never merged; with `rotation`, tokens have coordinates."""
-    # Of tokens behind the prefix every second one may join another. One classifier's token counts among them as token 0.
+    """Return the body of VmoeMerge.
+
+    Args:
+        prefix: number of tokens in front that never merge.
+        rotation: whether tokens have coordinates.
+    """
+    # Every second token behind the prefix may join another. A single class token in front is counted as one of them, as
+    # token 0.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
-    # Coordinates go along as columns of their own.
+    # Coordinates are merged as additional columns of the tokens.
     return _MERGE.format(
         prefix=prefix,
         first=first,
@@ -52,7 +58,8 @@ _MERGE = """
     images = Shape <start = 0, end = 1> (x)
     tokens = Shape <start = 1, end = 2> (x)
 
-    # The mean of each token's keys over the heads, as unit vectors: of the tokens that may join, and of the others.
+    # The keys of each token averaged over the heads, as unit vectors: `own` of the tokens that may join, `other` of those
+    # that may be joined.
     heads_0d = Constant <value_int: int = @num_heads> ()
     heads = Reshape (heads_0d, rest)
     width = Shape <start = 2, end = 3> (k)
@@ -71,11 +78,12 @@ _MERGE = """
     other_columns = Transpose <perm = [0, 2, 1]> (other)
     products = MatMul (own, other_columns)
     is_nan = IsNaN (products)
-    # Below every cosine. Not -inf: OpenVINO's ReduceMax of nothing else gives the lowest finite number, which equals none.
+    # Below every cosine. -inf would fail: OpenVINO's ReduceMax over only -inf gives the lowest finite number, which equals
+    # none of them.
     least = Constant <value_float = -2.0> ()
     scores = Where (is_nan, least, products)
 
-    # The likest of the others for each token, the lower one on ties.
+    # The most similar of the others for each token, the lower one on ties.
     own_span = Sub (tokens, before_first)
     own_count = Div (own_span, two)
     other_span = Sub (tokens, before_joined)
@@ -89,7 +97,7 @@ _MERGE = """
     candidate = Where (is_best, other_row, other_count)
     to = ReduceMin <keepdims = 0> (candidate, two)
 
-    # Its turn: how many are likelier, or as likely and lower.
+    # The rank of a token that may join: how many have a larger similarity, or the same and a lower index.
     best_row = Transpose <perm = [0, 2, 1]> (best)
     is_likelier = Greater (best_row, best)
     is_as_likely = Equal (best_row, best)
@@ -104,7 +112,7 @@ _MERGE = """
     number = Min (merge, half, own_count, any_other)
     goes = Less (turn, number)
 
-    # Behind the prefix stand the tokens that stay, then the others. A product of ones counts exactly, too.
+    # The new order: the prefix, the tokens that do not join, then the others. A product of ones counts exactly as well.
     stays = Not (goes)
     stay_ones = Cast <to = 1> (stays)
     not_higher = LessOrEqual (own_column, own_row)
@@ -125,7 +133,7 @@ _MERGE = """
     prefix_shape = Concat <axis = 0> (images, prefix)
     prefix_place = Expand (prefix_row, prefix_shape)
     moved_place = Concat <axis = 1> (prefix_place, own_place, other_place)
-    # Where none is merged they stay as they were.
+    # If no tokens merge, they keep their positions.
     own_step = Mul (own_row, two)
     other_step = Mul (other_row, two)
     own_was = Add (own_step, first)
@@ -134,7 +142,7 @@ _MERGE = """
     is_still = Less (number, one)
     place = Where (is_still, was, moved_place)
 
-    # A row of sizes for each place; tokens in the order prefix, those that may join, the others.
+    # A row of sizes for each new position. The tokens are in the order prefix, those that may join, the others.
     x_prefix = Slice ({whole}, zero, prefix, one)
     x_own = Slice ({whole}, first, tokens, one, two)
     x_other = Slice ({whole}, joined, tokens, one, two)
@@ -157,7 +165,7 @@ _MERGE = """
     {y} = Div (sums, merged_column)
     {narrow}
 
-    # The places by the old order of the tokens.
+    # The new positions, in the old order of the tokens.
     was_key, was_index = TopK <axis = 0, largest = 0> (was, tokens)
     place_by_token = Gather <axis = 1> (place, was_index)
     token_index = Cast <to = 7> (token)

@@ -1,4 +1,4 @@
-"""Lines of ONNX's text format for what several function bodies compute: products in chunks, activations, sorting, casts."""
+"""Write lines of ONNX's text format shared by function bodies: products in chunks, norms, activations, sorting, casts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONNX_TYPES: Mapping[ElementType, int] = {
 
 
 def chunked_product(x: str, weights: str, result: str, kind: WeightType, scale: str, chunks: int) -> str:
-    """Node lines for result = x . weights with the depth cut into equal chunks, whose products are added up in order."""
+    """Return node lines for result = x . weights, as the sum, in order, of products over equal chunks of the depth."""
     if chunks == 1:
         return kind.product_lines(x, weights, result, scale, 0)
     parts, matrices = ([f"{result}_{what}_{i}" for i in range(chunks)] for what in ("x", "w"))
@@ -42,7 +42,7 @@ def added_products(
     scales: Sequence[str],
     depth: int = 0,
 ) -> str:
-    """Node lines for result = the sum over the parts, from the first to the last, of each with its weights and scales."""
+    """Return node lines for result = the sum of each part's product with its weights and scales, added in order."""
     lines = []
     total = ""
     for i, (part, matrix, scale) in enumerate(zip(parts, weights, scales, strict=True)):
@@ -58,7 +58,7 @@ def added_products(
 
 
 def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
-    """Node lines for normed = LayerNormalization(x), or without a bias x over the root of its mean square, times scale."""
+    """Return node lines for normed = LayerNormalization(x), or without a bias an RMS norm: x / sqrt(mean(x^2)) * scale."""
     if bias:
         return f"{normed} = LayerNormalization <axis = -1, epsilon = {LAYER_NORM_EPSILON:f}> ({x}, {scale}, {bias})"
     return f"""
@@ -74,11 +74,11 @@ def norm_lines(x: str, normed: str, scale: str, bias: str) -> str:
 
 
 def activate(activation: Activation, product: str, bias: str, hidden: str, prefix: str = "") -> str:
-    """Node lines for hidden = activation(product + bias); `prefix` keeps the names of several uses apart."""
+    """Return node lines for hidden = activation(product + bias). `prefix` makes the names of several uses unique."""
     p = prefix
     biased = f"{p}biased = Add ({product}, {bias})"
     if activation in SIGMOID_SLOPES:
-        # As a quotient: a Sigmoid of float32 need be neither 1 nor 0 where its input is large.
+        # A quotient, because a runtime's float32 Sigmoid need not reach 1 or 0 for large inputs.
         return f"""
     {biased}
     {p}slope = Constant <value_float = {-SIGMOID_SLOPES[activation]}> ()
@@ -119,18 +119,18 @@ def activate(activation: Activation, product: str, bias: str, hidden: str, prefi
 
 
 def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2]) -> str:
-    """Node lines that sort along an axis, descending, the lower index first on ties.
+    """Return node lines that sort along an axis, descending, with the lower index first on ties.
 
-    A TopK gives only the sorted values for sure, not their order where they are equal. Equal values share a run number, and
-    a second TopK over `run * n + index`, whose keys all differ, puts each run in the order of its indices.
+    TopK does not guarantee the order of equal values. So each run of equal values gets a number, and a second TopK sorts the
+    keys `run * n + index`, which are all different. It puts each run in the order of its indices.
 
     Args:
-        values: what to sort, f32[G,n] along axis 1 or f32[G,x,n] along axis 2.
-        sorted_values: name of the sorted values, and how all others begin. The index of each is `_index` gathered at
-            `_key_index`, or `_key` modulo n.
-        item: n is called `items`, i64[1], and n - 1 becomes `last_item`. The lines also use zero, one, two and axis_1 or
-            axis_2.
-        axis: the axis.
+        values: the name of the values to sort, f32[G,n] along axis 1 or f32[G,x,n] along axis 2.
+        sorted_values: the name of the sorted values, and the prefix of all other names. The original index of each sorted
+            value is `_index` gathered at `_key_index`, or `_key` modulo n.
+        item: the singular of the name of n, i64[1]: with "token", n is `tokens`, and the lines define `last_token` as n - 1.
+            The lines also use zero, one, two, and axis_1 or axis_2.
+        axis: the axis to sort along.
     """
     v, axis_row = sorted_values, ("one", "two")[axis - 1]
     pads = ", ".join("1" if i == axis else "0" for i in range(2 * (axis + 1)))
@@ -151,7 +151,7 @@ def stable_sort(values: str, sorted_values: str, item: str, axis: Literal[1, 2])
 
 
 def cast(source: str, target: str, source_type: ElementType, target_type: ElementType) -> str:
-    """The node line for target = source in another type."""
+    """Return the node line for target = source in another type."""
     if source_type == target_type:
         return f"{target} = Identity ({source})"
     return f"{target} = Cast <to = {ONNX_TYPES[target_type]}> ({source})"

@@ -1,19 +1,19 @@
-"""ONNX function bodies of gates, routing, dispatch and combine, in ONNX's own text format.
+"""ONNX function bodies of gates, routing, dispatch and combine, in ONNX's text format.
 
-They are exact on ONNX Runtime and OpenVINO; five habits make them so:
+They are exact on ONNX Runtime and OpenVINO, because they follow five rules:
 
-- A TopK's order among equal values is not to be relied on (OpenVINO's is not stable); `stable_sort` makes up for it.
-- OpenVINO moves a Slice behind a GatherElements on another axis, so gathers come first.
-- ONNX Runtime 1.21 takes the pads of a Pad inside a function only from a Constant with a whole tensor.
-- No integer is ever made from a float ratio.
-- OpenVINO has int32 for int64, and compares them, adds them up in a ReduceSum and takes their Mod in float32, which is
-  exact to 2^24. Larger ones are only added, subtracted, multiplied, sorted by TopK and counted by CumSum; what is less is
-  told by the sign of a difference.
+- Do not rely on TopK's order among equal values: OpenVINO's is not stable. `stable_sort` fixes the order.
+- Gather before slicing: OpenVINO moves a Slice behind a GatherElements on another axis.
+- Give the pads of a Pad as a Constant with a whole tensor: inside a function, ONNX Runtime 1.21 accepts nothing else.
+- Never compute an integer from a float ratio.
+- Keep integers below 2^24 in comparisons, ReduceSum and Mod. OpenVINO uses int32 for int64, and computes these ops in
+  float32. Larger integers may only be added, subtracted, multiplied, sorted by TopK and summed by CumSum. To compare them,
+  test the sign of their difference.
 
-Tokens in float16 or bfloat16 are copied as they are, and cast to float32 where they are added up: so these bodies run in
-every type on ONNX Runtime's CPU, which has no bfloat16 products for the layers around them.
+float16 and bfloat16 tokens are copied unchanged, and cast to float32 before they are added up. So these bodies run in every
+type on ONNX Runtime's CPU, which has no bfloat16 products.
 
-What stands in single braces in a name of capitals is filled in by a function here or by `vmoe_export.ops.functions`.
+Functions in this module and in `vmoe_export.ops.functions` fill in the single braces in the constants.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vmoe_export.ops.onnx_lines import stable_sort
 
 
 def route(policies: bool) -> str:
-    """VmoeRoute; without `policies` it takes none of `vmoe_runtime.settings.POLICIES`."""
+    """Return the body of VmoeRoute; `policies` says whether it has the inputs `vmoe_runtime.settings.POLICIES`."""
     return _ROUTE.format(
         sort_experts=stable_sort("ranked", "gate", "expert", 2),
         sort_tokens=stable_sort("priority", "turn", "token", 1),
@@ -31,7 +31,7 @@ def route(policies: bool) -> str:
 
 
 def route_dispatch(policies: bool) -> str:
-    """VmoeRouteDispatch, whose routing is the official one; `policies` says whether VmoeRoute takes any."""
+    """Return the body of VmoeRouteDispatch, which never applies policies; `policies` says whether VmoeRoute has them."""
     route = "slot, weight, src, expert = vmoe.VmoeRoute (gates, capacity, k, bpr)"
     if policies:
         route = """
@@ -77,7 +77,8 @@ _ROUTE = """
     chosen = Slice (ranking, zero, k, two)
     expert = Cast <to = 6> (chosen)
 
-    # The tokens in serving order: by descending best gate, the lower token first on ties. With equal keys: vanilla order.
+    # The tokens in serving order: by descending best gate, the lower token first on ties. Without BPR, all keys are equal,
+    # which gives the vanilla order.
     best_column = Slice (gate, zero, one, two)
     best = Squeeze (best_column, two)
     is_bpr = Cast <to = 9> (bpr)
@@ -120,7 +121,7 @@ _ROUTE = """
     slot_i64 = GatherElements <axis = 1> (served_slot, inverse_all)
     slot = Cast <to = 6> (slot_i64)
 
-    # Each kept pair writes its token to its slot. Dropped pairs write to one slot more, which is cut off.
+    # Each kept pair writes its token to its slot. Dropped pairs write to an extra slot, which is cut off.
     total = Mul (experts, slots)
     is_dropped = Less (slot_i64, zero)
     target_all = Where (is_dropped, total, slot_i64)
@@ -146,9 +147,11 @@ _KEEP = """
     is_kept = Less (position, capacity)
 """
 
-# The masses of the experts, summed as whole numbers; an expert is allowed if fewer than max_experts are ahead of it, which
-# those of larger mass are, and the lower ones of equal mass. Pairs of others are closed. Of open pairs those are kept whose
-# number, counted by expert or in the whole group, is small enough: in a group they are the first of each expert's queue.
+# The mass of an expert is the sum of the gates of the tokens whose first choice it is, in integer units. An expert is
+# allowed if fewer than max_experts others are ahead of it: those of larger mass, and lower ones of equal mass. Only pairs of
+# allowed experts are open. An open pair is kept if its number in the expert's queue is at most the capacity. With a pool,
+# its number in the queue of the whole group must be at most the capacity of all experts. In both cases, the kept pairs are
+# the first ones of each expert's queue.
 _KEEP_BY_POLICY = """
     is_pool = Cast <to = 9> (pool)
     axis_0 = Constant <value_int = 0> ()
@@ -184,7 +187,7 @@ _KEEP_BY_POLICY = """
     is_dropped_pair = Or (is_late, is_closed)
     is_kept = Not (is_dropped_pair)
 
-    # With a pool an expert's kept pairs stand close together, those of earlier groups first.
+    # With a pool, an expert's kept pairs have consecutive slots, those of earlier groups first.
     is_kept_column = Unsqueeze (is_kept, two)
     is_taken = And (is_request, is_kept_column)
     takes = Cast <to = 7> (is_taken)
@@ -220,7 +223,7 @@ DISPATCH = """
     buf = Gather <axis = 0> (padded, src)
 """
 
-# VmoeRouteDispatch where the settings are attributes.
+# VmoeRouteDispatch with the settings as attributes.
 ROUTE_DISPATCH_FIXED = """
 VmoeRouteDispatch <capacity, k, bpr> (gates, x) => (slot, weight, buf) {
     rest = Constant <value_ints = [-1]> ()

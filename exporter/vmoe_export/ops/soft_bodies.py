@@ -1,4 +1,4 @@
-"""ONNX function bodies of Soft MoE, in ONNX's own text format: tokens and slots as matrix products."""
+"""ONNX function bodies of Soft MoE, in ONNX's text format: matrix products between tokens and slots."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SOFT_ROUTER = """
 
 
 def soft_dispatch(dispatch_bf16: bool) -> str:
-    """VmoeSoftDispatch."""
+    """Return the body of VmoeSoftDispatch."""
     return f"""
         groups_and_tokens = Shape <start = 0, end = 2> (dispatch)
         groups = Shape <start = 0, end = 1> (dispatch)
@@ -55,7 +55,7 @@ def soft_dispatch(dispatch_bf16: bool) -> str:
 
 
 def soft_combine(dispatch_bf16: bool) -> str:
-    """VmoeSoftCombine."""
+    """Return the body of VmoeSoftCombine."""
     return f"""
         groups_and_tokens = Shape <start = 0, end = 2> (combine)
         groups = Shape <start = 0, end = 1> (combine)

@@ -1,29 +1,42 @@
-"""The ops of the ONNX domain `vmoe`, version 1: declared here once.
+"""The table of the ops in the ONNX domain `vmoe`, version 1.
 
-The ONNX functions, the numpy reference and the C++ adapters are all held to this table.
+The ONNX functions, the numpy reference and the C++ adapters must all match this table.
 
-Dimensions: G groups, S tokens per group, D hidden size, E experts, F expert hidden size, K experts per token,
-c slots per expert and group, M slots per expert: G * c, or with a pool what the fullest expert needs. With Soft MoE P
-slots per expert and group, M = G * P. In the dense layers N images, T tokens per image, Q queries per image (T in
-self-attention), P outputs, O tokens of an image before any was merged and U those that merging leaves of T; C coordinates of
-a token and A pairs of a head's columns.
+Dimensions of the MoE layer:
 
-The ops of the MoE layer are the model's own; VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one, and VmoeGates a
-router's product and softmax, for runtimes in which every op costs a launch. The dense layers are ops as well, and so
-are the blocks of an encoder, each with the LayerNormalization before it (with `LAYER_NORM_EPSILON`): VmoeAttentionBlock,
-VmoeMlpBlock and VmoeExpertBlock include the residual, VmoeRouterBlock is the router and VmoeRoute. VmoeClassAttentionBlock
-is VmoeAttentionBlock for the first token of each image alone, which asks all tokens. VmoeMerge makes one token of each of
-the `merge` pairs with the likest keys; with its inputs VmoeAttentionBlock ends in it. VmoeRotate turns the
-pairs of columns of each head by the angles coordinates . frequencies; with these inputs
-VmoeAttentionBlock and VmoeClassAttentionBlock do so to queries and keys, and merged tokens have the mean of coordinates.
+- G groups, S tokens per group, D hidden size, E experts, F hidden size of an expert, K experts per token,
+- c slots per expert and group; with Soft MoE, P slots per expert and group,
+- M slots per expert: G * c, or with a pool the slots that the fullest expert needs, or with Soft MoE G * P.
 
-Without ln_bias the norm of a block is that of the root of the mean square: nothing is subtracted. With mixed_ln_scale and
-mixed_ln_bias what attention gives is normed before its projection. With wg and bg an MLP is gated, activation(x . wg + bg) *
-(x . w1 + b1); with hidden_ln_scale and hidden_ln_bias its hidden features are normed before the last product. These two are
-LayerNormalizations.
+Dimensions of the dense layers:
 
-VmoeChooseTokens is experts choice: VmoeExpertBlock takes its slots, with K = E and the gates as weights. In Soft MoE
-VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine stand around VmoeExpertMlp: slots are mixtures of a group's tokens.
+- N images, T tokens per image, Q queries per image (T in self-attention), P outputs,
+- O tokens of an image before any merging, and U tokens left of T after one merging,
+- C coordinates of a token, and A pairs of columns in a head.
+
+Ops of the MoE layer:
+
+- VmoeRoute, VmoeDispatch, VmoeExpertMlp and VmoeCombine are its steps.
+- VmoeGates is the router's product and softmax, and VmoeRouteDispatch is VmoeRoute and VmoeDispatch in one. They are for
+  runtimes in which each op costs a launch.
+- VmoeChooseTokens is experts choice. VmoeExpertBlock takes its slots, with K = E and the gates as weights.
+- VmoeSoftRouter, VmoeSoftDispatch and VmoeSoftCombine are Soft MoE, whose slots are mixtures of a group's tokens. They
+  replace the steps around VmoeExpertMlp.
+
+Blocks of an encoder start with their layer norm, whose epsilon is `LAYER_NORM_EPSILON`:
+
+- VmoeAttentionBlock, VmoeMlpBlock and VmoeExpertBlock include the residual. VmoeRouterBlock is the router and VmoeRoute.
+- VmoeClassAttentionBlock is VmoeAttentionBlock for the first token of each image only, which attends to all tokens.
+- Without ln_bias, the norm of a block is an RMS norm.
+
+Optional parts of the dense layers:
+
+- VmoeMerge merges the `merge` pairs of tokens with the most similar keys. With its inputs, VmoeAttentionBlock ends with it.
+- VmoeRotate rotates the pairs of columns of each head by the angles coordinates . frequencies. With these inputs, both
+  attention blocks rotate queries and keys. A merged token gets the mean of the coordinates.
+- With mixed_ln_scale and mixed_ln_bias, a LayerNormalization follows attention, before its projection.
+- With wg and bg, an MLP is gated: activation(x . wg + bg) * (x . w1 + b1).
+- With hidden_ln_scale and hidden_ln_bias, a LayerNormalization of an MLP's hidden features precedes its last product.
 """
 
 from __future__ import annotations
@@ -42,19 +55,24 @@ OPSET = 20
 IR_VERSION = 10
 LAYER_NORM_EPSILON = 1e-6
 MERGE_EPSILON = 1e-12
-"""Under the root of the lengths that VmoeMerge divides keys by."""
+"""Added to the squared length of a key before VmoeMerge normalizes it."""
 SOFT_EPSILON = 1e-6
-"""Under the root of the lengths that VmoeSoftRouter divides by."""
+"""Added to the squared lengths of the vectors that VmoeSoftRouter normalizes."""
 
 Activation = Literal["gelu_tanh", "gelu_erf", "gelu_quick", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
-"""Of what an MLP's first product gives, or with a gate that of the gate, by the value of its attribute `activation`: GELU in
-its tanh approximation, the exact x / 2 * (1 + erf(x / sqrt(2))), x * sigmoid(1.702 x), and x * sigmoid(x)."""
+"""The activations of an MLP's first product, or with a gate of the gate's, by the value of the attribute `activation`:
+
+- gelu_tanh: GELU in its tanh approximation,
+- gelu_erf: the exact GELU, x / 2 * (1 + erf(x / sqrt(2))),
+- gelu_quick: x * sigmoid(1.702 x),
+- silu: x * sigmoid(x).
+"""
 SIGMOID_SLOPES: Mapping[Activation, float] = {"gelu_quick": 1.702, "silu": 1.0}
-"""Of the activations x * sigmoid(slope * x)."""
+"""The slope of each activation of the form x * sigmoid(slope * x)."""
 
 PLUGIN_ATTRIBUTES = {"plugin_namespace": "vmoe", "plugin_version": "1"}
-"""Attributes of every vmoe node of a main graph: TensorRT's parser needs both to prefer a plugin over a function."""
+"""Attributes of every vmoe node in a main graph. TensorRT's parser needs both to prefer a plugin over a function."""
 
 ElementType = Literal["float", "fp16", "bf16", "i8", "i4", "i32", "i64"]
 ValueType = Literal["float", "i32", "i64", "W", "Q", "T"]
@@ -67,19 +85,23 @@ ELEMENT_TYPES: Mapping[ValueType, tuple[ElementType, ...]] = {
     "Q": ("float", "fp16"),
     "T": ("float", "fp16", "bf16"),
 }
-"""The element types that a value may have. W, Q and T are type variables: all values of one of them have the same type.
+"""The element types that a value may have. W, Q and T are type variables: in a node, all values of one variable have the
+same type.
 
-W is the type of weights and decides how their products compute; biases, GELU, softmax, LayerNormalization and outputs are
-float32. With bf16, what enters a product is rounded to bfloat16 (to nearest, ties to even) as well, and sums are float32.
-With i8, a column of weights is its integers times its scale, what enters a product is rounded to integers of -127 to 127
-times a scale of the row, and sums are exact int32. With i4, which experts may have, a column has a scale for each group of
-64 along the depth: the exact int32 sums of a group times it are added up in float32, in the order of the groups, and the
-total is multiplied by the scale of the row. Routing reads tokens that are not rounded.
+W is the type of weights, and decides how products with them are computed. Biases, activations, softmax, LayerNormalization
+and outputs are float32. Routing reads tokens that are not rounded.
 
-Q is the type of scales: float16 beside i4, else float32.
+- bf16: the other factor of a product is rounded to bfloat16 too (to nearest, ties to even). Sums are float32.
+- i8: each column of weights is integers times a scale. Each row of the other factor is rounded to integers from -127 to 127
+  times a scale. Sums are exact int32.
+- i4, for experts only: each column of weights has a scale for every group of 64 along the depth. The exact int32 sum of a
+  group is multiplied by that scale. These terms are added in float32, in the order of the groups, and the total is
+  multiplied by the scale of the row.
 
-T is the type of tokens, which is not computed in: dispatch copies their bits, and combine multiplies and adds in float32 and
-rounds its sums to T once, to nearest with ties to even. Gates are float32: rounded ones may choose another expert.
+Q is the type of scales: float16 with i4, otherwise float32.
+
+T is the type of tokens. Nothing is computed in it: dispatch copies bits, and combine computes in float32 and rounds its sums
+to T once, to nearest with ties to even. Gates are always float32, because rounded ones may choose another expert.
 """
 
 
@@ -88,10 +110,13 @@ Types = dict[ValueType, ElementType]
 
 @dataclass(frozen=True)
 class AttributeRule:
-    """The values that an INT attribute may have: `minimum` to `maximum`, None for no bound.
+    """The values that an INT attribute may have.
 
-    `divides` names the dimension that the attribute, if it isn't 0, divides. With `only_quantized` it is 0 where weights are
-    neither i8 nor i4.
+    Attributes:
+        minimum: the smallest value.
+        maximum: the largest value; None for no bound.
+        divides: the dimension that the attribute must divide, unless it is 0; "" for none.
+        only_quantized: whether the attribute must be 0 unless weights are i8 or i4.
     """
 
     minimum: int
@@ -108,22 +133,30 @@ ATTRIBUTE_RULES: Mapping[str, AttributeRule] = {
     "hidden_chunk": AttributeRule(0, divides="F", only_quantized=True),
     "activation": AttributeRule(0, len(ACTIVATIONS) - 1),
 }
-"""By name, for every op that has the attribute.
+"""The rule of each attribute, for all ops that have it.
 
-dispatch_bf16: tokens are rounded to bfloat16 on their way to the experts and back. bf16: the two products of attention take
-bfloat16. prefix: so many tokens at the front of an image, such as the classifier's, are never merged. hidden_chunk: the
-second product of an MLP cuts its depth F into chunks of so many, each with a scale of its own for a row; 0 is one chunk.
-activation: the index in ACTIVATIONS; graphs don't say 0.
+- dispatch_bf16: round tokens to bfloat16 on their way to the experts and back.
+- bf16: round the inputs of attention's two products to bfloat16.
+- prefix: number of tokens at the front of an image, such as the class token, that never merge.
+- num_heads: number of attention heads.
+- hidden_chunk: size of the chunks that the depth F of an MLP's second product is split into. Each chunk of a row has its own
+  scale. 0 means one chunk.
+- activation: an index of ACTIVATIONS. Graphs omit it if it is 0.
 """
 
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of an op: its type, a key of ELEMENT_TYPES, and symbolic shape.
+    """An input or output of an op.
 
-    With `optional` a node may do without it: without scales, policies, or an output that nobody asks for.
-    `scale_of` names the weights whose scales it holds, one for each column: it is there where they are i8 or i4, and only
-    there. `grouped_dims` is its shape beside i4: H groups along D, J along F.
+    Attributes:
+        name: its name.
+        type: a key of ELEMENT_TYPES.
+        dims: its symbolic shape.
+        optional: whether a node may omit it, such as scales, policies, or an unused output.
+        scale_of: the weights whose scales it holds, one for each column; "" if it holds none. It is present if and only if
+            they are i8 or i4.
+        grouped_dims: its shape with i4 weights, which have H groups along D and J along F.
     """
 
     name: str
@@ -144,7 +177,7 @@ class Op:
     attributes: Mapping[str, int] = field(default_factory=dict)
 
     def _fits(self, types: Types) -> bool:
-        """Whether weights and scales go together; only those of experts have scales by group."""
+        """Return whether the types of weights and scales match. Only ops with experts may have scales by group."""
         kind = next((kind for name, kind in WEIGHT_TYPES.items() if name == types.get("W")), None)
         if kind and kind.group and not any(value.grouped_dims for value in self.inputs):
             return False
@@ -152,7 +185,7 @@ class Op:
 
     @property
     def type_choices(self) -> list[Types]:
-        """Every choice of element types that the op takes: for each of its value types, such as T, the element type."""
+        """All combinations of element types that the op accepts: an element type for each of its value types, such as T."""
         used = list(dict.fromkeys(value.type for value in (*self.inputs, *self.outputs)))
         products = itertools.product(*(ELEMENT_TYPES[name] for name in used))
         return [types for types in (dict(zip(used, product, strict=True)) for product in products) if self._fits(types)]
@@ -163,7 +196,7 @@ def _f(name: str, *dims: str) -> Value:
 
 
 def _left_out(value: Value) -> Value:
-    """The value where a node may do without it."""
+    """Return the value as an optional one."""
     return replace(value, optional=True)
 
 

@@ -1,4 +1,4 @@
-"""The options of `vmoe export` that are fields of ExportOptions: what each says and takes, by the type of the field."""
+"""Make the options of `vmoe export` from the fields of ExportOptions: their help, and their values by the field's type."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FIELD_HELP = {
     "input": "Type of the images: float32 in [-1, 1] (the default), or uint8, scaled inside the graph.",
     "preprocess": f"Preprocessing steps, joined by '|': {KNOWN_STEPS}. "
     "Default: resize_small(256)|central_crop(224) at 224 px, resize(PX) at other sizes.",
-    "exif": "Turn pictures as their EXIF orientation says. Default: yes for models of transformers, no for all others.",
+    "exif": "Rotate pictures by their EXIF orientation. Default: yes for models of transformers, no for all others.",
     "output": "Output of the graph; tokens: all tokens, after the last norm. Default: logits; for an E3, the logarithm of "
     "its members' mean probability.",
     "layers": "Also output the residual stream after these blocks, counted from 0: layer3 for block 3.",
@@ -58,7 +58,7 @@ FIELD_HELP = {
     "head": "Replace the head: an npz or safetensors file with kernel [D, classes] and bias [classes], as from vmoe "
     "fewshot.",
 }
-"""The help of each option, in its order."""
+"""The help of each option, in the order of `--help`."""
 
 _METAVARS = {
     "config": "model.json",
@@ -90,7 +90,7 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str | Non
     if value is None:
         return None
     if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", value, re.ASCII):
-        raise click.BadParameter(f"'{value}' is not numbers of blocks, such as 3,6,9.")
+        raise click.BadParameter(f"'{value}' is not a list of block numbers, such as 3,6,9.")
     return [int(number) for number in value.split(",")]
 
 
@@ -98,7 +98,11 @@ _READERS = {"image_size": _image_size, "layers": _layers}
 
 
 def field_option(name: str) -> Callable[[F], F]:
-    """The option of a field of ExportOptions, by its type: of one with few values a choice of these, or a flag."""
+    """Return the click option for a field of ExportOptions.
+
+    It is a flag if the field is a bool, a choice if the field has a fixed set of values, and otherwise takes a value of the
+    field's type.
+    """
     word, values, default = f"--{name.replace('_', '-')}", FIELD_VALUES.get(name), getattr(ExportOptions, name)
     if values == (True, False):
         words = word if default is False else f"{word}/--no-{word.removeprefix('--')}"
@@ -120,7 +124,7 @@ def field_option(name: str) -> Callable[[F], F]:
 
 
 def field_options(command: F) -> F:
-    """Adds the options of all fields but those of `vmoe_runtime.settings`."""
+    """Add the options of all fields in FIELD_HELP; `vmoe_tools.options.stored_options` adds those for settings."""
     for name in reversed(FIELD_HELP):
         command = field_option(name)(command)
     return command

@@ -1,4 +1,4 @@
-"""The choices of an export, and what completes them."""
+"""The options of an export, and the sources that complete them: a bundle, a preset, or the checkpoint's config file."""
 
 from __future__ import annotations
 
@@ -24,47 +24,56 @@ from vmoe_runtime.errors import RoutingError, shown
 from vmoe_runtime.settings import NEEDED, OFFICIAL_SETTINGS, POLICIES, ROWS, Choices, Setting, parse_profile_name
 
 FOREIGN = ("heads", "activation", "pooling", "architecture")
-"""The options that say of another library's model what its tensors don't."""
+"""The options that supply what the tensors of another library's model do not determine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Choices):
-    """The options of an export. A field that is None has the value of the bundle (if the checkpoint is one), or else of the
-    preset or config, or else the default.
+    """The options of an export.
 
-    The fields of `vmoe_runtime.settings.Choices`, such as `bpr` and `merge`, are those of the stored profiles.
+    If a field is None, its value comes from the first of these that has one:
+
+    - the bundle, if the checkpoint is a bundle,
+    - the preset or the config,
+    - the default.
+
+    The fields of `vmoe_runtime.settings.Choices`, such as `bpr` and `merge`, apply to all stored profiles.
 
     Attributes:
-        capacity: capacity ratios. Each combination with `k` is a profile. Default: the training ratio, or 1.05.
-        k: experts per token. Default: the training k, or 2.
+        capacity: capacity ratios; each combination with a `k` is a profile. Default: the training ratio, or 1.05.
+        k: numbers of experts per token. Default: the training k, or 2.
         group: "image" (the default), "batch", a number of images, or "tokens:S".
         batch_size: images per batch, a multiple of the group; required by group "batch".
         config: official model config (a mapping or the path of a file), or the config.json of another library's model.
         image_size: (height, width) in pixels.
-        rounding, capacity_multiple_of: how a ratio is rounded to slots. Default: the config's, or "ceil" and 1.
+        rounding: how a ratio is rounded to slots, "ceil" (up) or "round" (to the nearest integer). Default: the config's, or
+            "ceil".
+        capacity_multiple_of: round the slots per expert up to a multiple of this. Default: the config's, or 1.
         dispatch_bf16: round expert inputs and outputs to bfloat16, as the official configs do.
         ensemble_size: M, the members of an ensemble of experts (E3), if the tensors do not determine it; 1 is a plain V-MoE.
-        router: "top-k" or "experts-choice", which have the same tensors. Default: the config's, or "top-k".
-        precision: type of the large products and of their stored weights, a name of `precision.PRECISIONS`. With `tensorrt`
-            also the type of the large products of the TensorRT graphs: "fp32", "bf16" or "fp16".
+        router: "top-k" or "experts-choice"; the tensors are the same for both. Default: the config's, or "top-k".
+        precision: type of the large products and of their stored weights, a key of `precision.PRECISIONS`. With `tensorrt`,
+            it is also the type of the large products in the TensorRT graphs: "fp32", "bf16" or "fp16".
         tensorrt: also write a TensorRT graph for each profile.
         input: "float32" in [-1, 1] (the default), or "uint8", scaled inside the graph.
         output: "logits" (the default; for an E3 the official prediction, the logarithm of its members' mean probability),
             "members" (the logits of each member of an E3), "features", or "tokens" (all of them, after the last norm).
-        layers: numbers of blocks, ascending from 0, after which the residual stream is an output as well: "layer3" for block
-            3.
+        layers: numbers of blocks, counted from 0, in ascending order. The residual stream after each is an output as well:
+            "layer3" for block 3.
         preprocess: preprocessing steps, joined by "|". Default: those of the official configs,
             "resize_small(256)|central_crop(224)" at 224 px and "resize(PX)" at other sizes.
-        exif: turn pictures as their EXIF orientation says, or don't. Default: what `preprocess` or the model's files say;
-            official models and those of timm don't, those of transformers do.
+        exif: rotate pictures by their EXIF orientation. Default: as `preprocess` or the model's files say. Official models
+            and those of timm don't rotate; those of transformers do.
         normalize: divide the embedding by its Euclidean norm, before a head or before it is returned.
         probabilities: how logits become probabilities, "softmax" (the default) or "sigmoid" of each class alone.
         class_names: names of the classes.
-        head: a file with another head, see `checkpoint.new_head.NewHead`; the old class names are dropped.
+        head: a file with another head, see `checkpoint.new_head.NewHead`. The old class names are dropped.
         preset: a name of `presets.PRESETS`, for its config, preprocessing and class names; excludes `config`.
-        heads, activation, pooling: of another library's model, if its files do not give them: number of attention heads,
-            activation of the MLPs ("gelu", "gelu_tanh", "quick_gelu" or "silu") and what the head gets ("token" or "avg").
-        architecture: name of an architecture of the installed open_clip or timm, for its config; excludes `config`.
+        heads: number of attention heads of another library's model, if its files do not give it.
+        activation: activation of that model's MLPs, if its files do not give it: "gelu", "gelu_tanh", "quick_gelu", "silu".
+        pooling: input of that model's head, if its files do not give it: "token" (the class token) or "avg" (the mean of the
+            patches).
+        architecture: an architecture of the installed open_clip or timm whose config is used; excludes `config`.
 
     Raises:
         OptionError: a field has the wrong type or an invalid value.
@@ -108,10 +117,10 @@ class ExportOptions(Choices):
             value = getattr(self, name)
             if name in FIELD_VALUES:
                 allowed = (*([None] if NoneType in kinds else []), *FIELD_VALUES[name])
-                # An array is not even compared: it would be equal in some places.
+                # Check the type first: comparing an array with a tuple's items gives an array, not a bool.
                 if not isinstance(value, str | int | np.bool_ | None) or value not in allowed:
                     raise OptionError(f"{name} is {shown(value)}, not one of {', '.join(map(str, allowed))}")
-            # Text is a sequence, too: of letters, which nobody means.
+            # A string is a sequence too, but never a valid one here.
             elif not isinstance(value, kinds) or (isinstance(value, str) and str not in kinds):
                 raise OptionError(f"{name} is {shown(value)}, but must be {_WORDS[name]}")
 
@@ -148,27 +157,30 @@ class ExportOptions(Choices):
 
     @property
     def returns_classes(self) -> bool:
-        """Whether the output is that of a head, if there is one."""
+        """Whether the output comes from the head, if the model has one."""
         return self.output not in ("features", "tokens")
 
     @property
     def _choices(self) -> dict[str, Any]:
-        """What is set of `Choices`, by name."""
+        """The fields of `Choices` that are set, by name."""
         return {choice.name: value for choice in fields(Choices) if (value := getattr(self, choice.name)) is not None}
 
     def routing_options(self) -> list[str]:
-        """Names of the options that are set and need MoE layers."""
+        """Return the names of the options that are set and need MoE layers."""
         others = ("group", "batch_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router")
         return [name for name in (*OFFICIAL_SETTINGS, *POLICIES, *others) if getattr(self, name) is not None]
 
     def completed_by(self, checkpoint: Checkpoint) -> ExportOptions:
-        """The same options, where they are None completed by those of a bundle that serves as checkpoint, by the config that
-        lies beside it, or by the preset's preprocessing and class names.
+        """Fill in the options that are None. The values come from one of these:
 
-        Capacity ratios, k and bpr stay as they are: they are those of profiles, see `profile_settings`.
+        - the export settings of the bundle, if the checkpoint is a bundle,
+        - the preset's preprocessing and class names, if there is a preset,
+        - otherwise, the config file in the checkpoint's folder.
+
+        Capacity ratios, k and bpr stay as they are, because they belong to profiles; see `profile_settings`.
 
         Raises:
-            OptionError: a preset for a bundle.
+            OptionError: a bundle is exported with a preset, or a bundle of another library's model with another image size.
         """
         given: dict[str, Any] = {}
         if isinstance(checkpoint, BundleCheckpoint):
@@ -193,7 +205,7 @@ class ExportOptions(Choices):
                 "input": manifest.input.dtype,
                 "output": manifest.output,
                 "layers": (manifest.raw.get("layers") or {}).get("blocks"),
-                # Steps end in images of one size.
+                # The steps produce images of one size.
                 "preprocess": str(manifest.input.steps) if self.image_size in (None, size) else None,
                 "exif": manifest.input.steps.rotates if self.preprocess is None else None,
                 "class_names": manifest.class_names if self.returns_classes else None,
@@ -206,7 +218,7 @@ class ExportOptions(Choices):
             size = preset.image_size
             returns_classes = self.returns_classes and "head/kernel" in checkpoint.info
             given = {
-                # Of another size they are assumed; of this one they are in the official configs.
+                # The official configs give the steps of this size only.
                 "preprocess": str(default_steps(*size)) if self.image_size in (None, size) else None,
                 "class_names": names_of(preset.class_names) if preset.class_names and returns_classes else None,
             }
@@ -215,12 +227,13 @@ class ExportOptions(Choices):
         return replace(self, **given)
 
     def profile_settings(self, checkpoint: Checkpoint, routing: RoutingConfig | None) -> list[Setting]:
-        """The setting of each profile: the product of the ratios and ks.
+        """Return the setting of each profile: every combination of a capacity ratio and a k.
 
-        If there are none, they are those of the profiles of a bundle that serves as checkpoint, or else of training.
+        If neither ratios nor ks are set, the profiles are those of the checkpoint, if it is a bundle, or else one with the
+        ratio and k of training.
         """
         trained = {name: value for name in NEEDED if (value := getattr(routing, ROWS[name].stored, None)) is not None}
-        # A bundle of experts choice, whose profiles have no k, may be exported with top-K routing.
+        # Profiles of experts choice have no k, but their bundle may be exported again with top-K routing.
         stored = [{**trained, **setting.values} for setting in _stored_settings(checkpoint)]
         several = {"capacity": self.capacity, "k": self.k}
         if stored and not any(several.values()):
@@ -250,10 +263,10 @@ _HINTS = {
 }
 
 FIELD_TYPES = {name: tuple(get_origin(kind) or kind for kind in kinds) for name, kinds in _HINTS.items()}
-"""The types of each field, but for those of `Choices`."""
+"""The types of each field that ExportOptions itself declares, by name."""
 
 FIELD_VALUES = {name: values for name, kinds in _HINTS.items() if (values := _values(kinds))} | {"preset": tuple(PRESETS)}
-"""The values of each field that has few, beside None."""
+"""The allowed values of each field that has a fixed set of them, apart from None."""
 
 _WORDS = {
     "capacity": "a sequence of ratios, such as [0.3]",
@@ -271,12 +284,13 @@ _WORDS = {
     "class_names": "a sequence of names",
     "head": "the path of an npz or safetensors file",
 }
-"""What each other field must be."""
+"""A description of the expected value, for each field that is not in FIELD_VALUES."""
 
 
 def _stored_settings(checkpoint: Checkpoint) -> list[Setting]:
-    """The settings of the profiles of a bundle that serves as checkpoint, without those at their default: not every kind of
-    model has them.
+    """Return the settings of the bundle's profiles, or an empty list if the checkpoint is not a bundle.
+
+    Values at their defaults are left out, because not every kind of model has them.
     """
     if not isinstance(checkpoint, BundleCheckpoint):
         return []

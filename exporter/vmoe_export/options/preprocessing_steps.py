@@ -1,4 +1,4 @@
-"""The preprocessing steps of a model: as an official config writes them, and what they are where nothing says so."""
+"""Read preprocessing steps in the notation of official configs, and choose the default steps of a model."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ _OFFICIAL_SIDE = 224
 
 
 def default_steps(height: int, width: int) -> Preprocessing:
-    """What the official configs do to the images of a model of that size, which doesn't say what it was trained with."""
+    """Return the steps in the official configs for images of this size, for a model that does not state its own."""
     if height == width == _OFFICIAL_SIDE:
         return read_steps("resize_small(256)|central_crop(224)")
     return squash(height, width)
 
 
 def parse_steps(text: str) -> Preprocessing:
-    """Reads steps as in an official config: with blanks, `decode` and `value_range(-1,1)`, or without.
+    """Read steps as an official config writes them. Spaces, `decode` and `value_range(-1,1)` are optional.
 
-    Pictures are always decoded before the steps and scaled after them, so these two are not kept.
+    `decode` and `value_range(-1,1)` are dropped, because pictures are always decoded before the steps and scaled after them.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: a step is unknown or out of order.
 
     Examples:
         >>> str(parse_steps("decode | resize_small(256) | central_crop(224) | value_range(-1, 1)"))
@@ -29,7 +29,7 @@ def parse_steps(text: str) -> Preprocessing:
     """
     parts = ["".join(part.split()) for part in text.split("|")]
     kept = [part for part in parts if part not in _ALWAYS]
-    # In another order they would promise what doesn't happen.
+    # In any other order they would describe preprocessing that does not happen.
     if "decode" in parts[1:] or "value_range(-1,1)" in parts[:-1]:
         raise ValueError("'decode' comes first and 'value_range(-1,1)' last")
     return read_steps("|".join(kept))

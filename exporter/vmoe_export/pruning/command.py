@@ -1,4 +1,4 @@
-"""`vmoe prune`: a checkpoint with fewer experts."""
+"""Declare the command `vmoe prune`, which writes a checkpoint with fewer experts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which experts a model can lose, and a checkpoint without the others."""
+"""Choose the experts that a model keeps, and write a checkpoint without the others."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _IMAGES_PER_CALL = 16
 
 @dataclass(frozen=True)
 class PrunedLayer:
-    """A MoE layer.
+    """The choice of experts in a MoE layer.
 
     Attributes:
-        scores: f64[E], what its experts are kept by.
-        kept: i64[N], those that stay, in their order; of an ensemble (E3) as many of each member.
+        scores: f64[E], the score of each expert; the highest are kept.
+        kept: i64[N], the experts that stay, in ascending order; in an ensemble (E3), the same number from each member.
     """
 
     scores: Array
@@ -36,11 +36,11 @@ class PrunedLayer:
 
 
 def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> MoeConfig:
-    """The MoE layers of a checkpoint whose experts can be pruned.
+    """Return the MoE layers of a checkpoint, if its experts can be pruned.
 
     Raises:
-        OptionError: it has none, or is a Soft MoE.
-        CheckpointError: an expert's tensor is missing, or of other experts than the router's.
+        OptionError: the model has no MoE layers, is a Soft MoE, or is another library's.
+        CheckpointError: a tensor of the experts is missing, or has another number of experts than the router.
         ConfigError: the tensors are not those of a V-MoE.
     """
     if checkpoint.family_title:
@@ -61,23 +61,26 @@ def prunable_moe(checkpoint: Checkpoint, ensemble_size: int | None = None) -> Mo
 
 
 def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) -> list[Array]:
-    """Of each MoE layer f64[E], how much the norm of each expert's column of the router has grown in fine-tuning.
+    """Compute how much the norm of each expert's router column has grown in fine-tuning.
 
     Source: "A Provably Effective Method for Pruning Experts in Fine-tuned Sparse Mixture-of-Experts" (arXiv 2405.16646).
 
     Args:
-        checkpoint: fine-tuned.
-        before: the pre-trained one that it comes from.
+        checkpoint: the fine-tuned checkpoint.
+        before: the pre-trained checkpoint that it was fine-tuned from.
         moe: the MoE layers of both.
 
+    Returns:
+        f64[E] for each MoE layer.
+
     Raises:
-        CheckpointError: it isn't of that model, or has the same routers, or a router holds NaN or infinite values.
+        CheckpointError: the two are not of the same model, their routers are equal, or a router has NaN or infinite values.
     """
     growth = []
     for layer, experts in zip(moe.layers, moe.experts, strict=True):
         name = f"Encoder/encoderblock_{layer}/Moe/Router/dense/kernel"
         now, then = (each[name].astype(np.float64) if name in each else np.empty(0) for each in (checkpoint, before))
-        if len(then) != len(now) or then.size != now.size:  # those of an E3 may have an axis for the members
+        if len(then) != len(now) or then.size != now.size:  # the router of an E3 may have an axis for the members
             raise CheckpointError(f"{before.path} has no tensor {name} of the shape that {checkpoint.path} has")
         norm, before_norm = (np.linalg.norm(router.reshape(-1, experts), axis=0) for router in (now, then))
         growth.append(norm - before_norm)
@@ -89,17 +92,20 @@ def router_growth(checkpoint: Checkpoint, before: Checkpoint, moe: MoeConfig) ->
 
 
 def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
-    """Of each MoE layer f64[E], how many class tokens choose each expert at the engine's profile.
+    """Count how many class tokens choose each expert at the engine's profile.
 
-    Where these are equal, the share of all tokens' choices decides, which is added.
+    To break ties, each count includes the expert's share of all tokens' choices, which is below 1.
 
     Args:
-        engine: of a bundle of the model.
-        source: images; those that fill no whole group are left out.
+        engine: an engine of the model's bundle.
+        source: images. The last ones are left out if they do not fill a group.
+
+    Returns:
+        f64[E] for each MoE layer.
 
     Raises:
-        OptionError: the model reads no class token, or there are too few images.
-        VmoeError: the images don't fit.
+        OptionError: the classifier reads no class token, or there are too few images.
+        VmoeError: the images don't fit the model.
     """
     manifest = engine.manifest
     if manifest.model.get("classifier") not in ("token", "0"):
@@ -120,7 +126,7 @@ def class_token_use(engine: Engine, source: ImageSource) -> list[Array]:
 
 
 def _chosen(routing: Routing) -> Array:
-    """i32[N,T,C], the experts that take each token of an image, of all members; -1 for none."""
+    """Return the experts that process each token, over all members: i32[N,T,C], padded with -1."""
     assert routing.kept is not None and routing.layout is not None
     expert = routing.expert
     if expert is None:  # experts choose
@@ -130,15 +136,19 @@ def _chosen(routing: Routing) -> Array:
 
 
 def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int]) -> dict[int, PrunedLayer]:
-    """The experts with the largest scores of each MoE layer, by the number of its block; of equal ones the lower stay.
+    """Choose the experts with the highest scores in each MoE layer. On ties, keep the lower expert.
 
     Args:
-        scores: of each MoE layer, f64[E].
+        scores: f64[E] for each MoE layer.
         moe: the MoE layers.
-        counts: how many stay in each layer, or one number for all.
+        counts: the number of experts to keep in each layer, or one number for all layers.
+
+    Returns:
+        The choice for each MoE layer, by the number of its block.
 
     Raises:
-        OptionError: a layer has fewer, or there are too many counts.
+        OptionError: a count is larger than the number of experts, does not divide among the members, or there is neither one
+            count nor one for each layer.
     """
     if len(counts) not in (1, len(moe.layers)):
         raise OptionError(f"--experts has {len(counts)} numbers, and there are {len(moe.layers)} MoE layers")
@@ -157,9 +167,9 @@ def choose_experts(scores: Sequence[Array], moe: MoeConfig, counts: Sequence[int
 
 
 def write_pruned(file: IO[bytes], checkpoint: Checkpoint, layers: Mapping[int, PrunedLayer]) -> None:
-    """Writes a safetensors file with the official names: the tensors of the checkpoint, of experts only those that stay.
+    """Write the checkpoint without the other experts to a safetensors file, with official names.
 
-    One tensor is in memory at a time. bfloat16 stays bfloat16, all else is float32.
+    Only one tensor is in memory at a time. bfloat16 tensors stay bfloat16; all others become float32.
 
     Raises:
         CheckpointError: a tensor can't be read.

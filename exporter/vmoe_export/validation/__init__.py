@@ -1,1 +1,1 @@
-"""Proof that a written bundle is its checkpoint, and how far its precision moves it."""
+"""Validation: prove that a bundle matches its checkpoint, and measure how far its precision is from float32."""

@@ -1,4 +1,4 @@
-"""What validation of a bundle found."""
+"""The results of validating a bundle."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from vmoe_export.validation.limits import Limits
 
 @dataclass
 class Comparison:
-    """One graph at one profile against the reference.
+    """The comparison of one graph at one profile with the reference.
+
+    The parts of the model are compared one by one, each on the reference's input. Only `output_difference` and
+    `images_alike` are from runs from end to end, in which each part takes the output of the one before it.
 
     Attributes:
         graph: file name of the graph.
-        profile: name of the profile, or None where there are none.
-        part: the part of the model that is farthest off on the reference's input, such as "encoderblock_3/Moe".
-        relative_difference: how far, as a share of the size of what the part adds to the residual stream.
+        profile: name of the profile; None if there are no profiles.
+        part: the part with the largest relative difference, such as "encoderblock_3/Moe".
+        relative_difference: the difference of that part, relative to the norm of what it adds to the residual stream.
         max_difference: largest absolute difference of any part.
-        agreement: share of the (token, choice) pairs routed alike in the MoE layer where it is smallest.
-        output_difference: from images to output, where every difference goes into the next part: how far the output of a
-            typical image is off, as a share of its size.
+        agreement: share of the (token, choice) pairs routed alike, in the MoE layer with the smallest share.
+        output_difference: relative difference of the output from end to end: the median over the images.
         images: number of images compared.
-        images_alike: those of them that are routed alike in every layer from images to output.
+        images_alike: number of images routed alike in every layer, from end to end.
     """
 
     graph: str
@@ -37,21 +39,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class PrecisionDistance:
-    """The model as stored against the model with the checkpoint's float32 weights, both in numpy, at one profile.
+    """The comparison of the model as stored with the same model in float32, at one profile. Both run in numpy.
 
     Attributes:
-        profile: name of the profile, or None where there are none.
-        part: the part of the model that rounding moves most, on the input that it has in float32.
-        part_difference: how far, as a share of the size of what the part adds to the residual stream.
-        max_difference: from images to output, largest absolute difference of logits (or features), over all images.
-        relative_difference: how far the output of a typical image is off, as a share of its size: the median of
-            `relative_differences`.
-        agreement: by MoE layer, such as "encoderblock_1", share of the (token, choice) pairs that both keep at the same
-            expert or both drop.
+        profile: name of the profile; None if there are no profiles.
+        part: the part that rounding changes most, on its input in the float32 model.
+        part_difference: the difference of that part, relative to the norm of what it adds to the residual stream.
+        max_difference: largest absolute difference of the output from end to end, over all images.
+        relative_difference: relative difference of the output from end to end: the median over the images.
+        agreement: for each MoE layer, such as "encoderblock_1", the share of the (token, choice) pairs that both models keep
+            at the same expert or both drop.
         images: number of images compared.
-        same_top1: share of the images whose largest logit is that of the same class; None where the images are random, or
-            the model gives no logits.
-        top1, top1_float32: share of the images that each model puts into their class; None where that is not known.
+        same_top1: share of the images for which both models predict the same class; None if the images are random or the
+            output is not logits.
+        top1: top-1 accuracy of the stored model; None if the images have no labels.
+        top1_float32: top-1 accuracy of the float32 model; None if the images have no labels.
     """
 
     profile: str | None
@@ -71,13 +73,13 @@ class Findings:
     """The results of validation, and their limits.
 
     Attributes:
-        limits: those of `comparisons`; None if nothing was validated.
-        comparisons: each graph at each profile, compared with the reference in the same precision.
-        distance_limit: largest allowed `part_difference` of `distances`; None if there are none.
-        distances: for precisions other than fp32, that reference at each profile, compared with the one in float32.
+        limits: limits of `comparisons`; None if nothing was validated.
+        comparisons: comparisons of each CPU graph at each profile with the reference in the same precision.
+        distance_limit: largest allowed `part_difference` in `distances`; None if there are none.
+        distances: for precisions other than fp32, comparisons of that reference with the one in float32, at each profile.
         own_images: whether `distances` were measured on the user's images instead of random ones.
-        tensorrt_limits: those of `tensorrt_comparisons`; None if there are none.
-        tensorrt_comparisons: the TensorRT graphs, compared with the reference.
+        tensorrt_limits: limits of `tensorrt_comparisons`; None if there are none.
+        tensorrt_comparisons: comparisons of the TensorRT graphs with the reference.
     """
 
     limits: Limits | None = None

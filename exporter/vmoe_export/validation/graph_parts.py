@@ -1,4 +1,4 @@
-"""Runs a written graph one part at a time, so that no more than one part of the model is in memory."""
+"""Run a written graph one part at a time, so that only one part of the model is in memory."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from vmoe_runtime.op_library import usable_library
 from vmoe_runtime.profiles import Profile
 
 PartRun = Callable[[Stream, Array, Profile | None], tuple[Stream, list[Array]]]
-"""What a part makes of a stream and the images that it comes from, at a profile: the stream or output, and its routes."""
+"""Runs a part on a stream, its images and a profile. Returns the next stream, or the model's output, and the routes."""
 
 
 class GraphParts:
-    """A graph cut where the residual stream passes from one of `model.parts` to the next.
+    """A graph split into `model.parts`, at its cuts in the residual stream.
 
     Args:
-        folder: where the graph lies, and the weights that it points into.
-        graph: from `write_graphs` or `write_tensorrt_graphs`.
-        model: what it computes.
-        emulate: compute float16 and bfloat16 in float32 with every result rounded, which no CPU does by itself.
+        folder: the folder of the graph and of its weights.
+        graph: a graph from `write_graphs` or `write_tensorrt_graphs`.
+        model: the model that it computes.
+        emulate: compute float16 and bfloat16 in float32 and round every result, because CPUs lack these types.
     """
 
     def __init__(self, folder: Path, graph: WrittenGraph, model: ExportedModel, *, emulate: bool = False) -> None:
@@ -40,17 +40,17 @@ class GraphParts:
         whole = onnx.load(folder / graph.file, load_external_data=False)
         self._proto = emulate_short(whole) if emulate else whole
         self._proto.graph.value_info.extend(info for cut in graph.cuts for info in _stream_infos(cut))
-        # What an engine runs: with the op library, where it is.
+        # Like an engine, use the op library if it is available.
         self._library = usable_library()[0] if graph.file == CANONICAL_GRAPH else None
 
     def load(self, part: str) -> PartRun:
-        """One part, ready to run in a session of its own."""
+        """Load one part into its own session, and return a function that runs it."""
         number, name = self._model.parts.index(part), f"{part} of {self.written.file}"
         start = self.written.cuts[number - 1] if number else (IMAGE_INPUT,)
         block, _, what = part.rpartition("/")
         end = self.written.cuts[number] if number < len(self.written.cuts) else (self._model.output,)
         routes = [v.name for v in self._proto.graph.output if what == "Moe" and v.name.startswith(f"{block}/")]
-        path = self._folder / "part.onnx"  # beside the weights, which it points into
+        path = self._folder / "part.onnx"  # in the folder of the weights, which it references
         try:
             cut = self._cut(start, [name for name in dict.fromkeys((*end, *routes)) if name not in start])
             path.write_bytes(cut.SerializeToString())
@@ -70,14 +70,14 @@ class GraphParts:
                 made = session.run(outputs, {name: array for name, array in feeds.items() if name in takes})
             except Exception as error:
                 raise invalid(f"ONNX Runtime can't run {name}: {first_line(error)}") from None
-            # Copies: the runtime's own arrays would keep the memory of the whole session.
+            # Copy the arrays: those of the runtime would keep the memory of the whole session alive.
             found = given | dict(zip(outputs, map(np.array, made), strict=True))
             return Stream(*(found[name] for name in end)), [found[name] for name in routes]
 
         return run
 
     def _cut(self, start: Sequence[str], ends: list[str]) -> onnx.ModelProto:
-        """The nodes between some values and others, as a model."""
+        """Extract the nodes between two sets of values as a model."""
         given = (value.name for value in self._proto.graph.input)
         cut = utils.Extractor(self._proto).extract_model([*dict.fromkeys((*start, *given))], ends)
         used = {*start, *(name for node in cut.graph.node for name in node.input)}
@@ -88,7 +88,7 @@ class GraphParts:
 
 
 def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
-    """The values of a stream, as the graph says what they are: x, and of merged tokens sizes, token and coordinates."""
+    """Declare the values of a stream: x and, if tokens are merged, sizes, token and coordinates."""
     rows = ("rows", "tokens")
     kinds = (
         (onnx.TensorProto.FLOAT, (*rows, "width")),
@@ -100,7 +100,7 @@ def _stream_infos(names: Sequence[str]) -> list[onnx.ValueInfoProto]:
 
 
 def _session(path: Path, library: Path | None) -> onnxruntime.InferenceSession:
-    """A session that keeps no second copy of the weights: neither cast to float32 beforehand, nor packed."""
+    """Open a session that keeps no second copy of the weights, neither cast to float32 in advance nor packed."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     options.add_session_config_entry("session.disable_prepacking", "1")

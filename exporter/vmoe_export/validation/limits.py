@@ -1,4 +1,4 @@
-"""How far the parts of a graph may be from the reference, and parts in a short type from float32: the one table."""
+"""The limits of validation: of a graph's parts compared with the reference, and of a precision compared with float32."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vmoe_runtime.precisions import TensorRtPrecision
 _SLACK = 16
 _PAIRS = 0.98
 
-# A graph for TensorRT rounds after every operation, where the reference rounds what enters a product.
+# A TensorRT graph rounds after every operation. The reference rounds only the inputs of products.
 _TENSORRT: Mapping[TensorRtPrecision, float] = {"fp32": 0.0, "fp16": 0.01, "bf16": 0.05}
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a part of a graph may be from the reference on the same input.
+    """The limits of a part of a graph, compared with the reference on the same input.
 
     Attributes:
-        relative: largest difference of what a part adds to the residual stream, as a share of its size.
-        difference: largest absolute difference instead, where the user has given one.
-        agreement: smallest share of the (token, choice) pairs that both route alike.
+        relative: largest difference, relative to the norm of what the part adds to the residual stream.
+        difference: largest absolute difference; if it is not None, it replaces `relative`.
+        agreement: smallest share of the (token, choice) pairs routed alike.
     """
 
     relative: float
@@ -35,12 +35,12 @@ class Limits:
 
 
 def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
-    """What the graphs for CPUs are held to.
+    """Return the limits of the graphs for CPUs.
 
-    Both sides round at the same places and add up in different orders. Sums of n numbers then differ by about sqrt(n) units
-    in the last place of float32, and where such a sum is rounded to a shorter type before the next product, a few of those
-    that lie in the middle of two values go to the other one, a whole step away. In the mean of squares that is
-    sqrt(2 * order * step), as a share of the size.
+    A graph and the reference round at the same points but add in different orders. So sums of n numbers differ by about
+    sqrt(n) units in the last place of float32 (`order`). If such a sum is then rounded to a shorter type, a few values near
+    the midpoint of two neighbours round to the other one, a whole `step` away. The root mean square of that difference is
+    sqrt(2 * order * step), relative to the size of the sums.
     """
     config, numbers = model.config, PRECISIONS[model.precision]
     depth = max(config.mlp_dim, config.hidden_size, config.channels * math.prod(config.patch_size))
@@ -52,15 +52,15 @@ def graph_limits(model: ExportedModel, atol: float | None) -> Limits:
 
 
 def tensorrt_limits(model: ExportedModel, precision: TensorRtPrecision, atol: float | None) -> Limits:
-    """The same for the graphs for TensorRT."""
+    """Return the limits of the graphs for TensorRT."""
     return Limits(max(_TENSORRT[precision], graph_limits(model, None).relative), atol, _PAIRS)
 
 
 def distance_limit(precision: ExportPrecision, max_distance: float | None) -> float:
-    """Largest relative difference of a part from float32: `max_distance` where it is given, or what the precision says."""
+    """Return the largest allowed relative difference of a part from float32: `max_distance`, or else the precision's."""
     return PRECISIONS[precision].distance if max_distance is None else max_distance
 
 
 def invalid(reason: str) -> ExportError:
-    """The error of a bundle that failed validation."""
+    """Return the error for a bundle that failed validation."""
     return ExportError(f"validation failed: {reason}; no bundle was written")

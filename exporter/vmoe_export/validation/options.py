@@ -1,4 +1,4 @@
-"""The user's choices for validation."""
+"""The options of validation."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vmoe_measure.image_source import ImageSource, open_images
 
 @dataclass(frozen=True)
 class ValidationOptions:
-    """How a written bundle is checked.
+    """The options for checking a written bundle.
 
     Attributes:
         atol: largest absolute difference between a part of a graph and the reference; None for what rounding explains.
         max_distance: largest relative difference between a part and float32; None for the limit of the precision.
-        images: an npz file or folder of pictures on which to measure that difference; None for a few random images.
+        images: an npz file or a folder of pictures on which to measure that difference; None for a few random images.
 
     Raises:
         OptionError: a limit is not a positive number.
@@ -36,17 +36,21 @@ class ValidationOptions:
                 raise OptionError(f"{name} must be a positive number, not {value!r:.40}")
 
     def checked(self, precision: str) -> ValidationOptions:
-        """The same, for an export in that precision. Raises OptionError: images, and nothing to measure on them."""
+        """Return these options, checked for an export in this precision.
+
+        Raises:
+            OptionError: there are images, but the export is in float32, so there is nothing to measure.
+        """
         if self.images is not None and precision in ("fp32", "fp16"):
             raise OptionError("--images measures the distance from float32, and this export is in float32; omit it")
         return self
 
     def open_images(self, plan: ExportPlan) -> ImageSource | None:
-        """The user's images, if there are any.
+        """Open the user's images, or return None if there are none.
 
         Raises:
-            OptionError: the export is in float32, and there is nothing to measure on them.
-            ImageError: they can't be read.
+            OptionError: there are images, but the export is in float32, so there is nothing to measure.
+            ImageError: the images can't be read.
         """
         images = self.checked(plan.options.precision).images
         if images is None:

@@ -1,4 +1,7 @@
-"""Compares graphs with the reference, part by part: each part gets the reference's activations, so depth doesn't add up."""
+"""Compare graphs with the reference part by part.
+
+Each part runs on the reference's activations, so that differences do not accumulate over the depth of the model.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,20 @@ from vmoe_measure.comparison import Run, differences
 from vmoe_runtime.profiles import Profile
 from vmoe_runtime.routing_kinds import TOKEN_OUTPUT
 
-_FEW_PAIRS = 2  # one tie that rounding decides otherwise moves two pairs, however few there are
+_FEW_PAIRS = 2  # always allowed: a single tie that rounding resolves differently changes two pairs
 _MERGED_ALIKE = 0.95
-"""Least share of merged tokens that were to be, or nearly."""
+"""The smallest share of merged tokens that the reference merges too, or would with a slightly different rounding."""
 
 
 @dataclass
 class _Watch:
-    """A graph at a profile while its parts go by."""
+    """A graph at a profile, and its state between two parts."""
 
     graph: GraphParts
     limits: Limits
-    number: int  # of the profile
+    number: int  # index of the profile
     profile: Profile | None
-    own: Stream  # what its own parts before gave
+    own: Stream  # the output of the graph's own previous part, from end to end
     routes: list[Array] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -37,13 +40,13 @@ class _Watch:
 
 
 class PartValidation:
-    """Compares graphs with the reference while that runs.
+    """Compares graphs with the reference while the reference runs.
 
     Args:
-        reference: what the graphs compute.
-        graphs: with what each is held to.
-        profiles: those of the bundle that merge alike; none for a dense ViT and a Soft MoE that don't.
-        images: as the model takes them, whole routing groups.
+        reference: the model that the graphs compute.
+        graphs: the graphs, each with its limits.
+        profiles: profiles of the bundle that merge the same number of tokens; none if the bundle has no profiles.
+        images: images as the model takes them, in whole routing groups.
         advance: called with 1 after each part of the model.
     """
 
@@ -65,10 +68,10 @@ class PartValidation:
         ]
 
     def run(self) -> list[Comparison]:
-        """Runs the reference and each part of every graph, and returns what was found.
+        """Run the reference and each part of every graph, and return the comparisons.
 
         Raises:
-            ExportError: a part is beyond its limits.
+            ExportError: a part exceeds its limits.
         """
         expected = run_reference(self._reference, self._images, self._profiles, self._compare_all)
         for watch in self._watched:
@@ -78,12 +81,12 @@ class PartValidation:
         return [watch.found for watch in self._watched]
 
     def _compare_all(self, part: str, steps: list[Step]) -> None:
-        """Runs a part of every graph on what the reference's takes, and compares what both give."""
+        """Run a part of every graph on the input of the reference's part, and compare the outputs."""
         steps = judged_steps(self._reference, part, steps, self._profiles or (None,))
         graph = loaded = None
         for watch in self._watched:
             if watch.graph is not graph:
-                loaded = None  # before the next one is there
+                loaded = None  # free the old part before loading the next
                 graph, loaded = watch.graph, watch.graph.load(part)
             assert loaded is not None
             self._compare(watch, loaded, part, steps[watch.number])
@@ -91,14 +94,14 @@ class PartValidation:
 
     def _compare(self, watch: _Watch, run: PartRun, part: str, step: Step) -> None:
         found, routes = run(step.before, self._images, watch.profile)
-        # The same of what the graph's own parts made of the images.
+        # Also continue the run from end to end, on the output of the graph's own previous part.
         watch.own, own_routes = (found, routes) if part == "embedding" else run(watch.own, self._images, watch.profile)
         watch.routes += own_routes
         same = alike = None
         if routes:
             assert self._model.config.moe is not None
             layer = self._model.config.moe.layers.index(int(part.partition("/")[0].rpartition("_")[2]))
-            # By image: there may be more than were to be compared, and more rows where each has members.
+            # `judged_steps` may have changed the number of images. In an ensemble, each image has one row per member.
             rows = self._images if self._model.config.ensemble_size > 1 else step.before.x
             expected = Run.of(self._model.layer_outputs, [rows, *step.routes], watch.profile)
             for alike in differences(expected, self._run_of(watch, rows, routes, layer)).pairs:
@@ -106,23 +109,23 @@ class PartValidation:
         self._judge(watch, part, step, found, same, alike)
 
     def _tokens_alike(self, pairs: Array, tokens: int) -> Array:
-        """bool[rows, T], the tokens whose pairs[images, T * members * choices] are all true."""
+        """Return bool[rows, T]: the tokens whose pairs[images, T * members * choices] are all true."""
         config = self._model.config
         by_token: Array = np.all(pairs.reshape(len(pairs), tokens, config.ensemble_size, -1), axis=3)
         return by_token.swapaxes(1, 2).reshape(-1, tokens)
 
     def _judge(self, watch: _Watch, part: str, step: Step, found: Stream, same: Array | None, pairs: Array | None) -> None:
-        """Records how far a part is from the reference, and refuses what is beyond the limits.
+        """Record how far a part is from the reference, and refuse it beyond the limits.
 
         Args:
             watch: the graph and the profile.
-            part: its name.
-            step: what the reference gives.
-            found: what the graph's part gives.
+            part: the name of the part.
+            step: the input and output of the reference.
+            found: the output of the graph's part.
             same: bool[rows, T], the tokens that both route alike; None if the part routes nothing.
             pairs: bool[images, pairs], the pairs that both route alike; None likewise.
         """
-        # Where no class token is routed alike, the share of pairs judges alone.
+        # If no token is routed alike, only the share of pairs is judged.
         relative = step.distance(found, same) if same is None or same.any() else 0.0
         apart = np.abs(found.x - step.as_merged(found).x)
         largest = float((apart if same is None else apart[same]).max(initial=0))
@@ -154,11 +157,11 @@ class PartValidation:
             raise invalid(f"{where} differs from the reference by {largest:.2g}, more than --atol {limits.difference:g}")
 
     def _run_of(self, watch: _Watch, output: Array, routes: Sequence[Array], first: int = 0) -> Run:
-        """A run whose routes are those of the MoE layers from `first` on."""
+        """Return a Run with the routes of the MoE layers from `first` on."""
         written, names = watch.graph.written, self._model.layer_outputs
         if written.profile:
             names = ("slot", "weight", TOKEN_OUTPUT)
-        if len(written.cuts[0]) == 1:  # it merges nothing
+        if len(written.cuts[0]) == 1:  # the graph does not merge tokens
             names = tuple(name for name in names if name != TOKEN_OUTPUT)
         profile = watch.profile and replace(watch.profile, slots=watch.profile.slots[first:])
         return Run.of(names, [output, *routes], profile)

@@ -1,4 +1,4 @@
-"""How far a model in another precision is from the same model in float32."""
+"""Measure how far a model in another precision is from the same model in float32."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmoe_runtime.bundle.manifest import InputSpec
 from vmoe_runtime.errors import ImageError
 from vmoe_runtime.profiles import Profile
 
-_BATCH = 32  # images times profiles; the checkpoint is read once for each batch
+_BATCH = 32  # images x profiles in a batch; the checkpoint is read once per batch
 
 
 def distance_from_float32(
@@ -29,15 +29,15 @@ def distance_from_float32(
     *,
     answers: bool,
 ) -> list[PrecisionDistance]:
-    """Compares the model as stored with the same model in float32 at each profile.
+    """Compare the model as stored with the same model in float32, at each profile.
 
     Args:
-        stored: with the weights of the bundle.
-        exact: with those of the checkpoint in float32.
-        profiles: the profiles to compare at; none for a dense ViT and a Soft MoE.
-        batches: images that fill whole routing groups, with their labels where those are known.
+        stored: the model with the weights of the bundle.
+        exact: the model with the checkpoint's weights in float32.
+        profiles: the profiles to compare at; none if the bundle has no profiles.
+        batches: images in whole routing groups, with their labels or None.
         after_part: called with the number of images after each part of either model.
-        answers: whether the classes of the images are worth comparing.
+        answers: whether to compare predicted classes, which is meaningless on random images.
 
     Raises:
         ImageError: the images don't fit the model.
@@ -50,12 +50,12 @@ def distance_from_float32(
 
     def round_part(part: str, steps: list[Step]) -> None:
         tell(part, steps)
-        distinct = steps[:1] if steps[0] is steps[-1] else steps  # up to the first MoE layer all profiles have the same
+        distinct = steps[:1] if steps[0] is steps[-1] else steps  # all profiles share a step before the first MoE layer
         rounded, _ = stored.run(part, Stream.joined([step.before for step in distinct]), profiles or (None,))
         found = split_stream(rounded, len(distinct)) * (len(steps) // len(distinct))
         for tally, step, whole in zip(tallies, steps, found, strict=True):
             worst, difference = tally.worst[0], step.distance(whole)
-            if not (difference <= worst or np.isnan(worst)):  # NaN is the worst
+            if not (difference <= worst or np.isnan(worst)):  # NaN counts as the largest difference
                 tally.worst = (difference, part)
 
     for images, labels in batches:
@@ -68,15 +68,15 @@ def distance_from_float32(
 
 
 def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit: float) -> None:
-    """Refuses a model with a part that is too far from float32.
+    """Refuse a model with a part that is too far from float32.
 
     Args:
-        distances: from `distance_from_float32`.
-        precision: of the model.
+        distances: the results of `distance_from_float32`.
+        precision: the model's precision.
         limit: largest relative difference of a part.
 
     Raises:
-        ExportError: a profile is above the limit.
+        ExportError: a part exceeds the limit at some profile.
     """
     for distance in distances:
         if not distance.part_difference <= limit:
@@ -90,11 +90,19 @@ def check_distance(distances: Iterable[PrecisionDistance], precision: str, limit
 def user_batches(
     source: ImageSource, batch_multiple: int, spec: InputSpec, profiles: int, most: int = _BATCH
 ) -> Iterable[tuple[Array, Array | None]]:
-    """The user's images as far as they fill whole routing groups, with their labels; `most` at a time, or one group, and
-    fewer for many profiles.
+    """Yield the user's images in batches of whole routing groups, with their labels.
+
+    The last images are left out if they do not fill a group.
+
+    Args:
+        source: the user's images.
+        batch_multiple: images per routing group.
+        spec: the model's input.
+        profiles: number of profiles that run on each batch.
+        most: images per batch times profiles; a batch has at least one group.
 
     Raises:
-        ImageError: there are too few.
+        ImageError: there are too few images for a group.
     """
     groups = len(source) // batch_multiple
     if not groups:
@@ -108,7 +116,7 @@ def user_batches(
 
 @dataclass
 class _Tally:
-    """What is counted at one profile while batches go by."""
+    """The sums at one profile, over the batches so far."""
 
     profile: Profile | None
     classifies: bool
@@ -116,8 +124,8 @@ class _Tally:
     relative: list[Array] = field(default_factory=list)
     agreement: list[list[Array]] = field(default_factory=list)  # by batch and layer, f64[images]
     max_difference: float = 0.0
-    same: list[Array] = field(default_factory=list)  # by batch, bool[images]: both models put them into the same class
-    right: list[list[Array]] = field(default_factory=list)  # by batch, as stored and in float32, bool[images]
+    same: list[Array] = field(default_factory=list)  # by batch, bool[images]: both models predict the same class
+    right: list[list[Array]] = field(default_factory=list)  # by batch, then stored and float32, bool[images]
 
     def add(self, expected: Run, found: Run, labels: Array | None) -> None:
         apart = differences(expected, found)

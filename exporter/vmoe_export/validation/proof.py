@@ -1,4 +1,4 @@
-"""Compares a written bundle with its checkpoint: weights bit by bit, graphs part by part, and shorter types with float32."""
+"""Compare a written bundle with its checkpoint: weights bit by bit, graphs part by part, and shorter types with float32."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def prove(
     source: ImageSource | None,
     progress: ProgressHook,
 ) -> Findings:
-    """Compares weights, graphs and rounding with the checkpoint.
+    """Compare the weights, the graphs and the effect of rounding with the checkpoint.
 
     Args:
-        plan: of the export.
-        folder: where graphs and weights lie.
-        spans: from `write_weights`.
-        graphs: from `write_graphs`.
-        tensorrt: from `write_tensorrt_graphs`; empty where there are none.
+        plan: the plan of the export.
+        folder: the folder of the graphs and weights.
+        spans: the positions of the tensors, from `write_weights`.
+        graphs: the graphs from `write_graphs`.
+        tensorrt: the graphs from `write_tensorrt_graphs`; may be empty.
         options: the user's limits.
-        source: from `options`.
-        progress: tells of each longer step.
+        source: the user's images, from `options.open_images`; None for random images.
+        progress: reports each longer step.
 
     Raises:
-        ExportError: something is beyond its limits.
+        ExportError: a comparison exceeds its limits.
         ImageError: the images don't fit the model.
     """
     model, weights = plan.exported, folder / WEIGHTS_NAME
@@ -79,7 +79,7 @@ def prove(
 def _distances(
     plan: ExportPlan, stored: ReferenceModel, source: ImageSource | None, limit: float, progress: ProgressHook
 ) -> Sequence[PrecisionDistance]:
-    """How far the model as stored is from float32, within the limit."""
+    """Measure how far the model as stored is from float32, and check the limit."""
     profiles, multiple = plan.profiles, plan.grouping.batch_multiple
     exact = ReferenceModel(stored.model, official_weights(plan.checkpoint, plan.model, plan.weight_shapes))
 

@@ -1,4 +1,4 @@
-"""The model in numpy, one part at a time: what every graph of an export is compared with."""
+"""The reference for every graph of an export: the model in numpy, run one part at a time."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Routes = tuple[Array, ...]
 
 @dataclass(frozen=True)
 class Stream:
-    """What passes from one part of a model to the next.
+    """The values passed from one part of a model to the next.
 
     Attributes:
-        x: the residual stream f32[images, T, D], images as the model takes them, or its output. From the first MoE layer of
-            an ensemble (E3) on the members of an image stand one after another.
-        sizes: f32[images, T], how many tokens each is the mean of; None where the model can't merge.
-        token: i32[images, T0], where each token of an image has gone; None likewise.
-        coordinates: f32[images, T, 2] of rotary positions, where tokens can merge; else None.
-        keys: of the attention that it comes from, f32[images, T, D], by which its tokens are merged; None elsewhere.
+        x: the residual stream f32[images, T, D], the images as the model takes them, or the model's output. From the first
+            MoE layer of an ensemble (E3) on, the rows of an image's members are adjacent.
+        sizes: f32[images, T], how many tokens each token is the mean of; None if the model can't merge tokens.
+        token: i32[images, T0], the position of each original token; None if the model can't merge tokens.
+        coordinates: f32[images, T, 2], the rotary positions, if tokens can merge; otherwise None.
+        keys: f32[images, T, D], after an attention the keys by which to merge its tokens; otherwise None.
     """
 
     x: Array
@@ -47,18 +47,18 @@ class Stream:
     keys: Array | None = None
 
     def of_images(self, chosen: slice) -> Stream:
-        """The stream of some images."""
+        """Return the stream of a slice of the images."""
         fields = {name: values[chosen] for name, values in vars(self).items() if values is not None}
         return Stream(**fields)
 
     @classmethod
     def joined(cls, streams: Sequence[Stream]) -> Stream:
-        """The stream of all images of several."""
+        """Concatenate streams along the images."""
         fields = {name: [getattr(stream, name) for stream in streams] for name in vars(streams[0])}
         return cls(**{name: np.concatenate(values) for name, values in fields.items() if values[0] is not None})
 
     def merged(self, token: Array) -> Stream:
-        """The stream as its tokens go where others did: token i32[images, T0] after a merging."""
+        """Merge the tokens as in another stream: `token` i32[images, T0] has the positions of the original tokens there."""
         assert self.sizes is not None
         places, coordinates = self.places(token), self.coordinates
         if coordinates is not None:
@@ -66,7 +66,7 @@ class Stream:
         return Stream(*ops.merge_tokens(self.x, self.sizes, places), token, coordinates)
 
     def places(self, token: Array) -> Array:
-        """Where each token of the stream has gone, i32[images, T], by where those went that each image began with."""
+        """Return the new position of each token here, i32[images, T], given those of the original tokens."""
         assert self.sizes is not None and self.token is not None
         places = np.zeros(self.sizes.shape, np.int32)
         np.put_along_axis(places, self.token, token, axis=1)
@@ -74,13 +74,13 @@ class Stream:
 
 
 class ReferenceModel:
-    """A model with its weights, in float32; products round as the dtype of their weights says.
+    """A model with its weights, in float32. The dtype of its weights decides how a product rounds.
 
-    One image may stand in a batch for several profiles, so that a part reads its weights once for all of them.
+    A batch may contain each image once per profile, so that a part reads its weights once for all profiles.
 
     Args:
-        model: what to compute.
-        weights: where its tensors come from.
+        model: the model to compute.
+        weights: the source of its tensors.
     """
 
     def __init__(self, model: ExportedModel, weights: Weights) -> None:
@@ -90,17 +90,17 @@ class ReferenceModel:
         self._read: dict[str, Array | None] = {}
 
     def run(self, part: str, stream: Stream, profiles: Sequence[Profile | None]) -> tuple[Stream, list[Routes]]:
-        """Runs one part of `model.parts`.
+        """Run one of `model.parts`.
 
         Args:
-            part: its name.
-            stream: what the part before it gave, of one token where that is one of `model.class_token_parts`; for the first
-                the images.
-            profiles: of a MoE layer: those by which equal parts of the images are routed, in their order.
+            part: the part's name.
+            stream: the output of the part before it, or the images for the first part. It has one token per image if the
+                part before is one of `model.class_token_parts`.
+            profiles: for a MoE layer, the profiles that route equal shares of the images, in order.
 
         Returns:
-            What the next part takes, once `merge` has had it, or the model's output; and, of a MoE layer, its outputs for
-            each of `profiles`.
+            The model's output, or a stream that is the input of the next part after a call of `merge`. For a MoE layer, also
+            its outputs at each of `profiles`; otherwise an empty list.
         """
         place, _, what = part.rpartition("/")
         block, x = f"Encoder/{place}", stream.x
@@ -119,10 +119,10 @@ class ReferenceModel:
             whole = Stream.joined([step(stream.of_images(slice(start, start + rows.step))) for start in rows])
             return replace(whole, x=whole.x[:, :1], keys=None) if is_class_token else whole, []
         finally:
-            self._read.clear()  # only one part of the model is in memory
+            self._read.clear()  # keep only one part of the model in memory
 
     def merge(self, stream: Stream, profile: Profile | None) -> Stream:
-        """What a part gave, with the tokens merged that the profile wants to be: those behind an attention."""
+        """Merge the tokens of a part's output, if the part is an attention and the profile merges tokens."""
         keys, token = stream.keys, stream.token
         if keys is None or token is None or not profile or not profile.merge:
             return replace(stream, keys=None)
@@ -172,7 +172,7 @@ class ReferenceModel:
         return self._mlp_output(path, hidden)
 
     def _mlp_hidden(self, path: str, x: Array, expert: Any = ...) -> Array:
-        """The hidden features of an MLP, or of one of several experts."""
+        """Return the hidden features of an MLP, or of one expert."""
         return ops.mlp_hidden(x, *self._mlp_weights(f"{path}/Dense_0", expert), self._config.activation)
 
     def _mlp_output(self, path: str, hidden: Array, expert: Any = ...) -> Array:
@@ -207,9 +207,16 @@ class ReferenceModel:
     def _attention(
         self, path: str, queries: Array, keys: Array, sizes: Array | None, coordinates: Array | None = None
     ) -> tuple[Array, Array]:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], rotated by coordinates[N,T,2].
+        """Compute multi-head attention of queries[N,Q,D] over keys[N,T,D].
 
-        And the keys as they enter it.
+        Args:
+            path: the name of the attention's parameters.
+            queries, keys: the tokens, before their projections.
+            sizes: f32[N,T], the sizes of merged keys; None if all are 1.
+            coordinates: f32[N,T,2], rotary positions; None for no rotation.
+
+        Returns:
+            The output [N,Q,D], and the projected keys.
         """
         config = self._config
         is_pool, heads = path.startswith("MapHead"), config.heads_of(path)
@@ -240,12 +247,12 @@ class ReferenceModel:
         moe, members, tokens = self._config.moe, self._config.ensemble_size, x.shape[1]
         assert moe is not None
         layer = moe.layers.index(int(block.rpartition("_")[2]))
-        if layer == 0:  # up to the first MoE layer the members of an image are the same
+        if layer == 0:  # before the first MoE layer, all members share one row
             x = np.repeat(x, members, axis=0)
         images = len(x) // members
-        # In a group the members of a token stand one after another.
+        # Inside a group, the members' rows of a token are adjacent.
         by_token = x.reshape(images, members, tokens, -1).swapaxes(1, 2)
-        # Merged tokens are as many fewer in a group as in each of its images.
+        # Merging shrinks a group in the same proportion as each of its images.
         groups = by_token.reshape(-1, self.model.grouping.tokens * tokens // self._config.num_tokens, x.shape[-1])
         normed = self._norm(f"{block}/LayerNorm_1", groups)
         route = {"top-k": self._top_k, "experts-choice": self._experts_choice, "soft": self._soft}[moe.routing.kind]
@@ -256,7 +263,7 @@ class ReferenceModel:
     def _top_k(self, block: str, moe: MoeConfig, layer: int, x: Array, profiles: Any) -> tuple[Array, list[Routes]]:
         scores = x @ self._tensor(f"{block}/Moe/Router/dense/kernel")
         members = self._config.ensemble_size
-        if members > 1:  # each routes to its own experts
+        if members > 1:  # each member routes only to its own experts
             experts = scores.shape[-1]
             owner = np.arange(experts) // (experts // members)
             member = np.arange(x.shape[1]) % members
@@ -289,7 +296,7 @@ class ReferenceModel:
         return ops.soft_combine(out, combine, moe.dispatch_bf16), [(dispatch, combine)]
 
     def _experts(self, block: str, moe: MoeConfig, x: Array, shares: Array, kept: Array) -> Array:
-        """What the experts make of the tokens that they keep, kept[G,S,E], times their shares[G,S,E], added up."""
+        """Return the sum of the experts' outputs for the tokens that they keep, kept[G,S,E], weighted by shares[G,S,E]."""
         rows, y = x.reshape(-1, x.shape[-1]), np.zeros_like(x).reshape(-1, x.shape[-1])
         kept, shares = (each.reshape(len(rows), -1) for each in (kept, shares))
         chosen = [np.flatnonzero(kept[:, e]) for e in range(kept.shape[1])]
@@ -299,10 +306,10 @@ class ReferenceModel:
         return y.reshape(x.shape)
 
     def _by_expert(self, block: str, rows: Iterable[Array]) -> Iterator[Array]:
-        """What each expert makes of its rows."""
+        """Yield each expert's output for its rows."""
         path = f"{block}/Moe/Mlp"
         hidden = [self._mlp_hidden(path, taken, e) for e, taken in enumerate(rows)]
-        del self._read[f"{path}/Dense_0/kernel"]  # the kernels of all experts are the largest tensors there are
+        del self._read[f"{path}/Dense_0/kernel"]  # the experts' kernels are the largest tensors of the model
         return (self._mlp_output(path, features, e) for e, features in enumerate(hidden))
 
     def _head(self, _: str, stream: Stream) -> Stream:
@@ -314,7 +321,7 @@ class ReferenceModel:
             is_normed = config.encoder_norm and not config.norm_after_pooling
             return self._norm("Encoder/encoder_norm", x) if is_normed else x * np.float32(1 / config.stream_scale)
         x = x if config.encoder_norm else x * np.float32(1 / config.stream_scale)
-        if config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+        if config.classifier in ("token", "0"):  # the norm of a token doesn't depend on other tokens
             x = x[:, 0]
         if config.encoder_norm and not config.norm_after_pooling:
             x = self._norm("Encoder/encoder_norm", x)
@@ -357,7 +364,7 @@ class ReferenceModel:
 
 
 def _mean(x: Array, sizes: Array | None) -> Array:
-    """The mean of tokens x[N,T,D] that stand for as many as `sizes` says."""
+    """Return the mean over the tokens x[N,T,D], weighted by their sizes[N,T] if there are any."""
     mean: Array = (
         x.mean(axis=1) if sizes is None else np.average(x, axis=1, weights=np.repeat(sizes[..., None], x.shape[2], 2))
     )

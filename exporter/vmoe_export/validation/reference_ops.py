@@ -1,6 +1,6 @@
-"""The mathematics of the model in numpy, written to be read against the paper rather than to be fast.
+"""The mathematics of the model in numpy, written to be compared with the paper rather than to be fast.
 
-The dtype of a product's weights says in which numbers it is computed, see `weight_types`. All else is in the dtype of x.
+The dtype of the weights decides how a product is computed, see `weight_types`. Everything else is in the dtype of x.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from vmoe_export.weight_types.bfloat16 import round_bf16
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_ERF_RANGE, _ERF_STEPS = 6, 256  # beyond the range erf is 1 to float64's precision; steps of 1
+_ERF_RANGE, _ERF_STEPS = 6, 256  # beyond -6 to 6, erf is -1 or 1 in float64; the table has 256 steps per unit
 _ERF = np.array([math.erf(i / _ERF_STEPS) for i in range(-_ERF_RANGE * _ERF_STEPS, _ERF_RANGE * _ERF_STEPS + 1)])
 
 
 def top_k(
     gates: Array, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
 ) -> tuple[Array, Array, Array]:
-    """Top-K routing: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
+    """Route tokens to their top K experts: gates[G,S,E] -> expert i32[G,S,K], kept bool[G,S,K], weight[G,S,K].
 
-    The pairs of a group queue: all first choices before any second one, and within one choice tokens in their order, or by
-    descending best gate with `bpr`. An expert keeps the first `capacity` of its pairs; with `pool` the first E * capacity
-    of the whole queue are kept. Experts that a group may not use, see `allowed_experts`, take no pair. Ties go to the lower
-    expert and the lower token; a NaN gate ranks as 0.
+    - The (token, choice) pairs of a group form a queue: all first choices come before any second choice. Within a choice,
+      tokens are in their order, or with `bpr` by descending best gate.
+    - An expert keeps the first `capacity` pairs in its queue. With `pool`, the first E * capacity pairs of the whole queue
+      are kept instead.
+    - Experts that the group may not use, see `allowed_experts`, keep no pairs.
+    - Ties go to the lower expert and the lower token. A NaN gate ranks as 0.
     """
     groups, tokens, experts = gates.shape
     ranked = np.where(np.isnan(gates), 0, gates)
@@ -48,10 +50,17 @@ def top_k(
 
 
 def allowed_experts(ranked: Array, max_experts: int) -> Array:
-    """The experts that each group may use: bool[G,E], the `max_experts` of largest mass, on ties the lower ones.
+    """Choose the experts that each group may use: the `max_experts` of largest mass, the lower ones on ties.
 
-    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is. Whole
-    numbers make it the same in any order of summation, and those of 131,071 tokens fit an int32. ranked[G,S,E] has no NaN.
+    The mass of an expert is the sum of floor(min(max(gate, 0), 1) * 2**14) over the tokens whose first choice it is. It is
+    an integer, so that the order of summation does not matter. The sum over up to 131,071 tokens fits in an int32.
+
+    Args:
+        ranked: gates[G,S,E] without NaN.
+        max_experts: how many experts a group may use.
+
+    Returns:
+        bool[G,E].
     """
     units = np.floor(np.clip(ranked.max(axis=-1), 0, 1) * 2**14).astype(np.int64)
     is_first = ranked.argmax(axis=-1)[..., None] == np.arange(ranked.shape[-1])
@@ -63,7 +72,7 @@ def allowed_experts(ranked: Array, max_experts: int) -> Array:
 
 
 def chosen_tokens(gates: Array, capacity: int) -> Array:
-    """Experts choice: gates[G,S,E] -> kept bool[G,S,E]: each expert takes its best tokens of a group, on ties the lower."""
+    """Let each expert choose its best tokens of a group, the lower ones on ties: gates[G,S,E] -> kept bool[G,S,E]."""
     best = np.argsort(-np.where(np.isnan(gates), 0, gates), axis=1, kind="stable")[:, :capacity]
     kept = np.zeros(gates.shape, bool)
     np.put_along_axis(kept, best, True, axis=1)
@@ -71,10 +80,10 @@ def chosen_tokens(gates: Array, capacity: int) -> Array:
 
 
 def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
-    """VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
+    """Compute VmoeSoftRouter: x[G,S,D], mu[D,E,P], scale[] -> (dispatch[G,S,E,P], combine[G,S,E,P]).
 
-    Tokens and slots meet at scale times the cosine of their angle. dispatch are the shares of a group's tokens in each slot,
-    combine those of all experts' slots in each token.
+    The logit of a token and a slot is scale times the cosine of their angle. `dispatch` is the softmax over the tokens of a
+    group: their shares in each slot. `combine` is the softmax over the slots of all experts: their shares in each token.
     """
     logits = np.einsum("gsd,dep->gsep", _unit(x, -1), _unit(mu, 0) * scale)
     combine = softmax(logits.reshape(*x.shape[:2], -1)).reshape(logits.shape)
@@ -83,9 +92,9 @@ def soft_router(x: Array, mu: Array, scale: Array) -> tuple[Array, Array]:
 
 
 def soft_dispatch(x: Array, dispatch: Array, dispatch_bf16: bool = False) -> Array:
-    """VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], slot p of group g at g * P + p.
+    """Compute VmoeSoftDispatch: x[G,S,D], dispatch[G,S,E,P] -> buf[E,M,D], with slot p of group g at g * P + p.
 
-    With `dispatch_bf16` tokens are rounded to bfloat16 first.
+    With `dispatch_bf16`, tokens are rounded to bfloat16 first.
     """
     rows = round_bf16(x) if dispatch_bf16 else x
     mixed: Array = np.einsum("gsep,gsd->egpd", dispatch, rows)
@@ -93,7 +102,10 @@ def soft_dispatch(x: Array, dispatch: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Array:
-    """VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D]. With `dispatch_bf16` out is rounded to bfloat16 first."""
+    """Compute VmoeSoftCombine: out[E,M,D], combine[G,S,E,P] -> y[G,S,D].
+
+    With `dispatch_bf16`, `out` is rounded to bfloat16 first.
+    """
     rows = round_bf16(out) if dispatch_bf16 else out
     groups, _, experts, slots = combine.shape
     y: Array = np.einsum("gsep,egpd->gsd", combine, rows.reshape(experts, groups, slots, -1))
@@ -101,14 +113,14 @@ def soft_combine(out: Array, combine: Array, dispatch_bf16: bool = False) -> Arr
 
 
 def mlp_hidden(x: Array, w1: Array, b1: Array, w1_scale: Array | None = None, activation: Activation = "gelu_tanh") -> Array:
-    """The hidden features of an MLP, or its gate."""
+    """Return the hidden features of an MLP, or its gate."""
     return activate(product(x, w1, w1_scale) + b1, activation)
 
 
 def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = None, hidden_chunk: int = 0) -> Array:
-    """What an MLP makes of its hidden features.
+    """Compute the output of an MLP from its hidden features.
 
-    The product cuts its depth F into chunks of `hidden_chunk` (0: one chunk), which are quantized on their own.
+    The depth F of the product is split into chunks of `hidden_chunk` (0: one chunk), each quantized separately.
     """
     depth, group = w2.shape[-2], weight_type_of(w2.dtype).group
     size = hidden_chunk or depth
@@ -122,12 +134,13 @@ def mlp_output(hidden: Array, w2: Array, b2: Array, w2_scale: Array | None = Non
 
 
 def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_heads: int = 1, bf16: bool = False) -> Array:
-    """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
+    """Compute VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
-    A key that stands for several merged tokens, sizes[N,T], counts as often: its logarithm is added to each score.
+    With sizes[N,T], each key counts as many times as its size, the number of tokens merged in it: log(size) is added to its
+    scores.
 
-    With `bf16`, what enters the two products is rounded to bfloat16: q, k, v, and the exponentials of the softmax, which
-    are divided by their sum, taken before the rounding, after the second product.
+    With `bf16`, the inputs of both products are rounded to bfloat16: q, k, v, and the exponentials of the softmax. The
+    division by the sum of the unrounded exponentials follows the second product.
     """
 
     def heads(x: Array) -> Array:
@@ -143,9 +156,9 @@ def attention(q: Array, k: Array, v: Array, sizes: Array | None = None, num_head
 
 
 def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1) -> Array:
-    """VmoeRotate: x[N,T,D] -> y[N,T,D], pairs of a head's columns turned by the angles of their token.
+    """Compute VmoeRotate: x[N,T,D] -> y[N,T,D], with the pairs of columns of each head rotated by angles of the token.
 
-    Pair a of each of H heads, its columns 2 a and 2 a + 1, turns by coordinates[N,T,C] . frequencies[C,A], A = D / H / 2.
+    Pair a of a head is its columns 2 a and 2 a + 1. Its angle is coordinates[N,T,C] . frequencies[C,A] at a, A = D / H / 2.
     """
     angle = (coordinates @ frequencies)[:, :, None]
     pairs = x.reshape(*x.shape[:2], num_heads, -1, 2)
@@ -155,12 +168,13 @@ def rotate(x: Array, coordinates: Array, frequencies: Array, num_heads: int = 1)
 
 
 def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> Array:
-    """Where each token of an image goes as VmoeMerge merges `merge` of them by their keys: k[N,T,D] -> i32[N,T].
+    """Return the new position of each token after VmoeMerge merges `merge` pairs by their keys: k[N,T,D] -> i32[N,T].
 
-    Behind the tokens of the prefix, every second one may join the likest of the others (arXiv 2210.09461). Those that stay
-    come first then, and the others behind them. Ties go to the lower token; NaN is the least like.
+    Behind the prefix, every second token may join the most similar of the others (arXiv 2210.09461). The new order is the
+    prefix, the tokens that could join but did not, then the others. Ties go to the lower token. NaN is the smallest
+    similarity.
     """
-    scores, joining, joined = _likeness(k, num_heads, prefix)
+    scores, joining, joined = _similarity(k, num_heads, prefix)
     count = k.shape[1]
     number = min(merge, count // 2, len(joining)) if len(joined) else 0
     places = np.tile(np.arange(count, dtype=np.int32), (len(k), 1))
@@ -176,9 +190,17 @@ def merged_places(k: Array, merge: int, num_heads: int = 1, prefix: int = 0) -> 
     return places
 
 
-def share_of_likest(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
-    """Share of the tokens that have joined another, by their places i32[N,T], that were to by `merged_places`, or nearly."""
-    scores, joining, _ = _likeness(k, num_heads, prefix)
+def share_of_best_merges(k: Array, places: Array, num_heads: int, prefix: int, near: float) -> float:
+    """Return the share of tokens that joined another one as `merged_places` would merge them, or nearly so.
+
+    Args:
+        k: the keys[N,T,D].
+        places: i32[N,T], the new position of each token.
+        num_heads: number of attention heads.
+        prefix: number of tokens in front that never merge.
+        near: differences of similarity up to this are ignored.
+    """
+    scores, joining, _ = _similarity(k, num_heads, prefix)
     number = k.shape[1] - places.max() - 1
     if not number:
         return 1.0
@@ -189,11 +211,11 @@ def share_of_likest(k: Array, places: Array, num_heads: int, prefix: int, near: 
     return float(((chosen >= best - near) & (best >= least - near))[to >= 0].mean())
 
 
-def _likeness(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
-    """How like each token that may join is to each that may be joined, and which these are."""
+def _similarity(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Array]:
+    """Return the similarity of each token that may join to each that may be joined, and the indices of both kinds."""
     mean = k.reshape(*k.shape[:2], num_heads, -1).mean(axis=2)
     metric = mean / np.sqrt((mean * mean).sum(axis=-1, keepdims=True) + k.dtype.type(MERGE_EPSILON))
-    # The tokens 0, 2, 4 .. may join, but for a classifier's token 0. A longer prefix is left out of the count.
+    # Tokens 0, 2, 4, ... may join, except token 0 if it is the only prefix token. A longer prefix is not counted.
     first = 2 if prefix == 1 else prefix
     joining, joined = np.arange(first, k.shape[1], 2), np.arange(first + (-1 if prefix == 1 else 1), k.shape[1], 2)
     scores = metric[:, joining] @ metric[:, joined].swapaxes(1, 2)
@@ -201,7 +223,16 @@ def _likeness(k: Array, num_heads: int, prefix: int) -> tuple[Array, Array, Arra
 
 
 def merge_tokens(x: Array, sizes: Array, places: Array) -> tuple[Array, Array]:
-    """Tokens x[N,T,D], each a mean of sizes[N,T] tokens, at their places i32[N,T] -> the means there, and their sizes."""
+    """Merge tokens at their new positions.
+
+    Args:
+        x: tokens[N,T,D].
+        sizes: [N,T], how many tokens each token is the mean of.
+        places: i32[N,T], the new position of each token.
+
+    Returns:
+        The weighted means [N,U,D], and their sizes [N,U].
+    """
     goes = places[:, None] == np.arange(places.max() + 1)[:, None]  # [N,U,T]
     weights = goes * sizes[:, None]
     merged = weights.sum(axis=-1)
@@ -210,24 +241,24 @@ def merge_tokens(x: Array, sizes: Array, places: Array) -> tuple[Array, Array]:
 
 
 def linear(x: Array, w: Array, b: Array, w_scale: Array | None = None) -> Array:
-    """VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
+    """Compute VmoeLinear: x[N,T,D] -> y[N,T,P] = x . w + b."""
     return product(x, w, w_scale) + b
 
 
 def product(x: Array, w: Array, w_scale: Array | None = None) -> Array:
-    """x[...,T,D] . w[...,D,P] in the numbers that the type of w asks for, in the dtype of x; w_scale as that type has it."""
+    """Compute x[...,T,D] . w[...,D,P] by the rules of w's type, with its scales. The result has the dtype of x."""
     return weight_type_of(w.dtype).product(x, w, w_scale)
 
 
 def rms_norm(x: Array, scale: Array) -> Array:
-    """x over the root of its mean square along the last axis."""
+    """Compute the RMS norm over the last axis."""
     square = (x * x).mean(axis=-1, keepdims=True)
     normed: Array = x / np.sqrt(square + x.dtype.type(LAYER_NORM_EPSILON)) * scale
     return normed
 
 
 def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0, epsilon: float = LAYER_NORM_EPSILON) -> Array:
-    """Layer normalization over the last axis."""
+    """Compute the layer norm over the last axis."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred * centred).mean(axis=-1, keepdims=True)
     normed: Array = centred / np.sqrt(variance + x.dtype.type(epsilon)) * scale + bias
@@ -235,21 +266,21 @@ def layer_norm(x: Array, scale: Array, bias: Array | float = 0.0, epsilon: float
 
 
 def normalized(x: Array) -> Array:
-    """Rows x[N,D] divided by their Euclidean norms; a row of zeros stays as it is."""
+    """Divide the rows of x[N,D] by their Euclidean norms; rows of zeros stay the same."""
     norms = np.sqrt((x * x).sum(axis=-1, keepdims=True))
     y: Array = x / np.where(norms == 0, np.float32(1), norms)
     return y
 
 
 def softmax(x: Array) -> Array:
-    """Softmax over the last axis."""
+    """Compute the softmax over the last axis."""
     exp = np.exp(x - x.max(axis=-1, keepdims=True))
     shares: Array = exp / exp.sum(axis=-1, keepdims=True)
     return shares
 
 
 def activate(x: Array, activation: Activation) -> Array:
-    """GELU in its tanh approximation, the one that flax uses, or exact, or one by a sigmoid."""
+    """Apply an activation of `ops.table.ACTIVATIONS`; "gelu_tanh" is the GELU that flax uses."""
     activated: Array
     if activation == "gelu_erf":
         activated = (0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
@@ -263,7 +294,7 @@ def activate(x: Array, activation: Activation) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function, float64 within 1e-9: three terms of its series at the nearest number with a known value."""
+    """Compute the error function in float64, within 1e-9: the nearest value in a table plus three terms of the series."""
     inside = np.clip(x, -_ERF_RANGE, _ERF_RANGE)
     step = np.rint(np.nan_to_num(inside) * _ERF_STEPS)
     known = step / _ERF_STEPS
@@ -275,6 +306,6 @@ def erf(x: Array) -> Array:
 
 
 def _unit(x: Array, axis: int) -> Array:
-    """x over its length along an axis."""
+    """Divide x by its length along an axis."""
     unit: Array = x / np.sqrt((x * x).sum(axis=axis, keepdims=True) + x.dtype.type(SOFT_EPSILON))
     return unit

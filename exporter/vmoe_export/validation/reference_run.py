@@ -1,4 +1,4 @@
-"""Runs the reference from images to output, and shows what each part takes and gives."""
+"""Run the reference from images to output, and record the input and output of each part."""
 
 from __future__ import annotations
 
@@ -17,35 +17,43 @@ from vmoe_measure.comparison import Run, smooth_images
 from vmoe_runtime.profiles import Profile
 
 _ROUNDINGS = 18
-"""How often a sum may be rounded, each time by 1/12 of a squared step: kernels add up to 16 chunks of an MLP to it."""
+"""How many times a sum may be rounded: kernels add up to 16 chunks of an MLP to it. Each rounding has a mean squared error
+of 1/12 of a squared step."""
 _FEW_VALUES = 16
-"""Squared steps that single values may be off besides, which matter where there are few values."""
+"""Additional squared steps, in total, for errors of single values. They matter if there are few values."""
 _LARGE_STREAM = 64
-"""Times the size of what a part adds, above which it is judged on a smaller stream."""
+"""A part is judged on a smaller stream if the norm of the stream is more than this many times the norm of what it adds."""
 _LEAST_VALUE = math.sqrt(LAYER_NORM_EPSILON)
 _NEAR = 1e-3
-"""Of two likenesses, which rounding may put the other way round."""
+"""Rounding may swap the order of two similarities that differ by less than this."""
 _TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a part of the reference takes and gives at one profile, before it merges; of a MoE layer its outputs."""
+    """The input and output of one part of the reference at one profile.
+
+    Attributes:
+        before: the input.
+        whole: the output, before any merging.
+        routes: the outputs of a MoE layer.
+    """
 
     before: Stream
     whole: Stream
     routes: Routes = ()
 
     def distance(self, found: Stream, same: Array | None = None) -> float:
-        """How far another result is off, as a share of the size of what the part adds; over the tokens `same`.
+        """Return the difference of another output, relative to the norm of what the part adds, over the tokens `same`.
 
-        If tokens were merged, the reference's are merged in the same way first. What rounding does to sums of the stream's
-        size is no difference: a part that adds next to nothing to a large stream is known to some steps of float32 only.
+        If the other output has merged tokens, the reference's are first merged in the same way. The rounding error of sums
+        of the stream's size is ignored: if a part adds very little to a large stream, float32 gives the result only to a
+        few steps.
         """
         rows = slice(None) if same is None else same
         before, whole = self.before.x, self.whole.x
-        before = np.repeat(before, len(whole) // len(before), axis=0)  # a member of an ensemble has its image's
-        before = before[:, : whole.shape[1]]  # of the last block the class token
+        before = np.repeat(before, len(whole) // len(before), axis=0)  # an ensemble's members start with their image's row
+        before = before[:, : whole.shape[1]]  # only the class token in the last block
         added = whole - before if before.shape == whole.shape else whole
         expected = self.as_merged(found).x
         steps = np.spacing(np.abs(whole[rows]))
@@ -55,14 +63,15 @@ class Step:
         return math.sqrt(max(squares - rounded, 0.0)) / max(float(size), _TINY)
 
     def merged_alike(self, found: Stream, config: ModelConfig) -> float:
-        """Share of the tokens that the other has merged which the reference merges, too, or nearly."""
+        """Return the share of the other output's merged tokens that the reference merges in the same way, or nearly so."""
         keys = self.whole.keys
         if keys is None or found.token is None:
             return 1.0
-        return ops.share_of_likest(keys, self.whole.places(found.token), config.num_heads, config.prefix_tokens, _NEAR)
+        places = self.whole.places(found.token)
+        return ops.share_of_best_merges(keys, places, config.num_heads, config.prefix_tokens, _NEAR)
 
     def as_merged(self, found: Stream) -> Stream:
-        """The reference's result as its tokens go where the other's went."""
+        """Return the reference's output, with its tokens merged as in the other output."""
         if found.token is None or found.x.shape[1] == self.whole.x.shape[1]:
             return self.whole
         return self.whole.merged(found.token)
@@ -77,20 +86,23 @@ def run_reference(
     profiles: Sequence[Profile],
     after: StepHook = lambda part, steps: None,
 ) -> list[Run]:
-    """What the reference gives for images, whole routing groups, at each profile.
+    """Run the reference on images at each profile.
 
     Args:
         reference: the model.
-        images: as it takes them.
-        profiles: those to run at; none for a dense ViT and a Soft MoE, which have one answer. All merge alike.
-        after: called with the name of each part that has run, and its step at each profile.
+        images: images as the model takes them, in whole routing groups.
+        profiles: the profiles to run at, which all merge the same number of tokens; none if the model has no profiles.
+        after: called after each part with its name and its step at each profile.
+
+    Returns:
+        A run for each profile, or a single one if there are no profiles.
     """
     model = reference.model
     settings = profiles or (None,)
     layers: list[list[Array]] = [[] for _ in settings]
     stream, copies = Stream(images), 1
     for part in model.parts:
-        if part.endswith("/Moe") and copies < len(settings):  # what comes before is the same for every profile
+        if part.endswith("/Moe") and copies < len(settings):  # the parts before are the same for all profiles
             copies = len(settings)
             stream = Stream.joined([stream] * copies)
         whole, routes = reference.run(part, stream, settings)
@@ -108,12 +120,12 @@ def run_reference(
 
 
 def judged_steps(reference: ReferenceModel, part: str, steps: list[Step], profiles: Sequence[Profile | None]) -> list[Step]:
-    """The steps that a part is judged by, one for each profile.
+    """Return the steps on which a part is judged, one for each profile. Most are the steps of the run itself.
 
-    Where only the experts of class tokens are computed, they are of images whose tokens were turned, so that every expert
-    that has a token has one at the front. If a part adds next to nothing, they are on smaller streams: the sum of a large
-    stream and a small addition is rounded by more than a fault of the part may be, and layer norm makes the same of a
-    smaller stream, down to values whose square is its epsilon.
+    - If a MoE layer computes only class tokens, the step is on rotated images: for each expert that has any token, an image
+      with one of them in front.
+    - If a part adds very little to a large stream, the stream is scaled down, because the rounding of the sum could hide a
+      fault of the part. A layer norm gives the same result for a smaller stream, as long as its squares are above epsilon.
     """
     model = reference.model
     if part in ("embedding", "head") or model.config.ensemble_size > 1:
@@ -137,7 +149,10 @@ def _rerun(reference: ReferenceModel, part: str, stream: Stream, profile: Profil
 
 
 def _turned(step: Step, group: int) -> Stream:
-    """An image for each expert that has a token, with that at its front; as many as fill groups of so many images."""
+    """Return an image for each expert that has a token, rotated so that this token is in front.
+
+    Images are repeated until they fill groups of `group` images.
+    """
     stream, (images, tokens, _) = step.before, step.before.x.shape
     if step.routes[0].dtype == bool:  # experts choose
         takes = step.routes[0].reshape(images * tokens, -1)
@@ -162,13 +177,17 @@ def _turned(step: Step, group: int) -> Stream:
 
 
 def split_stream(stream: Stream, parts: int) -> list[Stream]:
-    """The stream in so many equal parts, by its images."""
+    """Split a stream along its images into equal parts."""
     rows = len(stream.x) // parts
     return [stream.of_images(slice(i * rows, (i + 1) * rows)) for i in range(parts)]
 
 
 def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
-    """The profiles in lists of those that merge as many tokens, which can run side by side; one empty list for none."""
+    """Group the profiles by the number of tokens that they merge; a group can run in one batch.
+
+    Returns:
+        The groups, or one empty group if there are no profiles.
+    """
     found: dict[int | None, list[Profile]] = {}
     for profile in profiles:
         found.setdefault(profile.merge, []).append(profile)
@@ -176,7 +195,7 @@ def merging_alike(profiles: Sequence[Profile]) -> list[list[Profile]]:
 
 
 def validation_images(model: ExportedModel, batch_multiple: int, least: int) -> Array:
-    """The smallest batch of smooth random images, as the model takes them: at least so many, in whole routing groups."""
+    """Return at least `least` smooth random images, as the model takes them, in whole routing groups."""
     count = -(-least // batch_multiple) * batch_multiple
     images = smooth_images(count, *model.config.image_size, model.config.channels)
     return images if model.uint8_input else (images / 127.5 - 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Where the reference takes its weights from: the written file as it is stored, or the checkpoint in float32."""
+"""The weights of the reference, from the written file in their stored types or from the checkpoint in float32."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from vmoe_export.weight_types import FLOAT32, WEIGHT_TYPES, weight_type_of
 _BY_STORED = {kind.stored: kind for kind in WEIGHT_TYPES.values()}
 
 Weights = Callable[[str], Array | None]
-"""A tensor of the official tree in the shape that graphs use, or None where there is none, such as scales in float32."""
+"""Returns a tensor of the official tree in the shape that graphs use, or None if there is none, such as fp32 scales."""
 
 
 def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
-    """The tensors of a weights file as views of the mapped file."""
+    """Return the tensors of a weights file, as views of the mapped file."""
     data = np.memmap(path, np.uint8, "r")
 
     def tensor(name: str) -> Array | None:
@@ -32,14 +32,14 @@ def stored_weights(path: Path, spans: Mapping[str, Span]) -> Weights:
         if span is None:
             return None
         stored = data[span.offset : span.offset + span.nbytes].view(dtype_from_name(DTYPES[span.dtype]))
-        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales are as they lie, too
+        kind = _BY_STORED.get(span.dtype, FLOAT32)  # float16 scales are not decoded either
         return np.asarray(kind.decode(stored, graph_shape(name, span.shape)))
 
     return tensor
 
 
 def official_weights(checkpoint: Checkpoint, config: ModelConfig, shapes: Mapping[str, Any]) -> Weights:
-    """The tensors of `shapes` in float32, read from the checkpoint at each call."""
+    """Return the tensors of `shapes` in float32; each call reads from the checkpoint."""
 
     def tensor(name: str) -> Array | None:
         if name not in shapes:
@@ -58,22 +58,27 @@ def check_stored_weights(
     *,
     calibrated: bool = False,
 ) -> None:
-    """Reads the weights file back: every value is the checkpoint's, or the nearest that its type has.
+    """Read the weights file back, and check that each value is the checkpoint's, or the nearest one that its type has.
 
-    Of weights that were `calibrated` only the scales are held to the checkpoint. `advance` is called with the bytes of each
-    tensor after it was read.
+    Args:
+        path: the weights file.
+        spans: the positions of its tensors.
+        checkpoint: the checkpoint.
+        config: the model.
+        advance: called with the bytes of each tensor after it was read.
+        calibrated: whether weights were calibrated; only the scales of calibrated weights are compared.
 
     Raises:
-        ExportError: naming the tensor that is not.
+        ExportError: a tensor does not match; the message names it.
     """
     stored = stored_weights(path, spans)
     for name in spans:
         if name.endswith("_scale") and name.removesuffix("_scale") in spans:
-            continue  # with its kernel
+            continue  # checked with its kernel
         official = official_tensor(name, checkpoint, config).reshape(graph_shape(name, spans[name].shape))
         found, scales = stored(name), stored(scale_name(name))
         assert found is not None
-        for matrix in np.ndindex(official.shape[:-2]):  # experts are many, and each step makes an array of its size
+        for matrix in np.ndindex(official.shape[:-2]):  # one expert at a time, as a comparison makes arrays of its size
             scale = None if scales is None else scales[matrix]
             if not weight_type_of(found.dtype).is_nearest(official[matrix], found[matrix], scale, calibrated):
                 raise invalid(f"tensor {name} of {path.name} does not match the checkpoint")

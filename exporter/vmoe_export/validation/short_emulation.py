@@ -1,7 +1,8 @@
-"""A float16 or bfloat16 graph in float32, each result rounded: what a GPU computes can be seen on a CPU.
+"""Emulate a float16 or bfloat16 graph on a CPU: compute in float32, and round each result.
 
-ONNX Runtime's CPU has no bfloat16 products, and it computes those of float16 in float32 without rounding what enters them.
-Products of two such values are exact in float32 and are added up in float32, as GPUs do; only the order of the sums differs.
+ONNX Runtime's CPU provider has no bfloat16 products, and it computes float16 products in float32 without rounding their
+inputs. A product of two short values is exact in float32, and sums are float32, as on a GPU. Only the order of the sums
+differs.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ _SHORT = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def emulate_short(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every short value widened to float32 and every short result rounded and widened again.
+    """Widen every short value of a graph to float32, and round and widen every short result.
 
     Args:
-        graph: what `tensorrt_graph` gives for the precision fp16 or bf16.
+        graph: a graph from `tensorrt_graph` in the precision fp16 or bf16.
     """
     inferred = onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True).graph
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}

@@ -1,4 +1,4 @@
-// The counts of a batcher, as runtime/vmoe_serve/metrics.py declares them. Written by
+// The counts of a batcher. Generated from runtime/vmoe_serve/metrics.py by
 //
 //   python tools/cpp_headers.py
 // clang-format off
@@ -11,10 +11,10 @@
 
 namespace vmoe {
 
-// What a batcher has to do and has done.
+// The current load of a batcher, and its counts so far.
 struct BatcherLoad {
-  std::string level; // the profile of requests that ask for none; empty for a model without
-  // Images so far, by profile: those of the bundle and the levels by name, all else that clients ask for as "other".
+  std::string level; // the profile of requests that name none; empty if the model has no profiles
+  // Images so far, by profile. Profiles that are neither in the bundle nor a level are counted as "other".
   std::map<std::string, int64_t> served;
   int64_t waiting = 0; // Images in the queue.
   int64_t calls = 0; // Calls of the engine.

@@ -1,4 +1,4 @@
-/* The settings of a call, as vmoe_runtime/settings.py declares them. Written by
+/* The settings of a call. Generated from vmoe_runtime/settings.py by
  *
  *   python tools/cpp_headers.py
  */
@@ -20,24 +20,24 @@ enum {
   VMOE_SET_MERGE = 32
 };
 
-/* The routing setting of one call: a profile, and what to replace in it. A model has those settings that name its kind;
- * others are a VMOE_ROUTING_ERROR. No model merges tokens if groups cut an image. */
+/* The setting of one call: a profile, and values that replace some of the profile's. Each field lists the kinds of models
+ * that have it. For any other model, it is a VMOE_ROUTING_ERROR. If groups split images, tokens can't be merged. */
 typedef struct vmoe_setting {
   size_t struct_size;
-  const char* profile; /* a stored or systematic name; NULL is the engine's */
-  int32_t set; /* VMOE_SET_* of the fields below that replace the profile's; others are not read */
+  const char* profile; /* a stored or systematic name; NULL for the engine's profile */
+  int32_t set; /* VMOE_SET_* flags of the fields below that replace the profile's values; the others are ignored */
   int32_t reserved; /* 0 */
-  double capacity_ratio; /* capacity ratio; of top-k, ensemble, experts-choice */
-  int64_t k; /* experts per token; of top-k, ensemble */
-  int32_t bpr; /* 1: Batch Priority Routing, 0: vanilla order; of top-k, ensemble */
-  int32_t pool; /* 1: one pool of slots per group, 0: separate slots for each expert; of top-k */
-  int64_t max_experts; /* most experts per group, 1 or more; of top-k */
-  int64_t merge; /* tokens merged per block, 0 to 65536; of dense, top-k, experts-choice, soft */
+  double capacity_ratio; /* capacity ratio; for top-k, ensemble, experts-choice */
+  int64_t k; /* experts per token; for top-k, ensemble */
+  int32_t bpr; /* 1: Batch Priority Routing, 0: vanilla order; for top-k, ensemble */
+  int32_t pool; /* 1: one pool of slots per group, 0: separate slots for each expert; for top-k */
+  int64_t max_experts; /* most experts per group, 1 or more; for top-k */
+  int64_t merge; /* tokens merged per block, 0 to 65536; for dense, top-k, experts-choice, soft */
 } vmoe_setting;
 
 #define VMOE_SETTING_INIT {sizeof(vmoe_setting), NULL, 0, 0, 0, 0, 0, 0, 0, 0}
 
-/* A complete setting of one model. What its kind does not have is 0. */
+/* A complete setting of one model. Fields that its kind does not have are 0. */
 typedef struct vmoe_profile {
   size_t struct_size;
   char name[64]; /* such as "c0.3-k1", "c0.3-k1-vanilla" or "c0.2-k1-pool-m4"; with experts choice "c1.0" */

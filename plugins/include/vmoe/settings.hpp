@@ -1,4 +1,4 @@
-// The settings of a call as plain C++ values, as vmoe_runtime/settings.py declares them. Written by
+// The settings of a call as plain C++ values. Generated from vmoe_runtime/settings.py by
 //
 //   python tools/cpp_headers.py
 // clang-format off
@@ -15,8 +15,8 @@
 
 namespace vmoe {
 
-// A routing setting of one call: a profile, and what to replace in it. All empty: the engine's profile. vmoe_setting
-// says which models have which.
+// The setting of one call: a profile, and values that replace some of the profile's. If all are empty, the engine's profile
+// applies. vmoe_setting lists the kinds of models that have each value.
 struct Setting {
   std::optional<std::string> profile;
   std::optional<double> capacity_ratio; // capacity ratio
@@ -27,7 +27,7 @@ struct Setting {
   std::optional<int64_t> merge; // tokens merged per block
 };
 
-// A complete setting of one model. What its kind does not have is 0 or false.
+// A complete setting of one model. Fields that its kind does not have are 0 or false.
 struct Profile {
   std::string name;
   double effective_ratio = 0; // C after rounding to whole slots
@@ -59,7 +59,7 @@ namespace internal {
 inline vmoe_setting c_setting(const Setting& setting) {
   vmoe_setting c = VMOE_SETTING_INIT;
   c.profile = setting.profile ? setting.profile->c_str() : nullptr;
-  // The C API would read only what stands before the zero byte.
+  // The C API would ignore everything after a zero byte, so pass a name that it refuses.
   if (setting.profile && setting.profile->find('\0') != std::string::npos) c.profile = "a name with a zero byte";
   const auto set = [&c](const auto& value, int32_t flag, auto& field) {
     if (!value) return;

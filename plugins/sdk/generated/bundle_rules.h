@@ -1,5 +1,4 @@
-// What both readers of bundles, and elastic capacity in both languages, keep to, as vmoe_runtime and vmoe_serve declare
-// it. Written by
+// The rules of bundles and of elastic capacity that Python and C++ share. Generated from vmoe_runtime and vmoe_serve by
 //
 //   python tools/cpp_headers.py
 //
@@ -74,7 +73,7 @@ inline constexpr double kLongestSeconds = 1000000.0;
 enum : unsigned { kOfDense = 1, kOfTopK = 2, kOfEnsemble = 4, kOfExpertsChoice = 8, kOfSoft = 16, kOfEnd = 32 };
 inline constexpr unsigned kOfRoutingKinds[] = {kOfTopK, kOfExpertsChoice, kOfSoft};
 
-// The same in engine.h.
+// The enum values in engine.h, in the order of the names above.
 inline constexpr vmoe_output kOutputCodes[] = {VMOE_LOGITS, VMOE_MEMBERS, VMOE_FEATURES, VMOE_TOKENS};
 inline constexpr vmoe_precision kPrecisionCodes[] = {VMOE_FP32, VMOE_BF16, VMOE_INT8, VMOE_INT4, VMOE_BF16_EXPERTS};
 inline constexpr vmoe_probabilities kProbabilitiesCodes[] = {VMOE_SOFTMAX, VMOE_SIGMOID};
@@ -145,7 +144,7 @@ inline constexpr Field kFileFields[] = {
     {"", "bytes", FieldType::kWhole, 9007199254740992, false, ~0U, {}},
 };
 
-// The messages of an ONNX model that lead to tensors and operator sets.
+// The protobuf messages of an ONNX model that contain tensors or operator sets, directly or in child messages.
 enum class Message { kModel, kTraining, kGraph, kFunction, kNode, kAttribute, kSparseTensor, kTensor, kOpset, kEntry };
 struct ChildMessage { Message parent; uint32_t field; Message message; };
 inline constexpr ChildMessage kChildMessages[] = {

@@ -1,4 +1,4 @@
-// The settings of a call, as vmoe_runtime/settings.py declares them. Written by
+// The settings of a call. Generated from vmoe_runtime/settings.py by
 //
 //   python tools/cpp_headers.py
 // clang-format off

@@ -1,4 +1,4 @@
-// What both HTTP services share, as endpoints.py and metrics.py in runtime/vmoe_serve declare it. Written by
+// The endpoints and metrics of both HTTP services. Generated from endpoints.py and metrics.py in runtime/vmoe_serve by
 //
 //   python tools/cpp_headers.py
 //
