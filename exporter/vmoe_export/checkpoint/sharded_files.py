@@ -1,4 +1,4 @@
-"""Reads a model that lies in several files, of which an index says where each tensor is."""
+"""Read a model split over several files, with an index that gives the file of each tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmoe_export.small_file import read_small
 
 
 class ShardedCheckpoint(Checkpoint):
-    """The files that `model.safetensors.index.json` or `pytorch_model.bin.index.json` names, all of them beside it."""
+    """The files named by `model.safetensors.index.json` or `pytorch_model.bin.index.json`, all in the index's folder."""
 
     def __init__(self, path: Path, open_file: Callable[[Path], Checkpoint]) -> None:
         self._shards: dict[str, Checkpoint] = {}
@@ -31,7 +31,7 @@ class ShardedCheckpoint(Checkpoint):
             raise
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         for shard in self._shards.values():
             shard.close()
 
@@ -40,7 +40,11 @@ class ShardedCheckpoint(Checkpoint):
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor, by an index. Raises CheckpointError: it is no index, or names files elsewhere."""
+    """Read the file name of each tensor from an index.
+
+    Raises:
+        CheckpointError: the file is not an index, or names files in another folder.
+    """
     kind = Path(path.name.removesuffix(".index.json")).suffix
     try:
         found = json.loads(read_small(path))["weight_map"]
