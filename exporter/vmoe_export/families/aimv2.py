@@ -1,4 +1,4 @@
-"""AIMv2 of Hugging Face transformers, also inside the file of the whole model, and of timm."""
+"""AIMv2 in Hugging Face transformers, also inside the whole model's file, and in timm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ARGS |= {"qkv_bias", "proj_bias", "dynamic_img_size"}
 
 
 def _sines(grid: tuple[int, int], width: int) -> Array:
-    """float64[patches, D], the sines and cosines of the column of each patch, and of its row."""
+    """Compute float64[patches, D]: sines and cosines of each patch's column, then of its row."""
     if width % 4:
         raise ConfigError(f"sines as positions need a hidden size that is a multiple of 4, not {width}")
     waves = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
