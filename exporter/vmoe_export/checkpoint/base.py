@@ -74,7 +74,7 @@ class Checkpoint(Mapping[str, Array]):
         with naming(self.path):
             self._stored_names = parameter_names(self.info)
         if beside := {re.split("[./]", name)[0] for name in self.info.keys() - self._stored_names.values()}:
-            self.notes = (*self.notes, f"ignored, as not part of the model: {', '.join(sorted(beside))[:200]}")
+            self.notes = (*self.notes, f"ignored (not part of the model): {', '.join(sorted(beside))[:200]}")
         self.info = {name: self.info[self._stored_names[name]] for name in sorted(self._stored_names)}
 
     def __getitem__(self, name: str) -> Array:
@@ -167,7 +167,7 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
             )
         some = ", ".join(name[:80] for name in sorted(by_path.values())[:3]) or "nothing"
         raise CheckpointError(
-            f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree, and none of vmoe export --families "
+            f"it holds no '{_LANDMARK}', so it is neither a V-MoE parameter tree nor a model of vmoe export --families "
             f"(it holds {some})"
         )
     root, *others = prefixes

@@ -35,7 +35,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
             precision = bundle.manifest.precision
             if precision != "fp32":
                 raise CheckpointError(
-                    f"{folder} is a bundle of precision {precision}, and only a float32 bundle can be exported again"
+                    f"{folder} is a bundle of precision {precision}; only float32 bundles can be exported again"
                 )
             bundle.verify_weights()
             super().__init__(bundle.file(WEIGHTS_NAME))

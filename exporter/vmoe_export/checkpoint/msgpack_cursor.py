@@ -89,7 +89,7 @@ class MsgpackCursor:
         (code,) = struct.unpack(">b", self._take(1))
         payload = self._skip(size)
         if code != expected:
-            raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
+            raise CheckpointError(f"unknown msgpack extension type {code} instead of {expected}")
         return MsgpackCursor(self.file, payload.start, payload.start + size)
 
     def rest(self, most: int) -> bytes:
@@ -120,4 +120,4 @@ class MsgpackCursor:
         return ByteSpan(start, size)
 
     def _not(self, kind: str) -> CheckpointError:
-        return CheckpointError(f"not the expected msgpack: there is not {kind} before byte {self.position}")
+        return CheckpointError(f"unexpected msgpack: expected {kind} before byte {self.position}")

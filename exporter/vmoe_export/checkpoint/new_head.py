@@ -20,7 +20,7 @@ from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import ImageError, shown
 
 _EXPECTED = (
-    "expected is a .safetensors or npz file of 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
+    "expected a .safetensors or npz file with 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMES = "class_names"
@@ -65,7 +65,7 @@ class NewHead(Checkpoint):
             names = stated.get(_NAMES)
             if names is not None and (names.dtype.kind != "U" or names.shape != bias.shape):
                 raise OptionError(
-                    f"{_NAMES} is {names.dtype}{list(names.shape)}, no name for each of {bias.shape[0]} classes"
+                    f"{_NAMES} is {names.dtype}{list(names.shape)}, not one name for each of {bias.shape[0]} classes"
                 )
             self.class_names = None if names is None else tuple(_arrays_of(path, [_NAMES])[_NAMES].tolist())
             self.fitted_to = _fitted_to(path) if FITTED_TO in stated else None
@@ -102,7 +102,7 @@ class NewHead(Checkpoint):
             for name in (*inputs, *fitted):
                 own, theirs = (shown(each[name], 80) if name in each else "not set" for each in (fitted, inputs))
                 if own != theirs:
-                    what = "other weights" if name == "weights" else f"{name} {own}, and here it is {theirs}"
+                    what = "other weights" if name == "weights" else f"{name} {own}, but here it is {theirs}"
                     raise OptionError(f"it is fitted to the features of a model with {what}; fit a head to this one")
 
     def _read(self, stored_name: str) -> Array:
@@ -147,7 +147,7 @@ def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
             if dtype.hasobject:
                 raise ImageError(f"{name} is an array of Python objects, which is not loaded; {_EXPECTED}")
             if math.prod(shape) * dtype.itemsize > most:
-                raise ImageError(f"{name} is {dtype}{list(shape)}, which is too large for a head of that file")
+                raise ImageError(f"{name} is {dtype}{list(shape)}, too large for a head in a file of this size")
             stated[name] = TensorInfo(shape, dtype)
     return stated
 
@@ -164,7 +164,7 @@ def _fitted_to(path: Path) -> dict[str, Any]:
     except ValueError:
         fitted = None
     if not isinstance(fitted, dict):
-        raise OptionError(f"{FITTED_TO} is no JSON object; leave it out, or fit the head again")
+        raise OptionError(f"{FITTED_TO} is not a JSON object; leave it out, or fit the head again")
     return fitted
 
 

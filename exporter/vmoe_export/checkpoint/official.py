@@ -89,7 +89,7 @@ class OfficialCheckpoint(Checkpoint):
         # Allocate only after checking that the shards hold every byte of the array.
         for box, spans, shard in found:
             if sum(span.length for span in spans) != _volume(box) * info.dtype.itemsize:
-                raise CheckpointError(f"{shard.path.name}: a chunk has not as many bytes as its slice needs")
+                raise CheckpointError(f"{shard.path.name}: the size of a chunk does not match its slice")
         result, filled = np.empty(info.shape, info.dtype), np.zeros(info.shape, bool)
         for box, spans, shard in found:
             extents = tuple(stop - start for start, stop in box)
@@ -182,7 +182,7 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
         cursor.header("a number")
     stored = dtype_from_name(cursor.text())
     if stored != dtype:
-        raise CheckpointError(f"a chunk is {stored} where the index says {dtype}")
+        raise CheckpointError(f"a chunk is {stored}, but the index says {dtype}")
     data = cursor.binary()
     if data.length % dtype.itemsize:
         raise CheckpointError(f"a chunk of {data.length} bytes does not hold whole {dtype} values")
@@ -221,7 +221,7 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     # An index without a version (before 2022-06-22) numbers ids in saving order. For plain parameters the order is the same.
     version = root.get("version", _VERSION)
     if version != _VERSION:
-        raise CheckpointError(f"index version {version!r:.60} is not known; {_VERSION} and none are")
+        raise CheckpointError(f"index version {version!r:.60} is not supported; it must be {_VERSION} or missing")
     shard_count = root.get("shard_count")
     if not isinstance(shard_count, int) or not 1 <= shard_count <= _MAX_SHARDS:
         raise CheckpointError(f"its shard_count is {shard_count!r:.60}")

@@ -59,7 +59,7 @@ class OrbaxCheckpoint(Checkpoint):
             stated = sum(math.prod(info.shape) * info.dtype.itemsize for info in stored.values())
             if stated > max(_ALWAYS_BYTES, _MOST_UNPACKED * folder_bytes):
                 raise CheckpointError(
-                    f"its arrays have {stated:,} bytes by their shapes, and its files only {folder_bytes:,}"
+                    f"its arrays have {stated:,} bytes by their shapes, but its files have only {folder_bytes:,}"
                 )
         super().__init__(folder, "orbax", [file], stored)
         folder = folder.resolve()
@@ -88,7 +88,7 @@ class OrbaxCheckpoint(Checkpoint):
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
             sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
-            raise CheckpointError(f"tensor {name} has {sizes}, which is no parameter's")
+            raise CheckpointError(f"tensor {name} has {sizes}, which no parameter has")
         return TensorInfo(tuple(store.shape), dtype)
 
     def _open(self, name: str) -> Any:
@@ -136,10 +136,10 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
     """
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError("neither _METADATA nor checkpoint is there to name its arrays")
+        raise CheckpointError("it has neither _METADATA nor checkpoint, which name its arrays")
     with closing(PlainFile(path)) as file:
         if file.size > _MAX_NAMES_BYTES:
-            raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for names")
+            raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for a list of names")
         text = bytes(file.read(0, file.size))
     try:
         if path.name == "checkpoint":
@@ -152,7 +152,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
                     key = tuple(str(part["key"]) for part in leaf["key_metadata"])
                     leaves[key] = ".".join(key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgpack.UnpackException):
-        raise CheckpointError(f"{path.name} is damaged: it is no tree of names") from None
+        raise CheckpointError(f"{path.name} is damaged: it is not a tree of names") from None
     if len(leaves) > _MAX_LEAVES:
         raise CheckpointError(f"{path.name} names {len(leaves):,} arrays; at most {_MAX_LEAVES:,} are read")
     for leaf, store in leaves.items():

@@ -29,13 +29,13 @@ def find_item(path: Path) -> tuple[Path, tuple[str, ...]] | None:
     if _is_item(path):
         step = path.parent if (path.parent / "_CHECKPOINT_METADATA").is_file() else path
         if not (_is_finished(path) and _is_finished(step)):
-            raise CheckpointError(f"{path} was not finished: its checkpoint was still being saved")
+            raise CheckpointError(f"{path} is unfinished: its checkpoint was still being saved")
         return path, ()
     folders = sorted(child for child in path.iterdir() if child.is_dir())
     if items := [child for child in folders if _is_item(child)]:
         named = [item for item in items if item.name in ("state", "default")] or items
         if len(named) > 1:
-            raise CheckpointError(f"{path} holds several items ({', '.join(item.name for item in named)}); give one of them")
+            raise CheckpointError(f"{path} holds several items ({', '.join(item.name for item in named)}); pass one of them")
         return find_item(named[0])
     steps = [child for child in folders if _is_step(child)]
     if not steps:
@@ -44,11 +44,11 @@ def find_item(path: Path) -> tuple[Path, tuple[str, ...]] | None:
     finished = [step for step in steps if _is_finished(step) and (not is_marked or (step / _MARK).is_file())]
     left_out = ", ".join(step.name for step in steps if step not in finished)
     if not finished:
-        raise CheckpointError(f"{path} holds no step that was finished (found: {left_out})")
+        raise CheckpointError(f"{path} holds no finished step (unfinished: {left_out})")
     newest = max(finished, key=_number)
     found = find_item(newest)
     assert found is not None
-    return found[0], (f"steps that were not finished are left out: {left_out}",) if left_out else ()
+    return found[0], (f"skipped unfinished steps: {left_out}",) if left_out else ()
 
 
 def _is_item(folder: Path) -> bool:

@@ -36,7 +36,7 @@ class SafetensorsCheckpoint(Checkpoint):
                 self._data_start = 8 + size
                 self._read_header(bytes(self._file.read(8, size)))
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is cut short, damaged or no safetensors file ({error})") from None
+            raise CheckpointError(f"{path} is cut short, damaged or not a safetensors file ({error})") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
         # The library has just validated the file, so these errors mean that it changed in between.

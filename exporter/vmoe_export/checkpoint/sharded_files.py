@@ -22,7 +22,7 @@ class ShardedCheckpoint(Checkpoint):
                 self._shards[name] = open_file(path.parent / name)
             missing = next((name for name, file in self._files.items() if name not in self._shards[file].info), None)
             if missing is not None:
-                raise CheckpointError(f"{path} says that {self._files[missing]} holds a tensor {missing}, and it doesn't")
+                raise CheckpointError(f"{path} says that {self._files[missing]} holds tensor {missing}, but it doesn't")
             stored = {name: self._shards[file].info[name] for name, file in self._files.items()}
             kind = next((shard.format for shard in self._shards.values()), "safetensors")
             super().__init__(path, kind, [path, *(shard.path for shard in self._shards.values())], stored)
@@ -52,7 +52,7 @@ def weight_map(path: Path) -> dict[str, str]:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path} is no index of {kind} files: it has no 'weight_map' of names to files") from None
+        raise CheckpointError(f"{path} is not an index of {kind} files: it has no 'weight_map' of names to files") from None
     if outside := next((file for file in files.values() if Path(file).name != file or not file.endswith(kind)), None):
-        raise CheckpointError(f"{path} names {outside!r:.80}, which is no {kind} file beside it")
+        raise CheckpointError(f"{path} names {outside!r:.80}, which is not a {kind} file in its folder")
     return files

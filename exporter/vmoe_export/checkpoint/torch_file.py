@@ -78,14 +78,14 @@ class TorchCheckpoint(Checkpoint):
             if name.startswith("data/"):  # its CRC-32 is checked when it is read
                 offset = self._data_offset(entry)
                 if self._records.setdefault(offset, entry) is not entry:
-                    raise CheckpointError(f"it is damaged: its record '{name[:80]}' lies where another one does")
+                    raise CheckpointError(f"it is damaged: its record '{name[:80]}' has the position of another one")
                 continue
             if entry.file_size > _MAX_PICKLE_BYTES:
                 raise CheckpointError(f"its record '{name[:80]}' is larger than {_MAX_PICKLE_BYTES >> 20} MiB")
             data = bytes(self._record_data(entry))
             if name == "byteorder" and data.decode("ascii", "replace") != sys.byteorder:
                 raise CheckpointError(
-                    f"it was written on a machine of other byte order than this one ({sys.byteorder} endian)"
+                    f"it was written on a machine with another byte order; this one is {sys.byteorder} endian"
                 )
         # For a damaged file, torch logs a traceback in addition to raising; only the exception is wanted.
         logging.getLogger(FakeTensorMode.__module__).setLevel(logging.CRITICAL)
@@ -187,7 +187,7 @@ def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
             name = f"{prefix}{key}"
             size += len(name) + 1
             if size > _MAX_PICKLE_BYTES:
-                raise CheckpointError(f"its names have more than {_MAX_PICKLE_BYTES >> 20} MiB")
+                raise CheckpointError(f"its names take more than {_MAX_PICKLE_BYTES >> 20} MiB")
             if isinstance(value, Mapping):
                 yield from walk(value, f"{name}/")
             elif isinstance(value, torch.Tensor):

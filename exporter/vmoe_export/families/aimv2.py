@@ -46,7 +46,7 @@ def _translate(model: Translation) -> None:
         model.tokens(positions=_POSITIONS)
         side = math.isqrt(model.shape(_POSITIONS, 2)[0])
         if model.image_grid() != (side, side):
-            raise ConfigError(f"transformers has positions of this AIMv2 for {side} x {side} patches, and for no other size")
+            raise ConfigError(f"transformers supports this AIMv2 only with {side} x {side} patches")
     first, second, gate = (Layer.of(name, mlp_bias) for name in _MLP)
     *projections, out = (Layer.of(name, bias) for name in _ATTENTION)
     block = Block(

@@ -26,7 +26,7 @@ def _translate(model: Translation) -> None:
     model.claim(width=model.width)
     model.activation(model.config.get("hidden_act"), "the config says the activation", "quick_gelu" if is_known else None)
     if is_openai and model.model["activation"] != "gelu_quick":
-        raise ConfigError("OpenAI's own files have quick GELU, and the config or an option says another activation")
+        raise ConfigError("OpenAI's own files have quick GELU, but the config or an option says another activation")
     said = model.setting("vision_heads", 1) if model.config.get("vision_heads") is not None else None
     model.choose_heads(said, "the config says the number of heads", model.width // 64 if is_known else None)
     model.claim(num_attention_heads=model.heads)

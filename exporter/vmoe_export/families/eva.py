@@ -26,7 +26,7 @@ def _translate(model: Translation) -> None:
     if "enormous" in name:
         raise ConfigError(f"the architecture {name} has norms after the residual, which can't be exported")
     if not re.search(f"{_ROTARY}|{_PLAIN}", name):
-        raise ConfigError(f"the architecture {name} is no EVA, but the tensors are (such as q_bias or q_proj)")
+        raise ConfigError(f"the architecture {name} is not an EVA, but the tensors are (such as q_bias or q_proj)")
     model.refuse("an attention pool of an EVA", "attn_pool.latent")
     model.epsilon(1e-6, is_told=True)
     first, gate = ("mlp.fc1_x", "mlp.fc1_g") if model.has("blocks.0.mlp.fc1_g.weight") else ("mlp.fc1", "")

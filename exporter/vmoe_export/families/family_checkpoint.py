@@ -82,7 +82,7 @@ class FamilyCheckpoint(Checkpoint):
         height, width = model.image_size
         is_squashed = (processor or family.processor).get("crop_mode") == "squash"
         if height != width and not is_squashed and self.preprocess.endswith(f"round_central_crop({height},{width})"):
-            model.notes.append("pictures are squashed, because no step does timm's crop for images that are not square")
+            model.notes.append("pictures are squashed, because timm's crop is only supported for square images")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
         self.class_names = _class_names(files.whole)
         self.probabilities = _probabilities(files.whole, model.parts) if family.model_types else None
@@ -113,7 +113,7 @@ class FamilyCheckpoint(Checkpoint):
         model = names[prefix + self._family.landmarks[0]].split("/")[0]
         beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}
         if beside:  # a training program's state is in the same file
-            self.notes = (f"ignored, as not part of the model: {', '.join(sorted(beside))}",)
+            self.notes = (f"ignored (not part of the model): {', '.join(sorted(beside))}",)
             names = {name: stored for name, stored in names.items() if stored.split("/")[0] == model}
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
 
@@ -147,13 +147,13 @@ def _folder(path: Path) -> Path:
 def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
     """Yield a note for each assumption made because no file gives the value."""
     if not files.whole:
-        yield "there is no config of the model"
+        yield "the model has no config"
     if model.taken:
         taken = ", ".join(f"{name} {value}" for name, value in model.taken.items())
-        yield f"no file says these, so the family's usual values are used: {taken}"
+        yield f"no file sets these, so the family's usual values are used: {taken}"
     if not files.pictures:
         colours = f"mean {_listed(model.mean)} and std {_listed(model.std)}"
-        yield f"no file says how pictures are prepared, so that is done as the family usually does, with {colours}"
+        yield f"no file sets the preprocessing, so the family's usual one is used, with {colours}"
         if is_sized and model.image_size:
             yield f"images have {pixels(model.image_size)} px, as the family's image processor makes them"
 

@@ -14,7 +14,7 @@ from vmoe_runtime.errors import shown
 _ASKED = {
     "heads": ("the number of attention heads", "--heads N"),
     "activation": ("the activation of the MLPs", "--activation gelu, gelu_tanh, quick_gelu or silu"),
-    "pooling": ("whether the head gets the class token or the mean of the patches", "--pooling token or --pooling avg"),
+    "pooling": ("whether the head reads the class token or the mean of the patches", "--pooling token or --pooling avg"),
 }
 """By option name: a fact that no tensor determines, and how to set it."""
 _FILLERS = {"heads": 1, "activation": "gelu", "pooling": None}
@@ -75,7 +75,7 @@ class ForeignModel:
         if len(info.shape) != ndim or 0 in info.shape:
             raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, but it needs {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are not weights")
+            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which can't be weights")
         self.used.add(self.block + name)
         return info.shape
 
@@ -147,7 +147,7 @@ class ForeignModel:
             facts, options = zip(*(_ASKED[option] for option in self.missing), strict=True)
             name = "--architecture NAME, or " if has_architectures and not self.config else ""
             raise OptionError(
-                f"neither the tensors nor a config say {' or '.join(facts)}; pass {name}{' and '.join(options)}, or the "
+                f"neither the tensors nor a config give {' or '.join(facts)}; pass {name}{' and '.join(options)}, or the "
                 "model's config.json with --config"
             )
 

@@ -113,7 +113,7 @@ def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, i
     resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "Tipsv2", "DINOv3ViT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or config.get("crop_to_patches") or len(crop) < 2:
-        raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")
+        raise ConfigError("the config makes images of several sizes, or pads them; it must resize and crop without padding")
     height, width = image_size or crop
     if len(resized) == 1:
         text = f"pillow_{how}_small({round(resized[0] * max(height, width) / max(crop))})"

@@ -55,14 +55,14 @@ def read_model_files(
     found = [folder / name for name in family.config_files if (folder / name).is_file()][:1]
     if architecture is not None:
         if family.by_name is None:
-            raise OptionError(f"a {family.title} has no names of architectures; omit --architecture")
+            raise OptionError(f"a {family.title} has no architecture names; omit --architecture")
         config = family.by_name(architecture)
     path = found[0] if config is None and found else config
     found = found if config is None else []
     whole = path if isinstance(path, Mapping) else load_config(Path(path)) if path is not None else {}
     if open_clip.is_config(whole):
         if open_clip.CONFIG_NAME not in family.config_files:
-            raise ConfigError(f"the config is one of open_clip, but the tensors are those of {family.title}")
+            raise ConfigError(f"the config is for open_clip, but the tensors are those of {family.title}")
         own: Mapping[str, Any] = open_clip.tower_config(whole, is_timm=family.prefixes == ("visual.trunk.",))
         return ModelFiles(whole, own, open_clip.processor_config(whole) if whole.get("preprocess_cfg") else None, found)
     kind = whole.get("model_type")

@@ -26,7 +26,7 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
     model.claim(vision_use_head=has_pool)
     if is_naflex:
         model.claim(num_patches=model.shape(positions, 2)[0])
-        model.notes.append("all pictures get one size, in which the library would keep their aspect ratio; see --image-size")
+        model.notes.append("pictures are resized to one size; the library would keep their aspect ratio; see --image-size")
     model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
     if model.has("../classifier.weight"):  # it reads the mean of all tokens, not the pool

@@ -179,7 +179,7 @@ def translate_blocks(
 
     inner = [name for name in ("attn.norm", "mlp.norm") if has(f"{name}.weight")]
     if inner and model.norm_epsilon != LAYER_NORM_EPSILON:
-        raise ConfigError(f"{inner[0]}.weight can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
+        raise ConfigError(f"{inner[0]}.weight can't be exported with an epsilon other than {LAYER_NORM_EPSILON}")
     block = Block(
         norms=("norm1", "norm2"),
         projections=_projections(has),
@@ -234,7 +234,7 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
         telling = wanted or ("attn_pool.latent" if usual == "map" else "dist_token")
         raise ConfigError(f"the pooling is {pooling}, which doesn't fit the tensors, such as {telling}")
     if pooling == "map" or model.has("dist_token"):
-        model.refuse("a norm behind an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
+        model.refuse("a norm after an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
     if model.has("dist_token"):
         return "token+token"
     return {"token": "token", "avg": "gap", "map": "map"}[pooling]

@@ -262,7 +262,7 @@ class Translation(ForeignModel):
             source = (math.isqrt(max(patches, 0)),) * 2
         if shape[-1] != width or patches < 1 or math.prod(source) != patches:
             raise CheckpointError(
-                f"tensor {self.told(name)} has shape {shape}, but it needs {rows} rows and those of a grid of patches, "
+                f"tensor {self.told(name)} has shape {shape}, but it needs {rows} rows plus one per patch of a grid, "
                 f"each {width} wide"
             )
         height, columns = self.patch
@@ -291,7 +291,7 @@ class Translation(ForeignModel):
         if self.image_size is None:
             trained = self.trained_grid()
             if 0 in trained:
-                raise ConfigError("neither the tensors nor a config say the image size; pass --image-size HxW")
+                raise ConfigError("neither the tensors nor a config give the image size; pass --image-size HxW")
             self.image_size = trained[0] * height, trained[1] * columns
         return self.image_size[0] // height, self.image_size[1] // columns
 
@@ -320,7 +320,7 @@ class Translation(ForeignModel):
     def probe(self, name: str) -> None:
         """Read the query token of an attention pool. Raises CheckpointError if there are several."""
         if (count := self._token_count(name)) != 1:
-            raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, and a pool with one can be exported")
+            raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, but only a pool with one can be exported")
         self.put("MapHead/probe", (1, 1, self.width), [name], lambda array: array)
 
     def router(self, ours: str, name: str) -> int:
@@ -373,7 +373,7 @@ class Translation(ForeignModel):
         index, count = layer.part
         total, depth = self.check(layer.weight, outputs * count or None, inputs or self.width)
         if total % count:
-            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which are not two halves")
+            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which can't be divided by {count}")
         width = total // count
         rows = slice(index * width, (index + 1) * width)
         biased = slice(width) if layer.has_own_bias else rows

@@ -84,7 +84,7 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
     _check_config(facts, model)
     own = model.gated_mlp or model.mlp_norm
     if (own and classifier == "map" and not model.bare_map_head) or (moe and (own or model.rms_norm)):
-        raise ConfigError("gated MLPs, norms in them and RMS norms can't be exported beside experts or an attention pool")
+        raise ConfigError("gated MLPs, norms in them and RMS norms can't be exported with experts or an attention pool")
     if 0 in model.grid:
         raise OptionError(f"an image of {pixels(model.image_size)} px is smaller than one {pixels(model.patch_size)} patch")
     if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):

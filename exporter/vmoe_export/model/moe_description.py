@@ -146,5 +146,5 @@ def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]
             raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")
         facts.note("inferred", "ensemble_size")
     elif facts.origins["ensemble_size"] == "default" and "Ensemble" in str(facts.config.get("name")):
-        raise ConfigError("the config is that of an ensemble (E3), and names no ensemble_size; pass --ensemble-size M")
+        raise ConfigError("the config is for an ensemble (E3) but sets no ensemble_size; pass --ensemble-size M")
     return experts, members

@@ -123,7 +123,7 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         if not same:
             raise CheckpointError(f"tensor {name} has shape {stored.shape}, but the rest of the model needs {shape}")
         if stored.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are not weights")
+            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which can't be weights")
 
 
 def _more(names: list[str]) -> str:

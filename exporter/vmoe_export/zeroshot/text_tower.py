@@ -88,7 +88,7 @@ def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
     if not config:
         place = path if path.is_dir() else f"the folder of {path}"
         raise CheckpointError(
-            f"{place} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, which say what the text tower is; copy that of the model and "
+            f"{place} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, which describe the text tower; copy the model's config and "
             "its tokenizer there, or pass the file of an open_clip model with --architecture NAME"
         )
     return _transformers_tower(folder, config)
@@ -175,7 +175,7 @@ def _tower(model: Any, embed: Callable[[Sequence[str]], Any], probabilities: Pro
 
 def _check_has_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise CheckpointError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)} exists; copy those of the model")
+        raise CheckpointError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)} exists; copy the model's")
 
 
 def _check_padding(folder: Path, tokenizer: Any) -> None:
