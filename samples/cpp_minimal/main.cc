@@ -6,20 +6,20 @@
 #include <cstdio>
 #include <vmoe/engine.hpp>
 
-int fail(const std::string& sentence) { return std::fprintf(stderr, "classify: %s\n", sentence.c_str()), 1; }
+int fail(const std::string& message) { return std::fprintf(stderr, "classify: %s\n", message.c_str()), 1; }
 
 int main(int argc, char** argv) {
   if (argc < 3) return fail("usage: classify BUNDLE IMAGE [PROFILE]");
   auto engine = vmoe::Engine::load(argv[1]);
   if (!engine) return fail(engine.error().message);
   const vmoe::Info& info = engine->info();
-  if (info.output != VMOE_LOGITS) return fail("the bundle puts out no logits");
+  if (info.output != VMOE_LOGITS) return fail("the bundle does not output logits");
   const int channels = info.channels, batch = info.batch_multiple;
 
   int file_width = 0, file_height = 0;
   stbi_uc* file = stbi_load(argv[2], &file_width, &file_height, nullptr, channels);
   if (file == nullptr) return fail(std::string(argv[2]) + " is not a readable image: " + stbi_failure_reason());
-  // A bundle that routes several images together wants that many: the others stay empty.
+  // A bundle that routes several images together needs a full batch; the other images stay empty.
   std::vector<uint8_t> images(batch * info.image_bytes());
   auto prepared = engine->prepare_image({file, file_height, file_width, channels}, images.data(), info.image_bytes());
   stbi_image_free(file);

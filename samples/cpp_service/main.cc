@@ -1,9 +1,9 @@
-// A service with an Ort::Session of its own, and what it takes to run a bundle in it: register the op library, load
-// model.onnx, and give each request the integers of the profile that it may spend.
+// Runs a bundle in a service with its own Ort::Session: it registers the op library, loads model.onnx, and passes the
+// integers of a profile with each request.
 //
 //   service BUNDLE IMAGES [PROFILE...]
 //
-// IMAGES holds raw uint8 pixels of one batch. Prints one line for each profile: its name and the class of each image.
+// IMAGES holds raw uint8 pixels of one batch. The program prints one line per profile: its name and each image's class.
 #include <onnxruntime_cxx_api.h>
 
 #include <algorithm>
@@ -18,8 +18,8 @@
 
 using Integers = std::vector<int64_t>;
 
-// Graph inputs by name: "capacity", slots per expert and group of each MoE layer, and one number for each other setting
-// of the model, such as "k", experts per token.
+// Graph inputs by name: "capacity" has the slots per expert and group for each MoE layer. Each other setting of the
+// model is one number, such as "k", the experts per token.
 using Profile = std::map<std::string, Integers>;
 
 struct Model {
@@ -27,7 +27,7 @@ struct Model {
   std::map<std::string, Profile> profiles;
 };
 
-// What the service needs from the bundle's manifest.
+// Reads the fields of the bundle's manifest that the service needs.
 Model read_model(const std::string& bundle) {
   const auto manifest = nlohmann::json::parse(std::ifstream(bundle + "/manifest.json"));
   const auto& input = manifest.at("input");
@@ -35,7 +35,7 @@ Model read_model(const std::string& bundle) {
   Model model{{input.at("height"), input.at("width"), input.at("channels")}, {}};
   for (const auto& profile : manifest.at("profiles")) {
     Profile& inputs = model.profiles[profile.at("name")];
-    // All integers and flags of a profile are inputs; its ratios and its name are for people.
+    // All integers and flags of a profile are inputs. Its ratios and its name are only for display.
     for (const auto& [name, value] : profile.items()) {
       if (value.is_array()) inputs[name] = value.get<Integers>();
       if (value.is_boolean()) inputs[name] = {value.get<bool>() ? 1 : 0};
@@ -61,7 +61,7 @@ Ort::Value tensor(std::vector<T>& values, const std::vector<int64_t>& shape) {
   return Ort::Value::CreateTensor<T>(memory, values.data(), values.size(), shape.data(), shape.size());
 }
 
-// Class of each image of a batch, f32[N,H,W,C], at one profile.
+// Returns the class of each image of a batch, f32[N,H,W,C], at one profile.
 std::vector<int64_t> classify(Ort::Session& session, const Model& model, std::vector<float>& images, Profile profile) {
   const int64_t count = static_cast<int64_t>(images.size()) / (model.shape[0] * model.shape[1] * model.shape[2]);
   std::vector<const char*> names = {"image"};
@@ -90,7 +90,7 @@ int main(int argc, char** argv) try {
 
   const Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "service");
   Ort::SessionOptions options;
-  // Kernels for the ops of the domain `vmoe`; without it the same file runs on standard ops, and slower.
+  // The op library has kernels for the ops of the domain `vmoe`. Without it, the file runs on standard ops, but slower.
   options.RegisterCustomOpsLibrary(VMOE_OP_LIBRARY);
   Ort::Session session(env, (bundle + "/model.onnx").c_str(), options);
 

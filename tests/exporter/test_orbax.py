@@ -201,7 +201,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (leaf("params", "..", "embedding", "kernel"), ("holds no 'embedding/kernel'",)),
         (leaf("params/../../x"), ("can't be a file's",)),
         (leaf("a", "kernel"), ("holds no 'embedding/kernel'",)),
-        (lambda item: os.truncate(item / "_METADATA", 65 << 20), ("too long for names",)),
+        (lambda item: os.truncate(item / "_METADATA", 65 << 20), ("too long for a list of names",)),
         (old_names({"embedding": {"kernel": "PLACEHOLDER://../../secret"}}), ("can't be a file's",)),
         (old_names({"embedding": {"kernel": "PLACEHOLDER://.."}}), ("can't be a file's",)),
         (lambda item: (item / "link").symlink_to("/etc"), ("link is neither a plain file nor a folder",)),
