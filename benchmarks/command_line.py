@@ -14,7 +14,7 @@ from typing import Any
 
 
 class BenchmarkError(SystemExit):
-    """Something can't be measured. Ends the program with a one-line message on standard error and exit code 1."""
+    """Raised if something can't be measured. Ends the program with a one-line message on standard error and exit code 1."""
 
 
 def missing(*packages: str) -> str | None:
@@ -42,8 +42,9 @@ def positive(text: str) -> float:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table, or none if there are no rows. The first column is text; the others are
-    numbers.
+    """Return the lines of a Markdown table, or none if there are no rows.
+
+    The first column is text; the others are numbers.
     """
     body = [f"| {' | '.join(row)} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *body] if body else []

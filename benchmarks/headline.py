@@ -81,9 +81,7 @@ def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Name
 
 
 def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
-    """Return every setting, once per resolution with that resolution's accuracies, as points to measure; dense models
-    first.
-    """
+    """Return the points to measure: every setting, once per resolution with that resolution's accuracies."""
     metrics, points = published["metrics"], list[Point]()
     run = {"precision": given.precision, "batch": given.batch, "threads": given.threads}
     for setting in published["settings"]:

@@ -104,9 +104,7 @@ def describe(
 
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
-    """Return the fields that a model's tensors don't determine, with official names and the settings of
-    configs/vmoe_paper.
-    """
+    """Return the config fields that tensors don't determine, with official names and the settings of configs/vmoe_paper."""
     encoder: dict[str, Any] = {"num_heads": model.num_heads}
     if moe := model.moe:
         routing = moe.routing

@@ -77,8 +77,10 @@ def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int 
 
 
 def distance(logits: Array, wanted: Array) -> tuple[float, float]:
-    """Return the largest absolute difference of two arrays float32[N, classes], and the norm of the difference relative
-    to the norm of `wanted`.
+    """Measure the distance of float32[N, classes] from `wanted`.
+
+    Returns:
+        The largest absolute difference, and the norm of the difference relative to the norm of `wanted`.
 
     Examples:
         >>> distance(np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]]))
@@ -105,8 +107,7 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
 
 
 def ratios_of(points: Sequence[Point]) -> list[Point]:
-    """Return the ratio of images/s between this engine's runs and the other runs of a cell in the same precision, from
-    medians.
+    """Compare this engine's runs with the other runs of a cell in the same precision, as ratios of median images/s.
 
     The V-MoE is compared with every dense model that merges as many tokens or none, and with other V-MoEs at the same
     setting. The dense model is compared with other dense models.

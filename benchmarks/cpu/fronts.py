@@ -46,11 +46,10 @@ def name_of(point: Point) -> str:
 
 
 def words(points: Sequence[Point], metric: str) -> list[str]:
-    """Describe the savings of sparse models at equal accuracy: a sentence for each model of the dense front, then of the
-    sparse one.
+    """Describe the savings of sparse models at equal accuracy, in sentences.
 
-    The first kind compares measured points only. The second kind compares with a dense model interpolated between two
-    measured ones, and says so.
+    The first sentences compare each model of the dense front with a measured sparse one. The others compare each model of
+    the sparse front with a dense model interpolated between two measured ones, and say so.
     """
     dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
     taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}

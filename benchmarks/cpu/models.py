@@ -85,8 +85,9 @@ class Model:
         return noise(batch, *config.image_size, config.channels)
 
     def profiles(self, settings: Sequence[str]) -> dict[Kind, dict[str | None, Profile | None]]:
-        """Return profiles by systematic name, such as "c0.3-k1" for the V-MoE and "r8" for the dense ViT. The dense ViT
-        also has None.
+        """Return profiles by systematic name, such as "c0.3-k1" for the V-MoE and "r8" for the dense ViT.
+
+        For the dense ViT, the name None is a call without a profile.
         """
         rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
         found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
@@ -99,10 +100,14 @@ class Model:
 def prepare(
     size: str, folder: Path, experts: int = _EXPERTS, placement: str = "Every 2", pixels: int | None = None
 ) -> Model:
-    """Return a model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`.
+    """Return a model of a standard size, with weights N(0, 0.02) and balanced routers.
 
-    `placement` chooses the blocks with experts, such as "Last 5". Images have `pixels` x `pixels`, by default those of
-    the size, without pixels at the edge that do not fill a patch.
+    Args:
+        size: name of the size, such as "b16".
+        folder: folder for the model's files.
+        experts: experts per MoE layer.
+        placement: blocks with experts, such as "Last 5".
+        pixels: side of the images, by default the size's own. Pixels at the edge that do not fill a patch are cut off.
     """
     variant, usual_pixels, classes = _SIZES[size]
     whole = (pixels or usual_pixels) // variant.patch * variant.patch

@@ -1,6 +1,6 @@
 """The dense peers' ONNX graph, written node by node.
 
-It shares no code with the exporter, so changes of the exporter's graphs do not affect it. Shapes are static, and the
+It shares no code with the exporter, so changes to the exporter's graphs do not affect it. Shapes are static, and the
 scale of the queries is folded into their weights.
 """
 

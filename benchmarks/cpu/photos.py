@@ -43,8 +43,9 @@ def carried_file(path: str) -> Path:
 
 
 def crops(photos: Sequence[str], count: int, height: int, width: int) -> Array:
-    """Return uint8[count, height, width, 3]: crops of the photos in turn, at random sizes and positions that are always
-    the same.
+    """Return crops of the photos in turn, uint8[count, height, width, 3].
+
+    Their sizes and positions are random, but the same every time.
     """
     random = np.random.default_rng(0)
     opened = [Image.open(carried_file(photo)).convert("RGB") for photo in photos]

@@ -68,8 +68,9 @@ def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
 
 @contextlib.contextmanager
 def stored(graph: onnx.ModelProto) -> Iterator[str]:
-    """Yield the path of a temporary file of a graph, with its weights next to it: graphs over 2 GB can't be passed as
-    bytes.
+    """Yield the path of a temporary file of a graph, with its weights next to it.
+
+    A graph over 2 GB can't be passed to a runtime as bytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "peer.onnx"))

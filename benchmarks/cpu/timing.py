@@ -1,5 +1,6 @@
-"""Interleaved timing, in which each round makes every call once in a random order, and CPU time of this and other
-processes.
+"""Interleaved timing, and CPU time of this and other processes.
+
+Each round of a timing makes every call once, in a random order.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
-    """Return the milliseconds f64[rounds] of each call. Every round makes each call once, so a disturbance affects all of
-    them.
+    """Time calls in interleaved rounds, and return the milliseconds f64[rounds] of each call.
 
-    Two rounds of warm-up come first. If there are several calls, an untimed call precedes each timed one, because the
-    previous session has left its threads and caches.
+    Every round makes each call once, so a disturbance affects all of them. Two rounds of warm-up come first. If there are
+    several calls, an untimed call precedes each timed one, because the previous session has left its threads and caches.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -62,8 +62,9 @@ def time_per_image(
 
 
 class OthersWatch:
-    """Measures the share of the CPUs, 0 to 1, used inside the `with` block by processes other than this one and
-    `children`.
+    """Measures the share of the CPUs, 0 to 1, that other processes use inside a `with` block.
+
+    This process and `children` do not count as others.
     """
 
     share = 0.0

@@ -41,8 +41,11 @@ class Time(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The GPU's best rates: bytes per second, read and written, of a copy within its memory; and seconds of an empty
-    kernel.
+    """The GPU's best rates.
+
+    Attributes:
+        copy: bytes per second of a copy within its memory, read and written.
+        launch: seconds of an empty kernel.
     """
 
     copy: float

@@ -92,7 +92,7 @@ def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
         The setting that served it ("" for none), and f32[images, ...].
 
     Raises:
-        ValueError: it is not such an answer.
+        ValueError: the reply is not such an answer.
     """
     length = int(header(reply.head, HEADER_LENGTH) or len(reply.body))
     setting = json.loads(reply.body[:length]).get("parameters", {}).get("setting", "")

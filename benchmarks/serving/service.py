@@ -120,9 +120,7 @@ class Service:
         return memory
 
     def counters(self) -> Array:
-        """Return the CPU seconds of the service's processes so far, the number of images it served, and the number of its
-        calls.
-        """
+        """Return the service's totals so far: CPU seconds of its processes, images served, and calls."""
         served = self.metric("vmoe_images_served_total"), self.metric("vmoe_calls_total")
         return np.array([sum(map(cpu_seconds, self.memory())), *served])
 

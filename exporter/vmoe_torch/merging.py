@@ -1,5 +1,6 @@
-"""Token merging ("Token Merging", arXiv 2210.09461) in torch. The choice of tokens carries no gradient; their average
-does.
+"""Token merging ("Token Merging", arXiv 2210.09461) in torch.
+
+The choice of tokens carries no gradient; the average of merged tokens does.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ def router_logits(x: Tensor, router: Tensor) -> Tensor:
 
 
 def gates(logits: Tensor) -> Tensor:
-    """Convert `router_logits` to gates[G,S,E]. The tokens of an E3 are in (token, member) order; other members' gates are
-    0.
+    """Convert `router_logits` to gates[G,S,E].
+
+    The tokens of an E3 are in (token, member) order; their gates for other members' experts are 0.
     """
     gates = torch.softmax(logits, dim=-1)
     if logits.dim() == 3:

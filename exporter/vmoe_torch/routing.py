@@ -68,10 +68,10 @@ def route(
 
 
 def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
-    """Return the experts that each group may use, bool[G,E]: the `limit` experts of largest mass, as in the numpy
-    reference.
+    """Return the experts that each group may use, bool[G,E]: the `limit` experts of largest mass.
 
-    gate[G,S] and first i64[G,S] are the gate and the expert of each token's first choice.
+    The result is that of the numpy reference. gate[G,S] and first i64[G,S] are the gate and the expert of each token's
+    first choice.
     """
     units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
     mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)

@@ -94,8 +94,9 @@ class TorchCheckpoint(Checkpoint):
             return _torch_load(path, self._file)
 
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
-        """Return the offset of a record's data. They follow the header, whose last fields are the lengths of name and
-        extra.
+        """Return the offset of a record's data.
+
+        The data follow the record's header, whose last fields are the lengths of name and extra.
         """
         lengths = struct.unpack("<2H", bytes(self._file.read(entry.header_offset + 26, 4)))
         return entry.header_offset + 30 + int(sum(lengths))

@@ -1,5 +1,6 @@
-"""CLIP-MoE's vision tower, a CLIP with experts in its last blocks. Also CLIPs of OpenAI and open_clip, whose names are
-the same.
+"""CLIP-MoE's vision tower, a CLIP with experts in its last blocks.
+
+CLIPs of OpenAI and open_clip have the same tensor names and are read here too.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
-    """Define rotary positions by patch centres, (row, column) from -1 to 1. Columns p and p + D/H/2 of a head form a
-    pair.
+    """Define rotary positions by patch centres, (row, column) from -1 to 1.
+
+    Columns p and p + D/H/2 of a head form a pair.
     """
     sides = [2 * (np.arange(side) + 0.5) / side - 1 for side in model.image_grid()]
     count = model.width // model.heads // 4

@@ -48,7 +48,7 @@ def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
 
 
 def family_by_name(family: Family, config: Mapping[str, Any]) -> Family:
-    """Return the family for the config's architecture, if another one has the same tensor names; else the given one."""
+    """Return the family of the config's architecture, among those whose tensors have the same names; else `family`."""
     name = str(config.get("architecture", ""))
     named = (each for each in FAMILIES if each.architectures and each.prefixes == family.prefixes)
     fitting = (each for each in named if {*family.landmarks} <= {*each.landmarks} and re.search(each.architectures, name))

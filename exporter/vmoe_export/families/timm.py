@@ -241,8 +241,9 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
 
 
 def _tokens(model: Translation, *, is_read: bool, has_positions: bool) -> int:
-    """Translate the class token, then registers or DeiT's distillation token. Either all of them have positions or none
-    has.
+    """Translate the class token, then registers or DeiT's distillation token.
+
+    Either all of these tokens have positions or none has.
 
     Returns:
         The number of these tokens.

@@ -395,9 +395,7 @@ class Translation(ForeignModel):
     def attention(
         self, ours: str, layers: Sequence[str | Layer | None], out: str | Layer, *, scale: str = "", stream: bool = True
     ) -> None:
-        """Read attention with these layers of queries, keys and values. Without a query layer, the input is used as the
-        query.
-        """
+        """Read attention with these layers of queries, keys and values. Without a query layer, the input is the query."""
         for name, layer in zip(("query", "key", "value"), layers, strict=True):
             if layer:
                 self.dense(f"{ours}/{name}", layer, outputs=self.width)

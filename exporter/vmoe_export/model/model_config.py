@@ -49,8 +49,9 @@ class ExpertsChoice:
 
 @dataclass(frozen=True)
 class Soft:
-    """Soft MoE: each expert processes `slots_per_expert` weighted means over all tokens of a group. The parameters fix
-    the number of slots.
+    """Soft MoE: each expert processes `slots_per_expert` weighted means over all tokens of a group.
+
+    The parameters fix the number of slots.
     """
 
     slots_per_expert: int

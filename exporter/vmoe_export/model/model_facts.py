@@ -48,8 +48,9 @@ class ModelFacts:
         return shape
 
     def setting(self, field: str, given: Mapping[str, Any], key: str, default: Any) -> Any:
-        """Return a value that no tensor determines: the flag `field`, else `key` of the config section `given`, else the
-        default.
+        """Return a value that no tensor determines.
+
+        It is the flag `field`, else the value of `key` in the config section `given`, else the default.
         """
         if field in self.flags:
             self.note("flag", field)

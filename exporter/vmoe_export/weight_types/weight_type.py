@@ -82,9 +82,8 @@ class WeightType(ABC):
         """
 
     def widen_lines(self, w: str, scale: str, result: str) -> str:
-        """Return ONNX node lines that convert the weights of several matrices to float32 before they are split into
-        chunks.
+        """Return ONNX node lines that convert the weights of several matrices to float32.
 
-        Empty if the weights can be split in their own type.
+        They are needed before the weights are split into chunks. Empty if the weights can be split in their own type.
         """
         return ""
