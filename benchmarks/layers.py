@@ -78,7 +78,7 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
 def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple[float, float]]:
     """Return an image's multiply-adds by kind of layer: those with weights, and those with keys and values.
 
-    `kept` is the number of computed pairs.
+    `kept` is the number of computed pairs per image.
     """
     flops = flops_by_kind(shape, [kept, *(0 for _ in shape.moe_layers[1:])], merge)
     found = {kind: count / 2 for kind, count in flops.items()}

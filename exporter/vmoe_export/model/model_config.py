@@ -271,4 +271,4 @@ class ModelConfig:
 CONFIG_FIELDS: Mapping[str, Any] = {
     field.name: field.default for field in dataclasses.fields(ModelConfig) if "from_config" in field.metadata
 }
-"""Defaults of the fields that only a config can set and that official configs do not have."""
+"""Defaults of the fields that no tensor determines and that official configs do not have."""
