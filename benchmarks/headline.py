@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=_DENSE, default="bf16")
     parser.add_argument("--rounds", type=count, default=7, help="timed calls (default: 7)")
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="accuracies and settings, as JSON")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="measured points (default: beside the picture)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="measured points (default: next to the picture)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "headline.svg"), help="the picture, .svg or .png")
     given = parser.parse_args(arguments)
     published, stored = json.loads(given.published.read_text()), given.json or given.output.with_suffix(".json")
