@@ -1,6 +1,6 @@
-"""What the benchmarks' commands have in common: numbers among options, tables, and errors of one sentence.
+"""Shared parts of the benchmarks' commands: number options, tables, and one-line errors.
 
-It needs Python alone, as `gpu.py` does.
+This module needs only Python, because `gpu.py` uses it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 
 class BenchmarkError(SystemExit):
-    """Something can't be measured. Ends the program with one sentence on standard error, exit code 1."""
+    """Raised if something can't be measured. Ends the program with a one-line message on standard error and exit code 1."""
 
 
 def missing(*packages: str) -> str | None:
-    """Why one of these packages of benchmarks/requirements.txt can't be used, or None."""
+    """Return a message if one of these packages of benchmarks/requirements.txt is not installed, else None."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return f"{package} isn't installed; run pip install -r benchmarks/requirements.txt"
@@ -26,15 +26,15 @@ def missing(*packages: str) -> str | None:
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on, as argparse wants it."""
+    """Parse a whole number of at least 1, for argparse."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not '{text}'")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not '{text}'")
     return number
 
 
 def positive(text: str) -> float:
-    """A number above 0, as argparse wants it."""
+    """Parse a number above 0, for argparse."""
     number = float(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not '{text}'")
@@ -42,13 +42,16 @@ def positive(text: str) -> float:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, none without rows; the first column is text, the others are numbers."""
+    """Return the lines of a Markdown table, or none if there are no rows.
+
+    The first column is text; the others are numbers.
+    """
     body = [f"| {' | '.join(row)} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}", *body] if body else []
 
 
 def cells(row: Mapping[str, Any], fields: str) -> list[str]:
-    """A cell for each word of `fields`, which is a key and perhaps a format; a dash where the value is None.
+    """Format a cell for each word of `fields`: a key, optionally followed by a format. None becomes a dash.
 
     Examples:
         >>> cells({"name": "a", "share": 0.5, "ms": None}, "name share:.1% ms:.2f")
@@ -59,5 +62,5 @@ def cells(row: Mapping[str, Any], fields: str) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Tells what is going on, on standard error."""
+    """Print progress to standard error."""
     print(text, file=sys.stderr, flush=True)

@@ -1,14 +1,14 @@
-"""How fast this engine runs ViTs of transformers and timm, beside what else runs them on a CPU, interleaved in one run.
+"""Compare this engine with other CPU runtimes on ViTs of transformers and timm, interleaved in one run.
 
     python benchmarks/families.py [--models vit-b16 dinov2-b14 clip-l14] [--batch 1 8] [--threads 2]
                                   [--runs engine-bf16 openvino-int8 ...] [--merge 8 13] [--rounds 11] [-o DIR]
 
-prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe export` reads
-them from what the library saves; OpenVINO, ONNX Runtime and torch.compile get the torch module itself. With `--merge` each
-run of this engine is timed with so many tokens merged in a block, too, and its speed-up compared with that of the FLOPs. The
-peers need `pip install -r benchmarks/requirements.txt`.
+prints a table for each model and batch size as soon as it is measured. The models have random weights. `vmoe export`
+reads them as the library saves them; OpenVINO, ONNX Runtime and torch.compile get the torch module itself. With
+`--merge`, each run of this engine is also timed with that many tokens merged per block, and the speed-up is compared with
+the FLOP ratio. The peers need `pip install -r benchmarks/requirements.txt`.
 
-A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
+A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ MODELS: dict[str, tuple[str, dict[str, Any], str]] = {
     "eva02-b14": ("eva02_base_patch14_224", {}, ""),
     "tiny": ("ViTForImageClassification", _TINY | {"patch_size": 8}, "logits"),
 }
-"""By name the class of transformers, its config, and the output that is computed; or an architecture of timm, and ""."""
+"""By name: the transformers class, its config, and the computed output; or an architecture of timm, its options, and ""."""
 
-_MAX_DISTANCE = 0.35  # far above what int8 does, and far below what another model would give
+_MAX_DISTANCE = 0.35  # far above the error of int8, and far below the distance of another model
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is timed together: a model, images float32[N,H,W,C] in [-1, 1], and a number of threads."""
+    """The inputs of one comparison: a model, images float32[N,H,W,C] in [-1, 1], and a number of threads."""
 
     network: Network
     folder: Path
@@ -73,7 +73,7 @@ Call = Callable[[Array], Array]
 
 
 def make_network(name: str) -> Network:
-    """A model by its name, with random weights."""
+    """Create a model by name, with random weights."""
     import timm
     import transformers
 
@@ -87,29 +87,29 @@ def make_network(name: str) -> Network:
 
 
 def load_engine(cell: Cell, precision: str, merge: int = 0) -> Engine:
-    """This engine on a bundle that is exported now, merging so many tokens in a block."""
+    """Export a bundle and load this engine, which merges `merge` tokens per block."""
     bundle = export_network(cell.network, cell.folder, cell.images.shape[1:3], precision)
     return Engine.load(bundle, f"r{merge}" if merge else None, "onnxruntime", cell.threads, verify=False)
 
 
 def load_openvino(cell: Cell, precision: str, **nncf: Any) -> Call:
-    """What OpenVINO makes of the torch module; in int8 quantized by NNCF, with what is left in bfloat16."""
+    """Load the torch module in OpenVINO. For int8, NNCF quantizes it and the remaining ops run in bfloat16."""
     model = to_openvino(cell.network, cell.images)
     call = in_openvino(quantize_for_openvino(model, **nncf) if precision == "int8" else model, cell.threads, precision)
     return lambda images: call({"image": images})
 
 
 def load_ort(cell: Cell, precision: str) -> Call:
-    """The graph of torch.onnx in ONNX Runtime; in int8 by `quantize_dynamic`.
+    """Load the graph of torch.onnx in ONNX Runtime. For int8, it is quantized by `quantize_dynamic`.
 
-    Patches stay in float32, as a convolution in int8 takes 10 ms more.
+    Patches stay in float32, because an int8 convolution takes 10 ms longer.
     """
     graph = to_onnx(cell.network, cell.images)
     return in_ort(quantize_for_ort(graph, ("Attention", "Conv")) if precision == "int8" else graph, cell.threads)
 
 
 def load_compiled(cell: Cell, precision: str, backend: str = "inductor") -> Call:
-    """torch.compile of the module in float32 or bfloat16, where torch's own compiler takes weights as constants."""
+    """Compile the module with torch.compile, in float32 or bfloat16. Torch's own compiler treats weights as constants."""
     network, options = cell.network, {"freezing": True}
     if precision == "bf16":
         network = copy.deepcopy(network).to(torch.bfloat16)
@@ -137,27 +137,29 @@ RUNS: dict[str, tuple[str, Callable[[Cell], Call], Sequence[str]]] = {
     "compile-bf16": ("torch.compile, bf16", partial(load_compiled, precision="bf16"), ()),
     "zentorch-bf16": ("zentorch, bf16", partial(load_compiled, precision="bf16", backend="zentorch"), ("zentorch",)),
 }
-"""By name the title, how it is loaded, and the packages that it needs besides transformers."""
+"""By name: the title, the function that loads it, and the packages it needs in addition to transformers."""
 _USUAL_RUNS = [name for name in RUNS if not name.startswith("zentorch")]
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Times ViTs of transformers and timm in this engine and others, interleaved."
+        description="Time ViTs of transformers and timm in this engine and others, interleaved."
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[name for name in MODELS if name != "tiny"])
     parser.add_argument("--batch", nargs="+", type=count, default=[1, 8], metavar="N")
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=_USUAL_RUNS, metavar="RUN", help=", ".join(RUNS))
-    parser.add_argument("--merge", nargs="+", type=count, default=[], metavar="R", help="tokens that blocks merge as well")
-    parser.add_argument("--rounds", type=count, default=11, metavar="N", help="how often each call is timed (default: 11)")
+    parser.add_argument(
+        "--merge", nargs="+", type=count, default=[], metavar="R", help="also time merging R tokens per block"
+    )
+    parser.add_argument("--rounds", type=count, default=11, metavar="N", help="timed calls per run (default: 11)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "families"), metavar="DIR")
     return parser.parse_args(arguments)
 
 
 def present(names: Sequence[str]) -> list[str]:
-    """The runs whose packages are installed; one sentence for each of the others.
+    """Return the runs whose packages are installed, and print a line for each of the others.
 
     Raises:
         BenchmarkError: transformers isn't installed.
@@ -166,20 +168,24 @@ def present(names: Sequence[str]) -> list[str]:
         raise BenchmarkError(reason)
     left_out = {name: reason for name in names if (reason := missing(*RUNS[name][2]))}
     for name, reason in left_out.items():
-        print(f"Left out: {name}, as {reason}.")
+        print(f"Skipped: {name}, because {reason}.")
     return [name for name in names if name not in left_out]
 
 
 def measure(
     cell: Cell, names: Sequence[str], merges: Sequence[int], rounds: int
 ) -> tuple[list[list[str]], list[str], float]:
-    """A row for each run, its time of one image first beside its quartiles; what merging gains; others' share of the CPUs.
+    """Time all runs of a cell.
+
+    Returns:
+        A row for each run, with the median time per image before its quartiles; a line for each run with merging; and the
+        share of the CPUs that other processes used.
 
     Raises:
         BenchmarkError: a run computes another model.
     """
     torch.set_num_threads(cell.threads)
-    torch.compiler.reset()  # it stops to compile one function anew after eight times
+    torch.compiler.reset()  # torch stops recompiling a function after eight times
     wanted = cell.network.outputs(cell.images)
     calls = {name: partial(RUNS[name][1](cell), cell.images) for name in names}
     distances = {name: distance(call(), wanted)[1] for name, call in calls.items()}
@@ -206,16 +212,16 @@ def measure(
 
 
 def gained(engine: Engine, speed_up: float, merge: int) -> str:
-    """How much faster the model is where tokens are merged, beside what that leaves of its FLOPs."""
+    """Format the speed-up from merging next to the remaining share of the FLOPs."""
     shape = ModelShape.of(engine.manifest.model)
     share = sparse_flops(shape, [], merge) / dense_flops(shape)
     return f"{speed_up:.2f} x as fast, with {share:.2f} of the FLOPs; {speed_up * share:.2f} of their ratio"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where the run is void."""
+    """Run the command line. Return 0, or 1 if the run is void."""
     given, void = parse_arguments(arguments), False
-    warnings.simplefilter("ignore")  # of tracing
+    warnings.simplefilter("ignore")  # tracing warns a lot
     names = present(given.runs)
     print(f"{cpu_model()}, {given.threads} threads. Medians of {given.rounds} interleaved calls.")
     for name, batch in itertools.product(given.models, given.batch):

@@ -1,14 +1,14 @@
-"""Everything about the GPU kernels that only a GPU can show; gpu/README.md says what and how.
+"""Check and time the GPU kernels on a GPU; gpu/README.md describes the parts.
 
     python3 benchmarks/gpu.py [--parts exactness timing ...] [--shapes "64 x 197" ...] [--quick] [--seed N] [-o DIR]
 
-needs nvcc and a torch that has CUDA, and nothing else: no network, and not this project.
+needs only nvcc and a torch with CUDA: no network, and no other part of this project installed.
 """
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))  # what is checked is in its folder on_gpu
+sys.path.append(str(Path(__file__).parents[1] / "tests"))  # the checks are in its folder on_gpu
 
 from gpu.command import main
 

@@ -1,16 +1,18 @@
-"""Published accuracy over milliseconds per image of this machine: dense ViTs against V-MoEs with 32 experts.
+"""Plot published accuracy over measured milliseconds per image: dense ViTs against V-MoEs with 32 experts.
 
     python benchmarks/headline.py [--sizes S/32 B/16 ...] [--batch 8] [--threads 2] [--precision bf16] [-o FILE.svg]
 
-times every setting of cpu/published.json, prints a table and what is saved at equal accuracy, and draws the picture. Points
-are stored beside it as they are measured (`--json`), and those that are stored are not measured again.
+times every setting of cpu/published.json, prints a table and the savings at equal accuracy, and draws the picture. Points
+are stored next to the picture as they are measured (`--json`); stored points are not measured again.
 
-The accuracies are the paper's, of models trained on JFT-300M. The paper gives their cost as TPUv3-core-days, FLOPs and time
-on TPUs; here it is the time on this CPU of models of the same shapes with weights N(0, 0.02) and balanced routers. Weights
-change the time only by how many pairs get a slot, which is in the table. A dense model is timed in this engine, OpenVINO and
-ONNX Runtime, and the fastest counts; one that took over 1.5 x as long as the fastest is not timed for later models. ONNX
-Runtime has no bfloat16 on a CPU and takes float32 beside it. What int8 costs in accuracy is not shown. Each model is made,
-timed in a block of its own and deleted before the next: the largest takes 45 GB of disk and 16 GB of memory meanwhile.
+The accuracies are the paper's, for models trained on JFT-300M. The paper gives their cost as TPUv3-core-days, FLOPs and
+time on TPUs. Here, the cost is the time on this CPU, for models of the same shapes with weights N(0, 0.02) and balanced
+routers. Weights affect the time only through the number of pairs that get a slot, which is in the table.
+
+A dense model is timed in this engine, OpenVINO and ONNX Runtime, and the fastest counts. A runtime that took over 1.5 x
+the fastest time is not timed for later models. ONNX Runtime has no bfloat16 on CPUs, so it runs in float32. The accuracy
+lost to int8 is not shown. Each model is created, timed in a block of its own, and deleted before the next one: the
+largest takes 45 GB of disk and 16 GB of memory.
 """
 
 from __future__ import annotations
@@ -50,13 +52,13 @@ _FIELDS = "name pixels ms:.1f lower:.1f upper:.1f title kept:.1% others:.0%"
 
 
 def timed(call: Callable[[], object], given: argparse.Namespace) -> Point:
-    """Milliseconds per image, median and quartiles, and the share of the CPUs that other processes took meanwhile."""
+    """Return milliseconds per image, median and quartiles, and the share of the CPUs that other processes used."""
     times, others = time_per_image({0: call}, given.rounds, given.batch)
     return {**times[0], "others": others}
 
 
 def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> Point:
-    """The fastest runtime's point; takes those that are far slower out of `runs`."""
+    """Return the point of the fastest runtime, and remove runtimes that are far slower from `runs`."""
     cell, images, found = Cell(model, given.batch, given.threads, {}), model.images(given.batch), dict[str, Point]()
     for name in runs:
         call, runtime = RUNS[name].load(cell)
@@ -68,7 +70,7 @@ def measure_dense(model: Model, given: argparse.Namespace, runs: list[str]) -> P
 
 
 def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Namespace) -> Iterator[Point]:
-    """A point for each setting of one loaded engine."""
+    """Yield a point for each setting, all measured with one loaded engine."""
     images, bundle = model.images(given.batch), model.bundle("sparse", given.precision)
     with Engine.load(bundle, backend="onnxruntime", threads=given.threads, verify=False) as engine:
         for setting in settings:
@@ -79,7 +81,7 @@ def measure_sparse(model: Model, settings: Sequence[Point], given: argparse.Name
 
 
 def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
-    """Every setting, once for each resolution that it is timed at, with the accuracies of that one; dense models first."""
+    """Return the points to measure: every setting, once per resolution with that resolution's accuracies."""
     metrics, points = published["metrics"], list[Point]()
     run = {"precision": given.precision, "batch": given.batch, "threads": given.threads}
     for setting in published["settings"]:
@@ -92,7 +94,7 @@ def wanted(published: Point, given: argparse.Namespace) -> list[Point]:
 
 
 def measure(todo: Sequence[Point], given: argparse.Namespace, store: Callable[[Point], None]) -> None:
-    """Measures the points, and stores each; a model that can't be made or loaded is left out with a sentence."""
+    """Measure and store the points. If a model can't be created or loaded, print a message and skip it."""
     runs = [name for name in _DENSE[given.precision] if name != "dense-openvino-int8" or not missing(*NNCF_PACKAGES)]
     work = given.output.parent / "headline-work"
     ordered = sorted(todo, key=lambda point: (point["layers"] is not None, point["pixels"]))
@@ -112,15 +114,15 @@ def measure(todo: Sequence[Point], given: argparse.Namespace, store: Callable[[P
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where other processes took too much of the machine."""
-    parser = argparse.ArgumentParser(description="Published accuracy over measured time, dense and sparse.")
+    """Run the command line. Return 0, or 1 if other processes used too much of the machine."""
+    parser = argparse.ArgumentParser(description="Plot published accuracy over measured time, dense and sparse.")
     parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="such as S/32 (default: all)")
     parser.add_argument("--batch", type=count, default=8)
     parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--precision", choices=_DENSE, default="bf16")
     parser.add_argument("--rounds", type=count, default=7, help="timed calls (default: 7)")
     parser.add_argument("--published", type=Path, default=PUBLISHED, help="accuracies and settings, as JSON")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="measured points (default: beside the picture)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="measured points (default: next to the picture)")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "headline.svg"), help="the picture, .svg or .png")
     given = parser.parse_args(arguments)
     published, stored = json.loads(given.published.read_text()), given.json or given.output.with_suffix(".json")
@@ -133,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     points, metrics = wanted(published, given), published["metrics"]
     measure([point for point in points if _KEY(point) not in have], given, store)
-    done = [have[_KEY(point)] | point for point in points if _KEY(point) in have]  # today's accuracies, stored times
+    done = [have[_KEY(point)] | point for point in points if _KEY(point) in have]  # current accuracies, stored times
     both = {(metric, bool(p["layers"])) for p in done for metric in metrics if p[metric] is not None}
     compared = {metric: about for metric, about in metrics.items() if {(metric, False), (metric, True)} <= both} or metrics
     head = ["", "pixels", "ms/image", "lower", "upper", "fastest in", "kept pairs", "others", *metrics, "source"]

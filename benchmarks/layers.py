@@ -1,12 +1,16 @@
-"""Where a V-MoE B/16 spends the time of a call at C = 0.3, k = 1, and the least that this machine can take for it.
+"""Show how a V-MoE B/16 spends a call at C = 0.3, k = 1, and the least time this machine could take.
 
     python benchmarks/layers.py [--batch 1] [--threads 2] [--precision bf16] [--merge 8] [--rounds 30]
 
-Times are those of ONNX Runtime's profile of the bundle's ops, medians over the calls. The floor of a layer is the larger of
-two times: that of reading its weights once at the rate of the memory, of the experts those that got a token, and that of its
-multiply-adds at the peak. The rate is what numpy reaches with as many threads, each taking the maximum of its part of 2 GB.
-The peak is what the dense MLP's op reaches for 16 images, where its products have many rows; that of bfloat16 counts for the
-products of queries, keys and values where the weights are integers.
+Times come from ONNX Runtime's profile of the bundle's ops and are medians over the calls. The floor of a layer is the
+larger of two times:
+
+- reading its weights once at the memory rate, counting only experts that got a token
+- computing its multiply-adds at the peak rate
+
+The memory rate is measured with numpy: each thread takes the maximum of its part of 2 GB. The peak is the rate of the
+dense MLP's op for 16 images, whose products have many rows. If the weights are integers, the bfloat16 peak applies to the
+products of queries, keys and values.
 """
 
 from __future__ import annotations
@@ -41,7 +45,7 @@ _PROFILE, _WARM_UP, _MANY_IMAGES = "c0.3-k1", 3, 16
 
 
 def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) -> dict[str, float]:
-    """Milliseconds of a call that its layers of each kind take, and those between them; medians."""
+    """Return the milliseconds per call spent in each kind of layer and between ops; medians."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
     options.register_custom_ops_library(vmoe_runtime.library_path())
@@ -59,7 +63,7 @@ def profiled(path: Path, feeds: Mapping[str, Any], threads: int, rounds: int) ->
 
 
 def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
-    """Bytes of weights by kind of layer; of the experts of a block the share that is used, by its name."""
+    """Return the bytes of weights by kind of layer. For experts, only the share `used` of each block counts."""
     graph, total = onnx.load(path / "model.onnx", load_external_data=False).graph, Counter[str]()
     width = {t.name: onnx.helper.tensor_dtype_to_np_dtype(t.data_type).itemsize for t in graph.initializer}
     width |= {t.name: 0.5 for t in graph.initializer if t.data_type == onnx.TensorProto.INT4}
@@ -72,7 +76,10 @@ def bytes_read(path: Path, used: Mapping[str, float]) -> Counter[str]:
 
 
 def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple[float, float]]:
-    """Of an image by kind of layer, with weights and with keys and values; `kept` of its pairs are computed."""
+    """Return an image's multiply-adds by kind of layer: those with weights, and those with keys and values.
+
+    `kept` is the number of computed pairs per image.
+    """
     flops = flops_by_kind(shape, [kept, *(0 for _ in shape.moe_layers[1:])], merge)
     found = {kind: count / 2 for kind, count in flops.items()}
     return {
@@ -84,7 +91,7 @@ def multiply_adds(shape: ModelShape, merge: int, kept: float) -> dict[str, tuple
 
 
 def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> float:
-    """Multiply-adds per ms of the dense MLPs of a bundle for many images, with no experts to speak of."""
+    """Return the multiply-adds per ms of a bundle's dense MLPs for many images, with almost no work for experts."""
     with Engine.load(path, backend="onnxruntime", threads=threads, verify=False) as engine:
         profile = engine.setting(_PROFILE)
         assert profile is not None
@@ -93,9 +100,9 @@ def products_peak(path: Path, shape: ModelShape, images: Any, threads: int) -> f
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where other processes took too much of the machine."""
-    parser = argparse.ArgumentParser(description="Where a V-MoE B/16 spends its time.")
-    parser.add_argument("--batch", type=count, default=1, help="images of a call (default: 1)")
+    """Run the command line. Return 0, or 1 if other processes used too much of the machine."""
+    parser = argparse.ArgumentParser(description="Show where a V-MoE B/16 spends its time.")
+    parser.add_argument("--batch", type=count, default=1, help="images per call (default: 1)")
     parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "int4"), default="bf16")
     parser.add_argument("--merge", type=int, default=0, help="tokens that each block merges (default: 0)")

@@ -1,10 +1,10 @@
-"""Two engines in one process: how long a call takes between calls of the other engine, over how long it takes alone.
+"""Time an engine between calls of another engine in the same process, compared with running alone.
 
     python benchmarks/neighbours.py BUNDLE OTHER [--batch 1] [--threads 2] [--rounds 20]
 
-A round times blocks of calls of each engine: alone, and each after a call of the other one. A time is the one that a tenth
-of the calls doesn't exceed, as other processes move that the least. The bundles must differ, as engines on one bundle share
-a session.
+A round times blocks of calls of each engine: alone, and each call after a call of the other engine. The reported time is
+the 10th percentile of the calls, which other processes affect least. The bundles must differ, because engines on the same
+bundle share a session.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from command_line import count, table
 from vmoe_runtime import Engine
 
 _PERCENTILE = 10
-_CALLS = 4  # of a block
-_PAUSE_SECONDS = 0.1  # before a block, as threads may still spin
+_CALLS = 4  # per block
+_PAUSE_SECONDS = 0.1  # before a block, so that threads stop spinning
 
 
 def measure(given: argparse.Namespace) -> list[list[str]]:
-    """A row for each bundle, with threads that spin after a call and without."""
+    """Return a row for each bundle, with and without threads that spin after a call."""
     keys = [(path, spin) for spin in (True, False) for path in given.bundles]
     engines = {(path, spin): Engine.load(path, None, "onnxruntime", given.threads, spin=spin) for path, spin in keys}
     calls = {key: partial(engine, _noise(engine, given.batch)) for key, engine in engines.items()}
@@ -62,8 +62,8 @@ def _time(call: partial, neighbour: partial | None, seconds: list[float]) -> Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the command line, measures and prints; returns 0."""
-    parser = argparse.ArgumentParser(description="Times two engines alone and in turns.")
+    """Run the command line and return 0."""
+    parser = argparse.ArgumentParser(description="Time two engines, alone and in turns.")
     parser.add_argument("bundles", type=Path, nargs=2, metavar="BUNDLE")
     parser.add_argument("--batch", type=count, default=1, metavar="N")
     parser.add_argument("--threads", type=count, default=2, metavar="N")

@@ -1,9 +1,9 @@
-"""How a bundle is served over HTTP on this machine, by a service and a load generator in processes of their own.
+"""Measure HTTP serving of a bundle on this machine, with the service and the load generator in separate processes.
 
     python benchmarks/serving.py traces BUNDLE --images NPZ|DIR       elastic capacity against fixed settings, under load
-    python benchmarks/serving.py saturation BUNDLE --images NPZ|DIR   what HTTP costs, against the bare engine
+    python benchmarks/serving.py saturation BUNDLE --images NPZ|DIR   the cost of HTTP, against the bare engine
 
---service is `ray`, for `vmoe serve ray`, or the path of a program that takes the same options and speaks the same HTTP.
+--service is `ray`, for `vmoe serve ray`, or the path of a program with the same options and HTTP protocol.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ _COMMANDS = {"traces": traces, "saturation": saturation}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where something can't be measured."""
-    parser = argparse.ArgumentParser(description="Measures how a bundle is served over HTTP on this machine.")
+    """Run the command line. Return 0, or 1 if something can't be measured."""
+    parser = argparse.ArgumentParser(description="Measure how a bundle is served over HTTP on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     arrivals = commands.add_parser("traces", help="elastic capacity against fixed settings, under load")
     add_options(arrivals)
-    arrivals.add_argument("--load", type=positive, default=0.9, help="share of what the lowest setting can serve")
+    arrivals.add_argument("--load", type=positive, default=0.9, help="load as a share of the lowest setting's capacity")
     arrivals.add_argument("--trace", action="append", dest="traces", choices=list(TRACES), help="repeats; default: all")
-    arrivals.add_argument("--seconds", type=positive, default=30.0, help="of each trace")
-    arrivals.add_argument("--saturate-seconds", type=positive, default=5.0, metavar="S", help="for each setting's capacity")
-    cost = commands.add_parser("saturation", help="what HTTP costs, against the bare engine")
+    arrivals.add_argument("--seconds", type=positive, default=30.0, help="length of each trace")
+    arrivals.add_argument(
+        "--saturate-seconds", type=positive, default=5.0, metavar="S", help="time to measure each setting's capacity"
+    )
+    cost = commands.add_parser("saturation", help="the cost of HTTP, against the bare engine")
     add_options(cost)
-    cost.add_argument("--seconds", type=positive, default=3.0, help="of each measurement of a round")
+    cost.add_argument("--seconds", type=positive, default=3.0, help="length of each measurement")
     cost.add_argument("--rounds", type=count, default=5, metavar="N")
     given = parser.parse_args(arguments)
     command = _COMMANDS[given.command]

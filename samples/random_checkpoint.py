@@ -1,9 +1,9 @@
-"""Writes a V-MoE of a standard size with random weights, as a safetensors file with the official names.
+"""Write a V-MoE of a standard size with random weights, as a safetensors file with official names.
 
     python samples/random_checkpoint.py b16 --variant B/16 --experts 8 --layers "Every 2"
 
-makes b16.safetensors, and b16.json with the part of the model config that tensors do not say. The weights are noise, but
-shapes, sizes and speed are those of a trained model. Memory holds one tensor at a time.
+writes b16.safetensors, and b16.json with the part of the model config that the tensors don't determine. The weights are
+random, but shapes, sizes and speed are those of a trained model. Only one tensor at a time is in memory.
 """
 
 from __future__ import annotations
@@ -51,10 +51,12 @@ VARIANTS = {
 
 
 def moe_layers(placement: str, num_layers: int) -> tuple[int, ...]:
-    """The MoE blocks: of "Every n" n-1, 2n-1, ...; of "Last n" the last n of the odd blocks 1, 3, 5, ...
+    """Return the indices of the MoE blocks.
+
+    "Every n" means n-1, 2n-1, ...; "Last n" means the last n of the odd blocks 1, 3, 5, ...
 
     Raises:
-        ValueError: the text is neither, or the model has no such blocks.
+        ValueError: the text has neither form, or the model has no such blocks.
 
     Example:
         >>> moe_layers("Every 2", 8), moe_layers("Last 2", 8)
@@ -81,7 +83,7 @@ def describe(
     layers: Sequence[int],
     representation_size: int | None = None,
 ) -> ModelConfig:
-    """The model of a variant for square images of `image_size` pixels; without `layers` it is a plain ViT."""
+    """Describe a variant's model for square images of `image_size` pixels. Without `layers`, it is a plain ViT."""
     moe = MoeConfig((experts,) * len(layers), variant.mlp_dim, tuple(layers), True, TopK(min(2, experts), 1.05, "ceil", 4))
     return ModelConfig(
         image_size=(image_size, image_size),
@@ -102,7 +104,7 @@ def describe(
 
 
 def official_config(model: ModelConfig) -> dict[str, Any]:
-    """What the tensors of a model don't say, under the official field names, with the settings of configs/vmoe_paper."""
+    """Return the config fields that tensors don't determine, with official names and the settings of configs/vmoe_paper."""
     encoder: dict[str, Any] = {"num_heads": model.num_heads}
     if moe := model.moe:
         routing = moe.routing
@@ -120,9 +122,9 @@ def official_config(model: ModelConfig) -> dict[str, Any]:
 
 
 def random_weights(seed: int) -> MakeTensor:
-    """Makes float32 tensors from N(0, 0.02), LayerNorm scales from 1 + N(0, 0.02).
+    """Return a function that makes float32 tensors from N(0, 0.02), or 1 + N(0, 0.02) for LayerNorm scales.
 
-    A tensor depends on the seed and its name alone.
+    A tensor depends only on the seed and its name.
     """
 
     def make(name: str, shape: Shape) -> Array:
@@ -136,15 +138,15 @@ def random_weights(seed: int) -> MakeTensor:
 
 
 def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeTensor) -> None:
-    """Writes a safetensors file, whole or not at all.
+    """Write a safetensors file, either completely or not at all.
 
     Args:
-        path: of the file.
+        path: path of the file.
         shapes: shape of each tensor, by official parameter name.
-        make_tensor: gives the float32 tensor of a name and shape; called once for each.
+        make_tensor: returns the float32 tensor for a name and shape; called once per tensor.
 
     Raises:
-        click.ClickException: it can't be written.
+        click.ClickException: the file can't be written.
     """
     header, spans = layout({name: StoredTensor(shape, "F32") for name, shape in shapes.items()})
 
@@ -157,24 +159,25 @@ def write_checkpoint(path: Path, shapes: Mapping[str, Shape], make_tensor: MakeT
 
 
 @click.command(
-    help="Writes a V-MoE of random weights to PREFIX.safetensors, which may itself be PREFIX, and its config to PREFIX.json."
+    help="Write a V-MoE with random weights to PREFIX.safetensors, and its config to PREFIX.json. PREFIX may include the "
+    "suffix .safetensors."
 )
 @click.argument("prefix", type=click.Path(path_type=Path))
 @click.option("--variant", type=click.Choice(list(VARIANTS)), default="B/16", show_default=True)
 @click.option("--experts", type=click.IntRange(1, 4096), help="Experts per MoE layer.  [default: 8]")
-@click.option("--layers", help="Which blocks are MoE: 'Every N' or 'Last N'.  [default: Every 2]")
-@click.option("--dense", is_flag=True, help="A plain ViT, without MoE layers.")
+@click.option("--layers", help="Blocks with experts: 'Every N' or 'Last N'.  [default: Every 2]")
+@click.option("--dense", is_flag=True, help="Write a plain ViT, without MoE layers.")
 @click.option("--image-size", type=click.IntRange(1, 8192), default=224, show_default=True, help="Pixels.")
 @click.option("--num-classes", type=click.IntRange(1, 1_000_000), default=1000, show_default=True)
 @click.option("--representation-size", type=click.IntRange(1, 65_536), help="Size of a pre_logits layer.  [default: none]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--force", is_flag=True, help="Replace a checkpoint that is already there.")
+@click.option("--force", is_flag=True, help="Replace an existing checkpoint.")
 def command(prefix: Path, variant: str, **given: Any) -> None:
     sizes, experts = VARIANTS[variant], given["experts"]
     prefix = prefix.with_suffix("") if prefix.suffix == ".safetensors" else prefix
     target, beside = (Path(f"{prefix}.{suffix}") for suffix in ("safetensors", "json"))
     if given["dense"] and (experts or given["layers"]):
-        raise click.UsageError("--dense makes a model without MoE layers: leave out --experts and --layers")
+        raise click.UsageError("--dense makes a model without MoE layers; omit --experts and --layers")
     if given["image_size"] < sizes.patch:
         raise click.UsageError(f"--image-size {given['image_size']} is smaller than one patch of {variant}")
     if not prefix.name:
@@ -194,7 +197,7 @@ def command(prefix: Path, variant: str, **given: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, 2 for a mistake in the call, 1 for everything else."""
+    """Run the command line. Return 0, 2 for a usage error, or 1 for any other error."""
     try:
         command.main(arguments, standalone_mode=False)
     except click.ClickException as error:

@@ -1,1 +1,1 @@
-"""The CPU benchmark's parts: models, runs, peers and reports, one subject a file."""
+"""The parts of the CPU benchmarks: models, runs, peers and reports, one subject per file."""

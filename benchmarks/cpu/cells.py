@@ -1,4 +1,4 @@
-"""One cell of the benchmark: all its runs loaded, checked against the float32 engine, timed, and what that amounts to."""
+"""One cell of the benchmark: loads its runs, checks them against the float32 engine, times them, and formats the results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from vmoe_runtime import Engine
 Point = dict[str, Any]
 
 LOGITS_TOLERANCE = 5e-3
-"""Rounding differs by 1e-5; a token with two gates nearly the same, which others may send elsewhere, by 1e-3."""
+"""Rounding changes logits by 1e-5. If two gates of a token are almost equal, a runtime may route it to another expert,
+which changes logits by 1e-3."""
 _RELATIVE_TOLERANCES = {"bf16": 0.2, "int8": 0.35, "int4": 0.35}
-"""Far above what rounding and the few tokens that it sends elsewhere do, and far below what another model would give."""
+"""Far above the effect of rounding, which also reroutes a few tokens, and far below the distance of another model."""
 
 
 def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point], float]:
-    """Loads the runs, checks that they agree, and times them.
+    """Load the runs, check that they agree, and time them.
 
     Returns:
-        A mapping for each run and setting, whose times are milliseconds per image and whose kept pairs are those of the
-        float32 engine; and what other processes took of the CPUs meanwhile.
+        A mapping for each run and setting, with times in milliseconds per image and the kept pairs of the float32 engine;
+        and the share of the CPUs that other processes used.
 
     Raises:
-        BenchmarkError: a run's logits are not those of the float32 engine.
+        BenchmarkError: a run's logits differ from those of the float32 engine.
     """
     say(f"{cell}: loading {len(names)} runs")
     images, (logits, kept) = cell.model.images(cell.batch), expected(cell)
@@ -56,13 +57,13 @@ def measure(cell: Cell, names: Sequence[str], rounds: int) -> tuple[list[Point],
 
 
 def settings_of(cell: Cell, run: str) -> list[str | None]:
-    """What a run is timed at; the peers' graphs merge no tokens."""
+    """Return the settings that a run is timed with. The peers' graphs do not merge tokens."""
     of_kind = cell.profiles[RUNS[run].kind]
     return [name for name, profile in of_kind.items() if run.startswith("engine-") or not (profile and profile.merge)]
 
 
 def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int | None]]:
-    """Of the float32 engine by setting: logits, and pairs with a slot, None for the dense model."""
+    """Return, by setting, the logits of the float32 engine and the number of kept pairs; None for the dense model."""
     images = cell.model.images(cell.batch)
     options: dict[str, Any] = {"backend": "onnxruntime", "threads": cell.threads}
     logits: dict[str | None, Array] = {}
@@ -76,7 +77,10 @@ def expected(cell: Cell) -> tuple[dict[str | None, Array], dict[str | None, int 
 
 
 def distance(logits: Array, wanted: Array) -> tuple[float, float]:
-    """Of float32[N, classes] from others: the largest difference, and the norm of all over theirs.
+    """Measure the distance of float32[N, classes] from `wanted`.
+
+    Returns:
+        The largest absolute difference, and the norm of the difference relative to the norm of `wanted`.
 
     Examples:
         >>> distance(np.array([[3.0, 4.0]]), np.array([[0.0, 5.0]]))
@@ -87,7 +91,7 @@ def distance(logits: Array, wanted: Array) -> tuple[float, float]:
 
 
 def check_agreement(name: str, largest: float, relative: float) -> None:
-    """Refuses a run whose logits are not the float32 engine's, up to the rounding of its precision.
+    """Check that a run's logits agree with the float32 engine's, up to the rounding of its precision.
 
     Raises:
         BenchmarkError: the distance is above the tolerance, or NaN.
@@ -97,16 +101,16 @@ def check_agreement(name: str, largest: float, relative: float) -> None:
         value, tolerance = relative, _RELATIVE_TOLERANCES[precision[:4]]
     if not value <= tolerance:
         raise BenchmarkError(
-            f"{name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32, and "
+            f"{name} is not the same model: its logits differ by {value:.2g} from those of this engine in float32; "
             f"{tolerance:g} is allowed"
         )
 
 
 def ratios_of(points: Sequence[Point]) -> list[Point]:
-    """Images/s of this engine's runs over those of others of a cell in the same precision, from medians.
+    """Compare this engine's runs with the other runs of a cell in the same precision, as ratios of median images/s.
 
-    The V-MoE is compared with every dense model that merges as many tokens or none, and with others of its kind at the same
-    setting; the dense model with other dense ones.
+    The V-MoE is compared with every dense model that merges as many tokens or none, and with other V-MoEs at the same
+    setting. The dense model is compared with other dense models.
     """
     ratios = []
     for own in (p for p in points if p["run"].startswith("engine-")):
@@ -121,7 +125,7 @@ def ratios_of(points: Sequence[Point]) -> list[Point]:
 
 
 def tables(points: Sequence[Point]) -> str:
-    """A cell's points and ratios in Markdown."""
+    """Format a cell's points and ratios in Markdown."""
     head = ["", "setting", "kept pairs", "ms/image", "quartiles", "images/s"]
     head += ["logits differ by", "relative", "runtime"]
     fields = "title setting kept_pairs:, ms:.2f quartiles images_per_second:.1f"

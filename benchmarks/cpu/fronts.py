@@ -1,4 +1,4 @@
-"""Published accuracy over measured milliseconds: Pareto fronts of dense and sparse models, in words and as a picture."""
+"""Pareto fronts of published accuracy over measured milliseconds, dense and sparse, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from matplotlib.figure import Figure
 from vmoe_tools.charts import write_picture
 
 Point = Mapping[str, Any]
-"""A setting of `published.json`, `layers` None of a dense model, an accuracy where none is published; and `ms` per image."""
+"""A setting of `published.json` with its `ms` per image. `layers` is None for a dense model, and an accuracy is None if it
+is not published."""
 
 _COLORS = {"dense ViT": "#d55e00", "V-MoE": "#0072b2"}
-_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # of the page, from the lowest accuracy to the highest, and that a name is high
+_ACCURACY_POINTS, _LABEL_POINTS = 200, 8  # height of the plotted accuracies, and of a label, in points
 _TRAINED = {"capacity": 1.05, "k": 2}
 
 
 def front(points: Sequence[Point], metric: str) -> list[Point]:
-    """Those with an accuracy that no other is as fast and as accurate as, and better in one of both; the fastest first.
+    """Return the Pareto-optimal points that have an accuracy, the fastest first.
 
     Examples:
         >>> slow, fast, worse = ({"ms": ms, "top1": top1} for ms, top1 in ((9, 80.0), (5, 70.0), (6, 70.0)))
@@ -37,7 +38,7 @@ def front(points: Sequence[Point], metric: str) -> list[Point]:
 
 
 def name_of(point: Point) -> str:
-    """Such as `ViT H/14`, or `V-MoE L/16, Every 2`, with the routing where it isn't that of training."""
+    """Return a name such as `ViT H/14`, or `V-MoE L/16, Every 2` with the routing if it differs from training."""
     if not point["layers"]:
         return f"ViT {point['size']}"
     routing = "".join(f", {key}={point[key]:g}" for key, trained in _TRAINED.items() if point[key] != trained)
@@ -45,9 +46,10 @@ def name_of(point: Point) -> str:
 
 
 def words(points: Sequence[Point], metric: str) -> list[str]:
-    """What the sparse models save at equal accuracy: a sentence for each model of the dense front, then of the sparse one.
+    """Describe the savings of sparse models at equal accuracy, in sentences.
 
-    The first take measured points alone; the others compare with a dense model between two measured ones, and say so.
+    The first sentences compare each model of the dense front with a measured sparse one. The others compare each model of
+    the sparse front with a dense model interpolated between two measured ones, and say so.
     """
     dense, sparse = (front([p for p in points if bool(p["layers"]) == kind], metric) for kind in (False, True))
     taken = {id(p): f"{name_of(p)} ({p[metric]:.2f} %) takes {p['ms']:.1f} ms" for p in (*dense, *sparse)}
@@ -66,7 +68,10 @@ def words(points: Sequence[Point], metric: str) -> list[str]:
 
 
 def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """A panel for each metric. Points of a trained model's other routing have no name; ticks have no published accuracy."""
+    """Draw a panel for each metric.
+
+    Points whose routing differs from training have no label. Points without a published accuracy are ticks on the axis.
+    """
     figure = Figure((5.0 * len(metrics), 4.4), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, (metric, about) in zip(panels, metrics.items(), strict=True):
@@ -84,7 +89,7 @@ def draw(points: Sequence[Point], metrics: Mapping[str, Mapping[str, Any]], path
             above = -math.inf
             for p in sorted((p for p in known if "=" not in name_of(p)), key=itemgetter(metric)):
                 name, place, height = name_of(p).partition(" ")[2], (p["ms"], p[metric]), p[metric] * points_of_one
-                above = max(height, above + _LABEL_POINTS)  # clear of the one below
+                above = max(height, above + _LABEL_POINTS)  # clear of the label below
                 lifted = (away[0], away[1] + above - height)
                 axes.annotate(name, place, lifted, textcoords="offset points", ha=side, va=edge, fontsize=7, color=color)
         axes.set(xscale="log", xlabel=f"milliseconds per image, {about['pixels']} pixels", ylabel=f"{about['title']}, %")

@@ -1,9 +1,11 @@
-"""The dense peer in int8, as the runtimes' own tools quantize it.
+"""Quantize the dense peers to int8 with the runtimes' own tools.
 
-For ONNX Runtime, `quantize_dynamic` with a scale for each channel of the weights. For OpenVINO, NNCF's post-training
-quantization for transformers. Its defaults here were chosen for speed on a CPU with AMX, batch 1 and 8: the preset
-PERFORMANCE (symmetric activations) took up to 5 % less than MIXED, leaving out SmoothQuant, whose factors are products of
-their own, another 3 %, and `model_type=None`, which quantizes attention's own products as well, was no faster.
+ONNX Runtime uses `quantize_dynamic` with a scale per channel of the weights. OpenVINO uses NNCF's post-training
+quantization for transformers. The defaults here were chosen for speed on a CPU with AMX, batch 1 and 8:
+
+- The preset PERFORMANCE (symmetric activations) took up to 5 % less time than MIXED.
+- Omitting SmoothQuant, whose factors are extra products, saved another 3 %.
+- `model_type=None`, which also quantizes attention's own products, was no faster.
 """
 
 from __future__ import annotations
@@ -23,22 +25,22 @@ import onnx
 from cpu.photos import CALIBRATION_PHOTOS, crops
 
 NNCF_PACKAGES = ("nncf", "skimage", "sklearn", "matplotlib")
-"""What `quantize_for_openvino` needs."""
+"""Packages that `quantize_for_openvino` needs."""
 
 _CALIBRATION_IMAGES = 60
 
 
 def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> onnx.ModelProto:
-    """The graph with its products in int8, but for ops of some types; activations are quantized when it runs."""
+    """Quantize a graph's products to int8, except ops of the types in `left_out`. Activations are quantized at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # The type is for what shape inference can't see through: com.microsoft's own ops.
+    # Shape inference does not know com.microsoft's ops, so their results need a default type.
     options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
-    logging.disable(logging.WARNING)  # of steps before, which the session does itself
+    logging.disable(logging.WARNING)  # it asks for preprocessing, which the session does itself
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "int8.onnx")
-            # Signed weights: with unsigned ones a product takes three times as long.
+            # With unsigned weights, a product takes three times as long.
             quantize_dynamic(
                 graph,
                 str(path),
@@ -53,14 +55,14 @@ def quantize_for_ort(graph: onnx.ModelProto, left_out: Collection[str] = ()) -> 
 
 
 def quantize_for_openvino(model: Any, preset: str = "performance", *, smooth_quant: bool = False) -> Any:
-    """An OpenVINO model with weights and activations in int8, calibrated on photos.
+    """Quantize the weights and activations of an OpenVINO model to int8, calibrated on photos.
 
     Args:
-        model: with one input, float32[N,H,W,3] in [-1, 1].
-        preset: of NNCF, "performance" or "mixed", whose activations need not be symmetric.
-        smooth_quant: whether channels of activations are scaled by what calibration saw of them.
+        model: a model with one input, float32[N,H,W,3] in [-1, 1].
+        preset: NNCF's "performance", or "mixed", whose activations may be asymmetric.
+        smooth_quant: whether to scale channels of activations by their calibrated range.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # it reports its use over the network otherwise
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use over the network
     import nncf
 
     nncf.set_log_level(logging.ERROR)

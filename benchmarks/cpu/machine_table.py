@@ -1,4 +1,4 @@
-"""What one machine adds to docs/speed.md: milliseconds per image of a B/16 by model, precision and batch size."""
+"""One machine's part of docs/speed.md: milliseconds per image of a B/16 by model, precision and batch size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS: tuple[tuple[str, str, str | None], ...] = (
 
 
 def described(threads: int, others: float) -> dict[str, Any]:
-    """The machine and the circumstances, ready for JSON; `others` is what other processes took of the CPUs, 0 to 1."""
+    """Describe the machine and the run for JSON. `others` is the share of the CPUs that other processes used, 0 to 1."""
     library, _ = usable_library()
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -48,7 +48,7 @@ def described(threads: int, others: float) -> dict[str, Any]:
 
 
 def machine_table(points: Sequence[Point], about: dict[str, Any]) -> str:
-    """The table in Markdown below a line about the machine, and all of it as a line of JSON."""
+    """Format the table in Markdown below a line about the machine, followed by all values as a line of JSON."""
     times = {(point["run"], point["setting"], point["batch"]): point["ms"] for point in points}
     batches = sorted({point["batch"] for point in points})
     columns = [(precision, batch) for precision in PRECISIONS for batch in batches]

@@ -1,4 +1,4 @@
-"""The models that are timed: random V-MoEs and dense ViTs of standard sizes, exported to bundles once."""
+"""The timed models: random V-MoEs and dense ViTs of standard sizes, exported to bundles once."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _EXPERTS, _BALANCING_IMAGES, _BALANCING_RATIO = 8, 8, 4
 
 
 def noise(*shape: int) -> Array:
-    """Images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
+    """Return images of uniform noise, float32[N,H,W,C] in [-1, 1]."""
     return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A V-MoE and the dense ViT of the same width and depth; bundles are exported when they are first asked for."""
+    """A V-MoE and the dense ViT of the same width and depth. Bundles are exported on first use."""
 
     size: str
     experts: int
@@ -53,11 +53,11 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Of its size and, unless these are 8, its experts, such as `b16-e32`."""
+        """The size, followed by the number of experts unless it is 8, such as `b16-e32`."""
         return self.size if self.experts == _EXPERTS else f"{self.size}-e{self.experts}"
 
     def bundle(self, kind: Kind, precision: Precision = "fp32") -> Path:
-        """The bundle in a precision; exported where it isn't there, or another exporter made it."""
+        """Return the bundle in a precision. Export it if it is missing or was made by another version of the exporter."""
         path = self._path(kind, f"-{precision}.vmoe")
         stamp = path.with_suffix(".exporter")
         if not (path.exists() and stamp.exists() and stamp.read_text() == _exporter_hash()):
@@ -67,7 +67,7 @@ class Model:
         return path
 
     def checkpoint(self, kind: Kind) -> Path:
-        """The checkpoint; written where it isn't there."""
+        """Return the checkpoint. Write it if it is missing."""
         path, config = self._path(kind, ".safetensors"), self.configs[kind]
         if not path.exists():
             make = samples.random_weights(0)
@@ -80,12 +80,15 @@ class Model:
         return self.folder / f"{self.name if kind == 'sparse' else self.size}-{kind}{ending}"
 
     def images(self, batch: int) -> Array:
-        """Uniform noise, float32[N,H,W,C] in [-1, 1]."""
+        """Return uniform noise, float32[N,H,W,C] in [-1, 1]."""
         config = self.configs["sparse"]
         return noise(batch, *config.image_size, config.channels)
 
     def profiles(self, settings: Sequence[str]) -> dict[Kind, dict[str | None, Profile | None]]:
-        """Of systematic names, such as "c0.3-k1" of the V-MoE and "r8" of the dense ViT, which also runs without any."""
+        """Return profiles by systematic name, such as "c0.3-k1" for the V-MoE and "r8" for the dense ViT.
+
+        For the dense ViT, the name None is a call without a profile.
+        """
         rules = {kind: Bundle.open(self.bundle(kind), verify=False).manifest.rules for kind in self.configs}
         found: dict[Kind, dict[str | None, Profile | None]] = {"sparse": {}, "dense": {None: None}}
         for setting in settings:
@@ -97,10 +100,14 @@ class Model:
 def prepare(
     size: str, folder: Path, experts: int = _EXPERTS, placement: str = "Every 2", pixels: int | None = None
 ) -> Model:
-    """A model of a standard size, with weights N(0, 0.02) and balanced routers, whose files lie in `folder`.
+    """Return a model of a standard size, with weights N(0, 0.02) and balanced routers.
 
-    `placement` says which blocks have experts, such as "Last 5"; images have `pixels` x `pixels`, or as many as usual,
-    without those at the edge that make no whole patch.
+    Args:
+        size: name of the size, such as "b16".
+        folder: folder for the model's files.
+        experts: experts per MoE layer.
+        placement: blocks with experts, such as "Last 5".
+        pixels: side of the images, by default the size's own. Pixels at the edge that do not fill a patch are cut off.
     """
     variant, usual_pixels, classes = _SIZES[size]
     whole = (pixels or usual_pixels) // variant.patch * variant.patch
@@ -111,10 +118,10 @@ def prepare(
 
 
 class _Balancing(Vmoe):
-    """Takes the direction of the mean token out of each router before it is used.
+    """Removes the direction of the mean token from each router before the router is used.
 
-    Tokens of a random model have a part in common, more of it in every layer, and a random router sends them where that
-    part points. Experts that nobody asks for would make every implementation that skips empty slots look too good.
+    Tokens of a random model have a common component, which grows with every layer, and a random router sends them where
+    that component points. Unused experts would make every implementation that skips empty slots look too fast.
     """
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, *setting: Any) -> tuple[Tensor, LayerRouting]:
@@ -125,9 +132,10 @@ class _Balancing(Vmoe):
 
 
 def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
-    """Routers that use all experts about equally, as training makes them.
+    """Return routers that use all experts about equally, as trained ones do.
 
-    Each layer's experts are its first one here, whose numbers are stored once: a large model's would not fit into memory.
+    Each layer's experts are copies of its first one here, stored once, because all experts of a large model would not fit
+    in memory.
     """
     assert config.moe is not None
     rules = Rules("top-k", config.moe.experts, config.num_tokens)
@@ -147,6 +155,6 @@ def _balanced_routers(config: ModelConfig, make: Any) -> dict[str, Array]:
 
 @functools.cache
 def _exporter_hash() -> str:
-    """Of the exporter's source: a bundle of another exporter would be another model to time."""
+    """Return a hash of the exporter's source. A bundle made by another version would be another model."""
     sources = sorted(Path(vmoe_export.__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

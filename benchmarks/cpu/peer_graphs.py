@@ -1,7 +1,7 @@
 """The dense peers' ONNX graph, written node by node.
 
-It shares no code with the exporter, so it stays the same when that one's graphs change. Shapes are static, and queries are
-scaled in the weights.
+It shares no code with the exporter, so changes to the exporter's graphs do not affect it. Shapes are static, and the
+scale of the queries is folded into their weights.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vmoe_export.model.model_config import ModelConfig
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Attention = Literal["separate", "fused", "contrib"]
-"""Products for Q, K and V each; one product; or ONNX Runtime's op com.microsoft.Attention."""
+"""One product each for Q, K and V; one product for all; or ONNX Runtime's op com.microsoft.Attention."""
 
 _OPSET, _IR_VERSION = 20, 10
 _PARTS = ("query", "key", "value")
@@ -26,7 +26,7 @@ _MLP = ("Dense_0/kernel", "Dense_0/bias", "Dense_1/kernel", "Dense_1/bias")
 
 
 def write_graph(bundle: Path, config: ModelConfig, batch: int, attention: Attention) -> onnx.ModelProto:
-    """A dense ViT with the weights of a float32 bundle: `image` float32[N,H,W,C] -> `logits` float32[N, classes]."""
+    """Write a dense ViT with the weights of a float32 bundle: `image` float32[N,H,W,C] -> `logits` float32[N, classes]."""
     graph = _Graph(bundle, config, batch, attention)
     x = graph.embedding()
     for i in range(config.num_layers):
@@ -43,7 +43,7 @@ def write_graph(bundle: Path, config: ModelConfig, batch: int, attention: Attent
 
 
 class _Graph:
-    """Nodes in the making; every method returns the name of its result."""
+    """A graph under construction; every method returns the name of its result."""
 
     def __init__(self, bundle: Path, config: ModelConfig, batch: int, attention: Attention) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -53,7 +53,7 @@ class _Graph:
         self._tokens, self._width, self._heads = config.num_tokens, config.hidden_size, config.num_heads
 
     def op(self, op_type: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
-        """A node on results and constants; its result, or a list of them."""
+        """Add a node on results and constants. Return its result, or a list of several."""
         name = f"{op_type}_{len(self.nodes)}"
         names, results = list(map(self._stored, inputs)), [f"{name}:{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op_type, names, results, name, **attributes))
@@ -67,7 +67,7 @@ class _Graph:
         return name
 
     def weight(self, name: str, *shape: int) -> Array:
-        """A tensor of the model by its official name, in another shape where one is given."""
+        """Return a tensor of the model by its official name, reshaped if a shape is passed."""
         tensor: Array = self._weights.get_tensor(name)
         return tensor.reshape(shape or tensor.shape)
 
@@ -119,7 +119,7 @@ class _Graph:
         return self.op("Add", x, self.dense(mixed, *out))
 
     def _projection(self, name: str, parts: Any, query_scale: float) -> tuple[Array, Array]:
-        """Kernel [D,P*D] and bias [P*D] of P parts in one."""
+        """Return the joined kernel [D,P*D] and bias [P*D] of P parts."""
         scales = [np.float32(query_scale if part == "query" else 1.0) for part in parts]
         kernels = [self.weight(f"{name}/{part}/kernel", self._width, self._width) for part in parts]
         biases = [self.weight(f"{name}/{part}/bias", self._width) for part in parts]

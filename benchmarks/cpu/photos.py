@@ -1,4 +1,4 @@
-"""Crops of free photos that Python packages carry: scikit-image, scikit-learn and matplotlib."""
+"""Crops of free photos from the Python packages scikit-image, scikit-learn and matplotlib."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ TEST_PHOTOS = (
     *(f"{_SKIMAGE}/{name}.jpg" for name in ("hubble_deep_field", "rocket")),
     f"{_SKLEARN}/china.jpg",
 )
-"""What precisions are compared on."""
+"""The photos that precisions are compared on."""
 CALIBRATION_PHOTOS = (
     *(f"{_SKIMAGE}/{name}" for name in ("camera.png", "grass.png", "motorcycle_left.png", "retina.jpg")),
     f"{_SKLEARN}/flower.jpg",
     f"{_MATPLOTLIB}/grace_hopper.jpg",
 )
-"""What int8 peers are calibrated on; none of `TEST_PHOTOS`."""
+"""The photos that int8 peers are calibrated on; none is in `TEST_PHOTOS`."""
 
-_LEAST_SIDE = 0.4  # of a crop over the photo's shorter side
+_LEAST_SIDE = 0.4  # smallest side of a crop, relative to the photo's shorter side
 
 
 def carried_file(path: str) -> Path:
-    """A file of an installed package, `PACKAGE/...`, which is not imported.
+    """Return the path of a file in an installed package, `PACKAGE/...`, without importing the package.
 
     Raises:
         ModuleNotFoundError: the package isn't installed.
@@ -43,7 +43,10 @@ def carried_file(path: str) -> Path:
 
 
 def crops(photos: Sequence[str], count: int, height: int, width: int) -> Array:
-    """uint8[count, height, width, 3]: crops of the photos by turns, of random sizes and places, the same every time."""
+    """Return crops of the photos in turn, uint8[count, height, width, 3].
+
+    Their sizes and positions are random, but the same every time.
+    """
     random = np.random.default_rng(0)
     opened = [Image.open(carried_file(photo)).convert("RGB") for photo in photos]
     return np.stack([_crop(opened[index % len(opened)], height, width, random) for index in range(count)])

@@ -1,4 +1,4 @@
-"""What is timed: this engine and its peers, in every precision, each loaded for one batch size and number of threads."""
+"""The timed runs: this engine and its peers in every precision, each loaded for one batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vmoe_runtime import Engine
 from vmoe_runtime.profiles import Profile
 
 Loaded = tuple[Callable[[Array, str | None], Array], str]
-"""Logits float32[N, classes] of images at a capacity ratio x k, None for a dense model; and what runs it, in words."""
+"""A function from images and a setting (None: none) to logits float32[N, classes], and a description of the runtime."""
 
 _ORT, _OPENVINO = f"ONNX Runtime {onnxruntime.__version__}", f"OpenVINO {openvino.__version__}"
 _FORM_ROUNDS = 3
@@ -31,7 +31,7 @@ _FORM_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Cell:
-    """What is timed together: a model, batch size and number of threads, and the settings of either kind by name."""
+    """The inputs of one comparison: a model, batch size and number of threads, and the profiles of each kind by name."""
 
     model: Model
     batch: int
@@ -39,7 +39,7 @@ class Cell:
     profiles: Mapping[Kind, Mapping[str | None, Profile | None]]
 
     def __str__(self) -> str:
-        """Such as `b16, batch 8, 2 threads`."""
+        """Return text such as `b16, batch 8, 2 threads`."""
         return f"{self.model.name}, batch {self.batch}, {self.threads} thread{'s' if self.threads > 1 else ''}"
 
 
@@ -48,10 +48,10 @@ class Run:
     """A model in a runtime and a precision, before it is loaded.
 
     Attributes:
-        title: what stands in the table.
-        kind: of the model, which is timed at every setting of that kind.
-        precision: of its large products.
-        load: from the cell that it will be timed in.
+        title: title in the table.
+        kind: kind of model, which is timed at every setting of that kind.
+        precision: precision of its large products.
+        load: loads it for a cell.
     """
 
     title: str
@@ -61,14 +61,17 @@ class Run:
 
 
 def load_engine(cell: Cell, kind: Kind, precision: Precision) -> Loaded:
-    """This engine on a bundle, in ONNX Runtime with the op library."""
+    """Load this engine on a bundle, in ONNX Runtime with the op library."""
     engine = Engine.load(cell.model.bundle(kind, precision), backend="onnxruntime", threads=cell.threads, verify=False)
     return engine, engine.backend_description
 
 
 @contextlib.contextmanager
 def stored(graph: onnx.ModelProto) -> Iterator[str]:
-    """The path of a graph, whose weights lie beside it: bytes of more than 2 GB can't be handed over."""
+    """Yield the path of a temporary file of a graph, with its weights next to it.
+
+    A graph over 2 GB can't be passed to a runtime as bytes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "peer.onnx"))
         onnx.save_model(graph, path, save_as_external_data=True, location="weights")
@@ -76,17 +79,17 @@ def stored(graph: onnx.ModelProto) -> Iterator[str]:
 
 
 def in_ort(graph: onnx.ModelProto, threads: int) -> Callable[[Array], Array]:
-    """A graph in ONNX Runtime with all of its optimizations."""
+    """Load a graph in ONNX Runtime with all optimizations."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 4
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # its threads would disturb the next run
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # spinning threads would disturb the next run
     with stored(graph) as path:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"image": images})[0]
 
 
 def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[str, Array]], Array]:
-    """A model with static shapes in OpenVINO."""
+    """Load a model with static shapes in OpenVINO."""
     settings = {"INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16", "INFERENCE_NUM_THREADS": threads}
     settings |= {"NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
@@ -99,9 +102,10 @@ def in_openvino(model: Any, threads: int, precision: str) -> Callable[[Mapping[s
 
 
 def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
-    """The dense ViT in ONNX Runtime or OpenVINO, with attention written in the form that is the fastest on this machine.
+    """Load the dense ViT in ONNX Runtime or OpenVINO, with the form of attention that is fastest on this machine.
 
-    In int8 it is quantized by `quantize_for_ort`, or by NNCF with what is left in bfloat16.
+    For int8, ONNX Runtime's graph is quantized by `quantize_for_ort`. OpenVINO's is quantized by NNCF, and its remaining
+    ops run in bfloat16.
     """
 
     def load(form: Attention) -> Callable[[Array], Array]:
@@ -117,12 +121,12 @@ def load_dense(cell: Cell, runtime: str, precision: str) -> Loaded:
     images, loaded = cell.model.images(cell.batch), {form: load(form) for form in forms}
     times = time_interleaved({form: partial(call, images) for form, call in loaded.items()}, _FORM_ROUNDS)
     best = min(times, key=lambda form: times[form].min())
-    chosen = loaded[best]  # the other form goes
+    chosen = loaded[best]  # so that the other form is freed
     return lambda images, _: chosen(images), f"{runtime}, {best} attention"
 
 
 def load_inlined(cell: Cell, precision: str) -> Loaded:
-    """The bundle's graph of standard ops in OpenVINO, "fp32" or "bf16"."""
+    """Load the bundle's graph of standard ops in OpenVINO, in "fp32" or "bf16"."""
     model = openvino.Core().read_model(str(cell.model.bundle("sparse") / "model.inlined.onnx"))
     model.reshape({"image": list(cell.model.images(cell.batch).shape)})
     call, names = in_openvino(model, cell.threads, precision), {port.get_any_name() for port in model.inputs}

@@ -1,4 +1,7 @@
-"""Interleaved timing: every call once a round, in an order shuffled anew; and CPU time of this and other processes."""
+"""Interleaved timing, and CPU time of this and other processes.
+
+Each round of a timing makes every call once, in a random order.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Key = TypeVar("Key", bound=Hashable)
 
 MAX_OTHERS_SHARE = 0.05
-"""Of the CPUs, for other processes; above it a measurement is void."""
+"""Largest share of the CPUs that other processes may use; above it, a measurement is void."""
 
 _WARM_UP_ROUNDS = 2
 _BYTES_READ = 2**31
-PAUSE_SECONDS = 0.05  # worker threads of the last call may spin on for a while, and would disturb the next
+PAUSE_SECONDS = 0.05  # worker threads of the last call may still spin and would disturb the next
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, Array]:
-    """Milliseconds f64[rounds] of each call; all are called round robin, so that a disturbance meets all of them.
+    """Time calls in interleaved rounds, and return the milliseconds f64[rounds] of each call.
 
-    Two rounds of warm-up come first. Before each call of several comes an untimed one, as the session that ran last has left
-    its threads and caches.
+    Every round makes each call once, so a disturbance affects all of them. Two rounds of warm-up come first. If there are
+    several calls, an untimed call precedes each timed one, because the previous session has left its threads and caches.
     """
     order, keys = np.random.default_rng(0), list(calls)
     taken = np.empty((len(keys), _WARM_UP_ROUNDS + rounds))
@@ -46,11 +49,11 @@ def time_interleaved(calls: Mapping[Key, Callable[[], object]], rounds: int) -> 
 def time_per_image(
     calls: Mapping[Key, Callable[[], object]], rounds: int, images: int
 ) -> tuple[dict[Key, dict[str, float]], float]:
-    """Times calls of so many images each, interleaved.
+    """Time calls of `images` images each, interleaved.
 
     Returns:
-        Milliseconds per image of each call: `ms`, the median, `lower` and `upper`, the quartiles; and what other processes
-        took of the CPUs meanwhile.
+        Milliseconds per image of each call (`ms` is the median, `lower` and `upper` are the quartiles), and the share of
+        the CPUs that other processes used.
     """
     with OthersWatch() as others:
         taken = time_interleaved(calls, rounds)
@@ -59,7 +62,10 @@ def time_per_image(
 
 
 class OthersWatch:
-    """Between entering and leaving, the share of the CPUs, 0 to 1, that others took than this process and `children`."""
+    """Measures the share of the CPUs, 0 to 1, that other processes use inside a `with` block.
+
+    This process and `children` do not count as others.
+    """
 
     share = 0.0
 
@@ -75,14 +81,14 @@ class OthersWatch:
         self.share = max(0.0, busy - own) / every if every > 0 else 0.0
 
     def _seconds(self) -> Array:
-        """CPU time of all processes, the same with idling, and that of its own processes."""
+        """Return the CPU time of all processes, the same including idle time, and the CPU time of its own processes."""
         ticks = [int(field) for field in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
         busy = sum(ticks) - ticks[3] - ticks[4]
         return np.array([busy / _TICKS, sum(ticks) / _TICKS, sum(map(cpu_seconds, self._own))])
 
 
 def process_fields(process: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on; None where the process has ended."""
+    """Return the fields of /proc/PID/stat from the state on; None if the process has ended."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -90,13 +96,13 @@ def process_fields(process: int) -> list[str] | None:
 
 
 def cpu_seconds(process: int) -> float:
-    """CPU time of a process; 0 where it has ended."""
+    """Return the CPU time of a process; 0 if it has ended."""
     fields = process_fields(process)
     return (int(fields[11]) + int(fields[12])) / _TICKS if fields else 0.0
 
 
 def memory_rate(threads: int) -> float:
-    """Bytes per ms that so many threads read together, the best of 5 times."""
+    """Return the bytes per ms that the threads read together, best of 5."""
     parts = np.array_split(np.ones(_BYTES_READ // 8, np.int64), threads)
     with ThreadPoolExecutor(threads) as pool:
         return _BYTES_READ / 1e3 / min(timeit.repeat(lambda: list(pool.map(np.max, parts)), number=1, repeat=5))

@@ -1,1 +1,1 @@
-"""The GPU benchmark's parts: cases, exact results, floors, the device, timing and reports, one subject a file."""
+"""The parts of the GPU benchmark: cases, exact results, floors, the device, timing and reports, one subject per file."""

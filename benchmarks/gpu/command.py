@@ -1,4 +1,4 @@
-"""The command line, and the parts of a run one after the other."""
+"""The command line of the GPU benchmark, which runs its parts one after the other."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from gpu.shapes import timed_shapes
 PARTS = ("exactness", *sanitizer.TOOLS, "timing")
 WHOLE = {"random_cases": 400, "repeats": 30, "layers": 40, "every": 1}
 QUICK = {"random_cases": 40, "repeats": 5, "layers": 10, "every": 12}
-"""How many random cases are checked, how often a call is timed, layers under each tool; one in how many shapes is timed."""
+"""Number of random cases to check, of timed calls, and of layers under each tool; every n-th shape is timed."""
 _RESULTS = Path("build") / "gpu"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="gpu.py",
-        description="Builds the GPU kernels for this machine's GPU, checks and times them.",
-        epilog="Exit code: 0 all is right; 1 something is wrong or can't run; 2 usage; 4 all is right, but a requested part "
-        "lacks what it needs.",
+        description="Build the GPU kernels for this machine's GPU, check them and time them.",
+        epilog="Exit code: 0 all checks passed; 1 a check failed or can't run; 2 usage error; 4 all checks passed, but a "
+        "requested part was skipped because something it needs is missing.",
     )
     add, some = parser.add_argument, "time only shapes with one of these in them: '64 x 197, E 8'"
     add("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     add("--shapes", nargs="+", default=[], metavar="TEXT", help=some)
-    add("--quick", action="store_true", help="fewer cases, shapes and rounds, to see that it works")
-    add("--seed", type=_seed, default=1, metavar="N", help="of all random cases (default: 1)")
+    add("--quick", action="store_true", help="use fewer cases, shapes and rounds, to check that everything works")
+    add("--seed", type=_seed, default=1, metavar="N", help="seed of all random cases (default: 1)")
     add("-o", "--output", type=Path, default=_RESULTS, metavar="DIR", help=f"default: {_RESULTS}")
     given = parser.parse_args(arguments)
     for text in given.shapes:
@@ -56,7 +56,7 @@ def _seed(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns its exit code."""
+    """Run the command line and return its exit code."""
     given = parse_arguments(arguments)
     try:
         device = Device()
@@ -70,19 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {at_fault}")
         return FAILED
     except KeyboardInterrupt:
-        say(f"stopped; what was done is in {given.output}")
+        say(f"stopped; the results so far are in {given.output}")
         return FAILED
     say(f"{report.path} is written")
     return code
 
 
 def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
-    """Runs the chosen parts; `library` is the kernels'."""
+    """Run the chosen parts; `library` is the built kernels."""
     report = Report(given.output / file_name(device.name, given.chosen))
     facts = ", ".join(f"{key}: {value}" for key, value in device.facts.items())
     report.write(f"# {device.name}\n", f"{facts}. Seed {given.seed}.")
     kernels = Library(library)
-    kernels.call("empty", device.stream())  # a driver that is too old says so now
+    kernels.call("empty", device.stream())  # fails now if the driver is too old
     for part in given.parts:
         report.write(f"\n## {part}\n")
         if part == "timing":
@@ -100,7 +100,7 @@ def run(given: argparse.Namespace, device: Any, library: Path) -> Report:
 
 
 def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernels: Library) -> None:
-    """All shapes, or those that were chosen; with --quick, some of them."""
+    """Time all shapes or the chosen ones; with --quick, only some of them."""
     from gpu.timing import measure_rates, measure_shape
 
     shapes = [shape for shape in timed_shapes() if not given.shapes or any(text in str(shape) for text in given.shapes)]
@@ -108,9 +108,9 @@ def _time_kernels(report: Report, given: argparse.Namespace, device: Any, kernel
     try:
         rates = measure_rates(device, kernels, given.repeats)
         report.write(
-            f"A copy within the GPU's memory reads and writes {rates.copy / 1e12:.2f} TB/s, of which floors are taken. An "
-            f"empty kernel takes {rates.launch * 1e6:.2f} µs. Medians of CUDA graphs on rotating buffers, interleaved; what "
-            "the CPU needs to launch is in none of them.\n"
+            f"A copy within the GPU's memory reads and writes {rates.copy / 1e12:.2f} TB/s; floors use this rate. An empty "
+            f"kernel takes {rates.launch * 1e6:.2f} µs. Times are medians of interleaved CUDA graphs on rotating buffers, "
+            "without the launch time on the CPU.\n"
         )
         for shape in shapes[:: given.every]:
             what = str(shape)

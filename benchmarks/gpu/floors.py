@@ -1,6 +1,6 @@
-"""The least that a kernel can take: the bytes that it has to move, at the rate of the GPU's memory.
+"""The floor of a kernel's time: the bytes that it must move, at the rate of the GPU's memory.
 
-Every input that is needed is read once, every output is written once. Rows of tokens that no expert keeps are not read, nor
+Every required input is read once, and every output is written once. Rows of tokens that no expert keeps are not read, nor
 are the rows of empty slots when results are combined.
 """
 
@@ -11,25 +11,25 @@ from typing import Any, NamedTuple
 
 from on_gpu.shape import Shape
 
-_INDEX_BYTES = 4  # of slot and src
+_INDEX_BYTES = 4  # an element of slot or src
 _GATE_BYTES = 4
 
 
 class Kept(NamedTuple):
-    """Pairs that got a slot, and tokens that have at least one of them."""
+    """The number of pairs that got a slot, and of tokens with at least one such pair."""
 
     pairs: int
     tokens: int
 
 
 def count_kept(slot: Any) -> Kept:
-    """What a routing kept, from slot i32[G,S,K], a torch tensor."""
+    """Count what a routing kept, given slot i32[G,S,K], a torch tensor."""
     kept = slot >= 0
     return Kept(int(kept.sum()), int(kept.any(dim=-1).sum()))
 
 
 def kernel_bytes(shape: Shape, kept: Kept) -> Mapping[str, int]:
-    """Bytes that each kernel has to move."""
+    """Return the bytes that each kernel must move."""
     routed = shape.pairs * (_INDEX_BYTES + _GATE_BYTES)  # slot and weight
     gates, src = shape.all_tokens * shape.experts * _GATE_BYTES, shape.all_slots * _INDEX_BYTES
     moved = (kept.tokens + shape.all_slots) * shape.row_bytes

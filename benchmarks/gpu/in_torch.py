@@ -1,7 +1,6 @@
-"""What an engineer writes in torch for the work of the kernels.
+"""The work of the kernels as an engineer would write it in torch.
 
-All shapes are fixed and nothing waits for the GPU, so that it fits a CUDA graph. Rows are `padded` before any
-timing.
+All shapes are fixed and nothing waits for the GPU, so a CUDA graph can capture it. Rows are `padded` before any timing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 
 
 def padded(rows: Tensor) -> Tensor:
-    """Rows [N,D] with a row of zeros behind them, for indices that mean nothing."""
+    """Append a row of zeros to rows [N,D], for indices of empty slots and dropped pairs."""
     return torch.cat([rows, torch.zeros_like(rows[:1])])
 
 
@@ -36,13 +35,13 @@ def combine(padded_out: Tensor, slot: Tensor, weight: Tensor) -> Tensor:
 
 
 def peer_tensors(problem: Problem) -> dict[str, Tensor]:
-    """A problem's tensors as torch takes them: rows padded where an index may point behind them."""
+    """Return a problem's tensors for torch: rows are padded if an index may point past the end."""
     hidden, rows = problem.shape.hidden, ("x", "out") if problem.shape.hidden else ()
     return problem.tensors | {name: padded(problem.tensors[name].view(-1, hidden)) for name in rows}
 
 
 def run(kernel: str, shape: Shape, t: Mapping[str, Tensor]) -> Any:
-    """Does what the kernel does."""
+    """Do the work of a kernel."""
     if kernel == "Combine":
         return combine(t["out"], t["slot"], t["weight"])
     if kernel == "Dispatch":

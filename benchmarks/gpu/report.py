@@ -1,4 +1,4 @@
-"""What a run finds, in Markdown: printed and written as it is found, so that a run that is stopped or killed keeps it."""
+"""Report results in Markdown. They are printed and written immediately, so that a stopped or killed run keeps them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CELLS = "name µs:.2f quartiles launches MB:.3f of_copy:.0% floor_µs:.3f torch
 
 
 def file_name(gpu: str, chosen: Sequence[str]) -> str:
-    """The name of a run's file: its GPU's, and what was chosen of all that there is.
+    """Return the file name of a run, from its GPU and the chosen parts and shapes.
 
     Examples:
         >>> file_name("NVIDIA H100 80GB HBM3", ["timing", "64 x 197, E 8"])
@@ -29,9 +29,9 @@ class Report:
     """The results so far, and the file that they are written to.
 
     Attributes:
-        checked: how many things were looked at.
-        failures, skipped: sentences on what was wrong, and on what was not run.
-        rows: kernels that were timed, see `gpu.timing`.
+        checked: number of checks.
+        failures, skipped: messages about what failed, and about what was not run.
+        rows: timed kernels, see `gpu.timing`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,25 +42,25 @@ class Report:
         self.rows = list[Mapping[str, Any]]()
 
     def write(self, *lines: str) -> None:
-        """Prints lines, and writes them to the file."""
+        """Print lines and write them to the file."""
         print(*lines, sep="\n", flush=True)
         with self.path.open("a") as file:
             print(*lines, sep="\n", file=file)
 
     def check(self, check: Check) -> None:
-        """Tells what became of a check."""
+        """Report the result of a check."""
         self.checked += check.count
         self.failures += [f"{check.name}: {failure}" for failure in check.failures]
         found = f"- {check.name}: {check.count:,} checked, {len(check.failures)} wrong"
         self.write(found, *(f"    - {failure}" for failure in check.failures))
 
     def skip(self, name: str, why: str) -> None:
-        """Tells what can't run here."""
+        """Report a part that can't run here."""
         self.skipped.append(f"{name}: {why}")
         self.write(f"- skipped: {name}: {why}")
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Tells how long a kernel took; rows that follow one another are a table."""
+        """Report the time of a kernel; consecutive rows form a table."""
         name, (lower, median, upper) = f"{row['kernel']} {row['shape']}", (seconds * 1e6 for seconds in row["time"])
         torch = row["torch"] and row["torch"].median * 1e6
         shown = {"name": name, "µs": median, "quartiles": f"{lower:.2f}-{upper:.2f}", "MB": row["bytes"] / 1e6}
@@ -69,8 +69,8 @@ class Report:
         self.rows.append(row)
 
     def end(self) -> int:
-        """Tells what it amounts to; returns the exit code: faults weigh more than a gap."""
-        sentences = {"skipped": self.skipped, "wrong": self.failures}
-        self.write("\n## All in all\n", *(f"- {what}: {said}" for what, found in sentences.items() for said in found))
+        """Report the summary and return the exit code. Failures take precedence over skipped parts."""
+        messages = {"skipped": self.skipped, "wrong": self.failures}
+        self.write("\n## Summary\n", *(f"- {what}: {message}" for what, found in messages.items() for message in found))
         self.write(f"\n{self.checked:,} checks, {len(self.failures)} failures, {len(self.rows)} kernels timed.")
         return FAILED if self.failures else NOT_RUN if self.skipped else PASSED

@@ -1,7 +1,8 @@
-"""How long kernels and torch take on the GPU for the same work, without what the CPU needs to launch them.
+"""Measure the GPU time of kernels and of torch for the same work, without the launch time on the CPU.
 
-The calls of one contender, each on other memory so that nothing is still in the cache from the call before, are one CUDA
-graph. Contenders of a shape are interleaved; times are the graph's by CUDA events, over its calls.
+The calls of each contender are captured in one CUDA graph. Each call uses other memory, so that no data are left in the
+cache from the call before. The contenders of a shape are interleaved. The time of a call is the graph's time by CUDA
+events, divided by the number of calls.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from gpu.shapes import shape_of_kernel
 
 Call = Callable[[], object]
 
-_CACHES = 2  # what calls use together, in sizes of the second-level cache
+_CACHES = 2  # memory used by all calls together, in sizes of the second-level cache
 _MIN_CALLS, _MAX_CALLS, _EMPTY_CALLS = 16, 256, 256
 _WARM_UP = 3
 _COPY_BYTES = 1 << 29
@@ -40,14 +41,19 @@ class Time(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The GPU at its best: bytes a second of a copy within its memory, read and written; seconds of an empty kernel."""
+    """The GPU's best rates.
+
+    Attributes:
+        copy: bytes per second of a copy within its memory, read and written.
+        launch: seconds of an empty kernel.
+    """
 
     copy: float
     launch: float
 
 
 def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
-    """How many sets of buffers are larger than the cache together, twice, as far as 256 sets are.
+    """Return how many sets of buffers together exceed twice the cache: 2 to 256.
 
     Examples:
         >>> buffer_sets(1 << 20, 50 << 20), buffer_sets(1 << 30, 50 << 20), buffer_sets(1, 50 << 20)
@@ -57,22 +63,22 @@ def buffer_sets(bytes_per_set: int, l2_bytes: int) -> int:
 
 
 def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats: int) -> tuple[dict[str, Time], list[str]]:
-    """Seconds of a call of each contender, in graphs that run once a round in an order shuffled anew, after three rounds.
+    """Time the calls of each contender, in graphs that run once per round in a random order, after three warm-up rounds.
 
     Returns:
-        The times, and a note on each contender that can't be captured.
+        Seconds per call of each contender, and a note on each contender that can't be captured.
     """
     graphs, notes = {}, []
     for name, calls in contenders.items():
         many = list(calls) * -(-_MIN_CALLS // len(calls))
 
         def work(many: Sequence[Call] = many) -> None:
-            for call in many:  # what it gives is dropped at once, so that its memory is free for the next one
+            for call in many:  # each result is dropped at once, so that the next call can use its memory
                 call()
 
         try:
             graphs[name] = device.capture(work), len(many)
-        except Exception as error:  # whatever torch may say
+        except Exception as error:  # torch may raise anything
             if name == "kernel":
                 raise
             notes.append(f"{name}: {type(error).__name__}: {first_line(error)}")
@@ -85,7 +91,7 @@ def time_calls(device: Device, contenders: Mapping[str, Sequence[Call]], repeats
 
 
 def summarize(seconds: Sequence[float]) -> Time:
-    """Median and quartiles.
+    """Return median and quartiles.
 
     Examples:
         >>> summarize([1, 2, 3])
@@ -95,7 +101,7 @@ def summarize(seconds: Sequence[float]) -> Time:
 
 
 def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
-    """Times a copy and an empty kernel, as all else is timed."""
+    """Time a copy and an empty kernel, in the same way as everything else."""
     tensors = [torch.zeros(_COPY_BYTES, dtype=torch.uint8, device=device.torch_device) for _ in range(4)]
     copies = [partial(tensors[1].copy_, tensors[0]), partial(tensors[3].copy_, tensors[2])]
     empty = [lambda: kernels.call("empty", device.stream())] * _EMPTY_CALLS
@@ -106,7 +112,7 @@ def measure_rates(device: Device, kernels: Library, repeats: int) -> Rates:
 
 
 def measure_shape(device: Device, kernels: Library, shape: Shape, rates: Rates, repeats: int) -> Iterator[dict[str, Any]]:
-    """A row for each kernel as soon as it is measured; times in seconds."""
+    """Yield a row for each kernel as soon as it is measured; times in seconds."""
     for kernel in KERNELS:
         yield _measure_kernel(device, kernels, kernel, shape_of_kernel(kernel, shape), rates, repeats)
         device.release()
@@ -120,7 +126,7 @@ def _measure_kernel(
     kept = count_kept(problems[0].tensors["slot"])
     moved, launches = kernel_bytes(shape, kept)[kernel], kernel_launches(shape)[kernel]
     contenders: dict[str, Sequence[Call]] = {"kernel": [partial(problem.run, kernel) for problem in problems]}
-    if shape.type != "fp16":  # elsewhere bfloat16 moves the same bytes
+    if shape.type != "fp16":  # fp16 would take as long as bfloat16, which moves the same bytes
         contenders["torch"] = [partial(in_torch.run, kernel, shape, in_torch.peer_tensors(p)) for p in problems]
     times, notes = time_calls(device, contenders, repeats)
     own, peer, floor = times["kernel"], times.get("torch"), moved / rates.copy
@@ -132,7 +138,7 @@ def _measure_kernel(
 
 
 def _routed_problem(device: Device, kernels: Library, shape: Shape) -> Problem:
-    """The same routing each time, in other memory."""
+    """Return a problem with the same routing each time, in new memory."""
     problem, source = Problem(device, kernels, shape), torch.Generator().manual_seed(0)
     gates = torch.randn(shape.groups, shape.tokens, shape.experts, generator=source).softmax(dim=-1)
     problem.tensors["gates"].copy_(gates)

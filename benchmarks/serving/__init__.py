@@ -1,1 +1,1 @@
-"""How a service over HTTP answers: under arrival traces, at saturation, and over a long mix of good and bad clients."""
+"""The parts of the HTTP serving benchmarks: the load generator, the service under test, arrival traces, and saturation."""

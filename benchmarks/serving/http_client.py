@@ -1,7 +1,8 @@
-"""The load: whole HTTP/1.1 requests over keep-alive connections, sent when they are due, or each when one was answered.
+"""The load generator: whole HTTP/1.1 requests over keep-alive connections.
 
-`open_loop` and `closed_loop` run in a process of their own (`generator`) and read answers when the load is over. Times are
-those of `time.monotonic`, which all processes share.
+`open_loop` sends each request when it is due; `closed_loop` sends the next one when an answer has come. Both run in a
+separate process (`generator`) and parse answers only after the load has ended. Times are from `time.monotonic`, which all
+processes share.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _PATIENCE = 60.0
 
 
 class Reply(NamedTuple):
-    """An answer: its status, its head in lower case, its body, and when it came."""
+    """An answer: its status, its head in lower case, its body, and its time of arrival."""
 
     status: int
     head: bytes
@@ -34,15 +35,15 @@ class Reply(NamedTuple):
 
 
 class Load(NamedTuple):
-    """R requests of N images each; those without an answer have a `done` of nan, a status of 0 and a class of -1.
+    """R requests of N images each. Requests without an answer have `done` nan, status 0 and class -1.
 
     Attributes:
-        start: when the load began, in seconds as all times here.
+        start: when the load began, in seconds, like all times here.
         due, sent, done: f64[R], seconds.
         status: i64[R].
-        setting: of those that were answered with 200; "" for the others, and for a model that has none.
-        classes: i64[R,N], the likeliest class of each image.
-        cpu: seconds of CPU time that the generator's process took.
+        setting: the setting that served each request; "" if the status is not 200, or if the model has none.
+        classes: i64[R,N], the most probable class of each image.
+        cpu: CPU time of the generator's process in seconds.
     """
 
     start: float
@@ -56,15 +57,20 @@ class Load(NamedTuple):
 
 
 def http_request(path: str, body: bytes = b"", *headers: str, method: str = "POST") -> bytes:
-    """A whole request."""
+    """Return a whole request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 def infer_body(images: Array, setting: str | None) -> tuple[bytes, int]:
-    """An `infer` of the Open Inference Protocol for float32 or uint8 [N,H,W,C], with tensors in binary both ways.
+    """Return an `infer` body of the Open Inference Protocol, with binary tensors in request and answer.
 
-    Without a setting the service chooses. Behind the body comes the length of its JSON, for `HEADER_LENGTH`.
+    Args:
+        images: float32 or uint8 [N,H,W,C].
+        setting: the setting; None lets the service choose.
+
+    Returns:
+        The body, and the length of its JSON part for `HEADER_LENGTH`.
     """
     datatype, size = "FP32" if images.dtype == np.float32 else "UINT8", {"binary_data_size": images.nbytes}
     tensor = {"name": "image", "datatype": datatype, "shape": list(images.shape), "parameters": size}
@@ -74,16 +80,19 @@ def infer_body(images: Array, setting: str | None) -> tuple[bytes, int]:
 
 
 def infer_request(model: str, images: Array, setting: str | None) -> bytes:
-    """The whole request of an `infer`."""
+    """Return a whole `infer` request."""
     body, length = infer_body(images, setting)
     return http_request(f"/v2/models/{model}/infer", body, f"{HEADER_LENGTH}: {length}")
 
 
 def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
-    """The setting that served ("" for none) and f32[images, ...] of the answer to an `infer_request`.
+    """Read the answer to an `infer_request`.
+
+    Returns:
+        The setting that served it ("" for none), and f32[images, ...].
 
     Raises:
-        ValueError: it is no such answer.
+        ValueError: the reply is not such an answer.
     """
     length = int(header(reply.head, HEADER_LENGTH) or len(reply.body))
     setting = json.loads(reply.body[:length]).get("parameters", {}).get("setting", "")
@@ -91,31 +100,31 @@ def read_answer(reply: Reply, images: int) -> tuple[str, Array]:
 
 
 def header(head: bytes, name: str) -> str | None:
-    """The value of a header, given its name in lower case; None without it."""
+    """Return the value of a header by its lower-case name, or None."""
     _, found, rest = head.partition(b"\r\n" + name.encode() + b":")
     return rest.partition(b"\r\n")[0].strip().decode("latin-1") if found else None
 
 
 @dataclass(frozen=True)
 class Connection:
-    """One connection, and at most one request at a time on it."""
+    """A connection that carries at most one request at a time."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
     @property
     def ended(self) -> bool:
-        """Whether one side has closed it."""
+        """Whether either side has closed the connection."""
         return self.writer.is_closing() or self.reader.at_eof()
 
     async def ask(self, request: bytes) -> Reply | None:
-        """Sends a request and waits for the reply; None where the connection ends without one."""
+        """Send a request and wait for the reply; None if the connection ends without one."""
         if self.ended:
             return None
         self.writer.write(request)
         try:
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-            if header(head, "transfer-encoding") == "chunked":  # nothing that a model answers: no one reads it
+            if header(head, "transfer-encoding") == "chunked":  # a model never answers so; skip the body
                 body = await self.reader.readuntil(b"0\r\n\r\n")
             else:
                 body = await self.reader.readexactly(int(header(head, "content-length") or 0))
@@ -126,33 +135,33 @@ class Connection:
         return Reply(int(head[9:12]), head, body, time.monotonic())
 
     def hang_up(self) -> None:
-        """Ends it at once, whatever is still to be sent."""
-        if not self.writer.is_closing():  # asyncio stumbles over the second end of a transport
+        """Close the connection at once and discard unsent data."""
+        if not self.writer.is_closing():  # asyncio fails if a transport is closed twice
             self.writer.transport.abort()
 
 
 async def connect(port: int) -> Connection:
-    """A new connection to this machine."""
+    """Open a new connection to this machine."""
     return Connection(*await asyncio.open_connection("127.0.0.1", port))
 
 
 def generator() -> Executor:
-    """A process of its own that runs one load after the other, and collects no garbage meanwhile."""
+    """Start a process that runs one load after the other, without garbage collection."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=gc.disable)
 
 
 def open_loop(port: int, requests: Sequence[bytes], images: int, due: Array) -> Load:
-    """Sends requests of so many images in turn, one at each due time f64[R], however many are unanswered."""
+    """Send requests of `images` images in turn, one at each due time f64[R], however many are unanswered."""
     return asyncio.run(_Generator(port, requests, images).open(due))
 
 
 def closed_loop(port: int, requests: Sequence[bytes], images: int, connections: int, seconds: float) -> Load:
-    """Sends the requests in turn, on each of so many connections the next one when an answer has come."""
+    """Send the requests in turn over several connections, on each the next one when an answer has come."""
     return asyncio.run(_Generator(port, requests, images).closed(connections, seconds))
 
 
 class _Generator:
-    """Asks, and keeps for each request when it was sent and what came."""
+    """Sends requests, and records for each when it was sent and its reply."""
 
     def __init__(self, port: int, requests: Sequence[bytes], images: int) -> None:
         self._port, self._requests, self._images = port, requests, images
@@ -168,7 +177,7 @@ class _Generator:
                 idle.pop()
             try:
                 connection = idle.pop() if idle else await self._connect()
-            except OSError:  # it counts as a request without an answer
+            except OSError:  # counts as a request without an answer
                 return
             if await self._ask(index, connection):
                 idle.append(connection)

@@ -1,4 +1,4 @@
-"""What HTTP costs: the service at saturation beside the bare engine, and one request alone beside one call."""
+"""Measure the cost of HTTP: the service at saturation against the bare engine, and a lone request against a single call."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from serving.service import Report, Subject
 
 
 def measure(subject: Subject) -> Report:
-    """Rounds of service and engine for each setting: while one is measured, the other idles."""
+    """Measure service and engine in rounds, for each setting. While one is measured, the other idles."""
     options, rows = subject.options, []
     for setting in options.profiles:
-        # The engine's batches are as large as the service's own calls.
+        # The engine gets batches of the same size as the service's own calls.
         size = round(subject.saturated(setting, options.seconds)["images_per_call"] or options.batch_size)
         rounds = []
         for _ in range(options.rounds):
@@ -34,7 +34,7 @@ def measure(subject: Subject) -> Report:
 
 
 def markdown(report: Report) -> str:
-    """The table: medians over the rounds."""
+    """Format the table: medians over the rounds."""
     head = ["setting", "images a call", "service images/s", "engine images/s", "ratio", "lowest", "highest", "service cores"]
     head += ["generator cores", "generator ms a request", "one request alone ms", "one call ms", "difference ms"]
     fields = "setting batch images_per_second:.0f engine_images_per_second:.0f ratio:.3f least:.3f most:.3f service_cpu:.2f"
@@ -45,7 +45,7 @@ def markdown(report: Report) -> str:
 
 
 def _calls(subject: Subject, size: int, setting: str) -> list[float]:
-    """Seconds of each call of the bare engine, as many as there is time for."""
+    """Call the bare engine until the time is up, and return the seconds of each call."""
     profile = subject.engine.setting(setting)
     taken, end = list[float](), time.perf_counter() + subject.options.seconds
     while not taken or time.perf_counter() < end:

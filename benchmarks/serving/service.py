@@ -1,4 +1,4 @@
-"""What is measured: a bundle behind HTTP in a process of its own, the bare engine, and the process that sends the load."""
+"""The processes under test: a bundle served over HTTP, the bare engine, and the load generator."""
 
 from __future__ import annotations
 
@@ -36,27 +36,27 @@ from vmoe_tools.machine import cpu_model
 Report = dict[str, Any]
 
 MODEL = "model"
-"""The name under which every bundle is served."""
+"""The model name of every served bundle."""
 _PATIENCE = 180.0
 _PROFILES = ("c0.1-k1", "c0.2-k1-pool", "c0.3-k1-pool", "c0.5-k1-pool", "c1.05-k1", "c1.05-k2")
-_MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # that are kept ready as requests
-_SETTLING = 0.2  # of a saturated span is left out at its start
+_MOST_BYTES, _MOST_IMAGES = 256 << 20, 2048  # limits on prepared requests
+_SETTLING = 0.2  # share at the start of a saturated span that is not counted
 
 
 class ServiceError(VmoeError):
-    """A service that doesn't start, answer or end as it should."""
+    """The service does not start, answer or end as it should."""
 
 
 class Service:
-    """A running service on loopback, until the end of its context.
+    """A running service on loopback. It ends with its context.
 
     Attributes:
-        port: where it listens.
-        start_seconds: from its start to its first answer.
+        port: the port it listens on.
+        start_seconds: time from its start to its first answer.
     """
 
     def __init__(self, program: str, bundle: Path, options: Sequence[str]) -> None:
-        """Starts "ray" or the program of that path on a bundle, at a free port, and returns when it answers.
+        """Start "ray", or the program at that path, on a bundle at a free port, and wait until it answers.
 
         Raises:
             ServiceError: it can't be started, or ends at once.
@@ -68,8 +68,8 @@ class Service:
         command = [str(Path(sys.executable).with_name("vmoe")), "serve", "ray"] if program == "ray" else [program]
         command += [str(bundle), "--host", "127.0.0.1", "--port", str(self.port), "--name", MODEL, *options]
         command += ["--backend", "onnxruntime"] if program == "ray" else []
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it is open as long as the service runs)
-        # The same ONNX Runtime as that of the benchmark's own engine, which answers are held to.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it stays open while the service runs)
+        # Use the same ONNX Runtime as the benchmark's own engine, which the service is compared with.
         runtime = next((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"), "")
         environment = {**os.environ, "RAY_ADDRESS": "", "VMOE_ONNXRUNTIME": str(runtime)}
         try:
@@ -87,10 +87,10 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it by SIGTERM.
+        """End the service by SIGTERM.
 
         Raises:
-            ServiceError: it doesn't end, or not with exit code 0.
+            ServiceError: it does not end, or its exit code is not 0.
         """
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -102,11 +102,11 @@ class Service:
             raise ServiceError(f"the service ended with exit code {code} after SIGTERM: {self._last_line()}")
 
     def metric(self, name: str) -> float:
-        """The sum of a Prometheus metric over its labels; 0 where the service has none of that name."""
+        """Return the sum of a Prometheus metric over its labels; 0 if the service does not have it."""
         return sum(map(float, re.findall(rf"^{name}(?:\{{.*\}})? (\S+)", self._get("/metrics") or "", re.MULTILINE)))
 
     def memory(self) -> dict[int, int]:
-        """Bytes of memory of each process that it consists of now, by id; of memory that several share, its part."""
+        """Return the memory in bytes of each of the service's processes, by id. Shared memory is divided among its users."""
         fields = {int(folder.name): process_fields(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")}
         family, before = {self._process.pid}, 0
         while len(family) > before:
@@ -114,18 +114,18 @@ class Service:
             family |= {process for process, found in fields.items() if found and int(found[1]) in family}
         memory = {}
         for process in sorted(family):
-            with suppress(OSError, TypeError):  # it has just ended
+            with suppress(OSError, TypeError):  # the process has just ended
                 text = Path(f"/proc/{process}/smaps_rollup").read_text()
                 memory[process] = int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)[1]) << 10  # type: ignore[index]
         return memory
 
     def counters(self) -> Array:
-        """Seconds of CPU time that its processes took so far, the images that it served, and its calls."""
+        """Return the service's totals so far: CPU seconds of its processes, images served, and calls."""
         served = self.metric("vmoe_images_served_total"), self.metric("vmoe_calls_total")
         return np.array([sum(map(cpu_seconds, self.memory())), *served])
 
     def _get(self, path: str) -> str | None:
-        """The body of an answer with status 200, None of any other."""
+        """Return the body of an answer with status 200; None for other statuses."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -149,29 +149,36 @@ class Service:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The bundle and its service, the images and where figures go."""
+    """Add options for the bundle, its service, the images and the output folder."""
     add = parser.add_argument
     add("bundle", type=Path)
     add("--service", default="ray", metavar="ray|PATH")
-    add("--service-options", default="", metavar="TEXT", help="more options for it, such as '--connections 512'")
+    add("--service-options", default="", metavar="TEXT", help="more options for the service, such as '--connections 512'")
     add("--images", type=Path, required=True, metavar="NPZ|DIR")
     add("--profile", action="append", dest="profiles", metavar="P", help="the least accurate first; repeats")
     add("--slo-ms", type=positive, default=50.0, metavar="MS")
-    add("--images-per-request", type=count, default=1, metavar="N", help="for models so small that HTTP is most of it")
+    add(
+        "--images-per-request",
+        type=count,
+        default=1,
+        metavar="N",
+        help="more than 1 is for models so small that HTTP dominates",
+    )
     add("--threads", type=count, default=2)
-    add("--batch-size", type=count, default=16, metavar="N", help="images per call at most")
+    add("--batch-size", type=count, default=16, metavar="N", help="largest number of images per call")
     add("--max-waiting", type=count, default=256, metavar="N")
     add("--max-body", type=count, default=16, metavar="MB")
-    add("-o", "--out", type=Path, metavar="DIR", help="write the figures there, and the picture of traces")
+    add("-o", "--out", type=Path, metavar="DIR", help="write the results there, and the picture of traces")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, and the options of the command line.
+    """The engine and service under test, with the command line's options.
 
     Attributes:
-        engine: of the benchmark's own process; it idles while the service is measured.
-        images, labels: dtype[P*N,H,W,C] for P requests of N images each, as the engine takes them; i64[P,N], or None.
+        engine: an engine in the benchmark's own process; it idles while the service is measured.
+        images: dtype[P*N,H,W,C] in the engine's input type, for P requests of N images each.
+        labels: i64[P,N], or None.
         generator: the process that loads the service.
     """
 
@@ -183,12 +190,12 @@ class Subject:
     generator: Executor
 
     def load(self, kind: Any, setting: str | None, *arguments: Any) -> tuple[Load, Report]:
-        """Lets the generator send all images at a setting, by `open_loop` or `closed_loop`.
+        """Let the generator send all images at a setting, with `open_loop` or `closed_loop`.
 
         Returns:
-            What came, and of it: `accuracy`, the share of right classes among the answered ones, None where it isn't known
-            what images show; `images_per_call`, the mean of the service's calls, None without any; `service_seconds` and
-            `generator_seconds` of CPU time.
+            The load, and a report: `accuracy`, the share of answered images classified correctly, None without labels;
+                `images_per_call`, the mean of the service's calls, None if there were none; and the CPU times
+                `service_seconds` and `generator_seconds`.
         """
         each, service = self.options.images_per_request, self.service
         requests = [infer_request(MODEL, self.images[i : i + each], setting) for i in range(0, len(self.images), each)]
@@ -207,9 +214,9 @@ class Subject:
         }
 
     def saturated(self, setting: str, seconds: float, connections: int | None = None) -> Report:
-        """What the service answers to so many connections (by default two full calls' worth) that ask without a pause.
+        """Measure the service with connections that ask without a pause, by default enough for two full calls.
 
-        `service_cpu` and `generator_cpu` are in cores, `generator_ms` is CPU time per request.
+        `service_cpu` and `generator_cpu` are in cores; `generator_ms` is CPU time per request.
 
         Raises:
             ServiceError: nothing was answered.
@@ -233,14 +240,14 @@ class Subject:
 
 
 def rate(done: Array, seconds: float) -> float:
-    """Answers a second, of when they came.
+    """Return the answers per second, from their times.
 
-    They come a call at a time. A window that cuts a long call in two would count it as none or as one; the slope of their
-    number over time doesn't.
+    Answers arrive one call at a time, so counting them in a window that cuts off part of a long call would be inexact.
+    The slope of their number over time is not affected.
 
     Args:
         done: f64[R], seconds, in any order.
-        seconds: of the window that they lie in.
+        seconds: length of the window that contains them.
 
     Examples:
         >>> rate(np.repeat([0.5, 1.0, 1.5, 2.0], 8), 2.2)
@@ -254,10 +261,10 @@ def rate(done: Array, seconds: float) -> float:
 def measure(
     options: argparse.Namespace, name: str, take: Callable[[Subject], Report], markdown: Callable[[Report], str]
 ) -> Report | None:
-    """Starts engine, service and generator for `take`; prints its report, and writes NAME.json with -o.
+    """Start engine, service and generator for `take`, print its report, and with -o write NAME.json.
 
     Returns:
-        The report; None where something can't be measured, which is one line on standard error.
+        The report. None if something can't be measured; a line on standard error gives the reason.
     """
     options.profiles = options.profiles or list(_PROFILES)
     try:
@@ -278,7 +285,7 @@ def measure(
     print(
         f"{options.bundle.name} on {options.service}, {runtime}, {options.threads} threads, at most {options.batch_size} "
         f"images per call, target {options.slo_ms:g} ms; {cpu_model()}, {usable_processors()} cores, of which other "
-        f"processes took {others.share:.0%}.\n\n{markdown(report)}"
+        f"processes used {others.share:.0%}.\n\n{markdown(report)}"
     )
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -287,7 +294,7 @@ def measure(
 
 
 def _images(engine: Engine, options: argparse.Namespace) -> tuple[Array, Array | None]:
-    """As many whole requests' worth as there are and as fit into memory, and their labels."""
+    """Return as many images as fit into memory and make whole requests, and their labels."""
     manifest, each = engine.manifest, options.images_per_request
     source = open_images(options.images, manifest.class_names, manifest.outputs)
     fits = min(len(source), _MOST_BYTES // (4 * int(np.prod(manifest.input.size))), _MOST_IMAGES)

@@ -1,4 +1,7 @@
-"""Arrival traces over HTTP, at elastic capacity and at fixed settings; the load is a share of what the lowest can serve."""
+"""Replay arrival traces over HTTP, at elastic capacity and at fixed settings.
+
+The load is a share of the lowest setting's capacity.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from command_line import cells, say, table
 from serving.http_client import Array, Load, open_loop
 from serving.service import Report, ServiceError, Subject
 
-_PAUSE = 1.0  # seconds between two traces, in which the service comes to rest
+_PAUSE = 1.0  # seconds between two traces, so that the service becomes idle
 _MEANINGFUL = 1.1
-"""Times the highest setting's capacity that a load must be at least, for elastic capacity to have something to do."""
-BURST, CALM = 2.0, 4.0  # seconds of a burst, and of the time between two
-BURST_OVER_CALM = 4.0  # times as many requests come in a burst
-NIGHT_OVER_NOON = 0.2  # requests of the quietest hour of a day over those of the busiest
+"""Smallest load, relative to the highest setting's capacity, at which elastic capacity has something to do."""
+BURST, CALM = 2.0, 4.0  # seconds of a burst, and between two bursts
+BURST_OVER_CALM = 4.0  # request rate in a burst over that between bursts
+NIGHT_OVER_NOON = 0.2  # request rate at the quietest time of a day over that at the busiest
 
 TRACES: dict[str, Callable[[Array, float], Array]] = {
     "poisson": lambda times, _: np.ones_like(times),
@@ -29,11 +32,12 @@ TRACES: dict[str, Callable[[Array, float], Array]] = {
         NIGHT_OVER_NOON + (1 - NIGHT_OVER_NOON) * (0.5 - 0.5 * np.cos(2 * np.pi * times / seconds))
     ),
 }
-"""The rate at f64[N] seconds of a trace of so many seconds, as a share of the highest; a day begins at midnight."""
+"""Functions of times f64[N] and a trace's length, both in seconds, to request rates relative to the peak. A day starts at
+midnight."""
 
 
 def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
-    """f64[N]: a Poisson process of at most `rate` requests a second.
+    """Return the arrival times f64[N] of a Poisson process with at most `rate` requests per second.
 
     Examples:
         >>> trace = arrivals("poisson", 100.0, 10.0, seed=1)
@@ -46,10 +50,10 @@ def arrivals(trace: str, rate: float, seconds: float, seed: int) -> Array:
 
 
 def measure(subject: Subject) -> Report:
-    """Saturates each setting, then replays each trace in each mode.
+    """Saturate each setting, then replay each trace in each mode.
 
     Raises:
-        ServiceError: the service answers nothing, or the load is nothing.
+        ServiceError: the service answers nothing, or a trace has no requests.
     """
     options = subject.options
     points = [subject.saturated(name, options.saturate_seconds) for name in options.profiles]
@@ -59,7 +63,7 @@ def measure(subject: Subject) -> Report:
     for name in options.traces or TRACES:
         due = arrivals(name, rate, options.seconds, 1)
         if not due.size:
-            raise ServiceError(f"at {rate:.2g} requests a second none come in {options.seconds:g} seconds")
+            raise ServiceError(f"at {rate:.2g} requests a second, a trace of {options.seconds:g} seconds has none")
         for mode, setting in (("elastic", None), ("fixed high", high["setting"]), ("fixed low", low["setting"])):
             time.sleep(_PAUSE)
             load, row = subject.load(open_loop, setting, due)
@@ -79,26 +83,30 @@ def measure(subject: Subject) -> Report:
 
 
 def outcome(load: Load, target: float, order: Sequence[str], bursts: Sequence[float]) -> dict[str, Any]:
-    """Sums up a trace; every time counts from when a request was due, so that a late generator flatters nobody.
+    """Summarize a trace. Times count from when a request was due, so a late generator does not improve them.
 
     Args:
-        load: of `open_loop`.
+        load: the result of `open_loop`.
         target: seconds from a request's due time to its answer.
         order: names of the settings, the least accurate first.
-        bursts: seconds from the start at which bursts begin.
+        bursts: start of each burst, in seconds from the start.
 
     Returns:
-        Among others `in_time`, the share answered within the target, of all; `settings`, shares of the answered ones by what
-        served them; `mean_level`, their mean place in the order, from 0 to 1; `switch_ms`, for each burst that began above
-        the lowest setting the time until an answer came from a lower one than before, None where none did until the next
-        burst; `timeline`, for each tenth requests a second and the mean level, None without an answer.
+        A mapping with, among others:
+
+        - `in_time`: share of all requests answered within the target.
+        - `settings`: share of the answers served by each setting.
+        - `mean_level`: mean position of these settings in the order, from 0 to 1.
+        - `switch_ms`: for each burst that began above the lowest setting, the time until an answer came from a lower
+          setting than before; None if none did until the next burst.
+        - `timeline`: for each tenth of the trace, requests per second and the mean level, None without an answer.
     """
     answered = np.flatnonzero(load.status == 200)
     seconds = (load.done - load.due)[answered]
     by_time = answered[np.argsort(load.done[answered], kind="stable")]
     served = [load.setting[index] for index in by_time]
     places = np.array([order.index(name) / max(len(order) - 1, 1) if name in order else np.nan for name in served])
-    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # of a lone arrival
+    tenth = (load.due[-1] - load.due[0]) / 10 or 1.0  # if there is a single arrival
     when = np.minimum(((load.due - load.due[0]) / tenth).astype(int), 9)
     parts = [places[when[by_time] == part] for part in range(10)]
     return {
@@ -129,15 +137,15 @@ def _switches(done: Array, places: Array, starts: Sequence[float]) -> list[float
 
 
 def markdown(report: Report) -> str:
-    """The tables."""
+    """Format the tables."""
     low, high = report["points"][0]["setting"], report["points"][-1]["setting"]
     lines = [
-        f"At the most {report['requests_per_second']:.0f} requests a second of {report['images_per_request']} images: "
-        f"{report['load']:g} of what {low} can serve, {report['over_high']:.2f} of what {high} can.",
+        f"At most {report['requests_per_second']:.0f} requests a second of {report['images_per_request']} images: "
+        f"{report['load']:g} of the capacity of {low}, {report['over_high']:.2f} of the capacity of {high}.",
         "",
     ]
     if report["over_high"] < _MEANINGFUL:
-        lines += [f"**The comparison means little: the load is less than {_MEANINGFUL} times what {high} can serve.**", ""]
+        lines += [f"**The comparison means little: the load is below {_MEANINGFUL} times the capacity of {high}.**", ""]
     head = ["setting", "images/s", "accuracy", "images a call", "service cores", "generator cores", "generator ms a request"]
     fields = "setting images_per_second:.0f accuracy:.2% images_per_call:.1f service_cpu:.2f generator_cpu:.2f"
     lines += [*table(head, [cells(point, fields + " generator_ms:.3f") for point in report["points"]]), ""]
@@ -166,7 +174,7 @@ _LOOKS = {"elastic": ("#0b5fa5", "*"), "fixed high": ("#b3261e", "s"), "fixed lo
 
 
 def draw(report: dict[str, Any], file: Path, slo_ms: float) -> None:
-    """Draws one row for each trace of a report: on the left the modes, on the right load and level over time."""
+    """Draw a row of panels for each trace: the modes on the left, load and level over time on the right."""
     from matplotlib.figure import Figure
 
     traces = list(dict.fromkeys(row["trace"] for row in report["rows"]))

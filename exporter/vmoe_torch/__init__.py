@@ -1,4 +1,4 @@
-"""V-MoE models as PyTorch modules, to fine-tune and to evaluate; what they save exports again."""
+"""V-MoE models as PyTorch modules, for fine-tuning and evaluation. Their saved state can be exported again."""
 
 try:
     import torch as _torch  # noqa: F401

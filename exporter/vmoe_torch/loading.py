@@ -1,4 +1,4 @@
-"""Loads a checkpoint of any format as a torch model."""
+"""Load a checkpoint of any format as a torch model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmoe_torch.model import Vmoe
 
 
 class ModelFields(ChoiceFields, total=False):
-    """The fields of `vmoe_export.ExportOptions` that a torch model has, but for its config, capacity and k."""
+    """The fields of `vmoe_export.ExportOptions` that apply to a torch model, except config, capacity and k."""
 
     preset: str | None
     image_size: tuple[int, int] | None
@@ -45,17 +45,19 @@ def load_model(
     noise_std: float = 0.0,
     **fields: Unpack[ModelFields],
 ) -> Vmoe:
-    """Loads a checkpoint as a torch module in float32, on the CPU, with all parameters trainable.
+    """Load a checkpoint as a torch module in float32, on the CPU, with all parameters trainable.
 
     Args:
-        checkpoint: what `vmoe_export.open_checkpoint` takes.
-        config: official model config: a mapping, or the path of a JSON file.
-        num_classes: replace the head with one for this many classes, initialized to zeros. Default: the checkpoint's head.
-        capacity: capacity ratio of calls that pass none. Settings have the defaults of an export.
-        k: experts per token of such calls.
-        noise_std: standard deviation of the noise that routers add in training, see `Vmoe`; official configs have 1.
-        fields: other settings, see `vmoe_runtime.settings.Choices`, and preset, image_size, group, batch_size, rounding,
-            capacity_multiple_of, dispatch_bf16, ensemble_size, router, output, normalize, as in `vmoe_export.ExportOptions`.
+        checkpoint: a path or address, as for `vmoe_export.open_checkpoint`.
+        config: an official model config: a mapping, or the path of a JSON file.
+        num_classes: replace the head with a zero-initialized one for this many classes. Default: keep the checkpoint's
+            head.
+        capacity: default capacity ratio of calls. Unset settings have the defaults of an export.
+        k: default number of experts per token of calls.
+        noise_std: standard deviation of the routers' noise in training, see `Vmoe`; official configs use 1.
+        fields: other settings, see `vmoe_runtime.settings.Choices`; and preset, image_size, group, batch_size, rounding,
+            capacity_multiple_of, dispatch_bf16, ensemble_size, router, output and normalize, as in
+            `vmoe_export.ExportOptions`.
 
     Raises:
         VmoeError: the checkpoint can't be read, or an option doesn't fit it.
@@ -85,7 +87,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
     if checkpoint.family_title:
         raise CheckpointError(f"{checkpoint.path} is a {checkpoint.family_title}; only official models become torch models")
     asked = options.output
-    if num_classes is not None and asked == "logits":  # those of the new head
+    if num_classes is not None and asked == "logits":  # the new head's, which the checkpoint may lack
         options = replace(options, output=None)
     plan = plan_export(checkpoint, options)
     config, output = plan.model, plan.output
@@ -96,7 +98,7 @@ def _load(checkpoint: Checkpoint, options: ExportOptions, num_classes: int | Non
         config = replace(config, num_classes=num_classes)
     profile = next(iter(plan.profiles), None)
     model = Vmoe(config, plan.grouping.tokens, output=output, rules=plan.rules, profile=profile, noise_std=noise_std)
-    # It imports onnx, which planning and its errors don't wait for.
+    # Imported late, because it imports onnx, which is slow and not needed if planning fails.
     from vmoe_export.bundle.weights_file import official_tensor
 
     state = {}

@@ -1,8 +1,9 @@
-"""The auxiliary losses that keep experts equally busy in training.
+"""Auxiliary losses that balance the load of the experts in training.
 
-Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A, and `NoisyTopExpertsPerItemRouter` in
-the official `vmoe/nn/routing.py`. The official trainer adds to the loss, for each MoE layer, the mean over the groups of
-weight * loss; official configs have a weight of 0.005 for each of the two (`vmoe/configs/vmoe_paper/common.py`).
+Source: "Scaling Vision with Sparse Mixture of Experts" (arXiv 2106.05974), appendix A, and `NoisyTopExpertsPerItemRouter`
+in the official `vmoe/nn/routing.py`. For each MoE layer, the official trainer adds weight * loss to the training loss,
+averaged over the groups. Official configs use a weight of 0.005 for each of the two
+(`vmoe/configs/vmoe_paper/common.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from torch import Tensor
 
 
 def importance_loss(logits: Tensor) -> Tensor:
-    """How unequal the sums of the experts' gates are: their squared coefficient of variation.
+    """Return the squared coefficient of variation of the experts' importance, the sum of their gates.
 
     Args:
-        logits: float32[..., S, E], `router_logits` of a layer.
+        logits: float32[..., S, E], the `router_logits` of a layer.
 
     Returns:
-        float32[...], one value for each group; 0 if the sums are equal.
+        float32[...], one value per group; 0 if the sums are equal.
 
     Examples:
         >>> importance_loss(torch.tensor([[[0.0, 0.0], [0.0, 0.0]]]))
@@ -28,16 +29,18 @@ def importance_loss(logits: Tensor) -> Tensor:
 
 
 def load_loss(logits: Tensor, noisy_logits: Tensor, k: int, noise_std: float = 1.0) -> Tensor:
-    """How unequal the probabilities are that each expert is chosen if the router's noise is drawn again.
+    """Return the squared coefficient of variation of the experts' load.
+
+    The load is the probability that an expert is chosen if the router's noise is drawn again, averaged over the tokens.
 
     Args:
-        logits: float32[..., S, E], `router_logits` of a layer.
-        noisy_logits: the same with noise, `noisy_router_logits`.
+        logits: float32[..., S, E], the `router_logits` of a layer.
+        noisy_logits: the same with noise, the `noisy_router_logits`.
         k: experts per token.
-        noise_std: of the model that added the noise, above 0.
+        noise_std: the `noise_std` of the model that added the noise, above 0.
 
     Returns:
-        float32[...], one value for each group.
+        float32[...], one value per group.
     """
     threshold = noisy_logits.topk(k, dim=-1).values[..., -1:]
     chance = torch.special.ndtr((logits - threshold) / (noise_std / logits.shape[-1]))

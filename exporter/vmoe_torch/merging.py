@@ -1,4 +1,7 @@
-"""Token merging ("Token Merging", arXiv 2210.09461) in torch; its choices carry no gradient, what it averages does."""
+"""Token merging ("Token Merging", arXiv 2210.09461) in torch.
+
+The choice of tokens carries no gradient; the average of merged tokens does.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,30 @@ from vmoe_export.ops.table import MERGE_EPSILON
 
 
 class Merged(NamedTuple):
-    """What became of an image's tokens: how many each is the mean of, f32[N,T], and where each has gone, i64[N,T0]."""
+    """The state of an image's tokens after merging.
+
+    Attributes:
+        sizes: number of original tokens that each token is the mean of, f32[N,T].
+        token: index of the token that each original token is part of, i64[N,T0].
+    """
 
     sizes: Tensor
     token: Tensor
 
     @classmethod
     def nothing(cls, x: Tensor) -> Merged:
-        """Every token of x[N,T,D] as it is."""
+        """Return the state of x[N,T,D] before any merging."""
         tokens = torch.arange(x.shape[1], device=x.device)
         return cls(torch.ones(x.shape[:2], device=x.device), tokens.expand(len(x), -1))
 
 
 def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, prefix: int) -> tuple[Tensor, Merged]:
-    """VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D]; behind the prefix `count` tokens join the likest others."""
+    """VmoeMerge: x[N,T,D] with keys k[N,T,D] -> y[N,U,D].
+
+    After the first `prefix` tokens, `count` tokens are merged into the others with the most similar keys.
+    """
     tokens = x.shape[1]
-    # The tokens 0, 2, 4 .. may join, but for a classifier's token 0. A longer prefix is left out of the count.
+    # Tokens 0, 2, 4 ... are candidates, except a classifier's token 0. After a longer prefix, counting restarts at 0.
     first, joined = (2, 1) if prefix == 1 else (prefix, prefix + 1)
     joining, others = len(range(first, tokens, 2)), len(range(joined, tokens, 2))
     count = min(count, tokens // 2, joining) if others else 0
@@ -37,7 +48,7 @@ def merge(x: Tensor, k: Tensor, merged: Merged, count: int, num_heads: int, pref
         metric = mean / torch.sqrt((mean * mean).sum(dim=-1, keepdim=True) + MERGE_EPSILON)
         scores = metric[:, first::2] @ metric[:, joined::2].transpose(1, 2)
         best, to = scores.nan_to_num(nan=-torch.inf).max(dim=2)
-        # Of equal ones the lower: argmax of booleans is the first.
+        # On ties the lower index wins: argmax returns the first of equal booleans.
         to = (scores.nan_to_num(nan=-torch.inf) == best[..., None]).int().argmax(dim=2)
         turn = best.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         goes, behind = turn < count, prefix + joining - count

@@ -1,7 +1,7 @@
 """The V-MoE as a torch module.
 
-Modules and parameters carry the names and shapes of the official tree (vmoe/nn/vit_moe.py): a parameter's path with `/` for
-`.` is its name in the checkpoint.
+Modules and parameters have the names and shapes of the official tree (vmoe/nn/vit_moe.py). A parameter's path, with `/`
+instead of `.`, is its name in the checkpoint.
 """
 
 from __future__ import annotations
@@ -32,20 +32,19 @@ class _Parameters(nn.Module):
 
 
 class Vmoe(nn.Module):
-    """A V-MoE or dense ViT; `load_model` makes one of a checkpoint.
+    """A V-MoE or dense ViT, as returned by `load_model`.
 
-    Dropped tokens skip a MoE layer through its residual connection; gates and weights of kept ones carry gradients.
+    Dropped tokens skip an MoE layer through its residual connection. Gates and weights of kept tokens carry gradients.
     Parameters take no memory until they are loaded.
 
     Attributes:
-        config: what the model is.
-        group_tokens: S, tokens per routing group; must divide the tokens of every batch.
-        output: "logits", or "features" for the input of the head. Of an ensemble (E3), "logits" are the official prediction,
-            the logarithm of the members' mean probability, and "members" are each member's logits.
-        rules: what makes a profile of a setting; None for a dense ViT.
-        profile: the routing setting of calls that pass none; may be replaced by what `setting` returns.
-        noise_std: standard deviation of the noise that routers add to their logits in training, times the number of experts;
-            0 for none.
+        config: the description of the model.
+        group_tokens: S, tokens per routing group; must divide the number of tokens of every batch.
+        output: "logits", or "features" for the input of the head. For an ensemble (E3), "logits" are the official
+            prediction, the logarithm of the members' mean probability, and "members" are each member's logits.
+        rules: how settings become profiles; `Rules("dense")` for a dense ViT.
+        profile: default routing setting of calls; may be replaced by a result of `setting`.
+        noise_std: in training, noise with standard deviation noise_std / E is added to the router logits; 0 for none.
     """
 
     def __init__(
@@ -69,42 +68,48 @@ class Vmoe(nn.Module):
             self._add_parameter(name, shape)
 
     def setting(self, profile: Profile | str | None = None, **fields: Any) -> Profile | None:
-        """The profile that a call with these arguments runs with; None for a model that routes and merges nothing.
+        """Return the profile of a call with these arguments; None for a model without routing and merging.
 
         Args:
-            profile: a profile, or a systematic name such as `c0.3-k1`; None for the model's.
-            fields: those of a `vmoe_runtime.Setting`, as far as they differ from the profile's.
+            profile: a profile, or a systematic name such as `c0.3-k1`. Default: the model's.
+            fields: fields of `vmoe_runtime.Setting` that differ from the profile.
 
         Raises:
-            RoutingError: a setting that the model can't be run with.
+            RoutingError: the model can't be run with this setting.
         """
         base = self.rules.named(profile) if isinstance(profile, str) else profile or self.profile
         return self.rules.profile(base, **fields) if fields else base
 
     def forward(self, images: Tensor, profile: Profile | str | None = None, **fields: Any) -> Tensor:
-        """Runs the model on float32[N,H,W,C] in [-1, 1], with a setting as in `setting`.
+        """Run the model on float32[N,H,W,C] in [-1, 1], with the arguments of `setting`.
 
-        Images of another float type are converted to that of the parameters.
+        Images of another float type are converted to the type of the parameters.
 
         Returns:
-            logits[N, classes], members[N, M, classes] or features[N, size], as `output` says.
+            logits[N, classes], members[N, M, classes] or features[N, size], depending on `output`.
 
         Raises:
-            ImageError: no images, or images of another size or type, or so many that groups can't be formed.
-            RoutingError: a setting that the model can't be run with.
+            ImageError: there are no images, or their size or type is wrong.
+            ImageError: the images can't be divided into whole routing groups.
+            RoutingError: the model can't be run with this setting.
         """
         return self.logits_and_routing(images, profile, **fields)[0]
 
     def logits_and_routing(
         self, images: Tensor, profile: Profile | str | None = None, **fields: Any
     ) -> tuple[Tensor, dict[str, LayerRouting]]:
-        """The same, and what each MoE layer did, by the name of its block, such as `encoderblock_1`.
+        """Run the model like `forward`, and also return the routing of each MoE layer.
 
         Returns:
-            The output, and for each layer what `Engine.routing` has of it: for top-k `expert` i32[G,S,K], `kept` bool[G,S,K]
-            and `weight` [G,S,K]; for experts choice `kept` and `weight` [G,S,E]; for Soft MoE `dispatch` and `combine`
-            [G,S,E,P]; and where tokens were merged `token` [N,T]. Top-k and experts choice also have `router_logits`
-            float32[G,S,E] (of an E3 [G,M,S/M,E/M]), and `noisy_router_logits`, the same unless noise was added.
+            The output, and a dictionary for each layer by the name of its block, such as `encoderblock_1`. Its entries
+            are those of `Engine.routing`:
+
+            - Top-k: `expert` i32[G,S,K], `kept` bool[G,S,K] and `weight` [G,S,K].
+            - Experts choice: `kept` and `weight` [G,S,E].
+            - Soft MoE: `dispatch` and `combine` [G,S,E,P].
+            - Any kind, if tokens were merged: `token` [N,T].
+            - Top-k and experts choice: `router_logits` float32[G,S,E] (for an E3 [G,M,S/M,E/M]), and
+              `noisy_router_logits`, which are the same if no noise was added.
         """
         setting = self.setting(profile, **fields)
         self._check(images)
@@ -118,14 +123,14 @@ class Vmoe(nn.Module):
             x, merged = self._attention_block(f"{block}.LayerNorm_0", f"{block}.SelfAttention", x, merged, merge)
             if moe and i in moe.layers:
                 layer = moe.layers.index(i)
-                if layer == 0 and members > 1:  # what comes before is the same for all of them
+                if layer == 0 and members > 1:  # everything before is the same for all members
                     x = x[:, None].expand(-1, members, -1, -1).flatten(0, 1)
                 x, routes[f"encoderblock_{i}"] = self._moe_block(block, moe, x, setting, layer, merged)
                 if merged:
                     routes[f"encoderblock_{i}"]["token"] = merged.token
             else:
                 x = x + ops.mlp(self._layer_norm(f"{block}.LayerNorm_1", x), *self._mlp(f"{block}.Mlp"))
-        if self.config.classifier in ("token", "0"):  # the norm of one token doesn't look at the others
+        if self.config.classifier in ("token", "0"):  # a token's norm does not depend on the others
             x = x[:, 0]
         return self._head(self._layer_norm("Encoder.encoder_norm", x), merged.sizes if merged else None), routes
 
@@ -149,13 +154,13 @@ class Vmoe(nn.Module):
             if parent not in node._modules:
                 node.add_module(parent, _Parameters())
             node = node.get_submodule(parent)
-        if name == POSITION_EMBEDDING and self.config.position_emb == "sincos2d":  # computed, and no parameter
+        if name == POSITION_EMBEDDING and self.config.position_emb == "sincos2d":  # computed, not a parameter
             config, token = self.config, self.config.classifier == "token"
             embedding = sincos2d_position_embedding(config.grid, config.hidden_size, config.position_temperature, token)
             node.register_buffer(leaf, torch.from_numpy(embedding), persistent=False)
             return
         if name.endswith("/Moe/Router/dense/kernel") and (members := self.config.ensemble_size) > 1:
-            # As fine-tuned E3 have it: without the axis of members it would pass for the router of a plain V-MoE.
+            # The shape of a fine-tuned E3. Without the axis of members, it could be mistaken for a plain V-MoE's router.
             shape = (shape[0], members, shape[1] // members)
         node.register_parameter(leaf, nn.Parameter(torch.empty(shape, device="meta")))
 
@@ -165,11 +170,11 @@ class Vmoe(nn.Module):
         return parameter
 
     def _layer(self, path: str) -> tuple[Tensor, Tensor]:
-        """Kernel and bias of a dense layer."""
+        """Return kernel and bias of a dense layer."""
         return self._p(f"{path}.kernel"), self._p(f"{path}.bias")
 
     def _dense(self, path: str, x: Tensor) -> Tensor:
-        # Attention's kernels and biases have an axis for the heads, the patches' kernel two for the pixels.
+        # Attention kernels and biases have an extra axis for the heads, the patch kernel has two for the pixels.
         kernel, bias = self._layer(path)
         return x @ kernel.reshape(x.shape[-1], -1) + bias.flatten()
 
@@ -181,7 +186,7 @@ class Vmoe(nn.Module):
         (rows, columns), (height, width) = config.grid, config.patch_size
         if (rows * height, columns * width) != config.image_size:
             image = image[:, : rows * height, : columns * width]
-        # A convolution whose kernel is its stride is one product of flattened patches.
+        # A convolution whose stride equals its kernel size is a single product of flattened patches.
         patches = image.reshape(-1, rows, height, columns, width, config.channels).permute(0, 1, 3, 2, 4, 5)
         x = self._dense("embedding", patches.reshape(-1, rows * columns, height * width * config.channels))
         if config.classifier == "token":
@@ -193,7 +198,7 @@ class Vmoe(nn.Module):
     def _attention_block(
         self, norm: str, path: str, x: Tensor, merged: Merged | None, merge: int
     ) -> tuple[Tensor, Merged | None]:
-        """Self-attention with its layer norm and residual, x[N,T,D], and as much merging of its tokens."""
+        """Run self-attention with its layer norm and residual on x[N,T,D], then merge up to `merge` tokens."""
         normed, heads = self._layer_norm(norm, x), self.config.num_heads
         added, keys = self._attention(path, normed, normed, merged.sizes if merged else None)
         if merged is None:
@@ -202,7 +207,11 @@ class Vmoe(nn.Module):
             return merge_tokens(x + added, keys, merged, merge, heads, self.config.prefix_tokens)
 
     def _attention(self, path: str, queries: Tensor, keys: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Multi-head attention of queries[N,Q,D] over keys[N,T,D] of some sizes[N,T], and the keys as they enter it."""
+        """Run multi-head attention of queries[N,Q,D] over keys[N,T,D], which stand for sizes[N,T] original tokens each.
+
+        Returns:
+            The output, and the projected keys.
+        """
         heads = self.config.num_heads
         size = self.config.hidden_size // heads
 
@@ -218,19 +227,19 @@ class Vmoe(nn.Module):
         return self._dense(f"{path}.out", ops.attention(query, key, value, heads, sizes)), key
 
     def _mlp(self, path: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Activation]:
-        """Weights, biases and activation of an MLP."""
+        """Return weights, biases and activation of an MLP."""
         return *self._layer(f"{path}.Dense_0"), *self._layer(f"{path}.Dense_1"), self.config.activation
 
     def _moe_block(
         self, block: str, moe: MoeConfig, x: Tensor, setting: Profile | None, layer: int, merged: Merged | None = None
     ) -> tuple[Tensor, LayerRouting]:
-        """MoE layer number `layer` of the model, with its layer norm and residual; x[N,T,D]."""
-        # In a group the members of a token stand one after another, and those of an image everywhere else.
+        """Run MoE layer number `layer` of the model, with its layer norm and residual, on x[N,T,D]."""
+        # In a group, the members' copies of a token are adjacent. Elsewhere, the members' copies of an image are adjacent.
         members, rows, tokens = self.config.ensemble_size, x.shape[0], x.shape[1]
         images = rows // members
         if members > 1:
             x = x.reshape(images, members, tokens, -1).transpose(1, 2).reshape(images, tokens * members, -1)
-        # Merged tokens are as many fewer in a group as in each of its images.
+        # Merging shortens a group by the same factor as each of its images.
         group_tokens = self.group_tokens // self.config.num_tokens * tokens if merged else self.group_tokens
         groups = x.reshape(rows * tokens // group_tokens, group_tokens, -1)
         normed = self._layer_norm(f"{block}.LayerNorm_1", groups)
@@ -245,13 +254,13 @@ class Vmoe(nn.Module):
         return y, routes
 
     def _sparse(self, block: str, moe: MoeConfig, x: Tensor, setting: Profile, slots: int) -> tuple[Tensor, LayerRouting]:
-        """Routing, dispatch, experts and combine for groups x[G,S,D], where each token or each expert chooses."""
+        """Run routing, dispatch, experts and combine on groups x[G,S,D], for top-k and experts choice."""
         clean = noisy = ops.router_logits(x, self._p(f"{block}.Moe.Router.dense.kernel"))
         if self.training and self.noise_std:
             noisy = clean + torch.randn_like(clean) * (self.noise_std / clean.shape[-1])
         gates = ops.gates(noisy)
         routes = {"router_logits": clean, "noisy_router_logits": noisy}
-        if moe.routing.kind == "experts-choice":  # each expert is a choice of each token, with its gate as weight
+        if moe.routing.kind == "experts-choice":  # K = E: each token may go to every expert, with its gate as weight
             weight, (slot, src) = gates, routing.choose_tokens(gates, slots)
         else:
             slot, weight, src, routes["expert"] = routing.route(gates, slots, **setting.route_arguments)
@@ -259,16 +268,16 @@ class Vmoe(nn.Module):
         return ops.combine(out, slot, weight), {**routes, "kept": slot >= 0, "weight": weight}
 
     def _soft(self, block: str, moe: MoeConfig, x: Tensor) -> tuple[Tensor, LayerRouting]:
-        """The same with experts that work on mixtures of tokens (Soft MoE), which has nothing to set."""
+        """Run a Soft MoE on groups x[G,S,D]. It has no settings."""
         router, bf16 = f"{block}.Moe.Router", moe.dispatch_bf16
         dispatch, combine = ops.soft_router(x, self._p(f"{router}.mu"), self._p(f"{router}.scale"))
-        # It is tokens and what the experts make that are rounded, not their mixtures.
+        # Tokens and expert outputs are rounded, but not their mixtures.
         out = ops.expert_mlp(ops.soft_dispatch(x, dispatch, bf16), *self._mlp(f"{block}.Moe.Mlp"))
         return ops.soft_combine(out, combine, bf16), {"dispatch": dispatch, "combine": combine}
 
     def _head(self, x: Tensor, sizes: Tensor | None) -> Tensor:
         if self.config.classifier == "gap":
-            # A mean as a product: runtimes add up a plain one in another order where there is but one image.
+            # Compute the mean as a product, since runtimes sum a plain mean in a different order if there is only one image.
             tokens = self.config.num_tokens
             shares = x.new_full((1, 1, tokens), 1 / tokens) if sizes is None else (sizes[:, None] / tokens).to(x.dtype)
             x = (shares @ x)[:, 0]

@@ -1,4 +1,4 @@
-"""The mathematics of the torch model. Shapes are those of the ops of the table; tensors are all on one device."""
+"""The operations of the torch model. Shapes are as in the op table; all tensors are on one device."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vmoe_export.ops.table import SIGMOID_SLOPES, SOFT_EPSILON, Activation
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Without autocast, in whose short type tokens would go to other experts, and merge with others."""
+    """Disable autocast. In a shorter type, tokens would be routed to other experts and merged with other tokens."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def router_logits(x: Tensor, router: Tensor) -> Tensor:
-    """x[G,S,D], router[D,E] -> float32[G,S,E]. For the router of an E3, [D,M,E/M], they are [G,M,S/M,E/M]."""
+    """x[G,S,D], router[D,E] -> float32[G,S,E]. With the router [D,M,E/M] of an E3, the logits are [G,M,S/M,E/M]."""
     with full_precision(x):
         if router.dim() == 2:
             return x.float() @ router.float()
@@ -28,7 +28,10 @@ def router_logits(x: Tensor, router: Tensor) -> Tensor:
 
 
 def gates(logits: Tensor) -> Tensor:
-    """Gates[G,S,E] of `router_logits`. Tokens of an E3 stand in the order (token, member); other members' gates are 0."""
+    """Convert `router_logits` to gates[G,S,E].
+
+    The tokens of an E3 are in (token, member) order; their gates for other members' experts are 0.
+    """
     gates = torch.softmax(logits, dim=-1)
     if logits.dim() == 3:
         return gates
@@ -42,7 +45,7 @@ def dispatch(x: Tensor, src: Tensor) -> Tensor:
 
 
 def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Activation = "gelu_tanh") -> Tensor:
-    """activation(x . w1 + b1) . w2 + b2 of x[..., T, D]; all may have a leading axis of experts."""
+    """activation(x . w1 + b1) . w2 + b2 for x[..., T, D]. All arguments may have a leading axis of experts."""
     hidden = x @ w1 + b1
     if activation in SIGMOID_SLOPES:
         return hidden * torch.sigmoid(SIGMOID_SLOPES[activation] * hidden) @ w2 + b2
@@ -59,7 +62,7 @@ def expert_mlp(
     *,
     dispatch_bf16: bool = False,
 ) -> Tensor:
-    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16` input and output are rounded to bfloat16."""
+    """VmoeExpertMlp: buf[E,M,D] -> out[E,M,D]. With `dispatch_bf16`, input and output are rounded to bfloat16."""
     out = mlp(_round_bf16(buf) if dispatch_bf16 else buf, w1, b1[:, None], w2, b2[:, None], activation)
     return _round_bf16(out) if dispatch_bf16 else out
 
@@ -67,7 +70,7 @@ def expert_mlp(
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int, sizes: Tensor | None = None) -> Tensor:
     """VmoeAttention: q[N,Q,D], k[N,T,D], v[N,T,D] -> y[N,Q,D], softmax(q . k / sqrt(D / H)) . v for each of H heads.
 
-    The logarithm of a key's size, sizes[N,T], is added to its scores.
+    If sizes[N,T] are passed, the logarithm of a key's size is added to its scores.
     """
     query, key, value = (x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2) for x in (q, k, v))
     by_size = None if sizes is None else sizes.log().to(query.dtype)[:, None, None]
@@ -109,5 +112,5 @@ def _round_bf16(x: Tensor) -> Tensor:
 
 
 def _unit(x: Tensor, axis: int) -> Tensor:
-    """x over its length along an axis."""
+    """Divide x by its length along an axis."""
     return x / torch.sqrt((x * x).sum(dim=axis, keepdim=True) + SOFT_EPSILON)

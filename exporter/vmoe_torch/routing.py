@@ -1,7 +1,7 @@
-"""Routing in torch, with settings that are plain numbers: no data leaves the device of the gates.
+"""Routing in torch. Settings are plain numbers, and no data leaves the device of the gates.
 
-So nothing waits for the device, and what is called may be captured in a CUDA graph, or run without any data on torch's
-`meta` device. A pool is the exception: how many slots an expert needs is then known to the device alone.
+So nothing waits for the device, and calls may be captured in a CUDA graph or run on torch's `meta` device. A pool is the
+exception: the number of slots an expert needs is known only on the device.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from torch import Tensor
 def route(
     gates: Tensor, capacity: int, k: int, bpr: bool, pool: bool = False, max_experts: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """VmoeRoute; as in the numpy reference.
+    """VmoeRoute, with the same results as the numpy reference.
 
     Args:
         gates: [G,S,E] of any float type, on any device.
         capacity: slots per expert and group.
         k: experts per token, 1 to E.
         bpr: Batch Priority Routing, or vanilla order.
-        pool: whether the slots of a group are one pool; the call then waits for the device once, unless it is compiled.
-        max_experts: experts that a group may use; None for all.
+        pool: whether the experts of a group share one pool of slots. Unless compiled, the call then waits for the device
+            once.
+        max_experts: number of experts that a group may use; None for all.
 
     Returns:
-        slot i32[G,S,K], weight[G,S,K] of the gates' type, src i32[E,M] and expert i32[G,S,K], on the device of the gates.
+        slot i32[G,S,K], weight[G,S,K] in the gates' type, src i32[E,M] and expert i32[G,S,K], on the device of the gates.
     """
     (groups, tokens, experts), device = gates.shape, gates.device
     ranked = gates.detach().float().nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
@@ -40,14 +41,14 @@ def route(
     is_open = torch.ones_like(queue, dtype=torch.bool)
     if max_experts is not None and max_experts < experts:
         is_open = _allowed_experts(value[..., 0], order[..., 0], experts, max_experts).gather(1, queue)
-    # A byte for each, where torch's one_hot has eight.
+    # One byte per element; torch's one_hot uses eight.
     asks = queue[..., None] == torch.arange(experts, device=device)
     position = asks.cumsum(dim=1).gather(2, queue[..., None])[..., 0] - 1
     group = torch.arange(groups, device=device)[:, None]
     if pool:
         kept = is_open & (is_open.cumsum(dim=1) <= experts * capacity)
         taken = (asks & kept[..., None]).sum(dim=1)
-        # What is compiled must know it beforehand: an expert gets each token once at most.
+        # Compiled code needs a fixed bound: an expert gets each token at most once.
         most = groups * min(tokens, experts * capacity)
         row = most if torch.compiler.is_compiling() else max(1, int(taken.sum(dim=0).max()))
         first_slot = (taken.cumsum(dim=0) - taken).gather(1, queue)
@@ -60,16 +61,17 @@ def route(
     served = queue_slot.reshape(groups, k, tokens).transpose(1, 2)
     slot = torch.empty_like(served).scatter_(1, serving[..., None].expand_as(served), served)
     token = (group * tokens + serving).repeat(1, k)
-    # Dropped pairs write behind the last slot: to leave them out, the CPU would have to know how many there are.
+    # Dropped pairs write to an extra slot after the last: to skip them, the CPU would have to know their number.
     src = torch.full((experts * row + 1,), -1, device=device)
     src.scatter_(0, torch.where(kept, queue_slot, experts * row).flatten(), token.flatten())
     return slot.to(torch.int32), weight, src[:-1].reshape(experts, row).to(torch.int32), expert.to(torch.int32)
 
 
 def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> Tensor:
-    """The experts that each group may use, bool[G,E]: those of largest mass; as in the numpy reference.
+    """Return the experts that each group may use, bool[G,E]: the `limit` experts of largest mass.
 
-    gate[G,S] and first i64[G,S] are of the first choices.
+    The result is that of the numpy reference. gate[G,S] and first i64[G,S] are the gate and the expert of each token's
+    first choice.
     """
     units = (gate.clamp(0, 1) * 2**14).to(torch.int64)
     mass = units.new_zeros((gate.shape[0], experts)).scatter_add_(1, first, units)
@@ -78,11 +80,11 @@ def _allowed_experts(gate: Tensor, first: Tensor, experts: int, limit: int) -> T
 
 
 def choose_tokens(gates: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-    """VmoeChooseTokens; as in the numpy reference.
+    """VmoeChooseTokens, with the same results as the numpy reference.
 
     Args:
         gates: [G,S,E], on any device.
-        capacity: c, tokens that an expert takes of a group.
+        capacity: c, tokens that an expert takes from each group.
 
     Returns:
         slot i32[G,S,E] and src i32[E,M], on the device of the gates.

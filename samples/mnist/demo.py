@@ -1,4 +1,4 @@
-"""Runs an exported MNIST bundle over the test images at every capacity, and draws accuracy over capacity.
+"""Run an exported MNIST bundle on the test images at every capacity ratio, and plot accuracy over capacity.
 
 python samples/mnist/demo.py demo/mnist.vmoe --picture demo/accuracy.png
 """
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="bundle of samples/mnist/vmoe_mnist, exported with --group 16")
     parser.add_argument("--backend", default="auto")
-    parser.add_argument("--picture", type=Path, help="PNG file to draw")
+    parser.add_argument("--picture", type=Path, help="PNG file for the plot")
     arguments = parser.parse_args()
     with np.load(HERE / "test_data.npz") as data:
         images, labels = data["images"], data["labels"]
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
-    """Accuracy at each (capacity ratio, k, bpr), printed beside that of the official model."""
+    """Print and return the accuracy at each (capacity ratio, k, bpr), next to the official model's."""
     settings = [engine.setting(capacity=ratio, k=k, bpr=bpr) for k in (1, 2) for bpr in (True, False) for ratio in RATIOS]
     times = time_interleaved([partial(engine, images[:256], setting) for setting in settings], duration=0)
     table = Table()
@@ -64,7 +64,7 @@ def compare(engine: Engine, images: np.ndarray, labels: np.ndarray) -> Result:
 
 
 def draw(accuracy: Result, path: Path) -> None:
-    """Accuracy over capacity ratio: Batch Priority Routing against vanilla order, k = 1 and 2."""
+    """Plot accuracy over capacity ratio: Batch Priority Routing against vanilla order, for k = 1 and 2."""
     from matplotlib.figure import Figure
 
     figure = Figure((8, 4.2), dpi=150, layout="constrained")

@@ -82,8 +82,8 @@ def test_a_head_is_refused_by_a_model_with_other_features(
     save_file(tensors | {"Encoder/encoder_norm/scale": tensors["Encoder/encoder_norm/scale"] + 0.5}, changed)
     for source, options, what in (
         (changed, (), "other weights"),
-        (mnist_checkpoint, ("--normalize",), "normalize not set, and here it is True"),
-        (mnist_checkpoint, ("--preprocess", "resize(28,28)|central_crop(28)"), "preprocessing 'resize(28)', and here it is"),
+        (mnist_checkpoint, ("--normalize",), "normalize not set, but here it is True"),
+        (mnist_checkpoint, ("--preprocess", "resize(28,28)|central_crop(28)"), "preprocessing 'resize(28)', but here it is"),
     ):
         words = ("export", source, "--head", head, *options, "-o", tmp_path / "y.vmoe")
         assert f"{head}: it is fitted to the features of a model with {what}" in vmoe.complaint(2, *words)

@@ -91,7 +91,7 @@ def test_what_a_training_program_saves_beside_the_model_is_told_and_never_chosen
     state = {"epoch": 3, "model": model, "model_ema": flat(".")(parameters()), "optimizer": {"exp_avg": torch.ones(3)}}
     torch.save(state, path)
     with open_checkpoint(path) as checkpoint:
-        assert checkpoint.notes == ("ignored, as not part of the model: model_ema, optimizer",)
+        assert checkpoint.notes == ("ignored (not part of the model): model_ema, optimizer",)
     torch.save(state | {"module": model}, path)
     with refusal(CheckpointError, "ckpt.pt", "two models", "'model/embedding/kernel' and 'module/embedding/kernel'"):
         open_checkpoint(path)

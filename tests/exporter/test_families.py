@@ -149,7 +149,7 @@ def test_of_a_training_programs_file_only_the_model_is_read(tmp_path: Path) -> N
     torch.save(content | {"model_ema": state}, file)
     result = export_bundle(folder, tmp_path / "trained.vmoe", validate=False)
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (result.path / WEIGHTS_NAME).read_bytes()
-    assert "ignored, as not part of the model: model_ema, optimizer" in result.plan.notes
+    assert "ignored (not part of the model): model_ema, optimizer" in result.plan.notes
     lightning = export_bundle(file.rename(folder / "last.ckpt"), tmp_path / "lightning.vmoe", validate=False)
     assert (usual.path / WEIGHTS_NAME).read_bytes() == (lightning.path / WEIGHTS_NAME).read_bytes()
     torch.save(content | {"model": state}, file)
@@ -330,7 +330,7 @@ def test_only_a_crop_that_no_step_does_is_told(tmp_path: Path) -> None:
         pictures = {**family.config["pretrained_cfg"], "crop_mode": mode}
         (folder / "config.json").write_text(json.dumps({**family.config, "pretrained_cfg": pictures}))
         notes = export_bundle(folder, tmp_path / f"{mode}.vmoe", validate=False).plan.notes
-        assert any("no step does timm's crop" in note for note in notes) == is_told
+        assert any("timm's crop is only supported for square images" in note for note in notes) == is_told
 
 
 @pytest.mark.parametrize("name", ["vit", "clip", "dinov2", "siglip_vision", "hf_deit_distilled"])
@@ -352,7 +352,7 @@ def test_what_transformers_would_assume_is_told(tmp_path: Path) -> None:
     for key, note in told.items():
         (folder / "config.json").write_text(json.dumps({name: value for name, value in said.items() if name != key}))
         notes = export_bundle(folder, tmp_path / f"{key}.vmoe", validate=False).plan.notes
-        assert f"no file says these, so the family's usual values are used: {note}" in notes
+        assert f"no file sets these, so the family's usual values are used: {note}" in notes
 
 
 def test_grey_pictures_are_those_of_three_equal_channels(tmp_path: Path) -> None:

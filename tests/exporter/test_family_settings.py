@@ -54,7 +54,7 @@ SAMPLES = {
     "transformers internvl, use_qk_norm": "",
     "transformers internvl, rms_norm, use_qk_norm": "",
     "transformers internvl, use_qk_norm, 1 head": "use_qk_norm",
-    "transformers internvl, rms_norm, last norm": "RMS norms in blocks with a layer norm behind them",
+    "transformers internvl, rms_norm, last norm": "RMS norms in blocks followed by a layer norm",
     "transformers tipsv2_both, plain": "",
     "transformers tipsv2, another size": "",
     "transformers tipsv2, eps 1e-05": "",
@@ -190,7 +190,7 @@ def _export(folder: Path, name: str, change: Callable[[dict[str, Any]], object] 
 def test_openais_own_file_needs_no_option_and_cannot_be_another_model(tmp_path: Path) -> None:
     plan = _export(tmp_path, "clipmoe_dense")
     values = "epsilon 1e-05, activation quick_gelu, heads 2, pooling token"
-    assert f"no file says these, so the family's usual values are used: {values}" in plan.notes
+    assert f"no file sets these, so the family's usual values are used: {values}" in plan.notes
     with pytest.raises(VmoeError, match="OpenAI's own files have quick GELU"):
         _export(tmp_path, "clipmoe_dense", activation="gelu")
     assert export_bundle(CLIP_MOE / "clip_moe.pt", tmp_path / "moe.vmoe", heads=1, validate=False).plan.model.num_heads == 1
@@ -233,7 +233,7 @@ def test_a_wrong_architecture_of_timm_is_refused(tmp_path: Path) -> None:
         ("vit", {"architecture": "ViT-B-32"}, "omit --architecture"),
         ("vit", {"heads": 2}, "--heads is 2, but the config says num_attention_heads 3"),
         ("vit", {"activation": "gelu_tanh"}, "--activation is gelu_tanh, but the config says hidden_act gelu"),
-        ("vit", {"config": {"vision_cfg": {}}}, "the config is one of open_clip"),
+        ("vit", {"config": {"vision_cfg": {}}}, "the config is for open_clip"),
         ("clipmoe_dense", {"config": SMALL_CLIP | {"vision_cfg": {"width": 128}}}, "patch_size 16, but the checkpoint has"),
         ("clipmoe_dense", {"config": SMALL_CLIP, "heads": 4}, "--heads is 4, but the config says the number of heads 2"),
         (
@@ -264,7 +264,7 @@ def test_an_older_config_of_timm_has_the_colours_beside_the_architecture(tmp_pat
     notes = _export(tmp_path / "flat", "timm_token", flatten).notes
     _export(tmp_path / "new", "timm_token", lambda config: config["pretrained_cfg"].update(mean=[0.1, 0.2, 0.3]))
     flat, new = (tmp_path / name / "model.vmoe" / WEIGHTS_NAME for name in ("flat", "new"))
-    assert flat.read_bytes() == new.read_bytes() and not any("no file says how pictures" in note for note in notes)
+    assert flat.read_bytes() == new.read_bytes() and not any("no file sets the preprocessing" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_what_a_dinov3s_config_says_is_so_or_refused(name: str, change: Any, sai
 
 
 def test_only_an_aimv2_of_transformers_whose_positions_are_computed_takes_other_sizes(tmp_path: Path) -> None:
-    with pytest.raises(VmoeError, match="for 4 x 4 patches, and for no other size"):
+    with pytest.raises(VmoeError, match="supports this AIMv2 only with 4 x 4 patches"):
         _export(tmp_path, "aimv2", lambda config: config, image_size=(16, 64))
     plan = _export(tmp_path / "native", "aimv2_native", lambda config: config, image_size=(16, 64))
     assert plan.model.image_size == (16, 64)
@@ -298,7 +298,7 @@ def test_swiglu_has_silu_and_a_gated_dinov3_what_its_config_says_or_transformers
         _export(tmp_path, "dinov2_gated", lambda config: config, activation="gelu")
     plan = _export(tmp_path / "gelu", "dinov3_gated", lambda config: config.pop("hidden_act"))
     assert plan.model.activation == "gelu_erf"
-    assert "no file says these, so the family's usual values are used: activation gelu" in plan.notes
+    assert "no file sets these, so the family's usual values are used: activation gelu" in plan.notes
 
 
 def test_a_model_that_pools_nothing_must_be_told_what_to_return(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def good(**changes: Any) -> Head:
 WRONG: dict[str, tuple[Head, str]] = {
     "no kernel": (
         good(kernel=None, weight=np.zeros((CLASSES, 40), np.float32)),
-        "no array 'kernel'; expected is a .safetensors",
+        "no array 'kernel'; expected a .safetensors",
     ),
     "no bias": (good(bias=None), "no array 'bias'"),
     "half of it under the official name": (good(**{"head/kernel": np.zeros((40, 3))}), "no array 'head/bias'"),
@@ -113,8 +113,8 @@ WRONG: dict[str, tuple[Head, str]] = {
     "more than float32 holds": (good(bias=np.full(3, 1e300)), "bias holds NaN or infinite"),
     "names of other classes": (good(class_names=np.array(["a"])), "class_names is <U1[1]"),
     "objects": (good(kernel=np.array([{}])), "Python objects"),
-    "features that are no JSON": (good(fitted_to=np.array("those of yesterday")), "fitted_to is no JSON object"),
-    "features as numbers": (good(fitted_to=np.zeros(2)), "fitted_to is no JSON object"),
+    "features that are no JSON": (good(fitted_to=np.array("those of yesterday")), "fitted_to is not a JSON object"),
+    "features as numbers": (good(fitted_to=np.zeros(2)), "fitted_to is not a JSON object"),
 }
 
 
@@ -135,7 +135,10 @@ def test_a_file_that_is_no_head_is_refused_in_one_sentence(name: str, tmp_path: 
 
 @pytest.mark.parametrize(
     ("features", "classes", "message"),
-    [(1 << 20, 64, "takes 1048576 features, and the model has 40"), (40, 1 << 20, "too large for a head of that file")],
+    [
+        (1 << 20, 64, "takes 1048576 features, and the model has 40"),
+        (40, 1 << 20, "too large for a head in a file of this size"),
+    ],
 )
 def test_what_does_not_fit_is_refused_before_it_is_unpacked(
     features: int, classes: int, message: str, tmp_path: Path, refuse_export: Refuse

@@ -86,9 +86,9 @@ def test_the_newest_finished_step_is_read_and_the_others_are_named(layouts: Path
     uncommitted.write_text(json.dumps(json.loads(uncommitted.read_text()) | {"commit_timestamp_nsecs": None}))
     with open_checkpoint(tmp_path) as checkpoint:
         assert checkpoint.path == tmp_path / "run_0100" / "state"
-        assert checkpoint.notes == ("steps that were not finished are left out: 200.orbax-checkpoint-tmp, 300",)
+        assert checkpoint.notes == ("skipped unfinished steps: 200.orbax-checkpoint-tmp, 300",)
     for unfinished in (tmp_path / "200.orbax-checkpoint-tmp", tmp_path / "300", tmp_path / "300" / "state"):
-        with pytest.raises(CheckpointError, match="was not finished"):
+        with pytest.raises(CheckpointError, match="is unfinished"):
             open_checkpoint(unfinished)
 
 
@@ -96,10 +96,10 @@ def test_where_finished_steps_are_marked_one_without_a_mark_is_left_out(layouts:
     for name in ("1", "2"):
         shutil.copytree(layouts / "0.5.9 trainer" / "5", tmp_path / name)
     (tmp_path / "1" / "commit_success.txt").touch()
-    assert find_item(tmp_path) == (tmp_path / "1" / "state", ("steps that were not finished are left out: 2",))
+    assert find_item(tmp_path) == (tmp_path / "1" / "state", ("skipped unfinished steps: 2",))
     shutil.rmtree(tmp_path / "1")
     (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp-99")
-    with pytest.raises(CheckpointError, match="holds no step that was finished"):
+    with pytest.raises(CheckpointError, match="holds no finished step"):
         open_checkpoint(tmp_path)
 
 
@@ -184,10 +184,10 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (replaced(CHUNK, b"x" * 999), ("head/kernel", "damaged")),
         (lambda item: shutil.rmtree(item / HEAD), ("head/kernel", "its array is missing")),
         (replaced(ARRAY, b"{"), ("head/kernel", "damaged")),
-        (edited(ARRAY, shape=[1 << 40, 1 << 12]), ("head/kernel", "no parameter's")),
-        (edited(ARRAY, shape=[1 << 40, 1 << 12], chunks=[1 << 30, 1 << 12]), ("head/kernel", "no parameter's")),
-        (edited(ARRAY, chunks=[1 << 30, 1 << 30]), ("head/kernel", "no parameter's")),
-        (edited(ARRAY, shape=[1 << 20, 1 << 10]), ("its arrays have 4,29", "by their shapes, and its files only")),
+        (edited(ARRAY, shape=[1 << 40, 1 << 12]), ("head/kernel", "no parameter has")),
+        (edited(ARRAY, shape=[1 << 40, 1 << 12], chunks=[1 << 30, 1 << 12]), ("head/kernel", "no parameter has")),
+        (edited(ARRAY, chunks=[1 << 30, 1 << 30]), ("head/kernel", "no parameter has")),
+        (edited(ARRAY, shape=[1 << 20, 1 << 10]), ("its arrays have 4,29", "by their shapes, but its files have only")),
         (old_names({"a": {str(leaf): "PLACEHOLDER://x" for leaf in range(100_001)}}), ("100,001 arrays; at most 100,000",)),
         (edited(ARRAY, shape=[-1, 10]), ("head/kernel", "damaged")),
         (edited(ARRAY, dtype="<U9"), ("head/kernel",)),
@@ -201,7 +201,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
         (leaf("params", "..", "embedding", "kernel"), ("holds no 'embedding/kernel'",)),
         (leaf("params/../../x"), ("can't be a file's",)),
         (leaf("a", "kernel"), ("holds no 'embedding/kernel'",)),
-        (lambda item: os.truncate(item / "_METADATA", 65 << 20), ("too long for names",)),
+        (lambda item: os.truncate(item / "_METADATA", 65 << 20), ("too long for a list of names",)),
         (old_names({"embedding": {"kernel": "PLACEHOLDER://../../secret"}}), ("can't be a file's",)),
         (old_names({"embedding": {"kernel": "PLACEHOLDER://.."}}), ("can't be a file's",)),
         (lambda item: (item / "link").symlink_to("/etc"), ("link is neither a plain file nor a folder",)),

@@ -150,7 +150,7 @@ DAMAGE: dict[str, tuple[Damage, str]] = {
     "another byte order": (with_records(byteorder=b"big"), "byte order"),
     "names changed": (names_changed, "CRC-32"),
     "something before it": (rebuilt(lambda data: b"PK\3\4" + data), "ckpt.pt"),
-    "two records at one place": (two_records_at_one_place, "lies where another one does"),
+    "two records at one place": (two_records_at_one_place, "has the position of another one"),
     "cut in the middle": (rebuilt(lambda data: data[:900]), "cut short"),
     "names of a gigabyte": (with_records(**{"data.pkl": b"0" * (17 << 20)}), "16 MiB"),
 }

@@ -87,7 +87,7 @@ def test_a_file_of_open_clips_training_needs_only_its_architecture(tmp_path: Pat
     training = {"epoch": 1, "state_dict": {f"module.{name}": value for name, value in states.items()}}
     torch.save(training, tmp_path / "epoch_1.pt")
     words = ("zeroshot", tmp_path / "epoch_1.pt", "--class-names", labels(tmp_path), "-o", tmp_path / "x.vmoe")
-    says = f"vmoe: the folder of {tmp_path}/epoch_1.pt has no config.json or open_clip_config.json, which say what"
+    says = f"vmoe: the folder of {tmp_path}/epoch_1.pt has no config.json or open_clip_config.json, which describe"
     assert vmoe.complaint(1, *words).startswith(says)
     vmoe.run(*words, "--architecture", "small-clip")
     np.testing.assert_allclose(probabilities(tmp_path / "x.vmoe"), made.expected(pictures(), TEXTS), rtol=0, atol=1e-4)

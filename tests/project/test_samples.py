@@ -166,7 +166,7 @@ def test_plain_onnxruntime_says_in_one_line_what_is_wrong(
     few = npz(tmp_path / "few.npz", images=mnist_images["images"][:40])
     finished = run_plain(mnist_bundle, few, blocked=tmp_path)
     assert finished.returncode == 1
-    assert "the bundle needs a multiple of 16 images, and there are 40" in finished.stderr
+    assert "the bundle needs a multiple of 16 images, but there are 40" in finished.stderr
     assert finished.stderr.count("\n") == 1
 
 

@@ -138,7 +138,7 @@ _MODELS: dict[str, list[tuple[Any, ...]]] = {
     ],
     "dinov2_gated": [
         ("a plain MLP in the config", "use_swiglu_ffn", field(use_swiglu_ffn=False)),
-        ("no halves", "halves", put("encoder.layer.0.mlp.weights_in.weight", 255, 48)),
+        ("no halves", "divided by 2", put("encoder.layer.0.mlp.weights_in.weight", 255, 48)),
     ],
     "tipsv2_gated": [("TIPSv2 with a plain MLP in the config", "use_swiglu_ffn", field(use_swiglu_ffn=False))],
     "dinov3_gated": [

@@ -1,4 +1,4 @@
-"""Readers of checkpoints, one module for each format, and what all of them offer."""
+"""Checkpoint readers, one module per format, and the interface they share."""
 
 from vmoe_export.checkpoint.base import Array, Checkpoint, TensorInfo
 from vmoe_export.checkpoint.bundle import BundleCheckpoint
@@ -13,6 +13,6 @@ _MODEL_FILES = (
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 MODEL_FILES = (*_MODEL_FILES, "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What a folder of Hugging Face's may hold, each a whole model; the first of them is read."""
+"""Names of whole models in a Hugging Face folder. If there are several, the first in this order is read."""
 PROCESSOR, PICTURES = "processor_config.json", "preprocessor_config.json"
 MODEL_SETTINGS = ("config.json", "open_clip_config.json", PROCESSOR, PICTURES)

@@ -1,4 +1,4 @@
-"""What every checkpoint reader offers: the tensors of a parameter tree by name, read one at a time."""
+"""The interface of every checkpoint reader: tensors of a parameter tree by name, read one at a time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from vmoe_export.errors import CheckpointError, ConfigError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WRAPPERS = {"model", "module", "_orig_mod", "state_dict", "model_state_dict"}
-"""Prefixes that training programs add to all names."""
+"""Prefixes that training programs add to every parameter name."""
 _ROOT_WORDS = WRAPPERS | {"params", "target"}
 _LANDMARK = "embedding/kernel"
 
-MAX_TREE_DEPTH = 64  # levels that a reader follows; the official tree has 7, a train state a few more
+MAX_TREE_DEPTH = 64  # the official tree has 7 levels, a train state a few more
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and dtype of a stored tensor, known before its data is read."""
+    """Shape and dtype of a stored tensor, known before its data are read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -38,18 +38,19 @@ class TensorInfo:
 class Checkpoint(Mapping[str, Array]):
     """A read-only mapping of tensor names to arrays.
 
-    Each access reads one tensor from disk into new memory; nothing is cached. Close it, or use it in a `with`.
+    Each access reads one tensor from disk into new memory; nothing is cached. Close the checkpoint, or use it in a
+    `with`.
 
     Attributes:
-        path: the path that was opened.
-        source: the name for the `source` of a bundle: the file's, or the address that it was copied from.
+        path: the opened path.
+        source: the bundle's `source`: the file name, or the address the file was copied from.
         format: "vmoe", "orbax", "safetensors", "torch" or "bundle".
-        files: every file of the checkpoint that `sha256` covers.
-        notes: notes for the user on how the checkpoint was found.
-        config_file: an official config that was found next to it.
+        files: all files that `sha256` covers.
+        notes: notes for the user on how the checkpoint was located and read.
+        config_file: an official config next to the checkpoint, if there is one.
         info: shape and dtype of each tensor.
-        family_title: the family of another library's model, even if its names are official ones now; None for official
-            models.
+        family_title: the model family, if the checkpoint comes from another library. It stays set after the tensors are
+            translated to official names. None for official models.
     """
 
     notes: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class Checkpoint(Mapping[str, Array]):
         self.info: Mapping[str, TensorInfo] = {name: stored[name] for name in self._stored_names}
 
     def use_official_names(self) -> None:
-        """Renames the parameters to the official names, and drops everything beside them, which a note lists.
+        """Rename the parameters to their official names and drop all other tensors; a note lists the dropped ones.
 
         Raises:
             CheckpointError: there is no official parameter tree, or more than one.
@@ -73,7 +74,7 @@ class Checkpoint(Mapping[str, Array]):
         with naming(self.path):
             self._stored_names = parameter_names(self.info)
         if beside := {re.split("[./]", name)[0] for name in self.info.keys() - self._stored_names.values()}:
-            self.notes = (*self.notes, f"ignored, as not part of the model: {', '.join(sorted(beside))[:200]}")
+            self.notes = (*self.notes, f"ignored (not part of the model): {', '.join(sorted(beside))[:200]}")
         self.info = {name: self.info[self._stored_names[name]] for name in sorted(self._stored_names)}
 
     def __getitem__(self, name: str) -> Array:
@@ -103,10 +104,10 @@ class Checkpoint(Mapping[str, Array]):
         self.close()
 
     def sha256(self) -> str:
-        """SHA-256 (hex) over the bytes of all files, in order.
+        """Return the SHA-256 (hex) over the bytes of all files, in order.
 
         Raises:
-            CheckpointError: a file can't be read any more.
+            CheckpointError: a file is no longer readable.
         """
         digest = hashlib.sha256()
         for path in self.files:
@@ -119,32 +120,32 @@ class Checkpoint(Mapping[str, Array]):
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Releases the files."""
+        """Close the files."""
 
     @abstractmethod
     def _read(self, stored_name: str) -> Array:
-        """The tensor under its stored name, in memory of its own."""
+        """Read one tensor by its stored name, into new memory."""
 
 
 @contextmanager
 def naming(what: object) -> Iterator[None]:
-    """Puts what it is about before what went wrong with it, unless that begins with it."""
+    """Prefix errors raised in the block with `what`, unless their message starts with it."""
     try:
         yield
     except (CheckpointError, ConfigError) as error:
-        sentence = str(error)
-        raise type(error)(sentence if sentence.startswith(str(what)) else f"{what}: {sentence}") from None
+        message = str(error)
+        raise type(error)(message if message.startswith(str(what)) else f"{what}: {message}") from None
 
 
 def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
-    """Maps official parameter names to the stored names.
+    """Map official parameter names to the stored names.
 
-    The parameters may lie at the root, or under `params` or `target` (also nested, as in a train state), and names may
+    The parameters may lie at the root or under `params` or `target`, which may be nested as in a train state. Names may
     be joined by `/` or by `.`.
 
     Raises:
-        CheckpointError: there is no `embedding/kernel`, so this isn't a V-MoE or ViT parameter tree; or one name or tree
-            twice.
+        CheckpointError: there is no `embedding/kernel`, so this is not a V-MoE or ViT parameter tree.
+        CheckpointError: a name or a whole tree occurs twice.
 
     Examples:
         >>> parameter_names(["params/embedding/kernel", "step"])
@@ -166,7 +167,7 @@ def parameter_names(stored_names: Iterable[str]) -> dict[str, str]:
             )
         some = ", ".join(name[:80] for name in sorted(by_path.values())[:3]) or "nothing"
         raise CheckpointError(
-            f"it holds no '{_LANDMARK}', so it is not a V-MoE parameter tree, and none of vmoe export --families "
+            f"it holds no '{_LANDMARK}', so it is neither a V-MoE parameter tree nor a model of vmoe export --families "
             f"(it holds {some})"
         )
     root, *others = prefixes

@@ -1,4 +1,4 @@
-"""Reads a float32 bundle as a checkpoint, so that a model can be exported once more in another precision."""
+"""Read a float32 bundle as a checkpoint, so that its model can be exported again in another precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from vmoe_export.checkpoint.safetensors_file import SafetensorsCheckpoint
 from vmoe_export.errors import CheckpointError
-from vmoe_export.model.model_config import ROUTERS, TOLD
+from vmoe_export.model.model_config import CONFIG_FIELDS, ROUTERS
 from vmoe_runtime.bundle.manifest import MANIFEST_NAME, WEIGHTS_NAME
 from vmoe_runtime.bundle.reader import Bundle
 
@@ -19,23 +19,23 @@ _POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 
 
 class BundleCheckpoint(SafetensorsCheckpoint):
-    """The weights of a bundle, and in `manifest` the settings of its export.
+    """The weights of a bundle, with its export settings in `manifest`.
 
     Args:
-        folder: the bundle; every file of it is checked against its SHA-256.
+        folder: the bundle. Each file is checked against its SHA-256.
 
     Raises:
         BundleError: the bundle is damaged or was changed.
-        CheckpointError: its weights are not those of the checkpoint any more.
+        CheckpointError: the bundle is not float32, so it no longer holds the checkpoint's weights.
     """
 
     def __init__(self, folder: Path) -> None:
-        # What is opened in here is what was checked; it stays open until the checkpoint is closed.
+        # Opening the weights inside the block ensures that the file opened is the file checked.
         with Bundle.open(folder) as bundle:
             precision = bundle.manifest.precision
             if precision != "fp32":
                 raise CheckpointError(
-                    f"{folder} is a bundle of precision {precision}, and only a float32 bundle can be exported again"
+                    f"{folder} is a bundle of precision {precision}; only float32 bundles can be exported again"
                 )
             bundle.verify_weights()
             super().__init__(bundle.file(WEIGHTS_NAME))
@@ -48,18 +48,18 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         self.family_title = family if isinstance(family, str) else None
         self._identity = bundle.identity
         if self.manifest.model.get("position_emb") == "sincos2d":
-            # Computed at export, and no parameter of the model.
+            # Computed at export; not a parameter of the model.
             self.info = {name: info for name, info in self.info.items() if name != _POSITION_EMBEDDING}
 
     @property
     def config(self) -> dict[str, Any]:
-        """The official config of the model, as far as the tensors can't say it."""
+        """The model's official config: the fields that can't be derived from the tensors."""
         model = self.manifest.model
         moe = _mapping(model, "moe")
         routing = _mapping(moe, "routing")
         kind = self.manifest.rules.kind
         return {
-            **{name: model[name] for name in ("classifier", *TOLD) if name in model},
+            **{name: model[name] for name in ("classifier", *CONFIG_FIELDS) if name in model},
             "encoder": {
                 "position_emb": {"name": model.get("position_emb"), "temperature": model.get("position_temperature")},
                 "moe": {
@@ -67,7 +67,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
                     "router": {
                         "name": None if kind == "dense" else ROUTERS[kind],
                         "normalize_weights": routing.get("normalize_weights"),
-                        # It may turn out to be top-K routing, and then it has no k yet.
+                        # The router option can change experts choice to top-k, but this bundle has no k for it.
                         **({} if kind == "experts-choice" else {"num_selected_experts": routing.get("k")}),
                         "dispatcher": {
                             "capacity_factor": routing.get("capacity_ratio"),
@@ -81,7 +81,7 @@ class BundleCheckpoint(SafetensorsCheckpoint):
         }
 
     def sha256(self) -> str:
-        """SHA-256 (hex) over the hashes of the bundle's files, which were checked when it was opened."""
+        """Return the SHA-256 (hex) over the hashes of the bundle's files, which were checked when it was opened."""
         return self._identity
 
 
@@ -91,5 +91,5 @@ def _mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder holds what every bundle holds."""
+    """Return whether a folder holds the two files that every bundle has."""
     return (path / MANIFEST_NAME).is_file() and (path / WEIGHTS_NAME).is_file()

@@ -1,7 +1,7 @@
-"""Walks over a msgpack file by its headers, without reading what the headers describe.
+"""Step through a msgpack file header by header, without reading the payloads.
 
-A data shard is ONE msgpack object of up to gigabytes; a streaming unpacker would buffer each chunk whole and copy it. The
-cursor only steps from header to header, so that arrays are read once, straight from the file into their memory.
+A data shard is ONE msgpack object of up to gigabytes. A streaming unpacker would buffer and copy each chunk whole. With
+the cursor, arrays are read once, directly from the file into their final memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from vmoe_export.errors import CheckpointError
 
 Kind = Literal["a number", "a map", "an array", "a string", "bytes", "an extension"]
 
-_MAX_TEXT_BYTES = 1 << 20  # far more than any name has
+_MAX_TEXT_BYTES = 1 << 20  # far longer than any name
 
-# Headers of one byte, which says the size, too.
+# One-byte headers that include the size.
 _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "a number": {size: size for size in range(0x80)},
     "a map": {0x80 + size: size for size in range(16)},
@@ -26,7 +26,7 @@ _SHORT: Mapping[Kind, Mapping[int, int]] = {
     "bytes": {},
     "an extension": {0xD4 + power: 1 << power for power in range(5)},
 }
-# Headers whose first byte says how the size after it is written.
+# Headers followed by the size; the first byte gives the format of the size.
 _LONG: Mapping[Kind, Mapping[int, str]] = {
     "a number": {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"},
     "a map": {0xDE: ">H", 0xDF: ">I"},
@@ -38,7 +38,7 @@ _LONG: Mapping[Kind, Mapping[int, str]] = {
 
 
 class ByteSpan(NamedTuple):
-    """Where bytes lie in a file."""
+    """A byte range in a file."""
 
     start: int
     length: int
@@ -47,7 +47,7 @@ class ByteSpan(NamedTuple):
 class MsgpackCursor:
     """A position in a msgpack file.
 
-    Every method checks bounds and raises CheckpointError when the next object isn't of the kind it reads.
+    Each method checks bounds and raises CheckpointError if the next object is not of the expected kind.
     """
 
     def __init__(self, file: PlainFile, position: int = 0, end: int | None = None) -> None:
@@ -56,7 +56,11 @@ class MsgpackCursor:
         self.end = file.size if end is None else end
 
     def header(self, *kinds: Kind) -> int:
-        """The size of the object of one of these kinds that starts here: pairs, elements or bytes; or the number."""
+        """Read the header of the next object, which must be of one of these kinds.
+
+        Returns:
+            The number of pairs, elements or bytes; for a number, its value.
+        """
         byte = self._take(1)[0]
         for kind in kinds:
             if byte in _SHORT[kind]:
@@ -66,7 +70,7 @@ class MsgpackCursor:
         raise self._not(kinds[0])
 
     def text(self) -> str:
-        """A string, also when it is stored as bytes."""
+        """Read a string, which may be stored as bytes."""
         size = self.header("a string", "bytes")
         if size > _MAX_TEXT_BYTES:
             raise self._not("a string of sensible length")
@@ -76,35 +80,35 @@ class MsgpackCursor:
             raise self._not("a string") from None
 
     def binary(self) -> ByteSpan:
-        """A byte string: where it lies."""
+        """Skip a byte string and return its position."""
         return self._skip(self.header("bytes"))
 
     def extension(self, expected: int) -> MsgpackCursor:
-        """The payload of an extension of that type, with a cursor of its own."""
+        """Skip an extension of type `expected` and return a cursor over its payload."""
         size = self.header("an extension")
         (code,) = struct.unpack(">b", self._take(1))
         payload = self._skip(size)
         if code != expected:
-            raise CheckpointError(f"unknown msgpack extension type {code} where type {expected} belongs")
+            raise CheckpointError(f"unknown msgpack extension type {code} instead of {expected}")
         return MsgpackCursor(self.file, payload.start, payload.start + size)
 
     def rest(self, most: int) -> bytes:
-        """All that is left, if that is no more than `most` bytes."""
+        """Read the remaining bytes, at most `most`."""
         if self.end - self.position > most:
             raise self._not("an object of sensible length")
         return self._take(self.end - self.position)
 
     def true(self) -> None:
-        """The value true."""
+        """Read the value true."""
         if self._take(1) != b"\xc3":
             raise self._not("true")
 
     def _take(self, size: int) -> bytes:
         span = self._skip(size)
-        # Through the buffer of the stream: headers lie close together.
+        # Buffered, because headers lie close together.
         self.file.stream.seek(span.start)
         data = self.file.stream.read(size)
-        if len(data) < size:  # the file has shrunk
+        if len(data) < size:  # the file shrank while it was read
             raise CheckpointError(f"it is cut short inside the value at byte {span.start}")
         return data
 
@@ -116,4 +120,4 @@ class MsgpackCursor:
         return ByteSpan(start, size)
 
     def _not(self, kind: str) -> CheckpointError:
-        return CheckpointError(f"not the expected msgpack: there is not {kind} before byte {self.position}")
+        return CheckpointError(f"unexpected msgpack: expected {kind} before byte {self.position}")

@@ -1,4 +1,4 @@
-"""A checkpoint with another head, such as one that `vmoe fewshot` fitted."""
+"""A checkpoint with its head replaced, such as by one that `vmoe fewshot` fitted."""
 
 from __future__ import annotations
 
@@ -20,36 +20,39 @@ from vmoe_runtime.bundle.strict_json import parse_json
 from vmoe_runtime.errors import ImageError, shown
 
 _EXPECTED = (
-    "expected is a .safetensors or npz file of 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
+    "expected a .safetensors or npz file with 'kernel' [D, classes] and 'bias' [classes], or 'head/kernel' and 'head/bias'"
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _NAMES = "class_names"
-_PREFIXES = ("head/", "head.", "")  # the second in a state dict
+_PREFIXES = ("head/", "head.", "")  # "head." is the form of a state dict
 _KNOWN = (_NAMES, FITTED_TO, *(f"{prefix}{name}" for prefix in _PREFIXES for name in ("kernel", "bias")))
 _FLOAT32 = np.dtype(np.float32)
 _ALWAYS_BYTES = 64 << 20
 _MOST_UNPACKED = 100
-"""Times its size that a file may unpack to, beyond `_ALWAYS_BYTES`. Values of a trained head are hardly packed at all."""
+"""Largest ratio of unpacked to stored size beyond `_ALWAYS_BYTES`. Trained weights hardly compress, so a real head is far
+below it."""
 
 
 class NewHead(Checkpoint):
-    """A checkpoint, but for its head, which comes from a file; the checkpoint may have another head or none.
+    """A checkpoint whose head comes from a separate file. The checkpoint itself may have another head or none.
+
+    The arrays are loaded by `read`, only after their declared shapes are known to fit: a small file may unpack to more
+    than fits in memory.
 
     Args:
-        trunk: the checkpoint. Whoever opened it closes it.
-        path: a .safetensors or else an npz file of `kernel` [D, classes] and `bias` [classes], or `head/kernel` and
-            `head/bias`: float16, bfloat16 (safetensors), float32 or float64. An npz file may have `class_names` [classes]
-            and, from `vmoe fewshot`, the features that the head is fitted to.
-
-    Its arrays are unpacked by `read`, once the shapes that it states are known to fit: a small file may unpack to more than
-    the memory.
+        trunk: the checkpoint; the caller closes it.
+        path: a .safetensors file, or an npz file under any other name. It holds `kernel` [D, classes] and `bias`
+            [classes], or `head/kernel` and `head/bias`, in float16, bfloat16 (safetensors only), float32 or float64. An
+            npz file may also hold `class_names` [classes] and, from `vmoe fewshot`, a description of the features that
+            the head was fitted to.
 
     Attributes:
-        class_names: of the file; None where it has none.
-        fitted_to: what `vmoe_measure.head_inputs` says of the features that it is fitted to; None where the file doesn't.
+        class_names: class names from the file, or None.
+        fitted_to: the file's description of the features that the head was fitted to (see `vmoe_measure.head_inputs`), or
+            None.
 
     Raises:
-        OptionError: the file can't be read, or states no such head.
+        OptionError: the file can't be read, or declares no such head.
     """
 
     def __init__(self, trunk: Checkpoint, path: Path) -> None:
@@ -62,7 +65,7 @@ class NewHead(Checkpoint):
             names = stated.get(_NAMES)
             if names is not None and (names.dtype.kind != "U" or names.shape != bias.shape):
                 raise OptionError(
-                    f"{_NAMES} is {names.dtype}{list(names.shape)}, no name for each of {bias.shape[0]} classes"
+                    f"{_NAMES} is {names.dtype}{list(names.shape)}, not one name for each of {bias.shape[0]} classes"
                 )
             self.class_names = None if names is None else tuple(_arrays_of(path, [_NAMES])[_NAMES].tolist())
             self.fitted_to = _fitted_to(path) if FITTED_TO in stated else None
@@ -73,10 +76,10 @@ class NewHead(Checkpoint):
         self.source = trunk.source
 
     def read(self, features: int) -> None:
-        """Unpacks the head of a model with so many features.
+        """Load the head for a model with `features` input features.
 
         Raises:
-            OptionError: it is for another number, or can't be read.
+            OptionError: the head has a different number of inputs, or can't be read.
         """
         with _of_head(self._path):
             if (inputs := self.info["head/kernel"].shape[0]) != features:
@@ -86,20 +89,20 @@ class NewHead(Checkpoint):
             self._head = {name: _as_float32(stored, arrays[stored]) for name, stored in names.items()}
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        """Makes sure that it is fitted to a model's features, where its file says to which.
+        """Check that the head was fitted to the features of this model, if its file names the features.
 
         Args:
-            inputs: as `vmoe_measure.head_inputs` returns.
+            inputs: the model's features, as returned by `vmoe_measure.head_inputs`.
 
         Raises:
-            OptionError: it is fitted to others.
+            OptionError: the head was fitted to other features.
         """
         with _of_head(self._path):
             fitted = self.fitted_to or inputs
             for name in (*inputs, *fitted):
                 own, theirs = (shown(each[name], 80) if name in each else "not set" for each in (fitted, inputs))
                 if own != theirs:
-                    what = "other weights" if name == "weights" else f"{name} {own}, and here it is {theirs}"
+                    what = "other weights" if name == "weights" else f"{name} {own}, but here it is {theirs}"
                     raise OptionError(f"it is fitted to the features of a model with {what}; fit a head to this one")
 
     def _read(self, stored_name: str) -> Array:
@@ -110,19 +113,22 @@ class NewHead(Checkpoint):
 
 @contextmanager
 def _of_head(path: Path) -> Iterator[None]:
-    """Names the option and the file in what goes wrong."""
+    """Prefix errors raised in the block with the option `--head` and the file."""
     try:
         yield
     except OSError as error:
         raise OptionError(f"--head {path} can't be read: {error.strerror or error}") from None
     except (CheckpointError, OptionError, ImageError) as error:
-        sentence = str(error)
-        raise OptionError(f"--head {sentence if sentence.startswith(str(path)) else f'{path}: {sentence}'}") from None
+        message = str(error)
+        raise OptionError(f"--head {message if message.startswith(str(path)) else f'{path}: {message}'}") from None
 
 
 def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
-    """Shapes and types of what may be of a head. The file may be a whole checkpoint, of which nothing else is read."""
-    if path.suffix == ".safetensors":  # nothing in it is packed
+    """Return the declared shapes and dtypes of the head's arrays.
+
+    The file may be a whole checkpoint; its other arrays are not read.
+    """
+    if path.suffix == ".safetensors":  # never compressed, so sizes need no check
         with SafetensorsCheckpoint(path) as checkpoint:
             return checkpoint.info
     with closing(PlainFile(path)) as file:
@@ -141,7 +147,7 @@ def _stated_arrays(path: Path) -> Mapping[str, TensorInfo]:
             if dtype.hasobject:
                 raise ImageError(f"{name} is an array of Python objects, which is not loaded; {_EXPECTED}")
             if math.prod(shape) * dtype.itemsize > most:
-                raise ImageError(f"{name} is {dtype}{list(shape)}, which is too large for a head of that file")
+                raise ImageError(f"{name} is {dtype}{list(shape)}, too large for a head in a file of this size")
             stated[name] = TensorInfo(shape, dtype)
     return stated
 
@@ -158,7 +164,7 @@ def _fitted_to(path: Path) -> dict[str, Any]:
     except ValueError:
         fitted = None
     if not isinstance(fitted, dict):
-        raise OptionError(f"{FITTED_TO} is no JSON object; leave it out, or fit the head again")
+        raise OptionError(f"{FITTED_TO} is not a JSON object; leave it out, or fit the head again")
     return fitted
 
 
@@ -171,7 +177,7 @@ def _checked_type(name: str, stated: Mapping[str, TensorInfo]) -> TensorInfo:
 
 
 def _as_float32(name: str, array: Array) -> Array:
-    with np.errstate(over="ignore"):  # float64 values beyond float32 become infinite
+    with np.errstate(over="ignore"):  # float64 values beyond the float32 range become infinite
         array = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(array).all():
         raise OptionError(f"{name} holds NaN or infinite values")

@@ -14,10 +14,10 @@ _EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "flo
 
 
 def dtype_from_name(name: object) -> np.dtype[Any]:
-    """The numpy dtype of a name such as "float32" or "bfloat16".
+    """Return the numpy dtype for a name such as "float32" or "bfloat16".
 
     Raises:
-        CheckpointError: not the name of a plain number type.
+        CheckpointError: the name is not that of a plain number type.
     """
     text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
     if text in _EXTENDED:

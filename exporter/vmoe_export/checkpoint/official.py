@@ -1,9 +1,9 @@
-"""Reads the checkpoints that google-research/vmoe writes: `PREFIX.index` and `PREFIX.data-nnnnn-of-NNNNN`.
+"""Read the checkpoints that google-research/vmoe writes: `PREFIX.index` and `PREFIX.data-nnnnn-of-NNNNN`.
 
 Source of the format: vmoe/checkpoints/{partitioned,serialization,types}.py. Each file is one msgpack object. The index
-holds a tree of array descriptions (shape, dtype, and for each chunk its slice and its shard); a data shard maps array ids
-to chunks. The id of an array is its rank in a depth-first walk of the tree with the keys of each level sorted as strings,
-so `encoderblock_10` comes before `encoderblock_2`.
+holds a tree of array descriptions: shape, dtype, and for each chunk its slice and shard. A data shard maps array ids to
+chunks. An array's id is its rank in a depth-first walk of the tree, with the keys of each level sorted as strings, so
+`encoderblock_10` comes before `encoderblock_2`.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ _VERSION = "20220622"
 _MAX_SHARDS = 99_999
 _MAX_CHUNKS = 8192  # of one array
 _MAX_TOTAL_CHUNKS = 100_000
-_MAX_INDEX_BYTES = 16 << 20  # that many chunks, and their names
+_MAX_INDEX_BYTES = 16 << 20  # enough for that many chunks and their names
 _MAX_SLICE_BYTES = 1024
 _MAX_DIMENSIONS = 32
-_MAX_ELEMENTS = 2**48  # more than any file holds, and few enough for numpy to count
+_MAX_ELEMENTS = 2**48  # more than any file holds, and within numpy's range
 
 Box = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class _ArrayIndex:
-    """One leaf of the index: what the array is and where its chunks are. Boxes are (start, stop) per dimension."""
+    """One leaf of the index: the array's shape and dtype, and the box and shard of each chunk.
+
+    A box is (start, stop) per dimension.
+    """
 
     id: int
     info: TensorInfo
@@ -66,7 +69,7 @@ class OfficialCheckpoint(Checkpoint):
         )
 
     def close(self) -> None:
-        """Closes the shards."""
+        """Close the shards."""
         for shard in self._shards.values():
             shard.file.close()
         self._shards.clear()
@@ -83,30 +86,30 @@ class OfficialCheckpoint(Checkpoint):
                 found += [(box, spans, shard) for box, spans in shard.chunks(array.id, info.dtype)]
         if sorted(box for box, _, _ in found) != sorted(box for box, _ in array.chunks):
             raise CheckpointError("the chunks in the shards are not the ones that the index lists")
-        # Memory is only taken once the shards are known to hold every byte of the array.
+        # Allocate only after checking that the shards hold every byte of the array.
         for box, spans, shard in found:
             if sum(span.length for span in spans) != _volume(box) * info.dtype.itemsize:
-                raise CheckpointError(f"{shard.path.name}: a chunk has not as many bytes as its slice needs")
+                raise CheckpointError(f"{shard.path.name}: the size of a chunk does not match its slice")
         result, filled = np.empty(info.shape, info.dtype), np.zeros(info.shape, bool)
         for box, spans, shard in found:
             extents = tuple(stop - start for start, stop in box)
-            # A chunk that is the whole array is read straight into it, the others through memory of their own.
+            # A chunk that covers the whole array is read directly into it; others go through a temporary array.
             chunk = result if extents == info.shape else np.empty(extents, info.dtype)
             with naming(shard.path.name):
                 shard.read_into(spans, chunk)
-            # The ellipsis makes this an assignment for scalars, too.
+            # With the ellipsis, the assignment also works for scalars.
             where: tuple[Any, ...] = (*(slice(start, stop) for start, stop in box), ...)
             filled[where] = True
             if chunk is not result:
                 result[where] = chunk
-        # They have as many elements as the array, so that some are missing where two chunks overlap.
+        # The chunks have as many elements as the array, so if two overlap, some elements remain unfilled.
         if not filled.all():
             raise CheckpointError("its chunks overlap")
         return result
 
 
 class _Shard:
-    """A data file and where the chunks of each array lie in it."""
+    """A data file and the positions of each array's chunks in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -120,12 +123,12 @@ class _Shard:
             raise
 
     def chunks(self, array_id: int, dtype: np.dtype[Any]) -> Iterator[tuple[Box, list[ByteSpan]]]:
-        """The chunks of one array: the box that each fills, and where the pieces of its data lie in order."""
+        """Yield, for each chunk of one array, the box that it fills and the byte spans of its data, in order."""
         for bodies, box in self._chunks.get(array_id, []):
             yield box, [_ndarray_data(body, dtype) for body in bodies]
 
     def read_into(self, spans: list[ByteSpan], chunk: Array) -> None:
-        """Fills an array with the bytes of some pieces."""
+        """Fill an array with the bytes of consecutive spans."""
         data, position = chunk.reshape(-1).view(np.uint8), 0
         for span in spans:
             self.file.read_into(span.start, data[position : position + span.length])
@@ -166,7 +169,7 @@ class _Shard:
 
 
 def _check_count(number: int) -> None:
-    # A chunk of more than a gigabyte is stored in pieces, so there may be twice as many things as chunks.
+    # A chunk of more than a gigabyte is stored in pieces, so the count may be up to twice the number of chunks.
     if number > 2 * _MAX_TOTAL_CHUNKS:
         raise CheckpointError(f"it holds more than {_MAX_TOTAL_CHUNKS} chunks")
 
@@ -179,7 +182,7 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
         cursor.header("a number")
     stored = dtype_from_name(cursor.text())
     if stored != dtype:
-        raise CheckpointError(f"a chunk is {stored} where the index says {dtype}")
+        raise CheckpointError(f"a chunk is {stored}, but the index says {dtype}")
     data = cursor.binary()
     if data.length % dtype.itemsize:
         raise CheckpointError(f"a chunk of {data.length} bytes does not hold whole {dtype} values")
@@ -187,9 +190,12 @@ def _ndarray_data(body: MsgpackCursor, dtype: np.dtype[Any]) -> ByteSpan:
 
 
 def open_index(prefix: Path) -> tuple[dict[str, _ArrayIndex], dict[int, str]]:
-    """The arrays that an index lists, and what comes after PREFIX in the names of the shards that it points to.
+    """Read an index: the arrays it lists, and the shards that hold their chunks.
 
-    Others are empty, if they are there.
+    Shards that no array points to are left out; they are empty if they exist.
+
+    Returns:
+        The arrays by name; for each shard number, the suffix that follows PREFIX in the file name.
 
     Raises:
         CheckpointError: the index is damaged.
@@ -212,10 +218,10 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _ArrayIndex]]:
     root = _unpack(data)
     if not isinstance(root, dict) or not isinstance(root.get("index"), dict):
         raise CheckpointError("it is not the index of a V-MoE checkpoint")
-    # Without a version (before 2022-06-22) ids follow the order of the saved object, which for plain parameters is the same.
+    # An index without a version (before 2022-06-22) numbers ids in saving order. For plain parameters the order is the same.
     version = root.get("version", _VERSION)
     if version != _VERSION:
-        raise CheckpointError(f"index version {version!r:.60} is not known; {_VERSION} and none are")
+        raise CheckpointError(f"index version {version!r:.60} is not supported; it must be {_VERSION} or missing")
     shard_count = root.get("shard_count")
     if not isinstance(shard_count, int) or not 1 <= shard_count <= _MAX_SHARDS:
         raise CheckpointError(f"its shard_count is {shard_count!r:.60}")

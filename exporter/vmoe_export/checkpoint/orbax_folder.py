@@ -1,7 +1,8 @@
-"""Reads the parameters of an Orbax checkpoint, the format of today's official trainer, by tensorstore.
+"""Read the parameters of an Orbax checkpoint, the current official trainer's format, using tensorstore.
 
-Source of the format: orbax-checkpoint 0.2 to 0.12. A file `_METADATA` (of old versions: `checkpoint`) names the leaves of a
-tree; each array is a zarr of version 2 or 3, in a folder of its own or all in one OCDBT database. Values have no checksum.
+Source of the format: orbax-checkpoint 0.2 to 0.12. A file `_METADATA` (old versions: `checkpoint`) names the leaves of a
+tree. Each array is a zarr of version 2 or 3, in its own folder or in an OCDBT database shared by all arrays. Values have
+no checksum.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ _MAX_NAMES_BYTES = 64 << 20
 _MAX_TENSOR_BYTES = 1 << 36
 _MAX_LEAVES = 100_000
 _ALWAYS_BYTES, _MOST_UNPACKED = 64 << 20, 100
-"""Parameters have at most so many bytes, or times the bytes of the folder: trained values are hardly compressed at all."""
-_CACHED_BYTES = 16 << 20  # of a database's nodes; values are read once, and not kept
+"""The parameters may unpack to `_ALWAYS_BYTES`, or to `_MOST_UNPACKED` times the size of the folder if that is larger.
+Trained weights hardly compress, so a real checkpoint is far below the limit."""
+_CACHED_BYTES = 16 << 20  # cache for database nodes only: each value is read once
 
 
 class OrbaxCheckpoint(Checkpoint):
-    """The parameters of a train state, or of a tree that was saved alone; each is read when it is asked for."""
+    """The parameters of a train state, or of a tree saved by itself. Each array is read on access."""
 
     def __init__(self, folder: Path, notes: Sequence[str] = ()) -> None:
-        """Finds the parameters and their shapes; what stands beside them is not opened.
+        """Locate the parameters and read their shapes. Arrays that are not parameters are not opened.
 
         Args:
-            folder: of an item, as `orbax_steps.find_item` returns it.
-            notes: what a user should know of the way that it was found.
+            folder: an item folder, as returned by `orbax_steps.find_item`.
+            notes: notes for the user on how the folder was chosen.
         """
         with naming(folder):
             folder_bytes = _check_plain(folder)
@@ -57,7 +59,7 @@ class OrbaxCheckpoint(Checkpoint):
             stated = sum(math.prod(info.shape) * info.dtype.itemsize for info in stored.values())
             if stated > max(_ALWAYS_BYTES, _MOST_UNPACKED * folder_bytes):
                 raise CheckpointError(
-                    f"its arrays have {stated:,} bytes by their shapes, and its files only {folder_bytes:,}"
+                    f"its arrays have {stated:,} bytes by their shapes, but its files have only {folder_bytes:,}"
                 )
         super().__init__(folder, "orbax", [file], stored)
         folder = folder.resolve()
@@ -68,7 +70,10 @@ class OrbaxCheckpoint(Checkpoint):
         self.config_file = next((path for path in beside if path.is_file()), None)
 
     def sha256(self) -> str:
-        """SHA-256 (hex) over names, types, shapes and values: the files hold the optimizer's state, too."""
+        """Return the SHA-256 (hex) over names, dtypes, shapes and values.
+
+        The files can't be hashed instead: they also hold the optimizer state.
+        """
         digest = hashlib.sha256()
         for name, array in self.items():
             digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -79,11 +84,11 @@ class OrbaxCheckpoint(Checkpoint):
         with naming(f"tensor {name}"):
             store = self._open(name)
             dtype = dtype_from_name(store.dtype.name)
-        # Memory for either would be taken before anything is read, and the process ends where there is none.
+        # tensorstore allocates a chunk and the array before it reads anything; too large a size would kill the process.
         chunk = store.chunk_layout.read_chunk.shape or store.shape
         if any(map(operator.gt, chunk, store.shape)) or math.prod(store.shape) * dtype.itemsize > _MAX_TENSOR_BYTES:
             sizes = f"shape {list(store.shape)} in chunks of {list(chunk)}"
-            raise CheckpointError(f"tensor {name} has {sizes}, which is no parameter's")
+            raise CheckpointError(f"tensor {name} has {sizes}, which no parameter has")
         return TensorInfo(tuple(store.shape), dtype)
 
     def _open(self, name: str) -> Any:
@@ -108,7 +113,12 @@ class OrbaxCheckpoint(Checkpoint):
 
 
 def _check_plain(folder: Path) -> int:
-    """The bytes of the files below a folder, which must be plain ones: a link leads out of it, and a pipe is waited for."""
+    """Return the total size in bytes of the files below a folder.
+
+    Raises:
+        CheckpointError: an entry is not a regular file or a folder. A link may lead out of the folder, and reading a pipe
+            may block.
+    """
     total = 0
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -118,13 +128,18 @@ def _check_plain(folder: Path) -> int:
 
 
 def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "zarr3"]]:
-    """The file that names the leaves; what each is called in its store, by its path joined by "/"; the driver of arrays."""
+    """Read the names of the arrays.
+
+    Returns:
+        The file that names the leaves; a mapping from each leaf's path, joined by "/", to its name in the store; the
+        tensorstore driver of the arrays.
+    """
     path = next((folder / name for name in ("_METADATA", "checkpoint") if (folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError("neither _METADATA nor checkpoint is there to name its arrays")
+        raise CheckpointError("it has neither _METADATA nor checkpoint, which name its arrays")
     with closing(PlainFile(path)) as file:
         if file.size > _MAX_NAMES_BYTES:
-            raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for names")
+            raise CheckpointError(f"{path.name} is {file.size:,} bytes long, too long for a list of names")
         text = bytes(file.read(0, file.size))
     try:
         if path.name == "checkpoint":
@@ -137,7 +152,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
                     key = tuple(str(part["key"]) for part in leaf["key_metadata"])
                     leaves[key] = ".".join(key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, msgpack.UnpackException):
-        raise CheckpointError(f"{path.name} is damaged: it is no tree of names") from None
+        raise CheckpointError(f"{path.name} is damaged: it is not a tree of names") from None
     if len(leaves) > _MAX_LEAVES:
         raise CheckpointError(f"{path.name} names {len(leaves):,} arrays; at most {_MAX_LEAVES:,} are read")
     for leaf, store in leaves.items():
@@ -147,7 +162,7 @@ def _read_names(folder: Path) -> tuple[Path, dict[str, str], Literal["zarr", "za
 
 
 def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The leaves of a tree that lie in stores, with the names of these; values that lie in the tree itself are left out."""
+    """Yield the path and store name of each leaf that lies in a store. Values stored in the tree itself are skipped."""
     if isinstance(tree, dict):
         for key, child in tree.items():
             yield from _placeholders(child, (*path, str(key)))
@@ -156,7 +171,7 @@ def _placeholders(tree: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 
 def _reason(error: ValueError) -> str:
-    """What tensorstore says, in a few words: its messages hold the whole request, and paths of this machine."""
+    """Shorten a tensorstore error, whose message holds the whole request and local paths."""
     text = str(error)
     if "is missing" in text:
         return "a chunk of it is missing"

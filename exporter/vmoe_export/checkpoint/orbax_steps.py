@@ -1,4 +1,4 @@
-"""Finds the newest finished step among the folders that Orbax writes: `WORKDIR/ckpt/STEP/state/`."""
+"""Locate the newest finished step among the folders that Orbax writes: `WORKDIR/ckpt/STEP/state/`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from pathlib import Path
 from vmoe_export.errors import CheckpointError
 
 _STEP = re.compile(r"(?:.*_)?(\d{1,18})")
-_MARK = "commit_success.txt"  # object stores rename nothing, so that an unfinished step lacks it
+_MARK = "commit_success.txt"  # on object stores, which can't rename, only finished steps have it
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 def find_item(path: Path) -> tuple[Path, tuple[str, ...]] | None:
-    """The item folder that a path means, and what a user should know of how it was found; None where it is not Orbax's.
+    """Resolve a path to its Orbax item folder.
 
     Args:
-        path: a folder: an item, a step, or one of steps, of which the newest finished one is taken.
+        path: an item, a step, or a folder of steps. In a folder of steps, the newest finished one is used.
+
+    Returns:
+        The item folder and notes for the user on how it was chosen. None if the path holds no Orbax checkpoint.
 
     Raises:
-        CheckpointError: it was not finished, or holds several items.
-        OSError: it can't be read.
+        CheckpointError: the checkpoint was not finished, or holds several items.
+        OSError: a folder can't be read.
     """
     if _is_item(path):
         step = path.parent if (path.parent / "_CHECKPOINT_METADATA").is_file() else path
         if not (_is_finished(path) and _is_finished(step)):
-            raise CheckpointError(f"{path} was not finished: its checkpoint was still being saved")
+            raise CheckpointError(f"{path} is unfinished: its checkpoint was still being saved")
         return path, ()
     folders = sorted(child for child in path.iterdir() if child.is_dir())
     if items := [child for child in folders if _is_item(child)]:
         named = [item for item in items if item.name in ("state", "default")] or items
         if len(named) > 1:
-            raise CheckpointError(f"{path} holds several items ({', '.join(item.name for item in named)}); give one of them")
+            raise CheckpointError(f"{path} holds several items ({', '.join(item.name for item in named)}); pass one of them")
         return find_item(named[0])
     steps = [child for child in folders if _is_step(child)]
     if not steps:
@@ -41,16 +44,16 @@ def find_item(path: Path) -> tuple[Path, tuple[str, ...]] | None:
     finished = [step for step in steps if _is_finished(step) and (not is_marked or (step / _MARK).is_file())]
     left_out = ", ".join(step.name for step in steps if step not in finished)
     if not finished:
-        raise CheckpointError(f"{path} holds no step that was finished (found: {left_out})")
+        raise CheckpointError(f"{path} holds no finished step (unfinished: {left_out})")
     newest = max(finished, key=_number)
     found = find_item(newest)
     assert found is not None
-    return found[0], (f"steps that were not finished are left out: {left_out}",) if left_out else ()
+    return found[0], (f"skipped unfinished steps: {left_out}",) if left_out else ()
 
 
 def _is_item(folder: Path) -> bool:
     files = [name for name in ("_METADATA", "manifest.ocdbt", "checkpoint") if (folder / name).is_file()]
-    return bool(files) and (files != ["checkpoint"] or not any(folder.glob("*.index")))  # TensorFlow has that name, too
+    return bool(files) and (files != ["checkpoint"] or not any(folder.glob("*.index")))  # TensorFlow uses that name too
 
 
 def _is_step(folder: Path) -> bool:
@@ -71,6 +74,6 @@ def _is_finished(folder: Path) -> bool:
         metadata = json.loads((folder / "_CHECKPOINT_METADATA").read_bytes())
         return metadata["commit_timestamp_nsecs"] is not None
     except OSError:
-        return True  # old versions write none
+        return True  # old versions don't write this file
     except (ValueError, KeyError, TypeError, RecursionError):
         return False

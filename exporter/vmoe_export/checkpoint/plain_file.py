@@ -1,4 +1,7 @@
-"""Reads spans of a file that may shrink meanwhile. It is not mapped: touching a page that is gone ends the process."""
+"""Read byte ranges of a file that may shrink meanwhile.
+
+The file is not memory-mapped: touching a page beyond the new end would kill the process.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class _Stream(io.BufferedReader):
-    """A file whose `read` takes no memory for bytes that are not there, whatever length a damaged file asks for."""
+    """A file whose `read` never allocates more than the file holds, whatever length a damaged header requests."""
 
     def read(self, length: int | None = -1, /) -> bytes:
         if length is not None and length > io.DEFAULT_BUFFER_SIZE:
@@ -24,31 +27,31 @@ class _Stream(io.BufferedReader):
 
 
 class PlainFile:
-    """A file that is open for reading.
+    """A regular file, open for reading.
 
     Attributes:
-        size: bytes that it had when it was opened.
+        size: size in bytes when the file was opened.
 
     Raises:
-        CheckpointError: it is a folder, a device or a pipe.
-        OSError: it can't be opened.
+        CheckpointError: the path is a folder, a device or a pipe.
+        OSError: the file can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        # On a pipe, opening would wait for whoever writes.
+        # Opening a pipe would block until something writes to it.
         if not path.is_file():
             raise CheckpointError(f"{path.name} is not a plain file" if path.exists() else f"{path.name} is not there")
         self.stream = _Stream(io.FileIO(path))
         self.size = os.fstat(self.stream.fileno()).st_size
 
     def read(self, start: int, length: int) -> Array:
-        """Bytes of a span, as uint8[length].
+        """Read a byte range as uint8[length].
 
         Raises:
-            CheckpointError: the file doesn't reach that far.
-            OSError: it can't be read.
+            CheckpointError: the file ends before the range does.
+            OSError: the file can't be read.
         """
-        # Checked first: memory is not taken for bytes that are not there.
+        # Check before allocating: a damaged header may request far more bytes than the file holds.
         if start < 0 or length < 0 or start + length > self.size:
             raise CheckpointError(f"the file is cut short at byte {self.size}")
         data = np.empty(length, np.uint8)
@@ -56,7 +59,7 @@ class PlainFile:
         return data
 
     def read_into(self, start: int, data: Array) -> None:
-        """Fills uint8[length] with the bytes of a span; raises as `read` does."""
+        """Fill a uint8[length] array with the bytes from `start` on. Raises as `read` does."""
         done = 0
         while done < len(data):
             count = os.preadv(self.stream.fileno(), [data[done:].data], start + done)
@@ -65,5 +68,5 @@ class PlainFile:
             done += count
 
     def close(self) -> None:
-        """Closes it."""
+        """Close the file."""
         self.stream.close()

@@ -1,4 +1,4 @@
-"""Reads a `.safetensors` file."""
+"""Read `.safetensors` files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = {
 
 
 class SafetensorsCheckpoint(Checkpoint):
-    """One safetensors file. The library validates it; the data is read at the offsets of its header."""
+    """One safetensors file. The safetensors library validates it; the data are read at the offsets in its header."""
 
     def __init__(self, path: Path) -> None:
         self._offsets: dict[str, tuple[int, int]] = {}
@@ -36,16 +36,16 @@ class SafetensorsCheckpoint(Checkpoint):
                 self._data_start = 8 + size
                 self._read_header(bytes(self._file.read(8, size)))
         except SafetensorError as error:
-            raise CheckpointError(f"{path} is cut short, damaged or no safetensors file ({error})") from None
+            raise CheckpointError(f"{path} is cut short, damaged or not a safetensors file ({error})") from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or error}") from None
-        # The library looked at the file a moment earlier.
+        # The library has just validated the file, so these errors mean that it changed in between.
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
             raise CheckpointError(f"{path} was changed while it was read") from None
         super().__init__(path, "safetensors", [path], self._info)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _read_header(self, text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Reads a model that lies in several files, of which an index says where each tensor is."""
+"""Read a model split over several files, with an index that gives the file of each tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmoe_export.small_file import read_small
 
 
 class ShardedCheckpoint(Checkpoint):
-    """The files that `model.safetensors.index.json` or `pytorch_model.bin.index.json` names, all of them beside it."""
+    """The files named by `model.safetensors.index.json` or `pytorch_model.bin.index.json`, all in the index's folder."""
 
     def __init__(self, path: Path, open_file: Callable[[Path], Checkpoint]) -> None:
         self._shards: dict[str, Checkpoint] = {}
@@ -22,7 +22,7 @@ class ShardedCheckpoint(Checkpoint):
                 self._shards[name] = open_file(path.parent / name)
             missing = next((name for name, file in self._files.items() if name not in self._shards[file].info), None)
             if missing is not None:
-                raise CheckpointError(f"{path} says that {self._files[missing]} holds a tensor {missing}, and it doesn't")
+                raise CheckpointError(f"{path} says that {self._files[missing]} holds tensor {missing}, but it doesn't")
             stored = {name: self._shards[file].info[name] for name, file in self._files.items()}
             kind = next((shard.format for shard in self._shards.values()), "safetensors")
             super().__init__(path, kind, [path, *(shard.path for shard in self._shards.values())], stored)
@@ -31,7 +31,7 @@ class ShardedCheckpoint(Checkpoint):
             raise
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         for shard in self._shards.values():
             shard.close()
 
@@ -40,7 +40,11 @@ class ShardedCheckpoint(Checkpoint):
 
 
 def weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor, by an index. Raises CheckpointError: it is no index, or names files elsewhere."""
+    """Read the file name of each tensor from an index.
+
+    Raises:
+        CheckpointError: the file is not an index, or names files in another folder.
+    """
     kind = Path(path.name.removesuffix(".index.json")).suffix
     try:
         found = json.loads(read_small(path))["weight_map"]
@@ -48,7 +52,7 @@ def weight_map(path: Path) -> dict[str, str]:
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise CheckpointError(f"{path} is no index of {kind} files: it has no 'weight_map' of names to files") from None
+        raise CheckpointError(f"{path} is not an index of {kind} files: it has no 'weight_map' of names to files") from None
     if outside := next((file for file in files.values() if Path(file).name != file or not file.endswith(kind)), None):
-        raise CheckpointError(f"{path} names {outside!r:.80}, which is no {kind} file beside it")
+        raise CheckpointError(f"{path} names {outside!r:.80}, which is not a {kind} file in its folder")
     return files

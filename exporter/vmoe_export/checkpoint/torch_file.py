@@ -1,4 +1,4 @@
-"""Reads a torch `.pt` or `.pth` file that holds the official parameter tree. Nothing in it is executed."""
+"""Read torch `.pt` and `.pth` files without executing code from them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _BLOCK = 1 << 20
 
 
 class TorchCheckpoint(Checkpoint):
-    """A file of torch.save: a flat or nested mapping of names to tensors, read with `weights_only=True`.
+    """A file written by torch.save: a flat or nested mapping of names to tensors, read with `weights_only=True`.
 
-    Of the zip layout torch reads the names and shapes alone, since it checks no CRC-32; the data is read by zipfile. The
+    From the zip layout, torch reads only names and shapes, because it checks no CRC-32; zipfile reads the data. The
     layout before torch 1.6 has no checksums and is read whole.
     """
 
     def __init__(self, path: Path) -> None:
         self._archive: zipfile.ZipFile | None = None
-        self._records: dict[int, zipfile.ZipInfo] = {}  # by the offset of their data
-        self._shared: tuple[int, Array] | None = None  # the last record that several tensors may share
+        self._records: dict[int, zipfile.ZipInfo] = {}  # by the offset of the record's data
+        self._shared: tuple[int, Array] | None = None  # the last record read; the next tensor may share it
         self._file = PlainFile(path)
         try:
             with naming(path):
@@ -54,7 +54,7 @@ class TorchCheckpoint(Checkpoint):
             raise
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _load(self, path: Path) -> Any:
@@ -67,7 +67,7 @@ class TorchCheckpoint(Checkpoint):
 
         try:
             self._archive = zipfile.ZipFile(self._file.stream)
-        except Exception:  # a damaged directory makes zipfile fail in any way
+        except Exception:  # given a damaged directory, zipfile may raise any exception
             raise CheckpointError("it is damaged or cut short: its directory is not readable") from None
         for entry in self._archive.infolist():
             _, _, name = entry.filename.partition("/")
@@ -75,31 +75,34 @@ class TorchCheckpoint(Checkpoint):
                 raise CheckpointError("it is a TorchScript program; torch.save the state_dict() of torch.jit.load(FILE)")
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > self._file.size:
                 raise CheckpointError(f"its record '{name[:80]}' is compressed, or larger than the file")
-            if name.startswith("data/"):  # checked when it is read
+            if name.startswith("data/"):  # its CRC-32 is checked when it is read
                 offset = self._data_offset(entry)
                 if self._records.setdefault(offset, entry) is not entry:
-                    raise CheckpointError(f"it is damaged: its record '{name[:80]}' lies where another one does")
+                    raise CheckpointError(f"it is damaged: its record '{name[:80]}' has the position of another one")
                 continue
             if entry.file_size > _MAX_PICKLE_BYTES:
                 raise CheckpointError(f"its record '{name[:80]}' is larger than {_MAX_PICKLE_BYTES >> 20} MiB")
             data = bytes(self._record_data(entry))
             if name == "byteorder" and data.decode("ascii", "replace") != sys.byteorder:
                 raise CheckpointError(
-                    f"it was written on a machine of other byte order than this one ({sys.byteorder} endian)"
+                    f"it was written on a machine with another byte order; this one is {sys.byteorder} endian"
                 )
-        # What it can't make of a damaged file it raises, and logs with a traceback as well.
+        # For a damaged file, torch logs a traceback in addition to raising; only the exception is wanted.
         logging.getLogger(FakeTensorMode.__module__).setLevel(logging.CRITICAL)
-        # Tensors without data, whose storages say where in the file theirs is.
+        # Fake tensors have no data, but their storages give the data's offset in the file.
         with FakeTensorMode():
             return _torch_load(path, self._file)
 
     def _data_offset(self, entry: zipfile.ZipInfo) -> int:
-        """Where the data of a record begins: behind its header, whose last fields are the lengths of name and extra."""
+        """Return the offset of a record's data.
+
+        The data follow the record's header, whose last fields are the lengths of name and extra.
+        """
         lengths = struct.unpack("<2H", bytes(self._file.read(entry.header_offset + 26, 4)))
         return entry.header_offset + 30 + int(sum(lengths))
 
     def _record_data(self, entry: zipfile.ZipInfo) -> Array:
-        """The bytes of a record, uint8[size], against its CRC-32."""
+        """Read a record as uint8[size] and check its CRC-32."""
         assert self._archive is not None
         data, position = np.empty(entry.file_size, np.uint8), 0
         try:
@@ -109,7 +112,7 @@ class TorchCheckpoint(Checkpoint):
                     position += len(block)
         except OSError:
             raise
-        except Exception as error:  # a damaged header makes zipfile fail in any way
+        except Exception as error:  # given a damaged header, zipfile may raise any exception
             raise CheckpointError(f"its record '{entry.filename[:80]}' is damaged or cut short ({error})") from None
         if position < len(data):
             raise CheckpointError(f"its record '{entry.filename[:80]}' is cut short")
@@ -124,13 +127,13 @@ class TorchCheckpoint(Checkpoint):
         if self._archive is not None and self._record(tensor) is None:
             raise CheckpointError(f"tensor {name} has no record of its size; save the file again with torch.save")
         last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-        # A stride of 0 lets a few bytes pass for any shape.
+        # The element count is checked too: with a stride of 0, a few bytes would satisfy any shape.
         if tensor.numel() and max(tensor.numel(), tensor.storage_offset() + last + 1) * dtype.itemsize > storage:
             raise CheckpointError(f"tensor {name} has less data than its shape {tuple(tensor.shape)} needs")
         return TensorInfo(tuple(tensor.shape), dtype)
 
     def _record(self, tensor: torch.Tensor) -> zipfile.ZipInfo | None:
-        """The record of a tensor's storage; None where there is none of that size."""
+        """Return the record that holds a tensor's storage, or None if no record has that offset and size."""
         storage = tensor.untyped_storage()
         record = self._records.get(getattr(storage, "_checkpoint_offset", -1))
         return record if record is not None and record.file_size == storage.nbytes() else None
@@ -142,7 +145,7 @@ class TorchCheckpoint(Checkpoint):
             return np.empty(shape, dtype)
         if record := self._record(tensor):
             if self._shared is None or self._shared[0] != record.header_offset:
-                self._shared = None  # its memory is free for the next one
+                self._shared = None  # free its memory before reading the next one
                 self._shared = record.header_offset, self._record_data(record)
             values = torch.frombuffer(self._shared[1], dtype=tensor.dtype)
             values = values.as_strided(shape, tensor.stride(), tensor.storage_offset())
@@ -161,7 +164,7 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # training programs keep their options so
+            with torch.serialization.safe_globals([argparse.Namespace]):  # training programs save their options in it
                 return torch.load(file.stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             raise CheckpointError(
@@ -170,12 +173,12 @@ def _torch_load(path: Path, file: PlainFile) -> Any:
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path}: {error.strerror or 'not readable'}") from None
-        except Exception:  # a damaged file makes torch fail in any way, and sparse tensors from 2.15 on
+        except Exception:  # torch may raise anything for a damaged file, and from 2.15 on for sparse tensors
             raise CheckpointError(f"{path} is not a readable torch file, or has sparse tensors") from None
 
 
 def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    size = 0  # a mapping may be in many others, at no cost to the file
+    size = 0  # total length of names: a small file can reference one mapping from many others
 
     def walk(tree: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         nonlocal size
@@ -185,7 +188,7 @@ def _flatten(tree: Mapping[Any, Any]) -> Iterator[tuple[str, torch.Tensor]]:
             name = f"{prefix}{key}"
             size += len(name) + 1
             if size > _MAX_PICKLE_BYTES:
-                raise CheckpointError(f"its names have more than {_MAX_PICKLE_BYTES >> 20} MiB")
+                raise CheckpointError(f"its names take more than {_MAX_PICKLE_BYTES >> 20} MiB")
             if isinstance(value, Mapping):
                 yield from walk(value, f"{name}/")
             elif isinstance(value, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Names of the classes of public data sets, in the order of their labels; SOURCES.txt says where they come from."""
+"""Class names of public data sets, in label order. SOURCES.txt gives their origin."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CLASS_LISTS = ("imagenet1k", "cifar100")
 
 
 def names_of(name: str) -> tuple[str, ...]:
-    """The names of a list of CLASS_LISTS.
+    """Return the class names in one of CLASS_LISTS.
 
     Examples:
         >>> names = names_of("imagenet1k")

@@ -1,1 +1,1 @@
-"""Models of other libraries: one module per family maps its tensors and settings to ours."""
+"""Models of other libraries. One module per family maps its tensors and settings to ours."""

@@ -1,4 +1,4 @@
-"""AIMv2 of Hugging Face transformers, also inside the file of the whole model, and of timm."""
+"""AIMv2 in Hugging Face transformers, also inside the whole model's file, and in timm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ARGS |= {"qkv_bias", "proj_bias", "dynamic_img_size"}
 
 
 def _sines(grid: tuple[int, int], width: int) -> Array:
-    """float64[patches, D], the sines and cosines of the column of each patch, and of its row."""
+    """Compute float64[patches, D]: sines and cosines of each patch's column, then of its row."""
     if width % 4:
         raise ConfigError(f"sines as positions need a hidden size that is a multiple of 4, not {width}")
     waves = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
@@ -46,7 +46,7 @@ def _translate(model: Translation) -> None:
         model.tokens(positions=_POSITIONS)
         side = math.isqrt(model.shape(_POSITIONS, 2)[0])
         if model.image_grid() != (side, side):
-            raise ConfigError(f"transformers has positions of this AIMv2 for {side} x {side} patches, and for no other size")
+            raise ConfigError(f"transformers supports this AIMv2 only with {side} x {side} patches")
     first, second, gate = (Layer.of(name, mlp_bias) for name in _MLP)
     *projections, out = (Layer.of(name, bias) for name in _ATTENTION)
     block = Block(

@@ -1,4 +1,4 @@
-"""The names that another library has for the layers of an encoder block."""
+"""Another library's names for the layers of an encoder block."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import NamedTuple
 
 
 class Layer(NamedTuple):
-    """A dense layer: the names of its weight, (outputs, inputs), and of its bias, which is "" if it has none.
+    """A dense layer, by the names of its tensors.
 
-    With `part` (i, n) its outputs are part i of n equal ones of both tensors, or with `has_own_bias` of the weight alone.
-    `mask` names a tensor that multiplies the bias.
+    Attributes:
+        weight: name of the weight, (outputs, inputs).
+        bias: name of the bias, or "".
+        part: (i, n) selects part i of n equal parts of the outputs.
+        has_own_bias: `part` applies only to the weight; the bias is already that of the part.
+        mask: name of a tensor that multiplies the bias, or "".
     """
 
     weight: str
@@ -21,27 +25,30 @@ class Layer(NamedTuple):
 
     @classmethod
     def of(cls, layer: str | Layer, has_bias: bool = True) -> Layer:
-        """The layer of a torch module of that name."""
+        """Return the layer of a torch module with this name."""
         return cls(f"{layer}.weight", f"{layer}.bias" if has_bias else "") if isinstance(layer, str) else layer
 
     def parts(self, count: int) -> tuple[Layer, ...]:
-        """The layers that this one stacks, such as those of queries, keys and values."""
+        """Split a layer that stacks several, such as queries, keys and values."""
         return tuple(self._replace(part=(i, count)) for i in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """What a block has, by the names behind that of the block; a layer that is text is a torch module's.
+    """The layers of an encoder block, named relative to the block. A layer given as text is a torch module.
 
     Attributes:
-        norms: those before attention and MLP.
-        projections, out: the layers of queries, keys and values, and of what attention gives.
-        mlp: both layers.
-        gate: whose outputs are activated and multiplied with those of the first layer; None if there is none. If it is the
-            first layer itself, one tensor holds the gate's outputs, and behind them the first layer's.
-        scales: of what attention and MLP add, or "".
-        qk_norms: of the queries and keys of each head, or with `wide_qk_norms` of all heads; "" if there are none.
-        attention_norm, mlp_norm: of what attention gives its output layer, and of hidden features, or "".
+        norms: norms before attention and before the MLP.
+        projections: layers of queries, keys and values.
+        out: output layer of attention.
+        mlp: both layers of the MLP.
+        gate: layer whose outputs are activated and multiplied with those of the first MLP layer, or None. If it equals
+            the first MLP layer, one tensor holds the outputs of the gate, followed by those of the first layer.
+        scales: scales of the outputs of attention and MLP, or "".
+        qk_norms: norms of the queries and keys of each head, or of all heads together if `wide_qk_norms`; "" if there are
+            none.
+        attention_norm: norm before the output layer of attention, or "".
+        mlp_norm: norm of the hidden features, or "".
         rms: `norms` are RMS norms.
     """
 

@@ -1,4 +1,4 @@
-"""CLIP's vision tower in Hugging Face transformers, also inside the file of the whole model."""
+"""CLIP's vision tower in Hugging Face transformers, also inside the whole model's file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCK = Block(
     out="self_attn.out_proj",
     mlp=("mlp.fc1", "mlp.fc2"),
 )
-"""The layers of a block of CLIP's and SigLIP's towers."""
+"""The layers of a block in CLIP's and SigLIP's towers."""
 
 
 def _translate(model: Translation) -> None:
@@ -22,7 +22,7 @@ def _translate(model: Translation) -> None:
     model.tokens("embeddings.class_embedding", positions=positions, rows=1, is_read=not has_classes)
     model.norm("embedding_norm", "pre_layrnorm", stream=True)
     model.encoder("encoder.layers.{}.", BLOCK)
-    if has_classes:  # of the mean of the patches, before the last norm
+    if has_classes:  # the classifier reads the mean of the patches, without the last norm
         model.leave_out("post_layernorm.")
         model.model |= {"classifier": "gap", "encoder_norm": False}
         model.dense("head", "../classifier")

@@ -1,4 +1,7 @@
-"""CLIP-MoE's vision tower, a CLIP whose last blocks have experts, and CLIPs of OpenAI and open_clip with the same names."""
+"""CLIP-MoE's vision tower, a CLIP with experts in its last blocks.
+
+CLIPs of OpenAI and open_clip have the same tensor names and are read here too.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from vmoe_export.families.translation import Translation
 
 _DEFAULT_K = 2
 _OPENAI = ("../input_resolution", "../context_length", "../vocab_size")
-"""The numbers that only OpenAI's own files hold."""
+"""Scalars that only OpenAI's own files have."""
 
 
 def _translate(model: Translation) -> None:
@@ -24,7 +27,7 @@ def _translate(model: Translation) -> None:
     model.claim(width=model.width)
     model.activation(model.config.get("hidden_act"), "the config says the activation", "quick_gelu" if is_known else None)
     if is_openai and model.model["activation"] != "gelu_quick":
-        raise ConfigError("OpenAI's own files have quick GELU, and the config or an option says another activation")
+        raise ConfigError("OpenAI's own files have quick GELU, but the config or an option says another activation")
     said = model.setting("vision_heads", 1) if model.config.get("vision_heads") is not None else None
     model.choose_heads(said, "the config says the number of heads", model.width // 64 if is_known else None)
     model.claim(num_attention_heads=model.heads)
@@ -46,7 +49,7 @@ def _translate(model: Translation) -> None:
 
 
 def _blocks(model: Translation) -> int:
-    """The encoder's blocks; returns the number of experts."""
+    """Translate the encoder's blocks, and return the number of experts."""
     experts, has_scales = 0, model.has("transformer.resblocks.0.ls_1.gamma")
     model.claim(ls_init_value="a number" if has_scales else "null")
     names = Block(
@@ -75,7 +78,7 @@ def _route(model: Translation, experts: int) -> None:
         model.notes.append(
             f"a CLIP-MoE file does not state the experts per token; assumed: {k}, as in its release; --k N changes it"
         )
-    # The original drops no pair: with this ratio, all tokens get a slot.
+    # The original drops no pair; with this ratio, every pair gets a slot.
     dispatcher = {"capacity_factor": experts / k}
     router = {"num_selected_experts": k, "normalize_weights": True, "dispatcher": dispatcher}
     model.model["encoder"] = {"moe": {"router": router}}

@@ -1,4 +1,4 @@
-"""DINOv2 of Hugging Face transformers, with and without registers and classifier."""
+"""DINOv2 in Hugging Face transformers, with and without registers and classifier."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MLPS = {
     "mlp.gate_proj": ("mlp.up_proj", "mlp.down_proj"),
     "": ("mlp.fc1", "mlp.fc2"),
 }
-"""Both layers, by the name of the gate: that in files, that in the memory of transformers, or none."""
+"""Both MLP layers by the gate's name: as in files, as in transformers' memory, or "" for no gate."""
 
 
 def _translate(model: Translation) -> None:

@@ -1,4 +1,4 @@
-"""DINOv3 of Hugging Face transformers."""
+"""DINOv3 in Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _MLP = ("mlp.up_proj", "mlp.down_proj", "mlp.gate_proj")
 
 
 def rotate(model: Translation, front: int, theta: float = THETA) -> None:
-    """Coordinates from -1 to 1 at the middle of each patch, (row, column), and angles of halves of a head."""
+    """Define rotary positions by patch centres, (row, column) from -1 to 1.
+
+    Columns p and p + D/H/2 of a head form a pair.
+    """
     sides = [2 * (np.arange(side) + 0.5) / side - 1 for side in model.image_grid()]
     count = model.width // model.heads // 4
     frequencies = 2 * math.pi * theta ** (-np.arange(count) / count)
@@ -30,7 +33,7 @@ def _translate(model: Translation) -> None:
     has_bias = [model.has(f"layer.0.{name}.bias") for name in (*_ATTENTION, "mlp.up_proj")]
     model.claim(use_gated_mlp=is_gated, **dict(zip(_BIASES, has_bias, strict=True)))
     model.epsilon(1e-5)
-    # The released gated files have SiLU, and transformers takes GELU if a config doesn't say it.
+    # Released gated models use SiLU, but transformers defaults to GELU if the config sets no activation.
     model.begin("gelu", "embeddings.patch_embeddings", is_only=not is_gated, heads=6)
     found = model.tensors.get("embeddings.register_tokens")
     registers = ["embeddings.register_tokens"] if found and 0 not in found.shape else []

@@ -1,4 +1,4 @@
-"""DINOv3 of timm, and under the names of Meta's own files."""
+"""DINOv3 in timm, and in Meta's own files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmoe_export.families.translation import Translation
 _ARGS = {"num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 _ARGS |= {"qkv_bias", "init_values", "dynamic_img_size", "swiglu_mlp", "swiglu_align_to"}
 _PERIODS = "rope_embed.periods"
-"""Of Meta's files. They are rounded to bfloat16, so exact ones take their place, as in other libraries."""
+"""Rotary periods in Meta's files. They are rounded to bfloat16, so we compute exact ones instead, as other libraries do."""
 
 
 def _translate(model: Translation) -> None:

@@ -1,4 +1,4 @@
-"""EVA and EVA-02 of timm, and its ViTs with registers and rotary positions; also as open_clip's tower, as in EVA-CLIP."""
+"""EVA and EVA-02 in timm, and timm's ViTs with registers and rotary positions; also as open_clip towers, as in EVA-CLIP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vmoe_export.families.rotary import rotate_by_index
 from vmoe_export.families.translation import Translation
 
 ARGS = timm.IMPLIED | {"num_heads", "qkv_fused", "swiglu_mlp", "scale_mlp", "scale_attn_inner", "num_reg_tokens"}
-"""Arguments of timm's class of EVAs: the heads, and those that tensors imply."""
+"""Arguments of timm's Eva class: the number of heads, and those that the tensors imply."""
 _ROTARY, _PLAIN = r"^eva02_(tiny|small|base|large)_|_rope_reg\d_gap_", r"^eva_giant_"
 
 
@@ -26,7 +26,7 @@ def _translate(model: Translation) -> None:
     if "enormous" in name:
         raise ConfigError(f"the architecture {name} has norms after the residual, which can't be exported")
     if not re.search(f"{_ROTARY}|{_PLAIN}", name):
-        raise ConfigError(f"the architecture {name} is no EVA, but the tensors are (such as q_bias or q_proj)")
+        raise ConfigError(f"the architecture {name} is not an EVA, but the tensors are (such as q_bias or q_proj)")
     model.refuse("an attention pool of an EVA", "attn_pool.latent")
     model.epsilon(1e-6, is_told=True)
     first, gate = ("mlp.fc1_x", "mlp.fc1_g") if model.has("blocks.0.mlp.fc1_g.weight") else ("mlp.fc1", "")

@@ -1,4 +1,4 @@
-"""A family of models of another library: how to recognize it, and how to translate its tensors to ours."""
+"""A family of models from another library: how to recognize it, and how to translate its tensors to ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAVED = {
     r"(encoder\.layer\.\d+\.attention)\.v_proj\.": r"\1.attention.value.",
     r"(encoder\.layer\.\d+\.attention)\.o_proj\.": r"\1.output.dense.",
 }
-"""The names that transformers 5 has in memory, and so in a `state_dict()`, and those that its `save_pretrained` writes."""
+"""Maps the names that transformers 5 uses in memory, and so in a `state_dict()`, to those that `save_pretrained` writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +27,21 @@ class Family:
     """A family of models.
 
     Attributes:
-        title: its name for people.
+        title: the family's display name.
         model_types: values of `model_type` in the config.json of these models; empty if they have none.
-        landmarks: names of tensors that every such model has.
-        architectures: a regular expression for the names of its architectures, if only these tell it from a family whose
-            landmarks it has as well.
-        dimensions: by name, the number of sizes that a tensor's shape must have, if another family has the same landmarks.
-        prefixes: prefixes that the names of tensors may have, such as "vit."; the first that fits is used.
-        ignored: a regular expression for the full names of tensors that may exist and are not needed: names without the
-            prefix, and names that do not begin with it as "../NAME".
-        processor: the preprocessing if no file states it, see `preprocessing.processor_steps`.
-        any_size: whether the library resizes the position embedding to the preprocessed pictures, whatever size the config
-            states.
+        landmarks: names of tensors that every model of the family has.
+        architectures: a regular expression for architecture names, if only they distinguish this family from another one
+            with the same landmarks.
+        dimensions: number of dimensions of some tensors, by name, if another family has the same landmarks.
+        prefixes: prefixes that tensor names may have, such as "vit."; the first that fits is used.
+        ignored: a regular expression for the full names of tensors that may exist and are not needed. Names are matched
+            without the prefix; those that do not begin with it are matched as "../NAME".
+        processor: the preprocessing if no file defines it, see `image_processors.processor_steps`.
+        any_size: whether the library resizes the position embedding to fit the preprocessed pictures, whatever size the
+            config has.
         config_files: names of the config next to the checkpoint; the first that exists is read.
-        config_key: the key of the vision model's config in that of a whole transformers model.
-        defaults: values of the library's for a config without them, which say something of the tensors.
+        config_key: key of the vision model's config inside that of a whole transformers model.
+        defaults: the library's default config values that affect how tensors are interpreted.
         by_name: returns the config of an architecture by its name, if the library has such names.
         translate: defines each of our tensors, see `Translation`.
     """
@@ -62,15 +62,15 @@ class Family:
     translate: Callable[[Translation], None]
 
     def prefix(self, names: Iterable[str]) -> str | None:
-        """The prefix with which all landmarks are among the unwrapped names; None if there is none."""
+        """Return the first prefix under which the names contain all landmarks; None if there is none."""
         held = set(names)
         return next((each for each in self.prefixes if all(each + name in held for name in self.landmarks)), None)
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Maps a model's own names, joined by '.', to the stored names, which a training program may have prefixed.
+    """Map a model's own names, joined by '.', to the stored names, which a training program may have prefixed.
 
-    Names that transformers has only in memory become those that it saves.
+    Names that transformers uses only in memory become the names that it saves.
 
     Examples:
         >>> unwrapped(["model/module/norm/weight", "optimizer/step"])
@@ -82,7 +82,8 @@ def unwrapped(names: Iterable[str]) -> dict[str, str]:
         while len(words) > 1 and words[0] in WRAPPERS:
             del words[0]
         found.setdefault(".".join(words), stored)
-    if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):  # InternViT's files have a q_proj
+    # Not q_proj, which InternViT uses in files as well.
+    if not any(re.search(r"layers?\.0\.attention\.o_proj\.", name) for name in found):
         return found
     return {_as_saved(name): stored for name, stored in found.items()}
 

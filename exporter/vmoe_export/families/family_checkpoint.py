@@ -1,4 +1,4 @@
-"""Reads a checkpoint of another library's model as one with the official names."""
+"""Read a checkpoint of another library's model as one with official names."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from vmoe_runtime.errors import VmoeError, shown
 
 
 class FamilyCheckpoint(Checkpoint):
-    """The tensors of a model of a family, under the names and in the shapes of the official tree, float32.
+    """The tensors of a family's model in float32, with the names and shapes of the official tree.
 
     Args:
         source: the checkpoint. The caller closes it.
         family: the family of the model.
         config: the content of a config.json, or its path. Default: the file next to the checkpoint, if there is one.
-        image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else that of the position
-            embedding.
-        architecture: the name of an architecture whose config the family's library has.
-        given: the options `heads`, `activation` and `pooling`, for what neither tensors nor configs state.
+        image_size: (height, width) in pixels. Default: the size in the preprocessing config, or else the position
+            embedding's.
+        architecture: name of an architecture whose config the family's library has.
+        given: the options `heads`, `activation` and `pooling`, for facts that neither tensors nor configs determine.
 
     Attributes:
         config: the part of an official config that the tensors don't determine, with fields that official models lack.
         preprocess: the steps that turn a picture into an image.
-        class_names: the class names of the config; None if it has none.
-        probabilities: how transformers makes probabilities of these logits; None: as usual.
+        class_names: class names from the config, or None.
+        probabilities: how transformers converts these logits to probabilities; None for the default.
 
     Raises:
         CheckpointError, ConfigError, OptionError: something does not fit the family; the message names it.
@@ -59,7 +59,7 @@ class FamilyCheckpoint(Checkpoint):
         self._family = family = family_by_name(family, files.own)
         processor = files.pictures
         if processor and not processor.keys() & {"image_processor_type", "feature_extractor_type"}:
-            processor = {**family.processor, **processor}  # transformers then chooses the class by the model's type
+            processor = {**family.processor, **processor}  # transformers then chooses the class by model type
         steps, mean, std = processor_steps(processor or family.processor, image_size)
         named = family.any_size or (processor and any(processor.get(key) for key in ("size", "crop_size", "input_size")))
         is_given = image_size is not None
@@ -82,7 +82,7 @@ class FamilyCheckpoint(Checkpoint):
         height, width = model.image_size
         is_squashed = (processor or family.processor).get("crop_mode") == "squash"
         if height != width and not is_squashed and self.preprocess.endswith(f"round_central_crop({height},{width})"):
-            model.notes.append("pictures are squashed, because no step does timm's crop for images that are not square")
+            model.notes.append("pictures are squashed, because timm's crop is only supported for square images")
         self.config: dict[str, Any] = {**model.model, "image_size": list(model.image_size)}
         self.class_names = _class_names(files.whole)
         self.probabilities = _probabilities(files.whole, model.parts) if family.model_types else None
@@ -99,9 +99,12 @@ class FamilyCheckpoint(Checkpoint):
         self.source, self.family_title = source.source, family.title
 
     def _names_of(self, source: Checkpoint) -> dict[str, str]:
-        """Maps names without the family's prefix, which is stored, to stored names. Other names get "../" in front.
+        """Map tensor names to stored names. The family's prefix is removed and stored; other names start with "../".
 
-        A note lists what a training program stored in addition. Raises CheckpointError if there are two models.
+        Tensors that a training program saved besides the model are dropped, with a note.
+
+        Raises:
+            CheckpointError: the file holds two models.
         """
         names = unwrapped(source.info)
         if twice := source.info.keys() - names.values():
@@ -109,8 +112,8 @@ class FamilyCheckpoint(Checkpoint):
         self._prefix = prefix = self._family.prefix(names) or ""
         model = names[prefix + self._family.landmarks[0]].split("/")[0]
         beside = {part for stored in names.values() if (part := stored.split("/")[0]) != model and model in WRAPPERS}
-        if beside:  # a training program's file has its state as well
-            self.notes = (f"ignored, as not part of the model: {', '.join(sorted(beside))}",)
+        if beside:  # a training program's state is in the same file
+            self.notes = (f"ignored (not part of the model): {', '.join(sorted(beside))}",)
             names = {name: stored for name, stored in names.items() if stored.split("/")[0] == model}
         return {name.removeprefix(prefix) if name.startswith(prefix) else f"../{name}": own for name, own in names.items()}
 
@@ -128,7 +131,7 @@ class FamilyCheckpoint(Checkpoint):
 
     def _read(self, stored_name: str) -> Array:
         part = self._parts[stored_name]
-        # Products of float32 values and a scale are rounded once. The caller refuses values beyond float32.
+        # Compute in float64, so that scaled float32 values are rounded only once. The caller refuses values beyond float32.
         with np.errstate(over="ignore", invalid="ignore"):
             arrays = [np.asarray(self._source[self._names[name]], np.float64) for name in part.sources]
             for name, array in zip(part.sources, arrays, strict=True):
@@ -142,15 +145,15 @@ def _folder(path: Path) -> Path:
 
 
 def _told(model: Translation, files: ModelFiles, *, is_sized: bool) -> Iterator[str]:
-    """What was assumed, because no file says it."""
+    """Yield a note for each assumption made because no file gives the value."""
     if not files.whole:
-        yield "there is no config of the model"
+        yield "the model has no config"
     if model.taken:
         taken = ", ".join(f"{name} {value}" for name, value in model.taken.items())
-        yield f"no file says these, so the family's usual values are used: {taken}"
+        yield f"no file sets these, so the family's usual values are used: {taken}"
     if not files.pictures:
         colours = f"mean {_listed(model.mean)} and std {_listed(model.std)}"
-        yield f"no file says how pictures are prepared, so that is done as the family usually does, with {colours}"
+        yield f"no file sets the preprocessing, so the family's usual one is used, with {colours}"
         if is_sized and model.image_size:
             yield f"images have {pixels(model.image_size)} px, as the family's image processor makes them"
 
@@ -160,9 +163,9 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
-    """The class names of a config.json; None if they are only numbers."""
+    """Return the class names of a config.json; None if they are only numbers."""
     names = config.get("id2label")
-    if isinstance(told := config.get("label_names"), list):  # timm's
+    if isinstance(told := config.get("label_names"), list):  # timm's name for it
         names = {str(i): name for i, name in enumerate(told)}
     if not isinstance(names, Mapping) or any(str(i) not in names for i in range(len(names))):
         return None
@@ -171,7 +174,7 @@ def _class_names(config: Mapping[str, Any]) -> Sequence[str] | None:
 
 
 def _probabilities(config: Mapping[str, Any], parts: Mapping[str, Part]) -> Probabilities | None:
-    """As the image classification pipeline of transformers chooses them."""
+    """Choose the probabilities as the image classification pipeline of transformers does."""
     kind = config.get("problem_type")
     is_one = "head/kernel" in parts and parts["head/kernel"].shape[-1] == 1 and kind != "regression"
     return "sigmoid" if is_one or kind == "multi_label_classification" else None

@@ -1,4 +1,4 @@
-"""The tensors and the config.json of a model of another library, by name."""
+"""The tensors and config.json of a model from another library."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vmoe_runtime.errors import shown
 _ASKED = {
     "heads": ("the number of attention heads", "--heads N"),
     "activation": ("the activation of the MLPs", "--activation gelu, gelu_tanh, quick_gelu or silu"),
-    "pooling": ("whether the head gets the class token or the mean of the patches", "--pooling token or --pooling avg"),
+    "pooling": ("whether the head reads the class token or the mean of the patches", "--pooling token or --pooling avg"),
 }
-"""What no tensor states, and the option for it, by the option's name."""
+"""By option name: a fact that no tensor determines, and how to set it."""
 _FILLERS = {"heads": 1, "activation": "gelu", "pooling": None}
-"""Stand for what is missing while the rest is read, so that one message lists all that is."""
+"""Substitutes for missing facts, so that reading can continue and one message lists all of them."""
 
 
 @dataclass
@@ -26,18 +26,19 @@ class ForeignModel:
     """A model of a family, under that library's names.
 
     Attributes:
-        tensors: shape and dtype by name without the family's prefix; other names have "../" in front.
+        tensors: shape and dtype by name without the family's prefix; names that lack the prefix start with "../".
         prefix: the family's prefix.
         config: the content of a config.json, or empty.
-        given: the user's options by name; None if not given.
-        image_size: (height, width) of the user or of the preprocessing config.
-        used: names of the tensors that were read.
-        asked: names of the options that this model needs or could need.
-        missing: names of the options without which the model is not known.
-        taken: the usual values that are used because neither tensors, config nor user state them, by what they are.
+        given: the user's options by name; None if not set.
+        image_size: (height, width) from the user or the preprocessing config.
+        used: names of the tensors read so far.
+        asked: names of the options that apply to this model.
+        missing: names of the options that the user must still set.
+        taken: default values in use because tensors, config and user give none, by what they describe.
         heads: the number of attention heads, set by `choose_heads`.
-        width, patch: D, and the (height, width) of a patch, set when the patch embedding is read.
-        block: what names of the encoder block begin with that `blocks` has reached; methods take names behind it.
+        width: D, set when the patch embedding is read.
+        patch: (height, width) of a patch, set when the patch embedding is read.
+        block: prefix of the encoder block that `blocks` has reached; methods take names relative to it.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -55,34 +56,38 @@ class ForeignModel:
     block: str = ""
 
     def told(self, name: str) -> str:
-        """A tensor's name in the file."""
+        """Return a tensor's name in the file."""
         return name.removeprefix("../") if name.startswith("../") else self.prefix + self.block + name
 
     def has(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Return whether a tensor exists."""
         return self.block + name in self.tensors
 
     def shape(self, name: str, ndim: int) -> Shape:
-        """The shape of a required tensor. Raises CheckpointError if it is missing or has another number of dimensions."""
+        """Return the shape of a required tensor.
+
+        Raises:
+            CheckpointError: the tensor is missing, is not a float, or has another number of dimensions.
+        """
         info = self.tensors.get(self.block + name)
         if info is None:
             raise CheckpointError(f"the checkpoint has no tensor {self.told(name)}")
         if len(info.shape) != ndim or 0 in info.shape:
             raise CheckpointError(f"tensor {self.told(name)} has shape {info.shape}, but it needs {ndim} sizes above 0")
         if info.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which are not weights")
+            raise CheckpointError(f"tensor {self.told(name)} holds {info.dtype} values, which can't be weights")
         self.used.add(self.block + name)
         return info.shape
 
     def leave_out(self, start: str) -> None:
-        """The tensors whose names begin so have no part in the outputs."""
+        """Ignore the tensors whose names begin with `start`; they do not affect the outputs."""
         self.used.update(name for name in self.tensors if name.startswith(start))
 
     def setting(self, key: str, default: Any, *choices: Any) -> Any:
-        """A value of the config.json: it has the default's type, and is one of the `choices` if there are any.
+        """Return a value of the config.json, or `default` if it has none.
 
         Raises:
-            ConfigError: it has another type, or is not one of the choices.
+            ConfigError: the value is not of the default's type, or not one of the `choices`, if there are any.
         """
         value = self.config.get(key)
         if value is None:
@@ -97,25 +102,25 @@ class ForeignModel:
         return value
 
     def claim(self, **found: Any) -> None:
-        """Checks what the config says about the tensors. Raises ConfigError if it contradicts them."""
+        """Check config values against facts from the tensors. Raises ConfigError if they contradict."""
         for key, value in found.items():
             if self.config.get(key) not in (None, value):
                 raise ConfigError(f"the config says {key} {shown(self.config[key])}, but the checkpoint has {value}")
 
     def refuse(self, why: str, *names: str) -> None:
-        """Refuses a model that has one of these tensors. Raises ConfigError."""
+        """Raise ConfigError if the model has one of these tensors."""
         if found := next((name for name in names if self.has(name)), None):
             raise ConfigError(f"{why} can't be exported (it has a tensor {found})")
 
     def choose(self, option: str, said: Any, source: str, usual: Any = None) -> Any:
-        """A value that no tensor states: the config's, the user's, or else the usual one, which a note will list.
+        """Choose a value that no tensor determines: the config's, else the user's, else `usual`, which a note then lists.
 
-        If there is none, the option becomes one of `missing`.
+        If there is none, add the option to `missing`.
 
         Args:
             option: the name of the user's option, a key of `_ASKED`.
             said: the config's value; None if it has none.
-            source: the start of a sentence about it, such as "the config says hidden_act".
+            source: the start of a message about it, such as "the config says hidden_act".
             usual: the library's default for a config without it, or the value that all released models share.
 
         Raises:
@@ -133,27 +138,35 @@ class ForeignModel:
         return next(value for value in (said, given, usual) if value is not None)
 
     def check_complete(self, *, has_architectures: bool) -> None:
-        """Raises OptionError if something is missing: what, and the ways to state it."""
+        """Check that no required option is missing.
+
+        Raises:
+            OptionError: some are; the message lists them and how to set them.
+        """
         if self.missing:
             facts, options = zip(*(_ASKED[option] for option in self.missing), strict=True)
             name = "--architecture NAME, or " if has_architectures and not self.config else ""
             raise OptionError(
-                f"neither the tensors nor a config say {' or '.join(facts)}; pass {name}{' and '.join(options)}, or the "
+                f"neither the tensors nor a config give {' or '.join(facts)}; pass {name}{' and '.join(options)}, or the "
                 "model's config.json with --config"
             )
 
     def choose_heads(self, said: int | None, source: str, usual: int | None = None) -> None:
-        """Sets the number of heads, see `choose`. Raises OptionError if they don't divide the hidden size."""
+        """Set the number of heads, see `choose`. Raises OptionError if it does not divide the hidden size."""
         self.heads = found = self.choose("heads", said, source, usual)
         if found < 1 or self.width % found:
             told = f"{source} {said}" if said is not None else f"--heads N sets the number of attention heads, and {found}"
             raise OptionError(f"{told} doesn't divide the hidden size {self.width}")
 
     def blocks(self, pattern: str, count_key: str = "") -> Iterator[str]:
-        """Yields our path of each encoder block; the names of its tensors begin with `pattern` with the number in it.
+        """Yield our path of each encoder block, and set `block` to the library's path.
+
+        Args:
+            pattern: the start of a block's tensor names, with {} for its number.
+            count_key: the config's key for the number of blocks, or "".
 
         Raises:
-            CheckpointError: they are not numbered 0, 1, 2, ...
+            CheckpointError: the blocks are not numbered 0, 1, 2, ...
         """
         start, end = pattern.split("{}")
         numbers = {name[len(start) :].split(".")[0] for name in self.tensors if name.startswith(start)}
@@ -168,7 +181,7 @@ class ForeignModel:
         self.block = ""
 
     def trained_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches at the config's image size; (0, 0) if it states none."""
+        """Return the (rows, columns) of patches at the config's image size; (0, 0) if the config has none."""
         height, width = self.patch
         pretrained = self.config.get("pretrained_cfg")
         size = self.config.get("image_size")
@@ -183,7 +196,7 @@ class ForeignModel:
         return size[0] // height, size[1] // width
 
     def check(self, name: str, *sizes: int | None) -> Shape:
-        """The shape of a required tensor with these sizes; None stands for any size. Raises CheckpointError."""
+        """Return the shape of a required tensor. Raises CheckpointError unless it has these sizes; None allows any size."""
         found = self.shape(name, len(sizes))
         wanted = tuple(own if size is None else size for own, size in zip(found, sizes, strict=True))
         if found != wanted:

@@ -18,7 +18,7 @@ def _translate(model: Translation) -> None:
     model.claim(norm_type="layer_norm" if has_norm_bias else "rms_norm", use_mean_pooling=not has_norm)
     model.claim(attention_bias=has_bias, use_qk_norm=has_qk_norm)
     if has_norm and not has_norm_bias:
-        raise ConfigError("RMS norms in blocks with a layer norm behind them (use_mean_pooling false) can't be exported")
+        raise ConfigError("RMS norms in blocks followed by a layer norm (use_mean_pooling false) can't be exported")
     model.epsilon(1e-6)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=True, heads=16)
     rows, columns = model.trained_grid()

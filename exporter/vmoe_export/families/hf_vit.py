@@ -1,4 +1,4 @@
-"""ViT of Hugging Face transformers: classifiers, and models with or without a pooler."""
+"""ViT in Hugging Face transformers: classifiers, and models with or without a pooler."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ def translate_encoder(
     block: Block = BLOCK,
     is_gelu: bool = True,
 ) -> None:
-    """Everything up to the last norm. The `tokens` precede the patches, and the first `rows` of them have positions.
+    """Translate everything up to the last norm.
 
-    With `is_gelu`, all released models of the family have GELU; a gate has SiLU.
+    Args:
+        rows: number of `tokens`, from the first, that have positions.
+        tokens: tensors of the tokens before the patches.
+        epsilon: default epsilon of the norms.
+        block: names of the layers of a block.
+        is_gelu: whether all released models of the family have GELU; with a gate, they have SiLU.
     """
     model.epsilon(epsilon)
     model.begin("gelu", "embeddings.patch_embeddings.projection", is_only=is_gelu, is_swiglu=block.gate is not None)
@@ -40,7 +45,7 @@ def translate_encoder(
 
 
 def translate_head(model: Translation) -> None:
-    """The classifier of the class token, or else the pooler."""
+    """Translate the classifier of the class token, or else the pooler."""
     model.model["classifier"] = "token"
     if model.has("../classifier.weight"):
         model.dense("head", "../classifier")

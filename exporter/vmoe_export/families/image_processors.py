@@ -1,4 +1,4 @@
-"""The preprocessing of another library's model, from its files: steps, and the mean and deviation of the pixels."""
+"""Translate another library's preprocessing: the steps, and the mean and standard deviation of the pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmoe_export.model.model_facts import mapping, number
 from vmoe_runtime.preprocessing import MAX_SIDE, ROTATION, Preprocessing, read_steps
 
 Colours = tuple[float, ...]
-"""A number for each channel."""
+"""One number per channel."""
 
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -32,30 +32,30 @@ _PROCESSORS["GotOcr2"] = {**_ALL, **_CLIP, "size": {"height": 384, "width": 384}
 _PROCESSORS["Tipsv2"] = {**_ALL, "size": 448, "resample": 2, "do_normalize": False}
 _PROCESSORS["Tipsv2"] |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
 _PROCESSORS["DeiT"] = {**_ALL, **_HALF, "size": 256, "do_center_crop": True}
-_PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow's pixels are up to 1 level off
-"""The defaults of each image processor of transformers."""
+_PROCESSORS["DINOv3ViT"] = {**_ALL, **IMAGENET, "resample": 2}  # resizes in float32; Pillow differs by up to 1 level
+"""Defaults of each image processor in transformers."""
 
 _CLASS = re.compile(rf"({'|'.join(_PROCESSORS)})(?:ImageProcessor(?:Fast|Pil)?|FeatureExtractor)")
 _FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM: dict[str, Any] = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.875, "crop_mode": "center"}
 _TIMM |= {"mean": IMAGENET["image_mean"], "std": IMAGENET["image_std"]}
-_MOST = 1e6  # the largest mean, and the largest reciprocal of a deviation or crop_pct
+_MOST = 1e6  # limit on means, and on reciprocals of deviations and of crop_pct
 
 
 def processor_steps(
     config: Mapping[str, Any], image_size: tuple[int, int] | None = None
 ) -> tuple[Preprocessing, Colours, Colours]:
-    """The steps that turn a picture into an image, and the mean and standard deviation of each channel.
+    """Return the steps that turn a picture into an image, and the mean and standard deviation of each channel.
 
     The model's input is (pixel / 255 - mean) / std, with the uint8 pixels that the steps return.
 
     Args:
-        config: the content of a `preprocessor_config.json` of transformers or a `pretrained_cfg` of timm.
-        image_size: (height, width), if the model is exported for another size. The crop keeps its share of the resized
-            picture; if the image is not square, its share of the longer side.
+        config: the content of a transformers `preprocessor_config.json` or a timm `pretrained_cfg`.
+        image_size: (height, width), if the model is exported for another size. The crop keeps its ratio to the resized
+            picture; if the image is not square, the ratio applies to the longer side.
 
     Raises:
-        ConfigError: it is malformed, or needs steps that do not exist.
+        ConfigError: the config is malformed, or needs steps that do not exist.
     """
     if not isinstance(config, Mapping):
         raise ConfigError(f"the preprocessing config must be an object, not {config!r:.40}")
@@ -64,7 +64,7 @@ def processor_steps(
     if found := _CLASS.fullmatch(str(name)):
         given = _PROCESSORS[found[1]] | given
         text, size = _transformers(given, found[1], image_size)
-        text = f"{ROTATION}|{text}"  # as its `load_image` does
+        text = f"{ROTATION}|{text}"  # transformers' `load_image` does so too
         mean, std = _colours(given, "image_mean", "image_std") if given["do_normalize"] else ((0.0,) * 3, (1.0,) * 3)
         unit = 1 if given["do_rescale"] else 255
         mean, std = tuple(value / unit for value in mean), tuple(value / unit for value in std)
@@ -84,7 +84,7 @@ def processor_steps(
 
 
 def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
-    """The steps of a `pretrained_cfg`, and (height, width) of their images."""
+    """Return the steps of a `pretrained_cfg`, and the (height, width) of their images."""
     given = config["input_size"]
     if not isinstance(given, list | tuple) or len(given) != 3:
         raise ConfigError(f"the config's 'input_size' must be channels, height and width, not {given!r:.40}")
@@ -94,26 +94,26 @@ def _timm(config: Mapping[str, Any], image_size: tuple[int, int] | None) -> tupl
     if mode not in ("squash", "center"):
         raise ConfigError(f"timm's crop_mode {mode!r:.40} is not supported; 'center' and 'squash' are")
     down, across = math.floor(height / share), math.floor(width / share)
-    # There is no step that keeps the aspect ratio if the image is not square.
+    # No step keeps the aspect ratio if the image is not square.
     sides = f"_small({down})" if mode == "center" and height == width else f"({down},{across})"
     return f"pillow_{how}{sides}|round_central_crop({height},{width})", (height, width)
 
 
 def _transformers(config: Mapping[str, Any], kind: str, image_size: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:
-    """The steps of an image processor, and (height, width) of their images."""
+    """Return the steps of an image processor, and the (height, width) of their images."""
     if not math.isclose(number(config, "rescale_factor", 1), 1 / 255, rel_tol=1e-6):
         raise ConfigError(f"the config's 'rescale_factor' must be 1/255, not {config['rescale_factor']!r:.60}")
     if type(config["resample"]) is not int:
         raise ConfigError(f"the config's 'resample' must be a number of Pillow's, such as 3, not {config['resample']!r:.40}")
     how = _known(_FILTERS.get(config["resample"], config["resample"]))
-    if kind == "Siglip2":  # of the sizes that its pictures can get, a square has the most patches
+    if kind == "Siglip2":  # of the possible sizes, take a square
         rows = math.isqrt(_pixels(config["max_num_patches"], "max_num_patches"))
         side = rows * _pixels(config["patch_size"], "patch_size")
         config = {**config, "size": {"height": side, "width": side}}
     resized = _sides(config, "size", square=config.get("default_to_square", kind in ("ViT", "DeiT", "Tipsv2", "DINOv3ViT")))
     crop = _sides(config, "crop_size", square=True) if config["do_center_crop"] else resized
     if not config["do_resize"] or config["do_pad"] or config.get("crop_to_patches") or len(crop) < 2:
-        raise ConfigError("the config gives images of several sizes, or pads them; it must resize and crop, and not pad")
+        raise ConfigError("the config makes images of several sizes, or pads them; it must resize and crop without padding")
     height, width = image_size or crop
     if len(resized) == 1:
         text = f"pillow_{how}_small({round(resized[0] * max(height, width) / max(crop))})"
@@ -129,7 +129,7 @@ def _known(how: Any) -> Any:
 
 
 def _sides(config: Mapping[str, Any], key: str, *, square: bool) -> tuple[int, ...]:
-    """(height, width) of a field, or (the short side,); a single number is either."""
+    """Return a size field as (height, width), or as (short side,). `square` says which of the two a single number means."""
     if isinstance(config[key], int):
         side = _pixels(config[key], key)
         return (side, side) if square else (side,)

@@ -1,4 +1,4 @@
-"""The files beside a model of another library: its config, and how it takes pictures."""
+"""Read the files next to another library's model: its config and its preprocessing."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vmoe_runtime.errors import shown
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What they say.
+    """The content of these files.
 
     Attributes:
         whole: the config of the whole model; empty if there is none.
-        own: what it says of the vision model, in the terms that the family reads.
+        own: the part about the vision model, in the terms that the family reads.
         pictures: the config of an image processor; None if no file has one.
-        found: the files that were read beside the checkpoint.
+        found: the files read, without the checkpoint.
     """
 
     whole: Mapping[str, Any]
@@ -40,55 +40,55 @@ def read_model_files(
     config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     architecture: str | None = None,
 ) -> ModelFiles:
-    """Reads the files beside a checkpoint in a folder.
+    """Read the config and preprocessing files in a checkpoint's folder.
 
     Args:
-        folder: where the checkpoint lies.
-        family: which it is of.
-        config: a config, or its path, that is read in place of the one beside the checkpoint.
-        architecture: the name of an architecture, whose config the family's library has.
+        folder: the checkpoint's folder.
+        family: the checkpoint's family.
+        config: a config, or its path, to use instead of the one in the folder.
+        architecture: name of an architecture whose config the family's library has.
 
     Raises:
-        ConfigError: a file is damaged, or of another model.
-        OptionError: the family has no names of architectures, or the library doesn't know this one.
+        ConfigError: a file is damaged, or is for another model.
+        OptionError: the family has no architecture names, or its library does not know this one.
     """
     found = [folder / name for name in family.config_files if (folder / name).is_file()][:1]
     if architecture is not None:
         if family.by_name is None:
-            raise OptionError(f"a {family.title} has no names of architectures; omit --architecture")
+            raise OptionError(f"a {family.title} has no architecture names; omit --architecture")
         config = family.by_name(architecture)
     path = found[0] if config is None and found else config
     found = found if config is None else []
     whole = path if isinstance(path, Mapping) else load_config(Path(path)) if path is not None else {}
     if open_clip.is_config(whole):
         if open_clip.CONFIG_NAME not in family.config_files:
-            raise ConfigError(f"the config is one of open_clip, but the tensors are those of {family.title}")
+            raise ConfigError(f"the config is for open_clip, but the tensors are those of {family.title}")
         own: Mapping[str, Any] = open_clip.tower_config(whole, is_timm=family.prefixes == ("visual.trunk.",))
         return ModelFiles(whole, own, open_clip.processor_config(whole) if whole.get("preprocess_cfg") else None, found)
     kind = whole.get("model_type")
     if kind is not None and kind not in family.model_types:
         raise ConfigError(f"the config says model_type {shown(kind)}, but the tensors are those of {family.title}")
     own = _vision_config(whole, family)
-    # transformers 5 saves an image processor in the file of the whole processor, which it reads first.
+    # transformers 5 saves the image processor inside the processor's file and reads that file first.
     processor = load_config(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     if pictures := mapping(processor, "image_processor"):
         return ModelFiles(whole, own, pictures, [*found, folder / PROCESSOR])
     if (folder / PICTURES).is_file():
         pictures = load_config(folder / PICTURES)
         return ModelFiles(whole, own, pictures, [*found, folder / PICTURES])
-    # Older files of timm have everything in one mapping.
+    # Older timm files have all fields in one mapping.
     is_flat = "architecture" in whole and "input_size" in whole
     return ModelFiles(whole, own, whole if is_flat else mapping(whole, "pretrained_cfg") or None, found)
 
 
 def _vision_config(whole: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """The part of a config.json of transformers that is about the vision model. Raises ConfigError: it has two."""
+    """Return the vision model's part of a transformers config.json. Raises ConfigError if two parts disagree."""
     if not family.config_key:
         return whole
-    # Without that part, transformers has its defaults in the whole model, whatever else the config says.
+    # If a whole model's config lacks that part, transformers uses its defaults and ignores other keys.
     is_tower = whole.get("model_type") in (None, family.model_types[0])
     vision = mapping(whole, family.config_key) or (whole if is_tower else {})
-    # Older configs have a second one, which the whole model follows and the vision model alone does not.
+    # Older configs have a second part. Only the whole model reads it; the vision model alone does not.
     for key, value in mapping(whole, f"{family.config_key}_dict").items():
         if vision.get(key, value) != value:
             raise ConfigError(f"the config says {key} {shown(vision[key])}, but in {family.config_key}_dict {shown(value)}")

@@ -1,4 +1,4 @@
-"""What open_clip says of a model: open_clip_config.json, or the config of an architecture by its name."""
+"""Read open_clip's description of a model: open_clip_config.json, or an architecture's config by name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vmoe_runtime.errors import shown
 
 CONFIG_NAME = "open_clip_config.json"
 PROCESSOR: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": 1.0, "mean": CLIP_MEAN, "std": CLIP_STD}
-"""How open_clip prepares pictures if a config doesn't say it, in timm's terms."""
+"""open_clip's default preprocessing, in timm's terms."""
 
 IGNORED = (
     r"\.\./(transformer\..*|token_embedding\.weight|ln_final\.(weight|bias)|positional_embedding(_res)?|text_projection"
     r"|logit_scale|logit_bias|text\..*|input_resolution|context_length|vocab_size)"
 )
-"""Tensors beside the vision tower: the text tower's, and the sizes in OpenAI's own files."""
+"""Tensors outside the vision tower: the text tower's, and the sizes in OpenAI's own files."""
 
 _DEFAULTS: dict[str, Any] = {"layers": 12, "width": 768, "head_width": 64, "patch_size": 16}
 _DEFAULTS |= {"image_size": 224, "pool_type": "tok", "no_ln_pre": False, "final_ln_after_pool": False, "ls_init_value": None}
@@ -30,15 +30,15 @@ _CROPS = {"shortest": "center", "squash": "squash"}
 
 
 def is_config(config: Mapping[str, Any]) -> bool:
-    """Whether a config is open_clip's."""
+    """Return whether a config is open_clip's."""
     return "model_cfg" in config or "vision_cfg" in config
 
 
 def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
-    """The vision tower in the terms that our families read: those of `timm` for its towers, or else of `clip_moe`.
+    """Translate the config of the vision tower to the keys that our families read: those of `timm` or of `clip_moe`.
 
     Raises:
-        ConfigError: naming the key that can't be exported.
+        ConfigError: a key can't be exported; the message names it.
     """
     model = mapping(config, "model_cfg") or config
     vision: dict[str, Any] = {**_DEFAULTS, **mapping(model, "vision_cfg")}
@@ -49,7 +49,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
         if vision.get("timm_proj", "linear") == "mlp":
             raise ConfigError("the config says timm_proj 'mlp', which can't be exported")
         pool, is_linear = vision.get("timm_pool", "avg"), vision.get("timm_proj", "linear") == "linear"
-        # With a layer behind it, timm's own pooling stays if there is none here.
+        # If a layer follows the tower and open_clip sets no pooling, timm's own stays.
         return {"architecture": name, "model_args": {} if is_linear and not pool else {"global_pool": pool}}
     if other := next((key for key in _OTHER_BLOCKS if vision.get(key)), None):
         raise ConfigError(f"the config says {other} {shown(vision[other])}, which can't be exported")
@@ -75,7 +75,7 @@ def tower_config(config: Mapping[str, Any], *, is_timm: bool) -> dict[str, Any]:
 
 
 def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """How pictures are prepared, in the terms of timm's pretrained_cfg."""
+    """Translate the preprocessing to the keys of timm's pretrained_cfg."""
     model = mapping(config, "model_cfg") or config
     given = {key: value for key, value in mapping(config, "preprocess_cfg").items() if value is not None}
     size = mapping(model, "vision_cfg").get("image_size", _DEFAULTS["image_size"])
@@ -85,16 +85,16 @@ def processor_config(config: Mapping[str, Any]) -> dict[str, Any]:
     colours = {
         key: [value] * 3 if isinstance(value, float) else value for key, value in given.items() if key in ("mean", "std")
     }
-    # In evaluation, open_clip resizes bicubically if training chooses at random.
+    # If training picks the interpolation at random, open_clip evaluates with bicubic.
     how = "bicubic" if given.get("interpolation") == "random" else given.get("interpolation", "bicubic")
     sides = [3, *size] if isinstance(size, list | tuple) else [3, size, size]
     return {**PROCESSOR, **colours, "interpolation": how, "crop_mode": _CROPS[crop], "input_size": sides}
 
 
 def named_config(name: str) -> dict[str, Any]:
-    """The config of an architecture of the installed open_clip.
+    """Return the config of an architecture in the installed open_clip.
 
-    It has the pictures' settings of the architecture's released models if these agree, and otherwise open_clip's defaults.
+    Its preprocessing is that of the architecture's released models if they agree, and otherwise open_clip's default.
 
     Raises:
         OptionError: open_clip is not installed, or doesn't know the name.
@@ -123,7 +123,7 @@ def _activation(model: Mapping[str, Any], vision: Mapping[str, Any]) -> str:
 
 
 def _only(vision: Mapping[str, Any], key: str, name: str, default: Any) -> Any:
-    """The one argument that may be among those of a layer. Raises ConfigError: there is another one."""
+    """Return the only supported argument of a layer, or its default. Raises ConfigError if the layer has others."""
     given = mapping(vision, key)
     if other := next((each for each in given if each != name), None):
         raise ConfigError(f"the config's {key} have {shown(other)}, which can't be exported")

@@ -14,7 +14,7 @@ from vmoe_export.families.rotary import rotate_by_index
 from vmoe_export.families.translation import Translation
 
 _REFERENCES = {"_core_(tiny|small|large)_": 24, "_core_base_": 14, "_core_gigantic_|_(lang|spatial)_": 32}
-"""By a regular expression for the architecture's name the rows and columns that a whole image has."""
+"""Rows and columns of a whole image in rotary units, by a regular expression for the architecture's name."""
 _POOL_HEADS = 8
 
 

@@ -1,4 +1,4 @@
-"""Resizes a position embedding as PyTorch's interpolation does, which other libraries use."""
+"""Resize a position embedding like PyTorch's interpolation, which other libraries use."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from vmoe_export.checkpoint import Array
 
 
 def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear: bool = False) -> Array:
-    """A grid float64[rows, columns, D] at another size, with half-pixel centres.
+    """Resize a grid float64[rows, columns, D], with half-pixel centres.
 
     Args:
         grid: the grid; returned unchanged if it already has the size.
         size: (rows, columns) of the result.
-        antialias: as `torch.nn.functional.interpolate(mode="bicubic", antialias=True)` does: Keys' cubic with a = -0.5,
-            spread over more rows if their number decreases. Otherwise a = -0.75, over the four nearest rows.
-        linear: as `mode="bilinear"` does.
+        antialias: interpolate like `torch.nn.functional.interpolate(mode="bicubic", antialias=True)`: Keys' cubic with a
+            = -0.5, spread over more rows if their number decreases. Without it, a = -0.75 and the four nearest rows are
+            used.
+        linear: interpolate linearly instead, like `mode="bilinear"`.
     """
     if grid.shape[:2] == size:
         return grid
@@ -26,7 +27,7 @@ def resized_grid(grid: Array, size: tuple[int, int], *, antialias: bool, linear:
 
 
 def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
-    """float64[target, source], the weight of each source row in each target row."""
+    """Return float64[target, source], the weight of each source row in each target row."""
     step = source / target
     spread = max(step, 1.0) if antialias else 1.0
     weights = np.zeros((target, source))
@@ -36,7 +37,7 @@ def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
         for position in range(first, last + 1):
             x = abs(position - center) / spread
             share = max(0.0, 1 - x) if linear else _cubic(x, -0.5 if antialias else -0.75)
-            # Rows beyond the edge repeat the edge row or, with antialiasing, have no weight.
+            # Rows beyond the edge repeat the edge row; with antialiasing they have no weight.
             inside = min(max(position, 0), source - 1)
             if not antialias or inside == position:
                 weights[row, inside] += share
@@ -45,7 +46,7 @@ def _weights(source: int, target: int, antialias: bool, linear: bool) -> Array:
 
 
 def _cubic(x: float, a: float) -> float:
-    """Keys' kernel of cubic convolution, at a distance."""
+    """Evaluate Keys' cubic convolution kernel at distance x."""
     if x < 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1
     return (((x - 5) * x + 8) * x - 4) * a if x < 2 else 0.0

@@ -1,4 +1,4 @@
-"""Recognizes the family of a checkpoint."""
+"""Recognize the family of a checkpoint."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
-    """The first family whose landmarks are among a checkpoint's tensors, which are given by their stored names."""
+    """Return the first family whose landmarks are among a checkpoint's tensors, given by stored name; None if none fits."""
     names = unwrapped(tensors)
 
     def fits(family: Family) -> bool:
@@ -48,7 +48,7 @@ def family_of(tensors: Mapping[str, TensorInfo]) -> Family | None:
 
 
 def family_by_name(family: Family, config: Mapping[str, Any]) -> Family:
-    """The family that a config says, of those whose tensors have the names of the given family's."""
+    """Return the family of the config's architecture, among those whose tensors have the same names; else `family`."""
     name = str(config.get("architecture", ""))
     named = (each for each in FAMILIES if each.architectures and each.prefixes == family.prefixes)
     fitting = (each for each in named if {*family.landmarks} <= {*each.landmarks} and re.search(each.architectures, name))

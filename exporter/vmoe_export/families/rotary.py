@@ -1,4 +1,4 @@
-"""Rotary positions by the rows and columns of patches."""
+"""Rotary positions from the rows and columns of patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from vmoe_export.families.translation import Translation
 def rotate_by_index(
     model: Translation, front: int, *, reference: int, offset: float = 0.0, columns_first: bool = False
 ) -> None:
-    """Coordinates are row and column, counted from an offset in a unit of which an image's side has `reference`."""
+    """Define rotary positions by row and column index.
+
+    Args:
+        front: number of tokens before the patches.
+        reference: length of an image's side in coordinate units, whatever its number of patches.
+        offset: added to each index, before it is scaled.
+        columns_first: whether the column's angles come before the row's.
+    """
     sides = [(np.arange(side) + offset) * reference / side for side in model.image_grid()]
     coordinates = np.stack(np.meshgrid(*sides, indexing="ij"), -1).reshape(-1, 2)
     count = model.width // model.heads // 4

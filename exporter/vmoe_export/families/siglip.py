@@ -1,7 +1,7 @@
-"""The vision towers of SigLIP and SigLIP 2 in Hugging Face transformers, also inside the file of the whole model.
+"""The vision towers of SigLIP and SigLIP 2 in Hugging Face transformers, also inside the whole model's file.
 
-Files of SigLIP 2 with a fixed image size are SigLIP's. NaFlex takes patches of pictures of any aspect ratio and resizes its
-positions for each; a bundle has one size, and so needs no padding.
+SigLIP 2 files with a fixed image size are in SigLIP's format. NaFlex reads pictures of any aspect ratio and resizes its
+positions for each. A bundle has one image size, so it needs no padding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vmoe_export.ops.table import LAYER_NORM_EPSILON
 
 
 def _translate(model: Translation, *, is_naflex: bool) -> None:
-    # Attention pools the stream after its last norm, so scaling the stream can't replace another epsilon.
+    # The attention pool reads the stream after its last norm, so scaling the stream can't emulate another epsilon there.
     model.epsilon(LAYER_NORM_EPSILON, is_only=True)
     model.begin("gelu_tanh", "embeddings.patch_embedding", is_only=True, is_flat=is_naflex)
     positions = "embeddings.position_embedding.weight"
@@ -26,10 +26,10 @@ def _translate(model: Translation, *, is_naflex: bool) -> None:
     model.claim(vision_use_head=has_pool)
     if is_naflex:
         model.claim(num_patches=model.shape(positions, 2)[0])
-        model.notes.append("all pictures get one size, in which the library would keep their aspect ratio; see --image-size")
+        model.notes.append("pictures are resized to one size; the library would keep their aspect ratio; see --image-size")
     model.encoder("encoder.layers.{}.", BLOCK)
     model.norm("Encoder/encoder_norm", "post_layernorm")
-    if model.has("../classifier.weight"):  # of the mean of all tokens, beside the pool
+    if model.has("../classifier.weight"):  # it reads the mean of all tokens, not the pool
         model.leave_out("head.")
         model.model["classifier"] = "gap"
         model.dense("head", "../classifier")

@@ -1,4 +1,4 @@
-"""timm's vision_transformer and deit: plain ViTs, with or without class token, registers and layer scale; four poolings."""
+"""timm's vision_transformer and deit: plain ViTs with any of class token, registers and layer scale, and four poolings."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ _SIZES: dict[str, tuple[int, int]] = {
     "giant_patch14_reg": (1536, 24),
     "giant": (1408, 16),
 }
-"""Width and heads by a word in the name of the architecture; the first that fits counts."""
+"""Width and heads by a word in the architecture's name; the first match counts."""
 _TANH = r"base_patch32_siglip|(so400m|giantopt)_patch16_siglip|large_patch16_siglip(_gap)?_512"
 _GATED = r"giant_patch14_(reg\d_)?(dinov2|tipsv2)"
-"""Architectures whose MLPs have a gate in one tensor with the first layer."""
+"""Architectures whose MLPs store the gate and the first layer in one tensor."""
 _NO_LAST_NORM = ("intern300m", "_radio_v", "_pe_spatial_", "_pe_lang_")
-"""By a word in the name of an architecture: those that have none."""
+"""Words in the names of architectures that have no last norm."""
 _OTHER_BLOCKS = {
     "_rpn_": "norms after the residual",
     "rope": "rotary positions",
     "_pe_": "rotary positions",
     "dinov3": "rotary positions",
 }
-"""By a word in the name of an architecture: what its tensors don't show."""
+"""By a word in the architecture's name: a feature that the tensors don't show."""
 IMPLIED = {"num_classes", "embed_dim", "depth", "mlp_ratio", "patch_size", "img_size", "in_chans", "global_pool"}
 IMPLIED |= {"qkv_bias", "proj_bias", "qk_norm", "init_values", "class_token", "no_embed_class", "reg_tokens"}
 IMPLIED |= {"pre_norm", "fc_norm", "scale_attn_norm", "scale_mlp_norm"}
 IMPLIED |= {"weight_init", "drop_rate", "drop_path_rate", "pos_drop_rate", "patch_drop_rate"}
 IMPLIED |= {"proj_drop_rate", "attn_drop_rate", "dynamic_img_size", "distilled", "pos_embed"}
-"""Arguments of timm's models that the tensors imply, or that are those of training."""
+"""Arguments of timm's models that the tensors imply or that only affect training."""
 _READ = {"num_heads", "act_layer", "final_norm"}
 
 
@@ -77,7 +77,7 @@ def _translate(model: Translation) -> None:
             "rotate; pass --architecture NAME"
         )
     model.epsilon(1e-5 if "clip" in name else 1e-6, is_told=bool(name))
-    if args.get("act_layer"):  # that of a gate, too
+    if args.get("act_layer"):  # also used by a gate
         model.activation(args["act_layer"], "the config says act_layer")
     else:
         model.activation(_activation(name) if name else None, f"the architecture {name} has")
@@ -95,15 +95,16 @@ def translate_vit(
     has_positions: bool = True,
     pool_heads: int = 0,
 ) -> None:
-    """A model whose epsilon and activation are set.
+    """Translate a model whose epsilon and activation are set.
 
     Args:
-        args: of the architecture, in the config.
-        name: of the architecture.
+        args: the architecture's arguments in the config.
+        name: name of the architecture.
         blocks: defines the encoder's blocks.
-        rotate: defines rotary positions behind so many tokens in front of the patches.
+        rotate: defines rotary positions, given the number of tokens before the patches.
         has_positions: whether there is a position embedding.
-        pool_heads: of an attention pool that sees the tokens in front as well.
+        pool_heads: heads of an attention pool that also reads the tokens before the patches. 0 if a pool, if any, has the
+            blocks' number of heads and reads only the patches.
     """
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "embed_dim") if key in args}}
     model.patches(Layer.of("patch_embed.proj", model.has("patch_embed.proj.bias")))
@@ -126,7 +127,7 @@ def translate_vit(
 
 
 def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
-    """The config's arguments of the architecture. Raises ConfigError if there are others than the known ones."""
+    """Return the architecture's arguments in the config. Raises ConfigError if one is not in `known`."""
     args = model.config.get("model_args") or {}
     if not isinstance(args, Mapping):
         raise ConfigError("the config's 'model_args' must be an object")
@@ -136,9 +137,10 @@ def read_model_args(model: Translation, known: set[str]) -> Mapping[str, Any]:
 
 
 def begin_named(model: Translation, args: Mapping[str, Any], *, epsilon: float, activation: str, head_size: int) -> None:
-    """The start of a model whose norms and activation follow from its architecture's name: these, patches and heads.
+    """Translate the start of a model whose norms and activation follow from its architecture's name.
 
-    Heads have `head_size` columns if the arguments say neither their number nor another width.
+    This sets epsilon, activation, patches and heads. Heads have `head_size` columns unless the arguments set their number
+    or another width.
     """
     source = f"the architecture {model.config['architecture']} has"
     model.config = {**model.config, **{key: args[key] for key in ("depth", "patch_size", "num_heads") if key in args}}
@@ -160,12 +162,12 @@ def translate_blocks(
     scales: tuple[str, str] = ("ls1.gamma", "ls2.gamma"),
     count_key: str = "depth",
 ) -> None:
-    """The encoder's blocks.
+    """Translate the encoder's blocks.
 
     Args:
-        first_layer, second_layer, gate: the names of the layers of their MLPs, as for `Translation.mlp`.
-        rms: whether they have RMS norms.
-        scales: the names of the scales of attention and MLP, which blocks may have.
+        first_layer, second_layer, gate: names of the MLP layers, as for `Translation.mlp`.
+        rms: whether the blocks have RMS norms.
+        scales: names of the scales of attention and MLP, which are optional.
         count_key: as for `Translation.blocks`.
     """
 
@@ -177,7 +179,7 @@ def translate_blocks(
 
     inner = [name for name in ("attn.norm", "mlp.norm") if has(f"{name}.weight")]
     if inner and model.norm_epsilon != LAYER_NORM_EPSILON:
-        raise ConfigError(f"{inner[0]}.weight can't be exported with another epsilon than {LAYER_NORM_EPSILON}")
+        raise ConfigError(f"{inner[0]}.weight can't be exported with an epsilon other than {LAYER_NORM_EPSILON}")
     block = Block(
         norms=("norm1", "norm2"),
         projections=_projections(has),
@@ -194,7 +196,7 @@ def translate_blocks(
 
 
 def _projections(has: Callable[[str], bool]) -> tuple[Layer, ...]:
-    """The layers of queries, keys and values of a block; what is optional of them, all have as the first one has it."""
+    """Return the layers of queries, keys and values. The first block determines which optional tensors all blocks have."""
     if has("attn.q_proj.weight"):
         return tuple(Layer.of(f"attn.{name}_proj", has(f"attn.{name}_proj.bias")) for name in "qkv")
     bias, mask = (name if has(name) else "" for name in ("attn.qkv.bias", "attn.qkv.bias_mask"))
@@ -212,9 +214,9 @@ def _activation(name: str) -> str:
 
 
 def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
-    """The input of the head, as a value of `ModelConfig.classifier`."""
+    """Return the input of the head, as a value of `ModelConfig.classifier`."""
     has_norm = model.has("fc_norm.weight")
-    # A norm that the architecture has elsewhere is of another pooling, which may be avg, max, or both.
+    # If the norm is not where the architecture has it, the pooling was changed, to avg, max or both.
     is_own = model.config.get("fc_norm", has_norm) == has_norm
     said = args.get("global_pool", model.config.get("global_pool") if is_own else None)
     if said not in (None, "token", "avg", "map"):
@@ -232,16 +234,19 @@ def _pooling(model: Translation, args: Mapping[str, Any], name: str) -> str:
         telling = wanted or ("attn_pool.latent" if usual == "map" else "dist_token")
         raise ConfigError(f"the pooling is {pooling}, which doesn't fit the tensors, such as {telling}")
     if pooling == "map" or model.has("dist_token"):
-        model.refuse("a norm behind an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
+        model.refuse("a norm after an attention pool, or one that a distilled DeiT doesn't use", "fc_norm.weight")
     if model.has("dist_token"):
         return "token+token"
     return {"token": "token", "avg": "gap", "map": "map"}[pooling]
 
 
 def _tokens(model: Translation, *, is_read: bool, has_positions: bool) -> int:
-    """The class token, then registers or DeiT's distillation token; either all of them have positions or none.
+    """Translate the class token, then registers or DeiT's distillation token.
 
-    Returns their number.
+    Either all of these tokens have positions or none has.
+
+    Returns:
+        The number of these tokens.
     """
     names = [name for name in ("cls_token", "dist_token", "reg_token") if model.has(name)]
     count = sum(math.prod(model.shape(name, 3)[:2]) for name in names)
@@ -272,7 +277,7 @@ def _head(model: Translation, pooling: str, pool_heads: int) -> None:
         model.mean_head("head", "head_dist")
     elif pooling == "token+token":
         model.mean_token(2)
-    elif model.has("../visual.head.proj.weight"):  # open_clip's
+    elif model.has("../visual.head.proj.weight"):  # open_clip's name
         has_bias = model.has("../visual.head.proj.bias")
         model.dense("projection", Layer.of("../visual.head.proj", has_bias))
     elif model.has("head.weight"):
@@ -285,7 +290,7 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
     model.model |= {"map_epsilon": model.norm_epsilon, "map_front": bool(pool_heads)}
     if pool_heads and model.width % pool_heads:
         raise ConfigError(f"the attention pool has {pool_heads} heads, which don't divide the hidden size {model.width}")
-    model.heads = pool_heads or model.heads  # those of the blocks are behind us
+    model.heads = pool_heads or model.heads  # the blocks are already translated
     projections = (Layer.of("attn_pool.q"), *Layer.of("attn_pool.kv").parts(2))
     model.attention("MapHead/MultiHeadDotProductAttention", projections, "attn_pool.proj", stream=False)
     model.norm("MapHead/LayerNorm", "attn_pool.norm")
@@ -294,11 +299,13 @@ def _attention_pool(model: Translation, pool_heads: int) -> None:
 
 
 def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "deit", "eva")) -> dict[str, Any]:
-    """The config of an architecture of the installed timm, with what its tensors show: a wrong name must not pass.
+    """Return the config of an architecture in the installed timm.
+
+    It includes what the model's tensors show, so that a wrong name is detected.
 
     Raises:
-        ConfigError: the architecture is not in one of timm's modules of these names.
-        OptionError: there is none of that name, or timm is not installed.
+        ConfigError: the architecture is not in one of these timm modules.
+        OptionError: timm has no such architecture, or is not installed.
     """
     try:
         import timm
@@ -322,7 +329,7 @@ def named_config(name: str, modules: Sequence[str] = ("vision_transformer", "dei
         "fc_norm": "fc_norm.weight" in model.state_dict(),
         "depth": len(model.blocks),
         "num_prefix_tokens": model.num_prefix_tokens,
-        # Tensors don't show how an Eva pools.
+        # The tensors of an Eva don't show its pooling.
         **({"global_pool": model.global_pool} if timm.models.is_model_in_modules(known, {"eva"}) else {}),
     }
 
@@ -344,7 +351,7 @@ _DISTILLED = replace(
 
 
 def trunk(family: Family) -> Family:
-    """The same family as the tower of an open_clip model."""
+    """Return the same family as the tower of an open_clip model."""
     return replace(
         family,
         title=family.title.replace("timm", "timm's tower in open_clip"),

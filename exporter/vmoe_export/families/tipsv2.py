@@ -1,4 +1,4 @@
-"""TIPSv2's vision tower in Hugging Face transformers, also inside the file of the whole model."""
+"""TIPSv2's vision tower in Hugging Face transformers, also inside the whole model's file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Translates the tensors of another library's model to ours: renames, transposes, cuts, joins and scales them."""
+"""Translate the tensors of another library's model to ours: renames, transposes, splits, joins and scales them."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _ACTIVATIONS = {
     "quick_gelu": ("quick_gelu", "quickgelu"),
     "silu": ("silu", "swish"),
 }
-"""The values of --activation, and the names that transformers and timm have for each."""
+"""Values of --activation, and the names of each in transformers and timm."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of our tensors: its shape, its source tensors, and the function that makes it from them in float64."""
+    """One of our tensors: its shape, its source tensors, and the function that computes it from them in float64."""
 
     shape: Shape
     sources: tuple[str, ...]
@@ -44,16 +44,16 @@ class Part:
 class Translation(ForeignModel):
     """A model of a family; the family's `translate` reads it and defines our tensors.
 
-    LayerNormalization has one epsilon in all our models. If a family has another one, everything that is added to the
-    residual stream is multiplied by the same number: (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2).
-    The scale after a layer is folded into its weights, and so are the mean and the standard deviation of the pixels.
+    LayerNormalization has the same epsilon e in all our models. If a family uses another one, everything that is added to
+    the residual stream is multiplied by a constant c: (c x - c m) / sqrt(c^2 v + e) = (x - m) / sqrt(v + e / c^2). The
+    scale after a layer is folded into its weights, as are the mean and standard deviation of the pixels.
 
     Attributes:
-        mean, std: of pixels in [0, 1], by channel; if all values are equal, they apply to any number of channels.
+        mean, std: per channel, of pixels in [0, 1]; if all values are equal, they apply to any number of channels.
         parts: our tensors, by name.
         model: the part of our config that the tensors don't determine.
-        notes: what a user should know.
-        norm_epsilon: that of the library's norms, set by `epsilon`.
+        notes: notes for the user.
+        norm_epsilon: epsilon of the library's norms, set by `epsilon`.
     """
 
     mean: Sequence[float] = (0.5, 0.5, 0.5)
@@ -75,15 +75,15 @@ class Translation(ForeignModel):
         is_flat: bool = False,
         is_swiglu: bool = False,
     ) -> None:
-        """The start of a transformers model: activation, patches and heads.
+        """Read the start of a transformers model: activation, patches and heads.
 
         Args:
-            activation: the default of transformers.
+            activation: default activation in transformers.
             patches: the patch embedding.
             is_only: whether all released models of the family have this activation.
-            heads: their default number.
+            heads: default number of heads.
             is_flat: as for `patches`.
-            is_swiglu: whether the gate has SiLU, whatever the config says.
+            is_swiglu: whether the MLPs are SwiGLU, so the activation is SiLU whatever the config says.
         """
         if is_swiglu:
             self.activation("silu", "SwiGLU has")
@@ -98,9 +98,9 @@ class Translation(ForeignModel):
     def encoder(
         self, pattern: str, names: Block, count_key: str = "num_hidden_layers", size_key: str = "intermediate_size"
     ) -> None:
-        """The blocks, which all have the same layers.
+        """Read the blocks, which all have the same layers.
 
-        `pattern` and `count_key` are as for `blocks`; `size_key` is the config's for the hidden size of MLPs, or "".
+        `pattern` and `count_key` are as for `blocks`; `size_key` is the config's key for the hidden size of MLPs, or "".
         """
         self.model["rms_norm"] = names.rms
         for ours in self.blocks(pattern, count_key):
@@ -110,7 +110,7 @@ class Translation(ForeignModel):
                 self.claim(**{size_key: hidden})
 
     def attention_block(self, ours: str, names: Block) -> None:
-        """What a block has but for its MLP."""
+        """Read all parts of a block except its MLP."""
         self.norm(f"{ours}/LayerNorm_0", names.norms[0], has_bias=not names.rms)
         self.attention(f"{ours}/SelfAttention", names.projections, names.out, scale=names.scales[0])
         if names.qk_norms[0]:
@@ -120,9 +120,9 @@ class Translation(ForeignModel):
         self.norm(f"{ours}/LayerNorm_1", names.norms[1], has_bias=not names.rms)
 
     def epsilon(self, default: float, *, is_only: bool = False, is_told: bool = False, key: str = "layer_norm_eps") -> None:
-        """Sets the epsilon of every norm, if the config has no such `key`. Call this first.
+        """Set the epsilon of every norm, from the config's `key` or else `default`. Call this first.
 
-        With `is_only`, any other epsilon is refused. With `is_told`, the architecture's name states the default.
+        With `is_only`, any other epsilon is refused. With `is_told`, the default comes from the architecture's name.
         """
         if self.config.get(key) is None and not is_told:
             self.taken["epsilon"] = default
@@ -136,9 +136,10 @@ class Translation(ForeignModel):
             self.model["stream_scale"] = self._stream
 
     def activation(self, said: Any, source: str, usual: str | None = None) -> None:
-        """Sets the activation of all MLPs, see `choose`; `said` is its name in transformers or timm.
+        """Set the activation of all MLPs, see `choose`. `said` is its name in transformers or timm.
 
-        Raises ConfigError if we lack it.
+        Raises:
+            ConfigError: we have no such activation.
         """
         found = next((name for name, names in _ACTIVATIONS.items() if said in names), None)
         if said is not None and found is None:
@@ -149,15 +150,16 @@ class Translation(ForeignModel):
         self.model["activation"] = ours.get(chosen, chosen)
 
     def put(self, name: str, shape: Shape, sources: Sequence[str], make: Make, *, stream: bool = False) -> None:
-        """Defines one of our tensors; with `stream`, it is scaled like the residual stream."""
+        """Define one of our tensors; with `stream`, it is scaled like the residual stream."""
         scale = self._stream if stream else 1.0
         sources = tuple(self.block + source for source in sources)
         self.parts[name] = Part(shape, sources, (lambda *arrays: make(*arrays) * scale) if scale != 1 else make)
 
     def patches(self, layer: str | Layer, *, is_flat: bool = False) -> None:
-        """The convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
+        """Read the convolution (D, C, ph, pw) that turns patches into tokens, for pixels in [-1, 1].
 
-        With `is_flat`, a dense layer (D, p * p * 3) of square patches, whose values are in the order row, column, channel.
+        With `is_flat`, read a dense layer (D, p * p * 3) instead. Its patches are square, with values in the order row,
+        column, channel.
         """
         layer = Layer.of(layer)
         name = layer.weight
@@ -210,13 +212,17 @@ class Translation(ForeignModel):
         linear: bool = False,
         is_read: bool = True,
     ) -> int:
-        """The tokens in front of the patches, in order, and the position embedding of all. Returns their number.
+        """Read the tokens before the patches, in order, and the position embedding of all tokens.
 
         Args:
-            names: tensors of the tokens, [..., R, D] for R tokens or [D]; with `is_read`, the classifier reads the first.
-            positions: the position embedding, (1, rows + patches, D) or without the 1; or none.
-            rows: how many of the tokens have a position; the others get zeros.
-            antialias, linear: how the positions are resized if the image has another size, see `resized_grid`.
+            names: tensors of the tokens, [..., R, D] for R tokens or [D].
+            positions: the position embedding, (1, rows + patches, D) or without the 1; "" for none.
+            rows: number of leading tokens that have a position; the others get zeros.
+            antialias, linear: how positions are resized if the image size differs, see `resized_grid`.
+            is_read: whether the classifier reads the first of `names`.
+
+        Returns:
+            The number of tokens before the patches.
         """
         counts = {name: self._token_count(name) for name in names}
         read = names[:1] if is_read else ()
@@ -232,7 +238,7 @@ class Translation(ForeignModel):
         return math.prod(self.check(name, *leading, self.width)[:-1])
 
     def _join_tokens(self, ours: str, names: Sequence[str], counts: Mapping[str, int]) -> None:
-        """Defines one of our tensors from the tokens of several, if there are any."""
+        """Define one of our tensors by joining the tokens of several, if there are any."""
         if not names:
             return
         width = self.width
@@ -256,7 +262,7 @@ class Translation(ForeignModel):
             source = (math.isqrt(max(patches, 0)),) * 2
         if shape[-1] != width or patches < 1 or math.prod(source) != patches:
             raise CheckpointError(
-                f"tensor {self.told(name)} has shape {shape}, but it needs {rows} rows and those of a grid of patches, "
+                f"tensor {self.told(name)} has shape {shape}, but it needs {rows} rows plus one per patch of a grid, "
                 f"each {width} wide"
             )
         height, columns = self.patch
@@ -276,29 +282,30 @@ class Translation(ForeignModel):
         self.put(POSITION_EMBEDDING, (1, count + math.prod(grid), width), [name], make, stream=True)
 
     def image_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches, of the config's image size if no other is known.
+        """Return the (rows, columns) of patches, at the config's image size if no other is known.
 
-        Raises ConfigError if there is none.
+        Raises:
+            ConfigError: no image size is known.
         """
         height, columns = self.patch
         if self.image_size is None:
             trained = self.trained_grid()
             if 0 in trained:
-                raise ConfigError("neither the tensors nor a config say the image size; pass --image-size HxW")
+                raise ConfigError("neither the tensors nor a config give the image size; pass --image-size HxW")
             self.image_size = trained[0] * height, trained[1] * columns
         return self.image_size[0] // height, self.image_size[1] // columns
 
     def rotary(self, coordinates: Array, frequencies: Array, *, front: int, has_halves: bool) -> None:
-        """Positions by which the blocks turn queries and keys. Call this after `tokens` and before `blocks`.
+        """Define the rotation of queries and keys in the blocks. Call this after `tokens` and before `blocks`.
 
         Args:
-            coordinates: (patches, 2), of each patch in the order of their angles.
+            coordinates: (patches, 2), one row per patch; the columns are in the order of the angles.
             frequencies: (D/H/4,), the same for both coordinates.
-            front: tokens in front of the patches, which are not rotated.
-            has_halves: whether a pair is made of columns p and p + D/H/2 of a head, as against 2 p and 2 p + 1.
+            front: number of tokens before the patches, which are not rotated.
+            has_halves: whether columns p and p + D/H/2 of a head form a pair, rather than 2 p and 2 p + 1.
 
         Raises:
-            ConfigError: the heads' columns are not so many pairs.
+            ConfigError: the number of columns per head is not a multiple of 4.
         """
         if (size := self.width // self.heads) % 4:
             raise ConfigError(f"rotary positions need heads of a multiple of 4 columns, not {size}")
@@ -311,31 +318,31 @@ class Translation(ForeignModel):
         self.put(ROTARY[1], by_pair.shape, [], lambda: by_pair)
 
     def probe(self, name: str) -> None:
-        """The token that an attention pool asks with. Raises CheckpointError if there are several."""
+        """Read the query token of an attention pool. Raises CheckpointError if there are several."""
         if (count := self._token_count(name)) != 1:
-            raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, and a pool with one can be exported")
+            raise CheckpointError(f"tensor {self.told(name)} holds {count} tokens, but only a pool with one can be exported")
         self.put("MapHead/probe", (1, 1, self.width), [name], lambda array: array)
 
     def router(self, ours: str, name: str) -> int:
-        """A router (E, D) without a bias; returns E."""
+        """Read a router (E, D) without a bias, and return E."""
         experts, width = self.check(name, None, self.width)
         self.put(ours, (width, experts), [name], lambda array: array.T)
         return experts
 
     def projection(self, name: str) -> None:
-        """A projection (D, E) of the head's input, which is not transposed and has no bias."""
+        """Read a projection (D, E) of the head's input, which is not transposed and has no bias."""
         width, size = self.check(name, self.width, None)
         self.put("projection/kernel", (width, size), [name], lambda array: array)
         self.put("projection/bias", (size,), [], lambda: np.zeros(size))
 
     def mean_token(self, count: int) -> None:
-        """The mean of several tokens that pooling joins, as a projection without a tanh."""
+        """Define the mean of `count` tokens that pooling concatenates, as a projection without a tanh."""
         width = self.width
         self.put("projection/kernel", (count * width, width), [], lambda: np.concatenate([np.eye(width)] * count) / count)
         self.put("projection/bias", (width,), [], lambda: np.zeros(width))
 
     def mean_head(self, *names: str) -> None:
-        """The mean of several heads of one token each, as one head of all these tokens."""
+        """Define the mean of several heads that read one token each, as one head that reads all these tokens."""
         count, classes = len(names), self.shape(f"{names[0]}.weight", 2)[0]
         for name in names:
             self.dense("head", name, outputs=classes)
@@ -345,9 +352,9 @@ class Translation(ForeignModel):
         self.put("head/bias", (classes,), sources[1], lambda *arrays: sum(arrays) / count)
 
     def norm(self, ours: str, name: str, *, size: int = 0, stream: bool = False, has_bias: bool = True) -> None:
-        """A LayerNormalization of this size, or of the stream's width, or an RMS norm, which has no bias.
+        """Read a norm with this size, or the stream's width if 0: LayerNormalization, or without a bias an RMS norm.
 
-        With `stream`, its output is the stream.
+        With `stream`, the norm's output is the residual stream.
         """
         size = size or self.width
         for leaf, own in (("scale", "weight"), ("bias", "bias"))[: 1 + has_bias]:
@@ -357,7 +364,7 @@ class Translation(ForeignModel):
     def dense(
         self, ours: str, layer: str | Layer, *, inputs: int = 0, outputs: int = 0, scale: str = "", stream: bool = False
     ) -> int:
-        """A dense layer, or a torch module of that name; `scale` names a tensor that multiplies its outputs.
+        """Read a dense layer. `scale` names a tensor that multiplies its outputs.
 
         Returns:
             The number of outputs.
@@ -366,7 +373,7 @@ class Translation(ForeignModel):
         index, count = layer.part
         total, depth = self.check(layer.weight, outputs * count or None, inputs or self.width)
         if total % count:
-            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which are not two halves")
+            raise CheckpointError(f"tensor {self.told(layer.weight)} has {total} outputs, which can't be divided by {count}")
         width = total // count
         rows = slice(index * width, (index + 1) * width)
         biased = slice(width) if layer.has_own_bias else rows
@@ -388,7 +395,7 @@ class Translation(ForeignModel):
     def attention(
         self, ours: str, layers: Sequence[str | Layer | None], out: str | Layer, *, scale: str = "", stream: bool = True
     ) -> None:
-        """Attention with these layers of queries, keys and values; without one for queries, they are what it is asked."""
+        """Read attention with these layers of queries, keys and values. Without a query layer, the input is the query."""
         for name, layer in zip(("query", "key", "value"), layers, strict=True):
             if layer:
                 self.dense(f"{ours}/{name}", layer, outputs=self.width)
@@ -398,14 +405,15 @@ class Translation(ForeignModel):
         self.parts[kernel] = replace(self.parts[kernel], shape=(self.heads, self.width // self.heads, self.width))
 
     def _head_norms(self, ours: str, query: str, key: str, *, wide: bool) -> None:
-        """The norms of each head's queries and keys, with the epsilon of the others.
+        """Read the norms of queries and keys per head, which have the library's epsilon like the other norms.
 
-        With `wide`, they are RMS norms of all heads together, with our epsilon.
+        With `wide`, they are RMS norms over all heads together, with our epsilon.
         """
         self.model["wide_qk_norm"] = wide
         for name, source in (("query", query), ("key", key)):
             self.norm(f"{ours}/{name}_ln", source, size=self.width if wide else self.width // self.heads, has_bias=not wide)
-            for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):  # as the stream in front of other norms
+            # Scaled like the residual stream, so that our epsilon acts like the library's.
+            for leaf in () if wide or self._stream == 1 else ("kernel", "bias"):
                 self._change(f"{ours}/{name}/{leaf}", lambda array: array * self._stream)
 
     def mlp(
@@ -419,7 +427,7 @@ class Translation(ForeignModel):
         gate: str | Layer | None = None,
         norm: str = "",
     ) -> int:
-        """An MLP; `gate` and `norm` are as for `Block`. Returns the width of its hidden layer."""
+        """Read an MLP; `gate` and `norm` are as for `Block`. Return its hidden size."""
         if gate == first:
             gate, first = Layer.of(first).parts(2)
         hidden = self.dense(f"{ours}/Dense_0", first)
@@ -431,7 +439,7 @@ class Translation(ForeignModel):
         return hidden
 
     def widen(self, ours: str, other: str) -> None:
-        """Gives an MLP zeros for hidden features, until it has as many as another one. Raises ConfigError: it has more."""
+        """Pad an MLP with zero hidden features until it is as wide as another. Raises ConfigError if it is wider."""
         hidden, wanted = (self.parts[f"{name}/Dense_0/bias"].shape[0] for name in (ours, other))
         if hidden > wanted:
             raise ConfigError(
@@ -443,7 +451,7 @@ class Translation(ForeignModel):
             self._change(name, partial(np.pad, pad_width=padding), (*shape[:axis], wanted, *shape[axis + 1 :]))
 
     def experts(self, ours: str, names: Sequence[str], first: str, second: str) -> None:
-        """The MLPs of a MoE layer, stacked in our tensors."""
+        """Read the MLPs of an MoE layer and stack them in our tensors."""
         hidden = 0
         for layer, own, stream in (("Dense_0", first, False), ("Dense_1", second, True)):
             made = [f"{ours}/{layer}/{i}" for i in range(len(names))]
@@ -462,19 +470,19 @@ class Translation(ForeignModel):
                 self.parts[f"{ours}/{layer}/{leaf}"] = Part((len(names), *parts[0].shape), sources, stack)
 
     def _by_head(self, layer: str) -> None:
-        """Gives a projection of attention an axis for the heads."""
+        """Give a projection of attention an axis for the heads."""
         heads, size = self.heads, self.width // self.heads
 
         def by_head(array: Array) -> Array:
             if not self._has_halves or layer.endswith("/value"):
                 return array
-            # Columns p and p + D/H/2 of each head stand side by side, in which order no product of queries and keys differs.
+            # Interleave columns p and p + D/H/2 of each head. Products of queries and keys do not depend on their order.
             return array.reshape(-1, heads, 2, size // 2).swapaxes(2, 3).reshape(array.shape)
 
         self._change(f"{layer}/kernel", by_head, (self.width, heads, size))
         self._change(f"{layer}/bias", by_head, (heads, size))
 
     def _change(self, name: str, change: Callable[[Array], Array], shape: Shape | None = None) -> None:
-        """Changes one of our tensors, and its shape."""
+        """Apply a function to one of our tensors, with a new shape if it changes."""
         part = self.parts[name]
         self.parts[name] = Part(shape or part.shape, part.sources, lambda *arrays: change(part.make(*arrays)))

@@ -1,1 +1,1 @@
-"""The model in the exporter: its description from checkpoint and config, and its parameters."""
+"""The exporter's model: its description, inferred from checkpoint and config, and its parameters."""

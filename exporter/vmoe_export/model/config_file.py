@@ -1,4 +1,4 @@
-"""Reads an official model config that a user or a trainer has left in a file."""
+"""Read an official model config from a file written by a user or a trainer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from vmoe_export.errors import ConfigError
-from vmoe_export.model.model_config import TOLD
+from vmoe_export.model.model_config import CONFIG_FIELDS
 from vmoe_export.small_file import read_small
 
 _PARTS = {
     "model": "num_classes patch_size hidden_size encoder classifier representation_size head_bias_init head_kernel_zero_init"
-    f" image_size {' '.join(TOLD)}",
+    f" image_size {' '.join(CONFIG_FIELDS)}",
     "encoder": "num_layers mlp_dim num_heads dropout_rate attention_dropout_rate attention_qk_norm moe position_emb",
     "position_emb": "h w temperature",
     "moe": "num_experts layers mlp_dim group_size dropout_rate router split_rngs ensemble_size",
@@ -22,19 +22,20 @@ _PARTS = {
     "dispatcher": "bfloat16 batch_priority capacity capacity_factor capacity_ceil_or_round capacity_multiple_of",
 }
 FIELDS = {part: {"name", "deterministic", "dtype", "partition_spec", *names.split()} for part, names in _PARTS.items()}
-"""The fields of official configs, also those of training, and the few that we add, by the part of a config that has them."""
+"""Fields of each part of a config: all official ones, training fields included, and the few that we add."""
 
 _OF_CONFIG_DICT = (".yaml", ".yml", ".txt")
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Reads an official model config; the mapping may stand under a key `model`.
+    """Read an official model config, which may also be nested under the key `model`.
 
     Args:
-        path: JSON, or, in a file that ends in `.yaml`, `.yml` or `.txt`, what a ConfigDict prints.
+        path: a file that ends in `.yaml`, `.yml` or `.txt` and holds a printed ConfigDict; any other file is read as
+            JSON.
 
     Raises:
-        ConfigError: there is no such file, or it holds no such mapping.
+        ConfigError: the file does not exist, or does not hold a mapping.
     """
     try:
         text = read_small(path)
@@ -54,7 +55,7 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def unknown_fields(config: Mapping[str, Any], part: str = "model") -> Iterator[str]:
-    """The names, joined by '.', of the fields that are none of `FIELDS`."""
+    """Yield the fields of a config that are not in `FIELDS`, with nested names joined by '.'."""
     for name, value in config.items():
         if name not in FIELDS[part]:
             yield str(name)[:40]
@@ -63,7 +64,7 @@ def unknown_fields(config: Mapping[str, Any], part: str = "model") -> Iterator[s
 
 
 def _read_config_dict(text: bytes) -> Any:
-    """YAML of plain values, and of tuples, which official configs have."""
+    """Parse YAML of plain values and tuples, which official configs use."""
     import yaml
 
     loader: Any = type("Loader", (yaml.SafeLoader,), {})

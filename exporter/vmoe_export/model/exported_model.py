@@ -1,4 +1,4 @@
-"""What an export writes: the model and the choices that its graphs are made for."""
+"""The content of an export: the model and the choices that its graphs are built for."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class ExportedModel:
     """A V-MoE or dense ViT as the graphs of a bundle compute it.
 
     Attributes:
-        config: what the model is.
-        grouping: its routing groups, which fill every batch.
-        output: "logits", "features" for what the head gets, or "tokens" for all tokens behind the last norm. Of an ensemble
-            (E3) "logits" are the official prediction, the logarithm of the members' mean probability, and "members" are each
-            member's logits.
-        uint8_input: take uint8 images and scale them to [-1, 1] inside.
-        precision: what the weights are stored in, and so what the large products are computed in.
-        layers: blocks behind which the residual stream is an output as well; not of an ensemble.
+        config: the description of the model.
+        grouping: the routing groups; a batch holds whole groups only.
+        output: "logits"; "features", the input of the head; or "tokens", all tokens after the last norm. For an ensemble
+            (E3), "logits" are the official prediction, the logarithm of the members' mean probability, and "members" are
+            each member's logits.
+        uint8_input: accept uint8 images and scale them to [-1, 1] in the graph.
+        precision: the type in which the weights are stored and the large products are computed.
+        layers: blocks whose residual stream is an additional output; not supported for ensembles.
     """
 
     config: ModelConfig
@@ -35,7 +35,7 @@ class ExportedModel:
 
     @property
     def answers(self) -> dict[str, tuple[int, ...]]:
-        """What the graphs return beside the routing, see `Manifest.answers`."""
+        """The outputs of the graphs except routing: each name with the shape per image. See `Manifest.answers`."""
         config, classes = self.config, self.config.num_classes or 0
         by_token = config.num_tokens, config.hidden_size
         shapes: dict[Output, tuple[int, ...]] = {
@@ -48,18 +48,18 @@ class ExportedModel:
 
     @property
     def layer_outputs(self) -> tuple[str, ...]:
-        """The outputs of each MoE layer, in order; see `vmoe_runtime.routing_kinds`."""
+        """The routing outputs of each MoE layer, in order. See `vmoe_runtime.routing_kinds`."""
         moe = self.config.moe
         return (*LAYER_OUTPUTS[moe.routing.kind], *((TOKEN_OUTPUT,) if self.merges else ())) if moe else ()
 
     @property
     def merges(self) -> bool:
-        """Whether blocks can merge tokens: not where all of them are an output."""
+        """Whether blocks can merge tokens. They can't if the tokens of a layer are an output."""
         return self.output != "tokens" and not self.layers and self.config.merges(self.grouping.tokens)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts that the residual stream passes, in order: "embedding", "encoderblock_0/SelfAttention" ... "head"."""
+        """The parts of the model in execution order: "embedding", "encoderblock_0/SelfAttention" ... "head"."""
         moe = self.config.moe
         second = ["Moe" if moe and i in moe.layers else "Mlp" for i in range(self.config.num_layers)]
         blocks = [f"encoderblock_{i}/{name}" for i, last in enumerate(second) for name in ("SelfAttention", last)]
@@ -67,7 +67,7 @@ class ExportedModel:
 
     @property
     def class_token_parts(self) -> tuple[str, ...]:
-        """Those of `parts` that give the class token of an image alone, as nothing behind them reads another."""
+        """The last of `parts` that process only the class token of each image, because no later part reads another token."""
         if (
             self.config.classifier not in ("token", "0")
             or self.output == "tokens"

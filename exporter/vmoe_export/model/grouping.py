@@ -1,4 +1,4 @@
-"""Routing groups: how many tokens compete for the same slots, and which batches that allows."""
+"""Routing groups: the number of tokens that compete for the same slots, and the batch sizes that result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vmoe_export.errors import OptionError
 
-_MAX_BATCH_MULTIPLE = 4096  # images; the graph is validated with batches of this size
+_MAX_BATCH_MULTIPLE = 4096  # images; export validates the graph with a batch of this size
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Grouping:
     """A routing group.
 
     Attributes:
-        name: as `--group` has it: "image", "batch", a number of images, or "tokens:S".
-        tokens: S.
-        batch_multiple: batches must be a multiple of this many images, so that whole groups fill them.
+        name: the value of `--group`: "image", "batch", a number of images, or "tokens:S".
+        tokens: S, tokens per group.
+        batch_multiple: a batch must have a multiple of this many images, so that it holds whole groups only.
     """
 
     name: str
@@ -27,16 +27,17 @@ class Grouping:
 
 
 def parse_group(text: str, tokens_per_image: int, batch_size: int | None, members: int = 1) -> Grouping:
-    """The grouping of `--group`.
+    """Parse the value of `--group`.
 
     Args:
         text: "image", "batch", a number of images, or "tokens:S".
         tokens_per_image: T.
-        batch_size: images per batch; needed by "batch" and by nothing else.
-        members: of an ensemble (E3). Each has tokens of its own, and S counts those of all.
+        batch_size: images per batch; required for "batch", optional otherwise.
+        members: members of an ensemble (E3), 1 for other models. Each member has its own tokens, and S counts the tokens
+            of all members.
 
     Raises:
-        OptionError: not such a text, or a batch that is missing or not needed.
+        OptionError: the text is none of these forms, or the batch size is missing or does not hold whole groups.
 
     Examples:
         >>> parse_group("tokens:20", 50, None)

@@ -1,4 +1,4 @@
-"""The description of one model, with one class for each routing kind."""
+"""The description of one model, with one class per routing kind."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Origin = Literal["inferred", "config", "flag", "default"]
 class TopK:
     """Each token chooses its k best experts.
 
-    `k` and `capacity_ratio` are those of training and serve as defaults for profiles; the paper's are 2 and 1.05.
-    `ensemble_size` is M, the members of an E3: each has a copy of every token and 1 / M of the experts. 1 is a plain V-MoE.
-    With `normalize_weights` a token's weights are divided by their sum, before any pair is dropped.
+    `k` and `capacity_ratio` are the training values and serve as defaults for profiles; the paper uses 2 and 1.05.
+    `ensemble_size` is M, the number of members of an E3: each member has its own copy of every token and 1 / M of the
+    experts. 1 is a plain V-MoE. With `normalize_weights`, a token's weights are divided by their sum before any pair is
+    dropped.
     """
 
     k: int
@@ -38,7 +39,7 @@ class TopK:
 
 @dataclass(frozen=True)
 class ExpertsChoice:
-    """Each expert chooses its best tokens. `capacity_ratio` is that of training; the official one is 1.0."""
+    """Each expert chooses its best tokens. `capacity_ratio` is the training value; the official one is 1.0."""
 
     capacity_ratio: float
     rounding: Rounding
@@ -48,7 +49,10 @@ class ExpertsChoice:
 
 @dataclass(frozen=True)
 class Soft:
-    """Soft MoE: an expert gets `slots_per_expert` means of all tokens of a group, as many as the parameters have."""
+    """Soft MoE: each expert processes `slots_per_expert` weighted means over all tokens of a group.
+
+    The parameters fix the number of slots.
+    """
 
     slots_per_expert: int
     kind: Literal["soft"] = "soft"
@@ -61,14 +65,19 @@ ROUTERS: Mapping[RoutingKind, str] = {
     "experts-choice": "NoisyTopItemsPerExpertRouter",
     "soft": "SoftRouter",
 }
-"""Name of the official class by routing kind."""
+"""Official router class of each routing kind."""
 
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """The MoE layers: E of each, which blocks they are in, and how tokens get to the experts.
+    """The MoE layers of a model.
 
-    With `dispatch_bf16` tokens are rounded to bfloat16 on their way to the experts and back.
+    Attributes:
+        experts: E of each MoE layer.
+        mlp_dim: F, the hidden size of an expert.
+        layers: indices of the blocks that have an MoE layer.
+        dispatch_bf16: round tokens to bfloat16 when they are sent to the experts and when they return.
+        routing: the routing kind and its settings.
     """
 
     experts: tuple[int, ...]
@@ -79,57 +88,57 @@ class MoeConfig:
 
     @property
     def num_experts(self) -> int:
-        """E; the largest one where the layers differ."""
+        """E; if layers differ, the largest."""
         return max(self.experts)
 
 
 def pixels(size: tuple[int, int]) -> str:
-    """A (height, width) as people and options write it."""
+    """Format a (height, width) as in options, such as "224x224"."""
     return f"{size[0]}x{size[1]}"
 
 
 def experts_entry(experts: tuple[int, ...]) -> dict[str, Any]:
-    """E of each MoE layer as it stands in a manifest: one number, and where the layers differ all of them as well."""
+    """Return E of the MoE layers as manifest fields: the largest, and if layers differ, also E of each layer."""
     return {"num_experts": max(experts)} | ({"layer_experts": list(experts)} if len(set(experts)) > 1 else {})
 
 
-def _told(default: Any) -> Any:
-    """A field that no tensor determines, and so the config says."""
-    return dataclasses.field(default=default, metadata={"told": True})
+def _config_field(default: Any) -> Any:
+    """Declare a field that no tensor determines, so its value comes from the config."""
+    return dataclasses.field(default=default, metadata={"from_config": True})
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A V-MoE, or a dense ViT when `moe` is None. Sizes are (height, width) in pixels.
+    """A V-MoE, or a dense ViT if `moe` is None. Sizes are (height, width) in pixels.
 
-    Official models have the fields with a default as it is; families of other libraries set them.
+    Official models keep the defaults of the fields that have one; model families of other libraries set them.
 
     Attributes:
-        classifier: what the head gets. "gap" is the mean of all tokens but those in front, "token+gap" the class token and
-            that mean, "token+token" the first two tokens, "map" what attention makes of all.
-        extra_tokens: tokens in front of the patches that no classifier reads alone: registers, or a class token where a mean
-            is taken.
-        patch_norm: a norm of the patches, before they get positions.
-        embedding_norm: a norm before the first block.
-        rotary: the blocks turn queries and keys, by coordinates and frequencies that are tensors.
-        qk_norm_bias: norms of queries and keys have one.
-        wide_qk_norm: these are RMS norms of all heads together.
-        attention_norm: what attention gives is normed before its projection.
-        gated_mlp, mlp_norm: of the blocks: a gate, and a norm of hidden features.
-        rms_norm: norms of blocks, of patches and the last one subtract no mean.
-        encoder_norm, norm_after_pooling: whether there is a last norm, and whether it is behind the mean of the tokens.
-        plain_map_head: attention pools without the blocks' norms of queries and keys.
-        map_heads: its heads, where they are not as many as in the blocks.
-        map_epsilon: that of its norm.
-        map_front: it sees the tokens in front of the patches as well.
-        bare_map_head: its probe is the query itself, and no MLP follows.
-        representation_tanh: whether one follows the representation; CLIP's projection has none.
-        normalize: what the head gets is divided by its Euclidean norm.
-        pools: whether anything is behind the tokens.
-        stream_scale: the residual stream is so many times that of its library.
-        family: of another library's model.
-
-    `origins` says for each field where its value comes from: the tensors ("inferred"), the config, a flag or a default.
+        classifier: the input of the head: "token" is the class token, "0" the first token, "gap" the mean of the patch
+            tokens, "token+gap" the class token and that mean, "token+token" the first two tokens, and "map" the output of
+            an attention pool.
+        extra_tokens: tokens before the patches that are not the classifier's own: registers, or a class token if the
+            classifier is a mean.
+        patch_norm: the patches are normalized before positions are added.
+        embedding_norm: there is a norm before the first block.
+        rotary: queries and keys of the blocks are rotated, with coordinates and frequencies stored as tensors.
+        qk_norm_bias: the norms of queries and keys have a bias.
+        wide_qk_norm: the norms of queries and keys are RMS norms over all heads together.
+        attention_norm: the output of attention is normalized before its projection.
+        gated_mlp, mlp_norm: the MLPs of the blocks have a gate, and a norm of their hidden features.
+        rms_norm: the norms of blocks and patches and the last norm are RMS norms, which subtract no mean.
+        encoder_norm, norm_after_pooling: there is a last norm, and it follows the mean of the tokens.
+        plain_map_head: the attention pool does not normalize queries and keys, even if the blocks do.
+        map_heads: heads of the attention pool, if it has a different number from the blocks; else 0.
+        map_epsilon: epsilon of the attention pool's norm.
+        map_front: the attention pool also reads the tokens before the patches.
+        bare_map_head: the probe of the attention pool is itself the query, and no MLP follows.
+        representation_tanh: the representation layer is followed by tanh; CLIP's projection is not.
+        normalize: the input of the head is divided by its Euclidean norm.
+        pools: the model has a pooling step after the tokens.
+        stream_scale: factor by which the residual stream is larger than in the original library.
+        family: model family of another library, or None.
+        origins: the source of each field's value: the tensors ("inferred"), the config, a flag or a default.
     """
 
     image_size: tuple[int, int]
@@ -151,62 +160,62 @@ class ModelConfig:
     embedding_norm: bool = False
     rotary: bool = False
     qk_norm_bias: bool = False
-    wide_qk_norm: bool = _told(False)
+    wide_qk_norm: bool = _config_field(False)
     attention_norm: bool = False
     mlp_norm: bool = False
     gated_mlp: bool = False
-    rms_norm: bool = _told(False)
-    encoder_norm: bool = _told(True)
-    norm_after_pooling: bool = _told(False)
-    plain_map_head: bool = _told(False)
+    rms_norm: bool = _config_field(False)
+    encoder_norm: bool = _config_field(True)
+    norm_after_pooling: bool = _config_field(False)
+    plain_map_head: bool = _config_field(False)
     map_heads: int = 0
-    map_epsilon: float = _told(LAYER_NORM_EPSILON)
-    map_front: bool = _told(False)
-    bare_map_head: bool = _told(False)
+    map_epsilon: float = _config_field(LAYER_NORM_EPSILON)
+    map_front: bool = _config_field(False)
+    bare_map_head: bool = _config_field(False)
     representation_tanh: bool = True
-    activation: Activation = _told("gelu_tanh")  # noqa: RUF009  (it is a field)
-    normalize: bool = _told(False)
-    pools: bool = _told(True)
-    stream_scale: float = _told(1.0)
+    activation: Activation = _config_field("gelu_tanh")  # noqa: RUF009  (it is a field)
+    normalize: bool = _config_field(False)
+    pools: bool = _config_field(True)
+    stream_scale: float = _config_field(1.0)
     family: str | None = None
     origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches (rows, columns): a rest smaller than a patch is cut off, as a VALID convolution does."""
+        """Patches (rows, columns). Pixels that do not fill a patch are cut off, as in a VALID convolution."""
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     @property
     def num_tokens(self) -> int:
-        """T, the tokens of one image."""
+        """T, the number of tokens per image."""
         return self.front_tokens + math.prod(self.grid)
 
     def has_qk_norm(self, attention: str) -> bool:
-        """Whether the attention layer of that path norms its queries and keys."""
+        """Return whether the attention layer with this path normalizes its queries and keys."""
         return self.attention_qk_norm and not (self.plain_map_head and attention.startswith("MapHead"))
 
     def heads_of(self, attention: str) -> int:
-        """The heads of the attention layer of that path."""
+        """Return the number of heads of the attention layer with this path."""
         return (self.map_heads if attention.startswith("MapHead") else 0) or self.num_heads
 
     @property
     def front_tokens(self) -> int:
-        """Tokens in front of the patches."""
+        """Number of tokens before the patches."""
         return self.extra_tokens + int(self.classifier.startswith("token"))
 
     @property
     def prefix_tokens(self) -> int:
-        """Tokens at the front of an image that are never merged: those in front of the patches, or that of a classifier."""
+        """Number of leading tokens that are never merged: those before the patches, or the classifier's token."""
         return max(self.front_tokens, int(self.classifier == "0"))
 
     def for_output(self, output: Output) -> ModelConfig:
-        """The model without what its tokens don't need, if they are the output."""
+        """Return the model without the parts that the output does not need. Only "tokens" makes a difference."""
         if output != "tokens":
             return self
         return replace(
             self,
             pools=False,
-            classifier="gap" if self.classifier == "map" else self.classifier,  # the one that has no tensors either
+            classifier="gap" if self.classifier == "map" else self.classifier,  # "gap" also has no tensors
             plain_map_head=False,
             map_heads=0,
             map_epsilon=LAYER_NORM_EPSILON,
@@ -218,7 +227,10 @@ class ModelConfig:
         )
 
     def merges(self, group_tokens: int) -> bool:
-        """Whether blocks can merge tokens: not of an ensemble (E3), nor where a routing group cuts an image."""
+        """Return whether blocks can merge tokens.
+
+        Ensembles (E3) can't, nor can models whose routing groups split an image.
+        """
         return self.ensemble_size == 1 and (self.moe is None or group_tokens % self.num_tokens == 0)
 
     @property
@@ -229,22 +241,22 @@ class ModelConfig:
 
     @property
     def feature_size(self) -> int:
-        """Size of what the head gets."""
+        """Size of the head's input."""
         return self.representation_size or self.pooled_size
 
     @property
     def pooled_size(self) -> int:
-        """Size of what pooling makes of the tokens."""
+        """Size of the pooled tokens."""
         return self.hidden_size * (2 if "+" in self.classifier else 1)
 
     @property
     def ensemble_size(self) -> int:
-        """M, the members of an ensemble of experts (E3); 1 for every other model."""
+        """M, the number of members of an ensemble (E3); 1 for other models."""
         routing = self.moe and self.moe.routing
         return routing.ensemble_size if isinstance(routing, TopK) else 1
 
     def to_json(self) -> dict[str, Any]:
-        """The description as it stands in a bundle's manifest."""
+        """Return the description as stored in a bundle's manifest."""
         usual = {field.name: field.default for field in dataclasses.fields(self)}
         fields = {name: value for name, value in dataclasses.asdict(self).items() if value != usual[name] or name == "moe"}
         if fields["moe"]:
@@ -256,7 +268,7 @@ class ModelConfig:
         return fields
 
 
-TOLD: Mapping[str, Any] = {
-    field.name: field.default for field in dataclasses.fields(ModelConfig) if "told" in field.metadata
+CONFIG_FIELDS: Mapping[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(ModelConfig) if "from_config" in field.metadata
 }
-"""The fields that the config says, beside those of official ones, and their defaults."""
+"""Defaults of the fields that no tensor determines and that official configs do not have."""

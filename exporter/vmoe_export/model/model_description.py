@@ -1,4 +1,4 @@
-"""Describes a model: inferred from its tensors, completed by an official config and by flags."""
+"""Describe a model: inferred from its tensors, completed by an official config and by flags."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast, get_args
 
 from vmoe_export.errors import ConfigError, OptionError
-from vmoe_export.model.model_config import TOLD, Classifier, ModelConfig, MoeConfig, PositionEmbedding, pixels
+from vmoe_export.model.model_config import CONFIG_FIELDS, Classifier, ModelConfig, MoeConfig, PositionEmbedding, pixels
 from vmoe_export.model.model_facts import ModelFacts, Shapes, mapping, number
 from vmoe_export.model.moe_description import describe_moe
 from vmoe_export.model.parameters import EXTRA_TOKENS, ROTARY
@@ -20,21 +20,25 @@ _DEFAULT_IMAGE_SIZE = (224, 224)
 _REPRESENTATIONS = ("pre_logits/kernel", "projection/kernel")
 
 FLAGS = ("image_size", "rounding", "capacity_multiple_of", "dispatch_bf16", "ensemble_size", "router", "normalize")
-"""The fields of ExportOptions that describe the model."""
+"""Fields of ExportOptions that describe the model."""
 
 
 def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **flags: Any) -> ModelConfig:
-    """The model that a checkpoint's tensors make up.
+    """Describe the model that a checkpoint holds.
+
+    A value comes from the flags, else from the config, else it is the default: "ceil", 1, False, 1, "top-k", False, and
+    the image size that the position embedding was trained for.
 
     Args:
         shapes: shape of each tensor, by official parameter name.
         config: an official model config; training-only fields are ignored.
-        flags: the fields `FLAGS` of ExportOptions; what is not None beats the config, which beats the default ("ceil", 1,
-            False, 1, "top-k", False, and the image size that the position embedding was trained for).
+        flags: the fields `FLAGS` of ExportOptions; None means not set.
 
     Raises:
-        ConfigError: the tensors are not those of a V-MoE or ViT, contradict each other or the config, or the model is of a
-            kind that isn't supported.
+        ConfigError: the tensors are not those of a V-MoE or ViT.
+        ConfigError: the tensors contradict each other or the config.
+        ConfigError: this kind of model is not supported.
+        OptionError: a flag does not fit the model.
     """
     facts = ModelFacts(shapes, config or {}, {name: value for name, value in flags.items() if value is not None})
     patch_h, patch_w, channels, hidden = facts.shape("embedding/kernel", 4)
@@ -74,13 +78,13 @@ def describe_model(shapes: Shapes, config: Mapping[str, Any] | None = None, **fl
         gated_mlp=f"{_FIRST_BLOCK}/Mlp/Gate/kernel" in facts.shapes,
         map_heads=_map_heads(facts, num_heads),
         representation_tanh="projection/kernel" not in facts.shapes,
-        **{field: _told(facts, field, default) for field, default in TOLD.items()},
+        **{field: _config_field(facts, field, default) for field, default in CONFIG_FIELDS.items()},
         origins=facts.origins,
     )
     _check_config(facts, model)
     own = model.gated_mlp or model.mlp_norm
     if (own and classifier == "map" and not model.bare_map_head) or (moe and (own or model.rms_norm)):
-        raise ConfigError("gated MLPs, norms in them and RMS norms can't be exported beside experts or an attention pool")
+        raise ConfigError("gated MLPs, norms in them and RMS norms can't be exported with experts or an attention pool")
     if 0 in model.grid:
         raise OptionError(f"an image of {pixels(model.image_size)} px is smaller than one {pixels(model.patch_size)} patch")
     if position_emb == "sincos2d" and (hidden % 4 or hidden < 8):
@@ -93,8 +97,8 @@ def _map_heads(facts: ModelFacts, num_heads: int) -> int:
     return kernel[1] if len(kernel) == 3 and kernel[1] != num_heads else 0
 
 
-def _told(facts: ModelFacts, field: str, default: Any) -> Any:
-    """A field that the configs of official models lack, which have the default."""
+def _config_field(facts: ModelFacts, field: str, default: Any) -> Any:
+    """Return a field of `CONFIG_FIELDS`. The configs of official models lack it, so they get the default."""
     if isinstance(default, float):
         return number(facts.config, field, default)
     choices, value = ACTIVATIONS if field == "activation" else (default, not default), facts.config.get(field, default)
@@ -109,7 +113,11 @@ def _told(facts: ModelFacts, field: str, default: Any) -> Any:
 
 
 def count_layers(facts: ModelFacts) -> int:
-    """The number of encoder blocks. Raises ConfigError for blocks that are not numbered 0, 1, 2, ..."""
+    """Count the encoder blocks.
+
+    Raises:
+        ConfigError: the blocks are not numbered 0, 1, 2, ...
+    """
     blocks = {int(match[1]) for name in facts.shapes if (match := _BLOCK.match(name))}
     if blocks != set(range(len(blocks))) or not blocks:
         raise ConfigError(f"the checkpoint's encoder blocks are not numbered 0, 1, 2, ... (found {sorted(blocks)[:8]})")
@@ -117,7 +125,7 @@ def count_layers(facts: ModelFacts) -> int:
 
 
 def _mlp_dim(facts: ModelFacts, num_layers: int, moe: MoeConfig | None) -> int:
-    """The hidden size of the dense MLPs; where every block has experts, that of the map head or else of the experts."""
+    """Return the hidden size of the dense MLPs. If every block has experts, return the map head's, or else the experts'."""
     for i in range(num_layers):
         if moe is None or i not in moe.layers:
             return facts.shape(f"Encoder/encoderblock_{i}/Mlp/Dense_0/kernel", 2)[1]
@@ -190,14 +198,14 @@ def _image_size(
 
 
 def _check_config(facts: ModelFacts, model: ModelConfig) -> None:
-    """What the config says of the tensors must be so."""
+    """Check that the config agrees with the tensors."""
     moe = mapping(facts.encoder, "moe")
     experts = moe.get("num_experts")
     if model.moe and isinstance(experts, int) and experts > model.moe.num_experts:
-        experts = None  # the model was pruned since
+        experts = None  # the model was pruned after the config was written
     mlp_dim = facts.encoder.get("mlp_dim")
     if moe.get("mlp_dim") is not None and not any("/Mlp/" in name and "/Moe/" not in name for name in facts.shapes):
-        mlp_dim = None  # no tensor has this size
+        mlp_dim = None  # there is no dense MLP to compare with
     claims: list[tuple[str, Any, Any]] = [
         ("patch_size", facts.config.get("patch_size"), model.patch_size),
         ("hidden_size", facts.config.get("hidden_size"), model.hidden_size),

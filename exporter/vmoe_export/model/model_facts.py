@@ -1,4 +1,4 @@
-"""What tensors, config and flags tell of a model, and from which of them each value comes."""
+"""The facts about a model in its tensors, config and flags, and the source of each value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ModelFacts:
     Attributes:
         shapes: shape of each tensor, by official parameter name.
         config: the official model config, or an empty one.
-        encoder: its part on the encoder.
-        flags: values by field, which beat the config's.
-        origins: where the values that were read so far come from.
+        encoder: the config's section for the encoder.
+        flags: values by field; they override the config.
+        origins: source of each value read so far, by field.
     """
 
     def __init__(self, shapes: Shapes, config: Mapping[str, Any], flags: Mapping[str, Any]) -> None:
@@ -31,14 +31,14 @@ class ModelFacts:
         self.origins: dict[str, Origin] = {}
 
     def note(self, origin: Origin, *fields: str) -> None:
-        """Says where the values of fields come from."""
+        """Record the source of the values of some fields."""
         self.origins.update(dict.fromkeys(fields, origin))
 
     def shape(self, name: str, ndim: int) -> tuple[int, ...]:
-        """The shape of a tensor that must be there.
+        """Return the shape of a required tensor.
 
         Raises:
-            ConfigError: it isn't, or it hasn't `ndim` sizes above 0.
+            ConfigError: the tensor is missing, or does not have `ndim` sizes above 0.
         """
         shape = self.shapes.get(name)
         if shape is None:
@@ -48,7 +48,10 @@ class ModelFacts:
         return shape
 
     def setting(self, field: str, given: Mapping[str, Any], key: str, default: Any) -> Any:
-        """The value of a field that no tensor tells: the flag's, or what `given`, a part of the config, has for `key`."""
+        """Return a value that no tensor determines.
+
+        It is the flag `field`, else the value of `key` in the config section `given`, else the default.
+        """
         if field in self.flags:
             self.note("flag", field)
             return self.flags[field]
@@ -61,7 +64,7 @@ class ModelFacts:
 
 
 def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A part of a config; empty where it has none. Raises ConfigError for what is no mapping."""
+    """Return a section of a config, or an empty mapping if it is missing. Raises ConfigError if it is not a mapping."""
     value = parent.get(key)
     if value is None:
         return {}
@@ -71,7 +74,7 @@ def mapping(parent: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def number(parent: Mapping[str, Any], key: str, default: float) -> float:
-    """A number of a config. Raises ConfigError for what is no positive finite one."""
+    """Return a number from a config. Raises ConfigError if it is not positive and finite."""
     value = parent.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
         raise ConfigError(f"the config's {key!r} must be a positive number, not {value!r:.60}")

@@ -1,4 +1,4 @@
-"""The MoE layers of a model, as its tensors, config and flags describe them."""
+"""Describe the MoE layers of a model by its tensors, config and flags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS: Mapping[str, RoutingKind] = {name: kind for kind, name in ROUTERS.items(
 
 
 def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
-    """The MoE layers of a model of so many blocks; None for a dense ViT.
+    """Describe the MoE layers of a model with `num_layers` blocks; None for a dense ViT.
 
     Raises:
         ConfigError, OptionError: as for `model_description.describe_model`.
@@ -39,7 +39,7 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
     routing: RoutingConfig
     if kind == "soft":
         experts, routing = _soft(facts, routers, given)
-        # The official router always rounds.
+        # The official Soft MoE router always rounds to bfloat16.
         bf16 = facts.setting("dispatch_bf16", dispatcher, "bfloat16", True)
     else:
         if dispatcher.get("capacity") is not None:
@@ -53,7 +53,7 @@ def describe_moe(facts: ModelFacts, num_layers: int) -> MoeConfig | None:
 
 
 def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKind:
-    """The routing kind: Soft MoE has parameters of its own, and the others have the same."""
+    """Return the routing kind. Only a Soft MoE is visible in the tensors; the other kinds have the same tensors."""
     name = router.get("name")
     named = None if name is None else _KINDS.get(str(name).rpartition(".")[2])
     if name is not None and named is None:
@@ -69,7 +69,7 @@ def _kind(facts: ModelFacts, first: str, router: Mapping[str, Any]) -> RoutingKi
 
 
 def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, Soft]:
-    """E of each MoE layer, and the routing."""
+    """Return E of each MoE layer, and the routing."""
     for field in ("rounding", "capacity_multiple_of", "ensemble_size"):
         if field in facts.flags:
             raise OptionError(f"Soft MoE has no capacity to round and no members, so it takes no {field}")
@@ -87,19 +87,19 @@ def _soft(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -
 def _top_k(
     facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any], dispatcher: Mapping[str, Any]
 ) -> tuple[Experts, TopK]:
-    """E of each MoE layer, and the routing."""
+    """Return E of each MoE layer, and the routing."""
     experts, members = _experts(facts, routers, given)
     most = min(experts) // members
     router_config = mapping(given, "router")
     k, whole = facts.setting("k", router_config, "num_selected_experts", min(_DEFAULT_K, most)), given.get("num_experts")
     if isinstance(k, int) and isinstance(whole, int) and whole > min(experts) and most < k <= whole:
-        k = most  # the model was pruned since
+        k = most  # the model was pruned after the config was written
         facts.note("inferred", "k")
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= most:
         of = "the checkpoint" if members == 1 else f"each of the {members} members"
         raise ConfigError(f"num_selected_experts is {k!r:.60}, but {of} has {most} experts")
     ratio, rounding, multiple = _capacity(facts, dispatcher, _DEFAULT_CAPACITY_RATIO)
-    ratio = min(ratio, float(max(experts)))  # of one expert, more than 1 is refused
+    ratio = min(ratio, float(max(experts)))  # a capacity ratio above E is refused
     normalize = bool(router_config.get("normalize_weights"))
     return experts, TopK(k, ratio, rounding, multiple, members, normalize)
 
@@ -107,7 +107,7 @@ def _top_k(
 def _experts_choice(
     facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any], dispatcher: Mapping[str, Any]
 ) -> tuple[Experts, ExpertsChoice]:
-    """E of each MoE layer, and the routing."""
+    """Return E of each MoE layer, and the routing."""
     members = len(facts.shapes.get(routers[0], ())) == 3 or facts.flags.get("ensemble_size", 1) != 1
     if members or given.get("ensemble_size") not in (None, 1):
         raise OptionError("ensembles (E3) do not support experts choice; omit the router or the ensemble size")
@@ -116,7 +116,7 @@ def _experts_choice(
 
 
 def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) -> tuple[float, Rounding, int]:
-    """The capacity ratio of training, the rounding of slots and the number that they are a multiple of."""
+    """Return the capacity ratio of training, the rounding of slots, and the number that slots are a multiple of."""
     ratio = facts.setting("capacity_ratio", dispatcher, "capacity_factor", default)
     rounding = facts.setting("rounding", dispatcher, "capacity_ceil_or_round", DEFAULT_ROUNDING)
     multiple = facts.setting("capacity_multiple_of", dispatcher, "capacity_multiple_of", 1)
@@ -128,14 +128,14 @@ def _capacity(facts: ModelFacts, dispatcher: Mapping[str, Any], default: float) 
 
 
 def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]) -> tuple[Experts, int]:
-    """E of each MoE layer, and M, the members of the ensemble.
+    """Return E of each MoE layer, and M, the members of the ensemble.
 
-    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained one has that of a plain V-MoE, [D, E], in which member m owns
-    columns m * E/M to (m + 1) * E/M: nothing in the tensors tells them apart.
+    A fine-tuned E3 has a router [D, M, E/M]. A pre-trained E3 has the router [D, E] of a plain V-MoE, in which member m
+    owns columns m * E/M to (m + 1) * E/M. The tensors alone do not distinguish it from a plain V-MoE.
     """
     shape, *others = (facts.shape(router, 3 if len(facts.shapes.get(router, ())) == 3 else 2) for router in routers)
     experts = tuple(math.prod(each[1:]) for each in (shape, *others))
-    # Here None in an official config means unknown, not "off".
+    # For this field, None in an official config means unknown, not "off".
     given = {key: value for key, value in given.items() if value is not None}
     members = facts.setting("ensemble_size", given, "ensemble_size", shape[1] if len(shape) == 3 else 1)
     if isinstance(members, bool) or not isinstance(members, int) or members < 1 or any(e % members for e in experts):
@@ -146,5 +146,5 @@ def _experts(facts: ModelFacts, routers: Sequence[str], given: Mapping[str, Any]
             raise ConfigError(f"the ensemble size is {members}, but the routers are those of {shape[1]} members")
         facts.note("inferred", "ensemble_size")
     elif facts.origins["ensemble_size"] == "default" and "Ensemble" in str(facts.config.get("name")):
-        raise ConfigError("the config is that of an ensemble (E3), and names no ensemble_size; pass --ensemble-size M")
+        raise ConfigError("the config is for an ensemble (E3) but sets no ensemble_size; pass --ensemble-size M")
     return experts, members

@@ -1,4 +1,4 @@
-"""The parameter tree of a model: which tensors it has, and in which shape they are stored and used."""
+"""The parameter tree of a model: its tensors, and their shapes in storage and in the graph."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ Shape = tuple[int, ...]
 EXTRA_TOKENS = "extra_tokens"
 POSITION_EMBEDDING = "Encoder/posembed_input/pos_embedding"
 ROTARY = ("rotary/coordinates", "rotary/frequencies")
-"""Of rotary positions: coordinates of each token, (1, T, 2), and their frequencies for each pair of a head's columns, (2,
-D/H/2).
-"""
+"""Rotary positions: coordinates of each token (1, T, 2), and frequencies (2, D/H/2) for each pair of a head's columns."""
 
 
 def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
-    """Shape of every parameter of the official tree of `model`, by name.
+    """Return the shape of every parameter in the official tree of `model`, by name.
 
-    A learned position embedding has the shape that the model uses; the checkpoint's may have another grid. The routers of an
-    E3 are [D, E], member by member; a checkpoint may have them as [D, M, E/M].
+    A learned position embedding has the shape that the model uses; the checkpoint's may be for another grid. The routers
+    of an E3 are [D, E], member by member; a checkpoint may store them as [D, M, E/M].
     """
     return dict(_parameters(model))
 
 
 def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str, Shape]:
-    """Shape of every tensor that the exported model needs.
+    """Return the shape of every tensor that the exported model needs, by name.
 
-    That is the official tree, with a computed position embedding if there is one, and for features without the head.
+    These are the official tree and the position embedding, if it is computed. With `features`, the head is left out.
     """
     shapes = parameter_shapes(model)
     if model.position_emb == "sincos2d":
@@ -45,19 +43,19 @@ def stored_parameters(model: ModelConfig, *, features: bool = False) -> dict[str
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the weights file: the shape of its values, and its element type as safetensors names it."""
+    """A tensor of the weights file: the shape of its values, and its element type as named in safetensors."""
 
     shape: Shape
     dtype: StoredType
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Size in bytes."""
         return int(STORED_ELEMENTS[self.dtype].bytes * math.prod(self.shape))
 
 
 def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> dict[str, StoredTensor]:
-    """What the parameters of these shapes are stored as. A kernel that has scales is followed by them."""
+    """Return how parameters with these shapes are stored. The scales of a kernel, if it has any, follow it."""
     tensors = {}
     for name, shape in shapes.items():
         kind = weight_type(name, precision)
@@ -68,12 +66,12 @@ def stored_tensors(shapes: Mapping[str, Shape], precision: ExportPrecision) -> d
 
 
 def scale_name(kernel: str) -> str:
-    """The name of the scales of a kernel."""
+    """Return the name of a kernel's scales."""
     return f"{kernel}_scale"
 
 
 def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
-    """The shape of the scales of a kernel of that shape: one for each output, as biases are, or for each of its groups."""
+    """Return the shape of a kernel's scales: one scale per output, shaped like the bias, or one per output and group."""
     if kernel.endswith(("/query/kernel", "/key/kernel", "/value/kernel")):
         return shape[1:]
     *matrices, depth, columns = graph_shape(kernel, shape)
@@ -81,9 +79,9 @@ def scale_shape(kernel: str, shape: Shape, kind: WeightType) -> Shape:
 
 
 def graph_shape(name: str, shape: Shape) -> Shape:
-    """The shape that the graph uses for a parameter: the same bytes, with the axes that are multiplied together merged.
+    """Return the shape of a parameter in the graph: the same bytes, with the axes of one product merged.
 
-    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases (D), the patch kernel (ph*pw*C,D).
+    Attention kernels (D,H,D/H) and (H,D/H,D) become (D,D), their biases (D), and the patch kernel (ph*pw*C,D).
     """
     parent, _, leaf = name.rpartition("/")
     if name == "embedding/kernel":
@@ -96,16 +94,17 @@ def graph_shape(name: str, shape: Shape) -> Shape:
 
 
 def front_parameters(model: ModelConfig) -> dict[str, int]:
-    """The parameters that stand in front of the patches, in that order, and how many tokens each is."""
+    """Return the parameters that precede the patches, in order, each with its number of tokens."""
     tokens = {"cls": int(model.classifier.startswith("token")), EXTRA_TOKENS: model.extra_tokens}
     return {name: count for name, count in tokens.items() if count}
 
 
 def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None:
-    """Refuses a checkpoint that lacks a parameter, has one too many, or one of another shape or kind of number.
+    """Check that a checkpoint has exactly the parameters of the model.
 
     Raises:
-        CheckpointError: naming the parameter.
+        CheckpointError: a parameter is missing, unexpected, or has another shape or a type that is no float. The message
+            names it.
     """
     expected = parameter_shapes(model)
     if missing := sorted(expected.keys() - info.keys()):
@@ -116,7 +115,7 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         stored = info[name]
         same = stored.shape == shape
         if name.endswith("/Moe/Router/dense/kernel"):
-            # A fine-tuned E3 stores the same bytes with an axis for the members.
+            # A fine-tuned E3 stores the same bytes with an extra axis for the members.
             width, experts = shape
             same = same or stored.shape == (width, model.ensemble_size, experts // model.ensemble_size)
         if name == POSITION_EMBEDDING:
@@ -124,7 +123,7 @@ def check_parameters(info: Mapping[str, TensorInfo], model: ModelConfig) -> None
         if not same:
             raise CheckpointError(f"tensor {name} has shape {stored.shape}, but the rest of the model needs {shape}")
         if stored.dtype.kind not in "fV":
-            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which are not weights")
+            raise CheckpointError(f"tensor {name} holds {stored.dtype} values, which can't be weights")
 
 
 def _more(names: list[str]) -> str:
@@ -201,7 +200,7 @@ def _mlp(name: str, width: int, hidden: int, *experts: int) -> Iterator[tuple[st
 
 
 def _norm(name: str, model: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    """Of the norms that are `rms_norm` where the model's are."""
+    """Yield the parameters of a norm that is an RMS norm if `model.rms_norm` is set."""
     scale, bias = _layer_norm(name, model.hidden_size)
     yield from (scale,) if model.rms_norm else (scale, bias)
 

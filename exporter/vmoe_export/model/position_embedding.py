@@ -12,27 +12,28 @@ from vmoe_export.model.model_config import pixels
 
 
 def resize_notes(source: tuple[int, int], grid: tuple[int, int]) -> list[str]:
-    """A note where the grid of patches that a position embedding is for isn't that of the images."""
-    told = f"the position embedding is resized from {pixels(source)} to {pixels(grid)} patches"
-    return [] if source == grid else [told]
+    """Return a note if the position embedding's grid of patches differs from that of the images."""
+    note = f"the position embedding is resized from {pixels(source)} to {pixels(grid)} patches"
+    return [] if source == grid else [note]
 
 
 def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token: bool) -> Array:
-    """A learned position embedding for another grid of patches, as the official 'vit_zoom' rule makes it.
+    """Resize a learned position embedding to another grid of patches, following the official 'vit_zoom' rule.
 
-    Bilinear with aligned corners and without antialiasing, computed in double precision as scipy.ndimage.zoom(order=1)
-    does. The row of the class token, if the source has one, is copied; a token that only the source has is dropped.
+    The resize is bilinear, with aligned corners and without antialiasing, computed in double precision like
+    scipy.ndimage.zoom(order=1). The class token's row is copied if the result has one, and dropped if only the source has
+    one.
 
     Args:
-        embedding: float32[1, T, D] for a square grid of patches, with or without a token row in front.
+        embedding: float32[1, T, D] for a square grid of patches, with or without a leading token row.
         grid: (rows, columns) of the new grid, which must be square.
-        has_token: whether the result has a token row in front.
+        has_token: whether the result has a leading token row.
 
     Returns:
         float32[1, rows * columns (+ 1), D].
 
     Raises:
-        OptionError: a grid that is not square, or a token row that the source doesn't have.
+        OptionError: a grid is not square, or the source lacks the token row that the result needs.
     """
     _, tokens, width = embedding.shape
     side = math.isqrt(tokens)
@@ -52,7 +53,7 @@ def resize_position_embedding(embedding: Array, grid: tuple[int, int], has_token
 
 
 def _zoom(values: Array, axis: int, size: int) -> Array:
-    """Linear interpolation along one axis with aligned corners, in float64."""
+    """Interpolate linearly along one axis with aligned corners, in float64."""
     source = values.shape[axis]
     step = (source - 1) / (size - 1) if size > 1 else 0.0
     position = np.arange(size) * step
@@ -65,9 +66,10 @@ def _zoom(values: Array, axis: int, size: int) -> Array:
 
 
 def sincos2d_position_embedding(grid: tuple[int, int], hidden_size: int, temperature: float, has_token: bool) -> Array:
-    """The fixed 2-D sine-cosine embedding of the official encoder (MoCo v3, arXiv 2104.02057).
+    """Compute the fixed 2-D sine-cosine embedding of the official encoder (MoCo v3, arXiv 2104.02057).
 
-    Feature blocks are sin(x w), cos(x w), sin(y w), cos(y w) with x the column and y the row; a class token gets zeros.
+    The feature blocks are sin(x w), cos(x w), sin(y w), cos(y w), with x the column and y the row. A class token gets
+    zeros.
 
     Returns:
         float32[1, rows * columns (+ 1), hidden_size].

@@ -1,4 +1,4 @@
-"""The types that weights of products are stored and multiplied in, one module for each. Precisions are made of them."""
+"""The types in which weights are stored and multiplied, one module per type. Precisions combine them."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ WEIGHT_TYPES: Mapping[WeightName, WeightType] = {each.name: each for each in (FL
 
 
 def weight_type_of(dtype: np.dtype[Any]) -> WeightType:
-    """The type whose values numpy has as `dtype`; what is computed in more than float32 is as exact as that allows."""
+    """Return the weight type with this numpy dtype. Any other dtype counts as float32."""
     return next((each for each in WEIGHT_TYPES.values() if each.dtype == dtype), FLOAT32)

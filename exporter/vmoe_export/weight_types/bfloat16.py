@@ -1,4 +1,4 @@
-"""Weights in bfloat16, and what enters a product rounded to it as well; sums are float32."""
+"""Weights in bfloat16. The other factor of a product is also rounded to bfloat16; sums are float32."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from vmoe_export.weight_types.weight_type import Array, WeightType
 
 
 def round_bf16(x: Array) -> Array:
-    """The nearest bfloat16 values (ties to even), in the dtype of x."""
+    """Round to the nearest bfloat16 values (ties to even), keeping the dtype of x."""
     rounded: Array = x.astype(ml_dtypes.bfloat16).astype(x.dtype)
     return rounded
 
 
 def round_bf16_lines(source: str, target: str, rounds: bool = True) -> str:
-    """Node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
+    """Return ONNX node lines for target = source, rounded to the nearest bfloat16 if `rounds`."""
     if not rounds:
         return f"{target} = Identity ({source})"
-    # x * 65537 has the bits of x twice, 16 apart; taking the small part away again rounds to the 8 bits of a bfloat16.
-    # A pair of Casts would say the same, but OpenVINO drops it.
+    # Veltkamp's splitting: with the factor 2**16 + 1, the two subtractions leave x rounded to the 8 significant bits of a
+    # bfloat16. A pair of Casts would do the same, but OpenVINO removes it.
     return f"""
     {target}_factor = Constant <value_float = 65537.0> ()
     {target}_product = Mul ({source}, {target}_factor)
@@ -51,7 +51,7 @@ class _Bfloat16(WeightType):
         return y
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
-        # Few CPUs' runtimes multiply bfloat16. The products of two are exact in float32, so the weights are widened.
+        # Few runtimes multiply bfloat16 on CPUs, so weights are converted to float32, which holds products of two exactly.
         return f"""
         {round_bf16_lines(x, f"{result}_rows")}
         {result}_weights = Cast <to = 1> ({w})

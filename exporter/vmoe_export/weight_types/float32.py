@@ -1,4 +1,4 @@
-"""Weights as they are."""
+"""Weights in float32, unchanged."""
 
 from __future__ import annotations
 

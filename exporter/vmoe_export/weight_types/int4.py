@@ -1,7 +1,7 @@
-"""Weights in int4 with a float16 scale for each group along the depth of a column, for experts; rows are int8.
+"""Experts' weights in int4, with a float16 scale for each group of consecutive weights in a column; rows are int8.
 
-The exact sums of a group times its scale are added up in float32, in the order of the groups, and the total is multiplied by
-the scale of the row. Two weights share a byte.
+The exact integer sum of each group is multiplied by its scale. These products are added in float32, in the order of the
+groups, and the total is multiplied by the row's scale. One byte holds two weights.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vmoe_export.weight_types.weight_type import Array, WeightType
 
 LARGEST_INT4 = 7
 INT4_GROUP = 64
-"""Weights of a column, next to each other along the depth, that share a scale; the last group may be shorter."""
+"""Number of consecutive weights of a column that share a scale; the last group may be shorter."""
 
 
 def quantize_groups(weights: Array) -> tuple[Array, Array]:
-    """One matrix float32[inputs, outputs] as whole numbers from -7 to 7, int8, and the float16 scales[groups, outputs].
+    """Quantize a matrix float32[inputs, outputs] to int8 values from -7 to 7, with float16 scales[groups, outputs].
 
-    The scale is the largest absolute weight of INT4_GROUP of the inputs / 7, as float16, and 1 where that is zero; weights
-    are rounded to nearest, ties to even. Weights that float16 has no room for get an infinite scale.
+    The scale is the largest absolute weight among INT4_GROUP consecutive inputs / 7, rounded to float16, or 1 if that is
+    zero. Weights are rounded to nearest, ties to even. Weights beyond the float16 range get an infinite scale.
     """
     with np.errstate(over="ignore"):
         largest = np.maximum.reduceat(np.abs(weights), np.arange(0, len(weights), INT4_GROUP), axis=0)
@@ -35,12 +35,12 @@ def quantize_groups(weights: Array) -> tuple[Array, Array]:
 
 
 def pack_int4(quantized: Array) -> Array:
-    """int8[..., n] of int4 values as uint8[..., n / 2], the first of two in the low half."""
+    """Pack int8[..., n] of int4 values into uint8[..., n / 2], the first of each two in the low half."""
     return (quantized[..., ::2] & 15 | quantized[..., 1::2] << 4).view(np.uint8)
 
 
 def spread_groups(scales: Array, depth: int) -> Array:
-    """The scales[..., groups, outputs] of int4 weights for each of so many inputs, float32[..., depth, outputs]."""
+    """Repeat the scales[..., groups, outputs] of int4 weights for each of `depth` inputs: float32[..., depth, outputs]."""
     return np.repeat(scales.astype(np.float32), INT4_GROUP, axis=-2)[..., :depth, :]
 
 
@@ -49,10 +49,10 @@ class _Int4(WeightType):
     stored = "U8"
     onnx_type = "INT4"
     dtype = np.dtype(ml_dtypes.int4)
-    step = 1 / 24  # of the int8 that it is multiplied with
+    step = 1 / 24  # that of the int8 rows it is multiplied with
     scales = "F16"
     group = INT4_GROUP
-    opset = 21  # what has scales by group
+    opset = 21  # DequantizeLinear has scales per group from here on
     enters_functions = False
 
     def encode(self, weights: Array) -> tuple[Array, Array]:
@@ -95,10 +95,10 @@ class _Int4(WeightType):
         """
 
     def widen_lines(self, w: str, scale: str, result: str, depth: int = 0) -> str:
-        """Node lines for the weights in float32, where times a whole number of int8 they are exact.
+        """Return ONNX node lines for the weights in float32, which holds their products with int8 integers exactly.
 
-        OpenVINO takes none but matrices, by axis 0, and none whose last group is shorter: with the `depth` of a matrix,
-        groups are cut until all are the same.
+        OpenVINO accepts only single matrices quantized along axis 0, with groups of equal length. So for a matrix with
+        this `depth`, groups are divided until all have the same length.
         """
         block, axis = math.gcd(INT4_GROUP, depth), 0 if depth else -2
         blocks, gathered = f"{result}_scales", ""
@@ -106,7 +106,8 @@ class _Int4(WeightType):
             blocks, groups = f"{result}_blocks", [start // INT4_GROUP for start in range(0, depth, block)]
             gathered = f"{result}_groups = Constant <value_ints = {groups}> ()\n"
             gathered += f"{blocks} = Gather <axis = 0> ({result}_scales, {result}_groups)"
-        # Without the Sum, a value as it is, ONNX Runtime fuses this with the product, and rounds what it is multiplied with.
+        # A Sum of one value changes nothing. It keeps ONNX Runtime from fusing DequantizeLinear with the product, which
+        # would round the other factor.
         return f"""
         {result}_scales = Cast <to = 1> ({scale})
         {gathered}

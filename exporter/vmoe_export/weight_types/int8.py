@@ -1,4 +1,4 @@
-"""Weights in int8 with a float32 scale for each column; rows that enter a product are int8, too, and sums exact int32."""
+"""Weights in int8 with a float32 scale per column. Rows that enter a product are also int8, and sums are exact int32."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import numpy as np
 from vmoe_export.weight_types.weight_type import Array, WeightType
 
 LARGEST_INT8 = 127
-"""-128 stays unused, so that the range is symmetric."""
+"""-128 is unused, so the range is symmetric."""
 
-_EXACT_DEPTH = 1024  # so many products of int8 stay below 2**24, where float32 has every whole number
+_EXACT_DEPTH = 1024  # a sum of this many int8 products is below 2**24, so exact in float32
 
 
 def quantize_columns(weights: Array) -> tuple[Array, Array]:
-    """Weights float32[..., inputs, outputs] as int8, and the float32 scale of each output.
+    """Quantize weights float32[..., inputs, outputs] to int8, with a float32 scale per output.
 
-    The scale is the largest absolute weight of the column / 127, and 1 where that is zero; weights are rounded to nearest,
+    The scale is the largest absolute weight of the column / 127, or 1 if that is zero. Weights are rounded to nearest,
     ties to even.
     """
     quantized = np.empty(weights.shape, np.int8)
     scales = np.empty((*weights.shape[:-2], weights.shape[-1]), np.float32)
-    # One matrix at a time: experts are many, and each step makes an array of its size.
+    # One matrix at a time: there may be many experts, and each step allocates an array of its input's size.
     for matrix in np.ndindex(weights.shape[:-2]):
         scale = np.abs(weights[matrix]).max(axis=0) / np.float32(LARGEST_INT8)
         scale[scale == 0] = 1
@@ -32,9 +32,10 @@ def quantize_columns(weights: Array) -> tuple[Array, Array]:
 
 
 def quantize_rows(x: Array) -> tuple[Array, Array]:
-    """The rows of x[...,D] in whole numbers from -127 to 127 (in the dtype of x), and the scale[...,1] of each.
+    """Quantize the rows of x[...,D] to integers from -127 to 127, in the dtype of x, with a scale[...,1] per row.
 
-    The scale is that of the largest value, and 1 for a row of zeros. Rounds to nearest, ties to even.
+    The scale is the largest absolute value of the row / 127, or 1 for a row of zeros. Values are rounded to nearest, ties
+    to even.
     """
     scale = np.abs(x).max(axis=-1, keepdims=True) / x.dtype.type(LARGEST_INT8)
     scale = np.where(scale == 0, x.dtype.type(1), scale)
@@ -42,10 +43,11 @@ def quantize_rows(x: Array) -> tuple[Array, Array]:
 
 
 def quantize_rows_lines(x: str, rows: str, scale: str) -> str:
-    """Node lines for the rows of x in whole numbers from -127 to 127, float32 `<rows>_clipped`, and the scale of each: its
-    largest value / 127, or 1 for a row of zeros.
+    """Return ONNX node lines that quantize the rows of x.
 
-    A maximum may pass over NaN, and int8 has none: a row with NaN gets an infinite scale, so that it gives nothing finite.
+    They compute integers from -127 to 127 as float32 `<rows>_clipped`, and the scale of each row: its largest absolute
+    value / 127, or 1 for a row of zeros. ReduceMax may ignore NaN, and int8 has none, so a row with NaN gets an infinite
+    scale. No result of that row is then finite.
     """
     return f"""
     {rows}_number_size = Abs ({x})
@@ -72,7 +74,7 @@ class _Int8(WeightType):
     stored = "I8"
     onnx_type = "INT8"
     dtype = np.dtype(np.int8)
-    step = 1 / 24  # there are 127 up to the largest of a row
+    step = 1 / 24  # the largest value of a row is 127 steps, a typical one about 24
     scales = "F32"
 
     def encode(self, weights: Array) -> tuple[Array, Array]:
@@ -81,7 +83,8 @@ class _Int8(WeightType):
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
         wanted = np.abs(official).max(axis=0) / np.float32(LARGEST_INT8)
         wanted[wanted == 0] = 1
-        # In steps, of which float32 has 2**-17 at 127. A denormal scale may be so far off that weights are clipped.
+        # Differences are in quantization steps; near 127 float32 resolves 2**-17 of a step. The clip is for denormal scales,
+        # which may be so inexact that weights fall outside the range.
         off = np.abs(np.clip(official / scales, -LARGEST_INT8, LARGEST_INT8) - found)
         same = scales is not None and np.array_equal(scales, wanted)
         return bool(same and off.max() <= 0.5 + 2**-15 and found.min() >= -LARGEST_INT8)
@@ -97,8 +100,8 @@ class _Int8(WeightType):
         return scaled
 
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
-        # A Sum of one value is that value. It keeps ONNX Runtime from fusing what follows with the product and the bias,
-        # which would round once where this rounds twice.
+        # A Sum of one value changes nothing. It keeps ONNX Runtime from fusing the scaling with the product and the bias,
+        # which would round once instead of twice.
         return f"""
         {quantize_rows_lines(x, f"{result}_rows", f"{result}_row_scale")}
         {result}_rows = Cast <to = 3> ({result}_rows_clipped)

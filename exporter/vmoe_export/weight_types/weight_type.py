@@ -1,4 +1,4 @@
-"""What there is to know of a type of weights; each type has a module beside this one, with a row for all of it."""
+"""The interface of a weight type. Each type has its own module in this package."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vmoe_runtime.precisions import StoredType
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WeightName = Literal["float", "bf16", "i8", "i4"]
-"""Element type of the weights of a product, as the table of ops names it."""
+"""Element type of a product's weights, as named in the op table."""
 
 
 def stored_shape(shape: tuple[int, ...], dtype: StoredType) -> tuple[int, ...]:
-    """The shape that safetensors gives a tensor of that shape."""
+    """Return the shape that safetensors records for a tensor with this shape; int4 packs two values per U8."""
     return (*shape[:-1], shape[-1] // 2) if dtype == "U8" else shape
 
 
@@ -24,16 +24,17 @@ class WeightType(ABC):
     """A type of weights: how they are stored, and how a product with them is computed.
 
     Attributes:
-        name: as the table of ops has it.
+        name: its name in the op table.
         stored: its element type in the weights file.
-        onnx_type: its element type in graphs, a name of TensorProto's.
-        dtype: what `decode` gives.
-        step: from one value of the type to the next, as a share of a typical value.
-        scales: element type of the scales of a kernel in the weights file; None where kernels have none. Then rows that
-            enter a product are rounded to whole numbers, too, each with a scale of its own.
-        group: weights of a column, next to each other along the depth, that share a scale; 0 where all of them do.
-        opset: the least that graphs with such weights need; 0 for any.
-        enters_functions: whether ONNX Runtime takes such a tensor into a function without an op before it.
+        onnx_type: its element type in graphs, named as in ONNX's TensorProto.
+        dtype: the dtype of the values that `decode` returns.
+        step: distance between neighbouring values, relative to a typical value.
+        scales: element type of a kernel's scales in the weights file, or None if kernels have no scales. With scales, the
+            rows that enter a product are also quantized to integers, with one scale per row.
+        group: number of consecutive weights along a column that share a scale; 0 if the whole column shares one.
+        opset: the lowest ONNX opset that supports such weights; 0 for any.
+        enters_functions: whether a function body can pass such a tensor directly to a nested function. If not, ONNX
+            Runtime needs an op such as Identity in between.
     """
 
     name: WeightName
@@ -48,36 +49,41 @@ class WeightType(ABC):
 
     @abstractmethod
     def encode(self, weights: Array) -> tuple[Array, Array | None]:
-        """f32[..., depth, columns] -> the values as stored, and their scales or None.
+        """Convert float32[..., depth, columns] to the stored values, and their scales or None.
 
         Raises:
-            OverflowError: the type has no room for a value; with what to do instead.
+            OverflowError: a value is outside the type's range; the message suggests another precision.
         """
 
     def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
-        """The flat array of a stored tensor, and its shape -> its values."""
+        """Convert the flat array of a stored tensor to values with this shape."""
         return stored.reshape(shape)
 
     @abstractmethod
     def is_nearest(self, official: Array, found: Array, scales: Array | None, calibrated: bool) -> bool:
-        """Whether values and scales are those that a matrix f32[depth, columns] has in this type. If `calibrated`, any
-        values at these scales.
+        """Return whether `found` and `scales` are the nearest encoding of the matrix `official`, float32[depth, columns].
+
+        If `calibrated`, only the scales must match; the values may be any.
         """
 
     @abstractmethod
     def product(self, x: Array, w: Array, w_scale: Array | None) -> Array:
-        """x[..., T, D], w[..., D, P] and scales -> [..., T, P], in the dtype of x."""
+        """Multiply x[..., T, D] by w[..., D, P] with its scales; the result [..., T, P] has the dtype of x."""
 
     @abstractmethod
     def product_lines(self, x: str, w: str, result: str, scale: str, depth: int) -> str:
-        """Node lines of ONNX for `result = x . w`: x, w, result, the scales, and the depth of a matrix or 0.
+        """Return ONNX node lines for `result = x . w`.
 
-        Scales by column must be shaped so that they multiply the result. An empty name of scales: w went through
-        `widen_lines`.
+        Args:
+            x, w, result: names of the values.
+            scale: name of the scales, or "" if w is a result of `widen_lines`. Scales per column must have a shape that
+                multiplies the result.
+            depth: depth of w if it is a single matrix; 0 if it has a leading axis of experts.
         """
 
     def widen_lines(self, w: str, scale: str, result: str) -> str:
-        """Node lines for the weights in float32, of the weights, scales and result, where those of several matrices are
-        widened before they are cut into chunks; empty where they are cut as they are.
+        """Return ONNX node lines that convert the weights of several matrices to float32.
+
+        They are needed before the weights are split into chunks. Empty if the weights can be split in their own type.
         """
         return ""

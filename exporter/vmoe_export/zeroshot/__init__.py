@@ -1,1 +1,1 @@
-"""Zero-shot classification: texts become the classifier of a CLIP or SigLIP."""
+"""Zero-shot classification: texts become the classifier of a CLIP, SigLIP or TIPSv2."""

@@ -1,4 +1,4 @@
-"""`vmoe zeroshot`: `vmoe export` with a head that is made of the names of classes."""
+"""`vmoe zeroshot`: `vmoe export` with a head computed from class names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vmoe_export.zeroshot.head import DEFAULT_TEMPLATES, openai_templates, zeros
 from vmoe_tools.options import CONTEXT
 
 _LEFT_OUT = {"output", "head", "normalize", "probabilities", "preset", "class_names"}
-"""Options of `vmoe export` that a zero-shot classifier decides, or has no use for."""
+"""Options of `vmoe export` that a zero-shot classifier sets itself or does not use."""
 
 
 def _zeroshot(class_names: str, templates: tuple[str, ...], template_list: str | None, **given: Any) -> None:
@@ -36,9 +36,9 @@ zeroshot = click.Command(
     callback=_zeroshot,
     help="""Export a CLIP, SigLIP or TIPSv2 as a classifier for classes that you name.
 
-    CKPT is a local folder of transformers or open_clip with both towers and the tokenizer, or a file of open_clip alone if
-    --architecture names its architecture. That library encodes the texts now, and they become the head of the bundle. All
-    other options are those of vmoe export.
+    CKPT is a local transformers or open_clip folder with both towers and the tokenizer, or a single open_clip file if you
+    name its --architecture. That library encodes the texts during the export, and their embeddings become the head of the
+    bundle. All other options are those of vmoe export.
 
     Example: vmoe zeroshot ./clip-vit-base-patch32 --class-names pets.txt -o pets.vmoe
     """,
@@ -54,13 +54,13 @@ zeroshot = click.Command(
             ["--template", "templates"],
             metavar="TEXT",
             multiple=True,
-            help="Text with a {} for the name of the class. Repeatable; a class gets the mean of its texts. "
+            help="Text with a {} for the class name. Repeatable; a class gets the mean of its texts. "
             f"Default: '{DEFAULT_TEMPLATES[0]}'",
         ),
         click.Option(
             ["--templates", "template_list"],
             type=click.Choice(["openai"]),
-            help="Use the list of texts with which OpenAI evaluated CLIP on ImageNet, from the installed open_clip.",
+            help="Use the texts that OpenAI evaluated CLIP with on ImageNet, from the installed open_clip.",
         ),
     ],
 )

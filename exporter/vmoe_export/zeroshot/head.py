@@ -1,4 +1,4 @@
-"""A classifier from the names of classes: normalized text embeddings, scaled as the model was trained."""
+"""A classifier built from class names: normalized text embeddings, scaled as in training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vmoe_runtime.addresses import is_address
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _PLACE = "{}"
-_ROUNDING = 1e-7  # of the cosine of two embeddings of the same tokens, in batches of other sizes
+_ROUNDING = 1e-7  # cosines of two embeddings of the same tokens vary by this much with the batch size
 
 
 def export_zeroshot(
@@ -30,18 +30,18 @@ def export_zeroshot(
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     **arguments: Any,
 ) -> ExportResult:
-    """Exports a CLIP, SigLIP or TIPSv2 to a bundle that classifies images by the names of classes.
+    """Export a CLIP, SigLIP or TIPSv2 to a bundle that classifies images by class names.
 
-    The label of a class is the mean of the normalized embeddings of its texts, normalized again. Logits are the products of
-    the normalized image embedding and the labels, times the model's scale, plus its bias.
+    The label embedding of a class is the mean of the normalized embeddings of its texts, normalized again. Logits are the
+    products of the normalized image embedding and the label embeddings, times the model's scale, plus its bias.
 
     Args:
-        checkpoint: a local folder of transformers or open_clip with both towers and the tokenizer, or the model file in it;
-            or, with an `architecture` of open_clip, a file alone.
+        checkpoint: a local transformers or open_clip folder with both towers and the tokenizer, or the model file in it;
+            or, with an `architecture` of open_clip, a single file.
         path: the bundle's folder, such as `pets.vmoe`.
         class_names: names of the classes.
-        templates: texts with a {} for the name of a class.
-        arguments: those of `export_bundle`, such as `precision`, but for head, output, normalize and probabilities.
+        templates: texts with a {} for the class name.
+        arguments: arguments of `export_bundle`, such as `precision`; not head, output, normalize and probabilities.
 
     Raises:
         VmoeError: the export failed, and nothing was written.
@@ -57,15 +57,15 @@ def zeroshot_head(
     templates: Sequence[str],
     architecture: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """The fields of ExportOptions that make an export zero-shot; the head is a temporary file, removed afterwards.
+    """Yield the ExportOptions fields of a zero-shot export. The head is a temporary file, removed afterwards.
 
     Args:
         checkpoint, class_names, templates: as for `export_zeroshot`.
         architecture: as for `open_text_tower`.
 
     Raises:
-        CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
-        OptionError: names or templates are none, the library is not installed, or two names have one embedding.
+        CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit it.
+        OptionError: there are no names or templates, the library is not installed, or two names have the same embedding.
     """
     _check_texts(class_names, templates)
     if is_address(os.fspath(checkpoint)):
@@ -89,7 +89,7 @@ def zeroshot_head(
 
 
 def openai_templates() -> tuple[str, ...]:
-    """The texts with which OpenAI's CLIP was evaluated on ImageNet, as the installed open_clip lists them.
+    """Return the texts that OpenAI's CLIP was evaluated with on ImageNet, as listed in the installed open_clip.
 
     Raises:
         OptionError: open_clip is not installed.
@@ -107,7 +107,10 @@ def _check_texts(class_names: Sequence[str], templates: Sequence[str]) -> None:
 
 
 def _check_apart(class_names: Sequence[str], labels: Array) -> None:
-    """Refuses different names with one embedding: those that differ behind the most tokens of a text, or in case alone."""
+    """Refuse different names with the same embedding.
+
+    They may differ only after the text length limit, or only in case.
+    """
     for index, label in enumerate(labels):
         for other in (index + 1 + np.flatnonzero(labels[index + 1 :] @ label > 1 - _ROUNDING)).tolist():
             one, two = class_names[index], class_names[other]
@@ -118,7 +121,7 @@ def _check_apart(class_names: Sequence[str], labels: Array) -> None:
 
 
 def _normalized(embeddings: Array) -> Array:
-    """Rows divided by their norms, in float64."""
+    """Divide rows by their norms, in float64."""
     exact = embeddings.astype(np.float64)
     norms = np.linalg.norm(exact, axis=-1, keepdims=True)
     y: Array = exact / np.maximum(norms, 1e-12)

@@ -1,4 +1,4 @@
-"""The text towers of CLIP, SigLIP and TIPSv2, run by the library that a model folder is of; nothing is downloaded."""
+"""The text towers of CLIP, SigLIP and TIPSv2, run by the model folder's own library. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vmoe_runtime.bundle.manifest import Probabilities
 
 _CONFIG, _OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-_TEXTS = 64  # at a time: more make nothing faster
+_TEXTS = 64  # texts per batch; larger batches are not faster
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class TextTower:
     """A loaded text tower.
 
     Attributes:
-        encode: embeddings float32[texts, E] of texts, not normalized.
-        scale, bias: logits are the product of normalized embeddings times scale, plus bias.
-        probabilities: how the model was trained to read its logits.
+        encode: texts to embeddings float32[texts, E], not normalized.
+        scale, bias: logits are the product of normalized embeddings, times scale, plus bias.
+        probabilities: how logits become probabilities in the model's training.
     """
 
     encode: Callable[[Sequence[str]], Array]
@@ -41,10 +41,16 @@ class TextTower:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A `model_type` of transformers: its class, how it reads logits, and whether it was trained on lower case alone, and
-    with padding masked.
+    """A `model_type` of transformers.
 
-    Without an attention mask: SigLIP was trained on the padding as well, and CLIP does not look behind a text's end.
+    Most towers run without an attention mask: SigLIP was trained on the padding too, and CLIP ignores what follows a
+    text's end.
+
+    Attributes:
+        model: the class in transformers.
+        probabilities: how logits become probabilities.
+        lower_case: the model was trained on lower case only.
+        masks_padding: the model was trained with padding masked.
     """
 
     model: str
@@ -62,14 +68,14 @@ _KINDS = {
 
 
 def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
-    """Loads the text tower of a model.
+    """Load the text tower of a model.
 
     Args:
-        path: the folder of a CLIP, SigLIP or TIPSv2 of transformers or open_clip, or the file of its tensors there.
-        architecture: open_clip's name for the architecture of a file, which then needs no config beside it.
+        path: the transformers or open_clip folder of a CLIP, SigLIP or TIPSv2, or the file of tensors in it.
+        architecture: open_clip's name for the architecture of a file, which then needs no config next to it.
 
     Raises:
-        CheckpointError, ConfigError: the model has no text tower that is known, or a tokenizer that does not fit it.
+        CheckpointError, ConfigError: the model has no supported text tower, or its tokenizer does not fit it.
         OptionError: the library is not installed, or does not know the architecture.
     """
     if architecture is not None and path.is_file():
@@ -82,14 +88,18 @@ def open_text_tower(path: Path, architecture: str | None = None) -> TextTower:
     if not config:
         place = path if path.is_dir() else f"the folder of {path}"
         raise CheckpointError(
-            f"{place} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, which say what the text tower is; copy that of the model and "
+            f"{place} has no {_CONFIG} or {_OPEN_CLIP_CONFIG}, which describe the text tower; copy the model's config and "
             "its tokenizer there, or pass the file of an open_clip model with --architecture NAME"
         )
     return _transformers_tower(folder, config)
 
 
 def installed(library: str) -> Any:
-    """A library of the extra `zeroshot`. Raises OptionError: it is not installed, or can't be loaded."""
+    """Import a library of the extra `zeroshot`.
+
+    Raises:
+        OptionError: the library is not installed, or can't be loaded.
+    """
     try:
         return import_module(library)
     except ModuleNotFoundError:
@@ -119,7 +129,7 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
         made = tokenizer(texts, return_attention_mask=True, **options)
         needed = ("input_ids", "attention_mask") if kind.masks_padding else ("input_ids",)
         found = model.get_text_features(**{name: made[name] for name in needed})
-        return getattr(found, "pooler_output", found)  # before transformers 5 the embeddings themselves
+        return getattr(found, "pooler_output", found)  # before transformers 5, these are the embeddings themselves
 
     return _tower(model, embed, kind.probabilities)
 
@@ -127,7 +137,15 @@ def _transformers_tower(folder: Path, config: Mapping[str, Any]) -> TextTower:
 def _open_clip_tower(
     path: Path, source: str, config: Mapping[str, Any], name: str, weights: Path | None = None
 ) -> TextTower:
-    """The text tower of a folder, or of a file of `weights`; `source` says the config, and open_clip knows it by `name`."""
+    """Load the text tower of a folder, or of the file `weights`.
+
+    Args:
+        path: the folder or file.
+        source: the origin of the config, for messages.
+        config: open_clip's config.
+        name: open_clip's name for the model.
+        weights: the file of tensors; None loads the folder's.
+    """
     text = mapping(mapping(config, "model_cfg"), "text_cfg")
     if text.get("hf_model_name"):
         raise ConfigError(f"{source} says hf_model_name, whose text tower vmoe zeroshot does not run")
@@ -157,7 +175,7 @@ def _tower(model: Any, embed: Callable[[Sequence[str]], Any], probabilities: Pro
 
 def _check_has_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _TOKENIZERS):
-        raise CheckpointError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)} exists; copy those of the model")
+        raise CheckpointError(f"{folder} has no tokenizer: none of {', '.join(_TOKENIZERS)} exists; copy the model's")
 
 
 def _check_padding(folder: Path, tokenizer: Any) -> None:
@@ -172,7 +190,7 @@ def _check_padding(folder: Path, tokenizer: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without the library's warnings and progress bars."""
+    """Turn off the library's warnings and progress bars."""
     logging = transformers.utils.logging
     level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -187,12 +205,12 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loading(path: Path, library: str) -> Iterator[None]:
-    """Without downloads, and with one error for whatever goes wrong."""
+    """Turn off downloads, and raise one kind of error whatever goes wrong."""
     hub: Any = import_module("huggingface_hub.constants")
     before, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
     try:
         yield
-    except Exception as error:  # both libraries raise many kinds
+    except Exception as error:  # both libraries raise many types of exceptions
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         version = import_module(library).__version__
         raise CheckpointError(f"{path}: {library} {version} can't load its text tower: {reason}") from None
