@@ -134,7 +134,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
 ) -> None:
     put("memory://b.vmoe", local)
     monkeypatch.setattr(remote_sources, "LINE_SECONDS", 0)
-    assert "memory://b.vmoe: 3 of 3 MB are here\n" in vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png")[1]
+    assert "memory://b.vmoe: copied 3 of 3 MB\n" in vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png")[1]
     assert vmoe.run("run", "memory://b.vmoe", MNIST / "seven.png", "-q") == ("", "")
 
 

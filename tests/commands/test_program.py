@@ -238,7 +238,7 @@ def test_a_target_that_can_not_be_or_is_used_is_refused(tmp_path: Path, monkeypa
             check_output_file(target)
     with pytest.raises(click.UsageError, match="there is no folder"):
         check_output_file(tmp_path / "nowhere" / "report.json")
-    with pytest.raises(click.UsageError, match="no plain file"):
+    with pytest.raises(click.UsageError, match="not a regular file"):
         check_output_file(tmp_path)
     for good in (tmp_path / "new.json", "-", None):
         check_output_file(good, [tmp_path, bundle, image])

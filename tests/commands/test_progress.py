@@ -65,7 +65,7 @@ def test_lines_in_a_file_are_all_new_and_say_the_time_left(
         assert len(set(shares)) > 2 and shares == sorted(shares) and shares[-1] <= 100
     assert any(match[3] for match in found if match[1] == steps[0])
     if command == "report":
-        assert (lines[0], lines[-1]) == ("loading", "speed: 100%, putting results together")
+        assert (lines[0], lines[-1]) == ("loading", "speed: 100%, preparing the results")
         assert vmoe.run(command, *words[command], "-q") == ("", "")
 
 

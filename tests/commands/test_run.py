@@ -200,7 +200,7 @@ def test_tokens_and_layers_are_written_to_npz_and_other_commands_refuse_or_work(
             expected = engine.outputs(digits[:3])
         for name in expected.keys() & found.keys():
             np.testing.assert_array_equal(found[name], expected[name])
-        assert "only an .npz file has room for tokens" in vmoe.run("run", bundle, digits[0], "-o", "x.csv", code=2)[1]
+        assert "only an .npz file can hold tokens" in vmoe.run("run", bundle, digits[0], "-o", "x.csv", code=2)[1]
         assert f"layer1 [{', '.join(map(str, expected['layer1'].shape[1:]))}]" in vmoe.run("inspect", bundle)[0]
         assert "layer1" in (bundle / "README.md").read_text()
         vmoe.run("bench", bundle, "--duration", 0.01, "--batch-size", 1, "--threads", 1, "-q")

@@ -128,7 +128,7 @@ BAD_STARTS: list[tuple[str, int, str]] = [
     ("{bundle} --slo-ms nan", 2, "--slo-ms"),
     ("{bundle} --slo-ms 1e9", 2, "--slo-ms"),
     ("{bundle} --capacity 0.2", 2, "--slo-ms"),
-    ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "no range of capacity ratios"),
+    ("{bundle} --slo-ms 5 --sweep 1.05:0.2", 2, "not a range of capacity ratios"),
     ("{bundle} --slo-ms 5 --capacity 9", 2, "9"),
     ("{bundle} --slo-ms 5 --capacity 0.2 --profile c1-k1 --profile c1-k2", 2, "one --profile"),
     ("{bundle} --profile c1-k1 --profile c1-k2", 2, "--slo-ms"),
