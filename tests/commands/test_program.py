@@ -185,7 +185,7 @@ def test_a_signal_ends_a_measurement_which_shows_what_there_is(
             break
     report = json.loads(target.read_text())
     assert report["interrupted"] is True and report["points"]
-    assert "what there is by now is shown, and no setting is recommended" in complaint
+    assert "the results so far are shown, and no setting is recommended" in complaint
     images = [point["images"] for point in report["points"]]
     assert min(images) > 0 and max(images) - min(images) <= 1, "points ran on other images than their neighbours"
 

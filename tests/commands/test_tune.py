@@ -98,7 +98,7 @@ def test_the_full_setting_is_the_official_routing_with_most_slots(kind: str, nam
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("dense", "this bundle outputs features"), ("soft", "this model routes nothing by a capacity; --merge 4")],
+    [("dense", "this bundle outputs features"), ("soft", "this model has no capacity; --merge 4")],
 )
 def test_a_model_with_nothing_to_set_has_nothing_to_search(kind: str, says: str, tmp_path: Path, vmoe: Vmoe) -> None:
     words = ("--tune", "--max-drop-in-accuracy", "1%", "--images", noise(tmp_path / "images.npz", 64), "-q", *QUICK)
