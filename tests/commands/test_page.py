@@ -157,9 +157,9 @@ def test_every_kind_is_answered_as_by_the_engine(kind: str, tmp_path: Path, brow
         assert state(shown)["classes"].removeprefix("class ").startswith(str(engine.classify(images[:1], top=1)[0][0][0]))
         assert shown.locator(".drops").is_visible() == (kind not in ("dense", "soft"))
         drop(shown, b"no picture")
-        shown.get_by_text("This is no picture that the browser can read.").wait_for()
+        shown.get_by_text("The browser can't read this picture.").wait_for()
         shown.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: new DataTransfer()}))")  # of a text
-        assert shown.locator("#problem").inner_text() == "This is no picture that the browser can read."
+        assert shown.locator("#problem").inner_text() == "The browser can't read this picture."
         assert {*problems(shown)} <= NO_GPU
 
 
