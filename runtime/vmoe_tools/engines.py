@@ -58,7 +58,7 @@ def load_engines(
     any_groups: bool = False,
     same_images: bool = True,
 ) -> list[LoadedBundle]:
-    """Load one engine per bundle and backend; also one per profile if the backend fixes an engine to one.
+    """Load one engine per bundle and backend, and per profile if the backend fixes each engine to one.
 
     Args:
         bundles: folders of one model, such as exports in several precisions.

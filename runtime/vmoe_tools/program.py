@@ -73,7 +73,7 @@ class LazyCommands(click.Group):
         return list(self.entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return the command with a name; None if there is none."""
+        """Import and return the command with a name; None if it is unknown."""
         entry = self.entries.get(cmd_name)
         command: click.Command | None = getattr(import_module(entry.module), cmd_name) if entry else None
         return command

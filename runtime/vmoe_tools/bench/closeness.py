@@ -135,7 +135,7 @@ def _normalized(outputs: Array) -> Array:
 
 
 def _neighbours(normalized: Array) -> Array:
-    """Return, for each of the first `_MOST_NEIGHBOURS` rows, the index of the most similar other one of them: i64[N]."""
+    """Return i64[N]: for each of the first `_MOST_NEIGHBOURS` rows, the index of the most similar other one of them."""
     rows = normalized[:_MOST_NEIGHBOURS]
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -np.inf)

@@ -125,7 +125,7 @@ def _labelled(path: Path) -> tuple[ImageSource, Array, tuple[str, ...] | None]:
     names = tuple(sorted(by_class)) if path.is_dir() else None
     source = open_images(path, names, len(names) if names else _MOST_CLASSES)
     if source.labels is None or not len(source) or source.labels.max() < 1:
-        needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' beside 'images'"
+        needed = "a subfolder of pictures for each class" if path.is_dir() else "'labels' in addition to 'images'"
         raise click.ClickException(f"{path} has fewer than two classes; it needs {needed}")
     return source, source.labels, names
 

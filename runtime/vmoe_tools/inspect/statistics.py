@@ -143,7 +143,7 @@ class RoutingStatistics:
 
 
 def _count(routing: Routing, images: int, labels: Array | Sequence[int] | None, num_classes: int | None) -> dict[str, Any]:
-    """Count a batch in one layer; the results of all batches are summed."""
+    """Return one layer's counts for a batch. They can be added to those of other batches."""
     choices, experts = choices_of(routing), routing.experts
     kept_expert, kept_weight = choices.expert[choices.kept], choices.weight[choices.kept]
     try:

@@ -6,7 +6,7 @@ const SIDE = 280; // least width of the pad in pixels
 const STROKE = 0.085; // width of a stroke, as a share of the pad's width
 const SEVEN = [[0.29, 0.28], [0.71, 0.27], [0.62, 0.45], [0.52, 0.63], [0.45, 0.77]];
 
-/** Makes a pad for images of a size, and calls `changed` with each new drawing, a canvas of that size. */
+/** Make a pad for images of a size, and call `changed` with each new drawing, a canvas of that size. */
 export function makePad(canvas, { height, width }, changed) {
   const zoom = Math.ceil(SIDE / width), context = canvas.getContext("2d", { willReadFrequently: true });
   Object.assign(canvas, { width: width * zoom, height: height * zoom });

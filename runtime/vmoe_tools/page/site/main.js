@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 const facts = await (await fetch("page.json", { cache: "no-cache" })).json(), { input } = facts;
 let image = null, opening = null, isReady = false, isRunning = false, began = 0, runsOn = "";
 
-/** Shows a status text and, if `done` is given, a progress bar: `done` is a share, or true if the share is unknown. */
+/** Show a status text and, unless `done` is undefined, a progress bar: `done` is a share, or true if it is unknown. */
 function say(text, done) {
   const bar = byId("progress");
   byId("status").textContent = text;
@@ -25,7 +25,7 @@ function say(text, done) {
 
 const megabytes = (bytes) => number(bytes / 1e6);
 
-/** Runs the visible settings without an answer, one after the other, until none is left, even if some change meanwhile. */
+/** Run the visible settings without an answer, one after the other, until none is left, even if some change meanwhile. */
 async function update() {
   if (!isReady || isRunning || !image) return;
   isRunning = true;

@@ -7,18 +7,18 @@ const LEAST_CELL = 22; // least width of a patch with a readable number, in pixe
 const PALETTE = 8; // number of experts up to which colours identify them without numbers
 const AROUND = [-1, 0, 1].flatMap((dy) => [-1, 0, 1].map((dx) => [dy, dx]));
 
-/** Returns [expert, token] of each patch of a layer, row by row. Patches are the last tokens of the layout. */
+/** Return [expert, token] of each patch of a layer, row by row. Patches are the last tokens of the layout. */
 const patchesOf = ({ rows, columns, tokens }, { expert, token }) =>
   Array.from({ length: rows * columns }, (_, patch) => tokens - rows * columns + patch).map((at) => [expert[at], token[at]]);
 
-/** Counts the patches of a layer: all, dropped ones, and those of each expert; and the tokens that contain them. */
+/** Count the patches of a layer: all, dropped ones, and those of each expert; and the tokens that contain them. */
 export function countPatches(facts, layer) {
   const patches = patchesOf(facts.layout, layer), count = (e) => patches.filter(([expert]) => expert === e).length;
   const tokens = new Set(patches.map(([, token]) => token)).size;
   return { total: patches.length, dropped: count(-1), tokens, experts: facts.colours.map((_, expert) => count(expert)) };
 }
 
-/** Fills patches, given as [expert, token] with expert -1 if dropped, and outlines merged ones in a colour per token. */
+/** Fill patches, given as [expert, token] with expert -1 if dropped, and outline merged ones in a colour per token. */
 export function paintPatches(context, [rows, columns], [height, width], patches, fillOf) {
   const line = Math.ceil(width / 8), tokens = patches.map(([, token]) => token);
   const merged = [...new Set(tokens)].filter((token) => tokens.indexOf(token) !== tokens.lastIndexOf(token));
@@ -35,7 +35,7 @@ export function paintPatches(context, [rows, columns], [height, width], patches,
   });
 }
 
-/** Draws a layer on a canvas over an image of the model's size. */
+/** Draw a layer on a canvas over an image of the model's size. */
 export function drawLayer(canvas, facts, image, layer) {
   const { layout: { rows, columns }, layout, colours } = facts, zoom = Math.ceil(LEAST_SIDE / image.width);
   Object.assign(canvas, { width: image.width * zoom, height: image.height * zoom });

@@ -1,6 +1,6 @@
 /** Converts pictures of any size to canvases of the model's size, by the bundle's steps, as closely as a canvas can. */
 
-/** Returns the context of a new canvas. If the canvas is too large, browsers still create it, but can't draw on it. */
+/** Return the context of a new canvas. If the canvas is too large, browsers still create it, but can't draw on it. */
 function contextOf(width, height) {
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.fillRect(0, 0, 1, 1);
@@ -30,10 +30,10 @@ function doStep(picture, [name, height, width, keepsShape]) {
   return redraw(picture, rounded((picture.width * height) / short), rounded((picture.height * height) / short));
 }
 
-/** Applies steps, each [name, height, width, keeps the aspect ratio], to a picture; returns a canvas. */
+/** Apply steps, each [name, height, width, keeps the aspect ratio], to a picture, and return a canvas. */
 export const prepare = (picture, steps) => steps.reduce(doStep, picture);
 
-/** Disables the EXIF of a JPEG or PNG, so that browsers don't rotate it: renames a JPEG's segment, or damages a PNG's chunk. */
+/** Disable the EXIF of a JPEG or PNG, so that browsers don't rotate it: rename a JPEG's segment, or damage a PNG's chunk. */
 function withoutExif(bytes) {
   const view = new DataView(bytes.buffer);
   const isOf = (at, kind) => [...kind].every((letter, i) => bytes[at + i] === letter.charCodeAt(0));
@@ -49,7 +49,7 @@ function withoutExif(bytes) {
   return new Blob([bytes]);
 }
 
-/** Decodes a file. If the bundle says so, rotates it by its EXIF, and puts it on a background colour. */
+/** Decode a file. If the bundle says so, rotate it by its EXIF, and put it on a background colour. */
 export async function decode(file, { rotates, background }) {
   const content = rotates ? file : withoutExif(new Uint8Array(await file.arrayBuffer()));
   const picture = await createImageBitmap(content, { colorSpaceConversion: "none" }).catch(() => {
@@ -63,7 +63,7 @@ export async function decode(file, { rotates, background }) {
   return context.canvas;
 }
 
-/** Returns the pixels of a canvas from 0 to 255, row by row; for one channel, grey as Pillow computes it from colours. */
+/** Return the pixels of a canvas from 0 to 255, row by row; for one channel, grey as Pillow computes it from colours. */
 export function pixelsOf(canvas, channels) {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   if (channels === 3) return data.filter((_, index) => index % 4 < 3);
@@ -71,6 +71,6 @@ export function pixelsOf(canvas, channels) {
     (data[4 * i] * 19595 + data[4 * i + 1] * 38470 + data[4 * i + 2] * 7471 + 32768) >> 16);
 }
 
-/** Converts pixels to the graph's input: uint8, or float32 from -1 to 1. */
+/** Convert pixels to the graph's input: uint8, or float32 from -1 to 1. */
 export const toInput = (pixels, dtype) =>
   dtype === "uint8" ? Uint8Array.from(pixels) : Float32Array.from(pixels, (value) => Math.fround(Math.fround(value / 255) * 2) - 1);

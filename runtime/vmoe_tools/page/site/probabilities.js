@@ -10,7 +10,7 @@ function sigmoid(logits) {
   return Array.from(logits, (logit) => 1 / (1 + Math.exp(-logit)));
 }
 
-/** Returns the probability of each class; `kind` is "softmax" or "sigmoid", as in the bundle's manifest. */
+/** Return the probability of each class; `kind` is "softmax" or "sigmoid", as in the bundle's manifest. */
 export function probabilitiesOf(logits, kind) {
   return { softmax, sigmoid }[kind](logits);
 }

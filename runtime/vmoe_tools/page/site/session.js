@@ -20,9 +20,12 @@ function rejectAll(why) {
 }
 
 /**
- * Starts to download a file. Returns `bytes`, the only copy, because a browser can hardly hold a large model twice;
- * `filled`, the number of bytes that have arrived; and `done`, a promise. The URL contains the version, so that a cache
- * can't answer with the file of an earlier page.
+ * Start to download a file. The URL contains the version, so that a cache can't answer with the file of an earlier page.
+ *
+ * Return:
+ * - `bytes`: the only copy of the file, because a browser can hardly hold a large model twice
+ * - `filled`: the number of bytes that have arrived
+ * - `done`: a promise that resolves when all have arrived
  */
 function download(name, version, size, tell, signal) {
   const bytes = new Uint8Array(new Memory(size)), filled = new Int32Array(new Memory(4));
@@ -44,8 +47,10 @@ function download(name, version, size, tell, signal) {
 }
 
 /**
- * Loads the model again, and calls `tell` with the bytes that have arrived and all bytes; resolves to {device, threads,
- * bytes}. If memory can be shared, the worker opens the graph while the weights are still arriving.
+ * Stop any earlier model, and load the model. Call `tell` with the numbers of bytes that have arrived and of all bytes.
+ * Resolve to {device, threads, bytes}.
+ *
+ * If memory can be shared, the worker opens the graph while the weights are still arriving.
  */
 export async function open(facts, device, tell) {
   const anew = new Error("The model is being loaded again."), all = Object.values(facts.bytes).reduce((left, right) => left + right);
@@ -82,5 +87,5 @@ export async function open(facts, device, tell) {
   }
 }
 
-/** Runs the model on an image, an input of the graph, with the other inputs by name; resolves to {outputs, milliseconds}. */
+/** Run the model on an image, already an input of the graph, and other inputs by name; resolve to {outputs, milliseconds}. */
 export const run = (image, inputs) => ask({ image, inputs });
