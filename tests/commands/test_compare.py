@@ -79,7 +79,7 @@ def test_features_are_timed_without_accuracy_and_without_images_any_model_is(
 def test_a_difference_within_the_noise_is_called_so() -> None:
     dense = replace(point("x", 0.9, 100, 8, 0.05), bundle="dense.vmoe", profile=None, compared=True)
     others = [replace(dense, batch_size=4), dense, replace(dense, bundle="s.vmoe", profile="c1-k1")]
-    for speed, says, noise in (
+    for speed, says, certainty in (
         (130, "is faster than", ""),
         (70, "is slower than", ""),
         (104, "is as fast as", " within timing noise"),
@@ -89,7 +89,7 @@ def test_a_difference_within_the_noise_is_called_so() -> None:
         interval = f"{speed / 100 * 0.95 / 1.05:.2f} - {speed / 100 * 1.05 / 0.95:.2f}"
         numbers = f"{speed / 100:.2f} x its speed ({interval} by the intervals of both), 0.75 x its FLOPs"
         sentences = [
-            f"p {says} {name}{noise}: {numbers}, 95% accuracy, compared with 90%."
+            f"p {says} {name}{certainty}: {numbers}, 95% accuracy, compared with 90%."
             for name in ("dense.vmoe", "s.vmoe at c1-k1")
         ]
         assert comparison(one, others, "{:.0%}".format) == " ".join(sentences)

@@ -133,7 +133,7 @@ def test_what_has_no_classes_or_no_features_is_refused(
     head = tmp_path / "head.npz"
     for bundle, images, out, code, words in (
         (mnist_bundle, mnist_digits, head, 1, "returns logits"),
-        (features_bundle, tmp_path / "bare.npz", head, 1, "'labels' beside 'images'"),
+        (features_bundle, tmp_path / "bare.npz", head, 1, "'labels' in addition to 'images'"),
         (features_bundle, animals.parent / "one", head, 1, "a subfolder of pictures for each class"),
         (features_bundle, animals, head, 1, "class ant has 1 image,"),
         (features_bundle, animals.parent / "loose", head, 1, "a.png is in no subfolder"),

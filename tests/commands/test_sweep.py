@@ -378,7 +378,9 @@ def test_no_more_than_half_of_the_tokens_merge_so_larger_numbers_are_not_measure
     merges = [word for merge in (0, 1000, 2000) for word in ("--merge", merge)]
     out, complaint = vmoe.run("bench", mnist_image_bundle, *capacities(1), *merges, "--json", "-", *QUICK)
     assert [point["merge"] for point in json.loads(out)["points"]] == [0, 1000]
-    assert re.search(r"not measured, because they have the same effect as c1-k1-r1000 \(effectively 1.*\): c1-k1-r2000", complaint)
+    assert re.search(
+        r"not measured, because they have the same effect as c1-k1-r1000 \(effectively 1.*\): c1-k1-r2000", complaint
+    )
 
 
 def test_a_picture_without_matplotlib_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
