@@ -71,12 +71,15 @@ def load_engines(
         same_images: whether compared models must accept the same labels, because they run on the same images.
 
     Raises:
-        click.UsageError: the bundles are exports of different models or have different outputs; a compared bundle is also
-            one of the measured ones, or has other classes.
+        click.UsageError: one of these applies:
+
+            - the bundles are exports of different models, or have different outputs
+            - a compared bundle is also one of the measured ones
+            - a compared bundle has other classes, and `same_images` is set
         VmoeError: a bundle can't be loaded.
     """
     if same := next((path for path in compared if path in bundles), None):
-        raise click.UsageError(f"--compare {same} is measured already; name another bundle")
+        raise click.UsageError(f"--compare {same} is already measured; name another bundle")
     _check_comparable(bundles, compared if same_images else (), any_groups=any_groups)
     engines: dict[tuple[Path, str, Profile | None], LoadedBundle] = {}
     paths = list(dict.fromkeys([*bundles, *compared]))
@@ -152,7 +155,7 @@ def _check_comparable(bundles: Sequence[Path], compared: Sequence[Path], *, any_
                 f"{path} has {other.outputs} classes, and {bundles[0]} has {first.outputs}: their answers can't be compared"
             )
         if other.class_names != first.class_names and None not in (other.class_names, first.class_names):
-            raise click.UsageError(f"{path} and {bundles[0]} have other class names: their answers can't be compared")
+            raise click.UsageError(f"{path} and {bundles[0]} have different class names: their answers can't be compared")
 
 
 def _identity(manifest: Manifest, *, any_groups: bool) -> object:

@@ -240,7 +240,7 @@ class FolderKind:
             # Python adds __pycache__ to a repository when Triton runs its model.
             is_ours = path.is_dir() or path.parent.name == "__pycache__" or str(path.relative_to(target)) in ours
             if not is_ours or path.is_symlink():
-                raise VmoeError(f"{target} holds '{path.relative_to(target)}', which this command didn't write, so it stays")
+                raise VmoeError(f"{target} holds '{path.relative_to(target)}', which {self.command} didn't write")
 
     def write(
         self, target: Path, contents: Mapping[str, bytes | Path], facts: Mapping[str, Any] | None = None, *, force: bool

@@ -104,7 +104,7 @@ class _Commands(LazyCommands):
             return super().get_command(ctx, cmd_name)
         except ImportError as error:
             if error.name == "fcntl":
-                raise click.ClickException(f"vmoe {cmd_name} needs file locks, and so Linux or macOS") from None
+                raise click.ClickException(f"vmoe {cmd_name} needs file locks, which only Linux and macOS have") from None
             why = f"{error.name} is not installed" if isinstance(error, ModuleNotFoundError) else str(error)
             extra = self.entries[cmd_name].extra
             raise click.ClickException(f"{why}; pip install 'vmoe-export[{extra}]'") from None
@@ -118,7 +118,7 @@ class _Commands(LazyCommands):
 
 
 class _Stopped(Exception):
-    """A command was stopped; the cause of this exception says by what."""
+    """A command was stopped by the exception that is the cause of this one."""
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -128,7 +128,7 @@ def program() -> None:
 
 
 class _Signalled(KeyboardInterrupt):
-    """A signal asks the process to end. As an exception, it lets open files be closed and temporary ones be removed."""
+    """A signal asks the process to end. The exception lets the program close its files and remove temporary ones."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         sys.stdout.flush()
         if (count := _unturned_pictures() - unturned) > 1:
             complain(
-                f"{count} pictures with an EXIF orientation were taken as they are stored; vmoe export --exif turns them"
+                f"the EXIF orientation of {count} pictures was ignored; a bundle from vmoe export --exif rotates them"
             )
     except click.exceptions.NoArgsIsHelpError as help_instead:
         help_instead.show()

@@ -101,7 +101,7 @@ def test_what_can_not_be_compared_is_one_line(
     shutil.copytree(dense, tmp_path / "x.vmoe")
     words = ("bench", mnist_image_bundle, "--compare", tmp_path / "x.vmoe", "--images", mnist_digits, "-q", *QUICK)
     assert "x.vmoe: images have shape (1, 28, 28), and the model takes (N, 32, 32, 1)" in vmoe.complaint(1, *words)
-    assert "is measured already" in vmoe.complaint(2, *words, "--compare", mnist_image_bundle)
+    assert "is already measured" in vmoe.complaint(2, *words, "--compare", mnist_image_bundle)
     assert "v3-soft has 7 classes, and" in vmoe.complaint(2, *words, "--compare", kept_bundle("soft"))
     (tmp_path / "x.vmoe" / "model.onnx").write_bytes(b"damaged")
     assert "x.vmoe: " in vmoe.complaint(1, *words)

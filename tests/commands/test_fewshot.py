@@ -63,7 +63,7 @@ def test_folders_are_the_classes_and_the_bundle_has_their_names(
     vmoe.run("export", *words)
     said = vmoe.run("fewshot", features_bundle, "--images", animals, "-o", tmp_path / "head.npz", "--per-class", 5)[1]
     assert "vmoe: classes with at most 5 images: 1; one image of each is held out, the others are fitted to" in said
-    assert "vmoe: subfolders without pictures are no classes: bee" in said
+    assert "vmoe: ignored subfolders without pictures: bee" in said
     zebra = animals / "zebra" / "0.png"
     (answer,) = vmoe.json("run", tmp_path / "animals.vmoe", zebra)["images"]
     assert answer["classes"][0]["class"] == "zebra" and answer["classes"][0]["probability"] > 0.7

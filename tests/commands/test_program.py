@@ -80,7 +80,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch, vmoe
 def test_what_writes_bundles_says_that_windows_lacks_locks(command: str) -> None:
     script = "import sys; sys.modules['fcntl'] = None; from vmoe_tools.program import main; main([sys.argv[1]])"
     said = sdk_build.run(sys.executable, "-c", script, command).stderr
-    assert said == f"vmoe: vmoe {command} needs file locks, and so Linux or macOS\n"
+    assert said == f"vmoe: vmoe {command} needs file locks, which only Linux and macOS have\n"
 
 
 @pytest.mark.parametrize("package", ["numpy", "PIL"])

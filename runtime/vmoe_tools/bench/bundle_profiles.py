@@ -38,7 +38,7 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
     if profile.name in manifest.profiles:
         return False
     if not manifest.rules.settings:
-        raise BundleError(f"{path} has nothing to set, and so no profiles")
+        raise BundleError(f"{path} has no settings, and so no profiles")
     entry = {name: value for name, value in profile.entry().items() if value is not None}
     raw = {**manifest.raw, "profiles": [*manifest.raw["profiles"], entry]}
     flops, shape = raw.get("flops_per_image"), model_shape(manifest)
@@ -49,6 +49,6 @@ def add_profile(path: str | os.PathLike[str], profile: Profile) -> bool:
     try:
         parse_manifest(text.encode())
     except BundleError as error:
-        raise BundleError(f"{path} can't get the profile {profile.name}: {error}") from None
+        raise BundleError(f"{path} can't have the profile {profile.name}: {error}") from None
     write_file(Path(path, MANIFEST_NAME), text)
     return True

@@ -233,10 +233,10 @@ def _check(bundles: Sequence[Path], axes: Axes, given: dict[str, Any]) -> None:
         for option, why in (
             ("tune", "chooses a setting on images"),
             ("cascade", "calibrates a margin on images"),
-            ("labels", "belongs to --images DIR"),
+            ("labels", "labels the pictures of a folder"),
         ):
             if given[option]:
-                raise click.UsageError(f"--{option} {why}, and there is no --images")
+                raise click.UsageError(f"--{option} {why}; add --images NPZ|DIR")
         if _limits(given):
             raise click.UsageError("a recommendation needs images with labels: --images NPZ|DIR")
 
@@ -248,7 +248,7 @@ def _check_addable(bundles: Sequence[Path], given: dict[str, Any]) -> None:
     if len(bundles) > 1:
         raise click.UsageError("--add-profile writes into one bundle, and there are several")
     if str(bundles[0]) in ADDRESSES:
-        raise click.UsageError("--add-profile writes into the bundle, and nothing is written to an address; copy the bundle")
+        raise click.UsageError("--add-profile writes into the bundle, but can't write to an address; copy the bundle first")
     if bundles[0].is_dir() and not os.access(bundles[0], os.W_OK):
         raise click.UsageError(f"--add-profile writes into the bundle, and {bundles[0]} is read-only")
 
@@ -283,8 +283,8 @@ def _images(points: Sequence[Point], given: dict[str, Any]) -> ImageSource:
         raise click.UsageError(f"a recommendation needs labels, and {path} has none{why}")
     if given["cascade"] and any(len(source) < 2 * point.batch_size for point in points):
         raise click.UsageError(
-            f"--cascade calibrates its margin on some batches and tests it on the others, and {path} has only "
-            f"{len(source)} images, not two batches"
+            f"--cascade calibrates its margin on some batches and tests it on the others, but {path} has only "
+            f"{len(source)} images, fewer than two batches"
         )
     for note in (source.note, *(without_accuracy(points) if source.labels is not None else ())):
         if note is not None and not given["quiet"]:

@@ -67,7 +67,7 @@ def chance_of_at_most(lost: int, images: int, share: float) -> float:
 
 
 def images_that_show(share: float) -> int:
-    """Return how many images are needed, if no answer is lost, to show with 95 % confidence that at most `share` are."""
+    """Return the number of images that show, if no answer is lost, with 95 % confidence that at most `share` are."""
     return max(32, math.ceil(math.log(_DOUBT) / math.log1p(-share))) if 0 < share < 1 else 32
 
 

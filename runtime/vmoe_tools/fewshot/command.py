@@ -89,7 +89,7 @@ def fewshot(
     folders = [each.name for each in images.iterdir() if each.is_dir() and not each.name.startswith(".")] if names else []
     empty = sorted(set(folders) - set(names or ()))
     if empty and not quiet:
-        complain(f"subfolders without pictures are no classes: {', '.join(empty)}")
+        complain(f"ignored subfolders without pictures: {', '.join(empty)}")
     few = int((np.bincount(labels) <= per_class).sum())
     if few and not quiet:
         complain(f"classes with at most {per_class} images: {few}; one image of each is held out, the others are fitted to")

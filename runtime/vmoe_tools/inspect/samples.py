@@ -86,7 +86,7 @@ def take_samples(engine: Engine, source: ImageSource, profile: Profile | None) -
 
 
 def shown_pixels(batch: Array) -> Array:
-    """Convert a batch, uint8 or float32 [n,H,W,C], to f32[n,H,W,1 or 3] from 0 to 1; other channels are averaged into 1."""
+    """Convert a batch, uint8 or float32 [n,H,W,C], to f32[n,H,W,1 or 3] from 0 to 1; average any other channels."""
     pixels: Array = batch.astype(np.float32)
     pixels = pixels / 255 if batch.dtype == np.uint8 else (pixels + 1) / 2
     if pixels.shape[3] not in (1, 3):

@@ -134,7 +134,7 @@ def _flops(manifest: Manifest, merges: list[int]) -> dict[str, Any] | None:
 
     Returns:
         - `by_merge`: FLOPs without those of experts, by value of `merge`
-        - `of_row`: FLOPs of an expert for one row, such as a kept pair
+        - `of_row`: FLOPs of an expert per row, where a row is a kept pair or a slot of a Soft MoE
         - `dense`: FLOPs of the dense model
         - `of_class_pairs`: whether the last layer computes only the pairs of the class token
     """

@@ -186,7 +186,7 @@ class Collection:
         return take_samples(point.engine, source, point.profile)
 
     def _neighbours(self, setting: str | None) -> Interference | None:
-        """Measure how much outputs change with an image's neighbours; None if images are routed alone or are too few."""
+        """Measure how much outputs change with an image's neighbours; None if it is routed alone, or there are too few."""
         engine, multiple = self.first.engine, self.manifest.batch_multiple
         if multiple == 1 or len(self.source) < 2 * multiple:
             return None
@@ -277,7 +277,7 @@ def find_fall(points: Sequence[PointResult], curve: Sequence[int], max_drop: flo
 
 
 def _best_curve(plan: Plan, points: Sequence[PointResult]) -> Sequence[int]:
-    """Return the settings of that curve of the first bundle that contains its most accurate setting."""
+    """Return the first bundle's curve with the most accurate setting, as indices of points."""
     own = [curve.points for curve in plan.curves if curve.bundle == plan.engines[0].name]
     return max(own, key=lambda curve: max(points[index].top1 or 0.0 for index in curve))
 

@@ -65,7 +65,7 @@ class SettingContents:
         layers: statistics of each MoE layer over all images:
 
             - `load`: each expert's share of all kept pairs; `requested`: its share of all pairs, kept or dropped
-            - `expert_dropped`: share of the pairs that chose an expert and were dropped
+            - `expert_dropped`: for each expert, dropped share of the pairs that chose it
             - `pairs_dropped`, `patches_dropped`: shares of all pairs, and of the patches that no expert processed
             - `load_entropy`: 0 to 1, 1 if all experts have the same load
             - `gate_entropy`: 0 to 1, mean entropy of the tokens' gates

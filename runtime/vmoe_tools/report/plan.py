@@ -98,7 +98,7 @@ def make_plan(engines: list[LoadedBundle], names: Sequence[str], axes: Axes, giv
 
 
 def patch_bytes(engine: Engine) -> int:
-    """Return the bytes of an integer that can hold 1 + any expert and, if tokens can be merged, any token of an image."""
+    """Return the bytes per number in `SettingContents.patches`: enough for every expert and, with merging, every token."""
     rules = engine.manifest.rules
     return 1 if max(rules.num_experts, rules.image_tokens or 0) < 255 else 2
 
@@ -131,7 +131,7 @@ def _curves_of(rules: Rules, base: Profile | None, axes: Axes) -> tuple[dict[tup
 
 
 def _default_ratios(rules: Rules, base: Profile, chosen: Mapping[str, SettingValue]) -> tuple[float, ...]:
-    """Return the default ratios that the model can be run with; if there is none, return all, so that an error says why.
+    """Return the default ratios that the model accepts; if it accepts none, return all, so that a later error says why.
 
     A model refuses ratios above its number of experts, and ratios that "round" rounds to 0 slots if there are many experts.
     """
@@ -169,8 +169,8 @@ def _room_for_samples(engine: Engine, points: int, settings: Sequence[Profile | 
     left = MOST_BYTES - _EMPTY_PAGE - points * _POINT - len(settings) * layers * _LAYER
     if left < 0:
         raise click.UsageError(
-            f"the page of {points:,} settings would be larger than {MOST_BYTES / 1e6:g} MB: fewer capacity ratios or curves "
-            "make it smaller"
+            f"a page of {points:,} settings would be larger than {MOST_BYTES / 1e6:g} MB: measure fewer capacity ratios or "
+            "curves"
         )
     patches = 0 if layout is None else layout.rows * layout.columns
     numbers = sum(2 if profile and profile.merge else 1 for profile in settings)  # experts, and tokens
