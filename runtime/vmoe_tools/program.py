@@ -162,9 +162,7 @@ def main(argv: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> int:
         # Flush here, not at exit: a closed pipe would print a traceback there.
         sys.stdout.flush()
         if (count := _unturned_pictures() - unturned) > 1:
-            complain(
-                f"the EXIF orientation of {count} pictures was ignored; a bundle from vmoe export --exif rotates them"
-            )
+            complain(f"the EXIF orientation of {count} pictures was ignored; a bundle from vmoe export --exif rotates them")
     except click.exceptions.NoArgsIsHelpError as help_instead:
         help_instead.show()
         return USAGE_ERROR
