@@ -1,7 +1,7 @@
-"""A plugin of pytest: a test that crashes its process fails once, and the tests behind it run in another process.
+"""A pytest plugin: a test that crashes its process fails once, and the tests after it run in another process.
 
-With `--dist loadfile`, pytest-xdist alone runs the crashed test again in every process that replaces one, and fails if two
-processes are replaced at a time.
+With `--dist loadfile`, pytest-xdist itself would run the crashed test again in each replacement process, and would fail if
+two processes are replaced at the same time.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pytest
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """The scheduler of `--dist loadfile`; None for other distributions, which pytest-xdist schedules."""
+    """Return the scheduler of `--dist loadfile`; None for other distributions, which pytest-xdist schedules."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class CrashScheduling(LoadFileScheduling):
         def remove_node(self, node: Any) -> str | None:
-            """Takes out a process that has ended; returns the test that it ran, if it crashed."""
+            """Remove a process that has ended; return the test that it was running if it crashed."""
             crashed, workload = None, self.assigned_work[node]
             for file, tests in list(workload.items()):
                 unfinished = [test for test, finished in tests.items() if not finished]
@@ -36,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return crashed
 
         def schedule(self) -> None:
-            """Gives files to the processes that have collected their tests: two each, as one waits with its last test."""
+            """Give two files to each process that has collected its tests, because a process holds back its last test."""
             with self._ready_nodes():
                 super().schedule()
                 super().schedule()
