@@ -1,4 +1,4 @@
-"""--compare of vmoe bench and vmoe report: a dense ViT beside a V-MoE, what the ratios are, and how sure the timing is."""
+"""--compare of vmoe bench and vmoe report: a dense ViT compared with a V-MoE, the ratios, and the noise of the timing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LIMIT = ("--max-drop-in-accuracy", "50%", *capacities(0.1, 1), *QUICK)
 
 @pytest.fixture(scope="module")
 def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense ViT for digits of 32 pixels."""
+    """Export a dense ViT for digits of 32 pixels."""
     path = tmp_path_factory.mktemp("dense") / "dense.vmoe"
     variant = Variant("dense", "token", "learned", (8, 8), (32, 32), channels=1, classes=10)
     return export_bundle(variant.write(path.parent), path, validate=False, **variant.export_options).path

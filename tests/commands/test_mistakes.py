@@ -1,4 +1,4 @@
-"""A mistake on a command line is one line, with exit code 2 for usage and 1 for the rest, and leaves nothing behind."""
+"""A mistake on a command line gives one line and exit code 2 for usage, 1 for the rest, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from command_runs import QUICK, Vmoe, kept_bundle
 from PIL import Image
 
-# Words in capitals are the paths of `paths`.
+# Words in capitals stand for the paths of `paths`.
 RUN = [
     ("run", 2, "Missing argument 'BUNDLE'"),
     ("run x.vmoe", 2, "Missing argument 'IMAGE|DIR...'"),
@@ -160,7 +160,7 @@ REPORT = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, mnist_images: dict[str, np.ndarray]) -> Path:
-    """What the commands get, and what none of them may change."""
+    """Make the folder that the commands read, and check that none of them changes it."""
     folder = tmp_path_factory.mktemp("mistakes")
     images, labels = mnist_images["images"][:8], mnist_images["labels"][:8]
     np.savez(folder / "EIGHT.npz", images=images, labels=labels)
